@@ -1,0 +1,320 @@
+"""The words of the project as frozen data: tasks, outcomes, decisions, records. No behaviour, no I/O.
+
+Instants (`…_at`) are seconds since the epoch, UTC. Durations (`…_s`) are seconds. JSON that is HubSpot's or the
+person's own is kept as the received bytes, so that it comes out as it went in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Kind(StrEnum):
+    """What became of a task."""
+
+    COMPLETE = "complete"
+    COMPLETE_WITH_ERRORS = "complete_with_errors"  # COMPLETE, with errors or numErrors > 0
+    COMPLETE_WITHOUT_RESULT = "complete_without_result"  # COMPLETE, no result where the endpoint promises one
+    CANCELED = "canceled"
+    NOT_FOUND = "not_found"  # 400/404 JSON, seen twice with time between
+    TIMED_OUT = "timed_out"  # our deadline; the task may still finish at HubSpot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One import task as the store hands it to a worker: its identity, and what was learned so far."""
+
+    key: int  # the store's own number, in feeding order
+    account: str
+    task_id: str
+    ref: bytes | None  # JSON object: what the person fed with the id
+    fed_at: float
+    due_at: float
+    looks: int  # status requests so far
+    errors: int  # consecutive failed looks; a good answer resets it
+    missing_at: float | None  # when a 400/404 JSON was first seen, None after any other answer
+    status: str | None  # HubSpot's last known word for it
+    paused_base_s: float  # the lane's paused time when the task was fed; see `Lane` in engine.py
+    lease: int = 0  # fencing token of the claim
+
+
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fed:
+    """One usable input line."""
+
+    account: str
+    task_id: str
+    ref: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """One input line that cannot be used."""
+
+    line: int  # physical line number, from 1
+    reason: str  # for people: what is wrong and what would be right
+    excerpt: str  # at most 120 characters of the line, printable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """How far a source was read; stored in the transaction that stores what was read."""
+
+    offset: int = 0  # bytes
+    line: int = 0  # physical lines
+    fingerprint: str = ""  # proves that the same file is read on; empty where it cannot be (pipes)
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A run of consecutive input lines, each in exactly one of three places."""
+
+    fed: tuple[Fed, ...]
+    rejected: tuple[Rejection, ...]
+    blank: int  # blank lines, comments, CSV header
+    position: Position  # after the last of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What became of a chunk's usable lines."""
+
+    tasks: int
+    duplicates: int
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Not finished yet. `status` is None where HubSpot sent an empty or `null` body."""
+
+    status: str | None
+    known: bool = True  # False: a status word we do not know
+    task_id: str | None = None  # the id told in the body
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """COMPLETE or CANCELED. `errors` and `result` are HubSpot's own bytes (None: absent or null)."""
+
+    status: Literal["COMPLETE", "CANCELED"]
+    num_errors: int
+    errors: bytes | None = None
+    has_errors: bool = False  # `errors` holds at least one
+    result: bytes | None = None
+    requested_at: str | None = None  # as HubSpot wrote them
+    started_at: str | None = None
+    completed_at: str | None = None
+    task_id: str | None = None
+    reason: str | None = None  # first error as "CATEGORY: message", for the summary
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """400 or 404 with JSON: HubSpot does not know this id, or not any more."""
+
+    code: int
+    message: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttled:
+    """The account must wait; not the task's fault."""
+
+    policy: Literal["window", "daily", "migrating"]  # 429 ten-secondly or unnamed, 429 DAILY, 477
+    retry_after_s: float | None = None  # as sent, clamped to 0 … 86,400
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The account cannot be asked until a person or a new token changes something; not the task's fault."""
+
+    reason: Literal["token_refused", "scope_missing", "wrong_path"]
+    detail: str  # for people; names the missing scopes
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """Weather: nothing was learned about the task."""
+
+    reason: str  # closed vocabulary, snake_case: "http_503", "timeout", "reset", "unreadable_body", …
+    retry_after_s: float | None = None
+    correlation_id: str | None = None
+
+
+Outcome = Running | Finished | Missing | Throttled | Refused | Unreachable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an answer's X-HubSpot-RateLimit-* headers say; None where missing or nonsense."""
+
+    max: int | None = None
+    remaining: int | None = None
+    interval_s: float | None = None
+    daily: int | None = None
+    daily_remaining: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One look's whole yield: what it says of the task, and what it says of the account."""
+
+    outcome: Outcome
+    limits: Limits = NO_LIMITS
+
+
+# --- deciding --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookAgain:
+    """The task goes back to the queue with these counts."""
+
+    at: float
+    errors: int
+    missing_at: float | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The task has its outcome."""
+
+    kind: Kind
+
+
+Decision = LookAgain | Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A finished task as every sink gets it: `body` is one JSON object without a line break."""
+
+    body: bytes
+    kind: Kind
+    reason: str | None  # why it is not plainly complete; groups the summary
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A look made and decided, ready to be recorded. `record` stands exactly when the task is finished."""
+
+    task: Task  # as claimed
+    again: LookAgain | None = None
+    record: Record | None = None
+
+
+# --- delivering ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A record on its way to one sink. `number` grows in the order in which tasks finished."""
+
+    number: int
+    account: str
+    task_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The batch is safe at its target, but for the records refused for good (number → reason)."""
+
+    position: bytes | None = None  # the sink's own progress, committed with the delivered rows
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Nothing of the batch counts as written: bring the same batch again after `wait_s`."""
+
+    reason: str
+    wait_s: float
+
+
+# --- reporting -------------------------------------------------------------------------------------------------------
+
+
+class Pause(StrEnum):
+    """Why a lane sends no requests."""
+
+    THROTTLED = "throttled"
+    DAILY_QUOTA = "daily_quota"
+    TOKEN_REFUSED = "token_refused"  # noqa: S105 - a reason, not a token
+    SCOPE_MISSING = "scope_missing"
+    WRONG_PATH = "wrong_path"
+    MIGRATING = "migrating"
+    OUTAGE = "outage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """What the store remembers of an account between runs."""
+
+    active_at: float | None = None  # last instant at which it may have sent requests; None: never
+    clean: bool = False  # `active_at` is exact: the run before ended in order
+    paused_s: float = 0.0  # time spent paused, ever: deadlines do not run meanwhile
+    day: str = ""  # ISO date in the account's time zone to which `day_requests` belongs
+    day_requests: int = 0
+    pause: str | None = None  # Pause or None
+    pause_detail: str | None = None
+    resume_at: float | None = None  # forecast
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSums:
+    """Where one source's lines went: lines = tasks + duplicates + rejected + blank."""
+
+    name: str
+    lines: int
+    tasks: int
+    duplicates: int
+    rejected: int
+    blank: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkSums:
+    """Where one sink's records went: finished = delivered + undelivered + dead."""
+
+    name: str
+    delivered: int
+    undelivered: int
+    dead: int
+    attached: bool  # configured in the latest run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """Everything the store counts, from the rows themselves: the material of the ledger."""
+
+    sources: tuple[SourceSums, ...]
+    sinks: tuple[SinkSums, ...]
+    accounts: Mapping[str, AccountState]
+    waiting: int
+    finished: int
+    looks: int
+    kinds: Mapping[str, int]
+    reasons: tuple[tuple[str, int], ...]  # most frequent first, at most ten
+
+
+JsonObject = dict[str, Any]
