@@ -90,7 +90,7 @@ def _running_gap_s(age_s: float, polling: Polling, rng: Random) -> float:
 
 
 def _failure_gap_s(errors: int, polling: Polling, rng: Random) -> float:
-    """Full jitter over a doubling, capped range, never under half of the first gap (AWS's "full jitter", with a floor)."""
+    """Full jitter over a doubling, capped range (AWS's term), with half of the first gap as its floor."""
     ceiling = min(polling.failure_gap_s * 2.0 ** min(errors, 32), polling.longest_failure_gap_s)
     return rng.uniform(polling.failure_gap_s / 2, ceiling)
 

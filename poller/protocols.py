@@ -119,8 +119,8 @@ class Sink(Protocol):
 class Store(Protocol):
     """The queue, the schedule and the outbox in one: the only durable truth.
 
-    What a method wrote is on disk when it returns, but for `save_account` and `release`. While the disk is full, writing methods
-    wait and go on when there is room. `StoreError` means that the state cannot be trusted any more: stop.
+    What a method wrote is on disk when it returns, but for `save_account` and `release`. While the disk is full,
+    writing methods wait and go on when there is room. `StoreError` means that the state cannot be trusted: stop.
     """
 
     # --- feeding
