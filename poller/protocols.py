@@ -164,6 +164,14 @@ class Store(Protocol):
         """Note the account's state; stored with the next commit, within a second."""
         ...
 
+    async def flush(self) -> None:
+        """Return when everything noted so far is on disk, `save_account` included."""
+        ...
+
+    def beat(self) -> None:
+        """The owner is alive: leave a sign that `poller healthcheck` can see from outside."""
+        ...
+
     # --- delivering
     async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
         """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything

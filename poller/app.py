@@ -1,0 +1,304 @@
+"""The composition root: the only place that turns settings into objects, and a run into an exit code."""
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import orjson
+import structlog
+from rich.console import Console
+
+from poller import __version__
+from poller import log as logs
+from poller.client import Connections, HubSpotClient
+from poller.config import AccountSettings, Settings
+from poller.engine import Lane, Limits, Outlet, Service
+from poller.errors import ConfigError, Exit, PollerError
+from poller.gate import AccountGate, GateLimits
+from poller.metrics import Metrics
+from poller.model import Added, Chunk, Sums
+from poller.progress import Progress
+from poller.protocols import Clock, Store, TokenSource
+from poller.report import exit_code, imbalances, summary
+from poller.sinks import make_sink
+from poller.source import Feeding, check_readable, feed
+from poller.store import last_beat, open_store, read_store
+
+log = structlog.get_logger()
+
+DEFAULT_SINK = "jsonl:finished.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a run takes from outside itself. Tests bring their own time, chance and network."""
+
+    clock: Clock = time.time
+    rng: random.Random = field(default_factory=random.SystemRandom)
+    stdin: int = 0
+    environ: Mapping[str, str]
+    connections: Callable[[Settings], Connections]
+    console: Console | None = None  # where the progress display is drawn; None: nowhere
+    on_service: Callable[[Service], None] = lambda _service: None  # told before work begins
+
+
+def run_here(settings: Settings, inputs: Sequence[str], environ: Mapping[str, str]) -> Exit:
+    """Run in this process: logs, progress and summary on stderr, signals drain. Raises `PollerError`."""
+    console = Console(stderr=True)
+    shown = console if settings.progress and console.is_terminal else None
+    quiet = shown is not None and "level" not in settings.log.model_fields_set
+    logs.configure(format=settings.log.format, level="warning" if quiet else settings.log.level, clock=time.time)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file limit must be an error that is told, not a kill
+    world = World(environ=environ, connections=connect, console=shown)
+    return asyncio.run(_run_with_signals(settings, inputs, world))
+
+
+def connect(settings: Settings) -> Connections:
+    """Return the run's connections to HubSpot, not opened yet."""
+    return Connections(proxy=settings.proxy, ca_file=settings.ca_file)
+
+
+async def _run_with_signals(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
+    """The first SIGTERM or SIGINT drains, the second stops at once."""
+    loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
+    services: list[Service] = []
+
+    def on_signal() -> None:
+        if services and not services[0].draining:
+            services[0].drain()
+        elif this_task is not None:
+            this_task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        return await run(settings, inputs, replace(world, on_service=services.append))
+    except asyncio.CancelledError:
+        _say("poller: stopped at once; nothing is lost, run the same command again to go on")
+        return Exit.WORK_LEFT
+
+
+async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
+    """Feed `inputs`, poll until every task has its outcome and every sink has it; return the exit code.
+
+    Raises `PollerError` where the run cannot begin; what ends it later is told after the summary.
+    """
+    check_readable([name for name in inputs if name != "-"])
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings.state, clock=world.clock)
+        stack.push_async_callback(store.close)
+        service = await _assemble(settings, inputs, world, metrics, store, stack)
+        log.info("run.started", version=__version__, state=settings.state, accounts=len(service.lanes))
+        world.on_service(service)
+        error = await _run_service(service, settings, metrics, world)
+        sums = await store.sums()
+    return _conclude(sums, metrics, error)
+
+
+async def _assemble(
+    settings: Settings, inputs: Sequence[str], world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
+) -> Service:
+    accounts = settings.account_settings()
+    sums = await store.sums()
+    metrics.begin(sums)
+    await _refuse_orphans(sums, accounts, store)
+    feeding = Feeding(
+        format=settings.input.format,
+        id_column=settings.input.id_column,
+        accounts=frozenset(accounts),
+        default_account=settings.account,
+        max_line_bytes=settings.input.max_line_bytes,
+    )
+
+    async def feed_all(on_chunk: Callable[[Chunk, Added], None]) -> None:
+        for spec in inputs:
+            await feed(spec, store, feeding, stdin=world.stdin, on_chunk=on_chunk)
+
+    service = Service(
+        store=store, metrics=metrics, clock=world.clock, feed=feed_all, endless=False, shutdown_s=settings.shutdown_s
+    )
+    service.outlets = await _open_outlets(settings, world, metrics, store, stack)
+    connections = await stack.enter_async_context(world.connections(settings))
+    for name, account in accounts.items():
+        service.lanes[name] = await _lane(name, account, settings, world, metrics, store, connections, service)
+    return service
+
+
+async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
+    """Waiting tasks of an account that is not configured would wait for ever, and with them the run."""
+    for name in sums.accounts.keys() - accounts.keys():
+        if await store.next_due_at(name) is not None:
+            raise ConfigError(
+                f"the state holds waiting tasks of account {name!r}, which is not configured (configured: "
+                f"{', '.join(accounts)}): add [accounts.{name}], use --account {name}, or use another --state"
+            )
+
+
+async def _open_outlets(
+    settings: Settings, world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
+) -> list[Outlet]:
+    outlets = [
+        Outlet(make_sink(spec), store=store, metrics=metrics, clock=world.clock, give_up_s=settings.give_up_s)
+        for spec in settings.sinks or [DEFAULT_SINK]
+    ]
+    positions = await store.attach_sinks([outlet.sink.name for outlet in outlets])
+    for outlet in outlets:
+        stack.push_async_callback(outlet.sink.close)
+        await outlet.open(positions[outlet.sink.name])
+    return outlets
+
+
+async def _lane(
+    name: str,
+    account: AccountSettings,
+    settings: Settings,
+    world: World,
+    metrics: Metrics,
+    store: Store,
+    connections: Connections,
+    service: Service,
+) -> Lane:
+    rng = random.Random(world.rng.getrandbits(64))  # noqa: S311 - spreads looks, keeps no secret
+    gate = AccountGate(
+        name,
+        GateLimits(
+            requests=account.requests,
+            window_s=account.window_s,
+            workers=account.workers,
+            daily_limit=account.daily_limit,
+            daily_reserve=account.daily_reserve,
+            time_zone=account.time_zone,
+        ),
+        state=await store.account(name),
+        clock=world.clock,
+        monotonic=asyncio.get_running_loop().time,
+        rng=rng,
+    )
+    client = HubSpotClient(
+        connections,
+        base_url=account.base_url,
+        status_path=account.status_path,
+        tokens=await _tokens(name, account, world, connections),
+        request_timeout_s=account.request_timeout_s,
+        max_body_bytes=account.max_body_bytes,
+    )
+    return Lane(
+        name,
+        store=store,
+        gate=gate,
+        client=client,
+        polling=account.polling_rules(),
+        workers=account.workers,
+        metrics=metrics,
+        clock=world.clock,
+        rng=rng,
+        limits=Limits(give_up_s=settings.give_up_s, needs_token=len(settings.account_settings()) == 1),
+        on_recorded=service.on_recorded,
+    )
+
+
+async def _run_service(service: Service, settings: Settings, metrics: Metrics, world: World) -> PollerError | None:
+    """Run the service beside its summary lines and its display. Return what ended it before its work was done."""
+    try:
+        async with asyncio.TaskGroup() as showing:
+            watchers = [showing.create_task(_log_summaries(service, metrics, settings.summary_every_s))]
+            if world.console is not None:
+                watchers.append(showing.create_task(_progress(service, metrics, world).show(world.console)))
+            try:
+                await service.run()
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+    except* PollerError as errors:
+        return _first(errors)
+    return None
+
+
+def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, PollerError)
+    return error
+
+
+def _progress(service: Service, metrics: Metrics, world: World) -> Progress:
+    return Progress(metrics, clock=world.clock, pauses=service.pauses, ended=lambda: service.fed)
+
+
+async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        log.info(
+            "run.summarized",
+            finished=metrics.finished,
+            waiting=metrics.waiting,
+            rejected=metrics.rejected,
+            looks=metrics.looks,
+            kinds=dict(metrics.kinds),
+            outcomes=dict(metrics.outcomes),
+            delivered=dict(metrics.delivered),
+            paused=dict(service.pauses()),
+        )
+
+
+def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None) -> Exit:
+    """Print the closing summary; return the exit code."""
+    _say(summary(sums))
+    broken = imbalances(sums)
+    if broken:
+        log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])
+        code = Exit.INTERNAL
+    elif error is not None:
+        code = error.exit_code
+    elif metrics.tasks + metrics.duplicates == 0 and (metrics.rejected or not sums.finished + sums.waiting):
+        code = Exit.NO_INPUT
+        _say("poller: no usable id in the input; see `poller status --rejected`")
+    else:
+        code = exit_code(sums)
+    if error is not None:
+        _say(f"poller: {error}")
+    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting)
+    return code
+
+
+def _say(text: str) -> None:
+    """Write to stderr for a person; whoever closed it does not want to know."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+# --- commands that only look -----------------------------------------------------------------------------------------
+
+
+async def print_status(settings: Settings) -> None:
+    """Print the ledger and the pauses of a state, which may be in use."""
+    async with _reading(settings) as store:
+        sys.stdout.write(summary(await store.sums()) + "\n")
+
+
+async def print_rejected(settings: Settings) -> None:
+    """Print every rejected line as a JSON object a line."""
+    async with _reading(settings) as store:
+        for source, rejection in await store.rejections():
+            line = {"source": source, "line": rejection.line, "reason": rejection.reason, "excerpt": rejection.excerpt}
+            sys.stdout.write(orjson.dumps(line).decode() + "\n")
+
+
+def sign_of_life(settings: Settings, max_age_s: float) -> tuple[str, bool]:
+    """Return what to say of the run that owns the state, and whether it showed life within `max_age_s`."""
+    beat = last_beat(settings.state)
+    if beat is None:
+        return f"no run is at work on {settings.state}", False
+    pid, at = beat
+    age_s = time.time() - at
+    return f"process {pid} showed life {age_s:.0f} s ago", age_s <= max_age_s

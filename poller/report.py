@@ -1,0 +1,103 @@
+"""The ledger: where every line, task and record went, whether the sums agree, and how that reads. Pure."""
+
+from dataclasses import dataclass
+from itertools import chain
+
+from poller.errors import Exit
+from poller.model import Kind, SinkSums, SourceSums, Sums
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imbalance:
+    """One sum that does not hold: a defect of the poller or a state file that was tampered with."""
+
+    what: str
+    left: int
+    right: int
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.left:,} is not {self.right:,}"
+
+
+def imbalances(sums: Sums) -> list[Imbalance]:
+    """Return every equation of the ledger that does not hold; empty when it balances."""
+    tasks = sums.waiting + sums.finished
+    checks = chain(
+        (_source_equation(source) for source in sums.sources),
+        [("tasks fed = waiting + finished", sum(source.tasks for source in sums.sources), tasks)],
+        [("finished = outcomes by kind", sums.finished, sum(sums.kinds.values()))],
+        (_sink_equation(sink, sums.finished) for sink in sums.sinks if sink.attached),
+    )
+    return [Imbalance(what=what, left=left, right=right) for what, left, right in checks if left != right]
+
+
+def _source_equation(source: SourceSums) -> tuple[str, int, int]:
+    parts = source.tasks + source.duplicates + source.rejected + source.blank
+    return f"{source.name}: lines = tasks + duplicates + rejected + blank", source.lines, parts
+
+
+def _sink_equation(sink: SinkSums, finished: int) -> tuple[str, int, int]:
+    parts = sink.delivered + sink.undelivered + sink.dead
+    return f"{sink.name}: finished = delivered + undelivered + dead", finished, parts
+
+
+def exit_code(sums: Sums) -> Exit:
+    """Return what the state as a whole says: work left, everything complete, or not."""
+    if sums.waiting or any(sink.undelivered for sink in sums.sinks if sink.attached):
+        return Exit.WORK_LEFT
+    if sums.finished != sums.kinds.get(Kind.COMPLETE, 0) or any(sink.dead for sink in sums.sinks):
+        return Exit.NOT_ALL_COMPLETE
+    return Exit.ALL_COMPLETE
+
+
+def ledger(sums: Sums) -> str:
+    """Return the ledger for people, one equation a line."""
+    lines = [_source_line(source) for source in sums.sources]
+    lines.append(
+        f"  {'tasks':<10} {sums.waiting + sums.finished:,} = {sums.finished:,} finished + {sums.waiting:,} waiting"
+    )
+    lines += [_sink_line(sink, sums.finished) for sink in sums.sinks if sink.attached]
+    broken = imbalances(sums)
+    lines += [f"  DOES NOT BALANCE  {imbalance}" for imbalance in broken]
+    return "\n".join(["ledger" + ("" if broken else " (balanced)"), *lines])
+
+
+def _source_line(source: SourceSums) -> str:
+    return (
+        f"  {'fed':<10} {source.lines:,} lines = {source.tasks:,} tasks + {source.duplicates:,} duplicates "
+        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {source.name}"
+    )
+
+
+def _sink_line(sink: SinkSums, finished: int) -> str:
+    return (
+        f"  {'sink':<10} {finished:,} finished = {sink.delivered:,} delivered + {sink.undelivered:,} undelivered "
+        f"+ {sink.dead:,} dead   {sink.name}"
+    )
+
+
+def summary(sums: Sums) -> str:
+    """Return the closing summary: ledger, kinds, pauses, looks per task, most frequent reasons."""
+    parts = [ledger(sums), _kinds(sums), _looks(sums)]
+    parts += [
+        f"account {name} is paused: {_pause(state.pause, state.pause_detail)}"
+        for name, state in sums.accounts.items()
+        if state.pause
+    ]
+    if sums.reasons:
+        parts.append("top reasons\n" + "\n".join(f"  {count:>9,}  {reason}" for reason, count in sums.reasons))
+    return "\n".join(part for part in parts if part)
+
+
+def _pause(pause: str, detail: str | None) -> str:
+    return f"{pause} ({detail})" if detail else pause
+
+
+def _kinds(sums: Sums) -> str:
+    rows = [f"  {sums.kinds[kind]:>9,}  {kind}" for kind in Kind if sums.kinds.get(kind)]
+    return "\n".join(["outcomes", *rows]) if rows else ""
+
+
+def _looks(sums: Sums) -> str:
+    tasks = sums.waiting + sums.finished
+    return f"looks\n  {sums.looks:>9,}  in all, {sums.looks / tasks:.2f} per task" if tasks else ""
