@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import orjson
 import structlog
@@ -16,7 +17,7 @@ from rich.console import Console
 from poller import __version__
 from poller import log as logs
 from poller.client import Connections, HubSpotClient
-from poller.config import AccountSettings, Settings
+from poller.config import AccountSettings, OAuthTable, Settings
 from poller.engine import Lane, Limits, Outlet, Service
 from poller.errors import ConfigError, Exit, PollerError
 from poller.gate import AccountGate, GateLimits
@@ -27,7 +28,8 @@ from poller.protocols import Clock, Store, TokenSource
 from poller.report import exit_code, imbalances, summary
 from poller.sinks import make_sink
 from poller.source import Feeding, check_readable, feed
-from poller.store import last_beat, open_store, read_store
+from poller.store import StateReader, last_beat, open_store, read_store
+from poller.tokens import EnvToken, FileToken, OAuthToken, secret_in_env, secret_in_file
 
 log = structlog.get_logger()
 
@@ -47,15 +49,14 @@ class World:
     on_service: Callable[[Service], None] = lambda _service: None  # told before work begins
 
 
-def run_here(settings: Settings, inputs: Sequence[str], environ: Mapping[str, str]) -> Exit:
+async def run_here(settings: Settings, inputs: Sequence[str], environ: Mapping[str, str]) -> Exit:
     """Run in this process: logs, progress and summary on stderr, signals drain. Raises `PollerError`."""
     console = Console(stderr=True)
     shown = console if settings.progress and console.is_terminal else None
     quiet = shown is not None and "level" not in settings.log.model_fields_set
     logs.configure(format=settings.log.format, level="warning" if quiet else settings.log.level, clock=time.time)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file limit must be an error that is told, not a kill
     world = World(environ=environ, connections=connect, console=shown)
-    return asyncio.run(_run_with_signals(settings, inputs, world))
+    return await _run_with_signals(settings, inputs, world)
 
 
 def connect(settings: Settings) -> Connections:
@@ -184,7 +185,7 @@ async def _lane(
         connections,
         base_url=account.base_url,
         status_path=account.status_path,
-        tokens=await _tokens(name, account, world, connections),
+        tokens=await _tokens(account, world, connections),
         request_timeout_s=account.request_timeout_s,
         max_body_bytes=account.max_body_bytes,
     )
@@ -203,8 +204,39 @@ async def _lane(
     )
 
 
+async def _tokens(account: AccountSettings, world: World, connections: Connections) -> TokenSource:
+    """Return where the account's token comes from. Raises `ConfigError` at the start, not at the first look."""
+    if account.oauth is not None:
+        return _oauth(account.base_url, account.oauth, world, connections)
+    file, variable = account.token_file, account.token_env
+    source = FileToken(file) if file is not None else EnvToken(variable, world.environ)
+    logs.keep_secret(await source.token())
+    return source
+
+
+def _oauth(base_url: str, oauth: OAuthTable, world: World, connections: Connections) -> OAuthToken:
+    if oauth.client_secret is not None:
+        secret = oauth.client_secret.get_secret_value()
+    elif oauth.client_secret_env is not None:
+        secret = secret_in_env(oauth.client_secret_env, world.environ)
+    else:
+        secret = secret_in_file(oauth.client_secret_file or Path())
+    variable = oauth.refresh_token_env
+    logs.keep_secret(secret)
+    return OAuthToken(
+        client_id=oauth.client_id,
+        client_secret=secret,
+        refresh_token=None if variable is None else secret_in_env(variable, world.environ),
+        refresh_token_file=oauth.refresh_token_file,
+        token_url=base_url + oauth.token_path,
+        post=connections.post,
+        clock=world.clock,
+    )
+
+
 async def _run_service(service: Service, settings: Settings, metrics: Metrics, world: World) -> PollerError | None:
     """Run the service beside its summary lines and its display. Return what ended it before its work was done."""
+    ended_by: PollerError | None = None
     try:
         async with asyncio.TaskGroup() as showing:
             watchers = [showing.create_task(_log_summaries(service, metrics, settings.summary_every_s))]
@@ -216,16 +248,13 @@ async def _run_service(service: Service, settings: Settings, metrics: Metrics, w
                 for watcher in watchers:
                     watcher.cancel()
     except* PollerError as errors:
-        return _first(errors)
-    return None
+        ended_by = _first(errors)
+    return ended_by
 
 
 def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, PollerError)
-    return error
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _progress(service: Service, metrics: Metrics, world: World) -> Progress:
@@ -278,6 +307,15 @@ def _say(text: str) -> None:
 
 
 # --- commands that only look -----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _reading(settings: Settings) -> AsyncIterator[StateReader]:
+    reader = await read_store(settings.state)
+    try:
+        yield reader
+    finally:
+        await reader.close()
 
 
 async def print_status(settings: Settings) -> None:

@@ -117,7 +117,7 @@ def run(
         from poller.app import run_here
         from poller.config import load
 
-        code = run_here(load(config, _given(**flags), os.environ), files or [], os.environ)
+        code = asyncio.run(run_here(load(config, _given(**flags), os.environ), files or [], os.environ))
         raise typer.Exit(Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code)
 
 
@@ -177,6 +177,47 @@ def demo(
         from poller.demo import run_demo
 
         raise typer.Exit(run_demo(directory, imports=imports, seed=seed))
+
+
+@app.command(epilog="Example: poller sandbox --port 8080 --tasks 5000 --ids-file ids.txt --fault 503=0.05")
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 8080,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same tasks.")] = 1,
+    tasks: Annotated[int, typer.Option(min=0, metavar="N", help="Imports to start at once.")] = 0,
+    ids_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their ids go.")] = None,
+    durations: Annotated[
+        str, typer.Option(metavar="SPEC", help="fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…")
+    ] = "lognormal:30,1.2",
+    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Allowed per window.")] = 100,
+    window_s: Annotated[float, typer.Option(metavar="S", help="The rolling window.")] = 10.0,
+    latency_ms: Annotated[str, typer.Option(metavar="MIN-MAX", help="How long answers take.")] = "20-80",
+    fate: Annotated[list[str] | None, typer.Option(metavar="NAME=SHARE", help="Share of tasks; repeatable.")] = None,
+    fault: Annotated[list[str] | None, typer.Option(metavar="NAME=SHARE", help="Share of looks; repeatable.")] = None,
+    outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None,
+    daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None,
+    token: Annotated[list[str] | None, typer.Option(metavar="TOKEN", help="Accepted ones. [any]")] = None,
+) -> None:
+    """Serve a simulated HubSpot on loopback, with faults on demand; counters at /_sandbox/stats. Ends with Ctrl-C."""
+    with _errors_for_people():
+        from poller.sandbox import command
+
+        command.serve_here(
+            port=port,
+            ids_file=ids_file,
+            tasks=tasks,
+            scenario=command.scenario(
+                seed=seed,
+                durations=durations,
+                requests=requests,
+                window_s=window_s,
+                latency_ms=latency_ms,
+                fates=fate or [],
+                faults=fault or [],
+                outages=outage or [],
+                daily=daily,
+                tokens=token or [],
+            ),
+        )
 
 
 def _given(**flags: Any) -> dict[str, Any]:

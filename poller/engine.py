@@ -84,6 +84,7 @@ class Lane:
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
         self._stopping = False
+        self._ended = False
         self._had_good_answer = False
         self._failing_since: float | None = None
         self._refusals = 0
@@ -96,13 +97,14 @@ class Lane:
         async with asyncio.TaskGroup() as workers:
             for _ in range(self._workers):
                 workers.create_task(self._work())
+        self._ended = True
         self._store.release(list(self._claimed))
         self._store.save_account(self.account, replace(self.gate.state(), clean=True))
 
     async def _work(self) -> None:
         while (task := await self._next_task()) is not None:
             try:
-                async with self.gate.slot() as slot:
+                async with self.gate.slot(about=task.key) as slot:
                     answer = await self._client.look(task)
                     slot.answered(answer)
             except GateClosed:
@@ -198,6 +200,8 @@ class Lane:
 
     def save(self) -> None:
         """Note the account's state: while the lane runs, it may send a request at any instant."""
+        if self._ended:
+            return
         self._store.save_account(self.account, replace(self.gate.state(), active_at=self._clock(), clean=False))
 
     def wake(self) -> None:

@@ -1,0 +1,56 @@
+# Each target does all its own set-up: `make demo` or `make test` in a fresh clone is enough.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+.PHONY: help setup demo test lint check lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 python
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+help: ## Print this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(READY) ## Create .venv and install the package with its tools; again only when pyproject.toml changed
+
+demo: $(READY) ## Watch the service poll a simulated HubSpot; no token needed
+	$(BIN)/poller demo
+
+test: $(READY) ## Run the tests
+	$(BIN)/pytest
+
+lint: $(READY) ## Everything of `check` but the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## Lint, format, types, layers, tests: exactly what CI runs
+
+lock: $(READY) ## Pin the image's dependencies anew, with hashes
+	$(PIP) install 'uv>=0.9'
+	rm -f requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml
+	@if ! $(BIN)/python -c '' 2>/dev/null; then \
+		for python in $(CANDIDATES); do \
+			if "$$python" -c '$(USABLE)' >/dev/null 2>&1; then found="$$python"; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "No Python >= 3.11 with venv found (tried: $(CANDIDATES))." >&2; \
+			echo "Install one (Debian: apt-get install python3 python3-venv), or say make PYTHON=/path/to/python3" >&2; \
+			exit 1; \
+		fi; \
+		echo "$$found -m venv $(VENV)"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	$(PIP) install --editable '.[dev]'
+	@touch $@

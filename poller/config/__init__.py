@@ -1,0 +1,11 @@
+"""Every setting: where it may come from, its default, its range. An unknown or impossible one stops the start with a
+message that names place and remedy, and never holds a secret.
+
+The settings of an account may stand at the top, as the default of every account, and in `[accounts.NAME]`.
+"""
+
+from poller.config.load import load
+from poller.config.settings import AccountSettings, OAuthTable, PollingTable, Settings
+from poller.config.tell import describe, unknown_variables
+
+__all__ = ["AccountSettings", "OAuthTable", "PollingTable", "Settings", "describe", "load", "unknown_variables"]

@@ -1,0 +1,108 @@
+"""Owns where settings come from: flags > environment (`POLLER_…`, `__` nests) > secrets files > TOML > defaults."""
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from poller.config.overlay import PREFIX, KeyPath, dotted, flag, overlay, variable
+from poller.config.settings import Settings
+from poller.config.tell import told
+from poller.errors import ConfigError
+
+SECRETS_DIR = Path("/run/secrets")  # where Docker and Kubernetes put secrets by default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What one source says, and how to name a key of it to a person."""
+
+    values: dict[str, Any]
+    name: Callable[[KeyPath], str]
+
+
+def load(
+    config_file: Path | None,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    secrets_dir: Path = SECRETS_DIR,
+) -> Settings:
+    """Return the settings in force. `flags` is shaped like the TOML; None and empty lists in it count as not given.
+
+    Raises `ConfigError` with every problem found, one a line.
+    """
+    toml = _read_toml(config_file) if config_file else {}
+    secrets = _read_secrets(secrets_dir)
+    layers = (
+        Layer(values=toml, name=lambda path: f"{config_file}: {dotted(path)}"),
+        Layer(values=_from_variables(secrets, toml), name=lambda path: str(secrets_dir / variable(path).lower())),
+        Layer(values=_from_variables(environ, toml), name=variable),
+        Layer(values=_given(flags), name=flag),
+    )
+    merged: dict[str, Any] = {}
+    origins: dict[KeyPath, str] = {}
+    for layer in layers:
+        merged = overlay(merged, layer.values)
+        origins |= {path: layer.name(path) for path in _leaves(layer.values)}
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+    else:
+        settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
+        return settings
+    raise ConfigError("\n".join(told(problems, origins)))
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; start from config.example.toml, or name another with -c") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not TOML: {error}; text stands in quotes, a table begins with [name]") from None
+
+
+def _read_secrets(folder: Path) -> dict[str, str]:
+    try:
+        files = [file for file in folder.iterdir() if file.name.lower().startswith(PREFIX.lower()) and file.is_file()]
+        return {file.name: file.read_text("utf-8").strip() for file in files}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{folder}: its files named {PREFIX.lower()}… must be readable text") from None
+
+
+def _from_variables(variables: Mapping[str, str], toml: Mapping[str, Any]) -> dict[str, Any]:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in variables.items() if value}
+    try:
+        values = source()
+    except SettingsError as error:
+        raise ConfigError(f"{error}; set a table key by key, as in {PREFIX}LOG__FORMAT=json") from None
+    accounts = values.get("accounts")
+    if isinstance(accounts, dict):  # variables know no case, account names do
+        names = {name.lower(): name for name in toml.get("accounts", {})}
+        values["accounts"] = {names.get(name, name): own for name, own in accounts.items()}
+    return values
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: _given(value) if isinstance(value, Mapping) else value for key, value in flags.items()}
+    return {key: value for key, value in values.items() if value is not None and value not in ([], (), {})}
+
+
+def _leaves(values: Mapping[str, Any], path: KeyPath = ()) -> Iterator[KeyPath]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key)

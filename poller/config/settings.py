@@ -1,0 +1,229 @@
+"""Owns every setting: its name, default and range. Defaults of the timing rules are taken from `policy.Polling`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from poller.config.overlay import PREFIX, TOKEN_KEYS, KeyPath, overlay
+from poller.config.values import (
+    AccountName,
+    Count,
+    Empty,
+    Seconds,
+    Variable,
+    Word,
+    absolute_path,
+    http_url,
+    is_account_name,
+    is_loopback,
+    known_zone,
+    no_bool,
+    plain_base,
+    share_or_number,
+    sink_specs,
+    status_template,
+    url_like,
+    whole_from_one,
+)
+from poller.policy import Polling
+
+_RULES = Polling()
+
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
+
+
+class PollingTable(BaseModel):
+    """When to look again; the meaning of each stands at `policy.Polling`."""
+
+    model_config = _STRICT
+
+    first_gap_s: Seconds = _RULES.first_gap_s
+    longest_gap_s: Seconds = _RULES.longest_gap_s
+    age_share: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=10)] = _RULES.age_share
+    jitter: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)] = _RULES.jitter
+    missing_again_s: Seconds = _RULES.missing_again_s
+    failure_gap_s: Seconds = _RULES.failure_gap_s
+    longest_failure_gap_s: Seconds = _RULES.longest_failure_gap_s
+
+    @model_validator(mode="after")
+    def _gaps_are_ordered(self) -> Self:
+        if self.first_gap_s > self.longest_gap_s:
+            raise ValueError("first_gap_s must not be more than longest_gap_s")
+        if self.failure_gap_s > self.longest_failure_gap_s:
+            raise ValueError("failure_gap_s must not be more than longest_failure_gap_s")
+        return self
+
+
+class OAuthTable(BaseModel):
+    """How to get access tokens of a public app. The refresh token file is rewritten when HubSpot renews the token."""
+
+    model_config = _STRICT
+
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret: SecretStr | None = None
+    client_secret_env: Variable | None = None
+    client_secret_file: Path | None = None
+    refresh_token_env: Variable | None = None
+    refresh_token_file: Path | None = None
+    token_path: Annotated[str, AfterValidator(absolute_path)] = "/oauth/2026-03/token"  # noqa: S105 - a path
+
+    @model_validator(mode="after")
+    def _each_secret_has_one_place(self) -> Self:
+        if _count_set(self.client_secret, self.client_secret_env, self.client_secret_file) != 1:
+            raise ValueError("needs exactly one of client_secret_env, client_secret_file and client_secret")
+        if _count_set(self.refresh_token_env, self.refresh_token_file) == 0:
+            raise ValueError("needs refresh_token_file, refresh_token_env or both (the file wins once it exists)")
+        return self
+
+
+class InputTable(BaseModel):
+    """How ids are read."""
+
+    model_config = _STRICT
+
+    format: Literal["auto", "text", "jsonl", "csv"] = "auto"
+    id_column: Annotated[str | None, Empty] = None
+    max_line_bytes: Annotated[Count, Field(ge=256, le=16 * 2**20)] = 65_536
+
+
+class LogTable(BaseModel):
+    """How events are written to stderr."""
+
+    model_config = _STRICT
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class AccountSettings(BaseModel):
+    """Everything one account can set for itself."""
+
+    model_config = _STRICT
+
+    base_url: Annotated[str, AfterValidator(http_url), AfterValidator(plain_base)] = "https://api.hubapi.com"
+    allow_http: bool = False
+    status_path: Annotated[str, AfterValidator(status_template)] = (
+        "/files/v3/files/import-from-url/async/tasks/{task_id}/status"
+    )
+    expect_result: Annotated[bool | None, Word] = None  # None: as the status path's family does
+    token_env: Variable = "HUBSPOT_TOKEN"  # noqa: S105 - a name
+    token_file: Annotated[Path | None, Empty] = None
+    oauth: OAuthTable | None = None
+    requests: Annotated[Annotated[Count, Field(le=1_000_000)] | None, Word] = None  # None: learned from the answers
+    window_s: Annotated[Annotated[Seconds, Field(ge=0.1, le=3600)] | None, Word] = None
+    daily_limit: Annotated[Count | None, Word] = None
+    daily_reserve: Annotated[
+        float,
+        BeforeValidator(share_or_number),
+        BeforeValidator(no_bool),
+        AfterValidator(whole_from_one),
+        Field(ge=0, allow_inf_nan=False),
+    ] = 0.1  # a share below 1, else a number of requests
+    time_zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
+    workers: Annotated[Count, Field(le=1024)] = 16
+    deadline_s: Annotated[Seconds, Field(le=10 * 366 * 86_400)] = _RULES.deadline_s
+    request_timeout_s: Annotated[Seconds, Field(le=600)] = 30.0
+    max_body_bytes: Annotated[Count, Field(ge=1024, le=2**30)] = 2**20
+    polling: PollingTable = PollingTable()
+
+    @model_validator(mode="after")
+    def _one_token_and_no_plain_http(self) -> Self:
+        chosen = sorted(key for key in TOKEN_KEYS & self.model_fields_set if getattr(self, key) is not None)
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} are set together: keep the one the token is to come from")
+        if self.base_url.startswith("http://") and not self.allow_http and not is_loopback(self.base_url):
+            raise ValueError("base_url would send the token unencrypted: use https://, or say allow_http = true")
+        return self
+
+    @property
+    def expects_result(self) -> bool:
+        """Whether a COMPLETE without `result` is worth its own kind. Source-code extracts never promise one."""
+        return "source-code/extract" not in self.status_path if self.expect_result is None else self.expect_result
+
+    def polling_rules(self) -> Polling:
+        """Return the timing rules as the policy wants them."""
+        return Polling(**self.polling.model_dump(), deadline_s=self.deadline_s, expects_result=self.expects_result)
+
+
+class Settings(BaseSettings, AccountSettings):
+    """All settings. Its account settings are the defaults of `accounts`, which holds every account's merged ones."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=False,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    state: Annotated[str, AfterValidator(url_like)] = "sqlite:///poller.db"
+    account: AccountName = "default"  # of ids that name none
+    accounts: dict[AccountName, AccountSettings] = {}
+    input: InputTable = InputTable()
+    sinks: Annotated[list[str], NoDecode, BeforeValidator(sink_specs)] = []
+    log: LogTable = LogTable()
+    progress: bool = True
+    summary_every_s: Seconds = 30.0
+    shutdown_s: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400)] = 30.0
+    give_up_s: Annotated[Seconds | None, Word] = None  # None: wait for the API and the sinks for ever
+    proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty] = None
+    ca_file: Annotated[Path | None, Empty] = None
+
+    _origins: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings' own
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` merges the sources itself, to know where each value came from."""
+        return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accounts_inherit(cls, values: dict[str, Any]) -> dict[str, Any]:
+        accounts = values.get("accounts")
+        if not isinstance(accounts, dict):
+            return values
+        top = {key: value for key, value in values.items() if key in AccountSettings.model_fields}
+        merged = {name: overlay(top, own) if isinstance(own, dict) else own for name, own in accounts.items()}
+        first = next(iter(accounts), "")
+        only = {"account": first} if len(accounts) == 1 and is_account_name(first) else {}
+        return only | values | {"accounts": merged}
+
+    @model_validator(mode="after")
+    def _account_is_one_of_accounts(self) -> Self:
+        if self.accounts and self.account not in self.accounts:
+            raise ValueError(
+                f"account must name the account of ids that come without one: {', '.join(sorted(self.accounts))}"
+            )
+        return self
+
+    def account_settings(self) -> dict[str, AccountSettings]:
+        """Return every account's settings; where none is configured, the one account the top describes."""
+        if self.accounts:
+            return dict(self.accounts)
+        own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
+        return {self.account: AccountSettings.model_validate(own)}
+
+
+def _count_set(*values: object) -> int:
+    return sum(value is not None for value in values)

@@ -1,0 +1,139 @@
+"""Owns the kinds of value a setting can have: what is accepted, and what is said where it is not. Pure; no messages
+repeat a value, because a secret may stand where something else was wanted.
+"""
+
+import json
+import re
+from ipaddress import ip_address
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic collects ValueError only
+    return value
+
+
+def unset_word(value: object) -> object:
+    return None if value in ("", "auto", "never") else value
+
+
+def unset_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+def variable_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
+        raise ValueError("must be the name of an environment variable that holds the secret, not the secret itself")
+    return name
+
+
+def is_account_name(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is not None
+
+
+def account_name(name: str) -> str:
+    if not is_account_name(name):
+        raise ValueError("an account's name is 1 to 64 of A-Z a-z 0-9 _ . -")
+    return name
+
+
+def share_or_number(value: object) -> object:
+    """`0.2` and `"20%"` are a share of the day's quota, `5000` is a number of requests."""
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    return float(value.strip().removesuffix("%")) / 100
+
+
+def whole_from_one(value: float) -> float:
+    if value >= 1 and not value.is_integer():
+        raise ValueError('must be a share below 1 (0.2 or "20%") or a whole number of requests')
+    return value
+
+
+def known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError('must be a time zone of the IANA list, such as "UTC" or "Europe/Berlin"') from None
+    return name
+
+
+def http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[^\x21-\x7e]", url):
+        raise ValueError('must be a URL such as "https://api.hubapi.com"')
+    return url.rstrip("/")
+
+
+def plain_base(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be scheme, host and at most a path: no user, no `?…`, no `#…`")
+    return url
+
+
+def status_template(path: str) -> str:
+    if path.count("{task_id}") != 1:
+        raise ValueError("must contain {task_id} exactly once")
+    if not re.fullmatch(r"/(?!/)[A-Za-z0-9_.~/-]*", path.replace("{task_id}", "x", 1)) or "/../" in path:
+        raise ValueError("must be a plain path that starts with /, without host, `?`, `..` or blanks")
+    return path
+
+
+def absolute_path(path: str) -> str:
+    if not re.fullmatch(r"/(?!/)[A-Za-z0-9_.~/-]+", path):
+        raise ValueError("must be a plain path that starts with /")
+    return path
+
+
+def url_like(url: str) -> str:
+    if not re.match(r"[a-z][a-z0-9+]*://", url):
+        raise ValueError('must be a URL such as "sqlite:///poller.db"')
+    return url
+
+
+def sink_specs(value: object) -> object:
+    """Accept one spec, a JSON list (environment), and tables `{kind, path | url}`; yield specs."""
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError('must be a list such as ["jsonl:finished.jsonl"]')  # noqa: TRY004 - pydantic collects it
+    specs = [_sink_spec(sink) for sink in value]
+    if len(set(specs)) != len(specs):
+        raise ValueError("names a sink twice")
+    return specs
+
+
+def _sink_spec(sink: object) -> str:
+    if isinstance(sink, dict):
+        if unknown := sorted(sink.keys() - {"kind", "path", "url"}):
+            raise ValueError(f"a sink table has the keys kind, path, url; not {', '.join(unknown)}")
+        sink = ":".join(str(sink[key]) for key in ("kind", "path", "url") if key in sink)
+    if not isinstance(sink, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*(:\S.*)?", sink):
+        raise ValueError('a sink is KIND or KIND:TARGET, such as "stdout" or "jsonl:finished.jsonl"')
+    return sink
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+Count = Annotated[int, BeforeValidator(no_bool), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
+Variable = Annotated[str, AfterValidator(variable_name)]
+Word = BeforeValidator(unset_word)  # "auto" and "never" stand for None, which TOML cannot say
+Empty = BeforeValidator(unset_empty)  # "" stands for None
+AccountName = Annotated[str, AfterValidator(account_name)]

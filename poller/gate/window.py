@@ -1,0 +1,129 @@
+"""What the server may still count of our requests, and how much of its window others use.
+
+A request arrives somewhere between leaving and its answer, so its slot is held until the answer and one window more.
+Stamping slots when requests leave let 123 arrivals into a window of 100 at 50-300 ms latency; this lets in 100 at most.
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass
+
+CLOCK_DRIFT = 0.002  # the server's seconds may be this much longer than ours
+KEPT_S = 60.0  # instants are kept this long past the longest window, for answers to requests that left long ago
+CAUTION = 0.05  # of the limit is given up with each refusal …
+CAUTION_FADES = 0.003  # … and taken back by so much of the limit each window
+TRIM_AT = 512  # below so many instants, old ones are not worth removing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """At most `limit` requests in any rolling `window_s`, as the server counts."""
+
+    limit: int
+    window_s: float
+
+    @property
+    def hold_s(self) -> float:
+        """How long after its answer a request may still count."""
+        return self.window_s * (1 + CLOCK_DRIFT)
+
+
+class HeldSlots:
+    """One account's requests that any window may still count: in flight, or answered not long ago."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._answered_at: list[float] = []  # ascending
+
+    def take(self) -> None:
+        """A request leaves."""
+        self.in_flight += 1
+
+    def answer(self, now: float, longest_s: float) -> None:
+        """A request came to its end; `longest_s` is the longest window that counts it."""
+        self.in_flight -= 1
+        instants = self._answered_at
+        instants.append(now)
+        if len(instants) > TRIM_AT and instants[len(instants) // 2] < now - longest_s - KEPT_S:
+            del instants[: bisect_right(instants, now - longest_s - KEPT_S)]
+
+    def used(self, window: Window, now: float) -> int:
+        """Return how many slots of `window` are taken."""
+        return self.in_flight + len(self._answered_at) - bisect_right(self._answered_at, now - window.hold_s)
+
+    def free_in_s(self, window: Window, capacity: int, now: float) -> float:
+        """Return when one of `capacity` slots is free: 0 is now, infinity means that an answer must come first."""
+        instants = self._answered_at
+        first = bisect_right(instants, now - window.hold_s)
+        inside = len(instants) - first
+        excess = self.in_flight + inside - capacity + 1
+        if excess <= 0:
+            return 0.0
+        if excess > inside:
+            return math.inf
+        return instants[first + excess - 1] + window.hold_s - now
+
+    def counted_at_most(self, window: Window, sent_at: float) -> int:
+        """Return the most that the server can have counted as ours for a request that left at `sent_at` and whose
+        answer is arriving now, itself included."""
+        return self.in_flight + len(self._answered_at) - bisect_right(self._answered_at, sent_at - window.hold_s)
+
+
+class Others:
+    """How much of a window to leave to other clients: what was proved within the last window, and a caution that
+    grows with each refusal that our own count cannot explain and then fades."""
+
+    def __init__(self) -> None:
+        self._proved: deque[tuple[float, int]] = deque()  # (until, share), shares falling
+        self._caution = 0.0  # slots, as of `_cautioned_at`
+        self._cautioned_at = 0.0
+
+    def prove(self, share: int, window: Window, now: float) -> None:
+        """An answer's counts show that others took at least `share`."""
+        if share <= 0:
+            return
+        while self._proved and self._proved[-1][1] <= share:
+            self._proved.pop()
+        self._proved.append((now + window.hold_s, share))
+
+    def refuse(self, unseen: int, window: Window, now: float) -> None:
+        """The server refused a request that by our count was within the limit; `unseen` slots must be others'."""
+        grown = self._caution_left(window, now) + max(1.0, CAUTION * window.limit)
+        self._caution, self._cautioned_at = min(max(grown, unseen), window.limit - 1.0), now
+
+    def capacity(self, window: Window, now: float) -> int:
+        """Return what is left of `window` for us. While others are seen a little stays to spare, as they may take more
+        before we see it."""
+        share = math.ceil(self._caution_left(window, now))
+        while self._proved and self._proved[0][0] <= now:
+            self._proved.popleft()
+        if self._proved:
+            share += self._proved[0][1] + spare_slots(window)
+        return max(1, window.limit - share)
+
+    def easier_in_s(self, window: Window, now: float) -> float:
+        """Return when `capacity` may grow by the mere passing of time."""
+        proved_s = self._proved[0][0] - now if self._proved else math.inf
+        caution = self._caution_left(window, now)
+        if not caution:
+            return proved_s
+        return min(proved_s, (caution - math.ceil(caution) + 1) / _fading(window))
+
+    def _caution_left(self, window: Window, now: float) -> float:
+        if not self._caution:
+            return 0.0
+        left = self._caution - (now - self._cautioned_at) * _fading(window)
+        if left <= 0:
+            self._caution = 0.0
+        return max(0.0, left)
+
+
+def spare_slots(window: Window) -> int:
+    """Return how many slots stay empty while others share the window: 2 %, at least one, at most ten."""
+    return min(10, 1 + window.limit // 50)
+
+
+def _fading(window: Window) -> float:
+    """Return how many slots of caution are given up a second."""
+    return CAUTION_FADES * window.limit / window.window_s

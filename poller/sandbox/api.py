@@ -1,0 +1,328 @@
+"""A simulated HubSpot: tasks, tokens, quota and what each request is answered. No I/O, the clock is passed in.
+
+All chance follows from (seed, task id, number of the look), so one seed gives one behaviour in any order of arrival.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qs, unquote
+from uuid import UUID
+
+import orjson
+
+from poller.protocols import Clock
+from poller.sandbox import reply as replies
+from poller.sandbox.faults import Spoilt, spoil
+from poller.sandbox.quota import Arrival, Quota
+from poller.sandbox.reply import Ask, Reply, Wire
+from poller.sandbox.scenario import Fate, Scenario, chance
+from poller.sandbox.truth import (
+    STATUS_HOST,
+    Family,
+    Plan,
+    Truth,
+    id_decodes,
+    plan_of,
+    status_fields,
+    task_id_of,
+    truth_of,
+)
+
+STATS_PATH = "/_sandbox/stats"
+TOKEN_PATHS = ("/oauth/2026-03/token", "/oauth/v1/token")
+
+_VERSION = r"(?:v3|20\d\d-(?:03|09))"
+_START = re.compile(rf"/files/{_VERSION}/files/import-from-url/async")
+_STATUS = {
+    Family.FILES: re.compile(rf"/files/{_VERSION}/files/import-from-url/async/tasks/([^/]+)/status"),
+    Family.FOLDERS: re.compile(rf"/files/{_VERSION}/folders/update/async/tasks/([^/]+)/status"),
+    Family.EXPORTS: re.compile(rf"/crm/{_VERSION}/exports/export/async/tasks/([^/]+)/status"),
+    Family.SOURCE_CODE: re.compile(rf"/cms/{_VERSION}/source-code/extract/async/tasks/([^/]+)/status"),
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Started:
+    born_at: float
+    url: str | None
+    looks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What the sandbox counted, served at `/_sandbox/stats`."""
+
+    tasks: int
+    requests_total: int  # API requests as they arrived; the token endpoint is counted by itself
+    token_requests_total: int
+    looks_total: int  # status requests for known tasks
+    looks_max: int  # for one task
+    throttled_total: int  # 429s of both kinds
+    throttled_daily_total: int
+    errors_total: int  # codes from 400 on, and answers that did not arrive whole
+    max_in_window: int  # most arrivals in any rolling window
+    requests: int  # the limit that `max_in_window` must not exceed
+    window_s: float
+    today: int
+    codes: Mapping[str, int]
+    faults: Mapping[str, int]
+
+
+class SandboxApi:
+    """One simulated HubSpot. Its outages count from the moment it is made."""
+
+    def __init__(self, scenario: Scenario, clock: Clock) -> None:
+        self.scenario = scenario
+        self.scope_missing = scenario.scope_missing  # may be switched while it runs
+        self._clock = clock
+        self._began_at = clock()
+        self._tasks: dict[str, _Started] = {}
+        self._quotas: dict[str, Quota] = {}
+        self._accepted = None if scenario.tokens is None else set(scenario.tokens)
+        self._refused: set[str] = set()
+        self._issued: dict[str, float] = {}  # OAuth access token → end of its life
+        self._refresh_token = scenario.refresh_token
+        self._look_faults = {name: share for name, share in scenario.faults.items() if name != "big_ints"}
+        self._counts: Counter[str] = Counter()
+        self._codes: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+
+    # --- for the person who runs it, and for tests
+
+    def start(self, url: str | None = None) -> str:
+        """Start an import now; return its task id."""
+        task_id = task_id_of(self.scenario.seed, len(self._tasks))
+        self._tasks[task_id] = _Started(born_at=self._clock(), url=url)
+        return task_id
+
+    def preload(self, count: int) -> list[str]:
+        """Start `count` imports now; the same seed gives the same ids."""
+        return [self.start() for _ in range(count)]
+
+    def truth(self, task_id: str, family: Family = Family.FILES) -> Truth:
+        """Return what becomes of a started task. Raises `KeyError` for an id that was never started."""
+        return truth_of(self.scenario.seed, self._plan(task_id), family)
+
+    def looks(self, task_id: str) -> int:
+        """Return how often a started task's status was asked for."""
+        return self._tasks[task_id].looks
+
+    def accept_token(self, token: str) -> None:
+        self._refused.discard(token)
+        if self._accepted is not None:
+            self._accepted.add(token)
+
+    def refuse_token(self, token: str) -> None:
+        self._refused.add(token)
+
+    def stats(self) -> Stats:
+        looks = [started.looks for started in self._tasks.values()]
+        return Stats(
+            tasks=len(self._tasks),
+            requests_total=self._counts["requests"],
+            token_requests_total=self._counts["token_requests"],
+            looks_total=sum(looks),
+            looks_max=max(looks, default=0),
+            throttled_total=self._counts["throttled"],
+            throttled_daily_total=self._counts["throttled_daily"],
+            errors_total=self._counts["errors"],
+            max_in_window=max((quota.max_in_window for quota in self._quotas.values()), default=0),
+            requests=self.scenario.requests,
+            window_s=self.scenario.window_s,
+            today=sum(quota.today for quota in self._quotas.values()),
+            codes=dict(self._codes),
+            faults=dict(self._faults),
+        )
+
+    # --- requests
+
+    def respond(self, ask: Ask) -> Reply:
+        """Answer a request that arrives at this instant. `Reply.wait_s` says how long the answer takes."""
+        if ask.path == STATS_PATH:
+            return replies.json_reply(200, self.stats())
+        if ask.path in TOKEN_PATHS:
+            self._counts["token_requests"] += 1
+            name = f"token {self._counts['token_requests']}"
+            return self._finished(self._refresh(ask, self._correlation_id(name)), name)
+        self._counts["requests"] += 1
+        arrival = self._quota(ask.token).arrive(self._clock())
+        found = _find_status(ask.path)
+        name = self._name_of(found, self._counts["requests"])
+        answer = self._answer(ask, arrival, found, name)
+        return self._finished(replace(answer, headers={**self._limit_headers(arrival), **answer.headers}), name)
+
+    def _quota(self, token: str | None) -> Quota:
+        key = (token or "") if self.scenario.window_per_token else ""
+        if key not in self._quotas:
+            self._quotas[key] = Quota(self.scenario, self._began_at)
+        return self._quotas[key]
+
+    def _name_of(self, found: tuple[Family, str] | None, number: int) -> str:
+        """Name the request by task and look; those of no known task by their order of arrival."""
+        if found is None or (started := self._tasks.get(found[1])) is None:
+            return f"request {number}"
+        started.looks += 1
+        return f"{found[1]} {started.looks}"
+
+    def _answer(self, ask: Ask, arrival: Arrival, found: tuple[Family, str] | None, name: str) -> Reply:
+        family, correlation_id = found[0] if found else Family.FILES, self._correlation_id(name)
+        if outage := self._outage():
+            good, fields = self._look(found, correlation_id) if found else (Reply(body=b"{}"), None)
+            return self._spoilt(good, outage, family, fields, name)
+        if refusal := self._refusal(ask, arrival, family, correlation_id):
+            return refusal
+        if found is None:
+            return self._start_call(ask, correlation_id)
+        if ask.method != "GET":
+            return replies.html(405, "Error 405 Method Not Allowed")
+        good, fields = self._look(found, correlation_id)
+        fault = self._fault_of(name)
+        return self._spoilt(good, fault, family, fields, name) if fault else good
+
+    def _refusal(self, ask: Ask, arrival: Arrival, family: Family, correlation_id: str) -> Reply | None:
+        """Return why the account is not answered, if so; the token comes before the limits."""
+        if self._issued.get(ask.token or "", float("inf")) <= self._clock():
+            return replies.token_expired(correlation_id)
+        if not self._token_accepted(ask.token):
+            return replies.token_refused(correlation_id)
+        if arrival.exceeded:
+            self._counts["throttled"] += 1
+            self._counts["throttled_daily"] += arrival.exceeded == "DAILY"
+            retry_after_s = arrival.free_in_s if self.scenario.send_retry_after else None
+            return replies.throttled(arrival.exceeded, correlation_id, retry_after_s)
+        return replies.scope_missing(family.value, correlation_id) if self.scope_missing else None
+
+    def _token_accepted(self, token: str | None) -> bool:
+        if not token or token in self._refused:
+            return False
+        return self._accepted is None or token in self._accepted or token in self._issued
+
+    def _look(self, found: tuple[Family, str], correlation_id: str) -> tuple[Reply, dict[str, Any] | None]:
+        family, task_id = found
+        plan = self._plan(task_id) if task_id in self._tasks else None
+        if plan is None or plan.fate is Fate.UNKNOWN:
+            decodes = id_decodes(task_id) if plan is None else chance(self.scenario.seed, task_id, "404") < 0.5
+            refusal = replies.unknown_id(task_id, correlation_id) if decodes else replies.undecodable_id(correlation_id)
+            return refusal, None
+        fields = status_fields(self.scenario.seed, plan, family, self._clock())
+        return replies.json_reply(200, fields), fields
+
+    def _plan(self, task_id: str) -> Plan:
+        started = self._tasks[task_id]
+        return plan_of(self.scenario, task_id, started.born_at, started.url)
+
+    def _start_call(self, ask: Ask, correlation_id: str) -> Reply:
+        if not _START.fullmatch(ask.path):
+            return replies.wrong_path()
+        if ask.method != "POST":
+            return replies.html(405, "Error 405 Method Not Allowed")
+        url = _url_in(ask.body)
+        if url is None:
+            message = "Invalid input JSON: Some required fields were not set: [url]"
+            return replies.error(400, "VALIDATION_ERROR", message, correlation_id)
+        task_id = self.start(url)
+        return replies.json_reply(
+            202, {"id": task_id, "links": {"status": f"{STATUS_HOST}{ask.path}/tasks/{task_id}/status"}}
+        )
+
+    def _refresh(self, ask: Ask, correlation_id: str) -> Reply:
+        if self._counts["token_requests"] <= self.scenario.oauth_refusals:
+            return replies.throttled("TEN_SECONDLY_ROLLING", correlation_id, 1)
+        form = {name: values[0] for name, values in parse_qs(ask.body.decode(errors="replace")).items()}
+        whole = form.get("grant_type") == "refresh_token" and form.get("client_id") and form.get("client_secret")
+        if ask.method != "POST" or not whole or form.get("refresh_token") != self._refresh_token:
+            return replies.refresh_refused(correlation_id)
+        number = len(self._issued) + 1
+        access_token = f"sandbox-access-{number}"
+        self._issued[access_token] = self._clock() + self.scenario.oauth_expires_s
+        if self.scenario.rotate_refresh_token:
+            self._refresh_token = f"{self.scenario.refresh_token}-{number}"
+        return replies.json_reply(
+            200,
+            {
+                "access_token": access_token,
+                "expires_in": int(self.scenario.oauth_expires_s),
+                "refresh_token": self._refresh_token,
+                "token_type": "bearer",
+            },
+        )
+
+    # --- faults, latency, headers
+
+    def _outage(self) -> str | None:
+        since_s = self._clock() - self._began_at
+        return next((out.fault for out in self.scenario.outages if out.from_s <= since_s < out.to_s), None)
+
+    def _fault_of(self, name: str) -> str | None:
+        draw = chance(self.scenario.seed, name, "fault")
+        for fault, share in self._look_faults.items():
+            if draw < share:
+                return fault
+            draw -= share
+        return None
+
+    def _spoilt(self, good: Reply, fault: str, family: Family, fields: dict[str, Any] | None, name: str) -> Reply:
+        at_hand = Spoilt(
+            family=family,
+            correlation_id=self._correlation_id(name),
+            variant=chance(self.scenario.seed, name, "variant"),
+            fields=fields,
+            foreign=self._foreign(family),
+        )
+        bad = spoil(good, fault, at_hand)
+        self._faults[fault] += bad is not good
+        return bad
+
+    def _foreign(self, family: Family) -> dict[str, Any]:
+        """Return the finished answer of a task that nobody started."""
+        stranger = task_id_of(self.scenario.seed, -1)
+        plan = plan_of(replace(self.scenario, fates={}), stranger, self._began_at, None)
+        return status_fields(self.scenario.seed, plan, family, plan.ends_at)
+
+    def _limit_headers(self, arrival: Arrival) -> dict[str, str]:
+        told = self.scenario
+        if not told.send_headers:
+            return {}
+        headers = {
+            "X-HubSpot-RateLimit-Max": str(told.requests),
+            "X-HubSpot-RateLimit-Remaining": str(max(0, told.requests - arrival.in_window)),
+            "X-HubSpot-RateLimit-Interval-Milliseconds": str(round(told.window_s * 1000)),
+        }
+        if told.daily is not None:
+            headers["X-HubSpot-RateLimit-Daily"] = str(told.daily)
+            headers["X-HubSpot-RateLimit-Daily-Remaining"] = str(max(0, told.daily - arrival.today))
+        return headers
+
+    def _correlation_id(self, name: str) -> str:
+        return str(UUID(int=int(chance(self.scenario.seed, name, "correlation") * 2**53) << 75 | len(name)))
+
+    def _finished(self, reply: Reply, name: str) -> Reply:
+        self._codes[str(reply.code)] += 1
+        self._counts["errors"] += reply.code >= 400 or reply.wire not in (Wire.WHOLE, Wire.STRAY)
+        headers = {"x-hubspot-correlation-id": self._correlation_id(name), **reply.headers}
+        return replace(reply, headers=headers, wait_s=self._latency_s(name))
+
+    def _latency_s(self, name: str) -> float:
+        seed, (low, high) = self.scenario.seed, self.scenario.latency_s
+        if chance(seed, name, "slow") < self.scenario.slow_share:
+            return self.scenario.slow_s
+        return low + (high - low) * chance(seed, name, "latency")
+
+
+def _find_status(path: str) -> tuple[Family, str] | None:
+    for family, pattern in _STATUS.items():
+        if match := pattern.fullmatch(path):
+            return family, unquote(match[1])
+    return None
+
+
+def _url_in(body: bytes) -> str | None:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    url = content.get("url") if isinstance(content, dict) else None
+    return url if isinstance(url, str) and url else None

@@ -1,0 +1,120 @@
+"""What the sandbox is asked and what it replies, as plain data, and HubSpot's shapes of refusal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import orjson
+
+from poller.sandbox.quota import Policy
+
+JSON, HTML = "application/json;charset=utf-8", "text/html;charset=utf-8"
+
+
+class Wire(Enum):
+    """How a reply travels."""
+
+    WHOLE = auto()
+    RESET = auto()  # half of the body, then a reset
+    CUT_LENGTH = auto()  # half of the body, then a close, though Content-Length tells all of it
+    CUT_BARE = auto()  # half of the body with no length told, so that its end looks like an end
+    DRIP = auto()  # 5 bytes a second
+    HANG = auto()  # silence, then a reset
+    STRAY = auto()  # whole, and then `stray` on the idle connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request."""
+
+    method: str
+    path: str  # as sent: still percent-encoded, without the query
+    token: str | None = field(default=None, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer, and how to bring it."""
+
+    code: int = 200
+    body: bytes = b""
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    wait_s: float = 0.0
+    wire: Wire = Wire.WHOLE
+    stray: bytes = b""  # a body
+
+
+def json_reply(code: int, content: Any, **headers: str) -> Reply:
+    return Reply(code=code, body=orjson.dumps(content), headers=headers)
+
+
+def error(code: int, category: str, message: str, correlation_id: str, **more: Any) -> Reply:
+    """Answer in the shape of HubSpot's HTTP errors, which is not that of StandardError."""
+    told = {"status": "error", "message": message, "correlationId": correlation_id, "category": category}
+    return json_reply(code, told | more)
+
+
+def html(code: int, title: str) -> Reply:
+    page = f"<!DOCTYPE html>\n<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
+    return Reply(code=code, body=page.encode(), content_type=HTML)
+
+
+def wrong_path() -> Reply:
+    return html(404, "Error 404 Not Found")
+
+
+def throttled(policy: Policy, correlation_id: str, retry_after_s: int | None) -> Reply:
+    content = {
+        "status": "error",
+        "message": f"You have reached your {policy.lower()} limit.",
+        "errorType": "RATE_LIMIT",
+        "correlationId": correlation_id,
+        "policyName": policy,
+        "groupName": "publicapi:private-apps-api-calls-sandbox:1234567:7654321",
+    }
+    return json_reply(429, content, **({} if retry_after_s is None else {"Retry-After": str(retry_after_s)}))
+
+
+def token_refused(correlation_id: str) -> Reply:
+    message = "Authentication credentials not found. This API supports OAuth 2.0 authentication."
+    return error(401, "INVALID_AUTHENTICATION", message, correlation_id)
+
+
+def token_expired(correlation_id: str) -> Reply:
+    message = "The OAuth token used to make this call expired."
+    return error(401, "EXPIRED_AUTHENTICATION", message, correlation_id)
+
+
+def scope_missing(scope: str, correlation_id: str) -> Reply:
+    return error(
+        403,
+        "MISSING_SCOPES",
+        "This app hasn't been granted all required scopes to make this call.",
+        correlation_id,
+        errors=[
+            {"message": "One or more of the following scopes are required.", "context": {"requiredScopes": [scope]}}
+        ],
+        links={"scopes": "https://developers.hubspot.com/scopes"},
+    )
+
+
+def undecodable_id(correlation_id: str) -> Reply:
+    return error(400, "VALIDATION_ERROR", "Provided ID could not be decoded.", correlation_id)
+
+
+def unknown_id(task_id: str, correlation_id: str) -> Reply:
+    return error(404, "OBJECT_NOT_FOUND", f"No task of id {task_id} was found.", correlation_id)
+
+
+def refresh_refused(correlation_id: str) -> Reply:
+    content = {
+        "status": "BAD_REFRESH_TOKEN",
+        "message": "missing or unknown refresh token",
+        "correlationId": correlation_id,
+        "error": "invalid_grant",
+        "error_description": "missing or unknown refresh token",
+    }
+    return json_reply(400, content)

@@ -1,0 +1,272 @@
+"""What a simulated HubSpot shall be like, as frozen data, and how people write it on a command line.
+
+Every parser raises `ValueError` with a message that says what was written and what would be right.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from itertools import pairwise
+from statistics import NormalDist
+from types import MappingProxyType
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+DEFAULT_DURATIONS = "lognormal:30,1.2"
+SHARES_SLACK = 1e-9  # float sums of shares such as 0.1 + 0.2 are not exact
+
+FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "500": "an internal error, as JSON",
+        "502": "a bad gateway, as HTML",
+        "503": "service unavailable, as HTML",
+        "504": "a gateway time-out, as HTML",
+        "401": "the token is refused",
+        "403": "the token lacks a scope",
+        "423": "locked",
+        "477": "the account is moving data centre, with Retry-After",
+        "530": "the token's origin is not reachable",
+        "reset": "the connection is reset in mid-body",
+        "truncated": "the body ends early: less than its Content-Length, or cut where no length was told",
+        "empty": "200 without a body",
+        "null": "200 with `null`",
+        "array": "200 with the answer inside an array",
+        "html200": "200 with an HTML page",
+        "html404": "404 with an HTML page, as on a wrong path",
+        "wrong_types": "fields of another JSON type than documented",
+        "unknown_status": "a status word that HubSpot never documented",
+        "foreign_id": "the finished answer of another task (where the endpoint tells ids)",
+        "stray": "after the answer, the unasked answer of another task on the idle connection",
+        "huge": "a body of 4 MiB",
+        "gzip_bomb": "64 kB of gzip that unpack to 64 MiB",
+        "deep": "JSON nested 200,000 deep",
+        "bad_utf8": "a string that is not UTF-8",
+        "duplicate_keys": "each deciding key twice; the last one is right",
+        "nan": "NaN and Infinity, which JSON does not have",
+        "big_ints": "integers beyond 64 bits in result: valid, to be passed on; a trait of a task, not of a look",
+        "big_headers": "a header of 64 kB",
+        "redirect": "a redirect to another host",
+        "drip": "the body at 5 bytes a second",
+        "hang": "no answer until `hang_s` has passed, then a reset",
+    }
+)
+
+
+def chance(*words: object) -> float:
+    """Return a number in [0, 1) that these words alone decide, so that no order of arrival changes it."""
+    digest = blake2b("\x1f".join(map(str, words)).encode(errors="surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+class Fate(StrEnum):
+    """What will become of a simulated task."""
+
+    COMPLETE = "complete"
+    COMPLETE_WITH_ERRORS = "complete_with_errors"
+    COMPLETE_WITHOUT_RESULT = "complete_without_result"
+    CANCELED = "canceled"
+    NEVER = "never"  # stays PROCESSING for ever
+    UNKNOWN = "unknown"  # asked for, it answers 404 or 400
+
+
+# --- durations -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One distribution of a mix."""
+
+    share: float
+    shape: str  # "fixed", "uniform" or "lognormal"
+    first: float  # seconds: the value, the low end, the median
+    second: float = 0.0  # the high end in seconds, sigma of the logarithm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """How long tasks take, from the start call to their end."""
+
+    parts: tuple[Part, ...]
+
+    def draw_s(self, pick: float, draw: float) -> float:
+        """Return a duration in seconds for two numbers in [0, 1): which part, and where in it."""
+        part = self.parts[-1]
+        for candidate in self.parts:
+            if pick < candidate.share:
+                part = candidate
+                break
+            pick -= candidate.share
+        if part.shape == "uniform":
+            return part.first + draw * (part.second - part.first)
+        if part.shape == "lognormal":
+            return part.first * math.exp(part.second * NormalDist().inv_cdf(max(draw, 1e-12)))
+        return part.first
+
+
+def parse_durations(spec: str) -> Durations:
+    """Read `fixed:S`, `uniform:LOW,HIGH`, `lognormal:MEDIAN,SIGMA` or `mix:SHARE@…,SHARE@…`."""
+    if not spec.startswith("mix:"):
+        return Durations(parts=(_parse_part(spec, share=1.0),))
+    parts = []
+    for piece in re.split(r",(?=[\d.]+@)", spec.removeprefix("mix:")):
+        share, at, rest = piece.partition("@")
+        if not at:
+            raise ValueError(
+                f"durations {spec!r}: {piece!r} has no share; write it as in mix:0.95@fixed:5,0.05@fixed:90"
+            )
+        parts.append(_parse_part(rest, share=_number(share, f"the share of {piece!r}")))
+    if abs(sum(part.share for part in parts) - 1) > 1e-6:
+        raise ValueError(f"durations {spec!r}: the shares must add up to 1")
+    return Durations(parts=tuple(parts))
+
+
+def _parse_part(spec: str, share: float) -> Part:
+    shape, _, rest = spec.partition(":")
+    wanted = {"fixed": 1, "uniform": 2, "lognormal": 2}.get(shape)
+    if wanted is None:
+        raise ValueError(
+            f"durations {spec!r}: unknown shape {shape!r}; use fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA "
+            "(seconds) or mix:SHARE@…,SHARE@…"
+        )
+    numbers = [_number(text, f"durations {spec!r}") for text in rest.split(",")]
+    if len(numbers) != wanted:
+        raise ValueError(f"durations {spec!r}: {shape} takes {wanted} number(s), not {len(numbers)}")
+    if shape == "uniform" and numbers[0] > numbers[1]:
+        raise ValueError(f"durations {spec!r}: the low end must not exceed the high end")
+    return Part(share=share, shape=shape, first=numbers[0], second=numbers[1] if wanted == 2 else 0.0)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{where}: {text!r} is not a number") from None
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{where}: {text!r} must be a finite number of at least 0")
+    return number
+
+
+# --- shares, latency, outages ----------------------------------------------------------------------------------------
+
+
+def parse_fault(spec: str) -> tuple[str, float]:
+    """Read `NAME=SHARE`, the share of looks that end in this fault."""
+    return _parse_share(spec, "fault", FAULTS)
+
+
+def parse_fate(spec: str) -> tuple[Fate, float]:
+    """Read `NAME=SHARE`, the share of tasks that end this way."""
+    name, share = _parse_share(spec, "fate", Fate)
+    return Fate(name), share
+
+
+def _parse_share(spec: str, noun: str, names: Iterable[str]) -> tuple[str, float]:
+    name, equals, share_text = spec.partition("=")
+    _check_name(name, noun, names)
+    if not equals:
+        raise ValueError(f"{noun} {spec!r}: write NAME=SHARE, such as {name}=0.05")
+    share = _number(share_text, f"{noun} {spec!r}")
+    if share > 1:
+        raise ValueError(f"{noun} {spec!r}: the share must be from 0 to 1")
+    return name, share
+
+
+def _check_name(name: str, noun: str, names: Iterable[str]) -> None:
+    if name not in set(names):
+        raise ValueError(f"unknown {noun} {name!r}; known are {', '.join(names)}")
+
+
+def parse_latency_ms(spec: str) -> tuple[float, float]:
+    """Read `MIN-MAX` or `N`, in milliseconds; return seconds."""
+    low_text, dash, high_text = spec.partition("-")
+    low = _number(low_text, f"latency {spec!r}")
+    high = _number(high_text, f"latency {spec!r}") if dash else low
+    if low > high:
+        raise ValueError(f"latency {spec!r}: write the smaller number first")
+    return low / 1000, high / 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """A span in which every request ends in one fault. Seconds since the sandbox began, the end excluded."""
+
+    from_s: float
+    to_s: float
+    fault: str
+
+
+def parse_outage(spec: str) -> Outage:
+    """Read `FROM-TO=FAULT`, in seconds since the start."""
+    span, _, fault = spec.partition("=")
+    _check_name(fault, f"fault in the outage {spec!r}:", FAULTS)
+    from_text, dash, to_text = span.partition("-")
+    if not dash:
+        raise ValueError(f"outage {spec!r}: write FROM-TO=FAULT in seconds, such as 60-120=503")
+    return Outage(from_s=_number(from_text, f"outage {spec!r}"), to_s=_number(to_text, f"outage {spec!r}"), fault=fault)
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A simulated HubSpot. Shares are from 0 to 1; raises `ValueError` where they cannot be kept."""
+
+    seed: int = 1
+    durations: Durations = field(default_factory=lambda: parse_durations(DEFAULT_DURATIONS))
+    fates: Mapping[Fate, float] = field(  # what is left of 1 is plainly complete
+        default_factory=lambda: {
+            Fate.COMPLETE_WITH_ERRORS: 0.06,
+            Fate.COMPLETE_WITHOUT_RESULT: 0.01,
+            Fate.CANCELED: 0.02,
+        }
+    )
+    faults: Mapping[str, float] = field(default_factory=dict)  # share of looks (`big_ints`: of tasks)
+    outages: tuple[Outage, ...] = ()
+    hang_s: float = 300.0  # how long the fault `hang` keeps silent
+
+    latency_s: tuple[float, float] = (0.02, 0.08)  # uniform between
+    slow_share: float = 0.0  # share of requests that take `slow_s` instead
+    slow_s: float = 3.0
+
+    requests: int = 100  # in any rolling window, counted at arrival, 429s included
+    window_s: float = 10.0
+    window_per_token: bool = False  # each token has limits of its own; else all share one
+    daily: int | None = None  # requests a day; None: no limit, and no daily headers, as for OAuth apps
+    daily_zone: str = "UTC"  # the day ends at midnight there …
+    daily_every_s: float | None = None  # … or so often, from the start
+    send_headers: bool = True  # X-HubSpot-RateLimit-*
+    send_retry_after: bool = False  # with 429
+
+    tokens: frozenset[str] | None = None  # bearer tokens accepted; None: any
+    scope_missing: bool = False  # every call answers 403
+    refresh_token: str = "sandbox-refresh"  # noqa: S105 - opens nothing but the sandbox
+    rotate_refresh_token: bool = False  # each refresh hands out a new one, and the old one is void
+    oauth_expires_s: float = 1800.0
+    oauth_refusals: int = 0  # the first calls of the token endpoint answer 429
+
+    def __post_init__(self) -> None:
+        _check_shares("faults", self.faults, FAULTS)
+        _check_shares("fates", self.fates, Fate)
+        for outage in self.outages:
+            _check_name(outage.fault, "fault in an outage", FAULTS)
+        if self.requests < 1 or self.window_s <= 0:
+            raise ValueError("requests and window_s must be above 0")
+        if not all(low <= high for low, high in pairwise((0.0, *self.latency_s))):
+            raise ValueError(f"latency_s must rise from 0 or more, not {self.latency_s}")
+        try:
+            ZoneInfo(self.daily_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(
+                f"daily_zone {self.daily_zone!r} is no time zone; write one such as Europe/Berlin"
+            ) from None
+
+
+def _check_shares(noun: str, shares: Mapping[str, float] | Mapping[Fate, float], names: Iterable[str]) -> None:
+    for name in shares:
+        _check_name(name, noun, names)
+    total = sum(share for name, share in shares.items() if name != "big_ints")
+    if total > 1 + SHARES_SLACK or any(not 0 <= share <= 1 for share in shares.values()):
+        raise ValueError(f"{noun}: each share must be from 0 to 1, and all together at most 1, not {total:g}")

@@ -1,0 +1,152 @@
+"""Serve a `SandboxApi` over HTTP with aiohttp: brings each reply as its `Wire` says, down to resets."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from poller.errors import ConfigError
+from poller.sandbox.api import SandboxApi
+from poller.sandbox.reply import Ask, Reply, Wire
+
+DRIP_BYTES, DRIP_EVERY_S = 5, 1.0
+STRAY_AFTER_S = 0.001  # by then the client has put the connection back among the idle ones
+
+API: web.AppKey[SandboxApi] = web.AppKey("api", SandboxApi)
+
+
+def make_app(api: SandboxApi) -> web.Application:
+    """Return the application that answers every path by asking `api`."""
+    app = web.Application()
+    app[API] = api
+    app.router.add_route("*", "/{path:.*}", _handle)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    api: SandboxApi, *, host: str = "127.0.0.1", port: int = 0, beyond_loopback: bool = False
+) -> AsyncIterator[str]:
+    """Serve `api` while the context lasts; yields the base URL. Port 0 takes a free one.
+
+    Raises `ConfigError` where the port cannot be had, or `host` would open the sandbox to other machines unasked.
+    """
+    if not beyond_loopback and not _is_loopback(host):
+        raise ConfigError(f"sandbox: host {host!r} is reachable from other machines; use 127.0.0.1, ::1 or localhost")
+    runner = web.AppRunner(make_app(api), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as reason:
+            raise ConfigError(
+                f"sandbox: cannot listen on {host} port {port}: {reason.strerror or reason}; port 0 takes a free one"
+            ) from None
+        bound_port: int = runner.addresses[0][1]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+    finally:
+        await runner.cleanup()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _handle(request: web.Request) -> web.StreamResponse:
+    body = await request.read()
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    ask = Ask(
+        method=request.method,
+        path=request.rel_url.raw_path,
+        token=token if scheme.lower() == "bearer" else None,
+        body=body,
+    )
+    api = request.app[API]
+    reply = api.respond(ask)  # counts the arrival, before any latency
+    await asyncio.sleep(reply.wait_s)
+    return await _bring(request, reply, api.scenario.hang_s)
+
+
+async def _bring(request: web.Request, reply: Reply, hang_s: float) -> web.StreamResponse:
+    match reply.wire:
+        case Wire.WHOLE:
+            return _response(reply)
+        case Wire.STRAY:
+            return _FollowedByStray(reply, request)
+        case Wire.DRIP:
+            return await _drip(request, reply)
+        case Wire.HANG:
+            await asyncio.sleep(hang_s)
+            _reset(request)
+        case Wire.RESET:
+            _write_half(request, reply, tell_length=True)
+            await asyncio.sleep(STRAY_AFTER_S)  # the half arrives before the reset throws it away
+            _reset(request)
+        case Wire.CUT_LENGTH | Wire.CUT_BARE:
+            _write_half(request, reply, tell_length=reply.wire is Wire.CUT_LENGTH)
+            if request.transport:
+                request.transport.close()
+    return web.Response()  # finds the connection closed, and goes nowhere
+
+
+def _response(reply: Reply) -> web.Response:
+    return web.Response(
+        status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
+    )
+
+
+class _FollowedByStray(web.Response):
+    """An answer after which another one, that nobody asked for, comes on the same connection."""
+
+    def __init__(self, reply: Reply, request: web.Request) -> None:
+        super().__init__(
+            status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
+        )
+        self._stray = _head(reply, len(reply.stray)) + reply.stray
+        self._connection = request
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        await asyncio.sleep(STRAY_AFTER_S)
+        if self._connection.transport:
+            self._connection.transport.write(self._stray)
+
+
+async def _drip(request: web.Request, reply: Reply) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.code, headers={"Content-Type": reply.content_type, **reply.headers})
+    response.content_length = len(reply.body)
+    with contextlib.suppress(ConnectionError):  # the client had enough
+        await response.prepare(request)
+        for at in range(0, len(reply.body), DRIP_BYTES):
+            await response.write(reply.body[at : at + DRIP_BYTES])
+            await asyncio.sleep(DRIP_EVERY_S)
+    return response
+
+
+def _write_half(request: web.Request, reply: Reply, *, tell_length: bool) -> None:
+    if request.transport:
+        head = _head(reply, len(reply.body) if tell_length else None)
+        request.transport.write(head + reply.body[: len(reply.body) // 2])
+
+
+def _head(reply: Reply, length: int | None) -> bytes:
+    headers = {"Content-Type": reply.content_type, **reply.headers}
+    headers |= {"Connection": "close"} if length is None else {"Content-Length": str(length)}
+    lines = [f"HTTP/1.1 {reply.code} Sandbox", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def _reset(request: web.Request) -> None:
+    """Close so that the peer gets RST; an in-memory connection has no socket, and its `abort` is one."""
+    if request.transport is None:
+        return
+    if (sock := request.transport.get_extra_info("socket")) is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.transport.abort()

@@ -1,0 +1,94 @@
+"""Finished tasks as lines on standard output: at least once, in order, never a torn line while the process lives.
+
+Waits until the reader takes more instead of blocking the loop, and leaves O_NONBLOCK alone: a terminal or pipe may be
+shared with other programs, which do not expect it.
+"""
+
+import asyncio
+import errno
+import os
+import select
+import stat
+from collections.abc import Sequence
+
+from poller.errors import OutputClosed, SinkError
+from poller.model import Delivery, Retry, Written
+
+RETRY_S = 5.0  # full disk behind a redirection
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO}  # EIO: the terminal hung up
+
+
+class StdoutSink:
+    """Writes records to a file descriptor that it does not own, and so never closes."""
+
+    name = "stdout"
+
+    def __init__(self, fd: int = 1) -> None:
+        self._fd = fd
+        self._waits = True  # False for files and devices, which are always ready
+        self._sent: dict[int, int] = {}  # bytes written of each record of a batch that was interrupted
+
+    async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:  # noqa: ARG002 - the protocol's
+        try:
+            mode = os.fstat(self._fd).st_mode
+        except OSError as error:
+            raise SinkError(
+                f"standard output is closed ({error.strerror}); give it a reader, or use --sink jsonl:PATH"
+            ) from None
+        self._waits = not stat.S_ISREG(mode) and self._pollable()
+        return None
+
+    def _pollable(self) -> bool:
+        """Return whether the loop can wait for it; epoll refuses /dev/null, for one."""
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_writer(self._fd, lambda: None)
+        except PermissionError:
+            return False
+        loop.remove_writer(self._fd)
+        return True
+
+    async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+        try:
+            for delivery in batch:
+                await self._send(delivery)
+        except OSError as error:
+            if error.errno in FULL:
+                return Retry(reason=f"standard output: {error.strerror}", wait_s=RETRY_S)
+            if self._waits and error.errno in GONE:
+                raise OutputClosed(
+                    "whoever read our standard output went away; undelivered records stay in the state: run again"
+                ) from None
+            raise SinkError(f"standard output cannot be written to: {error.strerror}") from None
+        self._sent.clear()
+        return Written()
+
+    async def _send(self, delivery: Delivery) -> None:
+        """Write what is still missing of a record: a batch that comes again continues in the middle of its line."""
+        line = delivery.body + b"\n"
+        while (done := self._sent.get(delivery.number, 0)) < len(line):
+            if self._waits:
+                await self._ready()
+            try:
+                # a pipe that is ready takes this much without blocking
+                self._sent[delivery.number] = done + os.write(self._fd, line[done : done + select.PIPE_BUF])
+            except BlockingIOError:
+                await asyncio.sleep(0)  # somebody who shares it set O_NONBLOCK
+
+    async def _ready(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_writer(self._fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_writer(self._fd)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

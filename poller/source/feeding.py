@@ -1,0 +1,136 @@
+"""Feed one source into the store, chunk by chunk, each with the position after it: a killed feed goes on from there."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from poller.model import Added, Chunk, Position
+from poller.protocols import Store
+from poller.source.inputs import Input, opened
+from poller.source.parser import Parser, reading_so_far
+from poller.source.records import Feeding
+
+log = structlog.get_logger()
+
+_TOLD_SINGLY = 20  # rejected lines of a source, each an event
+_TOLD_AT_ONCE = 1000  # rejected lines after that, folded into one event
+
+OnChunk = Callable[[Chunk, Added], None]
+
+
+async def feed(spec: str, store: Store, feeding: Feeding, *, stdin: int = 0, on_chunk: OnChunk) -> None:
+    """Read a source (a path, or "-" for `stdin`) to its end into the store; `on_chunk` hears of every commit.
+
+    A file known to the store is read on where it was left, one that changed is read anew, a stream is always new.
+    Raises `InputError` for what cannot be read, and for a CSV header without an id column.
+    """
+    with opened(spec, stdin) as source:
+        number, start = await _begin(source, store)
+        if start.ended and source.seekable and source.size == start.offset:
+            log.info("source.found_unchanged", source=source.name, lines=start.line)
+            return
+        start = _after_last_line(source, start)
+        log.info("source.opened", source=source.name, offset=start.offset, line=start.line)
+        count = _Counts(source.name)
+        if source.seekable:
+            os.lseek(source.fd, start.offset, os.SEEK_SET)
+        reading = reading_so_far(source.blocks_before(start.offset), feeding, source.name) if start.offset else None
+        parser = Parser(feeding, source.name, start=start, reading=reading)
+
+        async def commit(chunk: Chunk) -> None:
+            chunk = _proven(source, chunk)
+            added = await store.add(number, chunk)
+            count.add(chunk, added)
+            on_chunk(chunk, added)
+            await asyncio.sleep(0)
+
+        while block := await source.block():
+            for chunk in parser.push(block):
+                await commit(chunk)
+            if not source.has_more_now and (at_hand := parser.flush()):
+                await commit(at_hand)
+        for chunk in parser.end():
+            await commit(chunk)
+        count.end()
+
+
+async def _begin(source: Input, store: Store) -> tuple[int, Position]:
+    """Return the store's number of the source, and where to read on."""
+    known = await store.open_source(source.name) if source.seekable else None
+    if known is not None:
+        if source.holds(known[1]):
+            return known
+        log.warning("source.found_changed", source=source.name, line=known[1].line)
+    return await store.new_source(source.name), Position()
+
+
+def _after_last_line(source: Input, start: Position) -> Position:
+    """Return where to read on in a file that ended without a line break and has grown since.
+
+    If only the line break came, behind it. If the line itself grew, what was read of it was a part: it is read again.
+    """
+    if start.offset == 0 or os.pread(source.fd, 1, start.offset - 1) == b"\n":
+        return start
+    following = os.pread(source.fd, 2, start.offset)
+    if following.startswith(b"\n") or following == b"\r\n":
+        return replace(start, offset=start.offset + following.index(b"\n") + 1)
+    log.warning("source.line_grew", source=source.name, line=start.line)
+    return replace(start, offset=source.line_start(start.offset), line=start.line - 1)
+
+
+def _proven(source: Input, chunk: Chunk) -> Chunk:
+    if not source.seekable:
+        return chunk
+    proof = source.fingerprint(chunk.position.offset)
+    return replace(chunk, position=replace(chunk.position, fingerprint=proof))
+
+
+class _Counts:
+    """Counts where a source's lines went in this run, and tells of the rejected ones without flooding the log."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._tasks = self._duplicates = self._rejected = self._blank = 0
+        self._folded: list[int] = []  # line numbers not told yet
+
+    def add(self, chunk: Chunk, added: Added) -> None:
+        self._tasks += added.tasks
+        self._duplicates += added.duplicates
+        self._blank += chunk.blank
+        for rejection in chunk.rejected:
+            self._rejected += 1
+            if self._rejected <= _TOLD_SINGLY:
+                log.warning("source.line_rejected", source=self._source, line=rejection.line, reason=rejection.reason)
+            else:
+                self._fold(rejection.line)
+
+    def end(self) -> None:
+        self._tell_folded()
+        log.info(
+            "source.ended",
+            source=self._source,
+            lines=self._tasks + self._duplicates + self._rejected + self._blank,
+            tasks=self._tasks,
+            duplicates=self._duplicates,
+            rejected=self._rejected,
+            blank=self._blank,
+        )
+
+    def _fold(self, line: int) -> None:
+        self._folded.append(line)
+        if len(self._folded) >= _TOLD_AT_ONCE:
+            self._tell_folded()
+
+    def _tell_folded(self) -> None:
+        if self._folded:
+            log.warning(
+                "source.lines_rejected",
+                source=self._source,
+                count=len(self._folded),
+                first_line=self._folded[0],
+                last_line=self._folded[-1],
+            )
+            self._folded.clear()

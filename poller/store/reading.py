@@ -1,0 +1,140 @@
+"""What an SQLite state tells of itself: sums, accounts, rejected lines. Only reads, so it works beside a writer."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from poller.model import AccountState, Kind, Rejection, SinkSums, SourceSums, Sums
+from poller.store.faults import translated
+
+TOP_REASONS = 10
+
+
+class StateReader:
+    """A state opened for reading only, for `poller status`."""
+
+    def __init__(self, connection: sqlite3.Connection, place: str) -> None:
+        self._connection = connection
+        self._place = place
+
+    async def sums(self) -> Sums:
+        """Count everything from the rows themselves, as of one instant."""
+        with translated(self._place):
+            self._connection.execute("BEGIN")
+            try:
+                return read_sums(self._connection, {})
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    async def account(self, name: str) -> AccountState:
+        """Return what is remembered of the account."""
+        with translated(self._place):
+            return read_account(self._connection, name, None)
+
+    async def rejections(self) -> Sequence[tuple[str, Rejection]]:
+        """Return every rejected line with its source's name, in input order."""
+        with translated(self._place):
+            return read_rejections(self._connection)
+
+    async def close(self) -> None:
+        """Let go of the state."""
+        self._connection.close()
+
+
+def read_account(connection: sqlite3.Connection, name: str, noted: AccountState | None) -> AccountState:
+    """Return the account's state: the `noted` one where there is one not stored yet, with what is stored of its day."""
+    state = noted or _stored_account(connection, name)
+    row = connection.execute(
+        "SELECT requests FROM account_day WHERE day = ? AND account = (SELECT id FROM account WHERE name = ?)",
+        (state.day, name),
+    ).fetchone()
+    return state if row is None else replace(state, day_requests=max(state.day_requests, row[0]))
+
+
+def _stored_account(connection: sqlite3.Connection, name: str) -> AccountState:
+    row = connection.execute(
+        "SELECT active_at, clean, paused_s, day, pause, pause_detail, resume_at FROM account WHERE name = ?", (name,)
+    ).fetchone()
+    if row is None:
+        return AccountState()
+    active_at, clean, paused_s, day, pause, pause_detail, resume_at = row
+    return AccountState(
+        active_at=active_at,
+        clean=bool(clean),
+        paused_s=paused_s,
+        day=day,
+        pause=pause,
+        pause_detail=pause_detail,
+        resume_at=resume_at,
+    )
+
+
+def read_rejections(connection: sqlite3.Connection) -> list[tuple[str, Rejection]]:
+    """Return every rejected line with its source's name, in input order."""
+    rows = connection.execute(
+        "SELECT s.name, r.line, r.reason, r.excerpt FROM rejection r JOIN source s ON s.id = r.source"
+        " ORDER BY r.source, r.id"
+    )
+    return [(name, Rejection(line=line, reason=reason, excerpt=excerpt)) for name, line, reason, excerpt in rows]
+
+
+def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState]) -> Sums:
+    """Count everything. One pass over the tasks; `finished` is counted from the records, `kinds` from the tasks."""
+    (finished,) = connection.execute("SELECT count(*) FROM record").fetchone()
+    reasons = connection.execute(
+        "SELECT reason, count(*) FROM record WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
+        (TOP_REASONS,),
+    )
+    waiting, looks, kinds = _read_tasks(connection)
+    names = {name for (name,) in connection.execute("SELECT name FROM account")} | noted.keys()
+    return Sums(
+        sources=_read_sources(connection),
+        sinks=_read_sinks(connection),
+        accounts={name: read_account(connection, name, noted.get(name)) for name in sorted(names)},
+        waiting=waiting,
+        finished=finished,
+        looks=looks,
+        kinds=kinds,
+        reasons=tuple(reasons),
+    )
+
+
+def _read_tasks(connection: sqlite3.Connection) -> tuple[int, int, dict[str, int]]:
+    """Return the tasks that wait, all looks, and the finished ones by kind (without a sort of ten million rows)."""
+    per_kind = ", ".join(f"count(*) FILTER (WHERE kind = '{kind}')" for kind in Kind)
+    sql = f"SELECT count(*) - count(kind), coalesce(sum(looks), 0), {per_kind} FROM task"  # noqa: S608 - our own enum
+    waiting, looks, *counts = connection.execute(sql).fetchone()
+    return waiting, looks, {str(kind): count for kind, count in zip(Kind, counts, strict=True) if count}
+
+
+def _read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:
+    rows = connection.execute(
+        "SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id"
+    ).fetchall()
+    return tuple(
+        SourceSums(
+            name=name,
+            lines=lines,
+            tasks=tasks,
+            duplicates=duplicates,
+            rejected=rejected,
+            blank=blank,
+            ended=bool(ended),
+        )
+        for name, lines, tasks, duplicates, rejected, blank, ended in rows
+    )
+
+
+def _read_sinks(connection: sqlite3.Connection) -> tuple[SinkSums, ...]:
+    """A sink that is not attached gets its rows when it is again: until then the records it lacks are counted."""
+    rows = connection.execute(
+        "SELECT name, delivered, attached,"
+        " (SELECT count(*) FROM undelivered u WHERE u.sink = s.id)"
+        " + CASE WHEN attached THEN 0 ELSE (SELECT count(*) FROM record r WHERE r.number > s.filled_to) END,"
+        " (SELECT count(*) FROM dead d WHERE d.sink = s.id)"
+        " FROM sink s ORDER BY id"
+    )
+    return tuple(
+        SinkSums(name=name, delivered=delivered, undelivered=undelivered, dead=dead, attached=bool(attached))
+        for name, delivered, attached, undelivered, dead in rows
+    )
