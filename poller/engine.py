@@ -39,6 +39,7 @@ from poller.record import render
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane looks at the schedule at least so often: wall clocks jump
+WORKERS_A_LOOK = 2  # the gate lets `workers` look at a time; as many more wait for the disk meanwhile
 REFUSALS_AT_START = 2  # one may be a token that was just being replaced
 
 
@@ -95,7 +96,7 @@ class Lane:
         self.save()
         await self._store.flush()  # before the first request: a crash from here on must not forget the window
         async with asyncio.TaskGroup() as workers:
-            for _ in range(self._workers):
+            for _ in range(WORKERS_A_LOOK * self._workers):
                 workers.create_task(self._work())
         self._ended = True
         self._store.release(list(self._claimed))

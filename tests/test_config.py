@@ -118,6 +118,14 @@ def test_an_account_inherits_what_it_does_not_set(toml: Any) -> None:
     assert (us.workers, us.requests, us.polling.jitter, us.polling.longest_gap_s) == (3, 50, 0.5, 60)
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [('"20%"', 0.2), ("0.25", 0.25), ("20000", 20_000), ('"12.5 %"', 0.125), ("0", 0)]
+)
+def test_the_daily_reserve_is_a_share_or_a_number(toml: Any, said: str, meant: float) -> None:
+    assert toml(f"daily_reserve = {said}").daily_reserve == meant
+    assert toml("", environ={"POLLER_DAILY_RESERVE": said.strip('"')}).daily_reserve == meant
+
+
 def test_limits_between_settings_are_judged_after_merging(toml: Any) -> None:
     settings = toml("polling.first_gap_s = 0.1\n[accounts.eu]\npolling.longest_gap_s = 0.5")
     assert settings.account_settings()["eu"].polling.first_gap_s == 0.1
@@ -234,6 +242,8 @@ def test_plain_http_is_for_this_machine_or_for_those_who_say_so(toml: Any, host:
         f"token = '{SECRET}'",
         f"token_env = '{SECRET}'",
         f"requests = '{SECRET}'",
+        f"daily_reserve = '{SECRET}%'",
+        f"proxy = 'http://{SECRET}:{SECRET}'",
         f"base_url = 'https://{SECRET}@api.hubapi.com'",
         f"state = '{SECRET}'",
         f"sinks = ['{SECRET} x']",
@@ -282,6 +292,31 @@ def test_a_byte_order_mark_is_fine(tmp_path: Path) -> None:
 def test_any_flags_give_settings_or_a_config_error(flags: dict[str, str]) -> None:
     with suppress(ConfigError):
         assert describe(load(None, flags, {}, Path("/nonexistent")))
+
+
+VARIABLES = [f"POLLER_{key.upper()}" for key in Settings.model_fields] + [
+    "POLLER_LOG__FORMAT",
+    "POLLER_POLLING__JITTER",
+    "POLLER_ACCOUNTS__EU",
+    "POLLER_ACCOUNTS__EU__WORKERS",
+    "POLLER_ACCOUNTS____",
+    "POLLER_OAUTH__CLIENT_SECRET__X",
+    "POLLER_LOG__",
+]
+VALUES = st.text(max_size=20) | st.sampled_from(
+    ["{}", "[]", '{"a": 1}', '{"a": {"workers": []}}', "null", "1e999", "NaN"]
+)
+
+
+@given(st.dictionaries(st.sampled_from(VARIABLES), VALUES, max_size=4))
+def test_any_variables_give_settings_or_a_config_error(environ: dict[str, str]) -> None:
+    with suppress(ConfigError):
+        assert describe(load(None, {}, environ, Path("/nonexistent")))
+
+
+def test_a_table_in_one_variable_is_refused_with_the_way_to_set_it(toml: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^POLLER_LOG: a table is set key by key, as in POLLER_LOG__FORMAT=json$"):
+        toml("", environ={"POLLER_LOG": "json"})
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ JSON_LIKE = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.dictionaries(st.text().filter(lambda key: key not in {"event", "exc_info"}), JSON_LIKE))
 def test_any_values_give_one_line(values: Mapping[str, Any]) -> None:
     stream = io.StringIO()

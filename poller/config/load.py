@@ -1,5 +1,6 @@
 """Owns where settings come from: flags > environment (`POLLER_…`, `__` nests) > secrets files > TOML > defaults."""
 
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ def _from_variables(variables: Mapping[str, str], toml: Mapping[str, Any]) -> di
     try:
         values = source()
     except SettingsError as error:
-        raise ConfigError(f"{error}; set a table key by key, as in {PREFIX}LOG__FORMAT=json") from None
+        table = next(iter(re.findall(r'field "(\w+)"', str(error))), "accounts")
+        raise ConfigError(f"{variable((table,))}: a table is set key by key, as in {PREFIX}LOG__FORMAT=json") from None
     accounts = values.get("accounts")
     if isinstance(accounts, dict):  # variables know no case, account names do
         names = {name.lower(): name for name in toml.get("accounts", {})}

@@ -44,9 +44,8 @@ def account_name(name: str) -> str:
 
 def share_or_number(value: object) -> object:
     """`0.2` and `"20%"` are a share of the day's quota, `5000` is a number of requests."""
-    if not isinstance(value, str) or not value.strip().endswith("%"):
-        return value
-    return float(value.strip().removesuffix("%")) / 100
+    share = re.fullmatch(r"\s*([0-9]{1,2}(?:\.[0-9]+)?)\s*%\s*", value) if isinstance(value, str) else None
+    return float(share[1]) / 100 if share else value
 
 
 def whole_from_one(value: float) -> float:
