@@ -20,7 +20,7 @@ from poller.client import Connections, HubSpotClient
 from poller.config import AccountSettings, OAuthTable, Settings
 from poller.engine import Lane, Limits, Outlet, Service
 from poller.errors import ConfigError, Exit, PollerError
-from poller.gate import AccountGate, GateLimits
+from poller.gate import AccountGate, GateLimits, enough_workers
 from poller.metrics import Metrics
 from poller.model import Added, Chunk, Sums
 from poller.progress import Progress
@@ -195,7 +195,7 @@ async def _lane(
         gate=gate,
         client=client,
         polling=account.polling_rules(),
-        workers=account.workers,
+        workers=account.workers or enough_workers(account.requests or 0, account.window_s or 10.0),
         metrics=metrics,
         clock=world.clock,
         rng=rng,
@@ -209,12 +209,12 @@ async def _tokens(account: AccountSettings, world: World, connections: Connectio
     if account.oauth is not None:
         return _oauth(account.base_url, account.oauth, world, connections)
     file, variable = account.token_file, account.token_env
-    source = FileToken(file) if file is not None else EnvToken(variable, world.environ)
-    logs.keep_secret(await source.token())
+    source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, world.environ))
+    await source.token()
     return source
 
 
-def _oauth(base_url: str, oauth: OAuthTable, world: World, connections: Connections) -> OAuthToken:
+def _oauth(base_url: str, oauth: OAuthTable, world: World, connections: Connections) -> TokenSource:
     if oauth.client_secret is not None:
         secret = oauth.client_secret.get_secret_value()
     elif oauth.client_secret_env is not None:
@@ -223,7 +223,7 @@ def _oauth(base_url: str, oauth: OAuthTable, world: World, connections: Connecti
         secret = secret_in_file(oauth.client_secret_file or Path())
     variable = oauth.refresh_token_env
     logs.keep_secret(secret)
-    return OAuthToken(
+    source = OAuthToken(
         client_id=oauth.client_id,
         client_secret=secret,
         refresh_token=None if variable is None else secret_in_env(variable, world.environ),
@@ -232,6 +232,22 @@ def _oauth(base_url: str, oauth: OAuthTable, world: World, connections: Connecti
         post=connections.post,
         clock=world.clock,
     )
+    return _HiddenToken(source)
+
+
+class _HiddenToken:
+    """Hands on another source's tokens, each of them known to the log as something never to show."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+
+    async def token(self) -> str:
+        token = await self._source.token()
+        logs.keep_secret(token)
+        return token
+
+    def refused(self, token: str) -> None:
+        self._source.refused(token)
 
 
 async def _run_service(service: Service, settings: Settings, metrics: Metrics, world: World) -> PollerError | None:

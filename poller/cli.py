@@ -75,7 +75,9 @@ def run(
     token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token.")] = None,
     requests: Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window.")] = None,
     window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds.")] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Looks at a time per account. [16]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Looks at a time per account. [16 or as the limit needs]")
+    ] = None,
     deadline_s: Annotated[
         float | None, typer.Option(metavar="S", help="Age at which an unfinished task is timed_out. [86400]")
     ] = None,

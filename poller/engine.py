@@ -39,6 +39,7 @@ from poller.record import render
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane looks at the schedule at least so often: wall clocks jump
+BROKEN_AFTER = 3  # failed looks in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 WORKERS_A_LOOK = 2  # the gate lets `workers` look at a time; as many more wait for the disk meanwhile
 REFUSALS_AT_START = 2  # one may be a token that was just being replaced
 
@@ -105,7 +106,8 @@ class Lane:
     async def _work(self) -> None:
         while (task := await self._next_task()) is not None:
             try:
-                async with self.gate.slot(about=task.key) as slot:
+                about = task.key if task.errors < BROKEN_AFTER else "tasks that are broken by themselves"
+                async with self.gate.slot(about) as slot:
                     answer = await self._client.look(task)
                     slot.answered(answer)
             except GateClosed:

@@ -304,8 +304,30 @@ class SinkSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A record that a sink refused for good."""
+
+    sink: str
+    reason: str
+    refused_at: float
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which finished records are meant; all conditions given must hold."""
+
+    since: float | None = None  # finished at or after this instant
+    kinds: frozenset[str] = frozenset()  # empty: any kind
+    dead: bool = False  # only dead letters of the sink in question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """Everything the store counts, from the rows themselves: the material of the ledger."""
+    """Everything the store counts, from the rows themselves: the material of the ledger.
+
+    Finished tasks that were pruned after their retention stay in `finished`, `looks` and `kinds`.
+    """
 
     sources: tuple[SourceSums, ...]
     sinks: tuple[SinkSums, ...]
@@ -314,7 +336,8 @@ class Sums:
     finished: int
     looks: int
     kinds: Mapping[str, int]
-    reasons: tuple[tuple[str, int], ...]  # most frequent first, at most ten
+    reasons: tuple[tuple[str, int], ...]  # of records still kept, most frequent first, at most ten
+    pruned: int = 0  # finished tasks whose rows are gone
 
 
 JsonObject = dict[str, Any]

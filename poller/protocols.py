@@ -12,11 +12,13 @@ from poller.model import (
     Added,
     Answer,
     Chunk,
+    DeadLetter,
     Delivery,
     Pause,
     Position,
     Rejection,
     Retry,
+    Selection,
     Settled,
     Sums,
     Task,
@@ -191,6 +193,24 @@ class Store(Protocol):
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
         """Note a sink's position by itself, after `Sink.open`."""
+        ...
+
+    async def replay(self, sink: str, selection: Selection) -> int:
+        """Put the selected records, as far as they are kept, into the sink's outbox again, dead letters revived; return
+        how many. A record that is undelivered already stays as it is. The sink must be known to the store."""
+        ...
+
+    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first."""
+        ...
+
+    async def records(self, after: int, limit: int) -> list[Delivery]:
+        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+        ...
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget up to `limit` tasks that finished before the instant and owe nothing to any attached sink; return how
+        many. Their counts stay in `sums`. A pruned id that is fed again is a new task."""
         ...
 
     # --- reporting

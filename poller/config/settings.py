@@ -132,7 +132,7 @@ class AccountSettings(BaseModel):
         Field(ge=0, allow_inf_nan=False),
     ] = 0.1  # a share below 1, else a number of requests
     time_zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
-    workers: Annotated[Count, Field(le=1024)] = 16
+    workers: Annotated[Annotated[Count, Field(le=1024)] | None, Word] = None  # None: 16, more where the limit needs it
     deadline_s: Annotated[Seconds, Field(le=10 * 366 * 86_400)] = _RULES.deadline_s
     request_timeout_s: Annotated[Seconds, Field(le=600)] = 30.0
     max_body_bytes: Annotated[Count, Field(ge=1024, le=2**30)] = 2**20

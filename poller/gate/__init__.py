@@ -3,6 +3,6 @@
 `account.py` lets requests through; `window.py`, `quota.py`, `pause.py` and `weather.py` each know one reason to wait.
 """
 
-from poller.gate.account import AccountGate, GateLimits
+from poller.gate.account import AccountGate, GateLimits, enough_workers
 
-__all__ = ["AccountGate", "GateLimits"]
+__all__ = ["AccountGate", "GateLimits", "enough_workers"]

@@ -40,6 +40,7 @@ from poller.protocols import Clock, Slot
 
 log = structlog.get_logger()
 
+USUAL_LATENCY_S = 0.4  # of a slow answer that is still usual
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.03  # of all requests; HubSpot asks for less than 5 % a day
 MOST_LIMITS_LOGGED = 20  # different ones an account, in case the headers change all the time
@@ -51,10 +52,16 @@ class GateLimits:
 
     requests: int | None = None  # in any rolling `window_s`; None: 100, until HubSpot's headers tell
     window_s: float | None = None  # None: 10
-    workers: int = 16  # most requests in flight
+    workers: int | None = None  # most requests in flight; None: 16, or more where the limit needs them
     daily_limit: int | None = None
     daily_reserve: float = 0.1  # left to the account's other apps: a share below 1, or a number of requests
     time_zone: str = "UTC"  # the account's own: its day ends at midnight there
+
+
+def enough_workers(requests: float, window_s: float) -> int:
+    """Return how many requests in flight can use a limit up at any usual latency: 16, by Little's law more for high
+    limits. Fewer would waste quota; many more would only wait, and all fail together when the API hangs."""
+    return max(16, math.ceil(USUAL_LATENCY_S * requests / window_s))
 
 
 class AccountGate:
@@ -77,7 +84,9 @@ class AccountGate:
         self._monotonic = monotonic
         self._rng = rng
         self._windows = AccountWindows(limits.requests, limits.window_s)
-        self._concurrency = Concurrency(limits.workers)
+        own = self._windows.own
+        self._workers = limits.workers
+        self._concurrency = Concurrency(limits.workers or enough_workers(own.limit, own.window_s))
         self._weather = Weather()
         self._pause = LanePause(account, monotonic=monotonic, paused_s=state.paused_s)
         self._quota = DailyQuota(
@@ -218,7 +227,10 @@ class AccountGate:
     def _learn_limits(self, limits: Limits) -> None:
         if (window := self._windows.learn(limits)) is None:
             return
-        self._turnstile.set_pace(self._windows.tighter)
+        tighter = self._windows.tighter
+        self._turnstile.set_pace(tighter)
+        if self._workers is None:
+            self._concurrency.workers = enough_workers(tighter.limit, tighter.window_s)
         if window not in self._logged and len(self._logged) < MOST_LIMITS_LOGGED:
             self._logged.add(window)
             log.info("lane.limit_learned", account=self._account, requests=window.limit, window_s=window.window_s)
