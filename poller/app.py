@@ -265,7 +265,7 @@ async def _run_service(service: Service, settings: Settings, metrics: Metrics, w
                     watcher.cancel()
     except* PollerError as errors:
         ended_by = _first(errors)
-    return ended_by
+    return ended_by or next((outlet.stopped_by for outlet in service.outlets if outlet.stopped_by), None)
 
 
 def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:

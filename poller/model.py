@@ -248,6 +248,7 @@ class Retry:
 
     reason: str
     wait_s: float
+    position: bytes | None = None  # where the sink stands now, when that changed all the same
 
 
 # --- reporting -------------------------------------------------------------------------------------------------------

@@ -1,31 +1,23 @@
-"""The work: lanes that look, outlets that deliver, and the service that runs and drains them together.
-
-A lane's work loop is the product: claim, pass the gate, look, decide, record. Nothing here knows HTTP, SQL or a file.
-"""
+"""A lane: one account at work. Its work loop is the product: claim, pass the gate, look, decide, record."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
 
 import structlog
 
 from poller.errors import GaveUp, TokenRefused
 from poller.metrics import Metrics
 from poller.model import (
-    Added,
-    Chunk,
-    Delivery,
     Finish,
     LookAgain,
     Outcome,
     Pause,
     Record,
     Refused,
-    Retry,
     Running,
     Settled,
     Task,
@@ -33,7 +25,7 @@ from poller.model import (
     Unreachable,
 )
 from poller.policy import Polling, decide
-from poller.protocols import Clock, Gate, GateClosed, Sink, StatusClient, Store
+from poller.protocols import Clock, Gate, GateClosed, StatusClient, Store
 from poller.record import render
 
 log = structlog.get_logger()
@@ -225,172 +217,3 @@ def _says(outcome: Outcome) -> str | int | None:
             return word
         case _:
             return getattr(outcome, "status", getattr(outcome, "code", None))
-
-
-class Outlet:
-    """One sink and its outbox: delivers in order, at its own pace, and holds up nobody else."""
-
-    BATCH = 500  # records a write
-    LINGER_S = 0.1  # lets a batch gather, so that a sink syncs ten times a second at most
-
-    def __init__(self, sink: Sink, *, store: Store, metrics: Metrics, clock: Clock, give_up_s: float | None) -> None:
-        self.sink = sink
-        self.backlog_reason: str | None = None  # why the sink takes nothing now
-        self._store = store
-        self._metrics = metrics
-        self._clock = clock
-        self._give_up_s = give_up_s
-        self._failing_since: float | None = None
-        self._woken = asyncio.Event()
-        self._ending = False
-
-    async def open(self, position: bytes | None) -> None:
-        """Make the sink ready. Raises `SinkError` where a person must act."""
-        following = await self._store.undelivered(self.sink.name, self.BATCH)
-        await self._store.note_position(self.sink.name, await self.sink.open(position, following))
-
-    async def run(self) -> None:
-        """Deliver until `end` was called and the outbox is empty."""
-        while True:
-            self._woken.clear()
-            if batch := await self._store.undelivered(self.sink.name, self.BATCH):
-                await self._deliver(batch)
-            elif self._ending:
-                return
-            else:
-                await self._woken.wait()
-                await asyncio.sleep(0 if self._ending else self.LINGER_S)
-
-    async def _deliver(self, batch: Sequence[Delivery]) -> None:
-        match await self.sink.write(batch):
-            case Retry(reason=reason, wait_s=wait_s):
-                self._note_failure(reason)
-                await asyncio.sleep(wait_s)
-            case written:
-                self._note_success()
-                await self._store.delivered(self.sink.name, batch, written)
-                self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
-
-    def _note_failure(self, reason: str) -> None:
-        now = self._clock()
-        if self._failing_since is None:
-            self._failing_since = now
-        if reason != self.backlog_reason:
-            log.warning("sink.failed", sink=self.sink.name, reason=reason)
-        self.backlog_reason = reason
-        if self._give_up_s is not None and now - self._failing_since >= self._give_up_s:
-            raise GaveUp(f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s; nothing is lost")
-
-    def _note_success(self) -> None:
-        if self._failing_since is not None:
-            log.info("sink.recovered", sink=self.sink.name, failed_s=round(self._clock() - self._failing_since, 3))
-        self._failing_since = self.backlog_reason = None
-
-    def wake(self) -> None:
-        """There may be records to deliver."""
-        self._woken.set()
-
-    def end(self) -> None:
-        """Return from `run` as soon as everything is delivered."""
-        self._ending = True
-        self.wake()
-
-
-Feed = Callable[[Callable[[Chunk, Added], None]], Coroutine[Any, Any, None]]
-
-
-class Service:
-    """A whole run: feeding, lanes and outlets, from the first line to the last delivery."""
-
-    BEAT_S = 5.0  # how often a lane's state is noted, so that a restart knows the account was in use
-
-    def __init__(
-        self, *, store: Store, metrics: Metrics, clock: Clock, feed: Feed, endless: bool, shutdown_s: float
-    ) -> None:
-        self.lanes: dict[str, Lane] = {}
-        self.outlets: list[Outlet] = []
-        self.fed = False  # the input has ended
-        self.draining = False
-        self._store = store
-        self._metrics = metrics
-        self._clock = clock
-        self._feed = feed
-        self._endless = endless
-        self._shutdown_s = shutdown_s
-        self._done = asyncio.Event()
-        self._limit: asyncio.Timeout | None = None
-
-    async def run(self) -> bool:
-        """Run to the end of the work, or until `drain`. Return False when draining took longer than allowed."""
-        try:
-            async with asyncio.timeout(self._shutdown_s if self.draining else None) as self._limit:
-                await self._run()
-        except TimeoutError:
-            if self._limit is None or not self._limit.expired():
-                raise
-            log.warning("run.drain_timed_out", shutdown_s=self._shutdown_s)
-            return False
-        return True
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as delivering:
-            for outlet in self.outlets:
-                delivering.create_task(outlet.run())
-            beating = delivering.create_task(self._beat())
-            await self._look_until_done()
-            beating.cancel()
-            for outlet in self.outlets:
-                outlet.end()
-
-    async def _look_until_done(self) -> None:
-        async with asyncio.TaskGroup() as looking:
-            for lane in self.lanes.values():
-                looking.create_task(lane.run())
-            feeding = looking.create_task(self._feed_all())
-            await self._done.wait()
-            feeding.cancel()
-            for lane in self.lanes.values():
-                lane.stop()
-
-    async def _feed_all(self) -> None:
-        await self._feed(self._on_fed)
-        self.fed = True
-        self._end_if_idle()
-
-    async def _beat(self) -> None:
-        while True:
-            for lane in self.lanes.values():
-                lane.save()
-            self._store.beat()
-            await asyncio.sleep(self.BEAT_S)
-
-    def pauses(self) -> dict[str, str]:
-        """Return what is paused now, lanes and sinks, each with the reason."""
-        lanes = {lane.account: lane.gate.pause for lane in self.lanes.values()}
-        sinks = {outlet.sink.name: outlet.backlog_reason for outlet in self.outlets}
-        return {name: str(reason) for name, reason in (lanes | sinks).items() if reason is not None}
-
-    def _on_fed(self, chunk: Chunk, added: Added) -> None:
-        self._metrics.fed(chunk, added)
-        for account in {line.account for line in chunk.fed}:
-            self.lanes[account].wake()
-
-    def on_recorded(self, record: Record | None) -> None:
-        """A lane has recorded a look; with a record, the outlets have work."""
-        if record is not None:
-            for outlet in self.outlets:
-                outlet.wake()
-            self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        if self.fed and not self._endless and self._metrics.waiting == 0:
-            self._done.set()
-
-    def drain(self) -> None:
-        """Claim nothing more, finish what is in flight, deliver, end; within `shutdown_s`."""
-        if not self.draining:
-            self.draining = True
-            log.info("run.draining", waiting=self._metrics.waiting, shutdown_s=self._shutdown_s)
-            self._done.set()
-            if self._limit is not None:
-                self._limit.reschedule(asyncio.get_running_loop().time() + self._shutdown_s)
