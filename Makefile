@@ -33,7 +33,7 @@ check: lint test ## Lint, format, types, layers, tests: exactly what CI runs
 lock: $(READY) ## Pin the image's dependencies anew, with hashes
 	$(PIP) install 'uv>=0.9'
 	rm -f requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra postgres --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean: ## Remove the environment and every cache

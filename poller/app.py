@@ -5,12 +5,11 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import orjson
 import structlog
 from rich.console import Console
 
@@ -20,15 +19,15 @@ from poller.client import Connections, HubSpotClient
 from poller.config import AccountSettings, OAuthTable, Settings
 from poller.engine import Lane, Limits, Outlet, Service
 from poller.errors import ConfigError, Exit, PollerError
-from poller.gate import AccountGate, GateLimits, enough_workers
+from poller.gate import AccountGate, GateLimits
 from poller.metrics import Metrics
 from poller.model import Added, Chunk, Sums
 from poller.progress import Progress
 from poller.protocols import Clock, Store, TokenSource
-from poller.report import exit_code, imbalances, summary
-from poller.sinks import make_sink
-from poller.source import Feeding, check_readable, feed
-from poller.store import StateReader, last_beat, open_store, read_store
+from poller.report import exit_code, imbalances, summary, troubles
+from poller.sinks import Surroundings, make_sinks
+from poller.source import STDIN, Feeding, check_readable, feed, follow, source_name
+from poller.store import open_store
 from poller.tokens import EnvToken, FileToken, OAuthToken, secret_in_env, secret_in_file
 
 log = structlog.get_logger()
@@ -89,7 +88,8 @@ async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
 
     Raises `PollerError` where the run cannot begin; what ends it later is told after the summary.
     """
-    check_readable([name for name in inputs if name != "-"])
+    if not settings.follow:
+        check_readable(inputs)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=world.clock)
@@ -99,7 +99,8 @@ async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
         world.on_service(service)
         error = await _run_service(service, settings, metrics, world)
         sums = await store.sums()
-    return _conclude(sums, metrics, error)
+    is_all_fed = service.fed and not settings.follow
+    return _conclude(sums, metrics, error, unfed=_nothing_fed(sums, metrics, inputs) if is_all_fed else None)
 
 
 async def _assemble(
@@ -118,11 +119,28 @@ async def _assemble(
     )
 
     async def feed_all(on_chunk: Callable[[Chunk, Added], None]) -> None:
-        for spec in inputs:
-            await feed(spec, store, feeding, stdin=world.stdin, on_chunk=on_chunk)
+        if settings.follow:
+            await follow_all(on_chunk)
+        else:
+            for spec in inputs:
+                await feed(spec, store, feeding, stdin=world.stdin, on_chunk=on_chunk)
+
+    async def follow_all(on_chunk: Callable[[Chunk, Added], None]) -> None:
+        async with asyncio.TaskGroup() as following:
+            for spec in {source_name(spec): spec for spec in inputs}.values():
+                if spec == STDIN:
+                    following.create_task(feed(spec, store, feeding, stdin=world.stdin, on_chunk=on_chunk))
+                else:
+                    following.create_task(follow(spec, store, feeding, on_chunk=on_chunk))
 
     service = Service(
-        store=store, metrics=metrics, clock=world.clock, feed=feed_all, endless=False, shutdown_s=settings.shutdown_s
+        store=store,
+        metrics=metrics,
+        clock=world.clock,
+        feed=feed_all,
+        endless=settings.follow,
+        shutdown_s=settings.shutdown_s,
+        retention_s=settings.retention_s,
     )
     service.outlets = await _open_outlets(settings, world, metrics, store, stack)
     connections = await stack.enter_async_context(world.connections(settings))
@@ -144,9 +162,10 @@ async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], s
 async def _open_outlets(
     settings: Settings, world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
 ) -> list[Outlet]:
+    around = Surroundings(clock=world.clock, rng=world.rng, environ=world.environ, hidden=settings.secret_variables())
     outlets = [
-        Outlet(make_sink(spec), store=store, metrics=metrics, clock=world.clock, give_up_s=settings.give_up_s)
-        for spec in settings.sinks or [DEFAULT_SINK]
+        Outlet(sink, store=store, metrics=metrics, clock=world.clock, give_up_s=settings.give_up_s)
+        for sink in make_sinks(settings.sinks or [DEFAULT_SINK], around)
     ]
     positions = await store.attach_sinks([outlet.sink.name for outlet in outlets])
     for outlet in outlets:
@@ -166,6 +185,7 @@ async def _lane(
     service: Service,
 ) -> Lane:
     rng = random.Random(world.rng.getrandbits(64))  # noqa: S311 - spreads looks, keeps no secret
+    tokens = await _tokens(account, world, connections)
     gate = AccountGate(
         name,
         GateLimits(
@@ -180,12 +200,13 @@ async def _lane(
         clock=world.clock,
         monotonic=asyncio.get_running_loop().time,
         rng=rng,
+        has_new_token=tokens.has_news,
     )
     client = HubSpotClient(
         connections,
         base_url=account.base_url,
         status_path=account.status_path,
-        tokens=await _tokens(account, world, connections),
+        tokens=tokens,
         request_timeout_s=account.request_timeout_s,
         max_body_bytes=account.max_body_bytes,
     )
@@ -195,11 +216,13 @@ async def _lane(
         gate=gate,
         client=client,
         polling=account.polling_rules(),
-        workers=account.workers or enough_workers(account.requests or 0, account.window_s or 10.0),
         metrics=metrics,
         clock=world.clock,
         rng=rng,
-        limits=Limits(give_up_s=settings.give_up_s, needs_token=len(settings.account_settings()) == 1),
+        limits=Limits(
+            give_up_s=settings.give_up_s,
+            needs_token=len(settings.account_settings()) == 1 and not settings.follow,
+        ),
         on_recorded=service.on_recorded,
     )
 
@@ -249,6 +272,9 @@ class _HiddenToken:
     def refused(self, token: str) -> None:
         self._source.refused(token)
 
+    def has_news(self) -> bool:
+        return self._source.has_news()
+
 
 async def _run_service(service: Service, settings: Settings, metrics: Metrics, world: World) -> PollerError | None:
     """Run the service beside its summary lines and its display. Return what ended it before its work was done."""
@@ -288,28 +314,37 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             looks=metrics.looks,
             kinds=dict(metrics.kinds),
             outcomes=dict(metrics.outcomes),
+            troubles=dict(metrics.troubles),
             delivered=dict(metrics.delivered),
             paused=dict(service.pauses()),
         )
 
 
-def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None) -> Exit:
+def _nothing_fed(sums: Sums, metrics: Metrics, inputs: Sequence[str]) -> str | None:
+    """Return what to say where the input brought nothing to do; None where it did."""
+    if metrics.tasks or metrics.duplicates:
+        return None
+    if metrics.rejected:
+        return "no usable id in the input; `poller status --rejected` lists each line with its reason"
+    if sums.waiting or sums.finished:
+        return None
+    return "the input holds no id" if inputs else "no input was given, and the state holds no tasks: poller run FILE"
+
+
+def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed: str | None) -> Exit:
     """Print the closing summary; return the exit code."""
-    _say(summary(sums))
-    broken = imbalances(sums)
-    if broken:
+    _say("\n".join(filter(None, (summary(sums), troubles(metrics.troubles)))))
+    code, message = exit_code(sums), None
+    if broken := imbalances(sums):
         log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])
         code = Exit.INTERNAL
     elif error is not None:
-        code = error.exit_code
-    elif metrics.tasks + metrics.duplicates == 0 and (metrics.rejected or not sums.finished + sums.waiting):
-        code = Exit.NO_INPUT
-        _say("poller: no usable id in the input; see `poller status --rejected`")
-    else:
-        code = exit_code(sums)
-    if error is not None:
-        _say(f"poller: {error}")
-    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting)
+        code, message = error.exit_code, str(error)
+    elif unfed is not None:
+        code, message = Exit.NO_INPUT, unfed
+    if message is not None:
+        _say(f"poller: {message}")
+    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, looks=metrics.looks)
     return code
 
 
@@ -320,39 +355,3 @@ def _say(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         pass
-
-
-# --- commands that only look -----------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _reading(settings: Settings) -> AsyncIterator[StateReader]:
-    reader = await read_store(settings.state)
-    try:
-        yield reader
-    finally:
-        await reader.close()
-
-
-async def print_status(settings: Settings) -> None:
-    """Print the ledger and the pauses of a state, which may be in use."""
-    async with _reading(settings) as store:
-        sys.stdout.write(summary(await store.sums()) + "\n")
-
-
-async def print_rejected(settings: Settings) -> None:
-    """Print every rejected line as a JSON object a line."""
-    async with _reading(settings) as store:
-        for source, rejection in await store.rejections():
-            line = {"source": source, "line": rejection.line, "reason": rejection.reason, "excerpt": rejection.excerpt}
-            sys.stdout.write(orjson.dumps(line).decode() + "\n")
-
-
-def sign_of_life(settings: Settings, max_age_s: float) -> tuple[str, bool]:
-    """Return what to say of the run that owns the state, and whether it showed life within `max_age_s`."""
-    beat = last_beat(settings.state)
-    if beat is None:
-        return f"no run is at work on {settings.state}", False
-    pid, at = beat
-    age_s = time.time() - at
-    return f"process {pid} showed life {age_s:.0f} s ago", age_s <= max_age_s

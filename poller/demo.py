@@ -25,15 +25,21 @@ def run_demo(directory: Path, *, imports: int, seed: int) -> Exit:
     api = SandboxApi(
         Scenario(seed=seed, requests=200, window_s=2.0, durations=parse_durations("lognormal:5,0.5")), time.time
     )
-    _say(f"HubSpot is simulated: a server of this process on loopback, {imports:,} imports, 200 requests per 2 s.")
-    code = asyncio.run(_run(api, directory, imports))
-    stats = api.stats()
     _say(
-        f"the simulated HubSpot counted {stats.requests_total:,} requests, at most {stats.max_in_window} in any 2 s "
-        f"(200 allowed), and answered {stats.throttled_total} with 429\n"
-        f"finished tasks: {directory / FILES[1]}"
+        "HubSpot is simulated here: a server on this machine's loopback that allows 200 requests per 2 s.\n"
+        f"Starting {imports:,} imports, then polling each until it has its outcome; some fail on purpose."
     )
-    return Exit.ALL_COMPLETE if code is Exit.NOT_ALL_COMPLETE else code  # some imports fail on purpose
+    code = asyncio.run(_run(api, directory, imports))
+    if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
+        return code
+    stats, ids, finished = api.stats(), directory / FILES[0], directory / FILES[1]
+    _say(
+        f"\nThe simulated HubSpot counted {stats.requests_total:,} requests, at most {stats.max_in_window} in any 2 s "
+        f"(200 allowed), and answered {stats.throttled_total:,} with 429.\n"
+        f"The finished tasks, one JSON object a line: {finished}\n"
+        f"With your own token and ids it is: HUBSPOT_TOKEN=… poller run {ids.name} --sink jsonl:{finished.name}"
+    )
+    return Exit.ALL_COMPLETE
 
 
 def _make_ready(directory: Path) -> None:
@@ -55,7 +61,7 @@ async def _run(api: SandboxApi, directory: Path, imports: int) -> Exit:
         lines = await _start_imports(base_url, urls, api.scenario.window_s)
         ids = directory / FILES[0]
         ids.write_bytes(b"".join(line + b"\n" for line in lines))
-        _say(f"started {imports:,} imports; their ids are in {ids}\n")
+        _say(f"Their ids, with the URL that each came from: {ids}\n")
         return await run_here(_settings(base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
 
 
@@ -92,3 +98,4 @@ async def _start(session: aiohttp.ClientSession, url: str) -> bytes:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

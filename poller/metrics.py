@@ -6,7 +6,7 @@ The ledger does not use them; it counts the store's rows.
 from collections import Counter
 from dataclasses import dataclass, field
 
-from poller.model import Added, Chunk, Kind, Sums
+from poller.model import Added, Chunk, Kind, Outcome, Refused, Sums, Throttled, Unreachable
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class Metrics:
     rejected: int = 0
     looks: int = 0  # answers of this run
     outcomes: Counter[str] = field(default_factory=Counter)  # looks of this run by outcome class, lower case
+    troubles: Counter[str] = field(default_factory=Counter)  # looks of this run that told nothing of a task, by reason
     delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
 
     def begin(self, sums: Sums) -> None:
@@ -43,9 +44,14 @@ class Metrics:
         self.rejected += len(chunk.rejected)
         self.waiting += added.tasks
 
-    def looked(self, outcome: object) -> None:
+    def looked(self, outcome: Outcome) -> None:
         self.looks += 1
         self.outcomes[type(outcome).__name__.lower()] += 1
+        match outcome:
+            case Unreachable(reason=reason) | Refused(reason=reason):
+                self.troubles[reason] += 1
+            case Throttled(policy=policy):
+                self.troubles[f"throttled_{policy}"] += 1
 
     def finish(self, kind: Kind) -> None:
         self.waiting -= 1

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,25 +11,43 @@ from rich.table import Table
 from rich.text import Text
 
 from poller.metrics import Metrics
-from poller.model import Kind
+from poller.model import Kind, Pause
 from poller.protocols import Clock
 
 REDRAW_S = 0.25
-MEMORY_S = 60.0  # rates are taken over this long
+REQUESTS_OVER_S = 10.0  # HubSpot's own window
+FINISHED_OVER_S = 30.0
+LEAST_FINISHED = 5  # fewer in that time foretell nothing
 
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
+WORDS: Mapping[str, str] = {
+    Pause.THROTTLED: "HubSpot asks for fewer requests; goes on when its window has passed",
+    Pause.DAILY_QUOTA: "the day's quota is used, but for your reserve; goes on after the account's midnight",
+    Pause.TOKEN_REFUSED: "HubSpot refuses the token; replace it, the run goes on by itself",
+    Pause.SCOPE_MISSING: "the token lacks a scope; grant it, the run goes on by itself",
+    Pause.WRONG_PATH: "HubSpot does not know the path; see --base-url and --status-path",
+    Pause.MIGRATING: "HubSpot is moving the account to another data centre; goes on by itself",
+    Pause.OUTAGE: "HubSpot does not answer; asking now and then, goes on by itself",
+}
 
 
 class Progress:
     """Draws until cancelled: done of known, kinds, looks, rates, pauses, and when it may be finished."""
 
     def __init__(
-        self, metrics: Metrics, *, clock: Clock, pauses: Callable[[], Mapping[str, str]], ended: Callable[[], bool]
+        self,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        pauses: Callable[[], Mapping[str, str]],
+        ended: Callable[[], bool],
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._pauses = pauses  # account → why it is paused
+        self._pauses = pauses  # account or sink → why it waits
         self._ended = ended  # whether the input has ended, so that "known" is all
+        self._draining = draining
         self._samples: deque[tuple[float, int, int]] = deque()  # instant, looks, finished
 
     async def show(self, console: Console) -> None:
@@ -44,48 +62,63 @@ class Progress:
 
     def draw(self) -> RenderableType:
         """Return the display as of now."""
-        metrics, (looks_per_s, finished_per_s) = self._metrics, self._rates()
+        self._sample()
+        return Group(self._bar(), self._looks(), *self._remarks())
+
+    def _bar(self) -> RenderableType:
+        metrics = self._metrics
         table = Table.grid(padding=(0, 2))
         table.add_row(
             ProgressBar(total=max(metrics.known, 1), completed=metrics.finished, width=32),
             Text(f"{metrics.finished:,} of {metrics.known:,}{'' if self._ended() else '+'} done", style="bold"),
-            Text(f"{metrics.looks:,} looks"),
-            Text(f"{looks_per_s:.1f} requests/s"),
-            Text(self._eta(finished_per_s)),
+            Text(self._left()),
         )
-        lines: list[RenderableType] = [table]
-        if metrics.finished:
-            lines.append(self._kinds())
-        if metrics.rejected:
-            lines.append(Text(f"{metrics.rejected:,} input lines rejected", style="yellow"))
-        lines += [Text(f"{account} paused: {why}", style="yellow") for account, why in self._pauses().items()]
-        return Group(*lines)
+        return table
+
+    def _looks(self) -> Text:
+        looks = self._metrics.looks
+        return Text(f"{looks:,} looks, {self._per_s(1, REQUESTS_OVER_S):.1f} per second", style="dim")
+
+    def _remarks(self) -> Iterator[RenderableType]:
+        if self._metrics.finished:
+            yield self._kinds()
+        if self._metrics.rejected:
+            yield Text(f"{self._metrics.rejected:,} input lines rejected", style="yellow")
+        if self._draining():
+            yield Text("stopping: finishing what is in flight; Ctrl-C again stops at once", style="yellow")
+        for name, reason in self._pauses().items():
+            yield Text(f"{name} waits: {WORDS.get(reason, reason)}", style="yellow")
 
     def _kinds(self) -> Text:
         counts = [(kind, self._metrics.kinds[kind]) for kind in Kind if self._metrics.kinds[kind]]
         return Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
 
-    def _rates(self) -> tuple[float, float]:
+    def _sample(self) -> None:
         now = self._clock()
         self._samples.append((now, self._metrics.looks, self._metrics.finished))
-        while now - self._samples[0][0] > MEMORY_S:
+        while now - self._samples[0][0] > FINISHED_OVER_S:
             self._samples.popleft()
-        then, looks, finished = self._samples[0]
-        elapsed_s = now - then
-        if elapsed_s <= 0:
-            return 0.0, 0.0
-        return (self._metrics.looks - looks) / elapsed_s, (self._metrics.finished - finished) / elapsed_s
 
-    def _eta(self, finished_per_s: float) -> str:
+    def _grown(self, what: int, over_s: float) -> tuple[float, int]:
+        """Return in how many seconds, at most `over_s`, a sampled number grew by how much."""
+        last = self._samples[-1]
+        first = next(sample for sample in self._samples if last[0] - sample[0] <= over_s)
+        return last[0] - first[0], int(last[what] - first[what])
+
+    def _per_s(self, what: int, over_s: float) -> float:
+        elapsed_s, grown = self._grown(what, over_s)
+        return grown / elapsed_s if elapsed_s > 0 else 0.0
+
+    def _left(self) -> str:
         if not self._metrics.waiting:
             return "" if self._ended() else "waiting for input"
-        if finished_per_s <= 0:
-            return "time left unknown"
-        return f"about {human(self._metrics.waiting / finished_per_s)} left"
+        if self._pauses() or self._grown(2, FINISHED_OVER_S)[1] < LEAST_FINISHED:
+            return ""
+        return f"about {human(self._metrics.waiting / self._per_s(2, FINISHED_OVER_S))} left"
 
 
 def human(seconds: float) -> str:
     """Return a duration as a person would say it, such as `3 min` or `5.6 h`."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -39,6 +39,11 @@ class TokenSource(Protocol):
         """HubSpot refused `token`: the next `token()` must read or refresh it anew."""
         ...
 
+    def has_news(self) -> bool:
+        """Whether a person changed what the next `token()` reads. Cheap, without network; asked every few seconds
+        while the token is refused, so that a remedy works at once."""
+        ...
+
 
 class StatusClient(Protocol):
     """Makes one look. One client an account; all share the connections."""
@@ -64,6 +69,11 @@ class Gate(Protocol):
     @property
     def pause(self) -> Pause | None:
         """Why no requests leave now; None while they do. Single probes may leave during a pause."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many requests may be in flight at once, at most; grows when a higher limit is learned."""
         ...
 
     @property

@@ -1,5 +1,6 @@
 """The ledger: where every line, task and record went, whether the sums agree, and how that reads. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -101,3 +102,11 @@ def _kinds(sums: Sums) -> str:
 def _looks(sums: Sums) -> str:
     tasks = sums.waiting + sums.finished
     return f"looks\n  {sums.looks:>9,}  in all, {sums.looks / tasks:.2f} per task" if tasks else ""
+
+
+def troubles(counts: Mapping[str, int]) -> str:
+    """Return which looks of this run told nothing of their task, by reason; empty when all did."""
+    if not counts:
+        return ""
+    rows = sorted(counts.items(), key=lambda reason: (-reason[1], reason[0]))
+    return "\n".join(["looks of this run that told nothing", *(f"  {count:>9,}  {reason}" for reason, count in rows)])

@@ -49,6 +49,9 @@ class EnvToken:
     def refused(self, token: str) -> None:
         """Nothing to read anew."""
 
+    def has_news(self) -> bool:
+        return False
+
 
 class FileToken:
     """A token in a file, such as a Docker or Kubernetes secret; read again when refused and when the file changes."""
@@ -64,15 +67,17 @@ class FileToken:
         """Return what the file holds. Raises `ConfigError` where it is missing, empty or cannot hold a token."""
         identity = _identity(self._path)
         if self._token is None or identity != self._seen:
-            self._token = None
+            self._token, self._seen = None, identity
             self._token = secret_in_file(self._path)
-            self._seen = identity
         return self._token
 
     def refused(self, token: str) -> None:
         """Read the file again next time, even if it looks unchanged."""
         if token == self._token:
             self._token = None
+
+    def has_news(self) -> bool:
+        return _is_new(self._path, self._seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class OAuthToken:
     ) -> None:
         self._client_id, self._client_secret = client_id, client_secret
         self._refresh_token, self._file = refresh_token, refresh_token_file
+        self._file_seen: tuple[int, ...] = ()  # the file's identity when it was read last
         self._token_url, self._post, self._clock = token_url, post, clock
         self._access: _Access | None = None
         self._renewing = asyncio.Lock()
@@ -122,6 +128,10 @@ class OAuthToken:
         if self._access is not None and token == self._access.token:
             self._access = None
 
+    def has_news(self) -> bool:
+        """A person may have put another refresh token into the file."""
+        return self._failure is not None and self._file is not None and _is_new(self._file, self._file_seen)
+
     def _others_see_to(self, access: _Access) -> bool:
         return self._renewing.locked() and self._clock() < access.ends_at
 
@@ -130,7 +140,8 @@ class OAuthToken:
         now = self._clock()
         if self._access is not None and now < self._access.refresh_at:
             return self._access.token  # somebody else renewed it meanwhile
-        if not now < self._quiet_until <= now + LONGEST_BACKOFF_S:  # beyond that the clock was set back
+        is_quiet = now < self._quiet_until <= now + LONGEST_BACKOFF_S  # beyond that the clock was set back
+        if not is_quiet or self.has_news():
             await self._renew()
         access = self._access
         if access is not None and self._clock() < access.ends_at:
@@ -174,6 +185,7 @@ class OAuthToken:
     def _current_refresh_token(self) -> str:
         """The file wins once it exists: it holds the newest one, and a person may put another there."""
         if self._file is not None and (self._refresh_token is None or self._file.exists()):
+            self._file_seen = _identity(self._file)
             return secret_in_file(self._file)
         if self._refresh_token is None:
             raise ConfigError("oauth: there is no refresh token: set refresh_token_env or refresh_token_file")
@@ -232,6 +244,13 @@ def _identity(path: Path) -> tuple[int, ...]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the secret in {path}: {_why(error)}") from None
     return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
+
+
+def _is_new(path: Path, seen: tuple[int, ...]) -> bool:
+    try:
+        return _identity(path) != seen
+    except ConfigError:  # there is nothing to read
+        return False
 
 
 def _why(error: Exception) -> str:

@@ -1,13 +1,18 @@
 """Wires virtual time into every async test, and gives tests their clock, their chance and their log."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import structlog
 
+from poller.protocols import Clock, Store
+from poller.store import open_store
+from tests.postgres import fresh_schema, running_server
+from tests.store_makers import Open
 from tests.virtual import EPOCH, VirtualLoop, loop_time
 
 
@@ -53,3 +58,55 @@ def events() -> Iterator[list[MutableMapping[str, Any]]]:
     """Return the log events of the test, as dicts with `event` and `log_level`."""
     with structlog.testing.capture_logs() as captured:
         yield captured
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Return the URL of a PostgreSQL server, started on first use."""
+    with running_server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Return the URL of a state in PostgreSQL that does not exist yet."""
+    with fresh_schema(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(params=["file", "memory", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a new state, of each kind in turn."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path}/poller.db" if request.param == "file" else "sqlite:///:memory:"
+
+
+@pytest.fixture
+async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
+    """Return a new store, of each kind in turn."""
+    opened = await open_store(url, clock=clock)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=["file", "postgres"])
+def kept_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a new state that outlives its process, of each kind in turn."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path}/poller.db"
+
+
+@pytest.fixture
+async def open_kept(kept_url: str, clock: Clock) -> AsyncIterator[Open]:
+    """Open the state at `kept_url` as often as the test likes; all are closed at its end."""
+    opened: list[Store] = []
+
+    async def open_it() -> Store:
+        opened.append(await open_store(kept_url, clock=clock))
+        return opened[-1]
+
+    yield open_it
+    for each in opened:
+        await each.close()

@@ -134,6 +134,9 @@ class Tokens:
     def refused(self, token: str) -> None:
         self.refusals.append(token)
 
+    def has_news(self) -> bool:
+        return False
+
 
 @asynccontextmanager
 async def client_of(

@@ -1,5 +1,6 @@
 """Settings: where they may come from, what is refused, and what people are told."""
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -96,9 +97,37 @@ def test_a_higher_layer_can_unset_what_a_lower_one_set(toml: Any) -> None:
 
 
 def test_sinks_are_specs_tables_or_one_word(toml: Any) -> None:
-    text = 'sinks = ["stdout", {kind = "jsonl", path = "a.jsonl"}, {kind = "webhook", url = "https://x/y"}]'
-    assert toml(text).sinks == ["stdout", "jsonl:a.jsonl", "webhook:https://x/y"]
+    text = 'sinks = ["stdout", {kind = "jsonl", path = "a.jsonl"}]'
+    assert toml(text).sinks == ["stdout", {"kind": "jsonl", "path": "a.jsonl"}]
+    text = '[[sinks]]\nkind = "webhook"\nurl = "https://x/y"\nbatch = 5\n[[sinks]]\nkind = "stdout"'
+    assert toml(text).sinks == [{"kind": "webhook", "url": "https://x/y", "batch": 5}, {"kind": "stdout"}]
     assert toml("", environ={"POLLER_SINKS": "jsonl:a,b.jsonl"}).sinks == ["jsonl:a,b.jsonl"]
+    assert toml("", environ={"POLLER_SINKS": '["stdout", {"kind": "sql"}]'}).sinks == ["stdout", {"kind": "sql"}]
+
+
+def test_what_a_sink_s_table_may_hide_is_not_described(toml: Any) -> None:
+    table = {
+        "kind": "webhook",
+        "secret": SECRET,
+        "secret_env": "SHOWN",
+        "url": f"https://me:{SECRET}/@host/path?key={SECRET}",
+        "api_key": SECRET,
+        "secret_file": "shown_too",
+    }
+    described = describe(toml("", environ={"POLLER_SINKS": json.dumps([table])}))
+    assert SECRET not in described
+    assert "SHOWN" in described
+    assert "shown_too" in described
+
+
+def test_the_variables_that_hold_hubspot_s_secrets_are_known(toml: Any) -> None:
+    settings = toml(
+        "[accounts.eu]\ntoken_env = 'EU'\n[accounts.us]\n"
+        "oauth = {client_id = 'x', client_secret_env = 'CLIENT', refresh_token_env = 'REFRESH'}\n"
+        "[accounts.uk]\ntoken_file = 'x'",
+        {"account": "eu"},
+    )
+    assert {"EU", "CLIENT", "REFRESH", "POLLER_OAUTH__CLIENT_SECRET"} <= settings.secret_variables()
 
 
 def test_the_timing_rules_are_those_of_the_policy() -> None:
@@ -210,6 +239,9 @@ def test_a_result_is_expected_by_the_path_s_family_unless_said() -> None:
         ("state = 'poller.db'", 'state: must be a URL such as "sqlite:///poller.db"'),
         ("sinks = ['a sink']", "sinks: a sink is KIND or KIND:TARGET"),
         ("sinks = ['stdout', 'stdout']", "sinks: names a sink twice"),
+        ("[[sinks]]\nkind = 'sql'\n[[sinks]]\nkind = 'sql'", "sinks: names a sink twice"),
+        ("[[sinks]]\nurl = 'https://x'", 'sinks: a sink table needs its kind, such as kind = "jsonl"'),
+        ("sinks = 3", "sinks: must be a list such as"),
         ("[accounts.'a b']", "accounts.a b: an account's name is 1 to 64 of A-Z a-z 0-9 _ . -"),
         ("[oauth]\nrefresh_token_file = 'r'", "oauth.client_id: is missing"),
     ],

@@ -1,7 +1,7 @@
 """The gate's rules one by one: queue, pauses and their probes, learned limits, restarts, the day's quota."""
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -35,7 +35,12 @@ DOWN = Unreachable(reason="http_503")
 TEN_S = Window(limit=100, window_s=10.0)
 
 
-def make_gate(clock: Clock, state: AccountState | None = None, **limits: Any) -> AccountGate:
+def make_gate(
+    clock: Clock,
+    state: AccountState | None = None,
+    has_new_token: Callable[[], bool] = lambda: False,
+    **limits: Any,
+) -> AccountGate:
     return AccountGate(
         "main",
         GateLimits(**limits),
@@ -43,6 +48,7 @@ def make_gate(clock: Clock, state: AccountState | None = None, **limits: Any) ->
         clock=clock,
         monotonic=asyncio.get_running_loop().time,
         rng=Random(1),
+        has_new_token=has_new_token,
     )
 
 
@@ -230,6 +236,20 @@ async def test_a_refused_token_is_tried_again_ever_more_rarely(clock: Clock) -> 
     gaps = [round(b - a) for a, b in pairwise(times)]
     assert gaps == [5, 10, 20, 40, 60, 60, 60]
     assert [refused_wait_s(n) for n in (0, 4, 9999)] == [5, 60, 60]
+
+
+@pytest.mark.parametrize("reason", ["token_refused", "scope_missing"])
+async def test_another_token_is_tried_within_2_s_however_long_the_old_one_was_refused(
+    clock: Clock, reason: Any
+) -> None:
+    news: list[bool] = []
+    gate = make_gate(clock, has_new_token=lambda: bool(news))
+    for _ in range(8):
+        await look(gate, Refused(reason=reason, detail=""))
+    began_at = asyncio.get_running_loop().time()
+    asyncio.get_running_loop().call_later(10, news.append, True)
+    assert await look(gate) - began_at == pytest.approx(11, abs=1.01)
+    assert gate.pause is None
 
 
 async def test_throttling_that_repeats_waits_longer_up_to_300_s(clock: Clock) -> None:

@@ -2,77 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import orjson
 import pytest
 
-from poller.app import World, run
-from poller.client import Connections
-from poller.config import Settings, load
-from poller.engine import Service
 from poller.errors import Exit
 from poller.protocols import Clock
-from poller.sandbox import Fate, Outage, SandboxApi, Scenario, make_app, parse_durations
-from tests.virtual import MemoryConnector, Weather, serving
-
-TOKEN = "pat-na1-0123456789abcdef"
-
-
-def settings_for(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
-    own = {
-        "state": f"sqlite:///{folder}/poller.db",
-        "sinks": [f"jsonl:{folder}/finished.jsonl"],
-        "base_url": "https://api.hubapi.com",
-    }
-    return load(None, own | dict(flags or {}), {}, secrets_dir=folder / "none")
-
-
-class Simulation:
-    """One sandbox, and runs of the service against it."""
-
-    def __init__(self, folder: Path, clock: Clock, scenario: Scenario, *, seed: int = 0) -> None:
-        self.folder = folder
-        self.clock = clock
-        self.api = SandboxApi(scenario, clock)
-        self.seed = seed
-        self.service: Service | None = None
-
-    async def run(
-        self, ids: Path, flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
-    ) -> Exit:
-        async with serving(make_app(self.api)) as server:
-            weather = Weather(rng=Random(self.seed))
-
-            def connector(fresh: bool) -> MemoryConnector:
-                return MemoryConnector(server, weather, force_close=fresh)
-
-            world = World(
-                clock=self.clock,
-                rng=Random(self.seed),
-                environ={"HUBSPOT_TOKEN": TOKEN} if environ is None else environ,
-                connections=lambda _settings: Connections(connector=connector),
-                on_service=self._keep,
-            )
-            return await run(settings_for(self.folder, flags), [str(ids)], world)
-
-    def _keep(self, service: Service) -> None:
-        self.service = service
-
-    def write_ids(self, count: int) -> Path:
-        ids = self.folder / "ids.csv"
-        lines = [
-            f"{task_id},https://example.com/{number}.png" for number, task_id in enumerate(self.api.preload(count))
-        ]
-        ids.write_text("\n".join(["task_id,url", *lines]) + "\n")
-        return ids
-
-    def records(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in (self.folder / "finished.jsonl").read_bytes().splitlines()]
-
+from poller.sandbox import Fate, Outage, Scenario, parse_durations
+from tests.simulation import Simulation, assert_each_has_its_right_outcome_once
 
 SEVERAL = Scenario(
     seed=7,
@@ -86,17 +24,6 @@ SEVERAL = Scenario(
     },
     latency_s=(0.05, 0.3),
 )
-KINDS = {Fate.NEVER.value: "timed_out", Fate.UNKNOWN.value: "not_found"}
-
-
-def assert_each_has_its_right_outcome_once(simulation: Simulation, ids: Path) -> None:
-    fed = [line.split(",")[0] for line in ids.read_text().splitlines()[1:]]
-    records = simulation.records()
-    assert Counter(record["task_id"] for record in records) == Counter(fed)
-    for number, record in enumerate(sorted(records, key=lambda record: fed.index(record["task_id"]))):
-        truth = simulation.api.truth(record["task_id"])
-        assert record["kind"] == KINDS.get(truth.kind.value, truth.kind.value), record
-        assert record["ref"] == {"url": f"https://example.com/{number}.png"}
 
 
 async def test_an_hour_of_polling_gives_every_task_its_outcome_and_never_a_429(tmp_path: Path, clock: Clock) -> None:

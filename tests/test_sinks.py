@@ -57,7 +57,7 @@ def test_an_unusable_spec_is_a_configuration_error(spec: str) -> None:
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones_and_a_bare_path_with_the_right_spec() -> None:
-    with pytest.raises(ConfigError, match="jsonl, stdout"):
+    with pytest.raises(ConfigError, match="known kinds: command, jsonl, sql, stdout, webhook"):
         make_sink("kafka:topic")
     with pytest.raises(ConfigError, match="write jsonl:finished"):
         make_sink("finished.jsonl")
@@ -411,6 +411,11 @@ async def test_a_file_moved_or_deleted_meanwhile_is_followed_by_a_new_one(
         path.rename(old)
     else:
         path.unlink()
+    answer = await sink.write([delivery(2)])
+    assert answer == Retry(reason=f"{path} was moved or deleted: going on in a new file", wait_s=0.0, position=b"0"), (
+        "the new place is to be noted before anything stands there"
+    )
+    assert not path.exists()
     position = await written(sink, [delivery(2)])
     await sink.close()
     assert path.read_bytes() == lines([delivery(2)])
@@ -424,9 +429,25 @@ async def test_a_file_moved_with_an_unacknowledged_tail_leaves_no_record_twice(p
     path.write_bytes(lines(deliveries(3)))
     sink = await reopened(path, b"%d" % len(noted), [delivery(2)])
     old = path.rename(path.with_name("finished.jsonl.1"))
+    assert isinstance(await sink.write([delivery(2)]), Retry)
+    assert old.read_bytes() == noted
     await written(sink, [delivery(2)])
     await sink.close()
     assert old.read_bytes() == noted
+    assert path.read_bytes() == lines([delivery(2)])
+
+
+async def test_a_crash_after_a_moved_file_was_noticed_goes_on_in_the_new_one(path: Path) -> None:
+    sink = await reopened(path, None, [])
+    await written(sink, deliveries(2))
+    path.rename(path.with_name("finished.jsonl.1"))
+    answer = await sink.write([delivery(2)])
+    assert isinstance(answer, Retry)
+    await sink.write([delivery(2)])
+    await sink.close()  # dies before the write is noted
+    sink = await reopened(path, answer.position, [delivery(2)])
+    await written(sink, [delivery(2)])
+    await sink.close()
     assert path.read_bytes() == lines([delivery(2)])
 
 
@@ -434,6 +455,9 @@ async def test_a_file_emptied_meanwhile_is_begun_anew(path: Path, events: Events
     sink = await reopened(path, None, [])
     await written(sink, deliveries(2))
     os.truncate(path, 0)
+    answer = await sink.write([delivery(2)])
+    assert isinstance(answer, Retry)
+    assert (answer.position, answer.wait_s) == (b"0", 0)
     await written(sink, [delivery(2)])
     await sink.close()
     assert path.read_bytes() == lines([delivery(2)])

@@ -123,6 +123,28 @@ async def test_a_file_without_a_token_is_named_and_used_once_it_has_one(
     assert await tokens.token() == SECRET
 
 
+@pytest.mark.parametrize("make", [_make_missing, _make_empty, _make_large])
+async def test_a_file_that_changed_since_it_was_read_is_news_until_it_is_read_again(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("first")
+    tokens = FileToken(path)
+    await tokens.token()
+    tokens.refused("first")
+    assert not tokens.has_news()
+    path.unlink()
+    make(path)
+    with pytest.raises(ConfigError):
+        await tokens.token()
+    assert not tokens.has_news()
+    path.unlink(missing_ok=True)
+    path.write_text("second-one")
+    assert tokens.has_news()
+    await tokens.token()
+    assert not tokens.has_news()
+
+
 # --- OAuth -----------------------------------------------------------------------------------------------------------
 
 Clock = Callable[[], float]
@@ -242,6 +264,24 @@ async def test_an_endpoint_in_trouble_does_no_harm_while_the_old_token_lasts(
     await asyncio.sleep(120)
     with pytest.raises(TokenUnavailable):
         await tokens.token()
+
+
+async def test_another_refresh_token_in_the_file_is_news_only_while_the_old_one_fails(
+    endpoint: TokenEndpoint, clock: Clock, tmp_path: Path
+) -> None:
+    path = tmp_path / "refresh"
+    path.write_text("refresh-1")
+    tokens = oauth(endpoint, clock, None, path)
+    endpoint.answer = (400, b"{}")
+    with pytest.raises(ConfigError):
+        await tokens.token()
+    assert not tokens.has_news()
+    endpoint.answer = None
+    path.write_text("refresh-two")
+    assert tokens.has_news()
+    assert await tokens.token() == "access-1"  # at once, though the endpoint was to be left alone for 5 s
+    path.write_text("refresh-three")
+    assert not tokens.has_news()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])

@@ -6,6 +6,15 @@ The settings of an account may stand at the top, as the default of every account
 
 from poller.config.load import load
 from poller.config.settings import AccountSettings, OAuthTable, PollingTable, Settings
-from poller.config.tell import describe, unknown_variables
+from poller.config.tell import describe, problems_in_table, unknown_variables
 
-__all__ = ["AccountSettings", "OAuthTable", "PollingTable", "Settings", "describe", "load", "unknown_variables"]
+__all__ = [
+    "AccountSettings",
+    "OAuthTable",
+    "PollingTable",
+    "Settings",
+    "describe",
+    "load",
+    "problems_in_table",
+    "unknown_variables",
+]

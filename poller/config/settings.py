@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from poller.config.overlay import PREFIX, TOKEN_KEYS, KeyPath, overlay
+from poller.config.overlay import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
 from poller.config.values import (
     AccountName,
     Count,
@@ -174,12 +174,14 @@ class Settings(BaseSettings, AccountSettings):
     account: AccountName = "default"  # of ids that name none
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
-    sinks: Annotated[list[str], NoDecode, BeforeValidator(sink_specs)] = []
+    sinks: Annotated[list[str | dict[str, Any]], NoDecode, BeforeValidator(sink_specs)] = []  # specs and tables
     log: LogTable = LogTable()
+    follow: bool = False
     progress: bool = True
     summary_every_s: Seconds = 30.0
     shutdown_s: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400)] = 30.0
     give_up_s: Annotated[Seconds | None, Word] = None  # None: wait for the API and the sinks for ever
+    retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: for ever
     proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty] = None
     ca_file: Annotated[Path | None, Empty] = None
 
@@ -223,6 +225,15 @@ class Settings(BaseSettings, AccountSettings):
             return dict(self.accounts)
         own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
         return {self.account: AccountSettings.model_validate(own)}
+
+    def secret_variables(self) -> frozenset[str]:
+        """Return the names of the environment variables that hold HubSpot's tokens and secrets."""
+        names = {variable(("oauth", "client_secret"))}
+        for name, account in self.account_settings().items():
+            names |= {account.token_env, variable(("accounts", name, "oauth", "client_secret"))}
+            if account.oauth is not None:
+                names |= {each for each in (account.oauth.client_secret_env, account.oauth.refresh_token_env) if each}
+        return frozenset(names)
 
 
 def _count_set(*values: object) -> int:

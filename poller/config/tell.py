@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from poller.config.overlay import PREFIX, KeyPath, dotted, variable
@@ -18,6 +18,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "input": InputTable,
     "log": LogTable,
 }
+_SECRET_KEY = re.compile(r"(?i)(secret|passw|token|key|auth)(?!.*_(env|file)$)")
 _WORDS = {
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
@@ -62,15 +63,16 @@ def _place(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
 
 def _message(path: KeyPath, kind: str, text: str) -> str:
     if kind == "extra_forbidden":
-        return _unknown(path)
+        return _unknown(path[-1], _known_keys(path[:-1]))
     return _WORDS.get(kind) or text.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
-def _unknown(path: KeyPath) -> str:
-    key = path[-1]
+def _unknown(key: str, known: Mapping[str, str]) -> str:
     if key in ("token", "access_token", "api_key"):
         return "a token does not belong into settings; name where it stands: token_env or token_file"
-    nearest = _nearest(key, _known_keys(path[:-1]))
+    if f"{key}_env" in known:
+        return f"a secret does not belong into settings; name where it stands: {key}_env or {key}_file"
+    nearest = _nearest(key, known)
     return "there is no such setting" + (f"; did you mean {nearest}?" if nearest else "; see config.example.toml")
 
 
@@ -85,6 +87,18 @@ def _known_keys(table: KeyPath) -> dict[str, str]:
         key: f"{name}.{key}" for name in model.model_fields if name in _TABLES for key in _TABLES[name].model_fields
     }
     return below | {key: key for key in model.model_fields}
+
+
+def problems_in_table(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one line a problem of a table that stands by itself, such as a sink's."""
+    known = {key: key for key in model.model_fields}
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        path = tuple(str(part) for part in problem["loc"])
+        unknown = problem["type"] == "extra_forbidden"
+        message = _unknown(path[-1], known) if unknown else _message(path, problem["type"], problem["msg"])
+        lines.append(f"{path[0]}: {message}" if path else message)
+    return list(dict.fromkeys(lines))
 
 
 def _nearest(key: str, known: Mapping[str, str]) -> str | None:
@@ -130,6 +144,13 @@ def _described(
 
 
 def _shown(value: object) -> str:
-    """Hide what URLs may carry: a user with password, a query with a key."""
+    """Hide what URLs may carry, a user with password and a query with a key, and what a sink's own keys may."""
+    if isinstance(value, list):
+        value = [_without_secrets(each) if isinstance(each, dict) else each for each in value]
     text = "unset" if value is None else json.dumps(value, ensure_ascii=False)
-    return re.sub(r'\?[^"\s]*', "?***", re.sub(r"//[^/@\s\"]*@", "//***@", text))
+    return re.sub(r'\?[^"\s]*', "?***", re.sub(r"//[^\s\"]*@", "//***@", text))
+
+
+def _without_secrets(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A sink's table is judged only by its sink: till then a key may hold what it should merely name."""
+    return {key: "***" if _SECRET_KEY.search(key) else value for key, value in table.items()}

@@ -11,6 +11,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+_SINK_KIND = "[a-z][a-z0-9_-]*"
+
 
 def no_bool(value: object) -> object:
     if isinstance(value, bool):
@@ -101,23 +103,25 @@ def url_like(url: str) -> str:
 
 
 def sink_specs(value: object) -> object:
-    """Accept one spec, a JSON list (environment), and tables `{kind, path | url}`; yield specs."""
+    """Accept one spec, a list of specs and tables with a `kind`, and such a list as JSON (environment).
+
+    Whether the kind exists and what else its table may hold is for `poller.sinks` to say.
+    """
     if isinstance(value, str):
         value = json.loads(value) if value.lstrip().startswith("[") else [value]
     if not isinstance(value, list | tuple):
-        raise ValueError('must be a list such as ["jsonl:finished.jsonl"]')  # noqa: TRY004 - pydantic collects it
+        raise ValueError('must be a list such as ["jsonl:finished.jsonl"], or [[sinks]] tables')  # noqa: TRY004 - pydantic collects it
     specs = [_sink_spec(sink) for sink in value]
-    if len(set(specs)) != len(specs):
+    if any(spec in specs[:at] for at, spec in enumerate(specs)):
         raise ValueError("names a sink twice")
     return specs
 
 
-def _sink_spec(sink: object) -> str:
+def _sink_spec(sink: object) -> object:
     if isinstance(sink, dict):
-        if unknown := sorted(sink.keys() - {"kind", "path", "url"}):
-            raise ValueError(f"a sink table has the keys kind, path, url; not {', '.join(unknown)}")
-        sink = ":".join(str(sink[key]) for key in ("kind", "path", "url") if key in sink)
-    if not isinstance(sink, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*(:\S.*)?", sink):
+        if not isinstance(sink.get("kind"), str) or not re.fullmatch(_SINK_KIND, sink["kind"]):
+            raise ValueError('a sink table needs its kind, such as kind = "jsonl"')
+    elif not isinstance(sink, str) or not re.fullmatch(rf"{_SINK_KIND}(:\S.*)?", sink):
         raise ValueError('a sink is KIND or KIND:TARGET, such as "stdout" or "jsonl:finished.jsonl"')
     return sink
 

@@ -13,6 +13,7 @@ from poller.errors import GaveUp, TokenRefused
 from poller.metrics import Metrics
 from poller.model import (
     Finish,
+    Finished,
     LookAgain,
     Outcome,
     Pause,
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane looks at the schedule at least so often: wall clocks jump
 BROKEN_AFTER = 3  # failed looks in a row, others' succeeding meanwhile, after which a task is no sign of an outage
-WORKERS_A_LOOK = 2  # the gate lets `workers` look at a time; as many more wait for the disk meanwhile
+WORKERS_A_LOOK = 2  # the gate lets `gate.workers` look at a time; as many more wait for the disk meanwhile
 REFUSALS_AT_START = 2  # one may be a token that was just being replaced
 
 
@@ -55,7 +56,6 @@ class Lane:
         gate: Gate,
         client: StatusClient,
         polling: Polling,
-        workers: int,
         metrics: Metrics,
         clock: Clock,
         rng: Random,
@@ -67,7 +67,6 @@ class Lane:
         self._store = store
         self._client = client
         self._polling = polling
-        self._workers = workers
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
@@ -77,9 +76,12 @@ class Lane:
         self._claiming = asyncio.Lock()
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
+        self._workers = 0
         self._stopping = False
         self._ended = False
         self._had_good_answer = False
+        self._answered: Task | None = None  # the latest whose status HubSpot told
+        self._asks_answered = False
         self._failing_since: float | None = None
         self._refusals = 0
         self._unknown_words: set[str] = set()
@@ -88,31 +90,49 @@ class Lane:
         """Work until stopped; leave the account's state behind as ended in order."""
         self.save()
         await self._store.flush()  # before the first request: a crash from here on must not forget the window
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(WORKERS_A_LOOK * self._workers):
-                workers.create_task(self._work())
+        async with asyncio.TaskGroup() as staff:
+            self._hire(staff)
         self._ended = True
         self._store.release(list(self._claimed))
         self._store.save_account(self.account, replace(self.gate.state(), clean=True))
 
-    async def _work(self) -> None:
+    def _hire(self, staff: asyncio.TaskGroup) -> None:
+        """Have as many workers as the gate can use; that may grow, for it learns the limits from the answers."""
+        while self._workers < WORKERS_A_LOOK * self.gate.workers:
+            self._workers += 1
+            staff.create_task(self._work(staff))
+
+    async def _work(self, staff: asyncio.TaskGroup) -> None:
         while (task := await self._next_task()) is not None:
             try:
                 about = task.key if task.errors < BROKEN_AFTER else "tasks that are broken by themselves"
                 async with self.gate.slot(about) as slot:
-                    answer = await self._client.look(task)
+                    asked = self._probe_of(task)
+                    answer = await self._client.look(asked)
                     slot.answered(answer)
             except GateClosed:
                 self._store.release([task])
                 return
-            await self._settle(task, answer.outcome)
+            self._hire(staff)
+            if asked is task:
+                await self._settle(task, answer.outcome)
+            else:
+                self._pass_over(task, asked, answer.outcome)
+
+    def _probe_of(self, task: Task) -> Task:
+        """In an outage, ask every other time for a task that was answered before: if all that wait are broken by
+        themselves, only that one can tell that the API is up."""
+        if self.gate.pause is not Pause.OUTAGE or self._answered is None:
+            return task
+        self._asks_answered = not self._asks_answered
+        return self._answered if self._asks_answered else task
 
     async def _next_task(self) -> Task | None:
         """Wait for a due task; None once the lane stops. Workers ask in turn, so that one claim serves many."""
         async with self._claiming:
             while not self._claimed and not self._stopping:
                 self._woken.clear()
-                self._claimed.extend(await self._store.claim(self.account, self._workers))
+                self._claimed.extend(await self._store.claim(self.account, self.gate.workers))
                 if not self._claimed:
                     await self._sleep_until_due()
             return None if self._stopping else self._claimed.popleft()
@@ -141,9 +161,25 @@ class Lane:
         await self._store.record([Settled(task=task, again=again, record=record)])
         if again is not None and again.at < self._sleeps_until:
             self.wake()
+        if isinstance(outcome, Running | Finished):
+            self._answered = task
         self._tell(task, outcome, again, record, now)
         self._on_recorded(record)
         self._give_up_if_hopeless(outcome, now)
+
+    def _pass_over(self, task: Task, asked: Task, outcome: Outcome) -> None:
+        """Give `task` back unasked: its turn went to a probe."""
+        self._store.release([task])
+        self.wake()
+        self._metrics.looked(outcome)
+        log.debug(
+            "outage.probed",
+            account=self.account,
+            task_id=asked.task_id,
+            outcome=type(outcome).__name__.lower(),
+            says=_says(outcome),
+        )
+        self._give_up_if_hopeless(outcome, self._clock())
 
     def _tell(self, task: Task, outcome: Outcome, again: LookAgain | None, record: Record | None, now: float) -> None:
         self._metrics.looked(outcome)

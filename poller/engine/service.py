@@ -14,6 +14,9 @@ from poller.protocols import Clock, Store
 
 log = structlog.get_logger()
 
+PRUNED_AT_ONCE = 1000
+PRUNE_EVERY_S = 60.0
+
 Feed = Callable[[Callable[[Chunk, Added], None]], Coroutine[Any, Any, None]]
 
 
@@ -23,7 +26,15 @@ class Service:
     BEAT_S = 5.0  # how often a lane's state is noted, so that a restart knows the account was in use
 
     def __init__(
-        self, *, store: Store, metrics: Metrics, clock: Clock, feed: Feed, endless: bool, shutdown_s: float
+        self,
+        *,
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+        feed: Feed,
+        endless: bool,
+        shutdown_s: float,
+        retention_s: float | None = None,
     ) -> None:
         self.lanes: dict[str, Lane] = {}
         self.outlets: list[Outlet] = []
@@ -35,6 +46,7 @@ class Service:
         self._feed = feed
         self._endless = endless
         self._shutdown_s = shutdown_s
+        self._retention_s = retention_s
         self._done = asyncio.Event()
         self._limit: asyncio.Timeout | None = None
 
@@ -55,9 +67,10 @@ class Service:
             for outlet in self.outlets:
                 outlet.on_stopped = self._end_if_no_sink_is_left
                 delivering.create_task(outlet.run())
-            beating = delivering.create_task(self._beat())
+            keeping = [delivering.create_task(self._beat()), delivering.create_task(self._prune())]
             await self._look_until_done()
-            beating.cancel()
+            for task in keeping:
+                task.cancel()
             for outlet in self.outlets:
                 outlet.end()
 
@@ -82,6 +95,14 @@ class Service:
                 lane.save()
             self._store.beat()
             await asyncio.sleep(self.BEAT_S)
+
+    async def _prune(self) -> None:
+        """Forget what is past its retention, in small transactions that hold nobody up."""
+        while self._retention_s is not None:
+            pruned = await self._store.prune(self._clock() - self._retention_s, PRUNED_AT_ONCE)
+            if pruned:
+                log.info("tasks.pruned", tasks=pruned)
+            await asyncio.sleep(1.0 if pruned == PRUNED_AT_ONCE else PRUNE_EVERY_S)
 
     def pauses(self) -> dict[str, str]:
         """Return what is paused now, lanes and sinks, each with the reason."""

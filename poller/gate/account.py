@@ -1,6 +1,7 @@
 """Lets one account's requests leave when nothing speaks against it, and learns from what comes of them."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from random import Random
@@ -41,6 +42,8 @@ from poller.protocols import Clock, Slot
 log = structlog.get_logger()
 
 USUAL_LATENCY_S = 0.4  # of a slow answer that is still usual
+NEWS_EVERY_S = 2.0  # how often a refused lane looks whether a person gave it another token
+MOST_WORKERS = 1024
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.03  # of all requests; HubSpot asks for less than 5 % a day
 MOST_LIMITS_LOGGED = 20  # different ones an account, in case the headers change all the time
@@ -61,7 +64,7 @@ class GateLimits:
 def enough_workers(requests: float, window_s: float) -> int:
     """Return how many requests in flight can use a limit up at any usual latency: 16, by Little's law more for high
     limits. Fewer would waste quota; many more would only wait, and all fail together when the API hangs."""
-    return max(16, math.ceil(USUAL_LATENCY_S * requests / window_s))
+    return min(max(16, math.ceil(USUAL_LATENCY_S * requests / window_s)), MOST_WORKERS)
 
 
 class AccountGate:
@@ -76,16 +79,19 @@ class AccountGate:
         clock: Clock,
         monotonic: Clock,
         rng: Random,
+        has_new_token: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`has_new_token` tells, while the token is refused, whether another is there to be tried at once."""
         self.requests_total = 0
         self.errors_total = 0  # time-outs and answers that told nothing of a task; unknown ids are not among them
         self._account = account
         self._clock = clock
         self._monotonic = monotonic
         self._rng = rng
+        self._has_new_token = has_new_token
         self._windows = AccountWindows(limits.requests, limits.window_s)
         own = self._windows.own
-        self._workers = limits.workers
+        self._own_workers = limits.workers
         self._concurrency = Concurrency(limits.workers or enough_workers(own.limit, own.window_s))
         self._weather = Weather()
         self._pause = LanePause(account, monotonic=monotonic, paused_s=state.paused_s)
@@ -118,6 +124,10 @@ class AccountGate:
     def resume_at(self) -> float | None:
         """When the pause is expected to end, wall clock; None where nobody knows."""
         return self._pause.resume_at
+
+    @property
+    def workers(self) -> int:
+        return self._concurrency.workers
 
     @property
     def paused_s(self) -> float:
@@ -183,7 +193,10 @@ class AccountGate:
         pause = self._pause
         if pause.reason is Pause.DAILY_QUOTA and pause.probe_at <= now and self._quota.own_left() <= 0:
             pause.probe_at = now + self._until_quarter_s()
-        return pause.probe_at - now
+        wait_s = pause.probe_at - now
+        if pause.probe or pause.reason not in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING):
+            return wait_s
+        return 0.0 if self._has_new_token() else min(wait_s, NEWS_EVERY_S)
 
     def _take(self, slot: "_HeldSlot") -> None:
         self.requests_total += 1
@@ -229,7 +242,7 @@ class AccountGate:
             return
         tighter = self._windows.tighter
         self._turnstile.set_pace(tighter)
-        if self._workers is None:
+        if self._own_workers is None:
             self._concurrency.workers = enough_workers(tighter.limit, tighter.window_s)
         if window not in self._logged and len(self._logged) < MOST_LIMITS_LOGGED:
             self._logged.add(window)

@@ -52,7 +52,7 @@ def serve_here(*, port: int, scenario: Scenario, tasks: int, ids_file: Path | No
     api = SandboxApi(scenario, time.time)
     if ids_file is not None:
         _write_ids(ids_file, api.preload(tasks))
-    asyncio.run(_serve(api, port))
+    asyncio.run(_serve(api, port, ids_file or Path("ids.txt")))
 
 
 def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
@@ -62,14 +62,26 @@ def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
         raise ConfigError(f"sandbox: cannot write {ids_file}: {error.strerror}") from None
 
 
-async def _serve(api: SandboxApi, port: int) -> None:
+async def _serve(api: SandboxApi, port: int, ids_file: Path) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serve(api, port=port) as base_url:
         sys.stderr.write(
             f"simulated HubSpot at {base_url} (Ctrl-C ends it)\n"
-            f"poll it: HUBSPOT_TOKEN=any poller run ids.txt --base-url {base_url}\n"
+            f"poll it: HUBSPOT_TOKEN=any poller run {ids_file} --base-url {base_url}\n"
         )
+        sys.stderr.flush()
         await ended.wait()
-    sys.stderr.write(f"{api.stats()}\n")
+    sys.stderr.write(_counted(api))
+
+
+def _counted(api: SandboxApi) -> str:
+    """Return the closing lines: what was asked, and how it was answered."""
+    stats = api.stats()
+    codes = ", ".join(f"{count:,} × {code}" for code, count in sorted(stats.codes.items())) or "none"
+    faults = ", ".join(f"{name} {count:,}" for name, count in sorted(stats.faults.items())) or "none"
+    return (
+        f"{stats.requests_total:,} requests, at most {stats.max_in_window:,} in any {stats.window_s:g} s "
+        f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}\n"
+    )

@@ -10,21 +10,29 @@ import os
 import select
 import stat
 from collections.abc import Sequence
+from typing import ClassVar
 
 from poller.errors import OutputClosed, SinkError
 from poller.model import Delivery, Retry, Written
+from poller.sinks.options import SinkTable
 
 RETRY_S = 5.0  # full disk behind a redirection
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO}  # EIO: the terminal hung up
 
 
+class StdoutTable(SinkTable):
+    """A `stdout` sink has no settings."""
+
+    KIND: ClassVar[str] = "stdout"
+    EXAMPLE: ClassVar[str] = "stdout"
+
+
 class StdoutSink:
     """Writes records to a file descriptor that it does not own, and so never closes."""
 
-    name = "stdout"
-
     def __init__(self, fd: int = 1) -> None:
+        self.name = "stdout"
         self._fd = fd
         self._waits = True  # False for files and devices, which are always ready
         self._sent: dict[int, int] = {}  # bytes written of each record of a batch that was interrupted

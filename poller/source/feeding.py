@@ -9,14 +9,12 @@ import structlog
 
 from poller.model import Added, Chunk, Position
 from poller.protocols import Store
+from poller.source.counts import Counts
 from poller.source.inputs import Input, opened
 from poller.source.parser import Parser, reading_so_far
 from poller.source.records import Feeding
 
 log = structlog.get_logger()
-
-_TOLD_SINGLY = 20  # rejected lines of a source, each an event
-_TOLD_AT_ONCE = 1000  # rejected lines after that, folded into one event
 
 OnChunk = Callable[[Chunk, Added], None]
 
@@ -32,9 +30,9 @@ async def feed(spec: str, store: Store, feeding: Feeding, *, stdin: int = 0, on_
         if start.ended and source.seekable and source.size == start.offset:
             log.info("source.found_unchanged", source=source.name, lines=start.line)
             return
-        start = _after_last_line(source, start)
+        start = after_last_line(source, start)
         log.info("source.opened", source=source.name, offset=start.offset, line=start.line)
-        count = _Counts(source.name)
+        count = Counts(source.name)
         if source.seekable:
             os.lseek(source.fd, start.offset, os.SEEK_SET)
         reading = reading_so_far(source.blocks_before(start.offset), feeding, source.name) if start.offset else None
@@ -67,14 +65,14 @@ async def _begin(source: Input, store: Store) -> tuple[int, Position]:
     return await store.new_source(source.name), Position()
 
 
-def _after_last_line(source: Input, start: Position) -> Position:
+def after_last_line(source: Input, start: Position) -> Position:
     """Return where to read on in a file that ended without a line break and has grown since.
 
     If only the line break came, behind it. If the line itself grew, what was read of it was a part: it is read again.
     """
-    if start.offset == 0 or os.pread(source.fd, 1, start.offset - 1) == b"\n":
+    if start.offset == 0 or source.at(start.offset - 1, 1) == b"\n":
         return start
-    following = os.pread(source.fd, 2, start.offset)
+    following = source.at(start.offset, 2)
     if following.startswith(b"\n") or following == b"\r\n":
         return replace(start, offset=start.offset + following.index(b"\n") + 1)
     log.warning("source.line_grew", source=source.name, line=start.line)
@@ -86,51 +84,3 @@ def _proven(source: Input, chunk: Chunk) -> Chunk:
         return chunk
     proof = source.fingerprint(chunk.position.offset)
     return replace(chunk, position=replace(chunk.position, fingerprint=proof))
-
-
-class _Counts:
-    """Counts where a source's lines went in this run, and tells of the rejected ones without flooding the log."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._tasks = self._duplicates = self._rejected = self._blank = 0
-        self._folded: list[int] = []  # line numbers not told yet
-
-    def add(self, chunk: Chunk, added: Added) -> None:
-        self._tasks += added.tasks
-        self._duplicates += added.duplicates
-        self._blank += chunk.blank
-        for rejection in chunk.rejected:
-            self._rejected += 1
-            if self._rejected <= _TOLD_SINGLY:
-                log.warning("source.line_rejected", source=self._source, line=rejection.line, reason=rejection.reason)
-            else:
-                self._fold(rejection.line)
-
-    def end(self) -> None:
-        self._tell_folded()
-        log.info(
-            "source.ended",
-            source=self._source,
-            lines=self._tasks + self._duplicates + self._rejected + self._blank,
-            tasks=self._tasks,
-            duplicates=self._duplicates,
-            rejected=self._rejected,
-            blank=self._blank,
-        )
-
-    def _fold(self, line: int) -> None:
-        self._folded.append(line)
-        if len(self._folded) >= _TOLD_AT_ONCE:
-            self._tell_folded()
-
-    def _tell_folded(self) -> None:
-        if self._folded:
-            log.warning(
-                "source.lines_rejected",
-                source=self._source,
-                count=len(self._folded),
-                first_line=self._folded[0],
-                last_line=self._folded[-1],
-            )
-            self._folded.clear()

@@ -15,8 +15,8 @@ from poller.model import Position
 
 STDIN = "-"  # the source that is standard input
 
-_BLOCK = 262_144
-_PROVEN_BYTES = 4096  # at each end of what was read
+BLOCK = 262_144  # bytes read at a time
+PROVEN_BYTES = 4096  # at each end of what was read
 
 
 def source_name(spec: str) -> str:
@@ -53,6 +53,12 @@ def _why(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def fingerprint_of(proof: bytes, facts: os.stat_result) -> str:
+    """Return the digest of a file's beginning and end as far as it was read, and by what to find the file once it was
+    renamed or copied: its inode and the time of its last change."""
+    return f"{hashlib.sha256(proof).hexdigest()} {facts.st_ino} {facts.st_mtime_ns}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """An open source."""
@@ -67,7 +73,7 @@ class Input:
             if not self.seekable:
                 await _readable(self.fd)
             with _refusals_told(self.name), suppress(BlockingIOError):  # O_NONBLOCK, and another reader was quicker
-                return os.read(self.fd, _BLOCK)
+                return os.read(self.fd, BLOCK)
 
     @property
     def has_more_now(self) -> bool:
@@ -79,31 +85,42 @@ class Input:
     @property
     def size(self) -> int:
         """Bytes in the file."""
-        return os.fstat(self.fd).st_size
+        return self.facts().st_size
+
+    def facts(self) -> os.stat_result:
+        """Return what the file system says of the open file."""
+        with _refusals_told(self.name):
+            return os.fstat(self.fd)
+
+    def at(self, offset: int, length: int = BLOCK) -> bytes:
+        """Return up to `length` of the file's bytes from `offset` on."""
+        with _refusals_told(self.name):
+            return os.pread(self.fd, length, offset)
 
     def fingerprint(self, offset: int) -> str:
         """Return what proves later that the file's first `offset` bytes are still the same."""
-        length = min(_PROVEN_BYTES, offset)
-        with _refusals_told(self.name):
-            proof = os.pread(self.fd, length, 0) + os.pread(self.fd, length, offset - length)
-        return hashlib.sha256(proof).hexdigest()
+        length = min(PROVEN_BYTES, offset)
+        return fingerprint_of(self.at(0, length) + self.at(offset - length, length), self.facts())
 
     def holds(self, position: Position) -> bool:
         """Tell whether this is the file that was read up to `position`."""
-        return position.offset <= self.size and position.fingerprint in ("", self.fingerprint(position.offset))
+        if position.offset > self.size:
+            return False
+        digest, ours = (text.partition(" ")[0] for text in (position.fingerprint, self.fingerprint(position.offset)))
+        return digest in ("", ours)
 
     def blocks_before(self, offset: int) -> Iterator[bytes]:
         """Yield the file's first `offset` bytes."""
         at = 0
-        while at < offset and (block := os.pread(self.fd, min(_BLOCK, offset - at), at)):
+        while at < offset and (block := self.at(at, min(BLOCK, offset - at))):
             yield block
             at += len(block)
 
     def line_start(self, offset: int) -> int:
         """Return where the line begins that holds the byte before `offset`."""
         while offset > 0:
-            length = min(_PROVEN_BYTES, offset)
-            break_at = os.pread(self.fd, length, offset - length).rfind(b"\n")
+            length = min(PROVEN_BYTES, offset)
+            break_at = self.at(offset - length, length).rfind(b"\n")
             if break_at >= 0:
                 return offset - length + break_at + 1
             offset -= length

@@ -43,6 +43,11 @@ class Splitter:
         self._hold(unfinished)
         return lines
 
+    @property
+    def is_within_line(self) -> bool:
+        """The input so far ends without a line break."""
+        return self._length > 0
+
     def rest(self) -> Line | None:
         """Return the last line of the input where it has no line break."""
         return self._release() if self._length else None

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from poller.model import Chunk, Position
-from poller.source.lines import Line, Splitter
+from poller.model import Chunk, Position, Rejection
+from poller.source.lines import Line, Splitter, excerpt
 from poller.source.records import Feeding, Gathered, SingleLines, is_comment, text_of
 from poller.source.table import Table, table_demanded, table_under
 
@@ -50,6 +50,11 @@ class Parser:
         """How the input is read; None while no line with content was seen."""
         return self._reading
 
+    @property
+    def is_within_line(self) -> bool:
+        """The last line has no line break yet."""
+        return self._splitter.is_within_line
+
     def push(self, block: bytes) -> Iterator[Chunk]:
         """Yield the full chunks that `block` completes."""
         self._append(self._splitter.push(block))
@@ -76,6 +81,19 @@ class Parser:
         chunk = self._take(len(self._pending), final=True)
         self._position = replace(self._position, ended=True)
         yield replace(chunk or Chunk(fed=(), rejected=(), blank=0, position=self._position), position=self._position)
+
+    def end_within_line(self, reason: str) -> Iterator[Chunk]:
+        """As `end`, where a last line without a line break is only a part of one: it is rejected."""
+        torn = self._splitter.rest()
+        for chunk in self.end():
+            if torn is None or not chunk.position.ended:
+                yield chunk
+                continue
+            rejection = Rejection(line=chunk.position.line + 1, reason=reason, excerpt=excerpt(torn))
+            self._position = replace(
+                chunk.position, offset=chunk.position.offset + len(torn), line=chunk.position.line + 1
+            )
+            yield replace(chunk, rejected=(*chunk.rejected, rejection), position=self._position)
 
     def _append(self, lines: list[Line]) -> None:
         if self._at_beginning and lines:

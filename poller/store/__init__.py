@@ -1,26 +1,65 @@
-"""Where tasks, outcomes and undelivered records live. A URL says which kind of store: `sqlite:///poller.db`."""
+"""Where tasks, outcomes and undelivered records live. A URL says which kind of store: `sqlite:///poller.db`, or
+`postgresql://user@host/database`, whose driver is imported only when it is asked for.
+"""
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 
 from poller.errors import ConfigError
-from poller.protocols import Clock
+from poller.model import AccountState, DeadLetter, Delivery, Rejection, Sums
+from poller.protocols import Clock, Store
 from poller.store import lock
-from poller.store.reading import StateReader
+from poller.store.reading import SqliteReader
 from poller.store.schema import open_reading, open_writing
 from poller.store.sqlite import SqliteStore
 
-__all__ = ["SqliteStore", "StateReader", "last_beat", "open_store", "read_store"]
+__all__ = ["SqliteStore", "StateReader", "last_beat", "open_store", "read_store", "without_secret"]
 
 SQLITE = "sqlite:///"
 MEMORY = ":memory:"
+POSTGRES = ("postgresql://", "postgres://")
 
 
-async def open_store(url: str, *, clock: Clock, linger_s: float = 0.02) -> SqliteStore:
+class StateReader(Protocol):
+    """A state opened for reading only, also while its owner runs. Each answer is as of one instant."""
+
+    async def sums(self) -> Sums:
+        """Count everything from the rows themselves."""
+        ...
+
+    async def account(self, name: str) -> AccountState:
+        """Return what is remembered of the account."""
+        ...
+
+    async def rejections(self) -> Sequence[tuple[str, Rejection]]:
+        """Return every rejected line with its source's name, in input order."""
+        ...
+
+    async def records(self, after: int, limit: int) -> list[Delivery]:
+        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+        ...
+
+    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the state."""
+        ...
+
+
+async def open_store(url: str, *, clock: Clock, linger_s: float = 0.02) -> Store:
     """Open the state at `url` as its one owner, creating it as needed.
 
-    `linger_s` is how long a write waits for others to share its commit. Raises `ConfigError` (the URL), `StoreLocked`
-    (another process owns it), `StoreUnusable` (read-only, damaged, foreign, or of a newer version).
+    `linger_s` is how long a write waits for others to share its commit. Raises `ConfigError` (the URL, a driver that
+    is not installed), `StoreLocked` (another process owns it), `StoreUnusable` (out of reach, read-only, damaged,
+    foreign, or of a newer version).
     """
+    if url.startswith(POSTGRES):
+        store: Store = await _postgres().open_postgres(url, clock=clock, linger_s=linger_s)
+        return store
     path = _database_path(url)
     if path is None:
         return SqliteStore(open_writing(None), place=MEMORY, lock=None, clock=clock, linger_s=linger_s)
@@ -38,16 +77,40 @@ async def read_store(url: str) -> StateReader:
 
     Raises `ConfigError` (the URL), `StoreUnusable` (there is none, or it cannot be read).
     """
+    if url.startswith(POSTGRES):
+        reader: StateReader = await _postgres().read_postgres(url)
+        return reader
     path = _database_path(url)
     if path is None:
         raise ConfigError(f"{url} lives in the memory of its process: nobody else can read it.")
-    return StateReader(open_reading(path), str(path))
+    return SqliteReader(open_reading(path), str(path))
 
 
 def last_beat(url: str) -> tuple[int, float] | None:
     """Return the process that owns the state and its last sign of life (an instant); None where none is alive."""
+    if url.startswith(POSTGRES):
+        beat: tuple[int, float] | None = _postgres().last_beat(url)
+        return beat
     path = _database_path(url)
     return None if path is None else lock.last_beat(path)
+
+
+def without_secret(url: str) -> str:
+    """Return `url` with neither user, password nor query: what of it may be logged."""
+    if url.startswith(SQLITE):
+        return url
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.partition("?")[0].rpartition("@")[2]
+
+
+def _postgres() -> ModuleType:
+    try:
+        from poller.store import postgres
+    except ImportError as error:
+        raise ConfigError(
+            f"a state in PostgreSQL needs the extra `postgres`: pip install 'hubspot-import-poller[postgres]' ({error})"
+        ) from None
+    return postgres
 
 
 def _database_path(url: str) -> Path | None:
@@ -55,13 +118,8 @@ def _database_path(url: str) -> Path | None:
     name = url.removeprefix(SQLITE)
     if name == url or not name or "\0" in name:
         raise ConfigError(
-            f"the state {_without_secret(url)!r} is not one this poller knows. Use sqlite:///poller.db (in the working "
-            "folder), sqlite:////var/lib/poller/poller.db (absolute) or sqlite:///:memory: (gone at the end)."
+            f"the state {without_secret(url)!r} is not one this poller knows. Use sqlite:///poller.db (in the working "
+            "folder), sqlite:////var/lib/poller/poller.db (absolute), sqlite:///:memory: (gone at the end) or "
+            "postgresql://user@host/database."
         )
     return None if name == MEMORY else Path(name)
-
-
-def _without_secret(url: str) -> str:
-    """Return `url` with neither password nor query: it may name a server."""
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]

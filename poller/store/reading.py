@@ -1,17 +1,18 @@
-"""What an SQLite state tells of itself: sums, accounts, rejected lines. Only reads, so it works beside a writer."""
+"""What an SQLite state tells of itself: sums, accounts, records. Only reads, so it works beside a writer."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from poller.model import AccountState, Kind, Rejection, SinkSums, SourceSums, Sums
+from poller.model import AccountState, DeadLetter, Delivery, Kind, Rejection, SinkSums, SourceSums, Sums
 from poller.store.faults import translated
 
 TOP_REASONS = 10
 
 
-class StateReader:
-    """A state opened for reading only, for `poller status`."""
+class SqliteReader:
+    """The `StateReader` of an SQLite file."""
 
     def __init__(self, connection: sqlite3.Connection, place: str) -> None:
         self._connection = connection
@@ -35,6 +36,16 @@ class StateReader:
         """Return every rejected line with its source's name, in input order."""
         with translated(self._place):
             return read_rejections(self._connection)
+
+    async def records(self, after: int, limit: int) -> list[Delivery]:
+        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+        with translated(self._place):
+            return read_records(self._connection, after, limit)
+
+    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first."""
+        with translated(self._place):
+            return read_dead_letters(self._connection, sink)
 
     async def close(self) -> None:
         """Let go of the state."""
@@ -78,6 +89,46 @@ def read_rejections(connection: sqlite3.Connection) -> list[tuple[str, Rejection
     return [(name, Rejection(line=line, reason=reason, excerpt=excerpt)) for name, line, reason, excerpt in rows]
 
 
+def read_records(connection: sqlite3.Connection, after: int, limit: int) -> list[Delivery]:
+    """Return kept finished records in the order in which they finished, beginning after number `after`."""
+    rows = connection.execute(
+        "SELECT r.number, a.name, t.task_id, r.body FROM record r CROSS JOIN task t ON t.key = r.task"
+        " CROSS JOIN account a ON a.id = t.account WHERE r.number > ? ORDER BY r.number LIMIT ?",
+        (after, max(0, limit)),
+    )
+    return [_delivery(*row) for row in rows]
+
+
+def read_dead_letters(connection: sqlite3.Connection, sink: str | None) -> list[DeadLetter]:
+    """Return what the sink, or any sink, refused for good, oldest first."""
+    rows = connection.execute(
+        "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d JOIN sink s ON s.id = d.sink"
+        " JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task JOIN account a ON a.id = t.account"
+        " WHERE s.name = coalesce(?, s.name) ORDER BY d.at, d.number, s.id",
+        (sink,),
+    )
+    return [
+        DeadLetter(sink=name, reason=reason, refused_at=at, delivery=_delivery(*record))
+        for name, reason, at, *record in rows
+    ]
+
+
+def read_undelivered(connection: sqlite3.Connection, sink: str, limit: int) -> list[Delivery]:
+    """Return the first records that the sink lacks, in the order in which they finished."""
+    rows = connection.execute(
+        "SELECT r.number, a.name, t.task_id, r.body FROM undelivered u"
+        " CROSS JOIN record r ON r.number = u.number"
+        " CROSS JOIN task t ON t.key = r.task CROSS JOIN account a ON a.id = t.account"
+        " WHERE u.sink = (SELECT id FROM sink WHERE name = ?) ORDER BY u.number LIMIT ?",
+        (sink, max(0, limit)),
+    )
+    return [_delivery(*row) for row in rows]
+
+
+def _delivery(number: int, account: str, task_id: str, body: bytes) -> Delivery:
+    return Delivery(number=number, account=account, task_id=task_id, body=body)
+
+
 def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState]) -> Sums:
     """Count everything. One pass over the tasks; `finished` is counted from the records, `kinds` from the tasks."""
     (finished,) = connection.execute("SELECT count(*) FROM record").fetchone()
@@ -86,16 +137,19 @@ def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState])
         (TOP_REASONS,),
     )
     waiting, looks, kinds = _read_tasks(connection)
+    pruned = connection.execute("SELECT kind, tasks, looks FROM pruned").fetchall()
     names = {name for (name,) in connection.execute("SELECT name FROM account")} | noted.keys()
+    forgotten = sum(tasks for _, tasks, _ in pruned)
     return Sums(
         sources=_read_sources(connection),
         sinks=_read_sinks(connection),
         accounts={name: read_account(connection, name, noted.get(name)) for name in sorted(names)},
         waiting=waiting,
-        finished=finished,
-        looks=looks,
-        kinds=kinds,
+        finished=finished + forgotten,
+        looks=looks + sum(looks for _, _, looks in pruned),
+        kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _ in pruned}),
         reasons=tuple(reasons),
+        pruned=forgotten,
     )
 
 
@@ -104,7 +158,7 @@ def _read_tasks(connection: sqlite3.Connection) -> tuple[int, int, dict[str, int
     per_kind = ", ".join(f"count(*) FILTER (WHERE kind = '{kind}')" for kind in Kind)
     sql = f"SELECT count(*) - count(kind), coalesce(sum(looks), 0), {per_kind} FROM task"  # noqa: S608 - our own enum
     waiting, looks, *counts = connection.execute(sql).fetchone()
-    return waiting, looks, {str(kind): count for kind, count in zip(Kind, counts, strict=True) if count}
+    return waiting, looks, {str(kind): count for kind, count in zip(Kind, counts, strict=True)}
 
 
 def _read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:
@@ -128,7 +182,7 @@ def _read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:
 def _read_sinks(connection: sqlite3.Connection) -> tuple[SinkSums, ...]:
     """A sink that is not attached gets its rows when it is again: until then the records it lacks are counted."""
     rows = connection.execute(
-        "SELECT name, delivered, attached,"
+        "SELECT name, delivered + missed, attached,"
         " (SELECT count(*) FROM undelivered u WHERE u.sink = s.id)"
         " + CASE WHEN attached THEN 0 ELSE (SELECT count(*) FROM record r WHERE r.number > s.filled_to) END,"
         " (SELECT count(*) FROM dead d WHERE d.sink = s.id)"

@@ -97,7 +97,18 @@ CREATE TABLE dead (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS = (VERSION_1,)  # the n-th brings a state of version n to n + 1; published ones are never edited
+VERSION_2 = """
+CREATE TABLE pruned (
+    kind TEXT PRIMARY KEY,
+    tasks INTEGER NOT NULL,
+    looks INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX record_seen ON record (seen_at);
+-- what was pruned before a sink got it
+ALTER TABLE sink ADD COLUMN missed INTEGER NOT NULL DEFAULT 0
+"""
+
+MIGRATIONS = (VERSION_1, VERSION_2)  # the n-th brings a state of version n to n + 1; published ones are never edited
 VERSION = len(MIGRATIONS)
 
 

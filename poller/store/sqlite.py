@@ -14,24 +14,34 @@ from poller.model import (
     AccountState,
     Added,
     Chunk,
+    DeadLetter,
     Delivery,
     Position,
     Rejection,
+    Selection,
     Settled,
     Sums,
     Task,
     Written,
 )
 from poller.protocols import Clock
+from poller.store import outbox
 from poller.store.commits import GroupCommit
 from poller.store.faults import may_pass, store_error
 from poller.store.lock import ProcessLock
-from poller.store.reading import read_account, read_rejections, read_sums
+from poller.store.reading import (
+    read_account,
+    read_dead_letters,
+    read_records,
+    read_rejections,
+    read_sums,
+    read_undelivered,
+)
+from poller.store.text import storable
 
 log = structlog.get_logger()
 
 SAVE_WITHIN_S = 1.0
-LONGEST_TEXT = 300  # characters of a reason or a status word: they are for people, and reasons are indexed
 SETTLING = -1  # the lease of a task whose look is recorded but not committed yet
 
 
@@ -92,7 +102,7 @@ class SqliteStore:
         added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
         self._connection.executemany(
             "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
-            [(source, each.line, _storable(each.reason), _storable(each.excerpt)) for each in chunk.rejected],
+            [(source, each.line, storable(each.reason), storable(each.excerpt)) for each in chunk.rejected],
         )
         self._connection.execute(
             "UPDATE source SET lines = lines + ?, tasks = tasks + ?, duplicates = duplicates + ?,"
@@ -284,7 +294,7 @@ class SqliteStore:
                 state.paused_s,
                 state.day,
                 state.pause,
-                state.pause_detail and _storable(state.pause_detail),
+                state.pause_detail and storable(state.pause_detail),
                 state.resume_at,
                 number,
             ),
@@ -307,69 +317,20 @@ class SqliteStore:
         """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything
         that finished while it was not attached, also before it was first named."""
         wanted = tuple(dict.fromkeys(names))
-        return await self._commits.run(lambda: self._attach_sinks(wanted))
-
-    def _attach_sinks(self, wanted: Sequence[str]) -> dict[str, bytes | None]:
-        attached = {name for (name,) in self._connection.execute("SELECT name FROM sink WHERE attached")}
-        for name in attached - set(wanted):
-            self._connection.execute(
-                "UPDATE sink SET attached = 0, filled_to = (SELECT coalesce(max(number), 0) FROM record)"
-                " WHERE name = ?",
-                (name,),
-            )
-        for name in wanted:
-            if name not in attached:
-                self._attach_sink(name)
-        positions = dict(self._connection.execute("SELECT name, position FROM sink WHERE attached"))
-        return {name: positions[name] for name in wanted}
-
-    def _attach_sink(self, name: str) -> None:
-        self._connection.execute("INSERT INTO sink (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-        self._connection.execute(
-            "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
-            " WHERE s.name = ? AND r.number > s.filled_to",
-            (name,),
-        )
-        self._connection.execute("UPDATE sink SET attached = 1 WHERE name = ?", (name,))
+        return await self._commits.run(lambda: outbox.attach_sinks(self._connection, wanted))
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
         """Return the first undelivered records that are safely on disk, in the order in which they finished."""
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT r.number, a.name, t.task_id, r.body FROM undelivered u"
-                " CROSS JOIN record r ON r.number = u.number"
-                " CROSS JOIN task t ON t.key = r.task CROSS JOIN account a ON a.id = t.account"
-                " WHERE u.sink = (SELECT id FROM sink WHERE name = ?) ORDER BY u.number LIMIT ?",
-                (sink, max(0, limit)),
-            ).fetchall()
-        return [
-            Delivery(number=number, account=account, task_id=task_id, body=body)
-            for number, account, task_id, body in rows
-        ]
+            return read_undelivered(connection, sink, limit)
 
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
         """Strike the batch off the sink's outbox, note its position if it has one, keep the refused as dead letters."""
         now = self._clock()
         numbers = [delivery.number for delivery in batch]
-        await self._commits.run(lambda: self._strike_off(sink, numbers, written, now), rows=len(batch))
-
-    def _strike_off(self, sink: str, numbers: Sequence[int], written: Written, now: float) -> None:
-        row = self._connection.execute("SELECT id FROM sink WHERE name = ?", (sink,)).fetchone()
-        if row is None:
-            return
-        delivered = 0
-        for number in numbers:
-            struck = self._connection.execute("DELETE FROM undelivered WHERE sink = ? AND number = ?", (*row, number))
-            if struck.rowcount and number in written.refused:
-                self._connection.execute(
-                    "INSERT INTO dead (sink, number, reason, at) VALUES (?, ?, ?, ?)",
-                    (*row, number, _storable(written.refused[number]), now),
-                )
-            else:
-                delivered += struck.rowcount
-        self._connection.execute(
-            "UPDATE sink SET delivered = delivered + ?, position = coalesce(?, position) WHERE id = ?",
-            (delivered, written.position, *row),
+        refused = {number: storable(reason) for number, reason in written.refused.items()}
+        await self._commits.run(
+            lambda: outbox.strike_off(self._connection, sink, numbers, refused, written.position, now), rows=len(batch)
         )
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
@@ -378,6 +339,28 @@ class SqliteStore:
 
     def _note_position(self, sink: str, position: bytes | None) -> None:
         self._connection.execute("UPDATE sink SET position = ? WHERE name = ?", (position, sink))
+
+    async def replay(self, sink: str, selection: Selection) -> int:
+        """Put the selected records, as far as they are kept, into the sink's outbox again, dead letters revived; return
+        how many. Raises `ConfigError` for a sink that the state does not know."""
+        with self._reading() as connection:
+            outbox.refuse_unknown(connection, sink)
+        return await self._commits.run(lambda: outbox.replay(self._connection, sink, selection))
+
+    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first."""
+        with self._reading() as connection:
+            return read_dead_letters(connection, sink)
+
+    async def records(self, after: int, limit: int) -> list[Delivery]:
+        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+        with self._reading() as connection:
+            return read_records(connection, after, limit)
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget up to `limit` tasks that finished before the instant; return how many. What an attached sink lacks or
+        has refused is kept. Their counts stay in `sums`. A pruned id that is fed again is a new task."""
+        return await self._commits.run(lambda: outbox.prune(self._connection, before, limit))
 
     # --- reporting -------------------------------------------------------------------------------------------------
 
@@ -416,7 +399,7 @@ class SqliteStore:
 
 def _rows_to_look_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
     return [
-        (again.at, again.errors, again.missing_at, again.status and _storable(again.status), each.task.key)
+        (again.at, again.errors, again.missing_at, again.status and storable(again.status), each.task.key)
         for each in settled
         if (again := each.again) is not None
     ]
@@ -424,12 +407,7 @@ def _rows_to_look_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
 
 def _rows_finished(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
     return [
-        (str(record.kind), each.task.key, record.reason and _storable(record.reason), record.seen_at, record.body)
+        (str(record.kind), each.task.key, record.reason and storable(record.reason), record.seen_at, record.body)
         for each in settled
         if (record := each.record) is not None
     ]
-
-
-def _storable(text: str) -> str:
-    """Return `text` bounded, and without the lone surrogates that JSON can carry and SQLite cannot."""
-    return text[:LONGEST_TEXT].encode("utf-8", "replace").decode()

@@ -1,0 +1,143 @@
+"""Plants each bug of `planted.py` in a copy of the tree and runs the tests that should notice.
+
+`python -m campaign.bugs [NAME…]`; exit 1 where a bug was missed.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from campaign.planted import BUGS, Bug
+
+HOUSE = Path(__file__).parent.parent
+COPIED = ("poller", "tests", "campaign", "docs", "pyproject.toml", "README.md", "config.example.toml")
+AT_A_TIME = 2
+SLOWEST_S = 600.0
+CAUGHT = {1, 2}  # pytest: tests failed; or the bug broke so much that none could be collected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a bug was caught, by which test, and how long that took."""
+
+    bug: Bug
+    caught: bool
+    by: str
+    took_s: float
+
+    def __str__(self) -> str:
+        return f"{'caught' if self.caught else 'MISSED':<7} {self.bug.name:<42} {self.took_s:5.1f} s  {self.by}"
+
+
+def planted(bug: Bug, house: Path = HOUSE) -> str:
+    """Return the file's text with the bug in it. Raises `ValueError` where the bug does not fit any more."""
+    file = house / bug.file
+    count = file.read_text().count(bug.old) if file.is_file() else 0
+    if count != 1:
+        raise ValueError(f"{bug.name}: its text stands {count} times in {bug.file}, not once; bring it up to date")
+    return file.read_text().replace(bug.old, bug.new)
+
+
+def misfits(house: Path = HOUSE) -> list[str]:
+    """Return which bugs cannot be planted any more, and why."""
+    found = [f"{bug.name} stands twice" for bug in BUGS if sum(other.name == bug.name for other in BUGS) > 1]
+    for bug in BUGS:
+        try:
+            compile(planted(bug, house), bug.file, "exec")
+        except (ValueError, SyntaxError) as error:
+            found.append(str(error))
+        found += [f"{bug.name}: there is no {_test(name)}" for name in bug.tests if not (house / _test(name)).exists()]
+    return found
+
+
+def _test(name: str) -> str:
+    return f"tests/test_{name}.py"
+
+
+def attempt(bug: Bug, house: Path, tests: Sequence[str], failing: Sequence[str]) -> Verdict:
+    """Plant the bug in a copy of `house`, run the tests there but for those that fail anyway, and judge."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place)
+        _copy(house, copy)
+        (copy / bug.file).write_text(planted(bug, house))
+        code, said = _run_tests(copy, ["-x", *tests, *(f"--deselect={name}" for name in failing)])
+    by = next(iter(_failed(said)), said[-300:])
+    return Verdict(bug=bug, caught=code in CAUGHT, by=by, took_s=time.monotonic() - began)
+
+
+def _copy(house: Path, copy: Path) -> None:
+    for name in COPIED:
+        if (house / name).is_dir():
+            shutil.copytree(house / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(house / name, copy / name)
+
+
+def _run_tests(copy: Path, words: Sequence[str]) -> tuple[int, str]:
+    """Return pytest's exit code and what it said; a suite that hangs has noticed, too."""
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *words]
+    environ = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own words
+            command, cwd=copy, env=environ, capture_output=True, text=True, check=False, timeout=SLOWEST_S
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"FAILED no end within {SLOWEST_S:.0f} s"
+    return done.returncode, done.stdout + done.stderr
+
+
+def _failed(said: str) -> list[str]:
+    """Return the tests that pytest's summary names as failed."""
+    lines = [line for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return [line.split(" ", 1)[1].split(" - ")[0] for line in lines]
+
+
+def try_all(bugs: Sequence[Bug], *, whole: bool) -> list[Verdict]:
+    """Attempt the bugs, some at a time, and print each verdict. A test that fails without any bug notices nothing."""
+    tests = {bug.name: ["tests"] if whole else [_test(name) for name in bug.tests] for bug in bugs}
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(AT_A_TIME) as pool:
+        house = Path(place)  # the tree may change meanwhile
+        _copy(HOUSE, house)
+        failing = _failed(_run_tests(house, sorted({name for names in tests.values() for name in names}))[1])
+        for name in failing:
+            print(f"fails without any bug: {name}", flush=True)  # noqa: T201 - a report
+
+        def judge(bug: Bug) -> Verdict:
+            verdict = attempt(bug, house, tests[bug.name], failing)
+            print(verdict, flush=True)  # noqa: T201 - a report
+            return verdict
+
+        return list(pool.map(judge, bugs))
+
+
+def main() -> None:
+    """Plant the bugs named on the command line, or all."""
+    parser = argparse.ArgumentParser(prog="python -m campaign.bugs", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="bugs to plant [all]")
+    parser.add_argument(
+        "--whole", action="store_true", help="run the whole suite, not only the tests that should notice"
+    )
+    options = parser.parse_args()
+    if wrong := misfits():
+        raise SystemExit("\n".join(wrong))
+    if unknown := set(options.names) - {bug.name for bug in BUGS}:
+        raise SystemExit(f"there is no bug {', '.join(sorted(unknown))}")
+    verdicts = try_all([bug for bug in BUGS if not options.names or bug.name in options.names], whole=options.whole)
+    missed = [verdict.bug.name for verdict in verdicts if not verdict.caught]
+    print(
+        f"{len(verdicts) - len(missed)} of {len(verdicts)} caught" + (f"; missed: {', '.join(missed)}" * bool(missed))
+    )  # noqa: T201 - a report
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Kills and fails the real process before each of its state-changing system calls in turn, and looks what is left.
+
+`python -m campaign.crash --points all --double 200 --errors --random-kills 300`; nothing given runs a short version.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from campaign import trace
+from campaign.rig import Ended, Shape, rigged
+from campaign.targets import TARGETS
+from campaign.trace import Point
+from poller.errors import Exit
+
+KILL = "signal=SIGKILL"
+DISK_FULL, BAD_DISK = "error=ENOSPC", "error=EIO"
+BURST = 5  # so many calls in a row fail, where a single one does not tell
+AT_A_TIME = 2
+BIG_TASKS = 20_000
+BIG_PACE = 20  # requests per 0.1 s, so that hundreds of kills find work to interrupt
+LIFE_S = (0.4, 2.2)  # of a process that is killed at a random instant; it needs 0.8 s to start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blow:
+    """What one run of a trial meets."""
+
+    point: Point
+    fault: str
+    times: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.fault} at {self.point}" + (f" and {self.times - 1} more" if self.times > 1 else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Blows upon one rig, one run each; then it runs to its end and is compared."""
+
+    shape: Shape
+    blows: tuple[Blow, ...]
+
+    def __str__(self) -> str:
+        return f"seed {self.shape.seed}: " + ", then ".join(map(str, self.blows))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a campaign counted."""
+
+    trials: int = 0
+    blows: int = 0  # that hit: the call was reached
+    killed_at: Counter[str] = None  # type: ignore[assignment]  # by system call
+    codes: Counter[str] = None  # type: ignore[assignment]  # how runs with a failing disk ended
+    violations: list[str] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.killed_at, self.codes, self.violations = Counter(), Counter(), []
+
+    def note(self, violations: Sequence[str], where: object) -> None:
+        self.violations += [f"{where}: {words}" for words in violations]
+
+    def __str__(self) -> str:
+        lines = [f"{self.trials:,} trials, {self.blows:,} blows that hit, {len(self.violations)} violations"]
+        if self.killed_at:
+            lines.append("  killed before " + _counted(self.killed_at))
+        if self.codes:
+            lines.append("  exit codes of the runs whose disk failed: " + _counted(self.codes))
+        return "\n".join([*lines, *(f"  VIOLATION {words}" for words in self.violations)])
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+# --- trials ----------------------------------------------------------------------------------------------------------
+
+
+async def reference(shape: Shape) -> list[Point]:
+    """Run undisturbed; return the system calls that can be its last, in order."""
+    with tempfile.TemporaryDirectory() as place:
+        async with rigged(_own_folder(place), shape) as rig:
+            log = Path(place) / "log"
+            ended = await rig.run(before=trace.watching(log, rig.paths()))
+            if not ended.settled:
+                raise SystemExit(f"the undisturbed run failed with {ended.code}: {ended.stderr[-2000:]}")
+            return trace.points(log)
+
+
+async def attempt(trial: Trial, tally: Tally) -> None:
+    """Bring the blows, let the rig run to its end, and count."""
+    with tempfile.TemporaryDirectory() as place:
+        async with rigged(_own_folder(place), trial.shape) as rig:
+            tally.trials += 1
+            for blow in trial.blows:
+                before = trace.injecting(Path(place) / "log", rig.paths(), blow.point, blow.fault, times=blow.times)
+                ended = await rig.run(before=before)
+                tally.note(_judge(ended, blow, tally), trial)
+            tally.note(await (rig.violations(ended) if ended.settled else rig.finish()), trial)
+
+
+def _judge(ended: Ended, blow: Blow, tally: Tally) -> list[str]:
+    """Count how a run under a blow ended; return what it must not do."""
+    if blow.fault == KILL:
+        if ended.code < 0:
+            tally.blows += 1
+            tally.killed_at[blow.point.call] += 1
+        return [] if ended.code < 0 or ended.settled else [f"exit code {ended.code}: {ended.stderr[-400:]}"]
+    tally.blows += 1
+    tally.codes[f"{blow.fault.removeprefix('error=')} → {ended.code}"] += 1
+    if ended.code < 0:
+        return [f"the run hung: {ended.stderr[-400:]}"]
+    if "Traceback" in ended.stderr or ended.code not in set(Exit) - {Exit.INTERNAL}:
+        return [f"exit code {ended.code}, or a traceback: {ended.stderr[-1500:]}"]
+    return []
+
+
+def _own_folder(place: str) -> Path:
+    folder = Path(place).resolve() / "rig"
+    folder.mkdir()
+    return folder
+
+
+def single_kills(shape: Shape, points: Sequence[Point], every: int) -> list[Trial]:
+    return [Trial(shape=shape, blows=(Blow(point=point, fault=KILL),)) for point in points[::every]]
+
+
+def double_kills(shape: Shape, points: Sequence[Point], count: int, rng: Random) -> list[Trial]:
+    """A second kill while the first is being recovered from. A recovery has fewer calls: the earlier half is hit."""
+    early = points[: len(points) // 2]
+    return [
+        Trial(shape=shape, blows=tuple(Blow(point=rng.choice(from_), fault=KILL) for from_ in (points, early)))
+        for _ in range(count)
+    ]
+
+
+def failures(shape: Shape, points: Sequence[Point], every: int) -> list[Trial]:
+    """Each kind of failure at each point; a full disk also for some calls in a row."""
+    kinds = ((DISK_FULL, 1), (DISK_FULL, BURST), (BAD_DISK, 1))
+    return [
+        Trial(shape=shape, blows=(Blow(point=point, fault=fault, times=times),))
+        for point in points[::every]
+        for fault, times in kinds
+    ]
+
+
+async def random_kills(shape: Shape, kills: int, rng: Random, tally: Tally) -> None:
+    """Kill one big run again and again at random instants; then let it end."""
+    with tempfile.TemporaryDirectory() as place:
+        async with rigged(_own_folder(place), shape) as rig:
+            tally.trials += 1
+            for _ in range(kills):
+                ended = await rig.run(kill_after_s=rng.uniform(*LIFE_S))
+                tally.blows += ended.code < 0
+                tally.killed_at["anything"] += ended.code < 0
+            tally.note(await rig.finish(), f"{kills} random kills, seed {shape.seed}")
+
+
+# --- the campaign ----------------------------------------------------------------------------------------------------
+
+
+async def carry_out(trials: Sequence[Trial], tally: Tally, until: float, say: Callable[[str], None]) -> None:
+    """Attempt the trials, some at a time, until they end or time is up."""
+    waiting = iter(trials)
+
+    async def work() -> None:
+        for trial in waiting:
+            if time.monotonic() > until:
+                return
+            found = len(tally.violations)
+            await attempt(trial, tally)
+            for violation in tally.violations[found:]:
+                say(f"VIOLATION {violation}")
+            if tally.trials % 50 == 0:
+                say(f"  {tally.trials:,} of {len(trials):,}")
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(AT_A_TIME):
+            workers.create_task(work())
+
+
+async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> bool:
+    """Run what the options ask for; return whether everything held."""
+    until = time.monotonic() + 60 * options.minutes
+    rng = Random(options.seed)
+    shape = Shape(targets=[TARGETS[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
+    held = True
+    async for name, trials in _parts(shape, options, rng):
+        tally, began = Tally(), time.monotonic()
+        say(f"{name}: {len(trials):,} trials")
+        await carry_out(trials, tally, until, say)
+        say(f"{name}: {tally}\n  {time.monotonic() - began:.0f} s, seed {options.seed}")
+        held &= not tally.violations
+    if options.random_kills:
+        tally, began = Tally(), time.monotonic()
+        big = replace(shape, tasks=options.big_tasks, requests=BIG_PACE, workers=16)
+        await random_kills(big, options.random_kills, rng, tally)
+        say(f"random kills over {big.tasks:,} tasks: {tally}\n  {time.monotonic() - began:.0f} s, seed {options.seed}")
+        held &= not tally.violations
+    return held
+
+
+async def _parts(shape: Shape, options: argparse.Namespace, rng: Random):  # type: ignore[no-untyped-def]
+    for seed in range(options.seed, options.seed + options.seeds):
+        seeded = replace(shape, seed=seed)
+        points = await reference(seeded)
+        calls = _counted(Counter(point.call for point in points))
+        if options.points:
+            yield f"kill before each of {len(points):,} calls ({calls})", single_kills(seeded, points, options.points)
+        if options.errors:
+            yield "failing disk", failures(seeded, points, options.errors)
+        if options.double and seed == options.seed:
+            yield "double kills", double_kills(seeded, points, options.double, rng)
+
+
+def _every(text: str) -> int:
+    return 1 if text == "all" else int(text)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m campaign.crash", description=__doc__)
+    parser.add_argument(
+        "--points", type=_every, default=0, metavar="all|K", help="kill before each, or every K-th, call"
+    )
+    parser.add_argument("--errors", type=_every, default=0, metavar="all|K", help="fail each, or every K-th, call")
+    parser.add_argument("--double", type=int, default=0, metavar="N", help="so many double kills")
+    parser.add_argument("--random-kills", type=int, default=0, metavar="N", help="so many kills of one big run")
+    parser.add_argument("--big-tasks", type=int, default=BIG_TASKS, metavar="N", help=f"its tasks [{BIG_TASKS}]")
+    parser.add_argument("--tasks", type=int, default=12, metavar="N", help="tasks of the reference run [12]")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="the sinks [all]")
+    parser.add_argument("--seed", type=int, default=1, help="of ids, outcomes and chance [1]")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="so many reference runs, seeds in a row [1]")
+    parser.add_argument("--minutes", type=float, default=120, help="begin no trial after so long [120]")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run the campaign that the command line asks for; exit 1 where anything did not hold."""
+    if reason := trace.usable():
+        raise SystemExit(reason)
+    options = parse(sys.argv[1:] or ["--points", "10", "--double", "10", "--errors", "25", "--random-kills", "10"])
+    sys.exit(not asyncio.run(campaign(options, lambda words: print(words, flush=True))))  # noqa: T201 - a report
+
+
+if __name__ == "__main__":
+    main()

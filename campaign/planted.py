@@ -1,0 +1,533 @@
+"""Bugs to plant: each a small wrong turn that the design names, as a replacement of text, and the tests that look for it.
+
+Each text must stand exactly once in its file; a test of the suite says which does not any more.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bug:
+    """One wrong turn."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # files of tests/, without `test_` and `.py`
+
+
+STORE = ("store_sqlite", "store", "store_outbox", "store_machine")
+JSONL = ("sinks", "sinks_rotation")
+GATE = ("gate", "gate_simulated")
+CLIENT = ("client",)
+
+BUGS = (
+    # --- the store: what is acknowledged is on disk, once
+    Bug(
+        name="commits-not-synced",
+        file="poller/store/schema.py",
+        old="PRAGMA synchronous = FULL",
+        new="PRAGMA synchronous = NORMAL",
+        tests=STORE,
+    ),
+    Bug(
+        name="acknowledged-before-commit",
+        file="poller/store/commits.py",
+        old="        self._append(_Operation(apply=apply, settle=settle, future=future, rows=rows))\n        self._commit_within(0.0 if",
+        new="        self._append(_Operation(apply=apply, settle=settle, future=None, rows=rows))\n        future.set_result(None)\n        self._commit_within(0.0 if",
+        tests=STORE,
+    ),
+    Bug(
+        name="no-rollback-after-a-failed-commit",
+        file="poller/store/commits.py",
+        old="        if self._connection.in_transaction:\n            try:",
+        new="        if False:\n            try:",
+        tests=STORE,
+    ),
+    Bug(
+        name="leases-never-end",
+        file="poller/store/sqlite.py",
+        old="settle=lambda: self._end_leases(keys)",
+        new="settle=None",
+        tests=STORE,
+    ),
+    Bug(
+        name="no-lease-check-in-record",
+        file="poller/store/sqlite.py",
+        old="if task.lease == SETTLING or self._leases.get(task.key) != task.lease:",
+        new="if task.lease == SETTLING:",
+        tests=STORE,
+    ),
+    Bug(
+        name="release-of-another-lease",
+        file="poller/store/sqlite.py",
+        old="if task.lease != SETTLING and self._leases.get(task.key) == task.lease:",
+        new="if task.key in self._leases:",
+        tests=STORE,
+    ),
+    Bug(
+        name="leased-tasks-claimed-again",
+        file="poller/store/sqlite.py",
+        old="                if key not in self._leases:\n                    keys.append(key)",
+        new="                if True:\n                    keys.append(key)",
+        tests=STORE,
+    ),
+    Bug(
+        name="duplicates-counted-as-tasks",
+        file="poller/store/sqlite.py",
+        old="Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)",
+        new="Added(tasks=len(chunk.fed), duplicates=0)",
+        tests=STORE,
+    ),
+    Bug(
+        name="outbox-row-in-another-transaction",
+        file="poller/store/sqlite.py",
+        old='        self._connection.execute(\n            "INSERT INTO undelivered (sink, number) SELECT s.id',
+        new='        self._connection.execute("COMMIT")\n        self._connection.execute("BEGIN")\n'
+        '        self._connection.execute(\n            "INSERT INTO undelivered (sink, number) SELECT s.id',
+        tests=STORE,
+    ),
+    Bug(
+        name="look-of-a-finished-task-not-counted",
+        file="poller/store/sqlite.py",
+        old='"UPDATE task SET looks = looks + 1, kind = ? WHERE key = ?"',
+        new='"UPDATE task SET kind = ? WHERE key = ?"',
+        tests=STORE,
+    ),
+    Bug(
+        name="daily-count-forgotten",
+        file="poller/store/sqlite.py",
+        old="DO UPDATE SET requests = max(requests, excluded.requests)",
+        new="DO NOTHING",
+        tests=STORE,
+    ),
+    Bug(
+        name="delivered-noted-for-refused-records",
+        file="poller/store/outbox.py",
+        old="if struck.rowcount and number in refused:",
+        new="if struck.rowcount and number in ():",
+        tests=STORE,
+    ),
+    Bug(
+        name="two-sinks-share-an-outbox",
+        file="poller/store/outbox.py",
+        old='"DELETE FROM undelivered WHERE sink = ? AND number = ?", (*row, number))',
+        new='"DELETE FROM undelivered WHERE ? AND number = ?", (*row, number))',
+        tests=STORE,
+    ),
+    Bug(
+        name="position-not-noted",
+        file="poller/store/outbox.py",
+        old="position = coalesce(?, position) WHERE id = ?",
+        new="position = coalesce(position, ?) WHERE id = ?",
+        tests=STORE,
+    ),
+    Bug(
+        name="a-new-sink-gets-only-what-comes",
+        file="poller/store/outbox.py",
+        old=' WHERE s.name = ? AND r.number > s.filled_to",\n        (name,),',
+        new=' WHERE s.name = ? AND false",\n        (name,),',
+        tests=STORE,
+    ),
+    Bug(
+        name="undelivered-records-pruned",
+        file="poller/store/outbox.py",
+        old="SELECT 1 FROM sink s WHERE s.attached AND (EXISTS",
+        new="SELECT 1 FROM sink s WHERE false AND (EXISTS",
+        tests=STORE,
+    ),
+    Bug(
+        name="second-process-let-in",
+        file="poller/store/lock.py",
+        old="        if _locks(descriptor, fcntl.LOCK_EX):\n            return",
+        new="        if True:\n            return",
+        tests=STORE,
+    ),
+    Bug(
+        name="failed-fsync-tried-again",
+        file="poller/store/faults.py",
+        old="    return code in PASSING_IO or",
+        new="    return code in PASSING_IO | FAILED_FSYNC or",
+        tests=STORE,
+    ),
+    # --- sinks: exactly once, or at least once and known as such
+    Bug(
+        name="jsonl-not-synced",
+        file="poller/sinks/jsonl.py",
+        old="        file.sync()\n        self._kept[file.path]",
+        new="        self._kept[file.path]",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-folder-not-synced",
+        file="poller/sinks/linefile.py",
+        old="            _sync_folder(path.parent)\n",
+        new="",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-failed-sync-ignored",
+        file="poller/sinks/linefile.py",
+        old="        os.fdatasync(fd)\n    except OSError as error:\n",
+        new="        os.fdatasync(fd)\n    except OSError as error:\n        return\n",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-short-write-ignored",
+        file="poller/sinks/linefile.py",
+        old="            left, at = left[written:], at + written",
+        new="            left, at = left[len(left) :], at + written",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-appends-after-a-crash",
+        file="poller/sinks/linefile.py",
+        old="            written = os.pwrite(self._fd, left, at)",
+        new="            written = os.pwrite(self._fd, left, self.size)",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-tail-cut-where-readers-saw-it",
+        file="poller/sinks/linefile.py",
+        old='        if size <= start + ours:\n            return size, None\n        cut_at = start + expected.rfind(b"\\n", 0, ours) + 1',
+        new="        if size <= start:\n            return size, None\n        cut_at = start",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-foreign-lines-dropped",
+        file="poller/sinks/linefile.py",
+        old="aside = None if is_ours or not self._has_line(cut_at, size) else",
+        new="aside = None if True else",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-shorter-file-accepted",
+        file="poller/sinks/linefile.py",
+        old="        if size < written:\n            found",
+        new="        if size < 0:\n            found",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-file-not-locked",
+        file="poller/sinks/linefile.py",
+        old="            _lock(fd, path)\n",
+        new="",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-full-disk-acknowledged",
+        file="poller/sinks/jsonl.py",
+        old="                return self._make_retry(error)",
+        new="                self._make_retry(error)",
+        tests=JSONL,
+    ),
+    Bug(
+        name="jsonl-readable-by-everybody",
+        file="poller/sinks/linefile.py",
+        old="MODE = 0o600",
+        new="MODE = 0o644",
+        tests=JSONL,
+    ),
+    Bug(
+        name="delivered-before-written",
+        file="poller/engine/outlet.py",
+        old="        match await self.sink.write(batch):",
+        new="        from poller.model import Written\n\n"
+        "        await self._store.delivered(self.sink.name, batch, Written())\n"
+        "        match await self.sink.write(batch):",
+        tests=("outlet", "service"),
+    ),
+    Bug(
+        name="retry-taken-for-written",
+        file="poller/engine/outlet.py",
+        old="            case Retry(reason=reason, wait_s=wait_s, position=position):",
+        new="            case Retry(reason=reason, wait_s=wait_s, position=position) if False:",
+        tests=("outlet",),
+    ),
+    Bug(
+        name="webhook-follows-redirects",
+        file="poller/sinks/webhook.py",
+        old="allow_redirects=False",
+        new="allow_redirects=True",
+        tests=("sinks_webhook",),
+    ),
+    Bug(
+        name="webhook-any-answer-is-success",
+        file="poller/sinks/webhook.py",
+        old="if 200 <= status <= 299:",
+        new="if 200 <= status <= 499:",
+        tests=("sinks_webhook",),
+    ),
+    Bug(
+        name="webhook-retry-after-ignored",
+        file="poller/sinks/webhook.py",
+        old="        if asked_s is not None:\n            wait_s =",
+        new="        if False:\n            wait_s =",
+        tests=("sinks_webhook",),
+    ),
+    Bug(
+        name="webhook-id-of-the-attempt",
+        file="poller/sinks/webhook.py",
+        old="        message = message_id(portion)\n",
+        new='        message = message_id(portion) + f"{self._clock()}"\n',
+        tests=("sinks_webhook",),
+    ),
+    Bug(
+        name="sql-insert-instead-of-upsert",
+        file="poller/sinks/sql_sqlite.py",
+        old="ON CONFLICT (account, task_id) DO UPDATE SET {changes}",
+        new="",
+        tests=("sinks_sql",),
+    ),
+    Bug(
+        name="command-status-ignored",
+        file="poller/sinks/command.py",
+        old="            case 0:\n",
+        new="            case 0 | 1 | 75:\n",
+        tests=("sinks_command",),
+    ),
+    # --- looking: weather is not a result, and each answer belongs to its task
+    Bug(
+        name="no-task-id-comparison",
+        file="poller/client.py",
+        old="            if outcome.task_id == task.task_id:\n",
+        new="            if outcome.task_id:\n",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="redirects-followed",
+        file="poller/client.py",
+        old="session.get(url, headers=headers, allow_redirects=False)",
+        new="session.get(url, headers=headers, allow_redirects=True)",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="body-cap-off",
+        file="poller/client.py",
+        old="            if size > most:\n",
+        new="            if size < 0:\n",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="aiohttp-sends-again-by-itself",
+        file="poller/client.py",
+        old="            middlewares=(_send_once,),\n",
+        new="",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="no-time-out",
+        file="poller/client.py",
+        old="            async with asyncio.timeout(self._request_timeout_s):\n",
+        new="            async with asyncio.timeout(None):\n",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="distrusted-connection-kept",
+        file="poller/client.py",
+        old="if _named(answer.outcome) is None and isinstance(response, _Response):",
+        new="if False and isinstance(response, _Response):",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="token-in-the-log",
+        file="poller/client.py",
+        old='    log.warning("look.broken", error=type(error).__name__)',
+        new='    log.warning("look.broken", error=repr(error), args=repr(error.args))',
+        tests=(*CLIENT, "service_tokens"),
+    ),
+    Bug(
+        name="cookies-kept",
+        file="poller/client.py",
+        old="cookie_jar=aiohttp.DummyCookieJar()",
+        new="cookie_jar=aiohttp.CookieJar(unsafe=True)",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="ids-not-checked",
+        file="poller/client.py",
+        old="    if not is_task_id(task_id):\n        return None\n",
+        new="",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="404-believed-at-once",
+        file="poller/policy.py",
+        old="    if task.missing_at is not None and now - first_at >= polling.missing_again_s:",
+        new="    if True:",
+        tests=("policy",),
+    ),
+    Bug(
+        name="unreachable-is-an-outcome",
+        file="poller/policy.py",
+        old="            if overdue and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:",
+        new="            if task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:",
+        tests=("policy",),
+    ),
+    Bug(
+        name="deadline-runs-during-pauses",
+        file="poller/policy.py",
+        old="max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))",
+        new="max(0.0, now - task.fed_at)",
+        tests=("policy",),
+    ),
+    Bug(
+        name="failure-forgets-the-404",
+        file="poller/policy.py",
+        old="                errors=task.errors + 1,\n                missing_at=task.missing_at,",
+        new="                errors=task.errors + 1,\n                missing_at=None,",
+        tests=("policy",),
+    ),
+    Bug(
+        name="errors-branch-on-numErrors-only",
+        file="poller/policy.py",
+        old="    if outcome.has_errors or outcome.num_errors > 0:",
+        new="    if outcome.num_errors > 0:",
+        tests=("policy",),
+    ),
+    Bug(
+        name="html-404-is-a-missing-task",
+        file="poller/classify.py",
+        old='        case 400 | 404 if problem is not None:\n            message = problem.get("message")',
+        new='        case 400 | 404:\n            message = (problem or {}).get("message")',
+        tests=("classify",),
+    ),
+    Bug(
+        name="unknown-status-is-final",
+        file="poller/classify.py",
+        old='        case "COMPLETE" | "CANCELED" as final:',
+        new='        case "COMPLETE" | "CANCELED" | "FAILED" as final:',
+        tests=("classify",),
+    ),
+    Bug(
+        name="retry-after-ignored",
+        file="poller/classify.py",
+        old='    told = (_header(headers, "Retry-After") or "").strip()\n',
+        new='    told = ""\n',
+        tests=("classify",),
+    ),
+    Bug(
+        name="ref-lost",
+        file="poller/record.py",
+        old='        "ref": _spliced(task.ref),',
+        new='        "ref": None,',
+        tests=("record", "service"),
+    ),
+    Bug(
+        name="record-parsed-and-written-again",
+        file="poller/record.py",
+        old="    return None if json is None else orjson.Fragment(json)",
+        new="    return None if json is None else orjson.loads(json)  # type: ignore[return-value]",
+        tests=("record", "service"),
+    ),
+    # --- the gate: the quota is never overrun
+    Bug(
+        name="slot-free-when-the-answer-comes",
+        file="poller/gate/window.py",
+        old="        instants.append(now)\n",
+        new="        instants.append(now - longest_s)\n",
+        tests=GATE,
+    ),
+    Bug(
+        name="window-forgotten-by-a-restart",
+        file="poller/gate/limits.py",
+        old="    return window.hold_s if idle_s <= window.hold_s + STALE_S else 0.0",
+        new="    return 0.0",
+        tests=GATE,
+    ),
+    Bug(
+        name="clean-end-forgets-the-window",
+        file="poller/gate/limits.py",
+        old="        return min(max(0.0, window.hold_s - idle_s), window.hold_s)",
+        new="        return 0.0",
+        tests=GATE,
+    ),
+    Bug(
+        name="headers-loosen-the-persons-limit",
+        file="poller/gate/limits.py",
+        old="        if self._own_stays and self.own != self._told:",
+        new="        if False:",
+        tests=GATE,
+    ),
+    Bug(
+        name="others-in-the-window-ignored",
+        file="poller/gate/limits.py",
+        old="        self._others.prove(used",
+        new="        self._others.prove(0 * used",
+        tests=GATE,
+    ),
+    Bug(
+        name="daily-reserve-ignored",
+        file="poller/gate/quota.py",
+        old="        return math.ceil(self.reserve * daily - 1e-6) if self.reserve < 1 else int(self.reserve)",
+        new="        return 0 * daily",
+        tests=GATE,
+    ),
+    Bug(
+        name="untold-slot-never-counted",
+        file="poller/gate/account.py",
+        old="        if not self._told:\n            self._told = True\n            self._gate.leave_untold(self)",
+        new="        if not self._told:\n            self._told = True",
+        tests=GATE,
+    ),
+    Bug(
+        name="one-broken-task-is-an-outage",
+        file="poller/gate/weather.py",
+        old="        return len(set(failed)) >= DIFFERENT",
+        new="        return True",
+        tests=GATE,
+    ),
+    Bug(
+        name="paused-time-not-summed-up",
+        file="poller/gate/pause.py",
+        old="        self._base_s += self._this_s()\n",
+        new="",
+        tests=GATE,
+    ),
+    Bug(
+        name="429-costs-the-task-an-error",
+        file="poller/policy.py",
+        old="        case Throttled() | Refused():\n            return _look_again_unchanged(task, at=now)",
+        new="        case Throttled() | Refused():\n"
+        "            return LookAgain(at=now, errors=task.errors + 1, missing_at=None, status=None)",
+        tests=("policy",),
+    ),
+    # --- feeding
+    Bug(
+        name="bom-not-stripped",
+        file="poller/source/parser.py",
+        old="if isinstance(first, bytes) and first.startswith(_BOM):",
+        new="if False and isinstance(first, bytes):",
+        tests=("source",),
+    ),
+    Bug(
+        name="position-not-in-the-chunks-transaction",
+        file="poller/store/sqlite.py",
+        old="                chunk.position.offset,\n",
+        new="                0,\n",
+        tests=("source", "store"),
+    ),
+    Bug(
+        name="overlong-line-held",
+        file="poller/source/lines.py",
+        old="        self._held += piece[: max(0, self._max_line_bytes - len(self._held))]",
+        new="        self._held += piece",
+        tests=("source",),
+    ),
+    # --- the log
+    Bug(
+        name="secrets-not-hidden",
+        file="poller/log.py",
+        old="                value = value.replace(secret, _HIDDEN)",
+        new="                value = str(value)",
+        tests=("log", "service_tokens"),
+    ),
+    Bug(
+        name="aiohttp-errors-told-in-full",
+        file="poller/log.py",
+        old='    if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):\n        return name\n',
+        new="",
+        tests=("log",),
+    ),
+)

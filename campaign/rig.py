@@ -1,0 +1,202 @@
+"""One small run of the real process against a sandbox of this process, and what must hold after it ended for good.
+
+A `Rig` is one folder with ids, state and output. Whatever was done to its runs, `violations` must stay empty.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import orjson
+
+import poller
+from campaign.targets import Target
+from poller.errors import Exit, PollerError
+from poller.report import imbalances
+from poller.sandbox import Fate, SandboxApi, Scenario, parse_durations, serve
+from poller.store import read_store
+
+STATE = ("poller.db", "poller.db-wal", "poller.db-journal", "poller.db.lock")
+IDS = "ids.txt"
+SETTLED = (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE)
+STUCK_S = 60.0  # no run of the rig takes so long; one that does is killed, and told as a violation
+TRIES = 4  # runs to the end after the last fault; more are never needed
+
+SCENARIO = Scenario(
+    durations=parse_durations("fixed:0"),
+    fates={Fate.COMPLETE_WITH_ERRORS: 0.2, Fate.CANCELED: 0.15, Fate.UNKNOWN: 0.15},
+    faults={"503": 0.05, "null": 0.15},  # so that some tasks need several looks
+    requests=1_000_000,
+    window_s=0.1,
+    latency_s=(0.0, 0.005),
+)
+ENVIRON = {
+    "HUBSPOT_TOKEN": "sandbox-token",
+    "WEBHOOK_SECRET": "whsec_c2FuZGJveC1zZWNyZXQtb2YtMjQtYnl0ZXM=",
+    "POLLER_POLLING__FIRST_GAP_S": "0.1",
+    "POLLER_POLLING__MISSING_AGAIN_S": "0.1",
+    "POLLER_POLLING__FAILURE_GAP_S": "0.1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": str(Path(poller.__file__).parent.parent),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How big a rig's run is, and where its records go."""
+
+    targets: Sequence[type[Target]]
+    tasks: int = 12
+    seed: int = 1
+    requests: int = 1000  # per 0.1 s
+    workers: int = 1  # few, so that nearly each look is a commit of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How one run of the process ended."""
+
+    code: int  # negative: the signal that killed it
+    stderr: str
+
+    @property
+    def settled(self) -> bool:
+        return self.code in SETTLED and "run.ended" in self.stderr  # an uncaught exception ends with 1, too
+
+
+@dataclass(slots=True)
+class Rig:
+    """One folder, one simulated HubSpot, any number of runs."""
+
+    folder: Path
+    shape: Shape
+    api: SandboxApi
+    base_url: str
+    targets: Mapping[str, Target] = field(default_factory=dict)  # by what stands after `--sink`
+    ids: list[str] = field(default_factory=list)
+    _seen: list[tuple[Target, bytes]] = field(default_factory=list)  # what readers saw after each run
+
+    def command(self) -> list[str]:
+        words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", "sqlite:///poller.db", "--no-progress"]
+        words += ["--base-url", self.base_url, "--requests", str(self.shape.requests), "--window-s", "0.1"]
+        words += ["--workers", str(self.shape.workers)]
+        return words + [word for spec in self.targets for word in ("--sink", spec)]
+
+    def paths(self) -> list[str]:
+        """Return what the process keeps on disk, the folder included, as names that the process may use."""
+        names = [*STATE, *(name for target in self.targets.values() for name in target.files)]
+        return [str(self.folder), *names, *(str(self.folder / name) for name in names)]
+
+    async def run(self, *, before: Sequence[str] = (), kill_after_s: float | None = None) -> Ended:
+        """Run the process once, behind the words of `before`; after `kill_after_s` it is killed."""
+        with (self.folder / "stdout.ndjson").open("ab") as stdout:
+            process = await asyncio.create_subprocess_exec(
+                *before,
+                *self.command(),
+                cwd=self.folder,
+                env=ENVIRON | {"PATH": os.environ["PATH"]},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(STUCK_S if kill_after_s is None else kill_after_s):
+                _, stderr = await process.communicate()
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            _, stderr = await process.communicate()
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        self.look()
+        return Ended(code=process.returncode or 0, stderr=stderr.decode(errors="replace"))
+
+    def look(self) -> None:
+        """Remember what readers can see now: it must stay true."""
+        self._seen += [(target, target.read()) for target in self.targets.values()]
+
+    async def finish(self) -> list[str]:
+        """Run undisturbed until the work is done; return what does not hold then."""
+        ended = Ended(code=-1, stderr="")
+        for _ in range(TRIES):
+            ended = await replace_pace(self).run()
+            if ended.settled:
+                return await self.violations(ended)
+        return [f"no end: exit code {ended.code} after {TRIES} runs: {ended.stderr[-800:]}"]
+
+    async def violations(self, ended: Ended) -> list[str]:
+        """Return everything that does not hold of the finished rig."""
+        try:
+            records = await self._stored()
+        except (PollerError, sqlite3.Error) as error:
+            return [f"the state cannot be read after exit code {ended.code}: {error}"]
+        found = self._wrong_outcomes(records)
+        found += [words for target in self.targets.values() for words in target.violations(records)]
+        final = {target: target.read() for target in self.targets.values()}
+        found += [
+            f"{type(target).__name__}: what a reader saw before was changed later"
+            for target, seen in self._seen
+            if not target.continues(final[target], seen)
+        ]
+        expected = Exit.NOT_ALL_COMPLETE if self._kinds() != {"complete"} else Exit.ALL_COMPLETE
+        if ended.code != expected:
+            found.append(f"exit code {ended.code}, not {int(expected)}")
+        return found
+
+    async def _stored(self) -> list[bytes]:
+        store = await read_store(f"sqlite:///{self.folder / 'poller.db'}")
+        try:
+            broken = imbalances(await store.sums())
+        finally:
+            await store.close()
+        if broken:
+            return [f"the ledger does not balance: {broken}".encode()]
+        with contextlib.closing(sqlite3.connect(self.folder / "poller.db")) as connection:  # not by the code under test
+            return [body for (body,) in connection.execute("SELECT body FROM record ORDER BY number")]
+
+    def _wrong_outcomes(self, records: Sequence[bytes]) -> list[str]:
+        try:
+            kinds = {record["task_id"]: record["kind"] for record in map(orjson.loads, records)}
+        except orjson.JSONDecodeError:
+            return [record.decode(errors="replace") for record in records[:1]]
+        count = Counter(orjson.loads(record)["task_id"] for record in records)
+        wrong = [f"{task_id} stands {count[task_id]} times in the store" for task_id in self.ids if count[task_id] != 1]
+        wrong += [f"{task_id} was never fed" for task_id in count.keys() - set(self.ids)]
+        return wrong + [
+            f"{task_id} ended as {kinds[task_id]}, not {self._kind(task_id)}"
+            for task_id in self.ids
+            if kinds.get(task_id, self._kind(task_id)) != self._kind(task_id)
+        ]
+
+    def _kind(self, task_id: str) -> str:
+        return self.api.truth(task_id).kind.value
+
+    def _kinds(self) -> set[str]:
+        return {self._kind(task_id) for task_id in self.ids}
+
+
+def replace_pace(rig: Rig) -> Rig:
+    """Return the same rig at full pace: what is left is only to be finished."""
+    return replace(rig, shape=replace(rig.shape, requests=1000, workers=16))
+
+
+@contextlib.asynccontextmanager
+async def rigged(folder: Path, shape: Shape) -> AsyncIterator[Rig]:
+    """Yield a new rig in `folder`. The same seed gives the same ids, outcomes and weather."""
+    api = SandboxApi(replace(SCENARIO, seed=shape.seed), time.time)
+    async with serve(api) as base_url, contextlib.AsyncExitStack() as stack:
+        targets = [make(folder) for make in shape.targets]
+        specs = [await stack.enter_async_context(target.serving()) for target in targets]
+        rig = Rig(folder, shape, api, base_url, dict(zip(specs, targets, strict=True)))
+        rig.ids = api.preload(shape.tasks)
+        (folder / IDS).write_text("".join(f"{task_id}\n" for task_id in rig.ids))
+        yield rig

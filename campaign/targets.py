@@ -1,0 +1,210 @@
+"""Where a rig's records go: how each sink is named, which files it touches, and what must hold of it in the end."""
+
+import contextlib
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+from aiohttp import web
+
+
+class Target(Protocol):
+    """One sink as the campaign sees it, in one rig. Another sink joins the campaign by a class of this shape."""
+
+    files: Sequence[str]  # names in the rig's folder whose system calls are enumerated
+
+    def __init__(self, folder: Path) -> None: ...
+
+    def serving(self) -> AbstractAsyncContextManager[str]:
+        """Be there for the process while the context lasts; yields the words after `--sink`."""
+        ...
+
+    def read(self) -> bytes:
+        """Return what a reader can see now."""
+        ...
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        """Say whether a reader who saw `seen` was told nothing that `final` takes back."""
+        ...
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        """Return what does not hold when all `records` of the store are delivered."""
+        ...
+
+
+class JsonlFile:
+    """Byte for byte what the store holds, in its order, and nothing else."""
+
+    files = ("finished.jsonl",)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        yield f"jsonl:{self.files[0]}"
+
+    def read(self) -> bytes:
+        path = self._folder / self.files[0]
+        return path.read_bytes() if path.exists() else b""
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return final.startswith(seen)
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        found, due = self.read(), b"".join(record + b"\n" for record in records)
+        wrong = [f"{path.name} was set aside" for path in self._folder.glob(f"{self.files[0]}.*")]
+        if found != due:
+            wrong.append(
+                f"jsonl: {len(found):,} bytes, {len(found.splitlines())} lines; "
+                f"the store holds {len(due):,} bytes in {len(records)} records"
+            )
+        return wrong
+
+
+class SqlFile:
+    """A table with one row a task, and no other."""
+
+    files = ("table.db", "table.db-journal")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        yield f"sql:sqlite:///{self.files[0]}"
+
+    def read(self) -> bytes:
+        """Read a copy: whoever opens the file itself after a crash would mend it."""
+        with tempfile.TemporaryDirectory() as place:
+            for name in self.files:
+                if (self._folder / name).exists():
+                    shutil.copy(self._folder / name, place)
+            with contextlib.closing(sqlite3.connect(Path(place) / self.files[0])) as connection:
+                if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'poller_finished'").fetchone():
+                    return b""
+                rows = connection.execute("SELECT record FROM poller_finished ORDER BY account, task_id")
+                return b"".join(record.encode() + b"\n" for (record,) in rows)
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return set(seen.splitlines()) <= set(final.splitlines())
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        return _differences("sql", sorted(self.read().splitlines()), sorted(records))
+
+
+class StandardOutput:
+    """Every record at least once, as a whole line."""
+
+    files = ("stdout.ndjson",)
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / self.files[0]
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        yield "stdout"
+
+    def read(self) -> bytes:
+        return self._path.read_bytes() if self._path.exists() else b""
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return final.startswith(seen)
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        return _differences("stdout", sorted(set(self.read().splitlines())), sorted(records))
+
+
+class Program:
+    """A program that appends its input to a file: every record at least once. A run that loses its poller may tear."""
+
+    files = ()
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "taken.ndjson"
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        script = self._path.with_name("take.sh")
+        script.write_text(f"#!/bin/sh\n(cat; echo) >> {self._path.name}\n")
+        script.chmod(0o755)
+        yield f"command:./{script.name}"
+
+    def read(self) -> bytes:
+        return self._path.read_bytes() if self._path.exists() else b""
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return final.startswith(seen)
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        whole = {line for line in self.read().splitlines() if _is_json(line)}
+        return _differences("command", sorted(whole), sorted(records))
+
+
+class Receiver:
+    """A webhook's receiver: every record at least once, doubles under the same id."""
+
+    files = ()
+
+    def __init__(self, folder: Path) -> None:  # noqa: ARG002 - as each target is made
+        self._taken: list[tuple[str, bytes]] = []  # webhook-id, body
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_post("/finished", self._take)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"webhook:http://127.0.0.1:{runner.addresses[0][1]}/finished"
+        finally:
+            await runner.cleanup()
+
+    async def _take(self, request: web.Request) -> web.Response:
+        self._taken.append((request.headers["webhook-id"], await request.read()))
+        return web.Response()
+
+    def read(self) -> bytes:
+        return b"".join(body + b"\n" for _, body in self._taken)
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return final.startswith(seen)
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        wrong = _differences("webhook", sorted({body for _, body in self._taken}), sorted(records))
+        pairs = set(self._taken)
+        if len(pairs) != len({message for message, _ in pairs}) or len(pairs) != len({body for _, body in pairs}):
+            wrong.append("webhook: one id came with two bodies, or one body under two ids")
+        return wrong
+
+
+TARGETS: dict[str, type[Target]] = {
+    "jsonl": JsonlFile,
+    "sql": SqlFile,
+    "stdout": StandardOutput,
+    "command": Program,
+    "webhook": Receiver,
+}
+
+
+def _differences(name: str, found: Sequence[bytes], due: Sequence[bytes]) -> list[str]:
+    if found == due:
+        return []
+    missing, extra = set(due) - set(found), set(found) - set(due)
+    return [
+        f"{name}: {len(found)} records, due {len(due)}; {len(missing)} are missing, {len(extra)} are not the store's"
+    ]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True

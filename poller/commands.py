@@ -1,0 +1,194 @@
+"""The commands beside `run`: what a state holds, whether a file agrees with it, and bringing records once more."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import orjson
+
+from poller import log as logs
+from poller.config import Settings
+from poller.engine import Outlet
+from poller.errors import ConfigError, Exit, InputError
+from poller.metrics import Metrics
+from poller.model import Delivery, Retry, Selection
+from poller.protocols import Clock, Sink, Store
+from poller.report import imbalances, summary
+from poller.sinks import make_sink
+from poller.store import StateReader, last_beat, open_store, read_store
+from poller.verify import compare
+
+PAGE = 1000  # records read at a time
+
+
+@asynccontextmanager
+async def _reading(settings: Settings) -> AsyncIterator[StateReader]:
+    reader = await read_store(settings.state)
+    try:
+        yield reader
+    finally:
+        await reader.close()
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+async def print_status(settings: Settings) -> Exit:
+    """Print the ledger and the pauses of a state, which may be in use."""
+    async with _reading(settings) as store:
+        sums = await store.sums()
+    sys.stdout.write(summary(sums) + "\n")
+    return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
+
+
+async def print_rejected(settings: Settings) -> Exit:
+    """Print every rejected input line as a JSON object a line."""
+    async with _reading(settings) as store:
+        for source, rejection in await store.rejections():
+            _print_json(
+                {"source": source, "line": rejection.line, "reason": rejection.reason, "excerpt": rejection.excerpt}
+            )
+    return Exit.ALL_COMPLETE
+
+
+async def print_dead(settings: Settings) -> Exit:
+    """Print every dead letter, with its record, as a JSON object a line."""
+    async with _reading(settings) as store:
+        for letter in await store.dead_letters():
+            _print_json(
+                {
+                    "sink": letter.sink,
+                    "reason": letter.reason,
+                    "refused_at": letter.refused_at,
+                    "record": orjson.Fragment(letter.delivery.body),
+                }
+            )
+    return Exit.ALL_COMPLETE
+
+
+def _print_json(fields: Mapping[str, object]) -> None:
+    sys.stdout.write(orjson.dumps(fields).decode() + "\n")
+
+
+def sign_of_life(settings: Settings, max_age_s: float) -> tuple[str, bool]:
+    """Return what to say of the run that owns the state, and whether it showed life within `max_age_s`."""
+    beat = last_beat(settings.state)
+    if beat is None:
+        return f"no run is at work on {settings.state}", False
+    pid, at = beat
+    age_s = time.time() - at
+    return f"process {pid} showed life {age_s:.0f} s ago", age_s <= max_age_s
+
+
+# --- verifying -------------------------------------------------------------------------------------------------------
+
+
+async def verify(settings: Settings, files: Sequence[Path]) -> Exit:
+    """Prove that the files, read one after the other, hold each finished task's record exactly once and nothing else.
+
+    Prints each difference; exit code 1 where there are any. Raises `InputError` where a file cannot be read.
+    """
+    async with _reading(settings) as store:
+        compared = await compare(_lines_of(files), _records_of(store))
+        finished = set()
+        if suspects := compared.suspects():
+            finished = {who async for record in _records_of(store) if (who := _identity(record)) in suspects}
+        pruned = (await store.sums()).pruned
+    if pruned and not compared.is_equal:
+        sys.stdout.write(f"{pruned:,} outcomes are past their retention: their lines cannot be checked any more\n")
+    for difference in compared.differences(finished):
+        sys.stdout.write(difference + "\n")
+    verdict = "equal" if compared.is_equal else "DIFFERENT"
+    sys.stdout.write(f"{compared.lines:,} lines, {compared.records:,} finished tasks: {verdict}\n")
+    return Exit.ALL_COMPLETE if compared.is_equal else Exit.NOT_ALL_COMPLETE
+
+
+def _lines_of(files: Sequence[Path]) -> Iterator[bytes]:
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    yield line.removesuffix(b"\n")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+async def _records_of(store: StateReader | Store) -> AsyncIterator[Delivery]:
+    after = 0
+    while page := await store.records(after, PAGE):
+        for record in page:
+            yield record
+        after = page[-1].number
+
+
+def _identity(record: Delivery) -> tuple[str, str]:
+    return record.account, record.task_id
+
+
+# --- replaying -------------------------------------------------------------------------------------------------------
+
+
+async def replay(settings: Settings, spec: str, selection: Selection, clock: Clock = time.time) -> Exit:
+    """Bring the selected records to a sink once more, or for the first time.
+
+    A sink that the state knows gets them into its outbox again. One that it does not know gets everything and is
+    known from then on; with a selection it gets just that, once, and stays unknown. Raises `ConfigError`, `SinkError`,
+    and `StoreLocked` while a run is at work.
+    """
+    logs.configure(format=settings.log.format, level=settings.log.level, clock=clock)
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings.state, clock=clock)
+        stack.push_async_callback(store.close)
+        sink = make_sink(spec)
+        stack.push_async_callback(sink.close)
+        known = any(sums.name == sink.name for sums in (await store.sums()).sinks)
+        if not known and selection.dead:
+            raise ConfigError(f"the state has no dead letters of {sink.name}: it does not know that sink")
+        if not known and selection != Selection():
+            count = await _export(store, sink, selection)
+        else:
+            count = await _bring_again(store, sink, selection, known=known, clock=clock)
+    sys.stderr.write(f"{count:,} records brought to {sink.name}\n")
+    return Exit.ALL_COMPLETE
+
+
+async def _bring_again(store: Store, sink: Sink, selection: Selection, *, known: bool, clock: Clock) -> int:
+    position = (await store.attach_sinks([sink.name]))[sink.name]
+    if known:
+        await store.replay(sink.name, selection)
+    metrics = Metrics()
+    outlet = Outlet(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
+    await outlet.open(position)
+    outlet.end()
+    await outlet.run()
+    if outlet.stopped_by is not None:
+        raise outlet.stopped_by
+    return metrics.delivered[sink.name]
+
+
+async def _export(store: Store, sink: Sink, selection: Selection) -> int:
+    """Write once to a sink that the state shall not know."""
+    await sink.open(None, [])
+    count, after = 0, 0
+    while page := await store.records(after, PAGE):
+        after = page[-1].number
+        batch = [record for record in page if _is_selected(record, selection)]
+        while batch:
+            written = await sink.write(batch)
+            if isinstance(written, Retry):
+                await asyncio.sleep(written.wait_s)
+                continue
+            count += len(batch) - len(written.refused)
+            break
+    return count
+
+
+def _is_selected(record: Delivery, selection: Selection) -> bool:
+    fields = orjson.loads(record.body)
+    finished_at = datetime.fromisoformat(fields["seen_at"]).timestamp()
+    in_time = selection.since is None or finished_at >= selection.since
+    return in_time and (not selection.kinds or fields["kind"] in selection.kinds)

@@ -1,0 +1,144 @@
+"""The outbox of a PostgreSQL state: which record is owed to which sink. Each function runs inside a transaction.
+
+For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
+Whoever attaches or prunes locks out those who record, so that no record slips between a sink's state and its rows.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from psycopg import AsyncConnection
+
+from poller.model import Selection
+from poller.store.postgres.reading import rows
+
+LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
+
+
+async def attach_sinks(connection: AsyncConnection, wanted: Sequence[str]) -> dict[str, bytes | None]:
+    """Attach these sinks and no other; return their positions."""
+    await connection.execute(LOCK_OUT_RECORDING)
+    attached = {name for (name,) in await rows(connection, "SELECT name FROM sink WHERE attached")}
+    await connection.execute(
+        "UPDATE sink SET attached = false, filled_to = (SELECT coalesce(max(number), 0) FROM record)"
+        " WHERE attached AND name <> ALL (%s)",
+        (list(wanted),),
+    )
+    for name in wanted:
+        if name not in attached:
+            await _attach(connection, name)
+    positions = dict(await rows(connection, "SELECT name, position FROM sink WHERE attached"))
+    return {name: positions[name] for name in wanted}
+
+
+async def _attach(connection: AsyncConnection, name: str) -> None:
+    """Owe the sink everything kept that finished while it was away. What was pruned before it was known, it missed."""
+    await connection.execute(
+        "INSERT INTO sink (name, missed) SELECT %s, (SELECT coalesce(sum(tasks), 0) FROM pruned)"
+        " ON CONFLICT DO NOTHING",
+        (name,),
+    )
+    await connection.execute(
+        "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
+        " WHERE s.name = %s AND r.number > s.filled_to",
+        (name,),
+    )
+    await connection.execute("UPDATE sink SET attached = true WHERE name = %s", (name,))
+
+
+async def strike_off(
+    connection: AsyncConnection,
+    sink: str,
+    numbers: Sequence[int],
+    refused: Mapping[int, str],
+    position: bytes | None,
+    now: float,
+) -> None:
+    """Turn undelivered records into delivered or, where refused, dead ones. A second time changes nothing."""
+    struck = await rows(
+        connection,
+        "DELETE FROM undelivered WHERE sink = (SELECT id FROM sink WHERE name = %s) AND number = ANY (%s::bigint[])"
+        " RETURNING number",
+        (sink, list(numbers)),
+    )
+    dead = [number for (number,) in struck if number in refused]
+    if dead:
+        await connection.execute(
+            "INSERT INTO dead (sink, number, reason, at) SELECT s.id, x.number, x.reason, %s"
+            " FROM sink s, unnest(%s::bigint[], %s::text[]) AS x (number, reason) WHERE s.name = %s",
+            (now, dead, [refused[number] for number in dead], sink),
+        )
+    await connection.execute(
+        "UPDATE sink SET delivered = delivered + %s, position = coalesce(%s, position) WHERE name = %s",
+        (len(struck) - len(dead), position, sink),
+    )
+
+
+async def replay(connection: AsyncConnection, sink: str, selection: Selection) -> int:
+    """Turn selected delivered and dead records into undelivered ones; return how many."""
+    await connection.execute(LOCK_OUT_RECORDING)
+    dead_only = " AND EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)"
+    query = (
+        "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"  # noqa: S608 - a constant
+        " JOIN task t ON t.key = r.task WHERE s.name = %s AND (s.attached OR r.number <= s.filled_to)"
+        " AND r.seen_at >= %s AND (%s OR t.kind = ANY (%s))"
+        f"{dead_only if selection.dead else ''} ON CONFLICT DO NOTHING"
+    )
+    since = float("-inf") if selection.since is None else selection.since
+    kinds = [str(kind) for kind in selection.kinds]
+    replayed = (await connection.execute(query.encode(), (sink, since, not kinds, kinds))).rowcount
+    revived = await connection.execute(
+        "DELETE FROM dead d USING sink s, undelivered u"
+        " WHERE s.name = %s AND d.sink = s.id AND u.sink = d.sink AND u.number = d.number",
+        (sink,),
+    )
+    await connection.execute(
+        "UPDATE sink SET delivered = delivered - %s WHERE name = %s", (replayed - revived.rowcount, sink)
+    )
+    return replayed
+
+
+async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
+    """Forget tasks, oldest first, that no attached sink lacks or has refused; their counts go into `pruned`."""
+    await connection.execute(LOCK_OUT_RECORDING)
+    found = await rows(
+        connection,
+        "SELECT r.number, r.task FROM record r WHERE r.seen_at < %s AND NOT EXISTS"
+        " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
+        " (SELECT 1 FROM undelivered u WHERE u.sink = s.id AND u.number = r.number) OR EXISTS"
+        " (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)))"
+        " ORDER BY r.seen_at, r.number LIMIT %s",
+        (before, max(0, limit)),
+    )
+    numbers, tasks = [number for number, _ in found], [task for _, task in found]
+    await _note_missed(connection, numbers)
+    await connection.execute("DELETE FROM record WHERE number = ANY (%s::bigint[])", (numbers,))
+    gone = await rows(connection, "DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, looks", (tasks,))
+    looks: Counter[str] = Counter()
+    for kind, looked in gone:
+        looks[kind] += looked
+    for kind, count in Counter(kind for kind, _ in gone).items():
+        await connection.execute(
+            "INSERT INTO pruned (kind, tasks, looks) VALUES (%s, %s, %s) ON CONFLICT (kind)"
+            " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, looks = pruned.looks + excluded.looks",
+            (kind, count, looks[kind]),
+        )
+    return len(found)
+
+
+async def _note_missed(connection: AsyncConnection, numbers: Sequence[int]) -> None:
+    """Count what a sink that is away will never get. Its rows go, and numbers past `filled_to` never had any."""
+    for sink, filled_to in await rows(connection, "SELECT id, filled_to FROM sink WHERE NOT attached"):
+        missed = sum(number > filled_to for number in numbers)
+        for table in ("undelivered", "dead"):
+            gone = await connection.execute(
+                f"DELETE FROM {table} WHERE sink = %s AND number = ANY (%s::bigint[])".encode(),  # noqa: S608 - our own table
+                (sink, list(numbers)),
+            )
+            missed += gone.rowcount
+        await connection.execute("UPDATE sink SET missed = missed + %s WHERE id = %s", (missed, sink))
+
+
+async def note_position(connection: AsyncConnection, sink: str, position: bytes | None) -> None:
+    """Note a sink's position by itself."""
+    await connection.execute("UPDATE sink SET position = %s WHERE name = %s", (position, sink))

@@ -1,0 +1,162 @@
+"""The tables of a PostgreSQL state and their versions. All lie in one schema of the database.
+
+Instants of tasks and records are the poller's, as in every store; the database's own time counts for leases alone.
+"""
+
+from contextlib import suppress
+
+from psycopg import AsyncConnection, errors, sql
+
+from poller.errors import StoreUnusable
+from poller.store.postgres.place import Place
+
+VERSION_1 = """
+CREATE TABLE state_version (version integer NOT NULL);
+CREATE TABLE replica ( -- a process at work on this state; its row is its right to write
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    started_at double precision NOT NULL,
+    beat_at double precision NOT NULL,
+    commits bigint NOT NULL DEFAULT 0 -- the number of its latest transaction; see `_InDoubt`
+);
+CREATE TABLE account (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    active_at double precision,
+    clean boolean NOT NULL DEFAULT false,
+    paused_s double precision NOT NULL DEFAULT 0,
+    day text NOT NULL DEFAULT '',
+    pause text,
+    pause_detail text,
+    resume_at double precision
+);
+CREATE TABLE account_day (
+    account integer NOT NULL,
+    day text NOT NULL,
+    requests bigint NOT NULL,
+    PRIMARY KEY (account, day)
+);
+CREATE TABLE source (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    lines bigint NOT NULL DEFAULT 0,
+    tasks bigint NOT NULL DEFAULT 0,
+    duplicates bigint NOT NULL DEFAULT 0,
+    rejected bigint NOT NULL DEFAULT 0,
+    blank bigint NOT NULL DEFAULT 0,
+    "offset" bigint NOT NULL DEFAULT 0,
+    line bigint NOT NULL DEFAULT 0,
+    fingerprint text NOT NULL DEFAULT '',
+    ended boolean NOT NULL DEFAULT false
+);
+CREATE TABLE rejection (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source integer NOT NULL,
+    line bigint NOT NULL,
+    reason text NOT NULL,
+    excerpt text NOT NULL
+);
+CREATE TABLE task (
+    key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account integer NOT NULL,
+    task_id text COLLATE "C" NOT NULL,
+    kind text, -- NULL: waiting
+    due_at double precision NOT NULL,
+    looks integer NOT NULL DEFAULT 0,
+    errors integer NOT NULL DEFAULT 0,
+    missing_at double precision,
+    status text,
+    fed_at double precision NOT NULL,
+    paused_base_s double precision NOT NULL,
+    ref bytea,
+    lease bigint NOT NULL DEFAULT 0, -- fencing token of the latest claim; 0: free
+    lease_until timestamptz, -- NULL: free
+    UNIQUE (account, task_id)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX task_due ON task (account, due_at, key) WHERE kind IS NULL;
+CREATE SEQUENCE lease;
+CREATE TABLE record (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    task bigint NOT NULL UNIQUE, -- a second outcome of a task cannot be stored
+    reason text,
+    seen_at double precision NOT NULL,
+    body bytea NOT NULL
+);
+CREATE INDEX record_reason ON record (reason) WHERE reason IS NOT NULL;
+CREATE INDEX record_seen ON record (seen_at);
+CREATE TABLE sink (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    attached boolean NOT NULL DEFAULT false,
+    filled_to bigint NOT NULL DEFAULT 0, -- while not attached: the last record that got an undelivered row
+    position bytea,
+    delivered bigint NOT NULL DEFAULT 0,
+    missed bigint NOT NULL DEFAULT 0 -- pruned before this sink got them
+);
+CREATE TABLE undelivered (
+    sink integer NOT NULL,
+    number bigint NOT NULL,
+    PRIMARY KEY (sink, number)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE TABLE dead (
+    sink integer NOT NULL,
+    number bigint NOT NULL,
+    reason text NOT NULL,
+    at double precision NOT NULL,
+    PRIMARY KEY (sink, number)
+);
+CREATE TABLE pruned (
+    kind text PRIMARY KEY,
+    tasks bigint NOT NULL,
+    looks bigint NOT NULL
+);
+"""
+
+MIGRATIONS = (VERSION_1,)  # the n-th brings a state of version n to n + 1; published ones are never edited
+VERSION = len(MIGRATIONS)
+
+
+async def make_schema(connection: AsyncConnection, place: Place) -> None:
+    """Create the schema where there is none. Its tables come with `migrate`, under the owner's lock."""
+    row = await (
+        await connection.execute("SELECT to_regnamespace(%s), getdatabaseencoding()", (place.schema,))
+    ).fetchone()
+    found, encoding = row or (None, None)
+    if encoding != "UTF8":
+        raise StoreUnusable(f"the database of {place.shown} is encoded as {encoding}. Use one with encoding UTF8.")
+    if found is None:
+        with suppress(errors.DuplicateSchema, errors.UniqueViolation):  # another poller made it just now
+            await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(place.schema)))
+
+
+async def migrate(connection: AsyncConnection, place: Place) -> int:
+    """Bring the tables up to date, inside a transaction; return the version they had."""
+    version = await known_version(connection, place)
+    if version < VERSION:
+        for script in MIGRATIONS[version:]:
+            await connection.execute(script.encode())
+        await connection.execute("DELETE FROM state_version")
+        await connection.execute("INSERT INTO state_version (version) VALUES (%s)", (VERSION,))
+    return version
+
+
+async def known_version(connection: AsyncConnection, place: Place) -> int:
+    """Return the version of the tables, 0 where there are none. Raises `StoreUnusable` for newer and foreign ones."""
+    tables = await connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')",
+        (place.schema,),
+    )
+    names = {name for (name,) in await tables.fetchall()}
+    if not names:
+        return 0
+    if not {"state_version", "replica", "undelivered"} <= names:
+        raise StoreUnusable(f"{place.shown} holds tables of another program. Name another schema: ?schema=NAME.")
+    row = await (await connection.execute("SELECT version FROM state_version")).fetchone()
+    version = int(row[0]) if row is not None else 0
+    if version > VERSION:
+        raise StoreUnusable(
+            f"the state {place.shown} is of version {version}, this poller knows versions up to {VERSION}. "
+            "Use the newer poller that wrote it."
+        )
+    return version
