@@ -9,13 +9,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from campaign import trace
-from campaign.rig import Ended, Shape, rigged
+from campaign.rig import Ended, Shape, own_folder, rigged
 from campaign.targets import TARGETS
 from campaign.trace import Point
 from poller.errors import Exit
@@ -58,12 +58,9 @@ class Tally:
 
     trials: int = 0
     blows: int = 0  # that hit: the call was reached
-    killed_at: Counter[str] = None  # type: ignore[assignment]  # by system call
-    codes: Counter[str] = None  # type: ignore[assignment]  # how runs with a failing disk ended
-    violations: list[str] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.killed_at, self.codes, self.violations = Counter(), Counter(), []
+    killed_at: Counter[str] = field(default_factory=Counter)  # by system call
+    codes: Counter[str] = field(default_factory=Counter)  # how runs with a failing disk ended
+    violations: list[str] = field(default_factory=list)
 
     def note(self, violations: Sequence[str], where: object) -> None:
         self.violations += [f"{where}: {words}" for words in violations]
@@ -87,7 +84,7 @@ def _counted(counts: Counter[str]) -> str:
 async def reference(shape: Shape) -> list[Point]:
     """Run undisturbed; return the system calls that can be its last, in order."""
     with tempfile.TemporaryDirectory() as place:
-        async with rigged(_own_folder(place), shape) as rig:
+        async with rigged(own_folder(place), shape) as rig:
             log = Path(place) / "log"
             ended = await rig.run(before=trace.watching(log, rig.paths()))
             if not ended.settled:
@@ -98,7 +95,7 @@ async def reference(shape: Shape) -> list[Point]:
 async def attempt(trial: Trial, tally: Tally) -> None:
     """Bring the blows, let the rig run to its end, and count."""
     with tempfile.TemporaryDirectory() as place:
-        async with rigged(_own_folder(place), trial.shape) as rig:
+        async with rigged(own_folder(place), trial.shape) as rig:
             tally.trials += 1
             for blow in trial.blows:
                 before = trace.injecting(Path(place) / "log", rig.paths(), blow.point, blow.fault, times=blow.times)
@@ -121,12 +118,6 @@ def _judge(ended: Ended, blow: Blow, tally: Tally) -> list[str]:
     if "Traceback" in ended.stderr or ended.code not in set(Exit) - {Exit.INTERNAL}:
         return [f"exit code {ended.code}, or a traceback: {ended.stderr[-1500:]}"]
     return []
-
-
-def _own_folder(place: str) -> Path:
-    folder = Path(place).resolve() / "rig"
-    folder.mkdir()
-    return folder
 
 
 def single_kills(shape: Shape, points: Sequence[Point], every: int) -> list[Trial]:
@@ -155,7 +146,7 @@ def failures(shape: Shape, points: Sequence[Point], every: int) -> list[Trial]:
 async def random_kills(shape: Shape, kills: int, rng: Random, tally: Tally) -> None:
     """Kill one big run again and again at random instants; then let it end."""
     with tempfile.TemporaryDirectory() as place:
-        async with rigged(_own_folder(place), shape) as rig:
+        async with rigged(own_folder(place), shape) as rig:
             tally.trials += 1
             for _ in range(kills):
                 ended = await rig.run(kill_after_s=rng.uniform(*LIFE_S))
@@ -190,7 +181,7 @@ async def carry_out(trials: Sequence[Trial], tally: Tally, until: float, say: Ca
 async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> bool:
     """Run what the options ask for; return whether everything held."""
     until = time.monotonic() + 60 * options.minutes
-    rng = Random(options.seed)
+    rng = Random(options.seed)  # noqa: S311 - seeded chance, no secret
     shape = Shape(targets=[TARGETS[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
     held = True
     async for name, trials in _parts(shape, options, rng):
@@ -208,7 +199,7 @@ async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> b
     return held
 
 
-async def _parts(shape: Shape, options: argparse.Namespace, rng: Random):  # type: ignore[no-untyped-def]
+async def _parts(shape: Shape, options: argparse.Namespace, rng: Random) -> AsyncIterator[tuple[str, Sequence[Trial]]]:
     for seed in range(options.seed, options.seed + options.seeds):
         seeded = replace(shape, seed=seed)
         points = await reference(seeded)

@@ -1,4 +1,4 @@
-"""Bugs to plant: each a small wrong turn that the design names, as a replacement of text, and the tests that look for it.
+"""Bugs to plant: each a small wrong turn, as a replacement of text, and the tests that look for it.
 
 Each text must stand exactly once in its file; a test of the suite says which does not any more.
 """
@@ -29,13 +29,14 @@ BUGS = (
         file="poller/store/schema.py",
         old="PRAGMA synchronous = FULL",
         new="PRAGMA synchronous = NORMAL",
-        tests=STORE,
+        tests=("campaign",),
     ),
     Bug(
         name="acknowledged-before-commit",
         file="poller/store/commits.py",
-        old="        self._append(_Operation(apply=apply, settle=settle, future=future, rows=rows))\n        self._commit_within(0.0 if",
-        new="        self._append(_Operation(apply=apply, settle=settle, future=None, rows=rows))\n        future.set_result(None)\n        self._commit_within(0.0 if",
+        old="        self._append(_Operation(apply=apply, settle=settle, future=future, rows=rows))\n",
+        new="        self._append(_Operation(apply=apply, settle=settle, future=None, rows=rows))\n"
+        "        future.set_result(None)\n",
         tests=STORE,
     ),
     Bug(
@@ -190,8 +191,8 @@ BUGS = (
     Bug(
         name="jsonl-tail-cut-where-readers-saw-it",
         file="poller/sinks/linefile.py",
-        old='        if size <= start + ours:\n            return size, None\n        cut_at = start + expected.rfind(b"\\n", 0, ours) + 1',
-        new="        if size <= start:\n            return size, None\n        cut_at = start",
+        old="        ours = _common_length(tail, expected)\n",
+        new="        ours = 0\n",
         tests=JSONL,
     ),
     Bug(
@@ -526,8 +527,8 @@ BUGS = (
     Bug(
         name="aiohttp-errors-told-in-full",
         file="poller/log.py",
-        old='    if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):\n        return name\n',
-        new="",
+        old='    if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):\n',
+        new="    if False:\n",
         tests=("log",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Cuts the power: records what the real process does to its folder, rebuilds the folder as a cut would leave it, goes on.
+"""Cuts the power: records what the real process does to its folder, rebuilds what a cut would leave, and goes on.
 
 `python -m campaign.power --cuts 200`. What a reader had seen before the cut must still be true in the end.
 """
@@ -9,13 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from campaign import trace
 from campaign.crash import AT_A_TIME, KILL
 from campaign.disk import Disk, Step, Sync, steps
-from campaign.rig import IDS, Shape, rigged
+from campaign.rig import IDS, Shape, own_folder, rigged
 from campaign.targets import TARGETS
 from campaign.trace import Point
 
@@ -38,24 +39,37 @@ async def record(shape: Shape, folder: Path, kill_before: Point | None) -> list[
     raise SystemExit(f"the recorded run failed with {ended.code}: {ended.stderr[-2000:]}")
 
 
-def instants(done: Sequence[Step], count: int, rng: Random) -> list[int]:
-    """Return after how many steps to cut: around each sync first, then anywhere."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A power cut after so many steps."""
+
+    after: int
+    chance: int | None  # the seed of what survives; None: nothing that was not synced
+
+
+def cuts(done: Sequence[Step], count: int, rng: Random) -> list[Cut]:
+    """Return where to cut: half of them around syncs, the others anywhere, and each fourth one as hard as can be."""
     around = [at + more for at, step in enumerate(done) if isinstance(step, Sync) for more in (0, 1)]
     chosen = rng.sample(around, min(count // 2, len(around)))
-    return sorted(chosen + [rng.randrange(len(done) + 1) for _ in range(count - len(chosen))])
+    chosen += [rng.randrange(len(done) + 1) for _ in range(count - len(chosen))]
+    return [
+        Cut(after=after, chance=None if number % 4 == 0 else rng.getrandbits(32)) for number, after in enumerate(chosen)
+    ]
 
 
-async def cut_and_go_on(shape: Shape, done: Sequence[Step], recorded_in: Path, at: int, rng: Random) -> list[str]:
-    """Cut the power after `at` steps, go on in what is left; return what does not hold in the end."""
+async def cut_and_go_on(shape: Shape, done: Sequence[Step], recorded_in: Path, cut: Cut) -> list[str]:
+    """Cut the power, go on in what is left; return what does not hold in the end."""
     disk = Disk(str(recorded_in))
-    for step in done[:at]:
+    for step in done[: cut.after]:
         disk.apply(step)
+    chance = None if cut.chance is None else Random(cut.chance)  # noqa: S311 - seeded chance, no secret
     with tempfile.TemporaryDirectory() as place:
-        async with rigged(Path(place).resolve(), shape) as rig:
+        async with rigged(own_folder(place), shape) as rig:
             _fill(rig.folder, disk.seen())
             rig.look()
-            _fill(rig.folder, disk.cut(rng))
-            return await rig.finish()
+            _fill(rig.folder, disk.cut(chance))
+            wrong = await rig.finish()
+    return [f"{cut} of {len(done)} steps: {words}" for words in wrong]
 
 
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -67,40 +81,38 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / Path(name).name).write_bytes(content)
 
 
+async def cut_all(shape: Shape, kill_before: Point | None, count: int, rng: Random) -> tuple[int, list[str]]:
+    """Record a run and cut it `count` times; return how many steps it has, and what did not hold."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = own_folder(place)
+        done = await record(shape, folder, kill_before)
+        waiting, found = iter(cuts(done, count, rng)), []
+
+        async def work() -> None:
+            for cut in waiting:
+                found.extend(await cut_and_go_on(shape, done, folder, cut))
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(AT_A_TIME):
+                workers.create_task(work())
+    return len(done), found
+
+
 async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> bool:
     """Run what the options ask for; return whether everything held."""
-    rng, violations, began = Random(options.seed), 0, time.monotonic()
+    rng, held, began = Random(options.seed), True, time.monotonic()  # noqa: S311 - seeded chance, no secret
     shape = Shape(targets=[TARGETS[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
     kills = [None, *(Point(call="pwrite64", number=rng.randrange(20, 200)) for _ in range(options.recordings - 1))]
     for kill_before in kills:
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place).resolve() / "rig"
-            folder.mkdir()
-            done = await record(shape, folder, kill_before)
-            cuts = instants(done, options.cuts // len(kills), rng)
-            found = await _cut_all(shape, done, folder, cuts, rng)
+        count = options.cuts // len(kills)
+        steps_done, found = await cut_all(shape, kill_before, count, rng)
         what = "an undisturbed run" if kill_before is None else f"a run killed before {kill_before}, and its recovery"
-        say(f"{what}: {len(done):,} steps, {len(cuts)} power cuts, {len(found)} violations")
+        say(f"{what}: {steps_done:,} steps, {count} power cuts, {len(found)} violations")
         for words in found:
             say(f"  VIOLATION {words}")
-        violations += len(found)
+        held &= not found
     say(f"  {time.monotonic() - began:.0f} s, seed {options.seed}")
-    return not violations
-
-
-async def _cut_all(shape: Shape, done: Sequence[Step], folder: Path, cuts: Sequence[int], rng: Random) -> list[str]:
-    waiting = iter([(at, rng.getrandbits(32)) for at in cuts])
-    found: list[str] = []
-
-    async def work() -> None:
-        for at, seed in waiting:
-            wrong = await cut_and_go_on(shape, done, folder, at, Random(seed))
-            found.extend(f"cut after step {at} of {len(done)}, chance {seed}: {words}" for words in wrong)
-
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(AT_A_TIME):
-            workers.create_task(work())
-    return found
+    return held
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -184,6 +184,13 @@ class Rig:
         return {self._kind(task_id) for task_id in self.ids}
 
 
+def own_folder(place: str) -> Path:
+    """Return a new folder for a rig, beside which there is room for logs."""
+    folder = Path(place).resolve() / "rig"
+    folder.mkdir()
+    return folder
+
+
 def replace_pace(rig: Rig) -> Rig:
     """Return the same rig at full pace: what is left is only to be finished."""
     return replace(rig, shape=replace(rig.shape, requests=1000, workers=16))

@@ -16,7 +16,10 @@ from aiohttp import web
 class Target(Protocol):
     """One sink as the campaign sees it, in one rig. Another sink joins the campaign by a class of this shape."""
 
-    files: Sequence[str]  # names in the rig's folder whose system calls are enumerated
+    @property
+    def files(self) -> Sequence[str]:
+        """The names in the rig's folder whose system calls are enumerated."""
+        ...
 
     def __init__(self, folder: Path) -> None: ...
 
@@ -40,7 +43,7 @@ class Target(Protocol):
 class JsonlFile:
     """Byte for byte what the store holds, in its order, and nothing else."""
 
-    files = ("finished.jsonl",)
+    files: Sequence[str] = ("finished.jsonl",)
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,7 +73,7 @@ class JsonlFile:
 class SqlFile:
     """A table with one row a task, and no other."""
 
-    files = ("table.db", "table.db-journal")
+    files: Sequence[str] = ("table.db", "table.db-journal")
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -101,7 +104,7 @@ class SqlFile:
 class StandardOutput:
     """Every record at least once, as a whole line."""
 
-    files = ("stdout.ndjson",)
+    files: Sequence[str] = ("stdout.ndjson",)
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / self.files[0]
@@ -123,7 +126,7 @@ class StandardOutput:
 class Program:
     """A program that appends its input to a file: every record at least once. A run that loses its poller may tear."""
 
-    files = ()
+    files: Sequence[str] = ()
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "taken.ndjson"
@@ -149,7 +152,7 @@ class Program:
 class Receiver:
     """A webhook's receiver: every record at least once, doubles under the same id."""
 
-    files = ()
+    files: Sequence[str] = ()
 
     def __init__(self, folder: Path) -> None:  # noqa: ARG002 - as each target is made
         self._taken: list[tuple[str, bytes]] = []  # webhook-id, body

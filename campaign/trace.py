@@ -10,37 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CALLS = [
-    "open",
-    "openat",
-    "creat",
-    "write",
-    "pwrite64",
-    "writev",
-    "pwritev",
-    "pwritev2",
-    "fsync",
-    "fdatasync",
-    "sync_file_range",
-    "ftruncate",
-    "truncate",
-    "fallocate",
-    "rename",
-    "renameat",
-    "renameat2",
-    "unlink",
-    "unlinkat",
-    "link",
-    "linkat",
-    "symlinkat",
-    "mkdir",
-    "mkdirat",
-    "fchmod",
-    "fchmodat",
-    "utimensat",
-    "copy_file_range",
-    "flock",
-]
+CALLS = (
+    "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,fsync,fdatasync,sync_file_range,ftruncate,truncate,"
+    "fallocate,rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlinkat,mkdir,mkdirat,fchmod,fchmodat,"
+    "utimensat,copy_file_range,flock"
+)
 HEAD = re.compile(r"^(?:\d+ +)?(\w+)\(")
 
 
@@ -68,7 +42,7 @@ def usable() -> str | None:
 
 def watching(log: Path, paths: Sequence[str], *, whole: bool = False) -> list[str]:
     """Return the words before a command that log its state-changing calls on `paths`; `whole` with all their data."""
-    words = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={','.join(CALLS)}", "-e", "signal=none"]
+    words = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={CALLS}", "-e", "signal=none"]
     words += ["-xx", "-s", str(1 << 24)] if whole else []
     return words + [word for path in paths for word in ("-P", path)]
 

@@ -163,8 +163,11 @@ def check_config(config: Config = None) -> None:
     """
     with _errors_for_people():
         from poller.config import describe, load, unknown_variables
+        from poller.sinks import check_sinks
 
-        typer.echo(describe(load(config, {}, os.environ)))
+        settings = load(config, {}, os.environ)
+        check_sinks(settings.sinks)
+        typer.echo(describe(settings))
         for name, nearest in unknown_variables(os.environ).items():
             hint = f"; did you mean {nearest}?" if nearest else ""
             typer.echo(f"warning: {name} is not a setting and is ignored{hint}", err=True)

@@ -1,6 +1,8 @@
 """The commands beside `run`: what a state holds, whether a file agrees with it, and bringing records once more."""
 
 import asyncio
+import os
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from poller.metrics import Metrics
 from poller.model import Delivery, Retry, Selection
 from poller.protocols import Clock, Sink, Store
 from poller.report import imbalances, summary
-from poller.sinks import make_sink
+from poller.sinks import Surroundings, make_sink, make_sinks, written_files
 from poller.store import StateReader, last_beat, open_store, read_store
 from poller.verify import compare
 
@@ -109,12 +111,18 @@ async def verify(settings: Settings, files: Sequence[Path]) -> Exit:
 
 def _lines_of(files: Sequence[Path]) -> Iterator[bytes]:
     for path in files:
+        yield from _lines_of_one(path)
+
+
+def _lines_of_one(path: Path) -> Iterator[bytes]:
+    """A pattern such as `finished-%Y%m%d.jsonl` stands for all files that were written by it."""
+    for file_path in written_files(path) if "%" in path.name else [path]:
         try:
-            with path.open("rb") as file:
+            with file_path.open("rb") as file:
                 for line in file:
                     yield line.removesuffix(b"\n")
         except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
+            raise InputError(f"cannot read {file_path}: {error.strerror}") from None
 
 
 async def _records_of(store: StateReader | Store) -> AsyncIterator[Delivery]:
@@ -143,7 +151,7 @@ async def replay(settings: Settings, spec: str, selection: Selection, clock: Clo
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=clock)
         stack.push_async_callback(store.close)
-        sink = make_sink(spec)
+        sink = _sink_of(settings, spec, clock)
         stack.push_async_callback(sink.close)
         known = any(sums.name == sink.name for sums in (await store.sums()).sinks)
         if not known and selection.dead:
@@ -154,6 +162,15 @@ async def replay(settings: Settings, spec: str, selection: Selection, clock: Clo
             count = await _bring_again(store, sink, selection, known=known, clock=clock)
     sys.stderr.write(f"{count:,} records brought to {sink.name}\n")
     return Exit.ALL_COMPLETE
+
+
+def _sink_of(settings: Settings, spec: str, clock: Clock) -> Sink:
+    """Return the configured sink of that name, with all its options, or else the one that the spec describes."""
+    around = Surroundings(
+        clock=clock, rng=random.SystemRandom(), environ=os.environ, hidden=settings.secret_variables()
+    )
+    named = [sink for sink in make_sinks(settings.sinks, around) if sink.name == spec] if settings.sinks else []
+    return named[0] if named else make_sink(spec, around)
 
 
 async def _bring_again(store: Store, sink: Sink, selection: Selection, *, known: bool, clock: Clock) -> int:

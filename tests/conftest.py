@@ -68,8 +68,9 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """Return the URL of a state in PostgreSQL that does not exist yet."""
+def postgres_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the URL of a state in PostgreSQL that does not exist yet. Virtual time waits for a busy server."""
+    monkeypatch.setattr("tests.virtual.SOCKET_GRACE_S", 0.5)
     with fresh_schema(postgres_server) as url:
         yield url
 

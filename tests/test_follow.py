@@ -4,9 +4,10 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,11 +15,14 @@ from typing import Any
 import pytest
 
 from poller.errors import Exit
+from poller.model import Position
 from poller.protocols import Clock, Store
 from poller.sandbox import Scenario, parse_durations
 from poller.source import Feeding, feed, follow
-from poller.store import SqliteStore, open_store
-from tests.processes import TOKEN, hubspot, running, wait_until
+from poller.source.inputs import opened
+from poller.source.tail import Tail
+from poller.store import open_store
+from tests.processes import counted, fed, hubspot, running, wait_until
 from tests.simulation import Simulation, named
 
 Events = list[MutableMapping[str, Any]]
@@ -31,7 +35,7 @@ def feeding(**changes: Any) -> Feeding:
 
 
 @pytest.fixture
-async def store(clock: Clock) -> AsyncIterator[SqliteStore]:
+async def store(clock: Clock) -> AsyncIterator[Store]:
     opened = await open_store("sqlite:///:memory:", clock=clock)
     yield opened
     await opened.close()
@@ -69,10 +73,19 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Truncate the file and write it anew."""
+    path.write_bytes(data)
+
+
+def move(path: Path, name: str) -> Path:
+    return path.rename(path.with_name(name))
+
+
 # --- growth ----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_appended_is_fed_within_two_seconds(store: SqliteStore, ids: Path) -> None:
+async def test_what_is_appended_is_fed_within_two_seconds(store: Store, ids: Path) -> None:
     append(ids, b"A1\n")
     async with following(ids, store):
         for number in range(2, 5):
@@ -83,7 +96,7 @@ async def test_what_is_appended_is_fed_within_two_seconds(store: SqliteStore, id
 
 
 async def test_a_line_is_not_taken_before_its_line_break_and_that_is_said(
-    store: SqliteStore, ids: Path, events: Events
+    store: Store, ids: Path, events: Events
 ) -> None:
     append(ids, b"A1\nA2")
     async with following(ids, store):
@@ -97,7 +110,7 @@ async def test_a_line_is_not_taken_before_its_line_break_and_that_is_said(
     assert [event["line"] for event in named(events, "source.line_unfinished")] == [2]
 
 
-async def test_a_csv_record_over_lines_that_is_half_written_is_not_taken(store: SqliteStore, ids: Path) -> None:
+async def test_a_csv_record_over_lines_that_is_half_written_is_not_taken(store: Store, ids: Path) -> None:
     append(ids, b'id,note\nA1,"one\n')
     async with following(ids, store):
         assert await fed_ids(store) == []
@@ -106,7 +119,7 @@ async def test_a_csv_record_over_lines_that_is_half_written_is_not_taken(store: 
     assert [task.ref for task in await store.claim("main", 9)] == [b'{"note":"one\\ntwo"}', b'{"note":""}']
 
 
-async def test_a_stopped_follower_goes_on_where_it_stopped(store: SqliteStore, ids: Path) -> None:
+async def test_a_stopped_follower_goes_on_where_it_stopped(store: Store, ids: Path) -> None:
     append(ids, b"u;id\n1;A1\n2;A")
     async with following(ids, store):
         pass
@@ -126,7 +139,7 @@ async def test_a_stopped_follower_goes_on_where_it_stopped(store: SqliteStore, i
     ],
 )
 async def test_a_last_line_taken_without_its_break_by_a_run_that_did_not_follow_goes_on_as_it_should(
-    store: SqliteStore, ids: Path, more: list[bytes], fed: list[str], lines: int
+    store: Store, ids: Path, more: list[bytes], fed: list[str], lines: int
 ) -> None:
     append(ids, b"A1\nA2")
     await feed(str(ids), store, feeding(), on_chunk=lambda _chunk, _added: None)
@@ -139,7 +152,7 @@ async def test_a_last_line_taken_without_its_break_by_a_run_that_did_not_follow_
 
 
 async def test_rejected_lines_that_were_folded_are_told_while_the_file_is_followed(
-    store: SqliteStore, ids: Path, events: Events
+    store: Store, ids: Path, events: Events
 ) -> None:
     append(ids, b"a b\n" * 50)
     async with following(ids, store):
@@ -150,12 +163,10 @@ async def test_rejected_lines_that_were_folded_are_told_while_the_file_is_follow
 # --- rotation --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_renamed_file_is_read_to_its_end_before_the_new_one(
-    store: SqliteStore, ids: Path, events: Events
-) -> None:
+async def test_a_renamed_file_is_read_to_its_end_before_the_new_one(store: Store, ids: Path, events: Events) -> None:
     append(ids, b"A1\nA")
     async with following(ids, store):
-        rotated = ids.rename(f"{ids}.1")
+        rotated = move(ids, "ids.txt.1")
         append(ids, b"B1\n")
         await asyncio.sleep(3)
         append(rotated, b"2\nA3\n")
@@ -165,10 +176,10 @@ async def test_a_renamed_file_is_read_to_its_end_before_the_new_one(
     assert len(named(events, "source.moved")) == 1
 
 
-async def test_a_line_cut_off_by_a_rotation_is_rejected_and_can_be_found(store: SqliteStore, ids: Path) -> None:
+async def test_a_line_cut_off_by_a_rotation_is_rejected_and_can_be_found(store: Store, ids: Path) -> None:
     append(ids, b"A1\nA23")
     async with following(ids, store):
-        ids.rename(f"{ids}.1")
+        move(ids, "ids.txt.1")
         append(ids, b"B1\n")
         await asyncio.sleep(LONG_S)
     [(name, rejection)] = await store.rejections()
@@ -176,10 +187,10 @@ async def test_a_line_cut_off_by_a_rotation_is_rejected_and_can_be_found(store: 
     assert await sums(store) == [(2, 1, 0, 1, True), (1, 1, 0, 0, False)]
 
 
-async def test_while_nothing_stands_at_the_path_the_renamed_file_is_read_on(store: SqliteStore, ids: Path) -> None:
+async def test_while_nothing_stands_at_the_path_the_renamed_file_is_read_on(store: Store, ids: Path) -> None:
     append(ids, b"A1\n")
     async with following(ids, store):
-        rotated = ids.rename(f"{ids}.1")
+        rotated = move(ids, "ids.txt.1")
         await asyncio.sleep(600)
         append(rotated, b"A2\n")
         await asyncio.sleep(2)
@@ -189,25 +200,25 @@ async def test_while_nothing_stands_at_the_path_the_renamed_file_is_read_on(stor
     assert await fed_ids(store) == ["A1", "A2", "B1"]
 
 
-async def test_a_longer_copy_put_in_its_place_as_editors_do_is_read_on(store: SqliteStore, ids: Path) -> None:
+async def test_a_longer_copy_put_in_its_place_as_editors_do_is_read_on(store: Store, ids: Path) -> None:
     append(ids, b"A1\nA2\n")
     async with following(ids, store):
         edited = ids.with_name("4913")
-        edited.write_bytes(b"A1\nA2\nA3\n")
-        edited.rename(ids)
+        append(edited, b"A1\nA2\nA3\n")
+        move(edited, "ids.txt")
         await asyncio.sleep(LONG_S)
     assert await sums(store) == [(3, 3, 0, 0, False)]
 
 
 @pytest.mark.parametrize("rotated", ["ids.txt.1", "ids.txt-20261123", "ids.txt.2026-11-23_10-00", "ids-1763900000.txt"])
 async def test_what_was_rotated_away_while_the_poller_was_down_is_found_and_read_first(
-    store: SqliteStore, ids: Path, events: Events, rotated: str
+    store: Store, ids: Path, events: Events, rotated: str
 ) -> None:
     append(ids, b"A1\n")
     async with following(ids, store):
         pass
     append(ids, b"A2\n")
-    ids.rename(ids.with_name(rotated))
+    move(ids, rotated)
     append(ids, b"A1\nB1\n")
     async with following(ids, store):
         await asyncio.sleep(LONG_S)
@@ -219,7 +230,7 @@ async def test_what_was_rotated_away_while_the_poller_was_down_is_found_and_read
 
 @pytest.mark.parametrize("names", [["3", "2", "1"], ["20261120", "20261121", "20261122"]])
 async def test_files_that_came_and_were_rotated_away_while_the_poller_was_down_are_read_in_order(
-    store: SqliteStore, ids: Path, events: Events, names: list[str]
+    store: Store, ids: Path, events: Events, names: list[str]
 ) -> None:
     older = ids.with_name(f"ids.txt.{'4' if names[0] == '3' else '20261119'}")
     append(older, b"OLD\n")
@@ -228,7 +239,7 @@ async def test_files_that_came_and_were_rotated_away_while_the_poller_was_down_a
         pass
     for number, name in enumerate(names):
         append(ids, b"B%d\n" % number)
-        ids.rename(ids.with_name(f"ids.txt.{name}"))
+        move(ids, f"ids.txt.{name}")
     append(ids, b"C1\n")
     async with following(ids, store):
         await asyncio.sleep(60)
@@ -237,12 +248,26 @@ async def test_files_that_came_and_were_rotated_away_while_the_poller_was_down_a
     assert len(named(events, "source.unseen_found")) == 2
 
 
-async def test_a_file_renamed_before_it_had_a_line_is_found_too(store: SqliteStore, ids: Path) -> None:
-    ids.touch()
+async def test_a_renamed_file_that_was_read_to_its_end_is_waited_with_after_a_restart_too(
+    store: Store, ids: Path
+) -> None:
+    append(ids, b"A1\n")
+    async with following(ids, store):
+        pass
+    rotated = move(ids, "ids.txt.1")
+    append(ids, b"B1\n")
+    async with following(ids, store):
+        append(rotated, b"A2\n")
+        await asyncio.sleep(LONG_S)
+    assert await fed_ids(store) == ["A1", "A2", "B1"]
+
+
+async def test_a_file_renamed_before_it_had_a_line_is_found_too(store: Store, ids: Path) -> None:
+    append(ids, b"")
     async with following(ids, store):
         pass
     append(ids, b"A1\n")
-    ids.rename(f"{ids}.1")
+    move(ids, "ids.txt.1")
     append(ids, b"B1\n")
     async with following(ids, store):
         await asyncio.sleep(LONG_S)
@@ -250,12 +275,12 @@ async def test_a_file_renamed_before_it_had_a_line_is_found_too(store: SqliteSto
 
 
 async def test_a_file_that_is_gone_without_a_trace_is_said_and_the_new_one_read(
-    store: SqliteStore, ids: Path, events: Events
+    store: Store, ids: Path, events: Events
 ) -> None:
     append(ids, b"A1\nA2\n")
     async with following(ids, store):
         pass
-    ids.unlink()
+    os.unlink(ids)  # noqa: PTH108 - gone
     append(ids.with_name("ids.txt.1.gz"), b"A1\nA2\nA3\n")
     append(ids, b"B1\n")
     async with following(ids, store):
@@ -269,11 +294,11 @@ async def test_a_file_that_is_gone_without_a_trace_is_said_and_the_new_one_read(
 
 @pytest.mark.parametrize("again", [b"", b"B1\n", b"B1\nB2\nB3\nB4\n", b"A1\nB2\n"])
 async def test_a_truncated_file_is_read_from_its_beginning(
-    store: SqliteStore, ids: Path, events: Events, again: bytes
+    store: Store, ids: Path, events: Events, again: bytes
 ) -> None:
     append(ids, b"A1\nA2\nA")
     async with following(ids, store):
-        ids.write_bytes(again)
+        overwrite(ids, again)
         await asyncio.sleep(5)
         append(ids, b"C1\n")
         await asyncio.sleep(5)
@@ -285,14 +310,14 @@ async def test_a_truncated_file_is_read_from_its_beginning(
 
 @pytest.mark.parametrize("is_running", [True, False])
 async def test_the_rest_of_a_truncated_file_is_read_from_the_copy_beside_it(
-    store: SqliteStore, ids: Path, is_running: bool
+    store: Store, ids: Path, is_running: bool
 ) -> None:
     append(ids, b"A1\nA2\n")
 
     def copy_and_truncate() -> None:
         append(ids, b"A3\n")
         shutil.copyfile(ids, f"{ids}.1")
-        ids.write_bytes(b"B1\n")
+        overwrite(ids, b"B1\n")
 
     async with following(ids, store):
         if is_running:
@@ -306,22 +331,33 @@ async def test_the_rest_of_a_truncated_file_is_read_from_the_copy_beside_it(
     assert await sums(store) == [(3, 3, 0, 0, True), (1, 1, 0, 0, False)]
 
 
-async def test_an_older_file_that_begins_alike_is_not_taken_for_a_copy(store: SqliteStore, ids: Path) -> None:
+async def test_an_older_file_that_begins_alike_is_not_taken_for_a_copy(store: Store, ids: Path) -> None:
     append(ids.with_name("ids.csv.1"), b"id,n\nOLD,1\n")
     os.utime(ids.with_name("ids.csv.1"), (1, 1))
     table = ids.with_name("ids.csv")
     append(table, b"id,n\n")
     async with following(table, store):
-        table.write_bytes(b"id\nB1\n")
+        overwrite(table, b"id\nB1\n")
         await asyncio.sleep(LONG_S)
     assert await fed_ids(store) == ["B1"]
+
+
+def test_what_proves_the_reading_is_what_would_be_computed_from_the_file(ids: Path, rng: Random) -> None:
+    append(ids, rng.randbytes(900_000))
+    with opened(str(ids), 0) as source:
+        tail = Tail(source, 5000, 1000)
+        while tail.block():
+            pass
+        for offset in [0, 1, 4095, 4096, 4097, 5000, 700_000, *(900_000 - rng.randrange(9000) for _ in range(50))]:
+            assert tail.fingerprint(offset) == source.fingerprint(offset)
+            assert source.holds(Position(offset=offset, fingerprint=tail.fingerprint(offset)))
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
 async def test_a_file_that_is_not_there_yet_is_said_once_and_waited_for(
-    store: SqliteStore, ids: Path, events: Events
+    store: Store, ids: Path, events: Events
 ) -> None:
     async with following(ids, store):
         await asyncio.sleep(600)
@@ -332,32 +368,32 @@ async def test_a_file_that_is_not_there_yet_is_said_once_and_waited_for(
     assert "there is no such file" in said["reason"]
 
 
-async def test_a_folder_in_its_place_is_said_once_and_waited_for(store: SqliteStore, ids: Path, events: Events) -> None:
+async def test_a_folder_in_its_place_is_said_once_and_waited_for(store: Store, ids: Path, events: Events) -> None:
     append(ids, b"A1\n")
     async with following(ids, store):
-        ids.unlink()
-        ids.mkdir()
+        move(ids, "elsewhere")
+        folder = ids.with_name("folder")
+        os.mkdir(folder)  # noqa: PTH102
+        move(folder, "ids.txt")
         await asyncio.sleep(300)
-        ids.rmdir()
+        move(ids, "folder")
         append(ids, b"B1\n")
         await asyncio.sleep(LONG_S)
     assert await fed_ids(store) == ["A1", "B1"]
     assert ["folder" in event["reason"] for event in named(events, "source.waited_for")] == [True]
 
 
-async def test_a_csv_whose_header_names_no_id_waits_for_a_better_one(
-    store: SqliteStore, ids: Path, events: Events
-) -> None:
+async def test_a_csv_whose_header_names_no_id_waits_for_a_better_one(store: Store, ids: Path, events: Events) -> None:
     append(ids, b"name,url\nx,y\n")
     async with following(ids, store, format="csv"):
         await asyncio.sleep(300)
-        ids.write_bytes(b"id,url\nA1,y\n")
+        overwrite(ids, b"id,url\nA1,y\n")
         await asyncio.sleep(LONG_S)
     assert await fed_ids(store) == ["A1"]
     assert ["--id-column" in event["reason"] for event in named(events, "source.waited_for")] == [True]
 
 
-async def test_a_named_pipe_is_read_anew_for_each_writer(store: SqliteStore, tmp_path: Path) -> None:
+async def test_a_named_pipe_is_read_anew_for_each_writer(store: Store, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with following(pipe, store):
@@ -367,7 +403,7 @@ async def test_a_named_pipe_is_read_anew_for_each_writer(store: SqliteStore, tmp
     assert await fed_ids(store) == ["A1", "A2"]
 
 
-async def test_a_pipe_without_a_name_ends_with_its_writer(store: SqliteStore) -> None:
+async def test_a_pipe_without_a_name_ends_with_its_writer(store: Store) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb"), os.fdopen(writing, "wb") as writer:
         writer.write(b"A1\n")
@@ -377,181 +413,74 @@ async def test_a_pipe_without_a_name_ends_with_its_writer(store: SqliteStore) ->
     assert await fed_ids(store) == ["A1"]
 
 
-# --- everything at once ----------------------------------------------------------------------------------------------
+# --- a whole run -----------------------------------------------------------------------------------------------------
 
 
-class Writer:
-    """Appends unique ids to a file that it rotates and truncates itself, as a program and logrotate do.
-
-    Files carry the time of the virtual clock.
-    """
-
-    def __init__(self, path: Path, clock: Clock, rng: Random) -> None:
-        self.path = path
-        self.lines = 0  # whole ones
-        self.lines_before = 0  # those in files before this one
-        self._clock = clock
-        self._rng = rng
-        self._torn = b""  # what is still to be written of the last line
-        self._fd = self._open()
-
-    def _open(self) -> int:
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._stamp(fd)
-        return fd
-
-    def _stamp(self, file: int | Path) -> None:
-        os.utime(file, (self._clock(), self._clock()))
-
-    def _write(self, data: bytes) -> None:
-        os.write(self._fd, data)
-        self._stamp(self._fd)
-
-    def finish_line(self) -> None:
-        if self._torn:
-            self._write(self._torn)
-            self.lines += 1
-        self._torn = b""
-
-    def append(self) -> None:
-        self.finish_line()
-        count = self._rng.choice([1, 1, 2, 3, 50])
-        data = b"".join(b"AAAA%d\n" % number for number in range(self.lines + 1, self.lines + count + 1))
-        cut = self._rng.randrange(1, len(data)) if self._rng.random() < 0.5 else len(data)
-        cut = max(cut, data.rfind(b"\n", 0, -1) + 2)  # within the last line
-        self._write(data[:cut])
-        self._torn = data[cut:]
-        self.lines += count - bool(self._torn)
-
-    async def rename(self) -> None:
-        """Rotate; a line begun before is finished in the renamed file, a moment later."""
-        self._shift()
-        self.path.rename(f"{self.path}.1")
-        following = self._open()
-        if self._torn:
-            await asyncio.sleep(self._rng.uniform(0, 2))
-            self.finish_line()
-        os.close(self._fd)
-        self._fd, self.lines_before = following, self.lines
-
-    def copy_and_truncate(self) -> None:
-        self._shift()
-        shutil.copyfile(self.path, f"{self.path}.1")
-        self._stamp(Path(f"{self.path}.1"))
-        self.truncate()
-
-    def truncate(self) -> None:
-        assert not self._torn
-        os.truncate(self.path, 0)
-        self._stamp(self.path)
-        self.lines_before = self.lines
-
-    def _shift(self) -> None:
-        for number in range(40, 0, -1):
-            with suppress(FileNotFoundError):
-                Path(f"{self.path}.{number}").rename(f"{self.path}.{number + 1}")
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-class Life:
-    """A follower that is killed or stopped, and started again on what is on disk then."""
-
-    def __init__(self, folder: Path, path: Path, clock: Clock, group: asyncio.TaskGroup) -> None:
-        self._folder = folder
-        self._path = path
-        self._clock = clock
-        self._group = group
-        self._lives = 0
-        self.store: SqliteStore | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        (self._folder / str(self._lives)).mkdir(parents=True, exist_ok=True)
-        self.store = await open_store(f"sqlite:///{self._folder}/{self._lives}/poller.db", clock=self._clock)
-        following = follow(str(self._path), self.store, feeding(), on_chunk=lambda _chunk, _added: None)
-        self._task = self._group.create_task(following)
-
-    async def stop(self) -> None:
-        """Drain: what is being stored is stored."""
-        assert self.store is not None
-        assert self._task is not None
-        self._task.cancel()
-        await self.store.close()
-        self.store = None
-
-    async def kill(self) -> None:
-        """Lose what is not on disk at this instant."""
-        left = self._folder / str(self._lives + 1)
-        shutil.copytree(self._folder / str(self._lives), left)
-        await self.stop()
-        shutil.rmtree(self._folder / str(self._lives))
-        self._lives += 1
-
-    async def lines(self) -> int:
-        """Return how many lines are in the ledger; only while it runs."""
-        assert self.store is not None
-        return sum(source.lines for source in (await self.store.sums()).sources)
-
-    async def has_read(self, lines: int) -> None:
-        for _ in range(2000):
-            if await self.lines() >= lines:
-                return
-            await asyncio.sleep(0.5)
-        raise AssertionError("it does not read on")
-
-
-async def live_through(disruptions: int, writer: Writer, life: Life, rng: Random) -> Counter[str]:
-    """Disrupt writing and reading at random; return how often each thing was done."""
-    done: Counter[str] = Counter()
-    while done.total() < disruptions:
-        for _ in range(rng.randrange(3)):
-            writer.append()
-            await asyncio.sleep(rng.choice([0, rng.uniform(0, 0.1), rng.uniform(0, 3)]))
-        what = rng.choice(["rename", "copy", "truncate", "kill", "stop"])
-        if what in ("kill", "stop"):
-            if life.store is None:
-                await life.start()
-                continue
-            await (life.kill() if what == "kill" else life.stop())
-        elif what == "rename":
-            await writer.rename()
-        else:
-            writer.finish_line()
-            if life.store is None or writer.lines == writer.lines_before:
-                continue
-            await life.has_read(writer.lines if what == "truncate" else writer.lines_before + 1)
-            if what == "copy" and rng.random() < 0.3:
-                writer.append()
-                writer.finish_line()
-                await life.kill()
-            (writer.truncate if what == "truncate" else writer.copy_and_truncate)()
-        done[what] += 1
-    return done
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("FOLLOW_SEEDS", "2"))))
-async def test_a_file_disrupted_200_times_at_random_gives_every_line_once(
-    tmp_path: Path, clock: Clock, seed: int
+async def test_a_run_that_follows_polls_what_comes_later_until_it_is_stopped(
+    tmp_path: Path, clock: Clock, ids: Path, events: Events
 ) -> None:
-    rng = Random(seed)
-    path = tmp_path / "ids" / "ids.txt"
-    path.parent.mkdir()
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
     async with asyncio.TaskGroup() as group:
-        writer, life = Writer(path, clock, rng), Life(tmp_path / "state", path, clock, group)
-        await life.start()
-        await asyncio.sleep(3)  # what was rotated away before the first run is not its own
-        done = await live_through(200, writer, life, rng)
-        writer.finish_line()
-        if life.store is None:
-            await life.start()
-        assert life.store is not None
-        await life.has_read(writer.lines)
+        running = group.create_task(simulation.run(ids, {"follow": True}))
+        for _ in range(3):
+            append(ids, b"".join(task_id.encode() + b"\n" for task_id in simulation.api.preload(10)))
+            await asyncio.sleep(600)
+        assert not running.done()
+        simulation.drain()
+    assert running.result() is Exit.ALL_COMPLETE
+    assert Counter(record["task_id"] for record in simulation.records()) == fed(ids)
+    assert len(named(events, "run.summarized")) >= 59
+
+
+async def test_a_run_that_follows_and_is_stopped_with_work_left_says_so(
+    tmp_path: Path, clock: Clock, ids: Path
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5000")))
+    append(ids, simulation.api.preload(1)[0].encode() + b"\n")
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(ids, {"follow": True}))
         await asyncio.sleep(60)
-        fed, rows = await fed_ids(life.store), await sums(life.store)
-        await life.stop()
-        writer.close()
-    assert Counter(fed) == Counter(f"AAAA{number}" for number in range(1, writer.lines + 1))
-    assert sum(row[0] for row in rows) == sum(row[1] for row in rows) == writer.lines
-    assert min(done.values()) >= 10, done
+        simulation.drain()
+    assert running.result() is Exit.WORK_LEFT
+
+
+async def test_a_run_that_follows_waits_for_its_file_and_for_a_better_token(
+    tmp_path: Path, clock: Clock, ids: Path
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(tokens=frozenset({"another"})))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(ids, {"follow": True}))
+        await asyncio.sleep(600)
+        append(ids, simulation.api.preload(1)[0].encode() + b"\n")
+        await asyncio.sleep(600)
+        assert not running.done()
+        simulation.drain()
+    assert running.result() is Exit.WORK_LEFT
+
+
+@pytest.mark.real_time
+def test_two_files_and_standard_input_are_followed_at_once_through_a_kill_and_a_rotation(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    finished = tmp_path / "finished.jsonl"
+    with hubspot(tmp_path / "sandbox", "--fate", "complete=1", imports=60) as server:
+        command = ("run", "one.txt", "two.txt", "-", "--follow", "--base-url", server.url)
+        quick = ("--requests", "100", "--window-s", "0.5")
+        lines = [task_id.encode() + b"\n" for task_id in server.take(60)]
+        append(one, b"".join(lines[:10]))
+        with running(*command, *quick, folder=tmp_path, stdin=subprocess.PIPE) as first:
+            first.stdin.write(b"".join(lines[10:20]))
+            first.stdin.close()
+            append(two, b"".join(lines[20:30]))
+            wait_until(lambda: finished.exists() and counted(finished).total() == 30, "the first 30 outcomes")
+            append(one, b"".join(lines[30:40]))
+            first.signal(signal.SIGKILL)
+            first.ended()
+        append(one, b"".join(lines[40:50]))
+        one.rename(tmp_path / "one.txt.1")
+        append(one, b"".join(lines[50:]))
+        with running(*command, *quick, folder=tmp_path) as second:
+            wait_until(lambda: counted(finished).total() == 60, "all 60 outcomes")
+            second.signal(signal.SIGTERM)
+            assert second.ended() == Exit.ALL_COMPLETE
+    assert counted(finished) == Counter(line.decode().strip() for line in lines)
+    assert "(balanced)" in second.log()

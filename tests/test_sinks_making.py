@@ -1,5 +1,6 @@
 """From specs and tables to sinks, other people's among them, and what is said where that cannot be."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from poller.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sinks import Surroundings, check_sinks, make_sink, make_sinks, written_files
 from poller.sinks.jsonl import JsonlSink
+from poller.sinks.making import KINDS
 from poller.sinks.stdout import StdoutSink
 from tests.simulation import Simulation
 
@@ -195,3 +197,20 @@ async def test_the_files_of_a_sink_that_does_not_rotate_are_its_one_file(tmp_pat
     await sink.write([Delivery(number=1, account="a", task_id="t", body=b"{}")])
     await sink.close()
     assert written_files(path) == [path]
+
+
+# --- the example of settings -----------------------------------------------------------------------------------------
+
+
+def test_the_example_of_settings_holds_every_setting_of_every_sink_with_its_default() -> None:
+    text = (EXAMPLE.parent.parent / "config.example.toml").read_text()
+    sample = re.sub(r"(?m)^#     ", "", text[text.index("# Sinks with settings of their own") :])
+    tables: list[dict[str, Any]] = tomllib.loads(sample)["sinks"]
+    check_sinks(tables)
+    assert {table["kind"] for table in tables} == KINDS.keys() - {"stdout"}
+    for table in tables:
+        model = KINDS[table["kind"]].table
+        assert [key for key in model.model_fields if key not in sample] == []
+        read = model.read({key: value for key, value in table.items() if key != "kind"})
+        changed = {key for key in read.model_fields_set if getattr(read, key) != model.model_fields[key].default}
+        assert changed <= {"path", "url", "command", "rotate_bytes"}

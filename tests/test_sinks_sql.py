@@ -250,6 +250,13 @@ async def test_what_cannot_be_a_database_is_named(tmp_path: Path, content: bytes
         await opened(f"sql:sqlite:///{file}")
 
 
+async def test_a_folder_cannot_be_a_database_and_a_new_file_is_its_owner_s_alone(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match="Is a directory"):
+        await opened(f"sql:sqlite:///{tmp_path}")
+    await written(f"sql:sqlite:///{tmp_path}/finished.db", records(1))
+    assert (tmp_path / "finished.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_kill_at_any_moment_leaves_each_record_once(tmp_path: Path) -> None:
     program = """
 import asyncio, sys

@@ -53,6 +53,12 @@ async def test_a_source_is_found_by_name_with_the_position_of_its_last_chunk(sto
     assert await store.open_source("ids.txt") == (second, Position())
 
 
+async def test_sources_whose_names_are_not_unicode_are_told_apart(store: Store) -> None:
+    one, other = [await store.new_source(name) for name in ("/in/\udcff.txt", "/in/\udcfe.txt")]
+    assert (await store.open_source("/in/\udcff.txt") or (0,))[0] == one != other
+    assert [source.name for source in (await store.sums()).sources] == ["/in/\\udcff.txt", "/in/\\udcfe.txt"]
+
+
 async def test_a_thousand_accounts_in_one_chunk_are_kept_apart(store: Store) -> None:
     source = await store.new_source("many")
     fed = tuple(Fed(account=f"account{n}", task_id="same") for n in range(1000))

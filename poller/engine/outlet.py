@@ -69,6 +69,9 @@ class Outlet:
                 self._note_success()
                 await self._store.delivered(self.sink.name, batch, written)
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
+                if written.refused:
+                    reason = next(iter(written.refused.values()))
+                    log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
 
     def _note_failure(self, reason: str) -> None:
         now = self._clock()

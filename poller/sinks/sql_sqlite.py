@@ -1,5 +1,6 @@
 """The `sql` sink's table in an SQLite file. Runs on the loop: a batch takes a millisecond or two."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ PASSING = {
     sqlite3.SQLITE_INTERRUPT,
 }
 PASSING_IO = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE}  # a file size limit; never a failed fsync
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 OF_THE_RECORD = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 
 
@@ -48,8 +50,6 @@ class SqliteTable:
         self._identity: os.stat_result | None = None
 
     async def open(self) -> Retry | None:
-        if not self._path.parent.is_dir():
-            raise SinkError(f"{self._path}: its folder does not exist; create it, or choose another path")
         try:
             self._connect()
         except sqlite3.Error as error:
@@ -84,6 +84,7 @@ class SqliteTable:
             log.warning("sink.file_moved", sink=self._sink, position=None)
             self._connection.close()
             self._connection = None
+        self._create_privately()
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=WAIT_FOR_LOCK_S)
         try:
             self._refuse_our_state(connection)
@@ -94,6 +95,16 @@ class SqliteTable:
             raise
         self._connection, self._identity = connection, self._path.stat()
         return connection
+
+    def _create_privately(self) -> None:
+        """Records name people's files."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except FileNotFoundError:
+            raise SinkError(f"{self._path}: its folder does not exist; create it, or choose another path") from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise SinkError(f"{self._path} cannot be used: {error.strerror}; choose another path") from None
 
     def _is_at_path(self) -> bool:
         try:

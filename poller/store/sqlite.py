@@ -37,7 +37,7 @@ from poller.store.reading import (
     read_sums,
     read_undelivered,
 )
-from poller.store.text import storable
+from poller.store.text import storable, storable_name
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ class SqliteStore:
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT id, offset, line, fingerprint, ended FROM source WHERE name = ? ORDER BY id DESC LIMIT 1",
-                (name,),
+                (storable_name(name),),
             ).fetchone()
         if row is None:
             return None
@@ -90,7 +90,7 @@ class SqliteStore:
         return await self._commits.run(lambda: self._insert_source(name))
 
     def _insert_source(self, name: str) -> int:
-        return self._connection.execute("INSERT INTO source (name) VALUES (?)", (name,)).lastrowid or 0
+        return self._connection.execute("INSERT INTO source (name) VALUES (?)", (storable_name(name),)).lastrowid or 0
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate."""

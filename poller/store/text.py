@@ -10,6 +10,11 @@ def storable(text: str) -> str:
     return text[:LONGEST_TEXT].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
+def storable_name(name: str) -> str:
+    """Return `name` as every database can hold it, still another one for another name: paths need not be UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def unknown_sink(sink: str, known: Sequence[str]) -> str:
     """Return why nothing can be replayed into `sink`."""
     named = ", ".join(known) or "none yet"

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from typing import TypeVar
 
 import psycopg
@@ -36,7 +35,7 @@ from poller.store.postgres import outbox, queue, reading
 from poller.store.postgres.faults import may_pass, words
 from poller.store.postgres.place import Place
 from poller.store.postgres.writer import RETRY_S, Writer
-from poller.store.text import storable, unknown_sink
+from poller.store.text import storable, storable_name, unknown_sink
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -90,11 +89,11 @@ class PostgresStore:
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
         """Return the latest source of this name and how far it was read; None if there is none."""
-        return await self._read(lambda connection: reading.read_source(connection, name))
+        return await self._read(lambda connection: reading.read_source(connection, storable_name(name)))
 
     async def new_source(self, name: str) -> int:
         """Begin the sums of a source; return its number."""
-        source: int = await self._writer.run(_OneByOne(queue.insert_source), (name,))
+        source: int = await self._writer.run(_OneByOne(queue.insert_source), (storable_name(name),))
         return source
 
     async def add(self, source: int, chunk: Chunk) -> Added:
@@ -274,7 +273,8 @@ class PostgresStore:
     async def _read(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Return what `read` finds of what is committed, however long the server is out of reach. That it is, the
         writer says; here is told only what hinders reading alone."""
-        for tries in count(1):
+        tries = 0  # while the writer reaches the server
+        while True:
             self._writer.check()
             try:
                 async with self._pool.connection() as connection:
@@ -282,15 +282,15 @@ class PostgresStore:
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None
+                tries = tries + 1 if self.writable else 0
                 self._tell_unreadable(error, tries)
             else:
                 self._tell_readable()
                 return found
             await asyncio.sleep(0 if tries == 1 else RETRY_S)
-        raise AssertionError("unreachable")
 
     def _tell_unreadable(self, error: psycopg.Error, tries: int) -> None:
-        if tries >= TELL_AFTER_TRIES and self.writable and not self._unreadable:
+        if tries >= TELL_AFTER_TRIES and not self._unreadable:
             self._unreadable = True
             log.error("store.unreadable", path=self._place.shown, reason=words(error, self._place), retry_s=RETRY_S)
 
