@@ -44,7 +44,7 @@ BUGS = (
         file="poller/store/commits.py",
         old="        if self._connection.in_transaction:\n            try:",
         new="        if False:\n            try:",
-        tests=STORE,
+        tests=("planted",),
     ),
     Bug(
         name="leases-never-end",
@@ -87,7 +87,7 @@ BUGS = (
         old='        self._connection.execute(\n            "INSERT INTO undelivered (sink, number) SELECT s.id',
         new='        self._connection.execute("COMMIT")\n        self._connection.execute("BEGIN")\n'
         '        self._connection.execute(\n            "INSERT INTO undelivered (sink, number) SELECT s.id',
-        tests=STORE,
+        tests=("planted",),
     ),
     Bug(
         name="look-of-a-finished-task-not-counted",
@@ -122,7 +122,7 @@ BUGS = (
         file="poller/store/outbox.py",
         old="position = coalesce(?, position) WHERE id = ?",
         new="position = coalesce(position, ?) WHERE id = ?",
-        tests=STORE,
+        tests=("planted",),
     ),
     Bug(
         name="a-new-sink-gets-only-what-comes",
@@ -165,7 +165,7 @@ BUGS = (
         file="poller/sinks/linefile.py",
         old="            _sync_folder(path.parent)\n",
         new="",
-        tests=JSONL,
+        tests=("planted",),
     ),
     Bug(
         name="jsonl-failed-sync-ignored",

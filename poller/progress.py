@@ -15,8 +15,7 @@ from poller.model import Kind, Pause
 from poller.protocols import Clock
 
 REDRAW_S = 0.25
-REQUESTS_OVER_S = 10.0  # HubSpot's own window
-FINISHED_OVER_S = 30.0
+RATES_OVER_S = 10.0  # HubSpot's own window; longer, and the slow last tasks would look fast
 LEAST_FINISHED = 5  # fewer in that time foretell nothing
 
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
@@ -77,7 +76,7 @@ class Progress:
 
     def _looks(self) -> Text:
         looks = self._metrics.looks
-        return Text(f"{looks:,} looks, {self._per_s(1, REQUESTS_OVER_S):.1f} per second", style="dim")
+        return Text(f"{looks:,} looks, {self._per_s(1):.1f} per second", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self._metrics.finished:
@@ -96,25 +95,24 @@ class Progress:
     def _sample(self) -> None:
         now = self._clock()
         self._samples.append((now, self._metrics.looks, self._metrics.finished))
-        while now - self._samples[0][0] > FINISHED_OVER_S:
+        while now - self._samples[0][0] > RATES_OVER_S:
             self._samples.popleft()
 
-    def _grown(self, what: int, over_s: float) -> tuple[float, int]:
-        """Return in how many seconds, at most `over_s`, a sampled number grew by how much."""
-        last = self._samples[-1]
-        first = next(sample for sample in self._samples if last[0] - sample[0] <= over_s)
+    def _grown(self, what: int) -> tuple[float, int]:
+        """Return in how many seconds a sampled number grew by how much."""
+        first, last = self._samples[0], self._samples[-1]
         return last[0] - first[0], int(last[what] - first[what])
 
-    def _per_s(self, what: int, over_s: float) -> float:
-        elapsed_s, grown = self._grown(what, over_s)
+    def _per_s(self, what: int) -> float:
+        elapsed_s, grown = self._grown(what)
         return grown / elapsed_s if elapsed_s > 0 else 0.0
 
     def _left(self) -> str:
         if not self._metrics.waiting:
             return "" if self._ended() else "waiting for input"
-        if self._pauses() or self._grown(2, FINISHED_OVER_S)[1] < LEAST_FINISHED:
+        if self._pauses() or self._grown(2)[1] < LEAST_FINISHED:
             return ""
-        return f"about {human(self._metrics.waiting / self._per_s(2, FINISHED_OVER_S))} left"
+        return f"about {human(self._metrics.waiting / self._per_s(2))} left"
 
 
 def human(seconds: float) -> str:

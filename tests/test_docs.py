@@ -162,6 +162,13 @@ def test_the_sinks_are_the_code_s() -> None:
     assert [kind for kind in KINDS if kind not in help_of("run")] == []
 
 
+def test_the_example_of_a_sink_is_the_package_that_a_test_runs() -> None:
+    package = HOUSE / "tests" / "sink_plugin"
+    assert f"```python\n{(package / 'poller_sink_folder.py').read_text('utf-8')}```" in README
+    entry_point = (package / "pyproject.toml").read_text("utf-8").partition("[project.entry-points")[2].strip()
+    assert f"```toml\n[project.entry-points{entry_point}\n```" in README
+
+
 def test_the_pauses_are_the_code_s() -> None:
     events = (HOUSE / "docs" / "events.md").read_text("utf-8")
     assert [pause.value for pause in Pause if f"`{pause.value}`" not in events] == []

@@ -19,7 +19,7 @@ from poller.protocols import Clock, Store
 from poller.source import Feeding, Parser, check_readable, feed
 from poller.source.parser import reading_so_far
 from poller.source.records import Format
-from poller.store import SqliteStore, open_store
+from poller.store import open_store
 from poller.task_id import is_task_id, task_id_of
 
 ID = "AAAAEZ6whGI"
@@ -428,7 +428,7 @@ def test_hostile_lines_in_a_csv_cost_no_good_one(rng: Random) -> None:
 
 
 @pytest.fixture
-async def store(clock: Clock) -> AsyncIterator[SqliteStore]:
+async def store(clock: Clock) -> AsyncIterator[Store]:
     opened = await open_store("sqlite:///:memory:", clock=clock)
     yield opened
     await opened.close()
@@ -454,7 +454,7 @@ async def source_sums(store: Store) -> list[tuple[int, int, int, int, int, bool]
     return [(s.lines, s.tasks, s.duplicates, s.rejected, s.blank, s.ended) for s in (await store.sums()).sources]
 
 
-async def test_a_file_is_fed_to_its_end_and_its_sums_balance(store: SqliteStore, ids: Path) -> None:
+async def test_a_file_is_fed_to_its_end_and_its_sums_balance(store: Store, ids: Path) -> None:
     write(ids, b"# mine\nA1\nA2\nA1\nb d\nA3")
     assert await feed_all(ids, store, chunk_lines=2) == Added(tasks=3, duplicates=1)
     assert await source_sums(store) == [(6, 3, 1, 1, 1, True)]
@@ -462,14 +462,14 @@ async def test_a_file_is_fed_to_its_end_and_its_sums_balance(store: SqliteStore,
     assert (name, rejection.line) == (str(ids), 5)
 
 
-async def test_a_file_that_was_read_is_not_read_again(store: SqliteStore, ids: Path) -> None:
+async def test_a_file_that_was_read_is_not_read_again(store: Store, ids: Path) -> None:
     write(ids, b"A1\nA2\n")
     await feed_all(ids, store)
     assert await feed_all(ids, store) == Added(tasks=0, duplicates=0)
     assert await source_sums(store) == [(2, 2, 0, 0, 0, True)]
 
 
-async def test_a_feed_that_was_killed_goes_on_where_it_stopped(store: SqliteStore, ids: Path) -> None:
+async def test_a_feed_that_was_killed_goes_on_where_it_stopped(store: Store, ids: Path) -> None:
     write(ids, b"u,task_id\n" + b"".join(b"%d,A%d\n" % (n, n) for n in range(1000)))
 
     def die(chunk: Chunk, _added: Added) -> None:
@@ -484,7 +484,7 @@ async def test_a_feed_that_was_killed_goes_on_where_it_stopped(store: SqliteStor
     assert [(task.task_id, task.ref) for task in tasks][-1] == ("A999", b'{"u":"999"}')
 
 
-async def test_a_file_that_grew_is_read_on(store: SqliteStore, ids: Path) -> None:
+async def test_a_file_that_grew_is_read_on(store: Store, ids: Path) -> None:
     write(ids, b"task_id;n\nA1;1\n")
     await feed_all(ids, store)
     write(ids, b"task_id;n\nA1;1\nA2;2\nb d;3\n")
@@ -493,7 +493,7 @@ async def test_a_file_that_grew_is_read_on(store: SqliteStore, ids: Path) -> Non
     assert [rejection.line for _, rejection in await store.rejections()] == [4]
 
 
-async def test_a_last_line_that_only_got_its_line_break_is_not_read_again(store: SqliteStore, ids: Path) -> None:
+async def test_a_last_line_that_only_got_its_line_break_is_not_read_again(store: Store, ids: Path) -> None:
     for content in (b"A1\nA2", b"A1\nA2\r\n", b"A1\nA2\r\nA3\n"):
         write(ids, content)
         await feed_all(ids, store)
@@ -501,7 +501,7 @@ async def test_a_last_line_that_only_got_its_line_break_is_not_read_again(store:
 
 
 async def test_a_last_line_that_grew_is_read_again_as_a_whole(
-    store: SqliteStore, ids: Path, events: list[MutableMapping[str, Any]]
+    store: Store, ids: Path, events: list[MutableMapping[str, Any]]
 ) -> None:
     write(ids, b"A1\nA2")
     await feed_all(ids, store)
@@ -513,7 +513,7 @@ async def test_a_last_line_that_grew_is_read_again_as_a_whole(
 
 
 @pytest.mark.parametrize("content", [b"B1\nB2\n", b"A1\n", b"A1\nX2\nA3\nA4\n"])
-async def test_a_file_that_changed_is_a_new_source(store: SqliteStore, ids: Path, content: bytes) -> None:
+async def test_a_file_that_changed_is_a_new_source(store: Store, ids: Path, content: bytes) -> None:
     write(ids, b"A1\nA2\nA3\n")
     await feed_all(ids, store)
     write(ids, content)
@@ -521,7 +521,7 @@ async def test_a_file_that_changed_is_a_new_source(store: SqliteStore, ids: Path
     assert [sums[0] for sums in await source_sums(store)] == [3, content.count(b"\n")]
 
 
-async def test_an_empty_file_ends_and_may_grow(store: SqliteStore, ids: Path) -> None:
+async def test_an_empty_file_ends_and_may_grow(store: Store, ids: Path) -> None:
     write(ids, b"")
     await feed_all(ids, store)
     assert await source_sums(store) == [(0, 0, 0, 0, 0, True)]
@@ -530,7 +530,7 @@ async def test_an_empty_file_ends_and_may_grow(store: SqliteStore, ids: Path) ->
     assert await source_sums(store) == [(1, 1, 0, 0, 0, True)]
 
 
-async def test_lines_on_standard_input_are_handed_on_while_it_is_open(store: SqliteStore) -> None:
+async def test_lines_on_standard_input_are_handed_on_while_it_is_open(store: Store) -> None:
     reading, writing = os.pipe()
     seen: list[int] = []
     with os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0) as writer:
@@ -549,7 +549,7 @@ async def test_lines_on_standard_input_are_handed_on_while_it_is_open(store: Sql
     assert [task.task_id for task in await store.claim("main", 9)] == ["A1", "A2", "A3", "AA4", "A5"]
 
 
-async def test_standard_input_is_a_new_source_each_time(store: SqliteStore, ids: Path) -> None:
+async def test_standard_input_is_a_new_source_each_time(store: Store, ids: Path) -> None:
     write(ids, b"A1\nA2\n")
     for _ in range(2):
         with ids.open("rb") as file:
@@ -557,7 +557,7 @@ async def test_standard_input_is_a_new_source_each_time(store: SqliteStore, ids:
     assert await source_sums(store) == [(2, 2, 0, 0, 0, True), (2, 0, 2, 0, 0, True)]
 
 
-async def test_waiting_for_standard_input_holds_nobody_up_and_can_be_canceled(store: SqliteStore) -> None:
+async def test_waiting_for_standard_input_holds_nobody_up_and_can_be_canceled(store: Store) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb"), os.fdopen(writing, "wb"):
         with pytest.raises(TimeoutError):
@@ -566,7 +566,7 @@ async def test_waiting_for_standard_input_holds_nobody_up_and_can_be_canceled(st
         assert not asyncio.get_running_loop().remove_reader(reading)
 
 
-async def test_dev_null_and_a_named_pipe_are_read_to_their_end(store: SqliteStore, tmp_path: Path) -> None:
+async def test_dev_null_and_a_named_pipe_are_read_to_their_end(store: Store, tmp_path: Path) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     await feed_all("-", store, stdin=null)
     os.close(null)
@@ -589,7 +589,7 @@ def test_every_file_is_checked_before_anything_is_read(tmp_path: Path, ids: Path
     assert f"{tmp_path / 'absent'}: there is no such file; {tmp_path} is a folder" in str(error.value)
 
 
-async def test_what_cannot_be_opened_or_read_is_named(store: SqliteStore, tmp_path: Path) -> None:
+async def test_what_cannot_be_opened_or_read_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent"):
         await feed_all(tmp_path / "absent", store)
     with pytest.raises(InputError, match="folder"):
@@ -599,7 +599,7 @@ async def test_what_cannot_be_opened_or_read_is_named(store: SqliteStore, tmp_pa
 
 
 async def test_rejected_lines_are_logged_singly_then_folded_and_never_with_their_content(
-    store: SqliteStore, ids: Path, events: list[MutableMapping[str, Any]]
+    store: Store, ids: Path, events: list[MutableMapping[str, Any]]
 ) -> None:
     write(ids, b"se cret\n" * 2530 + b"A1\n")
     await feed_all(ids, store)
