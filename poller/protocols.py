@@ -143,8 +143,8 @@ class Store(Protocol):
         """Return the latest source of this name and how far it was read; None if there is none."""
         ...
 
-    async def new_source(self, name: str) -> int:
-        """Begin the sums of a source; return its number."""
+    async def new_source(self, name: str, fingerprint: str = "") -> int:
+        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
         ...
 
     async def add(self, source: int, chunk: Chunk) -> Added:

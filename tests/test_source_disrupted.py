@@ -7,7 +7,6 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from types import CoroutineType
 
 import pytest
 
@@ -92,16 +91,6 @@ class Writer:
         os.close(self._fd)
 
 
-def _calls(task: asyncio.Task[None]) -> list[str]:
-    """Return the names of the coroutines that the task is in."""
-    names: list[str] = []
-    at: object = task.get_coro()
-    while isinstance(at, CoroutineType):
-        names.append(at.cr_code.co_name)
-        at = at.cr_await
-    return names
-
-
 class Life:
     """A follower that is killed or stopped, and started again on what is on disk then."""
 
@@ -123,7 +112,6 @@ class Life:
 
     async def stop(self) -> None:
         """Drain: what is being stored is stored."""
-        await self._has_begun()
         assert self.store is not None
         assert self._task is not None
         self._task.cancel()
@@ -132,21 +120,11 @@ class Life:
 
     async def kill(self) -> None:
         """Lose what is not on disk at this instant."""
-        await self._has_begun()
         left = self._folder / str(self._lives + 1)
         shutil.copytree(self._folder / str(self._lives), left)
         await self.stop()
         shutil.rmtree(self._folder / str(self._lives))
         self._lives += 1
-
-    async def _has_begun(self) -> None:
-        """Wait while a file's row and its first position, two transactions, are being stored: a file that is renamed
-        while the poller is down, after a stop between the two, is not known again."""
-        assert self._task is not None
-        for _ in range(1000):
-            if "_begin" not in _calls(self._task):
-                return
-            await asyncio.sleep(0.001)
 
     async def lines(self) -> int:
         """Return how many lines are in the ledger; only while it runs."""

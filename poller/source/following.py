@@ -72,9 +72,8 @@ class _Follower:
 
     async def _begin(self, source: Input) -> tuple[int, Position]:
         """Begin the sums of a file, and note which one it is: it may be renamed before it has a line."""
-        number, start = await self._store.new_source(self._name), Position(fingerprint=source.fingerprint(0))
-        await self._store.add(number, Chunk(fed=(), rejected=(), blank=0, position=start))
-        return number, start
+        start = Position(fingerprint=source.fingerprint(0))
+        return await self._store.new_source(self._name, start.fingerprint), start
 
     async def _read(self, number: int, source: Input, start: Position) -> None:
         generation = Generation(

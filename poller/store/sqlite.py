@@ -85,12 +85,13 @@ class SqliteStore:
         source, offset, line, fingerprint, ended = row
         return source, Position(offset=offset, line=line, fingerprint=fingerprint, ended=bool(ended))
 
-    async def new_source(self, name: str) -> int:
-        """Begin the sums of a source; return its number."""
-        return await self._commits.run(lambda: self._insert_source(name))
+    async def new_source(self, name: str, fingerprint: str = "") -> int:
+        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
+        return await self._commits.run(lambda: self._insert_source(name, fingerprint))
 
-    def _insert_source(self, name: str) -> int:
-        return self._connection.execute("INSERT INTO source (name) VALUES (?)", (storable_name(name),)).lastrowid or 0
+    def _insert_source(self, name: str, fingerprint: str) -> int:
+        row = (storable_name(name), fingerprint)
+        return self._connection.execute("INSERT INTO source (name, fingerprint) VALUES (?, ?)", row).lastrowid or 0
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate."""

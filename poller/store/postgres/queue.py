@@ -17,9 +17,10 @@ LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
 
 
-async def insert_source(connection: AsyncConnection, name: str) -> int:
-    """Begin the sums of a source; return its number."""
-    ((source,),) = await rows(connection, "INSERT INTO source (name) VALUES (%s) RETURNING id", (name,))
+async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
+    """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
+    sql = "INSERT INTO source (name, fingerprint) VALUES (%s, %s) RETURNING id"
+    ((source,),) = await rows(connection, sql, (name, fingerprint))
     return int(source)
 
 

@@ -91,9 +91,9 @@ class PostgresStore:
         """Return the latest source of this name and how far it was read; None if there is none."""
         return await self._read(lambda connection: reading.read_source(connection, storable_name(name)))
 
-    async def new_source(self, name: str) -> int:
-        """Begin the sums of a source; return its number."""
-        source: int = await self._writer.run(_OneByOne(queue.insert_source), (storable_name(name),))
+    async def new_source(self, name: str, fingerprint: str = "") -> int:
+        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
+        source: int = await self._writer.run(_OneByOne(queue.insert_source), (storable_name(name), fingerprint))
         return source
 
     async def add(self, source: int, chunk: Chunk) -> Added:
