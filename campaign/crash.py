@@ -25,8 +25,8 @@ DISK_FULL, BAD_DISK = "error=ENOSPC", "error=EIO"
 BURST = 5  # so many calls in a row fail, where a single one does not tell
 AT_A_TIME = 2
 BIG_TASKS = 20_000
-BIG_PACE = 20  # requests per 0.1 s, so that hundreds of kills find work to interrupt
-LIFE_S = (0.4, 2.2)  # of a process that is killed at a random instant; it needs 0.8 s to start
+BIG_PACE = 5  # requests per 0.1 s, so that hundreds of kills find work to interrupt
+LIFE_S = (0.5, 3.0)  # of a process that is killed at a random instant; it needs 0.8 s to start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from poller.store import read_store
 STATE = ("poller.db", "poller.db-wal", "poller.db-journal", "poller.db.lock")
 IDS = "ids.txt"
 SETTLED = (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE)
-STUCK_S = 60.0  # no run of the rig takes so long; one that does is killed, and told as a violation
+STUCK_S = 60.0  # and a second for 20 tasks: no run takes so long; one that does is killed, and told as a violation
 TRIES = 4  # runs to the end after the last fault; more are never needed
 
 SCENARIO = Scenario(
@@ -82,7 +82,7 @@ class Rig:
     base_url: str
     targets: Mapping[str, Target] = field(default_factory=dict)  # by what stands after `--sink`
     ids: list[str] = field(default_factory=list)
-    _seen: list[tuple[Target, bytes]] = field(default_factory=list)  # what readers saw after each run
+    _seen: dict[Target, list[bytes]] = field(default_factory=dict)  # by readers, as far as they did not see it go on
 
     def command(self) -> list[str]:
         words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", "sqlite:///poller.db", "--no-progress"]
@@ -109,7 +109,7 @@ class Rig:
                 start_new_session=True,
             )
         try:
-            async with asyncio.timeout(STUCK_S if kill_after_s is None else kill_after_s):
+            async with asyncio.timeout(STUCK_S + self.shape.tasks / 20 if kill_after_s is None else kill_after_s):
                 _, stderr = await process.communicate()
         except TimeoutError:
             os.killpg(process.pid, signal.SIGKILL)
@@ -122,7 +122,10 @@ class Rig:
 
     def look(self) -> None:
         """Remember what readers can see now: it must stay true."""
-        self._seen += [(target, target.read()) for target in self.targets.values()]
+        for target in self.targets.values():
+            now = target.read()
+            before = [seen for seen in self._seen.get(target, []) if not target.continues(now, seen)]
+            self._seen[target] = [*before, now]
 
     async def finish(self) -> list[str]:
         """Run undisturbed until the work is done; return what does not hold then."""
@@ -141,11 +144,11 @@ class Rig:
             return [f"the state cannot be read after exit code {ended.code}: {error}"]
         found = self._wrong_outcomes(records)
         found += [words for target in self.targets.values() for words in target.violations(records)]
-        final = {target: target.read() for target in self.targets.values()}
+        self.look()
         found += [
             f"{type(target).__name__}: what a reader saw before was changed later"
-            for target, seen in self._seen
-            if not target.continues(final[target], seen)
+            for target, seen in self._seen.items()
+            if len(seen) > 1
         ]
         expected = Exit.NOT_ALL_COMPLETE if self._kinds() != {"complete"} else Exit.ALL_COMPLETE
         if ended.code != expected:

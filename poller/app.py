@@ -27,7 +27,7 @@ from poller.protocols import Clock, Store, TokenSource
 from poller.report import exit_code, imbalances, summary, troubles
 from poller.sinks import Surroundings, make_sinks
 from poller.source import STDIN, Feeding, check_readable, feed, follow, source_name
-from poller.store import open_store
+from poller.store import open_store, without_secret
 from poller.tokens import EnvToken, FileToken, OAuthToken, secret_in_env, secret_in_file
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
         store = await open_store(settings.state, clock=world.clock)
         stack.push_async_callback(store.close)
         service = await _assemble(settings, inputs, world, metrics, store, stack)
-        log.info("run.started", version=__version__, state=settings.state, accounts=len(service.lanes))
+        log.info("run.started", version=__version__, state=without_secret(settings.state), accounts=len(service.lanes))
         world.on_service(service)
         error = await _run_service(service, settings, metrics, world)
         sums = await store.sums()

@@ -21,7 +21,7 @@ from poller.model import Delivery, Retry, Selection
 from poller.protocols import Clock, Sink, Store
 from poller.report import imbalances, summary
 from poller.sinks import Surroundings, make_sink, make_sinks, written_files
-from poller.store import StateReader, last_beat, open_store, read_store
+from poller.store import StateReader, last_beat, open_store, read_store, without_secret
 from poller.verify import compare
 
 PAGE = 1000  # records read at a time
@@ -80,7 +80,7 @@ def sign_of_life(settings: Settings, max_age_s: float) -> tuple[str, bool]:
     """Return what to say of the run that owns the state, and whether it showed life within `max_age_s`."""
     beat = last_beat(settings.state)
     if beat is None:
-        return f"no run is at work on {settings.state}", False
+        return f"no run is at work on {without_secret(settings.state)}", False
     pid, at = beat
     age_s = time.time() - at
     return f"process {pid} showed life {age_s:.0f} s ago", age_s <= max_age_s

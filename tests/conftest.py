@@ -1,6 +1,7 @@
 """Wires virtual time into every async test, and gives tests their clock, their chance and their log."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from random import Random
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from poller import log as logs
 from poller.protocols import Clock, Store
 from poller.store import open_store
 from tests.postgres import fresh_schema, running_server
@@ -36,6 +38,18 @@ def _idle_connections_age_in_loop_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aiohttp.connector.monotonic", loop_time)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """What a command configures in this process must not decide what the next test sees."""
+    root, kept = logging.getLogger(), dict(structlog.get_config())
+    before = (root.handlers, root.level, logging.raiseExceptions)
+    yield
+    structlog.configure(**kept)
+    root.handlers, root.level, logging.raiseExceptions = before
+    logging.captureWarnings(capture=False)
+    logs._secrets.clear()
 
 
 @pytest.fixture(scope="session")

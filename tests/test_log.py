@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -24,17 +24,6 @@ from poller import log as logs
 AT = 1_767_571_200.25
 TOKEN = "pat-na1-11111111-2222-3333-4444-555555555555"
 OPAQUE = "CKvPzY3oMRICAAEY0oKfBiD5"
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    root, kept = logging.getLogger(), dict(structlog.get_config())
-    before = (root.handlers, root.level, logging.raiseExceptions)
-    yield
-    structlog.configure(**kept)
-    root.handlers, root.level, logging.raiseExceptions = before
-    logging.captureWarnings(capture=False)
-    logs._secrets.clear()
 
 
 @pytest.fixture

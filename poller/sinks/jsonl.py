@@ -174,6 +174,7 @@ class JsonlSink:
     def _refuse_unknown_data(self) -> None:
         for path in [*self._rotation.written_files(), *([] if self._rotation.is_dated else [self._rotation.path])]:
             if path.is_file() and (size := path.stat().st_size):
+                LineFile.open(path, written=0).close()  # whoever is writing it now is the better thing to say
                 raise SinkError(
                     f"{path} already holds {size:,} bytes that this state does not know; "
                     "choose another path, or move it away"
