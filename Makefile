@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
-.PHONY: help setup demo test lint check lock clean
+.PHONY: help setup demo test lint check soak crash bugs lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,16 @@ lint: $(READY) ## Everything of `check` but the tests
 	$(BIN)/lint-imports
 
 check: lint test ## Lint, format, types, layers, tests: exactly what CI runs
+
+soak: $(READY) ## Drive both stores against their model for SOAK_STEPS steps (5000 each); SOAK_SEED repeats a run
+	SOAK_STEPS=$${SOAK_STEPS:-5000} $(BIN)/pytest -q -s tests/test_store_machine.py
+
+crash: $(READY) ## Kill and fail the real process at every system call, and cut its power; needs strace; takes hours
+	$(BIN)/python -m campaign.crash --points all --double 200 --errors --random-kills 300
+	$(BIN)/python -m campaign.power --cuts 200
+
+bugs: $(READY) ## Plant each known bug in a copy of the tree: the tests must notice
+	$(BIN)/python -m campaign.bugs
 
 lock: $(READY) ## Pin the image's dependencies anew, with hashes
 	$(PIP) install 'uv>=0.9'
