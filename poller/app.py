@@ -350,8 +350,6 @@ def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed:
 
 def _say(text: str) -> None:
     """Write to stderr for a person; whoever closed it does not want to know."""
-    try:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-    except OSError:
-        pass
+    stream = logs.QuietStream(sys.stderr)
+    stream.write(f"{text}\n")
+    stream.flush()

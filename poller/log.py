@@ -3,10 +3,12 @@ secret and nothing that looks like a token is ever written, and that a stderr no
 """
 
 import logging
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, TextIO, cast
@@ -72,14 +74,26 @@ class QuietStream:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except (OSError, ValueError):  # broken pipe, no space; closed file
-            return 0
+        except BrokenPipeError:
+            self._forget()
+        except (OSError, ValueError):  # no space; closed file
+            pass
+        return 0
 
     def flush(self) -> None:
         try:
             self._stream.flush()
+        except BrokenPipeError:
+            self._forget()
         except (OSError, ValueError):
-            return
+            pass
+
+    def _forget(self) -> None:
+        """Nobody reads any more. What is still buffered would fail again at exit and make the exit code 120."""
+        with suppress(OSError, ValueError, AttributeError):  # not every stream has a descriptor
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class Folded:

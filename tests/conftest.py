@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from poller import log as logs
 from poller.protocols import Clock, Store
@@ -16,6 +17,11 @@ from poller.store import open_store
 from tests.postgres import fresh_schema, running_server
 from tests.store_makers import Open
 from tests.virtual import EPOCH, VirtualLoop, loop_time
+
+
+# A loaded machine draws slowly; that says nothing about the code.
+settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -50,6 +50,11 @@ async def test_a_commit_that_failed_halfway_is_undone_before_it_is_tried_again(t
         assert connection.execute("SELECT count(*) FROM source").fetchone() == (1,)
 
 
+async def test_every_commit_is_synced_to_the_disk(tmp_path: Path) -> None:
+    with closing(open_writing(tmp_path / "poller.db")) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
 async def test_nobody_ever_sees_a_record_without_its_outbox_row(tmp_path: Path, clock: Clock) -> None:
     store = await opened(tmp_path, clock, "a", "b")
     seen: set[tuple[int, int]] = set()
