@@ -18,7 +18,6 @@ from tests.postgres import fresh_schema, running_server
 from tests.store_makers import Open
 from tests.virtual import EPOCH, VirtualLoop, loop_time
 
-
 # A loaded machine draws slowly; that says nothing about the code.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
