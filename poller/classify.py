@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 import orjson
 
+from poller.instants import epoch
 from poller.model import (
     Finished,
     JsonObject,
@@ -125,12 +126,22 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
     correlation_id = _correlation_id(headers, document)
     match word.strip().upper():
         case "PENDING" | "PROCESSING" as status:
-            return Running(status=status, task_id=_task_id(document), correlation_id=correlation_id)
+            return _running(status, document, correlation_id)
         case "COMPLETE" | "CANCELED" as final:
             return _finished(final, document, text, correlation_id)
         case _:
             shown = _printable(word)[:LONGEST_WORD]
-            return Running(status=shown, known=False, task_id=_task_id(document), correlation_id=correlation_id)
+            return _running(shown, document, correlation_id, known=False)
+
+
+def _running(status: str, document: JsonObject, correlation_id: str | None, *, known: bool = True) -> Running:
+    return Running(
+        status=status,
+        known=known,
+        task_id=_task_id(document),
+        requested_at=epoch(document.get("requestedAt")),
+        correlation_id=correlation_id,
+    )
 
 
 def _finished(

@@ -36,6 +36,7 @@ class Task:
     missing_at: float | None  # when a 400/404 JSON was first seen, None after any other answer
     status: str | None  # HubSpot's last known word for it
     paused_base_s: float  # the lane's paused time when the task was fed; see `Lane` in engine.py
+    requested_at: float | None = None  # when the import was started, as far as HubSpot has told
     lease: int = 0  # fencing token of the claim
 
 
@@ -98,6 +99,7 @@ class Running:
     status: str | None
     known: bool = True  # False: a status word we do not know
     task_id: str | None = None  # the id told in the body
+    requested_at: float | None = None  # None where absent or nonsense
     correlation_id: str | None = None
 
 
@@ -190,6 +192,7 @@ class LookAgain:
     errors: int
     missing_at: float | None = None
     status: str | None = None
+    requested_at: float | None = None  # None: what was known stays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +222,7 @@ class Settled:
     task: Task  # as claimed
     again: LookAgain | None = None
     record: Record | None = None
+    trace: str = ""  # the look, a line of the task's trail; see trail.py
 
 
 # --- delivering ------------------------------------------------------------------------------------------------------
@@ -281,6 +285,22 @@ class AccountState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateReading:
+    """How an account stands with its limits, as of now."""
+
+    state: AccountState
+    workers: int  # requests in flight at once, at most
+    in_flight: int
+    window_used: int  # slots taken of the tighter window
+    window_limit: int
+    window_s: float
+    requests: int  # sent by this run
+    errors: int  # of these: time-outs and answers that told nothing of a task
+    daily_left: int | None  # requests that may still leave today, the reserve kept; None: no limit is known
+    resets_at: float  # the account's next midnight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSums:
     """Where one source's lines went: lines = tasks + duplicates + rejected + blank."""
 
@@ -295,13 +315,14 @@ class SourceSums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkSums:
-    """Where one sink's records went: finished = delivered + undelivered + dead."""
+    """Where one sink's records went: finished = delivered + undelivered + dead + missed."""
 
     name: str
     delivered: int
     undelivered: int
     dead: int
     attached: bool  # configured in the latest run
+    missed: int = 0  # pruned before the sink, which is new or was away, could get them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +333,37 @@ class DeadLetter:
     reason: str
     refused_at: float
     delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One status request for a task, as the task's trail tells it."""
+
+    at: float  # when the request left
+    gate_s: float  # waited for the right to send it
+    took_s: float  # until its answer was read
+    outcome: str  # the outcome's class, lower case
+    says: str | int | None  # the one word of it: status, code or reason
+    again_in_s: float | None  # until the next look was due; None: it was the last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStory:
+    """Everything the store knows of one task."""
+
+    account: str
+    task_id: str
+    ref: bytes | None
+    fed_at: float
+    requested_at: float | None
+    due_at: float  # of its next look; without meaning once it is finished
+    looks: int
+    errors: int
+    status: str | None
+    trail: tuple[Look, ...]  # the latest looks, oldest first; of many, the first ones are not kept
+    kind: Kind | None = None  # None: waiting
+    record: Record | None = None
+    deliveries: Mapping[str, str] = field(default_factory=dict)  # sink → "delivered", "undelivered" or "dead: REASON"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

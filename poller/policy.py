@@ -54,7 +54,12 @@ def decide(
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng)
-            return LookAgain(at=now + min(gap_s, polling.deadline_s - age_s), errors=0, status=outcome.status)
+            return LookAgain(
+                at=now + min(gap_s, polling.deadline_s - age_s),
+                errors=0,
+                status=outcome.status,
+                requested_at=outcome.requested_at,
+            )
         case Missing():
             return _decide_missing(task, now, polling)
         case Throttled() | Refused():

@@ -14,6 +14,7 @@ from poller.model import (
     Chunk,
     DeadLetter,
     Delivery,
+    GateReading,
     Pause,
     Position,
     Rejection,
@@ -22,6 +23,7 @@ from poller.model import (
     Settled,
     Sums,
     Task,
+    TaskStory,
     Written,
 )
 
@@ -90,6 +92,10 @@ class Gate(Protocol):
 
     def state(self) -> AccountState:
         """What must survive a restart, as of now."""
+        ...
+
+    def reading(self) -> GateReading:
+        """How the account stands with its limits, for people and metrics. Cheap."""
         ...
 
     def close(self) -> None:
@@ -179,6 +185,14 @@ class Store(Protocol):
         """Note the account's state; stored with the next commit, within a second."""
         ...
 
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `save_knowledge` last noted under this name; None if nothing."""
+        ...
+
+    def save_knowledge(self, name: str, knowledge: bytes) -> None:
+        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
+        ...
+
     async def flush(self) -> None:
         """Return when everything noted so far is on disk, `save_account` included."""
         ...
@@ -226,6 +240,10 @@ class Store(Protocol):
     # --- reporting
     async def sums(self) -> Sums:
         """Count everything from the rows themselves."""
+        ...
+
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
         ...
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:

@@ -4,10 +4,9 @@ HubSpot's `errors` and `result`, and the person's `ref`, are spliced in as the b
 them again would change integers beyond 64 bits, floats and doubled keys.
 """
 
-from datetime import UTC, datetime
-
 import orjson
 
+from poller.instants import iso
 from poller.model import Finished, Kind, Missing, Outcome, Record, Running, Task
 
 TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish this import"
@@ -35,11 +34,6 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
     return Record(body=orjson.dumps(fields), kind=kind, reason=_reason(outcome, kind), seen_at=seen_at)
-
-
-def iso(instant: float) -> str:
-    """Return an instant as RFC 3339 in UTC with milliseconds, such as `2026-01-05T00:00:00.000Z`."""
-    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _spliced(json: bytes | None) -> orjson.Fragment | None:

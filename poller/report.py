@@ -38,8 +38,8 @@ def _source_equation(source: SourceSums) -> tuple[str, int, int]:
 
 
 def _sink_equation(sink: SinkSums, finished: int) -> tuple[str, int, int]:
-    parts = sink.delivered + sink.undelivered + sink.dead
-    return f"{sink.name}: finished = delivered + undelivered + dead", finished, parts
+    parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
+    return f"{sink.name}: finished = delivered + undelivered + dead + missed", finished, parts
 
 
 def exit_code(sums: Sums) -> Exit:
@@ -71,9 +71,10 @@ def _source_line(source: SourceSums) -> str:
 
 
 def _sink_line(sink: SinkSums, finished: int) -> str:
+    missed = f" + {sink.missed:,} past retention before" if sink.missed else ""
     return (
         f"  {'sink':<10} {finished:,} finished = {sink.delivered:,} delivered + {sink.undelivered:,} undelivered "
-        f"+ {sink.dead:,} dead   {sink.name}"
+        f"+ {sink.dead:,} dead{missed}   {sink.name}"
     )
 
 

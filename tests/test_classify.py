@@ -113,6 +113,25 @@ def test_a_running_status_is_known_in_any_case(word: str) -> None:
     assert classify(200, JSON, body) == Running(status=word.upper(), task_id="a1")
 
 
+@pytest.mark.parametrize(
+    ("told", "instant"),
+    [
+        ("2026-01-05T00:00:00Z", 1_767_571_200.0),
+        ("2026-01-05T01:00:00.25+01:00", 1_767_571_200.25),
+        ("2026-01-05T00:00:00.123456789Z", 1_767_571_200.123456),
+        ("2026-01-05T00:00:00", 1_767_571_200.0),
+        ("1970-01-01T00:00:00Z", None),
+        ("9999-12-31T23:59:59-14:00", None),
+        ("soon", None),
+        (1_767_571_200, None),
+        (None, None),
+    ],
+)
+def test_a_running_task_tells_when_it_was_requested_or_nothing(told: object, instant: float | None) -> None:
+    body = orjson.dumps({"status": "PROCESSING", "requestedAt": told})
+    assert classify(200, JSON, body) == Running(status="PROCESSING", requested_at=instant)
+
+
 @pytest.mark.parametrize("word", ["FAILED", "CANCELLED", "EXPIRED", "complete!"])
 def test_an_unknown_word_keeps_the_task_running(word: str) -> None:
     outcome = classify(200, JSON, orjson.dumps({"status": word}))

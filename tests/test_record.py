@@ -2,8 +2,9 @@
 
 import orjson
 
+from poller.instants import iso
 from poller.model import Finished, Kind, Missing, Running
-from poller.record import TIMED_OUT_NOTE, iso, render
+from poller.record import TIMED_OUT_NOTE, render
 from tests.makers import make_task
 
 FIELDS = [

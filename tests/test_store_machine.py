@@ -81,7 +81,8 @@ class ModelSink:
     position: bytes | None = None
     delivered: set[ModelTask] = field(default_factory=set)
     dead: list[ModelTask] = field(default_factory=list)  # in the order of refusal
-    gone: int = 0  # pruned: delivered before, or missed
+    gone: int = 0  # pruned, after it was delivered
+    missed: int = 0  # pruned before
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -233,7 +234,7 @@ class StoreMachine(RuleBasedStateMachine):
     def attach(self, names: list[str]) -> None:
         positions = self.run(self.store.attach_sinks(names))
         for name in names:
-            self.sinks.setdefault(name, ModelSink(gone=len(self.pruned)))
+            self.sinks.setdefault(name, ModelSink(missed=len(self.pruned)))
         for name, sink in self.sinks.items():
             sink.attached = name in names
         assert positions == {name: self.sinks[name].position for name in names}
@@ -284,7 +285,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.pruned.append(task)
             del self.tasks[task.identity]
         for sink in self.sinks.values():
-            sink.gone += len(going)
+            sink.gone += len(sink.delivered.intersection(going))
+            sink.missed += len(set(going) - sink.delivered)
             sink.delivered.difference_update(going)
             sink.dead = [task for task in sink.dead if task not in going]
 
@@ -369,6 +371,7 @@ class StoreMachine(RuleBasedStateMachine):
             undelivered=len(self.outbox(sink)),
             dead=len(sink.dead),
             attached=sink.attached,
+            missed=sink.missed,
         )
 
     def teardown(self) -> None:

@@ -19,6 +19,7 @@ from poller.store.postgres import PostgresStore
 from poller.store.postgres.faults import may_pass
 from poller.store.postgres.place import connect, parse
 from poller.store.postgres.reading import read_sums_at_once
+from poller.store.postgres.schema import VERSION_1
 from tests.store_makers import feed, finished, ids, kill, running
 
 Events = list[MutableMapping[str, Any]]
@@ -280,6 +281,28 @@ async def test_a_user_who_may_create_nothing_is_told_what_an_administrator_must_
                 await open_store(f"{postgres_url}&user={role}&password={SECRET}", clock=clock)
         finally:
             administrator.execute(f"DROP ROLE {role}".encode())
+
+
+async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
+    store: PostgresStore, database: psycopg.Connection, postgres_url: str, clock: Clock
+) -> None:
+    await store.close()
+    schema = parse(postgres_url).schema
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1}".encode())
+    database.execute(
+        "INSERT INTO state_version VALUES (1);"
+        " INSERT INTO account (name) VALUES ('main');"
+        " INSERT INTO source (name, lines, tasks) VALUES ('ids.txt', 1, 1);"
+        " INSERT INTO task (account, task_id, due_at, fed_at, paused_base_s, looks) VALUES (1, 'a', 0, 0, 0, 3)"
+    )
+    with pytest.raises(StoreUnusable, match="older version 1"):
+        await read_store(postgres_url)
+    migrated = await opened_at(postgres_url, clock)
+    (story,) = await migrated.stories("a")
+    assert (story.looks, story.trail, story.requested_at) == (3, (), None)
+    assert imbalances(await migrated.sums()) == []
+    assert ids(await migrated.claim("main", 1)) == ["a"]
+    await migrated.close()
 
 
 @pytest.mark.parametrize(

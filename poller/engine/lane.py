@@ -14,6 +14,7 @@ from poller.metrics import Metrics
 from poller.model import (
     Finish,
     Finished,
+    Look,
     LookAgain,
     Outcome,
     Pause,
@@ -28,6 +29,7 @@ from poller.model import (
 from poller.policy import Polling, decide
 from poller.protocols import Clock, Gate, GateClosed, StatusClient, Store
 from poller.record import render
+from poller.trail import trace
 
 log = structlog.get_logger()
 
@@ -104,10 +106,11 @@ class Lane:
 
     async def _work(self, staff: asyncio.TaskGroup) -> None:
         while (task := await self._next_task()) is not None:
+            waiting_since = self._clock()
             try:
                 about = task.key if task.errors < BROKEN_AFTER else "tasks that are broken by themselves"
                 async with self.gate.slot(about) as slot:
-                    asked = self._probe_of(task)
+                    asked, asked_at = self._probe_of(task), self._clock()
                     answer = await self._client.look(asked)
                     slot.answered(answer)
             except GateClosed:
@@ -115,7 +118,7 @@ class Lane:
                 return
             self._hire(staff)
             if asked is task:
-                await self._settle(task, answer.outcome)
+                await self._settle(task, answer.outcome, asked_at=asked_at, gate_s=asked_at - waiting_since)
             else:
                 self._pass_over(task, asked, answer.outcome)
 
@@ -144,7 +147,7 @@ class Lane:
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()
 
-    async def _settle(self, task: Task, outcome: Outcome) -> None:
+    async def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
         now = self._clock()
         decision = decide(
             task,
@@ -157,8 +160,16 @@ class Lane:
         )
         again = decision if isinstance(decision, LookAgain) else None
         record = render(task, outcome, decision.kind, seen_at=now) if isinstance(decision, Finish) else None
+        look = Look(
+            at=asked_at,
+            gate_s=gate_s,
+            took_s=now - asked_at,
+            outcome=type(outcome).__name__.lower(),
+            says=_says(outcome),
+            again_in_s=None if again is None else again.at - now,
+        )
         self.save()
-        await self._store.record([Settled(task=task, again=again, record=record)])
+        await self._store.record([Settled(task=task, again=again, record=record, trace=trace(look))])
         if again is not None and again.at < self._sleeps_until:
             self.wake()
         if isinstance(outcome, Running | Finished):

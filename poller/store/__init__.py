@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Protocol
 
 from poller.errors import ConfigError
-from poller.model import AccountState, DeadLetter, Delivery, Rejection, Sums
+from poller.model import AccountState, DeadLetter, Delivery, Rejection, Sums, TaskStory
 from poller.protocols import Clock, Store
 from poller.store import lock
 from poller.store.reading import SqliteReader
@@ -31,6 +31,14 @@ class StateReader(Protocol):
 
     async def account(self, name: str) -> AccountState:
         """Return what is remembered of the account."""
+        ...
+
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `Store.save_knowledge` last noted under this name; None if nothing."""
+        ...
+
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
         ...
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:

@@ -4,9 +4,22 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from poller.model import AccountState, DeadLetter, Delivery, Kind, Rejection, SinkSums, SourceSums, Sums
+from poller.model import (
+    AccountState,
+    DeadLetter,
+    Delivery,
+    Kind,
+    Record,
+    Rejection,
+    SinkSums,
+    SourceSums,
+    Sums,
+    TaskStory,
+)
 from poller.store.faults import translated
+from poller.trail import looks as looks_of
 
 TOP_REASONS = 10
 
@@ -31,6 +44,16 @@ class SqliteReader:
         """Return what is remembered of the account."""
         with translated(self._place):
             return read_account(self._connection, name, None)
+
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `Store.save_knowledge` last noted under this name; None if nothing."""
+        with translated(self._place):
+            return read_knowledge(self._connection, name)
+
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
+        with translated(self._place):
+            return read_stories(self._connection, task_id)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
@@ -78,6 +101,58 @@ def _stored_account(connection: sqlite3.Connection, name: str) -> AccountState:
         pause_detail=pause_detail,
         resume_at=resume_at,
     )
+
+
+def read_knowledge(connection: sqlite3.Connection, name: str) -> bytes | None:
+    """Return what was learned under this name; None if nothing."""
+    row = connection.execute("SELECT body FROM knowledge WHERE name = ?", (name,)).fetchone()
+    return None if row is None else row[0]
+
+
+def read_stories(connection: sqlite3.Connection, task_id: str) -> list[TaskStory]:
+    """Return what is known of the tasks with this id, by account."""
+    rows = connection.execute(
+        "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.looks, t.errors, t.status, t.trail,"
+        " t.kind, r.number, r.reason, r.seen_at, r.body"
+        " FROM account a CROSS JOIN task t ON t.account = a.id AND t.task_id = ?"
+        " LEFT JOIN record r ON r.task = t.key ORDER BY a.name",
+        (task_id,),
+    ).fetchall()
+    return [story_of(row, _deliveries(connection, row[11])) for row in rows]
+
+
+def story_of(row: Sequence[Any], deliveries: Mapping[str, str]) -> TaskStory:
+    """Return the story that a row of `read_stories` tells."""
+    account, task_id, ref, fed_at, requested_at, due_at, looks, errors, status, trail, word, _, *told = row
+    kind = None if word is None else Kind(word)
+    reason, seen_at, body = told
+    return TaskStory(
+        account=account,
+        task_id=task_id,
+        ref=ref,
+        fed_at=fed_at,
+        requested_at=requested_at,
+        due_at=due_at,
+        looks=looks,
+        errors=errors,
+        status=status,
+        trail=looks_of(trail),
+        kind=kind,
+        record=None if kind is None else Record(body=body, kind=kind, reason=reason, seen_at=seen_at),
+        deliveries=deliveries,
+    )
+
+
+def _deliveries(connection: sqlite3.Connection, number: int | None) -> dict[str, str]:
+    """Return where the record stands with each sink; nothing for a task without one."""
+    rows = connection.execute(
+        "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
+        " WHEN u.number IS NOT NULL OR (NOT s.attached AND ?1 > s.filled_to) THEN 'undelivered' ELSE 'delivered' END"
+        " FROM sink s LEFT JOIN dead d ON d.sink = s.id AND d.number = ?1"
+        " LEFT JOIN undelivered u ON u.sink = s.id AND u.number = ?1 WHERE ?1 IS NOT NULL ORDER BY s.id",
+        (number,),
+    )
+    return dict(rows.fetchall())
 
 
 def read_rejections(connection: sqlite3.Connection) -> list[tuple[str, Rejection]]:
@@ -182,13 +257,15 @@ def _read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:
 def _read_sinks(connection: sqlite3.Connection) -> tuple[SinkSums, ...]:
     """A sink that is not attached gets its rows when it is again: until then the records it lacks are counted."""
     rows = connection.execute(
-        "SELECT name, delivered + missed, attached,"
+        "SELECT name, delivered, missed, attached,"
         " (SELECT count(*) FROM undelivered u WHERE u.sink = s.id)"
         " + CASE WHEN attached THEN 0 ELSE (SELECT count(*) FROM record r WHERE r.number > s.filled_to) END,"
         " (SELECT count(*) FROM dead d WHERE d.sink = s.id)"
         " FROM sink s ORDER BY id"
     )
     return tuple(
-        SinkSums(name=name, delivered=delivered, undelivered=undelivered, dead=dead, attached=bool(attached))
-        for name, delivered, attached, undelivered, dead in rows
+        SinkSums(
+            name=name, delivered=delivered, undelivered=undelivered, dead=dead, attached=bool(attached), missed=missed
+        )
+        for name, delivered, missed, attached, undelivered, dead in rows
     )

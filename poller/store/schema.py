@@ -108,7 +108,17 @@ CREATE INDEX record_seen ON record (seen_at);
 ALTER TABLE sink ADD COLUMN missed INTEGER NOT NULL DEFAULT 0
 """
 
-MIGRATIONS = (VERSION_1, VERSION_2)  # the n-th brings a state of version n to n + 1; published ones are never edited
+VERSION_3 = """
+ALTER TABLE task ADD COLUMN requested_at REAL;
+ALTER TABLE task ADD COLUMN trail TEXT NOT NULL DEFAULT '';
+CREATE TABLE knowledge (
+    name TEXT PRIMARY KEY,
+    body BLOB NOT NULL
+) WITHOUT ROWID
+"""
+
+# The n-th brings a state of version n to n + 1. Published ones are never edited.
+MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3)
 VERSION = len(MIGRATIONS)
 
 

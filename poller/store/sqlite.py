@@ -22,6 +22,7 @@ from poller.model import (
     Settled,
     Sums,
     Task,
+    TaskStory,
     Written,
 )
 from poller.protocols import Clock
@@ -32,12 +33,15 @@ from poller.store.lock import ProcessLock
 from poller.store.reading import (
     read_account,
     read_dead_letters,
+    read_knowledge,
     read_records,
     read_rejections,
+    read_stories,
     read_sums,
     read_undelivered,
 )
 from poller.store.text import storable, storable_name
+from poller.trail import LONGEST
 
 log = structlog.get_logger()
 
@@ -59,6 +63,7 @@ class SqliteStore:
         self._leases: dict[int, int] = {}  # task key → fencing token
         self._last_lease = 0
         self._noted: dict[str, AccountState] = {}  # not committed yet
+        self._learned: dict[str, bytes] = {}  # not committed yet
         self._closed = False
 
     @property
@@ -171,11 +176,12 @@ class SqliteStore:
         return keys
 
     def _leased_task(self, connection: sqlite3.Connection, account: str, key: int) -> Task:
-        task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s = connection.execute(
-            "SELECT task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s"
+        row = connection.execute(
+            "SELECT task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at"
             " FROM task WHERE key = ?",
             (key,),
         ).fetchone()
+        task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at = row
         self._last_lease += 1
         return Task(
             key=key,
@@ -189,6 +195,7 @@ class SqliteStore:
             missing_at=missing_at,
             status=status,
             paused_base_s=paused_base_s,
+            requested_at=requested_at,
             lease=self._last_lease,
         )
 
@@ -227,7 +234,8 @@ class SqliteStore:
     def _record(self, again: Sequence[tuple[Any, ...]], finished: Sequence[tuple[Any, ...]]) -> None:
         if again:
             self._connection.executemany(
-                "UPDATE task SET looks = looks + 1, due_at = ?, errors = ?, missing_at = ?, status = ? WHERE key = ?",
+                "UPDATE task SET looks = looks + 1, due_at = ?, errors = ?, missing_at = ?, status = ?,"
+                " requested_at = coalesce(?, requested_at), trail = substr(trail || ?, ?) WHERE key = ?",
                 again,
             )
         if finished:
@@ -236,10 +244,11 @@ class SqliteStore:
     def _record_finished(self, finished: Sequence[tuple[Any, ...]]) -> None:
         (last,) = self._connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
         self._connection.executemany(
-            "UPDATE task SET looks = looks + 1, kind = ? WHERE key = ?", [(kind, key) for kind, key, *_ in finished]
+            "UPDATE task SET looks = looks + 1, kind = ?, trail = substr(trail || ?, ?) WHERE key = ?",
+            [row[:4] for row in finished],
         )
         self._connection.executemany(
-            "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)", [row[1:] for row in finished]
+            "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)", [row[3:] for row in finished]
         )
         self._connection.execute(
             "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
@@ -267,6 +276,22 @@ class SqliteStore:
         self._noted[name] = state
         if idle:
             self._save_soon()
+
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `save_knowledge` last noted under this name; None if nothing."""
+        with self._reading() as connection:
+            return self._learned.get(name) or read_knowledge(connection, name)
+
+    def save_knowledge(self, name: str, knowledge: bytes) -> None:
+        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
+        self._commits.check()
+        idle = not self._learned
+        self._learned[name] = knowledge
+        if idle:
+            self._commits.run_within(SAVE_WITHIN_S, self._save_knowledge, settle=self._learned.clear)
+
+    def _save_knowledge(self) -> None:
+        self._connection.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", self._learned.items())
 
     async def flush(self) -> None:
         """Return when everything noted so far is on disk, `save_account` included."""
@@ -370,6 +395,11 @@ class SqliteStore:
         with self._reading() as connection:
             return read_sums(connection, self._noted)
 
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
+        with self._reading() as connection:
+            return read_stories(connection, task_id)
+
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
         with self._reading() as connection:
@@ -400,7 +430,16 @@ class SqliteStore:
 
 def _rows_to_look_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
     return [
-        (again.at, again.errors, again.missing_at, again.status and storable(again.status), each.task.key)
+        (
+            again.at,
+            again.errors,
+            again.missing_at,
+            again.status and storable(again.status),
+            again.requested_at,
+            each.trace,
+            -LONGEST,
+            each.task.key,
+        )
         for each in settled
         if (again := each.again) is not None
     ]
@@ -408,7 +447,15 @@ def _rows_to_look_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
 
 def _rows_finished(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
     return [
-        (str(record.kind), each.task.key, record.reason and storable(record.reason), record.seen_at, record.body)
+        (
+            str(record.kind),
+            each.trace,
+            -LONGEST,
+            each.task.key,
+            record.reason and storable(record.reason),
+            record.seen_at,
+            record.body,
+        )
         for each in settled
         if (record := each.record) is not None
     ]

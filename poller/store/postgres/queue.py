@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from poller.model import AccountState, Added, Chunk, Settled, Task
 from poller.store.postgres.reading import rows
 from poller.store.text import storable
+from poller.trail import LONGEST
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
@@ -102,7 +103,8 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
         " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
         " AND kind IS NULL AND due_at <= %s AND (lease_until IS NULL OR lease_until < clock_timestamp())"
         " ORDER BY due_at, key LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " RETURNING key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, lease",
+        " RETURNING key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at,"
+        " lease",
         (LEASE_S, account, now, limit),
         prepare=False,
     )
@@ -111,7 +113,7 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
 
 
 def _task(account: str, *row: Any) -> Task:
-    key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, lease = row
+    key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at, lease = row
     return Task(
         key=key,
         account=account,
@@ -124,6 +126,7 @@ def _task(account: str, *row: Any) -> Task:
         missing_at=missing_at,
         status=status,
         paused_base_s=paused_base_s,
+        requested_at=requested_at,
         lease=lease,
     )
 
@@ -159,17 +162,22 @@ async def _record_again(connection: AsyncConnection, settled: Sequence[Settled])
     again = [each.again for each in settled if each.again is not None]
     updated = await connection.execute(
         "UPDATE task t SET looks = t.looks + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
-        " status = x.status, lease = 0, lease_until = NULL"
+        " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
+        " trail = right(t.trail || x.trace, %s), lease = 0, lease_until = NULL"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::double precision[], %s::integer[], %s::double precision[],"
-        " %s::text[]) AS x (key, lease, due_at, errors, missing_at, status)"
+        " %s::text[], %s::double precision[], %s::text[])"
+        " AS x (key, lease, due_at, errors, missing_at, status, requested_at, trace)"
         " WHERE t.key = x.key AND t.lease = x.lease",
         (
+            LONGEST,
             [each.task.key for each in settled],
             [each.task.lease for each in settled],
             [each.at for each in again],
             [each.errors for each in again],
             [each.missing_at for each in again],
             [each.status and storable(each.status) for each in again],
+            [each.requested_at for each in again],
+            [each.trace for each in settled],
         ),
     )
     return updated.rowcount
@@ -181,8 +189,9 @@ async def _record_finished(connection: AsyncConnection, settled: Sequence[Settle
     ((stored,),) = await rows(
         connection,
         "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::double precision[],"
-        " %b::bytea[]) WITH ORDINALITY AS x (key, lease, kind, reason, seen_at, body, place)),"
-        " done AS (UPDATE task t SET looks = t.looks + 1, kind = x.kind, lease = 0, lease_until = NULL FROM x"
+        " %b::bytea[], %s::text[]) WITH ORDINALITY AS x (key, lease, kind, reason, seen_at, body, trace, place)),"
+        " done AS (UPDATE task t SET looks = t.looks + 1, kind = x.kind, trail = right(t.trail || x.trace, %s),"
+        " lease = 0, lease_until = NULL FROM x"
         " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
         " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
         " ORDER BY place RETURNING number),"
@@ -196,9 +205,20 @@ async def _record_finished(connection: AsyncConnection, settled: Sequence[Settle
             [record.reason and storable(record.reason) for record in records],
             [record.seen_at for record in records],
             [record.body for record in records],
+            [each.trace for each in settled],
+            LONGEST,
         ),
     )
     return int(stored)
+
+
+async def save_knowledge(connection: AsyncConnection, learned: dict[str, bytes]) -> None:
+    """Store what was learned, each in place of what was known under its name."""
+    await connection.execute(
+        "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
+        " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+        (list(learned), list(learned.values())),
+    )
 
 
 async def save_accounts(connection: AsyncConnection, noted: dict[str, AccountState]) -> None:

@@ -8,9 +8,20 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection
 
-from poller.model import AccountState, DeadLetter, Delivery, Position, Rejection, SinkSums, SourceSums, Sums
+from poller.model import (
+    AccountState,
+    DeadLetter,
+    Delivery,
+    Position,
+    Rejection,
+    SinkSums,
+    SourceSums,
+    Sums,
+    TaskStory,
+)
 from poller.store.postgres.faults import store_error
 from poller.store.postgres.place import Place
+from poller.store.reading import story_of
 
 T = TypeVar("T")
 TOP_REASONS = 10
@@ -30,6 +41,14 @@ class PostgresReader:
     async def account(self, name: str) -> AccountState:
         """Return what is remembered of the account."""
         return await self._read(lambda connection: read_account(connection, name, None))
+
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `Store.save_knowledge` last noted under this name; None if nothing."""
+        return await self._read(lambda connection: read_knowledge(connection, name))
+
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
+        return await self._read(lambda connection: read_stories(connection, task_id))
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
@@ -106,6 +125,41 @@ async def _stored_account(connection: AsyncConnection, name: str) -> AccountStat
         pause_detail=pause_detail,
         resume_at=resume_at,
     )
+
+
+async def read_knowledge(connection: AsyncConnection, name: str) -> bytes | None:
+    """Return what was learned under this name; None if nothing."""
+    found = await rows(connection, "SELECT body FROM knowledge WHERE name = %s", (name,))
+    return found[0][0] if found else None
+
+
+async def read_stories(connection: AsyncConnection, task_id: str) -> list[TaskStory]:
+    """Return what is known of the tasks with this id, by account."""
+    found = await rows(
+        connection,
+        "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.looks, t.errors, t.status, t.trail,"
+        " t.kind, r.number, r.reason, r.seen_at, r.body"
+        " FROM account a JOIN task t ON t.account = a.id AND t.task_id = %s"
+        ' LEFT JOIN record r ON r.task = t.key ORDER BY a.name COLLATE "C"',
+        (task_id,),
+    )
+    return [story_of(row, await _deliveries(connection, row[11])) for row in found]
+
+
+async def _deliveries(connection: AsyncConnection, number: int | None) -> dict[str, str]:
+    """Return where the record stands with each sink; nothing for a task without one."""
+    found = await rows(
+        connection,
+        "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
+        " WHEN u.number IS NOT NULL OR (NOT s.attached AND x.number > s.filled_to) THEN 'undelivered'"
+        " ELSE 'delivered' END"
+        " FROM (SELECT %s::bigint AS number) x CROSS JOIN sink s"
+        " LEFT JOIN dead d ON d.sink = s.id AND d.number = x.number"
+        " LEFT JOIN undelivered u ON u.sink = s.id AND u.number = x.number"
+        " WHERE x.number IS NOT NULL ORDER BY s.id",
+        (number,),
+    )
+    return dict(found)
 
 
 async def read_rejections(connection: AsyncConnection) -> list[tuple[str, Rejection]]:
@@ -225,13 +279,13 @@ async def _read_sinks(connection: AsyncConnection) -> tuple[SinkSums, ...]:
     """A sink that is not attached gets its rows when it is again: until then the records it lacks are counted."""
     found = await rows(
         connection,
-        "SELECT name, delivered + missed, attached,"
+        "SELECT name, delivered, missed, attached,"
         " (SELECT count(*) FROM undelivered u WHERE u.sink = s.id)"
         " + CASE WHEN attached THEN 0 ELSE (SELECT count(*) FROM record r WHERE r.number > s.filled_to) END,"
         " (SELECT count(*) FROM dead d WHERE d.sink = s.id)"
         " FROM sink s ORDER BY id",
     )
     return tuple(
-        SinkSums(name=name, delivered=delivered, undelivered=undelivered, dead=dead, attached=attached)
-        for name, delivered, attached, undelivered, dead in found
+        SinkSums(name=name, delivered=delivered, undelivered=undelivered, dead=dead, attached=attached, missed=missed)
+        for name, delivered, missed, attached, undelivered, dead in found
     )

@@ -113,7 +113,16 @@ CREATE TABLE pruned (
 );
 """
 
-MIGRATIONS = (VERSION_1,)  # the n-th brings a state of version n to n + 1; published ones are never edited
+VERSION_2 = """
+ALTER TABLE task ADD COLUMN requested_at double precision;
+ALTER TABLE task ADD COLUMN trail text NOT NULL DEFAULT '';
+CREATE TABLE knowledge (
+    name text PRIMARY KEY,
+    body bytea NOT NULL
+);
+"""
+
+MIGRATIONS = (VERSION_1, VERSION_2)  # the n-th brings a state of version n to n + 1; published ones are never edited
 VERSION = len(MIGRATIONS)
 
 

@@ -28,6 +28,7 @@ from poller.model import (
     Settled,
     Sums,
     Task,
+    TaskStory,
     Written,
 )
 from poller.protocols import Clock
@@ -59,6 +60,7 @@ class PostgresStore:
         self._leases: dict[int, int] = {}  # task key → fencing token
         self._releasing = 0  # releases not committed yet
         self._noted: dict[str, AccountState] = {}  # not committed yet
+        self._learned: dict[str, bytes] = {}  # not committed yet
         self._beaten_at = clock()
         self._beating = False
         self._unreadable = False
@@ -200,6 +202,38 @@ class PostgresStore:
         if self._noted:  # noted while the transaction was under way
             self._save_soon()
 
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `save_knowledge` last noted under this name; None if nothing."""
+        if name in self._learned:
+            return self._learned[name]
+        return await self._read(lambda connection: reading.read_knowledge(connection, name))
+
+    def save_knowledge(self, name: str, knowledge: bytes) -> None:
+        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
+        self._writer.check()
+        idle = not self._learned
+        self._learned[name] = knowledge
+        if idle:
+            self._save_learned_soon()
+
+    def _save_learned_soon(self) -> None:
+        saved: dict[str, bytes] = {}
+        self._writer.run_within(SAVE_WITHIN_S, self._save_learned, saved, settle=lambda _: self._forget_learned(saved))
+
+    async def _save_learned(self, connection: AsyncConnection, noted: Sequence[dict[str, bytes]]) -> Sequence[None]:
+        for saved in noted:
+            saved.clear()
+            saved.update(self._learned)
+            await queue.save_knowledge(connection, saved)
+        return [None] * len(noted)
+
+    def _forget_learned(self, saved: Mapping[str, bytes]) -> None:
+        for name, knowledge in saved.items():
+            if self._learned[name] is knowledge:
+                del self._learned[name]
+        if self._learned:  # noted while the transaction was under way
+            self._save_learned_soon()
+
     async def flush(self) -> None:
         """Return when everything noted so far is on disk, `save_account` included."""
         await self._writer.run(_OneByOne(_nothing), ())
@@ -256,6 +290,10 @@ class PostgresStore:
     async def sums(self) -> Sums:
         """Count everything from the rows themselves."""
         return await self._read(lambda connection: reading.read_sums_at_once(connection, self._noted))
+
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
+        return await self._read(lambda connection: reading.read_stories(connection, task_id))
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""

@@ -1,0 +1,22 @@
+"""Instants as text and back: seconds since the epoch inside, RFC 3339 outside. Pure."""
+
+from datetime import UTC, datetime
+
+EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # 2000 and 2100: what lies outside is nonsense
+
+
+def iso(instant: float) -> str:
+    """Return an instant as RFC 3339 in UTC with milliseconds, such as `2026-01-05T00:00:00.000Z`."""
+    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def epoch(text: object) -> float | None:
+    """Return the instant that a date-time of HubSpot's means, UTC where it names no zone; None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+        instant = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return instant if EARLIEST <= instant <= LATEST else None
