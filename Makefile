@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
-.PHONY: help setup demo test lint check soak crash bugs lock clean
+.PHONY: help setup demo test lint check docs bench-timing soak crash bugs image bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ CANDIDATES := $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 pyth
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 help: ## Print this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 setup: $(READY) ## Create .venv and install the package with its tools; again only when pyproject.toml changed
 
@@ -30,20 +30,39 @@ lint: $(READY) ## Everything of `check` but the tests
 
 check: lint test ## Lint, format, types, layers, tests: exactly what CI runs
 
+docs: $(READY) ## Write docs/reference/ anew from the code
+	$(BIN)/python -m docs.make_reference
+
+bench-timing: $(READY) ## Compare when-to-look policies on simulated accounts; writes docs/timing-table.md and timing.svg
+	$(BIN)/python -m bench.timing
+
 soak: $(READY) ## Drive both stores against their model for SOAK_STEPS steps (5000 each); SOAK_SEED repeats a run
 	SOAK_STEPS=$${SOAK_STEPS:-5000} $(BIN)/pytest -q -s tests/test_store_machine.py
 
 crash: $(READY) ## Kill and fail the real process at every system call, and cut its power; needs strace; takes hours
-	$(BIN)/python -m campaign.crash --points all --double 200 --errors --random-kills 300
-	$(BIN)/python -m campaign.power --cuts 200
+	$(BIN)/python -m campaign.crash --points all --tasks 30
+	$(BIN)/python -m campaign.crash --double 200 --random-kills 300
+	$(BIN)/python -m campaign.crash --errors all --tasks 4
+	$(BIN)/python -m campaign.crash --points all --random-kills 30 --big-tasks 2000 --targets jsonl postgres
+	$(BIN)/python -m campaign.power --cuts 200 --recordings 4
+
+image: $(READY) ## Take the Dockerfile's steps without Docker, and run what comes of it as the image's user; needs root
+	$(BIN)/python -m campaign.image
 
 bugs: $(READY) ## Plant each known bug in a copy of the tree: the tests must notice
 	$(BIN)/python -m campaign.bugs
 
+bench: $(READY) ## Measure what a look costs, beside other clients; feeding, a million tasks, start-up; a quarter of an hour
+	$(PIP) install --editable '.[bench]'
+	$(BIN)/python -m bench looks
+	$(BIN)/python -m bench feeding
+	$(BIN)/python -m bench scale
+	$(BIN)/python -m bench startup
+
 lock: $(READY) ## Pin the image's dependencies anew, with hashes
 	$(PIP) install 'uv>=0.9'
 	rm -f requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra postgres --quiet --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra speed --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 
 clean: ## Remove the environment and every cache

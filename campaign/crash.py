@@ -15,12 +15,14 @@ from pathlib import Path
 from random import Random
 
 from campaign import trace
-from campaign.rig import Ended, Shape, own_folder, rigged
-from campaign.targets import TARGETS
+from campaign.rig import Ended, Rig, Shape, own_folder, rigged
+from campaign.targets import SLOW_TARGETS, TARGETS, Receiver
 from campaign.trace import Point
 from poller.errors import Exit
 
+CHOICE = TARGETS | SLOW_TARGETS
 KILL = "signal=SIGKILL"
+ARRIVAL = "POST"  # stands among the system calls for a request that has reached the webhook's receiver
 DISK_FULL, BAD_DISK = "error=ENOSPC", "error=EIO"
 BURST = 5  # so many calls in a row fail, where a single one does not tell
 AT_A_TIME = 2
@@ -98,10 +100,15 @@ async def attempt(trial: Trial, tally: Tally) -> None:
         async with rigged(own_folder(place), trial.shape) as rig:
             tally.trials += 1
             for blow in trial.blows:
-                before = trace.injecting(Path(place) / "log", rig.paths(), blow.point, blow.fault, times=blow.times)
-                ended = await rig.run(before=before)
+                ended = await _strike(rig, blow, Path(place) / "log")
                 tally.note(_judge(ended, blow, tally), trial)
             tally.note(await (rig.violations(ended) if ended.settled else rig.finish()), trial)
+
+
+async def _strike(rig: Rig, blow: Blow, log: Path) -> Ended:
+    if blow.point.call == ARRIVAL:
+        return await rig.run(kill_at_arrival=blow.point.number)
+    return await rig.run(before=trace.injecting(log, rig.paths(), blow.point, blow.fault, times=blow.times))
 
 
 def _judge(ended: Ended, blow: Blow, tally: Tally) -> list[str]:
@@ -122,6 +129,12 @@ def _judge(ended: Ended, blow: Blow, tally: Tally) -> list[str]:
 
 def single_kills(shape: Shape, points: Sequence[Point], every: int) -> list[Trial]:
     return [Trial(shape=shape, blows=(Blow(point=point, fault=KILL),)) for point in points[::every]]
+
+
+def arrivals(shape: Shape, every: int) -> list[Trial]:
+    """A kill when a request has arrived and is not answered; in the undisturbed run each task has one."""
+    points = [Point(call=ARRIVAL, number=number) for number in range(1, shape.tasks + 1)]
+    return single_kills(shape, points if Receiver in shape.targets else [], every)
 
 
 def double_kills(shape: Shape, points: Sequence[Point], count: int, rng: Random) -> list[Trial]:
@@ -182,7 +195,7 @@ async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> b
     """Run what the options ask for; return whether everything held."""
     until = time.monotonic() + 60 * options.minutes
     rng = Random(options.seed)  # noqa: S311 - seeded chance, no secret
-    shape = Shape(targets=[TARGETS[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
+    shape = Shape(targets=[CHOICE[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
     held = True
     async for name, trials in _parts(shape, options, rng):
         tally, began = Tally(), time.monotonic()
@@ -206,6 +219,7 @@ async def _parts(shape: Shape, options: argparse.Namespace, rng: Random) -> Asyn
         calls = _counted(Counter(point.call for point in points))
         if options.points:
             yield f"kill before each of {len(points):,} calls ({calls})", single_kills(seeded, points, options.points)
+            yield "kill at each request of the webhook", arrivals(seeded, options.points)
         if options.errors:
             yield "failing disk", failures(seeded, points, options.errors)
         if options.double and seed == options.seed:
@@ -226,7 +240,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--random-kills", type=int, default=0, metavar="N", help="so many kills of one big run")
     parser.add_argument("--big-tasks", type=int, default=BIG_TASKS, metavar="N", help=f"its tasks [{BIG_TASKS}]")
     parser.add_argument("--tasks", type=int, default=12, metavar="N", help="tasks of the reference run [12]")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="the sinks [all]")
+    parser.add_argument(
+        "--targets", nargs="+", choices=CHOICE, default=list(TARGETS), help="the sinks [all but postgres]"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of ids, outcomes and chance [1]")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="so many reference runs, seeds in a row [1]")
     parser.add_argument("--minutes", type=float, default=120, help="begin no trial after so long [120]")

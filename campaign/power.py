@@ -20,7 +20,7 @@ from campaign.rig import IDS, Shape, own_folder, rigged
 from campaign.targets import TARGETS
 from campaign.trace import Point
 
-FILES = ("jsonl", "sql")  # what a power cut can take back
+FILES = ("jsonl", "rotated", "sql")  # what a power cut can take back
 
 
 async def record(shape: Shape, folder: Path, kill_before: Point | None) -> list[Step]:

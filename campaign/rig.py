@@ -5,20 +5,21 @@ A `Rig` is one folder with ids, state and output. Whatever was done to its runs,
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
 
 import poller
-from campaign.targets import Target
+from campaign.targets import Receiver, Spec, Target
 from poller.errors import Exit, PollerError
 from poller.report import imbalances
 from poller.sandbox import Fate, SandboxApi, Scenario, parse_durations, serve
@@ -41,6 +42,8 @@ SCENARIO = Scenario(
 ENVIRON = {
     "HUBSPOT_TOKEN": "sandbox-token",
     "WEBHOOK_SECRET": "whsec_c2FuZGJveC1zZWNyZXQtb2YtMjQtYnl0ZXM=",
+    "POLLER_LISTEN": "off",
+    "POLLER_POLLING__POLICY": "backoff",
     "POLLER_POLLING__FIRST_GAP_S": "0.1",
     "POLLER_POLLING__MISSING_AGAIN_S": "0.1",
     "POLLER_POLLING__FAILURE_GAP_S": "0.1",
@@ -80,34 +83,41 @@ class Rig:
     shape: Shape
     api: SandboxApi
     base_url: str
-    targets: Mapping[str, Target] = field(default_factory=dict)  # by what stands after `--sink`
+    sinks: Sequence[Spec] = ()
+    targets: Sequence[Target] = ()
     ids: list[str] = field(default_factory=list)
     _seen: dict[Target, list[bytes]] = field(default_factory=dict)  # by readers, as far as they did not see it go on
 
     def command(self) -> list[str]:
         words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", "sqlite:///poller.db", "--no-progress"]
         words += ["--base-url", self.base_url, "--requests", str(self.shape.requests), "--window-s", "0.1"]
-        words += ["--workers", str(self.shape.workers)]
-        return words + [word for spec in self.targets for word in ("--sink", spec)]
+        return [*words, "--workers", str(self.shape.workers)]
+
+    def environ(self) -> dict[str, str]:
+        return ENVIRON | {"PATH": os.environ["PATH"], "POLLER_SINKS": orjson.dumps(self.sinks).decode()}
 
     def paths(self) -> list[str]:
         """Return what the process keeps on disk, the folder included, as names that the process may use."""
-        names = [*STATE, *(name for target in self.targets.values() for name in target.files)]
+        names = [*STATE, *(name for target in self.targets for name in target.files)]
         return [str(self.folder), *names, *(str(self.folder / name) for name in names)]
 
-    async def run(self, *, before: Sequence[str] = (), kill_after_s: float | None = None) -> Ended:
-        """Run the process once, behind the words of `before`; after `kill_after_s` it is killed."""
+    async def run(
+        self, *, before: Sequence[str] = (), kill_after_s: float | None = None, kill_at_arrival: int | None = None
+    ) -> Ended:
+        """Run the process once, behind the words of `before`. It may be killed after a time, or when its n-th request
+        of this run has reached the webhook's receiver, unanswered."""
         with (self.folder / "stdout.ndjson").open("ab") as stdout:
             process = await asyncio.create_subprocess_exec(
                 *before,
                 *self.command(),
                 cwd=self.folder,
-                env=ENVIRON | {"PATH": os.environ["PATH"]},
+                env=self.environ(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
+        self._kill_at_arrival(process.pid, kill_at_arrival)
         try:
             async with asyncio.timeout(STUCK_S + self.shape.tasks / 20 if kill_after_s is None else kill_after_s):
                 _, stderr = await process.communicate()
@@ -120,9 +130,20 @@ class Rig:
         self.look()
         return Ended(code=process.returncode or 0, stderr=stderr.decode(errors="replace"))
 
+    def _kill_at_arrival(self, pid: int, number: int | None) -> None:
+        arrivals = itertools.count(1)
+
+        def on_arrival() -> None:
+            if next(arrivals) == number:
+                os.killpg(pid, signal.SIGKILL)
+
+        for target in self.targets:
+            if isinstance(target, Receiver):
+                target.on_arrival = on_arrival
+
     def look(self) -> None:
         """Remember what readers can see now: it must stay true."""
-        for target in self.targets.values():
+        for target in self.targets:
             now = target.read()
             before = [seen for seen in self._seen.get(target, []) if not target.continues(now, seen)]
             self._seen[target] = [*before, now]
@@ -143,7 +164,7 @@ class Rig:
         except (PollerError, sqlite3.Error) as error:
             return [f"the state cannot be read after exit code {ended.code}: {error}"]
         found = self._wrong_outcomes(records)
-        found += [words for target in self.targets.values() for words in target.violations(records)]
+        found += [words for target in self.targets for words in target.violations(records)]
         self.look()
         found += [
             f"{type(target).__name__}: what a reader saw before was changed later"
@@ -205,8 +226,8 @@ async def rigged(folder: Path, shape: Shape) -> AsyncIterator[Rig]:
     api = SandboxApi(replace(SCENARIO, seed=shape.seed), time.time)
     async with serve(api) as base_url, contextlib.AsyncExitStack() as stack:
         targets = [make(folder) for make in shape.targets]
-        specs = [await stack.enter_async_context(target.serving()) for target in targets]
-        rig = Rig(folder, shape, api, base_url, dict(zip(specs, targets, strict=True)))
+        sinks = [await stack.enter_async_context(target.serving()) for target in targets]
+        rig = Rig(folder, shape, api, base_url, sinks, targets)
         rig.ids = api.preload(shape.tasks)
         (folder / IDS).write_text("".join(f"{task_id}\n" for task_id in rig.ids))
         yield rig

@@ -1,16 +1,26 @@
 """Where a rig's records go: how each sink is named, which files it touches, and what must hold of it in the end."""
 
+import atexit
 import contextlib
+import functools
+import itertools
+import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 import orjson
+import psycopg
 from aiohttp import web
+
+from tests.postgres import running_server
+
+Spec = str | Mapping[str, str | int]  # as in the setting `sinks`
 
 
 class Target(Protocol):
@@ -23,8 +33,8 @@ class Target(Protocol):
 
     def __init__(self, folder: Path) -> None: ...
 
-    def serving(self) -> AbstractAsyncContextManager[str]:
-        """Be there for the process while the context lasts; yields the words after `--sink`."""
+    def serving(self) -> AbstractAsyncContextManager[Spec]:
+        """Be there for the process while the context lasts; yields what names the sink."""
         ...
 
     def read(self) -> bytes:
@@ -49,7 +59,7 @@ class JsonlFile:
         self._folder = folder
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self) -> AsyncIterator[Spec]:
         yield f"jsonl:{self.files[0]}"
 
     def read(self) -> bytes:
@@ -70,6 +80,43 @@ class JsonlFile:
         return wrong
 
 
+class RotatedFiles:
+    """The same over several files, by year and by size."""
+
+    BYTES = 4096
+    files: Sequence[str] = tuple(
+        time.strftime(f"rotated-%Y{number}.jsonl", time.gmtime()) for number in ("", ".1", ".2", ".3", ".4", ".5")
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Spec]:
+        yield {"kind": "jsonl", "path": "rotated-%Y.jsonl", "rotate_bytes": self.BYTES}
+
+    def _written(self) -> list[Path]:
+        """Return the files in order; not by the code under test."""
+        found = [(re.findall(r"\d+", path.name), path) for path in self._folder.glob("rotated-*.jsonl")]
+        return [path for _, path in sorted((list(map(int, numbers)), path) for numbers, path in found)]
+
+    def read(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self._written())
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return final.startswith(seen)
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        found, due = self.read(), b"".join(record + b"\n" for record in records)
+        wrong = [f"{path.name} was set aside" for path in self._folder.glob("rotated-*.foreign-*")]
+        wrong += [
+            f"{path.name} is larger than asked for" for path in self._written() if path.stat().st_size > self.BYTES
+        ]
+        if found != due:
+            wrong.append(f"rotated: {len(found):,} bytes in {len(self._written())} files; the store holds {len(due):,}")
+        return wrong
+
+
 class SqlFile:
     """A table with one row a task, and no other."""
 
@@ -79,7 +126,7 @@ class SqlFile:
         self._folder = folder
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self) -> AsyncIterator[Spec]:
         yield f"sql:sqlite:///{self.files[0]}"
 
     def read(self) -> bytes:
@@ -101,6 +148,41 @@ class SqlFile:
         return _differences("sql", sorted(self.read().splitlines()), sorted(records))
 
 
+@functools.cache
+def _server() -> str:
+    """Return the URL of a server for all rigs."""
+    held = contextlib.ExitStack()
+    atexit.register(held.close)
+    return held.enter_context(running_server())
+
+
+class PostgresTable:
+    """The same in PostgreSQL."""
+
+    files: Sequence[str] = ()
+    _numbers = itertools.count(1)
+
+    def __init__(self, folder: Path) -> None:  # noqa: ARG002 - as each target is made
+        self._table = f"finished_{next(self._numbers)}"
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Spec]:
+        yield {"kind": "sql", "url": _server(), "table": self._table}
+
+    def read(self) -> bytes:
+        with psycopg.connect(_server()) as connection:
+            if connection.execute("SELECT to_regclass(%s)", (self._table,)).fetchone() == (None,):
+                return b""
+            rows = connection.execute(f"SELECT record::text FROM {self._table} ORDER BY account, task_id".encode())  # noqa: S608 - our own name
+            return b"".join(record.encode() + b"\n" for (record,) in rows)
+
+    def continues(self, final: bytes, seen: bytes) -> bool:
+        return set(seen.splitlines()) <= set(final.splitlines())
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        return _differences("postgres", sorted(self.read().splitlines()), sorted(records))
+
+
 class StandardOutput:
     """Every record at least once, as a whole line."""
 
@@ -110,7 +192,7 @@ class StandardOutput:
         self._path = folder / self.files[0]
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self) -> AsyncIterator[Spec]:
         yield "stdout"
 
     def read(self) -> bytes:
@@ -132,7 +214,7 @@ class Program:
         self._path = folder / "taken.ndjson"
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self) -> AsyncIterator[Spec]:
         script = self._path.with_name("take.sh")
         script.write_text(f"#!/bin/sh\n(cat; echo) >> {self._path.name}\n")
         script.chmod(0o755)
@@ -156,9 +238,10 @@ class Receiver:
 
     def __init__(self, folder: Path) -> None:  # noqa: ARG002 - as each target is made
         self._taken: list[tuple[str, bytes]] = []  # webhook-id, body
+        self.on_arrival: Callable[[], None] = lambda: None  # called before a request is answered
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
+    async def serving(self) -> AsyncIterator[Spec]:
         app = web.Application()
         app.router.add_post("/finished", self._take)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -171,6 +254,7 @@ class Receiver:
 
     async def _take(self, request: web.Request) -> web.Response:
         self._taken.append((request.headers["webhook-id"], await request.read()))
+        self.on_arrival()
         return web.Response()
 
     def read(self) -> bytes:
@@ -189,11 +273,13 @@ class Receiver:
 
 TARGETS: dict[str, type[Target]] = {
     "jsonl": JsonlFile,
+    "rotated": RotatedFiles,
     "sql": SqlFile,
     "stdout": StandardOutput,
     "command": Program,
     "webhook": Receiver,
 }
+SLOW_TARGETS: dict[str, type[Target]] = {"postgres": PostgresTable}
 
 
 def _differences(name: str, found: Sequence[bytes], due: Sequence[bytes]) -> list[str]:

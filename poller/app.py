@@ -1,61 +1,86 @@
 """The composition root: the only place that turns settings into objects, and a run into an exit code."""
 
 import asyncio
-import random
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 from rich.console import Console
 
-from poller import __version__
+from poller import __version__, parts, traces
 from poller import log as logs
-from poller.client import Connections, HubSpotClient
-from poller.config import AccountSettings, OAuthTable, Settings
-from poller.engine import Lane, Limits, Outlet, Service
+from poller.client import Connections
+from poller.config import AccountSettings, Settings, address_of
+from poller.engine import Service
 from poller.errors import ConfigError, Exit, PollerError
-from poller.gate import AccountGate, GateLimits
 from poller.metrics import Metrics
-from poller.model import Added, Chunk, Sums
+from poller.model import Sums
+from poller.parts import Parts, stored_token
 from poller.progress import Progress
-from poller.protocols import Clock, Store, TokenSource
+from poller.protocols import Store, TokenSource
+from poller.reload import Reload
 from poller.report import exit_code, imbalances, summary, troubles
-from poller.sinks import Surroundings, make_sinks
-from poller.source import STDIN, Feeding, check_readable, feed, follow, source_name
+from poller.source import Source, check_sources
 from poller.store import open_store, without_secret
-from poller.tokens import EnvToken, FileToken, OAuthToken, secret_in_env, secret_in_file
+from poller.swift import spare_collector
+from poller.web import Overview, Run, make_site
+from poller.world import World
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 log = structlog.get_logger()
 
-DEFAULT_SINK = "jsonl:finished.jsonl"
+RECALLED, RECALLED_AT_ONCE = 500, 50  # records; each may have a body of a megabyte
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What a run takes from outside itself. Tests bring their own time, chance and network."""
+async def run_here(
+    settings: Settings,
+    inputs: Sequence[str],
+    environ: Mapping[str, str],
+    reread: Callable[[], Settings] | None = None,
+) -> Exit:
+    """Run in this process: logs, progress and summary on stderr, signals drain, SIGHUP applies what `reread` returns.
 
-    clock: Clock = time.time
-    rng: random.Random = field(default_factory=random.SystemRandom)
-    stdin: int = 0
-    environ: Mapping[str, str]
-    connections: Callable[[Settings], Connections]
-    console: Console | None = None  # where the progress display is drawn; None: nowhere
-    on_service: Callable[[Service], None] = lambda _service: None  # told before work begins
-
-
-async def run_here(settings: Settings, inputs: Sequence[str], environ: Mapping[str, str]) -> Exit:
-    """Run in this process: logs, progress and summary on stderr, signals drain. Raises `PollerError`."""
+    Raises `PollerError`.
+    """
     console = Console(stderr=True)
     shown = console if settings.progress and console.is_terminal else None
-    quiet = shown is not None and "level" not in settings.log.model_fields_set
-    logs.configure(format=settings.log.format, level="warning" if quiet else settings.log.level, clock=time.time)
-    world = World(environ=environ, connections=connect, console=shown)
-    return await _run_with_signals(settings, inputs, world)
+
+    def set_log(now: Settings) -> None:
+        quiet = shown is not None and "level" not in now.log.model_fields_set
+        logs.configure(format=now.log.format, level="warning" if quiet else now.log.level, clock=time.time)
+
+    set_log(settings)
+    async with _tracing(settings, environ) as tracer:
+        world = World(
+            environ=environ,
+            monotonic=time.monotonic,
+            connections=connect,
+            console=shown,
+            tracer=tracer,
+            reread=reread,
+            set_log=set_log,
+        )
+        return await _run_with_signals(settings, inputs, world)
+
+
+@asynccontextmanager
+async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator["Tracer | None"]:
+    if not traces.are_wanted(settings.traces, environ):
+        yield None
+        return
+    provider = traces.open_provider(environ)
+    try:
+        yield provider.get_tracer("poller", __version__)
+    finally:
+        await asyncio.to_thread(provider.shutdown)  # sends what is left; a collector that is gone may take seconds
 
 
 def connect(settings: Settings) -> Connections:
@@ -64,7 +89,8 @@ def connect(settings: Settings) -> Connections:
 
 
 async def _run_with_signals(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
-    """The first SIGTERM or SIGINT drains, the second stops at once."""
+    """The first SIGTERM or SIGINT drains, the second stops at once. SIGHUP applies settings that were changed; from a
+    terminal that is gone it drains."""
     loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
     services: list[Service] = []
 
@@ -74,10 +100,23 @@ async def _run_with_signals(settings: Settings, inputs: Sequence[str], world: Wo
         elif this_task is not None:
             this_task.cancel()
 
+    def on_service(service: Service) -> None:
+        services.append(service)
+        spare_collector()
+
+    had_terminal = sys.stderr.isatty()
+
+    def on_hangup() -> None:
+        if had_terminal and not sys.stderr.isatty():
+            on_signal()
+        elif services:
+            services[0].reload_asked.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
-        return await run(settings, inputs, replace(world, on_service=services.append))
+        return await run(settings, inputs, replace(world, on_service=on_service))
     except asyncio.CancelledError:
         _say("poller: stopped at once; nothing is lost, run the same command again to go on")
         return Exit.WORK_LEFT
@@ -88,65 +127,68 @@ async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
 
     Raises `PollerError` where the run cannot begin; what ends it later is told after the summary.
     """
-    if not settings.follow:
-        check_readable(inputs)
+    sources = parts.sources(settings, inputs)
+    check_sources(sources)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=world.clock)
         stack.push_async_callback(store.close)
-        service = await _assemble(settings, inputs, world, metrics, store, stack)
+        service, made = await _assemble(settings, sources, world, metrics, store, stack)
         log.info("run.started", version=__version__, state=without_secret(settings.state), accounts=len(service.lanes))
         world.on_service(service)
-        error = await _run_service(service, settings, metrics, world)
+        await _open_site(settings, world, service, metrics, store, stack)
+        reload = Reload(settings, inputs, service, made)
+        error = await _run_service(service, settings, metrics, world, reload)
         sums = await store.sums()
-    is_all_fed = service.fed and not settings.follow
-    return _conclude(sums, metrics, error, unfed=_nothing_fed(sums, metrics, inputs) if is_all_fed else None)
+        if error is None and (sums.waiting or not service.fed):
+            error = service.stopped_by
+    is_all_fed = service.fed and not service.endless
+    return _conclude(sums, metrics, error, unfed=_nothing_fed(sums, metrics, sources) if is_all_fed else None)
 
 
 async def _assemble(
-    settings: Settings, inputs: Sequence[str], world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
-) -> Service:
+    settings: Settings, sources: Sequence[Source], world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
+) -> tuple[Service, Parts]:
     accounts = settings.account_settings()
     sums = await store.sums()
     metrics.begin(sums)
     await _refuse_orphans(sums, accounts, store)
-    feeding = Feeding(
-        format=settings.input.format,
-        id_column=settings.input.id_column,
-        accounts=frozenset(accounts),
-        default_account=settings.account,
-        max_line_bytes=settings.input.max_line_bytes,
-    )
-
-    async def feed_all(on_chunk: Callable[[Chunk, Added], None]) -> None:
-        if settings.follow:
-            await follow_all(on_chunk)
-        else:
-            for spec in inputs:
-                await feed(spec, store, feeding, stdin=world.stdin, on_chunk=on_chunk)
-
-    async def follow_all(on_chunk: Callable[[Chunk, Added], None]) -> None:
-        async with asyncio.TaskGroup() as following:
-            for spec in {source_name(spec): spec for spec in inputs}.values():
-                if spec == STDIN:
-                    following.create_task(feed(spec, store, feeding, stdin=world.stdin, on_chunk=on_chunk))
-                else:
-                    following.create_task(follow(spec, store, feeding, on_chunk=on_chunk))
-
     service = Service(
         store=store,
         metrics=metrics,
         clock=world.clock,
-        feed=feed_all,
-        endless=settings.follow,
+        sources=sources,
+        stdin=world.stdin,
+        endless=parts.is_endless(settings, sources),
         shutdown_s=settings.shutdown_s,
         retention_s=settings.retention_s,
+        stop_on_failures=settings.stop_on_failures,
     )
-    service.outlets = await _open_outlets(settings, world, metrics, store, stack)
+    stack.push_async_callback(service.close_sinks)
     connections = await stack.enter_async_context(world.connections(settings))
-    for name, account in accounts.items():
-        service.lanes[name] = await _lane(name, account, settings, world, metrics, store, connections, service)
-    return service
+    made = Parts(world=world, store=store, metrics=metrics, connections=connections)
+    service.outlets = [made.outlet(spec, settings) for spec in parts.sink_specs(settings)]
+    parts.refuse_same_names(service.outlets)
+    positions = await store.attach_sinks([outlet.sink.name for outlet in service.outlets])
+    for outlet in service.outlets:
+        await outlet.open(positions[outlet.sink.name])
+    for name in accounts:
+        service.lanes[name] = await made.lane(name, settings, service)
+    await _recall(service, store, sums, world.clock())
+    return service, made
+
+
+async def _recall(service: Service, store: Store, sums: Sums, now: float) -> None:
+    """Let the live page begin with what earlier runs left: their sums, and the latest of their records."""
+    service.history.begin(now, sums)
+    after = max(0, sums.finished - RECALLED)
+    for _ in range(RECALLED // RECALLED_AT_ONCE):
+        portion = await store.records(after, RECALLED_AT_ONCE)
+        for delivery in portion:
+            after = delivery.number
+            service.history.recall(delivery.body)
+        if len(portion) < RECALLED_AT_ONCE:
+            return
 
 
 async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
@@ -159,129 +201,58 @@ async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], s
             )
 
 
-async def _open_outlets(
-    settings: Settings, world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
-) -> list[Outlet]:
-    around = Surroundings(clock=world.clock, rng=world.rng, environ=world.environ, hidden=settings.secret_variables())
-    outlets = [
-        Outlet(sink, store=store, metrics=metrics, clock=world.clock, give_up_s=settings.give_up_s)
-        for sink in make_sinks(settings.sinks or [DEFAULT_SINK], around)
-    ]
-    positions = await store.attach_sinks([outlet.sink.name for outlet in outlets])
-    for outlet in outlets:
-        stack.push_async_callback(outlet.sink.close)
-        await outlet.open(positions[outlet.sink.name])
-    return outlets
-
-
-async def _lane(
-    name: str,
-    account: AccountSettings,
-    settings: Settings,
-    world: World,
-    metrics: Metrics,
-    store: Store,
-    connections: Connections,
-    service: Service,
-) -> Lane:
-    rng = random.Random(world.rng.getrandbits(64))  # noqa: S311 - spreads looks, keeps no secret
-    tokens = await _tokens(account, world, connections)
-    gate = AccountGate(
-        name,
-        GateLimits(
-            requests=account.requests,
-            window_s=account.window_s,
-            workers=account.workers,
-            daily_limit=account.daily_limit,
-            daily_reserve=account.daily_reserve,
-            time_zone=account.time_zone,
-        ),
-        state=await store.account(name),
-        clock=world.clock,
-        monotonic=asyncio.get_running_loop().time,
-        rng=rng,
-        has_new_token=tokens.has_news,
-    )
-    client = HubSpotClient(
-        connections,
-        base_url=account.base_url,
-        status_path=account.status_path,
-        tokens=tokens,
-        request_timeout_s=account.request_timeout_s,
-        max_body_bytes=account.max_body_bytes,
-    )
-    return Lane(
-        name,
+async def _open_site(
+    settings: Settings, world: World, service: Service, metrics: Metrics, store: Store, stack: AsyncExitStack
+) -> None:
+    """Open the admin server; it closes first when the stack unwinds, after the last delivery. An address that the
+    person set must be had; where the default is taken, by another run most likely, this one goes on without."""
+    address = address_of(settings.listen)
+    if address is None:
+        return
+    run = Run(
+        service=service,
         store=store,
-        gate=gate,
-        client=client,
-        polling=account.polling_rules(),
         metrics=metrics,
+        feeding=parts.feeding(settings),
         clock=world.clock,
-        rng=rng,
-        limits=Limits(
-            give_up_s=settings.give_up_s,
-            needs_token=len(settings.account_settings()) == 1 and not settings.follow,
-        ),
-        on_recorded=service.on_recorded,
+        version=__version__,
+        pid=os.getpid(),
+        began_at=world.clock(),
     )
+    deadline_s = max(account.deadline_s for account in settings.account_settings().values())
+    overview = Overview(service=service, metrics=metrics, store=store, clock=world.clock, deadline_s=deadline_s)
+    tokens = await _site_token(settings, world)
+    try:
+        taken = await stack.enter_async_context(world.open_site(make_site(run, overview, tokens), address))
+    except ConfigError as error:
+        if "listen" in settings.model_fields_set:
+            raise
+        log.warning("web.not_started", address=str(address), reason=str(error))
+        return
+    log.info("web.started", url=f"http://{taken.near()}/", address=str(taken), port=taken.port, token=bool(tokens))
+    if world.console is not None:
+        _say(f"poller: live page at http://{taken.near()}/")
 
 
-async def _tokens(account: AccountSettings, world: World, connections: Connections) -> TokenSource:
-    """Return where the account's token comes from. Raises `ConfigError` at the start, not at the first look."""
-    if account.oauth is not None:
-        return _oauth(account.base_url, account.oauth, world, connections)
-    file, variable = account.token_file, account.token_env
-    source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, world.environ))
-    await source.token()
-    return source
+async def _site_token(settings: Settings, world: World) -> TokenSource | None:
+    """Return where the token of the admin server comes from, None where none is set. Raises `ConfigError`."""
+    file, variable = settings.listen_token_file, settings.listen_token_env
+    if file is None and variable is None:
+        return None
+    return await stored_token(file, variable or "", world.environ)
 
 
-def _oauth(base_url: str, oauth: OAuthTable, world: World, connections: Connections) -> TokenSource:
-    if oauth.client_secret is not None:
-        secret = oauth.client_secret.get_secret_value()
-    elif oauth.client_secret_env is not None:
-        secret = secret_in_env(oauth.client_secret_env, world.environ)
-    else:
-        secret = secret_in_file(oauth.client_secret_file or Path())
-    variable = oauth.refresh_token_env
-    logs.keep_secret(secret)
-    source = OAuthToken(
-        client_id=oauth.client_id,
-        client_secret=secret,
-        refresh_token=None if variable is None else secret_in_env(variable, world.environ),
-        refresh_token_file=oauth.refresh_token_file,
-        token_url=base_url + oauth.token_path,
-        post=connections.post,
-        clock=world.clock,
-    )
-    return _HiddenToken(source)
-
-
-class _HiddenToken:
-    """Hands on another source's tokens, each of them known to the log as something never to show."""
-
-    def __init__(self, source: TokenSource) -> None:
-        self._source = source
-
-    async def token(self) -> str:
-        token = await self._source.token()
-        logs.keep_secret(token)
-        return token
-
-    def refused(self, token: str) -> None:
-        self._source.refused(token)
-
-    def has_news(self) -> bool:
-        return self._source.has_news()
-
-
-async def _run_service(service: Service, settings: Settings, metrics: Metrics, world: World) -> PollerError | None:
+async def _run_service(
+    service: Service, settings: Settings, metrics: Metrics, world: World, reload: Reload
+) -> PollerError | None:
     """Run the service beside its summary lines and its display. Return what ended it before its work was done."""
     ended_by: PollerError | None = None
     try:
         async with asyncio.TaskGroup() as showing:
-            watchers = [showing.create_task(_log_summaries(service, metrics, settings.summary_every_s))]
+            watchers = [
+                showing.create_task(_log_summaries(service, metrics, settings.summary_every_s)),
+                showing.create_task(reload.whenever_asked()),
+            ]
             if world.console is not None:
                 watchers.append(showing.create_task(_progress(service, metrics, world).show(world.console)))
             try:
@@ -320,7 +291,7 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
         )
 
 
-def _nothing_fed(sums: Sums, metrics: Metrics, inputs: Sequence[str]) -> str | None:
+def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source]) -> str | None:
     """Return what to say where the input brought nothing to do; None where it did."""
     if metrics.tasks or metrics.duplicates:
         return None
@@ -328,7 +299,7 @@ def _nothing_fed(sums: Sums, metrics: Metrics, inputs: Sequence[str]) -> str | N
         return "no usable id in the input; `poller status --rejected` lists each line with its reason"
     if sums.waiting or sums.finished:
         return None
-    return "the input holds no id" if inputs else "no input was given, and the state holds no tasks: poller run FILE"
+    return "the input holds no id" if sources else "no input was given, and the state holds no tasks: poller run FILE"
 
 
 def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed: str | None) -> Exit:

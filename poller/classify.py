@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import orjson
+from multidict import CIMultiDictProxy
 
 from poller.instants import epoch
 from poller.model import (
@@ -33,6 +34,7 @@ DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest c
 LONGEST_RETRY_AFTER_S = 86_400.0
 LOCKED_WAIT_S = 2.0  # HubSpot: wait at least so long after a 423
 LONGEST_WORD = 64
+LONGEST_INTEGER = 12  # digits in a header
 
 
 class BadBody(StrEnum):
@@ -96,13 +98,24 @@ _WRONG_PATH = (
 
 def read_limits(headers: Headers) -> Limits:
     """Return what the rate limit headers say; what is missing, ill-typed or out of any sane range is None."""
-    interval_ms = _integer(headers, "Interval-Milliseconds", 100, 3_600_000)
+    return _limits_of(*[_header(headers, name) for name in _LIMITS])
+
+
+_LIMITS = tuple(
+    f"X-HubSpot-RateLimit-{name}" for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
+)
+
+
+def _limits_of(
+    most: str | None, remaining: str | None, interval: str | None, daily: str | None, daily_remaining: str | None
+) -> Limits:
+    interval_ms = _integer(interval, 100, 3_600_000)
     return Limits(
-        max=_integer(headers, "Max", 1, 1_000_000),
-        remaining=_integer(headers, "Remaining", 0, 10_000_000),
+        max=_integer(most, 1, 1_000_000),
+        remaining=_integer(remaining, 0, 10_000_000),
         interval_s=None if interval_ms is None else interval_ms / 1000,
-        daily=_integer(headers, "Daily", 1, 1_000_000_000),
-        daily_remaining=_integer(headers, "Daily-Remaining", 0, 1_000_000_000),
+        daily=_integer(daily, 1, 1_000_000_000),
+        daily_remaining=_integer(daily_remaining, 0, 1_000_000_000),
     )
 
 
@@ -123,7 +136,7 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
     word = document.get("status")
     if not isinstance(word, str) or not word.strip():
         return Unreachable(reason=BadBody.NO_STATUS.value, correlation_id=correlation_id)
-    correlation_id = _correlation_id(headers, document)
+    correlation_id = correlation_id or _correlation_id({}, document)
     match word.strip().upper():
         case "PENDING" | "PROCESSING" as status:
             return _running(status, document, correlation_id)
@@ -147,7 +160,8 @@ def _running(status: str, document: JsonObject, correlation_id: str | None, *, k
 def _finished(
     status: Literal["COMPLETE", "CANCELED"], document: JsonObject, text: bytes, correlation_id: str | None
 ) -> Outcome:
-    if _is_deep(document.get("errors")) or _is_deep(document.get("result")):
+    may_be_deep = text.count(b"{") + text.count(b"[") > DEEPEST
+    if may_be_deep and (_is_deep(document.get("errors")) or _is_deep(document.get("result"))):
         return Unreachable(reason=BadBody.TOO_DEEP.value, correlation_id=correlation_id)
     try:
         fields = _fields.decode(text)
@@ -166,7 +180,7 @@ def _finished(
         started_at=_instant(document.get("startedAt")),
         completed_at=_instant(document.get("completedAt")),
         task_id=_task_id(document),
-        reason=_first_reason(errors),
+        reason=first_reason(errors),
         correlation_id=correlation_id,
     )
 
@@ -228,7 +242,7 @@ def _instant(value: object) -> str | None:
     return value if isinstance(value, str) and len(value) <= LONGEST_WORD else None
 
 
-def _first_reason(errors: object) -> str | None:
+def first_reason(errors: object) -> str | None:
     """Return the first error for people. Nothing in an error is reliably present, nor is its shape."""
     first = errors[0] if isinstance(errors, list) and errors else errors
     if isinstance(first, str):
@@ -292,23 +306,29 @@ def _policy(problem: JsonObject | None) -> Literal["window", "daily"]:
 
 
 def _header(headers: Headers, name: str) -> str | None:
+    if isinstance(headers, CIMultiDictProxy):  # aiohttp's, which minds no case by itself
+        return headers.get(name)
     wanted = name.casefold()
     return next((value for key, value in headers.items() if key.casefold() == wanted), None)
 
 
-def _integer(headers: Headers, name: str, least: int, most: int) -> int | None:
-    text = (_header(headers, f"X-HubSpot-RateLimit-{name}") or "").strip()
-    if re.fullmatch(r"[0-9]{1,12}", text) is None:
+def _integer(told: str | None, least: int, most: int) -> int | None:
+    text = (told or "").strip()
+    if not text.isdigit() or not text.isascii() or len(text) > LONGEST_INTEGER:
         return None
     number = int(text)
     return number if least <= number <= most else None
 
 
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
 def _correlation_id(headers: Headers, document: JsonObject | None) -> str | None:
-    for told in (_header(headers, "X-HubSpot-Correlation-Id"), (document or {}).get("correlationId")):
-        if isinstance(told, str) and re.fullmatch(r"[A-Za-z0-9-]{1,64}", told):
-            return told
-    return None
+    told = _header(headers, "X-HubSpot-Correlation-Id")
+    if told is not None and _CORRELATION_ID.fullmatch(told):
+        return told
+    told = None if document is None else document.get("correlationId")
+    return told if isinstance(told, str) and _CORRELATION_ID.fullmatch(told) else None
 
 
 def _retry_after_s(headers: Headers) -> float | None:

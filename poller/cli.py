@@ -4,20 +4,34 @@ import asyncio
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
+import typer.core
 
-from poller import __version__
+from poller import __version__, completion
 from poller.errors import ConfigError, Exit, PollerError
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands; knows what a person meant who left `run` out."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is None and not ctx.resilient_parsing and (cmd_name == "-" or Path(cmd_name).is_file()):
+            ctx.fail(f"{cmd_name} is input, not a command: poller run {cmd_name}")
+        return command
+
 
 app = typer.Typer(
     name="poller",
+    cls=Commands,
     help="Tells what became of each of your HubSpot import-from-URL tasks, without eating your API quota.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich takes "[default]" for markup, and 0.1 s to import
@@ -48,7 +62,12 @@ Config = Annotated[
     Path | None, typer.Option("-c", "--config", metavar="FILE", help="TOML settings; see config.example.toml.")
 ]
 State = Annotated[
-    str | None, typer.Option(metavar="URL", help="sqlite:///PATH or postgresql://USER@HOST/NAME. [sqlite:///poller.db]")
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="sqlite:///PATH or postgresql://USER@HOST/NAME. [sqlite:///poller.db]",
+        autocompletion=completion.states,
+    ),
 ]
 
 
@@ -73,6 +92,7 @@ def run(
         typer.Option(
             metavar="SPEC",
             help="jsonl:PATH, stdout, webhook:URL, sql:URL or command:COMMAND; repeatable. [jsonl:finished.jsonl]",
+            autocompletion=completion.sinks,
         ),
     ] = None,
     state: State = None,
@@ -96,17 +116,26 @@ def run(
     give_up_s: Annotated[
         float | None, typer.Option(metavar="S", help="End with code 69 after S seconds of outage. [never]")
     ] = None,
+    stop_on_failures: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Stop with code 75 when so many outcomes are not complete, such as 20%."),
+    ] = None,
     format: Annotated[InputFormat | None, typer.Option(help="How lines are read. [auto]")] = None,  # noqa: A002 - the flag's name
     id_column: Annotated[str | None, typer.Option(metavar="NAME", help="CSV column or JSON key of the id.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep running; read on in files that grow or are rotated, like tail -F.")
     ] = False,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the live page, metrics and feeding; or off. [127.0.0.1:8321]"),
+    ] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress display on a terminal.")] = False,
     log_format: Annotated[
         LogFormat | None, typer.Option(help="How logs are written. [auto: console on a terminal, else json]")
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]")
+        str | None,
+        typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]", autocompletion=completion.levels),
     ] = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 also when some are not complete.")] = False,
 ) -> None:
@@ -140,18 +169,22 @@ def run(
         "workers": workers,
         "deadline_s": deadline_s,
         "give_up_s": give_up_s,
+        "stop_on_failures": stop_on_failures,
         "input": _given(format=format, id_column=id_column),
         "follow": follow or None,
+        "listen": listen,
         "progress": False if no_progress else None,
         "log": _given(format=log_format, level=log_level),
     }
     with _errors_for_people():
         from poller.app import run_here
         from poller.config import load
+        from poller.swift import run_swiftly
 
         if "-" in (files or []) and sys.stdin.isatty():
             typer.echo("poller: reading ids from the terminal, one a line; Ctrl-D ends them", err=True)
-        code = asyncio.run(run_here(load(config, _given(**flags), os.environ), files or [], os.environ))
+        read = partial(load, config, _given(**flags), os.environ)
+        code = run_swiftly(run_here(read(), files or [], os.environ, read))
         raise typer.Exit(Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code)
 
 
@@ -163,20 +196,72 @@ def check_config(config: Config = None) -> None:
     """
     with _errors_for_people():
         from poller.config import describe, load, unknown_variables
+        from poller.parts import missing_places
         from poller.sinks import check_sinks
 
         settings = load(config, {}, os.environ)
         check_sinks(settings.sinks)
         typer.echo(describe(settings))
+        for missing in missing_places(settings):
+            typer.echo(f"warning: {missing}", err=True)
         for name, nearest in unknown_variables(os.environ).items():
             hint = f"; did you mean {nearest}?" if nearest else ""
             typer.echo(f"warning: {name} is not a setting and is ignored{hint}", err=True)
 
 
-@app.command(epilog="\b\nExample:\n  poller status --state sqlite:///poller.db --rejected")
+@app.command(epilog="\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000")
+def plan(
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Ids as for `run`; - for stdin.")],
+    config: Config = None,
+    state: State = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME", help="Account of lines that name none.")] = None,
+    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window. [100]")] = None,
+    window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds. [10]")] = None,
+    daily: Annotated[int | None, typer.Option(metavar="N", help="The account's requests per day.")] = None,
+    deadline_s: Annotated[float | None, typer.Option(metavar="S", help="As for `run`. [86400]")] = None,
+    durations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="How long imports take: fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…",
+        ),
+    ] = None,
+    format: Annotated[InputFormat | None, typer.Option(help="How lines are read. [auto]")] = None,  # noqa: A002 - the flag's name
+    id_column: Annotated[str | None, typer.Option(metavar="NAME", help="CSV column or JSON key of the id.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False,
+) -> None:
+    """Tell what a run would take, before it begins.
+
+    It tells looks, time, and how much of the day's quota, from what the state has learned of the account, or from
+    --durations. Nothing is asked and nothing stored.
+
+    Exit code 1 where it does not fit into what is left of the day's quota.
+    """
+    flags = {
+        "state": state,
+        "account": account,
+        "requests": requests,
+        "window_s": window_s,
+        "daily_limit": daily,
+        "deadline_s": deadline_s,
+        "input": _given(format=format, id_column=id_column),
+    }
+    with _errors_for_people():
+        from poller.config import load
+        from poller.plan import print_plan
+
+        settings = load(config, _given(**flags), os.environ)
+        raise typer.Exit(asyncio.run(print_plan(settings, files, durations=durations, as_json=as_json)))
+
+
+@app.command(
+    epilog="\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
+)
 def status(
     config: Config = None,
     state: State = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it again every few seconds, until Ctrl-C.")] = False,
     rejected: Annotated[bool, typer.Option("--rejected", help="List the rejected input lines as JSON lines.")] = False,
     dead: Annotated[bool, typer.Option("--dead", help="List what sinks refused for good, as JSON lines.")] = False,
 ) -> None:
@@ -187,11 +272,102 @@ def status(
     Exit code 70 where the ledger does not balance.
     """
     with _errors_for_people():
-        from poller.commands import print_dead, print_rejected, print_status
         from poller.config import load
 
-        show = print_rejected if rejected else print_dead if dead else print_status
-        raise typer.Exit(asyncio.run(show(load(config, _given(state=state), os.environ))))
+        settings = load(config, _given(state=state), os.environ)
+        if rejected or dead:
+            from poller.commands import print_dead, print_rejected
+
+            show = (print_rejected if rejected else print_dead)(settings)
+        elif watch or as_json:
+            from poller.answering import standing
+
+            show = standing.watch(settings, as_json=as_json) if watch else standing.status_json(settings)
+        else:
+            from poller.commands import print_status
+
+            show = print_status(settings)
+        raise typer.Exit(_until_interrupted(show) if watch else asyncio.run(show))
+
+
+@app.command(epilog="\b\nExamples:\n  poller why AAAAEZ6whGI\n  poller why AAAAEZ6whGI --json | jq .trail")
+def why(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="An id, a locator, or a status URL.")],
+    config: Config = None,
+    state: State = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as a JSON object for each account's task.")] = False,
+) -> None:
+    """Tell all about one task, also while a run is at work.
+
+    When it was fed, every look at it and what HubSpot said, what comes next or became of it, and which sinks have it.
+
+    Exit code 1 where the state does not know it.
+    """
+    with _errors_for_people():
+        from poller.answering.telling import why as tell
+        from poller.config import load
+
+        settings = load(config, _given(state=state), os.environ)
+        raise typer.Exit(asyncio.run(tell(settings, task, as_json=as_json)))
+
+
+@app.command(
+    epilog="\b\nExamples:\n  poller report --html report.html\n"
+    "  poller report --resubmit again.jsonl --set access=PRIVATE\n"
+    "  poller report finished.jsonl --json | jq '.reasons[0]'"
+)
+def report(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="JSONL files of finished tasks. [all the state holds]")
+    ] = None,
+    config: Config = None,
+    state: State = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page that needs no other file.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row for each task not complete.")] = None,
+    resubmit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write ready start call bodies for what is worth another try."),
+    ] = None,
+    rest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the others go, with the reason. [FILE.rest]")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MEANING=NAME", help="Your column for url, md5, size or an option; repeatable."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="For bodies whose row does not say it; repeatable."),
+    ] = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME", help="Only tasks of this account.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only tasks finished at or after this instant (UTC).")] = None,
+) -> None:
+    """Say why tasks are not complete.
+
+    It lists reasons with counts, hosts, samples, and what is worth another try; also while a run is at work. With md5
+    or size columns in your input, the finished files are compared.
+    """
+    with _errors_for_people():
+        from poller.answering.reporting import Wanted
+        from poller.answering.reporting import report as answer
+        from poller.answers.again import OPTIONS
+        from poller.config import load
+        from poller.reasons import COLUMN_NAMES, Columns
+
+        wanted = Wanted(
+            files=tuple(files or ()),
+            account=account,
+            since=_instant(since),
+            columns=Columns(named=_pairs(column or [], "--column", tuple(COLUMN_NAMES))),
+            as_json=as_json,
+            html=html,
+            csv=csv,
+            resubmit=resubmit,
+            rest=rest,
+            given=_pairs(set_ or [], "--set", OPTIONS),
+        )
+        raise typer.Exit(asyncio.run(answer(load(config, _given(state=state), os.environ), wanted)))
 
 
 @app.command(epilog="\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db")
@@ -214,9 +390,14 @@ def verify(
 
 @app.command(epilog="\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind canceled --kind not_found")
 def replay(
-    sink: Annotated[str, typer.Option(metavar="SPEC", help="Where to bring the records.")],
+    sink: Annotated[
+        str, typer.Option(metavar="SPEC", help="Where to bring the records.", autocompletion=completion.sinks)
+    ],
     since: Annotated[datetime | None, typer.Option(help="Finished at or after this instant (UTC).")] = None,
-    kind: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Of this kind; repeatable.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Of this kind; repeatable.", autocompletion=completion.kinds),
+    ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Only what this sink had refused for good.")] = False,
     config: Config = None,
     state: State = None,
@@ -232,11 +413,27 @@ def replay(
         from poller.model import Selection
 
         selection = Selection(
-            since=None if since is None else since.replace(tzinfo=since.tzinfo or UTC).timestamp(),
+            since=_instant(since),
             kinds=_known_kinds(kind or []),
             dead=dead,
         )
         raise typer.Exit(asyncio.run(bring(load(config, _given(state=state), os.environ), sink, selection)))
+
+
+@app.command(epilog="\b\nExample:\n  poller reload --state sqlite:////data/poller.db")
+def reload(config: Config = None, state: State = None) -> None:
+    """Let the run at work read its settings anew.
+
+    It sends SIGHUP and tells what came of it: what changed, and what only a restart changes. Settings that are wrong
+    change nothing. Exit code 78 where they are; 1 where no run is at work.
+    """
+    with _errors_for_people():
+        from poller.config import load
+        from poller.hangup import ask_to_reload
+
+        said, code = asyncio.run(ask_to_reload(load(config, _given(state=state), os.environ)))
+        typer.echo(said, err=code != 0)
+        raise typer.Exit(code)
 
 
 @app.command(epilog="\b\nExample:\n  poller healthcheck --state sqlite:////data/poller.db")
@@ -244,16 +441,19 @@ def healthcheck(
     config: Config = None,
     state: State = None,
     max_age_s: Annotated[float, typer.Option(metavar="S", help="Oldest acceptable sign of life.")] = 30.0,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask this server, such as http://127.0.0.1:8321, and no state.")
+    ] = None,
 ) -> None:
     """Exit 0 while a run is at work and alive, else 1.
 
-    For the container's health check.
+    Asks its server, where it listens; else its latest sign of life must be young. For the container's health check.
     """
     with _errors_for_people():
         from poller.commands import sign_of_life
         from poller.config import load
 
-        said, healthy = sign_of_life(load(config, _given(state=state), os.environ), max_age_s)
+        said, healthy = sign_of_life(load(config, _given(state=state), os.environ), max_age_s, url)
         typer.echo(said)
         raise typer.Exit(0 if healthy else 1)
 
@@ -284,13 +484,24 @@ def sandbox(
     tasks: Annotated[int, typer.Option(min=0, metavar="N", help="Imports to start at once.")] = 0,
     ids_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their ids go.")] = None,
     durations: Annotated[
-        str, typer.Option(metavar="SPEC", help="fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…")
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…",
+            autocompletion=completion.durations,
+        ),
     ] = "lognormal:30,1.2",
     requests: Annotated[int, typer.Option(min=1, metavar="N", help="Allowed per window.")] = 100,
     window_s: Annotated[float, typer.Option(metavar="S", help="The rolling window.")] = 10.0,
     latency_ms: Annotated[str, typer.Option(metavar="MIN-MAX", help="How long answers take.")] = "20-80",
-    fate: Annotated[list[str] | None, typer.Option(metavar="NAME=SHARE", help="Share of tasks; repeatable.")] = None,
-    fault: Annotated[list[str] | None, typer.Option(metavar="NAME=SHARE", help="Share of looks; repeatable.")] = None,
+    fate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="Share of tasks; repeatable.", autocompletion=completion.fates),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="Share of looks; repeatable.", autocompletion=completion.faults),
+    ] = None,
     outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None,
     daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None,
     token: Annotated[list[str] | None, typer.Option(metavar="TOKEN", help="Accepted ones. [any]")] = None,
@@ -319,6 +530,29 @@ def sandbox(
                 tokens=token or [],
             ),
         )
+
+
+def _until_interrupted(watching: Coroutine[Any, Any, Exit]) -> Exit:
+    try:
+        return asyncio.run(watching)
+    except KeyboardInterrupt:
+        return Exit.ALL_COMPLETE
+
+
+def _pairs(specs: list[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE, names in any case. Raises `ConfigError`."""
+    pairs = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
+        if right is None or not equals or not value.strip():
+            raise ConfigError(f"{flag} {spec}: write NAME=VALUE with one of the names {', '.join(known)}")
+        pairs[right] = value.strip()
+    return pairs
+
+
+def _instant(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
 def _known_kinds(names: list[str]) -> frozenset[str]:

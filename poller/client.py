@@ -4,6 +4,7 @@ aiohttp's exceptions hold the token. They end here: only their meaning, a word o
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
@@ -24,13 +25,12 @@ from poller.model import Answer, Finished, Outcome, Refused, Running, Task, Unre
 from poller.protocols import TokenSource
 from poller.task_id import is_task_id
 from poller.tokens import TokenUnavailable
+from poller.wire import BodyTooLarge, Reply, Wire, read_body, wire_to
 
 log = structlog.get_logger()
 
 USER_AGENT = f"hubspot-import-poller/{__version__}"
 KEEPALIVE_S = 15.0  # shorter than the idle time-outs of usual servers, so that they seldom close first
-LONGEST_HEADER = 131_072  # one header; aiohttp's own 8 kB would turn an odd answer into a broken connection
-MOST_HEADERS = 1024
 LARGEST_PROBLEM = 65_536  # bytes of an error answer that are read
 POST_TIMEOUT_S = 10.0
 
@@ -58,6 +58,7 @@ class Trouble(StrEnum):
 
 # The first that fits counts. A test fails when aiohttp has an exception that only `ClientError` covers.
 TROUBLES: Final[tuple[tuple[type[BaseException], Trouble], ...]] = (
+    (BodyTooLarge, Trouble.TOO_LARGE),
     (aiohttp.ClientConnectorDNSError, Trouble.DNS),
     (aiohttp.ClientProxyConnectionError, Trouble.PROXY),
     (aiohttp.ClientHttpProxyError, Trouble.PROXY),
@@ -113,21 +114,6 @@ async def _send_once(
         raise _Failed(trouble_of(error)) from None
 
 
-class _Response(aiohttp.ClientResponse):
-    """A response that can close its connection even after its body is read, when aiohttp has pooled it again."""
-
-    _transport: asyncio.Transport | None = None
-
-    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        self._transport = connection.transport
-        return await super().start(connection)
-
-    def drop_connection(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-        self.close()
-
-
 class Connections:
     """The process's connections to HubSpot, shared by all accounts: one session that keeps connections, one that
     never does. No cookies, no netrc, no proxy but the one given. Use with `async with`."""
@@ -171,14 +157,15 @@ class Connections:
                     URL(url), data=dict(form), headers={"User-Agent": USER_AGENT}, allow_redirects=False
                 ) as response,
             ):
-                body, trouble = await _read(response, LARGEST_PROBLEM)
+                body, trouble = await read_body(response.content, LARGEST_PROBLEM)
                 if trouble is None:
                     return response.status, body
+            word = trouble_of(trouble)
         except _Failed as failed:
-            trouble = failed.trouble
+            word = failed.trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
-            trouble = trouble_of(error)
-        raise TokenUnavailable(f"the token endpoint could not be asked: {trouble}")
+            word = trouble_of(error)
+        raise TokenUnavailable(f"the token endpoint could not be asked: {word}")
 
     def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -187,11 +174,7 @@ class Connections:
             trust_env=False,
             proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(),  # none: `asyncio.timeout` covers all of a look, to the millisecond
-            response_class=_Response,
             middlewares=(_send_once,),
-            max_line_size=LONGEST_HEADER,
-            max_field_size=LONGEST_HEADER,
-            max_headers=MOST_HEADERS,
         )
 
     def _tcp_connector(self, fresh: bool) -> aiohttp.BaseConnector:
@@ -207,23 +190,6 @@ class Connections:
             return ssl.create_default_context(cafile=self._ca_file)
         except (OSError, ValueError) as error:
             raise ConfigError(f"ca_file {self._ca_file} cannot be used: {error}") from None
-
-
-async def _read(response: aiohttp.ClientResponse, most: int) -> tuple[bytes, Trouble | None]:
-    """Read the body up to `most` decoded bytes; with less than the whole body comes the reason."""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > most:
-                return b"".join(chunks), Trouble.TOO_LARGE
-            chunks.append(chunk)
-    except TimeoutError:
-        raise
-    except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
-        return b"".join(chunks), trouble_of(error)
-    return b"".join(chunks), None
 
 
 class HubSpotClient:
@@ -247,58 +213,57 @@ class HubSpotClient:
     ) -> None:
         """`status_path` holds `{task_id}`; `base_url` may have a path, which stands before it."""
         self._connections = connections
-        self._template = base_url.rstrip("/") + status_path
+        template = base_url.rstrip("/") + status_path
+        self._sample = status_url(template, "A")  # None: nothing can be asked for
+        self._path = _path_of(template)
         self._tokens = tokens
         self._request_timeout_s = request_timeout_s
         self._max_body_bytes = max_body_bytes
-        self._user_agent = user_agent
+        self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {user_agent}\r\n"
+        self._wires: dict[bool, Wire] = {}  # by whether their connections are fresh
         self._names_tasks = names_tasks(status_path)
         self._told: set[Trouble] = set()
 
     async def look(self, task: Task) -> Answer:
         """Ask for `task`'s status with at most one request; see `StatusClient`."""
-        url = status_url(self._template, task.task_id)
-        if url is None:
+        if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 token = await self._tokens.token()
-                answer = await self._ask(url, token, task)
+                answer = await self._ask(self._sample, token, task)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:
             return _unreachable(Trouble.NO_TOKEN)
-        except _Failed as failed:
-            return _unreachable(failed.trouble)
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             return _unreachable(trouble_of(error))
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
         return answer
 
-    async def _ask(self, url: URL, token: str, task: Task) -> Answer:
+    async def _ask(self, host: URL, token: str, task: Task) -> Answer:
         fresh = task.missing_at is not None or not self._names_tasks
-        headers = {
-            "Authorization": f"Bearer {token}",
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip, deflate",
-            "User-Agent": self._user_agent,
-        }
-        session = self._connections.session(fresh=fresh)
-        async with session.get(url, headers=headers, allow_redirects=False) as response:
-            answer = self._believed(await self._read_answer(response), task, fresh=fresh)
-            if _named(answer.outcome) is None and isinstance(response, _Response):
-                response.drop_connection()
-            return answer
+        wire = self._wires.get(fresh)
+        if wire is None or not wire.is_open:
+            wire = self._wires[fresh] = await wire_to(self._connections.session(fresh=fresh), host)
+        reply = await wire.get(_filled(self._path, task.task_id), f"Authorization: Bearer {token}\r\n{self._headers}")
+        is_named = False
+        try:
+            answer = self._believed(await self._read_answer(reply), task, fresh=fresh)
+            is_named = _named(answer.outcome) is not None
+        finally:
+            reply.end(keep=is_named)
+        return answer
 
-    async def _read_answer(self, response: aiohttp.ClientResponse) -> Answer:
+    async def _read_answer(self, reply: Reply) -> Answer:
         """An error answer says enough by its status and headers, even if its body is too large or cut."""
-        is_success = 200 <= response.status <= 299
-        body, trouble = await _read(response, self._max_body_bytes if is_success else LARGEST_PROBLEM)
-        limits = read_limits(response.headers)
+        is_success = 200 <= reply.status <= 299
+        body, trouble = await reply.body(self._max_body_bytes if is_success else LARGEST_PROBLEM)
+        limits = read_limits(reply.headers)
         if trouble is not None and is_success:
-            return Answer(outcome=Unreachable(reason=trouble.value), limits=limits)
-        return Answer(outcome=classify(response.status, response.headers, body), limits=limits)
+            return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
+        return Answer(outcome=classify(reply.status, reply.headers, body), limits=limits)
 
     def _believed(self, answer: Answer, task: Task, *, fresh: bool) -> Answer:
         """Replace an answer that may be, or is, another task's."""
@@ -331,12 +296,17 @@ def status_url(template: str, task_id: str) -> URL | None:
     """Return the URL that asks for exactly this task; None where there is no such URL."""
     if not is_task_id(task_id):
         return None
-    text = template.replace("{task_id}", quote(task_id, safe=""))
+    text = _filled(template, task_id)
     try:
         url = URL(text, encoded=True)
-        return url if url.host and url.raw_path_qs == _path_of(text) else None
     except ValueError:
         return None
+    is_exact = url.raw_path_qs == _path_of(text) and re.fullmatch("[!-~]+", text)
+    return url if url.host and is_exact else None
+
+
+def _filled(template: str, task_id: str) -> str:
+    return template.replace("{task_id}", quote(task_id, safe=""))
 
 
 def _path_of(url: str) -> str:

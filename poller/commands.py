@@ -13,7 +13,8 @@ from pathlib import Path
 import orjson
 
 from poller import log as logs
-from poller.config import Settings
+from poller import pulse
+from poller.config import Settings, address_of
 from poller.engine import Outlet
 from poller.errors import ConfigError, Exit, InputError
 from poller.metrics import Metrics
@@ -28,7 +29,8 @@ PAGE = 1000  # records read at a time
 
 
 @asynccontextmanager
-async def _reading(settings: Settings) -> AsyncIterator[StateReader]:
+async def reading(settings: Settings) -> AsyncIterator[StateReader]:
+    """Open the state for reading only, also while its owner runs."""
     reader = await read_store(settings.state)
     try:
         yield reader
@@ -41,7 +43,7 @@ async def _reading(settings: Settings) -> AsyncIterator[StateReader]:
 
 async def print_status(settings: Settings) -> Exit:
     """Print the ledger and the pauses of a state, which may be in use."""
-    async with _reading(settings) as store:
+    async with reading(settings) as store:
         sums = await store.sums()
     sys.stdout.write(summary(sums) + "\n")
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
@@ -49,7 +51,7 @@ async def print_status(settings: Settings) -> Exit:
 
 async def print_rejected(settings: Settings) -> Exit:
     """Print every rejected input line as a JSON object a line."""
-    async with _reading(settings) as store:
+    async with reading(settings) as store:
         for source, rejection in await store.rejections():
             _print_json(
                 {"source": source, "line": rejection.line, "reason": rejection.reason, "excerpt": rejection.excerpt}
@@ -59,7 +61,7 @@ async def print_rejected(settings: Settings) -> Exit:
 
 async def print_dead(settings: Settings) -> Exit:
     """Print every dead letter, with its record, as a JSON object a line."""
-    async with _reading(settings) as store:
+    async with reading(settings) as store:
         for letter in await store.dead_letters():
             _print_json(
                 {
@@ -76,12 +78,24 @@ def _print_json(fields: Mapping[str, object]) -> None:
     sys.stdout.write(orjson.dumps(fields).decode() + "\n")
 
 
-def sign_of_life(settings: Settings, max_age_s: float) -> tuple[str, bool]:
-    """Return what to say of the run that owns the state, and whether it showed life within `max_age_s`."""
+def sign_of_life(settings: Settings, max_age_s: float, url: str | None = None) -> tuple[str, bool]:
+    """Return what to say of the run that owns the state, or that serves `url`, and whether it is alive.
+
+    Its server is asked where there is one; else, or where that is another run's, its latest beat must not be older than
+    `max_age_s`.
+    """
+    if url is not None:
+        said, answered_by = pulse.ask(url)
+        return said, answered_by is not None
     beat = last_beat(settings.state)
     if beat is None:
         return f"no run is at work on {without_secret(settings.state)}", False
     pid, at = beat
+    address = address_of(settings.listen)
+    if address is not None and address.port:
+        said, answered_by = pulse.ask(f"http://{address.near()}")
+        if answered_by == pid:
+            return said, True
     age_s = time.time() - at
     return f"process {pid} showed life {age_s:.0f} s ago", age_s <= max_age_s
 
@@ -94,11 +108,11 @@ async def verify(settings: Settings, files: Sequence[Path]) -> Exit:
 
     Prints each difference; exit code 1 where there are any. Raises `InputError` where a file cannot be read.
     """
-    async with _reading(settings) as store:
-        compared = await compare(_lines_of(files), _records_of(store))
+    async with reading(settings) as store:
+        compared = await compare(lines_of(files), records_of(store))
         finished = set()
         if suspects := compared.suspects():
-            finished = {who async for record in _records_of(store) if (who := _identity(record)) in suspects}
+            finished = {who async for record in records_of(store) if (who := _identity(record)) in suspects}
         pruned = (await store.sums()).pruned
     if pruned and not compared.is_equal:
         sys.stdout.write(f"{pruned:,} outcomes are past their retention: their lines cannot be checked any more\n")
@@ -109,7 +123,8 @@ async def verify(settings: Settings, files: Sequence[Path]) -> Exit:
     return Exit.ALL_COMPLETE if compared.is_equal else Exit.NOT_ALL_COMPLETE
 
 
-def _lines_of(files: Sequence[Path]) -> Iterator[bytes]:
+def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
+    """Yield the lines of the files, without their line breaks. Raises `InputError` for one that cannot be read."""
     for path in files:
         yield from _lines_of_one(path)
 
@@ -125,7 +140,8 @@ def _lines_of_one(path: Path) -> Iterator[bytes]:
             raise InputError(f"cannot read {file_path}: {error.strerror}") from None
 
 
-async def _records_of(store: StateReader | Store) -> AsyncIterator[Delivery]:
+async def records_of(store: StateReader | Store) -> AsyncIterator[Delivery]:
+    """Yield every kept record in the order in which they finished."""
     after = 0
     while page := await store.records(after, PAGE):
         for record in page:

@@ -73,6 +73,12 @@ class TokenRefused(PollerError):
     exit_code = Exit.TOKEN_REFUSED
 
 
+class TooManyFailures(PollerError):
+    """So many tasks failed that the run drained, as `stop_on_failures` wants it."""
+
+    exit_code = Exit.WORK_LEFT
+
+
 class GaveUp(PollerError):
     """The API or a sink stayed out of reach for longer than `give_up_s`."""
 

@@ -65,6 +65,14 @@ def configure(
     _configure_stdlib(quiet, max(least, logging.WARNING), [_event_of_stdlib, *shared, renderer])
 
 
+_WITHOUT_DEBUG = [structlog.make_filtering_bound_logger(level) for level in (20, 30, 40, 50)]
+
+
+def tells_debug() -> bool:
+    """Tell whether debug events are written; asking costs a tenth of an event that is dropped."""
+    return structlog.get_config()["wrapper_class"] not in _WITHOUT_DEBUG
+
+
 class QuietStream:
     """A text stream whose reader may vanish or whose disk may be full: the line is lost, the service goes on."""
 
@@ -123,7 +131,24 @@ class Folded:
 
 def hide_secrets(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     """Replace registered secrets and what looks like a token, in keys and values of any shape. The last defence."""
+    if _is_plain(event):
+        return event
     return {str(_without_secrets(key)): _without_secrets(value) for key, value in event.items()}
+
+
+def _is_plain(event: EventDict) -> bool:
+    """Tell, in one pass over most events, that there is nothing to hide and nothing that orjson cannot write."""
+    texts: list[str] = []
+    for key, value in event.items():
+        texts.append(key)
+        if type(value) is str:
+            texts.append(value)
+        elif not (value is None or type(value) in (bool, float) or (type(value) is int and abs(value) < 2**63)):
+            return False
+    text = "\n".join(texts)
+    if _TOKEN_LIKE.search(text) is not None or any(secret in text for secret in _secrets):
+        return False
+    return text.isascii()
 
 
 def _without_secrets(value: object, depth: int = 0) -> object:

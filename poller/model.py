@@ -297,7 +297,9 @@ class GateReading:
     requests: int  # sent by this run
     errors: int  # of these: time-outs and answers that told nothing of a task
     daily_left: int | None  # requests that may still leave today, the reserve kept; None: no limit is known
+    daily_usable: int | None  # requests of a whole day, the reserve kept
     resets_at: float  # the account's next midnight
+    pauses: Mapping[Pause, int]  # that began in this run, by reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

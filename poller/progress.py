@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -51,9 +52,9 @@ class Progress:
 
     async def show(self, console: Console) -> None:
         """Redraw four times a second. Cancel it to leave the last picture on the screen."""
-        with Live(self.draw(), console=console, auto_refresh=False, redirect_stdout=False) as live:
+        with suppress(OSError), Live(self.draw(), console=console, auto_refresh=False, redirect_stdout=False) as live:
             try:
-                while True:
+                while True:  # until the terminal is gone, if it goes
                     await asyncio.sleep(REDRAW_S)
                     live.update(self.draw(), refresh=True)
             finally:

@@ -21,6 +21,7 @@ from poller.model import (
     Retry,
     Selection,
     Settled,
+    SourceSums,
     Sums,
     Task,
     TaskStory,
@@ -144,6 +145,11 @@ class Store(Protocol):
     writing methods wait and go on when there is room. `StoreError` means that the state cannot be trusted: stop.
     """
 
+    @property
+    def writable(self) -> bool:
+        """False while writing methods wait, for a disk that is full or a server that is out of reach."""
+        ...
+
     # --- feeding
     async def open_source(self, name: str) -> tuple[int, Position] | None:
         """Return the latest source of this name and how far it was read; None if there is none."""
@@ -153,9 +159,18 @@ class Store(Protocol):
         """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
         ...
 
+    async def was_read(self, position: Position) -> bool:
+        """Whether a source, of whatever name, was read up to exactly this position; its fingerprint names the file."""
+        ...
+
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
-        New tasks are due at once and take their account's noted `paused_s` as base."""
+        New tasks are due as `delay_first_looks` says and take their account's noted `paused_s` as base."""
+        ...
+
+    def delay_first_looks(self, account: str, delay_s: float) -> None:
+        """Let the account's new tasks be due so long after they are added; until it is called they are due at once.
+        Not stored."""
         ...
 
     # --- looking
@@ -240,6 +255,10 @@ class Store(Protocol):
     # --- reporting
     async def sums(self) -> Sums:
         """Count everything from the rows themselves."""
+        ...
+
+    async def sources(self) -> Sequence[SourceSums]:
+        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
         ...
 
     async def stories(self, task_id: str) -> Sequence[TaskStory]:

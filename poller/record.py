@@ -9,6 +9,7 @@ import orjson
 from poller.instants import iso
 from poller.model import Finished, Kind, Missing, Outcome, Record, Running, Task
 
+UNKNOWN_ID = "HubSpot does not know this id"
 TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish this import"
 
 
@@ -56,6 +57,6 @@ def _reason(outcome: Outcome, kind: Kind) -> str | None:
         case Finished(reason=str(reason)):
             return reason
         case Missing(code=code):
-            return f"HTTP {code}: HubSpot does not know this id"
+            return f"HTTP {code}: {UNKNOWN_ID}"
         case _:
             return None if kind is Kind.COMPLETE else kind.value.replace("_", " ")

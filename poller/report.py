@@ -1,11 +1,15 @@
 """The ledger: where every line, task and record went, whether the sums agree, and how that reads. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from poller.errors import Exit
 from poller.model import Kind, SinkSums, SourceSums, Sums
+
+MOST_LINES = 20  # sources that are told one by one
+FEW_OF_FOLDER = 3  # so many of a folder are, even then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,7 @@ def exit_code(sums: Sums) -> Exit:
 
 def ledger(sums: Sums) -> str:
     """Return the ledger for people, one equation a line."""
-    lines = [_source_line(source) for source in sums.sources]
+    lines = [_source_line(source, count) for source, count in folded(sums.sources)]
     lines.append(
         f"  {'tasks':<10} {sums.waiting + sums.finished:,} = {sums.finished:,} finished + {sums.waiting:,} waiting"
     )
@@ -63,10 +67,48 @@ def ledger(sums: Sums) -> str:
     return "\n".join(["ledger" + ("" if broken else " (balanced)"), *lines])
 
 
-def _source_line(source: SourceSums) -> str:
+def folded(sources: Sequence[SourceSums]) -> list[tuple[SourceSums, int]]:
+    """Return the sources, those of one name added up, each with how many it stands for: a rotated file is many. Where
+    there still are too many to read, those of one folder are added up."""
+    by_name = _added_up([(source, 1) for source in sources], lambda name: name)
+    if len(by_name) <= MOST_LINES:
+        return by_name
+    folders = Counter(_folder(source.name) for source, _ in by_name)
+    return _added_up(by_name, lambda name: f"{_folder(name)}/…" if folders[_folder(name)] > FEW_OF_FOLDER else name)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _added_up(sources: Iterable[tuple[SourceSums, int]], rename: Callable[[str], str]) -> list[tuple[SourceSums, int]]:
+    sums: dict[str, tuple[SourceSums, int]] = {}
+    for source, count in sources:
+        name = rename(source.name)
+        known = sums.get(name)
+        sums[name] = (
+            (replace(source, name=name), count) if known is None else (_sum(known[0], source), known[1] + count)
+        )
+    return list(sums.values())
+
+
+def _sum(one: SourceSums, other: SourceSums) -> SourceSums:
+    return replace(
+        one,
+        lines=one.lines + other.lines,
+        tasks=one.tasks + other.tasks,
+        duplicates=one.duplicates + other.duplicates,
+        rejected=one.rejected + other.rejected,
+        blank=one.blank + other.blank,
+        ended=one.ended and other.ended,
+    )
+
+
+def _source_line(source: SourceSums, count: int) -> str:
+    many = f" × {count:,}" if count > 1 else ""
     return (
         f"  {'fed':<10} {source.lines:,} lines = {source.tasks:,} tasks + {source.duplicates:,} duplicates "
-        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {source.name}"
+        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {source.name}{many}"
     )
 
 

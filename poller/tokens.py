@@ -209,7 +209,10 @@ def secret_in_env(name: str, environ: Mapping[str, str]) -> str:
     """Return the secret in a variable. Raises `ConfigError` naming the variable."""
     value = environ.get(name, "").strip()
     if not value:
-        raise ConfigError(f"the environment variable {name} is not set or empty: it should hold the secret")
+        raise ConfigError(
+            f"the environment variable {name} is not set or empty: it should hold the secret; export {name}=…, or "
+            "name another variable or a file in its place (for HubSpot's token --token-env and --token-file)"
+        )
     return _checked(value, f"the environment variable {name}")
 
 

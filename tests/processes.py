@@ -22,7 +22,7 @@ PATIENCE_S = 30.0  # of a test with a process; a machine under load is slow
 def environ(**more: str) -> dict[str, str]:
     """Return a bare environment: nothing of the developer's own shell, but for where programs are."""
     path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "HUBSPOT_TOKEN": TOKEN, **more}
+    return {"PATH": path, "HUBSPOT_TOKEN": TOKEN, "POLLER_LISTEN": "off", **more}
 
 
 def run(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any) -> subprocess.CompletedProcess[str]:

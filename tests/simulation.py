@@ -10,10 +10,12 @@ from random import Random
 from typing import Any
 
 import orjson
+from aiohttp import web
+from opentelemetry.trace import Tracer
 
-from poller.app import World, run
+from poller.app import run
 from poller.client import Connections
-from poller.config import Settings, load
+from poller.config import Address, Settings, load
 from poller.engine import Service
 from poller.errors import Exit
 from poller.model import Sums
@@ -21,6 +23,7 @@ from poller.protocols import Clock
 from poller.sandbox import SandboxApi, Scenario, make_app
 from poller.sandbox.reply import Ask, Reply
 from poller.store import read_store
+from poller.world import World
 from tests.virtual import MemoryConnector, Server, Weather, serving
 
 TOKEN = "pat-na1-0123456789abcdef"
@@ -32,6 +35,7 @@ def settings_for(folder: Path, flags: Mapping[str, Any] | None = None) -> Settin
         "state": f"sqlite:///{folder}/poller.db",
         "sinks": [f"jsonl:{folder}/finished.jsonl"],
         "base_url": "https://api.hubapi.com",
+        "listen": "off",
     }
     return load(None, own | dict(flags or {}), {}, secrets_dir=folder / "none")
 
@@ -62,8 +66,21 @@ class Simulation:
         self.api = StagedApi(scenario, clock)
         self.seed = seed
         self.service: Service | None = None
+        self.reread: Callable[[], Settings] | None = None  # what a reload finds
+        self.tracer: Tracer | None = None
         self.weather = Weather(rng=Random(seed), latency_s=one_way_s)
         self._server: Server | None = None
+        self.site: Server | None = None  # the run's own server, once it is up and `listen` is not off
+        self.site_is_open = asyncio.Event()
+        self.site_paths: set[str] = set()
+
+    @asynccontextmanager
+    async def _open_site(self, app: web.Application, address: Address) -> AsyncIterator[Address]:
+        self.site_paths = {resource.canonical for resource in app.router.resources()}
+        async with serving(app) as self.site:
+            self.site_is_open.set()
+            yield address
+        self.site_is_open.clear()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Server]:
@@ -76,7 +93,7 @@ class Simulation:
         self._server = None
 
     async def run(
-        self, ids: Path, flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
+        self, ids: Path | None, flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
     ) -> Exit:
         async with self.serving() as server:
 
@@ -89,8 +106,11 @@ class Simulation:
                 environ={"HUBSPOT_TOKEN": TOKEN} if environ is None else environ,
                 connections=lambda _settings: Connections(connector=connector),
                 on_service=self._keep,
+                reread=self.reread,
+                tracer=self.tracer,
+                open_site=self._open_site,
             )
-            return await run(settings_for(self.folder, flags), [str(ids)], world)
+            return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], world)
 
     async def run_for(self, seconds: float, ids: Path, flags: Mapping[str, Any] | None = None) -> None:
         """Run, and stop as if the machine had lost its power: what is on disk then is what the next run finds."""

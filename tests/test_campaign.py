@@ -41,7 +41,7 @@ async def test_a_kill_before_any_system_call_loses_and_repeats_nothing() -> None
 @traced
 @pytest.mark.real_time
 async def test_a_second_kill_while_the_first_is_recovered_from_loses_and_repeats_nothing() -> None:
-    first, second = (Blow(point=Point(call="pwrite64", number=number), fault=KILL) for number in (260, 40))
+    first, second = (Blow(point=Point(call="pwrite64", number=number), fault=KILL) for number in (150, 40))
     tally = await tally_of([Trial(shape=ALL, blows=(first, second))])
     assert tally.violations == []
     assert tally.blows == 2

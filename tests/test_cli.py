@@ -186,3 +186,9 @@ def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
         sandbox.signal(signal.SIGINT)
         assert sandbox.ended() == 0
         assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()
+
+
+def test_a_file_in_place_of_a_command_is_told_how_to_be_polled(here: Path) -> None:
+    (here / "ids.txt").write_text("AAAAEZ6whGI\n")
+    said = poller("ids.txt")
+    assert (said.exit_code, "poller run ids.txt" in said.output) == (Exit.USAGE, True)

@@ -144,7 +144,7 @@ def test_an_account_inherits_what_it_does_not_set(toml: Any) -> None:
     )
     eu, us = settings.account_settings()["eu"], settings.account_settings()["us"]
     assert (eu.workers, eu.requests, eu.polling.jitter, eu.polling.longest_gap_s) == (7, 50, 0.5, 10)
-    assert (us.workers, us.requests, us.polling.jitter, us.polling.longest_gap_s) == (3, 50, 0.5, 60)
+    assert (us.workers, us.requests, us.polling.jitter, us.polling.longest_gap_s) == (3, 50, 0.5, None)
 
 
 @pytest.mark.parametrize(

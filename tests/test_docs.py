@@ -60,7 +60,8 @@ def events_in_code() -> dict[str, Event]:
 def levels_of(node: ast.expr) -> set[str]:
     """Return {"info"} for `log.info`."""
     is_log = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "log"
-    return {node.attr} & LEVELS if is_log and isinstance(node, ast.Attribute) else set()
+    attribute = node.attr.replace("exception", "error") if is_log and isinstance(node, ast.Attribute) else ""
+    return {attribute} & LEVELS
 
 
 def speakers_of(tree: ast.AST) -> Iterator[tuple[str, set[str]]]:
@@ -180,9 +181,9 @@ def test_every_setting_and_flag_that_the_readme_names_exists() -> None:
     variables = {name.removeprefix("POLLER_").lower() for name in re.findall(r"POLLER_[A-Z_]+", README)} - {""}
     assert {name.rpartition("__")[2] for name in variables} - settings_names() == set()
     known = {flag for command in COMMANDS.values() for option in command.params for flag in option.opts}
-    without_docker = re.sub(r"(?m)^docker .*$|`docker [^`]*`", "", README)
-    mentioned = set(re.findall(r"(?<=[` ])--[a-z][a-z-]*", without_docker))
-    assert mentioned - known == {"--help"}
+    of_poller = re.sub(r"(?m)^(?:docker|curl) .*$|`docker [^`]*`", "", README)
+    mentioned = set(re.findall(r"(?<=[` ])--[a-z][a-z-]*", of_poller))
+    assert mentioned - known == {"--help", "--install-completion"}
 
 
 def settings_names() -> set[str]:
@@ -236,7 +237,7 @@ def lines_of(group: str) -> list[str]:
 
 def test_every_sh_block_says_how_it_is_checked() -> None:
     assert README.count("```sh\n") == sum(map(len, blocks().values()))
-    assert blocks().keys() == {"make", "pip", "run", "docker", "sandbox"}
+    assert blocks().keys() == {"make", "pip", "run", "docker", "sandbox", "completion", "http"}
 
 
 def test_the_make_targets_exist() -> None:
@@ -257,6 +258,11 @@ def test_the_pip_lines_install_what_pyproject_offers_and_start_what_it_installs(
     assert tests == ".venv/bin/pytest"
 
 
+def test_the_completion_line_is_a_flag_of_the_program() -> None:
+    assert lines_of("completion") == ["poller --install-completion"]
+    assert "--install-completion" in {flag for option in typer.main.get_command(app).params for flag in option.opts}
+
+
 def test_the_docker_lines_fit_the_image() -> None:
     dockerfile = (HOUSE / "Dockerfile").read_text("utf-8")
     runs = [line for line in lines_of("docker") if line.startswith("docker run")]
@@ -268,6 +274,31 @@ def test_the_docker_lines_fit_the_image() -> None:
         assert (" -i " in line) == (" < " in line)
     assert "VOLUME /data" in dockerfile
     assert 'ENTRYPOINT ["poller"]' in dockerfile
+
+
+@pytest.mark.real_time
+def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
+    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=2) as simulated:
+        task_id, other = simulated.take(2)
+        (tmp_path / "more.txt").write_text(f"{task_id}\n{other}\n")
+        env = environ(POLLER_BASE_URL=simulated.url)
+        with running("run", "--follow", "--listen", "127.0.0.1:0", folder=tmp_path, env=env) as service:
+            wait_until(service.told("web.started"), "the server")
+            port = next(event["port"] for event in service.events() if event["event"] == "web.started")
+            script = "\necho\n".join(lines_of("http")).replace("AAAAEZ6whGI", task_id).replace(":8321/", f":{port}/")
+            done = subprocess.run(  # noqa: S603 - the README's own words
+                ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607 - whichever bash there is
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+    assert done.returncode == 0, done.stderr
+    assert '"accepted": 2' in done.stdout
+    assert f'"task_id":"{task_id}","account":"default","state":' in done.stdout
+    assert '"kind":"complete"' in done.stdout
+    assert "poller_tasks_finished_total" in done.stdout
 
 
 @pytest.mark.real_time

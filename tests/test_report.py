@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from poller.errors import Exit
 from poller.model import AccountState, SinkSums, SourceSums, Sums
-from poller.report import exit_code, imbalances, ledger, summary
+from poller.report import exit_code, folded, imbalances, ledger, summary
 
 SOURCE = SourceSums(name="ids.txt", lines=12, tasks=8, duplicates=1, rejected=2, blank=1, ended=True)
 SINK = SinkSums(name="stdout", delivered=8, undelivered=0, dead=0, attached=True)
@@ -69,3 +69,17 @@ def test_the_summary_names_kinds_looks_reasons_and_pauses() -> None:
     assert "2.50 per task" in text
     assert "3  VALIDATION_ERROR: bad url" in text
     assert "account eu is paused: scope_missing (files)" in text
+
+
+def test_the_generations_of_a_followed_file_are_one_line_with_their_number() -> None:
+    text = ledger(replace(SUMS, sources=(SOURCE, replace(SOURCE, name="other"), SOURCE, SOURCE), finished=32))
+    assert "36 lines = 24 tasks + 3 duplicates + 6 rejected + 3 blank or comment   ids.txt × 3\n" in text
+    assert "12 lines = 8 tasks + 1 duplicates + 2 rejected + 1 blank or comment   other\n" in text
+
+
+def test_of_very_many_files_those_of_a_folder_are_one_line() -> None:
+    dropped = [replace(SOURCE, name=f"/in/{number}.csv") for number in range(500)]
+    others = [replace(SOURCE, name="-"), replace(SOURCE, name="/home/ids.txt")]
+    rows = [(source.name, source.lines, count) for source, count in folded([*others, *dropped])]
+    assert rows == [("-", 12, 1), ("/home/ids.txt", 12, 1), ("/in/…", 6000, 500)]
+    assert len(folded(dropped[:20])) == 20

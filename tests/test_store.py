@@ -369,3 +369,12 @@ async def test_a_reader_sees_what_the_owner_committed_while_it_runs(open_kept: O
 async def test_reading_where_there_is_no_state_says_so(kept_url: str) -> None:
     with pytest.raises(StoreUnusable, match=r"there is no state at|holds nothing yet"):
         await read_store(kept_url)
+
+
+async def test_a_file_is_known_by_how_far_it_was_read_under_any_name(store: Store) -> None:
+    number = await store.new_source("one")
+    position = Position(offset=10, line=2, fingerprint="abc 1 2")
+    await store.add(number, Chunk(fed=(), rejected=(), blank=2, position=position))
+    assert await store.was_read(Position(offset=10, fingerprint="abc 1 2"))
+    assert not await store.was_read(Position(offset=11, fingerprint="abc 1 2"))
+    assert not await store.was_read(Position(offset=10, fingerprint="abc 1 3"))

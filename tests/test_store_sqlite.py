@@ -98,6 +98,26 @@ async def test_a_full_disk_makes_writers_wait_and_they_go_on_in_order_when_there
     assert told == ["store.unwritable", "store.writable"]
 
 
+async def test_where_the_log_has_no_room_to_grow_it_is_begun_anew(
+    open_file: OpenFile, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await open_file()
+    for number in range(30):
+        await feed(store, *(f"{n:05}-{number}" for n in range(100)))
+    full_by_file_size(store, full=True)  # several times what the database needs
+    try:
+        async with asyncio.timeout(60):
+            for number in range(30, 40):
+                await feed(store, *(f"{n:05}-{number}" for n in range(100)))
+    finally:
+        full_by_file_size(store, full=False)
+    assert (await store.sums()).waiting == 4000
+    assert [event["event"] for event in events if "writable" in event["event"]] == [
+        "store.unwritable",
+        "store.writable",
+    ]
+
+
 async def test_closing_on_a_full_disk_tells_the_waiting_callers(
     open_file: OpenFile, events: list[MutableMapping[str, Any]]
 ) -> None:
@@ -252,7 +272,9 @@ async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
     assert last_beat(file_url) is None
 
 
-async def test_damage_found_while_running_is_told_with_a_remedy(open_file: OpenFile, tmp_path: Path) -> None:
+async def test_damage_is_told_with_a_remedy_before_a_run_and_by_a_reader(
+    open_file: OpenFile, file_url: str, tmp_path: Path
+) -> None:
     store = await open_file()
     await feed(store, *(f"{n:0100}" for n in range(500)))
     await store.close()
@@ -262,7 +284,9 @@ async def test_damage_found_while_running_is_told_with_a_remedy(open_file: OpenF
         file.seek(30 * 4096)
         file.write(b"\xff" * (size - 30 * 4096))
     with pytest.raises(StoreUnusable, match="recover"):
-        await (await open_file()).sums()
+        await open_file()
+    with pytest.raises(StoreUnusable, match="recover"):
+        await (await read_store(file_url)).sums()
 
 
 @pytest.mark.parametrize(("below", "why"), [("missing", "is not a folder"), ("a_file", "is not a folder")])

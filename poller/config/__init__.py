@@ -4,16 +4,22 @@ message that names place and remedy, and never holds a secret.
 The settings of an account may stand at the top, as the default of every account, and in `[accounts.NAME]`.
 """
 
+from poller.config.listening import Address, address_of, is_loopback_host
 from poller.config.load import load
 from poller.config.settings import AccountSettings, OAuthTable, PollingTable, Settings
+from poller.config.sources import SourceTable
 from poller.config.tell import describe, problems_in_table, unknown_variables
 
 __all__ = [
     "AccountSettings",
+    "Address",
     "OAuthTable",
     "PollingTable",
     "Settings",
+    "SourceTable",
+    "address_of",
     "describe",
+    "is_loopback_host",
     "load",
     "problems_in_table",
     "unknown_variables",

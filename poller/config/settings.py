@@ -15,7 +15,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from poller.config.listening import address_of, listen_address
 from poller.config.overlay import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
+from poller.config.sources import SourceTable, source_tables
 from poller.config.values import (
     AccountName,
     Count,
@@ -30,13 +32,14 @@ from poller.config.values import (
     known_zone,
     no_bool,
     plain_base,
+    share_or_count,
     share_or_number,
     sink_specs,
     status_template,
     url_like,
     whole_from_one,
 )
-from poller.policy import Polling
+from poller.policy import LONGEST_GAP_S, Polling
 
 _RULES = Polling()
 
@@ -49,8 +52,10 @@ class PollingTable(BaseModel):
 
     model_config = _STRICT
 
+    policy: Literal["learned", "backoff", "fixed"] = _RULES.policy
+    look_price_s: Annotated[Annotated[Seconds, Field(ge=0.01, le=3600)] | None, Word] = _RULES.look_price_s
     first_gap_s: Seconds = _RULES.first_gap_s
-    longest_gap_s: Seconds = _RULES.longest_gap_s
+    longest_gap_s: Annotated[Seconds | None, Word] = _RULES.longest_gap_s
     age_share: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=10)] = _RULES.age_share
     jitter: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)] = _RULES.jitter
     missing_again_s: Seconds = _RULES.missing_again_s
@@ -59,7 +64,7 @@ class PollingTable(BaseModel):
 
     @model_validator(mode="after")
     def _gaps_are_ordered(self) -> Self:
-        if self.first_gap_s > self.longest_gap_s:
+        if self.first_gap_s > (LONGEST_GAP_S if self.longest_gap_s is None else self.longest_gap_s):
             raise ValueError("first_gap_s must not be more than longest_gap_s")
         if self.failure_gap_s > self.longest_failure_gap_s:
             raise ValueError("failure_gap_s must not be more than longest_failure_gap_s")
@@ -174,13 +179,21 @@ class Settings(BaseSettings, AccountSettings):
     account: AccountName = "default"  # of ids that name none
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
+    sources: Annotated[list[SourceTable], NoDecode, BeforeValidator(source_tables)] = []  # beside the command line's
     sinks: Annotated[list[str | dict[str, Any]], NoDecode, BeforeValidator(sink_specs)] = []  # specs and tables
     log: LogTable = LogTable()
+    listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:8321"
+    listen_token_env: Annotated[Variable | None, Empty] = None
+    listen_token_file: Annotated[Path | None, Empty] = None
     follow: bool = False
     progress: bool = True
     summary_every_s: Seconds = 30.0
+    traces: Literal["auto", "on", "off"] = "auto"
     shutdown_s: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400)] = 30.0
     give_up_s: Annotated[Seconds | None, Word] = None  # None: wait for the API and the sinks for ever
+    stop_on_failures: Annotated[
+        Annotated[float, BeforeValidator(share_or_count), Field(gt=0, le=1e12, allow_inf_nan=False)] | None, Word
+    ] = None  # a share of a run's outcomes below 1, else a number of them; None: never
     retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: for ever
     proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty] = None
     ca_file: Annotated[Path | None, Empty] = None
@@ -219,6 +232,29 @@ class Settings(BaseSettings, AccountSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _others_need_a_token(self) -> Self:
+        tokens = _count_set(self.listen_token_env, self.listen_token_file)
+        if tokens > 1:
+            raise ValueError("listen_token_env and listen_token_file are set together: keep one")
+        address = address_of(self.listen)
+        if address is not None and not address.is_loopback and not tokens:
+            raise ValueError(
+                "listen is an address that other machines can reach: set listen_token_file or listen_token_env to "
+                'where a bearer token is, or listen on "127.0.0.1:8321", or "off"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sources_name_accounts(self) -> Self:
+        known = set(self.accounts) or {self.account}
+        for number, table in enumerate(self.sources, 1):
+            if table.account is not None and table.account not in known:
+                raise ValueError(f"sources, table {number}: account must be one of {', '.join(sorted(known))}")
+        if sum(table.found_kind == "stdin" or "-" in table.paths for table in self.sources) > 1:
+            raise ValueError("sources: standard input can be read only once")
+        return self
+
     def account_settings(self) -> dict[str, AccountSettings]:
         """Return every account's settings; where none is configured, the one account the top describes."""
         if self.accounts:
@@ -228,7 +264,7 @@ class Settings(BaseSettings, AccountSettings):
 
     def secret_variables(self) -> frozenset[str]:
         """Return the names of the environment variables that hold HubSpot's tokens and secrets."""
-        names = {variable(("oauth", "client_secret"))}
+        names = {variable(("oauth", "client_secret"))} | {each for each in (self.listen_token_env,) if each}
         for name, account in self.account_settings().items():
             names |= {account.token_env, variable(("accounts", name, "oauth", "client_secret"))}
             if account.oauth is not None:

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from poller.config.overlay import PREFIX, KeyPath, dotted, variable
 from poller.config.settings import AccountSettings, InputTable, LogTable, OAuthTable, PollingTable, Settings
+from poller.config.sources import SourceTable
 
 _TABLES: dict[str, type[BaseModel]] = {
     "polling": PollingTable,
@@ -58,6 +59,8 @@ def _place(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
     exact = next((origins[path[:size]] for size in range(len(path), 0, -1) if path[:size] in origins), None)
     inherited = next((origins[path[2:size]] for size in range(len(path), 2, -1) if path[2:size] in origins), None)
     place = exact or (inherited if path[0:1] == ("accounts",) else None) or dotted(path)
+    if path[0:1] == ("sources",) and len(path) > 1:
+        place = ": ".join((f"{origins.get(path[:1], 'sources')}, table {int(path[1]) + 1}", *path[2:3]))
     return f"{place}: " if place else ""
 
 
@@ -79,6 +82,8 @@ def _unknown(key: str, known: Mapping[str, str]) -> str:
 def _known_keys(table: KeyPath) -> dict[str, str]:
     """Return the keys that may stand in `table`, and those of its own tables, each with how to write it there."""
     model: type[BaseModel] = Settings
+    if table[0:1] == ("sources",):
+        model, table = SourceTable, ()
     if table[0:1] == ("accounts",):
         model, table = AccountSettings, table[2:]
     for name in table:
@@ -122,6 +127,7 @@ def describe(settings: Settings) -> str:
     """Return the settings in force as TOML-like text, each that is no default with its origin. Holds no secret."""
     origins = settings._origins  # noqa: SLF001 - this module's own field
     values = settings.model_dump(mode="json")
+    values["sources"] = [table.told() for table in settings.sources]
     accounts = values.pop("accounts")
     lines = list(_described(values, (), origins))
     for name, own in accounts.items():

@@ -56,6 +56,18 @@ def whole_from_one(value: float) -> float:
     return value
 
 
+def share_or_count(value: object) -> object:
+    """`0.2` and `"20%"` are a share of the outcomes, `500` is a number of them."""
+    told = share_or_number(no_bool(value))
+    try:
+        number = float(told)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = 0.0
+    if number <= 0 or (number >= 1 and not number.is_integer()):
+        raise ValueError('must be a share such as "20%" or 0.2, or a whole number of failed tasks such as 500')
+    return number
+
+
 def known_zone(name: str) -> str:
     try:
         ZoneInfo(name)

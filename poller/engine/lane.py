@@ -10,8 +10,10 @@ from random import Random
 import structlog
 
 from poller.errors import GaveUp, TokenRefused
+from poller.log import tells_debug
 from poller.metrics import Metrics
 from poller.model import (
+    Decision,
     Finish,
     Finished,
     Look,
@@ -29,14 +31,24 @@ from poller.model import (
 from poller.policy import Polling, decide
 from poller.protocols import Clock, Gate, GateClosed, StatusClient, Store
 from poller.record import render
+from poller.timing import AccountTiming
 from poller.trail import trace
 
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane looks at the schedule at least so often: wall clocks jump
 BROKEN_AFTER = 3  # failed looks in a row, others' succeeding meanwhile, after which a task is no sign of an outage
-WORKERS_A_LOOK = 2  # the gate lets `gate.workers` look at a time; as many more wait for the disk meanwhile
+UNRECORDED_A_WORKER = 10  # so many looks may wait for the disk; then no more are made until it takes them
 REFUSALS_AT_START = 2  # one may be a token that was just being replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A look made and decided, on its way to the disk."""
+
+    outcome: Outcome
+    settled: Settled
+    at: float  # when it was decided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,7 @@ class Lane:
         gate: Gate,
         client: StatusClient,
         polling: Polling,
+        timing: AccountTiming | None = None,
         metrics: Metrics,
         clock: Clock,
         rng: Random,
@@ -69,6 +82,7 @@ class Lane:
         self._store = store
         self._client = client
         self._polling = polling
+        self._timing = timing
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
@@ -79,6 +93,9 @@ class Lane:
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
         self._workers = 0
+        self._unrecorded: list[Looked] = []
+        self._has_unrecorded = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._stopping = False
         self._ended = False
         self._had_good_answer = False
@@ -91,16 +108,23 @@ class Lane:
     async def run(self) -> None:
         """Work until stopped; leave the account's state behind as ended in order."""
         self.save()
+        if self._timing is not None:
+            self._store.delay_first_looks(self.account, self._timing.first_look_s)
         await self._store.flush()  # before the first request: a crash from here on must not forget the window
-        async with asyncio.TaskGroup() as staff:
-            self._hire(staff)
-        self._ended = True
+        async with asyncio.TaskGroup() as recording:
+            recording.create_task(self._record())
+            async with asyncio.TaskGroup() as staff:
+                self._hire(staff)
+            self._ended = True
+            self._has_unrecorded.set()
         self._store.release(list(self._claimed))
+        if self._timing is not None:
+            self._store.save_knowledge(self._timing.name, self._timing.knowledge())
         self._store.save_account(self.account, replace(self.gate.state(), clean=True))
 
     def _hire(self, staff: asyncio.TaskGroup) -> None:
         """Have as many workers as the gate can use; that may grow, for it learns the limits from the answers."""
-        while self._workers < WORKERS_A_LOOK * self.gate.workers:
+        while self._workers < self.gate.workers:
             self._workers += 1
             staff.create_task(self._work(staff))
 
@@ -116,9 +140,12 @@ class Lane:
             except GateClosed:
                 self._store.release([task])
                 return
+            gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
+            self._metrics.looked(self.account, answer.outcome, request_s=request_s, gate_s=gate_s)
             self._hire(staff)
             if asked is task:
-                await self._settle(task, answer.outcome, asked_at=asked_at, gate_s=asked_at - waiting_since)
+                self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s)
+                await self._leave_room()
             else:
                 self._pass_over(task, asked, answer.outcome)
 
@@ -132,6 +159,8 @@ class Lane:
 
     async def _next_task(self) -> Task | None:
         """Wait for a due task; None once the lane stops. Workers ask in turn, so that one claim serves many."""
+        if self._claimed and not self._stopping:
+            return self._claimed.popleft()
         async with self._claiming:
             while not self._claimed and not self._stopping:
                 self._woken.clear()
@@ -147,8 +176,9 @@ class Lane:
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()
 
-    async def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
+    def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
         now = self._clock()
+        learned_gap_s = None if self._timing is None else self._timing.learn(task, outcome, asked_at=asked_at, now=now)
         decision = decide(
             task,
             outcome,
@@ -157,7 +187,9 @@ class Lane:
             weather=self.gate.pause is Pause.OUTAGE,
             polling=self._polling,
             rng=self._rng,
+            learned_gap_s=learned_gap_s,
         )
+        self._plan_looks(task, decision, now)
         again = decision if isinstance(decision, LookAgain) else None
         record = render(task, outcome, decision.kind, seen_at=now) if isinstance(decision, Finish) else None
         look = Look(
@@ -168,21 +200,54 @@ class Lane:
             says=_says(outcome),
             again_in_s=None if again is None else again.at - now,
         )
-        self.save()
-        await self._store.record([Settled(task=task, again=again, record=record, trace=trace(look))])
-        if again is not None and again.at < self._sleeps_until:
-            self.wake()
+        settled = Settled(task=task, again=again, record=record, trace=trace(look))
+        self._unrecorded.append(Looked(outcome=outcome, settled=settled, at=now))
+        self._has_unrecorded.set()
         if isinstance(outcome, Running | Finished):
             self._answered = task
-        self._tell(task, outcome, again, record, now)
-        self._on_recorded(record)
-        self._give_up_if_hopeless(outcome, now)
+
+    def _plan_looks(self, task: Task, decision: Decision, now: float) -> None:
+        if self._timing is None:
+            return
+        if isinstance(decision, Finish):
+            self._timing.forget(task)
+        if self._timing.refresh(now):
+            self._store.delay_first_looks(self.account, self._timing.first_look_s)
+            learned = self._timing.learned
+            log.debug(
+                "timing.planned",
+                account=self.account,
+                learned_from=learned.hazard.finished,
+                first_look_s=round(learned.first_look_s, 3),
+                pressure=round(learned.pressure, 3),
+            )
+            if (knowledge := self._timing.to_save(now)) is not None:
+                self._store.save_knowledge(self._timing.name, knowledge)
+
+    async def _leave_room(self) -> None:
+        """Wait while the disk is behind: what is not on it yet, a crash would have to ask for again."""
+        while len(self._unrecorded) >= UNRECORDED_A_WORKER * self.gate.workers:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    async def _record(self) -> None:
+        """Record looks, as many at a time as were made while the disk took those before; tell of them only then."""
+        while self._unrecorded or not self._ended:
+            await self._has_unrecorded.wait()
+            self._has_unrecorded.clear()
+            looked, self._unrecorded = self._unrecorded, []
+            self._has_room.set()
+            self.save()
+            await self._store.record([each.settled for each in looked])
+            for each in looked:
+                self._tell(each)
+            for each in looked:
+                self._give_up_if_hopeless(each.outcome, each.at)
 
     def _pass_over(self, task: Task, asked: Task, outcome: Outcome) -> None:
         """Give `task` back unasked: its turn went to a probe."""
         self._store.release([task])
         self.wake()
-        self._metrics.looked(outcome)
         log.debug(
             "outage.probed",
             account=self.account,
@@ -192,17 +257,21 @@ class Lane:
         )
         self._give_up_if_hopeless(outcome, self._clock())
 
-    def _tell(self, task: Task, outcome: Outcome, again: LookAgain | None, record: Record | None, now: float) -> None:
-        self._metrics.looked(outcome)
-        log.debug(
-            "look.answered",
-            account=self.account,
-            task_id=task.task_id,
-            outcome=type(outcome).__name__.lower(),
-            says=_says(outcome),
-            looks=task.looks + 1,
-            again_in_s=None if again is None else round(again.at - now, 3),
-        )
+    def _tell(self, looked: Looked) -> None:
+        outcome, task, now = looked.outcome, looked.settled.task, looked.at
+        again, record = looked.settled.again, looked.settled.record
+        if again is not None and again.at < self._sleeps_until:
+            self.wake()
+        if tells_debug():
+            log.debug(
+                "look.answered",
+                account=self.account,
+                task_id=task.task_id,
+                outcome=type(outcome).__name__.lower(),
+                says=_says(outcome),
+                looks=task.looks + 1,
+                again_in_s=None if again is None else round(again.at - now, 3),
+            )
         match outcome:
             case Running(known=False, status=str(word)) if word not in self._unknown_words:
                 self._unknown_words.add(word)
@@ -219,6 +288,7 @@ class Lane:
                 reason=record.reason,
                 correlation_id=outcome.correlation_id,
             )
+        self._on_recorded(record)
 
     def _give_up_if_hopeless(self, outcome: Outcome, now: float) -> None:
         match outcome:
@@ -245,6 +315,21 @@ class Lane:
         if self._ended:
             return
         self._store.save_account(self.account, replace(self.gate.state(), active_at=self._clock(), clean=False))
+
+    def ask_through(self, client: StatusClient) -> None:
+        """Make the next looks with another client."""
+        self._client = client
+
+    def keep_knowledge(self) -> None:
+        """Note what was learned of when to look."""
+        if self._timing is not None:
+            self._store.save_knowledge(self._timing.name, self._timing.knowledge())
+
+    def retune(self, polling: Polling, timing: AccountTiming | None, give_up_s: float | None) -> None:
+        """Follow other rules from the next look on."""
+        self._polling, self._timing = polling, timing
+        self._limits = replace(self._limits, give_up_s=give_up_s)
+        self._store.delay_first_looks(self.account, 0.0 if timing is None else timing.first_look_s)
 
     def wake(self) -> None:
         """Tasks may have become due."""

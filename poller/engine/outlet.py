@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -31,6 +32,7 @@ class Outlet:
         self._failing_since: float | None = None
         self._woken = asyncio.Event()
         self._ending = False
+        self._stopping = asyncio.Event()
 
     async def open(self, position: bytes | None) -> None:
         """Make the sink ready. Raises `SinkError` where a person must act."""
@@ -38,7 +40,7 @@ class Outlet:
         await self._store.note_position(self.sink.name, await self.sink.open(position, following))
 
     async def run(self) -> None:
-        """Deliver until `end` was called and the outbox is empty, or until a person must act for the sink."""
+        """Deliver until `end` was called and the outbox is empty, `stop` was, or a person must act for the sink."""
         try:
             await self._deliver_all()
         except SinkError as error:
@@ -48,7 +50,7 @@ class Outlet:
             self.on_stopped()
 
     async def _deliver_all(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             self._woken.clear()
             if batch := await self._store.undelivered(self.sink.name, self.BATCH):
                 await self._deliver(batch)
@@ -64,11 +66,14 @@ class Outlet:
                 if position is not None:
                     await self._store.note_position(self.sink.name, position)
                 self._note_failure(reason)
-                await asyncio.sleep(wait_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._stopping.wait()
             case written:
                 self._note_success()
                 await self._store.delivered(self.sink.name, batch, written)
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
+                self._metrics.dead[self.sink.name] += len(written.refused)
                 if written.refused:
                     reason = next(iter(written.refused.values()))
                     log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
@@ -91,6 +96,15 @@ class Outlet:
     def wake(self) -> None:
         """There may be records to deliver."""
         self._woken.set()
+
+    def retune(self, give_up_s: float | None) -> None:
+        """Have other patience from now on."""
+        self._give_up_s = give_up_s
+
+    def stop(self) -> None:
+        """Return from `run` after the write that is under way."""
+        self._stopping.set()
+        self.wake()
 
     def end(self) -> None:
         """Return from `run` as soon as everything is delivered."""

@@ -1,23 +1,27 @@
 """A whole run: feeding, lanes and outlets, from the first line to the last delivery."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
+from poller.dominance import Dominance, FailureWatch
+from poller.engine.inflow import Inflow
 from poller.engine.lane import Lane
 from poller.engine.outlet import Outlet
+from poller.errors import TooManyFailures
+from poller.history import History
 from poller.metrics import Metrics
 from poller.model import Added, Chunk, Record
 from poller.protocols import Clock, Store
+from poller.source import Source
 
 log = structlog.get_logger()
 
 PRUNED_AT_ONCE = 1000
 PRUNE_EVERY_S = 60.0
-
-Feed = Callable[[Callable[[Chunk, Added], None]], Coroutine[Any, Any, None]]
+LETTING_GO_S = 10.0  # how long a sink that is taken out of the settings has to come to an end
 
 
 class Service:
@@ -31,24 +35,46 @@ class Service:
         store: Store,
         metrics: Metrics,
         clock: Clock,
-        feed: Feed,
+        sources: Sequence[Source] = (),
+        stdin: int = 0,
         endless: bool,
         shutdown_s: float,
         retention_s: float | None = None,
+        stop_on_failures: float | None = None,
     ) -> None:
         self.lanes: dict[str, Lane] = {}
         self.outlets: list[Outlet] = []
-        self.fed = False  # the input has ended
+        self.history = History()
         self.draining = False
+        self.stopped_by: TooManyFailures | None = None  # why it drains, other than a person's signal
+        self._failures = FailureWatch(stop_on_failures)
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._feed = feed
-        self._endless = endless
+        self.endless = endless  # the run does not end with its work
         self._shutdown_s = shutdown_s
         self._retention_s = retention_s
+        self._feeds = 0  # beside the input, now
+        self.reload_asked = asyncio.Event()  # settings may have changed
         self._done = asyncio.Event()
+        self._looking: asyncio.TaskGroup | None = None
+        self._delivering: asyncio.TaskGroup | None = None
+        self._at_work: dict[Lane | Outlet, asyncio.Task[None]] = {}
         self._limit: asyncio.Timeout | None = None
+        self.inflow = Inflow(
+            store,
+            sources,
+            clock=clock,
+            stdin=stdin,
+            tolerant=endless,
+            on_fed=self._on_fed,
+            on_ended=self._end_if_idle,
+        )
+
+    @property
+    def fed(self) -> bool:
+        """The input has ended."""
+        return self.inflow.ended
 
     async def run(self) -> bool:
         """Run to the end of the work, or until `drain`. Return False when draining took longer than allowed."""
@@ -60,14 +86,17 @@ class Service:
                 raise
             log.warning("run.drain_timed_out", shutdown_s=self._shutdown_s)
             return False
+        finally:
+            self._limit = None  # a signal may still come while the run is put away
         return True
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as delivering:
+            self._delivering = delivering
             for outlet in self.outlets:
-                outlet.on_stopped = self._end_if_no_sink_is_left
-                delivering.create_task(outlet.run())
+                self._start_outlet(outlet)
             keeping = [delivering.create_task(self._beat()), delivering.create_task(self._prune())]
+            keeping.append(delivering.create_task(self._remember()))
             await self._look_until_done()
             for task in keeping:
                 task.cancel()
@@ -76,18 +105,68 @@ class Service:
 
     async def _look_until_done(self) -> None:
         async with asyncio.TaskGroup() as looking:
+            self._looking = looking
             for lane in self.lanes.values():
-                looking.create_task(lane.run())
-            feeding = looking.create_task(self._feed_all())
+                self.begin_lane(lane)
+            self.inflow.start(looking)
             await self._done.wait()
-            feeding.cancel()
+            self.inflow.stop()
             for lane in self.lanes.values():
                 lane.stop()
 
-    async def _feed_all(self) -> None:
-        await self._feed(self._on_fed)
-        self.fed = True
-        self._end_if_idle()
+    # --- changes while it runs
+
+    def begin_lane(self, lane: Lane) -> None:
+        """Put an account to work."""
+        self.lanes[lane.account] = lane
+        if self._looking is not None:
+            self._at_work[lane] = self._looking.create_task(lane.run())
+
+    async def end_lane(self, account: str) -> None:
+        """Let an account finish what is in flight and no more; its other tasks wait in the store."""
+        lane = self.lanes.pop(account)
+        lane.stop()
+        if (task := self._at_work.pop(lane, None)) is not None:
+            await asyncio.wait([task])
+
+    def begin_outlet(self, outlet: Outlet) -> None:
+        """Deliver to a sink that is open, in the place of one of the same name."""
+        names = [each.sink.name for each in self.outlets]
+        if outlet.sink.name in names:
+            self.outlets[names.index(outlet.sink.name)] = outlet
+        else:
+            self.outlets.append(outlet)
+        self._start_outlet(outlet)
+
+    def _start_outlet(self, outlet: Outlet) -> None:
+        outlet.on_stopped = self._end_if_no_sink_is_left
+        if self._delivering is not None and outlet.stopped_by is None:
+            self._at_work[outlet] = self._delivering.create_task(outlet.run())
+
+    async def end_outlet(self, outlet: Outlet, *, is_to_deliver: bool = False) -> None:
+        """Let a sink go after the write under way; with `is_to_deliver`, after all it is owed, if it takes it."""
+        if (task := self._at_work.pop(outlet, None)) is not None:
+            if is_to_deliver:
+                outlet.end()
+                await asyncio.wait([task], timeout=LETTING_GO_S)
+            outlet.stop()
+            await asyncio.wait([task], timeout=LETTING_GO_S)
+            task.cancel()
+            await asyncio.wait([task])
+        await outlet.sink.close()
+
+    async def close_sinks(self) -> None:
+        """Close every sink; the run is over, or could not begin."""
+        for outlet in self.outlets:
+            await outlet.sink.close()
+
+    def retune(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
+        """Follow other rules from now on."""
+        self._retention_s, self._shutdown_s = retention_s, shutdown_s
+        for outlet in self.outlets:
+            outlet.retune(give_up_s)
+
+    # --- keeping
 
     async def _beat(self) -> None:
         while True:
@@ -96,10 +175,19 @@ class Service:
             self._store.beat()
             await asyncio.sleep(self.BEAT_S)
 
+    async def _remember(self) -> None:
+        await self.history.watch(
+            self._clock,
+            looks=lambda: self._metrics.looks,
+            finished=lambda: self._metrics.finished,
+            paused=lambda: any(lane.gate.pause for lane in self.lanes.values()),
+        )
+
     async def _prune(self) -> None:
         """Forget what is past its retention, in small transactions that hold nobody up."""
-        while self._retention_s is not None:
-            pruned = await self._store.prune(self._clock() - self._retention_s, PRUNED_AT_ONCE)
+        while True:
+            kept_s = self._retention_s
+            pruned = 0 if kept_s is None else await self._store.prune(self._clock() - kept_s, PRUNED_AT_ONCE)
             if pruned:
                 log.info("tasks.pruned", tasks=pruned)
             await asyncio.sleep(1.0 if pruned == PRUNED_AT_ONCE else PRUNE_EVERY_S)
@@ -112,19 +200,59 @@ class Service:
 
     def _on_fed(self, chunk: Chunk, added: Added) -> None:
         self._metrics.fed(chunk, added)
-        for account in {line.account for line in chunk.fed}:
+        for account in {line.account for line in chunk.fed} & self.lanes.keys():
             self.lanes[account].wake()
 
     def on_recorded(self, record: Record | None) -> None:
         """A lane has recorded a look; with a record, the outlets have work."""
         if record is not None:
+            self.history.finish(record)
+            self._judge(record)
             for outlet in self.outlets:
                 outlet.wake()
             self._end_if_idle()
 
+    @property
+    def warning(self) -> Dominance | None:
+        """The reason that ends many tasks of late, if one does."""
+        return self._failures.warning
+
+    def _judge(self, record: Record) -> None:
+        """Say at once that one reason dominates; stop where so many fail that the person wants no more of it."""
+        if (found := self._failures.add(record)) is not None:
+            log.warning(
+                "failures.dominate",
+                reason=found.reason,
+                count=found.count,
+                outcomes=found.outcomes,
+                share=found.share,
+                samples=list(found.samples),
+            )
+        if self._failures.is_too_much and not self.is_ending:
+            self.stopped_by = TooManyFailures(
+                f"stopped, as --stop-on-failures wants it: {self._failures.says()}\n`poller report` says why. When the "
+                "reason is gone, the same command goes on where it stopped"
+            )
+            self.drain()
+
     def _end_if_idle(self) -> None:
-        if self.fed and not self._endless and self._metrics.waiting == 0:
+        if self.fed and not self.endless and not self._feeds and self._metrics.waiting == 0:
             self._done.set()
+
+    @property
+    def is_ending(self) -> bool:
+        """Nothing new is claimed any more: the work is done, or the run drains."""
+        return self._done.is_set()
+
+    @contextmanager
+    def feeding(self) -> Iterator[Callable[[Chunk, Added], None]]:
+        """Somebody feeds beside the input: the run does not end meanwhile. Yields what to call after each commit."""
+        self._feeds += 1
+        try:
+            yield self._on_fed
+        finally:
+            self._feeds -= 1
+            self._end_if_idle()
 
     def _end_if_no_sink_is_left(self) -> None:
         """One stopped sink holds up no other; with none left, looks would be spent on what nobody gets."""

@@ -28,6 +28,7 @@ from poller.model import (
     AccountState,
     Answer,
     Finished,
+    GateReading,
     Limits,
     Missing,
     Outcome,
@@ -158,6 +159,23 @@ class AccountGate:
             resume_at=self.resume_at,
         )
 
+    def reading(self) -> GateReading:
+        tighter, left, usable = self._windows.tighter, self._quota.left(self.in_flight), self._quota.usable
+        return GateReading(
+            state=self.state(),
+            workers=self.workers,
+            in_flight=self.in_flight,
+            window_used=self.window_used,
+            window_limit=tighter.limit,
+            window_s=tighter.window_s,
+            requests=self.requests_total,
+            errors=self.errors_total,
+            daily_left=None if math.isinf(left) else max(0, int(left)),
+            daily_usable=None if math.isinf(usable) else max(0, int(usable)),
+            resets_at=self._quota.resets_at,
+            pauses=dict(self._pause.begun),
+        )
+
     def slot(self, about: object = None) -> AbstractAsyncContextManager[Slot]:
         """Wait for the right to send one request. `about` is what it asks for, such as the task's key: failures make
         an outage only when they are about different things. Without it, each request counts as different."""
@@ -165,6 +183,24 @@ class AccountGate:
 
     def close(self) -> None:
         self._turnstile.close()
+
+    def retune(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
+        """Keep to other limits of the person's from now on; what was learned and counted stays. A pause for which a
+        person had to act is probed at once."""
+        if not self._windows.retune(limits.requests, limits.window_s):
+            self._assumed_until = self._monotonic() + self._windows.own.hold_s
+        tighter = self._windows.tighter
+        self._own_workers = limits.workers
+        self._concurrency.limit(limits.workers or enough_workers(tighter.limit, tighter.window_s))
+        self._turnstile.set_pace(tighter)
+        self._quota.retune(limit=limits.daily_limit, reserve=limits.daily_reserve, time_zone=limits.time_zone)
+        if has_new_token is not None:
+            self._has_new_token = has_new_token
+        if self._pause.reason in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH):
+            self._pause.probe_at = min(self._pause.probe_at, self._monotonic())
+        elif self._pause.reason is Pause.DAILY_QUOTA:
+            self._resume()
+        self._turnstile.wake()
 
     # --- may a request leave
 

@@ -1,6 +1,6 @@
 """The windows in force for an account, as the person set them and as HubSpot's headers tell."""
 
-from poller.gate.window import HeldSlots, Others, Window
+from poller.gate.window import KEPT_S, HeldSlots, Others, Window
 from poller.model import AccountState, Limits
 
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app
@@ -22,6 +22,13 @@ class AccountWindows:
         self._told: Window | None = None
         self._held = HeldSlots()
         self._others = Others()
+
+    def retune(self, requests: int | None, window_s: float | None) -> bool:
+        """Keep to another limit of the person's; tell whether all is known that it counts."""
+        longest_s = self.own.window_s if self._told is None else max(self.own.window_s, self._told.window_s)
+        self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
+        self._own_stays = requests is not None
+        return self.own.window_s <= longest_s + KEPT_S
 
     @property
     def in_flight(self) -> int:

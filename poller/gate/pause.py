@@ -1,6 +1,7 @@
 """A lane's pause: its reason, its probes, how long it lasts, and what the log says of it."""
 
 import math
+from collections import Counter
 
 import structlog
 
@@ -30,6 +31,7 @@ class LanePause:
         self.probe_at = 0.0  # when the next probe may leave, monotonic
         self.probe = 0  # number of the request that is out as a probe; 0: none
         self.era = 0  # turns when a pause begins and when it ends: a request of an earlier era says nothing of this one
+        self.begun: Counter[Pause] = Counter()  # pauses of this run, by reason
         self.failed = 0  # probes of this pause since its reason is what it is
         self._began_at = 0.0
         self._ended_at = 0.0
@@ -62,6 +64,7 @@ class LanePause:
             self._began_at = now
             self.era += 1
         self.failed = 0 if news else self.failed + 1
+        self.begun[reason] += news
         if reason is Pause.THROTTLED:
             self._throttled += 1
         self.reason, self.detail, self.resume_at = reason, detail, resume_at

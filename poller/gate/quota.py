@@ -30,6 +30,12 @@ class DailyQuota:
         self._day_requests = day_requests
         self._from_at = self._until_at = -math.inf  # bounds of the local day, wall clock
 
+    def retune(self, *, limit: int | None, reserve: float, time_zone: str) -> None:
+        """Keep to other limits from now on; what was counted stays."""
+        self.limit, self.reserve = limit, reserve
+        self._zone = UTC if time_zone == "UTC" else ZoneInfo(time_zone)
+        self._from_at = self._until_at = -math.inf
+
     @property
     def day(self) -> str:
         """Today's ISO date in the account's time zone."""
@@ -47,6 +53,12 @@ class DailyQuota:
         """The next local midnight, wall clock."""
         self._turn_page()
         return self._until_at
+
+    @property
+    def usable(self) -> float:
+        """How many requests a whole day allows, the reserve kept; infinity where no limit is known."""
+        limits = [limit - self._reserved(limit) for limit in (self.limit, self._daily) if limit]
+        return min(limits, default=math.inf)
 
     def send(self) -> None:
         """A request leaves."""

@@ -47,6 +47,11 @@ class Concurrency:
         self._credit = 0
         self._halved_at = -1  # requests up to this number left before the latest halving
 
+    def limit(self, workers: int) -> None:
+        """Allow at most so many from now on."""
+        self.workers = workers
+        self.allowed = min(self.allowed, workers)
+
     def restart(self, in_flight: int) -> None:
         """Begin again with one, as after a pause, beside what is still `in_flight` from before."""
         self.allowed = min(in_flight + 1, self.workers)

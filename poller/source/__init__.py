@@ -2,13 +2,30 @@
 
 `lines` cuts bytes into lines, `records` and `table` read one line or CSV record, `parser` puts them into chunks,
 `inputs` opens and reads files and pipes, `feeding` does the whole for one source that ends. For one that is followed,
-`following` does: `rotation` finds the file to read, `generation` reads it, `tail` proves what was read.
+`following` does: `rotation` finds the file to read, `generation` reads it, `tail` proves what was read. `kinds` tells
+what a person may name as a source: a file, standard input, a pattern (`matches`), a `folder` that is emptied.
 """
 
+from poller.source.claims import Claims
 from poller.source.feeding import feed
 from poller.source.following import follow
 from poller.source.inputs import STDIN, check_readable, source_name
+from poller.source.intake import Valve
+from poller.source.kinds import Reader, Source, check_sources
 from poller.source.parser import Parser
 from poller.source.records import Feeding
 
-__all__ = ["STDIN", "Feeding", "Parser", "check_readable", "feed", "follow", "source_name"]
+__all__ = [
+    "STDIN",
+    "Claims",
+    "Feeding",
+    "Parser",
+    "Reader",
+    "Source",
+    "Valve",
+    "check_readable",
+    "check_sources",
+    "feed",
+    "follow",
+    "source_name",
+]

@@ -8,9 +8,9 @@ from dataclasses import replace
 import structlog
 
 from poller.model import Added, Chunk, Position
-from poller.protocols import Store
 from poller.source.counts import Counts
 from poller.source.inputs import Input, opened
+from poller.source.intake import Intake
 from poller.source.parser import Parser, reading_so_far
 from poller.source.records import Feeding
 
@@ -19,14 +19,17 @@ log = structlog.get_logger()
 OnChunk = Callable[[Chunk, Added], None]
 
 
-async def feed(spec: str, store: Store, feeding: Feeding, *, stdin: int = 0, on_chunk: OnChunk) -> None:
+async def feed(
+    spec: str, store: Intake, feeding: Feeding, *, stdin: int = 0, on_chunk: OnChunk, whole: bool = False
+) -> None:
     """Read a source (a path, or "-" for `stdin`) to its end into the store; `on_chunk` hears of every commit.
 
     A file known to the store is read on where it was left, one that changed is read anew, a stream is always new.
+    `whole` says that a file is not written to any more: another that begins like one read to its end is a new one.
     Raises `InputError` for what cannot be read, and for a CSV header without an id column.
     """
     with opened(spec, stdin) as source:
-        number, start = await _begin(source, store)
+        number, start = await _begin(source, store, whole=whole)
         if start.ended and source.seekable and source.size == start.offset:
             log.info("source.found_unchanged", source=source.name, lines=start.line)
             return
@@ -55,10 +58,10 @@ async def feed(spec: str, store: Store, feeding: Feeding, *, stdin: int = 0, on_
         count.end()
 
 
-async def _begin(source: Input, store: Store) -> tuple[int, Position]:
+async def _begin(source: Input, store: Intake, *, whole: bool) -> tuple[int, Position]:
     """Return the store's number of the source, and where to read on."""
     known = await store.open_source(source.name) if source.seekable else None
-    if known is not None:
+    if known is not None and not (whole and known[1].ended and not source.is_the_one(known[1])):
         if source.holds(known[1]):
             return known
         log.warning("source.found_changed", source=source.name, line=known[1].line)

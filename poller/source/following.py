@@ -10,10 +10,11 @@ import structlog
 
 from poller.errors import InputError
 from poller.model import Added, Chunk, Position
-from poller.protocols import Store
+from poller.source.claims import Claims
 from poller.source.feeding import feed
 from poller.source.generation import POLL_S, Generation
 from poller.source.inputs import Input, source_name
+from poller.source.intake import Intake
 from poller.source.records import Feeding
 from poller.source.rotation import has_copy, next_file
 from poller.source.tail import Cut
@@ -25,22 +26,32 @@ RETRY_POLLS = 60  # an unreadable file is tried again so often at least
 _CUT = "the file was truncated before this line had its line break"
 
 
-async def follow(spec: str, store: Store, feeding: Feeding, *, on_chunk: Callable[[Chunk, Added], None]) -> None:
+async def follow(
+    spec: str,
+    store: Intake,
+    feeding: Feeding,
+    *,
+    on_chunk: Callable[[Chunk, Added], None],
+    claims: Claims | None = None,
+) -> None:
     """Feed the file at the path `spec` for as long as the run lasts; `on_chunk` hears of every commit.
 
     A line counts once its line break is there. What cannot be read is said once, and waited for. A named pipe is read
     anew for each writer; a pipe without a name, which a shell's `<(…)` makes, ends with its writer.
     """
-    await _Follower(spec, store, feeding, on_chunk).run()
+    await _Follower(spec, store, feeding, on_chunk, claims or Claims()).run()
 
 
 class _Follower:
-    def __init__(self, spec: str, store: Store, feeding: Feeding, on_chunk: Callable[[Chunk, Added], None]) -> None:
+    def __init__(
+        self, spec: str, store: Intake, feeding: Feeding, on_chunk: Callable[[Chunk, Added], None], claims: Claims
+    ) -> None:
         self._path = spec
         self._name = source_name(spec)
         self._store = store
         self._feeding = feeding
         self._told = on_chunk
+        self._claims = claims
         self._said: str | None = None
 
     async def run(self) -> None:
@@ -87,7 +98,8 @@ class _Follower:
             on_chunk=self._on_chunk,
         )
         try:
-            await generation.read_to_end()
+            with self._claims.reading(source):
+                await generation.read_to_end()
         except Cut:
             log.warning("source.truncated", source=self._name, line=generation.position.line)
             if not has_copy(self._path, source, generation.position):

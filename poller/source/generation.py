@@ -7,10 +7,10 @@ from dataclasses import replace
 import structlog
 
 from poller.model import Added, Chunk, Position
-from poller.protocols import Store
 from poller.source.counts import Counts
 from poller.source.feeding import after_last_line
 from poller.source.inputs import Input
+from poller.source.intake import Intake
 from poller.source.parser import Parser, reading_so_far
 from poller.source.records import Feeding
 from poller.source.tail import Cut, Tail, is_at
@@ -35,7 +35,7 @@ class Generation:
         start: Position,
         *,
         path: str,
-        store: Store,
+        store: Intake,
         feeding: Feeding,
         on_chunk: Callable[[Chunk, Added], None],
     ) -> None:

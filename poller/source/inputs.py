@@ -109,6 +109,10 @@ class Input:
         digest, ours = (text.partition(" ")[0] for text in (position.fingerprint, self.fingerprint(position.offset)))
         return digest in ("", ours)
 
+    def is_the_one(self, position: Position) -> bool:
+        """Tell whether this very file was read up to `position`, and was not changed since."""
+        return position.fingerprint == self.fingerprint(position.offset)
+
     def blocks_before(self, offset: int) -> Iterator[bytes]:
         """Yield the file's first `offset` bytes."""
         at = 0

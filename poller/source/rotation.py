@@ -16,7 +16,7 @@ from poller.source.inputs import Input, opened, source_name
 
 log = structlog.get_logger()
 
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z", ".zip")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z", ".zip")
 _SLACK_NS = 60_000_000_000  # a file may be written to for so long after it was renamed
 
 
@@ -145,7 +145,7 @@ class _Folder:
         return max(holding, key=lambda source: source.size, default=None)
 
     def _open(self, path: Path) -> Input | None:
-        if path.name.endswith(_COMPRESSED):
+        if path.name.endswith(COMPRESSED):
             return None
         try:
             return _open_file(path, self._stack)

@@ -58,7 +58,7 @@ class StateReader(Protocol):
         ...
 
 
-async def open_store(url: str, *, clock: Clock, linger_s: float = 0.02) -> Store:
+async def open_store(url: str, *, clock: Clock, linger_s: float = 0.05) -> Store:
     """Open the state at `url` as its one owner, creating it as needed.
 
     `linger_s` is how long a write waits for others to share its commit. Raises `ConfigError` (the URL, a driver that

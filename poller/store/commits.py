@@ -4,6 +4,7 @@ A disk that is full or read-only makes callers wait; a disk that lies (failed fs
 """
 
 import asyncio
+import math
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class GroupCommit:
         self._pending: list[_Operation] = []
         self._rows = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf  # when it is due; uvloop's handles of what is due at once cannot tell
         self._unwritable_since: float | None = None
         self._ended: str | None = None  # why nothing can be stored any more
 
@@ -101,10 +103,10 @@ class GroupCommit:
     def _commit_within(self, delay_s: float) -> None:
         at = self._loop.time() + delay_s
         if self._timer is not None:
-            if self._timer.when() <= at or not self.writable:
+            if self._timer_at <= at or not self.writable:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._commit)
+        self._timer, self._timer_at = self._loop.call_at(at, self._commit), at
 
     def _commit(self) -> None:
         self._cancel_timer()
@@ -123,10 +125,20 @@ class GroupCommit:
             self._tell(results)
 
     def _transact(self) -> list[Any]:
+        if not self.writable:
+            self._fold_log()
         self._connection.execute("BEGIN IMMEDIATE")
         results = [operation.apply() for operation in self._pending]
         self._connection.execute("COMMIT")
         return results
+
+    def _fold_log(self) -> None:
+        """Move the write-ahead log into the database and begin it anew: it may be what fills the disk."""
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            if not may_pass(error):
+                raise
 
     def _tell(self, results: list[Any]) -> None:
         operations, self._pending, self._rows = self._pending, [], 0
@@ -153,7 +165,7 @@ class GroupCommit:
         if self._unwritable_since is None:
             self._unwritable_since = self._clock()
             log.error("store.unwritable", path=self._place, reason=str(error), retry_s=RETRY_S)
-        self._timer = self._loop.call_later(RETRY_S, self._commit)
+        self._timer, self._timer_at = self._loop.call_later(RETRY_S, self._commit), self._loop.time() + RETRY_S
 
     def _end(self, why: str, error: Exception) -> None:
         if self._ended is None:

@@ -2,7 +2,7 @@
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,21 +42,37 @@ def store_error(error: sqlite3.Error, place: str) -> StoreError:
     if (code & 0xFF) == sqlite3.SQLITE_NOTADB:
         return StoreUnusable(f"{place} is not a poller state (not an SQLite database). Name another file: --state.")
     if (code & 0xFF) in DAMAGE:
-        return StoreUnusable(
-            f"{place} is damaged ({error}). Restore a backup, or rescue what can be read with "
-            f"`sqlite3 {place} .recover`; moving it away begins anew, and every id must then be fed again."
-        )
+        return damaged(place, str(error))
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreError(f"{place} cannot be used any more: {error} ({name}). Starting again goes on from what is stored.")
 
 
+def damaged(place: str, finding: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"{place} is damaged ({finding}). Restore a backup, or rescue what can be read with "
+        f"`sqlite3 {place} .recover`; moving it away begins anew, and every id must then be fed again."
+    )
+
+
+def opening_error(error: sqlite3.Error, place: str) -> StoreError:
+    """Return `error` as words for a person who has just started: what a run at work would wait for ends this one."""
+    if (_code(error) & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StoreUnusable(f"{place} is held by another program ({error}). Let that one end, or use --state.")
+    if may_pass(error):
+        return StoreUnusable(
+            f"cannot write the state {place}: {error}. There must be room on its disk, and file and folder must "
+            "be writable for this user (in a container: mount a volume there); or choose another place: --state."
+        )
+    return store_error(error, place)
+
+
 @contextmanager
-def translated(place: str) -> Iterator[None]:
+def translated(place: str, tell: Callable[[sqlite3.Error, str], StoreError] = store_error) -> Iterator[None]:
     """Raise SQLite's errors as `StoreError`."""
     try:
         yield
     except sqlite3.Error as error:
-        raise store_error(error, place) from error
+        raise tell(error, place) from error
 
 
 def unusable_path(path: Path, error: OSError) -> StoreUnusable:
@@ -70,6 +86,10 @@ def unusable_path(path: Path, error: OSError) -> StoreUnusable:
         )
     if error.errno == errno.EISDIR:
         return StoreUnusable(f"cannot open the state {path}: it is a folder. Name a file in it: --state.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreUnusable(
+            f"cannot write the state {path}: {error.strerror}. Make room there, or choose another place: --state."
+        )
     return StoreUnusable(
         f"cannot open the state {path}: {error.strerror}. Mend that, or choose another place: --state."
     )

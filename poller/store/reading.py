@@ -216,7 +216,7 @@ def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState])
     names = {name for (name,) in connection.execute("SELECT name FROM account")} | noted.keys()
     forgotten = sum(tasks for _, tasks, _ in pruned)
     return Sums(
-        sources=_read_sources(connection),
+        sources=read_sources(connection),
         sinks=_read_sinks(connection),
         accounts={name: read_account(connection, name, noted.get(name)) for name in sorted(names)},
         waiting=waiting,
@@ -236,7 +236,8 @@ def _read_tasks(connection: sqlite3.Connection) -> tuple[int, int, dict[str, int
     return waiting, looks, {str(kind): count for kind, count in zip(Kind, counts, strict=True)}
 
 
-def _read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:
+def read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:
+    """Return where each source's lines went, in the order of their beginning."""
     rows = connection.execute(
         "SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id"
     ).fetchall()

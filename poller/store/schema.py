@@ -7,9 +7,11 @@ from pathlib import Path
 import structlog
 
 from poller.errors import StoreUnusable
-from poller.store.faults import store_error, translated, unusable_path
+from poller.store.faults import damaged, opening_error, store_error, translated, unusable_path
 
 log = structlog.get_logger()
+
+OPENING_MS, WRITING_MS = 2000, 100  # how long another program's lock is waited for: at work, the event loop waits too
 
 APPLICATION_ID = 0x506F6C6C  # "Poll", in the file's header: no other program's database is taken for ours
 
@@ -120,6 +122,7 @@ CREATE TABLE knowledge (
 # The n-th brings a state of version n to n + 1. Published ones are never edited.
 MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3)
 VERSION = len(MIGRATIONS)
+CHECKED_BYTES = 1 << 30  # a larger state is not read through before each run
 
 
 def open_writing(path: Path | None) -> sqlite3.Connection:
@@ -129,10 +132,13 @@ def open_writing(path: Path | None) -> sqlite3.Connection:
         _create_privately(path)
     connection = _connect(path, "rwc")
     try:
-        with translated(place):
+        with translated(place, opening_error):
+            connection.execute(f"PRAGMA busy_timeout = {OPENING_MS}")  # after a kill, a reader may be mending the log
             version = _known_version(connection, place)
+            _refuse_damaged(connection, place)
             _set_up_writing(connection, place, in_memory=path is None)
             _migrate(connection, version)
+            connection.execute(f"PRAGMA busy_timeout = {WRITING_MS}")
     except BaseException:
         connection.close()
         raise
@@ -172,7 +178,7 @@ def _connect(path: Path | None, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(":memory:", isolation_level=None)
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.1)
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WRITING_MS / 1000)
     except sqlite3.Error as error:
         raise store_error(error, str(path)) from error
     connection.execute("PRAGMA mmap_size = 0")
@@ -202,6 +208,18 @@ def _known_version(connection: sqlite3.Connection, place: str) -> int:
             "Use the newer poller that wrote it."
         )
     return int(version)
+
+
+def _refuse_damaged(connection: sqlite3.Connection, place: str) -> None:
+    """Look for damage that a run might meet only in the middle of its work, or never: 3 s for a million tasks."""
+    (bytes_there,) = connection.execute(
+        "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    ).fetchone()
+    if bytes_there > CHECKED_BYTES:
+        return
+    (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if finding != "ok":
+        raise damaged(place, " ".join(finding.split()))
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:

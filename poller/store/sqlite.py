@@ -20,6 +20,7 @@ from poller.model import (
     Rejection,
     Selection,
     Settled,
+    SourceSums,
     Sums,
     Task,
     TaskStory,
@@ -36,6 +37,7 @@ from poller.store.reading import (
     read_knowledge,
     read_records,
     read_rejections,
+    read_sources,
     read_stories,
     read_sums,
     read_undelivered,
@@ -64,6 +66,7 @@ class SqliteStore:
         self._last_lease = 0
         self._noted: dict[str, AccountState] = {}  # not committed yet
         self._learned: dict[str, bytes] = {}  # not committed yet
+        self._first_look_s: dict[str, float] = {}  # by account, where its first looks are put off
         self._closed = False
 
     @property
@@ -97,6 +100,13 @@ class SqliteStore:
     def _insert_source(self, name: str, fingerprint: str) -> int:
         row = (storable_name(name), fingerprint)
         return self._connection.execute("INSERT INTO source (name, fingerprint) VALUES (?, ?)", row).lastrowid or 0
+
+    async def was_read(self, position: Position) -> bool:
+        """Whether a source, of whatever name, was read up to exactly this position; its fingerprint names the file."""
+        with self._reading() as connection:
+            row = (position.offset, position.fingerprint)
+            sql = "SELECT EXISTS (SELECT 1 FROM source WHERE offset = ? AND fingerprint = ?)"
+            return bool(connection.execute(sql, row).fetchone()[0])
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate."""
@@ -135,9 +145,16 @@ class SqliteStore:
         self._connection.executemany(
             "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (account, task_id) DO NOTHING",
-            [(*accounts[fed.account], fed.task_id, fed.ref, now, now) for fed in chunk.fed],
+            [
+                (*accounts[fed.account], fed.task_id, fed.ref, now, now + self._first_look_s.get(fed.account, 0.0))
+                for fed in chunk.fed
+            ],
         )
         return self._connection.total_changes - before
+
+    def delay_first_looks(self, account: str, delay_s: float) -> None:
+        """Let the account's new tasks be due so long after they are added; until then they are due at once."""
+        self._first_look_s[account] = delay_s
 
     def _account_base(self, name: str) -> tuple[int, float]:
         """Return the account's number, and its paused time as last noted: what its new tasks start from."""
@@ -155,10 +172,13 @@ class SqliteStore:
             return []
         with self._reading() as connection:
             keys = self._due_keys(connection, account, limit)
-            tasks = [self._leased_task(connection, account, key) for key in keys]
-        for task in tasks:
-            self._leases[task.key] = task.lease
-        return tasks
+            rows = connection.execute(
+                "SELECT key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s,"  # noqa: S608
+                f" requested_at FROM task WHERE key IN ({', '.join('?' * len(keys))})",  # placeholders
+                keys,
+            )
+            found = {row[0]: row for row in rows}
+        return [self._lease(account, found[key]) for key in keys]
 
     def _due_keys(self, connection: sqlite3.Connection, account: str, limit: int) -> list[int]:
         keys: list[int] = []
@@ -175,14 +195,10 @@ class SqliteStore:
                         break
         return keys
 
-    def _leased_task(self, connection: sqlite3.Connection, account: str, key: int) -> Task:
-        row = connection.execute(
-            "SELECT task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at"
-            " FROM task WHERE key = ?",
-            (key,),
-        ).fetchone()
-        task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at = row
+    def _lease(self, account: str, row: tuple[Any, ...]) -> Task:
+        key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at = row
         self._last_lease += 1
+        self._leases[key] = self._last_lease
         return Task(
             key=key,
             account=account,
@@ -394,6 +410,11 @@ class SqliteStore:
         """Count everything from the rows themselves."""
         with self._reading() as connection:
             return read_sums(connection, self._noted)
+
+    async def sources(self) -> Sequence[SourceSums]:
+        """Return where each source's lines went, in the order of their beginning."""
+        with self._reading() as connection:
+            return read_sources(connection)
 
     async def stories(self, task_id: str) -> Sequence[TaskStory]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""

@@ -25,9 +25,17 @@ async def insert_source(connection: AsyncConnection, name: str, fingerprint: str
     return int(source)
 
 
-async def add(connection: AsyncConnection, source: int, chunk: Chunk, paused_s: dict[str, float], now: float) -> Added:
-    """Store a chunk and the position after it. `paused_s` is what accounts noted but have not stored yet."""
-    tasks = await _insert_tasks(connection, chunk, paused_s, now)
+async def add(
+    connection: AsyncConnection,
+    source: int,
+    chunk: Chunk,
+    paused_s: dict[str, float],
+    first_look_s: dict[str, float],
+    now: float,
+) -> Added:
+    """Store a chunk and the position after it. By account: `paused_s` is what is noted but not stored yet,
+    `first_look_s` how long after now the first look is due."""
+    tasks = await _insert_tasks(connection, chunk, paused_s, first_look_s, now)
     added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
     if chunk.rejected:
         await connection.execute(
@@ -65,19 +73,25 @@ async def _advance(connection: AsyncConnection, source: int, chunk: Chunk, added
     )
 
 
-async def _insert_tasks(connection: AsyncConnection, chunk: Chunk, paused_s: dict[str, float], now: float) -> int:
+async def _insert_tasks(
+    connection: AsyncConnection,
+    chunk: Chunk,
+    paused_s: dict[str, float],
+    first_look_s: dict[str, float],
+    now: float,
+) -> int:
     if not chunk.fed:
         return 0
     accounts = await accounts_of(connection, {fed.account for fed in chunk.fed})
     inserted = await connection.execute(
         "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at)"
-        " SELECT x.account, x.paused_base_s, x.task_id, x.ref, %s, %s"
-        " FROM unnest(%s::integer[], %s::double precision[], %s::text[], %b::bytea[])"
-        " WITH ORDINALITY AS x (account, paused_base_s, task_id, ref, place)"
+        " SELECT x.account, x.paused_base_s, x.task_id, x.ref, %s, x.due_at"
+        " FROM unnest(%s::double precision[], %s::integer[], %s::double precision[], %s::text[], %b::bytea[])"
+        " WITH ORDINALITY AS x (due_at, account, paused_base_s, task_id, ref, place)"
         " ORDER BY x.place ON CONFLICT (account, task_id) DO NOTHING",
         (
             now,
-            now,
+            [now + first_look_s.get(fed.account, 0.0) for fed in chunk.fed],
             [accounts[fed.account][0] for fed in chunk.fed],
             [paused_s.get(fed.account, accounts[fed.account][1]) for fed in chunk.fed],
             [fed.task_id for fed in chunk.fed],

@@ -91,6 +91,16 @@ async def read_source(connection: AsyncConnection, name: str) -> tuple[int, Posi
     return source, Position(offset=offset, line=line, fingerprint=fingerprint, ended=ended)
 
 
+async def read_was_read(connection: AsyncConnection, position: Position) -> bool:
+    """Tell whether some source was read up to exactly this position."""
+    found = await rows(
+        connection,
+        'SELECT EXISTS (SELECT 1 FROM source WHERE "offset" = %s AND fingerprint = %s)',
+        (position.offset, position.fingerprint),
+    )
+    return bool(found[0][0])
+
+
 async def read_sink_names(connection: AsyncConnection) -> list[str]:
     """Return every sink that the state knows."""
     return [name for (name,) in await rows(connection, "SELECT name FROM sink ORDER BY id")]
@@ -251,7 +261,7 @@ async def _read_sums(connection: AsyncConnection, noted: Mapping[str, AccountSta
     kinds = Counter({kind: count for kind, count, _ in tasks if kind is not None})
     forgotten = sum(count for _, count, _ in pruned)
     return Sums(
-        sources=await _read_sources(connection),
+        sources=await read_sources(connection),
         sinks=await _read_sinks(connection),
         accounts={name: await read_account(connection, name, noted.get(name)) for name in sorted(names)},
         waiting=sum(count for kind, count, _ in tasks if kind is None),
@@ -263,7 +273,8 @@ async def _read_sums(connection: AsyncConnection, noted: Mapping[str, AccountSta
     )
 
 
-async def _read_sources(connection: AsyncConnection) -> tuple[SourceSums, ...]:
+async def read_sources(connection: AsyncConnection) -> tuple[SourceSums, ...]:
+    """Return where each source's lines went, in the order of their beginning."""
     found = await rows(
         connection, "SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id"
     )

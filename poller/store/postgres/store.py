@@ -26,6 +26,7 @@ from poller.model import (
     Rejection,
     Selection,
     Settled,
+    SourceSums,
     Sums,
     Task,
     TaskStory,
@@ -61,6 +62,7 @@ class PostgresStore:
         self._releasing = 0  # releases not committed yet
         self._noted: dict[str, AccountState] = {}  # not committed yet
         self._learned: dict[str, bytes] = {}  # not committed yet
+        self._first_look_s: dict[str, float] = {}  # by account, where its first looks are put off
         self._beaten_at = clock()
         self._beating = False
         self._unreadable = False
@@ -98,11 +100,20 @@ class PostgresStore:
         source: int = await self._writer.run(_OneByOne(queue.insert_source), (storable_name(name), fingerprint))
         return source
 
+    async def was_read(self, position: Position) -> bool:
+        """Whether a source, of whatever name, was read up to exactly this position; its fingerprint names the file."""
+        return await self._read(lambda connection: reading.read_was_read(connection, position))
+
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate."""
         paused_s = {name: state.paused_s for name, state in self._noted.items()}
-        added: Added = await self._writer.run(_OneByOne(queue.add), (source, chunk, paused_s, self._clock()))
+        noted = (source, chunk, paused_s, self._first_look_s, self._clock())
+        added: Added = await self._writer.run(_OneByOne(queue.add), noted)
         return added
+
+    def delay_first_looks(self, account: str, delay_s: float) -> None:
+        """Let the account's new tasks be due so long after they are added; until then they are due at once."""
+        self._first_look_s[account] = delay_s
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -290,6 +301,10 @@ class PostgresStore:
     async def sums(self) -> Sums:
         """Count everything from the rows themselves."""
         return await self._read(lambda connection: reading.read_sums_at_once(connection, self._noted))
+
+    async def sources(self) -> Sequence[SourceSums]:
+        """Return where each source's lines went, in the order of their beginning."""
+        return await self._read(reading.read_sources)
 
     async def stories(self, task_id: str) -> Sequence[TaskStory]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""

@@ -1,0 +1,172 @@
+"""`python -m bench looks|feeding|scale|startup`: measures, prints a table, and says what the machine was."""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from bench.contenders import CONTENDERS
+from bench.server import pinned, serving
+from bench.service import Run, instant, run_service
+
+SERVICE = "poller"
+SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # of the looks: they need so much longer for each
+
+
+def looks(args: argparse.Namespace) -> None:
+    """Every contender against the same server in turn, `rounds` times; the service with all its promises."""
+    server_core, core = _cores()
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*CONTENDERS, SERVICE]}
+    with serving(server_core, cookies=args.cookies) as base_url:
+        for _ in range(args.rounds):
+            for name in CONTENDERS:
+                found[name].append(_contend(name, base_url, int(args.looks * SLOW.get(name, 1)), core))
+            found[SERVICE].append(_serve(base_url, args.looks // 3, core))
+    rate = {name: median(each[0] for each in rounds) for name, rounds in found.items()}
+    cost = {name: median(each[1] for each in rounds) for name, rounds in found.items()}
+    print(f"{'':14} looks/s  of bare  processor µs a look  of bare  peak MB")
+    for name, rounds in found.items():
+        peak = max(each[2] for each in rounds)
+        print(
+            f"{name:14} {rate[name]:7.0f} {rate[name] / rate['bare']:8.2f} {cost[name] * 1e6:19.0f}"
+            f" {cost[name] / cost['bare']:8.2f} {peak:8.0f}"
+        )
+    _say_machine()
+
+
+def feeding(args: argparse.Namespace) -> None:
+    """Ids from a file into a state on disk, with nobody to ask: a run that is drained once the input has ended."""
+    for kind, make in (("ids in order", _ordered), ("random ids", _random)):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            folder = Path(name)
+            run = _fed(folder, _ids(folder, args.tasks, make))
+            began, ended = (_event(run, event) for event in ("source.opened", "source.ended"))
+            processor_s = run.processor(ended) - run.processor(began)
+            print(
+                f"{kind:13} {args.tasks / (ended - began):8.0f} ids/s, processor"
+                f" {processor_s / args.tasks * 1e6:.2f} µs an id, peak {run.peak_mb:.0f} MB"
+            )
+    _say_machine()
+
+
+def scale(args: argparse.Namespace) -> None:
+    """A state of so many waiting tasks: how long to the first look, how many looks a second, how much memory."""
+    server_core, core = _cores()
+    for tasks in args.tasks:
+        with tempfile.TemporaryDirectory(prefix="bench-") as name, serving(server_core) as base_url:
+            folder = Path(name)
+            _fed(folder, _ids(folder, tasks, _random if args.random else _ordered))
+            settings = {"POLLER_LOG__LEVEL": "debug", "POLLER_REQUESTS": "100"}
+            time.sleep(2.1)  # the window of the run that fed
+            first = run_service(folder, base_url, [], core=core, until="look.answered", **settings)
+            waited_s = _event(first, "look.answered") - first.began_at
+            time.sleep(2.1)
+            run = run_service(folder, base_url, [], core=core, seconds=args.seconds)
+            rate, cost = run.looks()
+            print(
+                f"{tasks:9} tasks: first look after {waited_s:.2f} s, {rate:.0f} looks/s, processor {cost * 1e6:.0f} µs"
+                f" a look, peak {max(first.peak_mb, run.peak_mb):.0f} MB"
+            )
+    _say_machine()
+
+
+def startup(args: argparse.Namespace) -> None:
+    """The command line's own start."""
+    program = Path(sys.executable).parent / "poller"
+    for flags in (["--version"], ["--help"], ["run", "--help"]):
+        taken = []
+        for _ in range(args.rounds):
+            began = time.perf_counter()
+            subprocess.run([program, *flags], check=True, capture_output=True)
+            taken.append(time.perf_counter() - began)
+        print(f"poller {' '.join(flags):10} best {min(taken):.3f} s, median {median(taken):.3f} s")
+    _say_machine()
+
+
+def _contend(name: str, base_url: str, number: int, core: int | None) -> tuple[float, float, float]:
+    command = [sys.executable, "-m", "bench.contenders", name, base_url, str(number)]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=pinned(core)
+    )
+    made, wall_s, processor_s, peak_mb = map(float, done.stdout.split())
+    return made / wall_s, processor_s / made, peak_mb
+
+
+def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, float]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        run = run_service(folder, base_url, [_ids(folder, tasks, _ordered)], core=core)
+        if run.exit_code != 0:
+            raise SystemExit(f"the service ended with {run.exit_code}: {run.events[-1]}")
+        return (*run.looks(), run.peak_mb)
+
+
+def _fed(folder: Path, ids: Path) -> Run:
+    """Feed a state while nothing can be asked: the API is a port at which nobody listens."""
+    return run_service(folder, "http://127.0.0.1:9", [ids], core=_cores()[1], until="source.ended", POLLER_WORKERS="1")
+
+
+def _event(run: Run, name: str) -> float:
+    return next(instant(event) for event in run.events if event["event"] == name)
+
+
+def _ids(folder: Path, tasks: int, make: Callable[[int], str]) -> Path:
+    path = folder / "ids.txt"
+    with path.open("w") as file:
+        file.writelines(f"{make(number)}\n" for number in range(tasks))
+    return path
+
+
+def _ordered(number: int) -> str:
+    return f"AAAA{number:010d}"
+
+
+_CHANCE = random.Random(1)  # noqa: S311 - ids for a measurement
+
+
+def _random(_number: int) -> str:
+    return urlsafe_b64encode(_CHANCE.randbytes(9)).decode()
+
+
+def _cores() -> tuple[int | None, int | None]:
+    """Return the server's core and the contender's; None where there is only one to share."""
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[0], usable[-1]) if len(usable) > 1 else (None, None)
+
+
+def _say_machine() -> None:
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parts = parser.add_subparsers(required=True)
+    part = parts.add_parser("looks", help=looks.__doc__)
+    part.add_argument("--looks", type=int, default=60_000)
+    part.add_argument("--rounds", type=int, default=3)
+    part.add_argument("--cookies", action="store_true", help="every answer sets a cookie, as API fronts do")
+    part.set_defaults(measure=looks)
+    part = parts.add_parser("feeding", help=feeding.__doc__)
+    part.add_argument("--tasks", type=int, default=1_000_000)
+    part.set_defaults(measure=feeding)
+    part = parts.add_parser("scale", help=scale.__doc__)
+    part.add_argument("--tasks", type=int, nargs="+", default=[10_000, 1_000_000])
+    part.add_argument("--seconds", type=float, default=15.0)
+    part.add_argument("--random", action="store_true", help="ids in no order")
+    part.set_defaults(measure=scale)
+    part = parts.add_parser("startup", help=startup.__doc__)
+    part.add_argument("--rounds", type=int, default=10)
+    part.set_defaults(measure=startup)
+    args = parser.parse_args()
+    args.measure(args)
+
+
+if __name__ == "__main__":
+    main()

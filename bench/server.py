@@ -1,0 +1,134 @@
+"""A status server that costs next to nothing: nginx where it is installed, else a protocol with ready-made answers.
+
+A third of the looks find their task finished, by chance; the answers have the shape and the headers of HubSpot's.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+PATH = "/files/v3/files/import-from-url/async/tasks/"
+FINISHED_SHARE = 33.3  # percent of the looks
+
+RUNNING = (
+    '{"status":"PROCESSING","taskId":"%s","requestedAt":"2026-01-05T00:00:00.000Z",'
+    '"startedAt":"2026-01-05T00:00:01.000Z"}'
+)
+FINISHED = (
+    '{"status":"COMPLETE","taskId":"%s","requestedAt":"2026-01-05T00:00:00.000Z",'
+    '"startedAt":"2026-01-05T00:00:01.000Z","completedAt":"2026-01-05T00:00:09.000Z",'
+    '"result":{"id":"174205681245","createdAt":"2026-01-05T00:00:08.000Z",'
+    '"updatedAt":"2026-01-05T00:00:08.000Z","archived":false,"parentFolderId":"171211511233","name":"photo-%s",'
+    '"path":"/imports/photo.png","size":48211,"height":480,"width":640,"encoding":"png","type":"IMG","extension":"png",'
+    '"defaultHostingUrl":"https://files.example/hubfs/123/imports/photo.png","url":"https://files.example/hubfs/123/'
+    'imports/photo.png","isUsableInContent":true,"access":"PUBLIC_INDEXABLE","fileMd5":"d41d8cd98f00b204e9800998ecf8427e",'
+    '"sourceGroup":"CONTENT"},"numErrors":0,"errors":[]}'
+)
+HEADERS = {
+    "X-HubSpot-RateLimit-Max": "1000000",
+    "X-HubSpot-RateLimit-Remaining": "999999",
+    "X-HubSpot-RateLimit-Interval-Milliseconds": "1000",
+    "X-HubSpot-Correlation-Id": "0197a5c1-8f2e-7c3a-9d61-3f2b8c4d5e6f",
+}
+
+
+@contextmanager
+def serving(core: int | None, *, cookies: bool = False) -> Iterator[str]:
+    """Serve on a free loopback port, on the given core; yield the base URL."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-server-") as folder:
+        command = _nginx(Path(folder), port, cookies) or [sys.executable, "-m", "bench.server", str(port)]
+        process = Popen(command, stderr=DEVNULL, preexec_fn=pinned(core))
+        try:
+            yield _ready(f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def pinned(core: int | None):
+    """Return what to call in a child process so that it stays on one core."""
+    return (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _ready(base_url: str) -> str:
+    until = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(f"{base_url}{PATH}a/status") as answer:  # noqa: S310 - loopback
+                answer.read()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return base_url
+
+
+def _nginx(folder: Path, port: int, cookies: bool) -> list[str] | None:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        return None
+    headers = "".join(f'add_header {name} "{value}";' for name, value in HEADERS.items())
+    if cookies:
+        headers += 'add_header Set-Cookie "__cf_bm=s8Zt0w.example; path=/; domain=.hubapi.com; HttpOnly; Secure";'
+    bodies = f"map $word $body {{ COMPLETE '{FINISHED}'; default '{RUNNING}'; }}".replace("%s", "$task")
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"worker_processes 1; daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log crit;"
+        f"events {{ worker_connections 4096; }} http {{ access_log off; keepalive_requests 1000000000;"
+        f"client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;"
+        f"uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e; default_type application/json;"
+        f'split_clients "$request_id" $word {{ {FINISHED_SHARE}% COMPLETE; * PROCESSING; }} {bodies}'
+        f"server {{ listen 127.0.0.1:{port}; location ~ ^{PATH}(?<task>[^/]+)/status$"
+        f" {{ {headers} return 200 $body; }} }} }}"
+    )
+    return [program, "-p", str(folder), "-e", f"{folder}/error.log", "-c", str(config)]
+
+
+class _Answers(asyncio.Protocol):
+    """Answers whatever is asked, without reading more of it than the id."""
+
+    asked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a server on TCP is given
+        self._transport = transport
+        self._held = b""
+
+    def data_received(self, data: bytes) -> None:
+        *requests, self._held = (self._held + data).split(b"\r\n\r\n")
+        for request in requests:
+            task_id = request.partition(b"/tasks/")[2].partition(b"/")[0].decode("latin-1")
+            _Answers.asked += 1
+            self._transport.write(_answer(task_id, _Answers.asked))
+
+
+def _answer(task_id: str, number: int) -> bytes:
+    body = FINISHED.replace("%s", task_id) if number % 3 == 0 else RUNNING.replace("%s", task_id)
+    headers = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return (head + body).encode()
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(_Answers, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,140 @@
+"""This service as a person runs it: ids from a file, a SQLite state, a JSONL sink, logs at info. Measured from outside,
+by the summaries in its log and what the kernel says of its process.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import orjson
+
+from bench.server import pinned
+
+CLOCK_HZ = os.sysconf("SC_CLK_TCK")
+ENVIRON = {
+    "HUBSPOT_TOKEN": "bench",
+    "POLLER_REQUESTS": "1000000",
+    "POLLER_WINDOW_S": "1",
+    "POLLER_WORKERS": "50",
+    "POLLER_SUMMARY_EVERY_S": "1",
+    "POLLER_POLLING__POLICY": "fixed",
+    "POLLER_POLLING__FIRST_GAP_S": "0.01",
+    "POLLER_POLLING__LONGEST_GAP_S": "0.02",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A process at one instant."""
+
+    at: float  # wall clock
+    processor_s: float
+    resident_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that has ended."""
+
+    exit_code: int
+    began_at: float
+    events: Sequence[dict[str, object]]  # of its log
+    samples: Sequence[Sample]
+    peak_mb: float
+
+    def looks(self) -> tuple[float, float]:
+        """Return looks a second and processor seconds a look, between a tenth and nine tenths of all looks."""
+        told = [
+            (instant(event), int(str(event["looks"]))) for event in self.events if event["event"] == "run.summarized"
+        ]
+        total = told[-1][1] if told else 0
+        steady = [(at, looks) for at, looks in told if 0.1 * total <= looks <= 0.95 * total]
+        if len(steady) < 2:
+            raise SystemExit("the run was too short to be measured: more tasks, please")
+        (began, first), (ended, last) = steady[0], steady[-1]
+        return (last - first) / (ended - began), (self.processor(ended) - self.processor(began)) / (last - first)
+
+    def processor(self, at: float) -> float:
+        """Return the processor seconds used up to an instant, by the two samples around it."""
+        for before, after in pairwise(self.samples):
+            if before.at <= at <= after.at:
+                share = (at - before.at) / (after.at - before.at)
+                return before.processor_s + share * (after.processor_s - before.processor_s)
+        return self.samples[-1].processor_s
+
+
+def instant(event: dict[str, object]) -> float:
+    """Return when an event was logged."""
+    return datetime.fromisoformat(str(event["timestamp"])).timestamp()
+
+
+def run_service(
+    folder: Path,
+    base_url: str,
+    inputs: Sequence[Path],
+    *,
+    core: int | None,
+    until: str | None = None,
+    seconds: float | None = None,
+    **environ: str,
+) -> Run:
+    """Run `poller run` in `folder` to its end, or to the first event named `until`, or for so many seconds, and return
+    what was seen of it."""
+    command = [shutil.which("poller", path=str(Path(sys.executable).parent)) or "poller", "run", *map(str, inputs)]
+    log = folder / "log"
+    began_at = time.time()
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*command, "--base-url", base_url],
+            cwd=folder,
+            stderr=stderr,
+            env={**os.environ, **ENVIRON, **environ},
+            preexec_fn=pinned(core),
+        )
+    samples: list[Sample] = []
+    watcher = threading.Thread(target=_watch, args=(process.pid, log, until, seconds, samples))
+    watcher.start()
+    _, status, usage = os.wait4(process.pid, 0)
+    watcher.join()
+    return Run(
+        exit_code=os.waitstatus_to_exitcode(status),
+        began_at=began_at,
+        events=_events(log),
+        samples=samples,
+        peak_mb=usage.ru_maxrss / 1024,
+    )
+
+
+def _events(log: Path) -> list[dict[str, object]]:
+    return [orjson.loads(line) for line in log.read_bytes().splitlines() if line.startswith(b"{")]
+
+
+def _watch(pid: int, log: Path, until: str | None, seconds: float | None, samples: list[Sample]) -> None:
+    told = False
+    while (sample := _sample(pid)) is not None:
+        samples.append(sample)
+        is_late = seconds is not None and sample.at - samples[0].at > seconds
+        if not told and (is_late or (until is not None and until.encode() in log.read_bytes())):
+            os.kill(pid, 15)
+            told = True
+        time.sleep(0.05)
+
+
+def _sample(pid: int) -> Sample | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if fields[0] == "Z":
+        return None
+    processor_s = (int(fields[11]) + int(fields[12])) / CLOCK_HZ
+    pages = int(fields[21])
+    return Sample(at=time.time(), processor_s=processor_s, resident_mb=pages * os.sysconf("SC_PAGESIZE") / 2**20)

@@ -1,0 +1,146 @@
+"""Compares when-to-look policies on simulated accounts and writes docs/timing-table.md and docs/timing.svg.
+
+No sockets and no clock, only due times, a rate limit and chance by seed: `python -m bench.timing`.
+"""
+
+import argparse
+import heapq
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+from bench.timing_policies import OTHERS, Clairvoyant, Learning, Look, Optimal, Policy
+from bench.timing_report import plot, table
+from bench.timing_workloads import DEADLINE_S, WORKLOADS, Import
+
+SEED = 1
+PROCESSES = 2
+RATES = (60.0, 10.0)
+PRICES_S = (0.02, 0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0)
+OPTIMAL_PRICES_S = (0.3, 1.0, 2.0, 4.0, 10.0, 30.0)
+WARM_UP = 1 / 3  # of the tasks; the rest is the steady state
+UNLIMITED = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a policy cost, and how late it was."""
+
+    looks: float  # per task
+    mean_s: float
+    p95_s: float
+    worst_s: float
+    drained_s: float
+    steady_looks: float
+    steady_s: float
+
+
+def simulate(tasks: Sequence[Import], policy: Policy, per_second: float) -> Result:
+    """Look at each task until it is seen finished: longest due first, evenly paced, a look taking no time."""
+    queue = [(task.fed_at, -1, number, 0) for number, task in enumerate(tasks)]  # due, turn (-1: feeding), task, looks
+    heapq.heapify(queue)
+    looks, late_s = [0] * len(tasks), [-1.0] * len(tasks)
+    free_at = now = 0.0
+    turn = 0
+    while queue:
+        due_at, kind, number, before = heapq.heappop(queue)
+        task = tasks[number]
+        turn += 1
+        if kind < 0:
+            heapq.heappush(queue, (due_at + policy.first_look_s(task), turn, number, 0))
+            continue
+        now = max(due_at, free_at)
+        free_at = now + 1 / per_second
+        looks[number] = before + 1
+        finished = task.requested_at + task.took_s <= now
+        gap_s = policy.gap_s(Look(number=number, task=task, now=now, due_at=due_at, looks=before, finished=finished))
+        if finished:
+            late_s[number] = now - task.seen_from
+        elif now < task.fed_at + DEADLINE_S:
+            heapq.heappush(queue, (min(now + gap_s, task.fed_at + DEADLINE_S), turn, number, before + 1))
+    return _result(looks, late_s, now)
+
+
+def _result(looks: Sequence[int], late_s: Sequence[float], drained_s: float) -> Result:
+    seen = sorted(late for late in late_s if late >= 0)
+    warm = int(len(looks) * WARM_UP)
+    steady = [late for late in late_s[warm:] if late >= 0]
+    return Result(
+        looks=sum(looks) / len(looks),
+        mean_s=sum(seen) / len(seen),
+        p95_s=seen[int(len(seen) * 0.95)],
+        worst_s=seen[-1],
+        drained_s=drained_s,
+        steady_looks=sum(looks[warm:]) / (len(looks) - warm),
+        steady_s=sum(steady) / len(steady),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """All policies on one workload under one limit."""
+
+    workload: str
+    per_second: float
+    others: Mapping[str, Result]
+    default: Result
+    priced: Mapping[float, Result]
+    optimal: Sequence[Result]  # by rising price, without a limit
+    clairvoyant: Result
+
+    def equal_or_better(self, other: Result) -> tuple[float, Result] | None:
+        """Return the price and the result with the fewest looks that is at most 5 % later and needs no more looks."""
+        fitting = [
+            (price_s, mine)
+            for price_s, mine in self.priced.items()
+            if mine.looks <= other.looks and mine.mean_s <= other.mean_s * 1.05
+        ]
+        return min(fitting, key=lambda each: each[1].looks, default=None)
+
+    def over_the_bound(self) -> float:
+        """Return the default's lateness in the steady state, over the optimal inspection's with as many looks."""
+        points = sorted((each.steady_looks, each.steady_s) for each in self.optimal)
+        for (fewer, later_s), (more, sooner_s) in pairwise(points):
+            if fewer <= self.default.steady_looks <= more:
+                share = (self.default.steady_looks - fewer) / max(more - fewer, 1e-9)
+                return self.default.steady_s / (later_s + share * (sooner_s - later_s))
+        return float("nan")
+
+
+def compare(workload: str, per_second: float) -> Compared:
+    tasks = WORKLOADS[workload](Random(SEED))  # noqa: S311 - a simulation
+    return Compared(
+        workload=workload,
+        per_second=per_second,
+        others={name: simulate(tasks, make(), per_second) for name, make in OTHERS.items()},
+        default=simulate(tasks, Learning(), per_second),
+        priced=_priced(tasks, per_second),
+        optimal=[simulate(tasks, Optimal(tasks, price_s), UNLIMITED) for price_s in OPTIMAL_PRICES_S],
+        clairvoyant=simulate(tasks, Clairvoyant(), per_second),
+    )
+
+
+def _priced(tasks: Sequence[Import], per_second: float) -> dict[float, Result]:
+    return {price_s: simulate(tasks, Learning(price_s), per_second) for price_s in PRICES_S}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where table and plot go")
+    docs = parser.parse_args().docs
+    compared = []
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        for each in pool.map(compare, list(WORKLOADS) * len(RATES), [rate for rate in RATES for _ in WORKLOADS]):
+            compared.append(each)
+            sys.stdout.write(table([each]) + "\n")
+            sys.stdout.flush()
+    (docs / "timing-table.md").write_text(table(compared))
+    (docs / "timing.svg").write_text(plot([each for each in compared if each.per_second == RATES[0]]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The policies that are compared: plain intervals, the service's own back-off, what it learns, and two bounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.timing_workloads import DEADLINE_S, Import
+from poller.policy import LONGEST_GAP_S, LONGEST_PRICED_GAP_S
+from poller.timing import Learned, Price
+from poller.timing.hazard import BANDS, EDGES, WIDTHS, band_of
+from poller.timing.inspection import Inspection, plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look as a policy sees it."""
+
+    number: int  # of the task
+    task: Import
+    now: float
+    due_at: float
+    looks: int  # before this one
+    finished: bool
+
+
+class Policy(Protocol):
+    """Says how long to wait: for the first look at a task just fed, and after each look that found it unfinished."""
+
+    def first_look_s(self, task: Import) -> float: ...
+
+    def gap_s(self, look: Look) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """A first gap that grows by a factor up to a longest one."""
+
+    first_s: float
+    factor: float
+    longest_s: float
+
+    def first_look_s(self, _task: Import) -> float:
+        return 0.0
+
+    def gap_s(self, look: Look) -> float:
+        return float(min(self.first_s * self.factor ** min(look.looks, 60), self.longest_s))
+
+
+class BackOff:
+    """`polling.policy = "backoff"`: a quarter of the age, 1 to 60 s."""
+
+    def first_look_s(self, _task: Import) -> float:
+        return 0.0
+
+    def gap_s(self, look: Look) -> float:
+        return min(max((look.now - look.task.fed_at) * 0.25, 1.0), 60.0)
+
+
+class Learning:
+    """`polling.policy = "learned"`; without a price as a person gets it who sets none."""
+
+    def __init__(self, price_s: float | None = None) -> None:
+        if price_s is None:
+            self.learned = Learned(Price(longest_gap_s=LONGEST_GAP_S))
+        else:
+            shortest_s = min(1.0, price_s)
+            self.learned = Learned(
+                Price(look_price_s=price_s, longest_gap_s=LONGEST_PRICED_GAP_S, shortest_gap_s=shortest_s)
+            )
+
+    def first_look_s(self, _task: Import) -> float:
+        return self.learned.first_look_s
+
+    def gap_s(self, look: Look) -> float:
+        learned, task, first = self.learned, look.task, look.looks == 0
+        age_s = look.now - task.requested_at
+        if first:
+            learned.fed(task.fed_at - task.requested_at)
+        else:
+            learned.waited(look.now - look.due_at)
+        if look.finished:
+            learned.finished(look.number, age_s, task.took_s, first=first)
+        else:
+            learned.unfinished(look.number, age_s, first=first)
+        learned.refresh(look.now)
+        return 0.0 if look.finished else learned.gap_s(age_s)
+
+
+class Optimal:
+    """The optimal inspection policy for these very imports, each half of the feed by itself: nothing to learn."""
+
+    def __init__(self, tasks: Sequence[Import], price_s: float) -> None:
+        self._half_at = tasks[len(tasks) // 2].requested_at
+        early = [task for task in tasks if task.requested_at < self._half_at] or tasks
+        late = [task for task in tasks if task.requested_at >= self._half_at]
+        self._plans = [_plan_for(half, price_s) for half in (early, late)]
+
+    def _plan(self, task: Import) -> Inspection:
+        return self._plans[task.requested_at >= self._half_at]
+
+    def first_look_s(self, task: Import) -> float:
+        age_s = task.fed_at - task.requested_at
+        return self._plan(task).gap_s(age_s) if age_s < 1 else 0.0
+
+    def gap_s(self, look: Look) -> float:
+        return self._plan(look.task).gap_s(look.now - look.task.requested_at)
+
+
+def _plan_for(tasks: Sequence[Import], price_s: float) -> Inspection:
+    events, exposure_s = [0.0] * BANDS, [0.0] * BANDS
+    for task in tasks:
+        last = band_of(task.took_s)
+        for band in range(last):
+            exposure_s[band] += WIDTHS[band]
+        if task.took_s < EDGES[-1]:
+            events[last] += 1
+            exposure_s[last] += task.took_s - EDGES[last]
+    rates = [count / seconds if seconds else 1.0 for count, seconds in zip(events, exposure_s, strict=True)]
+    gone = band_of(DEADLINE_S) + 1  # given up by then: nothing more to pay
+    rates[gone:] = [1.0] * (BANDS - gone)
+    return plan(EDGES, rates, [1e6] * (BANDS + 1), price_s)
+
+
+class Clairvoyant:
+    """One look a task, at the instant it is finished."""
+
+    def first_look_s(self, task: Import) -> float:
+        return min(task.seen_from - task.fed_at, 1e6)
+
+    def gap_s(self, _look: Look) -> float:
+        return 1e6
+
+
+OTHERS: Mapping[str, Callable[[], Policy]] = {
+    "5 s always": lambda: Intervals(5, 1, 5),
+    "1 s ×1.5 to 20 s": lambda: Intervals(1, 1.5, 20),
+    "1 s ×1.5 to 60 s": lambda: Intervals(1, 1.5, 60),
+    "1 s ×2 to 300 s": lambda: Intervals(1, 2, 300),
+    "30 s always": lambda: Intervals(30, 1, 30),
+    "backoff": BackOff,
+}

@@ -1,0 +1,61 @@
+"""The record of a finished task as JSON Schema. A test holds the records of a run against it."""
+
+from typing import Any, Final
+
+from poller.model import Kind
+
+_INSTANT = ["string", "null"]
+
+SCHEMA: Final[dict[str, Any]] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "A finished HubSpot import task",
+    "description": (
+        "One JSON object on one line, the same for every sink. `account` and `task_id` together identify it; every "
+        "field but `note` is always present."
+    ),
+    "type": "object",
+    "properties": {
+        "task_id": {"type": "string", "description": "HubSpot's id of the task, as it was fed"},
+        "account": {"type": "string", "description": "the account whose token asked for it"},
+        "kind": {
+            "type": "string",
+            "enum": [kind.value for kind in Kind],
+            "description": "what became of the task: " + ", ".join(f"`{kind.value}`" for kind in Kind),
+        },
+        "status": {
+            "type": ["string", "null"],
+            "description": "HubSpot's last word: `COMPLETE`, `CANCELED`, or the last one before the deadline",
+        },
+        "num_errors": {"type": ["integer", "null"], "description": "HubSpot's `numErrors`, or the number of `errors`"},
+        "errors": {"description": "HubSpot's own `errors`, untouched; null where it sent none"},
+        "result": {"description": "HubSpot's own `result`, untouched: the file; null where it sent none"},
+        "requested_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
+        "started_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
+        "completed_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
+        "seen_at": {"type": "string", "format": "date-time", "description": "when the look was made that told it, UTC"},
+        "looks": {"type": "integer", "minimum": 1, "description": "how many requests the task cost"},
+        "ref": {
+            "type": ["object", "null"],
+            "description": "what you fed with the id: the other columns or keys of its line, untouched",
+        },
+        "correlation_id": {"type": ["string", "null"], "description": "HubSpot's support asks for it"},
+        "note": {"type": "string", "description": "only with `timed_out`: that HubSpot may still finish the import"},
+    },
+    "required": [
+        "task_id",
+        "account",
+        "kind",
+        "status",
+        "num_errors",
+        "errors",
+        "result",
+        "requested_at",
+        "started_at",
+        "completed_at",
+        "seen_at",
+        "looks",
+        "ref",
+        "correlation_id",
+    ],
+    "additionalProperties": False,
+}

@@ -1,0 +1,77 @@
+"""Counts a million records in the memory of a few thousand: what is rare beyond a limit is lumped together. Pure."""
+
+from bisect import bisect_right
+from collections import Counter
+
+LONGEST_TIMELINE = 240  # spans of time that are told apart
+FIRST_SPAN_S = 10.0
+
+
+class Tally:
+    """Counts names, at most `most` apart; when there are more, the rarer half goes to `others`. Its total is exact."""
+
+    def __init__(self, most: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.others = 0
+        self._most = most
+
+    def add(self, name: str) -> None:
+        """Count `name` once."""
+        self.counts[name] += 1
+        if len(self.counts) > self._most:
+            latest_first = reversed(list(self.counts.items()))
+            kept = dict(sorted(latest_first, key=lambda pair: -pair[1])[: self._most // 2])
+            self.others += self.counts.total() - sum(kept.values())
+            self.counts = Counter(kept)
+
+    def top(self, most: int) -> tuple[tuple[str, int], ...]:
+        """Return the most frequent names with their counts."""
+        return tuple(sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most])
+
+
+class Timeline:
+    """Counts successes and failures in equal spans of time, which grow wider as the time covered grows."""
+
+    def __init__(self) -> None:
+        self.span_s = FIRST_SPAN_S
+        self._spans: dict[int, list[int]] = {}
+
+    def add(self, at: float, *, good: bool) -> None:
+        """Count one outcome at that instant."""
+        span = self._spans.setdefault(int(at // self.span_s), [0, 0])
+        span[0 if good else 1] += 1
+        if len(self._spans) > LONGEST_TIMELINE:
+            self._widen()
+
+    def _widen(self) -> None:
+        self.span_s *= 2
+        spans: dict[int, list[int]] = {}
+        for number, (good, bad) in self._spans.items():
+            span = spans.setdefault(number // 2, [0, 0])
+            span[0] += good
+            span[1] += bad
+        self._spans = spans
+
+    def spans(self) -> tuple[tuple[float, int, int], ...]:
+        """Return begin, successes and failures of each span, without gaps as long as there are not too many."""
+        if not self._spans:
+            return ()
+        while max(self._spans) - min(self._spans) >= LONGEST_TIMELINE:
+            self._widen()
+        first, last = min(self._spans), max(self._spans)
+        counts = ((number, self._spans.get(number, [0, 0])) for number in range(first, last + 1))
+        return tuple((number * self.span_s, good, bad) for number, (good, bad) in counts)
+
+
+DURATION_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 86_400)
+
+
+class Durations:
+    """Counts how long imports took, in fixed steps from a second to a day."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(DURATION_BOUNDS_S) + 1)
+
+    def add(self, duration_s: float) -> None:
+        """Count one import."""
+        self.counts[bisect_right(DURATION_BOUNDS_S, duration_s)] += 1

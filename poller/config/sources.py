@@ -1,0 +1,86 @@
+"""Owns the `[[sources]]` tables: which keys each kind of source has, and what is said where they do not fit. Pure."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from poller.config.values import AccountName, Empty, Seconds
+
+Kind = Literal["file", "glob", "folder", "stdin"]
+
+_PLACES: dict[Kind, str] = {"file": "path", "glob": "glob", "folder": "folder", "stdin": "stdin"}
+_WHICH = 'needs one of path = "ids.txt", glob = "in/*.csv", folder = "in" and stdin = true'
+
+
+def _place(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must name a place in the file system")
+    return text
+
+
+def _paths(value: str | list[str]) -> str | list[str]:
+    for path in [value] if isinstance(value, str) else value:
+        _place(path)
+    if not value:
+        raise ValueError("must name at least one file")
+    return value
+
+
+class SourceTable(BaseModel):
+    """One place where ids come from. Its kind follows from the one key that names the place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: Kind | None = None
+    path: Annotated[str | list[str], AfterValidator(_paths)] | None = None  # "-" is standard input
+    glob: Annotated[str, AfterValidator(_place)] | None = None
+    folder: Annotated[str, AfterValidator(_place)] | None = None  # files are moved out of it once they are read
+    stdin: Literal[True] | None = None
+    follow: bool | None = None  # None: as the run
+    format: Literal["auto", "text", "jsonl", "csv"] | None = None  # None, here and below: as in [input]
+    id_column: Annotated[str | None, Empty] = None
+    account: AccountName | None = None  # of lines that name none
+    settle_s: Annotated[Seconds, Field(le=86_400)] = 2.0  # a dropped file must have rested for so long
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        named = [kind for kind, key in _PLACES.items() if getattr(self, key) is not None]
+        if self.kind == "stdin" and not named:
+            named = ["stdin"]
+        if len(named) != 1:
+            raise ValueError(_WHICH)
+        if self.kind is not None and self.kind != named[0]:
+            raise ValueError(f'kind = "{self.kind}" needs {_PLACES[self.kind]}, not {_PLACES[named[0]]}')
+        if "settle_s" in self.model_fields_set and named[0] != "folder":
+            raise ValueError("settle_s goes only with folder")
+        if self.follow and (named[0] == "stdin" or self.paths == ("-",)):
+            raise ValueError("standard input ends by itself: follow does not go with it")
+        return self
+
+    @property
+    def found_kind(self) -> Kind:
+        """The kind, also where only the place says it."""
+        return next((kind for kind, key in _PLACES.items() if getattr(self, key) is not None), "stdin")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files of a source of files."""
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path or ())
+
+    def told(self) -> dict[str, Any]:
+        """Return what was set, for people."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+
+def source_tables(value: object) -> object:
+    """Accept one path, a list of paths and tables, and such a list as JSON (environment)."""
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError('must be a list such as ["ids.txt"], or [[sources]] tables')  # noqa: TRY004 - pydantic collects it
+    tables = [{"path": each} if isinstance(each, str | Path) else each for each in value]
+    if any(table in tables[:at] for at, table in enumerate(tables)):
+        raise ValueError("names a source twice")
+    return tables

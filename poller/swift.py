@@ -1,0 +1,37 @@
+"""How a process is set up to spend little on each look: the event loop, the memory allocator, the garbage collector."""
+
+import asyncio
+import gc
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+RECEIVE_BUFFER = 262_144  # what asyncio asks the allocator for with each read
+
+
+def run_swiftly(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end as `asyncio.run` does, on uvloop where the extra `speed` is installed."""
+    with asyncio.Runner(loop_factory=_fastest_loop) as runner:
+        return runner.run(main)
+
+
+def _fastest_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        _keep_large_blocks()
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _keep_large_blocks() -> None:
+    """glibc maps a block as large as asyncio's receive buffer anew for every read, three system calls each, until one
+    that is larger was given back."""
+    bytearray(4 * RECEIVE_BUFFER)
+
+
+def spare_collector() -> None:
+    """What lives now lives to the end: never walk it again. Looks leave few cycles, so walk the others seldom."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

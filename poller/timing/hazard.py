@@ -1,0 +1,103 @@
+"""How likely an import is to finish at each age, learned from those that did and those that have not yet.
+
+The hazard is constant within a band of ages; bands grow geometrically. Events are finished imports, exposure is the
+time that imports were watched unfinished, so waiting ones count too. Both fade, so that a change is followed.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+FIRST_EDGE_S = 0.5
+RATIO = 1.12  # of one band's end to its beginning
+OLDEST_S = 40 * 86_400.0
+MEMORY = 200.0  # a finished import counts 1/e as much after so many more
+PRIOR_EVENTS = 0.4  # of weight given to "as likely to finish between 1 and 2 minutes as between 1 and 2 hours"
+PRIOR_AGE_S = 10.0  # below it the prior is flat
+NEIGHBOURS = 3  # bands on each side that a band with few events leans on …
+LEAN_EVENTS = 3.0  # … with the weight of so many events
+LARGEST_WEIGHT = 1e9
+
+
+def _edges() -> tuple[float, ...]:
+    edges = [0.0, FIRST_EDGE_S]
+    while edges[-1] < OLDEST_S:
+        edges.append(edges[-1] * RATIO)
+    return tuple(edges)
+
+
+EDGES = _edges()
+BANDS = len(EDGES) - 1
+WIDTHS = tuple(EDGES[band + 1] - EDGES[band] for band in range(BANDS))
+
+
+def band_of(age_s: float) -> int:
+    """Return the number of the band that holds the age."""
+    return min(bisect_right(EDGES, age_s), BANDS) - 1
+
+
+class Hazard:
+    """Fading counts of events and exposure by band of age."""
+
+    def __init__(self) -> None:
+        self.finished = 0  # ever
+        self._weight = 1.0  # of what happens now; grows, so that the past need not be rewritten to fade
+        self._events = [0.0] * BANDS
+        self._partly_s = [0.0] * BANDS  # exposure of those that entered or left inside the band
+        self._crossing = [0.0] * (BANDS + 1)  # change in the number of those that crossed the whole band
+
+    def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
+        """An import was unfinished between these ages, and then finished or not."""
+        to_s = min(max(to_s, from_s), OLDEST_S)
+        first, last = band_of(from_s), band_of(to_s)
+        if first >= last:
+            self._partly_s[last] += self._weight * max(0.0, to_s - from_s)
+        else:
+            self._partly_s[first] += self._weight * (EDGES[first + 1] - from_s)
+            self._partly_s[last] += self._weight * (to_s - EDGES[last])
+            self._crossing[first + 1] += self._weight
+            self._crossing[last] -= self._weight
+        if finished:
+            self._events[last] += self._weight
+            self._fade()
+
+    def _fade(self) -> None:
+        self.finished += 1
+        self._weight *= 1 + 1 / MEMORY
+        if self._weight > LARGEST_WEIGHT:
+            for counts in (self._events, self._partly_s, self._crossing):
+                counts[:] = [count / self._weight for count in counts]
+            self._weight = 1.0
+
+    @classmethod
+    def of(cls, finished: int, events: Sequence[float], exposure_s: Sequence[float]) -> "Hazard":
+        """Return counts as they were when `events()` and `exposure_s()` told them."""
+        hazard = cls()
+        hazard.finished = finished
+        hazard._events, hazard._partly_s = list(events), list(exposure_s)
+        return hazard
+
+    def events(self) -> list[float]:
+        """Return the faded number of finished imports by band."""
+        return [count / self._weight for count in self._events]
+
+    def exposure_s(self) -> list[float]:
+        """Return the faded seconds watched by band."""
+        exposure, crossing = [], 0.0
+        for band in range(BANDS):
+            crossing += self._crossing[band]
+            exposure.append(max(0.0, self._partly_s[band] + crossing * WIDTHS[band]) / self._weight)
+        return exposure
+
+    def rates(self) -> tuple[list[float], list[float]]:
+        """Return by band: the chance per second to finish, and how many imports that is learned from."""
+        events, exposure = self.events(), self.exposure_s()
+        at_risk = [seconds / width for seconds, width in zip(exposure, WIDTHS, strict=True)]
+        return [_rate(band, events, exposure) for band in range(BANDS)], at_risk
+
+
+def _rate(band: int, events: Sequence[float], exposure: Sequence[float]) -> float:
+    """Lean a band on its neighbours, and those on the prior, as far as they have seen little themselves."""
+    low, high = max(0, band - NEIGHBOURS), min(BANDS, band + NEIGHBOURS + 1)
+    prior = 1 / (PRIOR_AGE_S + (EDGES[band] + EDGES[band + 1]) / 2)
+    around = (sum(events[low:high]) + PRIOR_EVENTS) / (sum(exposure[low:high]) + PRIOR_EVENTS / prior)
+    return (events[band] + LEAN_EVENTS) / (exposure[band] + LEAN_EVENTS / around)

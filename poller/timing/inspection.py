@@ -1,0 +1,113 @@
+"""When to look next at something that ends at an unknown time: the optimal inspection policy, for a price a look.
+
+Barlow, Hunter and Proschan, "Optimum checking procedures", SIAM J. Appl. Math. 11 (1963); inside a band of constant
+hazard the gaps are equal and follow Keller's square-root law (1974) in its exact form.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEAST_RATE = 1e-9  # a second; keeps the arithmetic finite
+LONGEST_STRETCH = 60.0  # hazard times gap is never thought larger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A plan by age: how long after an unfinished look the next one is best, and what is then still to be paid."""
+
+    edges: Sequence[float]
+    rates: Sequence[float]  # the hazard by band
+    gaps_s: Sequence[float]  # at each edge
+    costs_s: Sequence[float]  # expected from each edge on: looks times price, and lateness
+
+    def gap_s(self, age_s: float) -> float:
+        """Return the best wait for a task that is unfinished at this age."""
+        band = bisect_right(self.edges, age_s) - 1
+        if band >= len(self.rates):
+            return self.gaps_s[-1]
+        share = (age_s - self.edges[band]) / (self.edges[band + 1] - self.edges[band])
+        return self.gaps_s[band] + share * (self.gaps_s[band + 1] - self.gaps_s[band])
+
+    def cost_s(self, age_s: float) -> float:
+        """Return what a task that is unfinished at this age will still cost."""
+        band = bisect_right(self.edges, age_s) - 1
+        if band >= len(self.rates):
+            return self.costs_s[-1]
+        rate = max(self.rates[band], LEAST_RATE)
+        return _cost_inside(rate, self.edges[band], self.edges[band + 1], age_s, self.costs_s[band : band + 2])
+
+
+def _cost_inside(rate: float, low: float, high: float, age_s: float, costs_s: Sequence[float]) -> float:
+    """Return the cost between two edges from that at both: what is paid within the band in proportion, what comes after
+    by the chance to get there. A straight line would be far off where some tasks never finish."""
+    here_s, after_s = costs_s
+    within_s = here_s - math.exp(-rate * (high - low)) * after_s
+    return (high - age_s) / (high - low) * within_s + math.exp(-rate * (high - age_s)) * after_s
+
+
+def even_gap_s(rate: float, price_s: float) -> float:
+    """Return the best gap where the hazard stays constant: about sqrt(2 · price / rate).
+
+    Solves e^x - 1 - x = rate · price for x = rate · gap, by Newton's method from a bound above.
+    """
+    target = rate * price_s
+    x = min(math.sqrt(2 * target), math.log1p(target) + 1.5)
+    for _ in range(4):
+        grown = math.exp(x)
+        x -= (grown - 1 - x - target) / max(grown - 1, 1e-12)
+    return x / rate
+
+
+def plan(edges: Sequence[float], rates: Sequence[float], limits_s: Sequence[float], price_s: float) -> Inspection:
+    """Plan backwards from the oldest age. `rates` are the hazard by band, `limits_s` the longest gap at each edge."""
+    last = len(edges) - 1
+    gaps_s, costs_s = [0.0] * (last + 1), [0.0] * (last + 1)
+    gaps_s[last], costs_s[last] = _for_ever(max(rates[-1], LEAST_RATE), price_s, limits_s[last])
+    for band in range(last - 1, -1, -1):
+        rate = max(rates[band], LEAST_RATE)
+        best = _evenly(rate, edges[band + 1] - edges[band], price_s, limits_s[band], costs_s[band + 1])
+        costs_s[band], gaps_s[band] = min(best, _one_look(band, edges, rates, limits_s[band], price_s, costs_s))
+    return Inspection(edges=edges, rates=rates, gaps_s=gaps_s, costs_s=costs_s)
+
+
+def _for_ever(rate: float, price_s: float, limit_s: float) -> tuple[float, float]:
+    gap_s = min(even_gap_s(rate, price_s), limit_s)
+    return gap_s, (price_s + gap_s) / -math.expm1(-rate * gap_s) - 1 / rate
+
+
+def _evenly(rate: float, width_s: float, price_s: float, limit_s: float, after_s: float) -> tuple[float, float]:
+    """Return cost and gap of crossing the band with equal gaps, the last look at its end."""
+    looks = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_gap_s(rate, price_s)), 1)
+    gap_s = width_s / looks
+    done_a_gap, done = -math.expm1(-rate * gap_s), -math.expm1(-rate * width_s)
+    a_look = price_s + gap_s - done_a_gap / rate
+    return a_look * done / done_a_gap + (1 - done) * after_s, gap_s
+
+
+def _one_look(
+    band: int, edges: Sequence[float], rates: Sequence[float], limit_s: float, price_s: float, costs_s: Sequence[float]
+) -> tuple[float, float]:
+    """Return cost and gap of the best single look: at an edge, at the longest gap, or by the square-root law."""
+    start = edges[band]
+    best = (math.inf, limit_s)
+    lasting, unfinished_s = 1.0, 0.0  # chance to be unfinished at the band's beginning, its integral up to there
+    own = start + even_gap_s(max(rates[band], LEAST_RATE), price_s)
+    end = start + limit_s
+    for at in range(band, len(rates)):
+        low, high, rate = edges[at], edges[at + 1], max(rates[at], LEAST_RATE)
+        for target in (high,) if at == band else (high, own, end):
+            if low < target <= high and target <= end:
+                left = math.exp(-rate * (target - low))
+                area_s = unfinished_s + lasting * (1 - left) / rate
+                after_s = costs_s[at + 1]
+                if target < high:
+                    after_s = _cost_inside(rate, low, high, target, (costs_s[at], after_s))
+                best = min(best, (price_s + target - start - area_s + lasting * left * after_s, target - start))
+        if high >= end:
+            break
+        left = math.exp(-min(rate * (high - low), LONGEST_STRETCH))
+        unfinished_s += lasting * (1 - left) / rate
+        lasting *= left
+    return best
