@@ -19,8 +19,8 @@ setup: $(READY) ## Create .venv and install the package with its tools; again on
 demo: $(READY) ## Watch the service poll a simulated HubSpot; no token needed
 	$(BIN)/poller demo
 
-test: $(READY) ## Run the tests
-	$(BIN)/pytest
+test: $(READY) ## Run the tests, on every core
+	$(BIN)/pytest -n auto --dist loadgroup
 
 lint: $(READY) ## Everything of `check` but the tests
 	$(BIN)/ruff check

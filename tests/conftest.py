@@ -30,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: run this async test on the normal loop and the real clock")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, the tests of a file go to one worker, and so do all files whose tests want the default ports."""
+    for item in items:
+        file = item.path.stem
+        ports = file.startswith(("test_docs", "test_web", "test_deploy"))
+        item.add_marker(pytest.mark.xdist_group("ports" if ports else file))
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

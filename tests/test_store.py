@@ -218,7 +218,7 @@ async def test_new_tasks_start_from_the_paused_time_noted_last(store: Store) -> 
 async def test_writes_made_together_share_one_commit(store: Store, clock: Clock) -> None:
     began_at = clock()
     await asyncio.gather(*(feed(store, f"t{n}") for n in range(50)))
-    assert clock() - began_at < 0.05
+    assert clock() - began_at < 0.15  # two commits, not a hundred
     assert (await store.sums()).waiting == 50
 
 
