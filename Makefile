@@ -20,7 +20,7 @@ demo: $(READY) ## Watch the service poll a simulated HubSpot; no token needed
 	$(BIN)/poller demo
 
 test: $(READY) ## Run the tests, on every core
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(READY) ## Everything of `check` but the tests
 	$(BIN)/ruff check

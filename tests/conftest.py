@@ -1,7 +1,9 @@
 """Wires virtual time into every async test, and gives tests their clock, their chance and their log."""
 
 import asyncio
+import fcntl
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from random import Random
@@ -28,14 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # stands here only until pyproject.toml says asyncio_default_fixture_loop_scope = "function"
     config._inicache.setdefault("asyncio_default_fixture_loop_scope", "function")
     config.addinivalue_line("markers", "real_time: run this async test on the normal loop and the real clock")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, the tests of a file go to one worker, and so do all files whose tests want the default ports."""
-    for item in items:
-        file = item.path.stem
-        ports = file.startswith(("test_docs", "test_web", "test_deploy"))
-        item.add_marker(pytest.mark.xdist_group("ports" if ports else file))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` does that, and the poller would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(
@@ -50,6 +46,17 @@ def pytest_asyncio_loop_factories(
 def _idle_connections_age_in_loop_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aiohttp.connector.monotonic", loop_time)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _default_ports_alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """With `-n`, other files run meanwhile: those whose tests want the default ports take turns."""
+    if not request.path.stem.startswith(("test_docs", "test_web_process", "test_deploy")):
+        yield
+        return
+    with (tmp_path_factory.getbasetemp().parent / "ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

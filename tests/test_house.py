@@ -104,7 +104,7 @@ def test_make_alone_lists_the_targets() -> None:
 def test_check_holds_every_tool_and_the_tests() -> None:
     makefile = (HOUSE / "Makefile").read_text("utf-8")
     assert re.search(r"(?m)^check: lint test\b", makefile)
-    for command in ("ruff check", "ruff format --check", "mypy", "lint-imports", "pytest -n auto --dist loadgroup"):
+    for command in ("ruff check", "ruff format --check", "mypy", "lint-imports", "pytest -n auto --dist loadfile"):
         assert re.search(rf"(?m)^\t\$\(BIN\)/{command}$", makefile)
 
 
