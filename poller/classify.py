@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -98,6 +99,8 @@ _WRONG_PATH = (
 
 def read_limits(headers: Headers) -> Limits:
     """Return what the rate limit headers say; what is missing, ill-typed or out of any sane range is None."""
+    if isinstance(headers, CIMultiDictProxy):
+        return _limits_of(*map(headers.get, _LIMITS))
     return _limits_of(*[_header(headers, name) for name in _LIMITS])
 
 
@@ -204,7 +207,7 @@ def _mended(text: bytes) -> bytes:
 
     A server that cuts long texts leaves them in file names and messages; without this the task would never end.
     """
-    if b"\\ud" not in text and b"\\uD" not in text:
+    if b"\\" not in text or (b"\\ud" not in text and b"\\uD" not in text):
         return text
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], text)
 
@@ -313,7 +316,12 @@ def _header(headers: Headers, name: str) -> str | None:
 
 
 def _integer(told: str | None, least: int, most: int) -> int | None:
-    text = (told or "").strip()
+    return None if told is None or len(told) > LONGEST_WORD else _integer_in(told, least, most)
+
+
+@lru_cache(maxsize=4096)  # every answer tells the same limits, and counts that were told before
+def _integer_in(told: str, least: int, most: int) -> int | None:
+    text = told.strip()
     if not text.isdigit() or not text.isascii() or len(text) > LONGEST_INTEGER:
         return None
     number = int(text)

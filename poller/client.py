@@ -11,7 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote
 
 import aiohttp
 import structlog
@@ -23,14 +22,14 @@ from poller.classify import classify, read_limits
 from poller.errors import ConfigError
 from poller.model import Answer, Finished, Outcome, Refused, Running, Task, Unreachable
 from poller.protocols import TokenSource
-from poller.task_id import is_task_id
+from poller.task_id import in_path, is_task_id
+from poller.timeouts import SharedTimeout
 from poller.tokens import TokenUnavailable
-from poller.wire import BodyTooLarge, Reply, Wire, read_body, wire_to
+from poller.wire import KEEPALIVE_S, BodyTooLarge, Reply, Wire, read_body, wire_to
 
 log = structlog.get_logger()
 
 USER_AGENT = f"hubspot-import-poller/{__version__}"
-KEEPALIVE_S = 15.0  # shorter than the idle time-outs of usual servers, so that they seldom close first
 LARGEST_PROBLEM = 65_536  # bytes of an error answer that are read
 POST_TIMEOUT_S = 10.0
 
@@ -125,11 +124,13 @@ class Connections:
         ca_file: Path | None = None,
         connector: Callable[[bool], aiohttp.BaseConnector] | None = None,
     ) -> None:
-        """`connector` makes a connector, given whether to close each connection after its first answer."""
+        """`connector` makes a connector without a limit of its own, given whether to close each connection after its
+        first answer."""
         self._proxy = proxy
         self._ca_file = ca_file
         self._make_connector = connector or self._tcp_connector
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
+        self._wires: dict[tuple[URL, bool], Wire] = {}  # by origin, and whether its connections are fresh
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` where the CA file cannot be used."""
@@ -139,21 +140,25 @@ class Connections:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for wire in self._wires.values():
+            wire.close()
         for session in self._sessions or ():
             await session.close()
 
-    def session(self, *, fresh: bool) -> aiohttp.ClientSession:
-        """Return the session to use; `fresh` where a connection that was used before cannot be trusted."""
-        if self._sessions is None:
-            raise RuntimeError("the connections are not open")
-        return self._sessions[fresh]
+    async def wire(self, host: URL, *, fresh: bool) -> Wire:
+        """Return the way to the host of a URL, one for all accounts; `fresh` where a connection that was used before
+        cannot be trusted."""
+        key = host.origin(), fresh
+        if key not in self._wires:
+            self._wires[key] = await wire_to(self._session_of(fresh=fresh), host, fresh=fresh)
+        return self._wires[key]
 
     async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
         """Send a form, for OAuth. Raises `TokenUnavailable` where no answer comes."""
         try:
             async with (
                 asyncio.timeout(POST_TIMEOUT_S),
-                self.session(fresh=True).post(
+                self._session_of(fresh=True).post(
                     URL(url), data=dict(form), headers={"User-Agent": USER_AGENT}, allow_redirects=False
                 ) as response,
             ):
@@ -166,6 +171,11 @@ class Connections:
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             word = trouble_of(error)
         raise TokenUnavailable(f"the token endpoint could not be asked: {word}")
+
+    def _session_of(self, *, fresh: bool) -> aiohttp.ClientSession:
+        if self._sessions is None:
+            raise RuntimeError("the connections are not open")
+        return self._sessions[fresh]
 
     def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -215,9 +225,9 @@ class HubSpotClient:
         self._connections = connections
         template = base_url.rstrip("/") + status_path
         self._sample = status_url(template, "A")  # None: nothing can be asked for
-        self._path = _path_of(template)
+        self._before_id, _, self._after_id = _path_of(template).partition("{task_id}")
         self._tokens = tokens
-        self._request_timeout_s = request_timeout_s
+        self._timeout = SharedTimeout(request_timeout_s)
         self._max_body_bytes = max_body_bytes
         self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {user_agent}\r\n"
         self._wires: dict[bool, Wire] = {}  # by whether their connections are fresh
@@ -229,7 +239,7 @@ class HubSpotClient:
         if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)
         try:
-            async with asyncio.timeout(self._request_timeout_s):
+            with self._timeout:
                 token = await self._tokens.token()
                 answer = await self._ask(self._sample, token, task)
         except ConfigError as error:
@@ -245,9 +255,10 @@ class HubSpotClient:
     async def _ask(self, host: URL, token: str, task: Task) -> Answer:
         fresh = task.missing_at is not None or not self._names_tasks
         wire = self._wires.get(fresh)
-        if wire is None or not wire.is_open:
-            wire = self._wires[fresh] = await wire_to(self._connections.session(fresh=fresh), host)
-        reply = await wire.get(_filled(self._path, task.task_id), f"Authorization: Bearer {token}\r\n{self._headers}")
+        if wire is None:
+            wire = self._wires[fresh] = await self._connections.wire(host, fresh=fresh)
+        target = f"{self._before_id}{in_path(task.task_id)}{self._after_id}"
+        reply = await wire.get(target, f"Authorization: Bearer {token}\r\n{self._headers}")
         is_named = False
         try:
             answer = self._believed(await self._read_answer(reply), task, fresh=fresh)
@@ -259,7 +270,7 @@ class HubSpotClient:
     async def _read_answer(self, reply: Reply) -> Answer:
         """An error answer says enough by its status and headers, even if its body is too large or cut."""
         is_success = 200 <= reply.status <= 299
-        body, trouble = await reply.body(self._max_body_bytes if is_success else LARGEST_PROBLEM)
+        body, trouble = await read_body(reply.content, self._max_body_bytes if is_success else LARGEST_PROBLEM)
         limits = read_limits(reply.headers)
         if trouble is not None and is_success:
             return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
@@ -296,17 +307,13 @@ def status_url(template: str, task_id: str) -> URL | None:
     """Return the URL that asks for exactly this task; None where there is no such URL."""
     if not is_task_id(task_id):
         return None
-    text = _filled(template, task_id)
+    text = template.replace("{task_id}", in_path(task_id))
     try:
         url = URL(text, encoded=True)
     except ValueError:
         return None
     is_exact = url.raw_path_qs == _path_of(text) and re.fullmatch("[!-~]+", text)
     return url if url.host and is_exact else None
-
-
-def _filled(template: str, task_id: str) -> str:
-    return template.replace("{task_id}", quote(task_id, safe=""))
 
 
 def _path_of(url: str) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from msgspec import Struct
+
 
 class Kind(StrEnum):
     """What became of a task."""
@@ -21,8 +23,7 @@ class Kind(StrEnum):
     TIMED_OUT = "timed_out"  # our deadline; the task may still finish at HubSpot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """One import task as the store hands it to a worker: its identity, and what was learned so far."""
 
     key: int  # the store's own number, in feeding order
@@ -43,8 +44,7 @@ class Task:
 # --- feeding ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fed:
+class Fed(Struct, frozen=True, kw_only=True):
     """One usable input line."""
 
     account: str
@@ -92,8 +92,7 @@ class Added:
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class Running(Struct, frozen=True, kw_only=True):
     """Not finished yet. `status` is None where HubSpot sent an empty or `null` body."""
 
     status: str | None
@@ -103,8 +102,7 @@ class Running:
     correlation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """COMPLETE or CANCELED. `errors` and `result` are HubSpot's own bytes (None: absent or null)."""
 
     status: Literal["COMPLETE", "CANCELED"]
@@ -120,8 +118,7 @@ class Finished:
     correlation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(Struct, frozen=True, kw_only=True):
     """400 or 404 with JSON: HubSpot does not know this id, or not any more."""
 
     code: int
@@ -129,8 +126,7 @@ class Missing:
     correlation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Throttled:
+class Throttled(Struct, frozen=True, kw_only=True):
     """The account must wait; not the task's fault."""
 
     policy: Literal["window", "daily", "migrating"]  # 429 ten-secondly or unnamed, 429 DAILY, 477
@@ -138,8 +134,7 @@ class Throttled:
     correlation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Struct, frozen=True, kw_only=True):
     """The account cannot be asked until a person or a new token changes something; not the task's fault."""
 
     reason: Literal["token_refused", "scope_missing", "wrong_path"]
@@ -147,8 +142,7 @@ class Refused:
     correlation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unreachable:
+class Unreachable(Struct, frozen=True, kw_only=True):
     """Weather: nothing was learned about the task."""
 
     reason: str  # closed vocabulary, snake_case: "http_503", "timeout", "reset", "unreadable_body", …
@@ -159,8 +153,7 @@ class Unreachable:
 Outcome = Running | Finished | Missing | Throttled | Refused | Unreachable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """What an answer's X-HubSpot-RateLimit-* headers say; None where missing or nonsense."""
 
     max: int | None = None
@@ -173,8 +166,7 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """One look's whole yield: what it says of the task, and what it says of the account."""
 
     outcome: Outcome
@@ -184,8 +176,7 @@ class Answer:
 # --- deciding --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookAgain:
+class LookAgain(Struct, frozen=True, kw_only=True):
     """The task goes back to the queue with these counts."""
 
     at: float
@@ -195,8 +186,7 @@ class LookAgain:
     requested_at: float | None = None  # None: what was known stays
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
+class Finish(Struct, frozen=True, kw_only=True):
     """The task has its outcome."""
 
     kind: Kind
@@ -205,8 +195,7 @@ class Finish:
 Decision = LookAgain | Finish
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """A finished task as every sink gets it: `body` is one JSON object without a line break."""
 
     body: bytes
@@ -215,8 +204,7 @@ class Record:
     seen_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(Struct, frozen=True, kw_only=True):
     """A look made and decided, ready to be recorded. `record` stands exactly when the task is finished."""
 
     task: Task  # as claimed
@@ -228,8 +216,7 @@ class Settled:
 # --- delivering ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """A record on its way to one sink. `number` grows in the order in which tasks finished."""
 
     number: int
@@ -337,8 +324,7 @@ class DeadLetter:
     delivery: Delivery
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(Struct, frozen=True, kw_only=True):
     """One status request for a task, as the task's trail tells it."""
 
     at: float  # when the request left

@@ -240,10 +240,13 @@ class _HiddenToken:
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source
+        self._known: str | None = None
 
     async def token(self) -> str:
         token = await self._source.token()
-        logs.keep_secret(token)
+        if token is not self._known:
+            logs.keep_secret(token)
+            self._known = token
         return token
 
     def refused(self, token: str) -> None:

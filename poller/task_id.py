@@ -18,6 +18,11 @@ def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
 
 
+def in_path(task_id: str) -> str:
+    """Return a task id as it stands in a URL's path: of the allowed characters two are escaped there."""
+    return task_id.replace("=", "%3D").replace("+", "%2B")
+
+
 def task_id_of(text: str) -> str:
     """Return `text` if it is a task id. Raises `ValueError` with a reason for people otherwise."""
     if _TASK_ID.fullmatch(text) is not None:

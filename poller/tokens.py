@@ -37,14 +37,17 @@ class TokenUnavailable(Exception):
 class EnvToken:
     """A token in an environment variable. It cannot change while the process lives."""
 
-    __slots__ = ("_environ", "_name")
+    __slots__ = ("_environ", "_name", "_token")
 
     def __init__(self, name: str, environ: Mapping[str, str]) -> None:
         self._name, self._environ = name, environ
+        self._token: str | None = None
 
     async def token(self) -> str:
         """Return the variable's value. Raises `ConfigError` where it is not set or cannot be a token."""
-        return secret_in_env(self._name, self._environ)
+        if self._token is None:
+            self._token = secret_in_env(self._name, self._environ)
+        return self._token
 
     def refused(self, token: str) -> None:
         """Nothing to read anew."""

@@ -9,15 +9,10 @@ LONGEST = 1500  # characters a store keeps of a trail, the latest: some twenty l
 
 def trace(look: Look) -> str:
     """Return the line that adds `look` to a trail."""
-    fields = (
-        round(look.at, 3),
-        round(look.gate_s, 3),
-        round(look.took_s, 3),
-        look.outcome,
-        look.says if not isinstance(look.says, str) else look.says.encode("utf-8", "replace").decode(),
-        None if look.again_in_s is None else round(look.again_in_s, 3),
-    )
-    return orjson.dumps(fields).decode() + "\n"
+    says = look.says.encode("utf-8", "replace").decode() if isinstance(look.says, str) else look.says
+    words = orjson.dumps((look.outcome, says)).decode()[1:-1]
+    again_in_s = "null" if look.again_in_s is None else f"{look.again_in_s:.3f}"
+    return f"[{look.at:.3f},{look.gate_s:.3f},{look.took_s:.3f},{words},{again_in_s}]\n"
 
 
 def looks(trail: str) -> tuple[Look, ...]:

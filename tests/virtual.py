@@ -244,7 +244,7 @@ class MemoryConnector(aiohttp.BaseConnector):
     """
 
     def __init__(self, servers: Server | Mapping[str, Server], weather: Weather | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(limit=0, **kwargs)  # as the real one: the gates limit
         self._servers = servers
         self.weather = weather or Weather()
         self.connections_total = 0

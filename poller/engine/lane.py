@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import structlog
+from msgspec import Struct
 
 from poller.errors import GaveUp, TokenRefused
 from poller.log import tells_debug
@@ -42,8 +43,7 @@ UNRECORDED_A_WORKER = 10  # so many looks may wait for the disk; then no more ar
 REFUSALS_AT_START = 2  # one may be a token that was just being replaced
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
+class Looked(Struct, frozen=True, kw_only=True):
     """A look made and decided, on its way to the disk."""
 
     outcome: Outcome

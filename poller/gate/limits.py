@@ -20,6 +20,7 @@ class AccountWindows:
         self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._own_stays = requests is not None
         self._told: Window | None = None
+        self._both_count = False  # the person's window beside another that the headers tell
         self._held = HeldSlots()
         self._others = Others()
 
@@ -28,6 +29,7 @@ class AccountWindows:
         longest_s = self.own.window_s if self._told is None else max(self.own.window_s, self._told.window_s)
         self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._own_stays = requests is not None
+        self._both_count = self._own_stays and self._told is not None and self._told != self.own
         return self.own.window_s <= longest_s + KEPT_S
 
     @property
@@ -62,14 +64,16 @@ class AccountWindows:
         if self._told is None:
             return self._shared_free_in_s(self.own, now)
         wait_s = self._shared_free_in_s(self._told, now)
-        if self._own_stays and self.own != self._told:
+        if self._both_count:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
 
     def learn(self, limits: Limits) -> Window | None:
         """Take over what an answer's headers tell; return the window if it is news."""
-        limit = limits.max if limits.max is not None and limits.max > 0 else None
-        interval_s = limits.interval_s
+        told, limit, interval_s = self._told, limits.max, limits.interval_s
+        if told is not None and limit == told.limit and interval_s == told.window_s:
+            return None
+        limit = limit if limit is not None and limit > 0 else None
         if interval_s is not None and not 0 < interval_s <= LONGEST_WINDOW_S:
             interval_s = None
         if limit is None and interval_s is None:
@@ -79,6 +83,7 @@ class AccountWindows:
         if window == self._told:
             return None
         self._told = window
+        self._both_count = self._own_stays and window != self.own
         return window if window != known else None
 
     def learn_others(self, limits: Limits, *, sent_at: float, now: float) -> None:

@@ -34,6 +34,10 @@ class Turnstile:
 
     async def let_through(self, take: Callable[[], None]) -> None:
         """Wait, then call `take` and return. Cancelled while waiting, takes nothing. Raises `GateClosed`."""
+        if not self._queue.locked() and not self._closed and self._wait_s() <= 0 and self._pace.has_capacity():
+            await self._pace.acquire()  # at once, as there is room; to queue would keep a queue alive that nobody needs
+            take()
+            return
         async with self._queue:
             await self._until_free()
             if await self._keep_pace():  # that took a while: look again

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import orjson
 import structlog
 
 from poller.model import (
@@ -141,16 +142,28 @@ class SqliteStore:
 
     def _insert_tasks(self, chunk: Chunk, now: float) -> int:
         accounts = {name: self._account_base(name) for name in {fed.account for fed in chunk.fed}}
+        due_at = {name: now + self._first_look_s.get(name, 0.0) for name in accounts}
         before = self._connection.total_changes
-        self._connection.executemany(
-            "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (account, task_id) DO NOTHING",
-            [
-                (*accounts[fed.account], fed.task_id, fed.ref, now, now + self._first_look_s.get(fed.account, 0.0))
-                for fed in chunk.fed
-            ],
-        )
+        if len(accounts) == 1 and not any(fed.ref for fed in chunk.fed):
+            ((name, base),) = accounts.items()
+            self._insert_ids(base, [fed.task_id for fed in chunk.fed], now, due_at[name])
+        else:
+            self._connection.executemany(
+                "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (account, task_id) DO NOTHING",
+                [(*accounts[fed.account], fed.task_id, fed.ref, now, due_at[fed.account]) for fed in chunk.fed],
+            )
         return self._connection.total_changes - before
+
+    def _insert_ids(self, base: tuple[int, float], ids: Sequence[str], now: float, due_at: float) -> None:
+        """One statement for all, in the index's order: a third of the time of one for each, in that of their keys."""
+        (last,) = self._connection.execute("SELECT coalesce(max(key), 0) FROM task").fetchone()
+        self._connection.execute(
+            "INSERT INTO task (key, account, paused_base_s, task_id, fed_at, due_at)"
+            " SELECT ? + key, ?, ?, value, ?, ? FROM json_each(?) WHERE true ORDER BY value, key"
+            " ON CONFLICT (account, task_id) DO NOTHING",
+            (last + 1, *base, now, due_at, orjson.dumps(ids).decode()),
+        )
 
     def delay_first_looks(self, account: str, delay_s: float) -> None:
         """Let the account's new tasks be due so long after they are added; until then they are due at once."""
