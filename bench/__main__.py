@@ -9,14 +9,17 @@ import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 
 from bench.contenders import CONTENDERS
-from bench.server import pinned, serving
+from bench.server import free_port, pinned, serving
 from bench.service import Run, instant, run_service
 
 SERVICE = "poller"
+IDS_A_REQUEST = 10_000  # the most that one may hold
 SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # of the looks: they need so much longer for each
 
 
@@ -53,6 +56,8 @@ def feeding(args: argparse.Namespace) -> None:
                 f"{kind:13} {args.tasks / (ended - began):8.0f} ids/s, processor"
                 f" {processor_s / args.tasks * 1e6:.2f} µs an id, peak {run.peak_mb:.0f} MB"
             )
+            run, taken_s = _fed_over_http(folder / "http", args.tasks // 5, make)
+            print(f"{'':4}over HTTP {args.tasks // 5 / taken_s:7.0f} ids/s, peak {run.peak_mb:.0f} MB")
     _say_machine()
 
 
@@ -111,6 +116,47 @@ def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, f
 def _fed(folder: Path, ids: Path) -> Run:
     """Feed a state while nothing can be asked: the API is a port at which nobody listens."""
     return run_service(folder, "http://127.0.0.1:9", [ids], core=_cores()[1], until="source.ended", POLLER_WORKERS="1")
+
+
+def _fed_over_http(folder: Path, tasks: int, make: Callable[[int], str]) -> tuple[Run, float]:
+    """Feed as many ids a request as one may hold, one request after the other, over one connection."""
+    folder.mkdir()
+    port, taken_s = free_port(), 0.0
+    ids = [f"{make(number)}\n" for number in range(tasks)]
+    bodies = ["".join(ids[at : at + IDS_A_REQUEST]) for at in range(0, tasks, IDS_A_REQUEST)]
+
+    def post_all() -> None:
+        nonlocal taken_s
+        connection = _connected(port)
+        began = time.perf_counter()
+        for body in bodies:
+            connection.request("POST", "/v1/tasks", body, {"Content-Type": "text/plain"})
+            answer = connection.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise SystemExit(f"the service answered {answer.status}: {answer.read(500)!r}")
+            answer.read()
+        taken_s = time.perf_counter() - began
+
+    listen = f"127.0.0.1:{port}"
+    nobody = "http://127.0.0.1:9"
+    settings = {"POLLER_WORKERS": "1", "POLLER_LISTEN": listen, "POLLER_FOLLOW": "true"}
+    run = run_service(folder, nobody, [], core=_cores()[1], meanwhile=post_all, **settings)
+    return run, taken_s
+
+
+def _connected(port: int) -> HTTPConnection:
+    """Wait for the service to be up."""
+    until = time.monotonic() + 10
+    while True:
+        connection = HTTPConnection("127.0.0.1", port)
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return connection
 
 
 def _event(run: Run, name: str) -> float:

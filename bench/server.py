@@ -44,7 +44,7 @@ HEADERS = {
 @contextmanager
 def serving(core: int | None, *, cookies: bool = False) -> Iterator[str]:
     """Serve on a free loopback port, on the given core; yield the base URL."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-server-") as folder:
         command = _nginx(Path(folder), port, cookies) or [sys.executable, "-m", "bench.server", str(port)]
         process = Popen(command, stderr=DEVNULL, preexec_fn=pinned(core))
@@ -60,7 +60,8 @@ def pinned(core: int | None):
     return (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port at which nobody listens now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -84,10 +84,11 @@ def run_service(
     core: int | None,
     until: str | None = None,
     seconds: float | None = None,
+    meanwhile: Callable[[], None] | None = None,
     **environ: str,
 ) -> Run:
-    """Run `poller run` in `folder` to its end, or to the first event named `until`, or for so many seconds, and return
-    what was seen of it."""
+    """Run `poller run` in `folder` to its end, or to the first event named `until`, or for so many seconds, or until
+    `meanwhile` has returned, and return what was seen of it."""
     command = [shutil.which("poller", path=str(Path(sys.executable).parent)) or "poller", "run", *map(str, inputs)]
     log = folder / "log"
     began_at = time.time()
@@ -102,6 +103,11 @@ def run_service(
     samples: list[Sample] = []
     watcher = threading.Thread(target=_watch, args=(process.pid, log, until, seconds, samples))
     watcher.start()
+    if meanwhile is not None:
+        try:
+            meanwhile()
+        finally:
+            process.terminate()
     _, status, usage = os.wait4(process.pid, 0)
     watcher.join()
     return Run(

@@ -5,6 +5,7 @@ No sockets and no clock, only due times, a rate limit and chance by seed: `pytho
 
 import argparse
 import heapq
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,12 +17,13 @@ from random import Random
 from bench.timing_policies import OTHERS, Clairvoyant, Learning, Look, Optimal, Policy
 from bench.timing_report import plot, table
 from bench.timing_workloads import DEADLINE_S, WORKLOADS, Import
+from poller.policy import LONGEST_GAP_S
 
 SEED = 1
 PROCESSES = 2
 RATES = (60.0, 10.0)
 PRICES_S = (0.02, 0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0)
-OPTIMAL_PRICES_S = (0.3, 1.0, 2.0, 4.0, 10.0, 30.0)
+OPTIMAL_PRICES_S = (0.1, 0.3, 1.0, 2.0, 4.0, 10.0, 30.0)
 WARM_UP = 1 / 3  # of the tasks; the rest is the steady state
 UNLIMITED = 1e6
 
@@ -90,6 +92,7 @@ class Compared:
     default: Result
     priced: Mapping[float, Result]
     optimal: Sequence[Result]  # by rising price, without a limit
+    optimal_within: Sequence[Result]  # the same where no gap is longer than the default allows
     clairvoyant: Result
 
     def equal_or_better(self, other: Result) -> tuple[float, Result] | None:
@@ -101,9 +104,9 @@ class Compared:
         ]
         return min(fitting, key=lambda each: each[1].looks, default=None)
 
-    def over_the_bound(self) -> float:
-        """Return the default's lateness in the steady state, over the optimal inspection's with as many looks."""
-        points = sorted((each.steady_looks, each.steady_s) for each in self.optimal)
+    def over_the_bound(self, bound: Sequence[Result]) -> float:
+        """Return the default's lateness in the steady state, over that of an optimal inspection with as many looks."""
+        points = sorted((each.steady_looks, each.steady_s) for each in bound)
         for (fewer, later_s), (more, sooner_s) in pairwise(points):
             if fewer <= self.default.steady_looks <= more:
                 share = (self.default.steady_looks - fewer) / max(more - fewer, 1e-9)
@@ -119,9 +122,16 @@ def compare(workload: str, per_second: float) -> Compared:
         others={name: simulate(tasks, make(), per_second) for name, make in OTHERS.items()},
         default=simulate(tasks, Learning(), per_second),
         priced=_priced(tasks, per_second),
-        optimal=[simulate(tasks, Optimal(tasks, price_s), UNLIMITED) for price_s in OPTIMAL_PRICES_S],
+        optimal=_optimal(tasks, math.inf),
+        optimal_within=_optimal(tasks, LONGEST_GAP_S),
         clairvoyant=simulate(tasks, Clairvoyant(), per_second),
     )
+
+
+def _optimal(tasks: Sequence[Import], longest_gap_s: float) -> list[Result]:
+    """Return what the bound needs at each price, were there no limit on requests."""
+    found = [Optimal(tasks, price_s, min(longest_gap_s, UNLIMITED)) for price_s in OPTIMAL_PRICES_S]
+    return [simulate(tasks, policy, UNLIMITED) for policy in found]
 
 
 def _priced(tasks: Sequence[Import], per_second: float) -> dict[float, Result]:

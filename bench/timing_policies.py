@@ -87,13 +87,14 @@ class Learning:
 
 
 class Optimal:
-    """The optimal inspection policy for these very imports, each half of the feed by itself: nothing to learn."""
+    """The optimal inspection policy for these very imports, each half of the feed by itself: nothing to learn. With no
+    gap longer than `longest_gap_s`."""
 
-    def __init__(self, tasks: Sequence[Import], price_s: float) -> None:
+    def __init__(self, tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> None:
         self._half_at = tasks[len(tasks) // 2].requested_at
         early = [task for task in tasks if task.requested_at < self._half_at] or tasks
         late = [task for task in tasks if task.requested_at >= self._half_at]
-        self._plans = [_plan_for(half, price_s) for half in (early, late)]
+        self._plans = [_plan_for(half, price_s, longest_gap_s) for half in (early, late)]
 
     def _plan(self, task: Import) -> Inspection:
         return self._plans[task.requested_at >= self._half_at]
@@ -106,7 +107,7 @@ class Optimal:
         return self._plan(look.task).gap_s(look.now - look.task.requested_at)
 
 
-def _plan_for(tasks: Sequence[Import], price_s: float) -> Inspection:
+def _plan_for(tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> Inspection:
     events, exposure_s = [0.0] * BANDS, [0.0] * BANDS
     for task in tasks:
         last = band_of(task.took_s)
@@ -118,7 +119,7 @@ def _plan_for(tasks: Sequence[Import], price_s: float) -> Inspection:
     rates = [count / seconds if seconds else 1.0 for count, seconds in zip(events, exposure_s, strict=True)]
     gone = band_of(DEADLINE_S) + 1  # given up by then: nothing more to pay
     rates[gone:] = [1.0] * (BANDS - gone)
-    return plan(EDGES, rates, [1e6] * (BANDS + 1), price_s)
+    return plan(EDGES, rates, [longest_gap_s] * (BANDS + 1), price_s)
 
 
 class Clairvoyant:

@@ -9,7 +9,7 @@ from aiohttp import web
 from poller.instants import iso
 from poller.model import Delivery, Look, TaskStory
 from poller.task_id import is_task_id
-from poller.web.guard import answer
+from poller.web.guard import answer, as_json
 from poller.web.running import RUN, Run
 
 USUAL_LIMIT, MOST_LIMIT = 1000, 10_000  # records a page
@@ -33,7 +33,7 @@ async def one_task(request: web.Request) -> web.Response:
         return answer(
             409, "ambiguous", "several accounts have a task with this id: add ?account=NAME", accounts=accounts
         )
-    return web.Response(body=orjson.dumps(_told(found[0])), content_type="application/json")
+    return as_json(_told(found[0]))
 
 
 def _told(story: TaskStory) -> dict[str, Any]:

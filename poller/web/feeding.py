@@ -14,7 +14,7 @@ from poller.errors import PollerError
 from poller.model import Added, Chunk, Position, Rejection
 from poller.source import Feeding
 from poller.web.body import Held, Refusal, chunks_of, format_of
-from poller.web.guard import answer
+from poller.web.guard import answer, as_json
 from poller.web.running import Run
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class Feeder:
             rejected=len(outcome.rejected),
             blank=outcome.blank,
         )
-        return web.json_response(outcome.told())
+        return as_json(outcome.told())
 
     async def _store_all(
         self, chunks: Sequence[Chunk], outcome: Outcome, on_stored: Callable[[Chunk, Added], None]

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from poller.instants import iso
 from poller.model import Pause
-from poller.web.guard import MAY_SEE
+from poller.web.guard import MAY_SEE, as_json
 from poller.web.running import RUN, Run
 
 STUCK = frozenset({Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH})  # a person must act
@@ -16,13 +16,13 @@ async def healthz(request: web.Request) -> web.Response:
     """The event loop runs. `poller healthcheck` compares the process id with that of the state's owner."""
     run = request.app[RUN]
     up_s = round(run.clock() - run.began_at, 3)
-    return web.json_response({"status": "alive", "pid": run.pid, "version": run.version, "up_s": up_s})
+    return as_json({"status": "alive", "pid": run.pid, "version": run.version, "up_s": up_s})
 
 
 async def readyz(request: web.Request) -> web.Response:
     """200 while the run can take tasks and look at them; 503 with the component that cannot."""
     told = readiness(request.app[RUN], detailed=request[MAY_SEE])
-    return web.json_response(told, status=200 if told["ready"] else 503)
+    return as_json(told, status=200 if told["ready"] else 503)
 
 
 def readiness(run: Run, *, detailed: bool) -> dict[str, Any]:

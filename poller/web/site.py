@@ -10,7 +10,7 @@ from poller.protocols import TokenSource
 from poller.web.answers import finished, one_task
 from poller.web.exposition import metrics_handler
 from poller.web.feeding import Feeder
-from poller.web.guard import Guard, add_headers, translate_errors
+from poller.web.guard import Guard, add_headers, as_json, translate_errors
 from poller.web.health import healthz, readyz
 from poller.web.lag import Lag
 from poller.web.overview import Overview
@@ -49,6 +49,6 @@ def _description(run: Run) -> Handler:
 
     async def describe(_: web.Request) -> web.Response:
         described["components"]["schemas"]["Account"]["enum"] = sorted(run.service.lanes)
-        return web.Response(body=orjson.dumps(described), content_type="application/json")
+        return as_json(described)
 
     return describe
