@@ -166,6 +166,13 @@ BUGS = (
         new="    return code in PASSING_IO | FAILED_FSYNC or",
         tests=STORE,
     ),
+    Bug(
+        name="ids-out-of-feeding-order",
+        file="poller/store/sqlite.py",
+        old="SELECT ? + key, ?, ?",
+        new="SELECT nullif(?, ?1), ?, ?",
+        tests=("store", "store_sqlite", "source"),
+    ),
     # --- sinks: exactly once, or at least once and known as such
     Bug(
         name="jsonl-not-synced",
@@ -330,6 +337,34 @@ BUGS = (
         old="            with self._timeout:\n",
         new="            if True:\n",
         tests=CLIENT,
+    ),
+    Bug(
+        name="kept-connection-not-looked-at",
+        file="poller/wire.py",
+        old="            if line.is_clean and self._now()",
+        new="            if self._now()",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="connection-kept-for-ever",
+        file="poller/wire.py",
+        old="- line.idle_since <= KEEPALIVE_S:",
+        new="- line.idle_since <= 1e9:",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="time-out-of-another-look",
+        file="poller/timeouts.py",
+        old="            if ends_at > loop.time():\n",
+        new="            if False:\n",
+        tests=("timeouts",),
+    ),
+    Bug(
+        name="cancellation-taken-for-a-time-out",
+        file="poller/timeouts.py",
+        old="            if task.uncancel() <= cancelled_before and kind is asyncio.CancelledError:\n",
+        new="            if kind is asyncio.CancelledError:\n",
+        tests=("timeouts",),
     ),
     Bug(
         name="distrusted-connection-kept",

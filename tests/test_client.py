@@ -34,6 +34,7 @@ from poller.client import (
 from poller.errors import ConfigError
 from poller.model import Answer, Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
 from poller.tokens import TokenUnavailable
+from poller.wire import KEEPALIVE_S
 from tests.makers import make_task
 from tests.virtual import MemoryConnector, Weather
 
@@ -122,14 +123,15 @@ async def answering(*replies: Reply | bytes) -> AsyncIterator[RawServer]:
 class Tokens:
     """A token source that notes what was refused."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, token: str = TOKEN) -> None:
         self.error = error
+        self.held = token
         self.refusals: list[str] = []
 
     async def token(self) -> str:
         if self.error is not None:
             raise self.error
-        return TOKEN
+        return self.held
 
     def refused(self, token: str) -> None:
         self.refusals.append(token)
@@ -322,6 +324,27 @@ async def test_a_cookie_is_not_sent_back() -> None:
         await client.look(make_task())
         await client.look(make_task())
     assert b"Cookie" not in server.requests[1]
+
+
+# --- kept connections ------------------------------------------------------------------------------------------------
+
+
+async def test_accounts_share_kept_connections() -> None:
+    async with answering(http(COMPLETE)) as server, Connections() as connections:
+        for _ in range(5):
+            for token in ("pat-na1-first", "pat-na1-second"):
+                client = HubSpotClient(connections, base_url=server.url, status_path=PATH, tokens=Tokens(token=token))
+                assert isinstance((await client.look(make_task())).outcome, Finished)
+    assert server.connections == 1
+    assert {b"first" in request for request in server.requests} == {True, False}
+
+
+async def test_a_connection_is_kept_for_a_while_and_no_longer() -> None:
+    async with answering(http(COMPLETE)) as server, client_of(server.url) as client:
+        for gap_s, connections in ((0.0, 1), (KEEPALIVE_S - 2, 1), (KEEPALIVE_S - 2, 1), (KEEPALIVE_S + 2, 2)):
+            await asyncio.sleep(gap_s)
+            assert isinstance((await client.look(make_task())).outcome, Finished)
+            assert server.connections == connections
 
 
 # --- stray answers ---------------------------------------------------------------------------------------------------

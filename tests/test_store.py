@@ -37,6 +37,20 @@ async def test_every_line_of_a_chunk_is_counted_in_exactly_one_place(store: Stor
     assert list(await store.rejections()) == [("ids.txt", rejection)]
 
 
+@pytest.mark.parametrize("ref", [None, b'{"row":1}'])
+async def test_tasks_fed_together_keep_the_order_of_their_feeding(store: Store, ref: bytes | None) -> None:
+    source = await store.new_source("ids.txt")
+    for fed in (["d", "b"], ["e", "a", "e", "d", "c", "a"]):
+        lines = tuple(Fed(account="main", task_id=task_id, ref=ref) for task_id in fed)
+        await store.add(source, Chunk(fed=lines, rejected=(), blank=0, position=Position()))
+    claimed = await store.claim("main", 9)
+    assert ids(claimed) == ["d", "b", "e", "a", "c"]
+    assert {(task.ref, task.looks, task.errors, task.status, task.missing_at) for task in claimed} == {
+        (ref, 0, 0, None, None)
+    }
+    assert (await store.sums()).sources[0].duplicates == 3
+
+
 async def test_the_same_id_in_two_accounts_is_two_tasks(store: Store) -> None:
     await feed(store, "a", account="one")
     await feed(store, "a", account="two")

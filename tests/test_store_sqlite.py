@@ -166,7 +166,8 @@ async def test_a_failed_fsync_or_damage_is_never_retried_and_stops_everything(
     await feed(store, "a")
     failing = FailingConnection(store._connection, code)
     store._commits._connection = failing  # type: ignore[assignment] # the disk cannot be made to fail an fsync
-    told = await asyncio.gather(store.new_source("x"), store.new_source("y"), return_exceptions=True)
+    async with asyncio.timeout(10):  # whoever tries again waits for ever
+        told = await asyncio.gather(store.new_source("x"), store.new_source("y"), return_exceptions=True)
     assert [isinstance(each, StoreError) for each in told] == [True, True]
     await asyncio.sleep(10)
     assert failing.commits == 1

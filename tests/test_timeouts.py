@@ -58,17 +58,25 @@ async def test_a_cancellation_from_elsewhere_is_none_of_its_business() -> None:
     assert await waited(shared, 0.0, 100.0) == ("over", 30.0)
 
 
+class Joined(SharedTimeout):
+    """Somebody else cancels the waiting task in the turn in which its time is over."""
+
+    waiting: "asyncio.Task[None]"
+
+    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+        super()._interrupt(loop)
+        self.waiting.cancel()
+
+
 async def test_cancelled_in_the_very_turn_in_which_it_is_over_it_stays_cancelled() -> None:
-    shared = SharedTimeout(30.0)
+    shared = Joined(30.0)
 
     async def run() -> None:
         await waited(shared, 0.0, 100.0)
 
-    waiting = asyncio.create_task(run())
-    await asyncio.sleep(0)
-    asyncio.get_running_loop().call_at(30.0, waiting.cancel)
+    shared.waiting = asyncio.create_task(run())
     with pytest.raises(asyncio.CancelledError):
-        await waiting
+        await shared.waiting
 
 
 async def test_after_a_time_out_the_task_can_wait_for_other_things() -> None:
