@@ -285,7 +285,7 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
         with running("run", "--follow", "--listen", "127.0.0.1:0", folder=tmp_path, env=env) as service:
             wait_until(service.told("web.started"), "the server")
             port = next(event["port"] for event in service.events() if event["event"] == "web.started")
-            script = "\necho\n".join(lines_of("http")).replace("AAAAEZ6whGI", task_id).replace(":8321/", f":{port}/")
+            script = "\n".join(lines_of("http")).replace("AAAAEZ6whGI", task_id).replace(":8321/", f":{port}/")
             done = subprocess.run(  # noqa: S603 - the README's own words
                 ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607 - whichever bash there is
                 cwd=tmp_path,
@@ -295,7 +295,7 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
                 check=False,
             )
     assert done.returncode == 0, done.stderr
-    assert '"accepted": 2' in done.stdout
+    assert '"accepted":2' in done.stdout
     assert f'"task_id":"{task_id}","account":"default","state":' in done.stdout
     assert '"kind":"complete"' in done.stdout
     assert "poller_tasks_finished_total" in done.stdout

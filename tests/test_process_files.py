@@ -264,6 +264,7 @@ def test_a_receiver_that_comes_back_during_the_run_catches_up_in_order(tmp_path:
     command = ("run", ids.name, "-c", "config.toml", "--base-url", complete.url, *QUICK)
     with running(*command, folder=tmp_path) as process:
         wait_until(lambda: len(lines(tmp_path / "finished.jsonl")) == 60, "the other sink")
+        wait_until(process.told("sink.failed"), "the message")
         with receiver.listening():
             assert process.ended() == Exit.ALL_COMPLETE
         assert process.told("sink.recovered")()

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,15 @@ async def test_a_full_disk_makes_writers_wait_and_they_go_on_in_order_when_there
     assert (await store.sums()).finished == 1
     told = [event["event"] for event in events if event["event"] in ("store.unwritable", "store.writable")]
     assert told == ["store.unwritable", "store.writable"]
+
+
+@pytest.mark.parametrize(("free_bytes", "pages"), [(2**21, 64), (2**40, 8000), (0, 1)])
+async def test_the_log_may_take_an_eighth_of_a_small_disk(
+    open_file: OpenFile, monkeypatch: pytest.MonkeyPatch, free_bytes: int, pages: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+    store = await open_file()
+    assert store._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (pages,)
 
 
 async def test_where_the_log_has_no_room_to_grow_it_is_begun_anew(

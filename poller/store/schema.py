@@ -1,6 +1,7 @@
 """The tables of a SQLite state, their versions, and how its file is opened."""
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from poller.store.faults import damaged, opening_error, store_error, translated,
 
 log = structlog.get_logger()
 
+LOG_PAGES = 8000  # 32 MB: a chunk of random ids touches as many pages
+LOG_SHARE = 8  # of the room on the disk at the start
+PAGE_BYTES = 4096
 OPENING_MS, WRITING_MS = 2000, 100  # how long another program's lock is waited for: at work, the event loop waits too
 
 APPLICATION_ID = 0x506F6C6C  # "Poll", in the file's header: no other program's database is taken for ours
@@ -136,7 +140,7 @@ def open_writing(path: Path | None) -> sqlite3.Connection:
             connection.execute(f"PRAGMA busy_timeout = {OPENING_MS}")  # after a kill, a reader may be mending the log
             version = _known_version(connection, place)
             _refuse_damaged(connection, place)
-            _set_up_writing(connection, place, in_memory=path is None)
+            _set_up_writing(connection, path)
             _migrate(connection, version)
             connection.execute(f"PRAGMA busy_timeout = {WRITING_MS}")
     except BaseException:
@@ -185,15 +189,23 @@ def _connect(path: Path | None, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _set_up_writing(connection: sqlite3.Connection, place: str, *, in_memory: bool) -> None:
+def _set_up_writing(connection: sqlite3.Connection, path: Path | None) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal" and not in_memory:
-        raise StoreUnusable(f"the file system of {place} cannot hold a state (no WAL). Choose a local disk: --state.")
+    if mode != "wal" and path is not None:
+        raise StoreUnusable(f"the file system of {path} cannot hold a state (no WAL). Choose a local disk: --state.")
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses commits at a power cut
-    connection.execute("PRAGMA wal_autocheckpoint = 8000")  # pages, 32 MB: random ids touch as many pages
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES if path is None else _log_pages(path)}")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA cache_size = -16000")  # 16 MB, whatever the number of tasks
     connection.execute("PRAGMA temp_store = MEMORY")  # a container may have no writable /tmp
+
+
+def _log_pages(path: Path) -> int:
+    """Return the pages the log may reach before it is folded into the database.
+
+    A log that takes the last room of a small disk leaves none to fold it into, and is stuck for good.
+    """
+    return max(1, min(LOG_PAGES, shutil.disk_usage(path.parent).free // LOG_SHARE // PAGE_BYTES))
 
 
 def _known_version(connection: sqlite3.Connection, place: str) -> int:
