@@ -99,7 +99,7 @@ async def test_a_full_disk_makes_writers_wait_and_they_go_on_in_order_when_there
     assert told == ["store.unwritable", "store.writable"]
 
 
-@pytest.mark.parametrize(("free_bytes", "pages"), [(2**21, 64), (2**40, 8000), (0, 1)])
+@pytest.mark.parametrize(("free_bytes", "pages"), [(2**21, 64), (2**40, 16_000), (0, 1)])
 async def test_the_log_may_take_an_eighth_of_a_small_disk(
     open_file: OpenFile, monkeypatch: pytest.MonkeyPatch, free_bytes: int, pages: int
 ) -> None:

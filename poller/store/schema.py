@@ -12,7 +12,7 @@ from poller.store.faults import damaged, opening_error, store_error, translated,
 
 log = structlog.get_logger()
 
-LOG_PAGES = 8000  # 32 MB: a chunk of random ids touches as many pages
+LOG_PAGES = 16_000  # 64 MB: a chunk of random ids touches half as many pages
 LOG_SHARE = 8  # of the room on the disk at the start
 PAGE_BYTES = 4096
 OPENING_MS, WRITING_MS = 2000, 100  # how long another program's lock is waited for: at work, the event loop waits too
@@ -196,7 +196,7 @@ def _set_up_writing(connection: sqlite3.Connection, path: Path | None) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses commits at a power cut
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES if path is None else _log_pages(path)}")
     connection.execute("PRAGMA journal_size_limit = 67108864")
-    connection.execute("PRAGMA cache_size = -16000")  # 16 MB, whatever the number of tasks
+    connection.execute("PRAGMA cache_size = -32000")  # 32 MB, whatever the number of tasks
     connection.execute("PRAGMA temp_store = MEMORY")  # a container may have no writable /tmp
 
 
