@@ -17,7 +17,7 @@ from random import Random
 from bench.timing_policies import OTHERS, Clairvoyant, Learning, Look, Optimal, Policy
 from bench.timing_report import plot, table
 from bench.timing_workloads import DEADLINE_S, WORKLOADS, Import
-from poller.policy import LONGEST_GAP_S
+from poller.schedule.policy import LONGEST_GAP_S
 
 SEED = 1
 PROCESSES = 2

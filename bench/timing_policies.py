@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench.timing_workloads import DEADLINE_S, Import
-from poller.policy import LONGEST_GAP_S, LONGEST_PRICED_GAP_S
-from poller.timing import Learned, Price
-from poller.timing.hazard import BANDS, EDGES, WIDTHS, band_of
-from poller.timing.inspection import Inspection, plan
+from poller.schedule import Learned, Price
+from poller.schedule.hazard import BANDS, EDGES, WIDTHS, band_of
+from poller.schedule.inspection import Inspection, plan
+from poller.schedule.policy import LONGEST_GAP_S, LONGEST_PRICED_GAP_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

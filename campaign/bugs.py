@@ -61,7 +61,7 @@ def misfits(house: Path = HOUSE) -> list[str]:
 
 
 def _test(name: str) -> str:
-    return f"tests/test_{name}.py"
+    return f"tests/{name}.py"
 
 
 def attempt(bug: Bug, house: Path, tests: Sequence[str], failing: Sequence[str]) -> Verdict:

@@ -18,7 +18,7 @@ from campaign import trace
 from campaign.rig import Ended, Rig, Shape, own_folder, rigged
 from campaign.targets import SLOW_TARGETS, TARGETS, Receiver
 from campaign.trace import Point
-from poller.errors import Exit
+from poller.core.errors import Exit
 
 CHOICE = TARGETS | SLOW_TARGETS
 KILL = "signal=SIGKILL"

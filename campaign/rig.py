@@ -20,8 +20,8 @@ import orjson
 
 import poller
 from campaign.targets import Receiver, Spec, Target
-from poller.errors import Exit, PollerError
-from poller.report import imbalances
+from poller.core.errors import Exit, PollerError
+from poller.reports.ledger import imbalances
 from poller.sandbox import Fate, SandboxApi, Scenario, parse_durations, serve
 from poller.store import read_store
 

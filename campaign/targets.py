@@ -18,7 +18,7 @@ import orjson
 import psycopg
 from aiohttp import web
 
-from tests.postgres import running_server
+from tests.support.postgres import running_server
 
 Spec = str | Mapping[str, str | int]  # as in the setting `sinks`
 

@@ -15,8 +15,8 @@ import click
 import typer
 
 from docs.record_schema import SCHEMA
-from poller.cli import app
-from poller.config.overlay import flag, variable
+from poller.cli.app import app
+from poller.config.merge import flag, variable
 
 HOUSE = Path(__file__).parent.parent
 FOLDER = HOUSE / "docs" / "reference"

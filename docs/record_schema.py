@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from poller.model import Kind
+from poller.core.model import Kind
 
 _INSTANT = ["string", "null"]
 

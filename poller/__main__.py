@@ -1,5 +1,5 @@
 """`python -m poller` is the `poller` command."""
 
-from poller.cli import main
+from poller.cli.app import main
 
 main()

@@ -13,16 +13,23 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from poller import log as logs
-from poller.protocols import Clock, Store
+from poller.core import log as logs
+from poller.core.protocols import Clock, Store
 from poller.store import open_store
-from tests.postgres import fresh_schema, running_server
-from tests.store_makers import Open
-from tests.virtual import EPOCH, VirtualLoop, loop_time
+from tests.support.postgres import fresh_schema, running_server
+from tests.support.store_makers import Open
+from tests.support.virtual import EPOCH, VirtualLoop, loop_time
 
 # A loaded machine draws slowly; that says nothing about the code.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+DEFAULT_PORTS = {
+    ("process", "test_web"),
+    ("project", "test_deploy"),
+    ("project", "test_docs"),
+    ("project", "test_docs_pages"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,7 +59,7 @@ def _idle_connections_age_in_loop_time() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _default_ports_alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """With `-n`, other files run meanwhile: those whose tests want the default ports take turns."""
-    if not request.path.stem.startswith(("test_docs", "test_web_process", "test_deploy")):
+    if (request.path.parent.name, request.path.stem) not in DEFAULT_PORTS:
         yield
         return
     with (tmp_path_factory.getbasetemp().parent / "ports.lock").open("w") as lock:
@@ -104,7 +111,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return the URL of a state in PostgreSQL that does not exist yet. Virtual time waits for a busy server."""
-    monkeypatch.setattr("tests.virtual.SOCKET_GRACE_S", 0.5)
+    monkeypatch.setattr("tests.support.virtual.SOCKET_GRACE_S", 0.5)
     with fresh_schema(postgres_server) as url:
         yield url
 

@@ -4,11 +4,11 @@ message that names place and remedy, and never holds a secret.
 The settings of an account may stand at the top, as the default of every account, and in `[accounts.NAME]`.
 """
 
-from poller.config.listening import Address, address_of, is_loopback_host
+from poller.config.address import Address, address_of, is_loopback_host
 from poller.config.load import load
+from poller.config.messages import describe, problems_in_table, unknown_variables
 from poller.config.settings import AccountSettings, OAuthTable, PollingTable, Settings
 from poller.config.sources import SourceTable
-from poller.config.tell import describe, problems_in_table, unknown_variables
 
 __all__ = [
     "AccountSettings",

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from poller.config.overlay import PREFIX, KeyPath, dotted, flag, overlay, variable
+from poller.config.merge import PREFIX, KeyPath, dotted, flag, overlay, variable
+from poller.config.messages import told
 from poller.config.settings import Settings
-from poller.config.tell import told
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 
 SECRETS_DIR = Path("/run/secrets")  # where Docker and Kubernetes put secrets by default
 

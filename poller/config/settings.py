@@ -15,10 +15,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from poller.config.listening import address_of, listen_address
-from poller.config.overlay import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
+from poller.config.address import address_of, listen_address
+from poller.config.merge import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
 from poller.config.sources import SourceTable, source_tables
-from poller.config.values import (
+from poller.config.value_types import (
     AccountName,
     Count,
     Empty,
@@ -39,7 +39,7 @@ from poller.config.values import (
     url_like,
     whole_from_one,
 )
-from poller.policy import LONGEST_GAP_S, Polling
+from poller.schedule.policy import LONGEST_GAP_S, Polling
 
 _RULES = Polling()
 

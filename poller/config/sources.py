@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from poller.config.values import AccountName, Empty, Seconds
+from poller.config.value_types import AccountName, Empty, Seconds
 
 Kind = Literal["file", "glob", "folder", "stdin"]
 

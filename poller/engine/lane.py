@@ -10,10 +10,9 @@ from random import Random
 import structlog
 from msgspec import Struct
 
-from poller.errors import GaveUp, TokenRefused
-from poller.log import tells_debug
-from poller.metrics import Metrics
-from poller.model import (
+from poller.core.errors import GaveUp, TokenRefused
+from poller.core.log import tells_debug
+from poller.core.model import (
     Decision,
     Finish,
     Finished,
@@ -29,11 +28,12 @@ from poller.model import (
     Throttled,
     Unreachable,
 )
-from poller.policy import Polling, decide
-from poller.protocols import Clock, Gate, GateClosed, StatusClient, Store
-from poller.record import render
-from poller.timing import AccountTiming
-from poller.trail import trace
+from poller.core.poll_log import trace
+from poller.core.protocols import Clock, Gate, GateClosed, StatusClient, Store
+from poller.core.record import render
+from poller.engine.metrics import Metrics
+from poller.schedule import AccountTiming
+from poller.schedule.policy import Polling, decide
 
 log = structlog.get_logger()
 

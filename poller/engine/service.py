@@ -6,16 +6,16 @@ from contextlib import contextmanager
 
 import structlog
 
-from poller.dominance import Dominance, FailureWatch
-from poller.engine.inflow import Inflow
+from poller.core.errors import TooManyFailures
+from poller.core.model import Added, Chunk, Record
+from poller.core.protocols import Clock, Store
+from poller.engine.delivery import Outlet
+from poller.engine.failures import Dominance, FailureWatch
+from poller.engine.history import History
+from poller.engine.ingest import Inflow
 from poller.engine.lane import Lane
-from poller.engine.outlet import Outlet
-from poller.errors import TooManyFailures
-from poller.history import History
-from poller.metrics import Metrics
-from poller.model import Added, Chunk, Record
-from poller.protocols import Clock, Store
-from poller.source import Source
+from poller.engine.metrics import Metrics
+from poller.sources import Source
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from poller.protocols import Clock
+from poller.core.protocols import Clock
 from poller.sandbox import reply as replies
 from poller.sandbox.faults import Spoilt, spoil
 from poller.sandbox.quota import Arrival, Quota

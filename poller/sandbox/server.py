@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 from poller.sandbox.api import SandboxApi
 from poller.sandbox.reply import Ask, Reply, Wire
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from poller.model import Kind
+from poller.core.model import Kind
 from poller.sandbox.scenario import Fate, Scenario, chance
 
 STATUS_HOST = "https://api-na1.hubspot.com"  # as in HubSpot's own locators: not the host that was called

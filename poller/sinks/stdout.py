@@ -12,9 +12,9 @@ import stat
 from collections.abc import Sequence
 from typing import ClassVar
 
-from poller.errors import OutputClosed, SinkError
-from poller.model import Delivery, Retry, Written
-from poller.sinks.options import SinkTable
+from poller.core.errors import OutputClosed, SinkError
+from poller.core.model import Delivery, Retry, Written
+from poller.sinks.table import SinkTable
 
 RETRY_S = 5.0  # full disk behind a redirection
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

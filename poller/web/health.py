@@ -4,10 +4,10 @@ from typing import Any
 
 from aiohttp import web
 
-from poller.instants import iso
-from poller.model import Pause
-from poller.web.guard import MAY_SEE, as_json
-from poller.web.running import RUN, Run
+from poller.core.model import Pause
+from poller.core.timestamps import iso
+from poller.web.auth import MAY_SEE, as_json
+from poller.web.context import RUN, Run
 
 STUCK = frozenset({Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH})  # a person must act
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import AsyncConnection
 
-from poller.model import Selection
-from poller.store.postgres.reading import rows
+from poller.core.model import Selection
+from poller.store.postgres.reader import rows
 
 LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from poller.model import AccountState, Added, Chunk, Settled, Task
-from poller.store.postgres.reading import rows
-from poller.store.text import storable
-from poller.trail import LONGEST
+from poller.core.model import AccountState, Added, Chunk, Settled, Task
+from poller.core.poll_log import LONGEST
+from poller.store.postgres.reader import rows
+from poller.store.rows import storable
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds

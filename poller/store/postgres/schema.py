@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from psycopg import AsyncConnection, errors, sql
 
-from poller.errors import StoreUnusable
-from poller.store.postgres.place import Place
+from poller.core.errors import StoreUnusable
+from poller.store.postgres.dsn import Place
 
 VERSION_1 = """
 CREATE TABLE state_version (version integer NOT NULL);

@@ -15,8 +15,8 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from poller.errors import ConfigError, StoreError
-from poller.model import (
+from poller.core.errors import ConfigError, StoreError
+from poller.core.model import (
     AccountState,
     Added,
     Chunk,
@@ -32,12 +32,13 @@ from poller.model import (
     TaskStory,
     Written,
 )
-from poller.protocols import Clock
-from poller.store.postgres import outbox, queue, reading
-from poller.store.postgres.faults import may_pass, words
-from poller.store.postgres.place import Place
-from poller.store.postgres.writer import RETRY_S, Writer
-from poller.store.text import storable, storable_name, unknown_sink
+from poller.core.protocols import Clock
+from poller.store.postgres import outbox, queue
+from poller.store.postgres import reader as reading
+from poller.store.postgres.dsn import Place
+from poller.store.postgres.errors import may_pass, words
+from poller.store.postgres.group_commit import RETRY_S, Writer
+from poller.store.rows import storable, storable_name, unknown_sink
 
 log = structlog.get_logger()
 T = TypeVar("T")

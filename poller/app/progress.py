@@ -1,0 +1,108 @@
+"""The progress display on a terminal's stderr. It reads counters and draws; it changes nothing."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from poller.core.model import Kind
+from poller.core.protocols import Clock
+from poller.core.text import WORDS, human
+from poller.engine.metrics import Metrics
+
+REDRAW_S = 0.25
+RATES_OVER_S = 10.0  # HubSpot's own window; longer, and the slow last tasks would look fast
+LEAST_FINISHED = 5  # fewer in that time foretell nothing
+
+STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
+
+
+class Progress:
+    """Draws until cancelled: done of known, kinds, looks, rates, pauses, and when it may be finished."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        pauses: Callable[[], Mapping[str, str]],
+        ended: Callable[[], bool],
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._pauses = pauses  # account or sink → why it waits
+        self._ended = ended  # whether the input has ended, so that "known" is all
+        self._draining = draining
+        self._samples: deque[tuple[float, int, int]] = deque()  # instant, looks, finished
+
+    async def show(self, console: Console) -> None:
+        """Redraw four times a second. Cancel it to leave the last picture on the screen."""
+        with suppress(OSError), Live(self.draw(), console=console, auto_refresh=False, redirect_stdout=False) as live:
+            try:
+                while True:  # until the terminal is gone, if it goes
+                    await asyncio.sleep(REDRAW_S)
+                    live.update(self.draw(), refresh=True)
+            finally:
+                live.update(self.draw(), refresh=True)
+
+    def draw(self) -> RenderableType:
+        """Return the display as of now."""
+        self._sample()
+        return Group(self._bar(), self._looks(), *self._remarks())
+
+    def _bar(self) -> RenderableType:
+        metrics = self._metrics
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            ProgressBar(total=max(metrics.known, 1), completed=metrics.finished, width=32),
+            Text(f"{metrics.finished:,} of {metrics.known:,}{'' if self._ended() else '+'} done", style="bold"),
+            Text(self._left()),
+        )
+        return table
+
+    def _looks(self) -> Text:
+        looks = self._metrics.looks
+        return Text(f"{looks:,} looks, {self._per_s(1):.1f} per second", style="dim")
+
+    def _remarks(self) -> Iterator[RenderableType]:
+        if self._metrics.finished:
+            yield self._kinds()
+        if self._metrics.rejected:
+            yield Text(f"{self._metrics.rejected:,} input lines rejected", style="yellow")
+        if self._draining():
+            yield Text("stopping: finishing what is in flight; Ctrl-C again stops at once", style="yellow")
+        for name, reason in self._pauses().items():
+            yield Text(f"{name} waits: {WORDS.get(reason, reason)}", style="yellow")
+
+    def _kinds(self) -> Text:
+        counts = [(kind, self._metrics.kinds[kind]) for kind in Kind if self._metrics.kinds[kind]]
+        return Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
+
+    def _sample(self) -> None:
+        now = self._clock()
+        self._samples.append((now, self._metrics.looks, self._metrics.finished))
+        while now - self._samples[0][0] > RATES_OVER_S:
+            self._samples.popleft()
+
+    def _grown(self, what: int) -> tuple[float, int]:
+        """Return in how many seconds a sampled number grew by how much."""
+        first, last = self._samples[0], self._samples[-1]
+        return last[0] - first[0], int(last[what] - first[what])
+
+    def _per_s(self, what: int) -> float:
+        elapsed_s, grown = self._grown(what)
+        return grown / elapsed_s if elapsed_s > 0 else 0.0
+
+    def _left(self) -> str:
+        if not self._metrics.waiting:
+            return "" if self._ended() else "waiting for input"
+        if self._pauses() or self._grown(2)[1] < LEAST_FINISHED:
+            return ""
+        return f"about {human(self._metrics.waiting / self._per_s(2))} left"

@@ -1,0 +1,274 @@
+"""The seams: what the engine asks of a client, a gate, a sink, a store and a token source, each with its contract.
+
+All methods are called on the event loop. Cancellation of any of them must leave its owner usable.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from poller.core.model import (
+    AccountState,
+    Added,
+    Answer,
+    Chunk,
+    DeadLetter,
+    Delivery,
+    GateReading,
+    Pause,
+    Position,
+    Rejection,
+    Retry,
+    Selection,
+    Settled,
+    SourceSums,
+    Sums,
+    Task,
+    TaskStory,
+    Written,
+)
+
+Clock = Callable[[], float]  # seconds since the epoch, UTC
+
+
+class TokenSource(Protocol):
+    """Yields one account's bearer token. The token is never logged, stored or put into an exception."""
+
+    async def token(self) -> str:
+        """Return the token to use now. Raises `ConfigError` where there is none, naming where it was sought."""
+        ...
+
+    def refused(self, token: str) -> None:
+        """HubSpot refused `token`: the next `token()` must read or refresh it anew."""
+        ...
+
+    def has_news(self) -> bool:
+        """Whether a person changed what the next `token()` reads. Cheap, without network; asked every few seconds
+        while the token is refused, so that a remedy works at once."""
+        ...
+
+
+class StatusClient(Protocol):
+    """Makes one look. One client an account; all share the connections."""
+
+    async def look(self, task: Task) -> Answer:
+        """Ask for `task`'s status with at most one HTTP request. Never raises for anything that the network, the
+        server or the token source does: those are outcomes. Returns within the request time-out."""
+        ...
+
+
+class Slot(Protocol):
+    """The right to send exactly one request."""
+
+    def answered(self, answer: Answer) -> None:
+        """Tell what came of the request, once, as soon as it is known. A slot that is left untold counts as a request
+        that may have reached the server at the moment of leaving."""
+        ...
+
+
+class Gate(Protocol):
+    """Decides when an account's next request may leave. The only place that knows limits and pauses."""
+
+    @property
+    def pause(self) -> Pause | None:
+        """Why no requests leave now; None while they do. Single probes may leave during a pause."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many requests may be in flight at once, at most; grows when a higher limit is learned."""
+        ...
+
+    @property
+    def paused_s(self) -> float:
+        """How long the account has been paused, ever, up to this instant. Deadlines do not run meanwhile."""
+        ...
+
+    def slot(self, about: object = None) -> AbstractAsyncContextManager[Slot]:
+        """Wait for the right to send one request. Raises `GateClosed` on entering once `close` was called.
+
+        `about` is what the request asks for, such as a task's key: one thing that keeps failing is not an outage.
+        """
+        ...
+
+    def state(self) -> AccountState:
+        """What must survive a restart, as of now."""
+        ...
+
+    def reading(self) -> GateReading:
+        """How the account stands with its limits, for people and metrics. Cheap."""
+        ...
+
+    def close(self) -> None:
+        """Let nobody in any more, and wake those who wait. Slots given out stay valid."""
+        ...
+
+
+class GateClosed(Exception):
+    """The gate was closed while waiting: the run drains."""
+
+
+class Sink(Protocol):
+    """A place where finished tasks go. Each sink has its own delivery loop and never waits for another."""
+
+    name: str  # identifies the sink across restarts, such as "jsonl:finished.jsonl"
+
+    async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:
+        """Make ready to write. Called once, before `write`.
+
+        `position` is what the last acknowledged `write` returned, None for a sink that the store has never seen.
+        `following` are the first undelivered records, the very bytes and order that `write` will bring first.
+        Returns the position to note before anything is written. Raises `SinkError` where a person must act.
+        """
+        ...
+
+    async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+        """Write the batch, in order. Called by one caller at a time.
+
+        Returns `Written` only when the records are as safe as the sink can make them; those it refuses for good are
+        named there and become dead letters. Returns `Retry` for what may pass (a full disk, a receiver that is down):
+        the same batch comes again. After a crash between this return and the store's commit the same records, with
+        the same bytes and in the same order, may come again in other batches. Raises `SinkError` where a person must
+        act, `OutputClosed` where the reader is gone for good. Cancellation may leave the batch partly written.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of files and connections. Called once, also after an error."""
+        ...
+
+
+class Store(Protocol):
+    """The queue, the schedule and the outbox in one: the only durable truth.
+
+    What a method wrote is on disk when it returns, but for `save_account` and `release`. While the disk is full,
+    writing methods wait and go on when there is room. `StoreError` means that the state cannot be trusted: stop.
+    """
+
+    @property
+    def writable(self) -> bool:
+        """False while writing methods wait, for a disk that is full or a server that is out of reach."""
+        ...
+
+    # --- feeding
+    async def open_source(self, name: str) -> tuple[int, Position] | None:
+        """Return the latest source of this name and how far it was read; None if there is none."""
+        ...
+
+    async def new_source(self, name: str, fingerprint: str = "") -> int:
+        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
+        ...
+
+    async def was_read(self, position: Position) -> bool:
+        """Whether a source, of whatever name, was read up to exactly this position; its fingerprint names the file."""
+        ...
+
+    async def add(self, source: int, chunk: Chunk) -> Added:
+        """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
+        New tasks are due as `delay_first_looks` says and take their account's noted `paused_s` as base."""
+        ...
+
+    def delay_first_looks(self, account: str, delay_s: float) -> None:
+        """Let the account's new tasks be due so long after they are added; until it is called they are due at once.
+        Not stored."""
+        ...
+
+    # --- looking
+    async def claim(self, account: str, limit: int) -> list[Task]:
+        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process."""
+        ...
+
+    async def next_due_at(self, account: str) -> float | None:
+        """Return when the earliest task that is waiting and not leased is due; None if there is none."""
+        ...
+
+    async def record(self, settled: Sequence[Settled]) -> None:
+        """Count one look for each task and store what was decided; for finished ones, in the same transaction, the
+        record and one undelivered row per attached sink. A task whose lease is not held any more is passed over."""
+        ...
+
+    def release(self, tasks: Sequence[Task]) -> None:
+        """Give leases back unused."""
+        ...
+
+    # --- accounts
+    async def account(self, name: str) -> AccountState:
+        """Return what is remembered of the account."""
+        ...
+
+    def save_account(self, name: str, state: AccountState) -> None:
+        """Note the account's state; stored with the next commit, within a second."""
+        ...
+
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `save_knowledge` last noted under this name; None if nothing."""
+        ...
+
+    def save_knowledge(self, name: str, knowledge: bytes) -> None:
+        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything noted so far is on disk, `save_account` included."""
+        ...
+
+    def beat(self) -> None:
+        """The owner is alive: leave a sign that `poller healthcheck` can see from outside."""
+        ...
+
+    # --- delivering
+    async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
+        """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything
+        that finished while it was not attached, also before it was first named."""
+        ...
+
+    async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
+        """Return the first undelivered records that are safely on disk, in the order in which they finished."""
+        ...
+
+    async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
+        """Strike the batch off the sink's outbox, note its position, keep the refused as dead letters."""
+        ...
+
+    async def note_position(self, sink: str, position: bytes | None) -> None:
+        """Note a sink's position by itself, after `Sink.open`."""
+        ...
+
+    async def replay(self, sink: str, selection: Selection) -> int:
+        """Put the selected records, as far as they are kept, into the sink's outbox again, dead letters revived; return
+        how many. A record that is undelivered already stays as it is. The sink must be known to the store."""
+        ...
+
+    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first."""
+        ...
+
+    async def records(self, after: int, limit: int) -> list[Delivery]:
+        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+        ...
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget up to `limit` tasks that finished before the instant and owe nothing to any attached sink; return how
+        many. Their counts stay in `sums`. A pruned id that is fed again is a new task."""
+        ...
+
+    # --- reporting
+    async def sums(self) -> Sums:
+        """Count everything from the rows themselves."""
+        ...
+
+    async def sources(self) -> Sequence[SourceSums]:
+        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+        ...
+
+    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
+        ...
+
+    async def rejections(self) -> Sequence[tuple[str, Rejection]]:
+        """Return every rejected line with its source's name, in input order."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what is pending and let go of the state."""
+        ...

@@ -1,0 +1,112 @@
+"""An outlet: one sink and its outbox. Delivers in order, at its own pace, and holds up nobody else."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import structlog
+
+from poller.core.errors import GaveUp, SinkError
+from poller.core.model import Delivery, Retry
+from poller.core.protocols import Clock, Sink, Store
+from poller.engine.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class Outlet:
+    """One sink and its outbox: delivers in order, at its own pace, and holds up nobody else."""
+
+    BATCH = 500  # records a write
+    LINGER_S = 0.1  # lets a batch gather, so that a sink syncs ten times a second at most
+
+    def __init__(self, sink: Sink, *, store: Store, metrics: Metrics, clock: Clock, give_up_s: float | None) -> None:
+        self.sink = sink
+        self.backlog_reason: str | None = None  # why the sink takes nothing now
+        self.stopped_by: SinkError | None = None  # why it takes nothing any more
+        self.on_stopped: Callable[[], None] = lambda: None
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._give_up_s = give_up_s
+        self._failing_since: float | None = None
+        self._woken = asyncio.Event()
+        self._ending = False
+        self._stopping = asyncio.Event()
+
+    async def open(self, position: bytes | None) -> None:
+        """Make the sink ready. Raises `SinkError` where a person must act."""
+        following = await self._store.undelivered(self.sink.name, self.BATCH)
+        await self._store.note_position(self.sink.name, await self.sink.open(position, following))
+
+    async def run(self) -> None:
+        """Deliver until `end` was called and the outbox is empty, `stop` was, or a person must act for the sink."""
+        try:
+            await self._deliver_all()
+        except SinkError as error:
+            self.stopped_by, self.backlog_reason = error, str(error)
+        if self.stopped_by is not None:
+            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
+            self.on_stopped()
+
+    async def _deliver_all(self) -> None:
+        while not self._stopping.is_set():
+            self._woken.clear()
+            if batch := await self._store.undelivered(self.sink.name, self.BATCH):
+                await self._deliver(batch)
+            elif self._ending:
+                return
+            else:
+                await self._woken.wait()
+                await asyncio.sleep(0 if self._ending else self.LINGER_S)
+
+    async def _deliver(self, batch: Sequence[Delivery]) -> None:
+        match await self.sink.write(batch):
+            case Retry(reason=reason, wait_s=wait_s, position=position):
+                if position is not None:
+                    await self._store.note_position(self.sink.name, position)
+                self._note_failure(reason)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._stopping.wait()
+            case written:
+                self._note_success()
+                await self._store.delivered(self.sink.name, batch, written)
+                self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
+                self._metrics.dead[self.sink.name] += len(written.refused)
+                if written.refused:
+                    reason = next(iter(written.refused.values()))
+                    log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
+
+    def _note_failure(self, reason: str) -> None:
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        if reason != self.backlog_reason:
+            log.warning("sink.failed", sink=self.sink.name, reason=reason)
+        self.backlog_reason = reason
+        if self._give_up_s is not None and now - self._failing_since >= self._give_up_s:
+            raise GaveUp(f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s; nothing is lost")
+
+    def _note_success(self) -> None:
+        if self._failing_since is not None:
+            log.info("sink.recovered", sink=self.sink.name, failed_s=round(self._clock() - self._failing_since, 3))
+        self._failing_since = self.backlog_reason = None
+
+    def wake(self) -> None:
+        """There may be records to deliver."""
+        self._woken.set()
+
+    def retune(self, give_up_s: float | None) -> None:
+        """Have other patience from now on."""
+        self._give_up_s = give_up_s
+
+    def stop(self) -> None:
+        """Return from `run` after the write that is under way."""
+        self._stopping.set()
+        self.wake()
+
+    def end(self) -> None:
+        """Return from `run` as soon as everything is delivered."""
+        self._ending = True
+        self.wake()

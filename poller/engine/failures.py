@@ -1,0 +1,108 @@
+"""Notices early that one reason ends many tasks, and that too many fail at all. Pure: outcomes in, a warning out.
+
+A reason dominates once it is as good as certain (one error in two thousand looks, by Wilson's score interval) that it
+ends at least a fifth of all tasks. That takes 50 outcomes where nearly every one has the reason, and 200 where three
+in ten have. Only the latest 300 count, so that a trouble that begins later is noticed just as early.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from math import sqrt
+
+import orjson
+
+from poller.core.model import Kind, Record
+
+LATEST = 300  # outcomes that are judged
+FEWEST = 50  # before that nothing is said
+LEAST_SHARE = 0.2
+SURE = 3.29  # standard deviations: 99.95 %, for it is asked again with every outcome
+GONE_SHARE = 0.05  # a reason that fell below it is over, and warned of again should it come back
+SAMPLES = 3
+FEWEST_TO_STOP = 100  # outcomes of a run before a share of failures may stop it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dominance:
+    """One reason that ends many tasks."""
+
+    reason: str
+    count: int  # of the latest `outcomes`
+    outcomes: int
+    share: float
+    samples: tuple[str, ...]  # task ids
+    at: float
+
+
+class FailureWatch:
+    """Judges a run's outcomes as they come. `stop_at`: failures, a share of all below 1 or a number; None: never."""
+
+    def __init__(self, stop_at: float | None = None) -> None:
+        self.warning: Dominance | None = None  # the latest, as long as it holds
+        self.failed = 0
+        self.finished = 0
+        self._stop_at = stop_at
+        self._latest: deque[str | None] = deque()
+        self._counts: Counter[str] = Counter()
+        self._samples: dict[str, tuple[str, ...]] = {}
+        self._said: set[str] = set()
+
+    def add(self, record: Record) -> Dominance | None:
+        """Take one outcome; return what is worth saying now, once a reason."""
+        reason = None if record.kind is Kind.COMPLETE else record.reason or str(record.kind)
+        self.finished += 1
+        self._latest.append(reason)
+        if len(self._latest) > LATEST:
+            self._forget(self._latest.popleft())
+        if reason is None:
+            return None
+        self.failed += 1
+        self._counts[reason] += 1
+        samples = self._samples.setdefault(reason, ())
+        if len(samples) < SAMPLES:
+            self._samples[reason] = (*samples, str(orjson.loads(record.body).get("task_id")))
+        return self._judge(reason, record.seen_at)
+
+    def _forget(self, reason: str | None) -> None:
+        if reason is None:
+            return
+        self._counts[reason] -= 1
+        if reason in self._said and self._counts[reason] < GONE_SHARE * LATEST:
+            self._said.discard(reason)
+            if self.warning is not None and self.warning.reason == reason:
+                self.warning = None
+        if not self._counts[reason]:
+            del self._counts[reason], self._samples[reason]
+
+    def _judge(self, reason: str, at: float) -> Dominance | None:
+        count, outcomes = self._counts[reason], len(self._latest)
+        if outcomes < FEWEST or reason in self._said or at_least(count, outcomes) < LEAST_SHARE:
+            return None
+        self._said.add(reason)
+        share = round(count / outcomes, 3)
+        self.warning = Dominance(
+            reason=reason, count=count, outcomes=outcomes, share=share, samples=self._samples[reason], at=at
+        )
+        return self.warning
+
+    @property
+    def is_too_much(self) -> bool:
+        """So many tasks of this run failed that the person wants it stopped."""
+        if self._stop_at is None:
+            return False
+        if self._stop_at >= 1:
+            return self.failed >= self._stop_at
+        return self.finished >= FEWEST_TO_STOP and self.failed >= self._stop_at * self.finished
+
+    def says(self) -> str:
+        """Return how many failed, and the most frequent reason of late, for people."""
+        top = self._counts.most_common(1)
+        most = f"; of late mostly: {top[0][0]}" if top else ""
+        return f"{self.failed:,} of this run's {self.finished:,} outcomes are not complete{most}"
+
+
+def at_least(count: int, outcomes: int) -> float:
+    """Return the share that `count` of `outcomes` proves at least: the lower end of Wilson's score interval (1927)."""
+    share, weight = count / outcomes, SURE * SURE / outcomes
+    middle, spread = share + weight / 2, SURE * sqrt(share * (1 - share) / outcomes + weight / (4 * outcomes))
+    return (middle - spread) / (1 + weight)

@@ -1,0 +1,117 @@
+"""What this run has counted so far, in memory: the numbers behind the progress display and the summary lines.
+
+The ledger does not use them; it counts the store's rows.
+"""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from poller.core.model import Added, Chunk, Finished, Kind, Outcome, Refused, Running, Sums, Throttled, Unreachable
+
+REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+TOLD = frozenset({Running, Finished})  # outcomes that are no trouble
+GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Histogram:
+    """How often something took how long; cheap enough for every look."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # up to each bound, the last one: longer
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+
+class AccountLooks:
+    """One account's looks in this run."""
+
+    __slots__ = ("classes", "gate", "request")
+
+    def __init__(self) -> None:
+        self.classes: defaultdict[type[Outcome], int] = defaultdict(int)
+        self.request = Histogram(REQUEST_BOUNDS_S)  # from sending to the answer read
+        self.gate = Histogram(GATE_BOUNDS_S)  # waiting for the right to send
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Answered looks by outcome class, lower case."""
+        return Counter({outcome.__name__.lower(): count for outcome, count in self.classes.items()})
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Mutable counters of one run; only the engine changes them."""
+
+    waiting: int = 0  # tasks without an outcome, of this and earlier runs
+    kinds: Counter[str] = field(default_factory=Counter)  # finished tasks, of this and earlier runs
+    lines: int = 0  # input lines read in this run
+    tasks: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    blank: int = 0
+    looks: int = 0  # answers of this run
+    troubles: Counter[str] = field(default_factory=Counter)  # looks of this run that told nothing of a task, by reason
+    delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
+    dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
+
+    settled_before: dict[str, int] = field(default_factory=dict)  # finished tasks that a sink needs no more, by sink
+    missed_before: int = 0  # the same for a sink that is new
+    accounts: defaultdict[str, AccountLooks] = field(default_factory=lambda: defaultdict(AccountLooks))
+
+    def begin(self, sums: Sums) -> None:
+        """Take over what earlier runs left in the store."""
+        self.waiting = sums.waiting
+        self.kinds.update(sums.kinds)
+        self.settled_before = {sink.name: sink.delivered + sink.dead + sink.missed for sink in sums.sinks}
+        self.missed_before = sums.pruned
+
+    def undelivered(self, sink: str) -> int:
+        """Return how many finished tasks the sink does not have yet."""
+        settled = self.settled_before.get(sink, self.missed_before) + self.delivered[sink] + self.dead[sink]
+        return max(0, self.finished - settled)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Looks of this run by outcome class, lower case."""
+        return sum((looks.outcomes for looks in self.accounts.values()), Counter())
+
+    @property
+    def finished(self) -> int:
+        return self.kinds.total()
+
+    @property
+    def known(self) -> int:
+        return self.waiting + self.finished
+
+    def fed(self, chunk: Chunk, added: Added) -> None:
+        self.lines += len(chunk.fed) + len(chunk.rejected) + chunk.blank
+        self.tasks += added.tasks
+        self.duplicates += added.duplicates
+        self.rejected += len(chunk.rejected)
+        self.blank += chunk.blank
+        self.waiting += added.tasks
+
+    def looked(self, account: str, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
+        self.looks += 1
+        looks = self.accounts[account]
+        looks.classes[type(outcome)] += 1
+        looks.request.add(request_s)
+        looks.gate.add(gate_s)
+        if type(outcome) in TOLD:  # most are: what follows is not for every look
+            return
+        match outcome:
+            case Unreachable(reason=reason) | Refused(reason=reason):
+                self.troubles[reason] += 1
+            case Throttled(policy=policy):
+                self.troubles[f"throttled_{policy}"] += 1
+
+    def finish(self, kind: Kind) -> None:
+        self.waiting -= 1
+        self.kinds[kind.value] += 1

@@ -1,0 +1,336 @@
+"""Make one look: one HTTP request over shared connections, and whatever comes of it as an `Answer`. Never raises.
+
+aiohttp's exceptions hold the token. They end here: only their meaning, a word of `Trouble`, gets out.
+"""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+import structlog
+from aiohttp import http_exceptions
+from yarl import URL
+
+from poller import __version__
+from poller.core.errors import ConfigError
+from poller.core.model import Answer, Finished, Outcome, Refused, Running, Task, Unreachable
+from poller.core.protocols import TokenSource
+from poller.core.task_id import in_path, is_task_id
+from poller.hubspot.classify import classify, read_limits
+from poller.hubspot.connection import KEEPALIVE_S, BodyTooLarge, Reply, Wire, read_body, wire_to
+from poller.hubspot.timeouts import SharedTimeout
+from poller.hubspot.tokens import TokenUnavailable
+
+log = structlog.get_logger()
+
+USER_AGENT = f"hubspot-import-poller/{__version__}"
+LARGEST_PROBLEM = 65_536  # bytes of an error answer that are read
+POST_TIMEOUT_S = 10.0
+
+
+class Trouble(StrEnum):
+    """Why no usable answer came. Reasons of `Unreachable`, beside `BadBody` and `http_NNN`."""
+
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    REFUSED = "connection_refused"  # or no route: no connection could be made
+    TLS = "tls"
+    CERTIFICATE = "tls_certificate"
+    PROXY = "proxy"
+    LOST = "connection_lost"  # closed before an answer; the request may have reached HubSpot
+    RESET = "connection_reset"
+    CUT = "body_cut"  # the connection ended, or the encoding broke, inside the body
+    TOO_LARGE = "body_too_large"  # decoded
+    BAD_HTTP = "bad_http"  # not HTTP as we know it
+    BAD_URL = "bad_url"  # the URL cannot be asked for: a setting, or an id that no source lets through
+    FOREIGN = "foreign_answer"  # another task's id in the body
+    UNNAMED = "unnamed_answer"  # no id in the body, over a connection that may hold a stray answer
+    NO_TOKEN = "token_unavailable"  # noqa: S105 - a reason, not a token
+    CLIENT = "client_error"  # something else inside the HTTP client
+
+
+# The first that fits counts. A test fails when aiohttp has an exception that only `ClientError` covers.
+TROUBLES: Final[tuple[tuple[type[BaseException], Trouble], ...]] = (
+    (BodyTooLarge, Trouble.TOO_LARGE),
+    (aiohttp.ClientConnectorDNSError, Trouble.DNS),
+    (aiohttp.ClientProxyConnectionError, Trouble.PROXY),
+    (aiohttp.ClientHttpProxyError, Trouble.PROXY),
+    (aiohttp.ClientConnectorCertificateError, Trouble.CERTIFICATE),
+    (aiohttp.ServerFingerprintMismatch, Trouble.CERTIFICATE),
+    (aiohttp.ClientSSLError, Trouble.TLS),
+    (TimeoutError, Trouble.TIMEOUT),
+    (aiohttp.ClientConnectorError, Trouble.REFUSED),
+    (aiohttp.ClientOSError, Trouble.RESET),
+    (aiohttp.ClientConnectionResetError, Trouble.RESET),
+    (aiohttp.ClientConnectionError, Trouble.LOST),
+    (aiohttp.ClientPayloadError, Trouble.CUT),
+    (aiohttp.ClientResponseError, Trouble.BAD_HTTP),
+    (aiohttp.InvalidURL, Trouble.BAD_URL),
+    (aiohttp.NonHttpUrlClientError, Trouble.BAD_URL),
+    (aiohttp.RedirectClientError, Trouble.BAD_URL),
+    (http_exceptions.PayloadEncodingError, Trouble.CUT),
+    (http_exceptions.HttpProcessingError, Trouble.BAD_HTTP),
+    (aiohttp.UploadAbortedError, Trouble.CLIENT),
+    (aiohttp.WSMessageTypeError, Trouble.CLIENT),
+    (aiohttp.ClientError, Trouble.CLIENT),
+    (ssl.SSLError, Trouble.TLS),
+    (ConnectionError, Trouble.RESET),
+    (OSError, Trouble.RESET),
+)
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """Return what an exception of the HTTP client means. Logs the class name, and no more, of one that is not known."""
+    for known, trouble in TROUBLES:
+        if isinstance(error, known):
+            return trouble
+    log.warning("look.broken", error=type(error).__name__)
+    return Trouble.CLIENT
+
+
+class _Failed(Exception):
+    """Stands for an exception of aiohttp, without its request and the token therein."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.value)
+        self.trouble = trouble
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
+) -> aiohttp.ClientResponse:
+    """Send a request. aiohttp repeats an idempotent one by itself when the connection drops; it does not know
+    `_Failed`, so every request of ours reaches the server at most once."""
+    try:
+        return await send(request)
+    except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
+        raise _Failed(trouble_of(error)) from None
+
+
+class Connections:
+    """The process's connections to HubSpot, shared by all accounts: one session that keeps connections, one that
+    never does. No cookies, no netrc, no proxy but the one given. Use with `async with`."""
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        ca_file: Path | None = None,
+        connector: Callable[[bool], aiohttp.BaseConnector] | None = None,
+    ) -> None:
+        """`connector` makes a connector without a limit of its own, given whether to close each connection after its
+        first answer."""
+        self._proxy = proxy
+        self._ca_file = ca_file
+        self._make_connector = connector or self._tcp_connector
+        self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
+        self._wires: dict[tuple[URL, bool], Wire] = {}  # by origin, and whether its connections are fresh
+
+    async def __aenter__(self) -> Self:
+        """Raises `ConfigError` where the CA file cannot be used."""
+        self._sessions = (self._session(self._make_connector(False)), self._session(self._make_connector(True)))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for wire in self._wires.values():
+            wire.close()
+        for session in self._sessions or ():
+            await session.close()
+
+    async def wire(self, host: URL, *, fresh: bool) -> Wire:
+        """Return the way to the host of a URL, one for all accounts; `fresh` where a connection that was used before
+        cannot be trusted."""
+        key = host.origin(), fresh
+        if key not in self._wires:
+            self._wires[key] = await wire_to(self._session_of(fresh=fresh), host, fresh=fresh)
+        return self._wires[key]
+
+    async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        """Send a form, for OAuth. Raises `TokenUnavailable` where no answer comes."""
+        try:
+            async with (
+                asyncio.timeout(POST_TIMEOUT_S),
+                self._session_of(fresh=True).post(
+                    URL(url), data=dict(form), headers={"User-Agent": USER_AGENT}, allow_redirects=False
+                ) as response,
+            ):
+                body, trouble = await read_body(response.content, LARGEST_PROBLEM)
+                if trouble is None:
+                    return response.status, body
+            word = trouble_of(trouble)
+        except _Failed as failed:
+            word = failed.trouble
+        except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
+            word = trouble_of(error)
+        raise TokenUnavailable(f"the token endpoint could not be asked: {word}")
+
+    def _session_of(self, *, fresh: bool) -> aiohttp.ClientSession:
+        if self._sessions is None:
+            raise RuntimeError("the connections are not open")
+        return self._sessions[fresh]
+
+    def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            proxy=self._proxy,
+            timeout=aiohttp.ClientTimeout(),  # none: `asyncio.timeout` covers all of a look, to the millisecond
+            middlewares=(_send_once,),
+        )
+
+    def _tcp_connector(self, fresh: bool) -> aiohttp.BaseConnector:
+        trusted = self._trusted()
+        if fresh:
+            return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted, force_close=True)
+        return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted, keepalive_timeout=KEEPALIVE_S)
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        if self._ca_file is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self._ca_file)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"ca_file {self._ca_file} cannot be used: {error}") from None
+
+
+class HubSpotClient:
+    """One account's `StatusClient`.
+
+    aiohttp can give an answer that nobody asked for, left over on a kept connection, to the next request (its issue
+    13656). So a kept connection lives on only after an answer that names the task asked for; a final answer that
+    names none is believed only over a fresh connection; and so is a repeated "not found", which cannot name any.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        base_url: str,
+        status_path: str,
+        tokens: TokenSource,
+        request_timeout_s: float = 30.0,
+        max_body_bytes: int = 1_048_576,
+        user_agent: str = USER_AGENT,
+    ) -> None:
+        """`status_path` holds `{task_id}`; `base_url` may have a path, which stands before it."""
+        self._connections = connections
+        template = base_url.rstrip("/") + status_path
+        self._sample = status_url(template, "A")  # None: nothing can be asked for
+        self._before_id, _, self._after_id = _path_of(template).partition("{task_id}")
+        self._tokens = tokens
+        self._timeout = SharedTimeout(request_timeout_s)
+        self._max_body_bytes = max_body_bytes
+        self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {user_agent}\r\n"
+        self._wires: dict[bool, Wire] = {}  # by whether their connections are fresh
+        self._names_tasks = names_tasks(status_path)
+        self._told: set[Trouble] = set()
+
+    async def look(self, task: Task) -> Answer:
+        """Ask for `task`'s status with at most one request; see `StatusClient`."""
+        if self._sample is None or not is_task_id(task.task_id):
+            return _unreachable(Trouble.BAD_URL)
+        try:
+            with self._timeout:
+                token = await self._tokens.token()
+                answer = await self._ask(self._sample, token, task)
+        except ConfigError as error:
+            return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
+        except TokenUnavailable:
+            return _unreachable(Trouble.NO_TOKEN)
+        except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
+            return _unreachable(trouble_of(error))
+        if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
+            self._tokens.refused(token)
+        return answer
+
+    async def _ask(self, host: URL, token: str, task: Task) -> Answer:
+        fresh = task.missing_at is not None or not self._names_tasks
+        wire = self._wires.get(fresh)
+        if wire is None:
+            wire = self._wires[fresh] = await self._connections.wire(host, fresh=fresh)
+        target = f"{self._before_id}{in_path(task.task_id)}{self._after_id}"
+        reply = await wire.get(target, f"Authorization: Bearer {token}\r\n{self._headers}")
+        is_named = False
+        try:
+            answer = self._believed(await self._read_answer(reply), task, fresh=fresh)
+            is_named = _named(answer.outcome) is not None
+        finally:
+            reply.end(keep=is_named)
+        return answer
+
+    async def _read_answer(self, reply: Reply) -> Answer:
+        """An error answer says enough by its status and headers, even if its body is too large or cut."""
+        is_success = 200 <= reply.status <= 299
+        body, trouble = await read_body(reply.content, self._max_body_bytes if is_success else LARGEST_PROBLEM)
+        limits = read_limits(reply.headers)
+        if trouble is not None and is_success:
+            return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
+        return Answer(outcome=classify(reply.status, reply.headers, body), limits=limits)
+
+    def _believed(self, answer: Answer, task: Task, *, fresh: bool) -> Answer:
+        """Replace an answer that may be, or is, another task's."""
+        outcome = answer.outcome
+        if not isinstance(outcome, Running | Finished):
+            return answer
+        if outcome.task_id is not None:
+            if outcome.task_id == task.task_id:
+                return answer
+            return self._distrusted(Trouble.FOREIGN, task)
+        if fresh or _is_blank(outcome):
+            return answer
+        self._names_tasks = False
+        return self._distrusted(Trouble.UNNAMED, task)
+
+    def _distrusted(self, trouble: Trouble, task: Task) -> Answer:
+        """Tell of the first of its kind loudly: it may be a proxy that mixes answers up."""
+        say = log.debug if trouble in self._told else log.warning
+        self._told.add(trouble)
+        say("answer.distrusted", task_id=task.task_id, reason=trouble.value)
+        return _unreachable(trouble)
+
+
+def names_tasks(status_path: str) -> bool:
+    """Tell whether the answers of a path's family name their task; those of exports and source code never do."""
+    return "/exports/" not in status_path and "/source-code/" not in status_path
+
+
+def status_url(template: str, task_id: str) -> URL | None:
+    """Return the URL that asks for exactly this task; None where there is no such URL."""
+    if not is_task_id(task_id):
+        return None
+    text = template.replace("{task_id}", in_path(task_id))
+    try:
+        url = URL(text, encoded=True)
+    except ValueError:
+        return None
+    is_exact = url.raw_path_qs == _path_of(text) and re.fullmatch("[!-~]+", text)
+    return url if url.host and is_exact else None
+
+
+def _path_of(url: str) -> str:
+    """Return what follows scheme and host, found without a URL library."""
+    _, _, rest = url.partition("://")
+    _, slash, path = rest.partition("/")
+    return slash + path
+
+
+def _is_blank(outcome: Running | Finished) -> bool:
+    """An empty or `null` body names nobody, and decides nothing."""
+    return isinstance(outcome, Running) and outcome.status is None
+
+
+def _named(outcome: Outcome) -> str | None:
+    return outcome.task_id if isinstance(outcome, Running | Finished) else None
+
+
+def _unreachable(trouble: Trouble) -> Answer:
+    return Answer(outcome=Unreachable(reason=trouble.value))

@@ -1,0 +1,90 @@
+"""Lets those who wait through one by one, in the order in which they came, evenly paced.
+
+Only the first in the queue watches the clock, so a lane costs one timer however many wait.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+from aiolimiter import AsyncLimiter
+
+from poller.core.protocols import GateClosed
+from poller.hubspot.limits.window import Window
+
+TOGETHER_S = 0.0005  # slept longer by this, so that slots that come free together cost one wake-up
+
+
+class Turnstile:
+    """`wait_s` tells how long nobody may pass: 0 is now, infinity until `wake`. It is asked again after each wait."""
+
+    def __init__(self, wait_s: Callable[[], float], window: Window) -> None:
+        self._wait_s = wait_s
+        self._closed = False
+        self._queue = asyncio.Lock()
+        self._sleeper: asyncio.Future[None] | None = None
+        self._pacing: asyncio.Timeout | None = None
+        self.set_pace(window)
+
+    def set_pace(self, window: Window) -> None:
+        """Spread what passes evenly over `window`, but for a small burst."""
+        burst = max(1, window.limit // 50)
+        self._pace = AsyncLimiter(burst, burst * window.window_s / window.limit)
+
+    async def let_through(self, take: Callable[[], None]) -> None:
+        """Wait, then call `take` and return. Cancelled while waiting, takes nothing. Raises `GateClosed`."""
+        if not self._queue.locked() and not self._closed and self._wait_s() <= 0 and self._pace.has_capacity():
+            await self._pace.acquire()  # at once, as there is room; to queue would keep a queue alive that nobody needs
+            take()
+            return
+        async with self._queue:
+            await self._until_free()
+            if await self._keep_pace():  # that took a while: look again
+                await self._until_free()
+            take()
+
+    def wake(self) -> None:
+        """What `wait_s` tells may have changed."""
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def close(self) -> None:
+        """Turn away those who wait, and all who come."""
+        self._closed = True
+        self.wake()
+        if self._pacing is not None:
+            self._pacing.reschedule(asyncio.get_running_loop().time())
+
+    async def _until_free(self) -> None:
+        while True:
+            if self._closed:
+                raise GateClosed("no more requests: the run drains")
+            wait_s = self._wait_s()
+            if wait_s <= 0:
+                return
+            await self._sleep(wait_s)
+
+    async def _keep_pace(self) -> bool:
+        """Wait for this one's turn in the pace; return whether that took time."""
+        if self._pace.has_capacity():
+            await self._pace.acquire()
+            return False
+        try:
+            with suppress(TimeoutError):  # by `close`
+                async with asyncio.timeout(None) as self._pacing:
+                    await self._pace.acquire()
+        finally:
+            self._pacing = None
+        return True
+
+    async def _sleep(self, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._sleeper = loop.create_future()
+        timer = None if wait_s == math.inf else loop.call_later(wait_s + TOGETHER_S, self.wake)
+        try:
+            await self._sleeper
+        finally:
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,273 @@
+"""Where bearer tokens come from: the environment, a file, or OAuth. Nothing here ever shows a token.
+
+A token that cannot be had for a reason a person must see to raises `ConfigError`; one that may be had later raises
+`TokenUnavailable`. Neither message, nor any repr, holds a secret.
+"""
+
+import asyncio
+import os
+import re
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import structlog
+
+from poller.core.credentials import checked_token, path_problem, secret_in_env, secret_in_file
+from poller.core.errors import ConfigError
+from poller.core.protocols import Clock
+
+log = structlog.get_logger()
+
+Post = Callable[[str, Mapping[str, str]], Awaitable[tuple[int, bytes]]]  # url, form → status, body
+
+USUAL_LIFE_S = 1800.0  # HubSpot's access tokens; taken where an answer does not say
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 60.0, 86_400.0  # what is believed
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0  # after failures that pass by themselves
+REFUSED_BACKOFF_S = 5.0  # after a refusal: a person's remedy should work within seconds
+
+
+class TokenUnavailable(Exception):
+    """There is no token now, but there may be one later: the token endpoint is down, throttled or out of reach."""
+
+
+class EnvToken:
+    """A token in an environment variable. It cannot change while the process lives."""
+
+    __slots__ = ("_environ", "_name", "_token")
+
+    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
+        self._name, self._environ = name, environ
+        self._token: str | None = None
+
+    async def token(self) -> str:
+        """Return the variable's value. Raises `ConfigError` where it is not set or cannot be a token."""
+        if self._token is None:
+            self._token = secret_in_env(self._name, self._environ)
+        return self._token
+
+    def refused(self, token: str) -> None:
+        """Nothing to read anew."""
+
+    def has_news(self) -> bool:
+        return False
+
+
+class FileToken:
+    """A token in a file, such as a Docker or Kubernetes secret; read again when refused and when the file changes."""
+
+    __slots__ = ("_path", "_seen", "_token")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token: str | None = None
+        self._seen: tuple[int, ...] = ()
+
+    async def token(self) -> str:
+        """Return what the file holds. Raises `ConfigError` where it is missing, empty or cannot hold a token."""
+        identity = _identity(self._path)
+        if self._token is None or identity != self._seen:
+            self._token, self._seen = None, identity
+            self._token = secret_in_file(self._path)
+        return self._token
+
+    def refused(self, token: str) -> None:
+        """Read the file again next time, even if it looks unchanged."""
+        if token == self._token:
+            self._token = None
+
+    def has_news(self) -> bool:
+        return _is_new(self._path, self._seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    token: str
+    refresh_at: float  # from here on it is renewed
+    ends_at: float
+
+
+class OAuthToken:
+    """Access tokens of an OAuth app, renewed ahead of their end, once for all who wait.
+
+    The refresh token is `refresh_token` until `refresh_token_file` exists; a new one that HubSpot returns is kept in
+    that file. `post` sends a form to `token_url` and raises `TokenUnavailable` where the network does not let it.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str,
+        client_secret: str,
+        refresh_token: str | None,
+        refresh_token_file: Path | None,
+        token_url: str,
+        post: Post,
+        clock: Clock,
+    ) -> None:
+        self._client_id, self._client_secret = client_id, client_secret
+        self._refresh_token, self._file = refresh_token, refresh_token_file
+        self._file_seen: tuple[int, ...] = ()  # the file's identity when it was read last
+        self._token_url, self._post, self._clock = token_url, post, clock
+        self._access: _Access | None = None
+        self._renewing = asyncio.Lock()
+        self._failure: ConfigError | TokenUnavailable | None = None  # the latest, until a renewal succeeds
+        self._failures = 0
+        self._quiet_until = 0.0
+
+    async def token(self) -> str:
+        """Return an access token that has not ended. Raises `ConfigError` or `TokenUnavailable` if none can be had."""
+        access = self._access
+        if access is not None and (self._clock() < access.refresh_at or self._others_see_to(access)):
+            return access.token
+        async with self._renewing:
+            return await self._renewed_token()
+
+    def refused(self, token: str) -> None:
+        """Renew before the next use."""
+        if self._access is not None and token == self._access.token:
+            self._access = None
+
+    def has_news(self) -> bool:
+        """A person may have put another refresh token into the file."""
+        return self._failure is not None and self._file is not None and _is_new(self._file, self._file_seen)
+
+    def _others_see_to(self, access: _Access) -> bool:
+        return self._renewing.locked() and self._clock() < access.ends_at
+
+    async def _renewed_token(self) -> str:
+        """A renewal that fails ahead of time is borne while the old token lasts."""
+        now = self._clock()
+        if self._access is not None and now < self._access.refresh_at:
+            return self._access.token  # somebody else renewed it meanwhile
+        is_quiet = now < self._quiet_until <= now + LONGEST_BACKOFF_S  # beyond that the clock was set back
+        if not is_quiet or self.has_news():
+            await self._renew()
+        access = self._access
+        if access is not None and self._clock() < access.ends_at:
+            return access.token
+        failure = self._failure or TokenUnavailable("the access token ended before it could be used")
+        raise type(failure)(str(failure))
+
+    async def _renew(self) -> None:
+        try:
+            self._access = await self._request()
+        except TokenUnavailable as failure:
+            wait_s = min(FIRST_BACKOFF_S * 2.0 ** min(self._failures, 16), LONGEST_BACKOFF_S)
+            self._leave_alone(failure, wait_s)
+        except ConfigError as failure:
+            self._leave_alone(failure, REFUSED_BACKOFF_S)
+        else:
+            self._failure, self._failures, self._quiet_until = None, 0, 0.0
+
+    def _leave_alone(self, failure: ConfigError | TokenUnavailable, wait_s: float) -> None:
+        """Until then, all who ask get the same failure without a request."""
+        self._failure = failure.with_traceback(None)
+        self._failures += 1
+        self._quiet_until = self._clock() + wait_s
+        log.warning("token.not_renewed", reason=str(failure), failures=self._failures, wait_s=wait_s)
+
+    async def _request(self) -> _Access:
+        began_at = self._clock()
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": self._client_id,
+            "client_secret": self._client_secret,
+            "refresh_token": self._current_refresh_token(),
+        }
+        status, body = await self._post(self._token_url, form)
+        access, renewed = _granted(status, body, began_at)
+        if renewed is not None and renewed != form["refresh_token"]:
+            self._keep(renewed)
+        log.info("token.renewed", life_s=round(access.ends_at - began_at))
+        return access
+
+    def _current_refresh_token(self) -> str:
+        """The file wins once it exists: it holds the newest one, and a person may put another there."""
+        if self._file is not None and (self._refresh_token is None or self._file.exists()):
+            self._file_seen = _identity(self._file)
+            return secret_in_file(self._file)
+        if self._refresh_token is None:
+            raise ConfigError("oauth: there is no refresh token: set refresh_token_env or refresh_token_file")
+        return self._refresh_token
+
+    def _keep(self, renewed: str) -> None:
+        self._refresh_token = renewed
+        if self._file is None:
+            log.warning(
+                "token.not_kept", reason="no refresh_token_file is set: the new refresh token ends with this run"
+            )
+            return
+        try:
+            _write_secret(self._file, renewed)
+        except OSError as error:
+            self._file = None  # the file holds the old one; the new one is in memory
+            log.warning("token.not_kept", reason=f"cannot write refresh_token_file: {error.strerror}")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced, also through Kubernetes' swapped symbolic links."""
+    try:
+        now = path.stat()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the secret in {path}: {path_problem(error)}") from None
+    return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
+
+
+def _is_new(path: Path, seen: tuple[int, ...]) -> bool:
+    try:
+        return _identity(path) != seen
+    except ConfigError:  # there is nothing to read
+        return False
+
+
+def _granted(status: int, body: bytes, began_at: float) -> tuple[_Access, str | None]:
+    """Read the token endpoint's answer: the access token, and the refresh token that comes with it."""
+    if status in (408, 423, 425, 429, 477) or not (200 <= status <= 299 or 400 <= status <= 499):
+        raise TokenUnavailable(f"the token endpoint answered {status}")
+    if status == 404:
+        raise ConfigError("oauth: the token endpoint answered 404: check token_path and base_url")
+    if status >= 400:
+        raise ConfigError(
+            f"oauth: HubSpot refused the refresh token ({status}): check client_id, client_secret and the refresh "
+            "token, or let the account's owner install the app again"
+        )
+    try:
+        answer = orjson.loads(body)
+        token = checked_token(answer["access_token"], "the answer")
+    except (ValueError, TypeError, LookupError, ConfigError):
+        raise TokenUnavailable("the token endpoint answered without an access token") from None
+    life_s = _life_s(answer.get("expires_in"))
+    ahead_s = min(max(life_s * 0.2, 300.0), life_s / 2)
+    ends_at = began_at + life_s
+    access = _Access(token=token, refresh_at=ends_at - ahead_s, ends_at=ends_at)
+    renewed = answer.get("refresh_token")
+    return access, renewed if isinstance(renewed, str) and re.fullmatch(r"[!-~]{1,8192}", renewed) else None
+
+
+def _life_s(told: object) -> float:
+    if isinstance(told, bool) or not isinstance(told, int | float) or not told > 0:
+        return USUAL_LIFE_S
+    return min(max(float(told), SHORTEST_LIFE_S), LONGEST_LIFE_S)
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    """Replace the file's content in one step, readable by its owner only, on disk when this returns."""
+    path = path.resolve()  # replace what a link points to, not the link
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - `temporary` is a name, as mkstemp gave it
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

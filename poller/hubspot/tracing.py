@@ -1,0 +1,120 @@
+"""A span a look for OpenTelemetry, where the extra `otel` is installed and a collector is named. Otherwise nothing of
+it is imported, and a look costs nothing more. No span holds a token, a body or a URL beyond the path's template.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from poller import __version__
+from poller.core.errors import ConfigError
+from poller.core.model import Answer, Finished, Missing, Refused, Running, Task, Throttled, Unreachable
+from poller.core.protocols import Clock, StatusClient
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+EXPORT_TIMEOUT_S = 3.0  # with all its retries: a collector that is away must not hold up the end of a run
+TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+def are_wanted(setting: Literal["auto", "on", "off"], environ: Mapping[str, str]) -> bool:
+    """Whether spans are to be sent; "auto": where the environment names a collector and the extra is installed."""
+    if setting == "auto":
+        told_off = environ.get("OTEL_SDK_DISABLED") == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+        return not told_off and any(environ.get(name) for name in ENDPOINTS) and _is_installed()
+    return setting == "on"
+
+
+def _is_installed() -> bool:
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace  # noqa: F401 - both are needed
+    except ImportError:
+        return False
+    return True
+
+
+def open_provider(environ: Mapping[str, str]) -> "TracerProvider":
+    """Return what sends spans in batches, from a thread of its own, to the collector that the environment names.
+
+    Raises `ConfigError` where the extra is missing. The caller shuts it down, which sends what is left.
+    """
+    if not _is_installed():
+        raise ConfigError('traces = "on" needs the extra `otel`: pip install "hubspot-import-poller[otel]"')
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    named = {"service.name": environ.get("OTEL_SERVICE_NAME") or "poller", "service.version": __version__}
+    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+    told = any(environ.get(name) for name in TIMEOUTS)
+    exporter = OTLPSpanExporter(timeout=None if told else EXPORT_TIMEOUT_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
+
+
+class TracedClient:
+    """A `StatusClient` that tells each of another's looks as a span."""
+
+    def __init__(
+        self, client: StatusClient, tracer: "Tracer", *, clock: Clock, account: str, base_url: str, status_path: str
+    ) -> None:
+        from opentelemetry.trace import SpanKind, StatusCode
+
+        self._client = client
+        self._tracer = tracer
+        self._clock = clock
+        self._kind, self._error = SpanKind.CLIENT, StatusCode.ERROR
+        parts = urlsplit(base_url)
+        self._path = parts.path + status_path
+        self._known: dict[str, str | int] = {
+            "http.request.method": "GET",
+            "server.address": parts.hostname or "",
+            "server.port": parts.port or (443 if parts.scheme == "https" else 80),
+            "url.template": self._path,
+            "poller.account": account,
+        }
+
+    async def look(self, task: Task) -> Answer:
+        """Look as the other client does; see `StatusClient`."""
+        span = self._tracer.start_span(f"GET {self._path}", kind=self._kind, start_time=self._now_ns())
+        span.set_attributes({**self._known, "poller.task_id": task.task_id, "poller.looks": task.looks + 1})
+        try:
+            answer = await self._client.look(task)
+            span.set_attributes(_said(answer))
+            if (trouble := _trouble(answer)) is not None:
+                span.set_attribute("error.type", trouble)
+                span.set_status(self._error)
+            return answer
+        finally:
+            span.end(end_time=self._now_ns())
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * 1_000_000_000)
+
+
+def _said(answer: Answer) -> dict[str, str | int]:
+    outcome = answer.outcome
+    said: dict[str, str | int] = {"poller.outcome": type(outcome).__name__.lower()}
+    if outcome.correlation_id is not None:
+        said["hubspot.correlation_id"] = outcome.correlation_id
+    match outcome:
+        case Running(status=str(status)) | Finished(status=status):
+            said["hubspot.task.status"] = status
+        case Missing(code=code):
+            said["http.response.status_code"] = code
+    return said
+
+
+def _trouble(answer: Answer) -> str | None:
+    """Return why a look told nothing of its task. A missing task is an answer, not an error."""
+    match answer.outcome:
+        case Throttled(policy=policy):
+            return f"throttled_{policy}"
+        case Refused(reason=reason) | Unreachable(reason=reason):
+            return reason
+    return None

@@ -1,0 +1,90 @@
+"""Plays a run through before it begins: how many looks it would take, and how long. Pure; no I/O and no real time."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from poller.schedule.learned import Learned
+
+MOST_PLAYED = 4000  # of more tasks a part is played, under the same part of the limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """One task to be: how old it is when fed, and how long it takes in all (infinity: it never finishes)."""
+
+    age_s: float
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run would take."""
+
+    looks: int
+    lasts_s: float
+    mean_late_s: float  # from a task's end, or its feeding if that was later, to the look that sees it
+    timed_out: int
+
+
+def forecast(
+    count: int,
+    courses: Callable[[int], Sequence[Course]],
+    *,
+    per_second: float,
+    deadline_s: float,
+    gap_s: Callable[[float], float],
+    learned: Learned | None = None,
+) -> Forecast:
+    """Play `count` tasks fed at once. `courses` makes as many as are played. `gap_s` is the wait at an age since
+    feeding; `learned`, which goes on learning, takes its place."""
+    if count == 0:
+        return Forecast(looks=0, lasts_s=0.0, mean_late_s=0.0, timed_out=0)
+    played = min(count, MOST_PLAYED)
+    share = played / count
+    looks, lasts_s, late_s = _play(courses(played), 1 / (per_second * share), deadline_s, gap_s, learned)
+    return Forecast(
+        looks=round(looks / share),
+        lasts_s=lasts_s,
+        mean_late_s=sum(late_s) / len(late_s) if late_s else 0.0,
+        timed_out=round((played - len(late_s)) / share),
+    )
+
+
+def _play(
+    courses: Sequence[Course],
+    spacing_s: float,
+    deadline_s: float,
+    gap_s: Callable[[float], float],
+    learned: Learned | None,
+) -> tuple[int, float, list[float]]:
+    """Return looks, the instant of the last one, and how late each finished task was seen."""
+    first_s = 0.0 if learned is None else learned.first_look_s
+    due = [(first_s, turn, turn, 0) for turn in range(len(courses))]  # due, turn, task, looks
+    looks, now, late_s = 0, -spacing_s, []
+    while due:
+        due_at, _, number, before = heapq.heappop(due)
+        course = courses[number]
+        now = max(due_at, now + spacing_s)
+        looks += 1
+        age_s = now + course.age_s
+        if learned is not None:
+            _learn(learned, number, course, now=now, due_at=due_at, first=before == 0)
+        if course.took_s <= age_s:
+            late_s.append(min(age_s - course.took_s, now))
+        elif now < deadline_s:
+            wait_s = gap_s(now) if learned is None else learned.gap_s(age_s)
+            heapq.heappush(due, (min(now + wait_s, deadline_s), len(courses) + looks, number, before + 1))
+    return looks, max(0.0, now), late_s
+
+
+def _learn(learned: Learned, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
+    age_s = now + course.age_s
+    key = -1 - number  # not one that the store gave
+    if not first:
+        learned.waited(now - due_at)
+    if course.took_s <= age_s:
+        learned.finished(key, age_s, course.took_s, first=first)
+    else:
+        learned.unfinished(key, age_s, first=first)
+    learned.refresh(now)

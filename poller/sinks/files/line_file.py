@@ -1,0 +1,196 @@
+"""A file of lines that belongs to this process alone, written at offsets, and what a crash or somebody else left in it.
+
+What others left behind our own lines is moved to a file of its own, never dropped; torn pieces of lines are cut off.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from poller.core.errors import SinkError
+
+MODE = 0o600  # records name people's files
+COPY_BYTES = 1 << 20
+
+
+class LineFile:
+    """An open, locked, regular file. Methods raise `OSError` for what the file system does, `SinkError` where a person
+    must act."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: Path, *, written: int) -> Self:
+        """Open `path`, of which we wrote the first `written` bytes; with none, it may be created."""
+        _refuse_non_file(path)
+        try:
+            fd = os.open(path, os.O_RDWR | (0 if written else os.O_CREAT), MODE)
+        except FileNotFoundError:
+            raise _missing(path, written) from None
+        file = cls(path, fd)
+        try:
+            _lock(fd, path)
+            _sync_folder(path.parent)
+            file.refuse_other(written)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def is_at_path(self) -> bool:
+        """Tell whether the path still leads here: the file may have been moved, deleted or replaced."""
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd))
+
+    def refuse_other(self, written: int) -> None:
+        """Raise `SinkError` where this cannot be the file of which we wrote `written` bytes."""
+        size = self.size
+        if size < written:
+            found = f"holds {size:,} bytes, but {written:,} were written to it"
+        elif written and os.pread(self._fd, 1, written - 1) != b"\n":
+            found = f"was changed: no line ends at byte {written:,}, where the last one was written"
+        else:
+            return
+        raise SinkError(
+            f"{self.path} {found}; restore it, or move it away and choose a new file name to get every record once more"
+        )
+
+    def write(self, lines: bytes, offset: int) -> None:
+        left, at = memoryview(lines), offset
+        while left:
+            written = os.pwrite(self._fd, left, at)
+            left, at = left[written:], at + written
+
+    def cut(self, end: int) -> None:
+        os.ftruncate(self._fd, end)
+
+    def sync(self) -> None:
+        _sync(self._fd, self.path)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)  # ends the lock, too
+            self._fd = -1
+
+    def settle_tail(self, start: int, expected: bytes) -> tuple[int, Path | None]:
+        """Leave behind `start` nothing but a beginning of `expected`; return its end, and where foreign lines went."""
+        size = self.size
+        tail = os.pread(self._fd, len(expected), start)
+        ours = _common_length(tail, expected)
+        if size <= start + ours:
+            return size, None
+        cut_at = start + expected.rfind(b"\n", 0, ours) + 1
+        whole_tail_read = start + len(tail) == size
+        is_ours = whole_tail_read and _is_torn(tail, expected)
+        aside = None if is_ours or not self._has_line(cut_at, size) else self._set_aside(cut_at, size)
+        self.cut(cut_at)
+        self.sync()
+        return cut_at, aside
+
+    def _set_aside(self, start: int, end: int) -> Path:
+        """Copy foreign lines to a new file beside this one, on disk before they are cut off here."""
+        aside = _free_name(self.path.with_name(f"{self.path.name}.foreign-{start}"))
+        copy = LineFile(aside, os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE))
+        try:
+            for at, piece in self._read_pieces(start, end):
+                copy.write(piece, at - start)
+            copy.sync()
+        except OSError:
+            aside.unlink()  # half a copy helps nobody: the lines are still where they were
+            raise
+        finally:
+            copy.close()
+        _sync_folder(aside.parent)
+        return aside
+
+    def _has_line(self, start: int, end: int) -> bool:
+        return any(b"\n" in piece for _, piece in self._read_pieces(start, end))
+
+    def _read_pieces(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        at = start
+        while at < end and (piece := os.pread(self._fd, min(COPY_BYTES, end - at), at)):
+            yield at, piece
+            at += len(piece)
+
+
+def _refuse_non_file(path: Path) -> None:
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise SinkError(f"{path} is not a regular file; name a file, or use --sink stdout for pipes and devices")
+
+
+def _missing(path: Path, written: int) -> SinkError:
+    if not path.parent.is_dir():
+        return SinkError(f"{path}: its folder does not exist; create it, or choose another path")
+    return SinkError(
+        f"{path} is missing, but {written:,} bytes were written to it; "
+        "restore it, or choose a new file name to get every record once more"
+    )
+
+
+def _sync(fd: int, path: Path) -> None:
+    """A failed sync may have dropped the data for good while a second one reports success: never try again."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise SinkError(
+            f"{path}: the disk failed to store what was written ({error.strerror}); check the disk, then run again"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SinkError(f"{path} is being written by {_find_owner(fd)}; stop it, or choose another path") from None
+
+
+def _find_owner(fd: int) -> str:
+    """Return a name for who holds the lock, from Linux's table of locks."""
+    inode = os.fstat(fd).st_ino
+    with suppress(OSError):
+        for entry in Path("/proc/locks").read_text().splitlines():
+            words = entry.split()
+            if "FLOCK" in words and words[5].endswith(f":{inode}") and int(words[4]) > 0:
+                return f"process {words[4]}"
+    return "another process"
+
+
+def _common_length(tail: bytes, expected: bytes) -> int:
+    if expected.startswith(tail):
+        return len(tail)
+    return next(
+        (at for at, (found, due) in enumerate(zip(tail, expected, strict=False)) if found != due), len(expected)
+    )
+
+
+def _is_torn(tail: bytes, expected: bytes) -> bool:
+    """Say whether `tail` is our own write with holes: after a power cut, blocks that never arrived read as zeros."""
+    return all(found in (due, 0) for found, due in zip(tail, expected, strict=False))
+
+
+def _free_name(wanted: Path) -> Path:
+    name, number = wanted, 2
+    while name.exists():
+        name, number = wanted.with_name(f"{wanted.name}.{number}"), number + 1
+    return name

@@ -1,0 +1,126 @@
+"""The `sql` sink's table in an SQLite file. Runs on the loop: a batch takes a millisecond or two."""
+
+import errno
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from poller.core.errors import SinkError
+from poller.core.model import Retry
+from poller.sinks.batches import Refusal
+from poller.sinks.sql.sink import COLUMNS, Row
+
+log = structlog.get_logger()
+
+OUR_STATE = 0x506F6C6C  # `application_id` of a poller's state
+WAIT_FOR_LOCK_S = 0.1  # blocks the loop: the batch comes again anyway
+PASSING = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_INTERRUPT,
+}
+PASSING_IO = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE}  # a file size limit; never a failed fsync
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+OF_THE_RECORD = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+
+
+class SqliteTable:
+    """A `Database`."""
+
+    def __init__(self, path: Path, table: str, *, sink: str) -> None:
+        self._path = path
+        self._sink = sink
+        self._create = (
+            f'CREATE TABLE IF NOT EXISTS "{table}" (account TEXT NOT NULL, task_id TEXT NOT NULL, kind TEXT NOT NULL,'
+            " status TEXT, num_errors INTEGER, looks INTEGER, seen_at TEXT NOT NULL, record TEXT NOT NULL,"
+            " PRIMARY KEY (account, task_id))"
+        )
+        changes = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[2:])
+        self._upsert = (
+            f'INSERT INTO "{table}" ({", ".join(COLUMNS)}) VALUES ({", ".join("?" * len(COLUMNS))})'  # noqa: S608 - a checked name
+            f" ON CONFLICT (account, task_id) DO UPDATE SET {changes}"
+        )
+        self._connection: sqlite3.Connection | None = None
+        self._identity: os.stat_result | None = None
+
+    async def open(self) -> Retry | None:
+        try:
+            self._connect()
+        except sqlite3.Error as error:
+            verdict = self._judge(error)
+            return verdict if isinstance(verdict, Retry) else None
+        return None
+
+    async def upsert(self, rows: Sequence[Row]) -> Retry | Refusal | None:
+        try:
+            connection = self._connect()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany(self._upsert, rows)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            return self._judge(error)
+        return None
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        """Return the connection; to a new file where the old one was moved or deleted."""
+        if self._connection is not None and self._is_at_path():
+            return self._connection
+        if self._connection is not None:
+            log.warning("sink.file_moved", sink=self._sink, position=None)
+            self._connection.close()
+            self._connection = None
+        self._create_privately()
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=WAIT_FOR_LOCK_S)
+        try:
+            self._refuse_our_state(connection)
+            connection.execute("PRAGMA synchronous = EXTRA")  # FULL can lose the last commit of a rollback journal
+            connection.execute(self._create)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._identity = connection, self._path.stat()
+        return connection
+
+    def _create_privately(self) -> None:
+        """Records name people's files."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except FileNotFoundError:
+            raise SinkError(f"{self._path}: its folder does not exist; create it, or choose another path") from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise SinkError(f"{self._path} cannot be used: {error.strerror}; choose another path") from None
+
+    def _is_at_path(self) -> bool:
+        try:
+            return self._identity is not None and os.path.samestat(self._path.stat(), self._identity)
+        except FileNotFoundError:
+            return False
+
+    def _refuse_our_state(self, connection: sqlite3.Connection) -> None:
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+        if mark == OUR_STATE:
+            raise SinkError(f"{self._path} is the state of a poller; name another file for the sink")
+
+    def _judge(self, error: sqlite3.Error) -> Retry | Refusal:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if (code & 0xFF) in PASSING or code in PASSING_IO:
+            return Retry(reason=f"{self._path}: {error}", wait_s=0.0)
+        if (code & 0xFF) in OF_THE_RECORD:
+            return Refusal(reason=str(error))
+        raise SinkError(f"{self._path} cannot be used: {error}; mend that, then run again") from None

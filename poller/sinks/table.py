@@ -1,0 +1,75 @@
+"""A sink's settings: the keys its table may have, and what is said where one is wrong. No message repeats a value."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from poller.config import problems_in_table
+from poller.config.value_types import Variable
+from poller.core.credentials import secret_in_env, secret_in_file
+from poller.core.errors import ConfigError
+from poller.core.log import keep_secret
+
+
+class SinkTable(BaseModel):
+    """The settings of one kind of sink, each with its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
+
+    KIND: ClassVar[str]
+    TARGET: ClassVar[str | None] = None  # the key that stands behind the colon of a spec
+    EXAMPLE: ClassVar[str]  # a spec
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings in `values`. Raises `ConfigError` with every problem, one a line."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            problems = problems_in_table(error, cls)
+        raise ConfigError("\n".join(f"sink {cls.KIND}: {problem}" for problem in problems))
+
+
+class UrlTable(SinkTable):
+    """Settings with a URL, which may hold a password: it is given, or named by where it stands."""
+
+    TARGET: ClassVar[str | None] = "url"
+
+    url: Annotated[str | None, Field(repr=False)] = None
+    url_env: Variable | None = None
+    url_file: Path | None = None
+
+    def find_url(self, environ: Mapping[str, str]) -> str:
+        """Return the URL. Raises `ConfigError` where not exactly one place is named, or nothing stands there."""
+        if sum(each is not None for each in (self.url, self.url_env, self.url_file)) != 1:
+            raise ConfigError(f"sink {self.KIND}: needs one of url, url_env and url_file, such as {self.EXAMPLE}")
+        if self.url is not None:
+            return self.url
+        url = secret_in_env(self.url_env, environ) if self.url_env else secret_in_file(self.url_file or Path())
+        keep_secret(url)
+        return url
+
+    def name_for(self, url: str) -> str:
+        """Return a name for the sink that stays the same when a password or token changes, and holds none."""
+        if self.url_env is not None:
+            return f"{self.KIND}:${self.url_env}"
+        if self.url_file is not None:
+            return f"{self.KIND}:{self.url_file}"
+        return f"{self.KIND}:{plain_url(self.KIND, url)}"
+
+
+def plain_url(kind: str, url: str) -> str:
+    """Return `url` without user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        raise ConfigError(f"sink {kind}: url is not a URL; write / @ : in a password as %2F %40 %3A") from None
+    if re.search(r"[@\s]", parts.path):  # a password with an unquoted slash would end up in the path
+        raise ConfigError(f"sink {kind}: url holds a blank or @ in its path; write them as %20 and %40")
+    return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -1,0 +1,172 @@
+"""Open and read what is fed: files, which can be read on later, and streams, which cannot. Never blocks on a stream."""
+
+import asyncio
+import hashlib
+import os
+import select
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from poller.core.errors import InputError
+from poller.core.model import Position
+
+STDIN = "-"  # the source that is standard input
+
+BLOCK = 262_144  # bytes read at a time
+PROVEN_BYTES = 4096  # at each end of what was read
+
+
+def source_name(spec: str) -> str:
+    """Return the name under which the store knows the source: the absolute path, or "-"."""
+    if spec == STDIN:
+        return STDIN
+    return os.fsencode(Path(spec).absolute()).decode("utf-8", "backslashreplace")
+
+
+def check_readable(specs: Sequence[str]) -> None:
+    """Raise `InputError` naming every file that cannot be read. Standard input is not looked at."""
+    faults = [fault for spec in specs if spec != STDIN and (fault := _fault(Path(spec)))]
+    if faults:
+        raise InputError("cannot read the input: " + "; ".join(faults))
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return f"{path} is a folder, not a file"
+        if stat.S_ISREG(mode):  # a pipe would notice a reader that comes and goes
+            path.open("rb").close()
+        elif not os.access(path, os.R_OK):
+            return f"{path}: no permission to read it"
+    except (OSError, ValueError) as error:
+        return f"{path}: {_why(error)}"
+    return None
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def fingerprint_of(proof: bytes, facts: os.stat_result) -> str:
+    """Return the digest of a file's beginning and end as far as it was read, and by what to find the file once it was
+    renamed or copied: its inode and the time of its last change."""
+    return f"{hashlib.sha256(proof).hexdigest()} {facts.st_ino} {facts.st_mtime_ns}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """An open source."""
+
+    name: str
+    fd: int
+    seekable: bool  # a file that can be read on where an earlier run stopped
+
+    async def block(self) -> bytes:
+        """Return the next bytes, empty at the end. Waits for them without holding up the event loop."""
+        while True:
+            if not self.seekable:
+                await _readable(self.fd)
+            with _refusals_told(self.name), suppress(BlockingIOError):  # O_NONBLOCK, and another reader was quicker
+                return os.read(self.fd, BLOCK)
+
+    @property
+    def has_more_now(self) -> bool:
+        """More can be read at once, the end included."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.facts().st_size
+
+    def facts(self) -> os.stat_result:
+        """Return what the file system says of the open file."""
+        with _refusals_told(self.name):
+            return os.fstat(self.fd)
+
+    def at(self, offset: int, length: int = BLOCK) -> bytes:
+        """Return up to `length` of the file's bytes from `offset` on."""
+        with _refusals_told(self.name):
+            return os.pread(self.fd, length, offset)
+
+    def fingerprint(self, offset: int) -> str:
+        """Return what proves later that the file's first `offset` bytes are still the same."""
+        length = min(PROVEN_BYTES, offset)
+        return fingerprint_of(self.at(0, length) + self.at(offset - length, length), self.facts())
+
+    def holds(self, position: Position) -> bool:
+        """Tell whether this is the file that was read up to `position`."""
+        if position.offset > self.size:
+            return False
+        digest, ours = (text.partition(" ")[0] for text in (position.fingerprint, self.fingerprint(position.offset)))
+        return digest in ("", ours)
+
+    def is_the_one(self, position: Position) -> bool:
+        """Tell whether this very file was read up to `position`, and was not changed since."""
+        return position.fingerprint == self.fingerprint(position.offset)
+
+    def blocks_before(self, offset: int) -> Iterator[bytes]:
+        """Yield the file's first `offset` bytes."""
+        at = 0
+        while at < offset and (block := self.at(at, min(BLOCK, offset - at))):
+            yield block
+            at += len(block)
+
+    def line_start(self, offset: int) -> int:
+        """Return where the line begins that holds the byte before `offset`."""
+        while offset > 0:
+            length = min(PROVEN_BYTES, offset)
+            break_at = self.at(offset - length, length).rfind(b"\n")
+            if break_at >= 0:
+                return offset - length + break_at + 1
+            offset -= length
+        return 0
+
+
+@contextmanager
+def opened(spec: str, stdin: int) -> Iterator[Input]:
+    """Open a source, and close it unless it is standard input. Raises `InputError` where that is refused."""
+    name, fd = source_name(spec), stdin
+    with _refusals_told(name):
+        if spec != STDIN:
+            fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not block
+        mode = os.fstat(fd).st_mode
+    try:
+        if stat.S_ISDIR(mode):
+            raise InputError(f"cannot read the input: {name} is a folder, not a file")
+        yield Input(name=name, fd=fd, seekable=spec != STDIN and stat.S_ISREG(mode))
+    finally:
+        if spec != STDIN:
+            os.close(fd)
+
+
+@contextmanager
+def _refusals_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        where = "standard input" if name == STDIN else name
+        raise InputError(f"cannot read the input: {where}: {_why(error)}") from error
+
+
+async def _readable(fd: int) -> None:
+    """Wait until reading does not block."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(fd, ready.set)
+    except PermissionError:  # epoll's word for a regular file or /dev/null, which never block
+        return
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)

@@ -1,0 +1,88 @@
+"""Where a PostgreSQL state lies, and how it is connected to. What is shown of it holds neither user nor password."""
+
+import re
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import AsyncConnection, conninfo
+
+from poller.core.errors import ConfigError
+
+DEFAULT_SCHEMA = "poller"
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_SECRETS = ("password", "sslpassword")
+
+# A server that went away without a word is noticed within half a minute, by us and by the server: the same holds for
+# the lock of a poller whose machine died.
+CLIENT_DEFAULTS = {
+    "application_name": "poller",
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+    "client_encoding": "utf8",
+}
+SERVER_SETTINGS = {
+    "synchronous_commit": "on",
+    "idle_in_transaction_session_timeout": "15s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A schema of a database."""
+
+    conninfo: str  # for libpq; holds the password
+    schema: str
+    shown: str  # for people and logs
+    secrets: tuple[str, ...]  # what of it must never be shown
+
+    def __repr__(self) -> str:
+        return f"Place({self.shown})"
+
+
+def parse(url: str) -> Place:
+    """Return the place that `url` names: a libpq URL, and `schema=NAME` in its query. Raises `ConfigError`."""
+    bare, schema = _without_schema(url)
+    try:
+        given = {name: str(value) for name, value in conninfo.conninfo_to_dict(bare).items() if value is not None}
+    except psycopg.ProgrammingError:  # its text may quote the password
+        raise ConfigError(
+            "the state's URL is not one that PostgreSQL understands. Use "
+            "postgresql://user:password@host:5432/database, with special characters percent-encoded; "
+            "?schema=NAME chooses another schema than `poller`."
+        ) from None
+    if not _SCHEMA.fullmatch(schema):
+        raise ConfigError(f"the schema {schema!r} in the state's URL must be lower-case letters, digits and _.")
+    settings = {"search_path": schema, **SERVER_SETTINGS}
+    options = " ".join([given.pop("options", ""), *(f"-c {name}={value}" for name, value in settings.items())])
+    return Place(
+        conninfo=conninfo.make_conninfo("", **CLIENT_DEFAULTS | given, options=options.strip()),
+        schema=schema,
+        shown=_shown(given, schema),
+        secrets=tuple(given[name] for name in _SECRETS if given.get(name)),
+    )
+
+
+def _without_schema(url: str) -> tuple[str, str]:
+    address, separator, query = url.partition("?")
+    parts = query.split("&") if separator else []
+    schemas = [part.removeprefix("schema=") for part in parts if part.startswith("schema=")]
+    others = [part for part in parts if not part.startswith("schema=")]
+    return "?".join([address, *(["&".join(others)] if others else [])]), (schemas or [DEFAULT_SCHEMA])[-1]
+
+
+def _shown(given: dict[str, str], schema: str) -> str:
+    host = given.get("host") or given.get("hostaddr") or "localhost"
+    port = f":{given['port']}" if "port" in given and not host.startswith("/") else ""
+    suffix = "" if schema == DEFAULT_SCHEMA else f"?schema={schema}"
+    return f"postgresql://{host}{port}/{given.get('dbname', '')}{suffix}"
+
+
+async def connect(place: Place) -> AsyncConnection:
+    """Connect in autocommit mode: transactions are begun and ended in so many words. Raises `psycopg.Error`."""
+    return await AsyncConnection.connect(place.conninfo, autocommit=True)

@@ -1,0 +1,302 @@
+"""Group commit over one connection: many callers' writes in one transaction, each told only when it is on disk.
+
+While the server is out of reach, or full, callers wait. A commit whose answer was lost is looked up, never repeated.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NoReturn
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from poller.core.errors import StoreError
+from poller.core.protocols import Clock
+from poller.store.postgres.dsn import Place, connect
+from poller.store.postgres.errors import may_pass, store_error, words
+from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+CLOSE_WITHIN_S = 10.0
+
+Apply = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Any]]]  # payloads to results, in order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Operation:
+    """One caller's write. It may be applied again after a rollback: what it changes in memory, `settle` does."""
+
+    apply: Apply  # neighbours with the same one are applied in one call
+    payload: Any
+    first: bool  # before what is not first: claims must not wait for others to share their commit
+    settle: Callable[[Any], None] | None  # runs right after the commit, with the result
+    abandoned: Callable[[Any], None] | None  # runs instead of the caller, where that was cancelled
+    future: asyncio.Future[Any] | None  # None: nobody waits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _InDoubt:
+    """A transaction whose commit was sent, and the results that hold if it counts."""
+
+    number: int
+    results: list[Any]
+
+
+class Writer:
+    """Collects operations for `linger_s` and commits them together, in order."""
+
+    def __init__(
+        self, connection: AsyncConnection, *, place: Place, replica: int, linger_s: float, clock: Clock
+    ) -> None:
+        self._connection: AsyncConnection | None = connection
+        self._backend = connection.info.backend_pid
+        self._place = place
+        self._replica = replica
+        self._linger_s = linger_s
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[_Operation] = []
+        self._due_at: float | None = None
+        self._woken = asyncio.Event()
+        self._commits = 0  # transactions of ours that count
+        self._in_doubt: _InDoubt | None = None
+        self._unwritable_since: float | None = None
+        self._closing = False
+        self._ended: str | None = None  # why nothing can be stored any more
+        # The one task outside a group: it outlives any caller. `close` awaits it; what ends it is told to all callers.
+        self._working = self._loop.create_task(self._work())
+
+    @property
+    def writable(self) -> bool:
+        """False while commits fail for a reason that may pass, such as a server that is down."""
+        return self._unwritable_since is None
+
+    def check(self) -> None:
+        """Raise `StoreError` when the store has failed or is closed."""
+        if self._ended is not None:
+            raise StoreError(self._ended)
+
+    async def run(
+        self,
+        apply: Apply,
+        payload: Any,
+        *,
+        first: bool = False,
+        settle: Callable[[Any], None] | None = None,
+        abandoned: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Return what `apply` returned for `payload`, once committed. It will be, also when the caller is cancelled."""
+        self.check()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._append(
+            _Operation(apply=apply, payload=payload, first=first, settle=settle, abandoned=abandoned, future=future),
+            within_s=0.0 if first else self._linger_s,
+        )
+        return await future
+
+    def run_within(
+        self,
+        delay_s: float,
+        apply: Apply,
+        payload: Any,
+        *,
+        first: bool = False,
+        settle: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Have `payload` committed within `delay_s`; nobody waits for it."""
+        self.check()
+        self._append(
+            _Operation(apply=apply, payload=payload, first=first, settle=settle, abandoned=None, future=None),
+            within_s=delay_s,
+        )
+
+    def _append(self, operation: _Operation, *, within_s: float) -> None:
+        self._pending.append(operation)
+        at = self._loop.time() + within_s
+        if self._due_at is None or at < self._due_at:
+            self._due_at = at
+            self._woken.set()
+
+    def fail(self, error: psycopg.Error) -> StoreError:
+        """Refuse everything from now on; return what to raise."""
+        told = store_error(error, self._place)
+        self._end(str(told), error.sqlstate or type(error).__name__)
+        return told
+
+    def note_outage(self, reason: str) -> None:
+        """Say once that the server cannot be used just now; the next commit says that it can."""
+        if self._unwritable_since is None:
+            self._unwritable_since = self._clock()
+            log.error("store.unwritable", path=self._place.shown, reason=reason, retry_s=RETRY_S)
+
+    async def close(self) -> None:
+        """Commit what is pending, once; what cannot be stored now is given up, and its callers are told."""
+        self._closing = True
+        self._woken.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await self._working
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                await self._connection.close()
+        self._refuse(f"{self._place.shown} is closed.")
+
+    # --- the work --------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        try:
+            while await self._wait_for_work():
+                batch, self._pending, self._due_at = self._pending, [], None
+                batch.sort(key=lambda operation: not operation.first)  # a stable sort: otherwise in order
+                await self._store(batch)
+            await self._sign_off()
+        except StoreError as error:
+            self._end(str(error), type(error).__name__)
+        except psycopg.Error as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - a defect must reach the callers, not end in a lost task
+            self._end(
+                f"{self._place.shown} was handed something it cannot store: {type(error).__name__}.",
+                type(error).__name__,
+            )
+
+    async def _wait_for_work(self) -> bool:
+        """Wait until the pending operations are due; return False where there are none and the store closes."""
+        while not self._closing:
+            self._woken.clear()
+            if self._due_at is not None and self._due_at <= self._loop.time():
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._due_at):
+                    await self._woken.wait()
+        return bool(self._pending)
+
+    async def _store(self, batch: Sequence[_Operation]) -> None:
+        """Commit the batch and tell its callers, however long it takes."""
+        try:
+            while (results := await self._try_to_commit(batch)) is None:
+                if self._closing:
+                    self._give_up(batch)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await self._until_closing()
+        except BaseException:
+            self._pending = [*batch, *self._pending]  # to be told why
+            raise
+        for operation, result in zip(batch, results, strict=True):
+            _tell(operation, result)
+
+    def _give_up(self, batch: Sequence[_Operation]) -> NoReturn:
+        log.warning("store.closed_unwritten", path=self._place.shown, operations=len(batch))
+        raise StoreError(f"{self._place.shown} is closed.")
+
+    async def _until_closing(self) -> None:
+        while not self._closing:
+            self._woken.clear()
+            await self._woken.wait()
+
+    async def _try_to_commit(self, batch: Sequence[_Operation]) -> list[Any] | None:
+        """Return the results of the committed batch; None where it must be tried again."""
+        try:
+            results = await self._transact(batch)
+        except (NotOwner, OSError) as error:
+            self.note_outage(words(error, self._place))
+            return None
+        except psycopg.Error as error:
+            if not may_pass(error):
+                raise
+            self.note_outage(words(error, self._place))
+            await self._roll_back()
+            return None
+        if self._unwritable_since is not None:
+            after_s = round(self._clock() - self._unwritable_since, 3)
+            self._unwritable_since = None
+            log.info("store.writable", path=self._place.shown, after_s=after_s)
+        return results
+
+    async def _transact(self, batch: Sequence[_Operation]) -> list[Any]:
+        if self._connection is None:
+            self._connection = await self._connect_again()
+        if (doubtful := self._in_doubt) is not None:
+            self._in_doubt = None
+            if doubtful.number == self._commits:
+                return doubtful.results
+        connection, number = self._connection, self._commits + 1
+        await connection.execute("BEGIN")
+        await self._show_right_to_write(connection, number)
+        results: list[Any] = []
+        for apply, group in groupby(batch, key=lambda operation: operation.apply):
+            results += await apply(connection, [operation.payload for operation in group])
+        self._in_doubt = _InDoubt(number=number, results=results)
+        await connection.execute("COMMIT")
+        self._in_doubt, self._commits = None, number
+        return results
+
+    async def _show_right_to_write(self, connection: AsyncConnection, number: int) -> None:
+        """Number the transaction, which is a sign of life as well. Raises `StoreError` for a late writer."""
+        shown = await connection.execute(
+            "UPDATE replica SET commits = %s, beat_at = %s WHERE id = %s", (number, self._clock(), self._replica)
+        )
+        if shown.rowcount != 1:
+            raise taken_over(self._place)
+
+    async def _connect_again(self) -> AsyncConnection:
+        """Return a new connection that owns the state. Holding the lock, the one before has ended for the server, too:
+        what it committed is final."""
+        connection = await connect(self._place)
+        try:
+            await retake_lock(connection, before=self._backend)
+            self._commits = await commits_of(connection, self._replica, self._place)
+        except BaseException:
+            await connection.close()
+            raise
+        self._backend = connection.info.backend_pid
+        return connection
+
+    async def _roll_back(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await connection.execute("ROLLBACK")
+            self._in_doubt = None  # the server lives and said no
+        except psycopg.Error:
+            self._connection = None
+            await connection.close()
+
+    async def _sign_off(self) -> None:
+        """Leave no owner behind. Whoever comes next does not need it."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                await self._connection.execute("DELETE FROM replica WHERE id = %s", (self._replica,))
+
+    def _end(self, why: str, name: str) -> None:
+        if self._ended is None:
+            if not self._closing:
+                log.error("store.failed", path=self._place.shown, reason=why, error=name)
+            self._refuse(why)
+
+    def _refuse(self, why: str) -> None:
+        if self._ended is None:
+            self._ended = why
+        operations, self._pending = self._pending, []
+        for operation in operations:
+            if operation.future is not None and not operation.future.done():
+                operation.future.set_exception(StoreError(why))
+
+
+def _tell(operation: _Operation, result: Any) -> None:
+    if operation.settle is not None:
+        operation.settle(result)
+    if operation.future is None:
+        return
+    if not operation.future.done():
+        operation.future.set_result(result)
+    elif operation.abandoned is not None:
+        operation.abandoned(result)

@@ -1,0 +1,117 @@
+"""One process owns a PostgreSQL state: an advisory lock, held by the very connection that writes, and a row that names
+the process. Whoever takes over deletes that row, and with it the right of the one before to write.
+"""
+
+import asyncio
+import os
+import socket
+from datetime import UTC, datetime
+
+import psycopg
+from psycopg import AsyncConnection
+
+from poller.core.errors import StoreError, StoreLocked
+from poller.store.postgres.dsn import Place, parse
+from poller.store.postgres.errors import unusable
+
+PROBE_TRIES = 20  # a server needs a moment to notice that the owner before was killed
+PROBE_GAP_S = 0.1
+
+# "Poll" and the schema's own number, so that each state of a database has its own lock.
+_KEY = "(1349479532::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
+_HOLDER = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 1349479532 AND objsubid = 1"
+    " AND objid = to_regnamespace(current_schema())::oid"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+class NotOwner(Exception):
+    """Somebody else holds the lock just now."""
+
+
+async def take_lock(connection: AsyncConnection, place: Place) -> None:
+    """Lock the state for `connection`, as long as it lives. Raises `StoreLocked`, which names the holder."""
+    for _ in range(PROBE_TRIES):
+        if await _locks(connection):
+            return
+        await asyncio.sleep(PROBE_GAP_S)
+    raise StoreLocked(
+        f"the state {place.shown} is in use by {await _owner(connection)}. Stop that one first, or give this run its "
+        "own: --state, or another ?schema=NAME."
+    )
+
+
+async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
+    """Lock the state again after the connection with backend `before` broke. Raises `NotOwner`: try again later."""
+    if await _locks(connection):
+        return
+    row = await (await connection.execute(_HOLDER)).fetchone()
+    if row == (before,):  # our own, whose end the server has not noticed
+        await connection.execute("SELECT pg_terminate_backend(%s)", row)
+    raise NotOwner(
+        "the lock is held by a connection that is no longer ours" if row == (before,) else "the lock is held"
+    )
+
+
+async def _locks(connection: AsyncConnection) -> bool:
+    row = await (await connection.execute(f"SELECT pg_try_advisory_lock({_KEY})")).fetchone()
+    return row == (True,)
+
+
+async def _owner(connection: AsyncConnection) -> str:
+    try:
+        row = await (await connection.execute("SELECT host, pid, started_at FROM replica ORDER BY id DESC")).fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    if row is None:
+        return "another poller"
+    host, pid, started_at = row
+    since = datetime.fromtimestamp(started_at, UTC).isoformat(timespec="seconds")
+    return f"another poller: process {pid} on {host}, started {since}"
+
+
+async def register(connection: AsyncConnection, *, now: float) -> int:
+    """Name this process as the owner, inside a transaction; return the number of its row. Whoever held the lock before
+    is gone: its right to write ends here, and its leases with it."""
+    await connection.execute("DELETE FROM replica")
+    await connection.execute("UPDATE task SET lease = 0, lease_until = NULL WHERE kind IS NULL AND lease <> 0")
+    row = await (
+        await connection.execute(
+            "INSERT INTO replica (host, pid, started_at, beat_at) VALUES (%s, %s, %s, %s) RETURNING id",
+            (socket.gethostname(), os.getpid(), now, now),
+        )
+    ).fetchone()
+    assert row is not None  # noqa: S101 - RETURNING
+    return int(row[0])
+
+
+async def commits_of(connection: AsyncConnection, replica: int, place: Place) -> int:
+    """Return the number of the owner's latest transaction. Raises `StoreError` where it is the owner no longer."""
+    row = await (await connection.execute("SELECT commits FROM replica WHERE id = %s", (replica,))).fetchone()
+    if row is None:
+        raise taken_over(place)
+    return int(row[0])
+
+
+def taken_over(place: Place) -> StoreError:
+    """Return why an owner whose row is gone must stop."""
+    return StoreError(
+        f"another poller took over the state {place.shown} while this one could not reach it. This one stops; what it "
+        "had recorded until then is safe."
+    )
+
+
+def last_beat(url: str) -> tuple[int, float] | None:
+    """Return the owner's process id and when it last showed a sign of life; None where no living process owns it."""
+    place = parse(url)
+    try:
+        with psycopg.connect(place.conninfo, autocommit=True) as connection:
+            row = connection.execute(
+                f"SELECT pid, beat_at FROM replica WHERE EXISTS ({_HOLDER}) ORDER BY id DESC"  # noqa: S608 - a constant
+            ).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    except psycopg.Error as error:
+        raise unusable(error, place) from None
+    return None if row is None else (int(row[0]), float(row[1]))

@@ -1,0 +1,187 @@
+"""Group commit: many callers' writes in one transaction, each told only when it is on disk.
+
+A disk that is full or read-only makes callers wait; a disk that lies (failed fsync, damage) ends everything.
+"""
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from poller.core.errors import StoreError
+from poller.core.protocols import Clock
+from poller.store.sqlite.errors import may_pass, store_error
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+HEAVY_ROWS = 500  # so many rows make a good transaction already: no lingering
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Operation:
+    """One caller's write. It may be applied again after a rollback: what it changes in memory, `settle` does."""
+
+    apply: Callable[[], Any]
+    settle: Callable[[], None] | None  # runs right after the commit
+    future: asyncio.Future[Any] | None  # None: nobody waits
+    rows: int
+
+
+class GroupCommit:
+    """Collects operations for `linger_s` and commits them together, in order, on the loop."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        place: str,
+        linger_s: float,
+        clock: Clock,
+        committed: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._place = place
+        self._linger_s = linger_s
+        self._clock = clock
+        self._committed = committed  # told after each commit
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[_Operation] = []
+        self._rows = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf  # when it is due; uvloop's handles of what is due at once cannot tell
+        self._unwritable_since: float | None = None
+        self._ended: str | None = None  # why nothing can be stored any more
+
+    @property
+    def writable(self) -> bool:
+        """False while commits fail for a reason that may pass, such as a full disk."""
+        return self._unwritable_since is None
+
+    def check(self) -> None:
+        """Raise `StoreError` when the store has failed or is closed."""
+        if self._ended is not None:
+            raise StoreError(self._ended)
+
+    async def run(self, apply: Callable[[], T], *, rows: int = 1, settle: Callable[[], None] | None = None) -> T:
+        """Return what `apply` returned, once it is committed. It will be, also when the caller is cancelled."""
+        self.check()
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._append(_Operation(apply=apply, settle=settle, future=future, rows=rows))
+        self._commit_within(0.0 if self._rows >= HEAVY_ROWS else self._linger_s)
+        return await future
+
+    def run_within(self, delay_s: float, apply: Callable[[], None], *, settle: Callable[[], None]) -> None:
+        """Have `apply` committed within `delay_s`; nobody waits for it."""
+        self.check()
+        self._append(_Operation(apply=apply, settle=settle, future=None, rows=1))
+        self._commit_within(delay_s)
+
+    def fail(self, error: sqlite3.Error) -> StoreError:
+        """Refuse everything from now on; return what to raise."""
+        self._end(str(store_error(error, self._place)), error)
+        return store_error(error, self._place)
+
+    def close(self) -> None:
+        """Commit what is pending, once; what cannot be stored now is given up, and its callers are told."""
+        if self._pending and self._ended is None:
+            self._commit()
+        if self._pending:
+            log.warning("store.closed_unwritten", path=self._place, operations=len(self._pending))
+        if self._ended is None:
+            self._refuse(f"{self._place} is closed.")
+
+    def _append(self, operation: _Operation) -> None:
+        self._pending.append(operation)
+        self._rows += operation.rows
+
+    def _commit_within(self, delay_s: float) -> None:
+        at = self._loop.time() + delay_s
+        if self._timer is not None:
+            if self._timer_at <= at or not self.writable:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(at, self._commit), at
+
+    def _commit(self) -> None:
+        self._cancel_timer()
+        try:
+            results = self._transact()
+        except sqlite3.Error as error:
+            self._roll_back()
+            if may_pass(error):
+                self._wait_for_room(error)
+            else:
+                self.fail(error)
+        except Exception as error:  # noqa: BLE001 - a defect must reach the callers, not end in a timer's callback
+            self._roll_back()
+            self._end(f"{self._place} was handed something it cannot store: {type(error).__name__}.", error)
+        else:
+            self._tell(results)
+
+    def _transact(self) -> list[Any]:
+        if not self.writable:
+            self._fold_log()
+        self._connection.execute("BEGIN IMMEDIATE")
+        results = [operation.apply() for operation in self._pending]
+        self._connection.execute("COMMIT")
+        return results
+
+    def _fold_log(self) -> None:
+        """Move the write-ahead log into the database and begin it anew: it may be what fills the disk."""
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            if not may_pass(error):
+                raise
+
+    def _tell(self, results: list[Any]) -> None:
+        operations, self._pending, self._rows = self._pending, [], 0
+        for operation, result in zip(operations, results, strict=True):
+            if operation.settle is not None:
+                operation.settle()
+            if operation.future is not None and not operation.future.done():
+                operation.future.set_result(result)
+        if self._unwritable_since is not None:
+            log.info("store.writable", path=self._place, after_s=round(self._clock() - self._unwritable_since, 3))
+            self._unwritable_since = None
+        self._committed()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                self.fail(error)
+
+    def _wait_for_room(self, error: sqlite3.Error) -> None:
+        if self._ended is not None:
+            return
+        if self._unwritable_since is None:
+            self._unwritable_since = self._clock()
+            log.error("store.unwritable", path=self._place, reason=str(error), retry_s=RETRY_S)
+        self._timer, self._timer_at = self._loop.call_later(RETRY_S, self._commit), self._loop.time() + RETRY_S
+
+    def _end(self, why: str, error: Exception) -> None:
+        if self._ended is None:
+            name = getattr(error, "sqlite_errorname", type(error).__name__)
+            log.error("store.failed", path=self._place, reason=why, error=name)
+            self._refuse(why)
+
+    def _refuse(self, why: str) -> None:
+        self._cancel_timer()
+        self._ended = why
+        operations, self._pending, self._rows = self._pending, [], 0
+        for operation in operations:
+            if operation.future is not None and not operation.future.done():
+                operation.future.set_exception(StoreError(why))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

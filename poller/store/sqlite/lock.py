@@ -1,0 +1,108 @@
+"""One process owns a SQLite state: a locked file beside it names the owner, and its age is the owner's heartbeat.
+
+The lock is the kernel's (`flock`): it ends with the process, however that dies. The file itself stays.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from poller.core.errors import StoreLocked, StoreUnusable
+from poller.store.sqlite.errors import unusable_path
+
+BEAT_EVERY_S = 2.0
+PROBE_TRIES = 4  # `last_beat` holds the lock for an instant: a refusal counts only when it lasts
+PROBE_GAP_S = 0.05
+
+
+def lock_path(database: Path) -> Path:
+    """Return where the lock of `database` lies."""
+    return database.with_name(database.name + ".lock")
+
+
+class ProcessLock:
+    """A lock that is held. The file says `pid started_at`; its modification time is the last beat."""
+
+    def __init__(self, descriptor: int, *, beaten_at: float) -> None:
+        self._descriptor: int | None = descriptor
+        self._beaten_at = beaten_at
+
+    def beat(self, now: float) -> None:
+        """Show a sign of life; at most one write every `BEAT_EVERY_S`."""
+        if self._descriptor is None or 0 <= now - self._beaten_at < BEAT_EVERY_S:
+            return
+        self._beaten_at = now
+        with contextlib.suppress(OSError):  # a disk that is read-only for a while is told by the commits
+            os.utime(self._descriptor, (now, now))
+
+    def release(self) -> None:
+        """Let the next process in."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+async def take_lock(database: Path, *, now: float) -> ProcessLock:
+    """Return the lock of `database`, held by this process. Raises `StoreLocked`, which names the holder."""
+    path = lock_path(database)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise unusable_path(database, error) from None
+    try:
+        await _lock_or_refuse(descriptor, database)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {now:.3f}\n".encode(), 0)
+        os.utime(descriptor, (now, now))
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, OSError):
+            raise unusable_path(database, error) from None
+        raise
+    return ProcessLock(descriptor, beaten_at=now)
+
+
+async def _lock_or_refuse(descriptor: int, database: Path) -> None:
+    for _ in range(PROBE_TRIES):
+        if _locks(descriptor, fcntl.LOCK_EX):
+            return
+        await asyncio.sleep(PROBE_GAP_S)
+    raise StoreLocked(
+        f"{database} is in use by {_owner(descriptor)}. Stop that one first, or give this run its own state: --state."
+    )
+
+
+def last_beat(database: Path) -> tuple[int, float] | None:
+    """Return the owner's process id and when it last showed a sign of life; None where no living process owns it."""
+    try:
+        descriptor = os.open(lock_path(database), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreUnusable(f"cannot read {lock_path(database)}: {error.strerror}.") from None
+    try:
+        words = os.pread(descriptor, 100, 0).split()
+        if _locks(descriptor, fcntl.LOCK_SH) or not words:
+            return None
+        return int(words[0]), os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _owner(descriptor: int) -> str:
+    words = os.pread(descriptor, 100, 0).decode("ascii", "replace").split()
+    if len(words) != 2:
+        return "another poller"
+    since = datetime.fromtimestamp(float(words[1]), UTC).isoformat(timespec="seconds")
+    return f"another poller: process {words[0]}, started {since}"

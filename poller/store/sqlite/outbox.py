@@ -1,0 +1,135 @@
+"""The outbox of an SQLite state: which record is owed to which sink. Each function runs inside a transaction.
+
+For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
+"""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from poller.core.errors import ConfigError
+from poller.core.model import Selection
+from poller.store.rows import unknown_sink
+
+Connection = sqlite3.Connection
+
+
+def attach_sinks(connection: Connection, wanted: Sequence[str]) -> dict[str, bytes | None]:
+    """Attach these sinks and no other; return their positions."""
+    attached = {name for (name,) in connection.execute("SELECT name FROM sink WHERE attached")}
+    for name in attached - set(wanted):
+        connection.execute(
+            "UPDATE sink SET attached = 0, filled_to = (SELECT coalesce(max(number), 0) FROM record) WHERE name = ?",
+            (name,),
+        )
+    for name in wanted:
+        if name not in attached:
+            _attach(connection, name)
+    positions = dict(connection.execute("SELECT name, position FROM sink WHERE attached"))
+    return {name: positions[name] for name in wanted}
+
+
+def _attach(connection: Connection, name: str) -> None:
+    """Owe the sink everything kept that finished while it was away. What was pruned before it was known, it missed."""
+    connection.execute(
+        "INSERT INTO sink (name, missed) SELECT ?, (SELECT coalesce(sum(tasks), 0) FROM pruned) WHERE true"
+        " ON CONFLICT DO NOTHING",
+        (name,),
+    )
+    connection.execute(
+        "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
+        " WHERE s.name = ? AND r.number > s.filled_to",
+        (name,),
+    )
+    connection.execute("UPDATE sink SET attached = 1 WHERE name = ?", (name,))
+
+
+def strike_off(
+    connection: Connection,
+    sink: str,
+    numbers: Sequence[int],
+    refused: Mapping[int, str],
+    position: bytes | None,
+    now: float,
+) -> None:
+    """Turn undelivered records into delivered or, where refused, dead ones. A second time changes nothing."""
+    row = connection.execute("SELECT id FROM sink WHERE name = ?", (sink,)).fetchone()
+    if row is None:
+        return
+    delivered = 0
+    for number in numbers:
+        struck = connection.execute("DELETE FROM undelivered WHERE sink = ? AND number = ?", (*row, number))
+        if struck.rowcount and number in refused:
+            connection.execute(
+                "INSERT INTO dead (sink, number, reason, at) VALUES (?, ?, ?, ?)", (*row, number, refused[number], now)
+            )
+        else:
+            delivered += struck.rowcount
+    connection.execute(
+        "UPDATE sink SET delivered = delivered + ?, position = coalesce(?, position) WHERE id = ?",
+        (delivered, position, *row),
+    )
+
+
+def refuse_unknown(connection: Connection, sink: str) -> None:
+    """Raise `ConfigError` where the state does not know `sink`."""
+    known = [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
+    if sink not in known:
+        raise ConfigError(unknown_sink(sink, known))
+
+
+def replay(connection: Connection, sink: str, selection: Selection) -> int:
+    """Turn selected delivered and dead records into undelivered ones; return how many."""
+    kinds = sorted(selection.kinds)
+    of_kind = f" AND t.kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+    dead_only = " AND EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)"
+    sql = (
+        "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"  # noqa: S608 - placeholders
+        " CROSS JOIN task t ON t.key = r.task"
+        f" WHERE s.name = ? AND (s.attached OR r.number <= s.filled_to) AND r.seen_at >= ?{of_kind}"
+        f"{dead_only if selection.dead else ''} ON CONFLICT DO NOTHING"
+    )
+    since = float("-inf") if selection.since is None else selection.since
+    replayed = connection.execute(sql, (sink, since, *kinds)).rowcount
+    revived = connection.execute(
+        "DELETE FROM dead WHERE sink = (SELECT id FROM sink WHERE name = ?)"
+        " AND EXISTS (SELECT 1 FROM undelivered u WHERE u.sink = dead.sink AND u.number = dead.number)",
+        (sink,),
+    ).rowcount
+    connection.execute("UPDATE sink SET delivered = delivered - ? WHERE name = ?", (replayed - revived, sink))
+    return replayed
+
+
+def prune(connection: Connection, before: float, limit: int) -> int:
+    """Forget tasks, oldest first, that no attached sink lacks or has refused; their counts go into `pruned`."""
+    found = connection.execute(
+        "SELECT r.number, r.task FROM record r WHERE r.seen_at < ? AND NOT EXISTS"
+        " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
+        " (SELECT 1 FROM undelivered u WHERE u.sink = s.id AND u.number = r.number) OR EXISTS"
+        " (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)))"
+        " ORDER BY r.seen_at, r.number LIMIT ?",
+        (before, max(0, limit)),
+    ).fetchall()
+    numbers = [(number,) for number, _ in found]
+    _note_missed(connection, numbers)
+    connection.executemany("DELETE FROM record WHERE number = ?", numbers)
+    for _, task in found:
+        connection.execute(
+            "INSERT INTO pruned (kind, tasks, looks) SELECT kind, 1, looks FROM task WHERE key = ?"
+            " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, looks = looks + excluded.looks",
+            (task,),
+        )
+        connection.execute("DELETE FROM task WHERE key = ?", (task,))
+    return len(found)
+
+
+def _note_missed(connection: Connection, numbers: Sequence[tuple[int]]) -> None:
+    """Count what a sink that is away will never get. Its rows go, and numbers past `filled_to` never had any."""
+    away = connection.execute("SELECT id, filled_to FROM sink WHERE NOT attached").fetchall()
+    for sink, filled_to in away:
+        missed = sum(number > filled_to for (number,) in numbers)
+        for table in ("undelivered", "dead"):
+            missed += connection.executemany(
+                f"DELETE FROM {table} WHERE sink = {sink} AND number = ?",  # noqa: S608 - our own table and number
+                numbers,
+            ).rowcount
+        connection.execute("UPDATE sink SET missed = missed + ? WHERE id = ?", (missed, sink))

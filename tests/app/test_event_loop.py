@@ -1,0 +1,78 @@
+"""What makes a look cheap must change nothing of what it promises."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from poller.app.event_loop import run_swiftly, spare_collector
+from poller.core.log import tells_debug
+from poller.sources import Feeding
+from poller.sources.parsing.line import Gathered, SingleLines
+from poller.sources.parsing.lines import Line, Overlong
+
+
+@pytest.fixture
+def usual_collector() -> Iterator[None]:
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+async def _loop_name() -> str:
+    return type(asyncio.get_running_loop()).__module__
+
+
+def test_a_run_takes_uvloop_where_it_is_installed() -> None:
+    pytest.importorskip("uvloop")
+    assert run_swiftly(_loop_name()).startswith("uvloop")
+
+
+def test_a_run_needs_no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
+    assert run_swiftly(_loop_name()).startswith("asyncio")
+
+
+@pytest.mark.usefixtures("usual_collector")
+def test_what_lives_at_the_start_is_not_collected_over_and_over() -> None:
+    spare_collector()
+    assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.parametrize(("level", "tells"), [(logging.DEBUG, True), (logging.INFO, False), (logging.ERROR, False)])
+def test_debug_events_are_not_even_made_where_nobody_reads_them(level: int, tells: bool) -> None:
+    before = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    try:
+        assert tells_debug() is tells
+    finally:
+        structlog.configure(wrapper_class=before)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"AAAA", b"b-._~=+"],
+        [b"AAAA\r", b"BBBB\r"],
+        [b".AAAA", b"BBBB"],
+        [b"AAAA", b"", b"# note", b"BBBB"],
+        [b"AAAA", b"..", b"BBBB"],
+        [b"AAAA", b"a" * 256, b"b" * 257],
+        [b"AAAA", b" BBBB "],
+        [b"AAAA", b"a/b", b'{"id": "CCCC"}'],
+        [b"AAAA", b"\xff", "ä".encode()],
+        [b"AA\rAA", b"\0"],
+        [b"AAAA", Overlong(b"AAAA", 100_000)],
+    ],
+)
+def test_lines_read_together_mean_what_each_means_alone(lines: list[Line]) -> None:
+    reading = SingleLines(feeding=Feeding(accounts=frozenset({"default"}), default_account="default"))
+    together, alone = Gathered(), Gathered()
+    assert reading.read(lines, len(lines), 1, True, together) == len(lines)
+    for number, line in enumerate(lines, 1):
+        reading.read([line], 1, number, True, alone)
+    assert (together.fed, together.rejected, together.blank) == (alone.fed, alone.rejected, alone.blank)

@@ -1,0 +1,131 @@
+"""The progress display: what it shows, at any width, and what it does not pretend to know."""
+
+import asyncio
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from poller.app.progress import Progress
+from poller.core.model import Kind, Pause
+from poller.core.text import WORDS, human
+from poller.engine.metrics import Metrics
+
+
+class Screen:
+    """A display over numbers that the test sets, on a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.metrics = Metrics()
+        self.pauses: dict[str, str] = {}
+        self.ended = True
+        self.draining = False
+        self.progress = Progress(
+            self.metrics,
+            clock=lambda: self.now,
+            pauses=lambda: self.pauses,
+            ended=lambda: self.ended,
+            draining=lambda: self.draining,
+        )
+
+    def shown(self, width: int = 100) -> str:
+        out = io.StringIO()
+        Console(file=out, width=width).print(self.progress.draw())
+        return out.getvalue()
+
+    def work(self, seconds: int, *, finished_per_s: int) -> None:
+        """Let time pass, drawn once a second."""
+        for _ in range(seconds):
+            self.now += 1
+            self.metrics.looks += 2 * finished_per_s
+            for _ in range(finished_per_s):
+                self.metrics.finish(Kind.COMPLETE)
+            self.shown()
+
+
+@pytest.fixture
+def screen() -> Screen:
+    screen = Screen()
+    screen.metrics.waiting = 200_000
+    return screen
+
+
+def test_it_shows_done_of_known_looks_rate_and_time_left(screen: Screen) -> None:
+    screen.shown()
+    screen.work(60, finished_per_s=5)
+    shown = screen.shown()
+    assert "300 of 200,000 done" in shown
+    assert "600 looks, 10.0 per second" in shown
+    assert "about 11.1 h left" in shown
+    assert "complete 300" in shown
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120, 250])
+def test_it_fits_the_terminal_and_keeps_its_numbers(screen: Screen, width: int) -> None:
+    screen.work(5, finished_per_s=12_345)
+    screen.pauses = {"default": Pause.OUTAGE.value}
+    lines = screen.shown(width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "61,725" in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_at_usual_widths_the_first_three_lines_are_not_broken(screen: Screen, width: int) -> None:
+    screen.work(40, finished_per_s=1_234)
+    lines = screen.shown(width).splitlines()
+    assert re.fullmatch(r".* 49,360 of 200,000 done +about 2 min left *", lines[0])
+    assert len(lines) == 3
+
+
+def test_it_foretells_nothing_from_too_few_finished_tasks_or_while_it_waits(screen: Screen) -> None:
+    screen.metrics.waiting = 7
+    screen.work(1, finished_per_s=4)
+    assert "left" not in screen.shown()
+    screen.metrics.waiting = 200_000
+    screen.work(30, finished_per_s=10)
+    assert "left" in screen.shown()
+    screen.pauses = {"default": Pause.DAILY_QUOTA.value}
+    assert "left" not in screen.shown()
+
+
+def test_an_open_input_is_told_by_a_plus(screen: Screen) -> None:
+    screen.ended = False
+    assert "0 of 200,000+ done" in screen.shown()
+    screen.metrics.waiting = 0
+    assert "waiting for input" in screen.shown()
+
+
+@pytest.mark.parametrize("pause", list(Pause))
+def test_every_pause_has_words_for_people(screen: Screen, pause: Pause) -> None:
+    screen.pauses = {"emea": pause.value}
+    assert f"emea waits: {WORDS[pause]}" in screen.shown(250)
+
+
+def test_a_waiting_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:
+    screen.pauses = {"jsonl:finished.jsonl": "no space left"}
+    screen.metrics.rejected = 1_234
+    screen.draining = True
+    shown = screen.shown(250)
+    assert "jsonl:finished.jsonl waits: no space left" in shown
+    assert "1,234 input lines rejected" in shown
+    assert "Ctrl-C again stops at once" in shown
+
+
+async def test_it_redraws_until_cancelled_and_leaves_the_last_picture(screen: Screen) -> None:
+    out = io.StringIO()
+    async with asyncio.TaskGroup() as group:
+        showing = group.create_task(screen.progress.show(Console(file=out, width=80, force_terminal=True)))
+        await asyncio.sleep(3)
+        screen.metrics.finish(Kind.CANCELED)
+        showing.cancel()
+    assert out.getvalue().count(" done") >= 12
+    assert "canceled 1" in out.getvalue().rpartition(" done")[2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (5300, "88 min"), (20_000, "5.6 h")]
+)
+def test_durations_read_as_a_person_would_say_them(seconds: float, said: str) -> None:
+    assert human(seconds) == said

@@ -1,0 +1,360 @@
+"""The promises of a reload: what can change changes at once and loses nothing, the rest is said, a mistake costs
+nothing."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+
+from poller.app.reload import RESULT, differences
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario, parse_durations
+from poller.store import read_store
+from tests.support.processes import counted, environ, hubspot, run, running, wait_until
+from tests.support.simulation import TOKEN, Simulation, named, settings_for
+
+Events = list[MutableMapping[str, Any]]
+
+QUICK = Scenario(fates={}, durations=parse_durations("fixed:5"), requests=1000)
+
+
+class Reloaded(Simulation):
+    """A service whose settings a test changes while it runs."""
+
+    def __init__(self, folder: Path, clock: Clock, scenario: Scenario = QUICK, **flags: Any) -> None:
+        super().__init__(folder, clock, scenario)
+        self.flags: dict[str, Any] = {"follow": True, **flags}
+        self.reread = lambda: settings_for(folder, self.flags)
+
+    @asynccontextmanager
+    async def at_work(self, ids: Path | None = None) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(self.run(ids, self.flags))
+            await asyncio.sleep(3)
+            yield
+            self.drain()
+        assert running.result() in (Exit.ALL_COMPLETE, Exit.WORK_LEFT)
+
+    async def reload(self, **changes: Any) -> dict[str, Any]:
+        """Reload with these settings; return what it answers."""
+        self.flags = {name: value for name, value in (self.flags | changes).items() if value is not None}
+        before = await self._result()
+        assert self.service is not None
+        self.service.reload_asked.set()
+        async with asyncio.timeout(300):
+            while True:
+                await asyncio.sleep(0.05)
+                if (after := await self._result()) != before:
+                    return after
+
+    async def _result(self) -> dict[str, Any]:
+        reader = await read_store(f"sqlite:///{self.folder}/poller.db")
+        try:
+            return dict(orjson.loads(await reader.knowledge(RESULT) or b"{}"))
+        finally:
+            await reader.close()
+
+    def append(self, count: int, name: str = "ids.txt") -> list[str]:
+        """Start imports, and write their ids to a file."""
+        fresh = self.api.preload(count)
+        with (self.folder / name).open("a") as file:
+            file.write("".join(f"{task_id}\n" for task_id in fresh))
+        return fresh
+
+    def delivered(self, pattern: str) -> Counter[str]:
+        names = written(self.folder, pattern)
+        return Counter(record["task_id"] for name in names for record in self.records(name))
+
+
+def written(folder: Path, pattern: str) -> list[str]:
+    return [path.name for path in folder.glob(pattern)]
+
+
+# --- sinks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sink_that_is_added_gets_everything_and_one_taken_out_is_let_go(tmp_path: Path, clock: Clock) -> None:
+    one, two = f"jsonl:{tmp_path}/finished.jsonl", f"jsonl:{tmp_path}/two.jsonl"
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(50)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await asyncio.sleep(30)
+        answer = await simulation.reload(sinks=[one, two])
+        assert (answer["changed"], answer["needs_restart"]) == (["sinks"], [])
+        ids += simulation.append(50)
+        await asyncio.sleep(30)
+        await simulation.reload(sinks=[two])
+        ids_of_two = simulation.append(50)
+        await asyncio.sleep(30)
+    assert simulation.delivered("finished.jsonl") == Counter(ids)
+    assert simulation.delivered("two.jsonl") == Counter(ids + ids_of_two)
+    assert [(sink.name, sink.attached) for sink in (await simulation.sums()).sinks] == [(one, False), (two, True)]
+
+
+async def test_a_sink_whose_options_change_goes_on_where_it_was(tmp_path: Path, clock: Clock) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(100)
+    table = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl"}
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await simulation.reload(sinks=[{**table, "rotate_bytes": 20_000, "name": f"jsonl:{tmp_path}/finished.jsonl"}])
+        await asyncio.sleep(30)
+        ids += simulation.append(100)
+        await asyncio.sleep(30)
+    assert len(written(tmp_path, "finished*.jsonl")) > 2
+    assert simulation.delivered("finished*.jsonl") == Counter(ids)
+
+
+async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_was(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    one = f"jsonl:{tmp_path}/finished.jsonl"
+    (tmp_path / "foreign.jsonl").write_text("a stranger's line\n")
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(20)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        sinks = [{"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl", "name": one, "rotate_bytes": 5000}]
+        answer = await simulation.reload(sinks=[*sinks, f"jsonl:{tmp_path}/foreign.jsonl"], requests=7)
+        assert "foreign.jsonl" in answer["refused"]
+        ids += simulation.append(20)
+        await asyncio.sleep(30)
+        assert simulation.service is not None
+        assert [outlet.sink.name for outlet in simulation.service.outlets] == [one]
+    assert simulation.delivered("finished.jsonl") == Counter(ids)
+    assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
+    assert len(named(events, "config.refused")) == 1
+
+
+async def test_a_stopped_sink_is_opened_again(tmp_path: Path, clock: Clock, events: Events) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    simulation.flags["sinks"] = [f"jsonl:{tmp_path}/one.jsonl", f"jsonl:{tmp_path}/two.jsonl"]
+    ids = simulation.append(5)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await asyncio.sleep(30)
+        (tmp_path / "one.jsonl").unlink()
+        (tmp_path / "one.jsonl").mkdir()
+        ids += simulation.append(5)
+        await asyncio.sleep(30)
+        stopped = len(named(events, "sink.stopped"))
+        (tmp_path / "one.jsonl").rmdir()
+        await simulation.reload()
+        await asyncio.sleep(30)
+    assert stopped == 1 or not named(events, "sink.stopped")
+    assert simulation.delivered("two.jsonl") == Counter(ids)
+    assert set(simulation.delivered("one.jsonl")) >= set(ids[5:])
+
+
+# --- accounts --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_higher_limit_and_more_workers_are_used_at_once_and_a_lower_one_is_kept(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Reloaded(tmp_path, clock, requests=10, window_s=10.0)
+    simulation.append(3000)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+
+        async def looks_in(seconds: float) -> int:
+            before = simulation.api.stats().requests_total
+            await asyncio.sleep(seconds)
+            return simulation.api.stats().requests_total - before
+
+        assert 15 <= await looks_in(20) <= 21
+        await simulation.reload(requests=200, workers=32)
+        assert await looks_in(30) >= 400
+        await simulation.reload(requests=10, workers=2)
+        await asyncio.sleep(11)
+        assert await looks_in(20) <= 21
+    assert simulation.api.stats().throttled_total == 0
+
+
+async def test_an_account_that_is_added_works_and_one_taken_out_leaves_its_tasks_waiting(
+    tmp_path: Path, clock: Clock
+) -> None:
+    slow = Scenario(fates={}, durations=parse_durations("fixed:500"), requests=1000)
+    simulation = Reloaded(tmp_path, clock, slow, accounts={"main": {"workers": 4}}, account="main")
+    ids = simulation.append(3)
+    accounts = {"main": {"workers": 4}, "eu": {"workers": 4}}
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert (await simulation.reload(accounts=accounts))["changed"] == ["accounts.eu"]
+        (fresh,) = simulation.api.preload(1)
+        with (tmp_path / "ids.txt").open("a") as file:
+            file.write(f'{{"id": "{fresh}", "account": "eu"}}\n')
+        await asyncio.sleep(60)
+        answer = await simulation.reload(accounts={"main": {"workers": 4}})
+        assert answer["left_waiting"] == ["eu"]
+        await asyncio.sleep(600)
+        assert simulation.delivered("finished.jsonl") == Counter(ids)
+        await simulation.reload(accounts=accounts)
+        await asyncio.sleep(60)
+    assert simulation.delivered("finished.jsonl") == Counter([*ids, fresh])
+
+
+async def test_another_token_file_is_read_and_tried_at_once(tmp_path: Path, clock: Clock) -> None:
+    one, two = tmp_path / "token-one", tmp_path / "token-two"
+    one.write_text("pat-na1-not-the-right-one")
+    two.write_text(TOKEN)
+    good = Scenario(fates={}, durations=parse_durations("fixed:1"), tokens=frozenset({TOKEN}))
+    simulation = Reloaded(tmp_path, clock, good, token_file=str(one))
+    ids = simulation.append(3)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await asyncio.sleep(300)
+        assert (await simulation.reload(token_file=str(two)))["changed"] == ["token_file"]
+        await asyncio.sleep(10)
+        assert simulation.delivered("finished.jsonl") == Counter(ids)
+        answer = await simulation.reload(token_file=str(tmp_path / "none"))
+        assert "none" in answer["refused"]
+        ids += simulation.append(3)
+        await asyncio.sleep(30)
+    assert simulation.delivered("finished.jsonl") == Counter(ids)
+
+
+async def test_other_polling_rules_hold_from_the_next_look_on(tmp_path: Path, clock: Clock) -> None:
+    slow = Scenario(fates={}, durations=parse_durations("fixed:100000"), requests=1000)
+    simulation = Reloaded(tmp_path, clock, slow, polling={"policy": "fixed", "longest_gap_s": 100.0})
+    simulation.append(1)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await asyncio.sleep(1000)
+        seldom = simulation.api.stats().requests_total
+        answer = await simulation.reload(polling={"policy": "fixed", "longest_gap_s": 10.0})
+        assert answer["changed"] == ["polling.longest_gap_s"]
+        await asyncio.sleep(1000)
+        often = simulation.api.stats().requests_total - seldom
+    assert seldom <= 12
+    assert often >= 80
+
+
+async def test_a_run_that_ends_with_its_work_keeps_its_accounts(tmp_path: Path, clock: Clock) -> None:
+    accounts = {"main": {"workers": 4}, "eu": {"workers": 4}}
+    simulation = Reloaded(tmp_path, clock, follow=False, accounts=accounts, account="main")
+    (fresh,) = simulation.api.preload(1)
+    (tmp_path / "ids.txt").write_text(f'{{"id": "{fresh}", "account": "eu"}}\n')
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(tmp_path / "ids.txt", simulation.flags))
+        await asyncio.sleep(2)
+        answer = await simulation.reload(accounts={"main": {"workers": 4}})
+    assert (answer["changed"], answer["needs_restart"]) == ([], ["accounts.eu"])
+    assert running.result() is Exit.ALL_COMPLETE
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+async def test_sources_come_and_go_and_each_line_counts_once(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "in").mkdir()
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(5, "a.txt")
+    async with simulation.at_work():
+        await simulation.reload(sources=[str(tmp_path / "a.txt"), {"folder": str(tmp_path / "in")}])
+        ids += simulation.append(5, "in/dropped.txt")
+        await asyncio.sleep(10)
+        await simulation.reload(sources=[{"folder": str(tmp_path / "in")}])
+        left_out = simulation.append(5, "a.txt")
+        await asyncio.sleep(30)
+        assert simulation.delivered("finished.jsonl") == Counter(ids)
+        await simulation.reload(sources=[str(tmp_path / "a.txt")])
+        await asyncio.sleep(30)
+    assert simulation.delivered("finished.jsonl") == Counter(ids + left_out)
+    assert sum(source.lines for source in (await simulation.sums()).sources) == 15
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_change_is_named_and_stays_named_until_a_restart(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    async with simulation.at_work():
+        for _ in range(2):
+            answer = await simulation.reload(state="sqlite:///other.db", proxy="http://127.0.0.1:9", give_up_s=100.0)
+            assert answer["needs_restart"] == ["proxy", "state"]
+        answer = await simulation.reload(state=f"sqlite:///{tmp_path}/poller.db", proxy=None)
+        assert (answer["changed"], answer["needs_restart"]) == ([], [])
+    assert [event["changed"] for event in named(events, "config.reloaded")] == [["give_up_s"], [], []]
+
+
+async def test_broken_settings_change_nothing(tmp_path: Path, clock: Clock, events: Events) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(5)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        answer = await simulation.reload(sinks=[f"jsonl:{tmp_path}/two.jsonl"], workers=0)
+        assert "workers" in answer["refused"]
+        answer = await simulation.reload(workers=None, sources=[{"path": str(tmp_path / "none"), "follow": False}])
+        assert "no such file" in answer["refused"]
+        await asyncio.sleep(30)
+    assert simulation.delivered("finished.jsonl") == Counter(ids)
+    assert [event["log_level"] for event in named(events, "config.refused")] == ["error", "error"]
+
+
+def test_differences_are_told_by_the_names_people_write() -> None:
+    old = {"log": {"level": "info"}, "accounts": {"eu": {"requests": 5}, "us": {}}, "sinks": []}
+    new = {"log": {"level": "debug"}, "accounts": {"eu": {"requests": 6}, "asia": {}}, "sinks": ["stdout"]}
+    assert differences(old, new) == ["accounts.asia", "accounts.eu.requests", "accounts.us", "log.level", "sinks"]
+
+
+# --- nothing is lost, nothing is doubled -----------------------------------------------------------------------------
+
+
+async def test_reloaded_at_random_while_at_work_every_line_and_every_outcome_counts_once(
+    tmp_path: Path, clock: Clock
+) -> None:
+    rng = Random(9)
+    simulation = Reloaded(tmp_path, clock, Scenario(fates={}, durations=parse_durations("uniform:1,20"), requests=100))
+    one, two = (f"jsonl:{tmp_path}/{name}.jsonl" for name in ("one", "two"))
+    rotating = {"kind": "jsonl", "path": f"{tmp_path}/one.jsonl", "name": one, "rotate_bytes": 50_000}
+    followed = {"path": str(tmp_path / "ids.txt"), "follow": True}
+    dropped = {"folder": str(tmp_path / "in"), "follow": True, "settle_s": 0.5}
+    (tmp_path / "in").mkdir()
+    simulation.flags |= {"sinks": [one], "sources": [followed]}
+    ids = simulation.append(50)
+    async with simulation.at_work():
+        for number in range(25):
+            ids += simulation.append(rng.randrange(20))
+            if rng.random() < 0.3:
+                ids += simulation.append(rng.randrange(20), f"in/{number}.txt")
+            await asyncio.sleep(rng.choice([0, 0.01, rng.uniform(0, 3)]))
+            await simulation.reload(
+                sinks=rng.choice([[one], [one, two], [rotating], [two, rotating]]),
+                sources=rng.choice([[followed], [dropped], [followed, dropped], []]),
+                requests=rng.choice([20, 50, 100]),
+                polling={"longest_gap_s": rng.choice([5.0, 30.0])},
+            )
+        await simulation.reload(sinks=[rotating, two], sources=[followed, dropped], requests=100)
+        await asyncio.sleep(120)
+    assert simulation.delivered("one*.jsonl") == Counter(ids)
+    assert simulation.delivered("two.jsonl") == Counter(ids)
+    sums = await simulation.sums()
+    assert sum(source.lines for source in sums.sources) == sum(source.tasks for source in sums.sources) == len(ids)
+    assert simulation.api.stats().throttled_total == 0
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_time
+def test_poller_reload_applies_a_changed_file_and_tells_what_came_of_it(tmp_path: Path) -> None:
+    config, flags = tmp_path / "config.toml", ("-c", "config.toml")
+    config.write_text('listen = "off"\nsources = ["ids.txt"]\nfollow = true\nsinks = ["jsonl:one.jsonl"]\n')
+    assert run("reload", *flags, folder=tmp_path).returncode == 1
+    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=20) as one:
+        (tmp_path / "ids.txt").write_text("".join(f"{task_id}\n" for task_id in one.take(10)))
+        with running("run", *flags, "--base-url", one.url, folder=tmp_path, env=environ()) as service:
+            wait_until((tmp_path / "one.jsonl").exists, "the first sink")
+            wait_until(lambda: counted(tmp_path / "one.jsonl").total() == 10, "ten records")
+            config.write_text(config.read_text().replace('"jsonl:one.jsonl"', '"jsonl:one.jsonl", "jsonl:two.jsonl"'))
+            done = run("reload", *flags, folder=tmp_path)
+            assert (done.returncode, "changed: sinks" in done.stdout) == (0, True), done.stdout + done.stderr
+            wait_until(lambda: counted(tmp_path / "two.jsonl").total() == 10, "the new sink has everything")
+            config.write_text("sinks = 5\n" + config.read_text())
+            done = run("reload", "--state", "sqlite:///poller.db", folder=tmp_path)
+            assert (done.returncode, "nothing changed" in done.stderr) == (Exit.CONFIG, True), done.stderr
+            service.signal(signal.SIGTERM)
+            assert service.ended() == Exit.ALL_COMPLETE

@@ -1,0 +1,194 @@
+"""The command line: help with examples, messages that name the flag, exit codes, and no weight before it is needed."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from poller import __version__
+from poller.cli.app import app
+from poller.core.errors import Exit
+from tests.support.processes import TOKEN, run, running
+
+GROUP = typer.main.get_command(app)
+COMMANDS: Mapping[str, click.Command] = vars(GROUP)["commands"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def poller(*args: str) -> Result:
+    return CliRunner().invoke(app, args, env={"HUBSPOT_TOKEN": TOKEN})
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_arguments_the_help_is_shown() -> None:
+    shown = poller()
+    assert shown.exit_code == Exit.USAGE
+    assert "Commands:" in shown.output
+
+
+def test_the_version_is_told() -> None:
+    assert poller("--version").stdout == f"poller {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_s_help_has_an_example_whose_flags_exist(name: str) -> None:
+    shown = poller(name, "--help")
+    assert shown.exit_code == 0
+    examples = re.findall(rf"(?m)^    .*(poller {name} ?.*)$", shown.output)
+    assert examples
+    known = {flag for parameter in COMMANDS[name].params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    assert {flag for example in examples for flag in re.findall(r"(?<!\S)--?[a-z][a-z-]*", example)} <= known
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_is_for(name: str) -> None:
+    silent = [option.name for option in COMMANDS[name].params if not getattr(option, "help", None)]
+    assert silent == []
+
+
+def test_every_command_is_summed_up_in_a_line_of_80_columns() -> None:
+    shown = click.unstyle(poller("--help").output)
+    assert re.findall(r"(?m)^  .*\.\.\.$", shown) == []
+
+
+def test_help_loads_nothing_of_weight() -> None:
+    heavy = ["aiohttp", "pydantic", "rich.console", "structlog", "sqlite3", "orjson", "poller.app.run"]
+    program = f"import sys, poller.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
+    assert done.stdout == "[]\n"
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--account", "a b"),
+        ("--base-url", "ftp://api.hubapi.com"),
+        ("--deadline-s", "-1"),
+        ("--give-up-s", "-1"),
+        ("--log-level", "loud"),
+        ("--requests", "0"),
+        ("--state", "mysql://x"),
+        ("--status-path", "/status"),
+        ("--token-env", "not a name"),
+        ("--window-s", "0"),
+        ("--workers", "0"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_flag(here: Path, flag: str, value: str) -> None:
+    refused = poller("run", flag, value)
+    assert refused.exit_code == Exit.CONFIG, refused.output
+    assert refused.stderr.startswith("poller: ")
+    assert flag.removeprefix("--") in refused.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_a_mistyped_flag_is_told_with_the_nearest_right_one(here: Path) -> None:
+    refused = poller("run", "--reqests", "5")
+    assert refused.exit_code == Exit.USAGE
+    assert "--requests" in refused.stderr
+
+
+def test_several_problems_are_told_together(here: Path) -> None:
+    refused = poller("run", "--requests", "0", "--workers", "0")
+    assert [line.split(":")[0].strip(" -") for line in refused.stderr.splitlines()] == ["poller", "workers"]
+
+
+def test_a_sink_of_an_unknown_kind_is_told_with_the_known_ones(here: Path) -> None:
+    refused = poller("run", "--sink", "nonsense:x")
+    assert refused.exit_code == Exit.CONFIG
+    assert "nonsense" in refused.stderr
+    assert "jsonl" in refused.stderr
+
+
+def test_an_input_file_that_is_not_there_is_named(here: Path) -> None:
+    refused = poller("run", "no-such-ids.txt")
+    assert refused.exit_code == Exit.NO_INPUT
+    assert "no-such-ids.txt" in refused.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_status_without_a_state_says_where_it_looked(here: Path) -> None:
+    refused = poller("status", "--state", "sqlite:///elsewhere.db")
+    assert refused.exit_code == Exit.CANNOT_CREATE
+    assert "elsewhere.db" in refused.stderr
+
+
+def test_an_unknown_kind_to_replay_is_told_with_the_known_ones(here: Path) -> None:
+    refused = poller("replay", "--sink", "stdout", "--kind", "failed")
+    assert refused.exit_code == Exit.CONFIG
+    assert "complete_with_errors" in refused.stderr
+
+
+def test_a_variable_that_sets_nothing_is_a_warning_with_the_nearest_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLLER_REQUETS", "50")
+    told = poller("check-config")
+    assert told.exit_code == 0
+    assert told.stderr == ("warning: POLLER_REQUETS is not a setting and is ignored; did you mean POLLER_REQUESTS?\n")
+
+
+def test_the_demo_touches_no_folder_that_is_not_its_own(here: Path) -> None:
+    (here / "poller-demo").mkdir()
+    (here / "poller-demo" / "thesis.txt").write_text("dear")
+    refused = poller("demo")
+    assert refused.exit_code == Exit.CONFIG
+    assert "thesis.txt" in refused.stderr
+    assert (here / "poller-demo" / "thesis.txt").read_text() == "dear"
+
+
+def test_a_sandbox_that_would_lose_the_ids_it_starts_is_refused(here: Path) -> None:
+    assert "--ids-file" in poller("sandbox", "--tasks", "5").stderr
+    assert "fixed:S" in poller("sandbox", "--durations", "weekly").stderr
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_time
+def test_output_that_cannot_be_written_is_told_and_fails(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        told = run("check-config", folder=tmp_path, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert told.returncode == Exit.CANNOT_CREATE
+    assert told.stderr.splitlines() == ["poller: standard output cannot be written to: No space left on device"]
+
+
+@pytest.mark.real_time
+def test_a_reader_of_the_settings_may_leave_early(tmp_path: Path) -> None:
+    with running("check-config", folder=tmp_path, stdout=subprocess.PIPE) as told:
+        told.stdout.close()
+        told.ended()
+        assert told.log() == ""
+
+
+@pytest.mark.real_time
+def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
+    with running("sandbox", "--port", "0", folder=tmp_path) as sandbox:
+        while "poll it" not in sandbox.log():
+            assert sandbox.process.poll() is None
+        sandbox.signal(signal.SIGINT)
+        assert sandbox.ended() == 0
+        assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()
+
+
+def test_a_file_in_place_of_a_command_is_told_how_to_be_polled(here: Path) -> None:
+    (here / "ids.txt").write_text("AAAAEZ6whGI\n")
+    said = poller("ids.txt")
+    assert (said.exit_code, "poller run ids.txt" in said.output) == (Exit.USAGE, True)

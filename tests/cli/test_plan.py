@@ -1,0 +1,100 @@
+"""`poller plan`: what a run would take, held against what it then took."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from poller.cli.commands.plan import print_plan
+from poller.core.errors import ConfigError, Exit
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario
+from poller.sandbox.scenario import parse_durations
+from tests.support.simulation import Simulation, settings_for
+from tests.support.virtual import loop_time
+
+DAY = 1_767_571_200.0  # 2026-01-05T00:00:00Z
+
+
+async def planned(
+    folder: Path, ids: Path, capsys: pytest.CaptureFixture[str], durations: str | None = None, **flags: Any
+) -> tuple[Exit, Any]:
+    capsys.readouterr()
+    code = await print_plan(settings_for(folder, flags), [str(ids)], durations=durations, as_json=True, now=DAY)
+    return code, orjson.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("durations", "count", "seed"),
+    [("uniform:5,60", 900, 3), ("uniform:10,300", 500, 7), ("mix:0.9@uniform:2,20,0.1@uniform:200,300", 600, 5)],
+)
+async def test_a_plan_is_within_a_tenth_of_what_the_run_then_takes(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], durations: str, count: int, seed: int
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(seed=seed, durations=parse_durations(durations), fates={}))
+    ids = simulation.write_ids(count)
+    _, plan = await planned(tmp_path, ids, capsys, durations)
+    (account,) = plan["accounts"]
+    await simulation.run(ids)
+    assert account["lasts_s"] == pytest.approx(loop_time(), rel=0.1)
+    assert account["looks"] == pytest.approx((await simulation.sums()).looks, rel=0.1)
+
+
+async def test_a_plan_rests_on_what_the_state_knows_of_the_account(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(seed=6, durations=parse_durations("uniform:30,60"), fates={}))
+    await simulation.run(simulation.write_ids(400))
+    ids, began, looks = simulation.write_ids(300), loop_time(), (await simulation.sums()).looks
+    _, plan = await planned(tmp_path, ids, capsys)
+    (account,) = plan["accounts"]
+    await simulation.run(ids)
+    assert "400 finished tasks" in account["rests_on"]
+    assert account["lasts_s"] == pytest.approx(loop_time() - began, rel=0.25)
+    assert account["looks"] == pytest.approx((await simulation.sums()).looks - looks, rel=0.25)
+
+
+async def test_what_does_not_fit_into_the_day_is_said_with_what_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"AAAA{number}\n" for number in range(1000)) + "AAAA1\nnot an id\n")
+    code, plan = await planned(tmp_path, ids, capsys, "fixed:5", daily_limit=1000)
+    (account,) = plan["accounts"]
+    assert code is Exit.NOT_ALL_COMPLETE
+    assert (plan["tasks"], plan["duplicates"], plan["rejected"], plan["fits"]) == (1000, 1, 1, False)
+    assert account["quota"] == 900
+    assert 400 <= account["tasks_that_fit"] <= 900
+    code, plan = await planned(tmp_path, ids, capsys, "fixed:5", daily_limit=10_000)
+    assert (code, plan["fits"]) == (Exit.ALL_COMPLETE, True)
+
+
+async def test_the_text_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"AAAA{number}\n" for number in range(50)))
+    settings = settings_for(tmp_path, {"daily_limit": 40})
+    code = await print_plan(settings, [str(ids)], durations=None, as_json=False, now=DAY)
+    said = capsys.readouterr().out
+    assert code is Exit.NOT_ALL_COMPLETE
+    assert [line.split()[0] for line in said.splitlines()] == (
+        ["input", "account", "looks", "time", "lateness", "rests", "quota", "NO"]
+    )
+
+
+async def test_durations_that_nobody_can_read_are_a_setting_that_is_wrong(tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("AAAA1\n")
+    with pytest.raises(ConfigError, match="--durations"):
+        await print_plan(settings_for(tmp_path), [str(ids)], durations="often", as_json=False, now=DAY)
+
+
+async def test_more_tasks_than_are_played_take_their_share_of_the_limit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"AAAA{number}\n" for number in range(40_000)))
+    _, plan = await planned(tmp_path, ids, capsys, "fixed:1")
+    (account,) = plan["accounts"]
+    assert account["lasts_s"] == pytest.approx(4050, rel=0.03)
+    assert account["looks"] == pytest.approx(40_000, rel=0.03)

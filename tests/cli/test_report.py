@@ -1,0 +1,375 @@
+"""`poller report` from end to end: the right counts from a state and from files, and files that others can use."""
+
+import asyncio
+import csv
+import io
+import re
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+
+from poller.cli.commands.report import Wanted, report
+from poller.config import load
+from poller.core.errors import ConfigError, Exit, InputError, SinkError
+from poller.core.protocols import Clock
+from poller.reports.failures.to_csv import harmless
+from poller.reports.reasons import Columns
+from poller.sandbox import Scenario, parse_durations
+from poller.sandbox.reply import Ask, Reply
+from tests.support.browser import chromium, opened
+from tests.support.simulation import Simulation, settings_for
+
+START = "/files/v3/files/import-from-url/async"
+QUICK = Scenario(durations=parse_durations("fixed:0"), fates={}, requests=1000)
+INJECTED: dict[str, tuple[int, bytes]] = {  # what the address holds → how many, and what HubSpot says of them
+    "gone": (40, b'{"category":"VALIDATION_ERROR","message":"%s could not be downloaded: the server answered 404"}'),
+    "busy": (31, b'{"category":"VALIDATION_ERROR","message":"%s could not be downloaded: the server answered 503"}'),
+    "slow": (23, b'{"category":"DOWNLOAD_TIMEOUT","message":"The server of %s took 30.1 s: too slow"}'),
+    "huge": (17, b'{"category":"FILE_TOO_LARGE","message":"%s has 41,943,040 bytes, which exceeds the limit"}'),
+    "type": (11, b'{"category":"FILE_TYPE_BLOCKED","message":"Files such as %s cannot be hosted"}'),
+}
+GOOD = 78
+
+
+def failing_by_url(simulation: Simulation) -> None:
+    """Let HubSpot end each import with the errors that its address asks for."""
+    spoil = {name.encode(): errors for name, (_, errors) in INJECTED.items()}
+
+    def stage(ask: Ask, reply: Reply) -> Reply:
+        if b'"COMPLETE"' not in reply.body:
+            return reply
+        answer = orjson.loads(reply.body)
+        leaf = answer["result"]["defaultHostingUrl"].rpartition("/")[2].encode()
+        errors = next((errors for name, errors in spoil.items() if leaf.startswith(name)), None)
+        if errors is None:
+            return reply
+        answer |= {"result": None, "numErrors": 1, "errors": [orjson.loads(errors % leaf)]}
+        return replace(reply, body=orjson.dumps(answer))
+
+    simulation.api.stage = stage
+
+
+def rows() -> list[dict[str, str]]:
+    names = [f"{name}-{number}" for name, (count, _) in INJECTED.items() for number in range(count)]
+    names += [f"good-{number}" for number in range(GOOD)]
+    return [
+        {
+            "url": f"https://{name[:4]}.example.com/files/{name}.{'png' if number % 2 else 'pdf'}?sig=s3cret",
+            "access": "private",
+            "folderPath": "/library",
+            "overwrite": "No",
+            "duplicateValidationStrategy": "none",
+            "duplicateValidationScope": "ENTIRE_PORTAL",
+        }
+        for number, name in enumerate(names)
+    ]
+
+
+def start(simulation: Simulation, body: bytes) -> str:
+    reply = simulation.api.respond(Ask(method="POST", path=START, token="pat", body=body))
+    assert reply.code == 202, reply.body
+    return str(orjson.loads(reply.body)["id"])
+
+
+def write_csv(path: Path, lines: Sequence[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+async def test_five_injected_reasons_are_found_and_what_is_worth_it_finishes_at_the_second_try(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, QUICK)
+    failing_by_url(simulation)
+    fed = [{"task_id": start(simulation, orjson.dumps({"url": row["url"]})), **row} for row in rows()]
+    assert await simulation.run(write_csv(tmp_path / "ids.csv", fed)) is Exit.NOT_ALL_COMPLETE
+
+    wanted = Wanted(as_json=True, resubmit=tmp_path / "again.jsonl", csv=tmp_path / "failed.csv")
+    capsys.readouterr()
+    assert await report(settings_for(tmp_path), wanted, clock) is Exit.ALL_COMPLETE
+    found = orjson.loads(capsys.readouterr().out)
+    assert (found["finished"], found["failed"], found["complete"]) == (200, 200 - GOOD, GOOD)
+    assert [(each["count"], each["category"]) for each in found["reasons"]] == [
+        (count, orjson.loads(errors)["category"]) for count, errors in INJECTED.values()
+    ]
+    assert [each["hosts"] for each in found["reasons"]] == [
+        {f"{name}.example.com": count} for name, (count, _) in INJECTED.items()
+    ]
+    assert all(sample["correlation_id"] for each in found["reasons"] for sample in each["samples"])
+
+    bodies, rest = lines(tmp_path / "again.jsonl"), lines(tmp_path / "again.rest.jsonl")
+    assert Counter(body["url"][8:12] for body in bodies) == {"busy": 31, "slow": 23}
+    assert Counter(line["ref"]["url"][8:12] for line in rest) == {"gone": 40, "huge": 17, "type": 11}
+    assert {body.pop("url") for body in bodies} == {row["url"] for row in fed[40:94]}
+    assert bodies[0] == {
+        "access": "PRIVATE",
+        "folderPath": "/library",
+        "overwrite": False,
+        "duplicateValidationStrategy": "NONE",
+        "duplicateValidationScope": "ENTIRE_PORTAL",
+    }
+    simulation.api.stage = lambda _, reply: reply  # what passes has passed
+    again = [{"task_id": start(simulation, line)} for line in (tmp_path / "again.jsonl").read_bytes().splitlines()]
+    flags = {"state": f"sqlite:///{tmp_path}/second.db", "sinks": [f"jsonl:{tmp_path}/second.jsonl"]}
+    assert await simulation.run(write_csv(tmp_path / "second.csv", again), flags) is Exit.ALL_COMPLETE
+    assert len(simulation.records("second.jsonl")) == 54
+
+
+# --- from files ------------------------------------------------------------------------------------------------------
+
+
+def record(number: int, **fields: Any) -> dict[str, Any]:
+    plain = {
+        "task_id": f"AAAA{number}",
+        "account": "default",
+        "kind": "complete",
+        "errors": None,
+        "result": {"id": str(number), "size": 10},
+        "seen_at": f"2026-01-05T00:{number % 60:02}:00.000Z",
+        "ref": {"url": f"https://cdn.example.com/{number}.png"},
+        "correlation_id": f"c-{number}",
+    }
+    return plain | fields
+
+
+def timeout(number: int, **fields: Any) -> dict[str, Any]:
+    return record(number, kind="complete_with_errors", errors=[{"message": "timeout"}], result=None, **fields)
+
+
+def write(folder: Path, *records: dict[str, Any]) -> Path:
+    file = folder / "finished.jsonl"
+    file.write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in records))
+    return file
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def reported(capsys: pytest.CaptureFixture[str], **wanted: Any) -> tuple[str, str]:
+    capsys.readouterr()
+    await report(load(None, {}, {}), Wanted(**wanted), lambda: 1_767_600_000.0)
+    told = capsys.readouterr()
+    return told.out, told.err
+
+
+async def test_files_of_finished_tasks_are_reported_on_like_a_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, record(1), timeout(2), record(3, kind="canceled", result=None))
+    out, _ = await reported(capsys, files=(file,))
+    assert "3 finished tasks: 1 are complete, 2 are not (66.7%)" in out
+    assert "timeout" in out
+    assert "AAAA3" in out
+
+
+async def test_a_line_that_is_no_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, record(1), {"a": 1})
+    with pytest.raises(InputError, match=r"finished\.jsonl, line 2: not a finished task"):
+        await reported(capsys, files=(file,), html=tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+async def test_only_the_account_and_the_time_asked_for_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, record(1), record(9), record(10, account="other"))
+    out, _ = await reported(capsys, files=(file,), as_json=True, account="default", since=1_767_571_500.0)
+    assert orjson.loads(out)["finished"] == 1
+
+
+async def test_a_mismatch_is_a_group_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, record(1, ref={"size": 10}), record(2, ref={"size": "11"}), record(3))
+    out, _ = await reported(capsys, files=(file,), as_json=True)
+    found = orjson.loads(out)
+    assert (found["failed"], found["complete"], found["compared"]) == (1, 3, {"size": 2})
+    assert [(each["kind"], each["category"]) for each in found["reasons"]] == [("differs", "SIZE_MISMATCH")]
+
+
+async def test_rows_that_make_no_body_are_told_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(
+        tmp_path,
+        timeout(1, ref=None),
+        timeout(2, ref={"URL": "ftp://example.com/a"}),
+        timeout(3, ref={"URL": "https://example.com/a", "overwrite": "perhaps"}),
+        timeout(4, ref={"URL": "https://example.com/a", "Folder ID": 99, "folder_path": "/x", "ttl": ""}),
+    )
+    _, err = await reported(capsys, files=(file,), resubmit=tmp_path / "again.jsonl", given={"access": "PRIVATE"})
+    assert lines(tmp_path / "again.jsonl") == [{"url": "https://example.com/a", "access": "PRIVATE", "folderId": "99"}]
+    why = [line["why_not"] for line in lines(tmp_path / "again.rest.jsonl")]
+    assert [text.partition("; but ")[2] for text in why] == [
+        "its row names no URL",
+        "the URL of its row does not begin with http:// or https://",
+        "overwrite in its row is neither true nor false: 'perhaps'",
+    ]
+    assert "--column url=NAME" in err
+    assert "1 bodies lack overwrite" in err
+
+
+async def test_bodies_of_two_accounts_never_share_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, timeout(1), timeout(2, account="emea"))
+    (tmp_path / "again.jsonl").write_text("from before")
+    with pytest.raises(ConfigError, match="--account NAME"):
+        await reported(capsys, files=(file,), resubmit=tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_text() == "from before"
+    assert names(tmp_path) == ["again.jsonl", "finished.jsonl"]
+
+
+async def test_answers_are_for_their_owner_s_eyes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = {name: tmp_path / name for name in ("html", "csv", "resubmit", "rest")}
+    await reported(capsys, files=(write(tmp_path, timeout(1)),), **outputs)
+    assert {mode(path) for path in outputs.values()} == {0o600}
+
+
+async def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, timeout(1))
+    with pytest.raises(SinkError, match=r"cannot write .*none/a\.html: No such file"):
+        await reported(capsys, files=(file,), html=tmp_path / "none" / "a.html")
+    with pytest.raises(SinkError, match="it is a folder"):
+        await reported(capsys, files=(file,), csv=tmp_path)
+    with pytest.raises(ConfigError, match="cannot go to one file"):
+        await reported(capsys, files=(file,), resubmit=tmp_path / "x", rest=tmp_path / "x")
+
+
+async def test_named_columns_are_the_person_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, timeout(1, ref={"url": "n/a", "origin": "https://example.com/a", "Title": "A"}))
+    columns = Columns(named={"url": "origin", "name": "Title"})
+    await reported(capsys, files=(file,), columns=columns, resubmit=tmp_path / "again.jsonl")
+    assert lines(tmp_path / "again.jsonl") == [{"url": "https://example.com/a", "name": "A"}]
+
+
+async def test_many_rare_reasons_hosts_and_extensions_keep_the_sums_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = [f"{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}" for n in range(6000)]
+    rare = [
+        timeout(n, ref={"url": f"https://{word}.example.com/f.{word}"}) | {"errors": [{"message": f"odd {word}"}]}
+        for n, word in enumerate(letters)
+    ]
+    often = [timeout(n) for n in range(6000, 6100)]
+    out, _ = await reported(capsys, files=(write(tmp_path, *rare, *often),), as_json=True)
+    found = orjson.loads(out)
+    assert sum(each["count"] for each in found["reasons"]) == found["failed"] == 6100
+    assert found["reasons"][0]["count"] == 100
+    assert found["reasons"][-1]["kind"] == "further"
+    assert found["hosts"][0] == {"name": "cdn.example.com", "failed": 100, "all": 100}
+
+
+# --- for others' programs --------------------------------------------------------------------------------------------
+
+HOSTILE = '=HYPERLINK("https://evil.example","<script>alert(1)</script>")'
+
+
+async def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ref = {"url": "https://example.com/a,b\n.png", "note": HOSTILE}
+    errors = [{"category": "X", "message": HOSTILE}]
+    file = write(tmp_path, timeout(1, ref=ref) | {"task_id": "-2+3", "errors": errors, "correlation_id": "@SUM(A1)"})
+    await reported(capsys, files=(file,), csv=tmp_path / "failed.csv")
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "failed.csv").read_text()))
+    assert row["task_id"] == "'-2+3"
+    assert row["correlation_id"] == "'@SUM(A1)"
+    assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+    assert orjson.loads(row["ref"]) == {"note": HOSTILE}
+
+
+@pytest.mark.parametrize("cell", ["=1", " =1", "+1", "-1", "@a", "\t=1", "\r=1", "\ufeff=1", "＝1"])
+def test_a_cell_that_begins_like_a_formula_is_text(cell: str) -> None:
+    assert harmless(cell).startswith("'")
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements, their attributes, its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.values: list[str] = []
+        self.said = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.values += [value or "" for _, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+async def test_the_page_is_whole_by_itself_and_escapes_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+    ref = {"url": f"https://{hostile}/x.png", "note": hostile}
+    errors = [{"category": hostile, "message": f"{hostile} 'quoted'"}]
+    strange = timeout(1, ref=ref) | {"task_id": hostile, "errors": errors, "correlation_id": hostile, "kind": hostile}
+    good = [
+        record(n, requested_at="2026-01-05T00:00:00Z", completed_at=f"2026-01-05T00:00:{n}Z") for n in range(10, 60)
+    ]
+    file = write(tmp_path, strange, timeout(2), *good)
+    await reported(capsys, files=(file,), html=tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert page.tags["script"] == page.tags["img"] == page.tags["iframe"] == 0
+    assert page.tags["svg"] == 2
+    assert page.tags["html"] == page.tags["main"] == page.tags["h1"] == 1
+    assert hostile[:20] in page.said
+    assert not [value for value in page.values if value.startswith(("http", "//", "javascript:"))]
+    assert re.findall(r"(?i)url\(|@import|\son\w+=(?!alert)", text) == []
+    assert "default-src 'none'" in text
+
+
+async def test_the_page_says_what_the_numbers_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, *[record(n) for n in range(30)], *[timeout(n) for n in range(30, 42)])
+    await reported(capsys, files=(file,), html=tmp_path / "report.html")
+    said = Page((tmp_path / "report.html").read_text()).said
+    assert "42finished" in said
+    assert "30complete" in said
+    assert "12not complete (28.6%)" in said
+    assert "100.0% of those not complete" in said
+
+
+@pytest.mark.real_time
+def test_the_page_reads_well_in_a_browser(tmp_path: Path) -> None:
+    """On a desk and on a phone, light and dark: nothing to scroll sideways, nothing loaded, nothing serious for axe."""
+    times = [
+        (n, {"requested_at": "2026-01-05T00:00:00Z", "completed_at": f"2026-01-05T00:{n}:00Z"}) for n in range(10, 60)
+    ]
+    file = write(tmp_path, *[record(n, **more) for n, more in times], *[timeout(n) for n in range(60, 80)])
+    asyncio.run(report(load(None, {}, {}), Wanted(files=(file,), html=tmp_path / "report.html"), lambda: 1.8e9))
+    with chromium() as browser, opened(browser, (tmp_path / "report.html").as_uri()) as (page, seen):
+        for width in (1280, 360):
+            page.emulate_media(color_scheme="light" if width > 1000 else "dark")
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            found = Axe().run(page).response["violations"]
+            assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+        assert (seen.console, len(seen.paths)) == ([], 1)
+
+
+async def test_a_group_that_is_partly_worth_another_try_says_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, timeout(1) | {"result": {"id": "7"}}, timeout(2), timeout(3))
+    out, _ = await reported(capsys, files=(file,))
+    assert "try again: 2 of them, 'timeout' often passes; not the others, a file landed all the same" in out

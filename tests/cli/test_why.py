@@ -1,0 +1,176 @@
+"""`poller why`: everything the state knows of one task, however it is named, also while a run is at work."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from poller.cli.commands.why import why
+from poller.core.errors import Exit
+from poller.core.model import AccountState, Kind, Look, Record, TaskStory
+from poller.core.protocols import Clock
+from poller.reports.task import span, story_text
+from poller.sandbox import Scenario, parse_durations
+from tests.support.simulation import Simulation, settings_for
+
+SLOW = Scenario(durations=parse_durations("fixed:40"), fates={}, requests=1000)
+
+
+async def told(
+    simulation: Simulation, named: str, capsys: pytest.CaptureFixture[str], *, as_json: bool = False
+) -> tuple[Exit, str, str]:
+    capsys.readouterr()
+    code = await why(settings_for(simulation.folder), named, as_json=as_json, clock=simulation.clock)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+async def run_beside(simulation: Simulation, ids: Path, seconds: float, look: Any) -> Any:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(ids))
+        await asyncio.sleep(seconds)
+        seen = await look()
+        await running
+    return seen
+
+
+async def test_a_task_s_story_is_told_while_it_waits_and_when_it_is_done(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(3)
+    task_id = ids.read_text().splitlines()[1].split(",")[0]
+
+    async def look() -> tuple[Exit, str, str]:
+        return await told(simulation, task_id, capsys)
+
+    code, waiting, _ = await run_beside(simulation, ids, 20.0, look)
+    assert code is Exit.ALL_COMPLETE
+    assert "next look due" in waiting
+    assert "https://example.com/0.png" in waiting
+    code, done, _ = await told(simulation, task_id, capsys)
+    assert code is Exit.ALL_COMPLETE
+    assert "finished     complete" in done
+    assert f"jsonl:{tmp_path}/finished.jsonl: delivered" in done
+    looks = simulation.api.looks(task_id)
+    assert f"looks        {looks}" in done
+    assert done.count("at the gate") == looks
+    assert "running PROCESSING; next" in done
+    assert "finished COMPLETE; the last one" in done
+
+
+async def test_the_story_for_programs_holds_the_record_untouched(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(2)
+    await simulation.run(ids)
+    record = simulation.records()[0]
+    code, out, _ = await told(simulation, record["task_id"], capsys, as_json=True)
+    story = orjson.loads(out)
+    assert code is Exit.ALL_COMPLETE
+    assert (story["state"], story["kind"], story["record"]) == ("finished", "complete", record)
+    assert story["looks"] == len(story["trail"]) == record["looks"]
+    assert story["deliveries"] == {f"jsonl:{tmp_path}/finished.jsonl": "delivered"}
+    assert [look["next_in_s"] is None for look in story["trail"]] == [False] * (story["looks"] - 1) + [True]
+    assert story["finished_at"] == record["seen_at"]
+    assert story["ref"] == record["ref"]
+
+
+async def test_locators_and_urls_name_a_task_too(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    await simulation.run(simulation.write_ids(1))
+    task_id = simulation.records()[0]["task_id"]
+    url = f"https://api-na1.hubspot.com/files/v3/files/import-from-url/async/tasks/{task_id}/status"
+    locator = orjson.dumps({"id": task_id, "links": {"status": url}}).decode()
+    for named in (task_id, f" {task_id}\n", url, locator, f'"{task_id}"'):
+        code, out, _ = await told(simulation, named, capsys)
+        assert (code, out.split()[0]) == (Exit.ALL_COMPLETE, task_id)
+
+
+async def test_an_unknown_id_ends_with_1_and_what_may_help(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(1)
+    ids.write_text(f"{ids.read_text()}bad id here,https://example.com/x.png\n")
+    await simulation.run(ids)
+    task_id = simulation.records()[0]["task_id"]
+    code, out, err = await told(simulation, "AAAAnobody", capsys)
+    assert (code, out) == (Exit.NOT_ALL_COMPLETE, "")
+    assert "knows no task AAAAnobody" in err
+    assert f"fed 1 tasks from {ids}" in err
+    code, _, err = await told(simulation, f"{task_id}=", capsys)
+    assert code is Exit.NOT_ALL_COMPLETE
+    assert f"one that differs little: {task_id}" in err
+    code, _, err = await told(simulation, "here", capsys)
+    assert "line 3" in err
+    assert "was rejected" in err
+
+
+@pytest.mark.parametrize("named", ["", "a b", "../x", "https://example.com/a", "{", '{"a":1}', "[]"])
+async def test_what_cannot_be_an_id_is_a_wrong_command_line(
+    named: str, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = await told(Simulation(tmp_path, clock, SLOW), named, capsys)
+    assert (code, out) == (Exit.USAGE, "")
+    assert "names no task" in err
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+LOOK = Look(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", says="http_503", again_in_s=90.0)
+STORY = TaskStory(
+    account="main",
+    task_id="AAAA",
+    ref=b'{"a":"\x1b[31m"}',
+    fed_at=1_767_599_990.0,
+    requested_at=None,
+    due_at=1_767_600_090.0,
+    looks=30,
+    errors=2,
+    status="PROCESSING",
+    trail=(LOOK, LOOK),
+)
+
+
+def test_looks_that_are_not_kept_are_told_and_the_others_keep_their_numbers() -> None:
+    text = story_text(STORY, AccountState(), now=1_767_600_010.0)
+    assert "the first 28 are not kept" in text
+    assert " 29  2026-01-05 08:00:00.000 UTC  waited 0 s at the gate, took 0.12 s: unreachable http_503" in text
+    assert "next 1 min 30 s later" in text
+    assert "PROCESSING was HubSpot's last word; next look due 2026-01-05 08:01:30.000 UTC, in 1 min 20 s" in text
+    assert "\x1b" not in text
+
+
+def test_a_paused_account_is_the_reason_for_waiting() -> None:
+    paused = AccountState(pause="daily_quota", pause_detail="used up", resume_at=1_767_650_000.0)
+    text = story_text(STORY, paused, now=1_767_600_010.0)
+    assert "the account is paused: daily_quota (used up), until about 2026-01-05 21:53:20.000 UTC" in text
+
+
+def test_each_sink_says_whether_it_has_the_record() -> None:
+    record = Record(body=b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
+    sinks = {"jsonl:a": "delivered", "webhook:b": "undelivered", "sql:c": "dead: too long"}
+    done = replace(STORY, kind=Kind.CANCELED, record=record, deliveries=sinks)
+    lines = story_text(done, AccountState(), now=0.0).splitlines()
+    indent = " " * 13
+    assert lines[-3:] == [
+        "sink         jsonl:a: delivered",
+        f"{indent}webhook:b: undelivered",
+        f"{indent}sql:c: dead: too long",
+    ]
+    assert any("correlation id c-1" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (0.0512, "0.0512 s"), (59.9, "59.9 s"), (60, "1 min"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")],
+)
+def test_a_span_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
+    assert span(seconds) == said

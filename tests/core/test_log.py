@@ -1,0 +1,219 @@
+"""The log: one line an event, no secret in any of them, and no reader needed."""
+
+import asyncio
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+from aiohttp.client_reqrep import RequestInfo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from poller.core import log as logs
+
+AT = 1_767_571_200.25
+TOKEN = "pat-na1-11111111-2222-3333-4444-555555555555"
+OPAQUE = "CKvPzY3oMRICAAEY0oKfBiD5"
+
+
+@pytest.fixture
+def written() -> io.StringIO:
+    stream = io.StringIO()
+    logs.configure(format="json", level="debug", clock=lambda: AT, stream=stream)
+    return stream
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().split("\n")[:-1]]
+
+
+def test_an_event_is_one_json_line_with_time_level_and_name_first(written: io.StringIO) -> None:
+    structlog.get_logger().info("task.finished", task_id="A\nB", looks=3)
+    assert written.getvalue() == (
+        '{"timestamp":"2026-01-05T00:00:00.250Z","level":"info","event":"task.finished","task_id":"A\\nB","looks":3}\n'
+    )
+
+
+def test_events_below_the_level_are_not_written() -> None:
+    stream = io.StringIO()
+    logs.configure(format="json", level="warning", clock=lambda: AT, stream=stream)
+    structlog.get_logger().info("task.finished")
+    structlog.get_logger().warning("lane.paused")
+    assert [line["event"] for line in lines(stream)] == ["lane.paused"]
+
+
+def test_auto_is_json_where_nobody_watches_and_console_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    pipe, terminal = io.StringIO(), Terminal()
+    for stream in (pipe, terminal):
+        logs.configure(format="auto", level="info", clock=lambda: AT, stream=stream)
+        structlog.get_logger().info("run.started")
+    assert lines(pipe)[0]["event"] == "run.started"
+    assert "run.started" in terminal.getvalue()
+    assert not terminal.getvalue().startswith("{")
+
+
+def test_what_others_sent_does_not_steer_the_terminal() -> None:
+    stream = io.StringIO()
+    logs.configure(format="console", level="info", clock=lambda: AT, stream=stream)
+    structlog.get_logger().info("status.unknown", word="\x1b]0;gotcha\x07")
+    assert "\x1b]" not in stream.getvalue()
+    assert "\x07" not in stream.getvalue()
+
+
+def test_libraries_speak_through_the_same_lines(written: io.StringIO) -> None:
+    logging.getLogger("asyncio").error("lost %s", "something")
+    logging.getLogger("aiohttp.access").info("GET /")
+    assert lines(written) == [
+        {
+            "timestamp": "2026-01-05T00:00:00.250Z",
+            "level": "error",
+            "event": "library.logged",
+            "logger": "asyncio",
+            "message": "lost something",
+        }
+    ]
+
+
+def test_an_exception_is_class_message_and_places_without_locals(written: io.StringIO) -> None:
+    def fail(_local: str) -> None:
+        raise ExceptionGroup("two", [ValueError("one"), OSError(2, "gone")])
+
+    try:
+        fail(OPAQUE)
+    except ExceptionGroup:
+        structlog.get_logger().exception("run.crashed")
+        logging.getLogger("asyncio").exception("crashed")
+    for line in lines(written):
+        assert line["exception"] == "ExceptionGroup: two (2 sub-exceptions)"
+        assert "from ValueError: one" in line["traceback"]
+        assert "from FileNotFoundError: [Errno 2] gone" in line["traceback"]
+    assert OPAQUE not in written.getvalue()
+    assert len(lines(written)) == 2
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def _aiohttp_error() -> aiohttp.ClientResponseError:
+    headers = CIMultiDictProxy(CIMultiDict({"Authorization": f"Bearer {OPAQUE}"}))
+    url = URL("https://api.hubapi.com/x?token=" + OPAQUE)
+    return aiohttp.ClientResponseError(RequestInfo(url, "GET", headers, url), (), status=500, headers=headers)
+
+
+def _raised(error: Exception) -> Exception:
+    with pytest.raises(type(error)) as caught:
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_token_is_written_in_none_of_the_ways_to_log_one(format: Any) -> None:  # noqa: A002 - the setting's name
+    stream = io.StringIO()
+    logs.configure(format=format, level="debug", clock=lambda: AT, stream=stream)
+    log, library = structlog.get_logger(), logging.getLogger("aiohttp.client")
+    unregistered = _raised(_aiohttp_error())
+    log.error("x", error=unregistered)
+    log.error("x", exc_info=unregistered)
+    log.error("x", authorization=f"Bearer {OPAQUE}", headers={"Authorization": f"bearer {OPAQUE}"})
+    log.error("x", token=TOKEN, **{TOKEN: 1}, nested=[{"a": (TOKEN,)}, {TOKEN}, TOKEN.encode()])
+    logs.keep_secret(OPAQUE)
+    log.error(OPAQUE, text=f"a{OPAQUE}b", error=repr(unregistered), request=unregistered.request_info)  # type: ignore[attr-defined]
+    log.error("x", exc_info=_raised(ValueError(f"bad {OPAQUE}")))
+    library.warning("answer %r to %s", unregistered, OPAQUE, exc_info=unregistered)
+    structlog.contextvars.bind_contextvars(token=OPAQUE)
+    log.error("x")
+    structlog.contextvars.clear_contextvars()
+    assert OPAQUE not in stream.getvalue()
+    assert TOKEN not in stream.getvalue()
+    assert "***" in stream.getvalue()
+
+
+def test_a_short_secret_does_not_blank_ordinary_words(written: io.StringIO) -> None:
+    logs.keep_secret("task")
+    logs.keep_secret("")
+    structlog.get_logger().info("task.finished")
+    assert lines(written)[0]["event"] == "task.finished"
+
+
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.text().map(ValueError),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.frozensets(st.text()),
+)
+
+
+@settings(max_examples=25)
+@given(st.dictionaries(st.text().filter(lambda key: key not in {"event", "exc_info"}), JSON_LIKE))
+def test_any_values_give_one_line(values: Mapping[str, Any]) -> None:
+    stream = io.StringIO()
+    logs.configure(format="json", level="debug", clock=lambda: AT, stream=stream)
+    structlog.get_logger().bind(**{k: v for k, v in values.items() if k.isidentifier()}).info("x.happened")
+    assert len(lines(stream)) == 1
+
+
+# --- a stderr that nobody reads --------------------------------------------------------------------------------------
+
+
+class Broken(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_a_broken_stderr_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(format="json", level="debug", clock=lambda: AT, stream=Broken())
+    structlog.get_logger().info("run.started")
+    logging.getLogger("asyncio").error("lost")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_process_survives_the_end_of_its_stderr_s_reader() -> None:
+    program = (
+        "import structlog, time; from poller.core import log\n"
+        "log.configure(format='json', level='info', clock=time.time)\n"
+        "for number in range(1000): structlog.get_logger().info('x.happened', text='x' * 1000)\n"
+        "print('alive')"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        process = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writing, check=False)  # noqa: S603 - our own interpreter
+    finally:
+        os.close(writing)
+    assert process.stdout == b"alive\n"
+    assert process.returncode == 0
+
+
+# --- folding ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_event_is_written_once_a_while_with_its_count(written: io.StringIO, clock: Any) -> None:
+    folded = logs.Folded(structlog.get_logger().warning, clock=clock, every_s=60)
+    for _ in range(130):
+        folded("look.failed", by=("eu", "http_503"), reason="http_503")
+        await asyncio.sleep(1)
+    folded("look.failed", by=("us", "http_503"), reason="http_503")
+    assert [line.get("repeated", 0) for line in lines(written)] == [0, 59, 59, 0]
+
+
+async def test_after_the_matter_is_over_the_next_is_news(written: io.StringIO, clock: Any) -> None:
+    folded = logs.Folded(structlog.get_logger().warning, clock=clock, every_s=60)
+    assert [folded("sink.failed"), folded("sink.failed")] == [True, False]
+    folded.forget("sink.failed")
+    assert folded("sink.failed")
+    assert len(lines(written)) == 2

@@ -1,0 +1,59 @@
+"""A finished task as every sink gets it."""
+
+import orjson
+
+from poller.core.model import Finished, Kind, Missing, Running
+from poller.core.record import TIMED_OUT_NOTE, render
+from poller.core.timestamps import iso
+from tests.support.makers import make_task
+
+FIELDS = [
+    "task_id",
+    "account",
+    "kind",
+    "status",
+    "num_errors",
+    "errors",
+    "result",
+    "requested_at",
+    "started_at",
+    "completed_at",
+    "seen_at",
+    "looks",
+    "ref",
+    "correlation_id",
+]
+
+
+def test_a_record_has_the_fields_of_the_design_in_their_order() -> None:
+    record = render(make_task(), Finished(status="COMPLETE", num_errors=0), Kind.COMPLETE, seen_at=0.0)
+    assert list(orjson.loads(record.body)) == FIELDS
+
+
+def test_what_hubspot_and_the_person_wrote_comes_out_byte_for_byte() -> None:
+    result = b'{"size": 123456789012345678901234567890, "a": 1.0, "a": 1.10}'
+    ref = b'{"n":1e400}'
+    outcome = Finished(status="COMPLETE", num_errors=1, errors=b'[ {"x":null} ]', result=result)
+    body = render(make_task(ref=ref), outcome, Kind.COMPLETE_WITH_ERRORS, seen_at=0.0).body
+    assert b'"result":' + result + b"," in body
+    assert b'"errors":[ {"x":null} ],' in body
+    assert b'"ref":' + ref + b"," in body
+
+
+def test_the_look_that_finishes_a_task_is_counted() -> None:
+    record = render(make_task(looks=4), Finished(status="CANCELED", num_errors=0), Kind.CANCELED, seen_at=0.0)
+    assert orjson.loads(record.body)["looks"] == 5
+
+
+def test_a_timed_out_record_says_the_last_known_status_and_that_it_may_still_finish() -> None:
+    body = orjson.loads(render(make_task(status="PROCESSING"), Running(status=None), Kind.TIMED_OUT, seen_at=0.0).body)
+    assert (body["status"], body["note"]) == ("PROCESSING", TIMED_OUT_NOTE)
+
+
+def test_a_missing_task_has_its_code_as_reason() -> None:
+    record = render(make_task(), Missing(code=404), Kind.NOT_FOUND, seen_at=0.0)
+    assert record.reason == "HTTP 404: HubSpot does not know this id"
+
+
+def test_instants_are_written_in_utc_with_milliseconds() -> None:
+    assert iso(1767571200.1234) == "2026-01-05T00:00:00.123Z"

@@ -1,0 +1,561 @@
+"""The gate's rules one by one: queue, pauses and their probes, learned limits, restarts, the day's quota."""
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import pytest
+
+from poller.core.model import (
+    AccountState,
+    Answer,
+    Finished,
+    Limits,
+    Missing,
+    Outcome,
+    Pause,
+    Refused,
+    Running,
+    Throttled,
+    Unreachable,
+)
+from poller.core.protocols import Clock, Gate, GateClosed
+from poller.hubspot.limits import AccountGate, GateLimits
+from poller.hubspot.limits.outage import Concurrency, Weather
+from poller.hubspot.limits.pause import outage_wait_s, refused_wait_s, throttled_wait_s
+from poller.hubspot.limits.quota import DailyQuota
+from poller.hubspot.limits.window import Window
+from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
+from tests.support.virtual import EPOCH
+
+GOOD = Answer(outcome=Running(status="PENDING"))
+DOWN = Unreachable(reason="http_503")
+TEN_S = Window(limit=100, window_s=10.0)
+
+
+def make_gate(
+    clock: Clock,
+    state: AccountState | None = None,
+    has_new_token: Callable[[], bool] = lambda: False,
+    **limits: Any,
+) -> AccountGate:
+    return AccountGate(
+        "main",
+        GateLimits(**limits),
+        state=state or AccountState(),
+        clock=clock,
+        monotonic=asyncio.get_running_loop().time,
+        rng=Random(1),
+        has_new_token=has_new_token,
+    )
+
+
+async def look(gate: AccountGate, outcome: Outcome | None = None, limits: Limits | None = None) -> float:
+    """Make one look that is answered at once; return when it left."""
+    async with gate.slot() as slot:
+        left_at = asyncio.get_running_loop().time()
+        slot.answered(Answer(outcome=outcome or GOOD.outcome, limits=limits or Limits()))
+    return left_at
+
+
+def is_paused(gate: AccountGate) -> bool:
+    return gate.pause is not None
+
+
+async def bring_down(gate: AccountGate) -> None:
+    while gate.pause is not Pause.OUTAGE:
+        await look(gate, DOWN)
+
+
+# --- the queue -------------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_a_gate(clock: Clock) -> None:
+    gate: Gate = make_gate(clock)
+    assert gate.pause is None
+
+
+async def test_those_who_wait_pass_in_the_order_in_which_they_came(clock: Clock) -> None:
+    gate = make_gate(clock, requests=5, window_s=1.0)
+    passed: list[int] = []
+
+    async def one(number: int) -> None:
+        async with gate.slot() as slot:
+            passed.append(number)
+            slot.answered(GOOD)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(40):
+            group.create_task(one(number))
+    assert passed == list(range(40))
+
+
+async def test_a_cancelled_waiter_takes_nothing(clock: Clock) -> None:
+    gate = make_gate(clock, requests=1, window_s=10.0)
+    await look(gate)
+    for _ in range(20):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3), gate.slot():
+                pytest.fail("the window is full")
+    assert gate.in_flight == 0
+    assert await look(gate) == pytest.approx(10.02, abs=0.01)
+    assert gate.requests_total == 2
+
+
+async def test_a_slot_left_untold_is_held_from_its_leaving_for_a_window(clock: Clock) -> None:
+    gate = make_gate(clock, requests=1, window_s=10.0)
+    async with gate.slot():
+        await asyncio.sleep(3)
+    assert gate.in_flight == 0
+    assert await look(gate) == pytest.approx(13.02, abs=0.01)
+
+
+async def test_after_closing_nobody_passes_and_slots_given_out_stay_valid(clock: Clock) -> None:
+    gate = make_gate(clock)
+    async with gate.slot() as slot:
+        gate.close()
+        with pytest.raises(GateClosed):
+            await look(gate)
+        slot.answered(GOOD)
+    assert gate.in_flight == 0
+    assert gate.state().active_at == pytest.approx(clock())
+
+
+async def test_closing_wakes_also_who_waits_for_the_pace(clock: Clock) -> None:
+    gate = make_gate(clock, requests=2, window_s=1000.0)
+    await look(gate)
+
+    async def wait() -> None:
+        with pytest.raises(GateClosed):
+            await look(gate)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait())
+        await asyncio.sleep(1)
+        gate.close()
+    assert asyncio.get_running_loop().time() < 2
+
+
+# --- pauses ----------------------------------------------------------------------------------------------------------
+
+PAUSES: list[tuple[Outcome, Pause, float]] = [
+    (Throttled(policy="window"), Pause.THROTTLED, 10.02),
+    (Throttled(policy="window", retry_after_s=25), Pause.THROTTLED, 25),
+    (Throttled(policy="window", retry_after_s=86_400), Pause.THROTTLED, 300),
+    (Throttled(policy="migrating"), Pause.MIGRATING, 60),
+    (Throttled(policy="migrating", retry_after_s=7200), Pause.MIGRATING, 7200),
+    (Throttled(policy="daily"), Pause.DAILY_QUOTA, 902),
+    (Refused(reason="token_refused", detail="expired"), Pause.TOKEN_REFUSED, 5),
+    (Refused(reason="scope_missing", detail="needs files"), Pause.SCOPE_MISSING, 5),
+    (Refused(reason="wrong_path", detail="HTML 404"), Pause.WRONG_PATH, 5),
+]
+GOOD_OUTCOMES: list[Outcome] = [
+    Running(status=None),
+    Finished(status="COMPLETE", num_errors=0),
+    Missing(code=404),
+]
+
+
+@pytest.mark.parametrize(("outcome", "pause", "wait_s"), PAUSES)
+async def test_each_reason_pauses_for_its_time_and_ends_with_a_good_probe(
+    clock: Clock, outcome: Outcome, pause: Pause, wait_s: float
+) -> None:
+    gate = make_gate(clock)
+    await look(gate)
+    paused_at = await look(gate, outcome)
+    assert gate.pause is pause
+    assert gate.state().pause == pause.value
+    probed_at = await look(gate, GOOD_OUTCOMES[0])
+    assert probed_at - paused_at == pytest.approx(wait_s, abs=1.2)
+    assert not is_paused(gate)
+    assert gate.paused_s == pytest.approx(probed_at - paused_at)
+
+
+@pytest.mark.parametrize("good", GOOD_OUTCOMES)
+async def test_any_sensible_answer_to_a_probe_ends_a_pause(clock: Clock, good: Outcome) -> None:
+    gate = make_gate(clock)
+    await look(gate, PAUSES[6][0])
+    await look(gate, good)
+    assert gate.pause is None
+
+
+@pytest.mark.parametrize(("outcome", "pause", "wait_s"), PAUSES)
+async def test_one_probe_at_a_time_leaves_during_a_pause(
+    clock: Clock, outcome: Outcome, pause: Pause, wait_s: float
+) -> None:
+    gate = make_gate(clock)
+    out, most = 0, 0
+
+    async def work() -> None:
+        nonlocal out, most
+        for _ in range(3):
+            async with gate.slot() as slot:
+                out += 1
+                most = max(most, out)
+                await asyncio.sleep(20)
+                out -= 1
+                slot.answered(Answer(outcome=outcome))
+
+    await look(gate, outcome)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(work())
+    assert gate.pause is pause
+    assert most == 1
+
+
+async def test_answers_to_requests_that_left_before_the_pause_neither_end_nor_extend_it(clock: Clock) -> None:
+    gate = make_gate(clock)
+    for _ in range(5):
+        await look(gate)
+    async with gate.slot() as first, gate.slot() as second, gate.slot() as third:
+        first.answered(Answer(outcome=Throttled(policy="window")))
+        resume_at = gate.resume_at
+        await asyncio.sleep(5)
+        second.answered(GOOD)
+        third.answered(Answer(outcome=Throttled(policy="migrating", retry_after_s=80_000)))
+    assert gate.pause is Pause.THROTTLED
+    assert gate.resume_at == resume_at
+
+
+async def test_a_probe_that_is_cancelled_makes_way_for_the_next(clock: Clock) -> None:
+    gate = make_gate(clock)
+    await look(gate, PAUSES[6][0])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(8), gate.slot():
+            await asyncio.sleep(60)
+    await look(gate)
+    assert gate.pause is None
+
+
+async def test_a_refused_token_is_tried_again_ever_more_rarely(clock: Clock) -> None:
+    gate = make_gate(clock)
+    times = [await look(gate, PAUSES[6][0]) for _ in range(8)]
+    gaps = [round(b - a) for a, b in pairwise(times)]
+    assert gaps == [5, 10, 20, 40, 60, 60, 60]
+    assert [refused_wait_s(n) for n in (0, 4, 9999)] == [5, 60, 60]
+
+
+@pytest.mark.parametrize("reason", ["token_refused", "scope_missing"])
+async def test_another_token_is_tried_within_2_s_however_long_the_old_one_was_refused(
+    clock: Clock, reason: Any
+) -> None:
+    news: list[bool] = []
+    gate = make_gate(clock, has_new_token=lambda: bool(news))
+    for _ in range(8):
+        await look(gate, Refused(reason=reason, detail=""))
+    began_at = asyncio.get_running_loop().time()
+    asyncio.get_running_loop().call_later(10, news.append, True)
+    assert await look(gate) - began_at == pytest.approx(11, abs=1.01)
+    assert gate.pause is None
+
+
+async def test_throttling_that_repeats_waits_longer_up_to_300_s(clock: Clock) -> None:
+    gate = make_gate(clock)
+    times = [await look(gate, Throttled(policy="window")) for _ in range(11)]
+    gaps = [b - a for a, b in pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] == pytest.approx(10, abs=0.1)
+    assert gaps[-1] == pytest.approx(300, abs=0.1)
+    assert throttled_wait_s(0.0, window_s=10, relapses=0) == 1
+
+
+async def test_a_pause_is_logged_once_then_every_ten_minutes_and_its_end_once(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    gate = make_gate(clock)
+    while asyncio.get_running_loop().time() < 1500:
+        await look(gate, PAUSES[6][0])
+    await look(gate)
+    assert [event["event"] for event in events] == ["lane.paused"] * 3 + ["lane.resumed"]
+    assert events[0]["pause"] == "token_refused"
+    assert events[-1]["paused_s"] == pytest.approx(gate.paused_s, abs=0.01)
+
+
+async def test_the_reason_of_a_pause_may_change_without_ending_it(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    gate = make_gate(clock)
+    began_at = await look(gate, Throttled(policy="window"))
+    await look(gate, Refused(reason="scope_missing", detail="needs the scope files"))
+    assert gate.pause is Pause.SCOPE_MISSING
+    assert gate.pause_detail == "needs the scope files"
+    ended_at = await look(gate)
+    assert [event["event"] for event in events] == ["lane.paused", "lane.paused", "lane.resumed"]
+    assert gate.paused_s == pytest.approx(ended_at - began_at)
+
+
+async def test_time_paused_in_earlier_runs_counts_on(clock: Clock) -> None:
+    gate = make_gate(clock, AccountState(paused_s=1000.0))
+    await look(gate, PAUSES[6][0])
+    await asyncio.sleep(3)
+    assert gate.paused_s == pytest.approx(1003, abs=0.01)
+    assert gate.state().paused_s == pytest.approx(1003, abs=0.01)
+
+
+# --- outages ---------------------------------------------------------------------------------------------------------
+
+
+async def test_five_failures_in_a_row_are_an_outage(clock: Clock) -> None:
+    gate = make_gate(clock)
+    for _ in range(4):
+        await look(gate, DOWN)
+    assert not is_paused(gate)
+    await look(gate, DOWN)
+    assert gate.pause is Pause.OUTAGE
+    assert gate.resume_at is None
+
+
+async def test_probes_in_an_outage_come_ever_more_rarely_and_never_in_step(clock: Clock) -> None:
+    gate = make_gate(clock)
+    await bring_down(gate)
+    times = [await look(gate, DOWN) for _ in range(40)]
+    gaps = [b - a for a, b in pairwise(times)]
+    assert [round(gap + 0.35) for gap in gaps[:2]] == [2, 4]
+    assert max(gaps[:8]) <= 8.01
+    assert 50 <= max(gaps) <= 60.01
+    assert len({round(gap, 3) for gap in gaps[-10:]}) > 5
+
+
+def test_gaps_in_an_outage_double_up_to_8_s_while_errors_are_few_else_to_60_s() -> None:
+    few = [outage_wait_s(None, failures=n, errors_are_few=True, share=1) for n in range(6)]
+    many = [outage_wait_s(None, failures=n, errors_are_few=False, share=1) for n in range(8)]
+    assert few == [1, 2, 4, 8, 8, 8]
+    assert many == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert outage_wait_s(30.0, failures=0, errors_are_few=True, share=1) == 30
+    assert outage_wait_s(9999.0, failures=0, errors_are_few=True, share=1) == 60
+
+
+def test_failures_about_fewer_than_three_different_tasks_are_no_outage() -> None:
+    weather = Weather()
+    for turn in range(40):
+        weather.note(turn % 2, failed=True)
+    assert not weather.is_outage
+    weather.note("a third", failed=True)
+    assert weather.is_outage
+
+
+def test_four_of_five_looks_failing_are_an_outage_and_three_of_four_are_not() -> None:
+    four_of_five, three_of_four = Weather(), Weather()
+    for turn in range(40):
+        four_of_five.note(turn, failed=turn % 5 != 0)
+        three_of_four.note(turn, failed=turn % 4 != 0)
+    assert four_of_five.is_outage
+    assert not three_of_four.is_outage
+
+
+def test_time_outs_of_one_generation_halve_the_concurrency_once_and_good_answers_raise_it_by_one_a_round() -> None:
+    concurrency = Concurrency(16)
+    for _ in range(15):
+        concurrency.succeed()
+    assert concurrency.allowed == 16
+    for number in range(1, 17):
+        concurrency.time_out(number, latest=16)
+    assert concurrency.allowed == 8
+    for _ in range(8):
+        concurrency.succeed()
+    assert concurrency.allowed == 9
+    concurrency.time_out(30, latest=30)
+    assert concurrency.allowed == 4
+
+
+async def test_concurrency_starts_with_one_and_never_exceeds_the_workers(clock: Clock) -> None:
+    gate = make_gate(clock, requests=1000, window_s=1.0, workers=4)
+    seen: list[int] = []
+
+    async def one() -> None:
+        async with gate.slot() as slot:
+            seen.append(gate.in_flight)
+            await asyncio.sleep(1)
+            slot.answered(GOOD)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(30):
+            group.create_task(one())
+    assert seen[:3] == [1, 1, 2]
+    assert max(seen) == 4
+
+
+# --- limits and restarts ---------------------------------------------------------------------------------------------
+
+
+def rate_limits(most: int | None, interval_s: float | None = None) -> Limits:
+    return Limits(max=most, interval_s=interval_s)
+
+
+@pytest.mark.parametrize(
+    ("requests", "told", "limit"),
+    [
+        (100, rate_limits(50), 50),
+        (100, rate_limits(190, 10.0), 100),
+        (None, rate_limits(190, 10.0), 190),
+        (None, rate_limits(20), 20),
+        (None, rate_limits(0), 100),
+        (None, rate_limits(-5, -1.0), 100),
+        (None, rate_limits(None, 1e9), 100),
+        (None, Limits(), 100),
+    ],
+)
+async def test_headers_lower_a_limit_and_raise_only_what_the_person_did_not_set(
+    clock: Clock, requests: int | None, told: Limits, limit: int
+) -> None:
+    gate = make_gate(clock, requests=requests)
+    await look(gate, limits=told)
+    assert gate.window_limit == limit
+
+
+def test_a_lower_limit_takes_effect_at_once() -> None:
+    windows = AccountWindows(100, 10.0)
+    for _ in range(30):
+        windows.take()
+        windows.give_back(1.0)
+    assert windows.free_in_s(1.0) == 0
+    windows.learn(rate_limits(20))
+    assert windows.free_in_s(1.0) == pytest.approx(10.02)
+
+
+def test_a_longer_interval_counts_what_left_before_it_was_known() -> None:
+    windows = AccountWindows(None, 10.0)
+    for _ in range(100):
+        windows.take()
+        windows.give_back(1.0)
+    windows.learn(rate_limits(100, 60.0))
+    assert windows.free_in_s(20.0) == pytest.approx(41.12)
+
+
+async def test_a_learned_limit_is_logged_once(clock: Clock, events: list[MutableMapping[str, Any]]) -> None:
+    gate = make_gate(clock)
+    for most in (190, 190, 250, 190):
+        await look(gate, limits=rate_limits(most, 10.0))
+    assert [(event["event"], event["requests"]) for event in events] == [
+        ("lane.limit_learned", 190),
+        ("lane.limit_learned", 250),
+    ]
+
+
+NEVER, JUST_NOW, LONG_AGO, LATER = None, 1000.0, 500.0, 2000.0
+
+
+@pytest.mark.parametrize(
+    ("active_at", "clean", "wait_s"),
+    [
+        (NEVER, False, 0),
+        (JUST_NOW, False, 10.02),
+        (JUST_NOW, True, 10.02),
+        (JUST_NOW - 4, True, 6.02),
+        (JUST_NOW - 4, False, 10.02),
+        (JUST_NOW - 100, True, 0),
+        (JUST_NOW - 100, False, 10.02),
+        (LONG_AGO, False, 0),
+        (LATER, True, 10.02),
+        (LATER, False, 10.02),
+    ],
+)
+def test_after_a_restart_the_window_is_taken_for_used(active_at: float | None, clean: bool, wait_s: float) -> None:
+    state = AccountState(active_at=active_at, clean=clean)
+    assert assumed_used_s(state, TEN_S, JUST_NOW) == pytest.approx(wait_s)
+
+
+async def test_a_run_that_ended_before_its_first_request_leaves_no_shorter_wait(clock: Clock) -> None:
+    killed = AccountState(active_at=clock() - 60)
+    gate = make_gate(clock, killed)
+    state = gate.state()
+    assert state.active_at == pytest.approx(clock())
+    assert await look(gate) == pytest.approx(10.02, abs=0.01)
+
+
+# --- the day's quota -------------------------------------------------------------------------------------------------
+
+
+class Wall:
+    """A wall clock that stands until set."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def make_quota(wall: Wall, **settings: Any) -> DailyQuota:
+    defaults: dict[str, Any] = {"limit": None, "reserve": 0, "time_zone": "UTC", "day": "", "day_requests": 0}
+    return DailyQuota(clock=wall, **(defaults | settings))
+
+
+def told(remaining: int, daily: int | None = 1000) -> Limits:
+    return Limits(daily=daily, daily_remaining=remaining)
+
+
+def test_the_day_ends_at_midnight_in_the_accounts_time_zone() -> None:
+    wall = Wall(EPOCH)  # 2026-01-05T00:00Z is 05:45 in Kathmandu
+    quota = make_quota(wall, time_zone="Asia/Kathmandu", limit=10)
+    quota.send()
+    assert (quota.day, quota.day_requests) == ("2026-01-05", 1)
+    assert quota.resets_at == EPOCH + 18.25 * 3600
+    wall.at = quota.resets_at
+    assert (quota.day, quota.day_requests) == ("2026-01-06", 0)
+
+
+def test_a_clock_set_back_gives_no_second_quota() -> None:
+    wall = Wall(EPOCH)
+    quota = make_quota(wall, limit=1)
+    quota.send()
+    wall.at = EPOCH - 3600
+    assert quota.own_left() == 0
+    wall.at = EPOCH + 10
+    assert quota.own_left() == 0
+
+
+@pytest.mark.parametrize(("reserve", "left"), [(0, 100), (0.1, 0), (0.0005, 99), (30, 70), (1, 99), (500, -400)])
+def test_the_reserve_is_a_share_or_a_number(reserve: float, left: int) -> None:
+    quota = make_quota(Wall(EPOCH), reserve=reserve)
+    quota.note(told(100), sent_at=1, now=2)
+    assert quota.left() == left
+
+
+def test_with_both_sources_the_lower_counts_each_with_its_own_share() -> None:
+    quota = make_quota(Wall(EPOCH), limit=100, reserve=0.2)
+    quota.note(told(900), sent_at=1, now=2)
+    assert quota.left() == 80
+    quota.note(told(250), sent_at=3, now=4)
+    assert quota.left() == 50
+
+
+def test_an_account_without_headers_or_limit_is_unlimited() -> None:
+    quota = make_quota(Wall(EPOCH), reserve=0.5)
+    quota.note(Limits(), sent_at=1, now=2)
+    assert quota.left(16) == float("inf")
+
+
+def test_answers_out_of_order_do_not_raise_what_is_left_and_a_reset_does() -> None:
+    quota = make_quota(Wall(EPOCH))
+    quota.note(told(10), sent_at=1, now=2)
+    quota.note(told(14), sent_at=1.5, now=3)
+    assert quota.left() == 10
+    quota.note(told(990), sent_at=4, now=5)
+    assert quota.left() == 990
+    quota.note(told(9), sent_at=3.5, now=6)  # counted before the reset
+    assert quota.left() == 990
+
+
+def test_a_request_whose_answer_told_nothing_counts_until_a_later_one_tells() -> None:
+    quota = make_quota(Wall(EPOCH))
+    quota.note(told(10), sent_at=1, now=2)
+    quota.note(Limits(), sent_at=2, now=3)
+    assert quota.left(in_flight=2) == 7
+    quota.note(told(8), sent_at=4, now=5)
+    assert quota.left() == 8
+
+
+async def test_a_quota_probe_that_shows_no_quota_goes_on_pausing_until_one_does(clock: Clock) -> None:
+    gate = make_gate(clock, daily_reserve=10)
+    await look(gate, limits=told(10))
+    times = [await look(gate, limits=told(9 - n)) for n in range(3)]
+    assert gate.pause is Pause.DAILY_QUOTA
+    assert [at // 900 for at in times] == [1, 2, 3]
+    assert max(at % 900 for at in times) <= 3.1
+    assert gate.resume_at == EPOCH + 86_400
+    await look(gate, limits=told(999))
+    assert not is_paused(gate)

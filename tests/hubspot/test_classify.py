@@ -1,0 +1,501 @@
+"""What an answer says: every status, every body, and what may never come of it."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from poller.core.model import (
+    NO_LIMITS,
+    Finished,
+    Kind,
+    Limits,
+    Missing,
+    Outcome,
+    Refused,
+    Running,
+    Throttled,
+    Unreachable,
+)
+from poller.core.record import render
+from poller.hubspot.classify import DEEPEST, classify, read_limits
+from poller.hubspot.error_text import reason_for_people
+from tests.support.makers import make_task
+
+JSON = {"Content-Type": "application/json"}
+OUTCOMES = (Running, Finished, Missing, Throttled, Refused, Unreachable)
+
+
+def finished(body: bytes) -> Finished:
+    outcome = classify(200, JSON, body)
+    assert isinstance(outcome, Finished)
+    return outcome
+
+
+def unreachable(status: int, body: bytes = b"", headers: dict[str, str] = JSON) -> Unreachable:
+    outcome = classify(status, headers, body)
+    assert isinstance(outcome, Unreachable)
+    return outcome
+
+
+# --- it is total -----------------------------------------------------------------------------------------------------
+
+header_values = st.one_of(st.text(max_size=40), st.integers().map(str), st.floats().map(str))
+header_names = st.one_of(
+    st.sampled_from(
+        ["retry-after", "DATE", "Content-Type", "x-hubspot-correlation-id"]
+        + [f"X-HubSpot-RateLimit-{name}" for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily")]
+    ),
+    st.text(max_size=10),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+known_keys = st.sampled_from(["status", "taskId", "errors", "numErrors", "result", "requestedAt"]) | st.sampled_from(
+    ["category", "message", "policyName", "context", "requiredScopes", "correlationId"]
+)
+words = st.sampled_from(["PENDING", "processing", "Complete", "CANCELED", "CANCELLED", "FAILED", "", " "])
+answers = st.dictionaries(known_keys, json_values | words, max_size=9)
+statuses = st.one_of(st.sampled_from([200, 202, 204, 302, 400, 401, 403, 404, 423, 429, 477, 503, 530]), st.integers())
+
+
+@given(statuses, st.dictionaries(header_names, header_values), st.binary() | answers.map(orjson.dumps))
+@example(200, {}, b"[" * 200_000)
+@example(200, {}, b'{"status":"COMPLETE","result":' + b"[" * 1000 + b"]" * 1000 + b"}")
+@example(200, {}, b'{"status":"COMPLETE","links":' + b"[" * 1000 + b"]" * 1000 + b"}")
+@example(200, {}, b"\xff\xfe{\x00}\x00")
+@example(403, {}, b'{"errors":{"context":{"requiredScopes":[["a"],1,null]}}}')
+@example(503, {"Retry-After": "Mon, 99 Foo 9999 99:99:99 GMT", "Date": "Mon, 99 Foo 9999 99:99:99 GMT"}, b"")
+def test_any_answer_has_an_outcome(status: int, headers: dict[str, str], body: bytes) -> None:
+    assert isinstance(classify(status, headers, body), OUTCOMES)
+    assert isinstance(read_limits(headers), Limits)
+
+
+VALID = orjson.dumps(
+    {
+        "status": "COMPLETE",
+        "taskId": "AAAAEZ6whGI",
+        "numErrors": 1,
+        "errors": [{"category": "VALIDATION_ERROR", "message": "no"}],
+        "result": {"id": "1", "name": 'é\\"\n.png', "size": 2**60},
+    }
+)
+
+
+@given(st.integers(0, len(VALID) - 1), st.binary(max_size=3), st.integers(0, 3))
+def test_a_damaged_body_never_crashes_and_what_is_finished_can_be_recorded(at: int, patch: bytes, cut: int) -> None:
+    outcome = classify(200, JSON, VALID[:at] + patch + VALID[at + cut :])
+    if isinstance(outcome, Finished):
+        body = render(make_task(), outcome, Kind.COMPLETE, seen_at=0.0).body
+        assert b"\n" not in body
+        assert isinstance(orjson.loads(body), dict)
+
+
+@given(st.integers(0, len(VALID) - 1))
+def test_a_truncated_body_decides_nothing(length: int) -> None:
+    outcome = classify(200, JSON, VALID[:length])
+    assert isinstance(outcome, Running if length == 0 else Unreachable)
+
+
+@given(answers, st.sampled_from([300, 302, 400, 401, 403, 404, 423, 429, 477, 500, 503, 530]))
+def test_only_a_2xx_answer_can_finish_or_run(document: dict[str, object], status: int) -> None:
+    outcome: Outcome = classify(status, JSON, orjson.dumps({"status": "COMPLETE"} | document))
+    assert not isinstance(outcome, Finished | Running)
+
+
+# --- 2xx -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"  \r\n", b"null", b" null\n", b"\xef\xbb\xbfnull"])
+@pytest.mark.parametrize("status", [200, 202, 204, 299])
+def test_an_empty_or_null_body_means_not_finished_yet(status: int, body: bytes) -> None:
+    assert classify(status, {}, body) == Running(status=None)
+
+
+@pytest.mark.parametrize("word", ["PENDING", "pending", "Processing", "PROCESSING"])
+def test_a_running_status_is_known_in_any_case(word: str) -> None:
+    body = orjson.dumps({"status": word, "taskId": "a1", "startedAt": None, "requestedAt": 7, "result": [[]]})
+    assert classify(200, JSON, body) == Running(status=word.upper(), task_id="a1")
+
+
+@pytest.mark.parametrize(
+    ("told", "instant"),
+    [
+        ("2026-01-05T00:00:00Z", 1_767_571_200.0),
+        ("2026-01-05T01:00:00.25+01:00", 1_767_571_200.25),
+        ("2026-01-05T00:00:00.123456789Z", 1_767_571_200.123456),
+        ("2026-01-05T00:00:00", 1_767_571_200.0),
+        ("1970-01-01T00:00:00Z", None),
+        ("9999-12-31T23:59:59-14:00", None),
+        ("soon", None),
+        (1_767_571_200, None),
+        (None, None),
+    ],
+)
+def test_a_running_task_tells_when_it_was_requested_or_nothing(told: object, instant: float | None) -> None:
+    body = orjson.dumps({"status": "PROCESSING", "requestedAt": told})
+    assert classify(200, JSON, body) == Running(status="PROCESSING", requested_at=instant)
+
+
+@pytest.mark.parametrize("word", ["FAILED", "CANCELLED", "EXPIRED", "complete!"])
+def test_an_unknown_word_keeps_the_task_running(word: str) -> None:
+    outcome = classify(200, JSON, orjson.dumps({"status": word}))
+    assert outcome == Running(status=word, known=False)
+
+
+def test_an_unknown_word_is_shown_short_and_printable() -> None:
+    outcome = classify(200, JSON, orjson.dumps({"status": "A\n\x1b" + "x" * 1000}))
+    assert isinstance(outcome, Running)
+    assert outcome.status is not None
+    assert len(outcome.status) == 64
+    assert outcome.status.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"<html>maintenance</html>", "unreadable_body"),
+        (b'{"status":"COMPL', "unreadable_body"),
+        (b'{"status":"COMPLETE","x":NaN}', "unreadable_body"),
+        (b'{"status":"COMPLETE","x":"\xff"}', "unreadable_body"),
+        (b'{"status":"COMPLETE"}{"status":"COMPLETE"}', "unreadable_body"),
+        (b'{"status":"COMPLETE","result":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "unreadable_body"),
+        (b"[]", "not_an_object"),
+        (b'[{"status":"COMPLETE"}]', "not_an_object"),
+        (b'"COMPLETE"', "not_an_object"),
+        (b"7", "not_an_object"),
+        (b"false", "not_an_object"),
+        (b"{}", "no_status"),
+        (b'{"status":null}', "no_status"),
+        (b'{"status":" "}', "no_status"),
+        (b'{"status":["COMPLETE"]}', "no_status"),
+        (b'{"status":1}', "no_status"),
+    ],
+)
+def test_a_2xx_body_that_says_nothing_is_weather(body: bytes, reason: str) -> None:
+    assert unreachable(200, body).reason == reason
+
+
+def test_a_finished_answer_is_read_in_full() -> None:
+    body = (
+        b'{"status":"complete","taskId":"AAAAEZ6whGI","requestedAt":"2026-01-05T00:00:00Z","startedAt":"2026-01-05",'
+        b'"completedAt":"2026-01-05T00:00:01.123456Z","numErrors":2,"result":{"id":"1"},'
+        b'"errors":[{"category":"VALIDATION_ERROR","message":"Cannot fetch \'https://x.example/a?sig=s\'"}],"new":[1]}'
+    )
+    assert finished(body) == Finished(
+        status="COMPLETE",
+        num_errors=2,
+        errors=b'[{"category":"VALIDATION_ERROR","message":"Cannot fetch \'https://x.example/a?sig=s\'"}]',
+        has_errors=True,
+        result=b'{"id":"1"}',
+        requested_at="2026-01-05T00:00:00Z",
+        started_at="2026-01-05",
+        completed_at="2026-01-05T00:00:01.123456Z",
+        task_id="AAAAEZ6whGI",
+        reason="VALIDATION_ERROR: Cannot fetch <text>",
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{ "size" : 123456789012345678901234567890 }',
+        b"1.0000000000000000001",
+        b'{"a":1,"a":2}',
+        b'"https:\\/\\/x.example\\/f?a=\\u00e9"',
+        b'"a\\nb"',
+        b"[]",
+        b"false",
+    ],
+)
+def test_errors_and_result_pass_through_untouched(value: bytes) -> None:
+    outcome = finished(b'{"status":"COMPLETE","errors":' + value + b',"result":' + value + b"}")
+    assert outcome.errors == value
+    assert outcome.result == value
+
+
+def test_line_breaks_between_tokens_become_spaces() -> None:
+    outcome = finished(b'{"status":"COMPLETE",\n"result": {\r\n  "name": "a\\nb"\n}\n}')
+    assert outcome.result == b'{    "name": "a\\nb" }'
+
+
+def test_of_doubled_keys_the_last_counts_for_every_field() -> None:
+    outcome = finished(
+        b'{"status":"PENDING","result":1,"errors":[1],"status":"COMPLETE","result":2,"err\\u006frs":null}'
+    )
+    assert (outcome.result, outcome.errors, outcome.has_errors) == (b"2", None, False)
+
+
+def test_null_counts_as_absent() -> None:
+    outcome = finished(b'{"status":"CANCELED","errors":null,"result": null ,"taskId":null,"numErrors":null}')
+    assert outcome == Finished(status="CANCELED", num_errors=0)
+
+
+@pytest.mark.parametrize(
+    ("told", "errors", "number", "has_errors"),
+    [
+        (b"3", b"[]", 3, False),
+        (b"0", b"[{}]", 0, True),
+        (b"null", b"[{},{}]", 2, True),
+        (b"-1", b"[{}]", 1, True),
+        (b"true", b"[]", 0, False),
+        (b'"3"', b"{}", 0, False),
+        (b"1.5", b'{"message":"x"}', 1, True),
+        (b"99999999999999999999999", b'"broken"', 1, True),
+        (b"null", b'""', 0, False),
+    ],
+)
+def test_errors_are_counted_from_num_errors_or_else_from_the_errors(
+    told: bytes, errors: bytes, number: int, has_errors: bool
+) -> None:
+    outcome = finished(b'{"status":"COMPLETE","numErrors":' + told + b',"errors":' + errors + b"}")
+    assert (outcome.num_errors, outcome.has_errors) == (number, has_errors)
+
+
+@pytest.mark.parametrize(("told", "task_id"), [(b'"a"', "a"), (b"12", "12"), (b"true", None), (b"{}", None)])
+def test_make_task_id_is_a_text_or_a_whole_number(told: bytes, task_id: str | None) -> None:
+    assert finished(b'{"status":"COMPLETE","taskId":' + told + b"}").task_id == task_id
+
+
+@pytest.mark.parametrize("told", [b"7", b"[]", b'"' + b"x" * 65 + b'"'])
+def test_an_instant_that_is_none_is_left_out(told: bytes) -> None:
+    assert finished(b'{"status":"COMPLETE","requestedAt":' + told + b"}").requested_at is None
+
+
+@pytest.mark.parametrize("field", [b"errors", b"result"])
+def test_a_field_nested_too_deep_for_readers_is_weather(field: bytes) -> None:
+    def body(levels: int) -> bytes:
+        return b'{"status":"COMPLETE","' + field + b'":' + b'{"a":[' * (levels // 2) + b"]}" * (levels // 2) + b"}"
+
+    assert finished(body(DEEPEST))
+    assert unreachable(200, body(DEEPEST + 2)).reason == "body_too_deep"
+
+
+def test_half_of_a_utf16_pair_is_replaced_so_that_the_task_can_end() -> None:
+    outcome = finished(rb'{"status":"COMPLETE","result":{"name":"a\ud83d","b":"\ud83d\ude00","c":"\\ud83d"}}')
+    assert outcome.result == rb'{"name":"a\ufffd","b":"\ud83d\ude00","c":"\\ud83d"}'
+
+
+# --- the reason ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        (b"[]", None),
+        (b"[7]", None),
+        (b"[{}]", None),
+        (b'[{"category":"X"}]', "X"),
+        (b'[{"message":" "}, {"message":"second"}]', None),
+        (b'[{"category":"X","errors":[{"message":"inner"}]}]', "X: inner"),
+        (b'{"category":"X","message":"no list"}', "X: no list"),
+        (b'["plain"]', "plain"),
+        (b'[{"category":{"a":1},"subCategory":[],"message":["m"]}]', None),
+        (b'[{"category":"https://x.example/?k=s","message":"m"}]', "m"),
+    ],
+)
+def test_the_reason_is_the_first_error_whatever_its_shape(errors: bytes, reason: str | None) -> None:
+    assert finished(b'{"status":"COMPLETE","errors":' + errors + b"}").reason == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("File 'a b.png' of 123,456 bytes", "File <text> of <n>,<n> bytes"),
+        ("Import AAAAEZ6whGI: failed", "Import <id>: failed"),
+        ("See 0189aaaa-1111-2222-3333-abcdefabcdef.", "See <id>."),
+        ("GET https://cdn.example/a,b;c?sig=%2Fq gave 403", "GET <url> gave <n>"),
+        ("cdn.example/private/f.png?x=1", "<url>"),
+        ("my file?sig=abc&x=1 is bad", "my <url> is bad"),
+        ("url=http:\\\\host\\share", "<url>"),
+        ("ask joe@example.com", "ask <email>"),
+        ("a\r\n\tb\x00\x1b[31m", "a b [<n>m"),
+        ("don't", "don't"),
+    ],
+)
+def test_messages_are_worded_so_that_they_group_and_leak_nothing(message: str, shown: str) -> None:
+    assert reason_for_people(None, message) == shown
+
+
+@given(st.text(), st.text(), st.sampled_from(["http://", "https://", "www."]), st.text("abc/?=&.%,;()'\"1", min_size=3))
+def test_a_reason_is_short_printable_and_holds_no_url(before: str, after: str, scheme: str, rest: str) -> None:
+    reason = reason_for_people("X", f"{before} {scheme}secret{rest} {after}")
+    assert reason is not None
+    assert len(reason) <= 200
+    assert reason.isprintable()
+    assert "secret" not in reason or "secret" in before + after
+
+
+# --- not 2xx ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_400_and_404_json_say_that_the_id_is_unknown(status: int) -> None:
+    body = b'{"status":"error","message":"Provided ID could not be decoded.","correlationId":"ab-1","category":"X"}'
+    assert classify(status, JSON, body) == Missing(
+        code=status, message="Provided ID could not be decoded.", correlation_id="ab-1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [({"content-type": "text/HTML; charset=utf-8"}, b"nothing"), ({}, b"  \n<!doctype html>"), (JSON, b"<html>")],
+)
+def test_404_html_is_a_wrong_path_and_says_which_setting(headers: dict[str, str], body: bytes) -> None:
+    outcome = classify(404, headers, body)
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "wrong_path"
+    assert "status_path" in outcome.detail
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, b""), (404, b"[]"), (400, b"<html>"), (400, b"null"), (404, b"no")])
+def test_a_400_or_404_that_is_neither_is_weather(status: int, body: bytes) -> None:
+    assert unreachable(status, body).reason == f"http_{status}"
+
+
+@pytest.mark.parametrize("status", [401, 530])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b'{"category":"EXPIRED_AUTHENTICATION"}', b'{"category":"pat-na1-x"}']
+)
+def test_a_refused_token_is_the_accounts_trouble(status: int, body: bytes) -> None:
+    outcome = classify(status, JSON, body)
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "token_refused"
+    assert ("EXPIRED_AUTHENTICATION" in outcome.detail) == (b"EXPIRED" in body)
+    assert "pat-na1" not in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b'{"category":"MISSING_SCOPES","errors":[{"context":{"requiredScopes":["files","crm.x"]}}]}', "files, crm.x"),
+        (b'{"category":"MISSING_SCOPES","errors":[{"context":{"requiredScopes":"files"}}]}', "files"),
+        (b'{"errors":{"context":{"requiredScopes":["[files]"]}}}', "files"),
+        (
+            b'{"category":"MISSING_SCOPES","errors":[{"context":[]},7,{"context":{"requiredScopes":{}}}]}',
+            "MISSING_SCOPES",
+        ),
+        (b"<html>", "403"),
+    ],
+)
+def test_a_missing_scope_is_named(body: bytes, named: str) -> None:
+    outcome = classify(403, JSON, body)
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "scope_missing"
+    assert named in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("body", "policy"),
+    [
+        (b'{"errorType":"RATE_LIMIT","policyName":"TEN_SECONDLY_ROLLING","groupName":"publicapi:1:2"}', "window"),
+        (b'{"policyName":"DAILY"}', "daily"),
+        (b'{"policyName":"daily_limit"}', "daily"),
+        (b'{"policyName":["DAILY"]}', "window"),
+        (b"", "window"),
+    ],
+)
+def test_429_tells_which_limit_was_hit(body: bytes, policy: str) -> None:
+    outcome = classify(429, JSON | {"retry-after": "7"}, body)
+    assert isinstance(outcome, Throttled)
+    assert (outcome.policy, outcome.retry_after_s) == (policy, 7.0)
+
+
+def test_477_is_a_migration() -> None:
+    assert classify(477, {"Retry-After": "99999999"}, b"") == Throttled(policy="migrating", retry_after_s=86_400.0)
+
+
+@pytest.mark.parametrize(("told", "wait_s"), [(None, 2.0), ("1", 2.0), ("30", 30.0), ("x", 2.0)])
+def test_423_waits_at_least_two_seconds(told: str | None, wait_s: float) -> None:
+    headers = {} if told is None else {"Retry-After": told}
+    assert unreachable(423, headers=headers) == Unreachable(reason="http_423", retry_after_s=wait_s)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 410, 500, 502, 503, 504, 521, 526])
+def test_everything_else_is_weather_by_number(status: int) -> None:
+    assert unreachable(status, b'{"status":"COMPLETE"}').reason == f"http_{status}"
+
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+SENT_AT = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+def http_date(seconds: float) -> str:
+    return format_datetime(SENT_AT + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "wait_s"),
+    [
+        ("0", 0.0),
+        (" 12 ", 12.0),
+        ("1.5", 1.5),
+        ("9" * 18, 86_400.0),
+        (http_date(90), 90.0),
+        (http_date(-90), 0.0),
+        (http_date(10**6), 86_400.0),
+        ("-1", None),
+        ("nan", None),
+        ("1e3", None),
+        ("soon", None),
+        ("", None),
+        ("٣", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_and_clamped(told: str, wait_s: float | None) -> None:
+    assert unreachable(503, headers={"RETRY-AFTER": told, "date": http_date(0)}).retry_after_s == wait_s
+
+
+def test_a_retry_date_without_the_answers_own_date_is_ignored() -> None:
+    assert unreachable(503, headers={"Retry-After": http_date(90)}).retry_after_s is None
+
+
+@given(st.text() | st.floats().map(str) | st.integers().map(str), st.text() | st.just(http_date(0)))
+def test_a_wait_is_never_negative_nor_more_than_a_day(told: str, date: str) -> None:
+    wait_s = unreachable(503, headers={"Retry-After": told, "Date": date}).retry_after_s
+    assert wait_s is None or (math.isfinite(wait_s) and 0 <= wait_s <= 86_400)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "correlation_id"),
+    [
+        ({"X-HubSpot-Correlation-Id": "ab-1"}, b'{"correlationId":"cd-2"}', "ab-1"),
+        ({"x-hubspot-correlation-id": "a b"}, b'{"correlationId":"cd-2"}', "cd-2"),
+        ({}, b'{"correlationId":"\\ncd"}', None),
+        ({}, b'{"correlationId":7}', None),
+        ({"x-hubspot-correlation-id": "x" * 65}, b"", None),
+    ],
+)
+def test_the_correlation_id_is_kept_when_it_looks_like_one(
+    headers: dict[str, str], body: bytes, correlation_id: str | None
+) -> None:
+    assert unreachable(500, body, headers).correlation_id == correlation_id
+
+
+def test_limits_are_read_in_any_case_of_letters() -> None:
+    headers = {
+        "x-hubspot-ratelimit-max": "100",
+        "X-HUBSPOT-RATELIMIT-REMAINING": " 0 ",
+        "X-HubSpot-RateLimit-Interval-Milliseconds": "10000",
+        "X-HubSpot-RateLimit-Daily": "250000",
+        "X-HubSpot-RateLimit-Daily-Remaining": "249999",
+    }
+    assert read_limits(headers) == Limits(max=100, remaining=0, interval_s=10.0, daily=250_000, daily_remaining=249_999)
+
+
+@pytest.mark.parametrize("nonsense", ["", "-1", "1e3", "0x10", "٣", "100, 100", "99999999999", "1" * 5000, "NaN"])
+def test_limits_that_are_nonsense_are_not_believed(nonsense: str) -> None:
+    names = ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
+    assert read_limits({f"X-HubSpot-RateLimit-{name}": nonsense for name in names}) == NO_LIMITS
+
+
+@pytest.mark.parametrize(("name", "told"), [("Max", "0"), ("Interval-Milliseconds", "99"), ("Daily", "0")])
+def test_limits_that_would_stop_the_poller_are_not_believed(name: str, told: str) -> None:
+    assert read_limits({f"X-HubSpot-RateLimit-{name}": told}) == NO_LIMITS

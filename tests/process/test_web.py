@@ -1,0 +1,197 @@
+"""The admin server over real sockets: what it promises to clients, slow clients, kills, and the next run beside it."""
+
+import http.client
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.core.result import Ok
+
+from poller.store import last_beat
+from tests.support.processes import Running, environ, hubspot, run, running, wait_until
+
+SITE = ("--listen", "127.0.0.1:0", "--log-format", "json")
+
+
+@contextmanager
+def served(folder: Path, *flags: str, **env: str) -> Iterator[tuple[Running, int]]:
+    """Run a service that never ends and asks nobody; yields it with its port."""
+    quiet = environ(POLLER_BASE_URL="http://127.0.0.1:9", **env)
+    with running("run", "--follow", *SITE, *flags, folder=folder, env=quiet) as service:
+        yield service, port_of(service)
+
+
+def port_of(service: Running) -> int:
+    wait_until(service.told("web.started"), "the server")
+    return int(next(event["port"] for event in service.events() if event["event"] == "web.started"))
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def feed(port: int, ids: list[str]) -> dict[str, int] | None:
+    """Post ids; None where the server was gone before it answered."""
+    try:
+        status, body = ask(port, "POST", "/v1/tasks", "\n".join(ids).encode(), Content_Type="text/plain")
+    except (OSError, http.client.HTTPException):
+        return None
+    assert status == 200, body
+    answer: dict[str, int] = orjson.loads(body)
+    return answer
+
+
+def test_every_id_that_was_answered_as_accepted_is_in_the_ledger_after_a_kill(tmp_path: Path) -> None:
+    accepted: list[str] = []
+
+    def client(number: int, port: int) -> None:
+        for part in range(1000):
+            ids = [f"id-{port}-{number}-{part}-{line}" for line in range(20)]
+            if (answer := feed(port, ids)) is None:
+                return
+            assert answer["accepted"] == 20
+            accepted.extend(ids)
+
+    for _ in range(2):
+        with served(tmp_path) as (service, port):
+            threads = [threading.Thread(target=client, args=(number, port)) for number in range(10)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.7)  # the kill comes at no special moment
+            service.signal(signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+    assert len(accepted) > 200
+    with served(tmp_path) as (_, port):
+        found = Counter(
+            ask(port, "GET", f"/v1/tasks/{task_id}")[0] for task_id in accepted[:: max(1, len(accepted) // 300)]
+        )
+        assert found.keys() == {200}
+        again = [feed(port, accepted[at : at + 5000]) for at in range(0, len(accepted), 5000)]
+    assert sum(answer["duplicate"] for answer in again if answer) == len(accepted)
+    status = run("status", folder=tmp_path)
+    assert status.returncode == 0
+    assert "ledger (balanced)" in status.stdout
+
+
+def test_the_description_holds_against_the_running_server(tmp_path: Path) -> None:
+    with served(tmp_path) as (_, port):
+        feed(port, ["0", "known"])
+        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/v1/openapi.json")
+        tried = []
+        for operation in (result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)):
+            if operation.path != "/v1/overview/stream":  # does not end
+                tried.append(operation.label)
+                probe(operation)
+    assert {"POST /v1/tasks", "GET /v1/tasks/{task_id}", "GET /v1/finished", "GET /readyz", "GET /"} <= set(tried)
+
+
+def probe(operation: Any) -> None:
+    @settings(
+        max_examples=12,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy())
+    def holds(case: Any) -> None:
+        if case.query:
+            case.query.pop("id_column", None)  # any name is valid, but a CSV must have it
+            case.query.pop("wait_s", None)
+        case.call_and_validate()
+
+    holds()
+
+
+def test_two_runs_beside_each_other_the_second_goes_on_without_the_default_port(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = run("run", "--follow", "--listen", f"127.0.0.1:{port}", folder=tmp_path / "one")
+        assert refused.returncode == 78
+        assert f"cannot listen on 127.0.0.1:{port}: another process listens there" in refused.stderr
+    with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=2) as simulated:
+        ids = simulated.ids_file(tmp_path, 2)
+        env = {name: value for name, value in environ(POLLER_BASE_URL=simulated.url).items() if name != "POLLER_LISTEN"}
+        with default_port_taken():
+            finite = run("run", str(ids), "--log-format", "json", folder=tmp_path, env=env)
+    assert finite.returncode == 0, finite.stderr
+    assert '"event":"web.not_started"' in finite.stderr
+
+
+@contextmanager
+def default_port_taken() -> Iterator[None]:
+    """Hold the default port, unless somebody else does for long."""
+    for _ in range(50):
+        try:
+            holder = socket.create_server(("127.0.0.1", 8321))
+        except OSError:
+            time.sleep(0.1)
+            continue
+        with holder:
+            yield
+        return
+    yield
+
+
+def test_healthcheck_asks_the_run_of_its_own_state(tmp_path: Path) -> None:
+    with served(tmp_path) as (service, port):
+        at = f"http://127.0.0.1:{port}"
+        listening = environ(POLLER_LISTEN=f"127.0.0.1:{port}")
+        asked = run("healthcheck", folder=tmp_path, env=listening)
+        assert (asked.returncode, f"process {service.pid} answered" in asked.stdout) == (0, True)
+        assert run("healthcheck", "--url", at, folder=tmp_path).returncode == 0
+        by_beat = run("healthcheck", folder=tmp_path)
+        assert (by_beat.returncode, "showed life" in by_beat.stdout) == (0, True)
+        (tmp_path / "other").mkdir()
+        assert run("healthcheck", folder=tmp_path / "other", env=listening).returncode == 1
+        beat = last_beat(f"sqlite:///{tmp_path}/poller.db")
+        assert beat is not None
+        assert beat[0] == service.pid
+    gone = run("healthcheck", "--url", at, folder=tmp_path)
+    assert gone.returncode == 1
+    assert "refused" in gone.stdout
+
+
+def test_the_token_of_the_site_is_in_no_log(tmp_path: Path) -> None:
+    token = "a-token-of-the-admin-server-0123456789"
+    flags = ("--listen", "0.0.0.0:0", "--log-level", "debug")
+    with served(tmp_path, *flags, POLLER_LISTEN_TOKEN_ENV="SITE_TOKEN", SITE_TOKEN=token) as (service, port):
+        assert ask(port, "GET", "/v1/finished")[0] == 401
+        assert ask(port, "GET", "/v1/finished", Authorization=f"Bearer {token}")[0] == 200
+        assert ask(port, "GET", f"/{token}", Authorization=f"Bearer {token}")[0] == 404
+        service.signal(signal.SIGTERM)
+        service.process.wait(20)
+        assert token not in service.log()
+
+
+@pytest.mark.parametrize(
+    "raw", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET /" + b"a" * 20_000, b"PUT\r\n\r\n"]
+)
+def test_what_is_no_http_hurts_nobody(tmp_path: Path, raw: bytes) -> None:
+    with served(tmp_path) as (service, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(raw)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+        assert ask(port, "GET", "/healthz")[0] == 200
+        assert "Traceback" not in service.log()

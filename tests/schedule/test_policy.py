@@ -1,0 +1,174 @@
+"""What a look means for its task."""
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.core.model import (
+    Finish,
+    Finished,
+    Kind,
+    LookAgain,
+    Missing,
+    Outcome,
+    Refused,
+    Running,
+    Task,
+    Throttled,
+    Unreachable,
+)
+from poller.schedule.policy import FAILURES_BEFORE_TIMED_OUT, Polling, decide
+from tests.support.makers import make_task
+
+POLLING = Polling(jitter=0.0)
+NOW = 10_000.0
+
+
+def decided(
+    task: Task,
+    outcome: Outcome,
+    *,
+    now: float = NOW,
+    paused_s: float = 0.0,
+    weather: bool = False,
+    polling: Polling = POLLING,
+) -> Finish | LookAgain:
+    return decide(task, outcome, now=now, paused_s=paused_s, weather=weather, polling=polling, rng=Random(0))
+
+
+def again(decision: Finish | LookAgain) -> LookAgain:
+    assert isinstance(decision, LookAgain)
+    return decision
+
+
+def test_a_running_task_is_looked_at_again_after_a_quarter_of_its_age() -> None:
+    assert again(decided(make_task(fed_at=NOW - 100), Running(status="PENDING"))).at == NOW + 25
+
+
+def test_gaps_are_at_least_one_second_and_at_most_one_minute() -> None:
+    fresh = again(decided(make_task(fed_at=NOW), Running(status="PENDING")))
+    old = again(decided(make_task(fed_at=NOW - 4000), Running(status="PENDING")))
+    assert (fresh.at, old.at) == (NOW + 1, NOW + 60)
+
+
+@given(age_s=st.floats(0, 86_000), seed=st.integers())
+def test_the_gap_stays_within_its_bounds_whatever_the_jitter(age_s: float, seed: int) -> None:
+    polling = Polling(jitter=0.5)
+    task = make_task(fed_at=NOW - age_s)
+    decision = again(
+        decide(
+            task,
+            Running(status="PENDING"),
+            now=NOW,
+            paused_s=0,
+            weather=False,
+            polling=polling,
+            rng=Random(seed),
+        )
+    )
+    assert 0.5 <= decision.at - NOW <= 60
+
+
+def test_the_last_look_is_made_at_the_deadline_and_not_after_it() -> None:
+    task = make_task(fed_at=NOW - POLLING.deadline_s + 3)
+    assert again(decided(task, Running(status="PENDING"))).at == NOW + 3
+
+
+def test_a_task_still_running_at_its_deadline_is_timed_out() -> None:
+    task = make_task(fed_at=NOW - POLLING.deadline_s)
+    assert decided(task, Running(status="PROCESSING")) == Finish(kind=Kind.TIMED_OUT)
+
+
+def test_a_task_that_finished_is_complete_however_late_it_is_seen() -> None:
+    task = make_task(fed_at=NOW - 10 * POLLING.deadline_s)
+    assert decided(task, Finished(status="COMPLETE", num_errors=0, result=b"{}")) == Finish(kind=Kind.COMPLETE)
+
+
+def test_paused_time_since_feeding_does_not_count_towards_the_deadline() -> None:
+    task = make_task(fed_at=NOW - POLLING.deadline_s - 50, paused_base_s=200.0)
+    assert isinstance(decided(task, Running(status="PENDING"), paused_s=300.0), LookAgain)
+    assert decided(task, Running(status="PENDING"), paused_s=250.0) == Finish(kind=Kind.TIMED_OUT)
+
+
+def test_a_running_answer_forgets_failures_and_missing() -> None:
+    task = make_task(errors=7, missing_at=NOW - 5)
+    decision = again(decided(task, Running(status="PROCESSING")))
+    assert (decision.errors, decision.missing_at, decision.status) == (0, None, "PROCESSING")
+
+
+def test_kinds_follow_status_errors_and_result() -> None:
+    kinds = {
+        Kind.COMPLETE: Finished(status="COMPLETE", num_errors=0, result=b"{}"),
+        Kind.COMPLETE_WITH_ERRORS: Finished(status="COMPLETE", num_errors=2, result=b"{}"),
+        Kind.COMPLETE_WITHOUT_RESULT: Finished(status="COMPLETE", num_errors=0),
+        Kind.CANCELED: Finished(status="CANCELED", num_errors=1, errors=b"[{}]", has_errors=True),
+    }
+    task = make_task()
+    assert {kind: decided(task, outcome) for kind, outcome in kinds.items()} == {
+        kind: Finish(kind=kind) for kind in kinds
+    }
+
+
+def test_errors_make_it_complete_with_errors_even_where_num_errors_says_none() -> None:
+    outcome = Finished(status="COMPLETE", num_errors=0, errors=b"[{}]", has_errors=True, result=b"{}")
+    assert decided(make_task(), outcome) == Finish(kind=Kind.COMPLETE_WITH_ERRORS)
+
+
+def test_where_the_endpoint_promises_no_result_none_is_missed() -> None:
+    outcome = Finished(status="COMPLETE", num_errors=0)
+    assert decided(make_task(), outcome, polling=Polling(expects_result=False)) == Finish(kind=Kind.COMPLETE)
+
+
+def test_an_unknown_id_is_believed_only_when_seen_twice_apart() -> None:
+    first = again(decided(make_task(), Missing(code=404)))
+    assert (first.at, first.missing_at) == (NOW + POLLING.missing_again_s, NOW)
+    too_soon = decided(make_task(missing_at=NOW - 1), Missing(code=404))
+    assert isinstance(too_soon, LookAgain)
+    assert decided(make_task(missing_at=NOW - POLLING.missing_again_s), Missing(code=400)) == Finish(
+        kind=Kind.NOT_FOUND
+    )
+
+
+def test_throttling_and_refusals_cost_the_task_nothing() -> None:
+    task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=3, missing_at=5.0, status="PENDING")
+    for outcome in (Throttled(policy="daily"), Refused(reason="token_refused", detail="")):
+        assert decided(task, outcome) == LookAgain(at=NOW, errors=3, missing_at=5.0, status="PENDING")
+
+
+def test_failures_back_off_and_count_and_keep_what_was_known() -> None:
+    task = make_task(errors=4, missing_at=5.0, status="PENDING")
+    decision = again(decided(task, Unreachable(reason="http_503")))
+    assert NOW + 1 <= decision.at <= NOW + 32
+    assert (decision.errors, decision.missing_at, decision.status) == (5, 5.0, "PENDING")
+
+
+def test_the_server_may_ask_for_a_longer_back_off() -> None:
+    assert again(decided(make_task(), Unreachable(reason="http_423", retry_after_s=120))).at == NOW + 120
+
+
+def test_an_outage_never_times_a_task_out_nor_counts_against_it() -> None:
+    task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=99)
+    assert again(decided(task, Unreachable(reason="reset"), weather=True)).errors == 99
+
+
+def test_a_task_that_alone_keeps_failing_is_given_up_at_its_deadline() -> None:
+    overdue = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=FAILURES_BEFORE_TIMED_OUT - 2)
+    assert isinstance(decided(overdue, Unreachable(reason="http_500")), LookAgain)
+    worse = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=FAILURES_BEFORE_TIMED_OUT - 1)
+    assert decided(worse, Unreachable(reason="http_500")) == Finish(kind=Kind.TIMED_OUT)
+
+
+@given(errors=st.integers(0, 10**9), seed=st.integers())
+def test_back_off_is_capped_after_any_number_of_failures(errors: int, seed: int) -> None:
+    decision = decide(
+        make_task(errors=errors),
+        Unreachable(reason="reset"),
+        now=NOW,
+        paused_s=0,
+        weather=False,
+        polling=POLLING,
+        rng=Random(seed),
+    )
+    assert isinstance(decision, LookAgain)
+    assert 1 <= decision.at - NOW <= POLLING.longest_failure_gap_s

@@ -1,0 +1,145 @@
+"""The whole service, real aiohttp client against the real aiohttp sandbox, on a virtual clock."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+from poller.sandbox import Fate, Outage, Scenario, parse_durations
+from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
+
+SEVERAL = Scenario(
+    seed=7,
+    durations=parse_durations("lognormal:30,0.8"),
+    fates={
+        Fate.COMPLETE_WITH_ERRORS: 0.1,
+        Fate.COMPLETE_WITHOUT_RESULT: 0.05,
+        Fate.CANCELED: 0.05,
+        Fate.UNKNOWN: 0.05,
+        Fate.NEVER: 0.01,
+    },
+    latency_s=(0.05, 0.3),
+)
+
+
+async def test_an_hour_of_polling_gives_every_task_its_outcome_and_never_a_429(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, SEVERAL)
+    ids = simulation.write_ids(600)
+    code = await simulation.run(ids, {"deadline_s": 3600})
+    assert code is Exit.NOT_ALL_COMPLETE
+    assert asyncio.get_running_loop().time() > 3600
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    stats = simulation.api.stats()
+    assert stats.throttled_total == 0
+    assert stats.max_in_window <= 100
+
+
+def trace_of(folder: Path) -> bytes:
+    """Run once on a loop of its own; return every byte that came out."""
+    from tests.support.virtual import EPOCH, VirtualLoop
+
+    folder.mkdir()
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        loop = runner.get_loop()
+        simulation = Simulation(folder, lambda: EPOCH + loop.time(), SEVERAL, seed=3)
+        ids = simulation.write_ids(200)
+        runner.run(simulation.run(ids, {"deadline_s": 600}))
+        return (folder / "finished.jsonl").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_trace_byte_for_byte(tmp_path: Path) -> None:
+    assert trace_of(tmp_path / "one") == trace_of(tmp_path / "two")
+
+
+async def test_all_complete_is_exit_code_0(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    assert await simulation.run(simulation.write_ids(20)) is Exit.ALL_COMPLETE
+
+
+async def test_a_run_again_on_finished_work_asks_nothing_and_writes_nothing(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    ids = simulation.write_ids(20)
+    await simulation.run(ids)
+    asked, written = simulation.api.stats().requests_total, (tmp_path / "finished.jsonl").read_bytes()
+    assert await simulation.run(ids) is Exit.ALL_COMPLETE
+    assert simulation.api.stats().requests_total == asked
+    assert (tmp_path / "finished.jsonl").read_bytes() == written
+
+
+async def test_a_sink_that_is_new_to_the_state_gets_everything_finished_before(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    ids = simulation.write_ids(20)
+    await simulation.run(ids)
+    await simulation.run(ids, {"sinks": [f"jsonl:{tmp_path}/second.jsonl"]})
+    assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "finished.jsonl").read_bytes()
+
+
+async def test_a_drained_run_says_that_work_is_left_and_the_next_one_finishes_it(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, SEVERAL)
+    ids = simulation.write_ids(300)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(ids, {"deadline_s": 900}))
+        await asyncio.sleep(20)
+        assert simulation.service is not None
+        simulation.service.drain()
+    assert running.result() is Exit.WORK_LEFT
+    assert 0 < len(simulation.records()) < 300
+    assert await simulation.run(ids, {"deadline_s": 900}) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+
+
+async def test_a_cancelled_run_loses_nothing_and_repeats_nothing(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, SEVERAL)
+    ids = simulation.write_ids(300)
+    for seconds in (3, 7.7, 15, 21.3, 30):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await simulation.run(ids, {"deadline_s": 900})
+    await simulation.run(ids, {"deadline_s": 900})
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert simulation.api.stats().throttled_total == 0
+
+
+async def test_a_wrong_token_ends_a_finite_run_with_77(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(tokens=frozenset({"another"})))
+    assert await simulation.run(simulation.write_ids(5)) is Exit.TOKEN_REFUSED
+    assert simulation.records() == []
+
+
+async def test_an_outage_longer_than_the_limit_that_was_set_ends_with_69(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(outages=(Outage(from_s=0, to_s=9999, fault="503"),)))
+    assert await simulation.run(simulation.write_ids(5), {"give_up_s": 120}) is Exit.UNREACHABLE
+    assert 120 <= asyncio.get_running_loop().time() <= 240
+
+
+async def test_input_without_a_usable_id_is_exit_code_65(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario())
+    ids = tmp_path / "ids.txt"
+    ids.write_text("# nothing\n../../oauth/v1/access-tokens\n")
+    assert await simulation.run(ids) is Exit.NO_INPUT
+    assert simulation.api.stats().requests_total == 0
+
+
+async def test_a_thousand_hostile_lines_among_ten_thousand_cost_no_task_its_outcome(
+    tmp_path: Path, clock: Clock
+) -> None:
+    fast = Scenario(fates={}, durations=parse_durations("fixed:1"), requests=10_000, latency_s=(0.001, 0.002))
+    simulation = Simulation(tmp_path, clock, fast)
+    rng = Random(5)
+    hostile = [
+        bytes(rng.choice(b"/%{}[]\"'\\ ,;:\x00\x01\xff\xc3?#!") for _ in range(rng.randrange(1, 300))).replace(
+            b"#", b"!"
+        )
+        for _ in range(995)
+    ] + [b"x" * 70_000, b'{"id": ', b"[" * 30_000, b"..", b"\xef\xbb\xbf/"]
+    good = [task_id.encode() for task_id in simulation.api.preload(10_000)]
+    lines = good + [line if line.strip() else b"!" for line in hostile]
+    rng.shuffle(lines)
+    ids = tmp_path / "ids.txt"
+    ids.write_bytes(b"\n".join(lines))
+    assert await simulation.run(ids, {"requests": 10_000, "workers": 200}) is Exit.ALL_COMPLETE
+    assert Counter(record["task_id"].encode() for record in simulation.records()) == Counter(good)

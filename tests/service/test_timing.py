@@ -1,0 +1,104 @@
+"""Learned timing in the whole service: fewer looks, first looks put off, kept through restarts, deadlines exact."""
+
+import asyncio
+from collections.abc import Mapping, MutableMapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario
+from poller.sandbox.scenario import Fate, parse_durations
+from poller.store import open_store
+from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
+from tests.support.virtual import EPOCH, loop_time
+
+Events = Sequence[MutableMapping[str, Any]]
+USUAL = Scenario(durations=parse_durations("lognormal:30,1.2"), requests=600)
+
+
+def waits_s(simulation: Simulation) -> list[float]:
+    """Return for each finished task how long after its end it was seen."""
+    late = []
+    for record in simulation.records():
+        ends_at = simulation.api.truth(record["task_id"]).ends_at
+        seen_at = datetime.fromisoformat(record["seen_at"]).timestamp()
+        late.append(seen_at - max(ends_at or seen_at, EPOCH))
+    return late
+
+
+async def polled(folder: Path, clock: Clock, polling: Mapping[str, Any]) -> tuple[int, float]:
+    """Feed five portions, a minute apart; return looks and mean lateness."""
+    folder.mkdir()  # noqa: ASYNC240 - once, at the start
+    simulation = Simulation(folder, clock, USUAL)
+    ids = folder / "ids.txt"
+    ids.touch()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(ids, {"follow": True, "polling": polling}))
+        for _ in range(5):
+            with ids.open("a") as file:
+                file.writelines(f"{task_id}\n" for task_id in simulation.api.preload(40))
+            await asyncio.sleep(60)
+        await asyncio.sleep(1500)
+        simulation.drain()
+        await running
+    late_s = waits_s(simulation)
+    assert len(late_s) == 200
+    return (await simulation.sums()).looks, sum(late_s) / len(late_s)
+
+
+async def test_learned_timing_is_as_early_as_the_back_off_with_fewer_looks(tmp_path: Path, clock: Clock) -> None:
+    backoff_looks, backoff_s = await polled(tmp_path / "backoff", clock, {"policy": "backoff"})
+    looks, late_s = await polled(tmp_path / "learned", clock, {"look_price_s": 1.0})
+    assert looks < 0.7 * backoff_looks
+    assert late_s <= 1.1 * backoff_s
+
+
+async def test_fresh_tasks_are_first_looked_at_when_they_may_be_done(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("uniform:30,40"), fates={}))
+    await simulation.run(simulation.write_ids(150))
+    before = (await simulation.sums()).looks
+    await simulation.run(simulation.write_ids(150))
+    assert (await simulation.sums()).looks - before <= 2.2 * 150
+    assert max(waits_s(simulation)) <= 60
+
+
+async def test_a_restart_forgets_nothing(tmp_path: Path, clock: Clock, events: Events) -> None:
+    simulation = Simulation(tmp_path, clock, USUAL)
+    await simulation.run(simulation.write_ids(120))
+    await simulation.run_for(20, simulation.write_ids(20))
+    await simulation.run(simulation.write_ids(1))
+    learned_from = [event["learned_from"] for event in named(events, "timing.planned")]
+    assert learned_from == sorted(learned_from)
+    assert learned_from[-1] >= 120
+    assert named(events, "timing.forgotten") == []
+
+
+async def test_damaged_knowledge_is_said_and_learned_anew(tmp_path: Path, clock: Clock, events: Events) -> None:
+    simulation = Simulation(tmp_path, clock, USUAL)
+    store = await open_store(f"sqlite:///{tmp_path}/poller.db", clock=clock)
+    name = "timing default /files/v3/files/import-from-url/async/tasks/{task_id}/status"
+    store.save_knowledge(name, b"damaged")
+    await store.flush()
+    await store.close()
+    ids = simulation.write_ids(20)
+    await simulation.run(ids)
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert [event["account"] for event in named(events, "timing.forgotten")] == ["default"]
+
+
+@pytest.mark.parametrize("policy", ["learned", "backoff", "fixed"])
+async def test_the_deadline_holds_exactly_whatever_the_policy(tmp_path: Path, clock: Clock, policy: str) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={Fate.NEVER: 1.0}))
+    await simulation.run(simulation.write_ids(10), {"deadline_s": 100, "polling": {"policy": policy}})
+    assert {record["kind"] for record in simulation.records()} == {"timed_out"}
+    assert 100 <= loop_time() <= 103
+
+
+async def test_the_fixed_policy_looks_every_longest_gap(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={Fate.NEVER: 1.0}))
+    fixed = {"deadline_s": 100, "polling": {"policy": "fixed", "longest_gap_s": 20}}
+    await simulation.run(simulation.write_ids(5), fixed)
+    assert {record["looks"] for record in simulation.records()} == {6}

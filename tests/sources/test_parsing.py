@@ -1,0 +1,611 @@
+"""The promises of feeding: every line in exactly one place, whatever it holds and however its bytes arrive."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.core.errors import InputError
+from poller.core.model import Added, Chunk, Fed, Rejection
+from poller.core.protocols import Clock, Store
+from poller.core.task_id import is_task_id, task_id_of
+from poller.sources import Feeding, Parser, check_readable, feed
+from poller.sources.parsing.line import Format
+from poller.sources.parsing.parser import reading_so_far
+from poller.store import open_store
+
+ID = "AAAAEZ6whGI"
+ACCOUNTS = frozenset({"main", "other"})
+
+
+def feeding(**changes: Any) -> Feeding:
+    return Feeding(**{"accounts": ACCOUNTS, "default_account": "main"} | changes)
+
+
+def chunks_of(blocks: Iterable[bytes], rules: Feeding) -> Iterator[Chunk]:
+    parser = Parser(rules, "ids")
+    for block in blocks:
+        yield from parser.push(block)
+    yield from parser.end()
+
+
+class Read:
+    """What became of a whole input."""
+
+    def __init__(self, *blocks: bytes, **changes: Any) -> None:
+        self.chunks = list(chunks_of(blocks, feeding(**changes)))
+        self.fed = [fed for chunk in self.chunks for fed in chunk.fed]
+        self.rejected = [rejection for chunk in self.chunks for rejection in chunk.rejected]
+        self.blank = sum(chunk.blank for chunk in self.chunks)
+        self.position = self.chunks[-1].position
+        self.ids = [fed.task_id for fed in self.fed]
+        self.refs = [None if fed.ref is None else json.loads(fed.ref) for fed in self.fed]
+        self.reasons = [rejection.reason for rejection in self.rejected]
+
+
+def refused(line: bytes, **changes: Any) -> str:
+    """Return why this one line is rejected."""
+    read = Read(line, **changes)
+    assert (read.fed, len(read.rejected)) == ([], 1)
+    return read.reasons[0]
+
+
+# --- ids -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [ID, "a", "-._~=+", "A" * 256, "..."])
+def test_an_id_of_unreserved_characters_is_accepted(text: str) -> None:
+    assert is_task_id(text)
+    assert task_id_of(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "..", "A" * 257, "a/b", "../../oauth/v1", "%41", "a b", "a\r\nX: y", "a\n", "ä", "\ud800", "a\0", "a?b"],
+)
+def test_an_id_that_a_url_would_change_is_refused_with_a_reason(text: str) -> None:
+    assert not is_task_id(text)
+    with pytest.raises(ValueError, match="id"):
+        task_id_of(text)
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_an_id_a_line_with_blank_lines_and_comments_skipped() -> None:
+    read = Read(b"# mine\n\nA1\n  A2\t\n   \n #x\nA3\n")
+    assert (read.ids, read.blank, read.rejected) == (["A1", "A2", "A3"], 4, [])
+    assert read.fed[0] == Fed(account="main", task_id="A1", ref=None)
+
+
+def test_byte_order_mark_crlf_and_a_missing_last_newline_are_fine() -> None:
+    data = b"\xef\xbb\xbfA1\r\nA2\r\nA3"
+    read = Read(data)
+    assert (read.ids, read.rejected, read.position.offset, read.position.line) == (["A1", "A2", "A3"], [], len(data), 3)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://api-na1.hubspot.com/files/v3/files/import-from-url/async/tasks/{ID}/status",
+        f"https://api.hubapi.com/files/2026-03/files/import-from-url/async/tasks/{ID}/status?a=b/c#d",
+        f"https://api.hubapi.com/crm/v3/exports/export/async/tasks/{ID}/status",
+        f"HTTPS://evil.example/tasks/{ID}/status/",
+    ],
+)
+def test_a_status_url_is_reduced_to_its_id(url: str) -> None:
+    assert Read(url.encode()).ids == [ID]
+    assert Read(json.dumps({"id": url}).encode()).ids == [ID]
+
+
+@pytest.mark.parametrize("url_id", [b"%41AAA", b"..", b"", b"a/b"])
+def test_a_status_url_is_not_decoded_and_its_id_obeys_the_rule(url_id: bytes) -> None:
+    assert refused(b"https://api.hubapi.com/files/v3/async/tasks/" + url_id + b"/status")
+
+
+def test_another_url_is_rejected_as_such() -> None:
+    assert "status" in refused(b"https://example.com/picture.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"A\0B", "NUL"),
+        (b"A\xff", "UTF-8"),
+        (b"a b", "' '"),
+        (b"..", "path"),
+        (b"x" * 300, "300"),
+        (b"x" * 70_000, "70000 bytes"),
+        ("idé".encode(), "xe9"),
+    ],
+)
+def test_a_bad_line_is_rejected_with_number_and_reason_and_hurts_no_other(line: bytes, reason: str) -> None:
+    read = Read(b"A1\n" + line + b"\nA2\n")
+    assert read.ids == ["A1", "A2"]
+    assert [rejection.line for rejection in read.rejected] == [2]
+    assert reason in read.reasons[0]
+
+
+def test_an_excerpt_is_short_and_printable() -> None:
+    rejection: Rejection = Read(b"\x1b[31m " + "ä".encode() * 500).rejected[0]
+    assert rejection.excerpt.isprintable()
+    assert len(rejection.excerpt) == 120
+
+
+def test_a_line_without_end_is_not_held_in_memory() -> None:
+    parser = Parser(feeding(max_line_bytes=1000), "ids")
+    for _ in range(1000):
+        assert list(parser.push(b"x" * 10_000)) == []
+        assert len(parser._splitter._held) <= 1000
+    [chunk] = [*parser.push(b"\nA1\n"), *parser.end()]
+    assert [fed.task_id for fed in chunk.fed] == ["A1"]
+    assert "10000000 bytes" in chunk.rejected[0].reason
+
+
+# --- JSON lines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "task_id", "ref"),
+    [
+        ('{"task_id":"A","taskId":"B","id":7}', "A", {"taskId": "B", "id": 7}),
+        ('{"id":"C","taskId":"B"}', "B", {"id": "C"}),
+        ('{"id":"C"}', "C", None),
+        ('{"id":12345678901234567890123456789}', "12345678901234567890123456789", None),
+        ('{"id":42,"a":[]}', "42", {"a": []}),
+        (
+            f'{{"id":"{ID}","links":{{"status":"https://x.example/s"}}}}',
+            ID,
+            {"links": {"status": "https://x.example/s"}},
+        ),
+        ('"D"', "D", None),
+        (f'"https://h.example/async/tasks/{ID}/status"', ID, None),
+    ],
+)
+def test_json_gives_its_id_by_priority_and_the_rest_as_ref(line: str, task_id: str, ref: object) -> None:
+    read = Read(line.encode())
+    assert (read.ids, read.refs) == ([task_id], [ref])
+
+
+def test_the_values_of_a_ref_are_untouched() -> None:
+    line = (
+        b'{"big":123456789012345678901234567890, "n":1.10, "e":1E30, "deep":{"k":[1, "\\u00e4"]}, "id":"A", "z":null}'
+    )
+    assert Read(line).fed[0].ref == (
+        b'{"big":123456789012345678901234567890,"n":1.10,"e":1E30,"deep":{"k":[1, "\\u00e4"]},"z":null}'
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":1.5}',
+        b'{"id":true}',
+        b'{"id":-3}',
+        b'{"id":null}',
+        b'{"id":""}',
+        b'{"id":["A"]}',
+        b'{"task_id":null,"id":"A"}',
+        b'{"url":"x"}',
+        b'{"id":"A"',
+        b'{"id":"A"} trailing',
+        b'{"id":"A","x":NaN}',
+        b'{"id":"A","x":"\\ud800"}',
+        b'["A"]',
+        b"{}",
+        b'"A',
+        b"[" * 5000,
+        b'{"id":"A","x":' + b"[" * 300 + b"]" * 300 + b"}",
+    ],
+)
+def test_json_without_a_usable_id_or_that_cannot_be_passed_on_is_rejected(line: bytes) -> None:
+    assert refused(line)
+
+
+def test_a_ref_holds_no_line_break() -> None:
+    ref = Read(b'{"id":"A","x":[1,\r2]}').fed[0].ref
+    assert ref == b'{"x":[1, 2]}'
+
+
+@pytest.mark.parametrize(
+    ("named", "account"), [('"other"', "other"), ('" main "', "main"), ('""', "main"), ("null", "main")]
+)
+def test_a_json_line_may_name_its_account(named: str, account: str) -> None:
+    read = Read(f'{{"id":"A","account":{named},"x":1}}'.encode())
+    assert (read.fed[0].account, read.refs) == (account, [{"x": 1}])
+
+
+def test_an_unknown_account_is_rejected_naming_the_known_ones() -> None:
+    assert "main, other" in refused(b'{"id":"A","account":"mian"}')
+    assert "string" in refused(b'{"id":"A","account":7}')
+
+
+def test_the_id_column_setting_names_the_json_key() -> None:
+    read = Read(b'{"job":"A","id":"B"}\n{"id":"C"}\n', id_column="job")
+    assert (read.ids, read.refs) == (["A"], [{"id": "B"}])
+    assert "job" in read.reasons[0]
+
+
+def test_json_and_text_may_alternate_where_the_format_is_detected() -> None:
+    assert Read(b'A1\n{"id":"A2"}\n"A3"\n#c\nA4').ids == ["A1", "A2", "A3", "A4"]
+
+
+def test_a_demanded_format_is_strict() -> None:
+    assert "JSON" in refused(b"A1", format="jsonl")
+    assert refused(b'{"id":"A1"}', format="text")
+    assert Read(b"task_id,url\n", format="text").ids == []
+    assert Read(b'{"id":"A"}\n12\n', format="jsonl").ids == ["A", "12"]
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_is_detected_by_its_header_whatever_the_delimiter(delimiter: str) -> None:
+    rows = [["url", "task_id", "note"], ["https://x.example/1", "A1", ""], ["u", "A2", "n"]]
+    read = Read("\r\n".join(delimiter.join(row) for row in rows).encode())
+    assert (read.ids, read.blank) == (["A1", "A2"], 1)
+    assert read.refs == [{"url": "https://x.example/1", "note": ""}, {"url": "u", "note": "n"}]
+
+
+@pytest.mark.parametrize(
+    ("header", "value"), [("id,task_id", "B"), ("id,taskId", "B"), ("x,ID", "B"), ("ID,id", "B"), ("TASK_ID,id", "B")]
+)
+def test_the_id_column_is_found_by_priority_first_exactly_then_in_any_case(header: str, value: str) -> None:
+    assert Read(f"{header}\nA,B\n".encode()).ids == [value]
+
+
+def test_a_csv_of_ids_alone_has_no_ref() -> None:
+    read = Read(b"\xef\xbb\xbf# export\n\ntask_id\nA1\n\nA2\n")
+    assert (read.ids, read.refs, read.blank) == (["A1", "A2"], [None, None], 4)
+
+
+def test_the_id_column_setting_names_the_csv_column() -> None:
+    read = Read(b"id,Import Task\n7,A1\n", id_column="Import Task")
+    assert (read.ids, read.refs) == (["A1"], [{"id": "7"}])
+
+
+def test_a_csv_line_may_name_its_account() -> None:
+    read = Read(b"id,account,u\nA,other,1\nB,,2\nC,nobody,3\nD\n")
+    assert [(fed.task_id, fed.account) for fed in read.fed] == [("A", "other"), ("B", "main"), ("D", "main")]
+    assert read.refs == [{"u": "1"}, {"u": "2"}, None]
+    assert "main, other" in read.reasons[0]
+
+
+def test_too_many_fields_are_rejected_unless_empty_and_missing_ones_left_out() -> None:
+    read = Read(b"id,u,v\nA,1,2,3\nB,1,2,,\nC,1\n,1,2\n")
+    assert (read.ids, read.refs) == (["B", "C"], [{"u": "1", "v": "2"}, {"u": "1"}])
+    assert [rejection.line for rejection in read.rejected] == [2, 5]
+    assert "4 fields" in read.reasons[0]
+
+
+def test_nameless_and_repeated_columns_keep_their_values() -> None:
+    assert Read(b"id,u,u,\nA,1,2,3\n").refs == [{"u": "1", "u_3": "2", "column_4": "3"}]
+
+
+def test_a_demanded_csv_without_an_id_column_names_the_columns_found_and_the_remedy() -> None:
+    with pytest.raises(InputError, match=r"ids.*'name', 'url'.*--id-column"):
+        Read(b"name;url\nx;y\n", format="csv")
+
+
+def test_a_quoted_value_may_run_over_lines_and_counts_as_one() -> None:
+    read = Read(b'id,note,u\nA,"one, ""two""\r\n\r\nthree",x\nB,n,y\nC D,,\n')
+    assert (read.ids, read.blank) == (["A", "B"], 1)
+    assert read.refs[0] == {"note": 'one, "two"\r\n\r\nthree', "u": "x"}
+    assert [rejection.line for rejection in read.rejected] == [6]
+
+
+def test_a_quote_never_closed_costs_only_its_own_line() -> None:
+    rows = b"".join(b"A%d,n\n" % number for number in range(50))
+    read = Read(b'id,note\nX,"broken\n' + rows + b'Y,"torn')
+    assert len(read.ids) == 50
+    assert [rejection.line for rejection in read.rejected] == [2, 53]
+
+
+def test_a_broken_quote_does_not_swallow_good_lines_up_to_the_next_quote() -> None:
+    read = Read(b'id,note\nX,"broken\nA,1\nY,broken"\nB,"2"\n')
+    assert read.ids == ["A", "Y", "B"]
+    assert [rejection.line for rejection in read.rejected] == [2]
+
+
+def test_a_joined_record_that_does_not_fit_the_header_costs_only_its_first_line() -> None:
+    read = Read(b'id,note\nX,"a\nb",c,d\nA,1\n')
+    assert read.ids == ["A"]
+    assert [rejection.line for rejection in read.rejected] == [2, 3]
+
+
+def test_a_record_over_lines_is_bounded_by_the_longest_line() -> None:
+    read = Read(b'id,note\nX,"' + b"text text\n" * 50 + b'"\nA,1\n', max_line_bytes=200)
+    assert read.ids == ["A"]
+    assert len(read.fed) + len(read.rejected) + read.blank == read.position.line
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b",",
+        b'"',
+        b'""',
+        b"A1",
+        b"id",
+        b"task_id,note\n",
+        b'{"id":"A","x":1}',
+        b"#",
+        b"\0",
+        b"\xff",
+    ]
+) | st.sampled_from(
+    [b" ", b"{", b"x" * 40, b'A,"two\nlines"\n', b"https://h/tasks/A/status", "ü".encode(), b"\xef\xbb\xbf"]
+)
+ANY_BYTES = st.lists(PIECES | st.binary(max_size=6), max_size=40).map(b"".join)
+
+
+@given(data=ANY_BYTES, cuts=st.lists(st.integers(0, 400), max_size=8), form=st.sampled_from(["auto", "text", "jsonl"]))
+def test_any_bytes_cut_anywhere_are_read_alike_and_every_line_is_in_one_place(
+    data: bytes, cuts: list[int], form: Format
+) -> None:
+    rules = {"format": form, "chunk_lines": 3, "max_line_bytes": 60}
+    bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    whole = Read(data, **rules)
+    cut = Read(*(data[start:end] for start, end in pairwise(bounds)), **rules)
+    joined = sum((fed.ref or b"").count(b"\\n") for fed in whole.fed)
+    assert (cut.fed, cut.rejected, cut.blank, cut.position) == (whole.fed, whole.rejected, whole.blank, whole.position)
+    assert len(whole.fed) + len(whole.rejected) + whole.blank + joined >= whole.position.line
+    assert (whole.position.offset, whole.position.ended) == (len(data), True)
+    assert all(is_task_id(task_id) for task_id in whole.ids)
+
+
+@given(data=ANY_BYTES.map(lambda data: data.replace(b'"', b"")))
+def test_without_quotes_lines_are_fed_rejected_or_blank(data: bytes) -> None:
+    read = Read(data, chunk_lines=2)
+    assert len(read.fed) + len(read.rejected) + read.blank == read.position.line
+    assert read.position.line == data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
+
+
+@given(data=ANY_BYTES, chunk_lines=st.integers(1, 5))
+def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(data: bytes, chunk_lines: int) -> None:
+    rules = feeding(chunk_lines=chunk_lines)
+    chunks = list(chunks_of([data], rules))
+    for at, chunk in enumerate(chunks[:-1]):
+        offset = chunk.position.offset
+        reading = reading_so_far(iter([data[:offset]]), rules, "ids")
+        second = Parser(rules, "ids", start=chunk.position, reading=reading)
+        again = [*second.push(data[offset:]), *second.end()]
+        assert everything(again) == everything(chunks[at + 1 :])
+
+
+def everything(chunks: Iterable[Chunk]) -> tuple[list[Fed], list[Rejection], int]:
+    chunks = list(chunks)
+    return (
+        [fed for chunk in chunks for fed in chunk.fed],
+        [rejection for chunk in chunks for rejection in chunk.rejected],
+        sum(chunk.blank for chunk in chunks),
+    )
+
+
+HOSTILE = [
+    b"../../oauth/v1/access-tokens",
+    b"%41",
+    b"A\0B",
+    b"\xff\xfe",
+    b'{"id":',
+    b"[[[[[[",
+    b'{"id":{}}',
+    b"x" * 66_000,
+    b"https://evil.example/",
+    "id\N{RIGHT-TO-LEFT OVERRIDE}".encode(),
+]
+
+
+def test_a_thousand_hostile_lines_among_ten_thousand_good_ones_cost_none_of_them(rng: Random) -> None:
+    lines = [b"A%d" % number for number in range(10_000)] + [rng.choice(HOSTILE) for _ in range(1000)]
+    rng.shuffle(lines)
+    read = Read(b"\n".join(lines))
+    assert (len(set(read.ids)), len(read.rejected), read.blank) == (10_000, 1000, 0)
+
+
+def test_hostile_lines_in_a_csv_cost_no_good_one(rng: Random) -> None:
+    hostile = [*HOSTILE, b'"', b'X,"', b'X","y', b",", b"a,b,c,d", b'"""', b'X,"un\xffclosed']
+    lines = [b"A%d,n" % number for number in range(5000)] + [rng.choice(hostile) for _ in range(500)]
+    rng.shuffle(lines)
+    read = Read(b"id,note\n" + b"\n".join(lines))
+    assert {task_id for task_id in read.ids if task_id.startswith("A")} == {f"A{number}" for number in range(5000)}
+
+
+# --- feeding into the store ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def store(clock: Clock) -> AsyncIterator[Store]:
+    opened = await open_store("sqlite:///:memory:", clock=clock)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    return tmp_path / "ids.txt"
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+async def feed_all(spec: Path | str, store: Store, *, stdin: int = 0, **changes: Any) -> Added:
+    """Feed a source; return the sums of what was added."""
+    added: list[Added] = []
+    await feed(str(spec), store, feeding(**changes), stdin=stdin, on_chunk=lambda _, done: added.append(done))
+    return Added(tasks=sum(one.tasks for one in added), duplicates=sum(one.duplicates for one in added))
+
+
+async def source_sums(store: Store) -> list[tuple[int, int, int, int, int, bool]]:
+    return [(s.lines, s.tasks, s.duplicates, s.rejected, s.blank, s.ended) for s in (await store.sums()).sources]
+
+
+async def test_a_file_is_fed_to_its_end_and_its_sums_balance(store: Store, ids: Path) -> None:
+    write(ids, b"# mine\nA1\nA2\nA1\nb d\nA3")
+    assert await feed_all(ids, store, chunk_lines=2) == Added(tasks=3, duplicates=1)
+    assert await source_sums(store) == [(6, 3, 1, 1, 1, True)]
+    [(name, rejection)] = await store.rejections()
+    assert (name, rejection.line) == (str(ids), 5)
+
+
+async def test_a_file_that_was_read_is_not_read_again(store: Store, ids: Path) -> None:
+    write(ids, b"A1\nA2\n")
+    await feed_all(ids, store)
+    assert await feed_all(ids, store) == Added(tasks=0, duplicates=0)
+    assert await source_sums(store) == [(2, 2, 0, 0, 0, True)]
+
+
+async def test_a_feed_that_was_killed_goes_on_where_it_stopped(store: Store, ids: Path) -> None:
+    write(ids, b"u,task_id\n" + b"".join(b"%d,A%d\n" % (n, n) for n in range(1000)))
+
+    def die(chunk: Chunk, _added: Added) -> None:
+        if chunk.position.line >= 500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await feed(str(ids), store, feeding(chunk_lines=100), on_chunk=die)
+    assert await feed_all(ids, store, chunk_lines=100) == Added(tasks=501, duplicates=0)
+    assert await source_sums(store) == [(1001, 1000, 0, 0, 1, True)]
+    tasks = await store.claim("main", 1000)
+    assert [(task.task_id, task.ref) for task in tasks][-1] == ("A999", b'{"u":"999"}')
+
+
+async def test_a_file_that_grew_is_read_on(store: Store, ids: Path) -> None:
+    write(ids, b"task_id;n\nA1;1\n")
+    await feed_all(ids, store)
+    write(ids, b"task_id;n\nA1;1\nA2;2\nb d;3\n")
+    assert await feed_all(ids, store) == Added(tasks=1, duplicates=0)
+    assert await source_sums(store) == [(4, 2, 0, 1, 1, True)]
+    assert [rejection.line for _, rejection in await store.rejections()] == [4]
+
+
+async def test_a_last_line_that_only_got_its_line_break_is_not_read_again(store: Store, ids: Path) -> None:
+    for content in (b"A1\nA2", b"A1\nA2\r\n", b"A1\nA2\r\nA3\n"):
+        write(ids, content)
+        await feed_all(ids, store)
+    assert await source_sums(store) == [(3, 3, 0, 0, 0, True)]
+
+
+async def test_a_last_line_that_grew_is_read_again_as_a_whole(
+    store: Store, ids: Path, events: list[MutableMapping[str, Any]]
+) -> None:
+    write(ids, b"A1\nA2")
+    await feed_all(ids, store)
+    write(ids, b"A1\nA2345\nb d\n")
+    await feed_all(ids, store)
+    assert [task.task_id for task in await store.claim("main", 9)] == ["A1", "A2", "A2345"]
+    assert [rejection.line for _, rejection in await store.rejections()] == [3]
+    assert "source.line_grew" in [event["event"] for event in events]
+
+
+@pytest.mark.parametrize("content", [b"B1\nB2\n", b"A1\n", b"A1\nX2\nA3\nA4\n"])
+async def test_a_file_that_changed_is_a_new_source(store: Store, ids: Path, content: bytes) -> None:
+    write(ids, b"A1\nA2\nA3\n")
+    await feed_all(ids, store)
+    write(ids, content)
+    await feed_all(ids, store)
+    assert [sums[0] for sums in await source_sums(store)] == [3, content.count(b"\n")]
+
+
+async def test_an_empty_file_ends_and_may_grow(store: Store, ids: Path) -> None:
+    write(ids, b"")
+    await feed_all(ids, store)
+    assert await source_sums(store) == [(0, 0, 0, 0, 0, True)]
+    write(ids, b"A1\n")
+    assert await feed_all(ids, store) == Added(tasks=1, duplicates=0)
+    assert await source_sums(store) == [(1, 1, 0, 0, 0, True)]
+
+
+async def test_lines_on_standard_input_are_handed_on_while_it_is_open(store: Store) -> None:
+    reading, writing = os.pipe()
+    seen: list[int] = []
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb", buffering=0) as writer:
+
+        def on_chunk(chunk: Chunk, _added: Added) -> None:
+            seen.append(len(chunk.fed))
+            if len(seen) == 1:
+                writer.write(b"A4\nA5")
+            elif len(seen) == 2:
+                writer.close()
+
+        writer.write(b"A1\nA2\nA3\nA")
+        await feed("-", store, feeding(), stdin=reading, on_chunk=on_chunk)
+        assert os.get_blocking(reading)
+    assert seen == [3, 1, 1]
+    assert [task.task_id for task in await store.claim("main", 9)] == ["A1", "A2", "A3", "AA4", "A5"]
+
+
+async def test_standard_input_is_a_new_source_each_time(store: Store, ids: Path) -> None:
+    write(ids, b"A1\nA2\n")
+    for _ in range(2):
+        with ids.open("rb") as file:
+            await feed_all("-", store, stdin=file.fileno())
+    assert await source_sums(store) == [(2, 2, 0, 0, 0, True), (2, 0, 2, 0, 0, True)]
+
+
+async def test_waiting_for_standard_input_holds_nobody_up_and_can_be_canceled(store: Store) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3600):
+                await feed_all("-", store, stdin=reading)
+        assert not asyncio.get_running_loop().remove_reader(reading)
+
+
+async def test_dev_null_and_a_named_pipe_are_read_to_their_end(store: Store, tmp_path: Path) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    await feed_all("-", store, stdin=null)
+    os.close(null)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with asyncio.TaskGroup() as group:
+        fed = group.create_task(feed_all(pipe, store))
+        await asyncio.sleep(1)
+        with pipe.open("wb") as writer:
+            writer.write(b"A1\n")
+    assert fed.result() == Added(tasks=1, duplicates=0)
+    assert [sums[-1] for sums in await source_sums(store)] == [True, True]
+
+
+def test_every_file_is_checked_before_anything_is_read(tmp_path: Path, ids: Path) -> None:
+    ids.touch()
+    check_readable([str(ids), "-"])
+    with pytest.raises(InputError) as error:
+        check_readable([str(ids), str(tmp_path / "absent"), str(tmp_path)])
+    assert f"{tmp_path / 'absent'}: there is no such file; {tmp_path} is a folder" in str(error.value)
+
+
+async def test_what_cannot_be_opened_or_read_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent"):
+        await feed_all(tmp_path / "absent", store)
+    with pytest.raises(InputError, match="folder"):
+        await feed_all(tmp_path, store)
+    with pytest.raises(InputError, match="standard input"):
+        await feed_all("-", store, stdin=999)
+
+
+async def test_rejected_lines_are_logged_singly_then_folded_and_never_with_their_content(
+    store: Store, ids: Path, events: list[MutableMapping[str, Any]]
+) -> None:
+    write(ids, b"se cret\n" * 2530 + b"A1\n")
+    await feed_all(ids, store)
+    names = [event["event"] for event in events]
+    folded = [(e["count"], e["first_line"], e["last_line"]) for e in events if e["event"] == "source.lines_rejected"]
+    assert names.count("source.line_rejected") == 20
+    assert folded == [(1000, 21, 1020), (1000, 1021, 2020), (510, 2021, 2530)]
+    assert (names[0], names[-1], events[-1]["lines"]) == ("source.opened", "source.ended", 2531)
+    assert "cret" not in repr(events)

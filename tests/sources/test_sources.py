@@ -1,0 +1,514 @@
+"""The promises of `[[sources]]`: files, patterns, drop folders and standard input, each line of each once."""
+
+import asyncio
+import os
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from poller.config import load
+from poller.core.errors import ConfigError, Exit, InputError
+from poller.core.model import Chunk
+from poller.core.protocols import Clock, Store
+from poller.engine.ingest import Inflow
+from poller.sandbox import Scenario, parse_durations
+from poller.sources import Feeding, Source, check_sources
+from poller.sources.files.drop_folder import move_into
+from poller.sources.files.glob_files import is_rotated
+from poller.store import open_store
+from tests.support.simulation import Simulation, named, settings_for
+
+Events = list[MutableMapping[str, Any]]
+
+SOON_S = 5.0  # a dropped file is read within it
+READ = Feeding(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
+
+
+@pytest.fixture
+async def store(clock: Clock) -> AsyncIterator[Store]:
+    opened = await open_store("sqlite:///:memory:", clock=clock)
+    yield opened
+    await opened.close()
+
+
+def file(path: Path, *, follow: bool = False) -> Source:
+    return Source(kind="file", place=str(path), feeding=READ, follow=follow)
+
+
+def pattern(text: Path, *, follow: bool = False) -> Source:
+    return Source(kind="glob", place=str(text), feeding=READ, follow=follow)
+
+
+def folder(path: Path, *, follow: bool = False, settle_s: float = 2.0) -> Source:
+    return Source(kind="folder", place=str(path), feeding=READ, follow=follow, settle_s=settle_s)
+
+
+class Fed:
+    """An inflow at work."""
+
+    def __init__(self, store: Store, clock: Clock, sources: Sequence[Source]) -> None:
+        self.has_ended = asyncio.Event()
+        self.chunks = asyncio.Semaphore(0)  # released with each
+        self.inflow = Inflow(
+            store,
+            sources,
+            clock=clock,
+            stdin=0,
+            tolerant=any(source.follow for source in sources),
+            on_fed=lambda _chunk, _added: self.chunks.release(),
+            on_ended=self.has_ended.set,
+        )
+
+    async def has_chunks(self, count: int) -> None:
+        for _ in range(count):
+            await self.chunks.acquire()
+
+
+@asynccontextmanager
+async def feeding(store: Store, clock: Clock, *sources: Source) -> AsyncIterator[Fed]:
+    """Read the sources meanwhile, and stop at any await."""
+    async with asyncio.TaskGroup() as group:
+        fed = Fed(store, clock, sources)
+        fed.inflow.start(group)
+        await asyncio.sleep(SOON_S)
+        yield fed
+        fed.inflow.stop()
+
+
+async def feed_all(store: Store, clock: Clock, *sources: Source) -> None:
+    """Read sources that end, to their end."""
+    async with asyncio.TaskGroup() as group:
+        Fed(store, clock, sources).inflow.start(group)
+
+
+def names(path: Path) -> set[str]:
+    return {each.name for each in path.iterdir()}
+
+
+def open_files() -> int:
+    return len(names(Path("/proc/self/fd")))
+
+
+async def fed_ids(store: Store, account: str = "main") -> list[str]:
+    tasks = await store.claim(account, 100_000)
+    store.release(tasks)
+    return [task.task_id for task in sorted(tasks, key=lambda task: task.key)]
+
+
+async def lines(store: Store) -> list[tuple[int, int, int, int]]:
+    """Return lines, tasks, duplicates and rejected ones of each source."""
+    return [(s.lines, s.tasks, s.duplicates, s.rejected) for s in (await store.sums()).sources]
+
+
+# --- a drop folder ---------------------------------------------------------------------------------------------------
+
+
+async def test_dropped_files_are_read_whole_and_moved_to_done(store: Store, clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,url\nA1,https://x/1\n")
+    (tmp_path / "b.txt").write_text("B1\n../..\nB2")
+    async with feeding(store, clock, folder(tmp_path, follow=True)):
+        (tmp_path / "c.jsonl").write_text('{"id": "C1"}\n')
+        await asyncio.sleep(SOON_S)
+    assert sorted(await fed_ids(store)) == ["A1", "B1", "B2", "C1"]
+    assert names(tmp_path / "done") == {"a.csv", "b.txt", "c.jsonl"}
+    assert names(tmp_path) == {"done"}
+    assert sorted(await lines(store)) == [(1, 1, 0, 0), (2, 1, 0, 0), (3, 2, 0, 1)]
+
+
+async def test_a_run_that_does_not_follow_empties_the_folder_and_ends(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text(f"A{number}\n")
+    await feed_all(store, clock, folder(tmp_path))
+    assert len(await fed_ids(store)) == len(list((tmp_path / "done").iterdir())) == 5
+
+
+async def test_a_file_that_is_still_being_written_is_not_taken_half(store: Store, clock: Clock, tmp_path: Path) -> None:
+    growing = tmp_path / "slow.txt"
+    async with feeding(store, clock, folder(tmp_path, follow=True)):
+        for number in range(10):
+            with growing.open("a") as file:  # opened anew for each line, as `echo … >>` does
+                file.write(f"A{number}\n")
+            await asyncio.sleep(1.5)
+            assert await fed_ids(store) == []
+        await asyncio.sleep(SOON_S)
+    assert len(await fed_ids(store)) == 10
+    assert await lines(store) == [(10, 10, 0, 0)]
+
+
+async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_rests(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    with (tmp_path / "open.txt").open("w") as file:
+        file.write("A1\nA")
+        file.flush()
+        async with feeding(store, clock, folder(tmp_path, follow=True)):
+            await asyncio.sleep(600)
+            assert await fed_ids(store) == []
+            file.write("2\n")
+            file.close()
+            await asyncio.sleep(SOON_S)
+            assert await fed_ids(store) == ["A1", "A2"]
+    assert [event["reason"] for event in named(events, "source.waited_for")] == ["open.txt is still open for writing"]
+
+
+async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    async with feeding(store, clock, folder(tmp_path / "in", follow=True, settle_s=3600)):
+        old = tmp_path / "a.txt"
+        old.write_text("A1\n")
+        os.utime(old, (clock() - 7200, clock() - 7200))
+        old.rename(tmp_path / "in" / "a.txt")
+        await asyncio.sleep(SOON_S)
+        assert await fed_ids(store) == ["A1"]
+
+
+@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12"])
+async def test_hidden_and_temporary_names_are_left_alone(store: Store, clock: Clock, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("A1\n")
+    (tmp_path / "folder.csv").mkdir()
+    await feed_all(store, clock, folder(tmp_path))
+    assert await fed_ids(store) == []
+    assert names(tmp_path) == {name, "folder.csv"}
+
+
+async def test_nothing_in_done_is_ever_overwritten(store: Store, clock: Clock, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / "a.csv").write_text(f"id\nA{number}\n")
+        await feed_all(store, clock, folder(tmp_path))
+    assert {path.name: path.read_text() for path in (tmp_path / "done").iterdir()} == {
+        "a.csv": "id\nA0\n",
+        "a.1.csv": "id\nA1\n",
+        "a.2.csv": "id\nA2\n",
+    }
+
+
+async def test_a_file_of_the_same_name_is_another_file_also_where_it_begins_like_the_first(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    for count in (2, 2, 3):
+        (tmp_path / "all.txt").write_text("".join(f"A{number}\n" for number in range(count)))
+        await feed_all(store, clock, folder(tmp_path))
+    assert await lines(store) == [(2, 2, 0, 0), (2, 0, 2, 0), (3, 1, 2, 0)]
+
+
+async def test_what_cannot_be_read_goes_to_failed_and_holds_up_no_other(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    (tmp_path / "a.csv").write_text("url,name\nhttps://x/1,one\n")
+    (tmp_path / "b.csv.gz").write_bytes(b"\x1f\x8b\x08")
+    (tmp_path / "c.csv").write_text("id\nC1\n")
+    demanded = Feeding(accounts=frozenset({"main"}), default_account="main", format="csv")
+    await feed_all(store, clock, Source(kind="folder", place=str(tmp_path), feeding=demanded))
+    assert await fed_ids(store) == ["C1"]
+    assert names(tmp_path / "failed") == {"a.csv", "b.csv.gz"}
+    reasons = [event["reason"] for event in named(events, "source.file_failed")]
+    assert any("column" in reason for reason in reasons)
+    assert any("unpack it" in reason for reason in reasons)
+
+
+async def test_a_file_that_cannot_be_moved_is_not_read_again_and_is_moved_later(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    (tmp_path / "done").write_text("in the way")
+    (tmp_path / "a.txt").write_text("A1\n")
+    async with feeding(store, clock, folder(tmp_path, follow=True)):
+        await asyncio.sleep(100)
+        assert [path.name for path in (tmp_path / "failed").glob("*")] == []
+        (tmp_path / "done").unlink()
+        await asyncio.sleep(100)
+        assert (tmp_path / "done" / "a.txt").exists()
+    assert [row for row in await lines(store) if row[1]] == [(1, 1, 0, 0)]
+    assert named(events, "source.file_not_moved")
+
+
+async def test_a_missing_folder_is_an_error_or_is_waited_for(store: Store, clock: Clock, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        check_sources([folder(tmp_path / "none")])
+    async with feeding(store, clock, folder(tmp_path / "none", follow=True)):
+        (tmp_path / "none").mkdir()
+        (tmp_path / "none" / "a.txt").write_text("A1\n")
+        await asyncio.sleep(2 * SOON_S)
+    assert await fed_ids(store) == ["A1"]
+
+
+def test_a_move_that_was_cut_off_is_finished_by_the_next(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("A1\n")
+    (tmp_path / "done").mkdir()
+    os.link(file, tmp_path / "done" / "a.txt")
+    assert move_into(file, tmp_path / "done") == tmp_path / "done" / "a.txt"
+    assert [path.name for path in (tmp_path / "done").iterdir()] == ["a.txt"]
+    assert not file.exists()
+
+
+async def test_killed_at_any_instant_a_drop_folder_counts_every_line_once(clock: Clock, tmp_path: Path) -> None:
+    """Each life is cut off at a random instant: the state and the folder are copied as they are then."""
+    rng, dropped, cut_short = Random(5), 0, 0
+    place, left = tmp_path / "place", tmp_path / "left"
+    (place / "in").mkdir(parents=True)
+    for _ in range(60):
+        for _ in range(rng.randrange(4)):
+            count = rng.choice([1, 3, 450])
+            fresh = "".join(f"A{number}\n" for number in range(dropped, dropped + count))
+            (place / "in" / f"{dropped}.txt").write_text(fresh)
+            dropped += count
+        store = await open_store(f"sqlite:///{place}/poller.db", clock=clock)
+        async with asyncio.TaskGroup() as group:
+            fed = Fed(store, clock, [folder(place / "in", follow=True, settle_s=0.1)])
+            fed.inflow.start(group)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(fed.has_chunks(rng.randrange(8)), rng.choice([rng.uniform(0, 1.3), 3]))
+            copy_with_inodes(place, left)
+            cut_short += any(0 < s.lines < 450 and not s.ended for s in (await store.sums()).sources)
+            fed.inflow.stop()
+        await store.close()
+        shutil.rmtree(place)
+        left.rename(place)
+    store = await open_store(f"sqlite:///{place}/poller.db", clock=clock)
+    await feed_all(store, clock, folder(place / "in", settle_s=0.1))
+    rows, ids = await lines(store), await fed_ids(store)
+    await store.close()
+    assert cut_short >= 5
+    assert Counter(ids) == Counter(f"A{number}" for number in range(dropped))
+    assert (sum(row[0] for row in rows), sum(row[2] for row in rows)) == (dropped, 0)
+
+
+def copy_with_inodes(place: Path, target: Path) -> None:
+    """Copy what a kill leaves: the state's files as they are, the dropped files themselves."""
+    (target / "in" / "done").mkdir(parents=True)
+    for path in place.glob("poller.db*"):
+        if not path.name.endswith((".lock", "-shm")):
+            shutil.copy2(path, target / path.name)
+    for path in (place / "in").rglob("*.txt"):
+        os.link(path, target / path.relative_to(place))
+
+
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pattern_reads_what_matches_and_followed_picks_up_what_comes(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("id\nA1\n")
+    (tmp_path / "other.txt").write_text("B1\n")
+    async with feeding(store, clock, pattern(tmp_path / "*.csv", follow=True)):
+        (tmp_path / "c.csv").write_text("id\nC1\n")
+        with (tmp_path / "a.csv").open("a") as file:
+            file.write("A2\n")
+        await asyncio.sleep(SOON_S)
+        assert sorted(await fed_ids(store)) == ["A1", "A2", "C1"]
+
+
+async def test_a_pattern_that_does_not_follow_is_read_once_and_ends(store: Store, clock: Clock, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"id\n{name}1\n")
+    await feed_all(store, clock, pattern(tmp_path / "*.csv"))
+    assert await fed_ids(store) == ["a1", "b1"]
+
+
+async def test_files_rotated_within_the_pattern_count_once_also_while_nobody_follows(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    written = 0
+
+    def append(count: int) -> None:
+        nonlocal written
+        with (tmp_path / "ids.txt").open("a") as file:
+            file.write("".join(f"A{number}\n" for number in range(written, written + count)))
+        written += count
+
+    def rotate() -> None:
+        for number in range(9, 0, -1):
+            if (tmp_path / f"ids.txt.{number}").exists():
+                (tmp_path / f"ids.txt.{number}").rename(tmp_path / f"ids.txt.{number + 1}")
+        (tmp_path / "ids.txt").rename(tmp_path / "ids.txt.1")
+        (tmp_path / "ids.txt").touch()
+
+    append(3)
+    for _ in range(3):
+        async with feeding(store, clock, pattern(tmp_path / "ids*", follow=True)):
+            append(2)
+            rotate()
+            append(2)
+            await asyncio.sleep(60)
+        append(2)
+        rotate()
+        append(1)
+    async with feeding(store, clock, pattern(tmp_path / "ids*", follow=True)):
+        await asyncio.sleep(120)
+    assert Counter(await fed_ids(store)) == Counter(f"A{number}" for number in range(written))
+    assert sum(row[0] for row in await lines(store)) == written
+
+
+async def test_files_that_were_rotated_before_the_first_run_belong_to_the_pattern(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "ids.txt.1").write_text("A1\n")
+    (tmp_path / "ids.txt.2.gz").write_text("gzip")
+    (tmp_path / "ids.txt").write_text("A2\n")
+    async with feeding(store, clock, pattern(tmp_path / "ids*", follow=True)):
+        await asyncio.sleep(60)
+    assert sorted(await fed_ids(store)) == ["A1", "A2"]
+    assert await lines(store) == [(1, 1, 0, 0), (1, 1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rotated"),
+    [
+        ("ids.txt.1", True),
+        ("ids-20260101.txt", True),
+        ("ids-2026-01-01.txt", True),
+        ("ids.txt.3.gz", True),
+        ("ids.txt.gz", True),
+        ("ids.txt", False),
+        ("other-1.txt", False),
+    ],
+)
+def test_rotated_names_are_those_of_another_match_with_a_mark(name: str, rotated: bool) -> None:
+    assert is_rotated(f"in/{name}", {"in/ids.txt", f"in/{name}"}) is rotated
+
+
+async def test_a_match_that_was_deleted_is_let_go(store: Store, clock: Clock, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\nA1\n")
+    async with feeding(store, clock, pattern(tmp_path / "*.csv", follow=True)):
+        opened = open_files()
+        (tmp_path / "a.csv").unlink()
+        await asyncio.sleep(120)
+        assert open_files() == opened - 1
+        (tmp_path / "a.csv").write_text("id\nA2\n")
+        await asyncio.sleep(2 * SOON_S)
+    assert await fed_ids(store) == ["A1", "A2"]
+
+
+# --- several sources -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_file_named_twice_is_read_once(
+    store: Store, clock: Clock, tmp_path: Path, follow: bool, events: Events
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("A1\n")
+    (tmp_path / "link.txt").symlink_to(ids)
+    other = tmp_path / ".." / tmp_path.name / "ids.txt"
+    sources = [file(ids, follow=follow), file(tmp_path / "link.txt", follow=follow), file(other, follow=follow)]
+    async with feeding(store, clock, *sources, pattern(tmp_path / "*.txt", follow=follow)):
+        pass
+    assert await lines(store) == [(1, 1, 0, 0)]
+    assert len(named(events, "source.named_twice")) == 2
+
+
+async def test_sources_that_end_are_read_in_turn_beside_those_that_are_followed(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text(f"{name}1\n{name}2\n")
+    sources = [file(tmp_path / "c", follow=True), file(tmp_path / "b"), file(tmp_path / "a")]
+    async with feeding(store, clock, *sources):
+        with (tmp_path / "c").open("a") as written:
+            written.write("c3\n")
+        await asyncio.sleep(SOON_S)
+    ids = await fed_ids(store)
+    assert [task_id for task_id in ids if task_id[0] != "c"] == ["b1", "b2", "a1", "a2"]
+    assert [task_id for task_id in ids if task_id[0] == "c"] == ["c1", "c2", "c3"]
+
+
+async def test_a_source_that_is_taken_out_and_put_back_goes_on_where_it_was(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    """Whenever it is taken out, and whatever it was doing."""
+    ids, rng, fed_lines = tmp_path / "ids.txt", Random(3), []
+
+    def count(chunk: Chunk, _added: object) -> None:
+        fed_lines.append(len(chunk.fed))
+
+    ids.write_text("".join(f"A{number}\n" for number in range(3_000)))
+    source = file(ids, follow=True)
+    async with asyncio.TaskGroup() as group:
+        inflow = Inflow(store, [source], clock=clock, stdin=0, tolerant=True, on_fed=count, on_ended=lambda: None)
+        inflow.start(group)
+        for _ in range(30):
+            await asyncio.sleep(rng.choice([0, 0.001, rng.uniform(0, 0.05)]))
+            await inflow.change([])
+            assert sum(fed_lines) == sum(row[1] for row in await lines(store)), "what is stored is counted, and no more"
+            await inflow.change([source])
+        await asyncio.sleep(SOON_S)
+        inflow.stop()
+    assert await lines(store) == [(3_000, 3_000, 0, 0)]
+    assert sum(fed_lines) == 3_000
+
+
+async def test_each_source_has_its_own_account_and_format(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    first, second = simulation.api.preload(2)
+    (tmp_path / "a.csv").write_text(f"task;what\n{first};one\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.txt").write_text(f"{second}\n")
+    flags = {
+        "accounts": {"main": {"workers": 4}, "eu": {"workers": 4}},
+        "account": "main",
+        "sources": [
+            {"path": str(tmp_path / "a.csv"), "account": "eu", "id_column": "task", "format": "csv"},
+            {"folder": str(tmp_path / "in")},
+        ],
+    }
+    assert await simulation.run(None, flags) is Exit.ALL_COMPLETE
+    told = {record["task_id"]: (record["account"], record["ref"]) for record in simulation.records()}
+    assert told == {first: ("eu", {"what": "one"}), second: ("main", None)}
+
+
+async def test_a_run_with_a_source_that_follows_is_a_service_that_never_ends(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    (tmp_path / "in").mkdir()
+    async with asyncio.TaskGroup() as group:
+        sources = [{"folder": str(tmp_path / "in"), "follow": True}]
+        running = group.create_task(simulation.run(None, {"sources": sources}))
+        for number, task_id in enumerate(simulation.api.preload(3)):
+            await asyncio.sleep(600)
+            (tmp_path / "in" / f"{number}.txt").write_text(f"{task_id}\n")
+        await asyncio.sleep(60)
+        assert len(simulation.records()) == 3
+        assert not running.done()
+        simulation.drain()
+    assert running.result() is Exit.ALL_COMPLETE
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('pth = "a"', "table 1: pth: there is no such setting; did you mean path?"),
+        ("follow = true", 'table 1: needs one of path = "ids.txt"'),
+        ('path = "a"\nglob = "b"', "table 1: needs one of"),
+        ('kind = "folder"\npath = "a"', 'table 1: kind = "folder" needs folder, not path'),
+        ('path = "a"\nsettle_s = 3', "table 1: settle_s goes only with folder"),
+        ("stdin = true\nfollow = true", "table 1: standard input ends by itself"),
+        ('path = "a"\naccount = "other"', "table 1: account must be one of default"),
+        ('folder = "a"\nsettle_s = "x"', "table 1: settle_s: must be a number"),
+        ("path = []", "table 1: path: must name at least one file"),
+        ('path = "a"\nformat = "xml"', "table 1: format: must be 'auto', 'text', 'jsonl' or 'csv'"),
+        ('stdin = true\n[[sources]]\npath = "-"', "standard input can be read only once"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused_with_place_and_remedy(tmp_path: Path, table: str, said: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"[[sources]]\n{table}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(config, {}, {}, secrets_dir=tmp_path)
+    assert said in str(refused.value)
+
+
+def test_sources_may_be_plain_paths_and_come_from_the_environment(tmp_path: Path) -> None:
+    settings = load(None, {}, {"POLLER_SOURCES": '["a.txt", {"folder": "in", "follow": true}]'}, secrets_dir=tmp_path)
+    assert [table.told() for table in settings.sources] == [{"path": "a.txt"}, {"folder": "in", "follow": True}]
+    assert [table.found_kind for table in settings_for(tmp_path, {"sources": [{"kind": "stdin"}]}).sources] == ["stdin"]

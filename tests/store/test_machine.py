@@ -1,0 +1,479 @@
+"""Whatever is done to a store in whatever order, with crashes between, it agrees with a model of a few dictionaries.
+
+SOAK_STEPS=5000 makes each of the two machines take at least so many steps; SOAK_SEED=… begins with that seed. Both are
+printed: say `pytest -s`.
+"""
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import psycopg
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    get_state_machine_test,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from poller.core.model import (
+    AccountState,
+    Added,
+    Chunk,
+    Fed,
+    Kind,
+    LookAgain,
+    Position,
+    Record,
+    Rejection,
+    Selection,
+    Settled,
+    SinkSums,
+    SourceSums,
+    Task,
+    Written,
+)
+from poller.core.protocols import Store
+from poller.reports.ledger import imbalances
+from poller.store import open_store
+from poller.store.postgres.dsn import parse
+from tests.support.postgres import fresh_schema
+from tests.support.store_makers import kill
+from tests.support.virtual import VirtualLoop
+
+T = TypeVar("T")
+Identity = tuple[str, str]
+
+ACCOUNTS = ("one", "two")
+SINKS = ("file", "hook")
+IDS = [f"id{n}" for n in range(12)]
+KINDS = st.sets(st.sampled_from([str(Kind.COMPLETE), str(Kind.CANCELED)]), max_size=1).map(frozenset)
+
+
+@dataclass(kw_only=True, eq=False)
+class ModelTask:
+    identity: Identity
+    key: int
+    due_at: float
+    looks: int = 0
+    errors: int = 0
+    kind: Kind | None = None
+    seen_at: float = 0.0
+
+
+@dataclass(kw_only=True)
+class ModelSink:
+    attached: bool = False
+    position: bytes | None = None
+    delivered: set[ModelTask] = field(default_factory=set)
+    dead: list[ModelTask] = field(default_factory=list)  # in the order of refusal
+    gone: int = 0  # pruned, after it was delivered
+    missed: int = 0  # pruned before
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Each rule does one thing to the store and to the model; the invariants compare all they can tell."""
+
+    steps: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.clean = ExitStack()
+        self.now = 1000.0
+        self.requests = 0
+        self.keys = 0
+        self.tasks: dict[Identity, ModelTask] = {}
+        self.finished: list[ModelTask] = []  # and kept, in the order of finishing
+        self.pruned: list[ModelTask] = []
+        self.sinks: dict[str, ModelSink] = {}
+        self.accounts: dict[str, AccountState] = {}
+        self.lines: Counter[str] = Counter()
+        self.leased: dict[Identity, Task] = {}
+        self.expired: set[Identity] = set()  # of the leased: others may claim them
+        self.stale: list[Task] = []  # no longer leased: must be passed over
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def url(self) -> str:
+        raise NotImplementedError
+
+    async def open(self) -> Store:
+        return await open_store(self.url(), clock=lambda: self.now)
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = self.run(self.open())
+        self.source = self.run(self.store.new_source("ids"))
+
+    # --- feeding and looking
+
+    @rule(
+        account=st.sampled_from(ACCOUNTS),
+        ids=st.lists(st.sampled_from(IDS), max_size=8),
+        rejected=st.integers(0, 2),
+        blank=st.integers(0, 2),
+    )
+    def add(self, account: str, ids: list[str], rejected: int, blank: int) -> None:
+        new = [task_id for task_id in dict.fromkeys(ids) if (account, task_id) not in self.tasks]
+        fed = tuple(Fed(account=account, task_id=task_id) for task_id in ids)
+        bad = tuple(Rejection(line=n, reason="bad", excerpt="?") for n in range(rejected))
+        chunk = Chunk(fed=fed, rejected=bad, blank=blank, position=Position())
+        added = self.run(self.store.add(self.source, chunk))
+        assert added == Added(tasks=len(new), duplicates=len(ids) - len(new))
+        for task_id in new:
+            self.keys += 1
+            self.tasks[account, task_id] = ModelTask(identity=(account, task_id), key=self.keys, due_at=self.now)
+        if ids:
+            self.accounts.setdefault(account, AccountState())
+        self.lines.update(tasks=added.tasks, duplicates=added.duplicates, rejected=rejected, blank=blank)
+
+    def due(self, account: str) -> list[Identity]:
+        free = [
+            (task.due_at, task.key, identity)
+            for identity, task in self.tasks.items()
+            if identity[0] == account and task.kind is None
+            if identity not in self.leased or identity in self.expired
+        ]
+        return [identity for _, _, identity in sorted(free)]
+
+    @rule(account=st.sampled_from(ACCOUNTS), limit=st.integers(1, 6))
+    def claim(self, account: str, limit: int) -> None:
+        due = [identity for identity in self.due(account) if self.tasks[identity].due_at <= self.now]
+        claimed = self.run(self.store.claim(account, limit))
+        assert [(task.account, task.task_id) for task in claimed] == due[:limit]
+        for task in claimed:
+            known = self.tasks[account, task.task_id]
+            assert (task.looks, task.errors, task.due_at) == (known.looks, known.errors, known.due_at)
+            self.lease(task)
+
+    def lease(self, task: Task) -> None:
+        identity = task.account, task.task_id
+        if identity in self.leased:
+            self.stale.append(self.leased[identity])
+        self.leased[identity] = task
+        self.expired.discard(identity)
+
+    @rule(account=st.sampled_from(ACCOUNTS))
+    def ask_when_next(self, account: str) -> None:
+        due_at = min((self.tasks[identity].due_at for identity in self.due(account)), default=None)
+        assert self.run(self.store.next_due_at(account)) == due_at
+
+    @precondition(lambda self: self.leased or self.stale)
+    @rule(data=st.data(), again_in_s=st.sampled_from([0, 50, 200]))
+    def record(self, data: st.DataObject, again_in_s: int) -> None:
+        """Leased tasks are recorded, and stale ones passed over, also a task that stands twice in one batch."""
+        choice = st.lists(st.sampled_from([*self.leased.values(), *self.stale]), min_size=1, max_size=6)
+        settled = [self.settle(task, data.draw(st.booleans()), again_in_s) for task in data.draw(choice)]
+        self.run(self.store.record(settled))
+        for each in settled:
+            self.note_settled(each)
+
+    def settle(self, task: Task, finish: bool, again_in_s: int) -> Settled:
+        if not finish:
+            return Settled(task=task, again=LookAgain(at=self.now + again_in_s, errors=task.errors + 1))
+        kind = Kind.COMPLETE if task.looks else Kind.CANCELED
+        return Settled(task=task, record=Record(body=task.task_id.encode(), kind=kind, reason=None, seen_at=self.now))
+
+    def note_settled(self, settled: Settled) -> None:
+        identity = settled.task.account, settled.task.task_id
+        if self.leased.get(identity) is not settled.task:
+            return
+        self.end_lease(identity)
+        known = self.tasks[identity]
+        known.looks += 1
+        if settled.record is not None:
+            known.kind, known.seen_at = settled.record.kind, settled.record.seen_at
+            self.finished.append(known)
+        elif settled.again is not None:
+            known.due_at, known.errors = settled.again.at, settled.again.errors
+
+    def end_lease(self, identity: Identity) -> None:
+        self.stale.append(self.leased.pop(identity))
+        self.expired.discard(identity)
+
+    @precondition(lambda self: self.leased or self.stale)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        tasks = data.draw(st.lists(st.sampled_from([*self.leased.values(), *self.stale]), max_size=4))
+        self.store.release(tasks)
+        for task in tasks:
+            if self.leased.get((task.account, task.task_id)) is task:
+                self.end_lease((task.account, task.task_id))
+
+    @rule()
+    def let_time_pass(self) -> None:
+        self.now += 60
+
+    # --- accounts and delivering
+
+    @rule(account=st.sampled_from(ACCOUNTS), day=st.sampled_from(["", "2026-01-05"]), more=st.integers(0, 3))
+    def save_account(self, account: str, day: str, more: int) -> None:
+        self.requests += more
+        state = AccountState(active_at=self.now, day=day, day_requests=self.requests if day else 0)
+        self.store.save_account(account, state)
+        self.run(self.store.flush())
+        self.accounts[account] = state
+
+    @rule(names=st.lists(st.sampled_from(SINKS), max_size=2))
+    def attach(self, names: list[str]) -> None:
+        positions = self.run(self.store.attach_sinks(names))
+        for name in names:
+            self.sinks.setdefault(name, ModelSink(missed=len(self.pruned)))
+        for name, sink in self.sinks.items():
+            sink.attached = name in names
+        assert positions == {name: self.sinks[name].position for name in names}
+
+    def outbox(self, sink: ModelSink) -> list[ModelTask]:
+        return [task for task in self.finished if task not in sink.delivered and task not in sink.dead]
+
+    @precondition(lambda self: any(sink.attached for sink in self.sinks.values()))
+    @rule(data=st.data(), limit=st.integers(1, 5), refuse=st.booleans(), position=st.binary(min_size=1, max_size=2))
+    def deliver(self, data: st.DataObject, limit: int, refuse: bool, position: bytes) -> None:
+        name = data.draw(st.sampled_from([name for name, sink in self.sinks.items() if sink.attached]))
+        sink = self.sinks[name]
+        batch = self.run(self.store.undelivered(name, limit))
+        owed = self.outbox(sink)[:limit]
+        assert [(delivery.account, delivery.task_id) for delivery in batch] == [task.identity for task in owed]
+        refused = {batch[-1].number: "no"} if refuse and batch else {}
+        for _ in range(2):  # the second time changes nothing
+            self.run(self.store.delivered(name, batch, Written(position=position, refused=refused)))
+        sink.position = position
+        sink.dead += owed[-1:] if refused else []
+        sink.delivered.update(owed[:-1] if refused else owed)
+
+    @precondition(lambda self: bool(self.sinks))
+    @rule(data=st.data(), age_s=st.sampled_from([None, 0, 60]), kinds=KINDS, dead=st.booleans())
+    def replay(self, data: st.DataObject, age_s: float | None, kinds: frozenset[str], dead: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.sinks)))
+        sink = self.sinks[name]
+        since = None if age_s is None else self.now - age_s
+        chosen = {
+            task
+            for task in ({*sink.dead} if dead else {*sink.dead, *sink.delivered})
+            if (not kinds or str(task.kind) in kinds) and (since is None or task.seen_at >= since)
+        }
+        replayed = self.run(self.store.replay(name, Selection(since=since, kinds=kinds, dead=dead)))
+        assert replayed == len(chosen)
+        sink.delivered -= chosen
+        sink.dead = [task for task in sink.dead if task not in chosen]
+
+    @rule(age_s=st.sampled_from([-1, 0, 60]), limit=st.integers(0, 5))
+    def prune(self, age_s: float, limit: int) -> None:
+        attached = [sink for sink in self.sinks.values() if sink.attached]
+        before = self.now - age_s
+        old = [task for task in self.finished if task.seen_at < before]
+        going = [task for task in old if all(task in sink.delivered for sink in attached)][:limit]
+        assert self.run(self.store.prune(before, limit)) == len(going)
+        for task in going:
+            self.finished.remove(task)
+            self.pruned.append(task)
+            del self.tasks[task.identity]
+        for sink in self.sinks.values():
+            sink.gone += len(sink.delivered.intersection(going))
+            sink.missed += len(set(going) - sink.delivered)
+            sink.delivered.difference_update(going)
+            sink.dead = [task for task in sink.dead if task not in going]
+
+    # --- restarts
+
+    def forget_leases(self) -> None:
+        self.leased.clear()
+        self.expired.clear()
+        self.stale.clear()
+
+    @rule()
+    def close_and_reopen(self) -> None:
+        self.run(self.store.close())
+        self.store = self.run(self.open())
+        self.forget_leases()
+
+    @rule()
+    def crash_and_reopen(self) -> None:
+        """Die with a write that is not committed: what was acknowledged is there, what was not is as if never tried."""
+        self.run(self.crash())
+        self.store = self.run(self.open())
+        self.forget_leases()
+
+    async def crash(self) -> None:
+        settled = [self.settle(task, True, 0) for task in self.leased.values()]
+        writes = (self.store.record(settled), self.store.new_source("never acknowledged"))
+        dying = asyncio.gather(*writes, return_exceptions=True)
+        await asyncio.sleep(0)
+        self.leave_remains()
+        await kill(self.store)
+        await dying
+
+    def leave_remains(self) -> None:
+        """Keep what is on disk now for the next to open."""
+
+    # --- what must agree
+
+    @invariant()
+    def sums_agree(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        type(self).steps += 1
+        sums = self.run(self.store.sums())
+        everything = [*self.tasks.values(), *self.pruned]
+        assert sums.kinds == Counter(str(task.kind) for task in everything if task.kind is not None)
+        assert (sums.finished, sums.pruned) == (len(self.finished) + len(self.pruned), len(self.pruned))
+        assert sums.waiting == len(self.tasks) - len(self.finished)
+        assert sums.looks == sum(task.looks for task in everything)
+        assert sums.accounts == self.accounts
+        assert sums.sources == (self.source_sums(),)
+        assert {sink.name: sink for sink in sums.sinks} == {name: self.sink_sums(name) for name in self.sinks}
+        assert imbalances(sums) == []
+
+    @invariant()
+    def records_and_dead_letters_agree(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        records = self.run(self.store.records(0, 1000))
+        assert [(record.account, record.task_id) for record in records] == [task.identity for task in self.finished]
+        assert [record.body for record in records] == [task.identity[1].encode() for task in self.finished]
+        letters = self.run(self.store.dead_letters())
+        dead = {(letter.sink, (letter.delivery.account, letter.delivery.task_id)) for letter in letters}
+        assert dead == {(name, task.identity) for name, sink in self.sinks.items() for task in sink.dead}
+
+    def source_sums(self) -> SourceSums:
+        tasks, duplicates, rejected, blank = (self.lines[each] for each in ("tasks", "duplicates", "rejected", "blank"))
+        return SourceSums(
+            name="ids",
+            lines=tasks + duplicates + rejected + blank,
+            tasks=tasks,
+            duplicates=duplicates,
+            rejected=rejected,
+            blank=blank,
+            ended=False,
+        )
+
+    def sink_sums(self, name: str) -> SinkSums:
+        sink = self.sinks[name]
+        return SinkSums(
+            name=name,
+            delivered=len(sink.delivered) + sink.gone,
+            undelivered=len(self.outbox(sink)),
+            dead=len(sink.dead),
+            attached=sink.attached,
+            missed=sink.missed,
+        )
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.run(self.store.close())
+        self.loop.close()
+        self.clean.close()
+
+
+class SqliteMachine(StoreMachine):
+    """A file; its crash is the file as it lies there, opened elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(self.clean.enter_context(tempfile.TemporaryDirectory())) / "0"
+        self.place.mkdir()
+
+    def url(self) -> str:
+        return f"sqlite:///{self.place}/poller.db"
+
+    def leave_remains(self) -> None:
+        successor = self.place.with_name(str(int(self.place.name) + 1))
+        successor.mkdir()
+        for suffix in ("", "-wal"):
+            shutil.copy(self.place / f"poller.db{suffix}", successor)
+        self.place = successor
+
+
+class PostgresMachine(StoreMachine):
+    """A schema; besides, leases end by themselves, and connections are cut in the midst of writes."""
+
+    server: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = self.clean.enter_context(fresh_schema(self.server))
+        place = parse(self.state).conninfo
+        self.database = self.clean.enter_context(psycopg.connect(place, autocommit=True, application_name="test"))
+
+    def url(self) -> str:
+        return self.state
+
+    @precondition(lambda self: bool(self.leased))
+    @rule()
+    def let_leases_end(self) -> None:
+        self.database.execute("UPDATE task SET lease_until = 'epoch' WHERE lease_until IS NOT NULL")
+        self.expired = set(self.leased)
+
+    @rule()
+    def beat(self) -> None:
+        self.now += 5
+        self.store.beat()
+        self.run(self.store.flush())
+        self.expired.clear()
+
+    @rule(data=st.data())
+    def cut_the_connections_while_recording(self, data: st.DataObject) -> None:
+        """The server ends the owner's connection around a write: it counts all the same, and once."""
+        settled = [self.settle(task, data.draw(st.booleans()), 0) for task in self.leased.values()]
+        turns = data.draw(st.integers(0, 12))
+        self.run(self.record_and_cut(settled, turns))
+        for each in settled:
+            self.note_settled(each)
+
+    async def record_and_cut(self, settled: list[Settled], turns: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.store.record(settled))
+            await asyncio.sleep(0.019)  # just before the writes that gathered are committed
+            for _ in range(turns):
+                await asyncio.sleep(0.0005)
+            self.database.execute(
+                "SELECT pg_terminate_backend(pid, 1000) FROM pg_locks"
+                " WHERE locktype = 'advisory' AND objid = current_schema()::regnamespace"
+            )
+
+
+SOAK_STEPS = int(os.environ.get("SOAK_STEPS", "0"))
+SOAK_SEED = int(os.environ.get("SOAK_SEED") or random.SystemRandom().getrandbits(32))
+
+
+def run(machine: type[StoreMachine], *, examples: int) -> None:
+    """Try a few examples; or, in a soak, as many as it takes for the steps asked."""
+    if not SOAK_STEPS:
+        run_state_machine_as_test(
+            machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
+        )
+        return
+    rounds = settings(
+        max_examples=20, stateful_step_count=50, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    machine.steps = 0
+    for number in count(SOAK_SEED):
+        seed(number)(get_state_machine_test(machine, settings=rounds))()
+        print(f"{machine.__name__}: {machine.steps:,} steps agreed, seeds {SOAK_SEED} to {number}", flush=True)  # noqa: T201
+        if machine.steps >= SOAK_STEPS:
+            return
+
+
+def test_sqlite_agrees_with_the_model() -> None:
+    run(SqliteMachine, examples=30)
+
+
+def test_postgres_agrees_with_the_model(postgres_server: str) -> None:
+    PostgresMachine.server = postgres_server
+    run(PostgresMachine, examples=6)

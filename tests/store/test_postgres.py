@@ -1,0 +1,410 @@
+"""What only a PostgreSQL state can show: leases that end, late writers, how it is opened, which errors pass."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from typing import Any
+
+import psycopg
+import pytest
+
+from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
+from poller.core.protocols import Clock
+from poller.reports.ledger import imbalances
+from poller.store import last_beat, open_store, read_store
+from poller.store.postgres import PostgresStore
+from poller.store.postgres.dsn import connect, parse
+from poller.store.postgres.errors import may_pass
+from poller.store.postgres.reader import read_sums_at_once
+from poller.store.postgres.schema import VERSION_1
+from tests.support.store_makers import feed, finished, ids, kill, running
+
+Events = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+async def store(postgres_url: str, clock: Clock) -> AsyncIterator[PostgresStore]:
+    opened = await opened_at(postgres_url, clock)
+    yield opened
+    await opened.close()
+
+
+async def opened_at(url: str, clock: Clock) -> PostgresStore:
+    store = await open_store(url, clock=clock)
+    assert isinstance(store, PostgresStore)
+    return store
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """Return a connection of a person who looks into the state, or meddles with it."""
+    with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as connection:
+        yield connection
+
+
+def value(connection: psycopg.Connection, query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def names(events: Events) -> list[str]:
+    return [event["event"] for event in events if event["event"] not in ("store.opened", "store.closed")]
+
+
+# --- leases and owners -----------------------------------------------------------------------------------------------
+
+
+def expire_leases(database: psycopg.Connection) -> None:
+    database.execute("UPDATE task SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL")
+
+
+async def test_a_look_that_comes_after_its_lease_went_to_another_is_passed_over(
+    store: PostgresStore, database: psycopg.Connection, events: Events
+) -> None:
+    await feed(store, "a", "b")
+    a, b = await store.claim("main", 2)
+    expire_leases(database)
+    database.execute("UPDATE task SET lease = nextval('lease') WHERE task_id = 'a'")
+    await store.record([finished(a), running(b, 0.0)])
+    sums = await store.sums()
+    assert (sums.finished, sums.looks) == (0, 1)
+    assert [event["looks"] for event in events if event["event"] == "lease.lost"] == [1]
+
+
+async def test_a_lease_that_ended_can_be_claimed_again_and_fences_the_first_look_out(
+    store: PostgresStore, database: psycopg.Connection
+) -> None:
+    await feed(store, "a")
+    (first,) = await store.claim("main", 1)
+    assert await store.next_due_at("main") is None
+    expire_leases(database)
+    assert await store.next_due_at("main") == first.due_at
+    (second,) = await store.claim("main", 1)
+    assert second.lease > first.lease
+    await store.record([finished(first)])
+    assert (await store.sums()).finished == 0
+    await store.record([finished(second)])
+    assert (await store.sums()).finished == 1
+
+
+async def test_an_ended_lease_that_nobody_took_still_counts(store: PostgresStore, database: psycopg.Connection) -> None:
+    await feed(store, "a")
+    (task,) = await store.claim("main", 1)
+    expire_leases(database)
+    await store.record([finished(task)])
+    assert (await store.sums()).finished == 1
+
+
+async def test_beating_renews_the_leases_held(store: PostgresStore, database: psycopg.Connection) -> None:
+    await feed(store, "a")
+    await store.claim("main", 1)
+    expire_leases(database)
+    await asyncio.sleep(5)
+    store.beat()
+    await store.flush()
+    assert value(database, "SELECT lease_until > clock_timestamp() + interval '50 s' FROM task")
+    assert await store.claim("main", 1) == []
+
+
+async def test_a_claim_passes_over_what_another_is_just_claiming(store: PostgresStore, postgres_url: str) -> None:
+    await feed(store, "a", "b")
+    with psycopg.connect(parse(postgres_url).conninfo) as other:
+        other.execute("SELECT 1 FROM task WHERE task_id = 'a' FOR UPDATE")
+        assert ids(await store.claim("main", 9)) == ["b"]
+    assert ids(await store.claim("main", 9)) == ["a"]
+
+
+async def test_a_claim_whose_caller_went_away_gives_its_leases_back(store: PostgresStore) -> None:
+    await feed(store, "a")
+    async with asyncio.TaskGroup() as group:
+        hasty = group.create_task(store.claim("main", 1))
+        await asyncio.sleep(0)
+        hasty.cancel()
+    await store.flush()
+    assert ids(await store.claim("main", 1)) == ["a"]
+
+
+async def test_an_owner_that_was_replaced_can_write_nothing_more(
+    store: PostgresStore, database: psycopg.Connection, events: Events
+) -> None:
+    await feed(store, "a")
+    (task,) = await store.claim("main", 1)
+    database.execute("DELETE FROM replica")
+    with pytest.raises(StoreError, match="another poller took over"):
+        await store.record([finished(task)])
+    assert value(database, "SELECT count(*) FROM record") == 0
+    assert names(events) == ["store.failed"]
+
+
+async def test_two_that_open_a_new_state_at_once_are_one_owner_and_one_refused(postgres_url: str, clock: Clock) -> None:
+    both = [open_store(postgres_url, clock=clock) for _ in range(2)]
+    one, other = await asyncio.gather(*both, return_exceptions=True)
+    refused = one if isinstance(one, StoreLocked) else other
+    assert isinstance(refused, StoreLocked)
+    for opened in (one, other):
+        if isinstance(opened, PostgresStore):
+            await opened.close()
+
+
+async def test_two_states_in_one_database_do_not_meet(postgres_url: str, clock: Clock, store: PostgresStore) -> None:
+    other = await opened_at(postgres_url + "_b", clock)
+    await feed(other, "a")
+    assert (await store.sums()).waiting == 0
+    await kill(other)
+    with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {parse(postgres_url + '_b').schema} CASCADE".encode())
+
+
+HOLDER = """
+    import asyncio, sys, time
+    from poller.store import open_store
+    async def main():
+        store = await open_store(sys.argv[1], clock=time.time)
+        print("open", flush=True)
+        sys.stdin.read()
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.real_time
+async def test_a_killed_process_lets_the_next_one_in_at_once(postgres_url: str) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), postgres_url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # noqa: S603, ASYNC220 - our own command
+        assert holder.stdout is not None
+        assert any(line == b"open\n" for line in holder.stdout)
+        beat = last_beat(postgres_url)
+        assert beat is not None
+        assert beat[0] == holder.pid
+        with pytest.raises(StoreLocked, match=f"process {holder.pid} on "):
+            await open_store(postgres_url, clock=lambda: 0.0)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    await (await open_store(postgres_url, clock=lambda: 0.0)).close()
+
+
+# --- one instant -----------------------------------------------------------------------------------------------------
+
+
+class MeddledConnection:
+    """Finishes a task behind the reader's back, after the reader's second statement."""
+
+    def __init__(self, connection: psycopg.AsyncConnection, meddler: psycopg.Connection) -> None:
+        self._connection = connection
+        self._meddler = meddler
+        self._statements = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def execute(self, query: Any, values: Any = ()) -> Any:
+        rows = await self._connection.execute(query, values)
+        self._statements += 1
+        if self._statements == 2:
+            self._meddler.execute("UPDATE task SET kind = 'complete', looks = 1")
+            self._meddler.execute("INSERT INTO record (task, seen_at, body) SELECT key, 1, '' FROM task")
+        return rows
+
+
+async def test_the_sums_are_of_one_instant(
+    store: PostgresStore, database: psycopg.Connection, postgres_url: str
+) -> None:
+    await feed(store, "a")
+    async with await connect(parse(postgres_url)) as connection:
+        meddled: Any = MeddledConnection(connection, database)
+        sums = await read_sums_at_once(meddled, {})
+    assert (sums.finished, sums.waiting, sums.looks, imbalances(sums)) == (0, 1, 0, [])
+    assert (await store.sums()).finished == 1
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (
+            f"postgresql://me:{SECRET}@127.0.0.1:1/db",
+            r"cannot open the state postgresql://127\.0\.0\.1:1/db: .*refused",
+        ),
+        (f"postgresql://127.0.0.1:1/db?user=me&password={SECRET}", "Check that the server runs"),
+    ],
+)
+async def test_a_server_that_is_not_there_is_told_without_the_password(
+    url: str, why: str, clock: Clock, events: Events
+) -> None:
+    for use in (open_store(url, clock=clock), read_store(url)):
+        with pytest.raises(StoreUnusable, match=why) as raised:
+            await use
+        assert SECRET not in str(raised.value)
+    with pytest.raises(StoreUnusable):
+        last_beat(url)
+    assert SECRET not in str(events)
+    assert SECRET not in repr(parse(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}%zz@host/db",
+        f"postgresql://me:{SECRET}@host:port:5/db?nonsense={SECRET}",
+        f"postgresql://me:{SECRET}@host/db?schema=Robert');--",
+        f"postgresql://me:{SECRET}@host/db?schema=",
+    ],
+)
+async def test_a_url_that_cannot_be_used_is_a_configuration_error_without_the_password(url: str, clock: Clock) -> None:
+    with pytest.raises(ConfigError) as raised:
+        await open_store(url, clock=clock)
+    assert SECRET not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+async def test_an_unknown_user_or_database_is_told_with_the_remedy(postgres_server: str, clock: Clock) -> None:
+    for change in ("user=nobody_like_this", "dbname=no_such_database"):
+        with pytest.raises(StoreUnusable, match=r"Check that .*host, database, user and password are right"):
+            await open_store(f"{postgres_server}{'&' if '?' in postgres_server else '?'}{change}", clock=clock)
+
+
+async def test_a_user_who_may_create_nothing_is_told_what_an_administrator_must_run(
+    postgres_url: str, postgres_server: str, clock: Clock
+) -> None:
+    role = "poller_" + parse(postgres_url).schema
+    with psycopg.connect(postgres_server, autocommit=True) as administrator:
+        administrator.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{SECRET}'".encode())
+        try:
+            with pytest.raises(StoreUnusable, match=r"CREATE SCHEMA test_.* AUTHORIZATION"):
+                await open_store(f"{postgres_url}&user={role}&password={SECRET}", clock=clock)
+        finally:
+            administrator.execute(f"DROP ROLE {role}".encode())
+
+
+async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
+    store: PostgresStore, database: psycopg.Connection, postgres_url: str, clock: Clock
+) -> None:
+    await store.close()
+    schema = parse(postgres_url).schema
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1}".encode())
+    database.execute(
+        "INSERT INTO state_version VALUES (1);"
+        " INSERT INTO account (name) VALUES ('main');"
+        " INSERT INTO source (name, lines, tasks) VALUES ('ids.txt', 1, 1);"
+        " INSERT INTO task (account, task_id, due_at, fed_at, paused_base_s, looks) VALUES (1, 'a', 0, 0, 0, 3)"
+    )
+    with pytest.raises(StoreUnusable, match="older version 1"):
+        await read_store(postgres_url)
+    migrated = await opened_at(postgres_url, clock)
+    (story,) = await migrated.stories("a")
+    assert (story.looks, story.trail, story.requested_at) == (3, (), None)
+    assert imbalances(await migrated.sums()) == []
+    assert ids(await migrated.claim("main", 1)) == ["a"]
+    await migrated.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        ("UPDATE state_version SET version = 999", "is of version 999"),
+        ("DROP TABLE state_version", "tables of another program"),
+    ],
+)
+async def test_a_state_that_is_newer_or_foreign_is_refused_by_name(
+    store: PostgresStore, database: psycopg.Connection, postgres_url: str, clock: Clock, spoil: str, why: str
+) -> None:
+    await store.close()
+    database.execute(spoil.encode())
+    for use in (open_store(postgres_url, clock=clock), read_store(postgres_url)):
+        with pytest.raises(StoreUnusable, match=why):
+            await use
+
+
+async def test_without_the_driver_the_error_says_what_to_install(
+    postgres_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "poller.store.postgres", None)
+    monkeypatch.delattr("poller.store.postgres")
+    with pytest.raises(ConfigError, match=r"pip install 'hubspot-import-poller\[postgres\]'"):
+        await open_store(postgres_url, clock=clock)
+
+
+async def test_settings_of_the_person_reach_the_server(postgres_url: str, clock: Clock) -> None:
+    store = await opened_at(f"{postgres_url}&application_name=mine&options=-c%20work_mem%3D9MB", clock)
+
+    async def show(connection: psycopg.AsyncConnection, _: Any) -> list[Any]:
+        rows = await connection.execute(
+            "SELECT current_setting('work_mem'), current_setting('application_name'),"
+            " current_setting('synchronous_commit'), current_setting('search_path')"
+        )
+        return [await rows.fetchone()]
+
+    schema = parse(postgres_url).schema
+    assert await store._writer.run(show, None) == ("9MB", "mine", "on", schema)
+    await store.close()
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_server_refuses_for_good_stops_everything(
+    store: PostgresStore, database: psycopg.Connection, events: Events
+) -> None:
+    await feed(store, "a")
+    database.execute("DROP TABLE undelivered")
+    (a,) = await store.claim("main", 1)
+    with pytest.raises(StoreError, match=r"cannot be used any more.*undelivered.*42P01"):
+        await store.record([finished(a)])
+    with pytest.raises(StoreError):
+        await store.claim("main", 1)
+    store.release([a])
+    assert names(events) == ["store.failed"]
+
+
+PASSING_GROUPS = {
+    "08": "connection",
+    "28": "authorization",
+    "3D": "catalog name",
+    "40": "rollback",
+    "53": "resources",
+    "57": "operator",
+}
+SINGLE = {"ReadOnlySqlTransaction", "IdleInTransactionSessionTimeout", "TransactionTimeout", "LockNotAvailable"}
+
+
+def coded_errors() -> list[type[psycopg.Error]]:
+    found = [each for each in vars(psycopg.errors).values() if isinstance(each, type)]
+    return [each for each in found if issubclass(each, psycopg.Error) and each.sqlstate]
+
+
+def test_every_error_of_the_driver_either_passes_or_stops_the_store() -> None:
+    passing = {each for each in coded_errors() if may_pass(each())}
+    assert len(coded_errors()) > 200
+    assert {each.__name__ for each in passing if str(each.sqlstate)[:2] not in PASSING_GROUPS} == SINGLE
+    assert all(each in passing for each in coded_errors() if str(each.sqlstate)[:2] in PASSING_GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (psycopg.OperationalError("the connection is closed"), True),
+        (psycopg.InterfaceError("misused"), False),
+        (psycopg.DataError("cannot be encoded"), False),
+        (psycopg.errors.DiskFull(), True),
+        (psycopg.errors.DataCorrupted(), False),
+        (psycopg.errors.IoError(), False),
+        (psycopg.errors.UniqueViolation(), False),
+    ],
+)
+def test_what_passes_by_itself(error: psycopg.Error, passes: bool) -> None:
+    assert may_pass(error) is passes
+
+
+def test_damage_is_told_with_a_remedy() -> None:
+    from poller.store.postgres.errors import store_error
+
+    told = store_error(psycopg.errors.DataCorrupted("invalid page"), parse("postgresql://me:pw@host/db"))
+    assert isinstance(told, StoreUnusable)
+    assert str(told) == "the state postgresql://host/db is damaged (invalid page). Restore a backup of it."

@@ -1,0 +1,290 @@
+"""A PostgreSQL state whose server goes away: everybody waits, and a commit whose answer was lost counts once."""
+
+import asyncio
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from poller.core.errors import Exit, StoreError
+from poller.core.model import AccountState
+from poller.core.protocols import Clock
+from poller.sandbox import Fate, Scenario, parse_durations
+from poller.store import open_store, read_store
+from poller.store.postgres import PostgresStore
+from poller.store.postgres.dsn import parse
+from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
+from tests.support.store_makers import chunk_of, feed, finished, ids
+
+Events = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+async def store(postgres_url: str, clock: Clock) -> AsyncIterator[PostgresStore]:
+    opened = await opened_at(postgres_url, clock)
+    yield opened
+    await opened.close()
+
+
+async def opened_at(url: str, clock: Clock) -> PostgresStore:
+    store = await open_store(url, clock=clock)
+    assert isinstance(store, PostgresStore)
+    return store
+
+
+def names(events: Events) -> list[str]:
+    return [event["event"] for event in events if event["event"] not in ("store.opened", "store.closed")]
+
+
+class Wire:
+    """A wire to the server that can be cut, at the worst moment."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server = {name: str(value) for name, value in conninfo.conninfo_to_dict(server_url).items()}
+        self._open: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self.is_cut = False
+        self.loses: Literal["commit", "answer"] | None = None  # of the next transaction; the wire breaks then
+
+    def url(self, state_url: str) -> str:
+        """Return the URL of the same state, through this wire."""
+        schema = state_url.rpartition("schema=")[2]
+        user, database = self._server.get("user", "postgres"), self._server.get("dbname", "postgres")
+        password = self._server.get("password", "")
+        query = f"sslmode=disable&gssencmode=disable&schema={schema}"
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}?{query}"
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_cut:
+            writer.transport.abort()
+            return
+        host, port = self._server.get("host", "127.0.0.1"), self._server.get("port", "5432")
+        if host.startswith("/"):
+            far_reader, far_writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        both = {writer, far_writer}
+        self._open |= both
+        async with asyncio.TaskGroup() as pumps:
+            pumps.create_task(self._pump(reader, far_writer, far_reader))
+            pumps.create_task(self._pump(far_reader, writer, None))
+        self._open -= both
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.StreamReader | None
+    ) -> None:
+        try:
+            while data := await reader.read(65536):
+                if self.loses is not None and answers is not None and b"COMMIT\0" in data:
+                    await self._lose(data, writer)
+                    return
+                writer.write(data)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def _lose(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        """Cut the wire before the server reads the commit, or after it and before its answer comes back."""
+        loses, self.loses = self.loses, None
+        if loses == "answer":
+            for near in self._open - {writer}:
+                near.transport.abort()
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(0.5)
+        for each in self._open:
+            each.transport.abort()
+
+
+@asynccontextmanager
+async def wire_to(server_url: str) -> AsyncIterator[Wire]:
+    wire = Wire(server_url)
+    server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
+    wire.port = server.sockets[0].getsockname()[1]
+    try:
+        yield wire
+    finally:
+        wire.cut()
+        server.close()
+
+
+@pytest.fixture
+async def wire(postgres_server: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    monkeypatch.setattr(
+        "tests.support.virtual.SOCKET_GRACE_S", 0.002
+    )  # a listening socket would be waited for at every step
+    async with wire_to(postgres_server) as wire:
+        yield wire
+        await asyncio.sleep(1)
+
+
+@pytest.fixture
+async def wired(wire: Wire, postgres_url: str, clock: Clock) -> AsyncIterator[PostgresStore]:
+    opened = await opened_at(wire.url(postgres_url), clock)
+    yield opened
+    await opened.close()
+
+
+@pytest.mark.parametrize("loses", ["commit", "answer"])
+async def test_a_commit_whose_answer_is_lost_counts_once(
+    wire: Wire, wired: PostgresStore, loses: Literal["commit", "answer"], events: Events
+) -> None:
+    await wired.attach_sinks(["one"])
+    await feed(wired, "a", "b")
+    a, _ = await wired.claim("main", 2)
+    wire.loses = loses
+    await wired.record([finished(a)])
+    wire.loses = loses
+    source = await wired.new_source("more.txt")
+    wire.loses = loses
+    assert (await wired.add(source, chunk_of("a", "c"))).tasks == 1
+    wire.loses = loses
+    assert ids(await wired.claim("main", 9)) == ["c"]
+    sums = await wired.sums()
+    assert (sums.finished, sums.waiting, sums.looks) == (1, 2, 1)
+    assert [each.lines for each in sums.sources] == [2, 2]
+    assert ids(await wired.undelivered("one", 9)) == ["a"]
+    assert names(events) == ["store.unwritable", "store.writable"] * 4
+
+
+async def test_while_the_server_is_away_everybody_waits_and_then_goes_on_in_order(
+    wire: Wire, wired: PostgresStore, events: Events
+) -> None:
+    await wired.attach_sinks(["one"])
+    await feed(wired, "a")
+    (a,) = await wired.claim("main", 1)
+    wire.cut()
+    async with asyncio.TaskGroup() as group:
+        waiting = [
+            group.create_task(wired.record([finished(a)])),
+            group.create_task(feed(wired, "b")),
+            group.create_task(wired.undelivered("one", 9)),
+            group.create_task(wired.sums()),
+        ]
+        wired.save_account("main", AccountState(active_at=7.0))
+        wired.beat()
+        await asyncio.sleep(60)
+        assert not any(task.done() for task in waiting)
+        states = [wired.writable]
+        wire.is_cut = False
+    assert [*states, wired.writable] == [False, True]
+    await wired.flush()
+    sums = await wired.sums()
+    assert (sums.finished, sums.waiting, sums.accounts["main"].active_at) == (1, 1, 7.0)
+    assert names(events) == ["store.unwritable", "store.writable"]
+
+
+async def test_reads_wait_for_the_server_too_and_say_so_once(wire: Wire, wired: PostgresStore, events: Events) -> None:
+    source = await feed(wired, "a")
+    wire.cut()
+    async with asyncio.TaskGroup() as group:
+        reading = [group.create_task(wired.open_source("ids.txt")) for _ in range(6)]
+        await asyncio.sleep(60)
+        wire.is_cut = False
+    assert {task.result() for task in reading} == {await wired.open_source("ids.txt")}
+    assert names(events) == ["store.unreadable", "store.readable"]
+    assert (await wired.open_source("ids.txt") or (0, None))[0] == source
+
+
+async def test_a_killed_server_connection_is_replaced(store: PostgresStore, postgres_url: str, events: Events) -> None:
+    await feed(store, "a")
+    with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as database:
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'poller' AND pid <> pg_backend_pid()"
+        )
+    (a,) = await store.claim("main", 9)
+    await store.record([finished(a)])
+    assert (await store.sums()).finished == 1
+    assert names(events) == ["store.unwritable", "store.writable"]
+
+
+async def test_closing_while_the_server_is_away_tells_the_waiting_callers(
+    wire: Wire, wired: PostgresStore, events: Events
+) -> None:
+    wire.cut()
+    adding = asyncio.gather(feed(wired, "a"), return_exceptions=True)
+    await asyncio.sleep(5)
+    await wired.close()
+    (told,) = await adding
+    assert isinstance(told, StoreError)
+    assert "store.closed_unwritten" in names(events)
+
+
+async def test_an_owner_cut_off_while_another_took_over_stops(
+    wire: Wire, wired: PostgresStore, postgres_url: str, clock: Clock
+) -> None:
+    await feed(wired, "a")
+    (task,) = await wired.claim("main", 1)
+    wire.cut()
+    recording = asyncio.gather(wired.record([finished(task)]), return_exceptions=True)
+    await asyncio.sleep(5)
+    second = await opened_at(postgres_url, clock)
+    assert ids(await second.claim("main", 1)) == ["a"]
+    wire.is_cut = False
+    await asyncio.sleep(5)
+    await second.close()
+    (told,) = await recording
+    assert "took over" in str(told)
+
+
+# --- the whole service -----------------------------------------------------------------------------------------------
+
+SEVERAL = Scenario(
+    seed=7,
+    durations=parse_durations("uniform:5,40"),
+    fates={Fate.COMPLETE_WITH_ERRORS: 0.1, Fate.CANCELED: 0.05, Fate.UNKNOWN: 0.05},
+    latency_s=(0.05, 0.3),
+)
+
+
+async def test_the_service_finishes_right_through_lost_answers_and_a_server_that_is_away(
+    tmp_path: Path, clock: Clock, wire: Wire, postgres_url: str
+) -> None:
+    simulation = Simulation(tmp_path, clock, SEVERAL)
+    fed = simulation.write_ids(40)
+
+    async def trouble() -> None:
+        for loses in ("answer", "commit", "answer"):
+            await asyncio.sleep(6)
+            wire.loses = loses
+        await asyncio.sleep(5)
+        wire.cut()
+        await asyncio.sleep(20)
+        wire.is_cut = False
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(trouble())
+        running = group.create_task(simulation.run(fed, {"state": wire.url(postgres_url)}))
+    assert running.result() is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, fed)
+    assert simulation.api.stats().throttled_total == 0
+
+
+async def test_a_killed_service_goes_on_where_it_was(
+    tmp_path: Path, clock: Clock, postgres_url: str, postgres_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.virtual.SOCKET_GRACE_S", 0.002)
+    simulation = Simulation(tmp_path, clock, SEVERAL)
+    fed = simulation.write_ids(40)
+    for seconds in (6, 22):
+        async with wire_to(postgres_server) as wire, asyncio.TaskGroup() as group:
+            running = group.create_task(simulation.run(fed, {"state": wire.url(postgres_url)}))
+            await asyncio.sleep(seconds)
+            wire.cut()  # nothing that is done from here on can reach the state
+            running.cancel()
+    assert await simulation.run(fed, {"state": postgres_url}) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, fed)
+    reader = await read_store(postgres_url)
+    assert (await reader.sums()).looks <= simulation.api.stats().requests_total
+    await reader.close()

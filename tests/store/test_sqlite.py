@@ -1,0 +1,430 @@
+"""What only a SQLite state can show: its file, its lock, a disk that fails, damage, older versions."""
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
+from poller.core.model import AccountState, DeadLetter, Delivery, Selection, SinkSums
+from poller.core.protocols import Clock
+from poller.reports.ledger import imbalances
+from poller.store import SqliteStore, last_beat, open_store, read_store
+from poller.store.sqlite.errors import may_pass
+from poller.store.sqlite.schema import VERSION
+from tests.support.store_makers import chunk_of, feed, finish, finished, ids
+
+OpenFile = Callable[[], Awaitable[SqliteStore]]
+STATES = Path(__file__).parent / "states"
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/poller.db"
+
+
+@pytest.fixture
+async def open_file(file_url: str, clock: Clock) -> AsyncIterator[OpenFile]:
+    """Open the file store of the test as often as it likes; all are closed at its end."""
+    opened: list[SqliteStore] = []
+
+    async def open_it() -> SqliteStore:
+        store = await open_store(file_url, clock=clock)
+        assert isinstance(store, SqliteStore)
+        opened.append(store)
+        return store
+
+    yield open_it
+    for each in opened:
+        await each.close()
+
+
+# --- a disk that fails ----------------------------------------------------------------------------------------------
+
+
+def full_by_page_limit(store: SqliteStore, *, full: bool) -> None:
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages if full else 1_000_000}")
+
+
+def full_by_file_size(store: SqliteStore, *, full: bool) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    size = os.stat(store._place + "-wal").st_size + 100 if full else resource.RLIM_INFINITY  # noqa: PTH116 - a string
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+
+@pytest.mark.parametrize("set_full", [full_by_page_limit, full_by_file_size])
+async def test_a_full_disk_makes_writers_wait_and_they_go_on_in_order_when_there_is_room(
+    open_file: OpenFile,
+    events: list[MutableMapping[str, Any]],
+    set_full: Callable[..., None],
+) -> None:
+    store = await open_file()
+    source = await store.new_source("ids.txt")
+    await feed(store, "first")
+    (task,) = await store.claim("main", 1)
+    states: list[bool] = []
+    many = [f"{n:0200}" for n in range(2000)]
+    set_full(store, full=True)
+    try:
+        async with asyncio.TaskGroup() as group:
+            adding = group.create_task(store.add(source, chunk_of(*many)))
+            await asyncio.sleep(5)
+            states.append(store.writable)
+            recording = group.create_task(store.record([finished(task)]))
+            await asyncio.sleep(5)
+            assert not adding.done()
+            assert not recording.done()
+            assert (await store.sums()).waiting == 1
+            assert await store.claim("main", 5) == []
+            set_full(store, full=False)
+    finally:
+        set_full(store, full=False)
+    states.append(store.writable)
+    assert states == [False, True]
+    assert adding.result().tasks == 2000
+    assert (await store.sums()).finished == 1
+    told = [event["event"] for event in events if event["event"] in ("store.unwritable", "store.writable")]
+    assert told == ["store.unwritable", "store.writable"]
+
+
+@pytest.mark.parametrize(("free_bytes", "pages"), [(2**21, 64), (2**40, 16_000), (0, 1)])
+async def test_the_log_may_take_an_eighth_of_a_small_disk(
+    open_file: OpenFile, monkeypatch: pytest.MonkeyPatch, free_bytes: int, pages: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+    store = await open_file()
+    assert store._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (pages,)
+
+
+async def test_where_the_log_has_no_room_to_grow_it_is_begun_anew(
+    open_file: OpenFile, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await open_file()
+    for number in range(30):
+        await feed(store, *(f"{n:05}-{number}" for n in range(100)))
+    full_by_file_size(store, full=True)  # several times what the database needs
+    try:
+        async with asyncio.timeout(60):
+            for number in range(30, 40):
+                await feed(store, *(f"{n:05}-{number}" for n in range(100)))
+    finally:
+        full_by_file_size(store, full=False)
+    assert (await store.sums()).waiting == 4000
+    assert [event["event"] for event in events if "writable" in event["event"]] == [
+        "store.unwritable",
+        "store.writable",
+    ]
+
+
+async def test_closing_on_a_full_disk_tells_the_waiting_callers(
+    open_file: OpenFile, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await open_file()
+    source = await store.new_source("ids.txt")
+    full_by_page_limit(store, full=True)
+    adding = asyncio.gather(store.add(source, chunk_of(*(f"{n:0200}" for n in range(2000)))), return_exceptions=True)
+    await asyncio.sleep(2)
+    await store.close()
+    (told,) = await adding
+    assert isinstance(told, StoreError)
+    assert "store.closed_unwritten" in [event["event"] for event in events]
+    assert (await (await open_file()).sums()).waiting == 0
+
+
+class FailingConnection:
+    """Lets every statement through but COMMIT, which fails with SQLite's error `code`."""
+
+    def __init__(self, connection: sqlite3.Connection, code: int) -> None:
+        self._connection = connection
+        self._code = code
+        self.commits = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            self.commits += 1
+            raise sqlite3_error(self._code)
+        return self._connection.execute(sql)
+
+
+def sqlite3_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    error.sqlite_errorname = "INJECTED"
+    return error
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR_READ])
+async def test_a_failed_fsync_or_damage_is_never_retried_and_stops_everything(
+    open_file: OpenFile, code: int, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await open_file()
+    await feed(store, "a")
+    failing = FailingConnection(store._connection, code)
+    store._commits._connection = failing  # type: ignore[assignment] # the disk cannot be made to fail an fsync
+    async with asyncio.timeout(10):  # whoever tries again waits for ever
+        told = await asyncio.gather(store.new_source("x"), store.new_source("y"), return_exceptions=True)
+    assert [isinstance(each, StoreError) for each in told] == [True, True]
+    await asyncio.sleep(10)
+    assert failing.commits == 1
+    with pytest.raises(StoreError):
+        await store.claim("main", 1)
+    with pytest.raises(StoreError):
+        store.save_account("main", AccountState())
+    assert [event["event"] for event in events].count("store.failed") == 1
+
+
+def test_only_errors_that_left_the_disk_as_it_was_may_pass() -> None:
+    codes = {name: value for name, value in vars(sqlite3).items() if name.startswith("SQLITE_IOERR")}
+    passing = {name for name, code in codes.items() if may_pass(sqlite3_error(code))}
+    assert passing == {f"SQLITE_IOERR_{name}" for name in ("WRITE", "TRUNCATE", "SHMOPEN", "SHMSIZE", "SHMMAP")}
+    assert may_pass(sqlite3_error(sqlite3.SQLITE_FULL))
+    assert may_pass(sqlite3_error(sqlite3.SQLITE_READONLY))
+    assert not may_pass(sqlite3_error(sqlite3.SQLITE_READONLY_DBMOVED))
+    assert not may_pass(sqlite3.ProgrammingError("no code at all"))
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+HOLDER = """
+    import asyncio, sys, time
+    from poller.store import open_store
+    async def main():
+        store = await open_store(sys.argv[1], clock=time.time)
+        print("open", flush=True)
+        sys.stdin.read()
+    asyncio.run(main())
+"""
+
+
+def start_holder(url: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), url]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own command
+
+
+async def test_a_second_process_is_refused_by_name_until_the_first_is_dead(file_url: str, clock: Clock) -> None:
+    with start_holder(file_url) as holder:
+        assert holder.stdout is not None
+        assert any(line == b"open\n" for line in holder.stdout)
+        with pytest.raises(StoreLocked, match=f"process {holder.pid}, started 20"):
+            await open_store(file_url, clock=clock)
+        beat = last_beat(file_url)
+        assert beat is not None
+        assert beat[0] == holder.pid
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert last_beat(file_url) is None
+    await (await open_store(file_url, clock=clock)).close()
+
+
+async def test_only_the_owner_may_read_the_files(open_file: OpenFile, tmp_path: Path) -> None:
+    await open_file()
+    modes = {entry.name: entry.stat().st_mode & 0o777 for entry in os.scandir(tmp_path)}
+    assert {"poller.db", "poller.db.lock", "poller.db-wal"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
+def write_newer(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+
+
+def write_foreign(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE task (id)")
+    connection.close()
+
+
+def write_text(path: Path) -> None:
+    path.write_text("id\n" * 1000)
+
+
+def write_damaged(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE task (id)")
+    connection.close()
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 3996)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (write_newer, "is of version 999"),
+        (write_foreign, "another program"),
+        (write_text, "not an SQLite database"),
+        (write_damaged, "is damaged"),
+        (Path.mkdir, "is a folder"),
+    ],
+)
+async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
+    tmp_path: Path, file_url: str, clock: Clock, spoil: Callable[[Path], None], why: str
+) -> None:
+    path = tmp_path / "poller.db"
+    spoil(path)
+    content = path.read_bytes() if path.is_file() else b""
+    with pytest.raises(StoreUnusable, match=f"{path}.*{why}"):
+        await open_store(file_url, clock=clock)
+    assert content == (path.read_bytes() if path.is_file() else b"")
+    assert last_beat(file_url) is None
+
+
+async def test_damage_is_told_with_a_remedy_before_a_run_and_by_a_reader(
+    open_file: OpenFile, file_url: str, tmp_path: Path
+) -> None:
+    store = await open_file()
+    await feed(store, *(f"{n:0100}" for n in range(500)))
+    await store.close()
+    path = tmp_path / "poller.db"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(30 * 4096)
+        file.write(b"\xff" * (size - 30 * 4096))
+    with pytest.raises(StoreUnusable, match="recover"):
+        await open_file()
+    with pytest.raises(StoreUnusable, match="recover"):
+        await (await read_store(file_url)).sums()
+
+
+@pytest.mark.parametrize(("below", "why"), [("missing", "is not a folder"), ("a_file", "is not a folder")])
+async def test_a_place_that_is_no_folder_is_named_with_the_remedy(
+    tmp_path: Path, clock: Clock, below: str, why: str
+) -> None:
+    (tmp_path / "a_file").touch()
+    with pytest.raises(StoreUnusable, match=f"{tmp_path}/{below} {why}.*--state"):
+        await open_store(f"sqlite:///{tmp_path}/{below}/poller.db", clock=clock)
+
+
+async def test_a_relative_path_lies_in_the_working_folder(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await (await open_store("sqlite:///odd ?#% name.db", clock=clock)).close()
+    assert (tmp_path / "odd ?#% name.db").stat().st_size > 0
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def test_reading_creates_and_changes_nothing(open_file: OpenFile, file_url: str, tmp_path: Path) -> None:
+    store = await open_file()
+    await finish(store, "a")
+    await store.close()
+    before = contents(tmp_path)
+    reader = await read_store(file_url)
+    assert (await reader.sums()).finished == 1
+    await reader.close()
+    assert contents(tmp_path) == before
+
+
+async def test_reading_after_a_crash_shows_the_last_commit_and_leaves_it_to_the_next_run(
+    open_file: OpenFile, tmp_path: Path
+) -> None:
+    store = await open_file()
+    await finish(store, "a")
+    copied = tmp_path / "after_crash"
+    copied.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(tmp_path / f"poller.db{suffix}", copied)
+    before = [(copied / f"poller.db{suffix}").read_bytes() for suffix in ("", "-wal")]
+    reader = await read_store(f"sqlite:///{copied}/poller.db")
+    assert (await reader.sums()).finished == 1
+    await reader.close()
+    assert [(copied / f"poller.db{suffix}").read_bytes() for suffix in ("", "-wal")] == before
+
+
+async def test_reading_where_there_is_no_state_says_so(tmp_path: Path, file_url: str) -> None:
+    with pytest.raises(StoreUnusable, match="there is no state at"):
+        await read_store(file_url)
+    (tmp_path / "poller.db").touch()
+    with pytest.raises(StoreUnusable, match="holds nothing yet"):
+        await read_store(file_url)
+    with pytest.raises(ConfigError, match="memory"):
+        await read_store("sqlite:///:memory:")
+
+
+async def test_a_closed_state_is_one_file(open_file: OpenFile, tmp_path: Path) -> None:
+    store = await open_file()
+    await finish(store, "a")
+    await store.close()
+    assert contents(tmp_path).keys() == {"poller.db", "poller.db.lock"}
+
+
+# --- older versions --------------------------------------------------------------------------------------------------
+
+
+def write_version_1(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript((STATES / "sqlite_version_1.sql").read_text("utf-8"))
+    connection.close()
+
+
+async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
+    open_file: OpenFile, tmp_path: Path, file_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    write_version_1(tmp_path / "poller.db")
+    with pytest.raises(StoreUnusable, match="older version 1"):
+        await read_store(file_url)
+    store = await open_file()
+    assert [event.get("migrated_from") for event in events if event["event"] == "store.opened"] == [1]
+    sums = await store.sums()
+    assert imbalances(sums) == []
+    assert (sums.finished, sums.waiting, sums.looks, sums.pruned) == (3, 1, 4, 0)
+    assert sums.accounts["main"].pause == "outage"
+    assert sums.sinks == (
+        SinkSums(name="one", delivered=1, undelivered=1, dead=1, attached=True),
+        SinkSums(name="two", delivered=0, undelivered=3, dead=0, attached=False),
+    )
+    refused = Delivery(number=2, account="main", task_id="refused", body=b'{"task_id":"refused"}')
+    assert await store.dead_letters() == [DeadLetter(sink="one", reason="too big", refused_at=1000.0, delivery=refused)]
+    assert await store.replay("one", Selection(dead=True)) == 1
+    assert await store.attach_sinks(["one"]) == {"one": b"33"}
+    assert ids(await store.undelivered("one", 9)) == ["refused", "canceled"]
+    (waiting,) = await store.claim("main", 9)
+    assert (waiting.task_id, waiting.ref, waiting.errors) == ("waiting", b'{"row":"waiting"}', 2)
+
+
+async def test_a_migration_that_is_cut_short_leaves_the_older_state(open_file: OpenFile, tmp_path: Path) -> None:
+    path = tmp_path / "poller.db"
+    write_version_1(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE pruned (something_in_the_way)")
+    connection.close()
+    with pytest.raises(StoreError, match="already exists"):
+        await open_file()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        connection.execute("DROP TABLE pruned")
+    connection.close()
+    assert (await (await open_file()).sums()).finished == 3
+
+
+async def test_a_migrated_state_has_the_tables_of_a_new_one(open_file: OpenFile, tmp_path: Path) -> None:
+    write_version_1(tmp_path / "old.db")
+    schemas = []
+    for name in ("old.db", "poller.db"):
+        store = await open_store(f"sqlite:///{tmp_path}/{name}", clock=lambda: 1.0)
+        await store.close()
+        with sqlite3.connect(tmp_path / name) as connection:
+            schemas.append(set(connection.execute("SELECT type, name, sql FROM sqlite_schema")))
+            assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        connection.close()
+    assert schemas[0] == schemas[1]

@@ -1,0 +1,385 @@
+"""The promises of the `Store` protocol; every test runs on every kind of store. Those of outboxes: next file."""
+
+import asyncio
+import os
+
+import pytest
+
+from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
+from poller.core.model import AccountState, Chunk, Fed, Kind, Position, Rejection, SourceSums, Written
+from poller.core.protocols import Clock, Store
+from poller.store import last_beat, open_store, read_store, without_secret
+from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
+
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+async def test_every_line_of_a_chunk_is_counted_in_exactly_one_place(store: Store) -> None:
+    source = await store.new_source("ids.txt")
+    rejection = Rejection(line=3, reason="not an id", excerpt="§§")
+    added = await store.add(source, chunk_of("a", "b", "a", rejected=[rejection], blank=2))
+    again = await store.add(source, chunk_of("b", "c"))
+    assert (added.tasks, added.duplicates, again.tasks, again.duplicates) == (2, 1, 1, 1)
+    sums = await store.sums()
+    assert sums.sources == (
+        SourceSums(name="ids.txt", lines=8, tasks=3, duplicates=2, rejected=1, blank=2, ended=False),
+    )
+    assert sums.waiting == 3
+    assert list(await store.rejections()) == [("ids.txt", rejection)]
+
+
+@pytest.mark.parametrize("ref", [None, b'{"row":1}'])
+async def test_tasks_fed_together_keep_the_order_of_their_feeding(store: Store, ref: bytes | None) -> None:
+    source = await store.new_source("ids.txt")
+    for fed in (["d", "b"], ["e", "a", "e", "d", "c", "a"]):
+        lines = tuple(Fed(account="main", task_id=task_id, ref=ref) for task_id in fed)
+        await store.add(source, Chunk(fed=lines, rejected=(), blank=0, position=Position()))
+    claimed = await store.claim("main", 9)
+    assert ids(claimed) == ["d", "b", "e", "a", "c"]
+    assert {(task.ref, task.looks, task.errors, task.status, task.missing_at) for task in claimed} == {
+        (ref, 0, 0, None, None)
+    }
+    assert (await store.sums()).sources[0].duplicates == 3
+
+
+async def test_the_same_id_in_two_accounts_is_two_tasks(store: Store) -> None:
+    await feed(store, "a", account="one")
+    await feed(store, "a", account="two")
+    assert (await store.sums()).waiting == 2
+    assert ids(await store.claim("one", 9)) == ["a"]
+    assert ids(await store.claim("two", 9)) == ["a"]
+
+
+async def test_a_source_is_found_by_name_with_the_position_of_its_last_chunk(store: Store) -> None:
+    assert await store.open_source("ids.txt") is None
+    first = await feed(store, "a")
+    assert await store.open_source("ids.txt") == (first, Position(offset=100, line=10, fingerprint="f"))
+    second = await store.new_source("ids.txt")
+    assert await store.open_source("ids.txt") == (second, Position())
+
+
+async def test_sources_whose_names_are_not_unicode_are_told_apart(store: Store) -> None:
+    one, other = [await store.new_source(name) for name in ("/in/\udcff.txt", "/in/\udcfe.txt")]
+    assert (await store.open_source("/in/\udcff.txt") or (0,))[0] == one != other
+    assert [source.name for source in (await store.sums()).sources] == ["/in/\\udcff.txt", "/in/\\udcfe.txt"]
+
+
+async def test_a_thousand_accounts_in_one_chunk_are_kept_apart(store: Store) -> None:
+    source = await store.new_source("many")
+    fed = tuple(Fed(account=f"account{n}", task_id="same") for n in range(1000))
+    added = await store.add(source, Chunk(fed=fed, rejected=(), blank=0, position=Position()))
+    assert added.tasks == 1000
+    assert [task.account for task in await store.claim("account7", 5)] == ["account7"]
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_claimed_task_tells_what_was_fed_and_learned(store: Store, clock: Clock) -> None:
+    fed_at = clock()
+    await feed(store, "a")
+    (task,) = await store.claim("main", 1)
+    assert (task.account, task.task_id, task.ref, task.looks) == ("main", "a", b'{"row":"a"}', 0)
+    assert task.fed_at == task.due_at == pytest.approx(fed_at, abs=0.1)
+    due_at = clock() + 30
+    await store.record([running(task, due_at, errors=2, missing_at=7.0, status="PROCESSING")])
+    assert await store.claim("main", 1) == []
+    await asyncio.sleep(31)
+    (again,) = await store.claim("main", 1)
+    assert (again.looks, again.errors, again.missing_at, again.status) == (1, 2, 7.0, "PROCESSING")
+    assert (again.due_at, again.fed_at, again.key) == (due_at, task.fed_at, task.key)
+
+
+async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
+    await feed(store, "a", "b", "c", "d")
+    a, b = await store.claim("main", 2)
+    assert ids([a, b]) == ["a", "b"]
+    await store.record([running(a, clock() + 20), running(b, clock() + 10)])
+    assert ids(await store.claim("main", 1)) == ["c"]
+    await asyncio.sleep(30)
+    assert ids(await store.claim("main", 9)) == ["d", "b", "a"]
+    assert await store.claim("main", 9) == []
+
+
+async def test_claiming_for_an_unknown_account_or_nothing_yields_nothing(store: Store) -> None:
+    await feed(store, "a")
+    assert await store.claim("other", 5) == []
+    assert await store.claim("main", 0) == []
+    assert await store.next_due_at("other") is None
+
+
+async def test_the_next_due_instant_passes_over_leased_tasks(store: Store, clock: Clock) -> None:
+    await feed(store, "a", "b")
+    a, b = await store.claim("main", 2)
+    assert await store.next_due_at("main") is None
+    await store.record([running(a, 2e9)])
+    assert await store.next_due_at("main") == 2e9
+    store.release([b])
+    assert await store.next_due_at("main") == b.due_at
+
+
+async def test_a_released_task_can_be_claimed_again_and_costs_no_look(store: Store) -> None:
+    await feed(store, "a")
+    store.release(await store.claim("main", 1))
+    (task,) = await store.claim("main", 1)
+    assert task.looks == 0
+
+
+async def test_a_look_under_a_lease_given_back_is_passed_over(store: Store) -> None:
+    await feed(store, "a")
+    (old,) = await store.claim("main", 1)
+    store.release([old])
+    (new,) = await store.claim("main", 1)
+    await store.record([finished(old)])
+    store.release([old])
+    assert await store.claim("main", 1) == []
+    assert (await store.sums()).looks == 0
+    await store.record([finished(new)])
+    assert (await store.sums()).kinds == {"complete": 1}
+
+
+async def test_a_task_recorded_twice_has_one_outcome(store: Store) -> None:
+    await feed(store, "a")
+    (task,) = await store.claim("main", 1)
+    await asyncio.gather(store.record([finished(task)]), store.record([finished(task), finished(task)]))
+    await store.record([finished(task)])
+    sums = await store.sums()
+    assert (sums.finished, sums.waiting, sums.looks) == (1, 0, 1)
+
+
+async def test_a_recorded_task_stays_leased_until_its_commit(store: Store) -> None:
+    await feed(store, "a")
+    (task,) = await store.claim("main", 1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store.record([running(task, 0.0)]))
+        await asyncio.sleep(0)
+        store.release([task])
+        assert await store.claim("main", 1) == []
+    (again,) = await store.claim("main", 1)
+    assert again.looks == 1
+
+
+async def test_the_sums_tell_kinds_and_the_most_frequent_reasons(store: Store) -> None:
+    await feed(store, *(f"t{n}" for n in range(40)))
+    tasks = await store.claim("main", 40)
+    kinds = [Kind.COMPLETE] * 10 + [Kind.NOT_FOUND] * 5 + [Kind.CANCELED] * 15
+    reasons = [None] * 10 + ["unknown"] * 5 + [f"r{n}" for n in range(15)]
+    await store.record([finished(*each) for each in zip(tasks, kinds, reasons, strict=False)])
+    sums = await store.sums()
+    assert sums.kinds == {"complete": 10, "not_found": 5, "canceled": 15}
+    assert (sums.waiting, sums.finished, sums.looks) == (10, 30, 30)
+    assert sums.reasons[0] == ("unknown", 5)
+    assert len(sums.reasons) == 10
+
+
+async def test_text_that_no_encoding_can_hold_does_not_stop_the_store(store: Store) -> None:
+    source = await store.new_source("ids.txt")
+    await store.add(source, chunk_of("a", "b", rejected=[Rejection(line=1, reason="bad \udc80", excerpt="\ud800\0")]))
+    a, b = await store.claim("main", 2)
+    await store.record([finished(a, Kind.CANCELED, "\udfff" * 5000), running(b, 0.0, status="\ud800")])
+    assert len((await store.sums()).reasons[0][0]) == 300
+    assert (await store.rejections())[0][1].reason == "bad ?"
+
+
+# --- accounts --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_account_that_was_never_saved_knows_nothing(store: Store) -> None:
+    assert await store.account("main") == AccountState()
+
+
+async def test_a_saved_account_is_read_back_before_and_after_its_commit(store: Store) -> None:
+    state = AccountState(
+        active_at=3.0, clean=True, paused_s=4.5, day="2026-01-05", day_requests=7, pause="outage", resume_at=9.0
+    )
+    store.save_account("main", AccountState(active_at=1.0))
+    store.save_account("main", state)
+    assert await store.account("main") == state
+    assert (await store.sums()).accounts == {"main": state}
+    await asyncio.sleep(1.5)
+    assert await store.account("main") == state
+    assert (await store.sums()).accounts == {"main": state}
+
+
+async def test_the_requests_of_a_day_never_decrease(store: Store) -> None:
+    for day, requests in [("2026-01-05", 7), ("2026-01-06", 1), ("2026-01-05", 2), ("2026-01-06", 3)]:
+        store.save_account("main", AccountState(day=day, day_requests=requests))
+        await asyncio.sleep(1.5)
+        assert (await store.account("main")).day_requests == max(requests, 7 if day == "2026-01-05" else 0)
+
+
+async def test_new_tasks_start_from_the_paused_time_noted_last(store: Store) -> None:
+    store.save_account("main", AccountState(paused_s=40.0))
+    await feed(store, "a")
+    store.save_account("main", AccountState(paused_s=50.0))
+    await asyncio.sleep(2)
+    await feed(store, "b")
+    assert [task.paused_base_s for task in await store.claim("main", 2)] == [40.0, 50.0]
+
+
+# --- committing ------------------------------------------------------------------------------------------------------
+
+
+async def test_writes_made_together_share_one_commit(store: Store, clock: Clock) -> None:
+    began_at = clock()
+    await asyncio.gather(*(feed(store, f"t{n}") for n in range(50)))
+    assert clock() - began_at < 0.15  # two commits, not a hundred
+    assert (await store.sums()).waiting == 50
+
+
+async def test_a_cancelled_caller_neither_loses_its_write_nor_hurts_others(store: Store) -> None:
+    await feed(store, "a", "b")
+    a, b = await store.claim("main", 2)
+    async with asyncio.TaskGroup() as group:
+        hasty = group.create_task(store.record([finished(a)]))
+        group.create_task(store.record([finished(b)]))
+        await asyncio.sleep(0)
+        hasty.cancel()
+    assert hasty.cancelled()
+    assert (await store.sums()).finished == 2
+
+
+async def test_a_closed_store_says_so(url: str, clock: Clock) -> None:
+    store = await open_store(url, clock=clock)
+    await store.close()
+    await store.close()
+    with pytest.raises(StoreError, match="closed"):
+        await store.claim("main", 1)
+    with pytest.raises(StoreError, match="closed"):
+        await store.new_source("x")
+
+
+# --- restarts --------------------------------------------------------------------------------------------------------
+
+
+async def test_flushing_returns_when_a_saved_account_is_on_disk(open_kept: Open, kept_url: str) -> None:
+    store = await open_kept()
+    store.save_account("main", AccountState(active_at=8.0))
+    await store.flush()
+    reader = await read_store(kept_url)
+    assert (await reader.account("main")).active_at == 8.0
+    await reader.close()
+
+
+async def test_everything_is_there_after_closing_and_opening_again(open_kept: Open) -> None:
+    store = await open_kept()
+    await store.attach_sinks(["one"])
+    await finish(store, "a")
+    source = await feed(store, "b", "c")
+    (leased,) = await store.claim("main", 1)
+    store.save_account("main", AccountState(active_at=8.0, clean=True))
+    before = await store.sums()
+    await store.close()
+    again = await open_kept()
+    assert await again.sums() == before
+    assert await again.open_source("ids.txt") == (source, Position(offset=100, line=10, fingerprint="f"))
+    assert ids(await again.claim("main", 9)) == [leased.task_id, "c"]
+    assert ids(await again.undelivered("one", 9)) == ["a"]
+
+
+async def test_closing_commits_what_is_pending(open_kept: Open) -> None:
+    store = await open_kept()
+    source = await store.new_source("ids.txt")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store.add(source, chunk_of("a")))
+        await asyncio.sleep(0)
+        await store.close()
+    assert (await (await open_kept()).sums()).waiting == 1
+
+
+async def test_a_killed_process_leaves_what_it_was_told_is_stored_and_no_lease(open_kept: Open) -> None:
+    store = await open_kept()
+    await store.attach_sinks(["one"])
+    await finish(store, "a", "b")
+    await feed(store, "c", "d")
+    c, _ = await store.claim("main", 2)
+    recording = asyncio.gather(store.record([finished(c)]), return_exceptions=True)
+    await asyncio.sleep(0)
+    await kill(store)
+    survivor = await open_kept()
+    assert ids(await survivor.undelivered("one", 9)) == ["a", "b"]
+    assert ids(await survivor.claim("main", 9)) == ["c", "d"]
+    recording.cancel()
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_second_owner_is_refused_and_told_who_the_first_is(open_kept: Open) -> None:
+    first = await open_kept()
+    with pytest.raises(StoreLocked, match=rf"in use by another poller: process {os.getpid()}.*started 2026.*--state"):
+        await open_kept()
+    await first.close()
+    await open_kept()
+
+
+async def test_a_sign_of_life_is_seen_from_outside_with_commits_and_on_request(
+    open_kept: Open, kept_url: str, clock: Clock
+) -> None:
+    assert last_beat(kept_url) is None
+    store = await open_kept()
+    for show_life in (lambda: feed(store, "a"), store.flush, lambda: beat(store)):
+        await asyncio.sleep(100)
+        await show_life()
+        pid, at = last_beat(kept_url) or (0, 0.0)
+        assert pid == os.getpid()
+        assert at == pytest.approx(clock(), abs=1)
+    await store.close()
+    assert last_beat(kept_url) is None
+
+
+async def beat(store: Store) -> None:
+    store.beat()
+    await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("bad", ["poller.db", "sqlite://poller.db", "sqlite:///", "mysql://u:secret@h/d", ""])
+async def test_an_unknown_kind_of_store_is_a_configuration_error_that_names_what_there_is(
+    bad: str, clock: Clock
+) -> None:
+    with pytest.raises(ConfigError, match=r"sqlite:///poller\.db.*postgresql://") as raised:
+        await open_store(bad, clock=clock)
+    assert "secret" not in str(raised.value)
+
+
+def test_what_is_shown_of_a_url_holds_no_secret() -> None:
+    assert without_secret("sqlite:////var/a@b?.db") == "sqlite:////var/a@b?.db"
+    assert without_secret("postgresql://me:pw@host:5432/db?password=pw") == "postgresql://host:5432/db"
+
+
+# --- reading beside the owner ----------------------------------------------------------------------------------------
+
+
+async def test_a_reader_sees_what_the_owner_committed_while_it_runs(open_kept: Open, kept_url: str) -> None:
+    store = await open_kept()
+    source = await store.new_source("ids.txt")
+    rejection = Rejection(line=1, reason="no id", excerpt="?")
+    reader = await read_store(kept_url)
+    await store.add(source, chunk_of("a", "b", rejected=[rejection]))
+    store.save_account("main", AccountState(active_at=4.0, day="2026-01-05", day_requests=3))
+    await store.attach_sinks(["one"])
+    await finish(store, "c")
+    batch = await store.undelivered("one", 9)
+    await store.delivered("one", batch, Written(refused={batch[0].number: "no"}))
+    await asyncio.sleep(2)
+    assert await reader.sums() == await store.sums()
+    assert await reader.account("main") == await store.account("main")
+    assert await reader.rejections() == [("ids.txt", rejection)]
+    assert await reader.records(0, 9) == await store.records(0, 9) == batch
+    assert await reader.dead_letters() == await store.dead_letters() != []
+    assert await reader.dead_letters("two") == []
+    await reader.close()
+
+
+async def test_reading_where_there_is_no_state_says_so(kept_url: str) -> None:
+    with pytest.raises(StoreUnusable, match=r"there is no state at|holds nothing yet"):
+        await read_store(kept_url)
+
+
+async def test_a_file_is_known_by_how_far_it_was_read_under_any_name(store: Store) -> None:
+    number = await store.new_source("one")
+    position = Position(offset=10, line=2, fingerprint="abc 1 2")
+    await store.add(number, Chunk(fed=(), rejected=(), blank=2, position=position))
+    assert await store.was_read(Position(offset=10, fingerprint="abc 1 2"))
+    assert not await store.was_read(Position(offset=11, fingerprint="abc 1 2"))
+    assert not await store.was_read(Position(offset=10, fingerprint="abc 1 3"))

@@ -1,0 +1,196 @@
+"""The live page in a real Chromium, beside real runs: right numbers, no request elsewhere, readable by everybody."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Page, expect
+
+from poller.core.model import Sums
+from poller.store import read_store
+from tests.support.browser import chromium, opened
+from tests.support.processes import Running, environ, hubspot, running, wait_until
+
+pytestmark = pytest.mark.real_time
+
+PATIENCE_MS = 30_000
+ENDED = re.compile("the run has ended")
+LIVE = re.compile("^live")
+HOSTILE = """<img src=x onerror="document.title='broken into'">"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@contextmanager
+def listening(*args: str, folder: Path, listen: str = "127.0.0.1:0", **env: str) -> Iterator[tuple[Running, str]]:
+    """Run the poller; yields it with its page's address."""
+    flags = ("--listen", listen, "--no-progress", *args)
+    with running("run", *flags, folder=folder, env=environ(**env)) as poller:
+        wait_until(poller.told("web.started"), "the page's server")
+        (started,) = [event for event in poller.events() if event["event"] == "web.started"]
+        yield poller, started["url"]
+
+
+def sums_of(folder: Path) -> Sums:
+    async def read() -> Sums:
+        reader = await read_store(f"sqlite:///{folder}/poller.db")
+        try:
+            return await reader.sums()
+        finally:
+            await reader.close()
+
+    with ThreadPoolExecutor(1) as pool:  # playwright has a loop in this thread
+        return pool.submit(asyncio.run, read()).result()
+
+
+def number(text: str | None) -> int:
+    return int((text or "").replace(",", ""))
+
+
+def rows(page: Page, table: str) -> list[list[str]]:
+    """Return the cells of a table's body."""
+    return [row.locator("th, td").all_text_contents() for row in page.locator(f"#{table} tbody tr").all()]
+
+
+LOOKS: list[tuple[Literal["light", "dark"], int]] = [("light", 360), ("dark", 1440), ("light", 1440), ("dark", 360)]
+
+
+def assert_readable(page: Page, looks: int = 2) -> None:
+    """At the width of a phone and of a desk, light and dark: nothing to scroll sideways, nothing that axe finds."""
+    for scheme, width in LOOKS[:looks]:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        violations: list[dict[str, Any]] = Axe().run(page).response["violations"]
+        found = [(each["id"], each["impact"], [node["html"] for node in each["nodes"]]) for each in violations]
+        assert not found, f"{scheme}, {width} px: {found}"
+
+
+def test_during_a_run_the_page_shows_what_the_store_holds_and_asks_nobody_else(
+    browser: Browser, tmp_path: Path
+) -> None:
+    flags = ("--durations", "uniform:0.2,6", "--fate", "complete=0.6", "--fate", "canceled=0.4")
+    with hubspot(tmp_path / "hubspot", *flags, imports=200) as simulated:
+        quoted = HOSTILE.replace('"', '""')
+        ids = tmp_path / "ids.csv"
+        ids.write_text("task_id,name\n" + "".join(f'{task_id},"{quoted}"\n' for task_id in simulated.take(200)))
+        with (
+            listening(str(ids), "--base-url", simulated.url, folder=tmp_path) as (poller, url),
+            opened(browser, url) as (page, seen),
+        ):
+            expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+            expect(page.locator("#state")).to_have_text("running")
+            expect(page.locator("#line-text")).to_have_text(ENDED, timeout=PATIENCE_MS)
+            assert poller.ended() == 1
+            sums = sums_of(tmp_path)
+            assert page.locator("#state").text_content() == "finished"
+            assert page.locator("#done-text").text_content() == "200 of 200 tasks have their outcome"
+            kinds = {kind: number(page.locator(f"#kinds li[data-key={kind}] .n").text_content()) for kind in sums.kinds}
+            assert kinds == {"complete": sums.kinds["complete"], "canceled": sums.kinds["canceled"]}
+            assert page.locator("#reasons .n").first.text_content() == (
+                f"{sums.kinds['canceled']} · {sums.kinds['canceled'] / 2:.1f} %"
+            )
+            assert rows(page, "sinks-table") == [["jsonl:finished.jsonl", "200", "0", "0"]]
+            assert rows(page, "sources-table") == [[str(ids), "201", "200", "0", "0", "1"]]
+            assert sum(number(took) for _, took, _ in rows(page, "took-table")) == 200
+            page.locator("#reasons summary").click()
+            sample = page.locator("#reasons .samples li").first
+            assert HOSTILE in (sample.text_content() or "")
+            assert page.locator("#reasons img").count() == 0
+            assert page.title() == "100 % finished – poller"
+            assert_readable(page, len(LOOKS))
+            page.wait_for_timeout(100)
+            assert seen.hosts == {urlsplit(url).netloc}
+            assert seen.console == []
+
+
+def test_a_refused_token_is_told_with_its_remedy_and_readable_too(browser: Browser, tmp_path: Path) -> None:
+    with hubspot(tmp_path / "hubspot", "--token", "another", imports=5) as simulated:
+        ids = simulated.ids_file(tmp_path, 5)
+        with (
+            listening(str(ids), "--follow", "--base-url", simulated.url, folder=tmp_path) as (_, url),
+            opened(browser, url) as (page, seen),
+        ):
+            expect(page.locator("#state")).to_have_text("needs you", timeout=PATIENCE_MS)
+            expect(page.locator("#notices")).to_contain_text("Paused: token refused")
+            expect(page.locator("#notices")).to_contain_text("replace it, the run goes on by itself")
+            expect(page.locator("#when")).to_have_text("no forecast")
+            assert_readable(page)
+            assert seen.console == []
+
+
+def test_it_says_when_it_lost_the_connection_and_comes_back_by_itself(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    args = ("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9")
+    with listening(*args, folder=tmp_path, listen=listen) as (poller, url):
+        context = opened(browser, url)
+        page, _ = context.__enter__()
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        expect(page.locator("#done-text")).to_have_text("no task has been fed yet")
+        poller.process.kill()
+        expect(page.locator("#line-text")).to_have_text(re.compile("^no connection"), timeout=PATIENCE_MS)
+        expect(page.locator("#state")).to_have_text("out of sight")
+        poller.ended()
+    with listening(*args, folder=tmp_path, listen=listen):
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        expect(page.locator("#state")).to_have_text("waiting for input")
+        context.__exit__(None, None, None)
+
+
+def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("")
+    (tmp_path / "config.toml").write_text('listen_token_env = "PAGE_TOKEN"\nfollow = true\n')
+    args = ("-c", "config.toml", "ids.txt", "--base-url", "http://127.0.0.1:9")
+    with (
+        listening(*args, folder=tmp_path, PAGE_TOKEN="the-right-one-of-this-page") as (_, url),
+        opened(browser, url) as (page, _),
+    ):
+        expect(page.locator("#ask")).to_be_visible(timeout=PATIENCE_MS)
+        assert_readable(page)
+        page.get_by_role("textbox", name="Token").fill("a-wrong-one")
+        page.keyboard.press("Enter")
+        expect(page.locator("#ask-why")).to_contain_text("refused")
+        page.get_by_role("textbox", name="Token").fill("the-right-one-of-this-page")
+        page.get_by_role("button", name="Show the page").click()
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        page.reload()
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        expect(page.locator("#ask")).to_be_hidden()
+        assert page.evaluate("localStorage.length") == 0
+        assert "the-right-one" not in page.content()
+
+
+def test_a_hidden_tab_asks_nothing(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("")
+    with (
+        listening("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", folder=tmp_path) as (_, url),
+        opened(browser, url) as (page, seen),
+    ):
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        page.evaluate(
+            "hidden => {"
+            " Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});"
+            " document.dispatchEvent(new Event('visibilitychange')) }",
+            True,
+        )
+        expect(page.locator("#line-text")).to_have_text("paused while this tab is hidden")
+        asked = len(seen.paths)
+        page.wait_for_timeout(2500)
+        assert len(seen.paths) == asked
+        page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        assert len(seen.paths) == asked + 1

@@ -1,0 +1,176 @@
+"""The live page's data: what the overview says is what the store says. In memory, on virtual time."""
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from poller.core.model import Sums
+from poller.core.protocols import Clock
+from poller.sandbox import Fate, Outage, Scenario, parse_durations
+from poller.web.dashboard import FILES, PUBLIC_PATHS
+from tests.support.simulation import Simulation
+from tests.support.site import SITE_TOKEN, WITH_TOKEN, told, visited
+
+MIXED = Scenario(
+    seed=3,
+    durations=parse_durations("lognormal:40,0.8"),
+    fates={Fate.COMPLETE_WITH_ERRORS: 0.2, Fate.CANCELED: 0.1, Fate.COMPLETE_WITHOUT_RESULT: 0.05, Fate.UNKNOWN: 0.05},
+)
+
+
+async def overview_of(session: aiohttp.ClientSession) -> Any:
+    async with session.get("/v1/overview") as response:
+        assert response.status == 200
+        return await told(response)
+
+
+async def at_rest(simulation: Simulation, session: aiohttp.ClientSession) -> tuple[Any, Sums]:
+    """Return both at an instant between commits and deliveries."""
+    for _ in range(100):
+        await asyncio.sleep(0.03)
+        overview, sums = await overview_of(session), await simulation.sums()
+        if overview["counts"]["finished"] == sums.finished == overview["sinks"][0]["delivered"]:
+            break
+    return overview, sums
+
+
+def assert_equal(overview: Any, sums: Sums) -> None:
+    counts = overview["counts"]
+    assert (counts["finished"], counts["waiting"]) == (sums.finished, sums.waiting)
+    assert {each["kind"]: each["count"] for each in overview["kinds"] if each["count"]} == dict(sums.kinds)
+    reasons = {each["reason"]: each["count"] for each in overview["reasons"]}
+    assert list(reasons.items())[: len(sums.reasons)] == list(sums.reasons)
+    shown = [(sink["name"], sink["delivered"], sink["behind"], sink["dead"]) for sink in overview["sinks"]]
+    assert shown == [(sink.name, sink.delivered, sink.undelivered, sink.dead) for sink in sums.sinks if sink.attached]
+    lines = [(each["name"], each["lines"], each["tasks"], each["rejected"]) for each in overview["sources"]]
+    assert lines == [(each.name, each.lines, each.tasks, each.rejected) for each in sums.sources]
+
+
+async def test_whenever_it_is_asked_the_overview_equals_the_store(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    ids = simulation.write_ids(400)
+    with ids.open("a") as more:
+        more.write("../../oauth,bad\n")
+    async with visited(simulation, ids) as session:
+        for _ in range(12):
+            await asyncio.sleep(60)
+            overview, sums = await at_rest(simulation, session)
+            assert_equal(overview, sums)
+        assert overview["state"] == "idle"
+        assert overview["forecast"]["word"] == "open"
+        assert overview["took"]["total"] + overview["kinds"][4]["count"] == 400
+        assert sum(overview["pace"]["finished"]) == 400
+        assert overview["counts"]["rejected"] == 1
+
+
+async def test_after_a_restart_it_goes_on_where_it_was_with_samples_and_durations(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    ids = simulation.write_ids(400)
+    await simulation.run_for(60, ids)
+    async with visited(simulation, ids) as session:
+        await asyncio.sleep(5)
+        overview, sums = await at_rest(simulation, session)
+        assert_equal(overview, sums)
+        assert overview["took"]["total"] > 100
+        assert all(reason["samples"] for reason in overview["reasons"])
+
+
+async def test_the_forecast_is_near_what_comes(tmp_path: Path, clock: Clock) -> None:
+    """Rate-limited: 1,000 tasks that are done already, ten looks a second."""
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:1")))
+    async with visited(simulation, simulation.write_ids(1000)) as session:
+        await asyncio.sleep(40)
+        forecast = (await overview_of(session))["forecast"]
+        assert forecast["word"] == "pace"
+        await asyncio.sleep(forecast["at"] - clock() - 15)
+        assert (await overview_of(session))["counts"]["waiting"] > 0
+        await asyncio.sleep(30)
+        assert (await overview_of(session))["counts"]["waiting"] == 0
+
+
+@pytest.mark.parametrize(("fault", "state", "word"), [("401", "stuck", "blocked"), ("503", "paused", "blocked")])
+async def test_a_paused_account_says_why_and_shades_the_chart(
+    tmp_path: Path, clock: Clock, fault: str, state: str, word: str
+) -> None:
+    scenario = Scenario(outages=(Outage(from_s=0, to_s=9999, fault=fault),))
+    simulation = Simulation(tmp_path, clock, scenario)
+    async with visited(simulation, simulation.write_ids(30)) as session:
+        await asyncio.sleep(60)
+        overview = await overview_of(session)
+    (lane,) = overview["lanes"]
+    assert overview["state"] == state
+    assert overview["forecast"]["word"] == word
+    assert lane["pause"]
+    assert lane["says"]
+    assert overview["pace"]["paused"][-1] == 1
+
+
+async def events_of(session: aiohttp.ClientSession) -> list[tuple[str, Any]]:
+    found = []
+    async with session.get("/v1/overview/stream") as response:
+        assert response.content_type == "text/event-stream"
+        text = (await response.read()).decode()
+    for event in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in event.splitlines())
+        found.append((fields.get("event", ""), orjson.loads(fields["data"])))
+    return found
+
+
+async def test_a_stream_ends_with_the_end_of_the_run(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:30")))
+    async with visited(simulation, simulation.write_ids(20), {"follow": False}) as session:
+        events = await events_of(session)
+    assert [name for name, _ in events].count("end") == 1
+    name, last = events[-1]
+    assert (name, last["state"], last["counts"]["finished"]) == ("end", "finished", 20)
+    assert last["sinks"][0]["delivered"] == 20
+    instants = [overview["now"] for _, overview in events[:-1]]
+    assert all(1.9 < later - earlier < 3.1 for earlier, later in pairwise(instants))
+
+
+async def test_no_more_than_a_few_streams_are_served_at_once(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.web.dashboard.MOST_STREAMS", 1)
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:60")))
+    async with visited(simulation, simulation.write_ids(2)) as session:
+        async with session.get("/v1/overview/stream") as first:
+            assert first.status == 200
+            async with session.get("/v1/overview/stream") as second:
+                assert second.status == 503
+        await asyncio.sleep(5)
+        async with session.get("/v1/overview/stream") as third:
+            assert third.status == 200
+
+
+@pytest.mark.parametrize("path", sorted(PUBLIC_PATHS))
+async def test_the_page_s_files_hold_no_data_and_allow_nothing_from_elsewhere(
+    tmp_path: Path, clock: Clock, path: str
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario())
+    async with visited(simulation) as session, session.get(path) as response:
+        assert response.status == 200
+        assert response.content_type == FILES[path][1]
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        body = await response.text()
+    for foreign in ("https://", "http://", "//cdn", "@import", "innerHTML", "eval("):
+        assert foreign not in body.replace("http://www.w3.org/2000/svg", "")
+
+
+async def test_with_a_token_the_page_comes_without_and_its_data_only_with_it(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario())
+    async with visited(simulation, None, WITH_TOKEN) as session:
+        for path in ("/v1/overview", "/v1/overview/stream"):
+            async with session.get(path) as response:
+                assert response.status == 401
+        async with session.get("/page/main.js") as response:
+            assert response.status == 200
+        async with session.get("/v1/overview", headers={"Authorization": f"Bearer {SITE_TOKEN}"}) as response:
+            assert response.status == 200

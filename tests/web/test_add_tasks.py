@@ -1,0 +1,259 @@
+"""POST /v1/tasks: every line of a request ends in one place of the ledger, and what was answered is on disk."""
+
+import asyncio
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+from poller.reports.ledger import imbalances
+from poller.sandbox import Scenario, parse_durations
+from poller.web.jsonarray import ArrayLines
+from poller.web.request_body import MOST_BYTES
+from tests.support.simulation import Simulation, named
+from tests.support.site import BASE, told, visited
+from tests.support.virtual import MemoryConnector
+
+TEXT, JSON, LINES, CSV = (
+    {"Content-Type": f"{t}"} for t in ("text/plain", "application/json", "application/x-ndjson", "text/csv")
+)
+QUICK = Scenario(fates={}, durations=parse_durations("fixed:2"), requests=10_000)
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path, clock: Clock) -> Simulation:
+    return Simulation(tmp_path, clock, QUICK)
+
+
+async def post(session: aiohttp.ClientSession, body: Any, headers: dict[str, str], **query: str) -> dict[str, Any]:
+    async with session.post("/v1/tasks", data=body, headers=headers, params=query) as response:
+        assert response.status == 200, await response.text()
+        return await told(response)
+
+
+async def test_ids_posted_as_text_become_tasks_and_are_finished(simulation: Simulation) -> None:
+    ids = simulation.api.preload(30)
+    async with visited(simulation) as session:
+        answer = await post(session, "# mine\n\n" + "\n".join([*ids, ids[0], "no good"]), TEXT)
+        assert (answer["lines"], answer["accepted"], answer["duplicate"], answer["blank"]) == (34, 30, 1, 2)
+        assert [(each["line"], each["excerpt"]) for each in answer["rejected"]] == [(34, "no good")]
+        await asyncio.sleep(30)
+    assert {record["task_id"] for record in simulation.records()} == set(ids)
+
+
+async def test_each_content_type_is_read_as_it_says(simulation: Simulation) -> None:
+    one, two, three, four, five, six = simulation.api.preload(6)
+    async with visited(simulation) as session:
+        lines = b'{"task_id": "%s", "url": "https://a/1"}\n"%s"\n' % (one.encode(), two.encode())
+        assert (await post(session, lines, LINES))["accepted"] == 2
+        array = orjson.dumps([{"id": three, "n": [1, {"x": "],["}]}, four])
+        assert (await post(session, array, JSON))["accepted"] == 2
+        assert (await post(session, f"name;taskId\na;{five}\n", CSV))["accepted"] == 1
+        assert (await post(session, orjson.dumps({"id": six, "links": {}}), JSON))["accepted"] == 1
+        async with session.get(f"/v1/tasks/{three}") as response:
+            assert (await told(response))["ref"] == {"n": [1, {"x": "],["}]}
+        async with session.post("/v1/tasks", data={"ids": one}) as response:
+            assert response.status == 415
+            assert "Content-Type: text/plain" in (await told(response))["message"]
+
+
+async def test_the_ledger_has_it_as_one_source_whose_lines_go_on_after_a_restart(simulation: Simulation) -> None:
+    ids = simulation.api.preload(4)
+    async with visited(simulation) as session:
+        await post(session, "\n".join([*ids[:2], "!"]), TEXT)
+        await post(session, f"{ids[2]}\n", TEXT)
+    async with visited(simulation) as session:
+        await post(session, f"?\n{ids[3]}\n\n", TEXT)
+    sums = await simulation.sums()
+    assert imbalances(sums) == []
+    assert [(each.name, each.lines, each.tasks, each.rejected, each.blank) for each in sums.sources] == [
+        ("http", 7, 4, 2, 1)
+    ]
+
+
+async def test_a_request_of_too_many_lines_stores_nothing_and_says_so(simulation: Simulation) -> None:
+    async with visited(simulation) as session:
+        for body, headers in (
+            ("\n".join(f"id{n}" for n in range(10_001)), TEXT),
+            (orjson.dumps([f"id{n}" for n in range(10_001)]), JSON),
+        ):
+            async with session.post("/v1/tasks", data=body, headers=headers) as response:
+                answer = await told(response)
+                assert (response.status, answer["error"], answer["accepted"]) == (413, "too_many_lines", 0)
+                assert "10,000" in answer["message"]
+                assert "nothing of this request is stored" in answer["message"]
+    assert (await simulation.sums()).waiting == 0
+
+
+async def test_ten_thousand_lines_and_a_header_are_not_too_many(simulation: Simulation) -> None:
+    async with visited(simulation) as session:
+        answer = await post(session, "task_id\n" + "\n".join(f"id{n}" for n in range(10_000)), CSV)
+    assert (answer["accepted"], answer["blank"]) == (10_000, 1)
+
+
+async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulation: Simulation) -> None:
+    big, blank = b"x" * (MOST_BYTES + 1), gzip.compress(b"\n" * 1_000_000)
+    async with visited(simulation) as session:
+        for body, headers in ((big, TEXT), (gzip.compress(big), TEXT | {"Content-Encoding": "gzip"})):
+            async with session.post("/v1/tasks", data=io.BytesIO(body), headers=headers) as response:
+                assert (response.status, (await told(response))["error"]) == (413, "too_large")
+        async with session.post("/v1/tasks", data=blank, headers=TEXT | {"Content-Encoding": "gzip"}) as response:
+            assert (response.status, (await told(response))["error"]) == (413, "too_many_lines")
+        packed = gzip.compress(b"id1\nid2\n")
+        assert (await post(session, packed, TEXT | {"Content-Encoding": "gzip"}))["accepted"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"[1, 2", "cut off"),
+        (b"[1 2] 3", "outside"),
+        (b"[1,,2]", "missing"),
+        (b'["a\n"]', "line break"),
+        (b"[1,2)", "cut off"),
+        (b"[1}", "wrong bracket"),
+        (b"", "no JSON"),
+        (b"hello", "no JSON"),
+        (b'{"id": ', "no JSON"),
+    ],
+)
+async def test_what_is_no_json_stores_nothing(simulation: Simulation, body: bytes, says: str) -> None:
+    async with visited(simulation) as session, session.post("/v1/tasks", data=body, headers=JSON) as response:
+        answer = await told(response)
+        assert response.status == 400
+        assert says in answer["message"]
+    assert (await simulation.sums()).sources == ()
+
+
+async def test_elements_that_are_no_ids_are_rejected_one_by_one(simulation: Simulation) -> None:
+    body = b'[null, 17, "a/b", {"x": 1}, ' + b"[" * 3000 + b"]" * 3000 + b', {"id": tru}, "ok"]'
+    async with visited(simulation) as session:
+        answer = await post(session, body, JSON)
+    assert answer["accepted"] == 2
+    assert [each["line"] for each in answer["rejected"]] == [1, 3, 4, 5, 6]
+
+
+async def test_a_csv_without_an_id_column_says_which_columns_there_are(simulation: Simulation) -> None:
+    async with visited(simulation) as session:
+        async with session.post("/v1/tasks", data="name,nr\na,1\n", headers=CSV) as response:
+            assert response.status == 400
+            assert (
+                "'name', 'nr'. Name the one that holds the task ids with ?id_column="
+                in (await told(response))["message"]
+            )
+        assert (await post(session, "name,nr\na,1\n", CSV, id_column="nr"))["accepted"] == 1
+
+
+async def test_lines_go_to_the_account_they_name_or_to_that_of_the_query(simulation: Simulation) -> None:
+    accounts = {"accounts": {"eu": {"workers": 2}, "us": {"workers": 2}}, "account": "eu"}
+    async with visited(simulation, None, accounts) as session:
+        await post(session, '{"id": "a1"}\n{"id": "a2", "account": "us"}\n', LINES)
+        await post(session, "a3\na1\n", TEXT, account="us")
+        for task_id, account in (("a2", "us"), ("a3", "us")):
+            async with session.get(f"/v1/tasks/{task_id}") as response:
+                assert (await told(response))["account"] == account
+        async with session.get("/v1/tasks/a1") as response:
+            assert (response.status, (await told(response))["accounts"]) == (409, ["eu", "us"])
+        async with session.get("/v1/tasks/a1", params={"account": "eu"}) as response:
+            assert response.status == 200
+        async with session.post("/v1/tasks", data="a4", headers=TEXT, params={"account": "asia"}) as response:
+            assert response.status == 400
+            assert "eu, us" in (await told(response))["message"]
+
+
+async def test_a_slow_body_is_given_up_after_a_minute(simulation: Simulation) -> None:
+    async def drip() -> Any:
+        for _ in range(100):
+            yield b"a"
+            await asyncio.sleep(1)
+
+    async with visited(simulation) as session:
+        began = asyncio.get_running_loop().time()
+        async with session.post("/v1/tasks", data=drip(), headers=TEXT) as response:
+            assert response.status == 408
+        assert 60 <= asyncio.get_running_loop().time() - began < 62
+
+
+async def test_a_finite_run_waits_for_the_body_that_is_on_its_way(simulation: Simulation) -> None:
+    ids = simulation.api.preload(2)
+    file = simulation.folder / "ids.txt"
+    file.write_text(f"{ids[0]}\n")
+
+    async def slow() -> Any:
+        yield ids[1].encode()
+        await asyncio.sleep(40)
+        yield b"\n"
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(file, {"listen": "127.0.0.1:8321"}))
+        await simulation.site_is_open.wait()
+        assert simulation.site is not None
+        async with aiohttp.ClientSession(BASE, connector=MemoryConnector(simulation.site)) as session:
+            assert (await post(session, slow(), TEXT))["accepted"] == 1
+    assert running.result() is Exit.ALL_COMPLETE
+    assert len(simulation.records()) == 2
+
+
+async def test_feeding_is_told_by_one_event_a_request(simulation: Simulation, events: list[Any]) -> None:
+    async with visited(simulation) as session:
+        await post(session, "a1\na1\n/\n\n", TEXT)
+    (event,) = named(events, "tasks.fed")
+    assert (event["tasks"], event["duplicates"], event["rejected"], event["blank"]) == (1, 1, 1, 1)
+
+
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(JSONS, max_size=8), st.randoms(use_true_random=False), st.sampled_from([None, 2]))
+def test_however_an_array_is_cut_and_spaced_its_elements_come_out_as_lines(
+    values: list[Any], rng: Any, indent: int | None
+) -> None:
+    body = json.dumps(values, indent=indent, ensure_ascii=rng.random() < 0.5).encode()
+    lines, array, at = b"", ArrayLines(), 0
+    while at < len(body):
+        end = at + rng.randrange(1, 9)
+        lines += array.push(body[at:end])
+        at = end
+    array.end()
+    assert [json.loads(line) for line in lines.split(b"\n") if line.strip()] == values
+
+
+async def test_a_full_disk_is_told_at_once_and_what_waits_for_it_counts_once_there_is_room(
+    simulation: Simulation,
+) -> None:
+    body = "\n".join(f"id-{number}" for number in range(3000))
+    async with visited(simulation) as session:
+        assert simulation.service is not None
+        connection: Any = simulation.service._store._connection  # type: ignore[attr-defined]
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        began = asyncio.get_running_loop().time()
+        for pending in (3000, None):
+            async with session.post("/v1/tasks", data=body, headers=TEXT) as response:
+                answer = await told(response)
+                assert (response.status, answer["error"], answer["accepted"]) == (503, "unwritable", 0)
+                assert answer.get("pending") == pending
+                assert "Retry-After" in response.headers
+        assert asyncio.get_running_loop().time() - began < 5
+        async with session.get("/readyz") as response:
+            assert response.status == 503
+            assert (await told(response))["store"]["state"] == "unwritable"
+        connection.execute("PRAGMA max_page_count = 1000000")
+        await asyncio.sleep(5)
+        assert (await post(session, body, TEXT))["duplicate"] == 3000
+    sums = await simulation.sums()
+    assert imbalances(sums) == []
+    assert sums.waiting + sums.finished == 3000

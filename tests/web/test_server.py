@@ -1,0 +1,265 @@
+"""Health, readiness and who may ask: the admin server in memory, on virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from poller.config import Address, address_of, load
+from poller.core.errors import ConfigError
+from poller.core.protocols import Clock
+from poller.sandbox import Outage, Scenario, parse_durations
+from poller.web import listen
+from tests.support.simulation import Simulation, named
+from tests.support.site import SITE_TOKEN, WITH_TOKEN, told, visited
+
+CALM = Scenario(fates={}, durations=parse_durations("fixed:20"))
+BEARER = {"Authorization": f"Bearer {SITE_TOKEN}"}
+PATHS = ("/metrics", "/v1/tasks/x", "/v1/finished", "/v1/openapi.json", "/v1/overview", "/nowhere")
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path, clock: Clock) -> Simulation:
+    return Simulation(tmp_path, clock, CALM)
+
+
+async def test_a_run_at_work_is_alive_and_ready(simulation: Simulation) -> None:
+    async with visited(simulation, simulation.write_ids(3)) as session:
+        for method in ("GET", "HEAD"):
+            async with session.request(method, "/healthz") as response:
+                assert response.status == 200
+        async with session.get("/readyz") as response:
+            ready = await told(response)
+            assert response.status == 200
+    assert ready["ready"] is True
+    assert ready["store"] == {"ready": True, "state": "writable"}
+    assert ready["accounts"] == {"default": {"ready": True, "pause": None, "resume_at": None, "detail": None}}
+    assert [sink["state"] for sink in ready["sinks"].values()] == ["delivering"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "pause", "status"),
+    [
+        ("401", "token_refused", 503),
+        ("403", "scope_missing", 503),
+        ("html404", "wrong_path", 503),
+        ("503", "outage", 200),
+    ],
+)
+async def test_only_a_pause_that_a_person_must_end_makes_it_unready(
+    tmp_path: Path, clock: Clock, fault: str, pause: str, status: int
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(outages=(Outage(from_s=0, to_s=9999, fault=fault),)))
+    async with visited(simulation, simulation.write_ids(30)) as session:
+        await asyncio.sleep(60)
+        async with session.get("/readyz") as response:
+            ready = await told(response)
+            assert response.status == status
+    assert ready["accounts"]["default"]["pause"] == pause
+    assert ready["accounts"]["default"]["ready"] is (status == 200)
+
+
+async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_no_tasks(simulation: Simulation) -> None:
+    simulation.weather.latency_s = (2.0, 2.0)
+    async with visited(simulation, simulation.write_ids(3)) as session:
+        await asyncio.sleep(3)
+        simulation.drain()
+        async with session.get("/healthz") as response:
+            assert response.status == 200
+        async with session.get("/readyz") as response:
+            assert (response.status, (await told(response))["draining"]) == (503, True)
+        async with session.post("/v1/tasks", data="a1", headers={"Content-Type": "text/plain"}) as response:
+            assert (response.status, (await told(response))["error"]) == (503, "draining")
+            assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/finished", "/nowhere"])
+async def test_every_answer_keeps_browsers_out_of_mischief(simulation: Simulation, path: str) -> None:
+    async with visited(simulation) as session, session.get(path) as response:
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert response.headers["Server"] == "poller"
+
+
+async def test_what_is_not_there_is_said_in_json(simulation: Simulation) -> None:
+    async with visited(simulation) as session:
+        async with session.get("/nowhere") as response:
+            assert (response.status, (await told(response))["error"]) == (404, "not_found")
+        async with session.delete("/v1/tasks") as response:
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+            assert "POST" in (await told(response))["message"]
+
+
+async def test_the_description_has_every_path_and_this_run_s_accounts(simulation: Simulation) -> None:
+    async with visited(simulation) as session, session.get("/v1/openapi.json") as response:
+        described = await told(response)
+    assert described["components"]["schemas"]["Account"]["enum"] == ["default"]
+    data = {path for path in simulation.site_paths if not path.startswith("/page/")}
+    assert described["paths"].keys() == data
+
+
+# --- without a token -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8321", "169.254.1.1", "localhost.evil.example", "[::2]", "[", ""]
+)
+async def test_without_a_token_a_foreign_host_is_refused(simulation: Simulation, host: str, events: list[Any]) -> None:
+    async with visited(simulation) as session:
+        for path in ("/healthz", "/", "/v1/finished"):
+            async with session.get(path, headers={"Host": host}) as response:
+                assert response.status == 403
+    assert [event["reason"] for event in named(events, "web.refused")] == ["host"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8321", "127.1.2.3", "[::1]:8321"])
+async def test_this_machine_s_own_names_are_fine(simulation: Simulation, host: str) -> None:
+    async with visited(simulation) as session, session.get("/v1/finished", headers={"Host": host}) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://127.0.0.1:8321"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({}, 200),
+    ],
+)
+async def test_a_post_that_another_site_s_page_makes_a_browser_send_is_refused(
+    simulation: Simulation, headers: dict[str, str], status: int
+) -> None:
+    own = {"Content-Type": "text/plain", "Host": "127.0.0.1:8321"} | headers
+    async with visited(simulation) as session, session.post("/v1/tasks", data="a1", headers=own) as response:
+        assert response.status == status
+    assert (await simulation.sums()).waiting == (status == 200)
+
+
+# --- with a token ----------------------------------------------------------------------------------------------------
+
+
+async def test_with_a_token_all_but_health_needs_it(simulation: Simulation, events: list[Any]) -> None:
+    async with visited(simulation, None, WITH_TOKEN) as session:
+        for path in ("/healthz", "/readyz"):
+            async with session.get(path, headers={"Host": "poller.example"}) as response:
+                assert response.status == 200
+                assert "detail" not in str(await told(response))
+        for path in PATHS:
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {SITE_TOKEN}"}):
+                async with session.get(path, headers=headers) as response:
+                    assert (response.status, (await told(response))["error"]) == (401, "unauthorized")
+                    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+        async with session.post("/v1/tasks", data="a1", headers={"Content-Type": "text/plain"}) as response:
+            assert response.status == 401
+        async with session.get("/v1/finished", headers=BEARER | {"Host": "poller.example"}) as response:
+            assert response.status == 200
+        async with session.get("/readyz", headers=BEARER) as response:
+            assert "detail" in str(await told(response))
+    assert (await simulation.sums()).waiting == 0
+    assert SITE_TOKEN not in str(events)
+    assert len(named(events, "web.refused")) == 1
+
+
+async def test_a_browser_without_the_token_gets_the_page_that_asks_for_it_and_no_data(simulation: Simulation) -> None:
+    async with visited(simulation, None, WITH_TOKEN) as session:
+        async with session.get("/") as response:
+            assert (response.status, response.content_type) == (401, "text/html")
+        async with session.get("/page/main.js") as response:
+            assert response.status == 200
+
+
+async def test_a_token_that_is_replaced_in_its_file_counts_at_once(simulation: Simulation) -> None:
+    file = simulation.folder / "token"
+    file.write_text("first-token-of-the-site")
+    flags = {"listen": "[::]:8321", "listen_token_file": str(file)}
+    async with visited(simulation, None, flags) as session:
+        for token, status in (("first-token-of-the-site", 401), ("second-token-of-the-site", 200)):
+            file.write_text("second-token-of-the-site")
+            async with session.get("/v1/finished", headers={"Authorization": f"Bearer {token}"}) as response:
+                assert response.status == status
+        file.unlink()
+        async with session.get(
+            "/v1/finished", headers={"Authorization": "Bearer second-token-of-the-site"}
+        ) as response:
+            assert response.status == 401
+
+
+# --- slow clients, on loopback sockets but virtual time -------------------------------------------------------------
+
+
+async def say_hello(_: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+@asynccontextmanager
+async def greeter() -> AsyncIterator[int]:
+    app = web.Application()
+    app.router.add_get("/", say_hello)
+    async with listen(app, Address(host="127.0.0.1", port=0)) as address:
+        yield address.port
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+async def test_a_connection_whose_first_request_does_not_come_is_dropped(sent: bytes) -> None:
+    async with greeter() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        assert 14 < asyncio.get_running_loop().time() < 16
+        writer.close()
+
+
+async def test_a_connection_that_is_idle_or_half_way_into_its_next_request_is_dropped_later() -> None:
+    async with greeter() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT")
+        async with asyncio.timeout(100):
+            assert (await reader.read()).count(b"hello") == 1
+        assert 50 < asyncio.get_running_loop().time() < 70
+        writer.close()
+
+
+async def test_more_connections_than_are_allowed_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.web.server.MOST_CONNECTIONS", 3)
+    async with greeter() as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        for _, each in [*held, (reader, writer)]:
+            each.close()
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8321", "[::]:8321", "192.168.1.5:80", "poller.example:1", "[fe80::1]:80"])
+def test_listening_beyond_this_machine_needs_a_token(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match="listen_token_file"):
+        load(None, {"listen": listen}, {}, secrets_dir=tmp_path)
+    assert load(None, {"listen": listen, "listen_token_env": "T"}, {}, secrets_dir=tmp_path).listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["8321", ":8321", "localhost", "a b:1", "::1:80", "[x]:1", "h:99999", "http://h:1", "h:-1"]
+)
+def test_what_is_no_address_is_refused(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        load(None, {"listen": listen}, {}, secrets_dir=tmp_path)
+
+
+def test_the_default_is_for_this_machine_only(tmp_path: Path) -> None:
+    address = address_of(load(None, {}, {}, secrets_dir=tmp_path).listen)
+    assert address is not None
+    assert address.is_loopback
