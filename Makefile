@@ -33,7 +33,7 @@ check: lint test ## Lint, format, types, layers, tests: exactly what CI runs
 docs: $(READY) ## Write docs/reference/ anew from the code
 	$(BIN)/python -m docs.make_reference
 
-bench-timing: $(READY) ## Compare when-to-look policies on simulated accounts; writes docs/timing-table.md and timing.svg
+bench-timing: $(READY) ## Compare when-to-poll policies on simulated accounts; writes docs/timing-table.md and timing.svg
 	$(BIN)/python -m bench.timing
 
 soak: $(READY) ## Drive both stores against their model for SOAK_STEPS steps (5000 each); SOAK_SEED repeats a run
@@ -52,9 +52,9 @@ image: $(READY) ## Take the Dockerfile's steps without Docker, and run what come
 bugs: $(READY) ## Plant each known bug in a copy of the tree: the tests must notice
 	$(BIN)/python -m campaign.bugs
 
-bench: $(READY) ## Measure what a look costs, beside other clients; feeding, a million tasks, start-up; a quarter of an hour
+bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a million tasks, start-up; a quarter of an hour
 	$(PIP) install --editable '.[bench]'
-	$(BIN)/python -m bench looks
+	$(BIN)/python -m bench polls
 	$(BIN)/python -m bench feeding
 	$(BIN)/python -m bench scale
 	$(BIN)/python -m bench startup

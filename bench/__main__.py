@@ -1,4 +1,4 @@
-"""`python -m bench looks|feeding|scale|startup`: measures, prints a table, and says what the machine was."""
+"""`python -m bench polls|feeding|scale|startup`: measures, prints a table, and says what the machine was."""
 
 import argparse
 import os
@@ -20,21 +20,21 @@ from bench.service import Run, instant, run_service
 
 SERVICE = "poller"
 IDS_A_REQUEST = 10_000  # the most that one may hold
-SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # of the looks: they need so much longer for each
+SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # of the polls: they need so much longer for each
 
 
-def looks(args: argparse.Namespace) -> None:
+def polls(args: argparse.Namespace) -> None:
     """Every contender against the same server in turn, `rounds` times; the service with all its promises."""
     server_core, core = _cores()
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*CONTENDERS, SERVICE]}
     with serving(server_core, cookies=args.cookies) as base_url:
         for _ in range(args.rounds):
             for name in CONTENDERS:
-                found[name].append(_contend(name, base_url, int(args.looks * SLOW.get(name, 1)), core))
-            found[SERVICE].append(_serve(base_url, args.looks // 3, core))
+                found[name].append(_contend(name, base_url, int(args.polls * SLOW.get(name, 1)), core))
+            found[SERVICE].append(_serve(base_url, args.polls // 3, core))
     rate = {name: median(each[0] for each in rounds) for name, rounds in found.items()}
     cost = {name: median(each[1] for each in rounds) for name, rounds in found.items()}
-    print(f"{'':14} looks/s  of bare  processor µs a look  of bare  peak MB")
+    print(f"{'':14} polls/s  of bare  processor µs a poll  of bare  peak MB")
     for name, rounds in found.items():
         peak = max(each[2] for each in rounds)
         print(
@@ -62,7 +62,7 @@ def feeding(args: argparse.Namespace) -> None:
 
 
 def scale(args: argparse.Namespace) -> None:
-    """A state of so many waiting tasks: how long to the first look, how many looks a second, how much memory."""
+    """A state of so many waiting tasks: how long to the first poll, how many polls a second, how much memory."""
     server_core, core = _cores()
     for tasks in args.tasks:
         with tempfile.TemporaryDirectory(prefix="bench-") as name, serving(server_core) as base_url:
@@ -70,14 +70,14 @@ def scale(args: argparse.Namespace) -> None:
             _fed(folder, _ids(folder, tasks, _random if args.random else _ordered))
             settings = {"POLLER_LOG__LEVEL": "debug", "POLLER_REQUESTS": "100"}
             time.sleep(2.1)  # the window of the run that fed
-            first = run_service(folder, base_url, [], core=core, until="look.answered", **settings)
-            waited_s = _event(first, "look.answered") - first.began_at
+            first = run_service(folder, base_url, [], core=core, until="poll.answered", **settings)
+            waited_s = _event(first, "poll.answered") - first.began_at
             time.sleep(2.1)
             run = run_service(folder, base_url, [], core=core, seconds=args.seconds)
-            rate, cost = run.looks()
+            rate, cost = run.polls()
             print(
-                f"{tasks:9} tasks: first look after {waited_s:.2f} s, {rate:.0f} looks/s, processor {cost * 1e6:.0f} µs"
-                f" a look, peak {max(first.peak_mb, run.peak_mb):.0f} MB"
+                f"{tasks:9} tasks: first poll after {waited_s:.2f} s, {rate:.0f} polls/s, processor {cost * 1e6:.0f} µs"
+                f" a poll, peak {max(first.peak_mb, run.peak_mb):.0f} MB"
             )
     _say_machine()
 
@@ -110,7 +110,7 @@ def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, f
         run = run_service(folder, base_url, [_ids(folder, tasks, _ordered)], core=core)
         if run.exit_code != 0:
             raise SystemExit(f"the service ended with {run.exit_code}: {run.events[-1]}")
-        return (*run.looks(), run.peak_mb)
+        return (*run.polls(), run.peak_mb)
 
 
 def _fed(folder: Path, ids: Path) -> Run:
@@ -194,11 +194,11 @@ def _say_machine() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parts = parser.add_subparsers(required=True)
-    part = parts.add_parser("looks", help=looks.__doc__)
-    part.add_argument("--looks", type=int, default=60_000)
+    part = parts.add_parser("polls", help=polls.__doc__)
+    part.add_argument("--polls", type=int, default=60_000)
     part.add_argument("--rounds", type=int, default=3)
     part.add_argument("--cookies", action="store_true", help="every answer sets a cookie, as API fronts do")
-    part.set_defaults(measure=looks)
+    part.set_defaults(measure=polls)
     part = parts.add_parser("feeding", help=feeding.__doc__)
     part.add_argument("--tasks", type=int, default=1_000_000)
     part.set_defaults(measure=feeding)

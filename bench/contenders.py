@@ -1,6 +1,6 @@
-"""Other ways to ask for task statuses, each as a person would write it. `python -m bench.contenders NAME URL LOOKS`.
+"""Other ways to ask for task statuses, each as a person would write it. `python -m bench.contenders NAME URL POLLS`.
 
-Each ends after so many looks, with 50 at a time, and prints the looks made and the seconds they took.
+Each ends after so many polls, with 50 at a time, and prints the polls made and the seconds they took.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ def _url(base_url: str, number: int) -> str:
     return f"{base_url}{PATH}AAAA{number:08d}/status"
 
 
-def bare(base_url: str, looks: int) -> None:
+def bare(base_url: str, polls: int) -> None:
     """A loop around aiohttp with its default settings: asks, reads the JSON, keeps nothing."""
 
     async def work(session: "aiohttp.ClientSession", numbers: "itertools.count[int]") -> None:
-        while (number := next(numbers)) < looks:
+        while (number := next(numbers)) < polls:
             async with session.get(_url(base_url, number), headers={"Authorization": "Bearer x"}) as response:
                 await response.json()
 
@@ -38,10 +38,10 @@ def bare(base_url: str, looks: int) -> None:
 
     import aiohttp
 
-    _timed(lambda: asyncio.run(main()), looks)
+    _timed(lambda: asyncio.run(main()), polls)
 
 
-def plain(base_url: str, looks: int) -> None:
+def plain(base_url: str, polls: int) -> None:
     """aiohttp, aiolimiter and a file of JSON lines; nothing durable."""
     import aiohttp
     from aiolimiter import AsyncLimiter
@@ -51,7 +51,7 @@ def plain(base_url: str, looks: int) -> None:
         with file.open("w") as out:
 
             async def work(session: aiohttp.ClientSession) -> None:
-                while (number := next(numbers)) < looks:
+                while (number := next(numbers)) < polls:
                     async with limiter, session.get(_url(base_url, number), headers=headers) as response:
                         answer = await response.json()
                     if answer["status"] == "COMPLETE":
@@ -63,15 +63,15 @@ def plain(base_url: str, looks: int) -> None:
 
     headers = {"Authorization": "Bearer x"}
     with tempfile.TemporaryDirectory() as folder:
-        _timed(lambda: asyncio.run(main(Path(folder) / "out.jsonl")), looks)
+        _timed(lambda: asyncio.run(main(Path(folder) / "out.jsonl")), polls)
 
 
-def httpx(base_url: str, looks: int) -> None:
+def httpx(base_url: str, polls: int) -> None:
     """A loop around httpx with its default settings."""
     import httpx as library
 
     async def work(client: library.AsyncClient, numbers: "itertools.count[int]") -> None:
-        while (number := next(numbers)) < looks:
+        while (number := next(numbers)) < polls:
             answer = await client.get(_url(base_url, number), headers={"Authorization": "Bearer x"})
             answer.json()
 
@@ -81,34 +81,34 @@ def httpx(base_url: str, looks: int) -> None:
             for _ in range(AT_ONCE):
                 group.create_task(work(client, numbers))
 
-    _timed(lambda: asyncio.run(main()), looks)
+    _timed(lambda: asyncio.run(main()), polls)
 
 
-def official(base_url: str, looks: int) -> None:
+def official(base_url: str, polls: int) -> None:
     """HubSpot's own client as its README shows it, one client object, with 50 threads."""
     import hubspot
 
     client = hubspot.Client.create(access_token="x", host=base_url)  # noqa: S106
-    _with_threads(lambda task_id: client.files.files_api.check_import(task_id), looks)
+    _with_threads(lambda task_id: client.files.files_api.check_import(task_id), polls)
 
 
-def official_kept(base_url: str, looks: int) -> None:
+def official_kept(base_url: str, polls: int) -> None:
     """The same for who knows that each mention of `files_api` makes new connections, and keeps it."""
     import hubspot
 
     api = hubspot.Client.create(access_token="x", host=base_url).files.files_api  # noqa: S106
-    _with_threads(api.check_import, looks)
+    _with_threads(api.check_import, polls)
 
 
-def _with_threads(check: Callable[[str], object], looks: int) -> None:
+def _with_threads(check: Callable[[str], object], polls: int) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def main() -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(check, [f"AAAA{number:08d}" for number in range(looks)]):
+            for _ in pool.map(check, [f"AAAA{number:08d}" for number in range(polls)]):
                 pass
 
-    _timed(main, looks)
+    _timed(main, polls)
 
 
 CONTENDERS: dict[str, Callable[[str, int], None]] = {
@@ -120,11 +120,11 @@ CONTENDERS: dict[str, Callable[[str, int], None]] = {
 }
 
 
-def _timed(main: Callable[[], None], looks: int) -> None:
+def _timed(main: Callable[[], None], polls: int) -> None:
     wall, processor = time.perf_counter(), time.process_time()
     main()
     wall_s, processor_s = time.perf_counter() - wall, time.process_time() - processor
-    print(looks, wall_s, processor_s, getrusage(RUSAGE_SELF).ru_maxrss / 1024)
+    print(polls, wall_s, processor_s, getrusage(RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

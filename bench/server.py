@@ -1,6 +1,6 @@
 """A status server that costs next to nothing: nginx where it is installed, else a protocol with ready-made answers.
 
-A third of the looks find their task finished, by chance; the answers have the shape and the headers of HubSpot's.
+A third of the polls find their task finished, by chance; the answers have the shape and the headers of HubSpot's.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 
 PATH = "/files/v3/files/import-from-url/async/tasks/"
-FINISHED_SHARE = 33.3  # percent of the looks
+FINISHED_SHARE = 33.3  # percent of the polls
 
 RUNNING = (
     '{"status":"PROCESSING","taskId":"%s","requestedAt":"2026-01-05T00:00:00.000Z",'

@@ -50,13 +50,13 @@ class Run:
     samples: Sequence[Sample]
     peak_mb: float
 
-    def looks(self) -> tuple[float, float]:
-        """Return looks a second and processor seconds a look, between a tenth and nine tenths of all looks."""
+    def polls(self) -> tuple[float, float]:
+        """Return polls a second and processor seconds a poll, between a tenth and nine tenths of all polls."""
         told = [
-            (instant(event), int(str(event["looks"]))) for event in self.events if event["event"] == "run.summarized"
+            (instant(event), int(str(event["polls"]))) for event in self.events if event["event"] == "run.summarized"
         ]
         total = told[-1][1] if told else 0
-        steady = [(at, looks) for at, looks in told if 0.1 * total <= looks <= 0.95 * total]
+        steady = [(at, polls) for at, polls in told if 0.1 * total <= polls <= 0.95 * total]
         if len(steady) < 2:
             raise SystemExit("the run was too short to be measured: more tasks, please")
         (began, first), (ended, last) = steady[0], steady[-1]

@@ -1,4 +1,4 @@
-"""Compares when-to-look policies on simulated accounts and writes docs/timing-table.md and docs/timing.svg.
+"""Compares when-to-poll policies on simulated accounts and writes docs/timing-table.md and docs/timing.svg.
 
 No sockets and no clock, only due times, a rate limit and chance by seed: `python -m bench.timing`.
 """
@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from bench.timing_policies import OTHERS, Clairvoyant, Learning, Look, Optimal, Policy
+from bench.timing_policies import OTHERS, Clairvoyant, Learning, Optimal, Policy, Poll
 from bench.timing_report import plot, table
 from bench.timing_workloads import DEADLINE_S, WORKLOADS, Import
 from poller.schedule.policy import LONGEST_GAP_S
@@ -32,20 +32,20 @@ UNLIMITED = 1e6
 class Result:
     """What a policy cost, and how late it was."""
 
-    looks: float  # per task
+    polls: float  # per task
     mean_s: float
     p95_s: float
     worst_s: float
     drained_s: float
-    steady_looks: float
+    steady_polls: float
     steady_s: float
 
 
 def simulate(tasks: Sequence[Import], policy: Policy, per_second: float) -> Result:
-    """Look at each task until it is seen finished: longest due first, evenly paced, a look taking no time."""
-    queue = [(task.fed_at, -1, number, 0) for number, task in enumerate(tasks)]  # due, turn (-1: feeding), task, looks
+    """Poll each task until it is seen finished: longest due first, evenly paced, a poll taking no time."""
+    queue = [(task.fed_at, -1, number, 0) for number, task in enumerate(tasks)]  # due, turn (-1: feeding), task, polls
     heapq.heapify(queue)
-    looks, late_s = [0] * len(tasks), [-1.0] * len(tasks)
+    polls, late_s = [0] * len(tasks), [-1.0] * len(tasks)
     free_at = now = 0.0
     turn = 0
     while queue:
@@ -53,31 +53,31 @@ def simulate(tasks: Sequence[Import], policy: Policy, per_second: float) -> Resu
         task = tasks[number]
         turn += 1
         if kind < 0:
-            heapq.heappush(queue, (due_at + policy.first_look_s(task), turn, number, 0))
+            heapq.heappush(queue, (due_at + policy.first_poll_s(task), turn, number, 0))
             continue
         now = max(due_at, free_at)
         free_at = now + 1 / per_second
-        looks[number] = before + 1
+        polls[number] = before + 1
         finished = task.requested_at + task.took_s <= now
-        gap_s = policy.gap_s(Look(number=number, task=task, now=now, due_at=due_at, looks=before, finished=finished))
+        gap_s = policy.gap_s(Poll(number=number, task=task, now=now, due_at=due_at, polls=before, finished=finished))
         if finished:
             late_s[number] = now - task.seen_from
         elif now < task.fed_at + DEADLINE_S:
             heapq.heappush(queue, (min(now + gap_s, task.fed_at + DEADLINE_S), turn, number, before + 1))
-    return _result(looks, late_s, now)
+    return _result(polls, late_s, now)
 
 
-def _result(looks: Sequence[int], late_s: Sequence[float], drained_s: float) -> Result:
+def _result(polls: Sequence[int], late_s: Sequence[float], drained_s: float) -> Result:
     seen = sorted(late for late in late_s if late >= 0)
-    warm = int(len(looks) * WARM_UP)
+    warm = int(len(polls) * WARM_UP)
     steady = [late for late in late_s[warm:] if late >= 0]
     return Result(
-        looks=sum(looks) / len(looks),
+        polls=sum(polls) / len(polls),
         mean_s=sum(seen) / len(seen),
         p95_s=seen[int(len(seen) * 0.95)],
         worst_s=seen[-1],
         drained_s=drained_s,
-        steady_looks=sum(looks[warm:]) / (len(looks) - warm),
+        steady_polls=sum(polls[warm:]) / (len(polls) - warm),
         steady_s=sum(steady) / len(steady),
     )
 
@@ -96,20 +96,20 @@ class Compared:
     clairvoyant: Result
 
     def equal_or_better(self, other: Result) -> tuple[float, Result] | None:
-        """Return the price and the result with the fewest looks that is at most 5 % later and needs no more looks."""
+        """Return the price and the result with the fewest polls that is at most 5 % later and needs no more polls."""
         fitting = [
             (price_s, mine)
             for price_s, mine in self.priced.items()
-            if mine.looks <= other.looks and mine.mean_s <= other.mean_s * 1.05
+            if mine.polls <= other.polls and mine.mean_s <= other.mean_s * 1.05
         ]
-        return min(fitting, key=lambda each: each[1].looks, default=None)
+        return min(fitting, key=lambda each: each[1].polls, default=None)
 
     def over_the_bound(self, bound: Sequence[Result]) -> float:
-        """Return the default's lateness in the steady state, over that of an optimal inspection with as many looks."""
-        points = sorted((each.steady_looks, each.steady_s) for each in bound)
+        """Return the default's lateness in the steady state, over that of an optimal inspection with as many polls."""
+        points = sorted((each.steady_polls, each.steady_s) for each in bound)
         for (fewer, later_s), (more, sooner_s) in pairwise(points):
-            if fewer <= self.default.steady_looks <= more:
-                share = (self.default.steady_looks - fewer) / max(more - fewer, 1e-9)
+            if fewer <= self.default.steady_polls <= more:
+                share = (self.default.steady_polls - fewer) / max(more - fewer, 1e-9)
                 return self.default.steady_s / (later_s + share * (sooner_s - later_s))
         return float("nan")
 

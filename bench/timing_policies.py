@@ -12,23 +12,23 @@ from poller.schedule.policy import LONGEST_GAP_S, LONGEST_PRICED_GAP_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One look as a policy sees it."""
+class Poll:
+    """One poll as a policy sees it."""
 
     number: int  # of the task
     task: Import
     now: float
     due_at: float
-    looks: int  # before this one
+    polls: int  # before this one
     finished: bool
 
 
 class Policy(Protocol):
-    """Says how long to wait: for the first look at a task just fed, and after each look that found it unfinished."""
+    """Says how long to wait: for the first poll of a task just fed, and after each poll that found it unfinished."""
 
-    def first_look_s(self, task: Import) -> float: ...
+    def first_poll_s(self, task: Import) -> float: ...
 
-    def gap_s(self, look: Look) -> float: ...
+    def gap_s(self, poll: Poll) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,21 @@ class Intervals:
     factor: float
     longest_s: float
 
-    def first_look_s(self, _task: Import) -> float:
+    def first_poll_s(self, _task: Import) -> float:
         return 0.0
 
-    def gap_s(self, look: Look) -> float:
-        return float(min(self.first_s * self.factor ** min(look.looks, 60), self.longest_s))
+    def gap_s(self, poll: Poll) -> float:
+        return float(min(self.first_s * self.factor ** min(poll.polls, 60), self.longest_s))
 
 
 class BackOff:
     """`polling.policy = "backoff"`: a quarter of the age, 1 to 60 s."""
 
-    def first_look_s(self, _task: Import) -> float:
+    def first_poll_s(self, _task: Import) -> float:
         return 0.0
 
-    def gap_s(self, look: Look) -> float:
-        return min(max((look.now - look.task.fed_at) * 0.25, 1.0), 60.0)
+    def gap_s(self, poll: Poll) -> float:
+        return min(max((poll.now - poll.task.fed_at) * 0.25, 1.0), 60.0)
 
 
 class Learning:
@@ -65,25 +65,25 @@ class Learning:
         else:
             shortest_s = min(1.0, price_s)
             self.learned = Learned(
-                Price(look_price_s=price_s, longest_gap_s=LONGEST_PRICED_GAP_S, shortest_gap_s=shortest_s)
+                Price(poll_cost_s=price_s, longest_gap_s=LONGEST_PRICED_GAP_S, shortest_gap_s=shortest_s)
             )
 
-    def first_look_s(self, _task: Import) -> float:
-        return self.learned.first_look_s
+    def first_poll_s(self, _task: Import) -> float:
+        return self.learned.first_poll_s
 
-    def gap_s(self, look: Look) -> float:
-        learned, task, first = self.learned, look.task, look.looks == 0
-        age_s = look.now - task.requested_at
+    def gap_s(self, poll: Poll) -> float:
+        learned, task, first = self.learned, poll.task, poll.polls == 0
+        age_s = poll.now - task.requested_at
         if first:
             learned.fed(task.fed_at - task.requested_at)
         else:
-            learned.waited(look.now - look.due_at)
-        if look.finished:
-            learned.finished(look.number, age_s, task.took_s, first=first)
+            learned.waited(poll.now - poll.due_at)
+        if poll.finished:
+            learned.finished(poll.number, age_s, task.took_s, first=first)
         else:
-            learned.unfinished(look.number, age_s, first=first)
-        learned.refresh(look.now)
-        return 0.0 if look.finished else learned.gap_s(age_s)
+            learned.unfinished(poll.number, age_s, first=first)
+        learned.refresh(poll.now)
+        return 0.0 if poll.finished else learned.gap_s(age_s)
 
 
 class Optimal:
@@ -99,12 +99,12 @@ class Optimal:
     def _plan(self, task: Import) -> Inspection:
         return self._plans[task.requested_at >= self._half_at]
 
-    def first_look_s(self, task: Import) -> float:
+    def first_poll_s(self, task: Import) -> float:
         age_s = task.fed_at - task.requested_at
         return self._plan(task).gap_s(age_s) if age_s < 1 else 0.0
 
-    def gap_s(self, look: Look) -> float:
-        return self._plan(look.task).gap_s(look.now - look.task.requested_at)
+    def gap_s(self, poll: Poll) -> float:
+        return self._plan(poll.task).gap_s(poll.now - poll.task.requested_at)
 
 
 def _plan_for(tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> Inspection:
@@ -123,12 +123,12 @@ def _plan_for(tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> 
 
 
 class Clairvoyant:
-    """One look a task, at the instant it is finished."""
+    """One poll a task, at the instant it is finished."""
 
-    def first_look_s(self, task: Import) -> float:
+    def first_poll_s(self, task: Import) -> float:
         return min(task.seen_from - task.fed_at, 1e6)
 
-    def gap_s(self, _look: Look) -> float:
+    def gap_s(self, _poll: Poll) -> float:
         return 1e6
 
 

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from bench.timing import Compared, Result
 
 HEAD = (
-    "| {} | looks | mean late s | p95 s | worst s | drained s | learned at a price: looks / mean late s |\n"
+    "| {} | polls | mean late s | p95 s | worst s | drained s | learned at a price: polls / mean late s |\n"
     "|---|---|---|---|---|---|---|\n"
 )
 WIDTH, HEIGHT, MARGIN, COLUMNS = 300, 210, 34, 3
-LEAST_LOOKS, MOST_LOOKS, LEAST_S, MOST_S = 1.0, 60.0, 0.5, 200.0
+LEAST_POLLS, MOST_POLLS, LEAST_S, MOST_S = 1.0, 60.0, 0.5, 200.0
 
 
 def table(compared: "Sequence[Compared]") -> str:
@@ -24,7 +24,7 @@ def _one_table(each: "Compared") -> str:
     lines = [HEAD.format(f"**{each.workload}**, {each.per_second:g} a second")]
     for name, other in each.others.items():
         found = each.equal_or_better(other)
-        said = "–" if found is None else f"{found[0]:g} s: {found[1].looks:.2f} / {found[1].mean_s:.2f}"
+        said = "–" if found is None else f"{found[0]:g} s: {found[1].polls:.2f} / {found[1].mean_s:.2f}"
         lines.append(_row(name, other, said))
     over, within = each.over_the_bound(each.optimal), each.over_the_bound(each.optimal_within)
     said = "" if math.isnan(over) else f"once learned {over:.2f} × the bound"
@@ -36,13 +36,13 @@ def _one_table(each: "Compared") -> str:
 
 def _row(name: str, result: "Result", said: str) -> str:
     return (
-        f"| {name} | {result.looks:.2f} | {result.mean_s:.2f} | {result.p95_s:.1f} | {result.worst_s:.1f}"
+        f"| {name} | {result.polls:.2f} | {result.mean_s:.2f} | {result.p95_s:.1f} | {result.worst_s:.1f}"
         f" | {result.drained_s:.0f} | {said} |\n"
     )
 
 
 def plot(compared: "Sequence[Compared]") -> str:
-    """Return an SVG: looks per task across, mean lateness up, both logarithmic; a panel a workload."""
+    """Return an SVG: polls per task across, mean lateness up, both logarithmic; a panel a workload."""
     rows = math.ceil(len(compared) / COLUMNS)
     panels = "".join(
         f'<g transform="translate({number % COLUMNS * WIDTH},{number // COLUMNS * HEIGHT})">{_panel(each)}</g>'
@@ -55,9 +55,9 @@ def plot(compared: "Sequence[Compared]") -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMNS * WIDTH} {rows * HEIGHT + 20}"'
-        f' role="img" aria-label="Looks per task and mean lateness of each policy"><style>{style}</style>'
+        f' role="img" aria-label="Polls per task and mean lateness of each policy"><style>{style}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{panels}'
-        f'<text x="8" y="{rows * HEIGHT + 12}">Across: looks per task. Up: mean lateness, s. Both logarithmic. '
+        f'<text x="8" y="{rows * HEIGHT + 12}">Across: polls per task. Up: mean lateness, s. Both logarithmic. '
         "Line: learned, by price; dot on it: the default. Dashed: optimal inspection. Red: fixed rules.</text></svg>\n"
     )
 
@@ -89,11 +89,11 @@ def _ticks() -> str:
 
 
 def _point(result: "Result") -> str:
-    return f"{_across(result.looks):.1f},{_up(result.mean_s):.1f}"
+    return f"{_across(result.polls):.1f},{_up(result.mean_s):.1f}"
 
 
-def _across(looks: float) -> float:
-    return MARGIN + (WIDTH - MARGIN - 8) * _log_share(looks, LEAST_LOOKS, MOST_LOOKS)
+def _across(polls: float) -> float:
+    return MARGIN + (WIDTH - MARGIN - 8) * _log_share(polls, LEAST_POLLS, MOST_POLLS)
 
 
 def _up(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Simulated accounts to compare when-to-look policies on: when imports are requested, when fed, how long they take."""
+"""Simulated accounts to compare when-to-poll policies on: when imports are requested, when fed, how long they take."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ class Import:
 
     @property
     def seen_from(self) -> float:
-        """From when on a look would find it finished."""
+        """From when on a poll would find it finished."""
         return max(self.requested_at + self.took_s, self.fed_at)
 
 

@@ -1,4 +1,4 @@
-"""Kills and fails the real process before each of its state-changing system calls in turn, and looks what is left.
+"""Kills and fails the real process before each of its state-changing system calls in turn, and polls what is left.
 
 `python -m campaign.crash --points all --double 200 --errors --random-kills 300`; nothing given runs a short version.
 """

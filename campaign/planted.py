@@ -104,10 +104,10 @@ BUGS = (
         tests=("store/test_planted",),
     ),
     Bug(
-        name="look-of-a-finished-task-not-counted",
+        name="poll-of-a-finished-task-not-counted",
         file="poller/store/sqlite/store.py",
-        old='"UPDATE task SET looks = looks + 1, kind = ?, trail',
-        new='"UPDATE task SET kind = ?, trail',
+        old='"UPDATE task SET polls = polls + 1, kind = ?, poll_log',
+        new='"UPDATE task SET kind = ?, poll_log',
         tests=STORE,
     ),
     Bug(
@@ -309,7 +309,7 @@ BUGS = (
         new="            case 0 | 1 | 75:\n",
         tests=("sinks/test_command",),
     ),
-    # --- looking: weather is not a result, and each answer belongs to its task
+    # --- polling: weather is not a result, and each answer belongs to its task
     Bug(
         name="no-task-id-comparison",
         file="poller/hubspot/client.py",
@@ -339,7 +339,7 @@ BUGS = (
         tests=CLIENT,
     ),
     Bug(
-        name="kept-connection-not-looked-at",
+        name="kept-connection-not-polled-at",
         file="poller/hubspot/connection.py",
         old="            if line.is_clean and self._now()",
         new="            if self._now()",
@@ -353,7 +353,7 @@ BUGS = (
         tests=CLIENT,
     ),
     Bug(
-        name="time-out-of-another-look",
+        name="time-out-of-another-poll",
         file="poller/hubspot/timeouts.py",
         old="            if ends_at > loop.time():\n",
         new="            if False:\n",
@@ -376,8 +376,8 @@ BUGS = (
     Bug(
         name="token-in-the-log",
         file="poller/hubspot/client.py",
-        old='    log.warning("look.broken", error=type(error).__name__)',
-        new='    log.warning("look.broken", error=repr(error), args=repr(error.args))',
+        old='    log.warning("poll.broken", error=type(error).__name__)',
+        new='    log.warning("poll.broken", error=repr(error), args=repr(error.args))',
         tests=(*CLIENT, "service/test_tokens"),
     ),
     Bug(
@@ -524,9 +524,9 @@ BUGS = (
     Bug(
         name="429-costs-the-task-an-error",
         file="poller/schedule/policy.py",
-        old="        case Throttled() | Refused():\n            return _look_again_unchanged(task, at=now)",
+        old="        case Throttled() | Refused():\n            return _poll_again_unchanged(task, at=now)",
         new="        case Throttled() | Refused():\n"
-        "            return LookAgain(at=now, errors=task.errors + 1, missing_at=None, status=None)",
+        "            return PollAgain(at=now, errors=task.errors + 1, missing_at=None, status=None)",
         tests=("schedule/test_policy",),
     ),
     # --- feeding

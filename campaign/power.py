@@ -66,7 +66,7 @@ async def cut_and_go_on(shape: Shape, done: Sequence[Step], recorded_in: Path, c
     with tempfile.TemporaryDirectory() as place:
         async with rigged(own_folder(place), shape) as rig:
             _fill(rig.folder, disk.seen())
-            rig.look()
+            rig.poll()
             _fill(rig.folder, disk.cut(chance))
             wrong = await rig.finish()
     return [f"{cut} of {len(done)} steps: {words}" for words in wrong]

@@ -34,7 +34,7 @@ TRIES = 4  # runs to the end after the last fault; more are never needed
 SCENARIO = Scenario(
     durations=parse_durations("fixed:0"),
     fates={Fate.COMPLETE_WITH_ERRORS: 0.2, Fate.CANCELED: 0.15, Fate.UNKNOWN: 0.15},
-    faults={"503": 0.05, "null": 0.15},  # so that some tasks need several looks
+    faults={"503": 0.05, "null": 0.15},  # so that some tasks need several polls
     requests=1_000_000,
     window_s=0.1,
     latency_s=(0.0, 0.005),
@@ -60,7 +60,7 @@ class Shape:
     tasks: int = 12
     seed: int = 1
     requests: int = 1000  # per 0.1 s
-    workers: int = 1  # few, so that nearly each look is a commit of its own
+    workers: int = 1  # few, so that nearly each poll is a commit of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class Rig:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        self.look()
+        self.poll()
         return Ended(code=process.returncode or 0, stderr=stderr.decode(errors="replace"))
 
     def _kill_at_arrival(self, pid: int, number: int | None) -> None:
@@ -141,7 +141,7 @@ class Rig:
             if isinstance(target, Receiver):
                 target.on_arrival = on_arrival
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Remember what readers can see now: it must stay true."""
         for target in self.targets:
             now = target.read()
@@ -165,7 +165,7 @@ class Rig:
             return [f"the state cannot be read after exit code {ended.code}: {error}"]
         found = self._wrong_outcomes(records)
         found += [words for target in self.targets for words in target.violations(records)]
-        self.look()
+        self.poll()
         found += [
             f"{type(target).__name__}: what a reader saw before was changed later"
             for target, seen in self._seen.items()

@@ -9,20 +9,20 @@ from typing import assert_never
 
 import structlog
 
-from poller.app.environment import World
+from poller.app.environment import Environment
 from poller.config import AccountSettings, OAuthTable, Settings, SourceTable
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.protocols import StatusClient, Store, TokenSource
-from poller.engine import Lane, Limits, Outlet, Service
+from poller.engine import DeliveryLoop, GiveUpRules, Lane, Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, Price, Unreadable, knowledge_name
-from poller.sinks import SinkSpec, Surroundings, make_sink
+from poller.sinks import SinkEnvironment, SinkSpec, make_sink
 from poller.sources import STDIN, Feeding, Source
 
 log = structlog.get_logger()
@@ -110,38 +110,40 @@ def gate_limits(account: AccountSettings) -> GateLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Builder:
     """Makes the parts of one run."""
 
-    world: World
+    environment: Environment
     store: Store
     metrics: Metrics
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
 
-    def outlet(self, spec: SinkSpec, settings: Settings) -> Outlet:
+    def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
         """Return the way to a sink, not opened yet. Raises `ConfigError`."""
-        world, hidden = self.world, settings.secret_variables()
-        around = Surroundings(clock=world.clock, rng=world.rng, environ=world.environ, hidden=hidden)
-        return Outlet(
+        environment, hidden = self.environment, settings.secret_variables()
+        around = SinkEnvironment(
+            clock=environment.clock, rng=environment.rng, environ=environment.environ, hidden=hidden
+        )
+        return DeliveryLoop(
             make_sink(spec, around),
             store=self.store,
             metrics=self.metrics,
-            clock=world.clock,
+            clock=environment.clock,
             give_up_s=settings.give_up_s,
         )
 
     async def lane(self, name: str, settings: Settings, service: Service) -> Lane:
         """Return an account, ready to work. Raises `ConfigError` where it has no token."""
-        account, world = settings.account_settings()[name], self.world
-        rng = random.Random(world.rng.getrandbits(64))  # noqa: S311 - spreads looks, keeps no secret
+        account, environment = settings.account_settings()[name], self.environment
+        rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
         gate = self.gates[name] = AccountGate(
             name,
             gate_limits(account),
             state=await self.store.account(name),
-            clock=world.clock,
-            monotonic=world.monotonic or asyncio.get_running_loop().time,
+            clock=environment.clock,
+            monotonic=environment.monotonic or asyncio.get_running_loop().time,
             rng=rng,
             has_new_token=tokens.has_news,
         )
@@ -153,9 +155,9 @@ class Parts:
             polling=account.polling_rules(),
             timing=await self.timing(name, account),
             metrics=self.metrics,
-            clock=world.clock,
+            clock=environment.clock,
             rng=rng,
-            limits=Limits(
+            limits=GiveUpRules(
                 give_up_s=settings.give_up_s,
                 needs_token=len(settings.account_settings()) == 1 and not service.endless,
             ),
@@ -163,7 +165,7 @@ class Parts:
         )
 
     def client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:
-        """Return what makes the account's looks."""
+        """Return what makes the account's polls."""
         client: StatusClient = HubSpotClient(
             self.connections,
             base_url=account.base_url,
@@ -172,9 +174,9 @@ class Parts:
             request_timeout_s=account.request_timeout_s,
             max_body_bytes=account.max_body_bytes,
         )
-        if self.world.tracer is not None:
+        if self.environment.tracer is not None:
             asked = {"account": name, "base_url": account.base_url, "status_path": account.status_path}
-            client = traces.TracedClient(client, self.world.tracer, clock=self.world.clock, **asked)
+            client = traces.TracedClient(client, self.environment.tracer, clock=self.environment.clock, **asked)
         return client
 
     async def timing(self, name: str, account: AccountSettings) -> AccountTiming | None:
@@ -183,7 +185,7 @@ class Parts:
         if rules.policy != "learned":
             return None
         price = Price(
-            look_price_s=rules.price_s,
+            poll_cost_s=rules.price_s,
             longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
             shortest_gap_s=rules.first_gap_s,
         )
@@ -195,13 +197,13 @@ class Parts:
             return AccountTiming(kept_as, price)
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
-        """Return where the account's token comes from. Raises `ConfigError` now, not at the first look."""
+        """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
         if account.oauth is not None:
             return self._oauth(account.base_url, account.oauth)
-        return await stored_token(account.token_file, account.token_env, self.world.environ)
+        return await stored_token(account.token_file, account.token_env, self.environment.environ)
 
     def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
-        environ = self.world.environ
+        environ = self.environment.environ
         if oauth.client_secret is not None:
             secret = oauth.client_secret.get_secret_value()
         elif oauth.client_secret_env is not None:
@@ -217,7 +219,7 @@ class Parts:
             refresh_token_file=oauth.refresh_token_file,
             token_url=base_url + oauth.token_path,
             post=self.connections.post,
-            clock=self.world.clock,
+            clock=self.environment.clock,
         )
         return _HiddenToken(source)
 
@@ -229,9 +231,9 @@ async def stored_token(file: Path | None, variable: str, environ: Mapping[str, s
     return source
 
 
-def refuse_same_names(outlets: Sequence[Outlet]) -> None:
+def refuse_same_names(delivery_loops: Sequence[DeliveryLoop]) -> None:
     """Raise `ConfigError` where two sinks have the same name."""
-    names = [outlet.sink.name for outlet in outlets]
+    names = [loop.sink.name for loop in delivery_loops]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"sinks: two have the name {twice[0]}; give one another, in its [[sinks]] table: name = …")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class Environment:
     """What a run takes from outside itself. Tests bring their own time, chance and network."""
 
     clock: Clock = time.time
@@ -31,7 +31,7 @@ class World:
     environ: Mapping[str, str]
     connections: Callable[[Settings], Connections]
     console: Console | None = None  # where the progress display is drawn; None: nowhere
-    tracer: "Tracer | None" = None  # who is told of every look; None: nobody
+    tracer: "Tracer | None" = None  # who is told of every poll; None: nobody
     on_service: Callable[[Service], None] = lambda _service: None  # told before work begins
     open_site: Callable[[web.Application, Address], AbstractAsyncContextManager[Address]] = listen
     reread: Callable[[], Settings] | None = None  # the settings as they are now; None: they cannot change

@@ -1,4 +1,4 @@
-"""How a process is set up to spend little on each look: the event loop, the memory allocator, the garbage collector."""
+"""How a process is set up to spend little on each poll: the event loop, the memory allocator, the garbage collector."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ T = TypeVar("T")
 RECEIVE_BUFFER = 262_144  # what asyncio asks the allocator for with each read
 
 
-def run_swiftly(main: Coroutine[Any, Any, T]) -> T:
+def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` to its end as `asyncio.run` does, on uvloop where the extra `speed` is installed."""
     with asyncio.Runner(loop_factory=_fastest_loop) as runner:
         return runner.run(main)
@@ -31,7 +31,7 @@ def _keep_large_blocks() -> None:
     bytearray(4 * RECEIVE_BUFFER)
 
 
-def spare_collector() -> None:
-    """What lives now lives to the end: never walk it again. Looks leave few cycles, so walk the others seldom."""
+def tune_garbage_collector() -> None:
+    """What lives now lives to the end: never walk it again. Polls leave few cycles, so walk the others seldom."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

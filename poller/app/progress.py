@@ -24,7 +24,7 @@ STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", K
 
 
 class Progress:
-    """Draws until cancelled: done of known, kinds, looks, rates, pauses, and when it may be finished."""
+    """Draws until cancelled: done of known, kinds, polls, rates, pauses, and when it may be finished."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Progress:
         self._pauses = pauses  # account or sink → why it waits
         self._ended = ended  # whether the input has ended, so that "known" is all
         self._draining = draining
-        self._samples: deque[tuple[float, int, int]] = deque()  # instant, looks, finished
+        self._samples: deque[tuple[float, int, int]] = deque()  # instant, polls, finished
 
     async def show(self, console: Console) -> None:
         """Redraw four times a second. Cancel it to leave the last picture on the screen."""
@@ -55,7 +55,7 @@ class Progress:
     def draw(self) -> RenderableType:
         """Return the display as of now."""
         self._sample()
-        return Group(self._bar(), self._looks(), *self._remarks())
+        return Group(self._bar(), self._polls(), *self._remarks())
 
     def _bar(self) -> RenderableType:
         metrics = self._metrics
@@ -67,9 +67,9 @@ class Progress:
         )
         return table
 
-    def _looks(self) -> Text:
-        looks = self._metrics.looks
-        return Text(f"{looks:,} looks, {self._per_s(1):.1f} per second", style="dim")
+    def _polls(self) -> Text:
+        polls = self._metrics.polls
+        return Text(f"{polls:,} polls, {self._per_s(1):.1f} per second", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self._metrics.finished:
@@ -87,7 +87,7 @@ class Progress:
 
     def _sample(self) -> None:
         now = self._clock()
-        self._samples.append((now, self._metrics.looks, self._metrics.finished))
+        self._samples.append((now, self._metrics.polls, self._metrics.finished))
         while now - self._samples[0][0] > RATES_OVER_S:
             self._samples.popleft()
 

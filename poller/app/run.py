@@ -14,10 +14,10 @@ import structlog
 from rich.console import Console
 
 from poller import __version__
-from poller.app import build as parts
-from poller.app.build import Parts, stored_token
-from poller.app.environment import World
-from poller.app.event_loop import spare_collector
+from poller.app import build
+from poller.app.build import Builder, stored_token
+from poller.app.environment import Environment
+from poller.app.event_loop import tune_garbage_collector
 from poller.app.progress import Progress
 from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
@@ -61,7 +61,7 @@ async def run_here(
 
     set_log(settings)
     async with _tracing(settings, environ) as tracer:
-        world = World(
+        environment = Environment(
             environ=environ,
             monotonic=time.monotonic,
             connections=connect,
@@ -70,7 +70,7 @@ async def run_here(
             reread=reread,
             set_log=set_log,
         )
-        return await _run_with_signals(settings, inputs, world)
+        return await _run_with_signals(settings, inputs, environment)
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ def connect(settings: Settings) -> Connections:
     return Connections(proxy=settings.proxy, ca_file=settings.ca_file)
 
 
-async def _run_with_signals(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
+async def _run_with_signals(settings: Settings, inputs: Sequence[str], environment: Environment) -> Exit:
     """The first SIGTERM or SIGINT drains, the second stops at once. SIGHUP applies settings that were changed; from a
     terminal that is gone it drains."""
     loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
@@ -104,7 +104,7 @@ async def _run_with_signals(settings: Settings, inputs: Sequence[str], world: Wo
 
     def on_service(service: Service) -> None:
         services.append(service)
-        spare_collector()
+        tune_garbage_collector()
 
     had_terminal = sys.stderr.isatty()
 
@@ -118,29 +118,29 @@ async def _run_with_signals(settings: Settings, inputs: Sequence[str], world: Wo
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     try:
-        return await run(settings, inputs, replace(world, on_service=on_service))
+        return await run(settings, inputs, replace(environment, on_service=on_service))
     except asyncio.CancelledError:
         _say("poller: stopped at once; nothing is lost, run the same command again to go on")
         return Exit.WORK_LEFT
 
 
-async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
+async def run(settings: Settings, inputs: Sequence[str], environment: Environment) -> Exit:
     """Feed `inputs`, poll until every task has its outcome and every sink has it; return the exit code.
 
     Raises `PollerError` where the run cannot begin; what ends it later is told after the summary.
     """
-    sources = parts.sources(settings, inputs)
+    sources = build.sources(settings, inputs)
     check_sources(sources)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.state, clock=world.clock)
+        store = await open_store(settings.state, clock=environment.clock)
         stack.push_async_callback(store.close)
-        service, made = await _assemble(settings, sources, world, metrics, store, stack)
+        service, builder = await _assemble(settings, sources, environment, metrics, store, stack)
         log.info("run.started", version=__version__, state=without_secret(settings.state), accounts=len(service.lanes))
-        world.on_service(service)
-        await _open_site(settings, world, service, metrics, store, stack)
-        reload = Reload(settings, inputs, service, made)
-        error = await _run_service(service, settings, metrics, world, reload)
+        environment.on_service(service)
+        await _open_site(settings, environment, service, metrics, store, stack)
+        reload = Reload(settings, inputs, service, builder)
+        error = await _run_service(service, settings, metrics, environment, reload)
         sums = await store.sums()
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
@@ -149,8 +149,13 @@ async def run(settings: Settings, inputs: Sequence[str], world: World) -> Exit:
 
 
 async def _assemble(
-    settings: Settings, sources: Sequence[Source], world: World, metrics: Metrics, store: Store, stack: AsyncExitStack
-) -> tuple[Service, Parts]:
+    settings: Settings,
+    sources: Sequence[Source],
+    environment: Environment,
+    metrics: Metrics,
+    store: Store,
+    stack: AsyncExitStack,
+) -> tuple[Service, Builder]:
     accounts = settings.account_settings()
     sums = await store.sums()
     metrics.begin(sums)
@@ -158,26 +163,26 @@ async def _assemble(
     service = Service(
         store=store,
         metrics=metrics,
-        clock=world.clock,
+        clock=environment.clock,
         sources=sources,
-        stdin=world.stdin,
-        endless=parts.is_endless(settings, sources),
+        stdin=environment.stdin,
+        endless=build.is_endless(settings, sources),
         shutdown_s=settings.shutdown_s,
         retention_s=settings.retention_s,
         stop_on_failures=settings.stop_on_failures,
     )
     stack.push_async_callback(service.close_sinks)
-    connections = await stack.enter_async_context(world.connections(settings))
-    made = Parts(world=world, store=store, metrics=metrics, connections=connections)
-    service.outlets = [made.outlet(spec, settings) for spec in parts.sink_specs(settings)]
-    parts.refuse_same_names(service.outlets)
-    positions = await store.attach_sinks([outlet.sink.name for outlet in service.outlets])
-    for outlet in service.outlets:
-        await outlet.open(positions[outlet.sink.name])
+    connections = await stack.enter_async_context(environment.connections(settings))
+    builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
+    service.delivery_loops = [builder.delivery_loop(spec, settings) for spec in build.sink_specs(settings)]
+    build.refuse_same_names(service.delivery_loops)
+    positions = await store.attach_sinks([loop.sink.name for loop in service.delivery_loops])
+    for loop in service.delivery_loops:
+        await loop.open(positions[loop.sink.name])
     for name in accounts:
-        service.lanes[name] = await made.lane(name, settings, service)
-    await _recall(service, store, sums, world.clock())
-    return service, made
+        service.lanes[name] = await builder.lane(name, settings, service)
+    await _recall(service, store, sums, environment.clock())
+    return service, builder
 
 
 async def _recall(service: Service, store: Store, sums: Sums, now: float) -> None:
@@ -204,7 +209,12 @@ async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], s
 
 
 async def _open_site(
-    settings: Settings, world: World, service: Service, metrics: Metrics, store: Store, stack: AsyncExitStack
+    settings: Settings,
+    environment: Environment,
+    service: Service,
+    metrics: Metrics,
+    store: Store,
+    stack: AsyncExitStack,
 ) -> None:
     """Open the admin server; it closes first when the stack unwinds, after the last delivery. An address that the
     person set must be had; where the default is taken, by another run most likely, this one goes on without."""
@@ -215,37 +225,37 @@ async def _open_site(
         service=service,
         store=store,
         metrics=metrics,
-        feeding=parts.feeding(settings),
-        clock=world.clock,
+        feeding=build.feeding(settings),
+        clock=environment.clock,
         version=__version__,
         pid=os.getpid(),
-        began_at=world.clock(),
+        began_at=environment.clock(),
     )
     deadline_s = max(account.deadline_s for account in settings.account_settings().values())
-    overview = Overview(service=service, metrics=metrics, store=store, clock=world.clock, deadline_s=deadline_s)
-    tokens = await _site_token(settings, world)
+    overview = Overview(service=service, metrics=metrics, store=store, clock=environment.clock, deadline_s=deadline_s)
+    tokens = await _site_token(settings, environment)
     try:
-        taken = await stack.enter_async_context(world.open_site(make_site(run, overview, tokens), address))
+        taken = await stack.enter_async_context(environment.open_site(make_site(run, overview, tokens), address))
     except ConfigError as error:
         if "listen" in settings.model_fields_set:
             raise
         log.warning("web.not_started", address=str(address), reason=str(error))
         return
     log.info("web.started", url=f"http://{taken.near()}/", address=str(taken), port=taken.port, token=bool(tokens))
-    if world.console is not None:
+    if environment.console is not None:
         _say(f"poller: live page at http://{taken.near()}/")
 
 
-async def _site_token(settings: Settings, world: World) -> TokenSource | None:
+async def _site_token(settings: Settings, environment: Environment) -> TokenSource | None:
     """Return where the token of the admin server comes from, None where none is set. Raises `ConfigError`."""
     file, variable = settings.listen_token_file, settings.listen_token_env
     if file is None and variable is None:
         return None
-    return await stored_token(file, variable or "", world.environ)
+    return await stored_token(file, variable or "", environment.environ)
 
 
 async def _run_service(
-    service: Service, settings: Settings, metrics: Metrics, world: World, reload: Reload
+    service: Service, settings: Settings, metrics: Metrics, environment: Environment, reload: Reload
 ) -> PollerError | None:
     """Run the service beside its summary lines and its display. Return what ended it before its work was done."""
     ended_by: PollerError | None = None
@@ -255,8 +265,8 @@ async def _run_service(
                 showing.create_task(_log_summaries(service, metrics, settings.summary_every_s)),
                 showing.create_task(reload.whenever_asked()),
             ]
-            if world.console is not None:
-                watchers.append(showing.create_task(_progress(service, metrics, world).show(world.console)))
+            if environment.console is not None:
+                watchers.append(showing.create_task(_progress(service, metrics, environment).show(environment.console)))
             try:
                 await service.run()
             finally:
@@ -264,7 +274,7 @@ async def _run_service(
                     watcher.cancel()
     except* PollerError as errors:
         ended_by = _first(errors)
-    return ended_by or next((outlet.stopped_by for outlet in service.outlets if outlet.stopped_by), None)
+    return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
 
 
 def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
@@ -272,8 +282,8 @@ def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _progress(service: Service, metrics: Metrics, world: World) -> Progress:
-    return Progress(metrics, clock=world.clock, pauses=service.pauses, ended=lambda: service.fed)
+def _progress(service: Service, metrics: Metrics, environment: Environment) -> Progress:
+    return Progress(metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed)
 
 
 async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:
@@ -284,7 +294,7 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             finished=metrics.finished,
             waiting=metrics.waiting,
             rejected=metrics.rejected,
-            looks=metrics.looks,
+            polls=metrics.polls,
             kinds=dict(metrics.kinds),
             outcomes=dict(metrics.outcomes),
             troubles=dict(metrics.troubles),
@@ -317,7 +327,7 @@ def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed:
         code, message = Exit.NO_INPUT, unfed
     if message is not None:
         _say(f"poller: {message}")
-    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, looks=metrics.looks)
+    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
     return code
 
 

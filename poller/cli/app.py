@@ -109,7 +109,7 @@ def run(
     requests: Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window.")] = None,
     window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds.")] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Looks at a time. [16, or as the limit needs]")
+        int | None, typer.Option(metavar="N", help="Polls at a time. [16, or as the limit needs]")
     ] = None,
     deadline_s: Annotated[
         float | None, typer.Option(metavar="S", help="Age at which an unfinished task is timed_out. [86400]")
@@ -178,14 +178,14 @@ def run(
         "log": _given(format=log_format, level=log_level),
     }
     with _errors_for_people():
-        from poller.app.event_loop import run_swiftly
+        from poller.app.event_loop import run_event_loop
         from poller.app.run import run_here
         from poller.config import load
 
         if "-" in (files or []) and sys.stdin.isatty():
             typer.echo("poller: reading ids from the terminal, one a line; Ctrl-D ends them", err=True)
         read = partial(load, config, _given(**flags), os.environ)
-        code = run_swiftly(run_here(read(), files or [], os.environ, read))
+        code = run_event_loop(run_here(read(), files or [], os.environ, read))
         raise typer.Exit(Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code)
 
 
@@ -233,7 +233,7 @@ def plan(
 ) -> None:
     """Tell what a run would take, before it begins.
 
-    It tells looks, time, and how much of the day's quota, from what the state has learned of the account, or from
+    It tells polls, time, and how much of the day's quota, from what the state has learned of the account, or from
     --durations. Nothing is asked and nothing stored.
 
     Exit code 1 where it does not fit into what is left of the day's quota.
@@ -291,7 +291,7 @@ def status(
         raise typer.Exit(_until_interrupted(show) if watch else asyncio.run(show))
 
 
-@app.command(epilog="\b\nExamples:\n  poller why AAAAEZ6whGI\n  poller why AAAAEZ6whGI --json | jq .trail")
+@app.command(epilog="\b\nExamples:\n  poller why AAAAEZ6whGI\n  poller why AAAAEZ6whGI --json | jq .poll_log")
 def why(
     task: Annotated[str, typer.Argument(metavar="TASK", help="An id, a locator, or a status URL.")],
     config: Config = None,
@@ -300,7 +300,7 @@ def why(
 ) -> None:
     """Tell all about one task, also while a run is at work.
 
-    When it was fed, every look at it and what HubSpot said, what comes next or became of it, and which sinks have it.
+    When it was fed, every poll of it and what HubSpot said, what comes next or became of it, and which sinks have it.
 
     Exit code 1 where the state does not know it.
     """
@@ -501,7 +501,7 @@ def sandbox(
     ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SHARE", help="Share of looks; repeatable.", autocompletion=completion.faults),
+        typer.Option(metavar="NAME=SHARE", help="Share of polls; repeatable.", autocompletion=completion.faults),
     ] = None,
     outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None,
     daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None,

@@ -22,7 +22,7 @@ KINDS: dict[str, str] = {
     Kind.TIMED_OUT: "unfinished at the deadline",
 }
 LEVELS = {
-    "debug": "every look",
+    "debug": "every poll",
     "info": "every finished task",
     "warning": "what a person should see",
     "error": "what stops work",

@@ -48,12 +48,12 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, val
 
 
 class PollingTable(BaseModel):
-    """When to look again; the meaning of each stands at `policy.Polling`."""
+    """When to poll again; the meaning of each stands at `policy.Polling`."""
 
     model_config = _STRICT
 
     policy: Literal["learned", "backoff", "fixed"] = _RULES.policy
-    look_price_s: Annotated[Annotated[Seconds, Field(ge=0.01, le=3600)] | None, Word] = _RULES.look_price_s
+    poll_cost_s: Annotated[Annotated[Seconds, Field(ge=0.01, le=3600)] | None, Word] = _RULES.poll_cost_s
     first_gap_s: Seconds = _RULES.first_gap_s
     longest_gap_s: Annotated[Seconds | None, Word] = _RULES.longest_gap_s
     age_share: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=10)] = _RULES.age_share

@@ -68,7 +68,7 @@ class OutputClosed(PollerError):
 
 
 class TokenRefused(PollerError):
-    """HubSpot refused the token before any look of a finite run succeeded."""
+    """HubSpot refused the token before any poll of a finite run succeeded."""
 
     exit_code = Exit.TOKEN_REFUSED
 

@@ -32,8 +32,8 @@ class Task(Struct, frozen=True, kw_only=True):
     ref: bytes | None  # JSON object: what the person fed with the id
     fed_at: float
     due_at: float
-    looks: int  # status requests so far
-    errors: int  # consecutive failed looks; a good answer resets it
+    polls: int  # status requests so far
+    errors: int  # consecutive failed polls; a good answer resets it
     missing_at: float | None  # when a 400/404 JSON was first seen, None after any other answer
     status: str | None  # HubSpot's last known word for it
     paused_base_s: float  # the lane's paused time when the task was fed; see `Lane` in engine.py
@@ -89,7 +89,7 @@ class Added:
     duplicates: int
 
 
-# --- looking ---------------------------------------------------------------------------------------------------------
+# --- polling ---------------------------------------------------------------------------------------------------------
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -143,7 +143,7 @@ class Refused(Struct, frozen=True, kw_only=True):
 
 
 class Unreachable(Struct, frozen=True, kw_only=True):
-    """Weather: nothing was learned about the task."""
+    """OutageDetector: nothing was learned about the task."""
 
     reason: str  # closed vocabulary, snake_case: "http_503", "timeout", "reset", "unreadable_body", …
     retry_after_s: float | None = None
@@ -153,7 +153,7 @@ class Unreachable(Struct, frozen=True, kw_only=True):
 Outcome = Running | Finished | Missing | Throttled | Refused | Unreachable
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class RateLimits(Struct, frozen=True, kw_only=True):
     """What an answer's X-HubSpot-RateLimit-* headers say; None where missing or nonsense."""
 
     max: int | None = None
@@ -163,20 +163,20 @@ class Limits(Struct, frozen=True, kw_only=True):
     daily_remaining: int | None = None
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = RateLimits()
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """One look's whole yield: what it says of the task, and what it says of the account."""
+    """One poll's whole yield: what it says of the task, and what it says of the account."""
 
     outcome: Outcome
-    limits: Limits = NO_LIMITS
+    limits: RateLimits = NO_LIMITS
 
 
 # --- deciding --------------------------------------------------------------------------------------------------------
 
 
-class LookAgain(Struct, frozen=True, kw_only=True):
+class PollAgain(Struct, frozen=True, kw_only=True):
     """The task goes back to the queue with these counts."""
 
     at: float
@@ -192,7 +192,7 @@ class Finish(Struct, frozen=True, kw_only=True):
     kind: Kind
 
 
-Decision = LookAgain | Finish
+Decision = PollAgain | Finish
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -205,12 +205,12 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class Settled(Struct, frozen=True, kw_only=True):
-    """A look made and decided, ready to be recorded. `record` stands exactly when the task is finished."""
+    """A poll made and decided, ready to be recorded. `record` stands exactly when the task is finished."""
 
     task: Task  # as claimed
-    again: LookAgain | None = None
+    again: PollAgain | None = None
     record: Record | None = None
-    trace: str = ""  # the look, a line of the task's trail; see trail.py
+    trace: str = ""  # the poll, a line of the task's poll log; see poll log.py
 
 
 # --- delivering ------------------------------------------------------------------------------------------------------
@@ -324,19 +324,19 @@ class DeadLetter:
     delivery: Delivery
 
 
-class Look(Struct, frozen=True, kw_only=True):
-    """One status request for a task, as the task's trail tells it."""
+class Poll(Struct, frozen=True, kw_only=True):
+    """One status request for a task, as the task's poll log tells it."""
 
     at: float  # when the request left
     gate_s: float  # waited for the right to send it
     took_s: float  # until its answer was read
     outcome: str  # the outcome's class, lower case
     says: str | int | None  # the one word of it: status, code or reason
-    again_in_s: float | None  # until the next look was due; None: it was the last
+    again_in_s: float | None  # until the next poll was due; None: it was the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStory:
+class TaskDetails:
     """Everything the store knows of one task."""
 
     account: str
@@ -344,11 +344,11 @@ class TaskStory:
     ref: bytes | None
     fed_at: float
     requested_at: float | None
-    due_at: float  # of its next look; without meaning once it is finished
-    looks: int
+    due_at: float  # of its next poll; without meaning once it is finished
+    polls: int
     errors: int
     status: str | None
-    trail: tuple[Look, ...]  # the latest looks, oldest first; of many, the first ones are not kept
+    poll_log: tuple[Poll, ...]  # the latest polls, oldest first; of many, the first ones are not kept
     kind: Kind | None = None  # None: waiting
     record: Record | None = None
     deliveries: Mapping[str, str] = field(default_factory=dict)  # sink → "delivered", "undelivered" or "dead: REASON"
@@ -367,7 +367,7 @@ class Selection:
 class Sums:
     """Everything the store counts, from the rows themselves: the material of the ledger.
 
-    Finished tasks that were pruned after their retention stay in `finished`, `looks` and `kinds`.
+    Finished tasks that were pruned after their retention stay in `finished`, `polls` and `kinds`.
     """
 
     sources: tuple[SourceSums, ...]
@@ -375,7 +375,7 @@ class Sums:
     accounts: Mapping[str, AccountState]
     waiting: int
     finished: int
-    looks: int
+    polls: int
     kinds: Mapping[str, int]
     reasons: tuple[tuple[str, int], ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone

@@ -1,25 +1,25 @@
-"""A task's trail: its looks as text, a JSON array a line, so that a store adds one without reading the others. Pure."""
+"""A task's poll log: its polls as text, a JSON array a line; a store appends without reading what is there. Pure."""
 
 import orjson
 
-from poller.core.model import Look
+from poller.core.model import Poll
 
-LONGEST = 1500  # characters a store keeps of a trail, the latest: some twenty looks
-
-
-def trace(look: Look) -> str:
-    """Return the line that adds `look` to a trail."""
-    says = look.says.encode("utf-8", "replace").decode() if isinstance(look.says, str) else look.says
-    words = orjson.dumps((look.outcome, says)).decode()[1:-1]
-    again_in_s = "null" if look.again_in_s is None else f"{look.again_in_s:.3f}"
-    return f"[{look.at:.3f},{look.gate_s:.3f},{look.took_s:.3f},{words},{again_in_s}]\n"
+LONGEST = 1500  # characters a store keeps of a poll log, the latest: some twenty polls
 
 
-def looks(trail: str) -> tuple[Look, ...]:
-    """Return the looks of a trail, oldest first. A first line that was cut is left out."""
-    return tuple(_look(line) for line in trail.splitlines() if line.startswith("[") and line.endswith("]"))
+def trace(poll: Poll) -> str:
+    """Return the line that adds `poll` to a poll log."""
+    says = poll.says.encode("utf-8", "replace").decode() if isinstance(poll.says, str) else poll.says
+    words = orjson.dumps((poll.outcome, says)).decode()[1:-1]
+    again_in_s = "null" if poll.again_in_s is None else f"{poll.again_in_s:.3f}"
+    return f"[{poll.at:.3f},{poll.gate_s:.3f},{poll.took_s:.3f},{words},{again_in_s}]\n"
 
 
-def _look(line: str) -> Look:
+def polls(poll_log: str) -> tuple[Poll, ...]:
+    """Return the polls of a poll log, oldest first. A first line that was cut is left out."""
+    return tuple(_poll(line) for line in poll_log.splitlines() if line.startswith("[") and line.endswith("]"))
+
+
+def _poll(line: str) -> Poll:
     at, gate_s, took_s, outcome, says, again_in_s = orjson.loads(line)
-    return Look(at=at, gate_s=gate_s, took_s=took_s, outcome=outcome, says=says, again_in_s=again_in_s)
+    return Poll(at=at, gate_s=gate_s, took_s=took_s, outcome=outcome, says=says, again_in_s=again_in_s)

@@ -24,7 +24,7 @@ from poller.core.model import (
     SourceSums,
     Sums,
     Task,
-    TaskStory,
+    TaskDetails,
     Written,
 )
 
@@ -49,9 +49,9 @@ class TokenSource(Protocol):
 
 
 class StatusClient(Protocol):
-    """Makes one look. One client an account; all share the connections."""
+    """Makes one poll. One client an account; all share the connections."""
 
-    async def look(self, task: Task) -> Answer:
+    async def poll(self, task: Task) -> Answer:
         """Ask for `task`'s status with at most one HTTP request. Never raises for anything that the network, the
         server or the token source does: those are outcomes. Returns within the request time-out."""
         ...
@@ -165,15 +165,15 @@ class Store(Protocol):
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
-        New tasks are due as `delay_first_looks` says and take their account's noted `paused_s` as base."""
+        New tasks are due as `delay_first_polls` says and take their account's noted `paused_s` as base."""
         ...
 
-    def delay_first_looks(self, account: str, delay_s: float) -> None:
+    def delay_first_polls(self, account: str, delay_s: float) -> None:
         """Let the account's new tasks be due so long after they are added; until it is called they are due at once.
         Not stored."""
         ...
 
-    # --- looking
+    # --- polling
     async def claim(self, account: str, limit: int) -> list[Task]:
         """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process."""
         ...
@@ -183,7 +183,7 @@ class Store(Protocol):
         ...
 
     async def record(self, settled: Sequence[Settled]) -> None:
-        """Count one look for each task and store what was decided; for finished ones, in the same transaction, the
+        """Count one poll for each task and store what was decided; for finished ones, in the same transaction, the
         record and one undelivered row per attached sink. A task whose lease is not held any more is passed over."""
         ...
 
@@ -261,7 +261,7 @@ class Store(Protocol):
         """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
         ...
 
-    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
         ...
 

@@ -14,7 +14,7 @@ TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish 
 
 
 def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Record:
-    """Return the record of `task`, finished as `kind` by `outcome`, the look made at `seen_at`."""
+    """Return the record of `task`, finished as `kind` by `outcome`, the poll made at `seen_at`."""
     final = outcome if isinstance(outcome, Finished) else None
     fields: dict[str, object] = {
         "task_id": task.task_id,
@@ -28,7 +28,7 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         "started_at": final.started_at if final else None,
         "completed_at": final.completed_at if final else None,
         "seen_at": iso(seen_at),
-        "looks": task.looks + 1,
+        "polls": task.polls + 1,
         "ref": _spliced(task.ref),
         "correlation_id": outcome.correlation_id,
     }
@@ -42,7 +42,7 @@ def _spliced(json: bytes | None) -> orjson.Fragment | None:
 
 
 def _status(task: Task, outcome: Outcome) -> str | None:
-    """HubSpot's last word on the task: this look's, or the one before where this look brought none."""
+    """HubSpot's last word on the task: this poll's, or the one before where this poll brought none."""
     match outcome:
         case Finished():
             return outcome.status

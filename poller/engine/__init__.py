@@ -1,7 +1,7 @@
-"""The work: `lane` looks, `outlet` delivers, `service` runs and drains them together. No HTTP, SQL or file here."""
+"""The work loops: `lane` polls, `delivery` delivers, `service` runs and drains both. No HTTP, SQL or file here."""
 
-from poller.engine.delivery import Outlet
-from poller.engine.lane import Lane, Limits
+from poller.engine.delivery import DeliveryLoop
+from poller.engine.lane import GiveUpRules, Lane
 from poller.engine.service import Service
 
-__all__ = ["Lane", "Limits", "Outlet", "Service"]
+__all__ = ["DeliveryLoop", "GiveUpRules", "Lane", "Service"]

@@ -1,4 +1,4 @@
-"""An outlet: one sink and its outbox. Delivers in order, at its own pace, and holds up nobody else."""
+"""An delivery_loop: one sink and its outbox. Delivers in order, at its own pace, and holds up nobody else."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from poller.engine.metrics import Metrics
 log = structlog.get_logger()
 
 
-class Outlet:
+class DeliveryLoop:
     """One sink and its outbox: delivers in order, at its own pace, and holds up nobody else."""
 
     BATCH = 500  # records a write

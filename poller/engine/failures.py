@@ -1,6 +1,6 @@
 """Notices early that one reason ends many tasks, and that too many fail at all. Pure: outcomes in, a warning out.
 
-A reason dominates once it is as good as certain (one error in two thousand looks, by Wilson's score interval) that it
+A reason dominates once it is as good as certain (one error in two thousand polls, by Wilson's score interval) that it
 ends at least a fifth of all tasks. That takes 50 outcomes where nearly every one has the reason, and 200 where three
 in ten have. Only the latest 300 count, so that a trouble that begins later is noticed just as early.
 """
@@ -23,7 +23,7 @@ FEWEST_TO_STOP = 100  # outcomes of a run before a share of failures may stop it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dominance:
+class DominantReason:
     """One reason that ends many tasks."""
 
     reason: str
@@ -38,7 +38,7 @@ class FailureWatch:
     """Judges a run's outcomes as they come. `stop_at`: failures, a share of all below 1 or a number; None: never."""
 
     def __init__(self, stop_at: float | None = None) -> None:
-        self.warning: Dominance | None = None  # the latest, as long as it holds
+        self.warning: DominantReason | None = None  # the latest, as long as it holds
         self.failed = 0
         self.finished = 0
         self._stop_at = stop_at
@@ -47,7 +47,7 @@ class FailureWatch:
         self._samples: dict[str, tuple[str, ...]] = {}
         self._said: set[str] = set()
 
-    def add(self, record: Record) -> Dominance | None:
+    def add(self, record: Record) -> DominantReason | None:
         """Take one outcome; return what is worth saying now, once a reason."""
         reason = None if record.kind is Kind.COMPLETE else record.reason or str(record.kind)
         self.finished += 1
@@ -74,13 +74,13 @@ class FailureWatch:
         if not self._counts[reason]:
             del self._counts[reason], self._samples[reason]
 
-    def _judge(self, reason: str, at: float) -> Dominance | None:
+    def _judge(self, reason: str, at: float) -> DominantReason | None:
         count, outcomes = self._counts[reason], len(self._latest)
         if outcomes < FEWEST or reason in self._said or at_least(count, outcomes) < LEAST_SHARE:
             return None
         self._said.add(reason)
         share = round(count / outcomes, 3)
-        self.warning = Dominance(
+        self.warning = DominantReason(
             reason=reason, count=count, outcomes=outcomes, share=share, samples=self._samples[reason], at=at
         )
         return self.warning

@@ -1,6 +1,6 @@
 """What a run did lately, in memory: its pace over the last hour, its reasons with samples, how long imports took.
 
-The engine tells it finished records only; the pace is sampled from the counters, so that a look costs nothing here.
+The engine tells it finished records only; the pace is sampled from the counters, so that a poll costs nothing here.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ BOUNDS_S = (
 )
 
 
-class _Fields(msgspec.Struct):
+class _FinishedFields(msgspec.Struct):
     """What is read of a record; msgspec skips the rest, which makes this 0.5 µs."""
 
     task_id: str
@@ -46,7 +46,7 @@ class _Fields(msgspec.Struct):
     correlation_id: str | None = None
 
 
-_fields = msgspec.json.Decoder(_Fields)
+_fields = msgspec.json.Decoder(_FinishedFields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Step:
     """Ten seconds of a run; the first and the unfinished last one are shorter."""
 
     seconds: float
-    looks: int
+    polls: int
     finished: int
     paused: bool  # some account sent nothing at its end
 
@@ -70,7 +70,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Reason:
+class RecentReason:
     """Why tasks were not plainly complete, how many, and the latest of them."""
 
     count: int = 0
@@ -112,24 +112,24 @@ def _inside(index: int, share: float) -> float:
 
 
 class History:
-    """The recent past of one run. `STEPS` steps of `STEP_S` seconds, whatever the number of looks in them."""
+    """The recent past of one run. `STEPS` steps of `STEP_S` seconds, whatever the number of polls in them."""
 
     def __init__(self) -> None:
         self.steps: deque[Step] = deque(maxlen=STEPS)
         self.steps_end_at = 0.0  # wall clock; 0: no step yet
-        self.reasons: dict[str, Reason] = {}
+        self.reasons: dict[str, RecentReason] = {}
         self.took = Spread()  # from request to completion, both HubSpot's own instants
-        self.late = Spread()  # from completion to the look that saw it
+        self.late = Spread()  # from completion to the poll that saw it
         self.before: Sums | None = None  # what earlier runs left; None: not begun
         self.began_at = 0.0
-        self._looks = self._finished = 0
+        self._polls = self._finished = 0
 
     def begin(self, now: float, sums: Sums) -> None:
         """Take over what earlier runs left."""
         self.before, self.began_at = sums, now
-        self.steps_end_at, self._looks, self._finished = now, 0, sums.finished
+        self.steps_end_at, self._polls, self._finished = now, 0, sums.finished
         for reason, count in sums.reasons:
-            self.reasons[reason] = Reason(count=count)
+            self.reasons[reason] = RecentReason(count=count)
 
     def recall(self, body: bytes) -> None:
         """Take a record of an earlier run, whose outcome is counted already, as a measure and a sample."""
@@ -150,12 +150,12 @@ class History:
         self._measure(fields, seen_at=record.seen_at)
         if record.reason is not None:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
-            reason = self.reasons.setdefault(name, Reason())
+            reason = self.reasons.setdefault(name, RecentReason())
             reason.count += 1
             reason.kind = record.kind.value
             reason.samples.append(_sample(fields))
 
-    def _measure(self, fields: _Fields, *, seen_at: float | None) -> None:
+    def _measure(self, fields: _FinishedFields, *, seen_at: float | None) -> None:
         requested_at, completed_at = epoch(fields.requested_at), epoch(fields.completed_at)
         if completed_at is None:
             return
@@ -165,25 +165,25 @@ class History:
             self.late.add(max(0.0, seen_at - completed_at))
 
     async def watch(
-        self, clock: Clock, *, looks: Callable[[], int], finished: Callable[[], int], paused: Callable[[], bool]
+        self, clock: Clock, *, polls: Callable[[], int], finished: Callable[[], int], paused: Callable[[], bool]
     ) -> None:
         """Note the counters every `STEP_S` seconds of the wall clock, until cancelled."""
-        self.steps_end_at, self._looks, self._finished = clock(), looks(), finished()
+        self.steps_end_at, self._polls, self._finished = clock(), polls(), finished()
         while True:
             await asyncio.sleep(_until_next_step_s(clock()))
-            self.step(clock(), looks(), finished(), paused=paused())
+            self.step(clock(), polls(), finished(), paused=paused())
 
-    def step(self, now: float, looks: int, finished: int, *, paused: bool) -> None:
+    def step(self, now: float, polls: int, finished: int, *, paused: bool) -> None:
         """Close a step. Steps that nobody noted, for the machine slept, count as empty."""
         missed = min(max(round((now - self.steps_end_at) / STEP_S) - 1, 0), STEPS)
-        self.steps.extend([Step(seconds=STEP_S, looks=0, finished=0, paused=paused)] * missed)
-        self.steps.append(self.unfinished(now - missed * STEP_S, looks, finished, paused=paused))
-        self.steps_end_at, self._looks, self._finished = now, looks, finished
+        self.steps.extend([Step(seconds=STEP_S, polls=0, finished=0, paused=paused)] * missed)
+        self.steps.append(self.unfinished(now - missed * STEP_S, polls, finished, paused=paused))
+        self.steps_end_at, self._polls, self._finished = now, polls, finished
 
-    def unfinished(self, now: float, looks: int, finished: int, *, paused: bool) -> Step:
+    def unfinished(self, now: float, polls: int, finished: int, *, paused: bool) -> Step:
         """Return the step at work, as of now."""
         seconds = min(max(0.0, now - self.steps_end_at), 2 * STEP_S)  # whatever becomes of the wall clock
-        return Step(seconds=seconds, looks=looks - self._looks, finished=finished - self._finished, paused=paused)
+        return Step(seconds=seconds, polls=polls - self._polls, finished=finished - self._finished, paused=paused)
 
 
 def _until_next_step_s(now: float) -> float:
@@ -192,7 +192,7 @@ def _until_next_step_s(now: float) -> float:
     return left_s if left_s >= STEP_S / 2 else left_s + STEP_S
 
 
-def _read(body: bytes) -> _Fields | None:
+def _read(body: bytes) -> _FinishedFields | None:
     try:
         return _fields.decode(body)
     except (msgspec.MsgspecError, RecursionError):
@@ -206,7 +206,7 @@ def _errors(body: bytes) -> object:
         return None  # nests deeper than orjson reads
 
 
-def _sample(fields: _Fields) -> Sample:
+def _sample(fields: _FinishedFields) -> Sample:
     ref = bytes(fields.ref)
     shown = None if ref == b"null" else ref[:LONGEST_REF].decode(errors="replace") + "…" * (len(ref) > LONGEST_REF)
     return Sample(account=fields.account, task_id=fields.task_id, ref=shown, correlation_id=fields.correlation_id)

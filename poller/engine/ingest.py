@@ -1,4 +1,4 @@
-"""The inflow: the sources of a run. Those that end are read one after the other, the others all at once."""
+"""The ingest: the sources of a run. Those that end are read one after the other, the others all at once."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from poller.sources import Claims, Reader, Source, Valve
 log = structlog.get_logger()
 
 
-class Inflow:
+class Ingest:
     """Begins and ends sources, each once, and knows when all have ended."""
 
     def __init__(

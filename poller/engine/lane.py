@@ -1,4 +1,4 @@
-"""A lane: one account at work. Its work loop is the product: claim, pass the gate, look, decide, record."""
+"""A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
 from collections import deque
@@ -16,10 +16,10 @@ from poller.core.model import (
     Decision,
     Finish,
     Finished,
-    Look,
-    LookAgain,
     Outcome,
     Pause,
+    Poll,
+    PollAgain,
     Record,
     Refused,
     Running,
@@ -38,13 +38,13 @@ from poller.schedule.policy import Polling, decide
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane looks at the schedule at least so often: wall clocks jump
-BROKEN_AFTER = 3  # failed looks in a row, others' succeeding meanwhile, after which a task is no sign of an outage
-UNRECORDED_A_WORKER = 10  # so many looks may wait for the disk; then no more are made until it takes them
+BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
+UNRECORDED_A_WORKER = 10  # so many polls may wait for the disk; then no more are made until it takes them
 REFUSALS_AT_START = 2  # one may be a token that was just being replaced
 
 
-class Looked(Struct, frozen=True, kw_only=True):
-    """A look made and decided, on its way to the disk."""
+class Polled(Struct, frozen=True, kw_only=True):
+    """A poll made and decided, on its way to the disk."""
 
     outcome: Outcome
     settled: Settled
@@ -52,7 +52,7 @@ class Looked(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class GiveUpRules:
     """When a run stops waiting for something that may never come back."""
 
     give_up_s: float | None = None  # an outage or a dead sink this long ends the run; None: never
@@ -74,7 +74,7 @@ class Lane:
         metrics: Metrics,
         clock: Clock,
         rng: Random,
-        limits: Limits,
+        limits: GiveUpRules,
         on_recorded: Callable[[Record | None], None],
     ) -> None:
         self.account = account
@@ -93,7 +93,7 @@ class Lane:
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
         self._workers = 0
-        self._unrecorded: list[Looked] = []
+        self._unrecorded: list[Polled] = []
         self._has_unrecorded = asyncio.Event()
         self._has_room = asyncio.Event()
         self._stopping = False
@@ -109,7 +109,7 @@ class Lane:
         """Work until stopped; leave the account's state behind as ended in order."""
         self.save()
         if self._timing is not None:
-            self._store.delay_first_looks(self.account, self._timing.first_look_s)
+            self._store.delay_first_polls(self.account, self._timing.first_poll_s)
         await self._store.flush()  # before the first request: a crash from here on must not forget the window
         async with asyncio.TaskGroup() as recording:
             recording.create_task(self._record())
@@ -135,13 +135,13 @@ class Lane:
                 about = task.key if task.errors < BROKEN_AFTER else "tasks that are broken by themselves"
                 async with self.gate.slot(about) as slot:
                     asked, asked_at = self._probe_of(task), self._clock()
-                    answer = await self._client.look(asked)
+                    answer = await self._client.poll(asked)
                     slot.answered(answer)
             except GateClosed:
                 self._store.release([task])
                 return
             gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
-            self._metrics.looked(self.account, answer.outcome, request_s=request_s, gate_s=gate_s)
+            self._metrics.polled(self.account, answer.outcome, request_s=request_s, gate_s=gate_s)
             self._hire(staff)
             if asked is task:
                 self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s)
@@ -189,10 +189,10 @@ class Lane:
             rng=self._rng,
             learned_gap_s=learned_gap_s,
         )
-        self._plan_looks(task, decision, now)
-        again = decision if isinstance(decision, LookAgain) else None
+        self._plan_polls(task, decision, now)
+        again = decision if isinstance(decision, PollAgain) else None
         record = render(task, outcome, decision.kind, seen_at=now) if isinstance(decision, Finish) else None
-        look = Look(
+        poll = Poll(
             at=asked_at,
             gate_s=gate_s,
             took_s=now - asked_at,
@@ -200,25 +200,25 @@ class Lane:
             says=_says(outcome),
             again_in_s=None if again is None else again.at - now,
         )
-        settled = Settled(task=task, again=again, record=record, trace=trace(look))
-        self._unrecorded.append(Looked(outcome=outcome, settled=settled, at=now))
+        settled = Settled(task=task, again=again, record=record, trace=trace(poll))
+        self._unrecorded.append(Polled(outcome=outcome, settled=settled, at=now))
         self._has_unrecorded.set()
         if isinstance(outcome, Running | Finished):
             self._answered = task
 
-    def _plan_looks(self, task: Task, decision: Decision, now: float) -> None:
+    def _plan_polls(self, task: Task, decision: Decision, now: float) -> None:
         if self._timing is None:
             return
         if isinstance(decision, Finish):
             self._timing.forget(task)
         if self._timing.refresh(now):
-            self._store.delay_first_looks(self.account, self._timing.first_look_s)
+            self._store.delay_first_polls(self.account, self._timing.first_poll_s)
             learned = self._timing.learned
             log.debug(
                 "timing.planned",
                 account=self.account,
                 learned_from=learned.hazard.finished,
-                first_look_s=round(learned.first_look_s, 3),
+                first_poll_s=round(learned.first_poll_s, 3),
                 pressure=round(learned.pressure, 3),
             )
             if (knowledge := self._timing.to_save(now)) is not None:
@@ -231,17 +231,17 @@ class Lane:
             await self._has_room.wait()
 
     async def _record(self) -> None:
-        """Record looks, as many at a time as were made while the disk took those before; tell of them only then."""
+        """Record polls, as many at a time as were made while the disk took those before; tell of them only then."""
         while self._unrecorded or not self._ended:
             await self._has_unrecorded.wait()
             self._has_unrecorded.clear()
-            looked, self._unrecorded = self._unrecorded, []
+            polled, self._unrecorded = self._unrecorded, []
             self._has_room.set()
             self.save()
-            await self._store.record([each.settled for each in looked])
-            for each in looked:
+            await self._store.record([each.settled for each in polled])
+            for each in polled:
                 self._tell(each)
-            for each in looked:
+            for each in polled:
                 self._give_up_if_hopeless(each.outcome, each.at)
 
     def _pass_over(self, task: Task, asked: Task, outcome: Outcome) -> None:
@@ -257,19 +257,19 @@ class Lane:
         )
         self._give_up_if_hopeless(outcome, self._clock())
 
-    def _tell(self, looked: Looked) -> None:
-        outcome, task, now = looked.outcome, looked.settled.task, looked.at
-        again, record = looked.settled.again, looked.settled.record
+    def _tell(self, polled: Polled) -> None:
+        outcome, task, now = polled.outcome, polled.settled.task, polled.at
+        again, record = polled.settled.again, polled.settled.record
         if again is not None and again.at < self._sleeps_until:
             self.wake()
         if tells_debug():
             log.debug(
-                "look.answered",
+                "poll.answered",
                 account=self.account,
                 task_id=task.task_id,
                 outcome=type(outcome).__name__.lower(),
                 says=_says(outcome),
-                looks=task.looks + 1,
+                polls=task.polls + 1,
                 again_in_s=None if again is None else round(again.at - now, 3),
             )
         match outcome:
@@ -283,7 +283,7 @@ class Lane:
                 account=self.account,
                 task_id=task.task_id,
                 kind=record.kind.value,
-                looks=task.looks + 1,
+                polls=task.polls + 1,
                 waited_s=round(now - task.fed_at, 3),
                 reason=record.reason,
                 correlation_id=outcome.correlation_id,
@@ -317,26 +317,26 @@ class Lane:
         self._store.save_account(self.account, replace(self.gate.state(), active_at=self._clock(), clean=False))
 
     def ask_through(self, client: StatusClient) -> None:
-        """Make the next looks with another client."""
+        """Make the next polls with another client."""
         self._client = client
 
     def keep_knowledge(self) -> None:
-        """Note what was learned of when to look."""
+        """Note what was learned of when to poll."""
         if self._timing is not None:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge())
 
     def retune(self, polling: Polling, timing: AccountTiming | None, give_up_s: float | None) -> None:
-        """Follow other rules from the next look on."""
+        """Follow other rules from the next poll on."""
         self._polling, self._timing = polling, timing
         self._limits = replace(self._limits, give_up_s=give_up_s)
-        self._store.delay_first_looks(self.account, 0.0 if timing is None else timing.first_look_s)
+        self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.first_poll_s)
 
     def wake(self) -> None:
         """Tasks may have become due."""
         self._woken.set()
 
     def stop(self) -> None:
-        """Claim nothing more; looks in flight are finished and recorded."""
+        """Claim nothing more; polls in flight are finished and recorded."""
         self._stopping = True
         self.gate.close()
         self.wake()

@@ -15,7 +15,7 @@ GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Histogram:
-    """How often something took how long; cheap enough for every look."""
+    """How often something took how long; cheap enough for every poll."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -29,8 +29,8 @@ class Histogram:
         self.sum += seconds
 
 
-class AccountLooks:
-    """One account's looks in this run."""
+class AccountPolls:
+    """One account's polls in this run."""
 
     __slots__ = ("classes", "gate", "request")
 
@@ -41,7 +41,7 @@ class AccountLooks:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """Answered looks by outcome class, lower case."""
+        """Answered polls by outcome class, lower case."""
         return Counter({outcome.__name__.lower(): count for outcome, count in self.classes.items()})
 
 
@@ -56,14 +56,14 @@ class Metrics:
     duplicates: int = 0
     rejected: int = 0
     blank: int = 0
-    looks: int = 0  # answers of this run
-    troubles: Counter[str] = field(default_factory=Counter)  # looks of this run that told nothing of a task, by reason
+    polls: int = 0  # answers of this run
+    troubles: Counter[str] = field(default_factory=Counter)  # polls of this run that told nothing of a task, by reason
     delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
     dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
 
     settled_before: dict[str, int] = field(default_factory=dict)  # finished tasks that a sink needs no more, by sink
     missed_before: int = 0  # the same for a sink that is new
-    accounts: defaultdict[str, AccountLooks] = field(default_factory=lambda: defaultdict(AccountLooks))
+    accounts: defaultdict[str, AccountPolls] = field(default_factory=lambda: defaultdict(AccountPolls))
 
     def begin(self, sums: Sums) -> None:
         """Take over what earlier runs left in the store."""
@@ -79,8 +79,8 @@ class Metrics:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """Looks of this run by outcome class, lower case."""
-        return sum((looks.outcomes for looks in self.accounts.values()), Counter())
+        """Polls of this run by outcome class, lower case."""
+        return sum((polls.outcomes for polls in self.accounts.values()), Counter())
 
     @property
     def finished(self) -> int:
@@ -98,13 +98,13 @@ class Metrics:
         self.blank += chunk.blank
         self.waiting += added.tasks
 
-    def looked(self, account: str, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
-        self.looks += 1
-        looks = self.accounts[account]
-        looks.classes[type(outcome)] += 1
-        looks.request.add(request_s)
-        looks.gate.add(gate_s)
-        if type(outcome) in TOLD:  # most are: what follows is not for every look
+    def polled(self, account: str, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
+        self.polls += 1
+        polls = self.accounts[account]
+        polls.classes[type(outcome)] += 1
+        polls.request.add(request_s)
+        polls.gate.add(gate_s)
+        if type(outcome) in TOLD:  # most are: what follows is not for every poll
             return
         match outcome:
             case Unreachable(reason=reason) | Refused(reason=reason):

@@ -1,4 +1,4 @@
-"""A whole run: feeding, lanes and outlets, from the first line to the last delivery."""
+"""A whole run: feeding, lanes and delivery loops, from the first line to the last delivery."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -9,10 +9,10 @@ import structlog
 from poller.core.errors import TooManyFailures
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, Store
-from poller.engine.delivery import Outlet
-from poller.engine.failures import Dominance, FailureWatch
+from poller.engine.delivery import DeliveryLoop
+from poller.engine.failures import DominantReason, FailureWatch
 from poller.engine.history import History
-from poller.engine.ingest import Inflow
+from poller.engine.ingest import Ingest
 from poller.engine.lane import Lane
 from poller.engine.metrics import Metrics
 from poller.sources import Source
@@ -25,7 +25,7 @@ LETTING_GO_S = 10.0  # how long a sink that is taken out of the settings has to 
 
 
 class Service:
-    """A whole run: feeding, lanes and outlets, from the first line to the last delivery."""
+    """A whole run: feeding, lanes and delivery loops, from the first line to the last delivery."""
 
     BEAT_S = 5.0  # how often a lane's state is noted, so that a restart knows the account was in use
 
@@ -43,7 +43,7 @@ class Service:
         stop_on_failures: float | None = None,
     ) -> None:
         self.lanes: dict[str, Lane] = {}
-        self.outlets: list[Outlet] = []
+        self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
         self.stopped_by: TooManyFailures | None = None  # why it drains, other than a person's signal
@@ -57,11 +57,11 @@ class Service:
         self._feeds = 0  # beside the input, now
         self.reload_asked = asyncio.Event()  # settings may have changed
         self._done = asyncio.Event()
-        self._looking: asyncio.TaskGroup | None = None
+        self._polling: asyncio.TaskGroup | None = None
         self._delivering: asyncio.TaskGroup | None = None
-        self._at_work: dict[Lane | Outlet, asyncio.Task[None]] = {}
+        self._at_work: dict[Lane | DeliveryLoop, asyncio.Task[None]] = {}
         self._limit: asyncio.Timeout | None = None
-        self.inflow = Inflow(
+        self.ingest = Ingest(
             store,
             sources,
             clock=clock,
@@ -74,7 +74,7 @@ class Service:
     @property
     def fed(self) -> bool:
         """The input has ended."""
-        return self.inflow.ended
+        return self.ingest.ended
 
     async def run(self) -> bool:
         """Run to the end of the work, or until `drain`. Return False when draining took longer than allowed."""
@@ -93,24 +93,24 @@ class Service:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as delivering:
             self._delivering = delivering
-            for outlet in self.outlets:
-                self._start_outlet(outlet)
+            for loop in self.delivery_loops:
+                self._start_delivery(loop)
             keeping = [delivering.create_task(self._beat()), delivering.create_task(self._prune())]
             keeping.append(delivering.create_task(self._remember()))
-            await self._look_until_done()
+            await self._poll_until_done()
             for task in keeping:
                 task.cancel()
-            for outlet in self.outlets:
-                outlet.end()
+            for loop in self.delivery_loops:
+                loop.end()
 
-    async def _look_until_done(self) -> None:
-        async with asyncio.TaskGroup() as looking:
-            self._looking = looking
+    async def _poll_until_done(self) -> None:
+        async with asyncio.TaskGroup() as polling:
+            self._polling = polling
             for lane in self.lanes.values():
                 self.begin_lane(lane)
-            self.inflow.start(looking)
+            self.ingest.start(polling)
             await self._done.wait()
-            self.inflow.stop()
+            self.ingest.stop()
             for lane in self.lanes.values():
                 lane.stop()
 
@@ -119,8 +119,8 @@ class Service:
     def begin_lane(self, lane: Lane) -> None:
         """Put an account to work."""
         self.lanes[lane.account] = lane
-        if self._looking is not None:
-            self._at_work[lane] = self._looking.create_task(lane.run())
+        if self._polling is not None:
+            self._at_work[lane] = self._polling.create_task(lane.run())
 
     async def end_lane(self, account: str) -> None:
         """Let an account finish what is in flight and no more; its other tasks wait in the store."""
@@ -129,42 +129,42 @@ class Service:
         if (task := self._at_work.pop(lane, None)) is not None:
             await asyncio.wait([task])
 
-    def begin_outlet(self, outlet: Outlet) -> None:
+    def begin_delivery(self, loop: DeliveryLoop) -> None:
         """Deliver to a sink that is open, in the place of one of the same name."""
-        names = [each.sink.name for each in self.outlets]
-        if outlet.sink.name in names:
-            self.outlets[names.index(outlet.sink.name)] = outlet
+        names = [each.sink.name for each in self.delivery_loops]
+        if loop.sink.name in names:
+            self.delivery_loops[names.index(loop.sink.name)] = loop
         else:
-            self.outlets.append(outlet)
-        self._start_outlet(outlet)
+            self.delivery_loops.append(loop)
+        self._start_delivery(loop)
 
-    def _start_outlet(self, outlet: Outlet) -> None:
-        outlet.on_stopped = self._end_if_no_sink_is_left
-        if self._delivering is not None and outlet.stopped_by is None:
-            self._at_work[outlet] = self._delivering.create_task(outlet.run())
+    def _start_delivery(self, loop: DeliveryLoop) -> None:
+        loop.on_stopped = self._end_if_no_sink_is_left
+        if self._delivering is not None and loop.stopped_by is None:
+            self._at_work[loop] = self._delivering.create_task(loop.run())
 
-    async def end_outlet(self, outlet: Outlet, *, is_to_deliver: bool = False) -> None:
+    async def end_delivery(self, loop: DeliveryLoop, *, is_to_deliver: bool = False) -> None:
         """Let a sink go after the write under way; with `is_to_deliver`, after all it is owed, if it takes it."""
-        if (task := self._at_work.pop(outlet, None)) is not None:
+        if (task := self._at_work.pop(loop, None)) is not None:
             if is_to_deliver:
-                outlet.end()
+                loop.end()
                 await asyncio.wait([task], timeout=LETTING_GO_S)
-            outlet.stop()
+            loop.stop()
             await asyncio.wait([task], timeout=LETTING_GO_S)
             task.cancel()
             await asyncio.wait([task])
-        await outlet.sink.close()
+        await loop.sink.close()
 
     async def close_sinks(self) -> None:
         """Close every sink; the run is over, or could not begin."""
-        for outlet in self.outlets:
-            await outlet.sink.close()
+        for loop in self.delivery_loops:
+            await loop.sink.close()
 
     def retune(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
         """Follow other rules from now on."""
         self._retention_s, self._shutdown_s = retention_s, shutdown_s
-        for outlet in self.outlets:
-            outlet.retune(give_up_s)
+        for loop in self.delivery_loops:
+            loop.retune(give_up_s)
 
     # --- keeping
 
@@ -178,7 +178,7 @@ class Service:
     async def _remember(self) -> None:
         await self.history.watch(
             self._clock,
-            looks=lambda: self._metrics.looks,
+            polls=lambda: self._metrics.polls,
             finished=lambda: self._metrics.finished,
             paused=lambda: any(lane.gate.pause for lane in self.lanes.values()),
         )
@@ -195,7 +195,7 @@ class Service:
     def pauses(self) -> dict[str, str]:
         """Return what is paused now, lanes and sinks, each with the reason."""
         lanes = {lane.account: lane.gate.pause for lane in self.lanes.values()}
-        sinks = {outlet.sink.name: outlet.backlog_reason for outlet in self.outlets}
+        sinks = {loop.sink.name: loop.backlog_reason for loop in self.delivery_loops}
         return {name: str(reason) for name, reason in (lanes | sinks).items() if reason is not None}
 
     def _on_fed(self, chunk: Chunk, added: Added) -> None:
@@ -204,16 +204,16 @@ class Service:
             self.lanes[account].wake()
 
     def on_recorded(self, record: Record | None) -> None:
-        """A lane has recorded a look; with a record, the outlets have work."""
+        """A lane has recorded a poll; with a record, the delivery loops have work."""
         if record is not None:
             self.history.finish(record)
             self._judge(record)
-            for outlet in self.outlets:
-                outlet.wake()
+            for loop in self.delivery_loops:
+                loop.wake()
             self._end_if_idle()
 
     @property
-    def warning(self) -> Dominance | None:
+    def warning(self) -> DominantReason | None:
         """The reason that ends many tasks of late, if one does."""
         return self._failures.warning
 
@@ -255,8 +255,8 @@ class Service:
             self._end_if_idle()
 
     def _end_if_no_sink_is_left(self) -> None:
-        """One stopped sink holds up no other; with none left, looks would be spent on what nobody gets."""
-        if all(outlet.stopped_by is not None for outlet in self.outlets):
+        """One stopped sink holds up no other; with none left, polls would be spent on what nobody gets."""
+        if all(loop.stopped_by is not None for loop in self.delivery_loops):
             self._done.set()
 
     def drain(self) -> None:

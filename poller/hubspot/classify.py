@@ -15,9 +15,19 @@ import msgspec
 import orjson
 from multidict import CIMultiDictProxy
 
-from poller.core.model import Finished, JsonObject, Limits, Missing, Outcome, Refused, Running, Throttled, Unreachable
+from poller.core.model import (
+    Finished,
+    JsonObject,
+    Missing,
+    Outcome,
+    RateLimits,
+    Refused,
+    Running,
+    Throttled,
+    Unreachable,
+)
 from poller.core.timestamps import epoch
-from poller.hubspot.error_text import reason_for_people
+from poller.hubspot.error_text import readable_reason
 
 Headers = Mapping[str, str]  # any case; of doubled names the first counts
 
@@ -37,14 +47,14 @@ class BadBody(StrEnum):
     TOO_DEEP = "body_too_deep"  # nested so deep that the sinks' readers could not read the record
 
 
-class _Fields(msgspec.Struct):
+class _StatusBody(msgspec.Struct):
     """The two fields that are passed on untouched; of doubled keys the last counts, as it does for orjson."""
 
     errors: msgspec.Raw = msgspec.Raw(b"null")
     result: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_fields: Final = msgspec.json.Decoder(_Fields)
+_fields: Final = msgspec.json.Decoder(_StatusBody)
 
 
 def classify(status: int, headers: Headers, body: bytes) -> Outcome:
@@ -57,7 +67,7 @@ def classify(status: int, headers: Headers, body: bytes) -> Outcome:
     match status:
         case 400 | 404 if problem is not None:
             message = problem.get("message")
-            text = reason_for_people(None, message if isinstance(message, str) else None)
+            text = readable_reason(None, message if isinstance(message, str) else None)
             return Missing(code=status, message=text, correlation_id=correlation_id)
         case 404 if _is_html(headers, body):
             return Refused(reason="wrong_path", detail=_WRONG_PATH, correlation_id=correlation_id)
@@ -87,7 +97,7 @@ _WRONG_PATH = (
 )
 
 
-def read_limits(headers: Headers) -> Limits:
+def read_limits(headers: Headers) -> RateLimits:
     """Return what the rate limit headers say; what is missing, ill-typed or out of any sane range is None."""
     if isinstance(headers, CIMultiDictProxy):
         return _limits_of(*map(headers.get, _LIMITS))
@@ -101,9 +111,9 @@ _LIMITS = tuple(
 
 def _limits_of(
     most: str | None, remaining: str | None, interval: str | None, daily: str | None, daily_remaining: str | None
-) -> Limits:
+) -> RateLimits:
     interval_ms = _integer(interval, 100, 3_600_000)
-    return Limits(
+    return RateLimits(
         max=_integer(most, 1, 1_000_000),
         remaining=_integer(remaining, 0, 10_000_000),
         interval_s=None if interval_ms is None else interval_ms / 1000,
@@ -239,14 +249,14 @@ def first_reason(errors: object) -> str | None:
     """Return the first error for people. Nothing in an error is reliably present, nor is its shape."""
     first = errors[0] if isinstance(errors, list) and errors else errors
     if isinstance(first, str):
-        return reason_for_people(None, first)
+        return readable_reason(None, first)
     if not isinstance(first, dict):
         return None
     nested = first.get("errors")
     details = nested if isinstance(nested, list) else []
     messages = [error.get("message") for error in (first, *details) if isinstance(error, dict)]
     message = next((text for text in messages if isinstance(text, str) and text.strip()), None)
-    return reason_for_people(first.get("category"), message)
+    return readable_reason(first.get("category"), message)
 
 
 # --- not 2xx ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Make one look: one HTTP request over shared connections, and whatever comes of it as an `Answer`. Never raises.
+"""Make one poll: one HTTP request over shared connections, and whatever comes of it as an `Answer`. Never raises.
 
 aiohttp's exceptions hold the token. They end here: only their meaning, a word of `Trouble`, gets out.
 """
@@ -23,7 +23,7 @@ from poller.core.model import Answer, Finished, Outcome, Refused, Running, Task,
 from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify, read_limits
-from poller.hubspot.connection import KEEPALIVE_S, BodyTooLarge, Reply, Wire, read_body, wire_to
+from poller.hubspot.connection import KEEPALIVE_S, BodyTooLarge, HostConnections, Reply, connections_to, read_body
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 
@@ -90,7 +90,7 @@ def trouble_of(error: BaseException) -> Trouble:
     for known, trouble in TROUBLES:
         if isinstance(error, known):
             return trouble
-    log.warning("look.broken", error=type(error).__name__)
+    log.warning("poll.broken", error=type(error).__name__)
     return Trouble.CLIENT
 
 
@@ -130,7 +130,7 @@ class Connections:
         self._ca_file = ca_file
         self._make_connector = connector or self._tcp_connector
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
-        self._wires: dict[tuple[URL, bool], Wire] = {}  # by origin, and whether its connections are fresh
+        self._wires: dict[tuple[URL, bool], HostConnections] = {}  # by origin, and whether its connections are fresh
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` where the CA file cannot be used."""
@@ -145,12 +145,12 @@ class Connections:
         for session in self._sessions or ():
             await session.close()
 
-    async def wire(self, host: URL, *, fresh: bool) -> Wire:
+    async def wire(self, host: URL, *, fresh: bool) -> HostConnections:
         """Return the way to the host of a URL, one for all accounts; `fresh` where a connection that was used before
         cannot be trusted."""
         key = host.origin(), fresh
         if key not in self._wires:
-            self._wires[key] = await wire_to(self._session_of(fresh=fresh), host, fresh=fresh)
+            self._wires[key] = await connections_to(self._session_of(fresh=fresh), host, fresh=fresh)
         return self._wires[key]
 
     async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
@@ -183,7 +183,7 @@ class Connections:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             proxy=self._proxy,
-            timeout=aiohttp.ClientTimeout(),  # none: `asyncio.timeout` covers all of a look, to the millisecond
+            timeout=aiohttp.ClientTimeout(),  # none: `asyncio.timeout` covers all of a poll, to the millisecond
             middlewares=(_send_once,),
         )
 
@@ -230,11 +230,11 @@ class HubSpotClient:
         self._timeout = SharedTimeout(request_timeout_s)
         self._max_body_bytes = max_body_bytes
         self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {user_agent}\r\n"
-        self._wires: dict[bool, Wire] = {}  # by whether their connections are fresh
+        self._wires: dict[bool, HostConnections] = {}  # by whether their connections are fresh
         self._names_tasks = names_tasks(status_path)
         self._told: set[Trouble] = set()
 
-    async def look(self, task: Task) -> Answer:
+    async def poll(self, task: Task) -> Answer:
         """Ask for `task`'s status with at most one request; see `StatusClient`."""
         if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)

@@ -20,7 +20,7 @@ MOST_HEADERS = 1024
 READ_AT_ONCE = 65_536
 KEEPALIVE_S = 15.0  # shorter than the idle time-outs of usual servers, so that they seldom close first
 
-_UNTIMED = aiohttp.ClientTimeout()  # the caller times all of a look
+_UNTIMED = aiohttp.ClientTimeout()  # the caller times all of a poll
 
 
 class BodyTooLarge(Exception):
@@ -60,7 +60,9 @@ class Reply:
 
     __slots__ = ("_line", "_wire", "content", "headers", "status")
 
-    def __init__(self, wire: "Wire", line: _Line, message: RawResponseMessage, content: StreamReader) -> None:
+    def __init__(
+        self, wire: "HostConnections", line: _Line, message: RawResponseMessage, content: StreamReader
+    ) -> None:
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.content = content
@@ -72,7 +74,7 @@ class Reply:
         self._wire.take_back(self._line, keep=keep)
 
 
-class Wire:
+class HostConnections:
     """The way to one host through a session's connector, its proxy included."""
 
     def __init__(self, session: aiohttp.ClientSession, template: aiohttp.ClientRequest, *, fresh: bool) -> None:
@@ -157,14 +159,14 @@ async def read_body(content: StreamReader, most: int) -> tuple[bytes, Exception 
         return b"".join(chunks), error
 
 
-async def wire_to(session: aiohttp.ClientSession, url: URL, *, fresh: bool) -> Wire:
+async def connections_to(session: aiohttp.ClientSession, url: URL, *, fresh: bool) -> HostConnections:
     """Return the way to the host of `url`. Sends nothing: aiohttp makes the request from which the connector learns
     host, TLS and proxy, and it is taken away just before it would leave."""
     try:
         async with session.get(url, middlewares=(_take_away,)):
             pass
     except _TakenAwayError as taken:
-        return Wire(session, taken.request, fresh=fresh)
+        return HostConnections(session, taken.request, fresh=fresh)
     raise RuntimeError("aiohttp sent a request past its middleware")
 
 

@@ -3,7 +3,7 @@
 import re
 
 LONGEST_REASON = 200
-_READ = 1000  # characters of a message that are looked at
+_READ = 1000  # characters of a message that are polled
 
 _QUOTED = re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”|«[^»]*»)(?!\w)")
 _CATEGORY = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
@@ -12,7 +12,7 @@ _ID_LIKE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w=+-]{8,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def reason_for_people(category: object, message: str | None) -> str | None:
+def readable_reason(category: object, message: str | None) -> str | None:
     """Return "CATEGORY: message", at most 200 characters, without what differs from task to task; None for neither.
 
     Ids, numbers, quoted texts, addresses and paths become `<id>`, `<n>`, `<text>`, `<url>`, `<path>`.

@@ -1,5 +1,5 @@
-"""A span a look for OpenTelemetry, where the extra `otel` is installed and a collector is named. Otherwise nothing of
-it is imported, and a look costs nothing more. No span holds a token, a body or a URL beyond the path's template.
+"""A span a poll for OpenTelemetry, where the extra `otel` is installed and a collector is named. Otherwise nothing of
+it is imported, and a poll costs nothing more. No span holds a token, a body or a URL beyond the path's template.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def open_provider(environ: Mapping[str, str]) -> "TracerProvider":
 
 
 class TracedClient:
-    """A `StatusClient` that tells each of another's looks as a span."""
+    """A `StatusClient` that tells each of another's polls as a span."""
 
     def __init__(
         self, client: StatusClient, tracer: "Tracer", *, clock: Clock, account: str, base_url: str, status_path: str
@@ -79,12 +79,12 @@ class TracedClient:
             "poller.account": account,
         }
 
-    async def look(self, task: Task) -> Answer:
-        """Look as the other client does; see `StatusClient`."""
+    async def poll(self, task: Task) -> Answer:
+        """Poll as the other client does; see `StatusClient`."""
         span = self._tracer.start_span(f"GET {self._path}", kind=self._kind, start_time=self._now_ns())
-        span.set_attributes({**self._known, "poller.task_id": task.task_id, "poller.looks": task.looks + 1})
+        span.set_attributes({**self._known, "poller.task_id": task.task_id, "poller.polls": task.polls + 1})
         try:
-            answer = await self._client.look(task)
+            answer = await self._client.poll(task)
             span.set_attributes(_said(answer))
             if (trouble := _trouble(answer)) is not None:
                 span.set_attribute("error.type", trouble)
@@ -111,7 +111,7 @@ def _said(answer: Answer) -> dict[str, str | int]:
 
 
 def _trouble(answer: Answer) -> str | None:
-    """Return why a look told nothing of its task. A missing task is an answer, not an error."""
+    """Return why a poll told nothing of its task. A missing task is an answer, not an error."""
     match answer.outcome:
         case Throttled(policy=policy):
             return f"throttled_{policy}"

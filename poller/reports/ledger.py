@@ -121,8 +121,8 @@ def _sink_line(sink: SinkSums, finished: int) -> str:
 
 
 def summary(sums: Sums) -> str:
-    """Return the closing summary: ledger, kinds, pauses, looks per task, most frequent reasons."""
-    parts = [ledger(sums), _kinds(sums), _looks(sums)]
+    """Return the closing summary: ledger, kinds, pauses, polls per task, most frequent reasons."""
+    parts = [ledger(sums), _kinds(sums), _polls(sums)]
     parts += [
         f"account {name} is paused: {_pause(state.pause, state.pause_detail)}"
         for name, state in sums.accounts.items()
@@ -142,14 +142,14 @@ def _kinds(sums: Sums) -> str:
     return "\n".join(["outcomes", *rows]) if rows else ""
 
 
-def _looks(sums: Sums) -> str:
+def _polls(sums: Sums) -> str:
     tasks = sums.waiting + sums.finished
-    return f"looks\n  {sums.looks:>9,}  in all, {sums.looks / tasks:.2f} per task" if tasks else ""
+    return f"polls\n  {sums.polls:>9,}  in all, {sums.polls / tasks:.2f} per task" if tasks else ""
 
 
 def troubles(counts: Mapping[str, int]) -> str:
-    """Return which looks of this run told nothing of their task, by reason; empty when all did."""
+    """Return which polls of this run told nothing of their task, by reason; empty when all did."""
     if not counts:
         return ""
     rows = sorted(counts.items(), key=lambda reason: (-reason[1], reason[0]))
-    return "\n".join(["looks of this run that told nothing", *(f"  {count:>9,}  {reason}" for reason, count in rows)])
+    return "\n".join(["polls of this run that told nothing", *(f"  {count:>9,}  {reason}" for reason, count in rows)])

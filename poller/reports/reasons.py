@@ -15,7 +15,7 @@ import orjson
 
 from poller.core.model import Kind
 from poller.core.timestamps import epoch
-from poller.hubspot.error_text import reason_for_people
+from poller.hubspot.error_text import readable_reason
 
 DIFFERS = "differs"  # stands where a failure has its kind: complete, but not the person's file
 NO_EXTENSION = "(none)"
@@ -193,7 +193,7 @@ def _said_by(error: object, host: str | None, leaf: str) -> tuple[str | None, st
     nested = [each for each in listed(error.get("errors")) if isinstance(each, dict)]
     words = [each.get(key) for key in ("message", "code", "subCategory") for each in (error, *nested)]
     message = next((word for word in words if isinstance(word, str) and word.strip()), None)
-    return reason_for_people(error.get("category"), None), _alike(message, host, leaf) if message else None
+    return readable_reason(error.get("category"), None), _alike(message, host, leaf) if message else None
 
 
 HTTP_STATUS = re.compile(
@@ -214,7 +214,7 @@ def _alike(message: str, host: str | None, leaf: str) -> str | None:
     if host and len(host) > 3:
         text = text.replace(f" {host}", " <name>")
     text = HTTP_STATUS.sub(lambda found: found[0][:-3] + found[1].translate(_KEEP), _NAME.sub("<name>", text))
-    grouped = reason_for_people(None, text)
+    grouped = readable_reason(None, text)
     return _NUMBERS.sub("<n>", grouped).translate(_BRING_BACK) if grouped else None
 
 

@@ -41,11 +41,11 @@ def verdict(facts: Facts) -> Verdict:
         case Kind.COMPLETE if facts.reason is None:
             return Verdict(again=False, why="the file landed")
         case Kind.COMPLETE:
-            return Verdict(again=False, why="a file landed, but not the one your row describes: look which is right")
+            return Verdict(again=False, why="a file landed, but not the one your row describes: poll which is right")
         case Kind.NOT_FOUND:
-            return Verdict(again=False, why="HubSpot does not tell its outcome: look whether the file is there")
+            return Verdict(again=False, why="HubSpot does not tell its outcome: poll whether the file is there")
         case Kind.COMPLETE_WITHOUT_RESULT:
-            return Verdict(again=False, why="HubSpot says COMPLETE: look whether the file is there")
+            return Verdict(again=False, why="HubSpot says COMPLETE: poll whether the file is there")
     if facts.file_id is not None:
         return Verdict(again=False, why="a file landed all the same: read the errors")
     judged = [_judge(error) for error in listed(facts.errors)]

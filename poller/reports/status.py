@@ -25,8 +25,8 @@ def standing_json(sums: Sums, *, differences: Sequence[str], owner: tuple[int, f
         "complete": sums.kinds.get(Kind.COMPLETE, 0),
         "kinds": {str(kind): sums.kinds.get(kind, 0) for kind in Kind},
         "pruned": sums.pruned,
-        "looks": sums.looks,
-        "looks_per_task": round(sums.looks / tasks, 3) if tasks else None,
+        "polls": sums.polls,
+        "polls_per_task": round(sums.polls / tasks, 3) if tasks else None,
         "sources": [asdict(source) for source in sums.sources],
         "sinks": [asdict(sink) for sink in sums.sinks],
         "accounts": {name: _account_json(state) for name, state in sums.accounts.items()},
@@ -51,7 +51,7 @@ def standing_line(sums: Sums, *, now: float, before: tuple[float, int] | None, a
     tasks = sums.waiting + sums.finished
     bad = sums.finished - sums.kinds.get(Kind.COMPLETE, 0)
     share = f" ({sums.finished / tasks:.1%})" if tasks else ""
-    parts = [f"{sums.finished:,} of {tasks:,} finished{share}", f"{bad:,} not complete", f"{sums.looks:,} looks"]
+    parts = [f"{sums.finished:,} of {tasks:,} finished{share}", f"{bad:,} not complete", f"{sums.polls:,} polls"]
     parts += [pace] if at_work and (pace := _pace(sums, now, before)) else []
     undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
     parts += [f"{undelivered:,} undelivered"] if undelivered else []

@@ -1,15 +1,15 @@
-"""Tells the story of one task: when it was fed, every look at it, what became of it, and who has it. Pure."""
+"""Tells the story of one task: when it was fed, every poll of it, what became of it, and who has it. Pure."""
 
 import orjson
 
-from poller.core.model import AccountState, JsonObject, Look, TaskStory
+from poller.core.model import AccountState, JsonObject, Poll, TaskDetails
 from poller.core.timestamps import iso
 from poller.reports.failures.to_text import printable
 
 INDENT = " " * 13
 
 
-def story_text(story: TaskStory, account: AccountState, now: float) -> str:
+def story_text(story: TaskDetails, account: AccountState, now: float) -> str:
     """Return one task's story as people read it."""
     lines = [
         f"{story.task_id}  (account {story.account})",
@@ -19,7 +19,7 @@ def story_text(story: TaskStory, account: AccountState, now: float) -> str:
         lines.append(INDENT + printable(story.ref.decode("utf-8", "replace")))
     if story.requested_at is not None:
         lines.append(_line("requested", f"{_at(story.requested_at)}, as HubSpot tells"))
-    lines += [*_looks(story), *_end(story, account, now)]
+    lines += [*_polls(story), *_end(story, account, now)]
     lines += [
         _line("sink" if first else "", f"{printable(sink)}: {printable(state)}") for first, sink, state in _sinks(story)
     ]
@@ -50,28 +50,28 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
-def _looks(story: TaskStory) -> list[str]:
-    if not story.looks:
-        return [_line("looks", "none yet")]
-    lines = [_line("looks", f"{story.looks:,}{f', of which {story.errors} in a row failed' if story.errors else ''}")]
-    unkept = story.looks - len(story.trail)
+def _polls(story: TaskDetails) -> list[str]:
+    if not story.polls:
+        return [_line("polls", "none yet")]
+    lines = [_line("polls", f"{story.polls:,}{f', of which {story.errors} in a row failed' if story.errors else ''}")]
+    unkept = story.polls - len(story.poll_log)
     if unkept > 0:
         lines.append(
             f"{INDENT}the first {unkept:,} are not kept in detail" if unkept > 1 else f"{INDENT}the first is not kept"
         )
-    return lines + [INDENT + _look_text(number, look) for number, look in enumerate(story.trail, max(0, unkept) + 1)]
+    return lines + [INDENT + _poll_text(number, poll) for number, poll in enumerate(story.poll_log, max(0, unkept) + 1)]
 
 
-def _look_text(number: int, look: Look) -> str:
-    says = "" if look.says is None else f" {printable(str(look.says))}"
-    then = "the last one" if look.again_in_s is None else f"next {span(look.again_in_s)} later"
+def _poll_text(number: int, poll: Poll) -> str:
+    says = "" if poll.says is None else f" {printable(str(poll.says))}"
+    then = "the last one" if poll.again_in_s is None else f"next {span(poll.again_in_s)} later"
     return (
-        f"{number:>3}  {_at(look.at)}  waited {span(look.gate_s)} at the gate, took {span(look.took_s)}: "
-        f"{look.outcome}{says}; {then}"
+        f"{number:>3}  {_at(poll.at)}  waited {span(poll.gate_s)} at the gate, took {span(poll.took_s)}: "
+        f"{poll.outcome}{says}; {then}"
     )
 
 
-def _end(story: TaskStory, account: AccountState, now: float) -> list[str]:
+def _end(story: TaskDetails, account: AccountState, now: float) -> list[str]:
     if story.kind is not None:
         kind = str(story.kind).replace("_", " ")
         record = story.record
@@ -84,7 +84,7 @@ def _end(story: TaskStory, account: AccountState, now: float) -> list[str]:
             lines.append(INDENT + printable(record.reason))
         correlation = orjson.loads(record.body).get("correlation_id")
         return [*lines, f"{INDENT}correlation id {correlation}, for HubSpot's support"] if correlation else lines
-    due = f"next look due {_at(story.due_at)}, {_ago(now - story.due_at)}"
+    due = f"next poll due {_at(story.due_at)}, {_ago(now - story.due_at)}"
     lines = [_line("waiting", f"{printable(story.status)} was HubSpot's last word; {due}" if story.status else due)]
     if account.pause:
         why = f" ({printable(account.pause_detail)})" if account.pause_detail else ""
@@ -93,13 +93,13 @@ def _end(story: TaskStory, account: AccountState, now: float) -> list[str]:
     return lines
 
 
-def _sinks(story: TaskStory) -> list[tuple[bool, str, str]]:
+def _sinks(story: TaskDetails) -> list[tuple[bool, str, str]]:
     if story.kind is None:
         return []
     return [(number == 0, sink, state) for number, (sink, state) in enumerate(story.deliveries.items())]
 
 
-def story_json(story: TaskStory, account: AccountState) -> JsonObject:
+def story_json(story: TaskDetails, account: AccountState) -> JsonObject:
     """Return one task's story for programs; docs/answers.md describes the shape, which only grows."""
     record = story.record
     return {
@@ -111,11 +111,11 @@ def story_json(story: TaskStory, account: AccountState) -> JsonObject:
         "status": story.status,
         "fed_at": iso(story.fed_at),
         "requested_at": None if story.requested_at is None else iso(story.requested_at),
-        "next_look_at": None if story.kind is not None else iso(story.due_at),
+        "next_poll_at": None if story.kind is not None else iso(story.due_at),
         "finished_at": None if record is None else iso(record.seen_at),
-        "looks": story.looks,
-        "failed_looks_in_a_row": story.errors,
-        "trail": [_look_json(look) for look in story.trail],
+        "polls": story.polls,
+        "failed_polls_in_a_row": story.errors,
+        "poll_log": [_poll_json(poll) for poll in story.poll_log],
         "account_pause": account.pause,
         "ref": None if story.ref is None else orjson.Fragment(story.ref),
         "record": None if record is None else orjson.Fragment(record.body),
@@ -123,12 +123,12 @@ def story_json(story: TaskStory, account: AccountState) -> JsonObject:
     }
 
 
-def _look_json(look: Look) -> JsonObject:
+def _poll_json(poll: Poll) -> JsonObject:
     return {
-        "at": iso(look.at),
-        "gate_s": look.gate_s,
-        "took_s": look.took_s,
-        "outcome": look.outcome,
-        "says": look.says,
-        "next_in_s": look.again_in_s,
+        "at": iso(poll.at),
+        "gate_s": poll.gate_s,
+        "took_s": poll.took_s,
+        "outcome": poll.outcome,
+        "says": poll.says,
+        "next_in_s": poll.again_in_s,
     }

@@ -1,6 +1,6 @@
 """A simulated HubSpot: tasks, tokens, quota and what each request is answered. No I/O, the clock is passed in.
 
-All chance follows from (seed, task id, number of the look), so one seed gives one behaviour in any order of arrival.
+All chance follows from (seed, task id, number of the poll), so one seed gives one behaviour in any order of arrival.
 """
 
 import re
@@ -17,7 +17,7 @@ from poller.core.protocols import Clock
 from poller.sandbox import reply as replies
 from poller.sandbox.faults import Spoilt, spoil
 from poller.sandbox.quota import Arrival, Quota
-from poller.sandbox.reply import Ask, Reply, Wire
+from poller.sandbox.reply import Ask, SimulatedReply, Transmission
 from poller.sandbox.scenario import Fate, Scenario, chance
 from poller.sandbox.truth import (
     STATUS_HOST,
@@ -48,7 +48,7 @@ _STATUS = {
 class _Started:
     born_at: float
     url: str | None
-    looks: int = 0
+    polls: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class Stats:
     tasks: int
     requests_total: int  # API requests as they arrived; the token endpoint is counted by itself
     token_requests_total: int
-    looks_total: int  # status requests for known tasks
-    looks_max: int  # for one task
+    polls_total: int  # status requests for known tasks
+    polls_max: int  # for one task
     throttled_total: int  # 429s of both kinds
     throttled_daily_total: int
     errors_total: int  # codes from 400 on, and answers that did not arrive whole
@@ -85,7 +85,7 @@ class SandboxApi:
         self._refused: set[str] = set()
         self._issued: dict[str, float] = {}  # OAuth access token → end of its life
         self._refresh_token = scenario.refresh_token
-        self._look_faults = {name: share for name, share in scenario.faults.items() if name != "big_ints"}
+        self._poll_faults = {name: share for name, share in scenario.faults.items() if name != "big_ints"}
         self._counts: Counter[str] = Counter()
         self._codes: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -106,9 +106,9 @@ class SandboxApi:
         """Return what becomes of a started task. Raises `KeyError` for an id that was never started."""
         return truth_of(self.scenario.seed, self._plan(task_id), family)
 
-    def looks(self, task_id: str) -> int:
+    def polls(self, task_id: str) -> int:
         """Return how often a started task's status was asked for."""
-        return self._tasks[task_id].looks
+        return self._tasks[task_id].polls
 
     def accept_token(self, token: str) -> None:
         self._refused.discard(token)
@@ -119,13 +119,13 @@ class SandboxApi:
         self._refused.add(token)
 
     def stats(self) -> Stats:
-        looks = [started.looks for started in self._tasks.values()]
+        polls = [started.polls for started in self._tasks.values()]
         return Stats(
             tasks=len(self._tasks),
             requests_total=self._counts["requests"],
             token_requests_total=self._counts["token_requests"],
-            looks_total=sum(looks),
-            looks_max=max(looks, default=0),
+            polls_total=sum(polls),
+            polls_max=max(polls, default=0),
             throttled_total=self._counts["throttled"],
             throttled_daily_total=self._counts["throttled_daily"],
             errors_total=self._counts["errors"],
@@ -139,8 +139,8 @@ class SandboxApi:
 
     # --- requests
 
-    def respond(self, ask: Ask) -> Reply:
-        """Answer a request that arrives at this instant. `Reply.wait_s` says how long the answer takes."""
+    def respond(self, ask: Ask) -> SimulatedReply:
+        """Answer a request that arrives at this instant. `SimulatedReply.wait_s` says how long the answer takes."""
         if ask.path == STATS_PATH:
             return replies.json_reply(200, self.stats())
         if ask.path in TOKEN_PATHS:
@@ -161,16 +161,16 @@ class SandboxApi:
         return self._quotas[key]
 
     def _name_of(self, found: tuple[Family, str] | None, number: int) -> str:
-        """Name the request by task and look; those of no known task by their order of arrival."""
+        """Name the request by task and poll; those of no known task by their order of arrival."""
         if found is None or (started := self._tasks.get(found[1])) is None:
             return f"request {number}"
-        started.looks += 1
-        return f"{found[1]} {started.looks}"
+        started.polls += 1
+        return f"{found[1]} {started.polls}"
 
-    def _answer(self, ask: Ask, arrival: Arrival, found: tuple[Family, str] | None, name: str) -> Reply:
+    def _answer(self, ask: Ask, arrival: Arrival, found: tuple[Family, str] | None, name: str) -> SimulatedReply:
         family, correlation_id = found[0] if found else Family.FILES, self._correlation_id(name)
         if outage := self._outage():
-            good, fields = self._look(found, correlation_id) if found else (Reply(body=b"{}"), None)
+            good, fields = self._poll(found, correlation_id) if found else (SimulatedReply(body=b"{}"), None)
             return self._spoilt(good, outage, family, fields, name)
         if refusal := self._refusal(ask, arrival, family, correlation_id):
             return refusal
@@ -178,11 +178,11 @@ class SandboxApi:
             return self._start_call(ask, correlation_id)
         if ask.method != "GET":
             return replies.html(405, "Error 405 Method Not Allowed")
-        good, fields = self._look(found, correlation_id)
+        good, fields = self._poll(found, correlation_id)
         fault = self._fault_of(name)
         return self._spoilt(good, fault, family, fields, name) if fault else good
 
-    def _refusal(self, ask: Ask, arrival: Arrival, family: Family, correlation_id: str) -> Reply | None:
+    def _refusal(self, ask: Ask, arrival: Arrival, family: Family, correlation_id: str) -> SimulatedReply | None:
         """Return why the account is not answered, if so; the token comes before the limits."""
         if self._issued.get(ask.token or "", float("inf")) <= self._clock():
             return replies.token_expired(correlation_id)
@@ -200,7 +200,7 @@ class SandboxApi:
             return False
         return self._accepted is None or token in self._accepted or token in self._issued
 
-    def _look(self, found: tuple[Family, str], correlation_id: str) -> tuple[Reply, dict[str, Any] | None]:
+    def _poll(self, found: tuple[Family, str], correlation_id: str) -> tuple[SimulatedReply, dict[str, Any] | None]:
         family, task_id = found
         plan = self._plan(task_id) if task_id in self._tasks else None
         if plan is None or plan.fate is Fate.UNKNOWN:
@@ -214,7 +214,7 @@ class SandboxApi:
         started = self._tasks[task_id]
         return plan_of(self.scenario, task_id, started.born_at, started.url)
 
-    def _start_call(self, ask: Ask, correlation_id: str) -> Reply:
+    def _start_call(self, ask: Ask, correlation_id: str) -> SimulatedReply:
         if not _START.fullmatch(ask.path):
             return replies.wrong_path()
         if ask.method != "POST":
@@ -228,7 +228,7 @@ class SandboxApi:
             202, {"id": task_id, "links": {"status": f"{STATUS_HOST}{ask.path}/tasks/{task_id}/status"}}
         )
 
-    def _refresh(self, ask: Ask, correlation_id: str) -> Reply:
+    def _refresh(self, ask: Ask, correlation_id: str) -> SimulatedReply:
         if self._counts["token_requests"] <= self.scenario.oauth_refusals:
             return replies.throttled("TEN_SECONDLY_ROLLING", correlation_id, 1)
         form = {name: values[0] for name, values in parse_qs(ask.body.decode(errors="replace")).items()}
@@ -258,13 +258,15 @@ class SandboxApi:
 
     def _fault_of(self, name: str) -> str | None:
         draw = chance(self.scenario.seed, name, "fault")
-        for fault, share in self._look_faults.items():
+        for fault, share in self._poll_faults.items():
             if draw < share:
                 return fault
             draw -= share
         return None
 
-    def _spoilt(self, good: Reply, fault: str, family: Family, fields: dict[str, Any] | None, name: str) -> Reply:
+    def _spoilt(
+        self, good: SimulatedReply, fault: str, family: Family, fields: dict[str, Any] | None, name: str
+    ) -> SimulatedReply:
         at_hand = Spoilt(
             family=family,
             correlation_id=self._correlation_id(name),
@@ -299,9 +301,9 @@ class SandboxApi:
     def _correlation_id(self, name: str) -> str:
         return str(UUID(int=int(chance(self.scenario.seed, name, "correlation") * 2**53) << 75 | len(name)))
 
-    def _finished(self, reply: Reply, name: str) -> Reply:
+    def _finished(self, reply: SimulatedReply, name: str) -> SimulatedReply:
         self._codes[str(reply.code)] += 1
-        self._counts["errors"] += reply.code >= 400 or reply.wire not in (Wire.WHOLE, Wire.STRAY)
+        self._counts["errors"] += reply.code >= 400 or reply.wire not in (Transmission.WHOLE, Transmission.STRAY)
         headers = {"x-hubspot-correlation-id": self._correlation_id(name), **reply.headers}
         return replace(reply, headers=headers, wait_s=self._latency_s(name))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from poller.sandbox.reply import Reply, Wire, error, html, scope_missing, token_refused, wrong_path
+from poller.sandbox.reply import SimulatedReply, Transmission, error, html, scope_missing, token_refused, wrong_path
 from poller.sandbox.truth import Family
 
 HUGE_BYTES = 4 << 20
@@ -32,23 +32,23 @@ class Spoilt:
     foreign: Mapping[str, Any]  # another task's finished answer
 
 
-def spoil(good: Reply, fault: str, at_hand: Spoilt) -> Reply:
+def spoil(good: SimulatedReply, fault: str, at_hand: Spoilt) -> SimulatedReply:
     """Return what the client gets instead of `good`. A fault of the status answer leaves any other reply as it is."""
     if (stand_in := _STAND_INS.get(fault)) is not None:
         return stand_in(at_hand)
     match fault:
         case "reset":
-            return replace(good, wire=Wire.RESET)
+            return replace(good, wire=Transmission.RESET)
         case "truncated":
-            return replace(good, wire=Wire.CUT_LENGTH if at_hand.variant < 0.5 else Wire.CUT_BARE)
+            return replace(good, wire=Transmission.CUT_LENGTH if at_hand.variant < 0.5 else Transmission.CUT_BARE)
         case "drip":
-            return replace(good, wire=Wire.DRIP)
+            return replace(good, wire=Transmission.DRIP)
         case "hang":
-            return replace(good, wire=Wire.HANG)
+            return replace(good, wire=Transmission.HANG)
         case "big_headers":
             return replace(good, headers={**good.headers, "X-Padding": "x" * HEADER_BYTES})
         case "stray":
-            return replace(good, wire=Wire.STRAY, stray=orjson.dumps(at_hand.foreign))
+            return replace(good, wire=Transmission.STRAY, stray=orjson.dumps(at_hand.foreign))
         case _ if at_hand.fields is not None:
             return _spoil_body(good, fault, dict(at_hand.fields), at_hand)
         case _:
@@ -68,13 +68,13 @@ def _gzip_bomb() -> bytes:
     return b"".join((*packed, packer.compress(b'"}'), packer.flush()))
 
 
-def _moving(at_hand: Spoilt) -> Reply:
+def _moving(at_hand: Spoilt) -> SimulatedReply:
     moving = error(477, "MIGRATION_IN_PROGRESS", "This account is being moved.", at_hand.correlation_id)
     return replace(moving, headers={"Retry-After": str(MIGRATION_S)})
 
 
 # What stands in for any answer, whatever was asked.
-_STAND_INS: Mapping[str, Callable[[Spoilt], Reply]] = {
+_STAND_INS: Mapping[str, Callable[[Spoilt], SimulatedReply]] = {
     "500": lambda at_hand: error(500, "INTERNAL_ERROR", "internal error", at_hand.correlation_id),
     "502": lambda _: html(502, "502 Bad Gateway"),
     "503": lambda _: html(503, "503 Service Unavailable"),
@@ -84,16 +84,16 @@ _STAND_INS: Mapping[str, Callable[[Spoilt], Reply]] = {
     "423": lambda at_hand: error(423, "LOCKED", "The resource is locked.", at_hand.correlation_id),
     "477": _moving,
     "530": lambda _: html(530, "Error 1016 Origin DNS error"),
-    "redirect": lambda _: Reply(code=302, headers={"Location": ELSEWHERE}),
+    "redirect": lambda _: SimulatedReply(code=302, headers={"Location": ELSEWHERE}),
     "html404": lambda _: wrong_path(),
     "html200": lambda _: html(200, "We will be right back"),
-    "empty": lambda _: Reply(),
-    "null": lambda _: Reply(body=b"null"),
-    "gzip_bomb": lambda _: Reply(body=_gzip_bomb(), headers={"Content-Encoding": "gzip"}),
+    "empty": lambda _: SimulatedReply(),
+    "null": lambda _: SimulatedReply(body=b"null"),
+    "gzip_bomb": lambda _: SimulatedReply(body=_gzip_bomb(), headers={"Content-Encoding": "gzip"}),
 }
 
 
-def _spoil_body(good: Reply, fault: str, fields: dict[str, Any], at_hand: Spoilt) -> Reply:
+def _spoil_body(good: SimulatedReply, fault: str, fields: dict[str, Any], at_hand: Spoilt) -> SimulatedReply:
     match fault:
         case "array":
             body = b"[" + good.body + b"]"

@@ -12,7 +12,7 @@ from poller.sandbox.quota import Policy
 JSON, HTML = "application/json;charset=utf-8", "text/html;charset=utf-8"
 
 
-class Wire(Enum):
+class Transmission(Enum):
     """How a reply travels."""
 
     WHOLE = auto()
@@ -35,7 +35,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class SimulatedReply:
     """One answer, and how to bring it."""
 
     code: int = 200
@@ -43,30 +43,30 @@ class Reply:
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
-    wire: Wire = Wire.WHOLE
+    wire: Transmission = Transmission.WHOLE
     stray: bytes = b""  # a body
 
 
-def json_reply(code: int, content: Any, **headers: str) -> Reply:
-    return Reply(code=code, body=orjson.dumps(content), headers=headers)
+def json_reply(code: int, content: Any, **headers: str) -> SimulatedReply:
+    return SimulatedReply(code=code, body=orjson.dumps(content), headers=headers)
 
 
-def error(code: int, category: str, message: str, correlation_id: str, **more: Any) -> Reply:
+def error(code: int, category: str, message: str, correlation_id: str, **more: Any) -> SimulatedReply:
     """Answer in the shape of HubSpot's HTTP errors, which is not that of StandardError."""
     told = {"status": "error", "message": message, "correlationId": correlation_id, "category": category}
     return json_reply(code, told | more)
 
 
-def html(code: int, title: str) -> Reply:
+def html(code: int, title: str) -> SimulatedReply:
     page = f"<!DOCTYPE html>\n<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
-    return Reply(code=code, body=page.encode(), content_type=HTML)
+    return SimulatedReply(code=code, body=page.encode(), content_type=HTML)
 
 
-def wrong_path() -> Reply:
+def wrong_path() -> SimulatedReply:
     return html(404, "Error 404 Not Found")
 
 
-def throttled(policy: Policy, correlation_id: str, retry_after_s: int | None) -> Reply:
+def throttled(policy: Policy, correlation_id: str, retry_after_s: int | None) -> SimulatedReply:
     content = {
         "status": "error",
         "message": f"You have reached your {policy.lower()} limit.",
@@ -78,17 +78,17 @@ def throttled(policy: Policy, correlation_id: str, retry_after_s: int | None) ->
     return json_reply(429, content, **({} if retry_after_s is None else {"Retry-After": str(retry_after_s)}))
 
 
-def token_refused(correlation_id: str) -> Reply:
+def token_refused(correlation_id: str) -> SimulatedReply:
     message = "Authentication credentials not found. This API supports OAuth 2.0 authentication."
     return error(401, "INVALID_AUTHENTICATION", message, correlation_id)
 
 
-def token_expired(correlation_id: str) -> Reply:
+def token_expired(correlation_id: str) -> SimulatedReply:
     message = "The OAuth token used to make this call expired."
     return error(401, "EXPIRED_AUTHENTICATION", message, correlation_id)
 
 
-def scope_missing(scope: str, correlation_id: str) -> Reply:
+def scope_missing(scope: str, correlation_id: str) -> SimulatedReply:
     return error(
         403,
         "MISSING_SCOPES",
@@ -101,15 +101,15 @@ def scope_missing(scope: str, correlation_id: str) -> Reply:
     )
 
 
-def undecodable_id(correlation_id: str) -> Reply:
+def undecodable_id(correlation_id: str) -> SimulatedReply:
     return error(400, "VALIDATION_ERROR", "Provided ID could not be decoded.", correlation_id)
 
 
-def unknown_id(task_id: str, correlation_id: str) -> Reply:
+def unknown_id(task_id: str, correlation_id: str) -> SimulatedReply:
     return error(404, "OBJECT_NOT_FOUND", f"No task of id {task_id} was found.", correlation_id)
 
 
-def refresh_refused(correlation_id: str) -> Reply:
+def refresh_refused(correlation_id: str) -> SimulatedReply:
     content = {
         "status": "BAD_REFRESH_TOKEN",
         "message": "missing or unknown refresh token",

@@ -45,7 +45,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "bad_utf8": "a string that is not UTF-8",
         "duplicate_keys": "each deciding key twice; the last one is right",
         "nan": "NaN and Infinity, which JSON does not have",
-        "big_ints": "integers beyond 64 bits in result: valid, to be passed on; a trait of a task, not of a look",
+        "big_ints": "integers beyond 64 bits in result: valid, to be passed on; a trait of a task, not of a poll",
         "big_headers": "a header of 64 kB",
         "redirect": "a redirect to another host",
         "drip": "the body at 5 bytes a second",
@@ -75,7 +75,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class DurationPart:
     """One distribution of a mix."""
 
     share: float
@@ -88,7 +88,7 @@ class Part:
 class Durations:
     """How long tasks take, from the start call to their end."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[DurationPart, ...]
 
     def draw_s(self, pick: float, draw: float) -> float:
         """Return a duration in seconds for two numbers in [0, 1): which part, and where in it."""
@@ -122,7 +122,7 @@ def parse_durations(spec: str) -> Durations:
     return Durations(parts=tuple(parts))
 
 
-def _parse_part(spec: str, share: float) -> Part:
+def _parse_part(spec: str, share: float) -> DurationPart:
     shape, _, rest = spec.partition(":")
     wanted = {"fixed": 1, "uniform": 2, "lognormal": 2}.get(shape)
     if wanted is None:
@@ -135,7 +135,7 @@ def _parse_part(spec: str, share: float) -> Part:
         raise ValueError(f"durations {spec!r}: {shape} takes {wanted} number(s), not {len(numbers)}")
     if shape == "uniform" and numbers[0] > numbers[1]:
         raise ValueError(f"durations {spec!r}: the low end must not exceed the high end")
-    return Part(share=share, shape=shape, first=numbers[0], second=numbers[1] if wanted == 2 else 0.0)
+    return DurationPart(share=share, shape=shape, first=numbers[0], second=numbers[1] if wanted == 2 else 0.0)
 
 
 def _number(text: str, where: str) -> float:
@@ -152,7 +152,7 @@ def _number(text: str, where: str) -> float:
 
 
 def parse_fault(spec: str) -> tuple[str, float]:
-    """Read `NAME=SHARE`, the share of looks that end in this fault."""
+    """Read `NAME=SHARE`, the share of polls that end in this fault."""
     return _parse_share(spec, "fault", FAULTS)
 
 
@@ -223,7 +223,7 @@ class Scenario:
             Fate.CANCELED: 0.02,
         }
     )
-    faults: Mapping[str, float] = field(default_factory=dict)  # share of looks (`big_ints`: of tasks)
+    faults: Mapping[str, float] = field(default_factory=dict)  # share of polls (`big_ints`: of tasks)
     outages: tuple[Outage, ...] = ()
     hang_s: float = 300.0  # how long the fault `hang` keeps silent
 

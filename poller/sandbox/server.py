@@ -1,4 +1,4 @@
-"""Serve a `SandboxApi` over HTTP with aiohttp: brings each reply as its `Wire` says, down to resets."""
+"""Serve a `SandboxApi` over HTTP with aiohttp: brings each reply as its `Transmission` says, down to resets."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from poller.core.errors import ConfigError
 from poller.sandbox.api import SandboxApi
-from poller.sandbox.reply import Ask, Reply, Wire
+from poller.sandbox.reply import Ask, SimulatedReply, Transmission
 
 DRIP_BYTES, DRIP_EVERY_S = 5, 1.0
 STRAY_AFTER_S = 0.001  # by then the client has put the connection back among the idle ones
@@ -74,29 +74,29 @@ async def _handle(request: web.Request) -> web.StreamResponse:
     return await _bring(request, reply, api.scenario.hang_s)
 
 
-async def _bring(request: web.Request, reply: Reply, hang_s: float) -> web.StreamResponse:
+async def _bring(request: web.Request, reply: SimulatedReply, hang_s: float) -> web.StreamResponse:
     match reply.wire:
-        case Wire.WHOLE:
+        case Transmission.WHOLE:
             return _response(reply)
-        case Wire.STRAY:
+        case Transmission.STRAY:
             return _FollowedByStray(reply, request)
-        case Wire.DRIP:
+        case Transmission.DRIP:
             return await _drip(request, reply)
-        case Wire.HANG:
+        case Transmission.HANG:
             await asyncio.sleep(hang_s)
             _reset(request)
-        case Wire.RESET:
+        case Transmission.RESET:
             _write_half(request, reply, tell_length=True)
             await asyncio.sleep(STRAY_AFTER_S)  # the half arrives before the reset throws it away
             _reset(request)
-        case Wire.CUT_LENGTH | Wire.CUT_BARE:
-            _write_half(request, reply, tell_length=reply.wire is Wire.CUT_LENGTH)
+        case Transmission.CUT_LENGTH | Transmission.CUT_BARE:
+            _write_half(request, reply, tell_length=reply.wire is Transmission.CUT_LENGTH)
             if request.transport:
                 request.transport.close()
     return web.Response()  # finds the connection closed, and goes nowhere
 
 
-def _response(reply: Reply) -> web.Response:
+def _response(reply: SimulatedReply) -> web.Response:
     return web.Response(
         status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
     )
@@ -105,7 +105,7 @@ def _response(reply: Reply) -> web.Response:
 class _FollowedByStray(web.Response):
     """An answer after which another one, that nobody asked for, comes on the same connection."""
 
-    def __init__(self, reply: Reply, request: web.Request) -> None:
+    def __init__(self, reply: SimulatedReply, request: web.Request) -> None:
         super().__init__(
             status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
         )
@@ -119,7 +119,7 @@ class _FollowedByStray(web.Response):
             self._connection.transport.write(self._stray)
 
 
-async def _drip(request: web.Request, reply: Reply) -> web.StreamResponse:
+async def _drip(request: web.Request, reply: SimulatedReply) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.code, headers={"Content-Type": reply.content_type, **reply.headers})
     response.content_length = len(reply.body)
     with contextlib.suppress(ConnectionError):  # the client had enough
@@ -130,13 +130,13 @@ async def _drip(request: web.Request, reply: Reply) -> web.StreamResponse:
     return response
 
 
-def _write_half(request: web.Request, reply: Reply, *, tell_length: bool) -> None:
+def _write_half(request: web.Request, reply: SimulatedReply, *, tell_length: bool) -> None:
     if request.transport:
         head = _head(reply, len(reply.body) if tell_length else None)
         request.transport.write(head + reply.body[: len(reply.body) // 2])
 
 
-def _head(reply: Reply, length: int | None) -> bytes:
+def _head(reply: SimulatedReply, length: int | None) -> bytes:
     headers = {"Content-Type": reply.content_type, **reply.headers}
     headers |= {"Connection": "close"} if length is None else {"Content-Length": str(length)}
     lines = [f"HTTP/1.1 {reply.code} Sandbox", *(f"{name}: {value}" for name, value in headers.items())]

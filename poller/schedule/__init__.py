@@ -1,17 +1,17 @@
-"""When to look next, learned from how long imports took. Pure: instants and ages come in, waits go out."""
+"""When to poll next, learned from how long imports took. Pure: instants and ages come in, waits go out."""
 
 from poller.schedule.account import AccountTiming, Unreadable, knowledge_name, recalled
 from poller.schedule.learned import Learned, Price
-from poller.schedule.simulate import Course, Forecast, forecast
+from poller.schedule.simulate import Course, SimulatedRun, forecast
 from poller.schedule.survival import Lifetimes
 
 __all__ = [
     "AccountTiming",
     "Course",
-    "Forecast",
     "Learned",
     "Lifetimes",
     "Price",
+    "SimulatedRun",
     "Unreadable",
     "forecast",
     "knowledge_name",

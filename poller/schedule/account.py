@@ -25,7 +25,7 @@ class Unreadable(Exception):
 
 
 class AccountTiming:
-    """When to look again at the running tasks of one account."""
+    """When to poll again the running tasks of one account."""
 
     def __init__(self, name: str, price: Price, knowledge: bytes | None = None) -> None:
         """`name` is what the knowledge is kept under. Raises `Unreadable` where it is damaged or of another version."""
@@ -34,12 +34,12 @@ class AccountTiming:
         self._saved_at = -math.inf
 
     def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
-        """Learn from a look; return how long to wait for the next one where the task is still running."""
+        """Learn from a poll; return how long to wait for the next one where the task is still running."""
         if not isinstance(outcome, Running | Finished):
             return None
-        if task.looks:
+        if task.polls:
             self.learned.waited(max(0.0, asked_at - task.due_at))
-        first = task.looks == task.errors  # until now only failures, if anything
+        first = task.polls == task.errors  # until now only failures, if anything
         requested_at = _requested_at(task, outcome, now)
         if first and requested_at is not None:
             self.learned.fed(max(0.0, task.fed_at - requested_at))
@@ -54,13 +54,13 @@ class AccountTiming:
         return self.learned.gap_s(age_s)
 
     def forget(self, task: Task) -> None:
-        """The task is looked at no more."""
+        """The task is polled no more."""
         self.learned.forget(task.key)
 
     @property
-    def first_look_s(self) -> float:
-        """How long after its feeding a task is best looked at."""
-        return self.learned.first_look_s
+    def first_poll_s(self) -> float:
+        """How long after its feeding a task is best polled."""
+        return self.learned.first_poll_s
 
     def refresh(self, now: float) -> bool:
         """Plan anew if it is time for it; return whether it was."""

@@ -1,4 +1,4 @@
-"""When to look next at something that ends at an unknown time: the optimal inspection policy, for a price a look.
+"""When to poll next at something that ends at an unknown time: the optimal inspection policy, for a price a poll.
 
 Barlow, Hunter and Proschan, "Optimum checking procedures", SIAM J. Appl. Math. 11 (1963); inside a band of constant
 hazard the gaps are equal and follow Keller's square-root law (1974) in its exact form.
@@ -15,12 +15,12 @@ LONGEST_STRETCH = 60.0  # hazard times gap is never thought larger
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """A plan by age: how long after an unfinished look the next one is best, and what is then still to be paid."""
+    """A plan by age: how long after an unfinished poll the next one is best, and what is then still to be paid."""
 
     edges: Sequence[float]
     rates: Sequence[float]  # the hazard by band
     gaps_s: Sequence[float]  # at each edge
-    costs_s: Sequence[float]  # expected from each edge on: looks times price, and lateness
+    costs_s: Sequence[float]  # expected from each edge on: polls times price, and lateness
 
     def gap_s(self, age_s: float) -> float:
         """Return the best wait for a task that is unfinished at this age."""
@@ -68,7 +68,7 @@ def plan(edges: Sequence[float], rates: Sequence[float], limits_s: Sequence[floa
     for band in range(last - 1, -1, -1):
         rate = max(rates[band], LEAST_RATE)
         best = _evenly(rate, edges[band + 1] - edges[band], price_s, limits_s[band], costs_s[band + 1])
-        costs_s[band], gaps_s[band] = min(best, _one_look(band, edges, rates, limits_s[band], price_s, costs_s))
+        costs_s[band], gaps_s[band] = min(best, _one_poll(band, edges, rates, limits_s[band], price_s, costs_s))
     return Inspection(edges=edges, rates=rates, gaps_s=gaps_s, costs_s=costs_s)
 
 
@@ -78,18 +78,18 @@ def _for_ever(rate: float, price_s: float, limit_s: float) -> tuple[float, float
 
 
 def _evenly(rate: float, width_s: float, price_s: float, limit_s: float, after_s: float) -> tuple[float, float]:
-    """Return cost and gap of crossing the band with equal gaps, the last look at its end."""
-    looks = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_gap_s(rate, price_s)), 1)
-    gap_s = width_s / looks
+    """Return cost and gap of crossing the band with equal gaps, the last poll of its end."""
+    polls = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_gap_s(rate, price_s)), 1)
+    gap_s = width_s / polls
     done_a_gap, done = -math.expm1(-rate * gap_s), -math.expm1(-rate * width_s)
-    a_look = price_s + gap_s - done_a_gap / rate
-    return a_look * done / done_a_gap + (1 - done) * after_s, gap_s
+    a_poll = price_s + gap_s - done_a_gap / rate
+    return a_poll * done / done_a_gap + (1 - done) * after_s, gap_s
 
 
-def _one_look(
+def _one_poll(
     band: int, edges: Sequence[float], rates: Sequence[float], limit_s: float, price_s: float, costs_s: Sequence[float]
 ) -> tuple[float, float]:
-    """Return cost and gap of the best single look: at an edge, at the longest gap, or by the square-root law."""
+    """Return cost and gap of the best single poll: at an edge, at the longest gap, or by the square-root law."""
     start = edges[band]
     best = (math.inf, limit_s)
     lasting, unfinished_s = 1.0, 0.0  # chance to be unfinished at the band's beginning, its integral up to there

@@ -1,4 +1,4 @@
-"""Learns from every answer of one account how long its imports take, and plans the next looks by it."""
+"""Learns from every answer of one account how long its imports take, and plans the next polls by it."""
 
 import math
 from collections import deque
@@ -16,10 +16,10 @@ REPLAN_LEAST_S = 1.0
 GUARD_S = 10.0  # where little is known, a gap is at most this …
 GUARD_SHARE = 0.25  # … or this share of the age
 KNOWN = 6.0  # imports watched at an age, for it to count as known
-KNOWN_AT_FIRST = 30.0  # imports known, for the first look at others to be put off
+KNOWN_AT_FIRST = 30.0  # imports known, for the first poll of others to be put off
 FEEDING_AGES = 64  # the latest ages at feeding are remembered
 WEIGHED_AGES = 8  # so many of them are weighed
-WATCHED = 20_000  # imports followed from look to look; with more waiting, an even sample of them
+WATCHED = 20_000  # imports followed from poll to poll; with more waiting, an even sample of them
 PRESSED = 2.0  # gaps aim at so many times the wait behind the limit
 RECENT = 0.7  # of waits and gaps, the share that still counts at the next plan
 
@@ -28,7 +28,7 @@ RECENT = 0.7  # of waits and gaps, the share that still counts at the next plan
 class Price:
     """The person's trade-off between requests and promptness."""
 
-    look_price_s: float = 3.0  # seconds of lateness that one request is worth
+    poll_cost_s: float = 3.0  # seconds of lateness that one request is worth
     longest_gap_s: float = 60.0
     shortest_gap_s: float = 1.0
 
@@ -39,10 +39,10 @@ class Learned:
     def __init__(self, price: Price, hazard: Hazard | None = None, feeding_ages_s: Sequence[float] = ()) -> None:
         self.price = price
         self.hazard = hazard or Hazard()
-        self.first_look_s = 0.0  # how long after its feeding a fresh import is best looked at
-        self.pressure = 1.0  # by how much looks are dearer because the limit is reached
+        self.first_poll_s = 0.0  # how long after its feeding a fresh import is best polled
+        self.pressure = 1.0  # by how much polls are dearer because the limit is reached
         self.feeding_ages_s: deque[float] = deque(feeding_ages_s, maxlen=FEEDING_AGES)
-        self._seen_at_age: dict[int, float] = {}  # of watched imports: the age at the last look
+        self._seen_at_age: dict[int, float] = {}  # of watched imports: the age at the last poll
         self._sampled = 1  # of every so many keys one is watched
         self._events = 0  # since the last plan
         self._planned_at = -math.inf
@@ -53,7 +53,7 @@ class Learned:
     # --- deciding
 
     def gap_s(self, age_s: float) -> float:
-        """Return how long to wait after a look that found the import unfinished at this age."""
+        """Return how long to wait after a poll that found the import unfinished at this age."""
         self._planned += 1
         self._gaps_s += self._bounded(self._unpressed.gap_s(age_s))
         return self._bounded(self._plan.gap_s(age_s))
@@ -73,12 +73,12 @@ class Learned:
         self.feeding_ages_s.append(age_s)
 
     def waited(self, wait_s: float) -> None:
-        """A second or later look was made so long after it was due."""
+        """A second or later poll was made so long after it was due."""
         self._waits_s += wait_s
         self._waited += 1
 
     def unfinished(self, key: int, age_s: float, *, first: bool) -> None:
-        """A look found the import unfinished. `first`: it is the first that told anything."""
+        """A poll found the import unfinished. `first`: it is the first that told anything."""
         before_s = 0.0 if first else self._seen_at_age.get(key)
         if before_s is not None:
             self.hazard.watch(before_s, age_s, finished=False)
@@ -89,7 +89,7 @@ class Learned:
                 self._seen_at_age = {key: age for key, age in self._seen_at_age.items() if key % self._sampled == 0}
 
     def finished(self, key: int, age_s: float, took_s: float | None, *, first: bool) -> None:
-        """A look found the import finished; `took_s` where it is told how long it took."""
+        """A poll found the import finished; `took_s` where it is told how long it took."""
         before_s = 0.0 if first else self._seen_at_age.get(key)
         self.forget(key)
         if before_s is None:
@@ -100,7 +100,7 @@ class Learned:
         self._events += 1
 
     def forget(self, key: int) -> None:
-        """The import is looked at no more."""
+        """The import is polled no more."""
         self._seen_at_age.pop(key, None)
         if self._sampled > 1 and len(self._seen_at_age) < WATCHED // 8:
             self._sampled //= 2
@@ -119,7 +119,7 @@ class Learned:
         return True
 
     def _press(self) -> None:
-        """Make looks dearer while they pile up behind the limit: each then waits, whatever is planned."""
+        """Make polls dearer while they pile up behind the limit: each then waits, whatever is planned."""
         wait_s = self._waits_s / self._waited if self._waited else 0.0
         gap_s = self._gaps_s / self._planned if self._planned else math.inf
         self.pressure = max(1.0, PRESSED * wait_s / gap_s) ** 2
@@ -131,21 +131,21 @@ class Learned:
     def _replan(self) -> None:
         rates, at_risk = self.hazard.rates()
         limits_s = [self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES)]
-        price_s = self.price.look_price_s
+        price_s = self.price.poll_cost_s
         self._unpressed = self._plan = plan(EDGES, rates, limits_s, price_s)
         if self.pressure > 1.0:
             self._plan = plan(EDGES, rates, limits_s, price_s * self.pressure)
-        self.first_look_s = 0.0
+        self.first_poll_s = 0.0
         if at_risk[0] >= KNOWN_AT_FIRST and self.feeding_ages_s:
-            self.first_look_s = self._best_first_look_s(self._plan, Lifetimes(rates))
+            self.first_poll_s = self._best_first_poll_s(self._plan, Lifetimes(rates))
 
     def _longest_s(self, age_s: float, known: float) -> float:
         """Thin data must not park an import for long."""
         longest_s = self.price.longest_gap_s
         return longest_s if known >= KNOWN else min(longest_s, max(GUARD_S, age_s * GUARD_SHARE))
 
-    def _best_first_look_s(self, made: Inspection, lifetimes: Lifetimes) -> float:
-        """Weigh, for the ages at which imports were fed lately, what each delay of the first look would cost."""
+    def _best_first_poll_s(self, made: Inspection, lifetimes: Lifetimes) -> float:
+        """Weigh, for the ages at which imports were fed lately, what each delay of the first poll would cost."""
         ages = sorted(self.feeding_ages_s)[:: max(1, len(self.feeding_ages_s) // WEIGHED_AGES)]
 
         def cost_s(delay_s: float) -> float:

@@ -1,4 +1,4 @@
-"""Decide what a look means for its task. Pure: no clock, no network, chance passed in."""
+"""Decide what a poll means for its task. Pure: no clock, no network, chance passed in."""
 
 from dataclasses import dataclass
 from random import Random
@@ -9,9 +9,9 @@ from poller.core.model import (
     Finish,
     Finished,
     Kind,
-    LookAgain,
     Missing,
     Outcome,
+    PollAgain,
     Refused,
     Running,
     Task,
@@ -19,9 +19,9 @@ from poller.core.model import (
     Unreachable,
 )
 
-LOOK_PRICE_S = 3.0  # earlier than the back-off with fewer looks, on imports of seconds and of minutes: docs/timing.md
+POLL_COST_S = 3.0  # earlier than the back-off with fewer polls, on imports of seconds and of minutes: docs/timing.md
 LONGEST_GAP_S = 60.0
-LONGEST_PRICED_GAP_S = 900.0  # where the person said what a look is worth, that decides; this is only a stop
+LONGEST_PRICED_GAP_S = 900.0  # where the person said what a poll is worth, that decides; this is only a stop
 FAILURES_BEFORE_TIMED_OUT = 5  # a task that only ever fails is given up at its deadline after so many in a row
 
 
@@ -29,29 +29,29 @@ FAILURES_BEFORE_TIMED_OUT = 5  # a task that only ever fails is given up at its 
 class Polling:
     """One account's timing rules. All durations in seconds."""
 
-    policy: Literal["learned", "backoff", "fixed"] = "learned"  # how the next look at a running task is chosen
-    look_price_s: float | None = None  # learned: seconds of lateness that one look is worth; None: `LOOK_PRICE_S`
-    first_gap_s: float = 1.0  # least time between two looks at a running task
-    longest_gap_s: float | None = None  # most time between two; None: 60, 900 with a look price of the person's own
+    policy: Literal["learned", "backoff", "fixed"] = "learned"  # how the next poll of a running task is chosen
+    poll_cost_s: float | None = None  # learned: seconds of lateness that one poll is worth; None: `POLL_COST_S`
+    first_gap_s: float = 1.0  # least time between two polls of a running task
+    longest_gap_s: float | None = None  # most time between two; None: 60, 900 with a poll price of the person's own
     age_share: float = 0.25  # backoff: between them, this share of the task's age
     jitter: float = 0.1  # backoff: gaps vary by up to this share, so that a feed's tasks spread out
     missing_again_s: float = 30.0  # a 400/404 must be seen again after at least this long
-    failure_gap_s: float = 2.0  # back-off after the first failed look; doubles with each
+    failure_gap_s: float = 2.0  # back-off after the first failed poll; doubles with each
     longest_failure_gap_s: float = 300.0
     deadline_s: float = 86_400.0  # age at which an unfinished task is given up
     expects_result: bool = True  # the endpoint promises `result` with COMPLETE
 
     @property
     def price_s(self) -> float:
-        """What one look is worth, in seconds of lateness."""
-        return LOOK_PRICE_S if self.look_price_s is None else self.look_price_s
+        """What one poll is worth, in seconds of lateness."""
+        return POLL_COST_S if self.poll_cost_s is None else self.poll_cost_s
 
     @property
     def ceiling_s(self) -> float:
-        """The most time between two looks at a running task."""
+        """The most time between two polls of a running task."""
         if self.longest_gap_s is not None:
             return self.longest_gap_s
-        return LONGEST_PRICED_GAP_S if self.policy == "learned" and self.look_price_s is not None else LONGEST_GAP_S
+        return LONGEST_PRICED_GAP_S if self.policy == "learned" and self.poll_cost_s is not None else LONGEST_GAP_S
 
 
 def decide(
@@ -68,7 +68,7 @@ def decide(
     """Return what to do with `task` after `outcome`.
 
     `paused_s` is the account's paused time so far (deadlines do not run meanwhile). `weather` says that the account
-    as a whole is in an outage, so that a failed look says nothing about this task. `learned_gap_s` is what learned
+    as a whole is in an outage, so that a failed poll says nothing about this task. `learned_gap_s` is what learned
     timing has to say of a task that is still running.
     """
     age_s = max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))
@@ -80,7 +80,7 @@ def decide(
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
-            return LookAgain(
+            return PollAgain(
                 at=now + min(gap_s, polling.deadline_s - age_s),
                 errors=0,
                 status=outcome.status,
@@ -89,13 +89,13 @@ def decide(
         case Missing():
             return _decide_missing(task, now, polling)
         case Throttled() | Refused():
-            return _look_again_unchanged(task, at=now)
+            return _poll_again_unchanged(task, at=now)
         case Unreachable():
             if weather:
-                return _look_again_unchanged(task, at=now + polling.first_gap_s)
+                return _poll_again_unchanged(task, at=now + polling.first_gap_s)
             if overdue and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
-            return LookAgain(
+            return PollAgain(
                 at=now + max(_failure_gap_s(task.errors, polling, rng), outcome.retry_after_s or 0.0),
                 errors=task.errors + 1,
                 missing_at=task.missing_at,
@@ -133,8 +133,8 @@ def _decide_missing(task: Task, now: float, polling: Polling) -> Decision:
     first_at = now if task.missing_at is None else task.missing_at
     if task.missing_at is not None and now - first_at >= polling.missing_again_s:
         return Finish(kind=Kind.NOT_FOUND)
-    return LookAgain(at=first_at + polling.missing_again_s, errors=0, missing_at=first_at, status=task.status)
+    return PollAgain(at=first_at + polling.missing_again_s, errors=0, missing_at=first_at, status=task.status)
 
 
-def _look_again_unchanged(task: Task, at: float) -> LookAgain:
-    return LookAgain(at=at, errors=task.errors, missing_at=task.missing_at, status=task.status)
+def _poll_again_unchanged(task: Task, at: float) -> PollAgain:
+    return PollAgain(at=at, errors=task.errors, missing_at=task.missing_at, status=task.status)

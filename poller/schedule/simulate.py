@@ -1,4 +1,4 @@
-"""Plays a run through before it begins: how many looks it would take, and how long. Pure; no I/O and no real time."""
+"""Plays a run through before it begins: how many polls it would take, and how long. Pure; no I/O and no real time."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+class SimulatedRun:
     """What a run would take."""
 
-    looks: int
+    polls: int
     lasts_s: float
-    mean_late_s: float  # from a task's end, or its feeding if that was later, to the look that sees it
+    mean_late_s: float  # from a task's end, or its feeding if that was later, to the poll that sees it
     timed_out: int
 
 
@@ -35,16 +35,16 @@ def forecast(
     deadline_s: float,
     gap_s: Callable[[float], float],
     learned: Learned | None = None,
-) -> Forecast:
+) -> SimulatedRun:
     """Play `count` tasks fed at once. `courses` makes as many as are played. `gap_s` is the wait at an age since
     feeding; `learned`, which goes on learning, takes its place."""
     if count == 0:
-        return Forecast(looks=0, lasts_s=0.0, mean_late_s=0.0, timed_out=0)
+        return SimulatedRun(polls=0, lasts_s=0.0, mean_late_s=0.0, timed_out=0)
     played = min(count, MOST_PLAYED)
     share = played / count
-    looks, lasts_s, late_s = _play(courses(played), 1 / (per_second * share), deadline_s, gap_s, learned)
-    return Forecast(
-        looks=round(looks / share),
+    polls, lasts_s, late_s = _play(courses(played), 1 / (per_second * share), deadline_s, gap_s, learned)
+    return SimulatedRun(
+        polls=round(polls / share),
         lasts_s=lasts_s,
         mean_late_s=sum(late_s) / len(late_s) if late_s else 0.0,
         timed_out=round((played - len(late_s)) / share),
@@ -58,15 +58,15 @@ def _play(
     gap_s: Callable[[float], float],
     learned: Learned | None,
 ) -> tuple[int, float, list[float]]:
-    """Return looks, the instant of the last one, and how late each finished task was seen."""
-    first_s = 0.0 if learned is None else learned.first_look_s
-    due = [(first_s, turn, turn, 0) for turn in range(len(courses))]  # due, turn, task, looks
-    looks, now, late_s = 0, -spacing_s, []
+    """Return polls, the instant of the last one, and how late each finished task was seen."""
+    first_s = 0.0 if learned is None else learned.first_poll_s
+    due = [(first_s, turn, turn, 0) for turn in range(len(courses))]  # due, turn, task, polls
+    polls, now, late_s = 0, -spacing_s, []
     while due:
         due_at, _, number, before = heapq.heappop(due)
         course = courses[number]
         now = max(due_at, now + spacing_s)
-        looks += 1
+        polls += 1
         age_s = now + course.age_s
         if learned is not None:
             _learn(learned, number, course, now=now, due_at=due_at, first=before == 0)
@@ -74,8 +74,8 @@ def _play(
             late_s.append(min(age_s - course.took_s, now))
         elif now < deadline_s:
             wait_s = gap_s(now) if learned is None else learned.gap_s(age_s)
-            heapq.heappush(due, (min(now + wait_s, deadline_s), len(courses) + looks, number, before + 1))
-    return looks, max(0.0, now), late_s
+            heapq.heappush(due, (min(now + wait_s, deadline_s), len(courses) + polls, number, before + 1))
+    return polls, max(0.0, now), late_s
 
 
 def _learn(learned: Learned, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:

@@ -25,7 +25,7 @@ class Lifetimes:
         return self._left[band] * math.exp(-self._rates[band] * (age_s - EDGES[band]))
 
     def late_s(self, from_s: float, to_s: float) -> float:
-        """Return how late, on average, an import is seen by one look at `to_s` that could be seen from `from_s` on."""
+        """Return how late, on average, an import is seen by one poll of `to_s` that could be seen from `from_s` on."""
         return (to_s - from_s) - (self._unfinished_until_s(to_s) - self._unfinished_until_s(from_s))
 
     def quantile_s(self, share: float) -> float:

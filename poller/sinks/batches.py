@@ -15,14 +15,14 @@ Portion = tuple[Delivery, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class RecordRefused:
     """The receiver will never take the portion as it is."""
 
     reason: str
     whole: bool = False  # every record is to blame, there is nothing to find out
 
 
-Send = Callable[[Portion], Awaitable[Retry | Refusal | None]]  # None: taken
+Send = Callable[[Portion], Awaitable[Retry | RecordRefused | None]]  # None: taken
 
 
 class Portions:
@@ -67,9 +67,9 @@ class Portions:
             match await self._send(portion):
                 case None:
                     self._settle(portion, None)
-                case Refusal(reason=reason, whole=whole) if whole or len(portion) == 1:
+                case RecordRefused(reason=reason, whole=whole) if whole or len(portion) == 1:
                     self._settle(portion, reason)
-                case Refusal():
+                case RecordRefused():
                     middle = len(portion) // 2
                     self._queue.extendleft((portion[middle:], portion[:middle]))
                 case Retry() as retry:

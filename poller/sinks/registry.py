@@ -28,7 +28,7 @@ SinkSpec = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class SinkEnvironment:
     """What sinks take from outside themselves."""
 
     clock: Clock
@@ -38,27 +38,27 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class SinkKind:
     """A kind of sink: its settings, and how it is made of them."""
 
     table: type[SinkTable]
     make: Callable[[Any, Any], Sink]
 
 
-def _make_jsonl(table: JsonlTable, _: Surroundings) -> Sink:
+def _make_jsonl(table: JsonlTable, _: SinkEnvironment) -> Sink:
     return JsonlSink(table.path, rotate_bytes=table.rotate_bytes)
 
 
-def _make_stdout(_table: StdoutTable, _: Surroundings) -> Sink:
+def _make_stdout(_table: StdoutTable, _: SinkEnvironment) -> Sink:
     return StdoutSink()
 
 
-def _make_command(table: CommandTable, around: Surroundings) -> Sink:
+def _make_command(table: CommandTable, around: SinkEnvironment) -> Sink:
     environ = {name: value for name, value in around.environ.items() if name not in around.hidden}
     return CommandSink(table, environ=environ, clock=around.clock, rng=around.rng)
 
 
-def _make_webhook(table: WebhookTable, around: Surroundings) -> Sink:
+def _make_webhook(table: WebhookTable, around: SinkEnvironment) -> Sink:
     url = table.find_url(around.environ)
     try:
         web_url(url)
@@ -83,7 +83,7 @@ def _webhook_key(table: WebhookTable, environ: Mapping[str, str]) -> bytes | Non
         raise ConfigError(f"sink webhook: the secret in {place} {error}") from None
 
 
-def _make_sql(table: SqlTable, around: Surroundings) -> Sink:
+def _make_sql(table: SqlTable, around: SinkEnvironment) -> Sink:
     url = table.find_url(around.environ)
     try:
         refuse_unknown(url)
@@ -107,19 +107,19 @@ def _database(table: SqlTable, url: str, name: str) -> Database:
     return PostgresTable(url, table.table, sink=name, timeout_s=table.timeout_s)
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, SinkKind] = {
     kind.table.KIND: kind
     for kind in (
-        Kind(table=CommandTable, make=_make_command),
-        Kind(table=JsonlTable, make=_make_jsonl),
-        Kind(table=SqlTable, make=_make_sql),
-        Kind(table=StdoutTable, make=_make_stdout),
-        Kind(table=WebhookTable, make=_make_webhook),
+        SinkKind(table=CommandTable, make=_make_command),
+        SinkKind(table=JsonlTable, make=_make_jsonl),
+        SinkKind(table=SqlTable, make=_make_sql),
+        SinkKind(table=StdoutTable, make=_make_stdout),
+        SinkKind(table=WebhookTable, make=_make_webhook),
     )
 }
 
 
-def make_sinks(specs: Sequence[SinkSpec], around: Surroundings) -> list[Sink]:
+def make_sinks(specs: Sequence[SinkSpec], around: SinkEnvironment) -> list[Sink]:
     """Return the sinks that `specs` mean, each with a name of its own. Raises `ConfigError`."""
     sinks = [make_sink(spec, around) for spec in specs]
     names = [sink.name for sink in sinks]
@@ -128,14 +128,14 @@ def make_sinks(specs: Sequence[SinkSpec], around: Surroundings) -> list[Sink]:
     return sinks
 
 
-def make_sink(spec: SinkSpec, around: Surroundings | None = None) -> Sink:
+def make_sink(spec: SinkSpec, around: SinkEnvironment | None = None) -> Sink:
     """Return the sink that `spec` means. Raises `ConfigError` where there is none such, naming the remedy.
 
     Only `jsonl`, `stdout` and other packages' sinks can be made of nothing.
     """
     name, kind, target, options = _read(spec)
     found = _find(spec, kind)
-    if isinstance(found, Kind):
+    if isinstance(found, SinkKind):
         sink = found.make(found.table.read(_values(found, target, options)), around)
     else:
         sink = _made_by_plugin(found, target, options)
@@ -149,7 +149,7 @@ def check_sinks(specs: Sequence[SinkSpec]) -> None:
     for spec in specs:
         _, kind, target, options = _read(spec)
         found = _find(spec, kind)
-        if isinstance(found, Kind):
+        if isinstance(found, SinkKind):
             found.table.read(_values(found, target, options))
 
 
@@ -167,7 +167,7 @@ def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:
     return name, kind, target, options
 
 
-def _find(spec: SinkSpec, kind: str) -> Kind | EntryPoint:
+def _find(spec: SinkSpec, kind: str) -> SinkKind | EntryPoint:
     """Return one of our kinds, or what a package brings. Nobody may bring a kind that there is already."""
     own, others = KINDS.get(kind), list(entry_points(group=GROUP, name=kind))
     if len(others) + (own is not None) > 1:
@@ -181,7 +181,7 @@ def _find(spec: SinkSpec, kind: str) -> Kind | EntryPoint:
     return own or others[0]
 
 
-def _values(own: Kind, target: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _values(own: SinkKind, target: str, options: Mapping[str, Any]) -> dict[str, Any]:
     kind = own.table.KIND
     if not target:
         if not options and own.table.TARGET is not None:

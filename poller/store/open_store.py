@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Protocol
 
 from poller.core.errors import ConfigError
-from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, Sums, TaskStory
+from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, Sums, TaskDetails
 from poller.core.protocols import Clock, Store
 from poller.store.sqlite import lock
 from poller.store.sqlite.reader import SqliteReader
@@ -35,7 +35,7 @@ class StateReader(Protocol):
         """Return what `Store.save_knowledge` last noted under this name; None if nothing."""
         ...
 
-    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
         ...
 

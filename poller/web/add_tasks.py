@@ -15,7 +15,7 @@ from poller.core.model import Added, Chunk, Position, Rejection
 from poller.sources import Feeding
 from poller.web.auth import answer, as_json
 from poller.web.context import Run
-from poller.web.request_body import Held, Refusal, chunks_of, format_of
+from poller.web.request_body import Held, RequestRefused, chunks_of, format_of
 
 log = structlog.get_logger()
 
@@ -81,15 +81,15 @@ class Feeder:
                 self._refuse_when_closed()
                 chunks = await chunks_of(request, self._feeding_of(request), self._held)
                 self._refuse_when_closed()
-            except Refusal as refusal:
+            except RequestRefused as refusal:
                 return _refused(refusal)
             return await self._store(chunks, on_stored)
 
     def _refuse_when_closed(self) -> None:
         if self._run.service.draining or self._run.service.is_ending:
-            raise Refusal(503, "draining", "the run is ending and takes no more tasks: ask the next one")
+            raise RequestRefused(503, "draining", "the run is ending and takes no more tasks: ask the next one")
         if not self._run.store.writable:
-            raise Refusal(503, "unwritable", "the state cannot be written now: its disk is full or out of reach")
+            raise RequestRefused(503, "unwritable", "the state cannot be written now: its disk is full or out of reach")
 
     def _feeding_of(self, request: web.Request) -> Feeding:
         """Return how the request's lines are to be read, by its Content-Type and its query."""
@@ -97,7 +97,7 @@ class Feeder:
         account = request.query.get("account", own.default_account)
         if account not in accounts:
             known = ", ".join(sorted(accounts))
-            raise Refusal(400, "unknown_account", f"there is no account of this name; known: {known}")
+            raise RequestRefused(400, "unknown_account", f"there is no account of this name; known: {known}")
         return replace(
             own,
             format=format_of(request),
@@ -161,7 +161,7 @@ def _placed(chunk: Chunk, before: int) -> Chunk:
     return replace(chunk, rejected=rejected, position=Position(line=before + chunk.position.line))
 
 
-def _refused(refusal: Refusal) -> web.Response:
+def _refused(refusal: RequestRefused) -> web.Response:
     message = f"{refusal}; nothing of this request is stored"
     return _later(answer(refusal.status, refusal.error, message, **Outcome().told()))
 

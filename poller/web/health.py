@@ -20,7 +20,7 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """200 while the run can take tasks and look at them; 503 with the component that cannot."""
+    """200 while the run can take tasks and poll them; 503 with the component that cannot."""
     told = readiness(request.app[RUN], detailed=request[MAY_SEE])
     return as_json(told, status=200 if told["ready"] else 503)
 
@@ -35,7 +35,7 @@ def readiness(run: Run, *, detailed: bool) -> dict[str, Any]:
         "draining": ending,
         "store": {"ready": run.store.writable, "state": "writable" if run.store.writable else "unwritable"},
         "accounts": accounts,
-        "sinks": {outlet.sink.name: _sink(outlet, detailed=detailed) for outlet in run.service.outlets},
+        "sinks": {loop.sink.name: _sink(loop, detailed=detailed) for loop in run.service.delivery_loops},
     }
 
 
@@ -50,7 +50,7 @@ def _account(run: Run, name: str, *, detailed: bool) -> dict[str, Any]:
     return told | ({"detail": state.pause_detail} if detailed else {})
 
 
-def _sink(outlet: Any, *, detailed: bool) -> dict[str, Any]:
-    stopped, failing = outlet.stopped_by is not None, outlet.backlog_reason is not None
+def _sink(loop: Any, *, detailed: bool) -> dict[str, Any]:
+    stopped, failing = loop.stopped_by is not None, loop.backlog_reason is not None
     told = {"ready": not failing, "state": "stopped" if stopped else "failing" if failing else "delivering"}
-    return told | ({"detail": outlet.backlog_reason} if detailed else {})
+    return told | ({"detail": loop.backlog_reason} if detailed else {})

@@ -1,4 +1,4 @@
-"""How late the event loop runs: what holds it up for long holds up every look, delivery and answer."""
+"""How late the event loop runs: what holds it up for long holds up every poll, delivery and answer."""
 
 import asyncio
 from collections.abc import AsyncIterator

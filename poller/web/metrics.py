@@ -1,4 +1,4 @@
-"""/metrics: the run's counters as Prometheus families, put together when somebody scrapes. Nothing of it runs per look.
+"""/metrics: the run's counters as Prometheus families, put together when somebody scrapes. Nothing of it runs per poll.
 
 Labels never hold ids. What each metric means stands in its HELP; docs/metrics.md repeats that, and a test compares.
 """
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from poller.core.model import GateReading, Kind, Outcome, Pause
 from poller.core.timestamps import epoch
-from poller.engine.metrics import AccountLooks, Histogram
+from poller.engine.metrics import AccountPolls, Histogram
 from poller.web.context import Run
 from poller.web.loop_lag import Lag
 
@@ -36,7 +36,7 @@ def metrics_handler(run: Run, lag: Lag) -> Handler:
     scrape = make_aiohttp_handler(registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        sinks = [outlet.sink.name for outlet in run.service.outlets]
+        sinks = [loop.sink.name for loop in run.service.delivery_loops]
         collector.oldest_at = {name: await _oldest_at(run, name) for name in sinks}
         return await scrape(request)
 
@@ -66,7 +66,7 @@ class RunCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._tasks()
-        yield from self._looks()
+        yield from self._polls()
         readings = {name: lane.gate.reading() for name, lane in self._run.service.lanes.items()}
         yield from _limits(readings)
         yield from _pauses(readings)
@@ -99,16 +99,16 @@ class RunCollector(Collector):
             ],
         )
 
-    def _looks(self) -> Iterator[Metric]:
+    def _polls(self) -> Iterator[Metric]:
         accounts = {name: self._run.metrics.accounts[name] for name in self._run.service.lanes}
         yield _counter(
-            "looks",
+            "polls",
             "Answered status requests of this run by account and by what they said.",
             ("account", "outcome"),
             [((name, word), count) for name in accounts for word, count in _outcomes(accounts[name]).items()],
         )
         yield _counter(
-            "look_troubles",
+            "poll_troubles",
             "Status requests of this run that told nothing of their task, by reason.",
             ("reason",),
             [((reason,), count) for reason, count in self._run.metrics.troubles.items()],
@@ -116,17 +116,17 @@ class RunCollector(Collector):
         yield _histogram(
             "request_duration_seconds",
             "Time from sending a status request until its answer was read.",
-            [((name,), looks.request) for name, looks in accounts.items()],
+            [((name,), polls.request) for name, polls in accounts.items()],
         )
         yield _histogram(
             "gate_wait_seconds",
             "Time that a due task waited for the right to send its request: rate limit, pauses, other tasks.",
-            [((name,), looks.gate) for name, looks in accounts.items()],
+            [((name,), polls.gate) for name, polls in accounts.items()],
         )
 
     def _sinks(self) -> Iterator[Metric]:
-        run, outlets = self._run, self._run.service.outlets
-        names = [outlet.sink.name for outlet in outlets]
+        run, delivery_loops = self._run, self._run.service.delivery_loops
+        names = [loop.sink.name for loop in delivery_loops]
         now = run.clock()
         yield _counter(
             "sink_delivered",
@@ -156,7 +156,7 @@ class RunCollector(Collector):
             "sink_failing",
             "1 while the sink takes nothing.",
             ("sink",),
-            [((outlet.sink.name,), outlet.backlog_reason is not None) for outlet in outlets],
+            [((loop.sink.name,), loop.backlog_reason is not None) for loop in delivery_loops],
         )
 
     def _process(self) -> Iterator[Metric]:
@@ -177,9 +177,9 @@ class RunCollector(Collector):
         )
 
 
-def _outcomes(looks: AccountLooks) -> Mapping[str, int]:
+def _outcomes(polls: AccountPolls) -> Mapping[str, int]:
     """Return the counts of all outcomes, those that did not come included: a rate needs a first value."""
-    return dict.fromkeys(OUTCOMES, 0) | looks.outcomes
+    return dict.fromkeys(OUTCOMES, 0) | polls.outcomes
 
 
 def _limits(readings: Mapping[str, GateReading]) -> Iterator[Metric]:

@@ -32,7 +32,7 @@ UNTOLD = "application/octet-stream"  # what aiohttp takes a missing Content-Type
 _BOM = b"\xef\xbb\xbf"
 
 
-class Refusal(Exception):
+class RequestRefused(Exception):
     """The request cannot be taken: its HTTP status, a word for programs, a sentence for people."""
 
     def __init__(self, status: int, error: str, message: str) -> None:
@@ -49,12 +49,12 @@ class Held:
 
 
 def format_of(request: web.Request) -> Format:
-    """Return how the body is to be read. Raises `Refusal` for a Content-Type that nobody reads here."""
+    """Return how the body is to be read. Raises `RequestRefused` for a Content-Type that nobody reads here."""
     told = request.content_type
     if told == UNTOLD:
         return "auto"
     if told not in FORMATS:
-        raise Refusal(
+        raise RequestRefused(
             415,
             "unknown_content_type",
             f"the Content-Type must be one of {', '.join(FORMATS)}. With curl: -H 'Content-Type: text/plain' "
@@ -64,7 +64,7 @@ def format_of(request: web.Request) -> Format:
 
 
 async def chunks_of(request: web.Request, feeding: Feeding, held: Held) -> list[Chunk]:
-    """Return the whole body's lines. Raises `Refusal` where it is too much, too slow or cannot be read."""
+    """Return the whole body's lines. Raises `RequestRefused` where it is too much, too slow or cannot be read."""
     if (request.content_length or 0) > MOST_BYTES:
         raise _too_large()
     body = _Body(feeding, is_json=request.content_type == JSON)
@@ -76,23 +76,23 @@ async def chunks_of(request: web.Request, feeding: Feeding, held: Held) -> list[
                 if body.length > MOST_BYTES:
                     raise _too_large()
                 if held.bytes > MOST_HELD:
-                    raise Refusal(503, "busy", "too many bodies are being read at a time: try again soon")
+                    raise RequestRefused(503, "busy", "too many bodies are being read at a time: try again soon")
                 body.push(block)
             body.end()
     except TimeoutError:
-        raise Refusal(408, "too_slow", f"the body did not arrive within {BODY_S:.0f} s") from None
+        raise RequestRefused(408, "too_slow", f"the body did not arrive within {BODY_S:.0f} s") from None
     except (ValueError, InputError) as fault:
         told = str(fault).replace("--id-column", "?id_column=NAME").rstrip(".")
-        raise Refusal(400, "unreadable", told) from None
+        raise RequestRefused(400, "unreadable", told) from None
     except web.RequestPayloadError:
-        raise Refusal(400, "unreadable", "the body is cut off, or not packed as its headers say") from None
+        raise RequestRefused(400, "unreadable", "the body is cut off, or not packed as its headers say") from None
     finally:
         held.bytes -= body.length
     return body.chunks
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, "too_large", f"a request may have {MOST_BYTES // 2**20} MiB: send it in parts")
+def _too_large() -> RequestRefused:
+    return RequestRefused(413, "too_large", f"a request may have {MOST_BYTES // 2**20} MiB: send it in parts")
 
 
 class _Body:
@@ -120,7 +120,7 @@ class _Body:
         self._lines += len(chunk.fed) + len(chunk.rejected)
         self._blank += chunk.blank
         if self._lines > MOST_LINES or self._blank > MOST_BLANK:
-            raise Refusal(413, "too_many_lines", f"a request may have {MOST_LINES:,} lines: send it in parts")
+            raise RequestRefused(413, "too_many_lines", f"a request may have {MOST_LINES:,} lines: send it in parts")
         self.chunks.append(chunk)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from poller.core.model import Delivery, Look, TaskStory
+from poller.core.model import Delivery, Poll, TaskDetails
 from poller.core.task_id import is_task_id
 from poller.core.timestamps import iso
 from poller.web.auth import answer, as_json
@@ -24,8 +24,8 @@ LATEST_NUMBER = 2**63 - 1
 async def one_task(request: web.Request) -> web.Response:
     """Answer GET /v1/tasks/{task_id}."""
     account, task_id = request.query.get("account"), request.match_info["task_id"]
-    stories = await request.app[RUN].store.stories(task_id) if is_task_id(task_id) else []
-    found = [story for story in stories if account in (None, story.account)]
+    task_details = await request.app[RUN].store.task_details(task_id) if is_task_id(task_id) else []
+    found = [story for story in task_details if account in (None, story.account)]
     if not found:
         return answer(404, "not_found", "no task with this id was fed, or it is past its retention")
     if len(found) > 1:
@@ -36,7 +36,7 @@ async def one_task(request: web.Request) -> web.Response:
     return as_json(_told(found[0]))
 
 
-def _told(story: TaskStory) -> dict[str, Any]:
+def _told(story: TaskDetails) -> dict[str, Any]:
     is_finished = story.kind is not None
     return {
         "task_id": story.task_id,
@@ -44,7 +44,7 @@ def _told(story: TaskStory) -> dict[str, Any]:
         "state": "finished" if is_finished else "waiting",
         "kind": story.kind,
         "status": story.status,
-        "looks": story.looks,
+        "polls": story.polls,
         "errors": story.errors,
         "fed_at": iso(story.fed_at),
         "requested_at": None if story.requested_at is None else iso(story.requested_at),
@@ -52,7 +52,7 @@ def _told(story: TaskStory) -> dict[str, Any]:
         "ref": _spliced(story.ref),
         "record": None if story.record is None else _spliced(story.record.body),
         "deliveries": dict(story.deliveries),
-        "trail": [_look(look) for look in story.trail],
+        "poll_log": [_poll(poll) for poll in story.poll_log],
     }
 
 
@@ -60,14 +60,14 @@ def _spliced(json: bytes | None) -> orjson.Fragment | None:
     return None if json is None else orjson.Fragment(json)
 
 
-def _look(look: Look) -> dict[str, Any]:
+def _poll(poll: Poll) -> dict[str, Any]:
     return {
-        "at": iso(look.at),
-        "gate_s": look.gate_s,
-        "took_s": look.took_s,
-        "outcome": look.outcome,
-        "says": look.says,
-        "again_in_s": look.again_in_s,
+        "at": iso(poll.at),
+        "gate_s": poll.gate_s,
+        "took_s": poll.took_s,
+        "outcome": poll.outcome,
+        "says": poll.says,
+        "again_in_s": poll.again_in_s,
     }
 
 

@@ -1,4 +1,4 @@
-"""What makes a look cheap must change nothing of what it promises."""
+"""What makes a poll cheap must change nothing of what it promises."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from poller.app.event_loop import run_swiftly, spare_collector
+from poller.app.event_loop import run_event_loop, tune_garbage_collector
 from poller.core.log import tells_debug
 from poller.sources import Feeding
 from poller.sources.parsing.line import Gathered, SingleLines
@@ -29,17 +29,17 @@ async def _loop_name() -> str:
 
 def test_a_run_takes_uvloop_where_it_is_installed() -> None:
     pytest.importorskip("uvloop")
-    assert run_swiftly(_loop_name()).startswith("uvloop")
+    assert run_event_loop(_loop_name()).startswith("uvloop")
 
 
 def test_a_run_needs_no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
-    assert run_swiftly(_loop_name()).startswith("asyncio")
+    assert run_event_loop(_loop_name()).startswith("asyncio")
 
 
 @pytest.mark.usefixtures("usual_collector")
 def test_what_lives_at_the_start_is_not_collected_over_and_over() -> None:
-    spare_collector()
+    tune_garbage_collector()
     assert gc.get_freeze_count() > 0
 
 

@@ -39,7 +39,7 @@ class Screen:
         """Let time pass, drawn once a second."""
         for _ in range(seconds):
             self.now += 1
-            self.metrics.looks += 2 * finished_per_s
+            self.metrics.polls += 2 * finished_per_s
             for _ in range(finished_per_s):
                 self.metrics.finish(Kind.COMPLETE)
             self.shown()
@@ -52,12 +52,12 @@ def screen() -> Screen:
     return screen
 
 
-def test_it_shows_done_of_known_looks_rate_and_time_left(screen: Screen) -> None:
+def test_it_shows_done_of_known_polls_rate_and_time_left(screen: Screen) -> None:
     screen.shown()
     screen.work(60, finished_per_s=5)
     shown = screen.shown()
     assert "300 of 200,000 done" in shown
-    assert "600 looks, 10.0 per second" in shown
+    assert "600 polls, 10.0 per second" in shown
     assert "about 11.1 h left" in shown
     assert "complete 300" in shown
 

@@ -126,7 +126,7 @@ async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        assert [outlet.sink.name for outlet in simulation.service.outlets] == [one]
+        assert [delivery_loop.sink.name for delivery_loop in simulation.service.delivery_loops] == [one]
     assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
     assert len(named(events, "config.refused")) == 1
@@ -161,17 +161,17 @@ async def test_a_higher_limit_and_more_workers_are_used_at_once_and_a_lower_one_
     simulation.append(3000)
     async with simulation.at_work(tmp_path / "ids.txt"):
 
-        async def looks_in(seconds: float) -> int:
+        async def polls_in(seconds: float) -> int:
             before = simulation.api.stats().requests_total
             await asyncio.sleep(seconds)
             return simulation.api.stats().requests_total - before
 
-        assert 15 <= await looks_in(20) <= 21
+        assert 15 <= await polls_in(20) <= 21
         await simulation.reload(requests=200, workers=32)
-        assert await looks_in(30) >= 400
+        assert await polls_in(30) >= 400
         await simulation.reload(requests=10, workers=2)
         await asyncio.sleep(11)
-        assert await looks_in(20) <= 21
+        assert await polls_in(20) <= 21
     assert simulation.api.stats().throttled_total == 0
 
 
@@ -216,7 +216,7 @@ async def test_another_token_file_is_read_and_tried_at_once(tmp_path: Path, cloc
     assert simulation.delivered("finished.jsonl") == Counter(ids)
 
 
-async def test_other_polling_rules_hold_from_the_next_look_on(tmp_path: Path, clock: Clock) -> None:
+async def test_other_polling_rules_hold_from_the_next_poll_on(tmp_path: Path, clock: Clock) -> None:
     slow = Scenario(fates={}, durations=parse_durations("fixed:100000"), requests=1000)
     simulation = Reloaded(tmp_path, clock, slow, polling={"policy": "fixed", "longest_gap_s": 100.0})
     simulation.append(1)

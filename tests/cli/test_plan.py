@@ -38,7 +38,7 @@ async def test_a_plan_is_within_a_tenth_of_what_the_run_then_takes(
     (account,) = plan["accounts"]
     await simulation.run(ids)
     assert account["lasts_s"] == pytest.approx(loop_time(), rel=0.1)
-    assert account["looks"] == pytest.approx((await simulation.sums()).looks, rel=0.1)
+    assert account["polls"] == pytest.approx((await simulation.sums()).polls, rel=0.1)
 
 
 async def test_a_plan_rests_on_what_the_state_knows_of_the_account(
@@ -46,13 +46,13 @@ async def test_a_plan_rests_on_what_the_state_knows_of_the_account(
 ) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(seed=6, durations=parse_durations("uniform:30,60"), fates={}))
     await simulation.run(simulation.write_ids(400))
-    ids, began, looks = simulation.write_ids(300), loop_time(), (await simulation.sums()).looks
+    ids, began, polls = simulation.write_ids(300), loop_time(), (await simulation.sums()).polls
     _, plan = await planned(tmp_path, ids, capsys)
     (account,) = plan["accounts"]
     await simulation.run(ids)
     assert "400 finished tasks" in account["rests_on"]
     assert account["lasts_s"] == pytest.approx(loop_time() - began, rel=0.25)
-    assert account["looks"] == pytest.approx((await simulation.sums()).looks - looks, rel=0.25)
+    assert account["polls"] == pytest.approx((await simulation.sums()).polls - polls, rel=0.25)
 
 
 async def test_what_does_not_fit_into_the_day_is_said_with_what_would(
@@ -78,7 +78,7 @@ async def test_the_text_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert code is Exit.NOT_ALL_COMPLETE
     assert [line.split()[0] for line in said.splitlines()] == (
-        ["input", "account", "looks", "time", "lateness", "rests", "quota", "NO"]
+        ["input", "account", "polls", "time", "lateness", "rests", "quota", "NO"]
     )
 
 
@@ -97,4 +97,4 @@ async def test_more_tasks_than_are_played_take_their_share_of_the_limit(
     _, plan = await planned(tmp_path, ids, capsys, "fixed:1")
     (account,) = plan["accounts"]
     assert account["lasts_s"] == pytest.approx(4050, rel=0.03)
-    assert account["looks"] == pytest.approx(40_000, rel=0.03)
+    assert account["polls"] == pytest.approx(40_000, rel=0.03)

@@ -23,7 +23,7 @@ from poller.core.protocols import Clock
 from poller.reports.failures.to_csv import harmless
 from poller.reports.reasons import Columns
 from poller.sandbox import Scenario, parse_durations
-from poller.sandbox.reply import Ask, Reply
+from poller.sandbox.reply import Ask, SimulatedReply
 from tests.support.browser import chromium, opened
 from tests.support.simulation import Simulation, settings_for
 
@@ -43,7 +43,7 @@ def failing_by_url(simulation: Simulation) -> None:
     """Let HubSpot end each import with the errors that its address asks for."""
     spoil = {name.encode(): errors for name, (_, errors) in INJECTED.items()}
 
-    def stage(ask: Ask, reply: Reply) -> Reply:
+    def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         if b'"COMPLETE"' not in reply.body:
             return reply
         answer = orjson.loads(reply.body)

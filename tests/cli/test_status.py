@@ -18,8 +18,8 @@ from tests.support.simulation import Simulation, settings_for
 
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
 KEYS = {
-    "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "pruned", "looks",
-    "looks_per_task", "sources", "sinks", "accounts", "reasons", "run",
+    "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "pruned", "polls",
+    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run",
 }  # fmt: skip
 
 
@@ -62,11 +62,11 @@ async def test_watching_prints_a_line_each_time_where_there_is_no_terminal(
 
 def test_a_line_names_what_is_paused_and_what_is_undelivered() -> None:
     sums = Sums(
-        sources=(), sinks=(), accounts={"main": AccountState(pause="daily_quota")}, waiting=5, finished=5, looks=12,
+        sources=(), sinks=(), accounts={"main": AccountState(pause="daily_quota")}, waiting=5, finished=5, polls=12,
         kinds={"complete": 4, "canceled": 1}, reasons=(),
     )  # fmt: skip
     assert standing_line(sums, now=1_767_600_000.0, before=(1_767_599_990.0, 0)) == (
-        "2026-01-05T08:00:00Z  5 of 10 finished (50.0%), 1 not complete, 12 looks, 0.5 a second, 10 s left at this "
+        "2026-01-05T08:00:00Z  5 of 10 finished (50.0%), 1 not complete, 12 polls, 0.5 a second, 10 s left at this "
         "pace, account main is paused: daily_quota"
     )
 

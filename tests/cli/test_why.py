@@ -10,7 +10,7 @@ import pytest
 
 from poller.cli.commands.why import why
 from poller.core.errors import Exit
-from poller.core.model import AccountState, Kind, Look, Record, TaskStory
+from poller.core.model import AccountState, Kind, Poll, Record, TaskDetails
 from poller.core.protocols import Clock
 from poller.reports.task import span, story_text
 from poller.sandbox import Scenario, parse_durations
@@ -28,11 +28,11 @@ async def told(
     return code, said.out, said.err
 
 
-async def run_beside(simulation: Simulation, ids: Path, seconds: float, look: Any) -> Any:
+async def run_beside(simulation: Simulation, ids: Path, seconds: float, poll: Any) -> Any:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(simulation.run(ids))
         await asyncio.sleep(seconds)
-        seen = await look()
+        seen = await poll()
         await running
     return seen
 
@@ -44,20 +44,20 @@ async def test_a_task_s_story_is_told_while_it_waits_and_when_it_is_done(
     ids = simulation.write_ids(3)
     task_id = ids.read_text().splitlines()[1].split(",")[0]
 
-    async def look() -> tuple[Exit, str, str]:
+    async def poll() -> tuple[Exit, str, str]:
         return await told(simulation, task_id, capsys)
 
-    code, waiting, _ = await run_beside(simulation, ids, 20.0, look)
+    code, waiting, _ = await run_beside(simulation, ids, 20.0, poll)
     assert code is Exit.ALL_COMPLETE
-    assert "next look due" in waiting
+    assert "next poll due" in waiting
     assert "https://example.com/0.png" in waiting
     code, done, _ = await told(simulation, task_id, capsys)
     assert code is Exit.ALL_COMPLETE
     assert "finished     complete" in done
     assert f"jsonl:{tmp_path}/finished.jsonl: delivered" in done
-    looks = simulation.api.looks(task_id)
-    assert f"looks        {looks}" in done
-    assert done.count("at the gate") == looks
+    polls = simulation.api.polls(task_id)
+    assert f"polls        {polls}" in done
+    assert done.count("at the gate") == polls
     assert "running PROCESSING; next" in done
     assert "finished COMPLETE; the last one" in done
 
@@ -73,9 +73,9 @@ async def test_the_story_for_programs_holds_the_record_untouched(
     story = orjson.loads(out)
     assert code is Exit.ALL_COMPLETE
     assert (story["state"], story["kind"], story["record"]) == ("finished", "complete", record)
-    assert story["looks"] == len(story["trail"]) == record["looks"]
+    assert story["polls"] == len(story["poll_log"]) == record["polls"]
     assert story["deliveries"] == {f"jsonl:{tmp_path}/finished.jsonl": "delivered"}
-    assert [look["next_in_s"] is None for look in story["trail"]] == [False] * (story["looks"] - 1) + [True]
+    assert [poll["next_in_s"] is None for poll in story["poll_log"]] == [False] * (story["polls"] - 1) + [True]
     assert story["finished_at"] == record["seen_at"]
     assert story["ref"] == record["ref"]
 
@@ -124,27 +124,27 @@ async def test_what_cannot_be_an_id_is_a_wrong_command_line(
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
-LOOK = Look(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", says="http_503", again_in_s=90.0)
-STORY = TaskStory(
+POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", says="http_503", again_in_s=90.0)
+STORY = TaskDetails(
     account="main",
     task_id="AAAA",
     ref=b'{"a":"\x1b[31m"}',
     fed_at=1_767_599_990.0,
     requested_at=None,
     due_at=1_767_600_090.0,
-    looks=30,
+    polls=30,
     errors=2,
     status="PROCESSING",
-    trail=(LOOK, LOOK),
+    poll_log=(POLL, POLL),
 )
 
 
-def test_looks_that_are_not_kept_are_told_and_the_others_keep_their_numbers() -> None:
+def test_polls_that_are_not_kept_are_told_and_the_others_keep_their_numbers() -> None:
     text = story_text(STORY, AccountState(), now=1_767_600_010.0)
     assert "the first 28 are not kept" in text
     assert " 29  2026-01-05 08:00:00.000 UTC  waited 0 s at the gate, took 0.12 s: unreachable http_503" in text
     assert "next 1 min 30 s later" in text
-    assert "PROCESSING was HubSpot's last word; next look due 2026-01-05 08:01:30.000 UTC, in 1 min 20 s" in text
+    assert "PROCESSING was HubSpot's last word; next poll due 2026-01-05 08:01:30.000 UTC, in 1 min 20 s" in text
     assert "\x1b" not in text
 
 

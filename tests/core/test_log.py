@@ -38,9 +38,9 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_an_event_is_one_json_line_with_time_level_and_name_first(written: io.StringIO) -> None:
-    structlog.get_logger().info("task.finished", task_id="A\nB", looks=3)
+    structlog.get_logger().info("task.finished", task_id="A\nB", polls=3)
     assert written.getvalue() == (
-        '{"timestamp":"2026-01-05T00:00:00.250Z","level":"info","event":"task.finished","task_id":"A\\nB","looks":3}\n'
+        '{"timestamp":"2026-01-05T00:00:00.250Z","level":"info","event":"task.finished","task_id":"A\\nB","polls":3}\n'
     )
 
 
@@ -205,9 +205,9 @@ def test_a_process_survives_the_end_of_its_stderr_s_reader() -> None:
 async def test_a_repeated_event_is_written_once_a_while_with_its_count(written: io.StringIO, clock: Any) -> None:
     folded = logs.Folded(structlog.get_logger().warning, clock=clock, every_s=60)
     for _ in range(130):
-        folded("look.failed", by=("eu", "http_503"), reason="http_503")
+        folded("poll.failed", by=("eu", "http_503"), reason="http_503")
         await asyncio.sleep(1)
-    folded("look.failed", by=("us", "http_503"), reason="http_503")
+    folded("poll.failed", by=("us", "http_503"), reason="http_503")
     assert [line.get("repeated", 0) for line in lines(written)] == [0, 59, 59, 0]
 
 

@@ -19,7 +19,7 @@ FIELDS = [
     "started_at",
     "completed_at",
     "seen_at",
-    "looks",
+    "polls",
     "ref",
     "correlation_id",
 ]
@@ -40,9 +40,9 @@ def test_what_hubspot_and_the_person_wrote_comes_out_byte_for_byte() -> None:
     assert b'"ref":' + ref + b"," in body
 
 
-def test_the_look_that_finishes_a_task_is_counted() -> None:
-    record = render(make_task(looks=4), Finished(status="CANCELED", num_errors=0), Kind.CANCELED, seen_at=0.0)
-    assert orjson.loads(record.body)["looks"] == 5
+def test_the_poll_that_finishes_a_task_is_counted() -> None:
+    record = render(make_task(polls=4), Finished(status="CANCELED", num_errors=0), Kind.CANCELED, seen_at=0.0)
+    assert orjson.loads(record.body)["polls"] == 5
 
 
 def test_a_timed_out_record_says_the_last_known_status_and_that_it_may_still_finish() -> None:

@@ -10,7 +10,7 @@ from poller.core.errors import GaveUp, SinkError
 from poller.core.model import Chunk, Delivery, Fed, Finished, Kind, Position, Retry, Settled, Written
 from poller.core.protocols import Clock, Store
 from poller.core.record import render
-from poller.engine import Outlet
+from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
 from poller.store import open_store
 
@@ -54,8 +54,8 @@ async def store_with(clock: Clock, folder: Path, count: int, *sinks: str) -> Sto
     return store
 
 
-def outlet_of(receiver: Receiver, store: Store, clock: Clock, give_up_s: float | None = None) -> Outlet:
-    return Outlet(receiver, store=store, metrics=Metrics(), clock=clock, give_up_s=give_up_s)
+def outlet_of(receiver: Receiver, store: Store, clock: Clock, give_up_s: float | None = None) -> DeliveryLoop:
+    return DeliveryLoop(receiver, store=store, metrics=Metrics(), clock=clock, give_up_s=give_up_s)
 
 
 EVERYTHING = [f"task-{number}" for number in range(5)]
@@ -64,10 +64,10 @@ EVERYTHING = [f"task-{number}" for number in range(5)]
 async def test_everything_is_delivered_in_order_and_struck_off(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     receiver = Receiver("one")
-    outlet = outlet_of(receiver, store, clock)
-    await outlet.open(None)
-    outlet.end()
-    await outlet.run()
+    delivery_loop = outlet_of(receiver, store, clock)
+    await delivery_loop.open(None)
+    delivery_loop.end()
+    await delivery_loop.run()
     assert receiver.opened_with == receiver.taken == EVERYTHING
     assert await store.undelivered("one", 10) == []
     await store.close()
@@ -78,24 +78,24 @@ async def test_a_sink_that_fails_for_an_hour_gets_everything_afterwards_and_hold
 ) -> None:
     store = await store_with(clock, tmp_path, 5, "slow", "fine")
     slow, fine = Receiver("slow", *[Retry(reason="down", wait_s=60)] * 60), Receiver("fine")
-    outlets = [outlet_of(receiver, store, clock) for receiver in (slow, fine)]
+    delivery_loops = [outlet_of(receiver, store, clock) for receiver in (slow, fine)]
     async with asyncio.TaskGroup() as group:
-        for outlet in outlets:
-            outlet.end()
-            group.create_task(outlet.run())
+        for delivery_loop in delivery_loops:
+            delivery_loop.end()
+            group.create_task(delivery_loop.run())
         await asyncio.sleep(10)
-        meanwhile = (list(slow.taken), list(fine.taken), outlets[0].backlog_reason)
+        meanwhile = (list(slow.taken), list(fine.taken), delivery_loops[0].backlog_reason)
     assert meanwhile == ([], EVERYTHING, "down")
-    assert (slow.taken, outlets[0].backlog_reason) == (EVERYTHING, None)
+    assert (slow.taken, delivery_loops[0].backlog_reason) == (EVERYTHING, None)
     await store.close()
 
 
 async def test_a_position_that_changed_without_a_write_is_noted(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
-    outlet = outlet_of(
+    delivery_loop = outlet_of(
         Receiver("one", Retry(reason="moved", wait_s=0, position=b"new"), SinkError("stop")), store, clock
     )
-    await outlet.run()
+    await delivery_loop.run()
     assert await store.attach_sinks(["one"]) == {"one": b"new"}
     await store.close()
 
@@ -105,9 +105,9 @@ async def test_records_that_a_sink_refuses_are_dead_letters_and_the_ledger_still
 ) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     refused = {delivery.number: "bad" for delivery in (await store.undelivered("one", 2))}
-    outlet = outlet_of(Receiver("one", Written(refused=refused)), store, clock)
-    outlet.end()
-    await outlet.run()
+    delivery_loop = outlet_of(Receiver("one", Written(refused=refused)), store, clock)
+    delivery_loop.end()
+    await delivery_loop.run()
     sums = (await store.sums()).sinks[0]
     assert (sums.delivered, sums.undelivered, sums.dead) == (3, 0, 2)
     await store.close()
@@ -116,18 +116,18 @@ async def test_records_that_a_sink_refuses_are_dead_letters_and_the_ledger_still
 async def test_a_sink_that_needs_a_person_stops_and_says_so(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     told: list[str] = []
-    outlet = outlet_of(Receiver("one", SinkError("the file is gone")), store, clock)
-    outlet.on_stopped = lambda: told.append("stopped")
-    await outlet.run()
-    assert (str(outlet.stopped_by), told) == ("the file is gone", ["stopped"])
+    delivery_loop = outlet_of(Receiver("one", SinkError("the file is gone")), store, clock)
+    delivery_loop.on_stopped = lambda: told.append("stopped")
+    await delivery_loop.run()
+    assert (str(delivery_loop.stopped_by), told) == ("the file is gone", ["stopped"])
     assert len(await store.undelivered("one", 10)) == 5
     await store.close()
 
 
 async def test_a_sink_out_of_reach_past_the_limit_that_was_set_ends_the_run(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
-    outlet = outlet_of(Receiver("one", *[Retry(reason="down", wait_s=60)] * 60), store, clock, give_up_s=600)
+    delivery_loop = outlet_of(Receiver("one", *[Retry(reason="down", wait_s=60)] * 60), store, clock, give_up_s=600)
     with pytest.raises(GaveUp, match="sink one: down"):
-        await outlet.run()
+        await delivery_loop.run()
     assert 600 <= asyncio.get_running_loop().time() <= 700
     await store.close()

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from poller.core.errors import Exit
 from poller.core.model import Kind, Record
 from poller.core.protocols import Clock
-from poller.engine.failures import FEWEST, LATEST, LEAST_SHARE, Dominance, FailureWatch, at_least
+from poller.engine.failures import FEWEST, LATEST, LEAST_SHARE, DominantReason, FailureWatch, at_least
 from poller.sandbox import Scenario, parse_durations
-from poller.sandbox.reply import Ask, Reply
+from poller.sandbox.reply import Ask, SimulatedReply
 from poller.sandbox.scenario import Fate
 from tests.support.simulation import Simulation, named
 
@@ -28,7 +28,7 @@ def outcome(number: int, reason: str | None) -> Record:
     return Record(body=orjson.dumps({"task_id": f"T{number}"}), kind=kind, reason=reason, seen_at=float(number))
 
 
-def warnings(reasons: Iterable[str | None], watch: FailureWatch | None = None) -> list[Dominance]:
+def warnings(reasons: Iterable[str | None], watch: FailureWatch | None = None) -> list[DominantReason]:
     watch = watch or FailureWatch()
     found = [watch.add(outcome(number, reason)) for number, reason in enumerate(reasons)]
     return [warning for warning in found if warning is not None]
@@ -125,7 +125,7 @@ def spoil_every(simulation: Simulation, nth: int) -> None:
     """Let every n-th import end with one and the same error."""
     errors = [{"category": "DOWNLOAD_FAILED", "message": "The file's server answered 404"}]
 
-    def stage(ask: Ask, reply: Reply) -> Reply:
+    def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         answer = orjson.loads(reply.body) if b'"COMPLETE"' in reply.body else {}
         if not answer or sum(answer["taskId"].encode()) % nth:
             return reply

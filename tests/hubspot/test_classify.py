@@ -13,9 +13,9 @@ from poller.core.model import (
     NO_LIMITS,
     Finished,
     Kind,
-    Limits,
     Missing,
     Outcome,
+    RateLimits,
     Refused,
     Running,
     Throttled,
@@ -23,7 +23,7 @@ from poller.core.model import (
 )
 from poller.core.record import render
 from poller.hubspot.classify import DEEPEST, classify, read_limits
-from poller.hubspot.error_text import reason_for_people
+from poller.hubspot.error_text import readable_reason
 from tests.support.makers import make_task
 
 JSON = {"Content-Type": "application/json"}
@@ -74,7 +74,7 @@ statuses = st.one_of(st.sampled_from([200, 202, 204, 302, 400, 401, 403, 404, 42
 @example(503, {"Retry-After": "Mon, 99 Foo 9999 99:99:99 GMT", "Date": "Mon, 99 Foo 9999 99:99:99 GMT"}, b"")
 def test_any_answer_has_an_outcome(status: int, headers: dict[str, str], body: bytes) -> None:
     assert isinstance(classify(status, headers, body), OUTCOMES)
-    assert isinstance(read_limits(headers), Limits)
+    assert isinstance(read_limits(headers), RateLimits)
 
 
 VALID = orjson.dumps(
@@ -320,12 +320,12 @@ def test_the_reason_is_the_first_error_whatever_its_shape(errors: bytes, reason:
     ],
 )
 def test_messages_are_worded_so_that_they_group_and_leak_nothing(message: str, shown: str) -> None:
-    assert reason_for_people(None, message) == shown
+    assert readable_reason(None, message) == shown
 
 
 @given(st.text(), st.text(), st.sampled_from(["http://", "https://", "www."]), st.text("abc/?=&.%,;()'\"1", min_size=3))
 def test_a_reason_is_short_printable_and_holds_no_url(before: str, after: str, scheme: str, rest: str) -> None:
-    reason = reason_for_people("X", f"{before} {scheme}secret{rest} {after}")
+    reason = readable_reason("X", f"{before} {scheme}secret{rest} {after}")
     assert reason is not None
     assert len(reason) <= 200
     assert reason.isprintable()
@@ -487,7 +487,9 @@ def test_limits_are_read_in_any_case_of_letters() -> None:
         "X-HubSpot-RateLimit-Daily": "250000",
         "X-HubSpot-RateLimit-Daily-Remaining": "249999",
     }
-    assert read_limits(headers) == Limits(max=100, remaining=0, interval_s=10.0, daily=250_000, daily_remaining=249_999)
+    assert read_limits(headers) == RateLimits(
+        max=100, remaining=0, interval_s=10.0, daily=250_000, daily_remaining=249_999
+    )
 
 
 @pytest.mark.parametrize("nonsense", ["", "-1", "1e3", "0x10", "٣", "100, 100", "99999999999", "1" * 5000, "NaN"])

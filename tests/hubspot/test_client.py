@@ -1,4 +1,4 @@
-"""The client against hostile servers over real sockets: every look ends in an outcome, none in a wrong one."""
+"""The client against hostile servers over real sockets: every poll ends in an outcome, none in a wrong one."""
 
 import asyncio
 import gc
@@ -36,7 +36,7 @@ from poller.hubspot.client import (
 from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
 from tests.support.makers import make_task
-from tests.support.virtual import MemoryConnector, Weather
+from tests.support.virtual import MemoryConnector, OutageDetector
 
 TOKEN = "pat-na1-s3cr3t"
 PATH = "/files/v3/files/import-from-url/async/tasks/{task_id}/status"
@@ -148,14 +148,14 @@ async def client_of(
         yield HubSpotClient(opened, base_url=base_url, status_path=path, tokens=tokens or Tokens(), **how)
 
 
-async def outcomes(*replies: Reply | bytes, looks: int = 1, gap_s: float = 0.1, **how: Any) -> list[Outcome]:
-    """Return what so many looks at one task say."""
+async def outcomes(*replies: Reply | bytes, polls: int = 1, gap_s: float = 0.1, **how: Any) -> list[Outcome]:
+    """Return what so many polls one task say."""
     async with answering(*replies) as server, client_of(server.url, **how) as client:
         found = []
-        for _ in range(looks):
-            found.append((await client.look(make_task())).outcome)
+        for _ in range(polls):
+            found.append((await client.poll(make_task())).outcome)
             await asyncio.sleep(gap_s)
-        assert len(server.requests) <= looks
+        assert len(server.requests) <= polls
         return found
 
 
@@ -172,9 +172,9 @@ async def reason_of(reply: Reply | bytes, **how: Any) -> str:
 # --- the request -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_look_is_one_get_with_the_token_in_its_header_only() -> None:
+async def test_a_poll_is_one_get_with_the_token_in_its_header_only() -> None:
     async with answering(http(COMPLETE)) as server, client_of(server.url + "/prefix/") as client:
-        answer = await client.look(make_task())
+        answer = await client.poll(make_task())
     assert isinstance(answer.outcome, Finished)
     [request] = server.requests
     line, *headers = request.decode().splitlines()
@@ -190,7 +190,7 @@ async def test_a_look_is_one_get_with_the_token_in_its_header_only() -> None:
 )
 async def test_a_hostile_id_is_never_asked_for(task_id: str) -> None:
     async with answering(http(COMPLETE)) as server, client_of(server.url) as client:
-        answer = await client.look(make_task(task_id=task_id))
+        answer = await client.poll(make_task(task_id=task_id))
     assert answer.outcome == Unreachable(reason="bad_url")
     assert server.requests == []
 
@@ -206,7 +206,7 @@ def test_an_id_reaches_the_path_unchanged(task_id: str, sent: str) -> None:
 async def test_limits_are_read_from_any_answer() -> None:
     reply = http(b"", "429 Too Many Requests", "X-HubSpot-RateLimit-Max: 100", "Retry-After: 3")
     async with answering(reply) as server, client_of(server.url) as client:
-        answer = await client.look(make_task())
+        answer = await client.poll(make_task())
     assert answer.outcome == Throttled(policy="window", retry_after_s=3.0)
     assert answer.limits.max == 100
 
@@ -214,7 +214,7 @@ async def test_limits_are_read_from_any_answer() -> None:
 async def test_connections_are_kept_after_answers_that_name_their_task() -> None:
     async with answering(http(COMPLETE)) as server, client_of(server.url) as client:
         for _ in range(5):
-            await client.look(make_task())
+            await client.poll(make_task())
     assert (len(server.requests), server.connections) == (5, 1)
 
 
@@ -321,8 +321,8 @@ async def test_a_redirect_is_not_followed_and_its_target_gets_no_token() -> None
 
 async def test_a_cookie_is_not_sent_back() -> None:
     async with answering(http(COMPLETE, "200 OK", "Set-Cookie: a=b")) as server, client_of(server.url) as client:
-        await client.look(make_task())
-        await client.look(make_task())
+        await client.poll(make_task())
+        await client.poll(make_task())
     assert b"Cookie" not in server.requests[1]
 
 
@@ -334,7 +334,7 @@ async def test_accounts_share_kept_connections() -> None:
         for _ in range(5):
             for token in ("pat-na1-first", "pat-na1-second"):
                 client = HubSpotClient(connections, base_url=server.url, status_path=PATH, tokens=Tokens(token=token))
-                assert isinstance((await client.look(make_task())).outcome, Finished)
+                assert isinstance((await client.poll(make_task())).outcome, Finished)
     assert server.connections == 1
     assert {b"first" in request for request in server.requests} == {True, False}
 
@@ -343,7 +343,7 @@ async def test_a_connection_is_kept_for_a_while_and_no_longer() -> None:
     async with answering(http(COMPLETE)) as server, client_of(server.url) as client:
         for gap_s, connections in ((0.0, 1), (KEEPALIVE_S - 2, 1), (KEEPALIVE_S - 2, 1), (KEEPALIVE_S + 2, 2)):
             await asyncio.sleep(gap_s)
-            assert isinstance((await client.look(make_task())).outcome, Finished)
+            assert isinstance((await client.poll(make_task())).outcome, Finished)
             assert server.connections == connections
 
 
@@ -354,7 +354,7 @@ async def test_a_stray_answer_on_an_idle_connection_is_thrown_away_with_it() -> 
     other = orjson.dumps({"status": "CANCELED", "taskId": "another"})
     async with answering(stray(other), http(COMPLETE)) as server, client_of(server.url) as client:
         for _ in range(4):
-            assert isinstance((await client.look(make_task())).outcome, Finished)
+            assert isinstance((await client.poll(make_task())).outcome, Finished)
             await asyncio.sleep(0.1)
     assert server.connections == 2
 
@@ -363,7 +363,7 @@ async def test_a_stray_answer_of_another_task_is_not_believed_and_the_connection
     other = orjson.dumps({"status": "CANCELED", "taskId": "another"})
     first = Reply(http(other) + http(COMPLETE))  # comes when the request has left already
     async with answering(http(COMPLETE), first, http(COMPLETE)) as server, client_of(server.url) as client:
-        found = [(await client.look(make_task())).outcome for _ in range(4)]
+        found = [(await client.poll(make_task())).outcome for _ in range(4)]
     assert found[1] == Unreachable(reason="foreign_answer")
     assert [type(outcome) for outcome in found] == [Finished, Unreachable, Finished, Finished]
     assert server.connections == 2
@@ -371,7 +371,7 @@ async def test_a_stray_answer_of_another_task_is_not_believed_and_the_connection
 
 async def test_an_unnamed_answer_is_believed_only_over_a_fresh_connection() -> None:
     async with answering(http(COMPLETE), http(UNNAMED)) as server, client_of(server.url) as client:
-        found = [(await client.look(make_task())).outcome for _ in range(4)]
+        found = [(await client.poll(make_task())).outcome for _ in range(4)]
     assert found[1] == Unreachable(reason="unnamed_answer")
     assert [type(outcome) for outcome in found] == [Finished, Unreachable, Finished, Finished]
     assert server.connections == 3
@@ -380,9 +380,9 @@ async def test_an_unnamed_answer_is_believed_only_over_a_fresh_connection() -> N
 async def test_a_stray_404_does_not_make_a_task_missing_twice() -> None:
     gone = Reply(http(b'{"category":"OBJECT_NOT_FOUND"}', "404 Not Found") + http(COMPLETE))
     async with answering(http(COMPLETE), gone, http(COMPLETE)) as server, client_of(server.url) as client:
-        assert isinstance((await client.look(make_task())).outcome, Finished)
-        assert isinstance((await client.look(make_task())).outcome, Missing)
-        assert isinstance((await client.look(make_task(missing_at=1.0))).outcome, Finished)
+        assert isinstance((await client.poll(make_task())).outcome, Finished)
+        assert isinstance((await client.poll(make_task())).outcome, Missing)
+        assert isinstance((await client.poll(make_task(missing_at=1.0))).outcome, Finished)
     assert server.connections == 2
 
 
@@ -392,7 +392,7 @@ async def test_a_stray_404_does_not_make_a_task_missing_twice() -> None:
 async def test_no_connection_is_kept_after_an_answer_that_names_no_task(reply: bytes) -> None:
     async with answering(reply) as server, client_of(server.url) as client:
         for _ in range(3):
-            await client.look(make_task())
+            await client.poll(make_task())
     assert server.connections == 3
 
 
@@ -407,22 +407,22 @@ async def test_no_connection_is_kept_after_an_answer_that_names_no_task(reply: b
     ],
 )
 async def test_families_that_send_no_id_start_with_fresh_connections(path: str, named: bool) -> None:
-    found = await outcomes(http(UNNAMED), looks=2, path=path)
+    found = await outcomes(http(UNNAMED), polls=2, path=path)
     assert [isinstance(outcome, Finished) for outcome in found] == [not named, True]
     assert names_tasks(path) == named
 
 
-# --- one request a look ----------------------------------------------------------------------------------------------
+# --- one request a poll ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_request_is_never_sent_again_when_a_kept_connection_drops(reset: bool) -> None:
     replies = Reply(http(COMPLETE)), Reply(b"", close=not reset, reset=reset), Reply(http(COMPLETE))
     async with answering(*replies) as server, client_of(server.url) as client:
-        assert isinstance((await client.look(make_task())).outcome, Finished)
-        second = (await client.look(make_task())).outcome
+        assert isinstance((await client.poll(make_task())).outcome, Finished)
+        second = (await client.poll(make_task())).outcome
         assert len(server.requests) == 2
-        third = (await client.look(make_task())).outcome
+        third = (await client.poll(make_task())).outcome
     assert isinstance(second, Unreachable)
     assert second.reason in ("connection_lost", "connection_reset")
     assert isinstance(third, Finished)
@@ -430,7 +430,7 @@ async def test_a_request_is_never_sent_again_when_a_kept_connection_drops(reset:
 
 
 async def test_a_connection_that_the_server_closed_while_idle_is_not_used() -> None:
-    found = await outcomes(Reply(http(COMPLETE), close=True), looks=4)
+    found = await outcomes(Reply(http(COMPLETE), close=True), polls=4)
     assert all(isinstance(outcome, Finished) for outcome in found)
 
 
@@ -441,7 +441,7 @@ async def test_a_refused_connection_is_weather() -> None:
     async with answering(http(COMPLETE)) as server:
         pass
     async with client_of(server.url) as client:
-        assert (await client.look(make_task())).outcome == Unreachable(reason="connection_refused")
+        assert (await client.poll(make_task())).outcome == Unreachable(reason="connection_refused")
 
 
 async def test_a_server_without_tls_is_weather() -> None:
@@ -453,31 +453,31 @@ async def test_a_server_without_tls_is_weather() -> None:
     server = await asyncio.start_server(plain, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server, client_of(f"https://127.0.0.1:{port}") as client:
-        assert (await client.look(make_task())).outcome == Unreachable(reason="tls")
+        assert (await client.poll(make_task())).outcome == Unreachable(reason="tls")
 
 
 async def test_a_broken_proxy_is_weather() -> None:
     async with answering(http(b"", "407 Proxy Authentication Required")) as proxy:
         through = Connections(proxy=f"http://user:{TOKEN}@127.0.0.1:{proxy.port}")
         async with client_of("https://api.example", connections=through) as client:
-            assert (await client.look(make_task())).outcome == Unreachable(reason="proxy")
+            assert (await client.poll(make_task())).outcome == Unreachable(reason="proxy")
     gone = Connections(proxy=f"http://127.0.0.1:{proxy.port}")
     async with client_of("https://api.example", connections=gone) as client:
-        assert (await client.look(make_task())).outcome == Unreachable(reason="proxy")
+        assert (await client.poll(make_task())).outcome == Unreachable(reason="proxy")
 
 
 async def test_another_connector_can_be_put_in() -> None:
     def connector(fresh: bool) -> aiohttp.BaseConnector:
-        return MemoryConnector({}, Weather(), force_close=fresh)
+        return MemoryConnector({}, OutageDetector(), force_close=fresh)
 
     async with client_of("https://api.example", connections=Connections(connector=connector)) as client:
-        assert (await client.look(make_task())).outcome == Unreachable(reason="connection_refused")
+        assert (await client.poll(make_task())).outcome == Unreachable(reason="connection_refused")
 
 
 async def test_closed_connections_are_an_outcome_too() -> None:
     async with client_of("https://api.example") as client:
         pass
-    assert (await client.look(make_task())).outcome == Unreachable(reason="client_error")
+    assert (await client.poll(make_task())).outcome == Unreachable(reason="client_error")
 
 
 async def test_an_unusable_ca_file_is_named(tmp_path: Path) -> None:
@@ -507,7 +507,7 @@ def test_an_unknown_exception_is_logged_by_its_class_only(
     error: Exception, events: list[MutableMapping[str, Any]]
 ) -> None:
     assert trouble_of(error) is Trouble.CLIENT
-    assert events == [{"event": "look.broken", "log_level": "warning", "error": type(error).__name__}]
+    assert events == [{"event": "poll.broken", "log_level": "warning", "error": type(error).__name__}]
 
 
 @pytest.mark.parametrize(
@@ -553,16 +553,16 @@ async def test_a_missing_scope_does_not_refuse_the_token() -> None:
 )
 async def test_without_a_token_nothing_is_sent(error: Exception, outcome: Outcome) -> None:
     async with answering(http(COMPLETE)) as server, client_of(server.url, tokens=Tokens(error)) as client:
-        assert await client.look(make_task()) == Answer(outcome=outcome)
+        assert await client.poll(make_task()) == Answer(outcome=outcome)
     assert server.requests == []
 
 
-async def test_a_cancelled_look_leaves_the_client_usable() -> None:
+async def test_a_cancelled_poll_leaves_the_client_usable() -> None:
     async with answering(Reply(b""), Reply(http(COMPLETE))) as server, client_of(server.url) as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
-                await client.look(make_task())
-        assert isinstance((await client.look(make_task())).outcome, Finished)
+                await client.poll(make_task())
+        assert isinstance((await client.poll(make_task())).outcome, Finished)
 
 
 HOSTILE = [
@@ -587,7 +587,7 @@ async def test_the_token_is_in_no_log_repr_or_traceback(
         asyncio.get_running_loop().set_debug(True)
         for reply in HOSTILE:
             async with answering(reply) as server, client_of(server.url) as client:
-                answer = await client.look(make_task())
+                answer = await client.poll(make_task())
                 print(answer, client, vars(client), client._connections, file=written)
     text = written.getvalue() + repr(events) + caplog.text + "".join(capfd.readouterr())
     for secret_holder in (found for found in gc.get_objects() if isinstance(found, aiohttp.ClientError)):
@@ -617,13 +617,13 @@ async def test_a_redirect_never_carries_the_secrets_of_a_form_elsewhere() -> Non
 
 async def test_answers_that_mix_tasks_up_are_told_loudly_once(events: list[MutableMapping[str, Any]]) -> None:
     body = orjson.dumps({"status": "PENDING", "taskId": "another"})
-    found = await outcomes(http(body), looks=5)
+    found = await outcomes(http(body), polls=5)
     assert found == [Unreachable(reason="foreign_answer")] * 5
     told = [event["log_level"] for event in events if event["event"] == "answer.distrusted"]
     assert told == ["warning", "debug", "debug", "debug", "debug"]
 
 
 async def test_an_empty_body_means_running_and_stays_with_kept_connections() -> None:
-    found = await outcomes(http(b""), http(b"null"), http(COMPLETE), looks=3)
+    found = await outcomes(http(b""), http(b"null"), http(COMPLETE), polls=3)
     assert found[:2] == [Running(status=None)] * 2
     assert isinstance(found[2], Finished)

@@ -40,11 +40,11 @@ class Counting(SharedTimeout):
 async def test_a_task_waits_again_and_again_and_one_timer_serves_all() -> None:
     shared = Counting(30.0)
 
-    async def look_often() -> None:
+    async def poll_often() -> None:
         for _ in range(300):
             assert (await waited(shared, 0.0, 1.0))[0] == "done"
 
-    await asyncio.gather(*(look_often() for _ in range(10)))
+    await asyncio.gather(*(poll_often() for _ in range(10)))
     assert 10 <= shared.wakes <= 12  # 3,000 waits in 300 s
 
 

@@ -217,7 +217,7 @@ async def test_a_token_is_renewed_before_it_ends_while_others_use_the_old_one(
 
 
 @pytest.mark.parametrize("told", [1, 59, None, "1800", -5, True])
-async def test_an_odd_life_time_never_makes_a_request_for_each_look(
+async def test_an_odd_life_time_never_makes_a_request_for_each_poll(
     endpoint: TokenEndpoint, clock: Clock, told: object
 ) -> None:
     endpoint.extra = {"expires_in": told}

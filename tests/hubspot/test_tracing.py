@@ -1,4 +1,4 @@
-"""Traces: a span a look with OpenTelemetry's names, on the run's own clock, without a token, and only where wanted."""
+"""Traces: a span a poll with OpenTelemetry's names, on the run's own clock, without a token, and only where wanted."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ async def traced(folder: Path, clock: Clock, scenario: Scenario, exporter: InMem
     return list(exporter.get_finished_spans())
 
 
-async def test_each_look_is_a_client_span_that_says_what_was_asked_and_what_came_of_it(
+async def test_each_poll_is_a_client_span_that_says_what_was_asked_and_what_came_of_it(
     tmp_path: Path, clock: Clock, exporter: InMemorySpanExporter
 ) -> None:
     spans = await traced(tmp_path, clock, Scenario(latency_s=(0.05, 0.05), fates={Fate.COMPLETE: 1.0}), exporter)

@@ -92,7 +92,7 @@ def at_work(tmp_path_factory: pytest.TempPathFactory, complete: Hubspot) -> Iter
         yield AtWork(folder, process, complete)
 
 
-def test_looks_leave_and_records_arrive_while_the_input_is_still_open(at_work: AtWork) -> None:
+def test_polls_leave_and_records_arrive_while_the_input_is_still_open(at_work: AtWork) -> None:
     for _ in range(2):
         ids = at_work.feed(10)
         assert Counter(at_work.read(10)) == Counter(ids)
@@ -164,7 +164,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complet
             first.signal(signal.SIGTERM)
             began_at = time.monotonic()
             assert first.ended() == Exit.WORK_LEFT
-            assert time.monotonic() - began_at < 5  # a drain would wait for the looks' time-out
+            assert time.monotonic() - began_at < 5  # a drain would wait for the polls' time-out
             connection.close()
             assert "nothing is lost" in first.log()
     assert run("run", "--base-url", complete.url, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
@@ -177,7 +177,7 @@ def test_five_kills_and_each_id_stands_in_the_file_exactly_once(tmp_path: Path, 
     rng, cut_short = random.Random(20260105), 0
     for _ in range(5):
         with running(*command, folder=tmp_path) as victim:
-            time.sleep(rng.uniform(0.4, 1.5))  # any instant: before the state, within the window, amid the looks
+            time.sleep(rng.uniform(0.4, 1.5))  # any instant: before the state, within the window, amid the polls
             victim.signal(signal.SIGKILL)
             cut_short += victim.ended() == -signal.SIGKILL
     assert cut_short >= 3

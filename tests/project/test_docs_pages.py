@@ -172,7 +172,7 @@ class Played:
 
 
 def play(page: str, folder: Path, *, before: str = "", after: str = "", **variables: str) -> Played:
-    """Run a page's script; `before` sets its scene, and `after` looks at what it left while its servers still run."""
+    """Run a page's script; `before` sets its scene, and `after` polls what it left while its servers still run."""
     text = "\n".join([PRELUDE, before, script(page), after])
     mine = {port: free_port() for port in PORTS}
     for port, free in mine.items():

@@ -14,7 +14,7 @@ SUMS = Sums(
     accounts={"default": AccountState()},
     waiting=0,
     finished=8,
-    looks=20,
+    polls=20,
     kinds={"complete": 8},
     reasons=(),
 )
@@ -58,7 +58,7 @@ def test_exit_codes_say_complete_not_complete_and_work_left() -> None:
     ]
 
 
-def test_the_summary_names_kinds_looks_reasons_and_pauses() -> None:
+def test_the_summary_names_kinds_polls_reasons_and_pauses() -> None:
     sums = replace(
         SUMS,
         reasons=(("VALIDATION_ERROR: bad url", 3),),

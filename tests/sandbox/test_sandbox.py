@@ -33,7 +33,7 @@ from poller.sandbox import (
     serve,
 )
 from poller.sandbox.faults import BOMB_BYTES, HUGE_BYTES, NESTING
-from poller.sandbox.reply import Ask, Reply
+from poller.sandbox.reply import Ask, SimulatedReply
 from tests.support.virtual import MemoryConnector, serving
 
 Clock = Callable[[], float]
@@ -71,7 +71,7 @@ async def client_of(api: SandboxApi) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def json_of(reply: Reply) -> Any:
+def json_of(reply: SimulatedReply) -> Any:
     return orjson.loads(reply.body)
 
 
@@ -164,11 +164,11 @@ def test_one_seed_gives_one_behaviour_in_any_order_of_arrival(rng: Any, seed: in
     for shuffled in (False, True):
         clock = Hand()
         api = SandboxApi(scenario, clock)
-        looks = api.preload(10) * 3
+        polls = api.preload(10) * 3
         clock.now += 40
         if shuffled:
-            rng.shuffle(looks)
-        orders.append(sorted((task_id, str(api.respond(ask(task_id)))) for task_id in looks))
+            rng.shuffle(polls)
+        orders.append(sorted((task_id, str(api.respond(ask(task_id)))) for task_id in polls))
     assert orders[0] == orders[1]
 
 
@@ -317,17 +317,17 @@ async def test_an_arrival_counts_when_it_arrives_not_when_it_is_answered(clock: 
     api = SandboxApi(Scenario(requests=3, latency_s=(20, 20)), clock)
     task_id = api.start()
 
-    async def look(session: aiohttp.ClientSession) -> int:
+    async def poll(session: aiohttp.ClientSession) -> int:
         async with session.get(path_of(task_id)) as answer:
             return answer.status
 
     async with client_of(api) as session:
-        codes = await asyncio.gather(*(look(session) for _ in range(5)))
+        codes = await asyncio.gather(*(poll(session) for _ in range(5)))
         async with session.get("/_sandbox/stats") as answer:
             stats = await answer.json()
     assert Counter(codes) == {200: 3, 429: 2}
     assert (stats["requests_total"], stats["max_in_window"], stats["throttled_total"]) == (5, 5, 2)
-    assert (stats["looks_total"], stats["errors_total"]) == (5, 2)
+    assert (stats["polls_total"], stats["errors_total"]) == (5, 2)
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_the_token_endpoint_refreshes_rotates_and_its_tokens_expire() -> None:
     api = SandboxApi(scenario, clock)
     task_id = api.start()
 
-    def refresh(token: str) -> Reply:
+    def refresh(token: str) -> SimulatedReply:
         form = f"grant_type=refresh_token&refresh_token={token}&client_id=c&client_secret=s"
         return api.respond(Ask(method="POST", path="/oauth/2026-03/token", body=form.encode()))
 
@@ -371,8 +371,8 @@ def test_the_token_endpoint_refreshes_rotates_and_its_tokens_expire() -> None:
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
-async def _look_at_fault(fault: str, clock: Clock, variant_seed: int = 1) -> tuple[SandboxApi, str, bytes, Any]:
-    """Look once at a finished task under `fault`; return the body and the answer, or the exception in its place."""
+async def _poll_at_fault(fault: str, clock: Clock, variant_seed: int = 1) -> tuple[SandboxApi, str, bytes, Any]:
+    """Poll once at a finished task under `fault`; return the body and the answer, or the exception in its place."""
     scenario = Scenario(seed=variant_seed, durations=INSTANT, fates={}, faults={fault: 1.0}, hang_s=50)
     api = SandboxApi(scenario, clock)
     task_id = api.start()
@@ -386,7 +386,7 @@ async def _look_at_fault(fault: str, clock: Clock, variant_seed: int = 1) -> tup
 
 @pytest.mark.parametrize("fault", ["500", "502", "503", "504", "401", "403", "423", "477", "530"])
 async def test_a_fault_named_by_a_code_answers_with_it(fault: str, clock: Clock) -> None:
-    api, _, _, answer = await _look_at_fault(fault, clock)
+    api, _, _, answer = await _poll_at_fault(fault, clock)
     assert answer.status == int(fault)
     assert answer.headers.get("Retry-After") == ("30" if fault == "477" else None)
     assert api.stats().faults == {fault: 1}
@@ -412,46 +412,46 @@ BODIES: dict[str, Callable[[bytes, str], bool]] = {
 
 @pytest.mark.parametrize("fault", BODIES)
 async def test_a_fault_of_the_body_comes_with_200_and_that_body(fault: str, clock: Clock) -> None:
-    _, task_id, body, answer = await _look_at_fault(fault, clock)
+    _, task_id, body, answer = await _poll_at_fault(fault, clock)
     assert answer.status == 200
     assert BODIES[fault](body, task_id)
 
 
 async def test_a_drip_brings_five_bytes_a_second(clock: Clock) -> None:
     began_at = clock()
-    _, _, body, _ = await _look_at_fault("drip", clock)
+    _, _, body, _ = await _poll_at_fault("drip", clock)
     assert clock() - began_at == pytest.approx(len(body) / 5, abs=2)
 
 
 async def test_wrong_types_come_in_several_forms(clock: Clock) -> None:
-    bodies = [json.loads((await _look_at_fault("wrong_types", clock, seed))[2]) for seed in range(20)]
+    bodies = [json.loads((await _poll_at_fault("wrong_types", clock, seed))[2]) for seed in range(20)]
     assert {type(body["status"]) for body in bodies} == {str, int, list}
     assert any(body["status"] == "COMPLETE" and body["completedAt"] is False for body in bodies)
     assert any(body["status"] == "PROCESSING" and body["errors"] == "none" for body in bodies)
 
 
 async def test_html404_redirect_and_big_headers_are_what_they_say(clock: Clock) -> None:
-    *_, page = await _look_at_fault("html404", clock)
-    *_, redirect = await _look_at_fault("redirect", clock)
-    *_, refused = await _look_at_fault("big_headers", clock)
+    *_, page = await _poll_at_fault("html404", clock)
+    *_, redirect = await _poll_at_fault("redirect", clock)
+    *_, refused = await _poll_at_fault("big_headers", clock)
     assert (page.status, page.content_type) == (404, "text/html")
     assert (redirect.status, redirect.headers["Location"][:24]) == (302, "https://elsewhere.invali")
     assert isinstance(refused, aiohttp.ClientError)  # aiohttp reads headers up to 8 kB
 
 
 async def test_reset_and_hang_break_the_connection(clock: Clock) -> None:
-    *_, reset = await _look_at_fault("reset", clock)
+    *_, reset = await _poll_at_fault("reset", clock)
     before = clock()
-    *_, hung = await _look_at_fault("hang", clock)
+    *_, hung = await _poll_at_fault("hang", clock)
     assert isinstance(reset, aiohttp.ClientError)
     assert isinstance(hung, aiohttp.ClientError)
     assert clock() - before >= 50
 
 
 async def test_truncated_bodies_come_with_a_length_and_without(clock: Clock) -> None:
-    looks = [(await _look_at_fault("truncated", clock, seed))[2:] for seed in range(12)]
-    cut_bare = [body for body, answer in looks if not isinstance(answer, aiohttp.ClientError)]
-    cut_length = [answer for _, answer in looks if isinstance(answer, aiohttp.ClientPayloadError)]
+    polls = [(await _poll_at_fault("truncated", clock, seed))[2:] for seed in range(12)]
+    cut_bare = [body for body, answer in polls if not isinstance(answer, aiohttp.ClientError)]
+    cut_length = [answer for _, answer in polls if isinstance(answer, aiohttp.ClientPayloadError)]
     assert len(cut_bare) + len(cut_length) == 12
     assert cut_bare
     assert cut_length

@@ -1,4 +1,4 @@
-"""What is learned of how long imports take, and when to look next by it."""
+"""What is learned of how long imports take, and when to poll next by it."""
 
 import math
 from collections.abc import Iterator
@@ -118,46 +118,46 @@ def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: fl
         learned.waited(wait_s)
     learned.refresh(1e9)
     assert 1.0 <= learned.gap_s(age_s) <= ceiling_s
-    assert 0.0 <= learned.first_look_s <= ceiling_s
+    assert 0.0 <= learned.first_poll_s <= ceiling_s
 
 
 def test_little_knowledge_parks_nothing_for_long() -> None:
-    learned = taught(iter([5.0] * 50), 50, Price(look_price_s=100, longest_gap_s=900))
+    learned = taught(iter([5.0] * 50), 50, Price(poll_cost_s=100, longest_gap_s=900))
     learned.unfinished(1000, 3000.0, first=True)
     learned.refresh(1e9)
     assert learned.gap_s(1000.0) <= 250
 
 
-def test_a_dearer_look_comes_later() -> None:
-    cheap, dear = (taught(lognormal_s(30, 1.2), 500, Price(look_price_s=price_s)) for price_s in (1, 10))
+def test_a_dearer_poll_comes_later() -> None:
+    cheap, dear = (taught(lognormal_s(30, 1.2), 500, Price(poll_cost_s=price_s)) for price_s in (1, 10))
     assert all(cheap.gap_s(age_s) < dear.gap_s(age_s) for age_s in (5, 20, 60, 200))
 
 
-# --- the first look
+# --- the first poll
 
 
-def test_fresh_imports_are_first_looked_at_when_some_are_likely_to_be_done() -> None:
+def test_fresh_imports_are_first_polled_at_when_some_are_likely_to_be_done() -> None:
     learned = taught(lognormal_s(45, 0.2), 500)
-    assert 20 <= learned.first_look_s <= 60
+    assert 20 <= learned.first_poll_s <= 60
 
 
-def test_a_backlog_is_looked_at_at_once() -> None:
+def test_a_backlog_is_polled_at_at_once() -> None:
     learned = taught(lognormal_s(30, 0.5), 500)
     for _ in range(64):
         learned.fed(3600.0)
     learned.refresh(1e9)
-    assert learned.first_look_s == 0
+    assert learned.first_poll_s == 0
 
 
 def test_nothing_is_put_off_before_anything_is_known() -> None:
-    assert Learned(PRICE).first_look_s == 0
-    assert taught(lognormal_s(45, 0.2), 10).first_look_s == 0
+    assert Learned(PRICE).first_poll_s == 0
+    assert taught(lognormal_s(45, 0.2), 10).first_poll_s == 0
 
 
 # --- under the limit, and after a change
 
 
-def test_looks_get_dearer_while_they_pile_up_behind_the_limit_and_cheap_again_after() -> None:
+def test_polls_get_dearer_while_they_pile_up_behind_the_limit_and_cheap_again_after() -> None:
     learned = taught(lognormal_s(30, 1.2), 500)
     usual_s = learned.gap_s(100.0)
     for _ in range(50):
@@ -177,7 +177,7 @@ def test_looks_get_dearer_while_they_pile_up_behind_the_limit_and_cheap_again_af
 def test_a_change_is_relearned_within_500_finished_tasks() -> None:
     changed, fresh = taught(lognormal_s(30, 0.8), 3000), taught(lognormal_s(240, 0.5, 2), 3000)
     teach(changed, lognormal_s(240, 0.5, 3), 500)
-    assert changed.first_look_s == pytest.approx(fresh.first_look_s, rel=0.35)
+    assert changed.first_poll_s == pytest.approx(fresh.first_poll_s, rel=0.35)
     for age_s in (60, 150, 300):
         assert changed.gap_s(age_s) == pytest.approx(fresh.gap_s(age_s), rel=0.35)
 
@@ -226,7 +226,7 @@ def test_knowledge_survives_being_kept() -> None:
     teach(timing.learned, lognormal_s(30, 1.2), 500)
     again = AccountTiming("a", PRICE, timing.knowledge())
     assert again.learned.hazard.finished == 500
-    assert again.first_look_s == pytest.approx(timing.first_look_s)
+    assert again.first_poll_s == pytest.approx(timing.first_poll_s)
     for age_s in (3, 30, 300):
         assert again.learned.gap_s(age_s) == pytest.approx(timing.learned.gap_s(age_s), rel=0.01)
 

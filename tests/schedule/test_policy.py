@@ -1,4 +1,4 @@
-"""What a look means for its task."""
+"""What a poll means for its task."""
 
 from random import Random
 
@@ -9,9 +9,9 @@ from poller.core.model import (
     Finish,
     Finished,
     Kind,
-    LookAgain,
     Missing,
     Outcome,
+    PollAgain,
     Refused,
     Running,
     Task,
@@ -33,16 +33,16 @@ def decided(
     paused_s: float = 0.0,
     weather: bool = False,
     polling: Polling = POLLING,
-) -> Finish | LookAgain:
+) -> Finish | PollAgain:
     return decide(task, outcome, now=now, paused_s=paused_s, weather=weather, polling=polling, rng=Random(0))
 
 
-def again(decision: Finish | LookAgain) -> LookAgain:
-    assert isinstance(decision, LookAgain)
+def again(decision: Finish | PollAgain) -> PollAgain:
+    assert isinstance(decision, PollAgain)
     return decision
 
 
-def test_a_running_task_is_looked_at_again_after_a_quarter_of_its_age() -> None:
+def test_a_running_task_is_polled_at_again_after_a_quarter_of_its_age() -> None:
     assert again(decided(make_task(fed_at=NOW - 100), Running(status="PENDING"))).at == NOW + 25
 
 
@@ -70,7 +70,7 @@ def test_the_gap_stays_within_its_bounds_whatever_the_jitter(age_s: float, seed:
     assert 0.5 <= decision.at - NOW <= 60
 
 
-def test_the_last_look_is_made_at_the_deadline_and_not_after_it() -> None:
+def test_the_last_poll_is_made_at_the_deadline_and_not_after_it() -> None:
     task = make_task(fed_at=NOW - POLLING.deadline_s + 3)
     assert again(decided(task, Running(status="PENDING"))).at == NOW + 3
 
@@ -87,7 +87,7 @@ def test_a_task_that_finished_is_complete_however_late_it_is_seen() -> None:
 
 def test_paused_time_since_feeding_does_not_count_towards_the_deadline() -> None:
     task = make_task(fed_at=NOW - POLLING.deadline_s - 50, paused_base_s=200.0)
-    assert isinstance(decided(task, Running(status="PENDING"), paused_s=300.0), LookAgain)
+    assert isinstance(decided(task, Running(status="PENDING"), paused_s=300.0), PollAgain)
     assert decided(task, Running(status="PENDING"), paused_s=250.0) == Finish(kind=Kind.TIMED_OUT)
 
 
@@ -124,7 +124,7 @@ def test_an_unknown_id_is_believed_only_when_seen_twice_apart() -> None:
     first = again(decided(make_task(), Missing(code=404)))
     assert (first.at, first.missing_at) == (NOW + POLLING.missing_again_s, NOW)
     too_soon = decided(make_task(missing_at=NOW - 1), Missing(code=404))
-    assert isinstance(too_soon, LookAgain)
+    assert isinstance(too_soon, PollAgain)
     assert decided(make_task(missing_at=NOW - POLLING.missing_again_s), Missing(code=400)) == Finish(
         kind=Kind.NOT_FOUND
     )
@@ -133,7 +133,7 @@ def test_an_unknown_id_is_believed_only_when_seen_twice_apart() -> None:
 def test_throttling_and_refusals_cost_the_task_nothing() -> None:
     task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=3, missing_at=5.0, status="PENDING")
     for outcome in (Throttled(policy="daily"), Refused(reason="token_refused", detail="")):
-        assert decided(task, outcome) == LookAgain(at=NOW, errors=3, missing_at=5.0, status="PENDING")
+        assert decided(task, outcome) == PollAgain(at=NOW, errors=3, missing_at=5.0, status="PENDING")
 
 
 def test_failures_back_off_and_count_and_keep_what_was_known() -> None:
@@ -154,7 +154,7 @@ def test_an_outage_never_times_a_task_out_nor_counts_against_it() -> None:
 
 def test_a_task_that_alone_keeps_failing_is_given_up_at_its_deadline() -> None:
     overdue = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=FAILURES_BEFORE_TIMED_OUT - 2)
-    assert isinstance(decided(overdue, Unreachable(reason="http_500")), LookAgain)
+    assert isinstance(decided(overdue, Unreachable(reason="http_500")), PollAgain)
     worse = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=FAILURES_BEFORE_TIMED_OUT - 1)
     assert decided(worse, Unreachable(reason="http_500")) == Finish(kind=Kind.TIMED_OUT)
 
@@ -170,5 +170,5 @@ def test_back_off_is_capped_after_any_number_of_failures(errors: int, seed: int)
         polling=POLLING,
         rng=Random(seed),
     )
-    assert isinstance(decision, LookAgain)
+    assert isinstance(decision, PollAgain)
     assert 1 <= decision.at - NOW <= POLLING.longest_failure_gap_s

@@ -1,4 +1,4 @@
-"""Weather never becomes a result: the whole service through outages, refusals and hostile answers."""
+"""OutageDetector never becomes a result: the whole service through outages, refusals and hostile answers."""
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -13,11 +13,11 @@ from poller.core.errors import Exit
 from poller.core.model import AccountState, Pause
 from poller.core.protocols import Clock
 from poller.sandbox import FAULTS, Fate, Outage, Scenario, parse_durations
-from poller.sandbox.reply import Ask, Reply, error, html, scope_missing, throttled, wrong_path
+from poller.sandbox.reply import Ask, SimulatedReply, error, html, scope_missing, throttled, wrong_path
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
 
 Events = list[MutableMapping[str, Any]]
-pytestmark = pytest.mark.usefixtures("events")  # printed log lines would cost more than the looks
+pytestmark = pytest.mark.usefixtures("events")  # printed log lines would cost more than the polls
 
 SEVERAL = Scenario(
     seed=7,
@@ -49,7 +49,7 @@ async def test_an_outage_of_ten_minutes_costs_few_errors_no_outcome_and_full_pac
     ids = simulation.write_ids(400)
     arrived: list[float] = []
 
-    def note(_ask: Ask, reply: Reply) -> Reply:
+    def note(_ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         arrived.append(loop_time())
         return reply
 
@@ -61,7 +61,7 @@ async def test_an_outage_of_ten_minutes_costs_few_errors_no_outcome_and_full_pac
     failed = sum(stats.faults.values())
     assert failed < max(40, 0.05 * stats.requests_total)
     assert sum(200 <= at < 800 for at in arrived) < 120
-    assert sum(810 <= at < 820 for at in arrived) >= 90  # looks that hung hold their slots a window longer
+    assert sum(810 <= at < 820 for at in arrived) >= 90  # polls that hung hold their slots a window longer
     assert stats.throttled_total == 0
     assert stats.max_in_window <= 100
 
@@ -132,7 +132,7 @@ async def test_of_every_hostile_answer_a_twentieth_gives_each_task_its_right_out
     assert stats.throttled_total == 0
     assert loop_time() < 3 * 3600
     assert stats.requests_total < 10 * 400
-    told = capsys.readouterr().err.partition("looks of this run that told nothing\n")[2]
+    told = capsys.readouterr().err.partition("polls of this run that told nothing\n")[2]
     counted = {reason: int(count) for count, reason in (line.split() for line in told.splitlines())}
     assert {reason for reason, count in counted.items() if count >= 10} >= reasons
 
@@ -147,7 +147,7 @@ async def test_tasks_that_are_broken_by_themselves_time_out_and_hold_up_nobody(
     ids = simulation.write_ids(60)
     broken = {line.split(",")[0] for line in ids.read_text().splitlines()[1 : 1 + count]}
 
-    def stage(ask: Ask, reply: Reply) -> Reply:
+    def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         is_broken = any(task_id in ask.path for task_id in broken)
         return replace(error(500, "INTERNAL_ERROR", "internal error", "c"), wait_s=0.1) if is_broken else reply
 
@@ -178,17 +178,17 @@ async def account_after(simulation: Simulation, ids: Path, seconds: float) -> Ac
         (scope_missing("files", "c"), Pause.SCOPE_MISSING, "the token lacks the scope files"),
         (wrong_path(), Pause.WRONG_PATH, "there is no such API path; check status_path"),
         (html(530, "Error 1016"), Pause.TOKEN_REFUSED, "HubSpot refused the token (530)"),
-        (error(503, "X", "down", "c"), Pause.OUTAGE, "most looks fail, the latest with http_503"),
+        (error(503, "X", "down", "c"), Pause.OUTAGE, "most polls fail, the latest with http_503"),
         (throttled("DAILY", "c", None), Pause.DAILY_QUOTA, "the account's daily limit is used up"),
     ],
 )
 async def test_status_shows_why_the_lane_waits_and_it_goes_on_by_itself_when_the_reason_is_gone(
-    tmp_path: Path, clock: Clock, reply: Reply, pause: Pause, detail: str
+    tmp_path: Path, clock: Clock, reply: SimulatedReply, pause: Pause, detail: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
     ids = simulation.write_ids(30)
 
-    def stage(_ask: Ask, answer: Reply) -> Reply:
+    def stage(_ask: Ask, answer: SimulatedReply) -> SimulatedReply:
         return replace(reply, wait_s=0.1) if 10 <= loop_time() < 120 else answer
 
     simulation.api.stage = stage
@@ -207,7 +207,7 @@ async def test_a_retry_after_in_seconds_or_as_a_date_is_kept(
     ids = simulation.write_ids(30)
     arrived: list[float] = []
 
-    def stage(_ask: Ask, good: Reply) -> Reply:
+    def stage(_ask: Ask, good: SimulatedReply) -> SimulatedReply:
         arrived.append(loop_time())
         if not 20 <= loop_time() < 30:
             return good

@@ -13,11 +13,11 @@ import pytest
 from poller.core.model import Pause
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
-from poller.sandbox.reply import Ask, Reply, Wire
+from poller.sandbox.reply import Ask, SimulatedReply, Transmission
 from tests.support.simulation import Simulation
 from tests.support.virtual import EPOCH
 
-pytestmark = pytest.mark.usefixtures("events")  # log lines would cost more than the looks
+pytestmark = pytest.mark.usefixtures("events")  # log lines would cost more than the polls
 
 ALWAYS_DUE = {"polling": {"longest_gap_s": 1}, "deadline_s": 1e6}
 NEVER = Scenario(fates={Fate.NEVER: 1.0}, latency_s=(0.05, 0.1))
@@ -156,8 +156,8 @@ async def finished_at(folder: Path, clock: Clock, *, accounts: int, tasks: int, 
     fed = [(name, simulation.api.start()) for _ in range(tasks) for name in names]
     ids.write_text("".join(f'{{"id": "{task_id}", "account": "{name}"}}\n' for name, task_id in fed))
 
-    def fail(ask: Ask, reply: Reply) -> Reply:
-        return replace(reply, wire=Wire.HANG) if dead is not None and ask.token == f"pat-na1-{dead}" else reply
+    def fail(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+        return replace(reply, wire=Transmission.HANG) if dead is not None and ask.token == f"pat-na1-{dead}" else reply
 
     simulation.api.stage = fail
     flags = {"account": names[0], "accounts": {name: {"token_env": name.replace("-", "_")} for name in names}}

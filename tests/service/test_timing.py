@@ -1,4 +1,4 @@
-"""Learned timing in the whole service: fewer looks, first looks put off, kept through restarts, deadlines exact."""
+"""Learned timing in the whole service: fewer polls, first polls put off, kept through restarts, deadlines exact."""
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -30,7 +30,7 @@ def waits_s(simulation: Simulation) -> list[float]:
 
 
 async def polled(folder: Path, clock: Clock, polling: Mapping[str, Any]) -> tuple[int, float]:
-    """Feed five portions, a minute apart; return looks and mean lateness."""
+    """Feed five portions, a minute apart; return polls and mean lateness."""
     folder.mkdir()  # noqa: ASYNC240 - once, at the start
     simulation = Simulation(folder, clock, USUAL)
     ids = folder / "ids.txt"
@@ -46,22 +46,22 @@ async def polled(folder: Path, clock: Clock, polling: Mapping[str, Any]) -> tupl
         await running
     late_s = waits_s(simulation)
     assert len(late_s) == 200
-    return (await simulation.sums()).looks, sum(late_s) / len(late_s)
+    return (await simulation.sums()).polls, sum(late_s) / len(late_s)
 
 
-async def test_learned_timing_is_as_early_as_the_back_off_with_fewer_looks(tmp_path: Path, clock: Clock) -> None:
-    backoff_looks, backoff_s = await polled(tmp_path / "backoff", clock, {"policy": "backoff"})
-    looks, late_s = await polled(tmp_path / "learned", clock, {"look_price_s": 1.0})
-    assert looks < 0.7 * backoff_looks
+async def test_learned_timing_is_as_early_as_the_back_off_with_fewer_polls(tmp_path: Path, clock: Clock) -> None:
+    backoff_polls, backoff_s = await polled(tmp_path / "backoff", clock, {"policy": "backoff"})
+    polls, late_s = await polled(tmp_path / "learned", clock, {"poll_cost_s": 1.0})
+    assert polls < 0.7 * backoff_polls
     assert late_s <= 1.1 * backoff_s
 
 
-async def test_fresh_tasks_are_first_looked_at_when_they_may_be_done(tmp_path: Path, clock: Clock) -> None:
+async def test_fresh_tasks_are_first_polled_at_when_they_may_be_done(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("uniform:30,40"), fates={}))
     await simulation.run(simulation.write_ids(150))
-    before = (await simulation.sums()).looks
+    before = (await simulation.sums()).polls
     await simulation.run(simulation.write_ids(150))
-    assert (await simulation.sums()).looks - before <= 2.2 * 150
+    assert (await simulation.sums()).polls - before <= 2.2 * 150
     assert max(waits_s(simulation)) <= 60
 
 
@@ -97,8 +97,8 @@ async def test_the_deadline_holds_exactly_whatever_the_policy(tmp_path: Path, cl
     assert 100 <= loop_time() <= 103
 
 
-async def test_the_fixed_policy_looks_every_longest_gap(tmp_path: Path, clock: Clock) -> None:
+async def test_the_fixed_policy_polls_every_longest_gap(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(fates={Fate.NEVER: 1.0}))
     fixed = {"deadline_s": 100, "polling": {"policy": "fixed", "longest_gap_s": 20}}
     await simulation.run(simulation.write_ids(5), fixed)
-    assert {record["looks"] for record in simulation.records()} == {6}
+    assert {record["polls"] for record in simulation.records()} == {6}

@@ -17,7 +17,7 @@ from poller.core.model import Pause
 from poller.core.protocols import Clock
 from poller.reports.ledger import summary
 from poller.sandbox import Scenario, parse_durations
-from poller.sandbox.reply import Ask, Reply
+from poller.sandbox.reply import Ask, SimulatedReply
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
 
 SECRET, REFRESH = "client-secret-hush", "refresh-first-hush"
@@ -70,7 +70,7 @@ async def test_oauth_tokens_are_renewed_ahead_of_their_end_and_a_rotated_refresh
     assert await simulation.run(ids, oauth(tmp_path)) is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
     stats = simulation.api.stats()
-    assert stats.codes.keys() == {"200"}  # no look ever met an expired token
+    assert stats.codes.keys() == {"200"}  # no poll ever met an expired token
     assert 5 <= stats.token_requests_total <= 10
     captured = capfd.readouterr()
     out = everything(tmp_path, but=frozenset({"refresh"})) + (logged.getvalue() + captured.out + captured.err).encode()
@@ -93,7 +93,7 @@ async def test_a_token_is_in_nothing_that_a_run_produces(
     ids, secret = simulation.write_ids(60), tmp_path / "token"
     secret.write_text(first)
 
-    def parrot(ask: Ask, reply: Reply) -> Reply:
+    def parrot(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         """Show the token wherever a server could."""
         told = f"Bearer {ask.token} {ask.token}"
         headers = {**reply.headers, "X-Token": told, "WWW-Authenticate": told}
@@ -112,7 +112,7 @@ async def test_a_token_is_in_nothing_that_a_run_produces(
     captured = capfd.readouterr()
     status = summary(await simulation.sums())
     out = everything(tmp_path, but=frozenset({"token"})) + (logged.getvalue() + captured.out + captured.err).encode()
-    assert b'"event":"look.answered"' in out
+    assert b'"event":"poll.answered"' in out
     assert b"token_refused" in out
     for token in (first, second):
         assert token.encode() not in out

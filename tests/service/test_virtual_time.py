@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.support.virtual import EPOCH, Deadlock, MemoryConnector, VirtualLoop, Weather, serving
+from tests.support.virtual import EPOCH, Deadlock, MemoryConnector, OutageDetector, VirtualLoop, serving
 
 
 async def test_an_hour_of_sleep_takes_no_time(clock: Callable[[], float]) -> None:
@@ -93,7 +93,7 @@ def slow_app(rng: Random) -> web.Application:
     return app
 
 
-async def trace(seed: int, requests: int, weather: Weather, workers: int = 8) -> tuple[list[str], int]:
+async def trace(seed: int, requests: int, weather: OutageDetector, workers: int = 8) -> tuple[list[str], int]:
     """Return what happened, each line with its virtual instant, and the number of connections made."""
     loop, lines = asyncio.get_running_loop(), list[str]()
     began = loop.time()
@@ -117,8 +117,8 @@ async def trace(seed: int, requests: int, weather: Weather, workers: int = 8) ->
     return lines, connector.connections_total
 
 
-def weather(seed: int) -> Weather:
-    return Weather(rng=Random(seed), latency_s=(0.02, 0.15), split=0.3, reset=0.1)
+def weather(seed: int) -> OutageDetector:
+    return OutageDetector(rng=Random(seed), latency_s=(0.02, 0.15), split=0.3, reset=0.1)
 
 
 async def test_the_same_seed_gives_the_same_trace_of_a_thousand_requests() -> None:
@@ -132,7 +132,7 @@ async def test_the_same_seed_gives_the_same_trace_of_a_thousand_requests() -> No
 
 
 async def test_connections_are_kept_alive() -> None:
-    lines, connections = await trace(1, 200, Weather(latency_s=(0.01, 0.02)))
+    lines, connections = await trace(1, 200, OutageDetector(latency_s=(0.01, 0.02)))
     assert len(lines) == 200
     assert connections == 8
 
@@ -170,6 +170,6 @@ async def test_a_large_answer_arrives_whole() -> None:
     app = web.Application()
     app.router.add_get("/", answer)
     async with serving(app) as server:
-        connector = MemoryConnector(server, Weather(latency_s=(0.01, 0.05), split=0.5))
+        connector = MemoryConnector(server, OutageDetector(latency_s=(0.01, 0.05), split=0.5))
         async with aiohttp.ClientSession(connector=connector) as session, session.get("http://x/") as response:
             assert await response.read() == body

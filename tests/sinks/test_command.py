@@ -1,6 +1,6 @@
 """The command sink with real programs: acknowledged by exit status, out of time, killed with its children."""
 
-# ruff: noqa: ASYNC240 - what the tests look at are small local files
+# ruff: noqa: ASYNC240 - what the tests poll are small local files
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ import pytest
 from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Sink
-from poller.sinks import Surroundings, make_sink
+from poller.sinks import SinkEnvironment, make_sink
 
 pytestmark = pytest.mark.real_time
 
@@ -37,9 +37,9 @@ def lines(batch: list[Delivery]) -> bytes:
     return b"".join(one.body + b"\n" for one in batch)
 
 
-def around(**environ: str) -> Surroundings:
+def around(**environ: str) -> SinkEnvironment:
     environ = {"PATH": os.environ["PATH"]} | environ
-    return Surroundings(clock=time.time, rng=Random(0), environ=environ, hidden=frozenset({"HUBSPOT_TOKEN"}))
+    return SinkEnvironment(clock=time.time, rng=Random(0), environ=environ, hidden=frozenset({"HUBSPOT_TOKEN"}))
 
 
 async def python(program: str, folder: Path, **options: Any) -> Sink:

@@ -1,6 +1,6 @@
 """Sinks: each record exactly once in a file and at least once on standard output, whatever breaks."""
 
-# ruff: noqa: ASYNC240 - what the tests look at are small local files
+# ruff: noqa: ASYNC240 - what the tests poll are small local files
 
 import asyncio
 import errno

@@ -14,14 +14,14 @@ from poller.core.errors import ConfigError, Exit
 from poller.core.model import Delivery
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
-from poller.sinks import Surroundings, check_sinks, make_sink, make_sinks, written_files
+from poller.sinks import SinkEnvironment, check_sinks, make_sink, make_sinks, written_files
 from poller.sinks.files.jsonl import JsonlSink
 from poller.sinks.registry import KINDS
 from poller.sinks.stdout import StdoutSink
 from tests.support.simulation import Simulation
 
 EXAMPLE = Path(__file__).parent / "sink_plugin"
-AROUND = Surroundings(clock=lambda: 0.0, rng=Random(0), environ={"PATH": "/bin"})
+AROUND = SinkEnvironment(clock=lambda: 0.0, rng=Random(0), environ={"PATH": "/bin"})
 Install = Callable[[str, Mapping[str, str], str], None]
 
 

@@ -1,6 +1,6 @@
 """JSONL sinks over several files: each record exactly once in their sequence, whatever dies when."""
 
-# ruff: noqa: ASYNC240 - what the tests look at are small local files
+# ruff: noqa: ASYNC240 - what the tests poll are small local files
 
 import asyncio
 import errno
@@ -20,7 +20,7 @@ from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.sinks import make_sink, written_files
 from poller.sinks.files.jsonl import JsonlSink
-from poller.sinks.files.rotation import Place, Rotation, place_from, position_of
+from poller.sinks.files.rotation import PathPattern, Rotation, place_from, position_of
 from tests.sinks.test_files_and_stdout import Crash, dying
 
 Events = list[MutableMapping[str, Any]]
@@ -101,7 +101,7 @@ async def test_days_and_sizes_go_together_and_numbers_begin_anew_each_day(tmp_pa
         *("f-20260106.jsonl", "f-20260106.1.jsonl"),
     ]
     assert position is not None
-    assert place_from(position) == Place(day="2026-01-06", number=1, offset=len(lines(batch[4:])))
+    assert place_from(position) == PathPattern(day="2026-01-06", number=1, offset=len(lines(batch[4:])))
 
 
 async def test_rotation_can_begin_on_a_file_that_grew_without(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ async def test_a_dated_file_moved_away_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "f-20260105.jsonl").rename(tmp_path / "archived")
     answer = await sink.write([record(2)])
     assert isinstance(answer, Retry)
-    assert answer.position == position_of(Place(day="2026-01-05"))
+    assert answer.position == position_of(PathPattern(day="2026-01-05"))
     await sink.write([record(2)])
     await sink.close()
     assert contents(path) == lines([record(2)])
@@ -199,7 +199,7 @@ def test_an_unusable_pattern_is_a_configuration_error(name: str) -> None:
 
 
 def test_two_percent_signs_are_one() -> None:
-    assert Rotation(path=Path("100%%.jsonl")).file_at(Place()) == Path("100%.jsonl")
+    assert Rotation(path=Path("100%%.jsonl")).file_at(PathPattern()) == Path("100%.jsonl")
 
 
 DAYS = ["2026-01-04", "2026-01-05", "2026-01-06", "2026-02-01"]
@@ -218,7 +218,7 @@ def test_where_a_record_goes_does_not_depend_on_the_batches(
     files = Rotation(path=Path(rotation[0]), most_bytes=rotation[1])
 
     def placed(batches: Sequence[Sequence[Delivery]]) -> dict[tuple[str, int, int], int]:
-        place, bytes_at = Place(), {}
+        place, bytes_at = PathPattern(), {}
         for batch in batches:
             for part in files.parts(place, batch):
                 for at, byte in enumerate(part.lines):

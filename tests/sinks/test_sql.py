@@ -21,19 +21,19 @@ import pytest
 from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, Sink
-from poller.sinks import Surroundings, make_sink
+from poller.sinks import SinkEnvironment, make_sink
 from poller.store import open_store
 
 Events = list[MutableMapping[str, Any]]
 Query = Callable[[str], list[tuple[Any, ...]]]
 _numbers = count(1)
-COLUMNS = "account, task_id, kind, status, num_errors, looks"
+COLUMNS = "account, task_id, kind, status, num_errors, polls"
 
 
 def record(number: int, *, kind: str = "complete", extra: bytes = b"") -> Delivery:
     body = (
         b'{"task_id":"t%d","account":"main","kind":"%s","status":"COMPLETE","num_errors":0,"errors":null,"result":'
-        b'{"size":123456789012345678901234567890,"size":1.50},"seen_at":"2026-01-05T00:00:0%d.000Z","looks":3%s}'
+        b'{"size":123456789012345678901234567890,"size":1.50},"seen_at":"2026-01-05T00:00:0%d.000Z","polls":3%s}'
     ) % (number, kind.encode(), number % 10, extra)
     return Delivery(number=number, account="main", task_id=f"t{number}", body=body)
 
@@ -42,8 +42,8 @@ def records(count: int) -> list[Delivery]:
     return [record(number) for number in range(count)]
 
 
-def around(**environ: str) -> Surroundings:
-    return Surroundings(clock=lambda: 0.0, rng=Random(0), environ=environ)
+def around(**environ: str) -> SinkEnvironment:
+    return SinkEnvironment(clock=lambda: 0.0, rng=Random(0), environ=environ)
 
 
 async def opened(spec: Any, **environ: str) -> Sink:
@@ -129,7 +129,7 @@ async def test_a_table_that_is_there_is_filled_also_with_columns_of_its_own(url:
 async def test_a_record_that_the_table_refuses_dies_alone(url: str, query: Query) -> None:
     query(
         "CREATE TABLE poller_finished (account text, task_id text, kind text CHECK (kind <> 'canceled'), status text,"
-        " num_errors int, looks int, seen_at text, record text, PRIMARY KEY (account, task_id))"
+        " num_errors int, polls int, seen_at text, record text, PRIMARY KEY (account, task_id))"
     )
     batch = [record(number, kind="canceled" if number in (2, 5) else "complete") for number in range(8)]
     (answer,) = await written(f"sql:{url}", batch)
@@ -319,7 +319,7 @@ async def test_the_record_can_be_searched_as_json_and_the_instant_as_an_instant(
     await written(f"sql:{database_url}", records(2))
     with psycopg.connect(database_url) as other:
         rows = other.execute(
-            "SELECT record->>'kind', record::jsonb->'looks', extract(epoch FROM seen_at)::int FROM poller_finished"
+            "SELECT record->>'kind', record::jsonb->'polls', extract(epoch FROM seen_at)::int FROM poller_finished"
             " ORDER BY task_id"
         ).fetchall()
     assert rows == [("complete", 3, 1767571200), ("complete", 3, 1767571201)]
@@ -397,5 +397,5 @@ def test_a_wrong_setting_is_named_and_no_value_shown(table: dict[str, Any], told
 
 def test_a_record_s_fields_are_those_of_the_columns() -> None:
     fields = orjson.loads(record(0).body.replace(b"123456789012345678901234567890", b"1"))
-    assert {"kind", "status", "num_errors", "looks", "seen_at"} <= fields.keys()
+    assert {"kind", "status", "num_errors", "polls", "seen_at"} <= fields.keys()
     assert os.sep not in fields["seen_at"]

@@ -23,10 +23,10 @@ from standardwebhooks.webhooks import Webhook
 from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
-from poller.sinks import Surroundings, make_sink
+from poller.sinks import SinkEnvironment, make_sink
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers
 from poller.sinks.webhook.sink import SCHEDULE_S, WebhookSink, WebhookTable
-from tests.support.virtual import EPOCH, MemoryConnector, Weather, serving
+from tests.support.virtual import EPOCH, MemoryConnector, OutageDetector, serving
 
 Events = list[MutableMapping[str, Any]]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqr"
@@ -49,7 +49,7 @@ class Receiver:
         self.rule: Rule = lambda _request, _body: 204
         self.requests: list[tuple[float, dict[str, str], bytes]] = []  # all
         self.taken: list[str] = []  # ids of accepted tasks, in order
-        self.weather = Weather()
+        self.weather = OutageDetector()
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0
 
@@ -91,7 +91,7 @@ class Receiver:
 
 
 async def until_written(sink: WebhookSink, batch: Sequence[Delivery]) -> Written:
-    """What an outlet does: bring the same batch again until it is written."""
+    """What an delivery_loop does: bring the same batch again until it is written."""
     for _ in range(1000):
         answer = await sink.write(batch)
         if isinstance(answer, Written):
@@ -198,8 +198,8 @@ def test_an_unusable_secret_is_refused_with_the_way_to_make_one(secret: str) -> 
         key_of(secret)
 
 
-def around(**environ: str) -> Surroundings:
-    return Surroundings(clock=lambda: EPOCH, rng=Random(0), environ=environ)
+def around(**environ: str) -> SinkEnvironment:
+    return SinkEnvironment(clock=lambda: EPOCH, rng=Random(0), environ=environ)
 
 
 def test_the_secret_comes_from_a_variable_or_a_file_and_must_be_there_when_named(tmp_path: Path) -> None:

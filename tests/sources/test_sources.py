@@ -16,7 +16,7 @@ from poller.config import load
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Chunk
 from poller.core.protocols import Clock, Store
-from poller.engine.ingest import Inflow
+from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
 from poller.sources import Feeding, Source, check_sources
 from poller.sources.files.drop_folder import move_into
@@ -50,12 +50,12 @@ def folder(path: Path, *, follow: bool = False, settle_s: float = 2.0) -> Source
 
 
 class Fed:
-    """An inflow at work."""
+    """An ingest at work."""
 
     def __init__(self, store: Store, clock: Clock, sources: Sequence[Source]) -> None:
         self.has_ended = asyncio.Event()
         self.chunks = asyncio.Semaphore(0)  # released with each
-        self.inflow = Inflow(
+        self.ingest = Ingest(
             store,
             sources,
             clock=clock,
@@ -75,16 +75,16 @@ async def feeding(store: Store, clock: Clock, *sources: Source) -> AsyncIterator
     """Read the sources meanwhile, and stop at any await."""
     async with asyncio.TaskGroup() as group:
         fed = Fed(store, clock, sources)
-        fed.inflow.start(group)
+        fed.ingest.start(group)
         await asyncio.sleep(SOON_S)
         yield fed
-        fed.inflow.stop()
+        fed.ingest.stop()
 
 
 async def feed_all(store: Store, clock: Clock, *sources: Source) -> None:
     """Read sources that end, to their end."""
     async with asyncio.TaskGroup() as group:
-        Fed(store, clock, sources).inflow.start(group)
+        Fed(store, clock, sources).ingest.start(group)
 
 
 def names(path: Path) -> set[str]:
@@ -263,12 +263,12 @@ async def test_killed_at_any_instant_a_drop_folder_counts_every_line_once(clock:
         store = await open_store(f"sqlite:///{place}/poller.db", clock=clock)
         async with asyncio.TaskGroup() as group:
             fed = Fed(store, clock, [folder(place / "in", follow=True, settle_s=0.1)])
-            fed.inflow.start(group)
+            fed.ingest.start(group)
             with suppress(TimeoutError):
                 await asyncio.wait_for(fed.has_chunks(rng.randrange(8)), rng.choice([rng.uniform(0, 1.3), 3]))
             copy_with_inodes(place, left)
             cut_short += any(0 < s.lines < 450 and not s.ended for s in (await store.sums()).sources)
-            fed.inflow.stop()
+            fed.ingest.stop()
         await store.close()
         shutil.rmtree(place)
         left.rename(place)
@@ -433,15 +433,15 @@ async def test_a_source_that_is_taken_out_and_put_back_goes_on_where_it_was(
     ids.write_text("".join(f"A{number}\n" for number in range(3_000)))
     source = file(ids, follow=True)
     async with asyncio.TaskGroup() as group:
-        inflow = Inflow(store, [source], clock=clock, stdin=0, tolerant=True, on_fed=count, on_ended=lambda: None)
-        inflow.start(group)
+        ingest = Ingest(store, [source], clock=clock, stdin=0, tolerant=True, on_fed=count, on_ended=lambda: None)
+        ingest.start(group)
         for _ in range(30):
             await asyncio.sleep(rng.choice([0, 0.001, rng.uniform(0, 0.05)]))
-            await inflow.change([])
+            await ingest.change([])
             assert sum(fed_lines) == sum(row[1] for row in await lines(store)), "what is stored is counted, and no more"
-            await inflow.change([source])
+            await ingest.change([source])
         await asyncio.sleep(SOON_S)
-        inflow.stop()
+        ingest.stop()
     assert await lines(store) == [(3_000, 3_000, 0, 0)]
     assert sum(fed_lines) == 3_000
 

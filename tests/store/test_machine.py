@@ -36,7 +36,7 @@ from poller.core.model import (
     Chunk,
     Fed,
     Kind,
-    LookAgain,
+    PollAgain,
     Position,
     Record,
     Rejection,
@@ -69,7 +69,7 @@ class ModelTask:
     identity: Identity
     key: int
     due_at: float
-    looks: int = 0
+    polls: int = 0
     errors: int = 0
     kind: Kind | None = None
     seen_at: float = 0.0
@@ -121,7 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.run(self.open())
         self.source = self.run(self.store.new_source("ids"))
 
-    # --- feeding and looking
+    # --- feeding and polling
 
     @rule(
         account=st.sampled_from(ACCOUNTS),
@@ -159,7 +159,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert [(task.account, task.task_id) for task in claimed] == due[:limit]
         for task in claimed:
             known = self.tasks[account, task.task_id]
-            assert (task.looks, task.errors, task.due_at) == (known.looks, known.errors, known.due_at)
+            assert (task.polls, task.errors, task.due_at) == (known.polls, known.errors, known.due_at)
             self.lease(task)
 
     def lease(self, task: Task) -> None:
@@ -186,8 +186,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def settle(self, task: Task, finish: bool, again_in_s: int) -> Settled:
         if not finish:
-            return Settled(task=task, again=LookAgain(at=self.now + again_in_s, errors=task.errors + 1))
-        kind = Kind.COMPLETE if task.looks else Kind.CANCELED
+            return Settled(task=task, again=PollAgain(at=self.now + again_in_s, errors=task.errors + 1))
+        kind = Kind.COMPLETE if task.polls else Kind.CANCELED
         return Settled(task=task, record=Record(body=task.task_id.encode(), kind=kind, reason=None, seen_at=self.now))
 
     def note_settled(self, settled: Settled) -> None:
@@ -196,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.end_lease(identity)
         known = self.tasks[identity]
-        known.looks += 1
+        known.polls += 1
         if settled.record is not None:
             known.kind, known.seen_at = settled.record.kind, settled.record.seen_at
             self.finished.append(known)
@@ -334,7 +334,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert sums.kinds == Counter(str(task.kind) for task in everything if task.kind is not None)
         assert (sums.finished, sums.pruned) == (len(self.finished) + len(self.pruned), len(self.pruned))
         assert sums.waiting == len(self.tasks) - len(self.finished)
-        assert sums.looks == sum(task.looks for task in everything)
+        assert sums.polls == sum(task.polls for task in everything)
         assert sums.accounts == self.accounts
         assert sums.sources == (self.source_sums(),)
         assert {sink.name: sink for sink in sums.sinks} == {name: self.sink_sums(name) for name in self.sinks}

@@ -216,7 +216,7 @@ async def test_pruned_tasks_leave_their_counts_behind(store: Store) -> None:
     assert await store.prune(7.0, 2) == 0
     after = await store.sums()
     assert after == replace(before, pruned=3)
-    assert (after.kinds, after.finished, after.waiting, after.looks) == ({"complete": 3, "canceled": 1}, 4, 1, 4)
+    assert (after.kinds, after.finished, after.waiting, after.polls) == ({"complete": 3, "canceled": 1}, 4, 1, 4)
     assert ids(await store.records(0, 9)) == ["d"]
     assert imbalances(after) == []
 

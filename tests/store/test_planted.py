@@ -60,14 +60,14 @@ async def test_nobody_ever_sees_a_record_without_its_outbox_row(tmp_path: Path, 
     seen: set[tuple[int, int]] = set()
     with closing(sqlite3.connect(tmp_path / "poller.db")) as another:
 
-        def look(_statement: str) -> None:
+        def poll(_statement: str) -> None:
             counts = "SELECT (SELECT count(*) FROM record), (SELECT count(*) FROM undelivered)"
             seen.add(another.execute(counts).fetchone())
 
-        store._connection.set_trace_callback(look)
+        store._connection.set_trace_callback(poll)
         await finish_all(store, clock)
         store._connection.set_trace_callback(None)
-        look("")
+        poll("")
     await store.close()
     assert seen == {(0, 0), (2, 2)}
 

@@ -40,7 +40,7 @@ async def opened_at(url: str, clock: Clock) -> PostgresStore:
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[psycopg.Connection]:
-    """Return a connection of a person who looks into the state, or meddles with it."""
+    """Return a connection of a person who polls into the state, or meddles with it."""
     with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as connection:
         yield connection
 
@@ -62,7 +62,7 @@ def expire_leases(database: psycopg.Connection) -> None:
     database.execute("UPDATE task SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL")
 
 
-async def test_a_look_that_comes_after_its_lease_went_to_another_is_passed_over(
+async def test_a_poll_that_comes_after_its_lease_went_to_another_is_passed_over(
     store: PostgresStore, database: psycopg.Connection, events: Events
 ) -> None:
     await feed(store, "a", "b")
@@ -71,11 +71,11 @@ async def test_a_look_that_comes_after_its_lease_went_to_another_is_passed_over(
     database.execute("UPDATE task SET lease = nextval('lease') WHERE task_id = 'a'")
     await store.record([finished(a), running(b, 0.0)])
     sums = await store.sums()
-    assert (sums.finished, sums.looks) == (0, 1)
-    assert [event["looks"] for event in events if event["event"] == "lease.lost"] == [1]
+    assert (sums.finished, sums.polls) == (0, 1)
+    assert [event["polls"] for event in events if event["event"] == "lease.lost"] == [1]
 
 
-async def test_a_lease_that_ended_can_be_claimed_again_and_fences_the_first_look_out(
+async def test_a_lease_that_ended_can_be_claimed_again_and_fences_the_first_poll_out(
     store: PostgresStore, database: psycopg.Connection
 ) -> None:
     await feed(store, "a")
@@ -204,7 +204,7 @@ class MeddledConnection:
         rows = await self._connection.execute(query, values)
         self._statements += 1
         if self._statements == 2:
-            self._meddler.execute("UPDATE task SET kind = 'complete', looks = 1")
+            self._meddler.execute("UPDATE task SET kind = 'complete', polls = 1")
             self._meddler.execute("INSERT INTO record (task, seen_at, body) SELECT key, 1, '' FROM task")
         return rows
 
@@ -216,7 +216,7 @@ async def test_the_sums_are_of_one_instant(
     async with await connect(parse(postgres_url)) as connection:
         meddled: Any = MeddledConnection(connection, database)
         sums = await read_sums_at_once(meddled, {})
-    assert (sums.finished, sums.waiting, sums.looks, imbalances(sums)) == (0, 1, 0, [])
+    assert (sums.finished, sums.waiting, sums.polls, imbalances(sums)) == (0, 1, 0, [])
     assert (await store.sums()).finished == 1
 
 
@@ -298,8 +298,8 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
     with pytest.raises(StoreUnusable, match="older version 1"):
         await read_store(postgres_url)
     migrated = await opened_at(postgres_url, clock)
-    (story,) = await migrated.stories("a")
-    assert (story.looks, story.trail, story.requested_at) == (3, (), None)
+    (story,) = await migrated.task_details("a")
+    assert (story.polls, story.poll_log, story.requested_at) == (3, (), None)
     assert imbalances(await migrated.sums()) == []
     assert ids(await migrated.claim("main", 1)) == ["a"]
     await migrated.close()

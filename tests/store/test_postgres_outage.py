@@ -151,7 +151,7 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     wire.loses = loses
     assert ids(await wired.claim("main", 9)) == ["c"]
     sums = await wired.sums()
-    assert (sums.finished, sums.waiting, sums.looks) == (1, 2, 1)
+    assert (sums.finished, sums.waiting, sums.polls) == (1, 2, 1)
     assert [each.lines for each in sums.sources] == [2, 2]
     assert ids(await wired.undelivered("one", 9)) == ["a"]
     assert names(events) == ["store.unwritable", "store.writable"] * 4
@@ -286,5 +286,5 @@ async def test_a_killed_service_goes_on_where_it_was(
     assert await simulation.run(fed, {"state": postgres_url}) is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, fed)
     reader = await read_store(postgres_url)
-    assert (await reader.sums()).looks <= simulation.api.stats().requests_total
+    assert (await reader.sums()).polls <= simulation.api.stats().requests_total
     await reader.close()

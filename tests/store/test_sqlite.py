@@ -387,7 +387,7 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
     assert [event.get("migrated_from") for event in events if event["event"] == "store.opened"] == [1]
     sums = await store.sums()
     assert imbalances(sums) == []
-    assert (sums.finished, sums.waiting, sums.looks, sums.pruned) == (3, 1, 4, 0)
+    assert (sums.finished, sums.waiting, sums.polls, sums.pruned) == (3, 1, 4, 0)
     assert sums.accounts["main"].pause == "outage"
     assert sums.sinks == (
         SinkSums(name="one", delivered=1, undelivered=1, dead=1, attached=True),

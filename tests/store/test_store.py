@@ -36,7 +36,7 @@ async def test_tasks_fed_together_keep_the_order_of_their_feeding(store: Store, 
         await store.add(source, Chunk(fed=lines, rejected=(), blank=0, position=Position()))
     claimed = await store.claim("main", 9)
     assert ids(claimed) == ["d", "b", "e", "a", "c"]
-    assert {(task.ref, task.looks, task.errors, task.status, task.missing_at) for task in claimed} == {
+    assert {(task.ref, task.polls, task.errors, task.status, task.missing_at) for task in claimed} == {
         (ref, 0, 0, None, None)
     }
     assert (await store.sums()).sources[0].duplicates == 3
@@ -72,21 +72,21 @@ async def test_a_thousand_accounts_in_one_chunk_are_kept_apart(store: Store) -> 
     assert [task.account for task in await store.claim("account7", 5)] == ["account7"]
 
 
-# --- looking ---------------------------------------------------------------------------------------------------------
+# --- polling ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_claimed_task_tells_what_was_fed_and_learned(store: Store, clock: Clock) -> None:
     fed_at = clock()
     await feed(store, "a")
     (task,) = await store.claim("main", 1)
-    assert (task.account, task.task_id, task.ref, task.looks) == ("main", "a", b'{"row":"a"}', 0)
+    assert (task.account, task.task_id, task.ref, task.polls) == ("main", "a", b'{"row":"a"}', 0)
     assert task.fed_at == task.due_at == pytest.approx(fed_at, abs=0.1)
     due_at = clock() + 30
     await store.record([running(task, due_at, errors=2, missing_at=7.0, status="PROCESSING")])
     assert await store.claim("main", 1) == []
     await asyncio.sleep(31)
     (again,) = await store.claim("main", 1)
-    assert (again.looks, again.errors, again.missing_at, again.status) == (1, 2, 7.0, "PROCESSING")
+    assert (again.polls, again.errors, again.missing_at, again.status) == (1, 2, 7.0, "PROCESSING")
     assert (again.due_at, again.fed_at, again.key) == (due_at, task.fed_at, task.key)
 
 
@@ -118,14 +118,14 @@ async def test_the_next_due_instant_passes_over_leased_tasks(store: Store, clock
     assert await store.next_due_at("main") == b.due_at
 
 
-async def test_a_released_task_can_be_claimed_again_and_costs_no_look(store: Store) -> None:
+async def test_a_released_task_can_be_claimed_again_and_costs_no_poll(store: Store) -> None:
     await feed(store, "a")
     store.release(await store.claim("main", 1))
     (task,) = await store.claim("main", 1)
-    assert task.looks == 0
+    assert task.polls == 0
 
 
-async def test_a_look_under_a_lease_given_back_is_passed_over(store: Store) -> None:
+async def test_a_poll_under_a_lease_given_back_is_passed_over(store: Store) -> None:
     await feed(store, "a")
     (old,) = await store.claim("main", 1)
     store.release([old])
@@ -133,7 +133,7 @@ async def test_a_look_under_a_lease_given_back_is_passed_over(store: Store) -> N
     await store.record([finished(old)])
     store.release([old])
     assert await store.claim("main", 1) == []
-    assert (await store.sums()).looks == 0
+    assert (await store.sums()).polls == 0
     await store.record([finished(new)])
     assert (await store.sums()).kinds == {"complete": 1}
 
@@ -144,7 +144,7 @@ async def test_a_task_recorded_twice_has_one_outcome(store: Store) -> None:
     await asyncio.gather(store.record([finished(task)]), store.record([finished(task), finished(task)]))
     await store.record([finished(task)])
     sums = await store.sums()
-    assert (sums.finished, sums.waiting, sums.looks) == (1, 0, 1)
+    assert (sums.finished, sums.waiting, sums.polls) == (1, 0, 1)
 
 
 async def test_a_recorded_task_stays_leased_until_its_commit(store: Store) -> None:
@@ -156,7 +156,7 @@ async def test_a_recorded_task_stays_leased_until_its_commit(store: Store) -> No
         store.release([task])
         assert await store.claim("main", 1) == []
     (again,) = await store.claim("main", 1)
-    assert again.looks == 1
+    assert again.polls == 1
 
 
 async def test_the_sums_tell_kinds_and_the_most_frequent_reasons(store: Store) -> None:
@@ -167,7 +167,7 @@ async def test_the_sums_tell_kinds_and_the_most_frequent_reasons(store: Store) -
     await store.record([finished(*each) for each in zip(tasks, kinds, reasons, strict=False)])
     sums = await store.sums()
     assert sums.kinds == {"complete": 10, "not_found": 5, "canceled": 15}
-    assert (sums.waiting, sums.finished, sums.looks) == (10, 30, 30)
+    assert (sums.waiting, sums.finished, sums.polls) == (10, 30, 30)
     assert sums.reasons[0] == ("unknown", 5)
     assert len(sums.reasons) == 10
 

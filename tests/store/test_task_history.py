@@ -4,27 +4,27 @@ import asyncio
 
 import pytest
 
-from poller.core.model import Kind, Look, LookAgain, Settled, Written
-from poller.core.poll_log import LONGEST, looks, trace
+from poller.core.model import Kind, Poll, PollAgain, Settled, Written
+from poller.core.poll_log import LONGEST, polls, trace
 from poller.core.protocols import Clock, Store
 from poller.store import read_store
 from tests.support.store_makers import Open, feed, finished, running
 
 
-def look(at: float, outcome: str = "running", says: str | int | None = "PENDING") -> Look:
-    return Look(at=at, gate_s=0.5, took_s=0.125, outcome=outcome, says=says, again_in_s=2.0)
+def poll(at: float, outcome: str = "running", says: str | int | None = "PENDING") -> Poll:
+    return Poll(at=at, gate_s=0.5, took_s=0.125, outcome=outcome, says=says, again_in_s=2.0)
 
 
-def test_a_trail_tells_its_looks_as_they_were() -> None:
-    made = (look(1.5), look(2.0, "missing", 404), look(3.0, "finished", "COMPLETE\n[\ud800]"))
-    told = looks("".join(map(trace, made)))
+def test_a_trail_tells_its_polls_as_they_were() -> None:
+    made = (poll(1.5), poll(2.0, "missing", 404), poll(3.0, "finished", "COMPLETE\n[\ud800]"))
+    told = polls("".join(map(trace, made)))
     assert told[:2] == made[:2]
     assert (told[2].at, told[2].outcome) == (3.0, "finished")
 
 
-def test_a_trail_that_was_cut_tells_its_latest_looks() -> None:
-    trail = "".join(trace(look(float(at))) for at in range(100))[-LONGEST:]
-    told = looks(trail)
+def test_a_trail_that_was_cut_tells_its_latest_polls() -> None:
+    poll_log = "".join(trace(poll(float(at))) for at in range(100))[-LONGEST:]
+    told = polls(poll_log)
     assert 15 < len(told) < 40
     assert [each.at for each in told] == [float(at) for at in range(100 - len(told), 100)]
 
@@ -33,38 +33,38 @@ async def test_a_story_tells_a_task_from_its_feeding_to_its_deliveries(store: St
     await store.attach_sinks(["one", "two", "three"])
     await feed(store, "a", "b")
     (a, _) = await store.claim("main", 2)
-    again = LookAgain(at=0.0, errors=1, status="PENDING", requested_at=7.0)
-    await store.record([Settled(task=a, again=again, trace=trace(look(1.0)))])
-    (waiting,) = await store.stories("a")
+    again = PollAgain(at=0.0, errors=1, status="PENDING", requested_at=7.0)
+    await store.record([Settled(task=a, again=again, trace=trace(poll(1.0)))])
+    (waiting,) = await store.task_details("a")
     assert (waiting.kind, waiting.record, waiting.deliveries) == (None, None, {})
-    assert (waiting.account, waiting.ref, waiting.looks, waiting.errors) == ("main", b'{"row":"a"}', 1, 1)
-    assert (waiting.status, waiting.requested_at, waiting.trail) == ("PENDING", 7.0, (look(1.0),))
+    assert (waiting.account, waiting.ref, waiting.polls, waiting.errors) == ("main", b'{"row":"a"}', 1, 1)
+    assert (waiting.status, waiting.requested_at, waiting.poll_log) == ("PENDING", 7.0, (poll(1.0),))
     (a,) = await store.claim("main", 1)
     assert a.requested_at == 7.0
     settled = finished(a, Kind.CANCELED, "gone")
-    last = Look(at=2.0, gate_s=0.0, took_s=0.0, outcome="finished", says="CANCELED", again_in_s=None)
+    last = Poll(at=2.0, gate_s=0.0, took_s=0.0, outcome="finished", says="CANCELED", again_in_s=None)
     await store.record([Settled(task=a, record=settled.record, trace=trace(last))])
     for sink, refused in (("one", {}), ("two", {1: "too big"})):
         await store.delivered(sink, await store.undelivered(sink, 1), Written(refused=refused))
-    (story,) = await store.stories("a")
-    assert (story.kind, story.record, story.looks) == (Kind.CANCELED, settled.record, 2)
-    assert story.trail == (look(1.0), last)
+    (story,) = await store.task_details("a")
+    assert (story.kind, story.record, story.polls) == (Kind.CANCELED, settled.record, 2)
+    assert story.poll_log == (poll(1.0), last)
     assert story.deliveries == {"one": "delivered", "two": "dead: too big", "three": "undelivered"}
 
 
-async def test_what_is_known_of_the_request_stays_when_a_look_tells_nothing(store: Store) -> None:
+async def test_what_is_known_of_the_request_stays_when_a_poll_tells_nothing(store: Store) -> None:
     await feed(store, "a")
     for requested_at in (7.0, None):
         (a,) = await store.claim("main", 1)
         await store.record([running(a, 0.0, requested_at=requested_at)])
-    assert [story.requested_at for story in await store.stories("a")] == [7.0]
+    assert [story.requested_at for story in await store.task_details("a")] == [7.0]
 
 
 async def test_an_id_has_a_story_in_each_account_that_has_it_and_none_elsewhere(store: Store) -> None:
     await feed(store, "a", account="two")
     await feed(store, "a", account="one")
-    assert [story.account for story in await store.stories("a")] == ["one", "two"]
-    assert list(await store.stories("A")) == []
+    assert [story.account for story in await store.task_details("a")] == ["one", "two"]
+    assert list(await store.task_details("A")) == []
 
 
 async def test_a_reader_tells_the_same_stories_and_knowledge(open_kept: Open, kept_url: str) -> None:
@@ -74,7 +74,7 @@ async def test_a_reader_tells_the_same_stories_and_knowledge(open_kept: Open, ke
     await store.flush()
     await asyncio.sleep(2)
     reader = await read_store(kept_url)
-    assert await reader.stories("a") == await store.stories("a") != []
+    assert await reader.task_details("a") == await store.task_details("a") != []
     assert await reader.knowledge("main") == b"much"
     await reader.close()
 

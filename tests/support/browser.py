@@ -24,7 +24,7 @@ def chromium() -> Iterator[Browser]:
     """Start Chromium, or skip the test saying why."""
     found = os.environ.get("POLLER_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        pytest.skip(f"no Chromium on this machine (looked for {', '.join(NAMES)}): apt-get install chromium")
+        pytest.skip(f"no Chromium on this machine (polled for {', '.join(NAMES)}): apt-get install chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # playwright's own, on newer Pythons

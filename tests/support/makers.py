@@ -14,7 +14,7 @@ def make_task(**changes: Any) -> Task:
         "ref": None,
         "fed_at": 10_000.0,
         "due_at": 10_000.0,
-        "looks": 0,
+        "polls": 0,
         "errors": 0,
         "missing_at": None,
         "status": None,

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 from opentelemetry.trace import Tracer
 
-from poller.app.environment import World
+from poller.app.environment import Environment
 from poller.app.run import run
 from poller.config import Address, Settings, load
 from poller.core.errors import Exit
@@ -22,9 +22,9 @@ from poller.core.protocols import Clock
 from poller.engine import Service
 from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, make_app
-from poller.sandbox.reply import Ask, Reply
+from poller.sandbox.reply import Ask, SimulatedReply
 from poller.store import read_store
-from tests.support.virtual import MemoryConnector, Server, Weather, serving
+from tests.support.virtual import MemoryConnector, OutageDetector, Server, serving
 
 TOKEN = "pat-na1-0123456789abcdef"
 KINDS = {"never": "timed_out", "unknown": "not_found"}
@@ -43,9 +43,9 @@ def settings_for(folder: Path, flags: Mapping[str, Any] | None = None) -> Settin
 class StagedApi(SandboxApi):
     """A sandbox whose replies a test can change, one by one."""
 
-    stage: Callable[[Ask, Reply], Reply] = staticmethod(lambda _, reply: reply)
+    stage: Callable[[Ask, SimulatedReply], SimulatedReply] = staticmethod(lambda _, reply: reply)
 
-    def respond(self, ask: Ask) -> Reply:
+    def respond(self, ask: Ask) -> SimulatedReply:
         return self.stage(ask, super().respond(ask))
 
 
@@ -68,7 +68,7 @@ class Simulation:
         self.service: Service | None = None
         self.reread: Callable[[], Settings] | None = None  # what a reload finds
         self.tracer: Tracer | None = None
-        self.weather = Weather(rng=Random(seed), latency_s=one_way_s)
+        self.weather = OutageDetector(rng=Random(seed), latency_s=one_way_s)
         self._server: Server | None = None
         self.site: Server | None = None  # the run's own server, once it is up and `listen` is not off
         self.site_is_open = asyncio.Event()
@@ -100,7 +100,7 @@ class Simulation:
             def connector(fresh: bool) -> MemoryConnector:
                 return MemoryConnector(server, self.weather, force_close=fresh)
 
-            world = World(
+            environment = Environment(
                 clock=self.clock,
                 rng=Random(self.seed),
                 environ={"HUBSPOT_TOKEN": TOKEN} if environ is None else environ,
@@ -110,7 +110,7 @@ class Simulation:
                 tracer=self.tracer,
                 open_site=self._open_site,
             )
-            return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], world)
+            return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], environment)
 
     async def run_for(self, seconds: float, ids: Path, flags: Mapping[str, Any] | None = None) -> None:
         """Run, and stop as if the machine had lost its power: what is on disk then is what the next run finds."""

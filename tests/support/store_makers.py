@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from poller.core.model import Chunk, Delivery, Fed, Kind, LookAgain, Position, Record, Rejection, Settled, Task
+from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Record, Rejection, Settled, Task
 from poller.core.protocols import Store
 from poller.store import SqliteStore
 from poller.store.postgres import PostgresStore
@@ -34,7 +34,7 @@ def finished(task: Task, kind: Kind = Kind.COMPLETE, reason: str | None = None, 
 
 
 def running(task: Task, at: float, **learned: Any) -> Settled:
-    return Settled(task=task, again=LookAgain(at=at, errors=learned.pop("errors", 0), **learned))
+    return Settled(task=task, again=PollAgain(at=at, errors=learned.pop("errors", 0), **learned))
 
 
 async def finish(

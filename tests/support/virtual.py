@@ -109,7 +109,7 @@ def loop_time() -> float:
 
 
 @dataclass(slots=True, kw_only=True)
-class Weather:
+class OutageDetector:
     """How the in-memory network behaves. Change it while it runs to stage an outage."""
 
     rng: Random = field(default_factory=lambda: Random(0))
@@ -136,7 +136,7 @@ class MemoryTransport(asyncio.Transport):
 
     HIGH_WATER, LOW_WATER = 65_536, 16_384
 
-    def __init__(self, protocol: asyncio.Protocol, weather: Weather, names: tuple[str, str]) -> None:
+    def __init__(self, protocol: asyncio.Protocol, weather: OutageDetector, names: tuple[str, str]) -> None:
         super().__init__({"sockname": (names[0], 0), "peername": (names[1], 0)})
         self.peer: MemoryTransport
         self._loop = asyncio.get_running_loop()
@@ -243,10 +243,12 @@ class MemoryConnector(aiohttp.BaseConnector):
     https is spoken in the clear. A host without a server, and any host while `weather.down`, refuses the connection.
     """
 
-    def __init__(self, servers: Server | Mapping[str, Server], weather: Weather | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, servers: Server | Mapping[str, Server], weather: OutageDetector | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(limit=0, **kwargs)  # as the real one: the gates limit
         self._servers = servers
-        self.weather = weather or Weather()
+        self.weather = weather or OutageDetector()
         self.connections_total = 0
 
     async def _create_connection(
@@ -268,7 +270,9 @@ class MemoryConnector(aiohttp.BaseConnector):
         return client_side
 
 
-def _connect(client: asyncio.Protocol, server: asyncio.Protocol, weather: Weather, names: tuple[str, str]) -> None:
+def _connect(
+    client: asyncio.Protocol, server: asyncio.Protocol, weather: OutageDetector, names: tuple[str, str]
+) -> None:
     near = MemoryTransport(client, weather, names)
     far = MemoryTransport(server, weather, (names[1], names[0]))
     near.peer, far.peer = far, near

@@ -61,12 +61,12 @@ async def test_the_numbers_are_the_run_s(simulation: Simulation) -> None:
     assert value(metrics, "poller_input_lines_total", **{"class": "task"}) == 51
     assert value(metrics, "poller_input_lines_total", **{"class": "blank"}) == 2
     assert value(metrics, "poller_input_lines_total", **{"class": "rejected"}) == 1
-    looks = value(metrics, "poller_request_duration_seconds_count", account="default")
-    assert looks == simulation.api.stats().requests_total == value(metrics, "poller_requests_total")
-    assert value(metrics, "poller_looks_total", outcome="finished") == 51
-    assert 0 < value(metrics, "poller_request_duration_seconds_sum") / looks < 0.5
-    assert value(metrics, "poller_gate_wait_seconds_count", account="default") == looks
-    assert value(metrics, "poller_daily_requests_left") == 45_000 - looks
+    polls = value(metrics, "poller_request_duration_seconds_count", account="default")
+    assert polls == simulation.api.stats().requests_total == value(metrics, "poller_requests_total")
+    assert value(metrics, "poller_polls_total", outcome="finished") == 51
+    assert 0 < value(metrics, "poller_request_duration_seconds_sum") / polls < 0.5
+    assert value(metrics, "poller_gate_wait_seconds_count", account="default") == polls
+    assert value(metrics, "poller_daily_requests_left") == 45_000 - polls
     assert value(metrics, "poller_sink_delivered_total") == 51
     assert value(metrics, "poller_sink_undelivered") == 0
     assert value(metrics, "poller_window_requests_limit") == 100
@@ -95,7 +95,7 @@ async def test_a_pause_is_told_by_its_reason(tmp_path: Path, clock: Clock) -> No
         metrics = await scraped(session)
     assert value(metrics, "poller_account_paused", reason="outage") == 0
     assert 60 < value(metrics, "poller_account_paused_seconds_total") < 120
-    assert value(metrics, "poller_look_troubles_total", reason="http_503") > 0
+    assert value(metrics, "poller_poll_troubles_total", reason="http_503") > 0
 
 
 def openmetrics(text: str) -> Iterable[Metric]:

@@ -55,8 +55,8 @@ async def test_one_task_is_told_before_and_after_it_finished(simulation: Simulat
         None,
     )
     assert list(after["deliveries"].values()) == ["delivered"]
-    assert len(after["trail"]) == after["looks"] == record["looks"]
-    assert after["trail"][-1]["outcome"] == "finished"
+    assert len(after["poll_log"]) == after["polls"] == record["polls"]
+    assert after["poll_log"][-1]["outcome"] == "finished"
 
 
 @pytest.mark.parametrize("name", ["unknown", "..%2F..", "%00", "a%20b", "x" * 1000])

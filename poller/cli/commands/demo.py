@@ -85,7 +85,7 @@ async def _start_imports(base_url: str, urls: Sequence[str], api_window_s: float
                 started = [starting.create_task(_start(session, url)) for url in urls[at : at + 100]]
                 starting.create_task(asyncio.sleep(1.05))
             lines += [task.result() for task in started]
-    await asyncio.sleep(api_window_s)  # the start calls stand in the same window as the looks
+    await asyncio.sleep(api_window_s)  # the start calls stand in the same window as the polls
     return lines
 
 

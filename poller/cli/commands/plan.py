@@ -1,4 +1,4 @@
-"""What a run would take, told before it begins: looks, time and quota, from what is known of the account's imports."""
+"""What a run would take, told before it begins: polls, time and quota, from what is known of the account's imports."""
 
 import math
 import random
@@ -20,10 +20,10 @@ from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.sandbox.scenario import DEFAULT_DURATIONS, parse_durations
 from poller.schedule import (
     Course,
-    Forecast,
     Learned,
     Lifetimes,
     Price,
+    SimulatedRun,
     Unreadable,
     knowledge_name,
     recalled,
@@ -44,8 +44,8 @@ class AccountPlan:
 
     account: str
     tasks: int
-    looks: int
-    looks_per_task: float
+    polls: int
+    polls_per_task: float
     lasts_s: float
     ends_at: str
     per_second: float
@@ -166,13 +166,13 @@ def plan_account(
         learned=learned if rules.policy == "learned" else None,
     )
     quota, share = _quota(account, state, cast, now)
-    fits = quota is None or cast.looks <= quota
-    per_task = cast.looks / tasks
+    fits = quota is None or cast.polls <= quota
+    per_task = cast.polls / tasks
     return AccountPlan(
         account=name,
         tasks=tasks,
-        looks=cast.looks,
-        looks_per_task=round(per_task, 2),
+        polls=cast.polls,
+        polls_per_task=round(per_task, 2),
         lasts_s=round(cast.lasts_s, 1),
         ends_at=datetime.fromtimestamp(now + cast.lasts_s, UTC).isoformat(timespec="seconds"),
         per_second=round(per_second, 2),
@@ -189,7 +189,7 @@ def plan_account(
 def _learned(account: AccountSettings, knowledge: bytes | None) -> Learned:
     rules = account.polling_rules()
     price = Price(
-        look_price_s=rules.price_s,
+        poll_cost_s=rules.price_s,
         longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
         shortest_gap_s=rules.first_gap_s,
     )
@@ -245,7 +245,7 @@ def _per_second(account: AccountSettings) -> float:
 
 
 def _quota(
-    account: AccountSettings, state: AccountState, cast: Forecast, now: float
+    account: AccountSettings, state: AccountState, cast: SimulatedRun, now: float
 ) -> tuple[int | None, float | None]:
     """Return how many requests may still leave before the day ends, and the share of the day's that the run takes."""
     limit = account.daily_limit
@@ -259,7 +259,7 @@ def _quota(
     midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone)
     later_s = max(0.0, cast.lasts_s - (midnight.timestamp() - now))  # what is asked then is other days'
     left += math.ceil(later_s / 86_400) * int(limit - reserve)
-    return left, round(cast.looks / limit, 4)
+    return left, round(cast.polls / limit, 4)
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------
@@ -286,9 +286,9 @@ def _text(census: Census, plans: Sequence[AccountPlan]) -> str:
 def _told(plan: AccountPlan) -> list[str]:
     lines = [
         f"account    {plan.account}: {plan.tasks:,} tasks, at most {plan.per_second:g} requests a second",
-        f"looks      about {plan.looks:,}, {plan.looks_per_task:g} per task",
+        f"polls      about {plan.polls:,}, {plan.polls_per_task:g} per task",
         f"time       about {human(plan.lasts_s)}: started now, finished at {plan.ends_at}",
-        f"lateness   {plan.mean_late_s:g} s from a task's end to the look that sees it, on average",
+        f"lateness   {plan.mean_late_s:g} s from a task's end to the poll that sees it, on average",
         f"rests on   {plan.rests_on}",
     ]
     if plan.timed_out:
@@ -299,6 +299,6 @@ def _told(plan: AccountPlan) -> list[str]:
     if not plan.fits:
         lines.append(
             f"NO         it does not fit: about {plan.tasks_that_fit:,} tasks would. Feed fewer, wait for the next day,"
-            " or set polling.look_price_s higher. A run started all the same waits for the next day by itself"
+            " or set polling.poll_cost_s higher. A run started all the same waits for the next day by itself"
         )
     return lines

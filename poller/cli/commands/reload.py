@@ -15,8 +15,8 @@ from poller.config import Settings
 from poller.core.errors import Exit
 from poller.store import StateReader, last_beat, read_store, without_secret
 
-ANSWER_S = 60.0  # a sink that is taken out, and looks in flight of an account, may take a while
-LOOK_EVERY_S = 0.1
+ANSWER_S = 60.0  # a sink that is taken out, and polls in flight of an account, may take a while
+POLL_EVERY_S = 0.1
 
 
 async def ask_to_reload(settings: Settings) -> tuple[str, int]:
@@ -48,7 +48,7 @@ async def _answer(reader: StateReader, before: bytes | None) -> Mapping[str, Any
         if answer is not None and answer != before:
             result: Mapping[str, Any] = orjson.loads(answer)
             return result
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(POLL_EVERY_S)
 
 
 def _told(pid: int, result: Mapping[str, Any]) -> tuple[str, int]:

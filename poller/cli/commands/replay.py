@@ -18,11 +18,11 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
-from poller.engine import Outlet
+from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
 from poller.reports.ledger import imbalances, summary
 from poller.reports.verify import compare
-from poller.sinks import Surroundings, make_sink, make_sinks, written_files
+from poller.sinks import SinkEnvironment, make_sink, make_sinks, written_files
 from poller.store import StateReader, last_beat, open_store, read_store, without_secret
 
 PAGE = 1000  # records read at a time
@@ -38,7 +38,7 @@ async def reading(settings: Settings) -> AsyncIterator[StateReader]:
         await reader.close()
 
 
-# --- looking ---------------------------------------------------------------------------------------------------------
+# --- polling ---------------------------------------------------------------------------------------------------------
 
 
 async def print_status(settings: Settings) -> Exit:
@@ -182,7 +182,7 @@ async def replay(settings: Settings, spec: str, selection: Selection, clock: Clo
 
 def _sink_of(settings: Settings, spec: str, clock: Clock) -> Sink:
     """Return the configured sink of that name, with all its options, or else the one that the spec describes."""
-    around = Surroundings(
+    around = SinkEnvironment(
         clock=clock, rng=random.SystemRandom(), environ=os.environ, hidden=settings.secret_variables()
     )
     named = [sink for sink in make_sinks(settings.sinks, around) if sink.name == spec] if settings.sinks else []
@@ -194,12 +194,12 @@ async def _bring_again(store: Store, sink: Sink, selection: Selection, *, known:
     if known:
         await store.replay(sink.name, selection)
     metrics = Metrics()
-    outlet = Outlet(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
-    await outlet.open(position)
-    outlet.end()
-    await outlet.run()
-    if outlet.stopped_by is not None:
-        raise outlet.stopped_by
+    loop = DeliveryLoop(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
+    await loop.open(position)
+    loop.end()
+    await loop.run()
+    if loop.stopped_by is not None:
+        raise loop.stopped_by
     return metrics.delivered[sink.name]
 
 

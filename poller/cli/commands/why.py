@@ -26,13 +26,13 @@ async def why(settings: Settings, named: str, *, as_json: bool, clock: Clock = t
         sys.stderr.write(f"poller: {named[:80]!r} names no task: {error}\n")
         return Exit.USAGE
     async with reading(settings) as store:
-        stories = await store.stories(task_id)
-        if not stories:
+        task_details = await store.task_details(task_id)
+        if not task_details:
             sys.stderr.write(await _unknown(store, settings, task_id))
             return Exit.NOT_ALL_COMPLETE
         now = clock()
-        accounts = [await store.account(story.account) for story in stories]
-    for story, account in zip(stories, accounts, strict=True):
+        accounts = [await store.account(story.account) for story in task_details]
+    for story, account in zip(task_details, accounts, strict=True):
         told = orjson.dumps(story_json(story, account)).decode() if as_json else story_text(story, account, now)
         sys.stdout.write(told + "\n")
     return Exit.ALL_COMPLETE
@@ -48,7 +48,7 @@ def _id_in(named: str, settings: Settings) -> str:
 async def _unknown(store: StateReader, settings: Settings, task_id: str) -> str:
     """Return what helps to find a task that the state does not know."""
     lines = [f"poller: the state {without_secret(settings.state)} knows no task {task_id}"]
-    near = [story.task_id for variant in _variants(task_id) for story in await store.stories(variant)]
+    near = [story.task_id for variant in _variants(task_id) for story in await store.task_details(variant)]
     if near:
         lines.append(f"  but one that differs little: {near[0]}")
     for source, rejection in await store.rejections():

@@ -16,7 +16,7 @@ from poller.hubspot.limits.window import Window
 TOGETHER_S = 0.0005  # slept longer by this, so that slots that come free together cost one wake-up
 
 
-class Turnstile:
+class AdmissionQueue:
     """`wait_s` tells how long nobody may pass: 0 is now, infinity until `wake`. It is asked again after each wait."""
 
     def __init__(self, wait_s: Callable[[], float], window: Window) -> None:
@@ -40,7 +40,7 @@ class Turnstile:
             return
         async with self._queue:
             await self._until_free()
-            if await self._keep_pace():  # that took a while: look again
+            if await self._keep_pace():  # that took a while: poll again
                 await self._until_free()
             take()
 

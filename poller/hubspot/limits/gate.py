@@ -15,18 +15,18 @@ from poller.core.model import (
     Answer,
     Finished,
     GateReading,
-    Limits,
     Missing,
     Outcome,
     Pause,
+    RateLimits,
     Refused,
     Running,
     Throttled,
     Unreachable,
 )
 from poller.core.protocols import Clock, Slot
-from poller.hubspot.limits.admission import Turnstile
-from poller.hubspot.limits.outage import Concurrency, Weather
+from poller.hubspot.limits.admission import AdmissionQueue
+from poller.hubspot.limits.outage import Concurrency, OutageDetector
 from poller.hubspot.limits.pause import (
     LONGEST_GAP_S,
     SHORT_GAP_S,
@@ -43,7 +43,7 @@ from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
 log = structlog.get_logger()
 
 USUAL_LATENCY_S = 0.4  # of a slow answer that is still usual
-NEWS_EVERY_S = 2.0  # how often a refused lane looks whether a person gave it another token
+NEWS_EVERY_S = 2.0  # how often a refused lane polls whether a person gave it another token
 MOST_WORKERS = 1024
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.045  # of all requests; HubSpot asks for less than 5 % a day
@@ -94,7 +94,7 @@ class AccountGate:
         own = self._windows.own
         self._own_workers = limits.workers
         self._concurrency = Concurrency(limits.workers or enough_workers(own.limit, own.window_s))
-        self._weather = Weather()
+        self._weather = OutageDetector()
         self._pause = LanePause(account, monotonic=monotonic, paused_s=state.paused_s)
         self._quota = DailyQuota(
             limit=limits.daily_limit,
@@ -108,7 +108,7 @@ class AccountGate:
         self._assumed_until = monotonic() + assumed_s
         self._active_at = clock() if assumed_s and not state.clean else state.active_at
         self._logged: set[Window] = set()
-        self._turnstile = Turnstile(self._wait_s, self._windows.own)
+        self._turnstile = AdmissionQueue(self._wait_s, self._windows.own)
 
     # --- what others see
 
@@ -251,7 +251,7 @@ class AccountGate:
         """The request may have reached the server until now, and nobody will tell what came of it."""
         now = self._monotonic()
         self._give_back(now)
-        self._quota.note(Limits(), sent_at=slot.sent_at, now=now)
+        self._quota.note(RateLimits(), sent_at=slot.sent_at, now=now)
         if slot.number == self._pause.probe:
             self._pause.go_on(self._gap_s(self._pause.failed + 1))
         self._turnstile.wake()
@@ -273,7 +273,7 @@ class AccountGate:
         self._windows.give_back(now)
         self._active_at = self._clock()
 
-    def _learn_limits(self, limits: Limits) -> None:
+    def _learn_limits(self, limits: RateLimits) -> None:
         if (window := self._windows.learn(limits)) is None:
             return
         tighter = self._windows.tighter
@@ -340,7 +340,7 @@ class AccountGate:
             return  # a probe that was given up
         if self._weather.is_outage and self._pause.reason is not Pause.DAILY_QUOTA:
             gap_s = self._gap_s(self._pause.failures(Pause.OUTAGE), outcome.retry_after_s)
-            self._pause.begin(Pause.OUTAGE, f"most looks fail, the latest with {outcome.reason}", wait_s=gap_s)
+            self._pause.begin(Pause.OUTAGE, f"most polls fail, the latest with {outcome.reason}", wait_s=gap_s)
         elif slot.number == self._pause.probe:
             self._pause.go_on(self._gap_s(self._pause.failed + 1, outcome.retry_after_s))
 

@@ -2,21 +2,21 @@
 
 from collections import deque
 
-REMEMBERED = 20  # looks by which the API is judged
+REMEMBERED = 20  # polls by which the API is judged
 FAILED_OF_REMEMBERED = 16
 FAILED_IN_A_ROW = 5
 DIFFERENT = 3  # so many different tasks must have failed: one broken task only backs off itself
 
 
-class Weather:
-    """The latest looks of a lane, failed or not."""
+class OutageDetector:
+    """The latest polls of a lane, failed or not."""
 
     def __init__(self) -> None:
         self._latest: deque[tuple[bool, object]] = deque(maxlen=REMEMBERED)
         self._in_a_row = 0
 
     def note(self, about: object, *, failed: bool) -> None:
-        """A look at `about` has ended."""
+        """A poll of `about` has ended."""
         self._latest.append((failed, about))
         self._in_a_row = self._in_a_row + 1 if failed else 0
 
@@ -27,7 +27,7 @@ class Weather:
 
     @property
     def is_outage(self) -> bool:
-        """Whether most looks at several tasks fail: the last 5, or 16 of the last 20."""
+        """Whether most polls several tasks fail: the last 5, or 16 of the last 20."""
         failed = [about for failed, about in self._latest if failed]
         if self._in_a_row < FAILED_IN_A_ROW and len(failed) < FAILED_OF_REMEMBERED:
             return False

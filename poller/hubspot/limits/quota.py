@@ -5,7 +5,7 @@ from collections import deque
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from poller.core.model import Limits
+from poller.core.model import RateLimits
 from poller.core.protocols import Clock
 
 QUARTER_S = 900.0  # every time zone's midnight falls on a quarter hour of UTC
@@ -65,7 +65,7 @@ class DailyQuota:
         self._turn_page()
         self._day_requests += 1
 
-    def note(self, limits: Limits, *, sent_at: float, now: float) -> None:
+    def note(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """Learn from the answer to a request that left at `sent_at`; `now` is the same clock's.
 
         The server's count only falls until its reset, so the lowest number seen includes every answered request. A

@@ -1,6 +1,6 @@
 """The windows in force for an account, as the person set them and as HubSpot's headers tell."""
 
-from poller.core.model import AccountState, Limits
+from poller.core.model import AccountState, RateLimits
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app
@@ -68,7 +68,7 @@ class AccountWindows:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
 
-    def learn(self, limits: Limits) -> Window | None:
+    def learn(self, limits: RateLimits) -> Window | None:
         """Take over what an answer's headers tell; return the window if it is news."""
         told, limit, interval_s = self._told, limits.max, limits.interval_s
         if told is not None and limit == told.limit and interval_s == told.window_s:
@@ -86,7 +86,7 @@ class AccountWindows:
         self._both_count = self._own_stays and window != self.own
         return window if window != known else None
 
-    def learn_others(self, limits: Limits, *, sent_at: float, now: float) -> None:
+    def learn_others(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """See from the answer to a request that left at `sent_at`, while that still holds its slot, what others use."""
         window = self._told
         if window is None or limits.max != window.limit or limits.remaining is None:
@@ -94,7 +94,7 @@ class AccountWindows:
         used = window.limit - max(0, limits.remaining)
         self._others.prove(used - self._held.counted_at_most(window, sent_at), window, now)
 
-    def refuse(self, limits: Limits, *, sent_at: float, now: float) -> None:
+    def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """HubSpot refused a request that by our count was within the limit: others share it. Where its headers tell
         how many they are, a little more caution will do; else all that we did not use was theirs."""
         window = self._told or self.own

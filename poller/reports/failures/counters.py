@@ -66,7 +66,7 @@ class Timeline:
 DURATION_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 86_400)
 
 
-class Durations:
+class DurationCounts:
     """Counts how long imports took, in fixed steps from a second to a day."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from poller.core.model import Kind
-from poller.reports.failures.counters import Durations, Tally, Timeline
+from poller.reports.failures.counters import DurationCounts, Tally, Timeline
 from poller.reports.reasons import DIFFERS, Facts, Reason, shown_url
 from poller.reports.retryable import Verdict
 
@@ -20,7 +20,7 @@ FURTHER = Reason("further", None, "reasons that are rarer than those named")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class FailureSample:
     """One task of a group."""
 
     task_id: str
@@ -42,13 +42,13 @@ class Group:
     why_not: str  # the verdict on the first that is not; empty where all are
     hosts: tuple[tuple[str, int], ...]
     extensions: tuple[tuple[str, int], ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[FailureSample, ...]
     first_at: float | None
     last_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class HostGroup:
     """A source host, or an extension: how many of its tasks failed."""
 
     name: str
@@ -65,8 +65,8 @@ class Findings:
     again: int
     kinds: Mapping[str, int]
     groups: tuple[Group, ...]  # the most frequent first; their counts add up to `failed`
-    hosts: tuple[Place, ...]  # the most failures first
-    extensions: tuple[Place, ...]
+    hosts: tuple[HostGroup, ...]  # the most failures first
+    extensions: tuple[HostGroup, ...]
     compared: Mapping[str, int]  # md5, size → files compared
     span_s: float
     timeline: tuple[tuple[float, int, int], ...]  # begin of a span, good outcomes, bad ones
@@ -81,7 +81,7 @@ class _Growing:
     why_not: str = ""
     hosts: Tally = field(default_factory=lambda: Tally(PLACES_A_GROUP))
     extensions: Tally = field(default_factory=lambda: Tally(PLACES_A_GROUP))
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[FailureSample] = field(default_factory=list)
     first_at: float | None = None
     last_at: float | None = None
 
@@ -101,8 +101,8 @@ class _Growing:
             self.last_at = facts.seen_at if self.last_at is None else max(self.last_at, facts.seen_at)
 
 
-def _sample(facts: Facts) -> Sample:
-    return Sample(
+def _sample(facts: Facts) -> FailureSample:
+    return FailureSample(
         task_id=facts.task_id,
         account=facts.account,
         url=shown_url(facts.url) if facts.url else None,
@@ -122,7 +122,7 @@ class Gathering:
         self._hosts, self._failed_hosts = Tally(MOST_PLACES), Tally(MOST_PLACES)
         self._extensions, self._failed_extensions = Tally(MOST_PLACES), Tally(MOST_PLACES)
         self._timeline = Timeline()
-        self._durations = Durations()
+        self._durations = DurationCounts()
 
     def add(self, facts: Facts, judged: Verdict | None) -> None:
         """Take one task; `judged` stands exactly where it failed."""
@@ -189,9 +189,9 @@ def _group(reason: Reason, growing: _Growing) -> Group:
     )
 
 
-def _places(failed: Tally, seen: Tally) -> tuple[Place, ...]:
+def _places(failed: Tally, seen: Tally) -> tuple[HostGroup, ...]:
     return tuple(
-        Place(name=name, failed=count, all=max(count, seen.counts[name])) for name, count in failed.top(TOP_PLACES)
+        HostGroup(name=name, failed=count, all=max(count, seen.counts[name])) for name, count in failed.top(TOP_PLACES)
     )
 
 

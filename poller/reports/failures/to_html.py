@@ -7,7 +7,7 @@ from pathlib import Path
 from poller.core.model import Kind
 from poller.core.timestamps import iso
 from poller.reports import charts
-from poller.reports.failures.groups import Findings, Group, Place, Sample, kind_shown
+from poller.reports.failures.groups import FailureSample, Findings, Group, HostGroup, kind_shown
 from poller.reports.failures.to_text import UNTOLD, again_text, printable
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -99,7 +99,7 @@ def _counts(what: str, counts: Sequence[tuple[str, int]]) -> str:
     return f'<p class="soft">{what}: {named}</p>' if named else ""
 
 
-def _samples(samples: Sequence[Sample]) -> str:
+def _samples(samples: Sequence[FailureSample]) -> str:
     if not samples:
         return ""
     rows = "".join(
@@ -115,11 +115,11 @@ def _samples(samples: Sequence[Sample]) -> str:
     )
 
 
-def _row_of(sample: Sample) -> str:
+def _row_of(sample: FailureSample) -> str:
     return ", ".join(f"{name}: {value}" for name, value in sample.ref.items())
 
 
-def _places(title: str, noun: str, places: Sequence[Place]) -> str:
+def _places(title: str, noun: str, places: Sequence[HostGroup]) -> str:
     if not places or all(place.name in UNTOLD for place in places):
         return ""
     rows = "".join(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from poller.core.model import JsonObject, Kind
 from poller.core.timestamps import iso
 from poller.reports.failures.counters import DURATION_BOUNDS_S
-from poller.reports.failures.groups import NO_URL, Findings, Group, Place, Sample, kind_shown
+from poller.reports.failures.groups import NO_URL, FailureSample, Findings, Group, HostGroup, kind_shown
 from poller.reports.reasons import DIFFERS, NO_EXTENSION
 
 SHOWN_GROUPS = 20
@@ -70,7 +70,7 @@ def _counts(what: str, counts: Sequence[tuple[str, int]]) -> str:
     return f"{what} {', '.join(named)}{', …' if more > 0 else ''}" if named else ""
 
 
-def _sample_text(sample: Sample) -> str:
+def _sample_text(sample: FailureSample) -> str:
     parts = [
         sample.task_id,
         sample.url or "",
@@ -79,7 +79,7 @@ def _sample_text(sample: Sample) -> str:
     return "e.g. " + "  ".join(printable(part) for part in parts if part)
 
 
-def _places(title: str, places: Sequence[Place]) -> str:
+def _places(title: str, places: Sequence[HostGroup]) -> str:
     if not places or all(place.name in UNTOLD for place in places):
         return ""
     rows = [f"{place.failed:>9,}  of {place.all:,}  {printable(place.name)}" for place in places]

@@ -17,7 +17,7 @@ from poller.core.log import Folded
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
 from poller.sinks.backoff import DOUBLING_S, jittered_s
-from poller.sinks.batches import Portion, Portions, Refusal
+from poller.sinks.batches import Portion, Portions, RecordRefused
 from poller.sinks.command.process import Ended, run
 from poller.sinks.table import SinkTable
 
@@ -73,7 +73,7 @@ class CommandSink:
     async def close(self) -> None:
         """Nothing to let go of: each program has ended with its write."""
 
-    async def _send(self, portion: Portion) -> Retry | Refusal | None:
+    async def _send(self, portion: Portion) -> Retry | RecordRefused | None:
         lines = b"".join(delivery.body + b"\n" for delivery in portion)
         try:
             ended = await run(self._table.command, lines, environ=self._environ, timeout_s=self._table.timeout_s)
@@ -86,7 +86,7 @@ class CommandSink:
                 return None
             case int(status) if status == REFUSED:
                 self._failures = 0
-                return Refusal(reason=f"exit status {REFUSED}{_first_line(ended.said)}")
+                return RecordRefused(reason=f"exit status {REFUSED}{_first_line(ended.said)}")
             case None:
                 return self._retry(f"no end within {self._table.timeout_s:g} s")
             case int(status) if status < 0:

@@ -18,7 +18,7 @@ from poller.config.value_types import no_bool
 from poller.core.errors import SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.sinks.files.line_file import LineFile
-from poller.sinks.files.rotation import Part, Place, Rotation, place_from, position_of, trouble_with
+from poller.sinks.files.rotation import FilePart, PathPattern, Rotation, place_from, position_of, trouble_with
 from poller.sinks.table import SinkTable
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ class JsonlSink:
     def __init__(self, path: Path, *, rotate_bytes: int | None = None) -> None:
         self.name = f"jsonl:{path}"
         self._rotation = Rotation(path=path, most_bytes=rotate_bytes)
-        self._place = Place()
+        self._place = PathPattern()
         self._file: LineFile | None = None
         self._kept: dict[Path, int] = {}  # up to here a file holds the beginning of what comes next, or more
         self._failures = 0  # writes in a row that found no room
@@ -97,14 +97,14 @@ class JsonlSink:
         if self._file is not None:
             self._file.close()
 
-    def _parts(self, batch: Sequence[Delivery]) -> list[Part]:
+    def _parts(self, batch: Sequence[Delivery]) -> list[FilePart]:
         """Return what to write where. The file of the position comes first, also with nothing more to come."""
         parts = self._rotation.parts(self._place, batch)
         if self._has_file(self._place) and (not parts or parts[0].place != self._place):
-            return [Part(place=self._place, lines=b""), *parts]
+            return [FilePart(place=self._place, lines=b""), *parts]
         return parts
 
-    def _write_part(self, part: Part) -> None:
+    def _write_part(self, part: FilePart) -> None:
         file, offset = self._switch_to(part.place), part.place.offset
         kept = max(offset, self._kept.get(file.path, 0))
         self._settle(file, kept, b"")
@@ -125,11 +125,11 @@ class JsonlSink:
 
     # --- the files as they are found
 
-    def _has_file(self, place: Place) -> bool:
+    def _has_file(self, place: PathPattern) -> bool:
         """Names with a day have none before the first record."""
         return not self._rotation.is_dated or place.day != ""
 
-    def _switch_to(self, place: Place) -> LineFile:
+    def _switch_to(self, place: PathPattern) -> LineFile:
         path = self._rotation.file_at(place)
         if self._file is None or self._file.path != path:
             opened = LineFile.open(path, written=place.offset)

@@ -18,7 +18,7 @@ CODES = {"%Y": r"(?P<Y>[0-9]{4})", "%m": r"(?P<m>[0-9]{2})", "%d": r"(?P<d>[0-9]
 NO_DAY = "1970-01-01"  # of a record that tells none
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class PathPattern(msgspec.Struct, frozen=True, kw_only=True):
     """A place in a sink's files: every record before it is on disk."""
 
     day: str = ""  # ISO date in the file's name; "" where names have none, or before the first record
@@ -26,25 +26,25 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0  # bytes
 
 
-def place_from(position: bytes) -> Place:
+def place_from(position: bytes) -> PathPattern:
     """Read a noted position: a place, or just the offset in the one file there is."""
-    return Place(offset=int(position)) if position.isdigit() else msgspec.json.decode(position, type=Place)
+    return PathPattern(offset=int(position)) if position.isdigit() else msgspec.json.decode(position, type=PathPattern)
 
 
-def position_of(place: Place) -> bytes:
+def position_of(place: PathPattern) -> bytes:
     """Return what to note; `place_from` reads it."""
     return msgspec.json.encode(place) if place.day or place.number else b"%d" % place.offset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class FilePart:
     """A run of lines for one file."""
 
-    place: Place  # of the first line
+    place: PathPattern  # of the first line
     lines: bytes
 
     @property
-    def end(self) -> Place:
+    def end(self) -> PathPattern:
         return msgspec.structs.replace(self.place, offset=self.place.offset + len(self.lines))
 
 
@@ -60,32 +60,32 @@ class Rotation:
     def is_dated(self) -> bool:
         return any(code in self.path.name for code in ("%Y", "%m", "%d"))
 
-    def file_at(self, place: Place) -> Path:
+    def file_at(self, place: PathPattern) -> Path:
         """Return the file that the place is in."""
         name = self._name_of(place.day) if self.is_dated else self.path.name.replace("%%", "%")
         stem, suffix = _cut_suffix(name)
         return self.path.with_name(f"{stem}.{place.number}{suffix}" if place.number else name)
 
-    def parts(self, start: Place, batch: Sequence[Delivery]) -> list[Part]:
+    def parts(self, start: PathPattern, batch: Sequence[Delivery]) -> list[FilePart]:
         """Return what to write where, in order, when everything before `start` stands."""
-        parts: list[Part] = []
+        parts: list[FilePart] = []
         begin, lines, size = start, list[bytes](), 0
         for delivery in batch:
             line = delivery.body + b"\n"
             here = msgspec.structs.replace(begin, offset=begin.offset + size)
             place = self._place_for(here, delivery.body, len(line))
             if place is not here:
-                parts += [Part(place=begin, lines=b"".join(lines))] if lines else []
+                parts += [FilePart(place=begin, lines=b"".join(lines))] if lines else []
                 begin, lines, size = place, [], 0
             lines.append(line)
             size += len(line)
-        return [*parts, Part(place=begin, lines=b"".join(lines))] if lines else parts
+        return [*parts, FilePart(place=begin, lines=b"".join(lines))] if lines else parts
 
-    def _place_for(self, here: Place, body: bytes, size: int) -> Place:
+    def _place_for(self, here: PathPattern, body: bytes, size: int) -> PathPattern:
         if self.is_dated and (day := _day_of(body)) > here.day and self._name_of(day) != self._name_of(here.day):
-            return Place(day=day)
+            return PathPattern(day=day)
         if self.most_bytes is not None and here.offset and here.offset + size > self.most_bytes:
-            return Place(day=here.day, number=here.number + 1)
+            return PathPattern(day=here.day, number=here.number + 1)
         return here
 
     def _name_of(self, day: str) -> str:
@@ -125,11 +125,11 @@ def _order(match: re.Match[str]) -> tuple[str, int]:
     return "".join(groups.get(code, "") for code in "Ymd"), int(groups["number"] or 0)
 
 
-class _Seen(msgspec.Struct):
+class _SeenPart(msgspec.Struct):
     seen_at: str
 
 
-_DECODER = msgspec.json.Decoder(_Seen)
+_DECODER = msgspec.json.Decoder(_SeenPart)
 
 
 def _day_of(body: bytes) -> str:

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from poller.core.errors import SinkError
 from poller.core.model import Retry
-from poller.sinks.batches import Refusal
+from poller.sinks.batches import RecordRefused
 from poller.sinks.sql.sink import COLUMNS, Row
 
 OF_THE_RECORD = ("22", "23", "54")  # SQLSTATE classes: data exception, constraint violation, limit exceeded
@@ -28,7 +28,7 @@ class PostgresTable:
         name = sql.Identifier(*table.split("."))
         self._create = sql.SQL(
             "CREATE TABLE IF NOT EXISTS {} (account text NOT NULL, task_id text NOT NULL, kind text NOT NULL,"
-            " status text, num_errors bigint, looks bigint, seen_at timestamptz NOT NULL, record json NOT NULL,"
+            " status text, num_errors bigint, polls bigint, seen_at timestamptz NOT NULL, record json NOT NULL,"
             " PRIMARY KEY (account, task_id))"
         ).format(name)
         self._upsert = sql.SQL(
@@ -51,7 +51,7 @@ class PostgresTable:
             return verdict if isinstance(verdict, Retry) else None
         return None
 
-    async def upsert(self, rows: Sequence[Row]) -> Retry | Refusal | None:
+    async def upsert(self, rows: Sequence[Row]) -> Retry | RecordRefused | None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = await self._connect()
@@ -88,12 +88,12 @@ class PostgresTable:
         if await found.fetchone() == (None,):
             await connection.execute(self._create)
 
-    async def _judge(self, error: BaseException) -> Retry | Refusal:
+    async def _judge(self, error: BaseException) -> Retry | RecordRefused:
         """Tell what passes from what does not. A commit whose answer was lost is just done again."""
         state = getattr(error, "sqlstate", None) or ""
         said = _said(error)
         if state.startswith(OF_THE_RECORD):
-            return Refusal(reason=said)
+            return RecordRefused(reason=said)
         await self.close()
         if state.startswith(FOR_A_PERSON) or _is_for_a_person(error):
             raise SinkError(f"sink {self._sink}: table {self._table} cannot be used: {said}; mend that, then run again")

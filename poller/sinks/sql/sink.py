@@ -14,12 +14,12 @@ from poller.config.value_types import Seconds
 from poller.core.errors import ConfigError
 from poller.core.model import Delivery, Retry, Written
 from poller.sinks.backoff import DOUBLING_S, jittered_s
-from poller.sinks.batches import Portion, Portions, Refusal
+from poller.sinks.batches import Portion, Portions, RecordRefused
 from poller.sinks.table import UrlTable, plain_url
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
-COLUMNS = ("account", "task_id", "kind", "status", "num_errors", "looks", "seen_at", "record")
+COLUMNS = ("account", "task_id", "kind", "status", "num_errors", "polls", "seen_at", "record")
 Row = tuple[object, ...]  # one value a column
 
 
@@ -59,13 +59,13 @@ def refuse_unknown(url: str) -> None:
 
 
 class Database(Protocol):
-    """One table of one database. `Retry.wait_s` of an answer is not looked at."""
+    """One table of one database. `Retry.wait_s` of an answer is not polled."""
 
     async def open(self) -> Retry | None:
         """Make sure that the table is there. Raises `SinkError` where a person must act."""
         ...
 
-    async def upsert(self, rows: Sequence[Row]) -> Retry | Refusal | None:
+    async def upsert(self, rows: Sequence[Row]) -> Retry | RecordRefused | None:
         """Put all rows in one transaction, or none. Connects anew as needed."""
         ...
 
@@ -94,11 +94,11 @@ class SqlSink:
     async def close(self) -> None:
         await self._database.close()
 
-    async def _send(self, portion: Portion) -> Retry | Refusal | None:
+    async def _send(self, portion: Portion) -> Retry | RecordRefused | None:
         try:
             rows = [_row(delivery) for delivery in portion]
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            return Refusal(reason=f"is not a record that can be read: {error}")
+            return RecordRefused(reason=f"is not a record that can be read: {error}")
         verdict = await self._database.upsert(rows)
         if not isinstance(verdict, Retry):
             self._failures = 0
@@ -107,17 +107,17 @@ class SqlSink:
         return Retry(reason=verdict.reason, wait_s=jittered_s(DOUBLING_S, self._failures, self._rng))
 
 
-class _Fields(msgspec.Struct):
+class _RecordFields(msgspec.Struct):
     """What has a column of its own."""
 
     kind: str | None = None
     status: str | None = None
     num_errors: int | None = None
-    looks: int | None = None
+    polls: int | None = None
     seen_at: str | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Fields)
+_DECODER = msgspec.json.Decoder(_RecordFields)
 
 
 def _row(delivery: Delivery) -> Row:
@@ -129,7 +129,7 @@ def _row(delivery: Delivery) -> Row:
         fields.kind,
         status,
         fields.num_errors,
-        fields.looks,
+        fields.polls,
         fields.seen_at,
         delivery.body.decode(),
     )

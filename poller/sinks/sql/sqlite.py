@@ -10,7 +10,7 @@ import structlog
 
 from poller.core.errors import SinkError
 from poller.core.model import Retry
-from poller.sinks.batches import Refusal
+from poller.sinks.batches import RecordRefused
 from poller.sinks.sql.sink import COLUMNS, Row
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ class SqliteTable:
         self._sink = sink
         self._create = (
             f'CREATE TABLE IF NOT EXISTS "{table}" (account TEXT NOT NULL, task_id TEXT NOT NULL, kind TEXT NOT NULL,'
-            " status TEXT, num_errors INTEGER, looks INTEGER, seen_at TEXT NOT NULL, record TEXT NOT NULL,"
+            " status TEXT, num_errors INTEGER, polls INTEGER, seen_at TEXT NOT NULL, record TEXT NOT NULL,"
             " PRIMARY KEY (account, task_id))"
         )
         changes = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[2:])
@@ -57,7 +57,7 @@ class SqliteTable:
             return verdict if isinstance(verdict, Retry) else None
         return None
 
-    async def upsert(self, rows: Sequence[Row]) -> Retry | Refusal | None:
+    async def upsert(self, rows: Sequence[Row]) -> Retry | RecordRefused | None:
         try:
             connection = self._connect()
             connection.execute("BEGIN IMMEDIATE")
@@ -117,10 +117,10 @@ class SqliteTable:
         if mark == OUR_STATE:
             raise SinkError(f"{self._path} is the state of a poller; name another file for the sink")
 
-    def _judge(self, error: sqlite3.Error) -> Retry | Refusal:
+    def _judge(self, error: sqlite3.Error) -> Retry | RecordRefused:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         if (code & 0xFF) in PASSING or code in PASSING_IO:
             return Retry(reason=f"{self._path}: {error}", wait_s=0.0)
         if (code & 0xFF) in OF_THE_RECORD:
-            return Refusal(reason=str(error))
+            return RecordRefused(reason=str(error))
         raise SinkError(f"{self._path} cannot be used: {error}; mend that, then run again") from None

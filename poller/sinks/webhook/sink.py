@@ -23,7 +23,7 @@ from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
 from poller.sinks.backoff import jittered_s
-from poller.sinks.batches import Portion, Portions, Refusal
+from poller.sinks.batches import Portion, Portions, RecordRefused
 from poller.sinks.table import UrlTable
 from poller.sinks.webhook.signature import message_id, signed_headers
 
@@ -122,7 +122,7 @@ class WebhookSink:
         if self._session is not None:
             await self._session.close()
 
-    async def _send(self, portion: Portion) -> Retry | Refusal | None:
+    async def _send(self, portion: Portion) -> Retry | RecordRefused | None:
         message = message_id(portion)
         answer = await self._post(message, self._body(portion))
         verdict = self._retry(message, answer) if isinstance(answer, str) else self._judge(message, answer)
@@ -153,7 +153,7 @@ class WebhookSink:
             return portion[0].body
         return b"[" + b",".join(delivery.body for delivery in portion) + b"]"
 
-    def _judge(self, message: str, answer: aiohttp.ClientResponse) -> Retry | Refusal | None:
+    def _judge(self, message: str, answer: aiohttp.ClientResponse) -> Retry | RecordRefused | None:
         status, told = answer.status, f"it answered {answer.status}"
         if 200 <= status <= 299:
             return None
@@ -163,12 +163,12 @@ class WebhookSink:
                 "another url. Undelivered records stay in the state."
             )
         if 400 <= status <= 499 and status not in NOT_NOW:
-            return Refusal(reason=told)
+            return RecordRefused(reason=told)
         if 300 <= status <= 399:
             return self._retry(message, f"{told}; redirects are not followed: set url to where it leads")
         failures = self._failures.get(message, 0) + 1
         if status not in NOT_NOW | AWAY and failures > len(self._table.retries_s):
-            return Refusal(reason=f"{told}, {failures} times in a row", whole=True)
+            return RecordRefused(reason=f"{told}, {failures} times in a row", whole=True)
         return self._retry(message, told, asked_s=self._retry_after_s(answer))
 
     def _retry(self, message: str, reason: str, *, asked_s: float | None = None) -> Retry:

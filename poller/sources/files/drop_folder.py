@@ -37,11 +37,11 @@ Signature = tuple[int, int, int]  # inode, size, time of change
 
 
 @dataclass(slots=True)
-class _Seen:
+class _SeenFile:
     """A file that lies in the folder."""
 
     signature: Signature
-    since: float  # loop time at which it first looked so
+    since: float  # loop time at which it first polled so
     goes_to: str | None = None  # it has only to be moved: every line is stored, or it cannot be read
     quiet_until: float = 0.0  # after a move that failed
 
@@ -68,7 +68,7 @@ class DropFolder:
         self._settle_s = settle_s
         self._clock = clock
         self._on_chunk = on_chunk
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _SeenFile] = {}
         self._begun: set[int] = set()  # inodes of files whose reading this run began
         self._said: str | None = None
 
@@ -114,14 +114,14 @@ class DropFolder:
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         return found
 
-    def _note(self, name: str, facts: os.stat_result) -> _Seen:
+    def _note(self, name: str, facts: os.stat_result) -> _SeenFile:
         signature = facts.st_ino, facts.st_size, facts.st_mtime_ns
         seen = self._seen.get(name)
         if seen is None or seen.signature != signature:
-            seen = self._seen[name] = _Seen(signature, asyncio.get_running_loop().time())
+            seen = self._seen[name] = _SeenFile(signature, asyncio.get_running_loop().time())
         return seen
 
-    def _rests(self, name: str, facts: os.stat_result, seen: _Seen) -> bool:
+    def _rests(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
         """Tell whether the file is whole: unchanged since long before it was seen (it was renamed into the folder), or
         since `settle_s`, and open for writing to nobody as far as can be known."""
         rested_s = asyncio.get_running_loop().time() - seen.since
@@ -132,7 +132,7 @@ class DropFolder:
             return False
         return True
 
-    async def _take(self, name: str, seen: _Seen) -> bool:
+    async def _take(self, name: str, seen: _SeenFile) -> bool:
         """Read the file and put it away; False where it turned out to be still growing."""
         path = self._folder / name
         try:
@@ -150,7 +150,7 @@ class DropFolder:
         self._said = None
         return True
 
-    async def _read(self, path: Path, seen: _Seen) -> bool:
+    async def _read(self, path: Path, seen: _SeenFile) -> bool:
         """Store every line there is; tell whether the file has not grown meanwhile."""
         if path.name.endswith(COMPRESSED):
             raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
@@ -165,7 +165,7 @@ class DropFolder:
         with opened(str(path), 0) as source:
             return known is not None and source.size == known[1].offset and source.holds(known[1])
 
-    def _put_away(self, name: str, into: str, seen: _Seen) -> None:
+    def _put_away(self, name: str, into: str, seen: _SeenFile) -> None:
         """Move the file; what cannot be moved is said, and tried again from time to time."""
         now = asyncio.get_running_loop().time()
         if now < seen.quiet_until:

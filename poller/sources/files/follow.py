@@ -56,7 +56,7 @@ class _Follower:
 
     async def run(self) -> None:
         while True:
-            before = _look(self._path)
+            before = _poll(self._path)
             try:
                 if before is None or not stat.S_ISFIFO(before.st_mode):
                     await self._read_one_file()
@@ -115,10 +115,10 @@ class _Follower:
             self._said = fault
 
     async def _until_changed(self, before: os.stat_result | None) -> None:
-        """Wait until the path looks different; not for ever, for some faults do not show."""
+        """Wait until the path polls different; not for ever, for some faults do not show."""
         for _ in range(RETRY_POLLS):
             await asyncio.sleep(POLL_S)
-            if _signature(_look(self._path)) != _signature(before):
+            if _signature(_poll(self._path)) != _signature(before):
                 return
 
 
@@ -126,7 +126,7 @@ def _has_name(pipe: str) -> bool:
     return Path(pipe).resolve().exists()
 
 
-def _look(path: str) -> os.stat_result | None:
+def _poll(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)  # noqa: PTH116 - the path as the person wrote it
     except OSError:

@@ -125,7 +125,7 @@ class Generation:
         return replace(position, fingerprint=self._tail.fingerprint(position.offset))
 
     async def _pause(self, grew: bool) -> None:
-        """Wait until it is worth looking again, and tell from time to time what was held back."""
+        """Wait until it is worth polling again, and tell from time to time what was held back."""
         self._polls += 1
         self._still = 0 if grew else self._still + 1
         if self._polls % TELL_POLLS == 0:

@@ -80,7 +80,7 @@ class MatchFollower:
     async def _meet(self, path: str, matches: set[str], following: asyncio.TaskGroup) -> None:
         if path in self._followed:
             return
-        facts = _look(path)
+        facts = _poll(path)
         if facts is None or not self._claims.take(path, self._owner):
             return
         if is_rotated(path, matches):
@@ -142,7 +142,7 @@ async def _was_read_elsewhere(path: str, intake: Valve) -> bool:
         return False
 
 
-def _look(path: str) -> os.stat_result | None:
+def _poll(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)  # noqa: PTH116 - the path as the person wrote it
     except OSError:

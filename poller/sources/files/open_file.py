@@ -27,7 +27,7 @@ def source_name(spec: str) -> str:
 
 
 def check_readable(specs: Sequence[str]) -> None:
-    """Raise `InputError` naming every file that cannot be read. Standard input is not looked at."""
+    """Raise `InputError` naming every file that cannot be read. Standard input is not polled."""
     faults = [fault for spec in specs if spec != STDIN and (fault := _fault(Path(spec)))]
     if faults:
         raise InputError("cannot read the input: " + "; ".join(faults))

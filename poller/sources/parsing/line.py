@@ -35,7 +35,7 @@ class Feeding:
     accounts: frozenset[str]
     default_account: str  # of lines that name none
     max_line_bytes: int = 65_536
-    chunk_lines: int = 30_000  # stored in some 45 ms, 130 ms where ids come in no order, so that looks go on meanwhile
+    chunk_lines: int = 30_000  # stored in some 45 ms, 130 ms where ids come in no order, so that polls go on meanwhile
 
     @property
     def id_names(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SingleLines:
-    """Reads input in which every line stands for itself: text, JSON, or each line as it looks."""
+    """Reads input in which every line stands for itself: text, JSON, or each line as it polls."""
 
     feeding: Feeding
 

@@ -33,7 +33,7 @@ SERVER_SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Dsn:
     """A schema of a database."""
 
     conninfo: str  # for libpq; holds the password
@@ -42,10 +42,10 @@ class Place:
     secrets: tuple[str, ...]  # what of it must never be shown
 
     def __repr__(self) -> str:
-        return f"Place({self.shown})"
+        return f"Dsn({self.shown})"
 
 
-def parse(url: str) -> Place:
+def parse(url: str) -> Dsn:
     """Return the place that `url` names: a libpq URL, and `schema=NAME` in its query. Raises `ConfigError`."""
     bare, schema = _without_schema(url)
     try:
@@ -60,7 +60,7 @@ def parse(url: str) -> Place:
         raise ConfigError(f"the schema {schema!r} in the state's URL must be lower-case letters, digits and _.")
     settings = {"search_path": schema, **SERVER_SETTINGS}
     options = " ".join([given.pop("options", ""), *(f"-c {name}={value}" for name, value in settings.items())])
-    return Place(
+    return Dsn(
         conninfo=conninfo.make_conninfo("", **CLIENT_DEFAULTS | given, options=options.strip()),
         schema=schema,
         shown=_shown(given, schema),
@@ -83,6 +83,6 @@ def _shown(given: dict[str, str], schema: str) -> str:
     return f"postgresql://{host}{port}/{given.get('dbname', '')}{suffix}"
 
 
-async def connect(place: Place) -> AsyncConnection:
+async def connect(place: Dsn) -> AsyncConnection:
     """Connect in autocommit mode: transactions are begun and ended in so many words. Raises `psycopg.Error`."""
     return await AsyncConnection.connect(place.conninfo, autocommit=True)

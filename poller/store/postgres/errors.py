@@ -5,7 +5,7 @@ appendix "PostgreSQL Error Codes" of its manual.
 import psycopg
 
 from poller.core.errors import StoreError, StoreUnusable
-from poller.store.postgres.dsn import Place
+from poller.store.postgres.dsn import Dsn
 
 # Nothing was stored, and trying again is right: a connection that broke, a server that stops, starts, is a standby, is
 # full or busy; a deadlock; a password or a database that is being changed underneath.
@@ -28,7 +28,7 @@ def may_pass(error: psycopg.Error) -> bool:
     return state.startswith(PASSING_CLASSES) or state in PASSING
 
 
-def words(error: BaseException, place: Place) -> str:
+def words(error: BaseException, place: Dsn) -> str:
     """Return `error` on one line, bounded, without secrets."""
     text = " ".join(str(error).split()) or type(error).__name__
     for secret in place.secrets:
@@ -36,7 +36,7 @@ def words(error: BaseException, place: Place) -> str:
     return text[:LONGEST].rstrip(".")
 
 
-def store_error(error: psycopg.Error, place: Place) -> StoreError:
+def store_error(error: psycopg.Error, place: Dsn) -> StoreError:
     """Return as words for a person why a state that was open cannot be used any more."""
     if error.sqlstate in DAMAGE:
         return StoreUnusable(f"the state {place.shown} is damaged ({words(error, place)}). Restore a backup of it.")
@@ -47,7 +47,7 @@ def store_error(error: psycopg.Error, place: Place) -> StoreError:
     )
 
 
-def unusable(error: psycopg.Error, place: Place) -> StoreError:
+def unusable(error: psycopg.Error, place: Dsn) -> StoreError:
     """Return as words for a person why the state cannot be opened, and the remedy."""
     if error.sqlstate == "42501":
         return StoreUnusable(

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
-from poller.store.postgres.dsn import Place, connect
+from poller.store.postgres.dsn import Dsn, connect
 from poller.store.postgres.errors import may_pass, store_error, words
 from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
 
@@ -29,7 +29,7 @@ Apply = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Any]]]  # 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Operation:
+class _Write:
     """One caller's write. It may be applied again after a rollback: what it changes in memory, `settle` does."""
 
     apply: Apply  # neighbours with the same one are applied in one call
@@ -51,9 +51,7 @@ class _InDoubt:
 class Writer:
     """Collects operations for `linger_s` and commits them together, in order."""
 
-    def __init__(
-        self, connection: AsyncConnection, *, place: Place, replica: int, linger_s: float, clock: Clock
-    ) -> None:
+    def __init__(self, connection: AsyncConnection, *, place: Dsn, replica: int, linger_s: float, clock: Clock) -> None:
         self._connection: AsyncConnection | None = connection
         self._backend = connection.info.backend_pid
         self._place = place
@@ -61,7 +59,7 @@ class Writer:
         self._linger_s = linger_s
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._pending: list[_Operation] = []
+        self._pending: list[_Write] = []
         self._due_at: float | None = None
         self._woken = asyncio.Event()
         self._commits = 0  # transactions of ours that count
@@ -95,7 +93,7 @@ class Writer:
         self.check()
         future: asyncio.Future[Any] = self._loop.create_future()
         self._append(
-            _Operation(apply=apply, payload=payload, first=first, settle=settle, abandoned=abandoned, future=future),
+            _Write(apply=apply, payload=payload, first=first, settle=settle, abandoned=abandoned, future=future),
             within_s=0.0 if first else self._linger_s,
         )
         return await future
@@ -112,11 +110,11 @@ class Writer:
         """Have `payload` committed within `delay_s`; nobody waits for it."""
         self.check()
         self._append(
-            _Operation(apply=apply, payload=payload, first=first, settle=settle, abandoned=None, future=None),
+            _Write(apply=apply, payload=payload, first=first, settle=settle, abandoned=None, future=None),
             within_s=delay_s,
         )
 
-    def _append(self, operation: _Operation, *, within_s: float) -> None:
+    def _append(self, operation: _Write, *, within_s: float) -> None:
         self._pending.append(operation)
         at = self._loop.time() + within_s
         if self._due_at is None or at < self._due_at:
@@ -177,7 +175,7 @@ class Writer:
                     await self._woken.wait()
         return bool(self._pending)
 
-    async def _store(self, batch: Sequence[_Operation]) -> None:
+    async def _store(self, batch: Sequence[_Write]) -> None:
         """Commit the batch and tell its callers, however long it takes."""
         try:
             while (results := await self._try_to_commit(batch)) is None:
@@ -192,7 +190,7 @@ class Writer:
         for operation, result in zip(batch, results, strict=True):
             _tell(operation, result)
 
-    def _give_up(self, batch: Sequence[_Operation]) -> NoReturn:
+    def _give_up(self, batch: Sequence[_Write]) -> NoReturn:
         log.warning("store.closed_unwritten", path=self._place.shown, operations=len(batch))
         raise StoreError(f"{self._place.shown} is closed.")
 
@@ -201,7 +199,7 @@ class Writer:
             self._woken.clear()
             await self._woken.wait()
 
-    async def _try_to_commit(self, batch: Sequence[_Operation]) -> list[Any] | None:
+    async def _try_to_commit(self, batch: Sequence[_Write]) -> list[Any] | None:
         """Return the results of the committed batch; None where it must be tried again."""
         try:
             results = await self._transact(batch)
@@ -220,7 +218,7 @@ class Writer:
             log.info("store.writable", path=self._place.shown, after_s=after_s)
         return results
 
-    async def _transact(self, batch: Sequence[_Operation]) -> list[Any]:
+    async def _transact(self, batch: Sequence[_Write]) -> list[Any]:
         if self._connection is None:
             self._connection = await self._connect_again()
         if (doubtful := self._in_doubt) is not None:
@@ -291,7 +289,7 @@ class Writer:
                 operation.future.set_exception(StoreError(why))
 
 
-def _tell(operation: _Operation, result: Any) -> None:
+def _tell(operation: _Write, result: Any) -> None:
     if operation.settle is not None:
         operation.settle(result)
     if operation.future is None:

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError, StoreLocked
-from poller.store.postgres.dsn import Place, parse
+from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 
 PROBE_TRIES = 20  # a server needs a moment to notice that the owner before was killed
@@ -30,7 +30,7 @@ class NotOwner(Exception):
     """Somebody else holds the lock just now."""
 
 
-async def take_lock(connection: AsyncConnection, place: Place) -> None:
+async def take_lock(connection: AsyncConnection, place: Dsn) -> None:
     """Lock the state for `connection`, as long as it lives. Raises `StoreLocked`, which names the holder."""
     for _ in range(PROBE_TRIES):
         if await _locks(connection):
@@ -86,7 +86,7 @@ async def register(connection: AsyncConnection, *, now: float) -> int:
     return int(row[0])
 
 
-async def commits_of(connection: AsyncConnection, replica: int, place: Place) -> int:
+async def commits_of(connection: AsyncConnection, replica: int, place: Dsn) -> int:
     """Return the number of the owner's latest transaction. Raises `StoreError` where it is the owner no longer."""
     row = await (await connection.execute("SELECT commits FROM replica WHERE id = %s", (replica,))).fetchone()
     if row is None:
@@ -94,7 +94,7 @@ async def commits_of(connection: AsyncConnection, replica: int, place: Place) ->
     return int(row[0])
 
 
-def taken_over(place: Place) -> StoreError:
+def taken_over(place: Dsn) -> StoreError:
     """Return why an owner whose row is gone must stop."""
     return StoreError(
         f"another poller took over the state {place.shown} while this one could not reach it. This one stops; what it "

@@ -9,7 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from poller.core.errors import StoreUnusable
 from poller.core.protocols import Clock
-from poller.store.postgres.dsn import Place, connect, parse
+from poller.store.postgres.dsn import Dsn, connect, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.lock import register, take_lock
@@ -45,7 +45,7 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
     return PostgresStore(writer, pool, place=place, clock=clock)
 
 
-async def _own(connection: AsyncConnection, place: Place, *, now: float) -> int:
+async def _own(connection: AsyncConnection, place: Dsn, *, now: float) -> int:
     """Become the owner of the state, its tables made or migrated; return the number of the owner's row."""
     await make_schema(connection, place)
     await take_lock(connection, place)
@@ -56,7 +56,7 @@ async def _own(connection: AsyncConnection, place: Place, *, now: float) -> int:
     return replica
 
 
-async def _open_pool(place: Place) -> AsyncConnectionPool[AsyncConnection]:
+async def _open_pool(place: Dsn) -> AsyncConnectionPool[AsyncConnection]:
     pool = AsyncConnectionPool(
         place.conninfo,
         kwargs={"autocommit": True},
@@ -93,7 +93,7 @@ async def read_postgres(url: str) -> PostgresReader:
     return PostgresReader(connection, place)
 
 
-def _refuse_older(version: int, place: Place) -> None:
+def _refuse_older(version: int, place: Dsn) -> None:
     if version < VERSION:
         what = f"is of the older version {version}" if version else "holds nothing yet"
         raise StoreUnusable(f"the state {place.shown} {what}. Start a run with it first.")

@@ -113,15 +113,15 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
     numbers, tasks = [number for number, _ in found], [task for _, task in found]
     await _note_missed(connection, numbers)
     await connection.execute("DELETE FROM record WHERE number = ANY (%s::bigint[])", (numbers,))
-    gone = await rows(connection, "DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, looks", (tasks,))
-    looks: Counter[str] = Counter()
-    for kind, looked in gone:
-        looks[kind] += looked
+    gone = await rows(connection, "DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls", (tasks,))
+    polls: Counter[str] = Counter()
+    for kind, polled in gone:
+        polls[kind] += polled
     for kind, count in Counter(kind for kind, _ in gone).items():
         await connection.execute(
-            "INSERT INTO pruned (kind, tasks, looks) VALUES (%s, %s, %s) ON CONFLICT (kind)"
-            " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, looks = pruned.looks + excluded.looks",
-            (kind, count, looks[kind]),
+            "INSERT INTO pruned (kind, tasks, polls) VALUES (%s, %s, %s) ON CONFLICT (kind)"
+            " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, polls = pruned.polls + excluded.polls",
+            (kind, count, polls[kind]),
         )
     return len(found)
 

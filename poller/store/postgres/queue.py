@@ -30,12 +30,12 @@ async def add(
     source: int,
     chunk: Chunk,
     paused_s: dict[str, float],
-    first_look_s: dict[str, float],
+    first_poll_s: dict[str, float],
     now: float,
 ) -> Added:
     """Store a chunk and the position after it. By account: `paused_s` is what is noted but not stored yet,
-    `first_look_s` how long after now the first look is due."""
-    tasks = await _insert_tasks(connection, chunk, paused_s, first_look_s, now)
+    `first_poll_s` how long after now the first poll is due."""
+    tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
     added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
     if chunk.rejected:
         await connection.execute(
@@ -77,7 +77,7 @@ async def _insert_tasks(
     connection: AsyncConnection,
     chunk: Chunk,
     paused_s: dict[str, float],
-    first_look_s: dict[str, float],
+    first_poll_s: dict[str, float],
     now: float,
 ) -> int:
     if not chunk.fed:
@@ -91,7 +91,7 @@ async def _insert_tasks(
         " ORDER BY x.place ON CONFLICT (account, task_id) DO NOTHING",
         (
             now,
-            [now + first_look_s.get(fed.account, 0.0) for fed in chunk.fed],
+            [now + first_poll_s.get(fed.account, 0.0) for fed in chunk.fed],
             [accounts[fed.account][0] for fed in chunk.fed],
             [paused_s.get(fed.account, accounts[fed.account][1]) for fed in chunk.fed],
             [fed.task_id for fed in chunk.fed],
@@ -117,7 +117,7 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
         " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
         " AND kind IS NULL AND due_at <= %s AND (lease_until IS NULL OR lease_until < clock_timestamp())"
         " ORDER BY due_at, key LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " RETURNING key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at,"
+        " RETURNING key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at,"
         " lease",
         (LEASE_S, account, now, limit),
         prepare=False,
@@ -127,7 +127,7 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
 
 
 def _task(account: str, *row: Any) -> Task:
-    key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at, lease = row
+    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at, lease = row
     return Task(
         key=key,
         account=account,
@@ -135,7 +135,7 @@ def _task(account: str, *row: Any) -> Task:
         ref=ref,
         fed_at=fed_at,
         due_at=due_at,
-        looks=looks,
+        polls=polls,
         errors=errors,
         missing_at=missing_at,
         status=status,
@@ -175,9 +175,9 @@ async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> int
 async def _record_again(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
     again = [each.again for each in settled if each.again is not None]
     updated = await connection.execute(
-        "UPDATE task t SET looks = t.looks + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
+        "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
-        " trail = right(t.trail || x.trace, %s), lease = 0, lease_until = NULL"
+        " poll_log = right(t.poll_log || x.trace, %s), lease = 0, lease_until = NULL"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::double precision[], %s::integer[], %s::double precision[],"
         " %s::text[], %s::double precision[], %s::text[])"
         " AS x (key, lease, due_at, errors, missing_at, status, requested_at, trace)"
@@ -204,7 +204,7 @@ async def _record_finished(connection: AsyncConnection, settled: Sequence[Settle
         connection,
         "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::double precision[],"
         " %b::bytea[], %s::text[]) WITH ORDINALITY AS x (key, lease, kind, reason, seen_at, body, trace, place)),"
-        " done AS (UPDATE task t SET looks = t.looks + 1, kind = x.kind, trail = right(t.trail || x.trace, %s),"
+        " done AS (UPDATE task t SET polls = t.polls + 1, kind = x.kind, poll_log = right(t.poll_log || x.trace, %s),"
         " lease = 0, lease_until = NULL FROM x"
         " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
         " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"

@@ -17,11 +17,11 @@ from poller.core.model import (
     SinkSums,
     SourceSums,
     Sums,
-    TaskStory,
+    TaskDetails,
 )
-from poller.store.postgres.dsn import Place
+from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
-from poller.store.sqlite.reader import story_of
+from poller.store.sqlite.reader import task_details_of
 
 T = TypeVar("T")
 TOP_REASONS = 10
@@ -30,7 +30,7 @@ TOP_REASONS = 10
 class PostgresReader:
     """The `StateReader` of a PostgreSQL schema."""
 
-    def __init__(self, connection: AsyncConnection, place: Place) -> None:
+    def __init__(self, connection: AsyncConnection, place: Dsn) -> None:
         self._connection = connection
         self._place = place
 
@@ -46,9 +46,9 @@ class PostgresReader:
         """Return what `Store.save_knowledge` last noted under this name; None if nothing."""
         return await self._read(lambda connection: read_knowledge(connection, name))
 
-    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
-        return await self._read(lambda connection: read_stories(connection, task_id))
+        return await self._read(lambda connection: read_task_details(connection, task_id))
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
@@ -143,17 +143,17 @@ async def read_knowledge(connection: AsyncConnection, name: str) -> bytes | None
     return found[0][0] if found else None
 
 
-async def read_stories(connection: AsyncConnection, task_id: str) -> list[TaskStory]:
+async def read_task_details(connection: AsyncConnection, task_id: str) -> list[TaskDetails]:
     """Return what is known of the tasks with this id, by account."""
     found = await rows(
         connection,
-        "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.looks, t.errors, t.status, t.trail,"
+        "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status, t.poll_log,"
         " t.kind, r.number, r.reason, r.seen_at, r.body"
         " FROM account a JOIN task t ON t.account = a.id AND t.task_id = %s"
         ' LEFT JOIN record r ON r.task = t.key ORDER BY a.name COLLATE "C"',
         (task_id,),
     )
-    return [story_of(row, await _deliveries(connection, row[11])) for row in found]
+    return [task_details_of(row, await _deliveries(connection, row[11])) for row in found]
 
 
 async def _deliveries(connection: AsyncConnection, number: int | None) -> dict[str, str]:
@@ -255,8 +255,8 @@ async def _read_sums(connection: AsyncConnection, noted: Mapping[str, AccountSta
         ' ORDER BY 2 DESC, reason COLLATE "C" LIMIT %s',
         (TOP_REASONS,),
     )
-    tasks = await rows(connection, "SELECT kind, count(*), sum(looks)::bigint FROM task GROUP BY kind")
-    pruned = await rows(connection, "SELECT kind, tasks, looks FROM pruned")
+    tasks = await rows(connection, "SELECT kind, count(*), sum(polls)::bigint FROM task GROUP BY kind")
+    pruned = await rows(connection, "SELECT kind, tasks, polls FROM pruned")
     names = {name for (name,) in await rows(connection, "SELECT name FROM account")} | noted.keys()
     kinds = Counter({kind: count for kind, count, _ in tasks if kind is not None})
     forgotten = sum(count for _, count, _ in pruned)
@@ -266,7 +266,7 @@ async def _read_sums(connection: AsyncConnection, noted: Mapping[str, AccountSta
         accounts={name: await read_account(connection, name, noted.get(name)) for name in sorted(names)},
         waiting=sum(count for kind, count, _ in tasks if kind is None),
         finished=finished + forgotten,
-        looks=sum(looks for _, _, looks in [*tasks, *pruned]),
+        polls=sum(polls for _, _, polls in [*tasks, *pruned]),
         kinds=kinds + Counter({kind: count for kind, count, _ in pruned}),
         reasons=tuple((reason, count) for reason, count in reasons),
         pruned=forgotten,

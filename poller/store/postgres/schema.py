@@ -8,7 +8,7 @@ from contextlib import suppress
 from psycopg import AsyncConnection, errors, sql
 
 from poller.core.errors import StoreUnusable
-from poller.store.postgres.dsn import Place
+from poller.store.postgres.dsn import Dsn
 
 VERSION_1 = """
 CREATE TABLE state_version (version integer NOT NULL);
@@ -122,11 +122,21 @@ CREATE TABLE knowledge (
 );
 """
 
-MIGRATIONS = (VERSION_1, VERSION_2)  # the n-th brings a state of version n to n + 1; published ones are never edited
+VERSION_3 = """
+ALTER TABLE task RENAME COLUMN looks TO polls;
+ALTER TABLE task RENAME COLUMN trail TO poll_log;
+ALTER TABLE pruned RENAME COLUMN looks TO polls;
+"""
+
+MIGRATIONS = (
+    VERSION_1,
+    VERSION_2,
+    VERSION_3,
+)  # the n-th brings a state of version n to n + 1; published ones are never edited
 VERSION = len(MIGRATIONS)
 
 
-async def make_schema(connection: AsyncConnection, place: Place) -> None:
+async def make_schema(connection: AsyncConnection, place: Dsn) -> None:
     """Create the schema where there is none. Its tables come with `migrate`, under the owner's lock."""
     row = await (
         await connection.execute("SELECT to_regnamespace(%s), getdatabaseencoding()", (place.schema,))
@@ -139,7 +149,7 @@ async def make_schema(connection: AsyncConnection, place: Place) -> None:
             await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(place.schema)))
 
 
-async def migrate(connection: AsyncConnection, place: Place) -> int:
+async def migrate(connection: AsyncConnection, place: Dsn) -> int:
     """Bring the tables up to date, inside a transaction; return the version they had."""
     version = await known_version(connection, place)
     if version < VERSION:
@@ -150,7 +160,7 @@ async def migrate(connection: AsyncConnection, place: Place) -> int:
     return version
 
 
-async def known_version(connection: AsyncConnection, place: Place) -> int:
+async def known_version(connection: AsyncConnection, place: Dsn) -> int:
     """Return the version of the tables, 0 where there are none. Raises `StoreUnusable` for newer and foreign ones."""
     tables = await connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')",

@@ -29,13 +29,13 @@ from poller.core.model import (
     SourceSums,
     Sums,
     Task,
-    TaskStory,
+    TaskDetails,
     Written,
 )
 from poller.core.protocols import Clock
 from poller.store.postgres import outbox, queue
 from poller.store.postgres import reader as reading
-from poller.store.postgres.dsn import Place
+from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, words
 from poller.store.postgres.group_commit import RETRY_S, Writer
 from poller.store.rows import storable, storable_name, unknown_sink
@@ -46,15 +46,13 @@ T = TypeVar("T")
 SAVE_WITHIN_S = 1.0
 BEAT_EVERY_S = 2.0
 TELL_AFTER_TRIES = 5  # the pool's connections may be as broken as they are many
-SETTLING = -1  # the lease of a task whose look is recorded but not committed yet
+SETTLING = -1  # the lease of a task whose poll is recorded but not committed yet
 
 
 class PostgresStore:
     """The `Store` of protocols.py."""
 
-    def __init__(
-        self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, place: Place, clock: Clock
-    ) -> None:
+    def __init__(self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, place: Dsn, clock: Clock) -> None:
         self._writer = writer
         self._pool = pool
         self._place = place
@@ -63,7 +61,7 @@ class PostgresStore:
         self._releasing = 0  # releases not committed yet
         self._noted: dict[str, AccountState] = {}  # not committed yet
         self._learned: dict[str, bytes] = {}  # not committed yet
-        self._first_look_s: dict[str, float] = {}  # by account, where its first looks are put off
+        self._first_poll_s: dict[str, float] = {}  # by account, where its first polls are put off
         self._beaten_at = clock()
         self._beating = False
         self._unreadable = False
@@ -108,15 +106,15 @@ class PostgresStore:
     async def add(self, source: int, chunk: Chunk) -> Added:
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate."""
         paused_s = {name: state.paused_s for name, state in self._noted.items()}
-        noted = (source, chunk, paused_s, self._first_look_s, self._clock())
+        noted = (source, chunk, paused_s, self._first_poll_s, self._clock())
         added: Added = await self._writer.run(_OneByOne(queue.add), noted)
         return added
 
-    def delay_first_looks(self, account: str, delay_s: float) -> None:
+    def delay_first_polls(self, account: str, delay_s: float) -> None:
         """Let the account's new tasks be due so long after they are added; until then they are due at once."""
-        self._first_look_s[account] = delay_s
+        self._first_poll_s[account] = delay_s
 
-    # --- looking ---------------------------------------------------------------------------------------------------
+    # --- polling ---------------------------------------------------------------------------------------------------
 
     async def claim(self, account: str, limit: int) -> list[Task]:
         """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release`, the process, or
@@ -143,7 +141,7 @@ class PostgresStore:
         return await self._read(lambda connection: reading.read_next_due_at(connection, account))
 
     async def record(self, settled: Sequence[Settled]) -> None:
-        """Count one look for each task and store what was decided; for finished ones, in the same transaction, the
+        """Count one poll for each task and store what was decided; for finished ones, in the same transaction, the
         record and one undelivered row per attached sink. A task whose lease is not held any more is passed over."""
         held = [each for each in settled if self._begin_settling(each.task)]
         if held:
@@ -164,7 +162,7 @@ class PostgresStore:
         settled = [each for batch in batches for each in batch]
         late = len(settled) - await queue.record(connection, settled)
         if late:
-            log.warning("lease.lost", path=self._place.shown, looks=late)
+            log.warning("lease.lost", path=self._place.shown, polls=late)
         return [None] * len(batches)
 
     def release(self, tasks: Sequence[Task]) -> None:
@@ -307,9 +305,9 @@ class PostgresStore:
         """Return where each source's lines went, in the order of their beginning."""
         return await self._read(reading.read_sources)
 
-    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
-        return await self._read(lambda connection: reading.read_stories(connection, task_id))
+        return await self._read(lambda connection: reading.read_task_details(connection, task_id))
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""

@@ -114,8 +114,8 @@ def prune(connection: Connection, before: float, limit: int) -> int:
     connection.executemany("DELETE FROM record WHERE number = ?", numbers)
     for _, task in found:
         connection.execute(
-            "INSERT INTO pruned (kind, tasks, looks) SELECT kind, 1, looks FROM task WHERE key = ?"
-            " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, looks = looks + excluded.looks",
+            "INSERT INTO pruned (kind, tasks, polls) SELECT kind, 1, polls FROM task WHERE key = ?"
+            " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
             (task,),
         )
         connection.execute("DELETE FROM task WHERE key = ?", (task,))

@@ -16,9 +16,9 @@ from poller.core.model import (
     SinkSums,
     SourceSums,
     Sums,
-    TaskStory,
+    TaskDetails,
 )
-from poller.core.poll_log import looks as looks_of
+from poller.core.poll_log import polls as polls_of
 from poller.store.sqlite.errors import translated
 
 TOP_REASONS = 10
@@ -50,10 +50,10 @@ class SqliteReader:
         with translated(self._place):
             return read_knowledge(self._connection, name)
 
-    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
         with translated(self._place):
-            return read_stories(self._connection, task_id)
+            return read_task_details(self._connection, task_id)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
@@ -109,34 +109,34 @@ def read_knowledge(connection: sqlite3.Connection, name: str) -> bytes | None:
     return None if row is None else row[0]
 
 
-def read_stories(connection: sqlite3.Connection, task_id: str) -> list[TaskStory]:
+def read_task_details(connection: sqlite3.Connection, task_id: str) -> list[TaskDetails]:
     """Return what is known of the tasks with this id, by account."""
     rows = connection.execute(
-        "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.looks, t.errors, t.status, t.trail,"
+        "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status, t.poll_log,"
         " t.kind, r.number, r.reason, r.seen_at, r.body"
         " FROM account a CROSS JOIN task t ON t.account = a.id AND t.task_id = ?"
         " LEFT JOIN record r ON r.task = t.key ORDER BY a.name",
         (task_id,),
     ).fetchall()
-    return [story_of(row, _deliveries(connection, row[11])) for row in rows]
+    return [task_details_of(row, _deliveries(connection, row[11])) for row in rows]
 
 
-def story_of(row: Sequence[Any], deliveries: Mapping[str, str]) -> TaskStory:
-    """Return the story that a row of `read_stories` tells."""
-    account, task_id, ref, fed_at, requested_at, due_at, looks, errors, status, trail, word, _, *told = row
+def task_details_of(row: Sequence[Any], deliveries: Mapping[str, str]) -> TaskDetails:
+    """Return the story that a row of `read_task_details` tells."""
+    account, task_id, ref, fed_at, requested_at, due_at, polls, errors, status, poll_log, word, _, *told = row
     kind = None if word is None else Kind(word)
     reason, seen_at, body = told
-    return TaskStory(
+    return TaskDetails(
         account=account,
         task_id=task_id,
         ref=ref,
         fed_at=fed_at,
         requested_at=requested_at,
         due_at=due_at,
-        looks=looks,
+        polls=polls,
         errors=errors,
         status=status,
-        trail=looks_of(trail),
+        poll_log=polls_of(poll_log),
         kind=kind,
         record=None if kind is None else Record(body=body, kind=kind, reason=reason, seen_at=seen_at),
         deliveries=deliveries,
@@ -211,8 +211,8 @@ def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState])
         "SELECT reason, count(*) FROM record WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
         (TOP_REASONS,),
     )
-    waiting, looks, kinds = _read_tasks(connection)
-    pruned = connection.execute("SELECT kind, tasks, looks FROM pruned").fetchall()
+    waiting, polls, kinds = _read_tasks(connection)
+    pruned = connection.execute("SELECT kind, tasks, polls FROM pruned").fetchall()
     names = {name for (name,) in connection.execute("SELECT name FROM account")} | noted.keys()
     forgotten = sum(tasks for _, tasks, _ in pruned)
     return Sums(
@@ -221,7 +221,7 @@ def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState])
         accounts={name: read_account(connection, name, noted.get(name)) for name in sorted(names)},
         waiting=waiting,
         finished=finished + forgotten,
-        looks=looks + sum(looks for _, _, looks in pruned),
+        polls=polls + sum(polls for _, _, polls in pruned),
         kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _ in pruned}),
         reasons=tuple(reasons),
         pruned=forgotten,
@@ -229,11 +229,11 @@ def read_sums(connection: sqlite3.Connection, noted: Mapping[str, AccountState])
 
 
 def _read_tasks(connection: sqlite3.Connection) -> tuple[int, int, dict[str, int]]:
-    """Return the tasks that wait, all looks, and the finished ones by kind (without a sort of ten million rows)."""
+    """Return the tasks that wait, all polls, and the finished ones by kind (without a sort of ten million rows)."""
     per_kind = ", ".join(f"count(*) FILTER (WHERE kind = '{kind}')" for kind in Kind)
-    sql = f"SELECT count(*) - count(kind), coalesce(sum(looks), 0), {per_kind} FROM task"  # noqa: S608 - our own enum
-    waiting, looks, *counts = connection.execute(sql).fetchone()
-    return waiting, looks, {str(kind): count for kind, count in zip(Kind, counts, strict=True)}
+    sql = f"SELECT count(*) - count(kind), coalesce(sum(polls), 0), {per_kind} FROM task"  # noqa: S608 - our own enum
+    waiting, polls, *counts = connection.execute(sql).fetchone()
+    return waiting, polls, {str(kind): count for kind, count in zip(Kind, counts, strict=True)}
 
 
 def read_sources(connection: sqlite3.Connection) -> tuple[SourceSums, ...]:

@@ -123,8 +123,14 @@ CREATE TABLE knowledge (
 ) WITHOUT ROWID
 """
 
+VERSION_4 = """
+ALTER TABLE task RENAME COLUMN looks TO polls;
+ALTER TABLE task RENAME COLUMN trail TO poll_log;
+ALTER TABLE pruned RENAME COLUMN looks TO polls
+"""
+
 # The n-th brings a state of version n to n + 1. Published ones are never edited.
-MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3)
+MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3, VERSION_4)
 VERSION = len(MIGRATIONS)
 CHECKED_BYTES = 1 << 30  # a larger state is not read through before each run
 

@@ -24,7 +24,7 @@ from poller.core.model import (
     SourceSums,
     Sums,
     Task,
-    TaskStory,
+    TaskDetails,
     Written,
 )
 from poller.core.poll_log import LONGEST
@@ -41,15 +41,15 @@ from poller.store.sqlite.reader import (
     read_records,
     read_rejections,
     read_sources,
-    read_stories,
     read_sums,
+    read_task_details,
     read_undelivered,
 )
 
 log = structlog.get_logger()
 
 SAVE_WITHIN_S = 1.0
-SETTLING = -1  # the lease of a task whose look is recorded but not committed yet
+SETTLING = -1  # the lease of a task whose poll is recorded but not committed yet
 
 
 class SqliteStore:
@@ -67,7 +67,7 @@ class SqliteStore:
         self._last_lease = 0
         self._noted: dict[str, AccountState] = {}  # not committed yet
         self._learned: dict[str, bytes] = {}  # not committed yet
-        self._first_look_s: dict[str, float] = {}  # by account, where its first looks are put off
+        self._first_poll_s: dict[str, float] = {}  # by account, where its first polls are put off
         self._closed = False
 
     @property
@@ -142,7 +142,7 @@ class SqliteStore:
 
     def _insert_tasks(self, chunk: Chunk, now: float) -> int:
         accounts = {name: self._account_base(name) for name in {fed.account for fed in chunk.fed}}
-        due_at = {name: now + self._first_look_s.get(name, 0.0) for name in accounts}
+        due_at = {name: now + self._first_poll_s.get(name, 0.0) for name in accounts}
         before = self._connection.total_changes
         if len(accounts) == 1 and not any(fed.ref for fed in chunk.fed):
             ((name, base),) = accounts.items()
@@ -165,9 +165,9 @@ class SqliteStore:
             (last + 1, *base, now, due_at, orjson.dumps(ids).decode()),
         )
 
-    def delay_first_looks(self, account: str, delay_s: float) -> None:
+    def delay_first_polls(self, account: str, delay_s: float) -> None:
         """Let the account's new tasks be due so long after they are added; until then they are due at once."""
-        self._first_look_s[account] = delay_s
+        self._first_poll_s[account] = delay_s
 
     def _account_base(self, name: str) -> tuple[int, float]:
         """Return the account's number, and its paused time as last noted: what its new tasks start from."""
@@ -177,7 +177,7 @@ class SqliteStore:
         ).fetchone()
         return number, self._noted[name].paused_s if name in self._noted else paused_s
 
-    # --- looking ---------------------------------------------------------------------------------------------------
+    # --- polling ---------------------------------------------------------------------------------------------------
 
     async def claim(self, account: str, limit: int) -> list[Task]:
         """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process."""
@@ -186,7 +186,7 @@ class SqliteStore:
         with self._reading() as connection:
             keys = self._due_keys(connection, account, limit)
             rows = connection.execute(
-                "SELECT key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s,"  # noqa: S608
+                "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s,"  # noqa: S608
                 f" requested_at FROM task WHERE key IN ({', '.join('?' * len(keys))})",  # placeholders
                 keys,
             )
@@ -209,7 +209,7 @@ class SqliteStore:
         return keys
 
     def _lease(self, account: str, row: tuple[Any, ...]) -> Task:
-        key, task_id, ref, fed_at, due_at, looks, errors, missing_at, status, paused_base_s, requested_at = row
+        key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row
         self._last_lease += 1
         self._leases[key] = self._last_lease
         return Task(
@@ -219,7 +219,7 @@ class SqliteStore:
             ref=ref,
             fed_at=fed_at,
             due_at=due_at,
-            looks=looks,
+            polls=polls,
             errors=errors,
             missing_at=missing_at,
             status=status,
@@ -240,10 +240,10 @@ class SqliteStore:
                 return next((due_at for key, due_at in rows if key not in self._leases), None)
 
     async def record(self, settled: Sequence[Settled]) -> None:
-        """Count one look for each task and store what was decided; for finished ones, in the same transaction, the
+        """Count one poll for each task and store what was decided; for finished ones, in the same transaction, the
         record and one undelivered row per attached sink. A task whose lease is not held any more is passed over."""
         held = [each for each in settled if self._begin_settling(each.task)]
-        again, finished = _rows_to_look_again(held), _rows_finished(held)
+        again, finished = _rows_to_poll_again(held), _rows_finished(held)
         keys = [each.task.key for each in held]
         if held:
             await self._commits.run(
@@ -263,8 +263,8 @@ class SqliteStore:
     def _record(self, again: Sequence[tuple[Any, ...]], finished: Sequence[tuple[Any, ...]]) -> None:
         if again:
             self._connection.executemany(
-                "UPDATE task SET looks = looks + 1, due_at = ?, errors = ?, missing_at = ?, status = ?,"
-                " requested_at = coalesce(?, requested_at), trail = substr(trail || ?, ?) WHERE key = ?",
+                "UPDATE task SET polls = polls + 1, due_at = ?, errors = ?, missing_at = ?, status = ?,"
+                " requested_at = coalesce(?, requested_at), poll_log = substr(poll_log || ?, ?) WHERE key = ?",
                 again,
             )
         if finished:
@@ -273,7 +273,7 @@ class SqliteStore:
     def _record_finished(self, finished: Sequence[tuple[Any, ...]]) -> None:
         (last,) = self._connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
         self._connection.executemany(
-            "UPDATE task SET looks = looks + 1, kind = ?, trail = substr(trail || ?, ?) WHERE key = ?",
+            "UPDATE task SET polls = polls + 1, kind = ?, poll_log = substr(poll_log || ?, ?) WHERE key = ?",
             [row[:4] for row in finished],
         )
         self._connection.executemany(
@@ -429,10 +429,10 @@ class SqliteStore:
         with self._reading() as connection:
             return read_sources(connection)
 
-    async def stories(self, task_id: str) -> Sequence[TaskStory]:
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
         with self._reading() as connection:
-            return read_stories(connection, task_id)
+            return read_task_details(connection, task_id)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
@@ -462,7 +462,7 @@ class SqliteStore:
             raise (store_error(error, self._place) if may_pass(error) else self._commits.fail(error)) from error
 
 
-def _rows_to_look_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
+def _rows_to_poll_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
     return [
         (
             again.at,

@@ -25,14 +25,14 @@ function ticks(top, most) {
 
 // Steps of ten seconds, or of a minute once there are many; the first of a run is shorter.
 export function spans(pace) {
-  const perSpan = pace.looks.length > 90 ? 6 : 1;
+  const perSpan = pace.polls.length > 90 ? 6 : 1;
   const all = [];
   let end_at = pace.end_at;
-  for (let end = pace.looks.length; end > 0; end -= perSpan) {
+  for (let end = pace.polls.length; end > 0; end -= perSpan) {
     const sum = (list) => list.slice(Math.max(0, end - perSpan), end).reduce((total, each) => total + each, 0);
     const seconds = sum(pace.seconds);
     if (!seconds) continue;
-    all.unshift({ end_at, seconds, looks: sum(pace.looks) / seconds, finished: sum(pace.finished) / seconds, paused: sum(pace.paused) > 0 });
+    all.unshift({ end_at, seconds, polls: sum(pace.polls) / seconds, finished: sum(pace.finished) / seconds, paused: sum(pace.paused) > 0 });
     end_at -= seconds;
   }
   return { seconds: perSpan * pace.step_s, all };
@@ -55,7 +55,7 @@ export function drawPace(host, { seconds, all }, readOut) {
   const edge = { left: 40, right: 6, top: 10, bottom: 22 };
   const to = all.length ? all.at(-1).end_at : Date.now() / 1000;
   const from = Math.min(all.length ? all[0].end_at - all[0].seconds : to, to - SHORTEST_S);
-  const top = Math.max(all.length ? 0.1 : 1, ...all.map((span) => Math.max(span.looks, span.finished)));
+  const top = Math.max(all.length ? 0.1 : 1, ...all.map((span) => Math.max(span.polls, span.finished)));
   const rows = ticks(top * 1.02, height > 150 ? 4 : 3);
   const x = (instant) => edge.left + ((instant - from) / (to - from)) * (width - edge.left - edge.right);
   const y = (value) => height - edge.bottom - (value / rows.at(-1)) * (height - edge.top - edge.bottom);
@@ -82,16 +82,16 @@ export function drawPace(host, { seconds, all }, readOut) {
   const drawing = svg("svg", {
     width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": all.length
-      ? `Outcomes and looks per second since ${time(from)}. The table below has the numbers.`
+      ? `Outcomes and polls per second since ${time(from)}. The table below has the numbers.`
       : "No figures yet: the first come after ten seconds.",
   }, grid, paused);
   if (all.length) {
     const area = `${middle(all[0])},${floor} ${line("finished")} ${middle(all.at(-1))},${floor}`;
     drawing.append(svg("polygon", { class: "area-finished", points: area }));
-    drawing.append(svg("polyline", { class: "looks", points: line("looks") }));
+    drawing.append(svg("polyline", { class: "polls", points: line("polls") }));
     drawing.append(svg("polyline", { class: "finished", points: line("finished") }));
     if (all.length === 1) {
-      for (const key of ["looks", "finished"]) {
+      for (const key of ["polls", "finished"]) {
         drawing.append(svg("circle", { class: `dot-${key}`, cx: middle(all[0]), cy: y(all[0][key]), r: 3 }));
       }
     }
@@ -108,7 +108,7 @@ export function drawPace(host, { seconds, all }, readOut) {
     hair.setAttribute("x1", middle(near));
     hair.setAttribute("x2", middle(near));
     hair.setAttribute("visibility", "visible");
-    readOut(`${at(near.end_at - near.seconds, to, { seconds: seconds < 60 })}: ${rate(near.finished)} outcomes, ${rate(near.looks)} looks per second`);
+    readOut(`${at(near.end_at - near.seconds, to, { seconds: seconds < 60 })}: ${rate(near.finished)} outcomes, ${rate(near.polls)} polls per second`);
   });
   drawing.addEventListener("pointerleave", () => {
     hair.setAttribute("visibility", "hidden");

@@ -12,14 +12,14 @@ DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class LaneOutlook:
     """What an account has to say of the future."""
 
     account: str
     rate_per_s: float  # requests, at most
     is_paused: bool
     resume_at: float | None  # of a pause; None: nobody knows
-    next_due_at: float | None  # when a look is next due; None: nothing waits
+    next_due_at: float | None  # when a poll is next due; None: nothing waits
     daily_left: int | None  # requests of today; None: no limit is known
     daily_usable: int | None  # requests of a whole day
     resets_at: float
@@ -31,7 +31,7 @@ class Forecast:
 
     word: str  # done, open, pace, soon, blocked
     at: float | None = None
-    earliest_at: float | None = None  # not before: one look each at the limit
+    earliest_at: float | None = None  # not before: one poll each at the limit
     latest_at: float | None = None
     quota_days: int = 0  # midnights that the day's quota makes it wait for
 
@@ -42,8 +42,8 @@ def forecast(
     waiting: int,
     is_open: bool,
     steps: Sequence[Step],
-    lanes: Sequence[Lane],
-    looks_per_task: float,
+    lanes: Sequence[LaneOutlook],
+    polls_per_task: float,
     times_out_at: float | None,
 ) -> Forecast:
     """Return when the waiting tasks will have their outcomes.
@@ -56,7 +56,7 @@ def forecast(
     if any(lane.is_paused and lane.resume_at is None for lane in busy):
         return Forecast(word="blocked")
     begins_at = max([now, *(lane.resume_at or now for lane in busy if lane.is_paused)])
-    days, resets_at = _midnights(busy, waiting * max(1.0, looks_per_task))
+    days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task))
     earliest_at = max(begins_at + waiting / max(_rate(busy), 1e-9), *(lane.next_due_at or now for lane in busy))
     if days:
         earliest_at = max(earliest_at, resets_at + (days - 1) * DAY_S)
@@ -67,20 +67,20 @@ def forecast(
     return Forecast(word="pace", at=ends[0], earliest_at=min(ends), latest_at=max(ends), quota_days=days)
 
 
-def _rate(lanes: Sequence[Lane]) -> float:
+def _rate(lanes: Sequence[LaneOutlook]) -> float:
     return sum(lane.rate_per_s for lane in lanes)
 
 
-def _midnights(lanes: Sequence[Lane], looks: float) -> tuple[int, float]:
-    """Return how many of the accounts' midnights must pass for so many looks, and when the first one comes.
+def _midnights(lanes: Sequence[LaneOutlook], polls: float) -> tuple[int, float]:
+    """Return how many of the accounts' midnights must pass for so many polls, and when the first one comes.
 
     Exact for one account; of several the quotas are taken together, as which one has how much to do is not counted.
     """
     left = [lane.daily_left for lane in lanes if lane.daily_left is not None]
-    if len(left) < len(lanes) or looks <= sum(left):
+    if len(left) < len(lanes) or polls <= sum(left):
         return 0, 0.0
     a_day = sum(lane.daily_usable or 0 for lane in lanes)
-    return math.ceil((looks - sum(left)) / max(a_day, 1)), max(lane.resets_at for lane in lanes)
+    return math.ceil((polls - sum(left)) / max(a_day, 1)), max(lane.resets_at for lane in lanes)
 
 
 def _paces(steps: Sequence[Step]) -> Iterator[float]:

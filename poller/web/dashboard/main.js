@@ -183,15 +183,15 @@ function showPace({ pace }) {
   const drawn = spans(pace);
   const last = drawn.all.slice(-Math.ceil(60 / drawn.seconds));
   const mean = (key) => last.reduce((sum, each) => sum + each[key], 0) / Math.max(1, last.length);
-  page.readOut = last.length ? `${rate(mean("finished"))} outcomes, ${rate(mean("looks"))} looks per second` : "";
+  page.readOut = last.length ? `${rate(mean("finished"))} outcomes, ${rate(mean("polls"))} polls per second` : "";
   say($("pace-now"), page.readOut);
   $("legend-paused").hidden = !drawn.all.some((each) => each.paused);
-  redraw($("pace-chart"), `${pace.end_at} ${pace.looks.length}`, (host) =>
+  redraw($("pace-chart"), `${pace.end_at} ${pace.polls.length}`, (host) =>
     drawPace(host, drawn, (text) => say($("pace-now"), text ?? page.readOut)));
   table($("pace-table"), "Pace, the latest first", [
     { name: "from", text: true, cell: (span) => at(span.end_at - span.seconds, pace.end_at, { seconds: drawn.seconds < 60 }) },
     { name: "outcomes per s", cell: (span) => rate(span.finished) },
-    { name: "looks per s", cell: (span) => rate(span.looks) },
+    { name: "polls per s", cell: (span) => rate(span.polls) },
     { name: "", text: true, cell: (span) => (span.paused ? "paused" : "") },
   ], drawn.all.map((span, index) => ({ ...span, key: drawn.all.length - index })).reverse());
 }
@@ -211,8 +211,8 @@ function showTook({ took, late }) {
 
 function showLanes({ lanes, counts, now }) {
   const cost = $("cost");
-  cost.hidden = !counts.looks_per_task;
-  if (!cost.hidden) say(cost, `${counts.looks_per_task.toFixed(2)} looks per outcome`);
+  cost.hidden = !counts.polls_per_task;
+  if (!cost.hidden) say(cost, `${counts.polls_per_task.toFixed(2)} polls per outcome`);
   match($("lanes"), lanes, { key: (lane) => lane.account, make: makeLane, fill: (node, lane) => fillLane(node, lane, now) });
 }
 
@@ -260,7 +260,7 @@ function fillLane(node, lane, now) {
     hidden: lane.daily_left === null || !usable, name: "Requests today, by all apps", used, limit: usable, text: `${count(used)} of ${count(usable)}`,
   });
   const errors = lane.errors ? `, ${share(lane.errors, lane.requests)} told nothing` : "";
-  const due = lane.due_at !== null && lane.due_at - now > 5 && !lane.pause ? ` Next look at ${at(lane.due_at, now, { seconds: true })}.` : "";
+  const due = lane.due_at !== null && lane.due_at - now > 5 && !lane.pause ? ` Next poll of ${at(lane.due_at, now, { seconds: true })}.` : "";
   say(note, `${plural(lane.requests, "request")} in this run${errors}.${due}`);
   dayNote.hidden = dayGauge.hidden;
   say(dayNote, `A new day begins for the quota ${at(lane.resets_at, now)}.`);
@@ -328,8 +328,8 @@ function showSources({ sources }) {
 }
 
 function showFoot({ counts, version, started_at: startedAt, now, troubles }) {
-  const told = troubles.length ? ` Looks that told nothing: ${troubles.map((each) => `${each.reason} ${count(each.count)}`).join(", ")}.` : "";
-  say($("foot"), `poller ${version}, at work since ${at(startedAt, now)}: ${plural(counts.looks, "look")} in this run.${told}`);
+  const told = troubles.length ? ` Polls that told nothing: ${troubles.map((each) => `${each.reason} ${count(each.count)}`).join(", ")}.` : "";
+  say($("foot"), `poller ${version}, at work since ${at(startedAt, now)}: ${plural(counts.polls, "poll")} in this run.${told}`);
 }
 
 const drawings = new Map(); // what was drawn last into each host
@@ -430,12 +430,12 @@ function rest(seconds) {
 
 const seen = () => new Promise((resolve) => {
   if (!document.hidden) return resolve();
-  const look = () => {
+  const poll = () => {
     if (document.hidden) return;
-    document.removeEventListener("visibilitychange", look);
+    document.removeEventListener("visibilitychange", poll);
     resolve();
   };
-  document.addEventListener("visibilitychange", look);
+  document.addEventListener("visibilitychange", poll);
 });
 
 async function stay() {

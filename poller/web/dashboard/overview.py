@@ -1,6 +1,6 @@
 """Everything the live page shows, as one JSON object: from the run's memory, never by counting the store's rows.
 
-Only due times and the few rows of the sources are read from the store, at most once a second for all who look.
+Only due times and the few rows of the sources are read from the store, at most once a second for all who poll.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ from poller.core.errors import StoreError
 from poller.core.model import GateReading, JsonObject, Kind, Pause, SourceSums
 from poller.core.protocols import Clock, Store
 from poller.core.text import WORDS
-from poller.engine import Outlet, Service
-from poller.engine.history import BOUNDS_S, STEP_S, History, Reason, Spread, Step
+from poller.engine import DeliveryLoop, Service
+from poller.engine.history import BOUNDS_S, STEP_S, History, RecentReason, Spread, Step
 from poller.engine.metrics import Metrics
-from poller.web.dashboard.forecast import Forecast, Lane, forecast
+from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
 
 FRESH_S = 1.0  # an overview so young serves the next viewer, too
 TOP_REASONS = 12
@@ -65,8 +65,8 @@ class Overview:
                 "is_all": service.fed and not service.endless,
                 "rejected": metrics.rejected,
                 "duplicates": metrics.duplicates,
-                "looks": metrics.looks,
-                "looks_per_task": self._looks_per_task(),
+                "polls": metrics.polls,
+                "polls_per_task": self._polls_per_task(),
             },
             "kinds": [{"kind": kind.value, "count": metrics.kinds[kind]} for kind in Kind],
             "forecast": asdict(self._forecast(now, lanes, due)),
@@ -76,7 +76,7 @@ class Overview:
             "late": _spread(self._history.late),
             "reasons": _reasons(self._history.reasons, metrics.finished),
             "troubles": [{"reason": reason, "count": count} for reason, count in metrics.troubles.most_common(8)],
-            "sinks": [self._sink(outlet) for outlet in service.outlets],
+            "sinks": [self._sink(loop) for loop in service.delivery_loops],
             "sources": _sources(await self._sources()),
             "warning": asdict(service.warning) if service.warning else None,
         }
@@ -96,7 +96,7 @@ class Overview:
         return "running" if metrics.waiting else "idle"
 
     async def _due(self) -> dict[str, float | None]:
-        """Return when each account's next look is due; None where nothing waits, or the store cannot tell now."""
+        """Return when each account's next poll is due; None where nothing waits, or the store cannot tell now."""
         due: dict[str, float | None] = {}
         with suppress(StoreError):
             for name in self._service.lanes:
@@ -118,21 +118,21 @@ class Overview:
             is_open=self._service.endless or not self._service.fed,
             steps=[*self._history.steps, self._unfinished(now)],
             lanes=[_future(name, reading, due.get(name)) for name, reading in lanes.items()],
-            looks_per_task=self._looks_per_task() or 1.0,
+            polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=None if self._deadline_s is None else self._fed_at + self._deadline_s,
         )
 
     def _unfinished(self, now: float) -> Step:
-        return self._history.unfinished(now, self._metrics.looks, self._metrics.finished, paused=False)
+        return self._history.unfinished(now, self._metrics.polls, self._metrics.finished, paused=False)
 
-    def _looks_per_task(self) -> float | None:
-        """Return how many looks an outcome has cost in this run; None while there is none."""
+    def _polls_per_task(self) -> float | None:
+        """Return how many polls an outcome has cost in this run; None while there is none."""
         finished = self._metrics.finished - (self._history.before.finished if self._history.before else 0)
-        return self._metrics.looks / finished if finished > 0 else None
+        return self._metrics.polls / finished if finished > 0 else None
 
-    def _sink(self, outlet: Outlet) -> JsonObject:
+    def _sink(self, loop: DeliveryLoop) -> JsonObject:
         """Tell of one sink, what earlier runs delivered included."""
-        name, metrics, sums = outlet.sink.name, self._metrics, self._history.before
+        name, metrics, sums = loop.sink.name, self._metrics, self._history.before
         before = next((sink for sink in sums.sinks if sink.name == name), None) if sums else None
         delivered = metrics.delivered[name] + (before.delivered if before else 0)
         dead = metrics.dead[name] + (before.dead if before else 0)
@@ -141,8 +141,8 @@ class Overview:
             "delivered": delivered,
             "behind": metrics.undelivered(name),
             "dead": dead,
-            "state": "stopped" if outlet.stopped_by else "failing" if outlet.backlog_reason else "ok",
-            "reason": outlet.backlog_reason,
+            "state": "stopped" if loop.stopped_by else "failing" if loop.backlog_reason else "ok",
+            "reason": loop.backlog_reason,
         }
 
 
@@ -169,8 +169,8 @@ def _lane(name: str, reading: GateReading, due_at: float | None) -> JsonObject:
     }
 
 
-def _future(name: str, reading: GateReading, due_at: float | None) -> Lane:
-    return Lane(
+def _future(name: str, reading: GateReading, due_at: float | None) -> LaneOutlook:
+    return LaneOutlook(
         account=name,
         rate_per_s=reading.window_limit / reading.window_s,
         is_paused=reading.state.pause is not None,
@@ -188,7 +188,7 @@ def _pace(history: History) -> JsonObject:
         "step_s": STEP_S,
         "end_at": history.steps_end_at,
         "seconds": [round(step.seconds, 1) for step in steps],
-        "looks": [step.looks for step in steps],
+        "polls": [step.polls for step in steps],
         "finished": [step.finished for step in steps],
         "paused": [int(step.paused) for step in steps],
     }
@@ -204,7 +204,7 @@ def _spread(spread: Spread) -> JsonObject:
     }
 
 
-def _reasons(reasons: Mapping[str, Reason], finished: int) -> list[JsonObject]:
+def _reasons(reasons: Mapping[str, RecentReason], finished: int) -> list[JsonObject]:
     top = sorted(reasons.items(), key=lambda item: (-item[1].count, item[0]))[:TOP_REASONS]
     return [
         {

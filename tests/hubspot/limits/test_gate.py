@@ -12,10 +12,10 @@ from poller.core.model import (
     AccountState,
     Answer,
     Finished,
-    Limits,
     Missing,
     Outcome,
     Pause,
+    RateLimits,
     Refused,
     Running,
     Throttled,
@@ -23,7 +23,7 @@ from poller.core.model import (
 )
 from poller.core.protocols import Clock, Gate, GateClosed
 from poller.hubspot.limits import AccountGate, GateLimits
-from poller.hubspot.limits.outage import Concurrency, Weather
+from poller.hubspot.limits.outage import Concurrency, OutageDetector
 from poller.hubspot.limits.pause import outage_wait_s, refused_wait_s, throttled_wait_s
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -52,11 +52,11 @@ def make_gate(
     )
 
 
-async def look(gate: AccountGate, outcome: Outcome | None = None, limits: Limits | None = None) -> float:
-    """Make one look that is answered at once; return when it left."""
+async def poll(gate: AccountGate, outcome: Outcome | None = None, limits: RateLimits | None = None) -> float:
+    """Make one poll that is answered at once; return when it left."""
     async with gate.slot() as slot:
         left_at = asyncio.get_running_loop().time()
-        slot.answered(Answer(outcome=outcome or GOOD.outcome, limits=limits or Limits()))
+        slot.answered(Answer(outcome=outcome or GOOD.outcome, limits=limits or RateLimits()))
     return left_at
 
 
@@ -66,7 +66,7 @@ def is_paused(gate: AccountGate) -> bool:
 
 async def bring_down(gate: AccountGate) -> None:
     while gate.pause is not Pause.OUTAGE:
-        await look(gate, DOWN)
+        await poll(gate, DOWN)
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------
@@ -94,13 +94,13 @@ async def test_those_who_wait_pass_in_the_order_in_which_they_came(clock: Clock)
 
 async def test_a_cancelled_waiter_takes_nothing(clock: Clock) -> None:
     gate = make_gate(clock, requests=1, window_s=10.0)
-    await look(gate)
+    await poll(gate)
     for _ in range(20):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3), gate.slot():
                 pytest.fail("the window is full")
     assert gate.in_flight == 0
-    assert await look(gate) == pytest.approx(10.02, abs=0.01)
+    assert await poll(gate) == pytest.approx(10.02, abs=0.01)
     assert gate.requests_total == 2
 
 
@@ -109,7 +109,7 @@ async def test_a_slot_left_untold_is_held_from_its_leaving_for_a_window(clock: C
     async with gate.slot():
         await asyncio.sleep(3)
     assert gate.in_flight == 0
-    assert await look(gate) == pytest.approx(13.02, abs=0.01)
+    assert await poll(gate) == pytest.approx(13.02, abs=0.01)
 
 
 async def test_after_closing_nobody_passes_and_slots_given_out_stay_valid(clock: Clock) -> None:
@@ -117,7 +117,7 @@ async def test_after_closing_nobody_passes_and_slots_given_out_stay_valid(clock:
     async with gate.slot() as slot:
         gate.close()
         with pytest.raises(GateClosed):
-            await look(gate)
+            await poll(gate)
         slot.answered(GOOD)
     assert gate.in_flight == 0
     assert gate.state().active_at == pytest.approx(clock())
@@ -125,11 +125,11 @@ async def test_after_closing_nobody_passes_and_slots_given_out_stay_valid(clock:
 
 async def test_closing_wakes_also_who_waits_for_the_pace(clock: Clock) -> None:
     gate = make_gate(clock, requests=2, window_s=1000.0)
-    await look(gate)
+    await poll(gate)
 
     async def wait() -> None:
         with pytest.raises(GateClosed):
-            await look(gate)
+            await poll(gate)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(wait())
@@ -163,11 +163,11 @@ async def test_each_reason_pauses_for_its_time_and_ends_with_a_good_probe(
     clock: Clock, outcome: Outcome, pause: Pause, wait_s: float
 ) -> None:
     gate = make_gate(clock)
-    await look(gate)
-    paused_at = await look(gate, outcome)
+    await poll(gate)
+    paused_at = await poll(gate, outcome)
     assert gate.pause is pause
     assert gate.state().pause == pause.value
-    probed_at = await look(gate, GOOD_OUTCOMES[0])
+    probed_at = await poll(gate, GOOD_OUTCOMES[0])
     assert probed_at - paused_at == pytest.approx(wait_s, abs=1.2)
     assert not is_paused(gate)
     assert gate.paused_s == pytest.approx(probed_at - paused_at)
@@ -176,8 +176,8 @@ async def test_each_reason_pauses_for_its_time_and_ends_with_a_good_probe(
 @pytest.mark.parametrize("good", GOOD_OUTCOMES)
 async def test_any_sensible_answer_to_a_probe_ends_a_pause(clock: Clock, good: Outcome) -> None:
     gate = make_gate(clock)
-    await look(gate, PAUSES[6][0])
-    await look(gate, good)
+    await poll(gate, PAUSES[6][0])
+    await poll(gate, good)
     assert gate.pause is None
 
 
@@ -198,7 +198,7 @@ async def test_one_probe_at_a_time_leaves_during_a_pause(
                 out -= 1
                 slot.answered(Answer(outcome=outcome))
 
-    await look(gate, outcome)
+    await poll(gate, outcome)
     async with asyncio.TaskGroup() as group:
         for _ in range(5):
             group.create_task(work())
@@ -209,7 +209,7 @@ async def test_one_probe_at_a_time_leaves_during_a_pause(
 async def test_answers_to_requests_that_left_before_the_pause_neither_end_nor_extend_it(clock: Clock) -> None:
     gate = make_gate(clock)
     for _ in range(5):
-        await look(gate)
+        await poll(gate)
     async with gate.slot() as first, gate.slot() as second, gate.slot() as third:
         first.answered(Answer(outcome=Throttled(policy="window")))
         resume_at = gate.resume_at
@@ -222,17 +222,17 @@ async def test_answers_to_requests_that_left_before_the_pause_neither_end_nor_ex
 
 async def test_a_probe_that_is_cancelled_makes_way_for_the_next(clock: Clock) -> None:
     gate = make_gate(clock)
-    await look(gate, PAUSES[6][0])
+    await poll(gate, PAUSES[6][0])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(8), gate.slot():
             await asyncio.sleep(60)
-    await look(gate)
+    await poll(gate)
     assert gate.pause is None
 
 
 async def test_a_refused_token_is_tried_again_ever_more_rarely(clock: Clock) -> None:
     gate = make_gate(clock)
-    times = [await look(gate, PAUSES[6][0]) for _ in range(8)]
+    times = [await poll(gate, PAUSES[6][0]) for _ in range(8)]
     gaps = [round(b - a) for a, b in pairwise(times)]
     assert gaps == [5, 10, 20, 40, 60, 60, 60]
     assert [refused_wait_s(n) for n in (0, 4, 9999)] == [5, 60, 60]
@@ -245,16 +245,16 @@ async def test_another_token_is_tried_within_2_s_however_long_the_old_one_was_re
     news: list[bool] = []
     gate = make_gate(clock, has_new_token=lambda: bool(news))
     for _ in range(8):
-        await look(gate, Refused(reason=reason, detail=""))
+        await poll(gate, Refused(reason=reason, detail=""))
     began_at = asyncio.get_running_loop().time()
     asyncio.get_running_loop().call_later(10, news.append, True)
-    assert await look(gate) - began_at == pytest.approx(11, abs=1.01)
+    assert await poll(gate) - began_at == pytest.approx(11, abs=1.01)
     assert gate.pause is None
 
 
 async def test_throttling_that_repeats_waits_longer_up_to_300_s(clock: Clock) -> None:
     gate = make_gate(clock)
-    times = [await look(gate, Throttled(policy="window")) for _ in range(11)]
+    times = [await poll(gate, Throttled(policy="window")) for _ in range(11)]
     gaps = [b - a for a, b in pairwise(times)]
     assert gaps == sorted(gaps)
     assert gaps[0] == pytest.approx(10, abs=0.1)
@@ -267,8 +267,8 @@ async def test_a_pause_is_logged_once_then_every_ten_minutes_and_its_end_once(
 ) -> None:
     gate = make_gate(clock)
     while asyncio.get_running_loop().time() < 1500:
-        await look(gate, PAUSES[6][0])
-    await look(gate)
+        await poll(gate, PAUSES[6][0])
+    await poll(gate)
     assert [event["event"] for event in events] == ["lane.paused"] * 3 + ["lane.resumed"]
     assert events[0]["pause"] == "token_refused"
     assert events[-1]["paused_s"] == pytest.approx(gate.paused_s, abs=0.01)
@@ -278,18 +278,18 @@ async def test_the_reason_of_a_pause_may_change_without_ending_it(
     clock: Clock, events: list[MutableMapping[str, Any]]
 ) -> None:
     gate = make_gate(clock)
-    began_at = await look(gate, Throttled(policy="window"))
-    await look(gate, Refused(reason="scope_missing", detail="needs the scope files"))
+    began_at = await poll(gate, Throttled(policy="window"))
+    await poll(gate, Refused(reason="scope_missing", detail="needs the scope files"))
     assert gate.pause is Pause.SCOPE_MISSING
     assert gate.pause_detail == "needs the scope files"
-    ended_at = await look(gate)
+    ended_at = await poll(gate)
     assert [event["event"] for event in events] == ["lane.paused", "lane.paused", "lane.resumed"]
     assert gate.paused_s == pytest.approx(ended_at - began_at)
 
 
 async def test_time_paused_in_earlier_runs_counts_on(clock: Clock) -> None:
     gate = make_gate(clock, AccountState(paused_s=1000.0))
-    await look(gate, PAUSES[6][0])
+    await poll(gate, PAUSES[6][0])
     await asyncio.sleep(3)
     assert gate.paused_s == pytest.approx(1003, abs=0.01)
     assert gate.state().paused_s == pytest.approx(1003, abs=0.01)
@@ -301,9 +301,9 @@ async def test_time_paused_in_earlier_runs_counts_on(clock: Clock) -> None:
 async def test_five_failures_in_a_row_are_an_outage(clock: Clock) -> None:
     gate = make_gate(clock)
     for _ in range(4):
-        await look(gate, DOWN)
+        await poll(gate, DOWN)
     assert not is_paused(gate)
-    await look(gate, DOWN)
+    await poll(gate, DOWN)
     assert gate.pause is Pause.OUTAGE
     assert gate.resume_at is None
 
@@ -311,7 +311,7 @@ async def test_five_failures_in_a_row_are_an_outage(clock: Clock) -> None:
 async def test_probes_in_an_outage_come_ever_more_rarely_and_never_in_step(clock: Clock) -> None:
     gate = make_gate(clock)
     await bring_down(gate)
-    times = [await look(gate, DOWN) for _ in range(40)]
+    times = [await poll(gate, DOWN) for _ in range(40)]
     gaps = [b - a for a, b in pairwise(times)]
     assert [round(gap + 0.35) for gap in gaps[:2]] == [2, 4]
     assert max(gaps[:8]) <= 8.01
@@ -329,7 +329,7 @@ def test_gaps_in_an_outage_double_up_to_8_s_while_errors_are_few_else_to_60_s() 
 
 
 def test_failures_about_fewer_than_three_different_tasks_are_no_outage() -> None:
-    weather = Weather()
+    weather = OutageDetector()
     for turn in range(40):
         weather.note(turn % 2, failed=True)
     assert not weather.is_outage
@@ -337,8 +337,8 @@ def test_failures_about_fewer_than_three_different_tasks_are_no_outage() -> None
     assert weather.is_outage
 
 
-def test_four_of_five_looks_failing_are_an_outage_and_three_of_four_are_not() -> None:
-    four_of_five, three_of_four = Weather(), Weather()
+def test_four_of_five_polls_failing_are_an_outage_and_three_of_four_are_not() -> None:
+    four_of_five, three_of_four = OutageDetector(), OutageDetector()
     for turn in range(40):
         four_of_five.note(turn, failed=turn % 5 != 0)
         three_of_four.note(turn, failed=turn % 4 != 0)
@@ -381,8 +381,8 @@ async def test_concurrency_starts_with_one_and_never_exceeds_the_workers(clock: 
 # --- limits and restarts ---------------------------------------------------------------------------------------------
 
 
-def rate_limits(most: int | None, interval_s: float | None = None) -> Limits:
-    return Limits(max=most, interval_s=interval_s)
+def rate_limits(most: int | None, interval_s: float | None = None) -> RateLimits:
+    return RateLimits(max=most, interval_s=interval_s)
 
 
 @pytest.mark.parametrize(
@@ -395,14 +395,14 @@ def rate_limits(most: int | None, interval_s: float | None = None) -> Limits:
         (None, rate_limits(0), 100),
         (None, rate_limits(-5, -1.0), 100),
         (None, rate_limits(None, 1e9), 100),
-        (None, Limits(), 100),
+        (None, RateLimits(), 100),
     ],
 )
 async def test_headers_lower_a_limit_and_raise_only_what_the_person_did_not_set(
-    clock: Clock, requests: int | None, told: Limits, limit: int
+    clock: Clock, requests: int | None, told: RateLimits, limit: int
 ) -> None:
     gate = make_gate(clock, requests=requests)
-    await look(gate, limits=told)
+    await poll(gate, limits=told)
     assert gate.window_limit == limit
 
 
@@ -428,7 +428,7 @@ def test_a_longer_interval_counts_what_left_before_it_was_known() -> None:
 async def test_a_learned_limit_is_logged_once(clock: Clock, events: list[MutableMapping[str, Any]]) -> None:
     gate = make_gate(clock)
     for most in (190, 190, 250, 190):
-        await look(gate, limits=rate_limits(most, 10.0))
+        await poll(gate, limits=rate_limits(most, 10.0))
     assert [(event["event"], event["requests"]) for event in events] == [
         ("lane.limit_learned", 190),
         ("lane.limit_learned", 250),
@@ -463,7 +463,7 @@ async def test_a_run_that_ended_before_its_first_request_leaves_no_shorter_wait(
     gate = make_gate(clock, killed)
     state = gate.state()
     assert state.active_at == pytest.approx(clock())
-    assert await look(gate) == pytest.approx(10.02, abs=0.01)
+    assert await poll(gate) == pytest.approx(10.02, abs=0.01)
 
 
 # --- the day's quota -------------------------------------------------------------------------------------------------
@@ -484,8 +484,8 @@ def make_quota(wall: Wall, **settings: Any) -> DailyQuota:
     return DailyQuota(clock=wall, **(defaults | settings))
 
 
-def told(remaining: int, daily: int | None = 1000) -> Limits:
-    return Limits(daily=daily, daily_remaining=remaining)
+def told(remaining: int, daily: int | None = 1000) -> RateLimits:
+    return RateLimits(daily=daily, daily_remaining=remaining)
 
 
 def test_the_day_ends_at_midnight_in_the_accounts_time_zone() -> None:
@@ -525,7 +525,7 @@ def test_with_both_sources_the_lower_counts_each_with_its_own_share() -> None:
 
 def test_an_account_without_headers_or_limit_is_unlimited() -> None:
     quota = make_quota(Wall(EPOCH), reserve=0.5)
-    quota.note(Limits(), sent_at=1, now=2)
+    quota.note(RateLimits(), sent_at=1, now=2)
     assert quota.left(16) == float("inf")
 
 
@@ -543,7 +543,7 @@ def test_answers_out_of_order_do_not_raise_what_is_left_and_a_reset_does() -> No
 def test_a_request_whose_answer_told_nothing_counts_until_a_later_one_tells() -> None:
     quota = make_quota(Wall(EPOCH))
     quota.note(told(10), sent_at=1, now=2)
-    quota.note(Limits(), sent_at=2, now=3)
+    quota.note(RateLimits(), sent_at=2, now=3)
     assert quota.left(in_flight=2) == 7
     quota.note(told(8), sent_at=4, now=5)
     assert quota.left() == 8
@@ -551,11 +551,11 @@ def test_a_request_whose_answer_told_nothing_counts_until_a_later_one_tells() ->
 
 async def test_a_quota_probe_that_shows_no_quota_goes_on_pausing_until_one_does(clock: Clock) -> None:
     gate = make_gate(clock, daily_reserve=10)
-    await look(gate, limits=told(10))
-    times = [await look(gate, limits=told(9 - n)) for n in range(3)]
+    await poll(gate, limits=told(10))
+    times = [await poll(gate, limits=told(9 - n)) for n in range(3)]
     assert gate.pause is Pause.DAILY_QUOTA
     assert [at // 900 for at in times] == [1, 2, 3]
     assert max(at % 900 for at in times) <= 3.1
     assert gate.resume_at == EPOCH + 86_400
-    await look(gate, limits=told(999))
+    await poll(gate, limits=told(999))
     assert not is_paused(gate)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poller.core.model import AccountState, Answer, Limits, Outcome, Pause, Running, Throttled, Unreachable
+from poller.core.model import AccountState, Answer, Outcome, Pause, RateLimits, Running, Throttled, Unreachable
 from poller.core.protocols import Clock, GateClosed, Slot
 from poller.hubspot.limits import AccountGate, GateLimits
 from tests.support.virtual import EPOCH, VirtualLoop
@@ -54,11 +54,11 @@ class SimulatedServer:
             used += 1
         return Answer(outcome=outcome, limits=self._headers(used))
 
-    def _headers(self, used: int) -> Limits:
+    def _headers(self, used: int) -> RateLimits:
         left = None if self.daily is None else self.daily - self.used_today
         if not self.tells:
-            return Limits(daily=self.daily, daily_remaining=left)
-        return Limits(
+            return RateLimits(daily=self.daily, daily_remaining=left)
+        return RateLimits(
             max=self.limit,
             remaining=self.limit - used,
             interval_s=self.window_s,
@@ -275,9 +275,9 @@ async def test_a_gone_outage_of_quick_errors_is_noticed_within_10_s_while_errors
 async def test_one_broken_task_among_good_ones_is_no_outage(clock: Clock, events: list[dict[str, object]]) -> None:
     gate = make_gate(clock, requests=100)
     rng = Random(3)
-    for look in range(2000):
+    for poll in range(2000):
         broken = rng.random() < 0.7
-        async with gate.slot(7 if broken else look + 100) as slot:
+        async with gate.slot(7 if broken else poll + 100) as slot:
             slot.answered(Answer(outcome=Unreachable(reason="http_500") if broken else RUNNING))
     assert [event for event in events if event["event"] == "lane.paused"] == []
 
@@ -323,7 +323,7 @@ async def test_the_day_count_survives_a_restart(clock: Clock) -> None:
 
 # --- the law ---------------------------------------------------------------------------------------------------------
 
-looks = st.lists(
+polls = st.lists(
     st.tuples(
         st.floats(0, 4, allow_nan=False),  # latency
         st.floats(0, 1, allow_nan=False),  # share of it until arrival
@@ -335,21 +335,21 @@ looks = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(looks=looks, limit=st.integers(1, 12), window_s=st.sampled_from([0.5, 1.0, 3.0]), workers=st.integers(1, 20))
-def test_whatever_comes_of_looks_no_window_holds_more_arrivals_than_its_limit(
-    looks: list[tuple[float, float, str]], limit: int, window_s: float, workers: int
+@given(polls=polls, limit=st.integers(1, 12), window_s=st.sampled_from([0.5, 1.0, 3.0]), workers=st.integers(1, 20))
+def test_whatever_comes_of_polls_no_window_holds_more_arrivals_than_its_limit(
+    polls: list[tuple[float, float, str]], limit: int, window_s: float, workers: int
 ) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        arrivals = runner.run(arrivals_of(looks, limit, window_s, workers))
-    assert len(arrivals) == len(looks)
+        arrivals = runner.run(arrivals_of(polls, limit, window_s, workers))
+    assert len(arrivals) == len(polls)
     assert worst_window(arrivals, window_s) <= limit
 
 
-async def arrivals_of(looks: list[tuple[float, float, str]], limit: int, window_s: float, workers: int) -> list[float]:
+async def arrivals_of(polls: list[tuple[float, float, str]], limit: int, window_s: float, workers: int) -> list[float]:
     loop = asyncio.get_running_loop()
     gate = make_gate(lambda: EPOCH + loop.time(), requests=limit, window_s=window_s, workers=workers)
     arrivals: list[float] = []
-    remaining = iter(looks)
+    remaining = iter(polls)
 
     async def work() -> None:
         for latency_s, share, what in remaining:
@@ -371,9 +371,11 @@ def answer_for(what: str, limit: int, window_s: float) -> Answer:
         case "good":
             return Answer(outcome=RUNNING)
         case "lower":
-            return Answer(outcome=RUNNING, limits=Limits(max=max(1, limit // 2), interval_s=window_s * 2, remaining=0))
+            return Answer(
+                outcome=RUNNING, limits=RateLimits(max=max(1, limit // 2), interval_s=window_s * 2, remaining=0)
+            )
         case "higher":
-            return Answer(outcome=RUNNING, limits=Limits(max=limit * 10, interval_s=window_s, remaining=3))
+            return Answer(outcome=RUNNING, limits=RateLimits(max=limit * 10, interval_s=window_s, remaining=3))
         case _:
             return Answer(outcome=Unreachable(reason=what))
 

@@ -64,12 +64,12 @@ def rows(page: Page, table: str) -> list[list[str]]:
     return [row.locator("th, td").all_text_contents() for row in page.locator(f"#{table} tbody tr").all()]
 
 
-LOOKS: list[tuple[Literal["light", "dark"], int]] = [("light", 360), ("dark", 1440), ("light", 1440), ("dark", 360)]
+POLLS: list[tuple[Literal["light", "dark"], int]] = [("light", 360), ("dark", 1440), ("light", 1440), ("dark", 360)]
 
 
-def assert_readable(page: Page, looks: int = 2) -> None:
+def assert_readable(page: Page, polls: int = 2) -> None:
     """At the width of a phone and of a desk, light and dark: nothing to scroll sideways, nothing that axe finds."""
-    for scheme, width in LOOKS[:looks]:
+    for scheme, width in POLLS[:polls]:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -110,7 +110,7 @@ def test_during_a_run_the_page_shows_what_the_store_holds_and_asks_nobody_else(
             assert HOSTILE in (sample.text_content() or "")
             assert page.locator("#reasons img").count() == 0
             assert page.title() == "100 % finished – poller"
-            assert_readable(page, len(LOOKS))
+            assert_readable(page, len(POLLS))
             page.wait_for_timeout(100)
             assert seen.hosts == {urlsplit(url).netloc}
             assert seen.console == []

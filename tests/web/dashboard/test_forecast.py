@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from poller.core.model import Kind, Record, Sums
 from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History, Spread, Step
-from poller.web.dashboard.forecast import Forecast, Lane, forecast
+from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
 
 NOW = 1_767_571_200.0
-LANE = Lane(
+LANE = LaneOutlook(
     account="default",
     rate_per_s=10.0,
     is_paused=False,
@@ -23,15 +23,15 @@ LANE = Lane(
     daily_usable=None,
     resets_at=NOW + 36_000,
 )
-NOTHING = Sums(sources=(), sinks=(), accounts={}, waiting=0, finished=0, looks=0, kinds={}, reasons=(("canceled", 7),))
+NOTHING = Sums(sources=(), sinks=(), accounts={}, waiting=0, finished=0, polls=0, kinds={}, reasons=(("canceled", 7),))
 
 
 def steps(*finished: int, paused: bool = False) -> list[Step]:
-    return [Step(seconds=10.0, looks=100, finished=each, paused=paused) for each in finished]
+    return [Step(seconds=10.0, polls=100, finished=each, paused=paused) for each in finished]
 
 
 def of(
-    waiting: int, *, past: list[Step] | None = None, lanes: list[Lane] | None = None, open_: bool = False
+    waiting: int, *, past: list[Step] | None = None, lanes: list[LaneOutlook] | None = None, open_: bool = False
 ) -> Forecast:
     return forecast(
         now=NOW,
@@ -39,7 +39,7 @@ def of(
         is_open=open_,
         steps=past or [],
         lanes=[LANE] if lanes is None else lanes,
-        looks_per_task=2.0,
+        polls_per_task=2.0,
         times_out_at=NOW + 86_400,
     )
 
@@ -66,7 +66,7 @@ def test_a_pace_that_falls_gives_a_later_forecast_and_says_how_unsure_it_is() ->
     assert found.earliest_at < found.at
 
 
-def test_nothing_is_promised_sooner_than_one_look_each_at_the_limit() -> None:
+def test_nothing_is_promised_sooner_than_one_poll_each_at_the_limit() -> None:
     found = of(36_000, past=steps(*[5000] * 6))
     assert found.at == NOW + 3600
 
@@ -75,7 +75,7 @@ def test_too_few_outcomes_foretell_nothing_but_the_bounds() -> None:
     assert of(100, past=steps(1, 2, 1)) == Forecast(word="soon", earliest_at=NOW + 10, latest_at=NOW + 86_400)
 
 
-def test_a_look_that_is_due_late_holds_up_the_end() -> None:
+def test_a_poll_that_is_due_late_holds_up_the_end() -> None:
     found = of(1, past=steps(*[80] * 30), lanes=[replace(LANE, next_due_at=NOW + 500)])
     assert found.at == NOW + 500
 
@@ -107,7 +107,7 @@ def test_the_days_quota_makes_it_wait_for_midnights(left: int, days: int) -> Non
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 10_000), st.booleans())), st.integers(0, 10**7))
 def test_any_history_gives_a_forecast_within_its_own_bounds(past: list[tuple[float, int, bool]], waiting: int) -> None:
-    found = of(waiting, past=[Step(seconds=s, looks=n, finished=n, paused=p) for s, n, p in past])
+    found = of(waiting, past=[Step(seconds=s, polls=n, finished=n, paused=p) for s, n, p in past])
     if found.at is not None:
         assert found.earliest_at is not None
         assert found.latest_at is not None
@@ -136,7 +136,7 @@ def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empt
     history.begin(NOW, NOTHING)
     history.step(NOW + 10, 100, 80, paused=False)
     history.step(NOW + 40, 130, 90, paused=True)
-    assert [(step.looks, step.finished, step.paused) for step in history.steps] == [
+    assert [(step.polls, step.finished, step.paused) for step in history.steps] == [
         (100, 80, False),
         (0, 0, True),
         (0, 0, True),

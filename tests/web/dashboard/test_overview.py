@@ -81,7 +81,7 @@ async def test_after_a_restart_it_goes_on_where_it_was_with_samples_and_duration
 
 
 async def test_the_forecast_is_near_what_comes(tmp_path: Path, clock: Clock) -> None:
-    """Rate-limited: 1,000 tasks that are done already, ten looks a second."""
+    """Rate-limited: 1,000 tasks that are done already, ten polls a second."""
     simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:1")))
     async with visited(simulation, simulation.write_ids(1000)) as session:
         await asyncio.sleep(40)
