@@ -18,8 +18,8 @@ from poller.core.errors import Exit
 from poller.core.model import Position
 from poller.core.protocols import Clock, Store
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import Feeding, feed, follow
-from poller.sources.files.open_file import opened
+from poller.sources import ReadOptions, feed, follow
+from poller.sources.files.open_file import open_file
 from poller.sources.files.tail import Tail
 from poller.store import open_store
 from tests.support.processes import counted, fed, hubspot, running, wait_until
@@ -30,8 +30,8 @@ Events = list[MutableMapping[str, Any]]
 LONG_S = 30.0  # longer than it takes to notice anything
 
 
-def feeding(**changes: Any) -> Feeding:
-    return Feeding(**{"accounts": frozenset({"main"}), "default_account": "main"} | changes)
+def feeding(**changes: Any) -> ReadOptions:
+    return ReadOptions(**{"accounts": frozenset({"main"}), "default_account": "main"} | changes)
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ async def test_an_older_file_that_begins_alike_is_not_taken_for_a_copy(store: St
 
 def test_what_proves_the_reading_is_what_would_be_computed_from_the_file(ids: Path, rng: Random) -> None:
     append(ids, rng.randbytes(900_000))
-    with opened(str(ids), 0) as source:
+    with open_file(str(ids), 0) as source:
         tail = Tail(source, 5000, 1000)
         while tail.block():
             pass

@@ -17,20 +17,20 @@ from poller.core.errors import InputError
 from poller.core.model import Added, Chunk, Fed, Rejection
 from poller.core.protocols import Clock, Store
 from poller.core.task_id import is_task_id, task_id_of
-from poller.sources import Feeding, Parser, check_readable, feed
-from poller.sources.parsing.line import Format
-from poller.sources.parsing.parser import reading_so_far
+from poller.sources import Parser, ReadOptions, check_readable, feed
+from poller.sources.options import Format
+from poller.sources.parsing.parser import detect_reader
 from poller.store import open_store
 
 ID = "AAAAEZ6whGI"
 ACCOUNTS = frozenset({"main", "other"})
 
 
-def feeding(**changes: Any) -> Feeding:
-    return Feeding(**{"accounts": ACCOUNTS, "default_account": "main"} | changes)
+def feeding(**changes: Any) -> ReadOptions:
+    return ReadOptions(**{"accounts": ACCOUNTS, "default_account": "main"} | changes)
 
 
-def chunks_of(blocks: Iterable[bytes], rules: Feeding) -> Iterator[Chunk]:
+def chunks_of(blocks: Iterable[bytes], rules: ReadOptions) -> Iterator[Chunk]:
     parser = Parser(rules, "ids")
     for block in blocks:
         yield from parser.push(block)
@@ -380,8 +380,8 @@ def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(da
     chunks = list(chunks_of([data], rules))
     for at, chunk in enumerate(chunks[:-1]):
         offset = chunk.position.offset
-        reading = reading_so_far(iter([data[:offset]]), rules, "ids")
-        second = Parser(rules, "ids", start=chunk.position, reading=reading)
+        reading = detect_reader(iter([data[:offset]]), rules, "ids")
+        second = Parser(rules, "ids", start=chunk.position, reader=reading)
         again = [*second.push(data[offset:]), *second.end()]
         assert everything(again) == everything(chunks[at + 1 :])
 

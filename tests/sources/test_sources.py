@@ -18,7 +18,7 @@ from poller.core.model import Chunk
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import Feeding, Source, check_sources
+from poller.sources import ReadOptions, Source, check_sources
 from poller.sources.files.drop_folder import move_into
 from poller.sources.files.glob_files import is_rotated
 from poller.store import open_store
@@ -27,7 +27,7 @@ from tests.support.simulation import Simulation, named, settings_for
 Events = list[MutableMapping[str, Any]]
 
 SOON_S = 5.0  # a dropped file is read within it
-READ = Feeding(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
+READ = ReadOptions(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ async def store(clock: Clock) -> AsyncIterator[Store]:
 
 
 def file(path: Path, *, follow: bool = False) -> Source:
-    return Source(kind="file", place=str(path), feeding=READ, follow=follow)
+    return Source(kind="file", location=str(path), options=READ, follow=follow)
 
 
 def pattern(text: Path, *, follow: bool = False) -> Source:
-    return Source(kind="glob", place=str(text), feeding=READ, follow=follow)
+    return Source(kind="glob", location=str(text), options=READ, follow=follow)
 
 
 def folder(path: Path, *, follow: bool = False, settle_s: float = 2.0) -> Source:
-    return Source(kind="folder", place=str(path), feeding=READ, follow=follow, settle_s=settle_s)
+    return Source(kind="folder", location=str(path), options=READ, follow=follow, settle_s=settle_s)
 
 
 class Fed:
@@ -205,8 +205,8 @@ async def test_what_cannot_be_read_goes_to_failed_and_holds_up_no_other(
     (tmp_path / "a.csv").write_text("url,name\nhttps://x/1,one\n")
     (tmp_path / "b.csv.gz").write_bytes(b"\x1f\x8b\x08")
     (tmp_path / "c.csv").write_text("id\nC1\n")
-    demanded = Feeding(accounts=frozenset({"main"}), default_account="main", format="csv")
-    await feed_all(store, clock, Source(kind="folder", place=str(tmp_path), feeding=demanded))
+    demanded = ReadOptions(accounts=frozenset({"main"}), default_account="main", format="csv")
+    await feed_all(store, clock, Source(kind="folder", location=str(tmp_path), options=demanded))
     assert await fed_ids(store) == ["C1"]
     assert names(tmp_path / "failed") == {"a.csv", "b.csv.gz"}
     reasons = [event["reason"] for event in named(events, "source.file_failed")]
