@@ -24,13 +24,14 @@ class Ingest:
         clock: Clock,
         stdin: int,
         tolerant: bool,
-        on_fed: Callable[[Chunk, Added], None],
+        on_chunk: Callable[[Chunk, Added], None],
         on_ended: Callable[[], None],
     ) -> None:
         self.sources = tuple(dict.fromkeys(sources))  # as named, those that have ended included
         self.tolerant = tolerant  # a source that cannot be read ends, and nothing else
         self._store = store
-        self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin, on_chunk=on_fed)
+        self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
+        self._on_chunk = on_chunk
         self._on_ended = on_ended
         self._turn = asyncio.Lock()
         self._running: dict[Source, tuple[ChunkWriter, asyncio.Task[None]]] = {}
@@ -68,7 +69,7 @@ class Ingest:
 
     def _begin(self, source: Source) -> None:
         if self._group is not None:
-            writer = ChunkWriter(self._store)
+            writer = ChunkWriter(self._store, self._on_chunk)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
 
     async def _end(self, source: Source) -> None:

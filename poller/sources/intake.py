@@ -25,8 +25,9 @@ class ChunkWriter:
     """One source's way into the store. Hold `lock` to cancel the source: no write is then under way, and the source
     knows whether each chunk was stored."""
 
-    def __init__(self, store: Intake) -> None:
+    def __init__(self, store: Intake, on_chunk: OnChunk) -> None:
         self._store = store
+        self._on_chunk = on_chunk
         self.lock = asyncio.Lock()
         self.open_source = store.open_source
         self.was_read = store.was_read
@@ -37,4 +38,6 @@ class ChunkWriter:
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         async with self.lock:
-            return await self._store.add(source, chunk)
+            added = await self._store.add(source, chunk)
+        self._on_chunk(chunk, added)
+        return added

@@ -15,7 +15,7 @@ from poller.sources.files.glob_files import GlobReader
 from poller.sources.files.open_file import STDIN, check_readable, source_name
 from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
-from poller.sources.intake import ChunkWriter, OnChunk
+from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
@@ -43,37 +43,28 @@ class Reader:
     registry: FileRegistry
     clock: Clock
     stdin: int
-    on_chunk: OnChunk
 
     async def read(self, source: Source, writer: ChunkWriter) -> None:
         """Read to the end; a followed source has none. Skips a file that another source reads.
 
         Raises `InputError` for what cannot be read and is not waited for.
         """
-        location, options, on_chunk = source.location, source.options, self.on_chunk
+        location, options = source.location, source.options
         path = "/dev/stdin" if location == STDIN else location
         if source.kind != "glob" and not self.registry.claim(path, source):
             log.warning("source.named_twice", source=source_name(location))
             return
         match source.kind:
             case "file" if source.follow:
-                await follow(location, writer, options, on_chunk=on_chunk, registry=self.registry)
+                await follow(location, writer, options, registry=self.registry)
             case "file" | "stdin":
-                await feed(location, writer, options, stdin=self.stdin, on_chunk=on_chunk)
+                await feed(location, writer, options, stdin=self.stdin)
             case "glob":
-                glob = GlobReader(location, writer, options, source, self.registry, on_chunk)
+                glob = GlobReader(location, writer, options, source, self.registry)
                 await (glob.follow() if source.follow else glob.read())
             case "folder":
-                folder = DropFolder(
-                    location,
-                    writer,
-                    options,
-                    follow=source.follow,
-                    settle_s=source.settle_s,
-                    clock=self.clock,
-                    on_chunk=on_chunk,
-                )
-                await folder.run()
+                folder = DropFolder(location, writer, options, settle_s=source.settle_s, clock=self.clock)
+                await folder.run(follow=source.follow)
             case _:
                 assert_never(source.kind)
 

@@ -121,7 +121,7 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> Census:
         max_line_bytes=settings.input.max_line_bytes,
     )
     for spec in inputs:
-        await feed(spec, census, feeding, on_chunk=lambda _chunk, _added: None)
+        await feed(spec, census, feeding)
     return census
 
 

@@ -22,7 +22,7 @@ from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.rotated_files import COMPRESSED
-from poller.sources.intake import Intake, OnChunk
+from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
@@ -44,41 +44,30 @@ class _SeenFile:
 
 
 class DropFolder:
-    """One drop folder. `follow`: wait for more files once it is empty."""
+    """Reads and moves what is in one drop folder."""
 
-    def __init__(
-        self,
-        folder: str,
-        intake: Intake,
-        options: ReadOptions,
-        *,
-        follow: bool,
-        settle_s: float,
-        clock: Clock,
-        on_chunk: OnChunk,
-    ) -> None:
+    def __init__(self, folder: str, store: Intake, options: ReadOptions, *, settle_s: float, clock: Clock) -> None:
         self._folder = Path(folder)
-        self._intake = intake
+        self._store = store
         self._options = options
-        self._follow = follow
         self._settle_s = settle_s
         self._clock = clock
-        self._on_chunk = on_chunk
         self._seen: dict[str, _SeenFile] = {}
         self._started: set[int] = set()  # inodes of files that this run began to read
         self._faults = FaultLog(source_name(folder))
 
-    async def run(self) -> None:
-        """Read and move what comes. Raises `InputError` where the folder cannot be read and is not waited for."""
+    async def run(self, *, follow: bool) -> None:
+        """Read and move every file; `follow`: then wait for more. Raises `InputError` for a folder that cannot be read
+        and is not waited for."""
         while True:
             try:
                 has_more = await self._read_rested()
             except InputError as fault:
-                if not self._follow:
+                if not follow:
                     raise
                 self._faults.warn(str(fault))
                 has_more = True
-            if not has_more and not self._follow:
+            if not has_more and not follow:
                 return
             await asyncio.sleep(POLL_S)
 
@@ -150,8 +139,8 @@ class DropFolder:
         inode = seen.signature[0]
         is_new = inode not in self._started
         self._started.add(inode)
-        await feed(str(path), self._intake, self._options, on_chunk=self._on_chunk, whole=is_new)
-        known = await self._intake.open_source(source_name(str(path)))
+        await feed(str(path), self._store, self._options, whole=is_new)
+        known = await self._store.open_source(source_name(str(path)))
         with open_file(str(path), 0) as file:
             return known is not None and file.size == known[1].offset and file.holds(known[1])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from poller.core.errors import InputError
-from poller.core.model import Added, Chunk, Position
+from poller.core.model import Position
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S, FollowedFile
 from poller.sources.files.open_file import OpenFile, source_name, stat_of
@@ -16,7 +16,7 @@ from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
-from poller.sources.intake import Intake, OnChunk
+from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
@@ -26,26 +26,21 @@ RETRY_POLLS = 60  # an unreadable file is opened again after this many at most
 _TRUNCATED = "the file was truncated before this line had its line break"
 
 
-async def follow(
-    spec: str, store: Intake, options: ReadOptions, *, on_chunk: OnChunk, registry: FileRegistry | None = None
-) -> None:
-    """Feed the file at the path `spec` for as long as the run lasts; call `on_chunk` after every commit.
+async def follow(spec: str, store: Intake, options: ReadOptions, *, registry: FileRegistry | None = None) -> None:
+    """Feed the file at the path `spec` for as long as the run lasts.
 
     A line counts once its line break is there. What cannot be read is logged once, and waited for. A named pipe is
     reopened for each writer; a pipe without a name, which a shell's `<(…)` makes, ends with its writer.
     """
-    await _Follower(spec, store, options, on_chunk, registry or FileRegistry()).run()
+    await _Follower(spec, store, options, registry or FileRegistry()).run()
 
 
 class _Follower:
-    def __init__(
-        self, spec: str, store: Intake, options: ReadOptions, on_chunk: OnChunk, registry: FileRegistry
-    ) -> None:
+    def __init__(self, spec: str, store: Intake, options: ReadOptions, registry: FileRegistry) -> None:
         self._path = spec
         self._name = source_name(spec)
         self._store = store
         self._options = options
-        self._on_chunk = on_chunk
         self._registry = registry
         self._faults = FaultLog(self._name)
 
@@ -63,7 +58,8 @@ class _Follower:
 
     async def _read_one_writer(self) -> bool:
         """Read a pipe until its writer is gone; return whether there can be another."""
-        await feed(self._path, self._store, self._options, on_chunk=self._after_chunk)
+        await feed(self._path, self._store, self._options)
+        self._faults.clear()
         await asyncio.sleep(POLL_S)
         return _has_name(self._path)
 
@@ -78,14 +74,7 @@ class _Follower:
 
     async def _read(self, file: OpenFile, number: int, start: Position) -> None:
         followed = FollowedFile(
-            self._name,
-            number,
-            file,
-            start,
-            path=self._path,
-            store=self._store,
-            options=self._options,
-            on_chunk=self._after_chunk,
+            self._name, number, file, start, path=self._path, store=self._store, options=self._options
         )
         try:
             with self._registry.following(file):
@@ -94,10 +83,9 @@ class _Follower:
             log.warning("source.truncated", source=self._name, line=followed.position.line)
             if not has_copy(self._path, file, followed.position):
                 await followed.end(_TRUNCATED)
-
-    def _after_chunk(self, chunk: Chunk, added: Added) -> None:
-        self._faults.clear()
-        self._on_chunk(chunk, added)
+        finally:
+            if followed.position is not start:  # something was stored
+                self._faults.clear()
 
     async def _wait_for_change(self, before: os.stat_result | None) -> None:
         """Wait until the path shows another file or another state of it; not forever, for some faults do not show."""

@@ -11,7 +11,7 @@ from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile
 from poller.sources.files.read import resume_position, resumed_parser
 from poller.sources.files.tail import Tail, Truncated, is_at
-from poller.sources.intake import Intake, OnChunk
+from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.parser import Parser
 
@@ -37,7 +37,6 @@ class FollowedFile:
         path: str,
         store: Intake,
         options: ReadOptions,
-        on_chunk: OnChunk,
     ) -> None:
         """`name` is the source's in the store and in the log, `number` its row, `path` where the next file will be."""
         self.position = start  # as stored
@@ -47,7 +46,6 @@ class FollowedFile:
         self._path = path
         self._store = store
         self._options = options
-        self._on_chunk = on_chunk
         self._counts = SourceCounts(name)
         self._parser: Parser | None = None
         self._tail: Tail | None = None
@@ -116,7 +114,6 @@ class FollowedFile:
             added = await self._store.add(self._number, replace(chunk, position=position))
             self.position = position
             self._counts.add(chunk, added)
-            self._on_chunk(chunk, added)
             await asyncio.sleep(0)
 
     async def _pause(self, grew: bool) -> None:

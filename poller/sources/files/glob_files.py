@@ -17,7 +17,7 @@ from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.files.rotated_files import COMPRESSED
-from poller.sources.intake import ChunkWriter, OnChunk
+from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
@@ -39,13 +39,7 @@ class GlobReader:
     """Reads the files that match one pattern."""
 
     def __init__(
-        self,
-        pattern: str,
-        writer: ChunkWriter,
-        options: ReadOptions,
-        source: object,
-        registry: FileRegistry,
-        on_chunk: OnChunk,
+        self, pattern: str, writer: ChunkWriter, options: ReadOptions, source: object, registry: FileRegistry
     ) -> None:
         """`source` is who claims the files in `registry`."""
         self._pattern = pattern
@@ -53,7 +47,6 @@ class GlobReader:
         self._options = options
         self._source = source
         self._registry = registry
-        self._on_chunk = on_chunk
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._missing: dict[str, int] = {}  # polls since a followed file was last there
         self._rotated: dict[str, _RotatedFile] = {}
@@ -62,7 +55,7 @@ class GlobReader:
         """Read each match to its end, one after the other. Raises `InputError`."""
         for path in self._matches():
             if self._registry.claim(path, self._source) and not await self._was_read_elsewhere(path):
-                await self._feed(path)
+                await feed(path, self._writer, self._options)
 
     async def follow(self) -> None:
         """Follow every match for as long as it exists."""
@@ -78,9 +71,6 @@ class GlobReader:
         """Return the files that match, by name. `**` matches folders, also several."""
         return sorted(path for path in glob.glob(self._pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207 - paths as written
 
-    async def _feed(self, path: str) -> None:
-        await feed(path, self._writer, self._options, on_chunk=self._on_chunk)
-
     async def _visit(self, path: str, matches: set[str], group: asyncio.TaskGroup) -> None:
         if path in self._followed:
             return
@@ -90,9 +80,7 @@ class GlobReader:
         if is_rotated(path, matches):
             await self._read_rotated(path, facts)
         elif not self._registry.is_followed(facts) and not await self._was_read_elsewhere(path):
-            self._followed[path] = group.create_task(
-                follow(path, self._writer, self._options, on_chunk=self._on_chunk, registry=self._registry)
-            )
+            self._followed[path] = group.create_task(follow(path, self._writer, self._options, registry=self._registry))
 
     async def _read_rotated(self, path: str, facts: os.stat_result) -> None:
         """Read a file that has the name of a rotated one, once it is at rest and not followed; unless it was read."""
@@ -107,7 +95,7 @@ class GlobReader:
             return
         try:
             if not await self._was_read_elsewhere(path):
-                await self._feed(path)
+                await feed(path, self._writer, self._options)
         except InputError as fault:
             log.warning("source.waited_for", source=source_name(path), reason=str(fault))
 

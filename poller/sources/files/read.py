@@ -9,17 +9,15 @@ import structlog
 from poller.core.model import Chunk, Position
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile, open_file
-from poller.sources.intake import Intake, OnChunk
+from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.parser import Parser, detect_reader
 
 log = structlog.get_logger()
 
 
-async def feed(
-    spec: str, store: Intake, options: ReadOptions, *, stdin: int = 0, on_chunk: OnChunk, whole: bool = False
-) -> None:
-    """Read a source (a path, or "-" for `stdin`) to its end into the store; call `on_chunk` after every commit.
+async def feed(spec: str, store: Intake, options: ReadOptions, *, stdin: int = 0, whole: bool = False) -> None:
+    """Read a source (a path, or "-" for `stdin`) to its end into the store.
 
     A file known to the store is resumed where it was left, one that changed is read from the start, a stream is
     always new. `whole`: nothing writes to the file any more; one that begins like a file read to its end is a new one.
@@ -43,7 +41,6 @@ async def feed(
                 chunk = replace(chunk, position=replace(chunk.position, fingerprint=proof))
             added = await store.add(number, chunk)
             counts.add(chunk, added)
-            on_chunk(chunk, added)
             await asyncio.sleep(0)
 
         while block := await file.block():
