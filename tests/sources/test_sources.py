@@ -71,7 +71,7 @@ class Fed:
 
 
 @asynccontextmanager
-async def options(store: Store, clock: Clock, *sources: Source) -> AsyncIterator[Fed]:
+async def reading(store: Store, clock: Clock, *sources: Source) -> AsyncIterator[Fed]:
     """Read the sources meanwhile, and stop at any await."""
     async with asyncio.TaskGroup() as group:
         fed = Fed(store, clock, sources)
@@ -112,7 +112,7 @@ async def lines(store: Store) -> list[tuple[int, int, int, int]]:
 async def test_dropped_files_are_read_whole_and_moved_to_done(store: Store, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,url\nA1,https://x/1\n")
     (tmp_path / "b.txt").write_text("B1\n../..\nB2")
-    async with options(store, clock, folder(tmp_path, follow=True)):
+    async with reading(store, clock, folder(tmp_path, follow=True)):
         (tmp_path / "c.jsonl").write_text('{"id": "C1"}\n')
         await asyncio.sleep(SOON_S)
     assert sorted(await fed_ids(store)) == ["A1", "B1", "B2", "C1"]
@@ -132,7 +132,7 @@ async def test_a_run_that_does_not_follow_empties_the_folder_and_ends(
 
 async def test_a_file_that_is_still_being_written_is_not_taken_half(store: Store, clock: Clock, tmp_path: Path) -> None:
     growing = tmp_path / "slow.txt"
-    async with options(store, clock, folder(tmp_path, follow=True)):
+    async with reading(store, clock, folder(tmp_path, follow=True)):
         for number in range(10):
             with growing.open("a") as file:  # reopened for each line, as `echo … >>` does
                 file.write(f"A{number}\n")
@@ -149,7 +149,7 @@ async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_i
     with (tmp_path / "open.txt").open("w") as file:
         file.write("A1\nA")
         file.flush()
-        async with options(store, clock, folder(tmp_path, follow=True)):
+        async with reading(store, clock, folder(tmp_path, follow=True)):
             await asyncio.sleep(600)
             assert await fed_ids(store) == []
             file.write("2\n")
@@ -161,7 +161,7 @@ async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_i
 
 async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    async with options(store, clock, folder(tmp_path / "in", follow=True, settle_s=3600)):
+    async with reading(store, clock, folder(tmp_path / "in", follow=True, settle_s=3600)):
         old = tmp_path / "a.txt"
         old.write_text("A1\n")
         os.utime(old, (clock() - 7200, clock() - 7200))
@@ -219,7 +219,7 @@ async def test_a_file_that_cannot_be_moved_is_not_read_again_and_is_moved_later(
 ) -> None:
     (tmp_path / "done").write_text("in the way")
     (tmp_path / "a.txt").write_text("A1\n")
-    async with options(store, clock, folder(tmp_path, follow=True)):
+    async with reading(store, clock, folder(tmp_path, follow=True)):
         await asyncio.sleep(100)
         assert [path.name for path in (tmp_path / "failed").glob("*")] == []
         (tmp_path / "done").unlink()
@@ -232,7 +232,7 @@ async def test_a_file_that_cannot_be_moved_is_not_read_again_and_is_moved_later(
 async def test_a_missing_folder_is_an_error_or_is_waited_for(store: Store, clock: Clock, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         check_sources([folder(tmp_path / "none")])
-    async with options(store, clock, folder(tmp_path / "none", follow=True)):
+    async with reading(store, clock, folder(tmp_path / "none", follow=True)):
         (tmp_path / "none").mkdir()
         (tmp_path / "none" / "a.txt").write_text("A1\n")
         await asyncio.sleep(2 * SOON_S)
@@ -299,7 +299,7 @@ async def test_a_pattern_reads_what_matches_and_followed_picks_up_what_comes(
 ) -> None:
     (tmp_path / "a.csv").write_text("id\nA1\n")
     (tmp_path / "other.txt").write_text("B1\n")
-    async with options(store, clock, pattern(tmp_path / "*.csv", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "*.csv", follow=True)):
         (tmp_path / "c.csv").write_text("id\nC1\n")
         with (tmp_path / "a.csv").open("a") as file:
             file.write("A2\n")
@@ -334,7 +334,7 @@ async def test_files_rotated_within_the_pattern_count_once_also_while_no_run_fol
 
     append(3)
     for _ in range(3):
-        async with options(store, clock, pattern(tmp_path / "ids*", follow=True)):
+        async with reading(store, clock, pattern(tmp_path / "ids*", follow=True)):
             append(2)
             rotate()
             append(2)
@@ -342,7 +342,7 @@ async def test_files_rotated_within_the_pattern_count_once_also_while_no_run_fol
         append(2)
         rotate()
         append(1)
-    async with options(store, clock, pattern(tmp_path / "ids*", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "ids*", follow=True)):
         await asyncio.sleep(120)
     assert Counter(await fed_ids(store)) == Counter(f"A{number}" for number in range(written))
     assert sum(row[0] for row in await lines(store)) == written
@@ -354,7 +354,7 @@ async def test_files_that_were_rotated_before_the_first_run_belong_to_the_patter
     (tmp_path / "ids.txt.1").write_text("A1\n")
     (tmp_path / "ids.txt.2.gz").write_text("gzip")
     (tmp_path / "ids.txt").write_text("A2\n")
-    async with options(store, clock, pattern(tmp_path / "ids*", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "ids*", follow=True)):
         await asyncio.sleep(60)
     assert sorted(await fed_ids(store)) == ["A1", "A2"]
     assert await lines(store) == [(1, 1, 0, 0), (1, 1, 0, 0)]
@@ -378,7 +378,7 @@ def test_rotated_names_are_those_of_another_match_with_a_mark(name: str, rotated
 
 async def test_a_match_that_was_deleted_is_not_followed_any_more(store: Store, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\nA1\n")
-    async with options(store, clock, pattern(tmp_path / "*.csv", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "*.csv", follow=True)):
         opened = open_files()
         (tmp_path / "a.csv").unlink()
         await asyncio.sleep(120)
@@ -400,7 +400,7 @@ async def test_a_file_named_twice_is_read_once(
     (tmp_path / "link.txt").symlink_to(ids)
     other = tmp_path / ".." / tmp_path.name / "ids.txt"
     sources = [file(ids, follow=follow), file(tmp_path / "link.txt", follow=follow), file(other, follow=follow)]
-    async with options(store, clock, *sources, pattern(tmp_path / "*.txt", follow=follow)):
+    async with reading(store, clock, *sources, pattern(tmp_path / "*.txt", follow=follow)):
         pass
     assert await lines(store) == [(1, 1, 0, 0)]
     assert len(named(events, "source.named_twice")) == 2
@@ -412,7 +412,7 @@ async def test_sources_that_end_are_read_in_turn_beside_those_that_are_followed(
     for name in "abc":
         (tmp_path / name).write_text(f"{name}1\n{name}2\n")
     sources = [file(tmp_path / "c", follow=True), file(tmp_path / "b"), file(tmp_path / "a")]
-    async with options(store, clock, *sources):
+    async with reading(store, clock, *sources):
         with (tmp_path / "c").open("a") as written:
             written.write("c3\n")
         await asyncio.sleep(SOON_S)
