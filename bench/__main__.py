@@ -140,7 +140,7 @@ def _fed_over_http(folder: Path, tasks: int, make_id: Callable[[int], str]) -> t
     listen = f"127.0.0.1:{port}"
     no_api = "http://127.0.0.1:9"
     settings = {"POLLER_WORKERS": "1", "POLLER_LISTEN": listen, "POLLER_FOLLOW": "true"}
-    run = run_service(folder, no_api, [], core=_cores()[1], meanwhile=post_all, **settings)
+    run = run_service(folder, no_api, [], core=_cores()[1], while_running=post_all, **settings)
     return run, taken_s
 
 

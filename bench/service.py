@@ -84,11 +84,11 @@ def run_service(
     core: int | None,
     until: str | None = None,
     seconds: float | None = None,
-    meanwhile: Callable[[], None] | None = None,
+    while_running: Callable[[], None] | None = None,
     **environ: str,
 ) -> Run:
     """Run `poller run` in `folder` to its end, or to the first event named `until`, or for `seconds`, or until
-    `meanwhile` has returned."""
+    `while_running` has returned."""
     command = [shutil.which("poller", path=str(Path(sys.executable).parent)) or "poller", "run", *map(str, inputs)]
     log = folder / "log"
     began_at = time.time()
@@ -103,9 +103,9 @@ def run_service(
     samples: list[Sample] = []
     watcher = threading.Thread(target=_watch, args=(process.pid, log, until, seconds, samples))
     watcher.start()
-    if meanwhile is not None:
+    if while_running is not None:
         try:
-            meanwhile()
+            while_running()
         finally:
             process.terminate()
     _, status, usage = os.wait4(process.pid, 0)

@@ -21,7 +21,7 @@ HOUSE = Path(__file__).parent.parent
 COPIED = ("poller", "tests", "campaign", "docs", "pyproject.toml", "README.md", "config.example.toml")
 AT_A_TIME = 2
 SLOWEST_S = 600.0
-MOST_FLAKY = 4  # at most so many flaky tests are set aside in one attempt
+MOST_FLAKY = 4  # flaky tests that one attempt may set aside
 SOME_FAILED = 1  # pytest's exit code
 CAUGHT = {SOME_FAILED, 2}  # 2: the bug broke so much that nothing could be collected
 

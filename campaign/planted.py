@@ -339,7 +339,7 @@ BUGS = (
         tests=CLIENT,
     ),
     Bug(
-        name="kept-connection-not-polled-at",
+        name="kept-connection-not-checked",
         file="poller/hubspot/connection.py",
         old="            if line.is_clean and self._now()",
         new="            if self._now()",

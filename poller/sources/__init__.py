@@ -4,8 +4,7 @@
 into lines and lines into tasks, without I/O; `options` is how a person wants them read.
 """
 
-from poller.sources.files.follow import follow
-from poller.sources.files.open_file import STDIN, check_readable, source_name
+from poller.sources.files.open_file import STDIN
 from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
@@ -21,9 +20,6 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Source",
-    "check_readable",
     "check_sources",
     "feed",
-    "follow",
-    "source_name",
 ]

@@ -36,7 +36,7 @@ def port_of(service: Running) -> int:
     return int(next(event["port"] for event in service.events() if event["event"] == "web.started"))
 
 
-def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+def request(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -49,7 +49,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None, **headers:
 def feed(port: int, ids: list[str]) -> dict[str, int] | None:
     """Post ids; None where the server was gone before it answered."""
     try:
-        status, body = ask(port, "POST", "/v1/tasks", "\n".join(ids).encode(), Content_Type="text/plain")
+        status, body = request(port, "POST", "/v1/tasks", "\n".join(ids).encode(), Content_Type="text/plain")
     except (OSError, http.client.HTTPException):
         return None
     assert status == 200, body
@@ -80,7 +80,7 @@ def test_every_id_that_was_answered_as_accepted_is_in_the_ledger_after_a_kill(tm
     assert len(accepted) > 200
     with served(tmp_path) as (_, port):
         found = Counter(
-            ask(port, "GET", f"/v1/tasks/{task_id}")[0] for task_id in accepted[:: max(1, len(accepted) // 300)]
+            request(port, "GET", f"/v1/tasks/{task_id}")[0] for task_id in accepted[:: max(1, len(accepted) // 300)]
         )
         assert found.keys() == {200}
         resent = [feed(port, accepted[at : at + 5000]) for at in range(0, len(accepted), 5000)]
@@ -156,8 +156,8 @@ def test_healthcheck_asks_the_run_of_its_own_state(tmp_path: Path) -> None:
     with served(tmp_path) as (service, port):
         at = f"http://127.0.0.1:{port}"
         listening = environ(POLLER_LISTEN=f"127.0.0.1:{port}")
-        asked = run("healthcheck", folder=tmp_path, env=listening)
-        assert (asked.returncode, f"process {service.pid} answered" in asked.stdout) == (0, True)
+        answered = run("healthcheck", folder=tmp_path, env=listening)
+        assert (answered.returncode, f"process {service.pid} answered" in answered.stdout) == (0, True)
         assert run("healthcheck", "--url", at, folder=tmp_path).returncode == 0
         by_beat = run("healthcheck", folder=tmp_path)
         assert (by_beat.returncode, "showed life" in by_beat.stdout) == (0, True)
@@ -175,9 +175,9 @@ def test_the_token_of_the_site_is_in_no_log(tmp_path: Path) -> None:
     token = "a-token-of-the-admin-server-0123456789"
     flags = ("--listen", "0.0.0.0:0", "--log-level", "debug")
     with served(tmp_path, *flags, POLLER_LISTEN_TOKEN_ENV="SITE_TOKEN", SITE_TOKEN=token) as (service, port):
-        assert ask(port, "GET", "/v1/finished")[0] == 401
-        assert ask(port, "GET", "/v1/finished", Authorization=f"Bearer {token}")[0] == 200
-        assert ask(port, "GET", f"/{token}", Authorization=f"Bearer {token}")[0] == 404
+        assert request(port, "GET", "/v1/finished")[0] == 401
+        assert request(port, "GET", "/v1/finished", Authorization=f"Bearer {token}")[0] == 200
+        assert request(port, "GET", f"/{token}", Authorization=f"Bearer {token}")[0] == 404
         service.signal(signal.SIGTERM)
         service.process.wait(20)
         assert token not in service.log()
@@ -193,5 +193,5 @@ def test_bytes_that_are_not_http_harm_no_other_client(tmp_path: Path, raw: bytes
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(4096):
                 pass
-        assert ask(port, "GET", "/healthz")[0] == 200
+        assert request(port, "GET", "/healthz")[0] == 200
         assert "Traceback" not in service.log()

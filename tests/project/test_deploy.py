@@ -68,15 +68,15 @@ def test_the_service_starts_with_them_shows_its_health_requires_its_token_and_dr
     with running("run", "-c", "config.toml", folder=tmp_path, env=env) as service:
         wait_until(service.logged("web.started"), "the server")
         (started,) = (event for event in service.events() if event["event"] == "web.started")
-        assert [asked(started["url"], path) for path in ("healthz", "readyz", "metrics")] == [200, 200, 401]
-        assert asked(started["url"], "metrics", "listen-token-of-this-test") == 200
+        assert [status_of(started["url"], path) for path in ("healthz", "readyz", "metrics")] == [200, 200, 401]
+        assert status_of(started["url"], "metrics", "listen-token-of-this-test") == 200
         assert run("healthcheck", folder=tmp_path, env=env).returncode == 0
         service.signal(signal.SIGTERM)
         assert service.ended() == Exit.ALL_COMPLETE
         assert "Traceback" not in service.log()
 
 
-def asked(url: str, path: str, token: str = "") -> int:
+def status_of(url: str, path: str, token: str = "") -> int:
     """Return the status of an answer."""
     request = urllib.request.Request(f"{url.rstrip('/')}/{path}", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - loopback
     try:
@@ -282,7 +282,7 @@ DASHBOARD: dict[str, Any] = orjson.loads((DEPLOY / "grafana-dashboard.json").rea
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ADDED = {"job", "instance"}  # by Prometheus
 
-Series = dict[str, set[str]]  # labels by the name of what can be asked for
+Series = dict[str, set[str]]  # labels by the name of the series
 
 
 @pytest.fixture(scope="module")
@@ -312,13 +312,13 @@ def listening(url: str) -> tuple[str, ...]:
 
 def queries() -> list[tuple[str, str]]:
     """Return every query of alerts and dashboard, with its name; Grafana's variables have a value."""
-    asked = [(rule["alert"], rule["expr"]) for rule in ALERTS]
-    asked += [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-    asked += [(each["name"], each["expr"]) for each in DASHBOARD["annotations"]["list"]]
+    found = [(rule["alert"], rule["expr"]) for rule in ALERTS]
+    found += [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+    found += [(each["name"], each["expr"]) for each in DASHBOARD["annotations"]["list"]]
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
-            asked.append((variable["name"], re.sub(r"label_values\((.*), \w+\)", r"\1", variable["query"]["query"])))
-    return [(where, re.sub(r"\$__\w+", "5m", query)) for where, query in asked]
+            found.append((variable["name"], re.sub(r"label_values\((.*), \w+\)", r"\1", variable["query"]["query"])))
+    return [(where, re.sub(r"\$__\w+", "5m", query)) for where, query in found]
 
 
 def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
@@ -338,14 +338,14 @@ def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
 @pytest.mark.real_time
 def test_every_query_asks_for_metrics_and_labels_that_the_server_exports(exported: Series) -> None:
     for where, query in queries():
-        asked = selectors(query)
-        assert asked, f"{where}: {query}"
-        for metric, labels in asked:
+        selected = selectors(query)
+        assert selected, f"{where}: {query}"
+        for metric, labels in selected:
             assert metric in exported, f"{where}: no metric {metric}"
             assert labels.keys() - ADDED <= exported[metric], f"{where}: labels of {metric}"
         grouped = re.findall(r"(?:by|without|ignoring|on) \(([^)]*)\)", query)
         named = {name.strip() for names in grouped for name in names.split(",")} - ADDED
-        assert named <= set().union(*(exported[metric] for metric, _ in asked)), f"{where}: {query}"
+        assert named <= set().union(*(exported[metric] for metric, _ in selected)), f"{where}: {query}"
 
 
 def test_every_value_of_a_label_that_a_query_names_exists() -> None:

@@ -29,7 +29,7 @@ LEVELS = {"debug", "info", "warning", "error"}
 
 @dataclass
 class Event:
-    """What a log line of one name may look like."""
+    """The levels and keys that a log line of one name may have."""
 
     levels: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
@@ -176,7 +176,7 @@ def test_the_pauses_are_the_code_s() -> None:
 
 
 def test_every_setting_and_flag_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*_s|retention_s|daily_\w+)`", README))
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*_s|daily_\w+)`", README))
     assert named - settings_names() == set()
     variables = {name.removeprefix("POLLER_").lower() for name in re.findall(r"POLLER_[A-Z_]+", README)} - {""}
     assert {name.rpartition("__")[2] for name in variables} - settings_names() == set()
@@ -303,12 +303,12 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
 
 @pytest.mark.real_time
 def test_the_sandbox_of_the_readme_serves_what_the_next_line_asks(tmp_path: Path) -> None:
-    serve, ask = lines_of("sandbox")
+    serve, poll = lines_of("sandbox")
     flags = serve.replace("--port 8080", "--port 0").replace("5000", "5").split()[1:]
     with running(*flags, folder=tmp_path) as sandbox:
         wait_until(lambda: "poll it" in sandbox.log(), "the sandbox")
         offered = re.sub(r":\d+$", ":8080", sandbox.log().splitlines()[1].removeprefix("poll it: "))
-    assert offered == ask
+    assert offered == poll
     assert len((tmp_path / "ids.txt").read_text().split()) == 5
 
 

@@ -18,7 +18,8 @@ from poller.core.errors import Exit
 from poller.core.model import Position
 from poller.core.protocols import Clock, Store
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import ReadOptions, feed, follow
+from poller.sources import ReadOptions, feed
+from poller.sources.files.follow import follow
 from poller.sources.files.open_file import open_file
 from poller.sources.files.tail import Tail
 from poller.store import open_store

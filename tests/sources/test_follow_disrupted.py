@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from poller.core.protocols import Clock, Store
-from poller.sources import follow
+from poller.sources.files.follow import follow
 from poller.store import open_store
 from tests.sources.test_follow import fed_ids, options, sums
 

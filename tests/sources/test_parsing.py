@@ -17,7 +17,8 @@ from poller.core.errors import InputError
 from poller.core.model import Added, Chunk, Fed, Rejection
 from poller.core.protocols import Clock, Store
 from poller.core.task_id import is_task_id, task_id_of
-from poller.sources import ChunkWriter, Parser, ReadOptions, check_readable, feed
+from poller.sources import ChunkWriter, Parser, ReadOptions, feed
+from poller.sources.files.open_file import check_readable
 from poller.sources.options import Format
 from poller.sources.parsing.parser import detect_reader
 from poller.store import open_store

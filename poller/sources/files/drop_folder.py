@@ -133,7 +133,7 @@ class DropFolder:
         return True
 
     async def _read(self, path: Path, seen: _SeenFile) -> bool:
-        """Store every line there is; return whether the file has not grown meanwhile."""
+        """Store every line there is; return whether the file did not grow."""
         if path.name.endswith(COMPRESSED):
             raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
         inode = seen.signature[0]

@@ -35,21 +35,18 @@ def next_file(spec: str, known: Position | None) -> Iterator[_NextFile]:
 
 
 def _choose(spec: str, known: Position | None, stack: ExitStack) -> _NextFile:
-    current: OpenFile | InputError
     try:
-        current = _open_file(Path(spec), stack)
-    except InputError as error:
-        current = error
-    if known is not None and (chosen := _choose_known(spec, current, known, stack)) is not None:
+        at_path = _open_file(Path(spec), stack)
+    except InputError:
+        if known is None or (chosen := _choose_known(spec, None, known, stack)) is None:
+            raise
         return chosen
-    if isinstance(current, InputError):
-        raise current
-    return current, None
+    chosen = None if known is None else _choose_known(spec, at_path, known, stack)
+    return chosen or (at_path, None)
 
 
-def _choose_known(spec: str, current: OpenFile | InputError, known: Position, stack: ExitStack) -> _NextFile | None:
+def _choose_known(spec: str, at_path: OpenFile | None, known: Position, stack: ExitStack) -> _NextFile | None:
     """Return the file to read before the one at the path, or that one if it is to be resumed; else None."""
-    at_path = current if isinstance(current, OpenFile) else None
     name, folder = source_name(spec), _Folder(Path(spec), at_path, stack)
     last_read = folder.last_read(known)
     if last_read is not None:

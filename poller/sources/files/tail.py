@@ -17,7 +17,7 @@ class Tail:
     """The reading end of an open file. Keeps the first bytes read and the latest ones."""
 
     def __init__(self, file: OpenFile, offset: int, longest_unstored: int) -> None:
-        """`longest_unstored` is how many bytes before the last one read `fingerprint` may be asked for."""
+        """`longest_unstored`: how far before the last byte read an offset for `fingerprint` may be."""
         length = min(PROVEN_BYTES, offset)
         self._file = file
         self._read_to = offset

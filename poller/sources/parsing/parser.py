@@ -40,16 +40,11 @@ class Parser:
         self._options = options
         self._source = source
         self._position = replace(start or Position(), fingerprint="", ended=False)
-        self._reader = reader
+        self.reader = reader  # None until a line with content was seen
         self._splitter = LineSplitter(options.max_line_bytes)
         self._pending: list[Line] = []
         self._at_beginning = self._position.offset == 0
         self._last_break = 1  # length of the line break after the last line
-
-    @property
-    def reader(self) -> LineReader | None:
-        """The reader of the input's format; None until a line with content was seen."""
-        return self._reader
 
     @property
     def is_within_line(self) -> bool:
@@ -107,9 +102,9 @@ class Parser:
 
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
-        taken = 0 if self._reader else self._detect(count, into)
-        if self._reader and taken < count:
-            taken += self._reader.read(
+        taken = 0 if self.reader else self._detect(count, into)
+        if self.reader and taken < count:
+            taken += self.reader.read(
                 self._pending[taken:] if taken else self._pending,
                 count - taken,
                 self._position.line + taken + 1,
@@ -130,8 +125,8 @@ class Parser:
                 into.reject(self._position.line + at + 1, line, reason)
                 continue
             if text.strip() and not is_comment(text):
-                self._reader = reader_for(text, self._options, self._source)
-                if not isinstance(self._reader, CsvTable):
+                self.reader = reader_for(text, self._options, self._source)
+                if not isinstance(self.reader, CsvTable):
                     return at
                 into.blank += 1
                 return at + 1
