@@ -23,7 +23,7 @@ from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, Price, Unreadable, knowledge_name
 from poller.sinks import SinkEnvironment, SinkSpec, make_sink
-from poller.sources import STDIN, Feeding, Source
+from poller.sources import STDIN, ReadOptions, Source
 
 log = structlog.get_logger()
 
@@ -32,9 +32,9 @@ DEFAULT_SINK = "jsonl:finished.jsonl"
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
-def feeding(settings: Settings) -> Feeding:
+def feeding(settings: Settings) -> ReadOptions:
     """Return how lines are read where nothing else is said."""
-    return Feeding(
+    return ReadOptions(
         format=settings.input.format,
         id_column=settings.input.id_column,
         accounts=frozenset(settings.account_settings()),
@@ -58,11 +58,11 @@ def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
 def missing_places(settings: Settings) -> list[str]:
     """Return, for people, which sources of the settings are not there now; those that follow are waited for."""
     named = [source for source in sources(settings, []) if source.kind in ("file", "folder")]
-    absent = [source for source in named if not Path(source.place).exists()]
+    absent = [source for source in named if not Path(source.location).exists()]
     return [f"{source}: is not there{', and waited for' if source.follow else ''}" for source in absent]
 
 
-def _sources_of(table: SourceTable, run_follows: bool, read: Feeding) -> list[Source]:
+def _sources_of(table: SourceTable, run_follows: bool, read: ReadOptions) -> list[Source]:
     own = replace(
         read,
         format=table.format or read.format,
@@ -76,17 +76,17 @@ def _sources_of(table: SourceTable, run_follows: bool, read: Feeding) -> list[So
         case "stdin":
             return [_file(STDIN, follow=False, read=own)]
         case "glob":
-            return [Source(kind="glob", place=table.glob or "", follow=follow, feeding=own)]
+            return [Source(kind="glob", location=table.glob or "", follow=follow, options=own)]
         case "folder":
             place, settle_s = table.folder or "", table.settle_s
-            return [Source(kind="folder", place=place, follow=follow, feeding=own, settle_s=settle_s)]
+            return [Source(kind="folder", location=place, follow=follow, options=own, settle_s=settle_s)]
         case _:
             assert_never(table.found_kind)
 
 
-def _file(path: str, *, follow: bool, read: Feeding) -> Source:
+def _file(path: str, *, follow: bool, read: ReadOptions) -> Source:
     is_stdin = path == STDIN
-    return Source(kind="stdin" if is_stdin else "file", place=path, follow=follow and not is_stdin, feeding=read)
+    return Source(kind="stdin" if is_stdin else "file", location=path, follow=follow and not is_stdin, options=read)
 
 
 # --- sinks and accounts ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import structlog
 from poller.core.errors import InputError
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, Store
-from poller.sources import Claims, Reader, Source, Valve
+from poller.sources import ChunkWriter, FileRegistry, Reader, Source
 
 log = structlog.get_logger()
 
@@ -24,16 +24,17 @@ class Ingest:
         clock: Clock,
         stdin: int,
         tolerant: bool,
-        on_fed: Callable[[Chunk, Added], None],
+        on_chunk: Callable[[Chunk, Added], None],
         on_ended: Callable[[], None],
     ) -> None:
         self.sources = tuple(dict.fromkeys(sources))  # as named, those that have ended included
         self.tolerant = tolerant  # a source that cannot be read ends, and nothing else
         self._store = store
-        self._reader = Reader(claims=Claims(), clock=clock, stdin=stdin, on_chunk=on_fed)
+        self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
+        self._on_chunk = on_chunk
         self._on_ended = on_ended
         self._turn = asyncio.Lock()
-        self._running: dict[Source, tuple[Valve, asyncio.Task[None]]] = {}
+        self._running: dict[Source, tuple[ChunkWriter, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._was_cut = False
 
@@ -68,24 +69,24 @@ class Ingest:
 
     def _begin(self, source: Source) -> None:
         if self._group is not None:
-            valve = Valve(self._store)
-            self._running[source] = valve, self._group.create_task(self._run(source, valve))
+            writer = ChunkWriter(self._store, self._on_chunk)
+            self._running[source] = writer, self._group.create_task(self._run(source, writer))
 
     async def _end(self, source: Source) -> None:
         if source in self._running:
-            valve, task = self._running[source]
-            async with valve.shut:
+            writer, task = self._running[source]
+            async with writer.lock:
                 task.cancel()
             await asyncio.wait([task])
-        self._reader.claims.give_up(source)
+        self._reader.registry.release(source)
 
-    async def _run(self, source: Source, valve: Valve) -> None:
+    async def _run(self, source: Source, writer: ChunkWriter) -> None:
         try:
             if source.follow:
-                await self._reader.read(source, valve)
+                await self._reader.read(source, writer)
             else:
                 async with self._turn:
-                    await self._reader.read(source, valve)
+                    await self._reader.read(source, writer)
         except InputError as fault:
             if not self.tolerant:
                 raise

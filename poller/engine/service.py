@@ -67,7 +67,7 @@ class Service:
             clock=clock,
             stdin=stdin,
             tolerant=endless,
-            on_fed=self._on_fed,
+            on_chunk=self._on_fed,
             on_ended=self._end_if_idle,
         )
 

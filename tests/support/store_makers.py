@@ -1,4 +1,4 @@
-"""Makes what the stores' tests feed and record, and kills their stores."""
+"""Builds what the stores' tests feed and record, and kills their stores."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,7 +49,7 @@ def ids(found: Sequence[Task] | Sequence[Delivery]) -> list[str]:
 
 
 async def kill(store: Store) -> None:
-    """Take the store's hands off its state as the kernel does at the end of a process: nothing more is written."""
+    """Stop the store as the kernel does at the end of a process: nothing more is written."""
     if isinstance(store, SqliteStore):
         store._commits._refuse("killed")
         store._closed = True

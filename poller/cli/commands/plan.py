@@ -29,7 +29,7 @@ from poller.schedule import (
     recalled,
 )
 from poller.schedule.simulate import forecast
-from poller.sources import Feeding, feed
+from poller.sources import ReadOptions, feed
 from poller.store import read_store
 
 DEFAULT_REQUESTS, DEFAULT_WINDOW_S = 100, 10.0  # until the answers say otherwise
@@ -113,7 +113,7 @@ async def print_plan(
 
 async def _count(settings: Settings, inputs: Sequence[str]) -> Census:
     census = Census()
-    feeding = Feeding(
+    feeding = ReadOptions(
         format=settings.input.format,
         id_column=settings.input.id_column,
         accounts=frozenset(settings.account_settings()),
@@ -121,7 +121,7 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> Census:
         max_line_bytes=settings.input.max_line_bytes,
     )
     for spec in inputs:
-        await feed(spec, census, feeding, on_chunk=lambda _chunk, _added: None)
+        await feed(spec, census, feeding)
     return census
 
 

@@ -11,7 +11,8 @@ from poller.config import Settings
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.reports.task import story_json, story_text
-from poller.sources.parsing.line import Feeding, id_from, read_json
+from poller.sources import ReadOptions
+from poller.sources.parsing.line import id_from, read_json
 from poller.store import StateReader, without_secret
 
 
@@ -42,7 +43,7 @@ def _id_in(named: str, settings: Settings) -> str:
     if not named.startswith(("{", '"')):
         return id_from(named)
     accounts = frozenset(settings.account_settings())
-    return read_json(named.encode(), Feeding(accounts=accounts, default_account=settings.account)).task_id
+    return read_json(named.encode(), ReadOptions(accounts=accounts, default_account=settings.account)).task_id
 
 
 async def _unknown(store: StateReader, settings: Settings, task_id: str) -> str:

@@ -38,7 +38,7 @@ def listening(*args: str, folder: Path, listen: str = "127.0.0.1:0", **env: str)
     """Run the poller; yields it with its page's address."""
     flags = ("--listen", listen, "--no-progress", *args)
     with running("run", *flags, folder=folder, env=environ(**env)) as poller:
-        wait_until(poller.told("web.started"), "the page's server")
+        wait_until(poller.logged("web.started"), "the page's server")
         (started,) = [event for event in poller.events() if event["event"] == "web.started"]
         yield poller, started["url"]
 
