@@ -9,19 +9,14 @@ from urllib.parse import unquote, urlsplit
 
 LONGEST_NAME = 100  # characters of a host or a file name that are kept
 
+DUPLICATE_OPTIONS = ("duplicateValidationStrategy", "duplicateValidationScope")
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "url": ("url", "sourceurl", "fileurl", "downloadurl", "importurl", "source", "href", "link"),
     "md5": ("md5", "filemd5", "md5sum", "md5hash", "contentmd5", "checksummd5"),
     "size": ("size", "filesize", "sizebytes", "bytes", "contentlength"),
-    "access": ("access",),
     "name": ("name", "filename"),
     "folderId": ("folderid", "parentfolderid"),
-    "folderPath": ("folderpath",),
-    "ttl": ("ttl",),
-    "expiresAt": ("expiresat",),
-    "overwrite": ("overwrite",),
-    "duplicateValidationStrategy": ("duplicatevalidationstrategy",),
-    "duplicateValidationScope": ("duplicatevalidationscope",),
+    **{name: (name.lower(),) for name in ("access", "folderPath", "ttl", "expiresAt", "overwrite", *DUPLICATE_OPTIONS)},
 }
 
 

@@ -72,7 +72,10 @@ def over_time(spans: Sequence[tuple[float, int, int]], span_s: float) -> str:
     days = spans[-1][0] - spans[0][0] >= 86_400
     bars = [(_time_label(begin, days=True), good, bad) for begin, good, bad in spans]
     middle = len(spans) // 2
-    marks = [(0, _time_label(spans[0][0], days=True)), (len(spans) - 1, _time_label(spans[-1][0] + span_s, days=days))]
+    marks = [
+        (0, _time_label(spans[0][0], days=True)),
+        (len(spans) - 1, _time_label(spans[-1][0] + span_s, days=days)),
+    ]
     if len(spans) > 4:
         marks.insert(1, (middle, _time_label(spans[middle][0], days=days)))
     return columns("outcomes over time", bars, marks)

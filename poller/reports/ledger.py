@@ -9,6 +9,7 @@ from poller.core.errors import Exit
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
 
 MOST_SOURCES = 20  # with a line each; beyond, one line a folder
+_COUNTS = ("lines", "tasks", "duplicates", "rejected", "blank")
 FEWEST_OF_FOLDER = 4  # sources of a folder that share a line
 
 
@@ -95,15 +96,8 @@ def _added_up(sources: Iterable[tuple[SourceSums, int]], rename: Callable[[str],
 
 
 def _sum(one: SourceSums, other: SourceSums) -> SourceSums:
-    return replace(
-        one,
-        lines=one.lines + other.lines,
-        tasks=one.tasks + other.tasks,
-        duplicates=one.duplicates + other.duplicates,
-        rejected=one.rejected + other.rejected,
-        blank=one.blank + other.blank,
-        ended=one.ended and other.ended,
-    )
+    sums = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
+    return replace(one, ended=one.ended and other.ended, **sums)
 
 
 def _source_line(source: SourceSums, count: int) -> str:

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import orjson
 
-from poller.core.columns import Columns
+from poller.core.columns import DUPLICATE_OPTIONS, Columns
 from poller.core.model import JsonObject
 from poller.reports.finished_task import FinishedTask
 from poller.reports.retryable import RetryAdvice
 
-REQUIRED = ("access", "overwrite", "duplicateValidationStrategy", "duplicateValidationScope")  # by HubSpot, beside url
-NO_URL_IN_ROW = "its row has no URL"
+REQUIRED = ("access", "overwrite", *DUPLICATE_OPTIONS)  # by HubSpot, beside url
+NO_URL_IN_ROW = "there is no URL in the row"
 FOLDERS = ("folderId", "folderPath")  # HubSpot requires one of them
 _YES, _NO = frozenset({"true", "yes", "y", "1", "on"}), frozenset({"false", "no", "n", "0", "off"})
 
@@ -26,7 +26,7 @@ def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]
     if task.url is None:
         raise ValueError(NO_URL_IN_ROW)
     if not re.match(r"(?i)https?://[^\s/]", task.url):
-        raise ValueError("the URL of its row does not begin with http:// or https://")
+        raise ValueError("the URL in the row does not begin with http:// or https://")
     body: JsonObject = {"url": task.url}
     for name, read in _OPTIONS.items():
         value = columns.value(task.ref, name)
@@ -40,7 +40,7 @@ def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{name} in its row is not a text")  # noqa: TRY004 - the row's type, not the caller's
+        raise ValueError(f"{name} in the row is not a text")  # noqa: TRY004 - the row's type, not the caller's
     return str(value).strip()
 
 
@@ -53,7 +53,7 @@ def _flag(name: str, value: Any) -> bool:
         return value
     word = str(value).strip().lower()
     if word not in _YES | _NO:
-        raise ValueError(f"{name} in its row is neither true nor false: {word[:40]!r}")
+        raise ValueError(f"{name} in the row is neither true nor false: {word[:40]!r}")
     return word in _YES
 
 
@@ -65,8 +65,7 @@ _OPTIONS: Mapping[str, Callable[[str, Any], str | bool]] = {
     "ttl": _text,
     "expiresAt": _text,
     "overwrite": _flag,
-    "duplicateValidationStrategy": _word,
-    "duplicateValidationScope": _word,
+    **dict.fromkeys(DUPLICATE_OPTIONS, _word),
 }
 OPTIONS = tuple(_OPTIONS)
 

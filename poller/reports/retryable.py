@@ -41,15 +41,21 @@ def retry_advice(task: FinishedTask) -> RetryAdvice:
     """
     match task.kind:
         case Kind.COMPLETE if task.reason is None:
-            return RetryAdvice(retryable=False, why="the file landed")
+            why = "the file landed"
         case Kind.COMPLETE:
-            return RetryAdvice(retryable=False, why="a file landed, but not the one in your row: check which is right")
+            why = "a file landed, but not the one in your row: check which is right"
         case Kind.NOT_FOUND:
-            return RetryAdvice(retryable=False, why="its outcome is unknown: check whether the file is there")
+            why = "its outcome is unknown: check whether the file is there"
         case Kind.COMPLETE_WITHOUT_RESULT:
-            return RetryAdvice(retryable=False, why="HubSpot reported COMPLETE: check whether the file is there")
-    if task.file_id is not None:
-        return RetryAdvice(retryable=False, why="a file landed in spite of errors: read the errors")
+            why = "HubSpot reported COMPLETE: check whether the file is there"
+        case _ if task.file_id is not None:
+            why = "a file landed in spite of errors: read the errors"
+        case _:
+            return _by_errors(task)
+    return RetryAdvice(retryable=False, why=why)
+
+
+def _by_errors(task: FinishedTask) -> RetryAdvice:
     known = [advice for error in as_list(task.errors) if (advice := _advice_for(error)) is not None]
     lasting = next((advice for advice in known if not advice.retryable), None)
     return lasting or next(iter(known), None) or _by_kind(task.kind)

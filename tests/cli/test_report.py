@@ -217,9 +217,9 @@ async def test_rows_without_a_valid_body_are_listed_with_the_reason(
     assert lines(tmp_path / "retry.jsonl") == [{"url": "https://example.com/a", "access": "PRIVATE", "folderId": "99"}]
     why = [line["why_not"] for line in lines(tmp_path / "retry.rest.jsonl")]
     assert [text.partition("; but ")[2] for text in why] == [
-        "its row has no URL",
-        "the URL of its row does not begin with http:// or https://",
-        "overwrite in its row is neither true nor false: 'perhaps'",
+        "there is no URL in the row",
+        "the URL in the row does not begin with http:// or https://",
+        "overwrite in the row is neither true nor false: 'perhaps'",
     ]
     assert "--column url=NAME" in err
     assert "1 bodies lack overwrite" in err

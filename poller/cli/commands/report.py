@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
 
 import orjson
 
@@ -18,7 +17,7 @@ from poller.core.columns import Columns
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.protocols import Clock
 from poller.core.text import redacted_url
-from poller.reports.failures.groups import FailureAggregator
+from poller.reports.failures.groups import FailureReport
 from poller.reports.failures.to_csv import CsvWriter
 from poller.reports.failures.to_html import to_html
 from poller.reports.failures.to_json import to_json
@@ -44,8 +43,8 @@ class ReportOptions:
     defaults: Mapping[str, str] = field(default_factory=dict)  # options for bodies whose rows lack them
 
     def selects(self, task: FinishedTask) -> bool:
-        is_late = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
-        return is_late and self.account in (None, task.account)
+        is_in_time = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
+        return is_in_time and self.account in (None, task.account)
 
 
 async def report(settings: Settings, options: ReportOptions, clock: Clock = time.time) -> Exit:
@@ -55,7 +54,7 @@ async def report(settings: Settings, options: ReportOptions, clock: Clock = time
     no file was changed.
     """
     options = _with_rest(options)
-    aggregator = FailureAggregator()
+    failures = FailureReport()
     counts = {"waiting": 0, "pruned": 0}
     with ExitStack() as files:
         failed_tasks = _FailedTaskFiles(options, files)
@@ -65,15 +64,14 @@ async def report(settings: Settings, options: ReportOptions, clock: Clock = time
                 task = _read(body, origin, options.columns)
                 if options.selects(task):
                     advice = retry_advice(task) if task.reason is not None else None
-                    aggregator.add(task, advice)
+                    failures.add(task, advice)
                     if advice is not None:
                         failed_tasks.add(task, advice, body)
-        found = aggregator.report()
         if options.html is not None:
             title = ", ".join(path.name for path in options.files) or redacted_url(settings.state)
-            page = to_html(found, **counts, made_at=clock(), title=title)
+            page = to_html(failures, **counts, made_at=clock(), title=title)
             files.enter_context(new_file(options.html)).write(page)
-    text = orjson.dumps(to_json(found, **counts)).decode() if options.as_json else to_text(found, **counts)
+    text = orjson.dumps(to_json(failures, **counts)).decode() if options.as_json else to_text(failures, **counts)
     sys.stdout.write(text + "\n")
     sys.stderr.write("".join(f"{line}\n" for line in failed_tasks.summary()))
     return Exit.ALL_COMPLETE
@@ -121,11 +119,8 @@ class _FailedTaskFiles:
     def __init__(self, options: ReportOptions, files: ExitStack) -> None:
         self._options = options
         self._csv = CsvWriter(files.enter_context(new_file(options.csv))) if options.csv else None
-        self._bodies: TextIO | None = None
-        self._rest: TextIO | None = None
-        if options.resubmit is not None and options.rest is not None:
-            self._bodies = files.enter_context(new_file(options.resubmit))
-            self._rest = files.enter_context(new_file(options.rest))
+        self._bodies = files.enter_context(new_file(options.resubmit)) if options.resubmit else None
+        self._rest = files.enter_context(new_file(options.rest)) if options.rest else None
         self._account: str | None = None  # of all bodies
         self._counts: Counter[str] = Counter()  # lines by file
         self._invalid_rows: Counter[str] = Counter()
@@ -135,10 +130,8 @@ class _FailedTaskFiles:
         """Write one failed task."""
         if self._csv is not None:
             self._csv.add(task, advice)
-        if self._bodies is not None and self._rest is not None:
-            self._resubmit(task, advice, record, self._bodies, self._rest)
-
-    def _resubmit(self, task: FinishedTask, advice: RetryAdvice, record: bytes, bodies: TextIO, rest: TextIO) -> None:
+        if self._bodies is None or self._rest is None:
+            return
         if advice.retryable:
             try:
                 body = start_body(task, self._options.columns, self._options.defaults)
@@ -149,10 +142,10 @@ class _FailedTaskFiles:
                 self._check_account(task.account)
                 self._missing_options.update(missing_options(body))
                 self._counts["bodies"] += 1
-                bodies.write(orjson.dumps(body).decode() + "\n")
+                self._bodies.write(orjson.dumps(body).decode() + "\n")
                 return
         self._counts["rest"] += 1
-        rest.write(rest_line(task, advice, record).decode() + "\n")
+        self._rest.write(rest_line(task, advice, record).decode() + "\n")
 
     def _check_account(self, account: str) -> None:
         """Bodies do not name their account: in one file, those of two accounts would be sent with the wrong token."""

@@ -5,6 +5,7 @@ from collections import Counter
 
 LONGEST_TIMELINE = 240  # spans
 FIRST_SPAN_S = 10.0
+TOP = 10
 
 
 class BoundedCounter:
@@ -24,9 +25,9 @@ class BoundedCounter:
             self.others += self.counts.total() - sum(kept.values())
             self.counts = Counter(kept)
 
-    def top(self, most: int) -> tuple[tuple[str, int], ...]:
-        """Return the most frequent names with their counts."""
-        return tuple(sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most])
+    def top(self) -> list[tuple[str, int]]:
+        """Return the `TOP` most frequent names with their counts."""
+        return sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP]
 
 
 class Timeline:

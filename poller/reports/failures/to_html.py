@@ -8,8 +8,10 @@ from poller.core.model import Kind
 from poller.core.text import kind_label, printable
 from poller.core.timestamps import iso
 from poller.reports import charts
-from poller.reports.failures.groups import FailureReport, FailureSample, FailureShare, ReasonGroup, group_label
+from poller.reports.failures.counters import BoundedCounter
+from poller.reports.failures.groups import FailureReport, FailureShare, ReasonGroup
 from poller.reports.failures.to_text import UNNAMED, retry_text
+from poller.reports.finished_task import FinishedTask
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -22,8 +24,8 @@ def to_html(report: FailureReport, *, waiting: int, pruned: int, made_at: float,
         _head(report, waiting=waiting, pruned=pruned, made_at=made_at, title=title),
         _charts(report),
         _groups(report),
-        _shares("Source hosts", "host", report.hosts),
-        _shares("File types", "extension", report.extensions),
+        _shares("Source hosts", "host", report.hosts()),
+        _shares("File types", "extension", report.extensions()),
         _kinds(report),
     )
     return (
@@ -63,8 +65,8 @@ def _compared(report: FailureReport) -> str:
 
 
 def _charts(report: FailureReport) -> str:
-    over_time = charts.over_time(report.timeline, report.span_s)
-    durations = charts.durations(report.durations)
+    over_time = charts.over_time(report.timeline.spans(), report.timeline.span_s)
+    durations = charts.durations(report.durations.counts)
     key = '<p class="soft key"><i class="good"></i>complete<i class="bad"></i>not complete</p>'
     parts = [f"<h2>Outcomes over time (UTC)</h2>{over_time}{key}\n"] if over_time else []
     parts += [f"<h2>How long imports took</h2>{durations}\n"] if durations else []
@@ -72,13 +74,10 @@ def _charts(report: FailureReport) -> str:
 
 
 def _groups(report: FailureReport) -> str:
-    if not report.groups:
-        return (
-            "<h2>Reasons</h2><p>Every finished task is complete.</p>\n"
-            if report.finished
-            else "<p>Nothing has finished yet.</p>\n"
-        )
-    return "<h2>Reasons</h2>\n" + "".join(_group(group, report.failed) for group in report.groups)
+    if not report.finished:
+        return "<p>Nothing has finished yet.</p>\n"
+    groups = "".join(_group(group, report.failed) for group in report.groups())
+    return f"<h2>Reasons</h2>\n{groups or '<p>Every finished task is complete.</p>'}\n"
 
 
 def _group(group: ReasonGroup, failed: int) -> str:
@@ -88,34 +87,30 @@ def _group(group: ReasonGroup, failed: int) -> str:
         f'<p><b class="num">{group.count:,}</b> '
         f'<span class="soft">{group.count / failed:.1%} of those not complete</span></p>'
         f"{charts.meter(group.count, failed, 'bad')}"
-        f'<p><span class="tag">{escape(group_label(group.reason.kind))}</span>'
+        f'<p><span class="tag">{escape(group.label)}</span>'
         f'<span class="tag {retryable}">retry: {_text(retry_text(group))}</span></p>'
         f"{_counts('Hosts', group.hosts)}{_counts('Extensions', group.extensions)}{_samples(group.samples)}</article>\n"
     )
 
 
-def _counts(title: str, counts: Sequence[tuple[str, int]]) -> str:
-    named = ", ".join(f"{_text(name)} {count:,}" for name, count in counts if name not in UNNAMED)
+def _counts(title: str, counter: BoundedCounter) -> str:
+    named = ", ".join(f"{_text(name)} {count:,}" for name, count in counter.top() if name not in UNNAMED)
     return f'<p class="soft">{title}: {named}</p>' if named else ""
 
 
-def _samples(samples: Sequence[FailureSample]) -> str:
-    if not samples:
-        return ""
+def _samples(samples: Sequence[FinishedTask]) -> str:
     rows = "".join(
         f"<tr><td><code>{_text(sample.task_id)}</code></td><td>{_text(sample.url or _row_text(sample))}</td>"
         f"<td><code>{_text(sample.correlation_id or '')}</code></td></tr>"
         for sample in samples
     )
-    return (
-        "<details open><summary>Samples</summary>"
-        '<table class="samples"><thead><tr><th scope="col">task</th>'
-        '<th scope="col">your row</th><th scope="col">correlation id, for HubSpot support</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></details>"
+    head = (
+        '<th scope="col">task</th><th scope="col">your row</th><th scope="col">correlation id, for HubSpot support</th>'
     )
+    return f"<details open><summary>Samples</summary>{_table('samples', head, rows)}</details>" if rows else ""
 
 
-def _row_text(sample: FailureSample) -> str:
+def _row_text(sample: FinishedTask) -> str:
     return ", ".join(f"{name}: {value}" for name, value in sample.ref.items())
 
 
@@ -128,26 +123,26 @@ def _shares(title: str, noun: str, shares: Sequence[FailureShare]) -> str:
         f'<td class="bar">{charts.meter(share.failed, share.all, "bad")}</td></tr>'
         for share in shares
     )
-    return (
-        f'<h2>{title}</h2><table class="places"><thead><tr>'
+    head = (
         f'<th scope="col">{noun}</th><th scope="col" class="num">not complete</th><th scope="col" class="num">of</th>'
-        f'<th scope="col" class="num">share</th><td class="bar"></td></tr></thead>'
-        f"<tbody>{rows}</tbody></table>\n"
+        '<th scope="col" class="num">share</th><td class="bar"></td>'
     )
+    return f"<h2>{title}</h2>{_table('shares', head, rows)}\n"
 
 
 def _kinds(report: FailureReport) -> str:
+    if set(report.kinds) <= {Kind.COMPLETE}:
+        return ""
     rows = "".join(
         f'<tr><td>{_text(kind_label(kind))}</td><td class="num">{count:,}</td></tr>'
         for kind, count in report.kinds.items()
     )
-    if not rows or set(report.kinds) == {Kind.COMPLETE}:
-        return ""
-    return (
-        '<h2>Outcomes</h2><table><thead><tr><th scope="col">outcome</th>'
-        '<th scope="col" class="num">tasks</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>\n"
-    )
+    head = '<th scope="col">outcome</th><th scope="col" class="num">tasks</th>'
+    return f"<h2>Outcomes</h2>{_table('kinds', head, rows)}\n"
+
+
+def _table(name: str, head: str, rows: str) -> str:
+    return f'<table class="{name}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _text(text: str) -> str:

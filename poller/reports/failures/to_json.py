@@ -5,7 +5,9 @@ from dataclasses import asdict
 from poller.core.model import JsonObject, Kind
 from poller.core.timestamps import iso
 from poller.reports.failures.counters import DURATION_BOUNDS_S
-from poller.reports.failures.groups import FailureReport, FailureSample, ReasonGroup
+from poller.reports.failures.groups import FailureReport, ReasonGroup
+
+SAMPLE = ("task_id", "account", "url", "correlation_id", "file_id", "ref")
 
 
 def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
@@ -18,13 +20,13 @@ def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
         "waiting": waiting,
         "pruned": pruned,
         "kinds": dict(report.kinds),
-        "reasons": [_group(group) for group in report.groups],
-        "hosts": [asdict(share) for share in report.hosts],
-        "extensions": [asdict(share) for share in report.extensions],
+        "reasons": [_group(group) for group in report.groups()],
+        "hosts": [asdict(share) for share in report.hosts()],
+        "extensions": [asdict(share) for share in report.extensions()],
         "compared": dict(report.compared),
         "import_seconds": [
             {"below": bound, "imports": count}
-            for bound, count in zip((*DURATION_BOUNDS_S, None), report.durations, strict=True)
+            for bound, count in zip((*DURATION_BOUNDS_S, None), report.durations.counts, strict=True)
         ],
     }
 
@@ -36,22 +38,11 @@ def _group(group: ReasonGroup) -> JsonObject:
         "reason": group.reason.message,
         "count": group.count,
         "retryable": group.retryable,
-        "why": group.why,
+        "why": group.why or group.why_not,
         "why_not": group.why_not or None,
-        "hosts": dict(group.hosts),
-        "extensions": dict(group.extensions),
+        "hosts": dict(group.hosts.top()),
+        "extensions": dict(group.extensions.top()),
         "first_at": None if group.first_at is None else iso(group.first_at),
         "last_at": None if group.last_at is None else iso(group.last_at),
-        "samples": [_sample(sample) for sample in group.samples],
-    }
-
-
-def _sample(sample: FailureSample) -> JsonObject:
-    return {
-        "task_id": sample.task_id,
-        "account": sample.account,
-        "url": sample.url,
-        "correlation_id": sample.correlation_id,
-        "file_id": sample.file_id,
-        "ref": sample.ref,
+        "samples": [{name: getattr(sample, name) for name in SAMPLE} for sample in group.samples],
     }

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from poller.core.text import printable
-from poller.reports.failures.groups import NO_URL, FailureReport, FailureSample, FailureShare, ReasonGroup, group_label
-from poller.reports.finished_task import DIFFERS, NO_EXTENSION
+from poller.reports.failures.counters import BoundedCounter
+from poller.reports.failures.groups import NO_URL, FailureReport, FailureShare, ReasonGroup
+from poller.reports.finished_task import DIFFERS, NO_EXTENSION, FinishedTask
 
 INDENT = " " * 18
 SHOWN_GROUPS = 20
@@ -16,12 +17,13 @@ UNNAMED = (NO_URL, NO_EXTENSION)
 def to_text(report: FailureReport, *, waiting: int, pruned: int) -> str:
     """Return the report as text."""
     parts = [_head(report, waiting=waiting, pruned=pruned)]
-    parts += [_group_text(group, report.failed) for group in report.groups[:SHOWN_GROUPS]]
-    if hidden := report.groups[SHOWN_GROUPS:]:
+    groups = report.groups()
+    parts += [_group_text(group, report.failed) for group in groups[:SHOWN_GROUPS]]
+    if hidden := groups[SHOWN_GROUPS:]:
         count = sum(group.count for group in hidden)
         parts.append(f"{count:>9,}  with {len(hidden):,} rarer reasons; --json lists them")
     if report.failed:
-        parts += [_shares("by source host", report.hosts), _shares("by extension", report.extensions)]
+        parts += [_shares("by source host", report.hosts()), _shares("by extension", report.extensions())]
     return "\n".join(part for part in parts if part)
 
 
@@ -34,7 +36,7 @@ def _head(report: FailureReport, *, waiting: int, pruned: int) -> str:
         lines.append(f"{pruned:,} more tasks are past their retention: only their counts are known")
     if report.compared:
         sums = " and ".join(f"{count:,} by {name}" for name, count in sorted(report.compared.items()))
-        differing = sum(group.count for group in report.groups if group.reason.kind == DIFFERS)
+        differing = sum(group.count for group in report.groups() if group.reason.kind == DIFFERS)
         lines.append(f"files compared with your rows: {sums}; {differing:,} differ")
     if report.failed:
         lines.append(
@@ -48,10 +50,7 @@ def _percent(report: FailureReport) -> str:
 
 
 def _group_text(group: ReasonGroup, failed: int) -> str:
-    lines = [
-        f"\n{group.count:>9,}  {group.count / failed:>5.1%}  {group_label(group.reason.kind)}  "
-        f"{printable(group.reason.text)}"
-    ]
+    lines = [f"\n{group.count:>9,}  {group.count / failed:>5.1%}  {group.label}  {printable(group.reason.text)}"]
     if names := [text for text in (_counts("hosts", group.hosts), _counts("extensions", group.extensions)) if text]:
         lines.append(INDENT + " · ".join(names))
     lines.append(INDENT + f"retry: {retry_text(group)}")
@@ -62,16 +61,17 @@ def _group_text(group: ReasonGroup, failed: int) -> str:
 def retry_text(group: ReasonGroup) -> str:
     """Return whether a group can be retried, and why."""
     if group.retryable in (0, group.count):
-        return f"{'yes' if group.retryable else 'no'}, {printable(group.why)}"
+        return f"{'yes' if group.retryable else 'no'}, {printable(group.why or group.why_not)}"
     return f"{group.retryable:,} of them, {printable(group.why)}; not the others, {printable(group.why_not)}"
 
 
-def _counts(title: str, counts: Sequence[tuple[str, int]]) -> str:
+def _counts(title: str, counter: BoundedCounter) -> str:
+    counts = counter.top()
     named = [f"{printable(name)} {count:,}" for name, count in counts[:SHOWN_NAMES] if name not in UNNAMED]
     return f"{title} {', '.join(named)}{', …' if len(counts) > SHOWN_NAMES else ''}" if named else ""
 
 
-def _sample_text(sample: FailureSample) -> str:
+def _sample_text(sample: FinishedTask) -> str:
     correlation_id = f"correlation id {sample.correlation_id}" if sample.correlation_id else None
     return "e.g. " + "  ".join(printable(part) for part in (sample.task_id, sample.url, correlation_id) if part)
 
