@@ -77,7 +77,7 @@ def _advice_for(error: object) -> RetryAdvice | None:
     if (code := _http_code(error, text)) is not None:
         passes = code >= 500 or code in PASSING_STATUSES
         which = "which often passes" if passes else "which does not pass by itself"
-        return RetryAdvice(retryable=passes, why=f"the file's server answered {code}, {which}")
+        return RetryAdvice(retryable=passes, why=f"the file's server returned {code}, {which}")
     if found := _RATE.search(text):
         return RetryAdvice(retryable=True, why=f"{_whole_words(found)!r} passes")
     if found := _LASTING.search(text):

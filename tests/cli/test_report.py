@@ -16,6 +16,7 @@ import orjson
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
+from poller.cli.commands.replay import reading
 from poller.cli.commands.report import ReportOptions, report
 from poller.config import load
 from poller.core.columns import Columns
@@ -111,6 +112,9 @@ async def test_five_injected_reasons_are_found_and_the_retryable_imports_complet
         {f"{name}.example.com": count} for name, (count, _) in INJECTED.items()
     ]
     assert all(sample["correlation_id"] for each in found["reasons"] for sample in each["samples"])
+    async with reading(settings_for(tmp_path)) as state:
+        counts = dict((await state.sums()).reasons)
+    assert counts == {f"{each['category']}: {each['reason']}": each["count"] for each in found["reasons"]}
 
     bodies, rest = lines(tmp_path / "retry.jsonl"), lines(tmp_path / "retry.rest.jsonl")
     assert Counter(body["url"][8:12] for body in bodies) == {"busy": 31, "slow": 23}
