@@ -25,13 +25,14 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, PollerError
 from poller.core.model import Sums
 from poller.core.protocols import Store, TokenSource
+from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
-from poller.reports.ledger import exit_code, imbalances, summary, troubles
+from poller.reports.ledger import exit_code, failed_polls, imbalances, summary
 from poller.sources import Source, check_sources
-from poller.store import open_store, without_secret
+from poller.store import open_store
 from poller.web import Overview, Run, make_site
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ async def run(settings: Settings, inputs: Sequence[str], environment: Environmen
         store = await open_store(settings.state, clock=environment.clock)
         stack.push_async_callback(store.close)
         service, builder = await _assemble(settings, sources, environment, metrics, store, stack)
-        log.info("run.started", version=__version__, state=without_secret(settings.state), accounts=len(service.lanes))
+        log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         environment.on_service(service)
         await _open_site(settings, environment, service, metrics, store, stack)
         reload = Reload(settings, inputs, service, builder)
@@ -316,7 +317,7 @@ def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source]) -> str
 
 def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed: str | None) -> Exit:
     """Print the closing summary; return the exit code."""
-    _say("\n".join(filter(None, (summary(sums), troubles(metrics.troubles)))))
+    _say("\n".join(filter(None, (summary(sums), failed_polls(metrics.troubles)))))
     code, message = exit_code(sums), None
     if broken := imbalances(sums):
         log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])

@@ -350,13 +350,13 @@ def report(
     or size columns in your input, the finished files are compared.
     """
     with _errors_for_people():
-        from poller.cli.commands.report import Wanted
+        from poller.cli.commands.report import ReportOptions
         from poller.cli.commands.report import report as answer
         from poller.config import load
-        from poller.reports.reasons import COLUMN_NAMES, Columns
+        from poller.core.columns import COLUMN_NAMES, Columns
         from poller.reports.resubmit import OPTIONS
 
-        wanted = Wanted(
+        options = ReportOptions(
             files=tuple(files or ()),
             account=account,
             since=_instant(since),
@@ -366,9 +366,9 @@ def report(
             csv=csv,
             resubmit=resubmit,
             rest=rest,
-            given=_pairs(set_ or [], "--set", OPTIONS),
+            defaults=_pairs(set_ or [], "--set", OPTIONS),
         )
-        raise typer.Exit(asyncio.run(answer(load(config, _given(state=state), os.environ), wanted)))
+        raise typer.Exit(asyncio.run(answer(load(config, _given(state=state), os.environ), options)))
 
 
 @app.command(epilog="\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db")

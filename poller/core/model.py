@@ -114,7 +114,6 @@ class Finished(Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     completed_at: str | None = None
     task_id: str | None = None
-    reason: str | None = None  # first error as "CATEGORY: message", for the summary
     correlation_id: str | None = None
 
 

@@ -6,10 +6,12 @@ them again would change integers beyond 64 bits, floats and doubled keys.
 
 import orjson
 
+from poller.core.columns import source_file
 from poller.core.model import Finished, Kind, Missing, Outcome, Record, Running, Task
+from poller.core.reason import reason_of
+from poller.core.text import KIND_TEXT
 from poller.core.timestamps import iso
 
-UNKNOWN_ID = "HubSpot does not know this id"
 TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish this import"
 
 
@@ -34,7 +36,7 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     }
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
-    return Record(body=orjson.dumps(fields), kind=kind, reason=_reason(outcome, kind), seen_at=seen_at)
+    return Record(body=orjson.dumps(fields), kind=kind, reason=_reason(task, outcome, kind), seen_at=seen_at)
 
 
 def _spliced(json: bytes | None) -> orjson.Fragment | None:
@@ -52,11 +54,18 @@ def _status(task: Task, outcome: Outcome) -> str | None:
             return task.status
 
 
-def _reason(outcome: Outcome, kind: Kind) -> str | None:
-    match outcome:
-        case Finished(reason=str(reason)):
-            return reason
-        case Missing(code=code):
-            return f"HTTP {code}: {UNKNOWN_ID}"
-        case _:
-            return None if kind is Kind.COMPLETE else kind.value.replace("_", " ")
+def _reason(task: Task, outcome: Outcome, kind: Kind) -> str | None:
+    if kind is Kind.COMPLETE:
+        return None
+    if isinstance(outcome, Missing):
+        return f"HTTP {outcome.code}: {KIND_TEXT[Kind.NOT_FOUND]}"
+    errors = _decoded(outcome.errors) if isinstance(outcome, Finished) else None
+    reason = reason_of(kind, errors, source_file(_decoded(task.ref)))
+    return reason and reason.text
+
+
+def _decoded(json: bytes | None) -> object:
+    try:
+        return None if json is None else orjson.loads(json)
+    except ValueError:  # a number that no float can hold
+        return None

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import msgspec
 import orjson
 
+from poller.core.columns import source_file
 from poller.core.model import Kind, Record, Sums
 from poller.core.protocols import Clock
-from poller.core.record import UNKNOWN_ID
+from poller.core.reason import reason_of
+from poller.core.text import KIND_TEXT
 from poller.core.timestamps import epoch
-from poller.hubspot.classify import first_reason
 
 STEP_S = 10.0
 STEPS = 360  # an hour
@@ -136,9 +137,11 @@ class History:
         if (fields := _read(body)) is None:
             return
         self._measure(fields, seen_at=None)
-        name = first_reason(_errors(body)) or fields.kind.replace("_", " ")
-        if fields.kind == Kind.NOT_FOUND:
-            name = next((known for known in self.reasons if known.endswith(UNKNOWN_ID)), name)
+        record = _decoded(body)
+        found = reason_of(fields.kind, record.get("errors"), source_file(record.get("ref")))
+        name = found.text if found is not None else fields.kind
+        if fields.kind == Kind.NOT_FOUND:  # the record does not contain the HTTP status
+            name = next((known for known in self.reasons if known.endswith(KIND_TEXT[Kind.NOT_FOUND])), name)
         if (reason := self.reasons.get(name)) is not None:
             reason.kind = fields.kind
             reason.samples.append(_sample(fields))
@@ -199,11 +202,11 @@ def _read(body: bytes) -> _FinishedFields | None:
         return None
 
 
-def _errors(body: bytes) -> object:
+def _decoded(body: bytes) -> dict[str, object]:
     try:
-        return orjson.loads(body).get("errors")
+        return dict(orjson.loads(body))
     except ValueError:
-        return None  # nests deeper than orjson reads
+        return {}  # nests deeper than orjson reads
 
 
 def _sample(fields: _FinishedFields) -> Sample:

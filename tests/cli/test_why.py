@@ -12,7 +12,7 @@ from poller.cli.commands.why import why
 from poller.core.errors import Exit
 from poller.core.model import AccountState, Kind, Poll, Record, TaskDetails
 from poller.core.protocols import Clock
-from poller.reports.task import span, story_text
+from poller.reports.task import story_text
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
 
@@ -166,11 +166,3 @@ def test_each_sink_says_whether_it_has_the_record() -> None:
         f"{indent}sql:c: dead: too long",
     ]
     assert any("correlation id c-1" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0 s"), (0.0512, "0.0512 s"), (59.9, "59.9 s"), (60, "1 min"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")],
-)
-def test_a_span_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
-    assert span(seconds) == said

@@ -50,7 +50,7 @@ def test_a_timed_out_record_says_the_last_known_status_and_that_it_may_still_fin
     assert (body["status"], body["note"]) == ("PROCESSING", TIMED_OUT_NOTE)
 
 
-def test_a_missing_task_has_its_code_as_reason() -> None:
+def test_a_missing_task_has_its_http_status_as_reason() -> None:
     record = render(make_task(), Missing(code=404), Kind.NOT_FOUND, seen_at=0.0)
     assert record.reason == "HTTP 404: HubSpot does not know this id"
 

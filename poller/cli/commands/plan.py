@@ -15,7 +15,7 @@ from poller.config import AccountSettings, Settings
 from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, StoreUnusable
 from poller.core.model import AccountState, Added, Chunk, Position
-from poller.core.text import human
+from poller.core.text import duration
 from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.sandbox.scenario import DEFAULT_DURATIONS, parse_durations
 from poller.schedule import (
@@ -287,7 +287,7 @@ def _told(plan: AccountPlan) -> list[str]:
     lines = [
         f"account    {plan.account}: {plan.tasks:,} tasks, at most {plan.per_second:g} requests a second",
         f"polls      about {plan.polls:,}, {plan.polls_per_task:g} per task",
-        f"time       about {human(plan.lasts_s)}: started now, finished at {plan.ends_at}",
+        f"time       about {duration(plan.lasts_s)}: started now, finished at {plan.ends_at}",
         f"lateness   {plan.mean_late_s:g} s from a task's end to the poll that sees it, on average",
         f"rests on   {plan.rests_on}",
     ]

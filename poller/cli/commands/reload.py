@@ -13,7 +13,8 @@ import orjson
 from poller.app.reload import RESULT
 from poller.config import Settings
 from poller.core.errors import Exit
-from poller.store import StateReader, last_beat, read_store, without_secret
+from poller.core.text import redacted_url
+from poller.store import StateReader, last_beat, read_store
 
 ANSWER_S = 60.0  # a sink that is taken out, and polls in flight of an account, may take a while
 POLL_EVERY_S = 0.1
@@ -23,7 +24,7 @@ async def ask_to_reload(settings: Settings) -> tuple[str, int]:
     """Send SIGHUP to the run and wait for what it says; return what to tell and the exit code."""
     beat = last_beat(settings.state)
     if beat is None:
-        return f"no run is at work on {without_secret(settings.state)}: nothing to reload; see --state", 1
+        return f"no run is at work on {redacted_url(settings.state)}: nothing to reload; see --state", 1
     pid = beat[0]
     if not _is_poller(pid):
         return f"process {pid}, which owns the state, is no poller on this machine: send SIGHUP to it where it runs", 1

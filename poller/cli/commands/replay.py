@@ -18,12 +18,13 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
+from poller.core.text import redacted_url
 from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
 from poller.reports.ledger import imbalances, summary
 from poller.reports.verify import compare
 from poller.sinks import SinkEnvironment, make_sink, make_sinks, written_files
-from poller.store import StateReader, last_beat, open_store, read_store, without_secret
+from poller.store import StateReader, last_beat, open_store, read_store
 
 PAGE = 1000  # records read at a time
 
@@ -89,7 +90,7 @@ def sign_of_life(settings: Settings, max_age_s: float, url: str | None = None) -
         return said, answered_by is not None
     beat = last_beat(settings.state)
     if beat is None:
-        return f"no run is at work on {without_secret(settings.state)}", False
+        return f"no run is at work on {redacted_url(settings.state)}", False
     pid, at = beat
     address = address_of(settings.listen)
     if address is not None and address.port:

@@ -10,10 +10,11 @@ from poller.cli.commands.replay import reading
 from poller.config import Settings
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.core.text import redacted_url
 from poller.reports.task import story_json, story_text
 from poller.sources import ReadOptions
 from poller.sources.parsing.line import id_from, read_json
-from poller.store import StateReader, without_secret
+from poller.store import StateReader
 
 
 async def why(settings: Settings, named: str, *, as_json: bool, clock: Clock = time.time) -> Exit:
@@ -48,7 +49,7 @@ def _id_in(named: str, settings: Settings) -> str:
 
 async def _unknown(store: StateReader, settings: Settings, task_id: str) -> str:
     """Return what helps to find a task that the state does not know."""
-    lines = [f"poller: the state {without_secret(settings.state)} knows no task {task_id}"]
+    lines = [f"poller: the state {redacted_url(settings.state)} knows no task {task_id}"]
     near = [story.task_id for variant in _variants(task_id) for story in await store.task_details(variant)]
     if near:
         lines.append(f"  but one that differs little: {near[0]}")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from poller.core.text import printable
+
 EXCERPT_LENGTH = 120  # characters
 _EXCERPT_BYTES = 4 * EXCERPT_LENGTH  # enough for that many characters of UTF-8
 
@@ -69,7 +71,6 @@ class LineSplitter:
 
 
 def excerpt(line: Line) -> str:
-    """Return the start of the line for people: at most 120 characters, unprintable ones replaced."""
+    """Return the line's beginning for people: at most 120 characters, unprintable ones replaced."""
     beginning = line.beginning if isinstance(line, OverlongLine) else line[:_EXCERPT_BYTES]
-    text = beginning.decode("utf-8", "replace").strip()[:EXCERPT_LENGTH]
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return printable(beginning.decode("utf-8", "replace").strip()[:EXCERPT_LENGTH])

@@ -13,7 +13,7 @@ from poller import __version__
 from poller.core.errors import StoreError
 from poller.core.model import GateReading, JsonObject, Kind, Pause, SourceSums
 from poller.core.protocols import Clock, Store
-from poller.core.text import WORDS
+from poller.core.text import PAUSE_TEXT
 from poller.engine import DeliveryLoop, Service
 from poller.engine.history import BOUNDS_S, STEP_S, History, RecentReason, Spread, Step
 from poller.engine.metrics import Metrics
@@ -151,7 +151,7 @@ def _lane(name: str, reading: GateReading, due_at: float | None) -> JsonObject:
     return {
         "account": name,
         "pause": state.pause,
-        "says": WORDS.get(state.pause or ""),
+        "says": PAUSE_TEXT.get(state.pause or ""),
         "detail": state.pause_detail,
         "resume_at": state.resume_at,
         "is_stuck": state.pause in STUCK,

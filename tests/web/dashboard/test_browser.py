@@ -125,7 +125,7 @@ def test_a_refused_token_is_told_with_its_remedy_and_readable_too(browser: Brows
         ):
             expect(page.locator("#state")).to_have_text("needs you", timeout=PATIENCE_MS)
             expect(page.locator("#notices")).to_contain_text("Paused: token refused")
-            expect(page.locator("#notices")).to_contain_text("replace it, the run goes on by itself")
+            expect(page.locator("#notices")).to_contain_text("replace it, then polling resumes by itself")
             expect(page.locator("#when")).to_have_text("no forecast")
             assert_readable(page)
             assert seen.console == []

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.model import Kind, Record, Sums
+from poller.core.text import KIND_TEXT
 from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History, Spread, Step
 from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
 
@@ -168,13 +169,19 @@ def test_a_reason_counts_on_from_earlier_runs_and_keeps_its_latest_samples() -> 
 
 def test_records_of_earlier_runs_are_samples_that_are_not_counted_again() -> None:
     history = History()
-    history.begin(NOW, replace(NOTHING, reasons=(("canceled", 7), ("HTTP 404: HubSpot does not know this id", 2))))
+    canceled, missing = KIND_TEXT["canceled"], f"HTTP 404: {KIND_TEXT['not_found']}"
+    answered = "the server answered {}"
+    reasons = ((canceled, 7), (missing, 2), (answered.format(404), 3), (answered.format(503), 4))
+    history.begin(NOW, replace(NOTHING, reasons=reasons))
     history.recall(record(1, kind="canceled", errors=None).body)
     history.recall(record(2, kind="not_found", errors=None).body)
     history.recall(record(3, kind="canceled", errors=[{"message": "another reason"}]).body)
+    history.recall(record(4, kind="canceled", errors=[{"message": answered.format(503)}]).body)
     assert {name: (each.count, len(each.samples)) for name, each in history.reasons.items()} == {
-        "canceled": (7, 1),
-        "HTTP 404: HubSpot does not know this id": (2, 1),
+        canceled: (7, 1),
+        missing: (2, 1),
+        answered.format(404): (3, 0),
+        answered.format(503): (4, 1),
     }
 
 
