@@ -111,9 +111,9 @@ class Reload:
                 continue
             lane = self._service.lanes[name]
             if name in tokens:
-                lane.ask_through(builder.client(name, account, tokens[name]))
+                lane.use_client(builder.client(name, account, tokens[name]))
             if new.give_up_s != self._settings.give_up_s or _differ(old[name], account, _OF_TIMING):
-                lane.keep_knowledge()
+                lane.save_knowledge()
                 lane.retune(account.polling_rules(), await builder.timing(name, account), new.give_up_s)
             news = tokens[name].has_news if name in tokens else None
             builder.gates[name].retune(build.gate_limits(account), has_new_token=news)

@@ -7,10 +7,10 @@ from poller.core.model import Poll
 LONGEST = 1500  # characters a store keeps of a poll log, the latest: some twenty polls
 
 
-def trace(poll: Poll) -> str:
+def poll_line(poll: Poll) -> str:
     """Return the line that adds `poll` to a poll log."""
-    says = poll.says.encode("utf-8", "replace").decode() if isinstance(poll.says, str) else poll.says
-    words = orjson.dumps((poll.outcome, says)).decode()[1:-1]
+    detail = poll.detail.encode("utf-8", "replace").decode() if isinstance(poll.detail, str) else poll.detail
+    words = orjson.dumps((poll.outcome, detail)).decode()[1:-1]
     again_in_s = "null" if poll.again_in_s is None else f"{poll.again_in_s:.3f}"
     return f"[{poll.at:.3f},{poll.gate_s:.3f},{poll.took_s:.3f},{words},{again_in_s}]\n"
 
@@ -21,5 +21,5 @@ def polls(poll_log: str) -> tuple[Poll, ...]:
 
 
 def _poll(line: str) -> Poll:
-    at, gate_s, took_s, outcome, says, again_in_s = orjson.loads(line)
-    return Poll(at=at, gate_s=gate_s, took_s=took_s, outcome=outcome, says=says, again_in_s=again_in_s)
+    at, gate_s, took_s, outcome, detail, again_in_s = orjson.loads(line)
+    return Poll(at=at, gate_s=gate_s, took_s=took_s, outcome=outcome, detail=detail, again_in_s=again_in_s)

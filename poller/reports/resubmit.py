@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 import orjson
 
 from poller.core.model import JsonObject
+from poller.core.record import decode
 from poller.reports.reasons import Columns, Facts
 from poller.reports.retryable import Verdict
 
@@ -83,7 +83,7 @@ def lacks(body: JsonObject) -> tuple[str, ...]:
 def rest_line(facts: Facts, judged: Verdict, record: bytes) -> bytes:
     """Return the line for a task that is not worth another try as it stands, its row as it was fed."""
     reason = facts.reason
-    ref = msgspec.json.decode(record, type=dict[str, msgspec.Raw]).get("ref")
+    ref = decode(record).ref
     return orjson.dumps(
         {
             "task_id": facts.task_id,
@@ -94,6 +94,6 @@ def rest_line(facts: Facts, judged: Verdict, record: bytes) -> bytes:
             "why_not": judged.why,
             "file_id": facts.file_id,
             "correlation_id": facts.correlation_id,
-            "ref": None if ref is None else orjson.Fragment(bytes(ref)),
+            "ref": orjson.Fragment(bytes(ref)),
         }
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from poller.core.errors import Exit
 from poller.core.model import Kind, Record
 from poller.core.protocols import Clock
+from poller.core.record import restore
 from poller.engine.failures import FEWEST, LATEST, LEAST_SHARE, DominantReason, FailureWatch, at_least
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import Ask, SimulatedReply
@@ -25,7 +26,7 @@ QUICK = Scenario(durations=parse_durations("fixed:0"), fates={}, requests=1000)
 
 def outcome(number: int, reason: str | None) -> Record:
     kind = Kind.COMPLETE if reason is None else Kind.COMPLETE_WITH_ERRORS
-    return Record(body=orjson.dumps({"task_id": f"T{number}"}), kind=kind, reason=reason, seen_at=float(number))
+    return restore(orjson.dumps({"task_id": f"T{number}"}), kind=kind, reason=reason, seen_at=float(number))
 
 
 def warnings(reasons: Iterable[str | None], watch: FailureWatch | None = None) -> list[DominantReason]:
@@ -138,7 +139,7 @@ async def test_a_run_says_what_dominates_while_it_goes_on(tmp_path: Path, clock:
     simulation = Simulation(tmp_path, clock, QUICK)
     spoil_every(simulation, 2)
     assert await simulation.run(simulation.write_ids(250)) is Exit.NOT_ALL_COMPLETE
-    (said,) = named(events, "failures.dominate")
+    (said,) = named(events, "failures.dominated")
     assert said["log_level"] == "warning"
     assert said["reason"].startswith("DOWNLOAD_FAILED: The file's server answered")
     assert said["outcomes"] < 150
@@ -152,7 +153,7 @@ async def test_a_run_says_what_dominates_while_it_goes_on(tmp_path: Path, clock:
 async def test_a_good_run_says_nothing(tmp_path: Path, clock: Clock, events: list[Any]) -> None:
     simulation = Simulation(tmp_path, clock, replace(QUICK, fates={Fate.CANCELED: 0.08}))
     await simulation.run(simulation.write_ids(200), {"stop_on_failures": "20%"})
-    assert named(events, "failures.dominate") == []
+    assert named(events, "failures.dominated") == []
     assert len(simulation.records()) == 200
 
 
@@ -165,7 +166,7 @@ async def test_too_many_failures_drain_the_run_and_the_same_command_goes_on(
     assert await simulation.run(ids, {"stop_on_failures": "20%"}) is Exit.WORK_LEFT
     said = capsys.readouterr().err
     assert "--stop-on-failures" in said
-    assert "of late mostly: DOWNLOAD_FAILED" in said
+    assert "most frequent of the latest: DOWNLOAD_FAILED" in said
     assert 100 <= len(simulation.records()) < 200
     simulation.api.stage = lambda _, reply: reply
     assert await simulation.run(ids, {"stop_on_failures": "20%"}) is Exit.NOT_ALL_COMPLETE

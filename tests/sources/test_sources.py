@@ -61,7 +61,7 @@ class Fed:
             clock=clock,
             stdin=0,
             tolerant=any(source.follow for source in sources),
-            on_fed=lambda _chunk, _added: self.chunks.release(),
+            on_chunk=lambda _chunk, _added: self.chunks.release(),
             on_ended=self.has_ended.set,
         )
 
@@ -433,7 +433,7 @@ async def test_a_source_that_is_taken_out_and_put_back_goes_on_where_it_was(
     ids.write_text("".join(f"A{number}\n" for number in range(3_000)))
     source = file(ids, follow=True)
     async with asyncio.TaskGroup() as group:
-        ingest = Ingest(store, [source], clock=clock, stdin=0, tolerant=True, on_fed=count, on_ended=lambda: None)
+        ingest = Ingest(store, [source], clock=clock, stdin=0, tolerant=True, on_chunk=count, on_ended=lambda: None)
         ingest.start(group)
         for _ in range(30):
             await asyncio.sleep(rng.choice([0, 0.001, rng.uniform(0, 0.05)]))

@@ -1,11 +1,13 @@
 """What a report finds in the finished tasks: groups of one reason, places, times. Pure, in bounded memory."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from poller.core.histogram import Histogram
 from poller.core.model import Kind
-from poller.reports.failures.counters import DurationCounts, Tally, Timeline
+from poller.reports.failures.counters import DURATION_BOUNDS_S, Tally, Timeline
 from poller.reports.reasons import DIFFERS, Facts, Reason, shown_url
 from poller.reports.retryable import Verdict
 
@@ -70,7 +72,7 @@ class Findings:
     compared: Mapping[str, int]  # md5, size → files compared
     span_s: float
     timeline: tuple[tuple[float, int, int], ...]  # begin of a span, good outcomes, bad ones
-    durations: tuple[int, ...]  # by tally.DURATION_BOUNDS_S
+    durations: tuple[int, ...]  # by counters.DURATION_BOUNDS_S
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Gathering:
         self._hosts, self._failed_hosts = Tally(MOST_PLACES), Tally(MOST_PLACES)
         self._extensions, self._failed_extensions = Tally(MOST_PLACES), Tally(MOST_PLACES)
         self._timeline = Timeline()
-        self._durations = DurationCounts()
+        self._durations = Histogram(DURATION_BOUNDS_S, bisect_right)  # equal to a bound: not below it
 
     def add(self, facts: Facts, judged: Verdict | None) -> None:
         """Take one task; `judged` stands exactly where it failed."""
