@@ -93,17 +93,17 @@ class Added:
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """Not finished yet. `status` is None where HubSpot sent an empty or `null` body."""
+    """The task is not finished. `status` is None where HubSpot sent an empty or `null` body."""
 
     status: str | None
-    known: bool = True  # False: a status word we do not know
+    known: bool = True  # False: an unknown status
     task_id: str | None = None  # the id in the body
     requested_at: float | None = None  # None where absent or nonsense
     correlation_id: str | None = None
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """COMPLETE or CANCELED. `errors` and `result` are HubSpot's own bytes (None: absent or null)."""
+    """COMPLETE or CANCELED. `errors` and `result` are HubSpot's bytes (None: absent or null)."""
 
     status: Literal["COMPLETE", "CANCELED"]
     num_errors: int
@@ -119,7 +119,7 @@ class Finished(Struct, frozen=True, kw_only=True):
 
 
 class Missing(Struct, frozen=True, kw_only=True):
-    """400 or 404 with JSON: HubSpot does not know this id, or not any more."""
+    """400 or 404 with JSON: HubSpot does not know this id (any more)."""
 
     code: int
     message: str | None = None

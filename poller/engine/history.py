@@ -86,7 +86,7 @@ class History:
         """Measure and sample the stored record of an earlier run, whose outcome is counted already."""
         try:
             fields = decode(body)
-            errors = orjson.loads(fields.errors)
+            errors = orjson.loads(bytes(fields.errors))
         except ValueError:  # not a record, or nested deeper than orjson reads
             return
         self._measure(fields.requested_at, fields.completed_at, seen_at=None)
