@@ -1,10 +1,32 @@
 """A task's poll log: its polls as text, a JSON array a line; a store appends without reading what is there. Pure."""
 
+from typing import assert_never
+
 import orjson
 
-from poller.core.model import Poll
+from poller.core.model import Finished, Missing, Outcome, Poll, Refused, Running, Throttled, Unreachable
 
 LONGEST = 1500  # characters a store keeps of a poll log, the latest: some twenty polls
+
+
+def outcome_name(outcome: Outcome) -> str:
+    """Return the outcome's class as in logs, poll logs and metrics."""
+    return type(outcome).__name__.lower()
+
+
+def outcome_detail(outcome: Outcome) -> str | int | None:
+    """Return the status, code or reason of an outcome."""
+    match outcome:
+        case Running() | Finished():
+            return outcome.status
+        case Missing():
+            return outcome.code
+        case Throttled():
+            return outcome.policy
+        case Refused() | Unreachable():
+            return outcome.reason
+        case _:
+            assert_never(outcome)
 
 
 def poll_line(poll: Poll) -> str:

@@ -4,23 +4,10 @@ HubSpot's `errors` and `result`, and the person's `ref`, are spliced in as the r
 would change integers beyond 64 bits, floats and doubled keys.
 """
 
-from typing import assert_never
-
 import msgspec
 import orjson
 
-from poller.core.model import (
-    Finished,
-    Kind,
-    Missing,
-    Outcome,
-    Record,
-    Refused,
-    Running,
-    Task,
-    Throttled,
-    Unreachable,
-)
+from poller.core.model import Finished, Kind, Missing, Outcome, Record, Running, Task
 from poller.core.timestamps import iso
 
 UNKNOWN_ID = "HubSpot does not know this id"
@@ -30,11 +17,12 @@ TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish 
 def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Record:
     """Return the record of `task`, finished as `kind` by `outcome`, the poll made at `seen_at`."""
     final = outcome if isinstance(outcome, Finished) else None
+    status = outcome.status if isinstance(outcome, Running | Finished) else None
     fields: dict[str, object] = {
         "task_id": task.task_id,
         "account": task.account,
         "kind": kind.value,
-        "status": _status(task, outcome),
+        "status": status or task.status,
         "num_errors": final.num_errors if final else None,
         "errors": _spliced(final.errors) if final else None,
         "result": _spliced(final.result) if final else None,
@@ -66,32 +54,14 @@ def _spliced(json: bytes | None) -> orjson.Fragment | None:
     return None if json is None else orjson.Fragment(json)
 
 
-def _status(task: Task, outcome: Outcome) -> str | None:
-    """Return HubSpot's last status: this poll's, or the one before where this poll brought none."""
-    match outcome:
-        case Finished():
-            return outcome.status
-        case Running():
-            return outcome.status or task.status
-        case Missing() | Throttled() | Refused() | Unreachable():
-            return task.status
-        case _:
-            assert_never(outcome)
-
-
 def _reason(outcome: Outcome, kind: Kind) -> str | None:
     match outcome:
         case Finished(reason=str(reason)):
             return reason
         case Missing(code=code):
             return f"HTTP {code}: {UNKNOWN_ID}"
-        case Finished() | Running() | Throttled() | Refused() | Unreachable():
-            return None if kind is Kind.COMPLETE else kind.value.replace("_", " ")
         case _:
-            assert_never(outcome)
-
-
-# --- reading stored records ------------------------------------------------------------------------------------------
+            return None if kind is Kind.COMPLETE else kind.value.replace("_", " ")
 
 
 class RecordFields(msgspec.Struct, frozen=True):

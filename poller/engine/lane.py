@@ -10,11 +10,11 @@ from random import Random
 import structlog
 
 from poller.core.model import Decision, Finish, Finished, Outcome, Pause, Poll, PollAgain, Running, Settled, Task
-from poller.core.poll_log import poll_line
+from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, StatusClient, Store
 from poller.core.record import render
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
-from poller.engine.recorder import Polled, Recorder, outcome_detail, outcome_name
+from poller.engine.recorder import Polled, Recorder
 from poller.schedule import AccountTiming
 from poller.schedule.policy import Polling, decide
 
@@ -146,7 +146,7 @@ class Lane:
             again_in_s=None if again is None else again.at - now,
         )
         settled = Settled(task=task, again=again, record=record, poll_line=poll_line(poll))
-        self._recorder.add(Polled(outcome=outcome, settled=settled, at=now))
+        self._recorder.add(Polled(outcome=outcome, settled=settled, poll=poll, at=now))
         if isinstance(outcome, Running | Finished):
             self._answered = task
 

@@ -5,22 +5,9 @@ The ledger does not use them; it counts the store's rows.
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import assert_never
 
 from poller.core.histogram import Histogram
-from poller.core.model import (
-    Added,
-    Chunk,
-    Finished,
-    Kind,
-    Missing,
-    Outcome,
-    Refused,
-    Running,
-    Sums,
-    Throttled,
-    Unreachable,
-)
+from poller.core.model import Added, Chunk, Finished, Kind, Missing, Outcome, Running, Sums, Throttled
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -101,15 +88,9 @@ class Metrics:
         polls.classes[type(outcome)] += 1
         polls.request.add(request_s)
         polls.gate.add(gate_s)
-        match outcome:
-            case Running() | Finished() | Missing():
-                pass
-            case Unreachable(reason=reason) | Refused(reason=reason):
-                self.failed_polls[reason] += 1
-            case Throttled(policy=policy):
-                self.failed_polls[f"throttled_{policy}"] += 1
-            case _:
-                assert_never(outcome)
+        if not isinstance(outcome, Running | Finished | Missing):
+            reason = f"throttled_{outcome.policy}" if isinstance(outcome, Throttled) else outcome.reason
+            self.failed_polls[reason] += 1
 
     def finish(self, kind: Kind) -> None:
         self.waiting -= 1

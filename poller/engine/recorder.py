@@ -2,23 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import assert_never
 
 import structlog
 from msgspec import Struct
 
 from poller.core.log import is_debug
-from poller.core.model import (
-    Finished,
-    Missing,
-    Outcome,
-    Record,
-    Refused,
-    Running,
-    Settled,
-    Throttled,
-    Unreachable,
-)
+from poller.core.model import Outcome, Poll, Record, Running, Settled
 from poller.core.protocols import Store
 from poller.engine.metrics import Metrics
 
@@ -30,6 +19,7 @@ class Polled(Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     settled: Settled
+    poll: Poll
     at: float  # when it was decided
 
 
@@ -84,17 +74,16 @@ class Recorder:
             on_commit(polled)
 
     def _log(self, polled: Polled) -> None:
-        outcome, task, record = polled.outcome, polled.settled.task, polled.settled.record
-        again = polled.settled.again
+        outcome, poll, task, record = polled.outcome, polled.poll, polled.settled.task, polled.settled.record
         if is_debug():
             log.debug(
                 "poll.answered",
                 account=self._account,
                 task_id=task.task_id,
-                outcome=outcome_name(outcome),
-                detail=outcome_detail(outcome),
+                outcome=poll.outcome,
+                detail=poll.detail,
                 polls=task.polls + 1,
-                again_in_s=None if again is None else round(again.at - polled.at, 3),
+                again_in_s=poll.again_in_s and round(poll.again_in_s, 3),
             )
         if isinstance(outcome, Running) and not outcome.known and outcome.status not in self._unknown_statuses:
             self._unknown_statuses.add(outcome.status)
@@ -111,21 +100,3 @@ class Recorder:
                 reason=record.reason,
                 correlation_id=outcome.correlation_id,
             )
-
-
-def outcome_name(outcome: Outcome) -> str:
-    """Return an outcome's class as logs, poll logs and metrics have it."""
-    return type(outcome).__name__.lower()
-
-
-def outcome_detail(outcome: Outcome) -> str | int | None:
-    """Return the status, code or reason of an outcome."""
-    match outcome:
-        case Running(status=status) | Finished(status=status):
-            return status
-        case Missing(code=code):
-            return code
-        case Throttled(policy=reason) | Refused(reason=reason) | Unreachable(reason=reason):
-            return reason
-        case _:
-            assert_never(outcome)
