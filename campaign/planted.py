@@ -560,7 +560,7 @@ BUGS = (
         tests=("core/test_log", "service/test_tokens"),
     ),
     Bug(
-        name="aiohttp-errors-told-in-full",
+        name="aiohttp-errors-logged-in-full",
         file="poller/core/log.py",
         old='    if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):\n',
         new="    if False:\n",

@@ -28,19 +28,12 @@ class Histogram:
         return sum(self.counts)
 
     def quantile(self, share: float) -> float | None:
-        """Return the value below which this share lies, interpolated within its bucket; None without values."""
+        """Return the value below which this share lies; None without values. Interpolates within a bucket on a
+        logarithmic scale, in the first one linearly from 0."""
         left = share * self.total
         for index, count in enumerate(self.counts):
             if count and left <= count:
-                return self._inside(index, left / count)
+                low, high = self.bounds[max(index - 1, 0)], self.bounds[min(index, len(self.bounds) - 1)]
+                return float(high * left / count if index == 0 else low * (high / low) ** (left / count))
             left -= count
         return None
-
-    def _inside(self, index: int, share: float) -> float:
-        """Interpolate on a logarithmic scale, as the bounds are spaced; linearly in the first bucket, from 0."""
-        if index == 0:
-            return self.bounds[0] * share
-        if index == len(self.bounds):
-            return self.bounds[-1]
-        low, high = self.bounds[index - 1], self.bounds[index]
-        return float(low * (high / low) ** share)

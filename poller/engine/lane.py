@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
+from typing import assert_never
 
 import structlog
 
@@ -55,7 +56,7 @@ class Lane:
         self._due_tasks = DueTasks(account, store=store, gate=gate, clock=clock)
         self._workers = 0
         self._answered: Task | None = None  # the latest with a status from HubSpot
-        self._asks_answered = False
+        self._is_probe_turn = False
 
     async def run(self) -> None:
         """Work until stopped; then save the account's state as ended in order."""
@@ -104,8 +105,8 @@ class Lane:
         themselves, only that one shows that the API is up."""
         if self.gate.pause is not Pause.OUTAGE or self._answered is None:
             return task
-        self._asks_answered = not self._asks_answered
-        return self._answered if self._asks_answered else task
+        self._is_probe_turn = not self._is_probe_turn
+        return self._answered if self._is_probe_turn else task
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""
@@ -135,8 +136,14 @@ class Lane:
             learned_gap_s=learned_gap_s,
         )
         self._plan_polls(task, decision, now)
-        again = decision if isinstance(decision, PollAgain) else None
-        record = render(task, outcome, decision.kind, seen_at=now) if isinstance(decision, Finish) else None
+        again, record = None, None
+        match decision:
+            case PollAgain():
+                again = decision
+            case Finish(kind=kind):
+                record = render(task, outcome, kind, seen_at=now)
+            case _:
+                assert_never(decision)
         poll = Poll(
             at=asked_at,
             gate_s=gate_s,
