@@ -90,7 +90,7 @@ class DeliveryLoop:
         self.backlog_reason = reason
         if self._give_up_s is not None and now - self._failing_since >= self._give_up_s:
             raise GaveUp(
-                f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s. Nothing is lost: run the "
+                f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s; nothing is lost. Run the "
                 "same command again when the sink is back"
             )
 

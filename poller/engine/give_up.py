@@ -42,8 +42,8 @@ class GiveUpWatch:
                 failing_s = now - self._failing_since
                 if self.rules.give_up_s is not None and failing_s >= self.rules.give_up_s:
                     raise GaveUp(
-                        f"account {self._account}: no good answer for {failing_s:.0f} s (latest: {reason}). Nothing is "
-                        "lost: run the same command again when the API is back"
+                        f"account {self._account}: no good answer for {failing_s:.0f} s (latest: {reason}); nothing is "
+                        "lost. Run the same command again when the API is back"
                     )
             case Refused() | Throttled():
                 pass
