@@ -157,7 +157,7 @@ class Builder:
             recorder=Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
             clock=environment.clock,
             rng=rng,
-            give_up=GiveUpRules(
+            limits=GiveUpRules(
                 give_up_s=settings.give_up_s,
                 needs_token=len(settings.account_settings()) == 1 and not service.endless,
             ),

@@ -86,7 +86,7 @@ class Reload:
         self._service.endless |= build.is_endless(new, sources)
         await self._service.ingest.change(sources)
         left_waiting = [name for name in sorted(gone) if await self._end_account(name)]
-        self._service.retune(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
+        self._service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
         self._builder.environment.set_log(new)
         self._settings = new
         live = [name for name in changed if name not in needs_restart]
@@ -113,7 +113,7 @@ class Reload:
             if name in tokens:
                 lane.use_client(builder.client(name, account, tokens[name]))
             if new.give_up_s != self._settings.give_up_s or _differ(old[name], account, _OF_TIMING):
-                lane.save_knowledge()
+                lane.keep_knowledge()
                 lane.retune(account.polling_rules(), await builder.timing(name, account), new.give_up_s)
             news = tokens[name].has_news if name in tokens else None
             builder.gates[name].retune(build.gate_limits(account), has_new_token=news)

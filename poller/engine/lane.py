@@ -41,7 +41,7 @@ class Lane:
         recorder: Recorder,
         clock: Clock,
         rng: Random,
-        give_up: GiveUpRules,
+        limits: GiveUpRules,
     ) -> None:
         self.account = account
         self.gate = gate
@@ -52,7 +52,7 @@ class Lane:
         self._recorder = recorder
         self._clock = clock
         self._rng = rng
-        self._give_up = GiveUpWatch(account, give_up)
+        self._give_up = GiveUpWatch(account, limits)
         self._due_tasks = DueTasks(account, store=store, gate=gate, clock=clock)
         self._workers = 0
         self._answered: Task | None = None  # the latest with a status from HubSpot
@@ -70,7 +70,7 @@ class Lane:
                 self._start_workers(workers)
             self._recorder.end()
         self._due_tasks.release()
-        self.save_knowledge()
+        self.keep_knowledge()
         self._store.save_account(self.account, replace(self.gate.state(), clean=True))
 
     def _start_workers(self, workers: asyncio.TaskGroup) -> None:
@@ -191,7 +191,7 @@ class Lane:
         """Make the next polls with another client."""
         self._client = client
 
-    def save_knowledge(self) -> None:
+    def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""
         if self._timing is not None:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge())

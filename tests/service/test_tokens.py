@@ -93,14 +93,14 @@ async def test_a_token_is_in_nothing_that_a_run_produces(
     ids, secret = simulation.write_ids(60), tmp_path / "token"
     secret.write_text(first)
 
-    def echo(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+    def parrot(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         """Show the token wherever a server could."""
         echoed = f"Bearer {ask.token} {ask.token}"
         headers = {**reply.headers, "X-Token": echoed, "WWW-Authenticate": echoed}
         body = reply.body.replace(b"credentials not found", echoed.encode())
         return replace(reply, headers=headers, body=body)
 
-    simulation.api.stage = echo
+    simulation.api.stage = parrot
     flags = {"token_file": str(secret)} if source == "file" else {}
     async with asyncio.TaskGroup() as group:
         group.create_task(simulation.run(ids, flags, environ={"HUBSPOT_TOKEN": first}))
