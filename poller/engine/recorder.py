@@ -70,7 +70,9 @@ class Recorder:
             await self._store.record([each.settled for each in polled])
             for each in polled:
                 self._log(each)
-                self._on_recorded(each.settled.record)
+                if (record := each.settled.record) is not None:
+                    self._metrics.finish(record.kind)
+                self._on_recorded(record)
             on_commit(polled)
 
     def _log(self, polled: Polled) -> None:
@@ -89,7 +91,6 @@ class Recorder:
             self._unknown_statuses.add(outcome.status)
             log.warning("status.unknown", account=self._account, status=outcome.status, task_id=task.task_id)
         if record is not None:
-            self._metrics.finish(record.kind)
             log.info(
                 "task.finished",
                 account=self._account,
