@@ -15,7 +15,7 @@ from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.protocols import StatusClient, Store, TokenSource
-from poller.engine import DeliveryLoop, GiveUpRules, Lane, Service
+from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
@@ -154,14 +154,13 @@ class Builder:
             client=self.client(name, account, tokens),
             polling=account.polling_rules(),
             timing=await self.timing(name, account),
-            metrics=self.metrics,
+            recorder=Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
             clock=environment.clock,
             rng=rng,
             limits=GiveUpRules(
                 give_up_s=settings.give_up_s,
                 needs_token=len(settings.account_settings()) == 1 and not service.endless,
             ),
-            on_recorded=service.on_recorded,
         )
 
     def client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:

@@ -86,7 +86,7 @@ class Reload:
         self._service.endless |= build.is_endless(new, sources)
         await self._service.ingest.change(sources)
         left_waiting = [name for name in sorted(gone) if await self._end_account(name)]
-        self._service.retune(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
+        self._service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
         self._builder.environment.set_log(new)
         self._settings = new
         live = [name for name in changed if name not in needs_restart]
@@ -111,7 +111,7 @@ class Reload:
                 continue
             lane = self._service.lanes[name]
             if name in tokens:
-                lane.ask_through(builder.client(name, account, tokens[name]))
+                lane.use_client(builder.client(name, account, tokens[name]))
             if new.give_up_s != self._settings.give_up_s or _differ(old[name], account, _OF_TIMING):
                 lane.keep_knowledge()
                 lane.retune(account.polling_rules(), await builder.timing(name, account), new.give_up_s)

@@ -194,7 +194,7 @@ async def _recall(service: Service, store: Store, sums: Sums, now: float) -> Non
         portion = await store.records(after, RECALLED_AT_ONCE)
         for delivery in portion:
             after = delivery.number
-            service.history.recall(delivery.body)
+            service.history.add_earlier(delivery.body)
         if len(portion) < RECALLED_AT_ONCE:
             return
 
@@ -298,7 +298,7 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             polls=metrics.polls,
             kinds=dict(metrics.kinds),
             outcomes=dict(metrics.outcomes),
-            troubles=dict(metrics.troubles),
+            failed_polls=dict(metrics.failed_polls),
             delivered=dict(metrics.delivered),
             paused=dict(service.pauses()),
         )
@@ -317,7 +317,7 @@ def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source]) -> str
 
 def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed: str | None) -> Exit:
     """Print the closing summary; return the exit code."""
-    _say("\n".join(filter(None, (summary(sums), failed_polls(metrics.troubles)))))
+    _say("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls)))))
     code, message = exit_code(sums), None
     if broken := imbalances(sums):
         log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])

@@ -1,4 +1,4 @@
-"""The ingest: the sources of a run. Those that end are read one after the other, the others all at once."""
+"""The ingest: reads the sources of a run. Finite ones are read one after the other, followed ones all at once."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 class Ingest:
-    """Begins and ends sources, each once, and knows when all have ended."""
+    """Starts and ends the sources of a run, each once; knows when all have ended."""
 
     def __init__(
         self,
@@ -27,8 +27,8 @@ class Ingest:
         on_chunk: Callable[[Chunk, Added], None],
         on_ended: Callable[[], None],
     ) -> None:
-        self.sources = tuple(dict.fromkeys(sources))  # as named, those that have ended included
-        self.tolerant = tolerant  # a source that cannot be read ends, and nothing else
+        self.sources = tuple(dict.fromkeys(sources))  # in the order given, those that have ended included
+        self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
         self._on_chunk = on_chunk
@@ -40,34 +40,34 @@ class Ingest:
 
     @property
     def ended(self) -> bool:
-        """Everything that can be read was read."""
+        """Whether everything that can be read was read."""
         return self._group is not None and not self._running and not self._was_cut
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Begin all sources in `group`."""
+        """Start all sources in `group`."""
         self._group = group
         for source in self.sources:
-            self._begin(source)
+            self._start(source)
         if self.ended:
             self._on_ended()
 
     def stop(self) -> None:
-        """End all at once: the run ends. A chunk that is being stored will be."""
+        """End all at once: the run ends. A chunk that is being stored still is."""
         self._was_cut = bool(self._running)
         for _, task in self._running.values():
             task.cancel()
 
     async def change(self, sources: Sequence[Source]) -> None:
-        """End sources that are not named any more, between two chunks, and begin new ones where they were left."""
+        """End the sources that `sources` leaves out, between two chunks; start new ones at their stored position."""
         wanted = tuple(dict.fromkeys(sources))
         known, self.sources = self.sources, wanted
         for source in set(known) - set(wanted):
             await self._end(source)
         for source in wanted:
             if source not in known:
-                self._begin(source)
+                self._start(source)
 
-    def _begin(self, source: Source) -> None:
+    def _start(self, source: Source) -> None:
         if self._group is not None:
             writer = ChunkWriter(self._store, self._on_chunk)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))

@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 import orjson
 
 from poller.core.columns import DUPLICATE_OPTIONS, Columns
 from poller.core.model import JsonObject
+from poller.core.record import decode
 from poller.reports.finished_task import FinishedTask
 from poller.reports.retryable import RetryAdvice
 
@@ -79,7 +79,7 @@ def missing_options(body: JsonObject) -> tuple[str, ...]:
 def rest_line(task: FinishedTask, advice: RetryAdvice, record: bytes) -> bytes:
     """Return the line for a task that is not resubmitted, with its row as it was fed."""
     reason = task.reason
-    ref = msgspec.json.decode(record, type=dict[str, msgspec.Raw]).get("ref")
+    ref = decode(record).ref
     return orjson.dumps(
         {
             "task_id": task.task_id,
@@ -90,6 +90,6 @@ def rest_line(task: FinishedTask, advice: RetryAdvice, record: bytes) -> bytes:
             "why_not": advice.why,
             "file_id": task.file_id,
             "correlation_id": task.correlation_id,
-            "ref": None if ref is None else orjson.Fragment(bytes(ref)),
+            "ref": orjson.Fragment(bytes(ref)),
         }
     )

@@ -51,7 +51,7 @@ def _polls(story: TaskDetails) -> list[str]:
 
 
 def _poll_text(number: int, poll: Poll) -> str:
-    says = "" if poll.says is None else f" {printable(str(poll.says))}"
+    says = "" if poll.detail is None else f" {printable(str(poll.detail))}"
     then = "the last one" if poll.again_in_s is None else f"next {duration(poll.again_in_s)} later"
     return (
         f"{number:>3}  {_at(poll.at)}  waited {duration(poll.gate_s)} at the gate, took {duration(poll.took_s)}: "
@@ -72,7 +72,7 @@ def _end(story: TaskDetails, account: AccountState, now: float) -> list[str]:
         ]
         if record.reason:
             lines.append(INDENT + printable(record.reason))
-        correlation = orjson.loads(record.body).get("correlation_id")
+        correlation = record.correlation_id
         return [*lines, f"{INDENT}correlation id {correlation}, for HubSpot's support"] if correlation else lines
     due = f"next poll due {_at(story.due_at)}, {_ago(now - story.due_at)}"
     lines = [_line("waiting", f"{printable(story.status)} was HubSpot's last word; {due}" if story.status else due)]
@@ -119,6 +119,6 @@ def _poll_json(poll: Poll) -> JsonObject:
         "gate_s": poll.gate_s,
         "took_s": poll.took_s,
         "outcome": poll.outcome,
-        "says": poll.says,
+        "says": poll.detail,
         "next_in_s": poll.again_in_s,
     }

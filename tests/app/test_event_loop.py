@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from poller.app.event_loop import run_event_loop, tune_garbage_collector
-from poller.core.log import tells_debug
+from poller.core.log import is_debug
 from poller.sources import ReadOptions
 from poller.sources.parsing.line import ParsedLines, PlainLines
 from poller.sources.parsing.lines import Line, OverlongLine
@@ -48,7 +48,7 @@ def test_debug_events_are_not_even_made_where_nobody_reads_them(level: int, tell
     before = structlog.get_config()["wrapper_class"]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     try:
-        assert tells_debug() is tells
+        assert is_debug() is tells
     finally:
         structlog.configure(wrapper_class=before)
 

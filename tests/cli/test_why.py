@@ -10,8 +10,9 @@ import pytest
 
 from poller.cli.commands.why import why
 from poller.core.errors import Exit
-from poller.core.model import AccountState, Kind, Poll, Record, TaskDetails
+from poller.core.model import AccountState, Kind, Poll, TaskDetails
 from poller.core.protocols import Clock
+from poller.core.record import restore
 from poller.reports.task import story_text
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
@@ -124,7 +125,7 @@ async def test_what_cannot_be_an_id_is_a_wrong_command_line(
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
-POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", says="http_503", again_in_s=90.0)
+POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", detail="http_503", again_in_s=90.0)
 STORY = TaskDetails(
     account="main",
     task_id="AAAA",
@@ -155,7 +156,7 @@ def test_a_paused_account_is_the_reason_for_waiting() -> None:
 
 
 def test_each_sink_says_whether_it_has_the_record() -> None:
-    record = Record(body=b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
+    record = restore(b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
     sinks = {"jsonl:a": "delivered", "webhook:b": "undelivered", "sql:c": "dead: too long"}
     done = replace(STORY, kind=Kind.CANCELED, record=record, deliveries=sinks)
     lines = story_text(done, AccountState(), now=0.0).splitlines()

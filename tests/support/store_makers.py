@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Record, Rejection, Settled, Task
+from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Rejection, Settled, Task
 from poller.core.protocols import Store
+from poller.core.record import restore
 from poller.store import SqliteStore
 from poller.store.postgres import PostgresStore
 
@@ -30,7 +31,7 @@ async def feed(store: Store, *task_ids: str, account: str = "main") -> int:
 
 def finished(task: Task, kind: Kind = Kind.COMPLETE, reason: str | None = None, at: float = 5.0) -> Settled:
     body = b'{"task_id":"' + task.task_id.encode() + b'"}'
-    return Settled(task=task, record=Record(body=body, kind=kind, reason=reason, seen_at=at))
+    return Settled(task=task, record=restore(body, kind=kind, reason=reason, seen_at=at))
 
 
 def running(task: Task, at: float, **learned: Any) -> Settled:

@@ -64,7 +64,7 @@ async def test_only_a_pause_that_a_person_must_end_makes_it_unready(
 
 
 async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_no_tasks(simulation: Simulation) -> None:
-    simulation.weather.latency_s = (2.0, 2.0)
+    simulation.network.latency_s = (2.0, 2.0)
     async with visited(simulation, simulation.write_ids(3)) as session:
         await asyncio.sleep(3)
         simulation.drain()

@@ -18,6 +18,7 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
+from poller.core.record import decode
 from poller.core.text import redacted_url
 from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
@@ -222,7 +223,7 @@ async def _export(store: Store, sink: Sink, selection: Selection) -> int:
 
 
 def _is_selected(record: Delivery, selection: Selection) -> bool:
-    fields = orjson.loads(record.body)
-    finished_at = datetime.fromisoformat(fields["seen_at"]).timestamp()
+    fields = decode(record.body)
+    finished_at = datetime.fromisoformat(fields.seen_at).timestamp()
     in_time = selection.since is None or finished_at >= selection.since
-    return in_time and (not selection.kinds or fields["kind"] in selection.kinds)
+    return in_time and (not selection.kinds or fields.kind in selection.kinds)

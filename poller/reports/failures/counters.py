@@ -1,6 +1,5 @@
 """Counters in bounded memory, for any number of records. Pure."""
 
-from bisect import bisect_right
 from collections import Counter
 
 LONGEST_TIMELINE = 240  # spans
@@ -65,14 +64,3 @@ class Timeline:
 
 
 DURATION_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 86_400)
-
-
-class DurationCounts:
-    """Counts how long imports took, in fixed steps from a second to a day."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(DURATION_BOUNDS_S) + 1)
-
-    def add(self, duration_s: float) -> None:
-        """Count one import."""
-        self.counts[bisect_right(DURATION_BOUNDS_S, duration_s)] += 1

@@ -1,13 +1,15 @@
 """Adds up finished tasks to a failure report: groups by reason, hosts, extensions, times. Pure, in bounded memory."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from poller.core.histogram import Histogram
 from poller.core.model import Kind
 from poller.core.reason import Reason
 from poller.core.text import kind_label, redacted_url
-from poller.reports.failures.counters import BoundedCounter, DurationCounts, Timeline
+from poller.reports.failures.counters import DURATION_BOUNDS_S, BoundedCounter, Timeline
 from poller.reports.finished_task import DIFFERS, FinishedTask
 from poller.reports.retryable import RetryAdvice
 
@@ -73,7 +75,7 @@ class FailureReport:
     def __init__(self) -> None:
         self.compared: Counter[str] = Counter()  # md5, size → files compared
         self.timeline = Timeline()
-        self.durations = DurationCounts()
+        self.durations = Histogram(DURATION_BOUNDS_S, bisect_right)  # equal to a bound: not below it
         self._kinds: Counter[str] = Counter()
         self._groups: dict[Reason, ReasonGroup] = {}
         self._hosts, self._failed_hosts = BoundedCounter(MOST_NAMES), BoundedCounter(MOST_NAMES)
