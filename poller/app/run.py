@@ -32,7 +32,7 @@ from poller.hubspot.client import Connections
 from poller.reports.ledger import exit_code, imbalances, summary, troubles
 from poller.sources import Source, check_sources
 from poller.store import open_store, without_secret
-from poller.web import Overview, Run, make_site
+from poller.web import Overview, RunContext, make_site
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -221,7 +221,7 @@ async def _open_site(
     address = address_of(settings.listen)
     if address is None:
         return
-    run = Run(
+    run = RunContext(
         service=service,
         store=store,
         metrics=metrics,

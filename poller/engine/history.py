@@ -18,6 +18,7 @@ from poller.core.protocols import Clock
 from poller.core.record import UNKNOWN_ID
 from poller.core.timestamps import epoch
 from poller.hubspot.classify import first_reason
+from poller.schedule.forecast import Step
 
 STEP_S = 10.0
 STEPS = 360  # an hour
@@ -47,16 +48,6 @@ class _FinishedFields(msgspec.Struct):
 
 
 _fields = msgspec.json.Decoder(_FinishedFields)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Ten seconds of a run; the first and the unfinished last one are shorter."""
-
-    seconds: float
-    polls: int
-    finished: int
-    paused: bool  # some account sent nothing at its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
