@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from poller.config import is_loopback_host
 from poller.core.errors import ConfigError
@@ -22,26 +22,22 @@ SEES_DETAILS: web.RequestKey[bool] = web.RequestKey("sees_details", bool)  # the
 
 
 class Guard:
-    """The middleware that lets requests in or refuses them."""
+    """Lets requests in or refuses them; `check` is the middleware."""
 
     def __init__(self, tokens: TokenSource | None, *, clock: Clock) -> None:
         self._tokens = tokens
         self._log = Folded(log.warning, clock=clock)
 
-    def middleware(self) -> Middleware:
-        @web.middleware
-        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if self._tokens is None:
-                if (refused := self._refuse_foreign(request)) is not None:
-                    return refused
-                request[SEES_DETAILS] = True
-                return await handler(request)
-            request[SEES_DETAILS] = await self._has_token(request)
-            if request[SEES_DETAILS] or request.path in PROBES or request.path.startswith(ASSETS):
-                return await handler(request)
-            return await self._ask_for_token(request, handler)
-
-        return check
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer with the handler, or with the refusal."""
+        if self._tokens is None:
+            request[SEES_DETAILS] = True
+            return self._refuse_foreign(request) or await handler(request)
+        request[SEES_DETAILS] = await self._has_token(request)
+        if request[SEES_DETAILS] or request.path in PROBES or request.path.startswith(ASSETS):
+            return await handler(request)
+        return await self._ask_for_token(request, handler)
 
     def _refuse_foreign(self, request: web.Request) -> web.Response | None:
         """Without a token, no page of another site may use a browser on this machine to ask."""

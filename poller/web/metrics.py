@@ -1,11 +1,11 @@
 """GET /metrics: the run's counters as Prometheus families, built at each scrape, so that a poll costs nothing here.
 
-Labels never hold ids. Each metric's HELP defines it; docs/metrics.md repeats that, and a test compares the two.
+Labels never hold ids. docs/metrics.md repeats the table `METRICS`, and a test compares the two.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate, chain
 from typing import get_args
 
 import msgspec
@@ -18,14 +18,40 @@ from prometheus_client.registry import Collector
 
 from poller.core.model import GateReading, Kind, Outcome, Pause
 from poller.core.timestamps import epoch
-from poller.engine.metrics import AccountPolls, Histogram
+from poller.engine.metrics import Histogram
 from poller.web.context import RunContext
 from poller.web.loop_lag import LoopLag
 
-Labels = tuple[str, ...]
-Sample = tuple[Labels, float]
+Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the number
 
+COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 OUTCOMES = tuple(outcome.__name__.lower() for outcome in get_args(Outcome))
+METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple[str, ...], str]] = {
+    "tasks": (GAUGE, ("state",), "Tasks in the state: waiting for their outcome, or finished."),
+    "tasks_finished": (COUNTER, ("kind",), "Tasks that have their outcome; earlier runs on this state count."),
+    "input_lines": (COUNTER, ("class",), "Lines fed to this run: a task, a duplicate, rejected, or blank or comment."),
+    "polls": (COUNTER, ("account", "outcome"), "Answered status requests of this run."),
+    "poll_failures": (COUNTER, ("reason",), "Failed status requests of this run: nothing was learned of the task."),
+    "requests": (COUNTER, ("account",), "Requests that this run sent, answered or not."),
+    "requests_in_flight": (GAUGE, ("account",), "Requests without an answer yet."),
+    "window_requests_used": (GAUGE, ("account",), "Requests that the server may count in its rolling window now."),
+    "window_requests_limit": (GAUGE, ("account",), "Requests that the rolling window allows."),
+    "window_seconds": (GAUGE, ("account",), "Length of the rolling window."),
+    "daily_requests_sent": (GAUGE, ("account",), "Requests sent since the account's midnight."),
+    "daily_requests_left": (GAUGE, ("account",), "Requests left today, less the reserve; absent without a limit."),
+    "account_paused": (GAUGE, ("account", "reason"), "1 while the account sends only probes, for this reason."),
+    "account_pauses": (COUNTER, ("account", "reason"), "Pauses that began in this run."),
+    "account_paused_seconds": (COUNTER, ("account",), "Time that the account was paused, in all runs."),
+    "sink_delivered": (COUNTER, ("sink",), "Records that the sink accepted in this run."),
+    "sink_refused": (COUNTER, ("sink",), "Records that the sink refused for good in this run: dead letters."),
+    "sink_undelivered": (GAUGE, ("sink",), "Records in the sink's outbox."),
+    "sink_oldest_undelivered_age_seconds": (GAUGE, ("sink",), "Age of the oldest record in the outbox; 0 if empty."),
+    "sink_failing": (GAUGE, ("sink",), "1 while the sink accepts nothing."),
+    "store_writable": (GAUGE, (), "0 while the state cannot be written."),
+    "draining": (GAUGE, (), "1 while the run ends."),
+    "event_loop_lag_seconds": (GAUGE, (), "Longest delay of a timer of the event loop in the last 15 to 30 s."),
+    "build_info": (GAUGE, ("version", "python"), "Always 1; the labels name the versions."),
+}
 
 
 def metrics_handler(run: RunContext, lag: LoopLag) -> Handler:
@@ -66,190 +92,82 @@ class RunCollector(Collector):
         self.oldest_at: Mapping[str, float | None] = {}  # by sink: when the first task in its outbox finished
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._tasks()
-        yield from self._polls()
-        readings = {name: lane.gate.reading() for name, lane in self._run.service.lanes.items()}
-        yield from _limits(readings)
-        yield from _pauses(readings)
-        yield from self._sinks()
-        yield from self._process()
-
-    def _tasks(self) -> Iterator[Metric]:
-        metrics = self._run.metrics
-        yield _gauge(
-            "tasks",
-            "Tasks in the state: waiting for their outcome, or finished.",
-            ("state",),
-            [(("waiting",), metrics.waiting), (("finished",), metrics.finished)],
-        )
-        yield _counter(
-            "tasks_finished",
-            "Tasks that have their outcome, by kind, including those of earlier runs on this state.",
-            ("kind",),
-            [((kind.value,), metrics.kinds[kind.value]) for kind in Kind],
-        )
-        classes = {
-            "task": metrics.tasks,
-            "duplicate": metrics.duplicates,
-            "rejected": metrics.rejected,
-            "blank": metrics.blank,
-        }
-        yield _counter(
-            "input_lines",
-            "Lines fed to this run: a new task, a duplicate, rejected, or blank or comment.",
-            ("class",),
-            [((name,), count) for name, count in classes.items()],
-        )
-
-    def _polls(self) -> Iterator[Metric]:
+        numbers = dict(chain(self._tasks(), self._polls(), self._accounts(), self._sinks(), self._process()))
+        for name, (family, labels, help_text) in METRICS.items():
+            metric = family(f"poller_{name}", help_text, labels=labels)
+            for values, number in numbers[name]:
+                metric.add_metric(values, float(number))
+            yield metric
         accounts = {name: self._run.metrics.accounts[name] for name in self._run.service.lanes}
-        yield _counter(
-            "polls",
-            "Answered status requests of this run, by account and outcome.",
-            ("account", "outcome"),
-            [((name, outcome), count) for name in accounts for outcome, count in _outcomes(accounts[name]).items()],
-        )
-        yield _counter(
-            "poll_failures",
-            "Failed status requests of this run, by reason: nothing was learned of the task.",
-            ("reason",),
-            [((reason,), count) for reason, count in self._run.metrics.troubles.items()],
-        )
         yield _histogram(
             "request_duration_seconds",
             "Time from sending a status request until its answer was read.",
-            [((name,), polls.request) for name, polls in accounts.items()],
+            {name: polls.request for name, polls in accounts.items()},
         )
         yield _histogram(
             "gate_wait_seconds",
-            "Time that a due task waited for permission to send its request: rate limit, pauses, other tasks.",
-            [((name,), polls.gate) for name, polls in accounts.items()],
+            "Time that a due task waited to send its request: rate limit, pauses, other tasks.",
+            {name: polls.gate for name, polls in accounts.items()},
         )
 
-    def _sinks(self) -> Iterator[Metric]:
+    def _tasks(self) -> Iterator[tuple[str, Samples]]:
+        metrics = self._run.metrics
+        yield "tasks", _labelled({"waiting": metrics.waiting, "finished": metrics.finished})
+        yield "tasks_finished", _labelled({kind.value: metrics.kinds[kind.value] for kind in Kind})
+        fed = {"task": metrics.tasks, "duplicate": metrics.duplicates}
+        yield "input_lines", _labelled(fed | {"rejected": metrics.rejected, "blank": metrics.blank})
+
+    def _polls(self) -> Iterator[tuple[str, Samples]]:
+        accounts = {name: self._run.metrics.accounts[name].outcomes for name in self._run.service.lanes}
+        # Outcomes without a poll count, too: a rate needs a first value.
+        yield "polls", [((name, word), counts[word]) for name, counts in accounts.items() for word in OUTCOMES]
+        yield "poll_failures", _labelled(self._run.metrics.troubles)
+
+    def _accounts(self) -> Iterator[tuple[str, Samples]]:
+        readings = {name: lane.gate.reading() for name, lane in self._run.service.lanes.items()}
+
+        def each(number: Callable[[GateReading], float]) -> Samples:
+            return _labelled({name: number(reading) for name, reading in readings.items()})
+
+        yield "requests", each(lambda reading: reading.requests)
+        yield "requests_in_flight", each(lambda reading: reading.in_flight)
+        yield "window_requests_used", each(lambda reading: reading.window_used)
+        yield "window_requests_limit", each(lambda reading: reading.window_limit)
+        yield "window_seconds", each(lambda reading: reading.window_s)
+        yield "daily_requests_sent", each(lambda reading: reading.state.day_requests)
+        left = {name: reading.daily_left for name, reading in readings.items()}
+        yield "daily_requests_left", _labelled({name: count for name, count in left.items() if count is not None})
+        yield "account_paused_seconds", each(lambda reading: reading.state.paused_s)
+        pairs = [(name, reading, pause) for name, reading in readings.items() for pause in Pause]
+        yield "account_paused", [((name, pause), reading.state.pause == pause) for name, reading, pause in pairs]
+        yield "account_pauses", [((name, pause), reading.pauses.get(pause, 0)) for name, reading, pause in pairs]
+
+    def _sinks(self) -> Iterator[tuple[str, Samples]]:
         metrics, loops, now = self._run.metrics, self._run.service.delivery_loops, self._run.clock()
+        names = [loop.sink.name for loop in loops]
+        yield "sink_delivered", _labelled({name: metrics.delivered[name] for name in names})
+        yield "sink_refused", _labelled({name: metrics.dead[name] for name in names})
+        yield "sink_undelivered", _labelled({name: metrics.undelivered(name) for name in names})
+        ages = {name: max(0.0, now - (self.oldest_at.get(name) or now)) for name in names}
+        yield "sink_oldest_undelivered_age_seconds", _labelled(ages)
+        yield "sink_failing", _labelled({loop.sink.name: loop.backlog_reason is not None for loop in loops})
 
-        def by_sink(number: Callable[[str], float]) -> list[Sample]:
-            return [((loop.sink.name,), number(loop.sink.name)) for loop in loops]
-
-        def age_s(name: str) -> float:
-            oldest_at = self.oldest_at.get(name)
-            return max(0.0, now - oldest_at) if oldest_at else 0.0
-
-        sink = ("sink",)
-        yield _counter(
-            "sink_delivered",
-            "Records that the sink accepted in this run.",
-            sink,
-            by_sink(metrics.delivered.__getitem__),
-        )
-        yield _counter(
-            "sink_refused",
-            "Records that the sink refused for good in this run: dead letters.",
-            sink,
-            by_sink(metrics.dead.__getitem__),
-        )
-        yield _gauge("sink_undelivered", "Records in the sink's outbox.", sink, by_sink(metrics.undelivered))
-        yield _gauge(
-            "sink_oldest_undelivered_age_seconds",
-            "Time since the first task in the sink's outbox finished; 0 while the outbox is empty.",
-            sink,
-            by_sink(age_s),
-        )
-        failing = [((loop.sink.name,), float(loop.backlog_reason is not None)) for loop in loops]
-        yield _gauge("sink_failing", "1 while the sink accepts nothing.", sink, failing)
-
-    def _process(self) -> Iterator[Metric]:
+    def _process(self) -> Iterator[tuple[str, Samples]]:
         run = self._run
-        yield _gauge("store_writable", "0 while the state cannot be written.", (), [((), run.store.writable)])
-        yield _gauge("draining", "1 while the run ends.", (), [((), run.service.is_ending)])
-        lag_help = "Longest delay of a timer of the event loop in the last 15 to 30 s."
-        yield _gauge("event_loop_lag_seconds", lag_help, (), [((), self._lag.worst_s)])
-        build = (run.version, platform.python_version())
-        yield _gauge("build_info", "Always 1; the labels name the versions.", ("version", "python"), [(build, 1)])
+        yield "store_writable", [((), run.store.writable)]
+        yield "draining", [((), run.service.is_ending)]
+        yield "event_loop_lag_seconds", [((), self._lag.worst_s)]
+        yield "build_info", [((run.version, platform.python_version()), 1)]
 
 
-def _outcomes(polls: AccountPolls) -> Mapping[str, int]:
-    """Return the counts of all outcomes, including those with none: a rate needs a first value."""
-    return dict.fromkeys(OUTCOMES, 0) | polls.outcomes
+def _labelled(numbers: Mapping[str, float]) -> Samples:
+    return [((label,), number) for label, number in numbers.items()]
 
 
-def _limits(readings: Mapping[str, GateReading]) -> Iterator[Metric]:
-    def by_account(number: Callable[[GateReading], float | None]) -> list[Sample]:
-        numbers = {name: number(reading) for name, reading in readings.items()}
-        return [((name,), count) for name, count in numbers.items() if count is not None]
-
-    account = ("account",)
-    sent = "Requests that this run sent, answered or not."
-    yield _counter("requests", sent, account, by_account(lambda reading: reading.requests))
-    gauges: Sequence[tuple[str, str, Callable[[GateReading], float | None]]] = (
-        ("requests_in_flight", "Requests without an answer yet.", lambda reading: reading.in_flight),
-        (
-            "window_requests_used",
-            "Requests that the server may count in its rolling window now.",
-            lambda reading: reading.window_used,
-        ),
-        (
-            "window_requests_limit",
-            "Requests that the rolling window allows.",
-            lambda reading: reading.window_limit,
-        ),
-        ("window_seconds", "Length of the rolling window.", lambda reading: reading.window_s),
-        (
-            "daily_requests_sent",
-            "Requests sent since the account's midnight.",
-            lambda reading: reading.state.day_requests,
-        ),
-        (
-            "daily_requests_left",
-            "Requests that may be sent until the account's midnight, without the reserve; absent while no daily limit "
-            "is known.",
-            lambda reading: reading.daily_left,
-        ),
-    )
-    for name, help_text, number in gauges:
-        yield _gauge(name, help_text, account, by_account(number))
-
-
-def _pauses(readings: Mapping[str, GateReading]) -> Iterator[Metric]:
-    yield _gauge(
-        "account_paused",
-        "1 while the account is paused for this reason and sends only probes.",
-        ("account", "reason"),
-        [((name, reason), reading.state.pause == reason) for name, reading in readings.items() for reason in Pause],
-    )
-    yield _counter(
-        "account_pauses",
-        "Pauses that began in this run, by reason.",
-        ("account", "reason"),
-        [((name, reason), reading.pauses.get(reason, 0)) for name, reading in readings.items() for reason in Pause],
-    )
-    yield _counter(
-        "account_paused_seconds",
-        "Time that the account was paused, in all runs.",
-        ("account",),
-        [((name,), reading.state.paused_s) for name, reading in readings.items()],
-    )
-
-
-def _counter(name: str, help_text: str, labels: Labels, samples: Iterable[Sample]) -> Metric:
-    return _filled(CounterMetricFamily(f"poller_{name}", help_text, labels=labels), samples)
-
-
-def _gauge(name: str, help_text: str, labels: Labels, samples: Iterable[Sample]) -> Metric:
-    return _filled(GaugeMetricFamily(f"poller_{name}", help_text, labels=labels), samples)
-
-
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, samples: Iterable[Sample]) -> Metric:
-    for values, number in samples:
-        family.add_metric(values, float(number))
-    return family
-
-
-def _histogram(name: str, help_text: str, samples: Iterable[tuple[Labels, Histogram]]) -> Metric:
+def _histogram(name: str, help_text: str, accounts: Mapping[str, Histogram]) -> Metric:
     """Return one histogram per account, with the cumulative counts that Prometheus expects."""
     family = HistogramMetricFamily(f"poller_{name}", help_text, labels=("account",))
-    for values, histogram in samples:
+    for account, histogram in accounts.items():
         bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
-        family.add_metric(values, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
+        family.add_metric((account,), list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
     return family

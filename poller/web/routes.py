@@ -19,7 +19,7 @@ from poller.web.tasks import get_finished, get_task
 def make_site(run: RunContext, overview: Overview, tokens: TokenSource | None) -> web.Application:
     """Return the application that serves `run`. With `tokens`, clients must send the token that they yield."""
     guard = Guard(tokens, clock=run.clock)
-    app = web.Application(middlewares=[translate_errors, guard.middleware()])
+    app = web.Application(middlewares=[translate_errors, guard.check])
     app[RUN] = run
     app.on_response_prepare.append(add_headers)
     feeder, lag = Feeder(run), LoopLag()

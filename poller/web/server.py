@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from poller.config import Address
 from poller.core.errors import ConfigError
@@ -24,7 +24,7 @@ async def listen(app: web.Application, address: Address) -> AsyncIterator[Addres
     Raises `ConfigError` where the address cannot be bound.
     """
     limiter = _ConnectionLimiter()
-    app.middlewares.insert(0, limiter.middleware())
+    app.middlewares.insert(0, limiter.stop_timer)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     limiter.server = runner.server
@@ -62,14 +62,11 @@ class _ConnectionLimiter:
         self._silent[protocol] = asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._drop, protocol)
         return protocol
 
-    def middleware(self) -> Middleware:
-        @web.middleware
-        async def stop_timer(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if (timer := self._silent.pop(request.protocol, None)) is not None:
-                timer.cancel()
-            return await handler(request)
-
-        return stop_timer
+    @web.middleware
+    async def stop_timer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (timer := self._silent.pop(request.protocol, None)) is not None:
+            timer.cancel()
+        return await handler(request)
 
     def _drop(self, protocol: web.RequestHandler) -> None:
         del self._silent[protocol]

@@ -166,11 +166,9 @@ def plan_account(
         gap_s=_plain_gap_s(account),
         learned=learned if rules.policy == "learned" else None,
     )
-    day = _day(account, state, now)
-    pace = tasks / max(cast.lasts_s, 1e-9)
-    outlook = LaneOutlook(daily_left=day.left, daily_usable=day.usable, resets_at=day.ends_at)
+    outlook, pace = _outlook(account, state, now), tasks / max(cast.lasts_s, 1e-9)
     done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=cast.polls / tasks)
-    quota, share = _quota(account, day, cast, now)
+    quota = _quota(outlook, cast, now)
     fits = quota is None or cast.polls <= quota
     per_task = cast.polls / tasks
     return AccountPlan(
@@ -185,7 +183,7 @@ def plan_account(
         timed_out=cast.timed_out,
         rests_on=rests_on,
         quota=quota,
-        quota_share=share,
+        quota_share=round(cast.polls / account.daily_limit, 4) if account.daily_limit else None,
         fits=fits,
         tasks_that_fit=None if quota is None else min(tasks, int(quota / per_task)),
     )
@@ -249,32 +247,24 @@ def _per_second(account: AccountSettings) -> float:
     return (account.requests or DEFAULT_REQUESTS) / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaDay:
-    """The account's day: requests that are left and usable in it (None: no daily limit is set), and its end."""
-
-    left: int | None
-    usable: int | None
-    ends_at: float
-
-
-def _day(account: AccountSettings, state: AccountState, now: float) -> QuotaDay:
+def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
+    """Return how many requests are left today and usable in a whole day, and when the day ends."""
     zone = ZoneInfo(account.time_zone)
     today = datetime.fromtimestamp(now, zone)
     midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone).timestamp()
     if (limit := account.daily_limit) is None:
-        return QuotaDay(left=None, usable=None, ends_at=midnight)
+        return LaneOutlook(resets_at=midnight)
     usable = int(limit - (account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve))
     used = state.day_requests if state.day == today.date().isoformat() else 0
-    return QuotaDay(left=max(0, usable - used), usable=usable, ends_at=midnight)
+    return LaneOutlook(daily_left=max(0, usable - used), daily_usable=usable, resets_at=midnight)
 
 
-def _quota(account: AccountSettings, day: QuotaDay, cast: SimulatedRun, now: float) -> tuple[int | None, float | None]:
-    """Return how many requests the run may send until it ends, and the share of a day's requests that it takes."""
-    if account.daily_limit is None or day.left is None or day.usable is None:
-        return None, None
-    later_s = max(0.0, cast.lasts_s - (day.ends_at - now))  # requests after midnight count for the next days
-    return day.left + math.ceil(later_s / 86_400) * day.usable, round(cast.polls / account.daily_limit, 4)
+def _quota(outlook: LaneOutlook, cast: SimulatedRun, now: float) -> int | None:
+    """Return how many requests the run may send until it ends; None: not known."""
+    if outlook.daily_left is None or outlook.daily_usable is None:
+        return None
+    later_s = max(0.0, cast.lasts_s - (outlook.resets_at - now))  # requests after midnight count for the next days
+    return outlook.daily_left + math.ceil(later_s / 86_400) * outlook.daily_usable
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------

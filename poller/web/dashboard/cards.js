@@ -6,11 +6,11 @@ import { at, count, duration, KINDS, plural, rate, ref, share, span } from "./te
 
 const SHOWN_REASONS = 8; // of the twelve that come
 
-function showDone({ ledger, run }) {
+function showDone({ ledger, is_fed: isFed }) {
   const { finished, tasks } = ledger;
   setText($("done-share"), tasks ? share(finished, tasks) : "ready");
   setText($("done-text"), tasks
-    ? `${count(finished)} of ${count(tasks)}${run.is_fed ? "" : " so far"} ${tasks === 1 ? "task has its outcome" : "tasks have their outcome"}`
+    ? `${count(finished)} of ${count(tasks)}${isFed ? "" : " so far"} ${tasks === 1 ? "task has its outcome" : "tasks have their outcome"}`
     : "no task has been fed yet");
   const bar = $("bar");
   bar.setAttribute("aria-valuenow", tasks ? Math.floor((100 * finished) / tasks) : 0);
@@ -38,7 +38,7 @@ function showDone({ ledger, run }) {
   });
 }
 
-function whenItEnds({ forecast, now, ledger, run, lanes, started_at: startedAt }) {
+function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt }) {
   const { state } = forecast;
   const midnights = forecast.quota_days > 1 ? `${count(forecast.quota_days)} of the account's midnights` : "the account's midnight";
   const quota = forecast.quota_days ? ` Today's quota is not enough: the run waits for ${midnights}.` : "";
@@ -53,10 +53,10 @@ function whenItEnds({ forecast, now, ledger, run, lanes, started_at: startedAt }
   const left = forecast.at - now;
   const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);
   const range = isWide ? ` (${span(forecast.earliest_at, forecast.latest_at, now)})` : "";
-  const paused = lanes.some((lane) => lane.pause) ? ", once the pause is over" : "";
+  const paused = lanes.some((lane) => lane.reading.state.pause) ? ", once the pause is over" : "";
   return [
     `about ${at(forecast.at, now)}`,
-    `in ${duration(left)}${range}, at the recent pace${paused}${run.is_fed ? "" : ", if nothing more is fed"}.${quota}`,
+    `in ${duration(left)}${range}, at the recent pace${paused}${isFed ? "" : ", if nothing more is fed"}.${quota}`,
   ];
 }
 
@@ -67,17 +67,18 @@ function showWhen(overview) {
 }
 
 function notices(overview) {
-  const { now, lanes, sinks, warning, state, run } = overview;
+  const { now, lanes, sinks, warning, state, rejected } = overview;
   const all = [];
   if (warning) {
     all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
   }
-  for (const lane of lanes.filter((each) => each.pause)) {
-    const until = lane.resume_at ? ` Until about ${at(lane.resume_at, now, { seconds: lane.resume_at - now < 120 })}.` : "";
+  for (const lane of lanes.filter((each) => each.reading.state.pause)) {
+    const { pause, pause_detail: detail, resume_at: resumeAt } = lane.reading.state;
+    const until = resumeAt ? ` Until about ${at(resumeAt, now, { seconds: resumeAt - now < 120 })}.` : "";
     const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";
     all.push({
-      key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: `${which}: ${lane.pause.replaceAll("_", " ")}`,
-      text: `${sentence(lane.meaning)}${until}${lane.detail ? ` ${sentence(lane.detail)}` : ""}`,
+      key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: `${which}: ${pause.replaceAll("_", " ")}`,
+      text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
     });
   }
   for (const [name, sink] of Object.entries(sinks).filter(([, each]) => each.state !== "delivering")) {
@@ -88,8 +89,8 @@ function notices(overview) {
   if (state === "draining") {
     all.push({ key: "draining", tone: "warn", title: "Stopping", text: "Requests in flight are finished. Run the same command again to continue." });
   }
-  if (run.rejected) {
-    all.push({ key: "rejected", tone: "quiet", title: `${plural(run.rejected, "input line")} rejected`, text: "To list them with their reasons: poller status --rejected" });
+  if (rejected) {
+    all.push({ key: "rejected", tone: "quiet", title: `${plural(rejected, "input line")} rejected`, text: "To list them with their reasons: poller status --rejected" });
   }
   return all;
 }
@@ -146,10 +147,10 @@ function showTook({ took, late }) {
   ], all.map((band) => ({ ...band, key: band.low })));
 }
 
-function showLanes({ lanes, run, now }) {
+function showLanes({ lanes, polls_per_task: pollsPerTask, now }) {
   const cost = $("cost");
-  cost.hidden = !run.polls_per_task;
-  if (!cost.hidden) setText(cost, `${run.polls_per_task.toFixed(2)} polls per outcome`);
+  cost.hidden = !pollsPerTask;
+  if (!cost.hidden) setText(cost, `${pollsPerTask.toFixed(2)} polls per outcome`);
   update($("lanes"), lanes, { key: (lane) => lane.account, make: makeLane, fill: (node, lane) => fillLane(node, lane, now) });
 }
 
@@ -184,23 +185,26 @@ function fillGauge(node, { hidden, name, used, limit, text }) {
 function fillLane(node, lane, now) {
   const [head, windowGauge, dayGauge, note, dayNote] = node.children;
   setText(head.children[0], lane.account);
-  const tone = lane.pause ? (lane.needs_person ? "bad" : "warn") : "good";
-  const idle = !lane.pause && (lane.due_at === null || lane.due_at - now > 5);
-  setText(head.children[1], lane.pause ? lane.pause.replaceAll("_", " ") : idle ? "waiting" : "working");
-  setData(head.children[1], "tone", idle ? "quiet" : tone);
+  const { reading, due_at: dueAt } = lane;
+  const { pause } = reading.state;
+  const tone = pause ? (lane.needs_person ? "bad" : "warn") : "good";
+  const isIdle = !pause && (dueAt === null || dueAt - now > 5);
+  setText(head.children[1], pause ? pause.replaceAll("_", " ") : isIdle ? "waiting" : "working");
+  setData(head.children[1], "tone", isIdle ? "quiet" : tone);
   fillGauge(windowGauge, {
-    name: `Requests in ${duration(lane.window_s)}`, used: lane.used, limit: lane.limit, text: `${count(lane.used)} of ${count(lane.limit)}`,
+    name: `Requests in ${duration(reading.window_s)}`, used: reading.window_used, limit: reading.window_limit,
+    text: `${count(reading.window_used)} of ${count(reading.window_limit)}`,
   });
-  const usable = lane.daily_usable ?? 0;
-  const used = Math.max(0, usable - (lane.daily_left ?? 0));
+  const usable = reading.daily_usable ?? 0;
+  const used = Math.max(0, usable - (reading.daily_left ?? 0));
   fillGauge(dayGauge, {
-    hidden: lane.daily_left === null || !usable, name: "Requests today, by all apps", used, limit: usable, text: `${count(used)} of ${count(usable)}`,
+    hidden: reading.daily_left === null || !usable, name: "Requests today, by all apps", used, limit: usable, text: `${count(used)} of ${count(usable)}`,
   });
-  const failed = lane.failed ? `, ${share(lane.failed, lane.requests)} failed` : "";
-  const due = lane.due_at !== null && lane.due_at - now > 5 && !lane.pause ? ` Next poll at ${at(lane.due_at, now, { seconds: true })}.` : "";
-  setText(note, `${plural(lane.requests, "request")} in this run${failed}.${due}`);
+  const failed = reading.errors ? `, ${share(reading.errors, reading.requests)} failed` : "";
+  const due = dueAt !== null && dueAt - now > 5 && !pause ? ` Next poll at ${at(dueAt, now, { seconds: true })}.` : "";
+  setText(note, `${plural(reading.requests, "request")} in this run${failed}.${due}`);
   dayNote.hidden = dayGauge.hidden;
-  setText(dayNote, `The quota's next day begins: ${at(lane.resets_at, now)}.`);
+  setText(dayNote, `The quota's next day begins: ${at(reading.resets_at, now)}.`);
 }
 
 function showReasons({ reasons, ledger }) {
@@ -265,9 +269,9 @@ function showSources({ ledger: { sources } }) {
   ], sources.map((source) => ({ ...source, key: source.name })));
 }
 
-function showFoot({ run, version, started_at: startedAt, now, failed_polls: failures }) {
+function showFoot({ polls, version, started_at: startedAt, now, failed_polls: failures }) {
   const failed = failures.length ? ` Failed polls: ${failures.map((each) => `${each.reason} ${count(each.count)}`).join(", ")}.` : "";
-  setText($("foot"), `poller ${version}, running since ${at(startedAt, now)}: ${plural(run.polls, "poll")} in this run.${failed}`);
+  setText($("foot"), `poller ${version}, running since ${at(startedAt, now)}: ${plural(polls, "poll")} in this run.${failed}`);
 }
 
 const drawings = new Map(); // by host: the data and size of its last drawing

@@ -13,7 +13,7 @@ from msgspec.json import encode
 
 from poller import __version__
 from poller.core.errors import StoreError
-from poller.core.model import GateReading, Kind, Pause, SinkSums, SourceSums
+from poller.core.model import GateReading, Kind, SinkSums, SourceSums
 from poller.core.protocols import Clock, Store
 from poller.core.text import WORDS
 from poller.engine import DeliveryLoop, Service
@@ -31,33 +31,14 @@ MAX_SOURCES = 200
 RunState = Literal["running", "idle", "paused", "stuck", "draining", "finished"]
 
 
-class RunCounts(Struct, frozen=True, kw_only=True):
-    """What this run alone did."""
-
-    polls: int
-    polls_per_task: float | None
-    rejected: int
-    is_fed: bool  # no more input comes
-
-
 class LaneView(Struct, frozen=True, kw_only=True):
-    """One account: its pause, its limits and its requests."""
+    """One account: its limits and its pause."""
 
     account: str
-    pause: Pause | None
-    meaning: str | None  # of the pause, for people
-    detail: str | None
-    resume_at: float | None
-    needs_person: bool
-    used: int
-    limit: int
-    window_s: float
-    requests: int
-    failed: int
-    daily_left: int | None
-    daily_usable: int | None
-    resets_at: float
     due_at: float | None
+    meaning: str | None  # of the pause, for people
+    needs_person: bool
+    reading: GateReading
 
 
 class PaceView(Struct, frozen=True, kw_only=True):
@@ -96,7 +77,10 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     started_at: float | None
     state: RunState
     ledger: LedgerCounts
-    run: RunCounts
+    polls: int  # of this run
+    polls_per_task: float | None
+    rejected: int  # lines of this run
+    is_fed: bool  # no more input comes
     forecast: Forecast
     lanes: list[LaneView]
     pace: PaceView
@@ -142,12 +126,10 @@ class Overview:
             started_at=history.began_at or None,
             state=self._state(readings),
             ledger=await self._ledger(),
-            run=RunCounts(
-                polls=metrics.polls,
-                polls_per_task=self._polls_per_task(),
-                rejected=metrics.rejected,
-                is_fed=service.fed and not service.endless,
-            ),
+            polls=metrics.polls,
+            polls_per_task=self._polls_per_task(),
+            rejected=metrics.rejected,
+            is_fed=service.fed and not service.endless,
             forecast=self._forecast(now, readings, due),
             lanes=[_lane(name, reading, due.get(name)) for name, reading in readings.items()],
             pace=_pace(history),
@@ -232,23 +214,10 @@ class Overview:
 
 
 def _lane(name: str, reading: GateReading, due_at: float | None) -> LaneView:
-    state = reading.state
+    pause = reading.state.pause
+    needs_person = pause in NEEDS_PERSON
     return LaneView(
-        account=name,
-        pause=Pause(state.pause) if state.pause else None,
-        meaning=WORDS.get(state.pause or ""),
-        detail=state.pause_detail,
-        resume_at=state.resume_at,
-        needs_person=state.pause in NEEDS_PERSON,
-        used=reading.window_used,
-        limit=reading.window_limit,
-        window_s=reading.window_s,
-        requests=reading.requests,
-        failed=reading.errors,
-        daily_left=reading.daily_left,
-        daily_usable=reading.daily_usable,
-        resets_at=reading.resets_at,
-        due_at=due_at,
+        account=name, due_at=due_at, meaning=WORDS.get(pause or ""), needs_person=needs_person, reading=reading
     )
 
 

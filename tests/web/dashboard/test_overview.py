@@ -65,7 +65,7 @@ async def test_at_any_time_the_overview_equals_the_store(tmp_path: Path, clock: 
         assert overview["forecast"]["state"] == "open"
         assert overview["took"]["total"] + overview["ledger"]["kinds"]["not_found"] == 400
         assert sum(overview["pace"]["finished"]) == 400
-        assert overview["run"]["rejected"] == 1
+        assert overview["rejected"] == 1
 
 
 async def test_after_a_restart_it_continues_with_samples_and_durations(tmp_path: Path, clock: Clock) -> None:
@@ -105,7 +105,7 @@ async def test_a_paused_account_has_its_reason_and_shades_the_chart(
     (lane,) = overview["lanes"]
     assert overview["state"] == state
     assert overview["forecast"]["state"] == forecast
-    assert lane["pause"]
+    assert lane["reading"]["state"]["pause"]
     assert lane["meaning"]
     assert lane["needs_person"] is (state == "stuck")
     assert overview["pace"]["paused"][-1] is True
