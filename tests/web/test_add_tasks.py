@@ -1,4 +1,4 @@
-"""POST /v1/tasks: every line of a request ends in one place of the ledger, and what was answered is on disk."""
+"""POST /v1/tasks: each line of a request is counted in the ledger once, and every accepted one is on disk."""
 
 import asyncio
 import gzip
@@ -20,7 +20,7 @@ from poller.sandbox import Scenario, parse_durations
 from poller.web.request_body import MAX_BYTES, MAX_COMMAS, elements_of
 from poller.web.responses import RequestRefused
 from tests.support.simulation import Simulation, named
-from tests.support.site import BASE, told, visited
+from tests.support.site import BASE, json_of, visited
 from tests.support.virtual import MemoryConnector
 
 TEXT, JSON, LINES, CSV = (
@@ -37,7 +37,7 @@ async def simulation(tmp_path: Path, clock: Clock) -> Simulation:
 async def post(session: aiohttp.ClientSession, body: Any, headers: dict[str, str], **query: str) -> dict[str, Any]:
     async with session.post("/v1/tasks", data=body, headers=headers, params=query) as response:
         assert response.status == 200, await response.text()
-        return await told(response)
+        return await json_of(response)
 
 
 async def test_ids_posted_as_text_become_tasks_and_are_finished(simulation: Simulation) -> None:
@@ -50,7 +50,7 @@ async def test_ids_posted_as_text_become_tasks_and_are_finished(simulation: Simu
     assert {record["task_id"] for record in simulation.records()} == set(ids)
 
 
-async def test_each_content_type_is_read_as_it_says(simulation: Simulation) -> None:
+async def test_each_content_type_is_read_in_its_format(simulation: Simulation) -> None:
     one, two, three, four, five, six = simulation.api.preload(6)
     async with visited(simulation) as session:
         lines = b'{"task_id": "%s", "url": "https://a/1"}\n"%s"\n' % (one.encode(), two.encode())
@@ -60,13 +60,13 @@ async def test_each_content_type_is_read_as_it_says(simulation: Simulation) -> N
         assert (await post(session, f"name;taskId\na;{five}\n", CSV))["accepted"] == 1
         assert (await post(session, orjson.dumps({"id": six, "links": {}}), JSON))["accepted"] == 1
         async with session.get(f"/v1/tasks/{three}") as response:
-            assert (await told(response))["ref"] == {"n": [1, {"x": "],["}]}
+            assert (await json_of(response))["ref"] == {"n": [1, {"x": "],["}]}
         async with session.post("/v1/tasks", data={"ids": one}) as response:
             assert response.status == 415
-            assert "Content-Type: text/plain" in (await told(response))["message"]
+            assert "Content-Type: text/plain" in (await json_of(response))["message"]
 
 
-async def test_the_ledger_has_it_as_one_source_whose_lines_go_on_after_a_restart(simulation: Simulation) -> None:
+async def test_the_ledger_has_one_source_whose_lines_continue_after_a_restart(simulation: Simulation) -> None:
     ids = simulation.api.preload(4)
     async with visited(simulation) as session:
         await post(session, "\n".join([*ids[:2], "!"]), TEXT)
@@ -80,14 +80,14 @@ async def test_the_ledger_has_it_as_one_source_whose_lines_go_on_after_a_restart
     ]
 
 
-async def test_a_request_of_too_many_lines_stores_nothing_and_says_so(simulation: Simulation) -> None:
+async def test_a_request_of_too_many_lines_stores_nothing(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         for body, headers in (
             ("\n".join(f"id{n}" for n in range(10_001)), TEXT),
             (orjson.dumps([f"id{n}" for n in range(10_001)]), JSON),
         ):
             async with session.post("/v1/tasks", data=body, headers=headers) as response:
-                answer = await told(response)
+                answer = await json_of(response)
                 assert (response.status, answer["error"], answer["accepted"]) == (413, "too_many_lines", 0)
                 assert "10,000" in answer["message"]
                 assert "Nothing of this request is stored" in answer["message"]
@@ -100,14 +100,14 @@ async def test_ten_thousand_lines_and_a_header_are_not_too_many(simulation: Simu
     assert (answer["accepted"], answer["blank"]) == (10_000, 1)
 
 
-async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulation: Simulation) -> None:
+async def test_a_body_that_is_too_large_is_refused_compressed_or_not(simulation: Simulation) -> None:
     big, blank = b"x" * (MAX_BYTES + 1), gzip.compress(b"\n" * 1_000_000)
     async with visited(simulation) as session:
         for body, headers in ((big, TEXT), (gzip.compress(big), TEXT | {"Content-Encoding": "gzip"})):
             async with session.post("/v1/tasks", data=io.BytesIO(body), headers=headers) as response:
-                assert (response.status, (await told(response))["error"]) == (413, "too_large")
+                assert (response.status, (await json_of(response))["error"]) == (413, "too_large")
         async with session.post("/v1/tasks", data=blank, headers=TEXT | {"Content-Encoding": "gzip"}) as response:
-            assert (response.status, (await told(response))["error"]) == (413, "too_many_lines")
+            assert (response.status, (await json_of(response))["error"]) == (413, "too_many_lines")
         packed = gzip.compress(b"id1\nid2\n")
         assert (await post(session, packed, TEXT | {"Content-Encoding": "gzip"}))["accepted"] == 2
 
@@ -132,7 +132,7 @@ async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulati
 )
 async def test_a_body_that_is_not_json_stores_nothing(simulation: Simulation, body: bytes, reason: str) -> None:
     async with visited(simulation) as session, session.post("/v1/tasks", data=body, headers=JSON) as response:
-        answer = await told(response)
+        answer = await json_of(response)
         assert response.status == 400
         assert "JSON" in answer["message"]
         assert reason in answer["message"]
@@ -147,13 +147,13 @@ async def test_elements_that_are_not_ids_are_rejected_one_by_one(simulation: Sim
     assert [each["line"] for each in answer["rejected"]] == [1, 3, 4, 5, 6]
 
 
-async def test_a_csv_without_an_id_column_says_which_columns_there_are(simulation: Simulation) -> None:
+async def test_a_csv_without_an_id_column_is_refused_naming_its_columns(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         async with session.post("/v1/tasks", data="name,nr\na,1\n", headers=CSV) as response:
             assert response.status == 400
             assert (
                 "'name', 'nr'. Name the one that holds the task ids with ?id_column="
-                in (await told(response))["message"]
+                in (await json_of(response))["message"]
             )
         assert (await post(session, "name,nr\na,1\n", CSV, id_column="nr"))["accepted"] == 1
 
@@ -165,17 +165,17 @@ async def test_lines_go_to_the_account_they_name_or_to_that_of_the_query(simulat
         await post(session, "a3\na1\n", TEXT, account="us")
         for task_id, account in (("a2", "us"), ("a3", "us")):
             async with session.get(f"/v1/tasks/{task_id}") as response:
-                assert (await told(response))["account"] == account
+                assert (await json_of(response))["account"] == account
         async with session.get("/v1/tasks/a1") as response:
-            assert (response.status, (await told(response))["accounts"]) == (409, ["eu", "us"])
+            assert (response.status, (await json_of(response))["accounts"]) == (409, ["eu", "us"])
         async with session.get("/v1/tasks/a1", params={"account": "eu"}) as response:
             assert response.status == 200
         async with session.post("/v1/tasks", data="a4", headers=TEXT, params={"account": "asia"}) as response:
             assert response.status == 400
-            assert "eu, us" in (await told(response))["message"]
+            assert "eu, us" in (await json_of(response))["message"]
 
 
-async def test_a_slow_body_is_given_up_after_a_minute(simulation: Simulation) -> None:
+async def test_a_slow_body_is_refused_after_a_minute(simulation: Simulation) -> None:
     async def drip() -> Any:
         for _ in range(100):
             yield b"a"
@@ -188,7 +188,7 @@ async def test_a_slow_body_is_given_up_after_a_minute(simulation: Simulation) ->
         assert 60 <= asyncio.get_running_loop().time() - began < 62
 
 
-async def test_a_finite_run_waits_for_the_body_that_is_on_its_way(simulation: Simulation) -> None:
+async def test_a_finite_run_waits_for_a_body_in_transit(simulation: Simulation) -> None:
     ids = simulation.api.preload(2)
     file = simulation.folder / "ids.txt"
     file.write_text(f"{ids[0]}\n")
@@ -208,7 +208,7 @@ async def test_a_finite_run_waits_for_the_body_that_is_on_its_way(simulation: Si
     assert len(simulation.records()) == 2
 
 
-async def test_feeding_is_told_by_one_event_a_request(simulation: Simulation, events: list[Any]) -> None:
+async def test_a_request_logs_one_event(simulation: Simulation, events: list[Any]) -> None:
     async with visited(simulation) as session:
         await post(session, "a1\na1\n/\n\n", TEXT)
     (event,) = named(events, "tasks.fed")
@@ -245,7 +245,7 @@ def test_an_array_of_too_many_elements_is_refused_before_they_are_counted() -> N
         elements_of(b"[" + b"1," * 10_000 + b"1]")
 
 
-async def test_a_full_disk_is_told_at_once_and_what_waits_for_it_counts_once_there_is_room(
+async def test_a_full_disk_is_answered_at_once_and_its_lines_are_stored_once_there_is_room(
     simulation: Simulation,
 ) -> None:
     body = "\n".join(f"id-{number}" for number in range(3000))
@@ -257,14 +257,14 @@ async def test_a_full_disk_is_told_at_once_and_what_waits_for_it_counts_once_the
         began = asyncio.get_running_loop().time()
         for pending in (3000, None):
             async with session.post("/v1/tasks", data=body, headers=TEXT) as response:
-                answer = await told(response)
+                answer = await json_of(response)
                 assert (response.status, answer["error"], answer["accepted"]) == (503, "unwritable", 0)
                 assert answer.get("pending") == pending
                 assert "Retry-After" in response.headers
         assert asyncio.get_running_loop().time() - began < 5
         async with session.get("/readyz") as response:
             assert response.status == 503
-            assert (await told(response))["store"]["state"] == "unwritable"
+            assert (await json_of(response))["store"]["state"] == "unwritable"
         connection.execute("PRAGMA max_page_count = 1000000")
         await asyncio.sleep(5)
         assert (await post(session, body, TEXT))["duplicate"] == 3000

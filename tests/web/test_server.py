@@ -18,7 +18,7 @@ from poller.sandbox import Outage, Scenario, parse_durations
 from poller.web import listen
 from poller.web.openapi import describe
 from tests.support.simulation import Simulation, named
-from tests.support.site import SITE_TOKEN, WITH_TOKEN, told, visited
+from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
 CALM = Scenario(fates={}, durations=parse_durations("fixed:20"))
 BEARER = {"Authorization": f"Bearer {SITE_TOKEN}"}
@@ -36,7 +36,7 @@ async def test_a_run_at_work_is_alive_and_ready(simulation: Simulation) -> None:
             async with session.request(method, "/healthz") as response:
                 assert response.status == 200
         async with session.get("/readyz") as response:
-            ready = await told(response)
+            ready = await json_of(response)
             assert response.status == 200
     assert ready["ready"] is True
     assert ready["store"] == {"ready": True, "state": "writable"}
@@ -60,7 +60,7 @@ async def test_only_a_pause_that_a_person_must_end_makes_it_unready(
     async with visited(simulation, simulation.write_ids(30)) as session:
         await asyncio.sleep(60)
         async with session.get("/readyz") as response:
-            ready = await told(response)
+            ready = await json_of(response)
             assert response.status == status
     assert ready["accounts"]["default"]["pause"] == pause
     assert ready["accounts"]["default"]["ready"] is (status == 200)
@@ -74,9 +74,9 @@ async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_no_tasks(simu
         async with session.get("/healthz") as response:
             assert response.status == 200
         async with session.get("/readyz") as response:
-            assert (response.status, (await told(response))["draining"]) == (503, True)
+            assert (response.status, (await json_of(response))["draining"]) == (503, True)
         async with session.post("/v1/tasks", data="a1", headers={"Content-Type": "text/plain"}) as response:
-            assert (response.status, (await told(response))["error"]) == (503, "draining")
+            assert (response.status, (await json_of(response))["error"]) == (503, "draining")
             assert int(response.headers["Retry-After"]) > 0
 
 
@@ -92,15 +92,15 @@ async def test_every_response_has_the_security_headers(simulation: Simulation, p
 async def test_an_unknown_path_is_answered_in_json(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         async with session.get("/nowhere") as response:
-            assert (response.status, (await told(response))["error"]) == (404, "not_found")
+            assert (response.status, (await json_of(response))["error"]) == (404, "not_found")
         async with session.delete("/v1/tasks") as response:
             assert (response.status, response.headers["Allow"]) == (405, "POST")
-            assert "POST" in (await told(response))["message"]
+            assert "POST" in (await json_of(response))["message"]
 
 
 async def test_the_description_has_every_path_and_this_runs_accounts(simulation: Simulation) -> None:
     async with visited(simulation) as session, session.get("/v1/openapi.json") as response:
-        described = await told(response)
+        described = await json_of(response)
     assert described["components"]["schemas"]["Account"]["enum"] == ["default"]
     data = {path for path in simulation.site_paths if not path.startswith("/page/")}
     assert described["paths"].keys() == data
@@ -129,11 +129,11 @@ async def test_a_served_response_is_valid_by_the_description(
         async with session.post("/v1/tasks", data=f"{task_id}\nno id\n", headers=text):
             await asyncio.sleep(40)
         async with session.get("/v1/openapi.json") as response:
-            described = await told(response)
+            described = await json_of(response)
         url = path.replace("{task_id}", task_id) + query
         async with session.request(method, url, data="a b\n" if method == "post" else None, headers=text) as response:
             assert response.status == status
-            body = await told(response)
+            body = await json_of(response)
     responses = described["components"]["responses"]
     answer = described["paths"][path][method]["responses"][str(status)]
     answer = responses[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
@@ -198,18 +198,18 @@ async def test_with_a_token_all_but_health_needs_it(simulation: Simulation, even
         for path in ("/healthz", "/readyz"):
             async with session.get(path, headers={"Host": "poller.example"}) as response:
                 assert response.status == 200
-                assert "detail" not in str(await told(response))
+                assert "detail" not in str(await json_of(response))
         for path in PATHS:
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {SITE_TOKEN}"}):
                 async with session.get(path, headers=headers) as response:
-                    assert (response.status, (await told(response))["error"]) == (401, "unauthorized")
+                    assert (response.status, (await json_of(response))["error"]) == (401, "unauthorized")
                     assert response.headers["WWW-Authenticate"].startswith("Bearer")
         async with session.post("/v1/tasks", data="a1", headers={"Content-Type": "text/plain"}) as response:
             assert response.status == 401
         async with session.get("/v1/finished", headers=BEARER | {"Host": "poller.example"}) as response:
             assert response.status == 200
         async with session.get("/readyz", headers=BEARER) as response:
-            assert "detail" in str(await told(response))
+            assert "detail" in str(await json_of(response))
     assert (await simulation.sums()).waiting == 0
     assert SITE_TOKEN not in str(events)
     assert len(named(events, "web.refused")) == 1

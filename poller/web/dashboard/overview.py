@@ -3,7 +3,7 @@
 Only due times and the few rows of the sources are read from the store, at most once a second for all viewers.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
@@ -20,13 +20,14 @@ from poller.engine import DeliveryLoop, Service
 from poller.engine.failures import DominantReason
 from poller.engine.history import BOUNDS_S, STEP_S, History, RecentReason, Sample, Spread
 from poller.engine.metrics import Metrics
+from poller.reports.ledger import by_name
 from poller.reports.status import LedgerCounts, ReasonCount
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
 from poller.web.health import NEEDS_PERSON, SinkReadiness, sink_readiness
 
 FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
 TOP_REASONS = 12
-MAX_SOURCES = 200
+MAX_SOURCES = 200  # the latest ones
 
 RunState = Literal["running", "idle", "paused", "stuck", "draining", "finished"]
 
@@ -149,7 +150,7 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
-            sources=_added_up(await self._sources()),
+            sources=by_name(reversed(await self._sources()))[:MAX_SOURCES],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )
 
@@ -260,23 +261,3 @@ def _reasons(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
         RecentReasonView(reason=name, count=found.count, kind=found.kind, samples=[*reversed(found.samples)])
         for name, found in top
     ]
-
-
-def _added_up(sources: Iterable[SourceSums]) -> list[SourceSums]:
-    """Return the sources, the latest first; those of one name (a file that was rotated) are added up."""
-    sums: dict[str, SourceSums] = {}
-    for source in sources:
-        before = sums.pop(source.name, None)
-        sums[source.name] = source if before is None else _sum(before, source)
-    return [*sums.values()][: -MAX_SOURCES - 1 : -1]
-
-
-def _sum(before: SourceSums, source: SourceSums) -> SourceSums:
-    return replace(
-        source,
-        lines=before.lines + source.lines,
-        tasks=before.tasks + source.tasks,
-        duplicates=before.duplicates + source.duplicates,
-        rejected=before.rejected + source.rejected,
-        blank=before.blank + source.blank,
-    )
