@@ -37,7 +37,7 @@ class AccountView(Struct, frozen=True, kw_only=True):
     day_requests: int
 
 
-class ReasonCount(Struct, kw_only=True):
+class ReasonCount(Struct, frozen=True, kw_only=True):
     """A reason why tasks are not plainly complete, and how many of them have it."""
 
     reason: str

@@ -1,7 +1,6 @@
 """The OpenAPI description: openapi.json lists the paths; the schemas are made from the types that handlers use."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import orjson
@@ -22,7 +21,7 @@ REF = "#/components/schemas/{name}"
 
 def describe(*, version: str = "0", accounts: Sequence[str] = ()) -> JsonObject:
     """Return the description; `accounts` are those that the server has."""
-    described: JsonObject = orjson.loads(_paths())
+    described: JsonObject = orjson.loads((Path(__file__).parent / "openapi.json").read_bytes())
     described["info"]["version"] = version
     queries = schema_components(QUERIES)[1]
     for operation in (operation for path in described["paths"].values() for operation in path.values()):
@@ -36,11 +35,6 @@ def describe(*, version: str = "0", accounts: Sequence[str] = ()) -> JsonObject:
         schemas["Account"]["enum"] = [*accounts]
     described["components"]["schemas"] = schemas
     return described
-
-
-@cache
-def _paths() -> bytes:
-    return (Path(__file__).parent / "openapi.json").read_bytes()
 
 
 def _parameters(listed: Sequence[JsonObject | str], queries: JsonObject) -> list[JsonObject]:

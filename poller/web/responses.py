@@ -22,7 +22,10 @@ HEADERS = {
 }
 Query = TypeVar("Query", bound=Struct)
 
-ERRORS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+ERRORS = {
+    404: ("not_found", "There is nothing at this path. GET /v1/openapi.json lists the paths."),
+    405: ("method_not_allowed", "{method} is not allowed here. Allowed: {allowed}."),
+}
 
 
 class ErrorBody(Struct, kw_only=True):
@@ -76,10 +79,12 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     except web.HTTPException as refusal:
         if refusal.status < 400:
             raise
-        error = ERRORS.get(refusal.status, "refused")
-        response = error_response(refusal.status, error, _message(refusal, request))
-        if hdrs.ALLOW in refusal.headers:
-            response.headers[hdrs.ALLOW] = refusal.headers[hdrs.ALLOW]
+        error, message = ERRORS.get(refusal.status, ("refused", "{reason}"))
+        allowed = refusal.headers.get(hdrs.ALLOW)
+        text = message.format(method=request.method, allowed=allowed, reason=refusal.reason)
+        response = error_response(refusal.status, error, text)
+        if allowed is not None:
+            response.headers[hdrs.ALLOW] = allowed
         return response
     except RequestRefused as refusal:
         return error_response(refusal.status, refusal.error, f"{refusal}.")
@@ -91,16 +96,6 @@ async def translate_errors(request: web.Request, handler: Handler) -> web.Stream
     except Exception:
         log.exception("web.failed", method=request.method, path=_pattern(request), reason="a defect: please report it")
         return error_response(500, "defect", "The server failed at this request. Its log has the details.")
-
-
-def _message(refusal: web.HTTPException, request: web.Request) -> str:
-    match refusal.status:
-        case 404:
-            return "There is nothing at this path. GET /v1/openapi.json lists the paths."
-        case 405:
-            return f"{request.method} is not allowed here. Allowed: {refusal.headers.get(hdrs.ALLOW, 'nothing')}."
-        case _:
-            return refusal.reason
 
 
 def _pattern(request: web.Request) -> str | None:

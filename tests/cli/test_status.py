@@ -5,6 +5,7 @@ import re
 import signal
 from pathlib import Path
 
+import msgspec
 import orjson
 import pytest
 
@@ -12,7 +13,8 @@ from poller.cli.commands.status import status_json, watch
 from poller.core.errors import Exit
 from poller.core.model import AccountState, SinkSums, Sums
 from poller.core.protocols import Clock
-from poller.reports.status import status_line
+from poller.reports.status import AccountView, LedgerView, ReasonCount, RunningProcess, status_line
+from poller.reports.task import PollView, TaskView
 from poller.sandbox import Scenario, parse_durations
 from tests.support.processes import run, running, wait_until
 from tests.support.simulation import Simulation, settings_for
@@ -22,6 +24,15 @@ KEYS = {
     "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "pruned", "polls",
     "polls_per_task", "sources", "sinks", "accounts", "reasons", "run",
 }  # fmt: skip
+
+
+ANSWERS = (Path(__file__).parents[2] / "docs" / "answers.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("shape", [LedgerView, AccountView, RunningProcess, ReasonCount, TaskView, PollView])
+def test_the_documented_keys_are_those_of_the_code(shape: type[msgspec.Struct]) -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", ANSWERS))
+    assert set(shape.__struct_fields__) - documented == set()
 
 
 async def test_the_ledger_for_programs_has_a_stable_shape(

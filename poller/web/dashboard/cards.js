@@ -10,7 +10,7 @@ function showDone({ ledger, is_fed: isFed }) {
   const { finished, tasks } = ledger;
   setText($("done-share"), tasks ? share(finished, tasks) : "ready");
   setText($("done-text"), tasks
-    ? `${count(finished)} of ${count(tasks)}${isFed ? "" : " so far"} ${tasks === 1 ? "task has its outcome" : "tasks have their outcome"}`
+    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome`
     : "no task has been fed yet");
   const bar = $("bar");
   bar.setAttribute("aria-valuenow", tasks ? Math.floor((100 * finished) / tasks) : 0);

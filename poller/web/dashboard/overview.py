@@ -63,7 +63,7 @@ class SpreadView(Struct, frozen=True, kw_only=True):
     p95_s: float | None
 
 
-class RecentReasonView(ReasonCount, kw_only=True):
+class RecentReasonView(ReasonCount, frozen=True, kw_only=True):
     """A reason with its latest tasks, the latest first."""
 
     kind: str | None
