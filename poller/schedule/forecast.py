@@ -72,12 +72,14 @@ def forecast(
     begins_at = max([now, *(lane.resume_at or now for lane in busy if lane.is_paused)])
     days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task))
     earliest_at = max([begins_at + waiting / _rate(busy), *(lane.next_due_at or now for lane in busy)])
+    if math.isinf(days):
+        return Forecast(state="blocked")
     if days:
         earliest_at = max(earliest_at, resets_at + (days - 1) * DAY_S)
     ends = [max(begins_at + waiting / pace, earliest_at) for pace in paces]
     if not ends:
-        return Forecast(state="too_early", earliest_at=earliest_at, latest_at=times_out_at, quota_days=days)
-    return Forecast(state="estimated", at=ends[0], earliest_at=min(ends), latest_at=max(ends), quota_days=days)
+        return Forecast(state="too_early", earliest_at=earliest_at, latest_at=times_out_at, quota_days=int(days))
+    return Forecast(state="estimated", at=ends[0], earliest_at=min(ends), latest_at=max(ends), quota_days=int(days))
 
 
 def time_left(cast: Forecast, now: float) -> str:
@@ -106,8 +108,9 @@ def _rate(lanes: Sequence[LaneOutlook]) -> float:
     return max(sum(rates), 1e-9) if rates and len(rates) == len(lanes) else math.inf
 
 
-def _midnights(lanes: Sequence[LaneOutlook], polls: float) -> tuple[int, float]:
-    """Return how many of the accounts' midnights must pass for this many polls, and the instant of the first one.
+def _midnights(lanes: Sequence[LaneOutlook], polls: float) -> tuple[float, float]:
+    """Return how many of the accounts' midnights must pass for this many polls (infinity: no day has any left for
+    us), and the instant of the first one.
 
     Exact for one account. Of several the quotas are added up, because the tasks of each are not counted.
     """
@@ -115,4 +118,5 @@ def _midnights(lanes: Sequence[LaneOutlook], polls: float) -> tuple[int, float]:
     if not lanes or len(left) < len(lanes) or polls <= sum(left):
         return 0, 0.0
     per_day = sum(lane.daily_usable or 0 for lane in lanes)
-    return math.ceil((polls - sum(left)) / max(per_day, 1)), max(lane.resets_at for lane in lanes)
+    days = math.ceil((polls - sum(left)) / per_day) if per_day else math.inf
+    return days, max(lane.resets_at for lane in lanes)

@@ -97,6 +97,11 @@ def test_any_history_gives_a_forecast_within_its_own_bounds(past: list[tuple[flo
         assert NOW < found.earliest_at <= found.at <= found.latest_at
 
 
+def test_a_reserve_that_leaves_no_request_of_a_day_prevents_a_forecast() -> None:
+    lane = replace(LANE, daily_left=0, daily_usable=0)
+    assert of(1000, past=steps(*[80] * 30), lanes=[lane]).state == "blocked"
+
+
 def test_without_known_limits_only_the_pace_counts() -> None:
     found = forecast(now=NOW, waiting=90, paces=[9.0])
     assert (found.state, found.at, time_left(found, NOW)) == ("estimated", NOW + 10, "about 10 s left")

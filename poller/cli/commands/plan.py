@@ -177,7 +177,7 @@ def plan_account(
         polls=cast.polls,
         polls_per_task=round(per_task, 2),
         lasts_s=round(cast.lasts_s, 1),
-        ends_at=datetime.fromtimestamp(done.at or now, UTC).isoformat(timespec="seconds"),
+        ends_at=datetime.fromtimestamp(done.at or now + cast.lasts_s, UTC).isoformat(timespec="seconds"),
         per_second=round(per_second, 2),
         mean_late_s=round(cast.mean_late_s, 1),
         timed_out=cast.timed_out,

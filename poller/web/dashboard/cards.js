@@ -45,7 +45,7 @@ function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: s
   if (!ledger.tasks) return ["–", "a forecast comes with the first tasks"];
   if (state === "done") return ["done", `every task has its outcome, ${duration(now - startedAt)} after the start`];
   if (state === "open") return ["nothing to do", "every task so far has its outcome; more may be fed"];
-  if (state === "blocked") return ["no forecast", "an account is paused, and the end of the pause is not known"];
+  if (state === "blocked") return ["no forecast", "an account is paused or has no requests left, and the end of that is not known"];
   if (state === "too_early") {
     const latest = forecast.latest_at ? `; at the latest ${at(forecast.latest_at, now)}, when the remaining tasks time out` : "";
     return [`after ${at(forecast.earliest_at, now)}`, `too few recent outcomes for a forecast; the rate limit allows no earlier end${latest}.${quota}`];
