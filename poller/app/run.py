@@ -33,7 +33,7 @@ from poller.hubspot.client import Connections
 from poller.reports.ledger import exit_code, failed_polls, imbalances, summary
 from poller.sources import Source, check_sources
 from poller.store import open_store
-from poller.web import Overview, Run, make_site
+from poller.web import Overview, RunContext, make_site
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -222,7 +222,7 @@ async def _open_site(
     address = address_of(settings.listen)
     if address is None:
         return
-    run = Run(
+    run = RunContext(
         service=service,
         store=store,
         metrics=metrics,

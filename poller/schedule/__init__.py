@@ -2,7 +2,7 @@
 
 from poller.schedule.account import AccountTiming, Unreadable, knowledge_name, recalled
 from poller.schedule.learned import Learned, Price
-from poller.schedule.simulate import Course, SimulatedRun, forecast
+from poller.schedule.simulate import Course, SimulatedRun, simulate_run
 from poller.schedule.survival import Lifetimes
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Price",
     "SimulatedRun",
     "Unreadable",
-    "forecast",
     "knowledge_name",
     "recalled",
+    "simulate_run",
 ]

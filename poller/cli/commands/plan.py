@@ -28,7 +28,8 @@ from poller.schedule import (
     knowledge_name,
     recalled,
 )
-from poller.schedule.simulate import forecast
+from poller.schedule.forecast import LaneOutlook, forecast
+from poller.schedule.simulate import simulate_run
 from poller.sources import ReadOptions, feed
 from poller.store import read_store
 
@@ -157,7 +158,7 @@ def plan_account(
     learned = _learned(account, knowledge)
     courses, rests_on = _courses(learned, durations)
     per_second = _per_second(account)
-    cast = forecast(
+    cast = simulate_run(
         tasks,
         courses,
         per_second=per_second,
@@ -165,7 +166,9 @@ def plan_account(
         gap_s=_plain_gap_s(account),
         learned=learned if rules.policy == "learned" else None,
     )
-    quota, share = _quota(account, state, cast, now)
+    outlook, pace = _outlook(account, state, now), tasks / max(cast.lasts_s, 1e-9)
+    done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=cast.polls / tasks)
+    quota = _quota(outlook, cast, now)
     fits = quota is None or cast.polls <= quota
     per_task = cast.polls / tasks
     return AccountPlan(
@@ -174,13 +177,13 @@ def plan_account(
         polls=cast.polls,
         polls_per_task=round(per_task, 2),
         lasts_s=round(cast.lasts_s, 1),
-        ends_at=datetime.fromtimestamp(now + cast.lasts_s, UTC).isoformat(timespec="seconds"),
+        ends_at=datetime.fromtimestamp(done.at or now + cast.lasts_s, UTC).isoformat(timespec="seconds"),
         per_second=round(per_second, 2),
         mean_late_s=round(cast.mean_late_s, 1),
         timed_out=cast.timed_out,
         rests_on=rests_on,
         quota=quota,
-        quota_share=share,
+        quota_share=round(cast.polls / account.daily_limit, 4) if account.daily_limit else None,
         fits=fits,
         tasks_that_fit=None if quota is None else min(tasks, int(quota / per_task)),
     )
@@ -244,22 +247,24 @@ def _per_second(account: AccountSettings) -> float:
     return (account.requests or DEFAULT_REQUESTS) / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
 
 
-def _quota(
-    account: AccountSettings, state: AccountState, cast: SimulatedRun, now: float
-) -> tuple[int | None, float | None]:
-    """Return how many requests may still leave before the day ends, and the share of the day's that the run takes."""
-    limit = account.daily_limit
-    if limit is None:
-        return None, None
-    reserve = account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve
+def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
+    """Return how many requests are left today and usable in a whole day, and when the day ends."""
     zone = ZoneInfo(account.time_zone)
     today = datetime.fromtimestamp(now, zone)
+    midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone).timestamp()
+    if (limit := account.daily_limit) is None:
+        return LaneOutlook(resets_at=midnight)
+    usable = int(limit - (account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve))
     used = state.day_requests if state.day == today.date().isoformat() else 0
-    left = max(0, int(limit - reserve) - used)
-    midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone)
-    later_s = max(0.0, cast.lasts_s - (midnight.timestamp() - now))  # what is asked then is other days'
-    left += math.ceil(later_s / 86_400) * int(limit - reserve)
-    return left, round(cast.polls / limit, 4)
+    return LaneOutlook(daily_left=max(0, usable - used), daily_usable=usable, resets_at=midnight)
+
+
+def _quota(outlook: LaneOutlook, cast: SimulatedRun, now: float) -> int | None:
+    """Return how many requests the run may send until it ends; None: not known."""
+    if outlook.daily_left is None or outlook.daily_usable is None:
+        return None
+    later_s = max(0.0, cast.lasts_s - (outlook.resets_at - now))  # requests after midnight count for the next days
+    return outlook.daily_left + math.ceil(later_s / 86_400) * outlook.daily_usable
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import suppress
 
-import orjson
+from msgspec.json import encode
 
 from poller.cli.commands.replay import reading
 from poller.config import Settings
@@ -13,7 +13,7 @@ from poller.core.errors import Exit
 from poller.core.model import Sums
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances, summary
-from poller.reports.status import standing_json, standing_line
+from poller.reports.status import ledger_view, status_line
 from poller.store import last_beat
 
 EVERY_S = 2.0
@@ -40,7 +40,7 @@ async def watch(settings: Settings, *, as_json: bool, clock: Clock = time.time, 
                 _write(_json_line(settings, sums, clock()))
             else:
                 at_work = last_beat(settings.state) is not None
-                line = standing_line(sums, now=clock(), before=began, at_work=at_work)
+                line = status_line(sums, now=clock(), before=began, is_running=at_work)
                 _write(_in_place(f"{line}\n{summary(sums)}") if in_place else f"{line}\n")
             began = began or (clock(), sums.finished)
             await asyncio.sleep(max(every_s, REST * (clock() - started_at)))
@@ -54,8 +54,8 @@ async def _sums(settings: Settings) -> Sums:
 
 def _json_line(settings: Settings, sums: Sums, now: float) -> str:
     differences = [str(imbalance) for imbalance in imbalances(sums)]
-    told = standing_json(sums, differences=differences, owner=last_beat(settings.state), now=now)
-    return orjson.dumps(told).decode() + "\n"
+    told = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
+    return encode(told).decode() + "\n"
 
 
 def _in_place(text: str) -> str:

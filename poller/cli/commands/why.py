@@ -4,14 +4,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-import orjson
+from msgspec.json import encode
 
 from poller.cli.commands.replay import reading
 from poller.config import Settings
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.core.text import redacted_url
-from poller.reports.task import story_json, story_text
+from poller.reports.task import task_text, task_view
 from poller.sources import ReadOptions
 from poller.sources.parsing.line import id_from, read_json
 from poller.store import StateReader
@@ -35,7 +35,7 @@ async def why(settings: Settings, named: str, *, as_json: bool, clock: Clock = t
         now = clock()
         accounts = [await store.account(story.account) for story in task_details]
     for story, account in zip(task_details, accounts, strict=True):
-        told = orjson.dumps(story_json(story, account)).decode() if as_json else story_text(story, account, now)
+        told = encode(task_view(story, account)).decode() if as_json else task_text(story, account, now)
         sys.stdout.write(told + "\n")
     return Exit.ALL_COMPLETE
 
