@@ -327,7 +327,7 @@ BUGS = (
     Bug(
         name="body-cap-off",
         file="poller/hubspot/connection.py",
-        old="            if size > most:\n",
+        old="            if size > limit:\n",
         new="            if size < 0:\n",
         tests=CLIENT,
     ),
@@ -339,17 +339,17 @@ BUGS = (
         tests=CLIENT,
     ),
     Bug(
-        name="kept-connection-not-polled-at",
+        name="kept-connection-not-checked",
         file="poller/hubspot/connection.py",
-        old="            if line.is_clean and self._now()",
+        old="            if connection.is_clean and self._now()",
         new="            if self._now()",
         tests=CLIENT,
     ),
     Bug(
-        name="connection-kept-for-ever",
+        name="connection-kept-forever",
         file="poller/hubspot/connection.py",
-        old="- line.idle_since <= KEEPALIVE_S:",
-        new="- line.idle_since <= 1e9:",
+        old="- connection.idle_since <= KEEPALIVE_S:",
+        new="- connection.idle_since <= 1e9:",
         tests=CLIENT,
     ),
     Bug(
@@ -369,8 +369,8 @@ BUGS = (
     Bug(
         name="distrusted-connection-kept",
         file="poller/hubspot/client.py",
-        old="reply.end(keep=is_named)",
-        new="reply.end(keep=True)",
+        old="reply.release(keep=is_named)",
+        new="reply.release(keep=True)",
         tests=CLIENT,
     ),
     Bug(
