@@ -496,15 +496,15 @@ BUGS = (
     Bug(
         name="daily-reserve-ignored",
         file="poller/hubspot/limits/quota.py",
-        old="        return math.ceil(self.reserve * daily - 1e-6) if self.reserve < 1 else int(self.reserve)",
+        old="        return math.ceil(self._reserve * daily - 1e-6) if self._reserve < 1 else int(self._reserve)",
         new="        return 0 * daily",
         tests=GATE,
     ),
     Bug(
-        name="untold-slot-never-counted",
+        name="abandoned-slot-never-counted",
         file="poller/hubspot/limits/gate.py",
-        old="        if not self._told:\n            self._told = True\n            self._gate.leave_untold(self)",
-        new="        if not self._told:\n            self._told = True",
+        old="            self._is_held = False\n            self._gate.abandon(self)",
+        new="            self._is_held = False",
         tests=GATE,
     ),
     Bug(

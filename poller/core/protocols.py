@@ -84,10 +84,10 @@ class Gate(Protocol):
         """How long the account has been paused, ever, up to this instant. Deadlines do not run meanwhile."""
         ...
 
-    def slot(self, about: object = None) -> AbstractAsyncContextManager[Slot]:
+    def slot(self, subject: object = None) -> AbstractAsyncContextManager[Slot]:
         """Wait for the right to send one request. Raises `GateClosed` on entering once `close` was called.
 
-        `about` is what the request asks for, such as a task's key: one thing that keeps failing is not an outage.
+        `subject` is what the request asks for, such as a task's key: one thing that keeps failing is not an outage.
         """
         ...
 

@@ -23,7 +23,8 @@ from poller.core.model import (
 )
 from poller.core.protocols import Clock, Gate, GateClosed
 from poller.hubspot.limits import AccountGate, GateLimits
-from poller.hubspot.limits.outage import Concurrency, OutageDetector
+from poller.hubspot.limits.concurrency import Concurrency
+from poller.hubspot.limits.outage import OutageDetector
 from poller.hubspot.limits.pause import outage_wait_s, refused_wait_s, throttled_wait_s
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -99,16 +100,16 @@ async def test_a_cancelled_waiter_takes_nothing(clock: Clock) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3), gate.slot():
                 pytest.fail("the window is full")
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert await poll(gate) == pytest.approx(10.02, abs=0.01)
-    assert gate.requests_total == 2
+    assert gate.reading().requests == 2
 
 
 async def test_a_slot_left_untold_is_held_from_its_leaving_for_a_window(clock: Clock) -> None:
     gate = make_gate(clock, requests=1, window_s=10.0)
     async with gate.slot():
         await asyncio.sleep(3)
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert await poll(gate) == pytest.approx(13.02, abs=0.01)
 
 
@@ -119,7 +120,7 @@ async def test_after_closing_nobody_passes_and_slots_given_out_stay_valid(clock:
         with pytest.raises(GateClosed):
             await poll(gate)
         slot.answered(GOOD)
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert gate.state().active_at == pytest.approx(clock())
 
 
@@ -212,12 +213,12 @@ async def test_answers_to_requests_that_left_before_the_pause_neither_end_nor_ex
         await poll(gate)
     async with gate.slot() as first, gate.slot() as second, gate.slot() as third:
         first.answered(Answer(outcome=Throttled(policy="window")))
-        resume_at = gate.resume_at
+        resume_at = gate.state().resume_at
         await asyncio.sleep(5)
         second.answered(GOOD)
         third.answered(Answer(outcome=Throttled(policy="migrating", retry_after_s=80_000)))
     assert gate.pause is Pause.THROTTLED
-    assert gate.resume_at == resume_at
+    assert gate.state().resume_at == resume_at
 
 
 async def test_a_probe_that_is_cancelled_makes_way_for_the_next(clock: Clock) -> None:
@@ -281,7 +282,7 @@ async def test_the_reason_of_a_pause_may_change_without_ending_it(
     began_at = await poll(gate, Throttled(policy="window"))
     await poll(gate, Refused(reason="scope_missing", detail="needs the scope files"))
     assert gate.pause is Pause.SCOPE_MISSING
-    assert gate.pause_detail == "needs the scope files"
+    assert gate.state().pause_detail == "needs the scope files"
     ended_at = await poll(gate)
     assert [event["event"] for event in events] == ["lane.paused", "lane.paused", "lane.resumed"]
     assert gate.paused_s == pytest.approx(ended_at - began_at)
@@ -305,7 +306,7 @@ async def test_five_failures_in_a_row_are_an_outage(clock: Clock) -> None:
     assert not is_paused(gate)
     await poll(gate, DOWN)
     assert gate.pause is Pause.OUTAGE
-    assert gate.resume_at is None
+    assert gate.state().resume_at is None
 
 
 async def test_probes_in_an_outage_come_ever_more_rarely_and_never_in_step(clock: Clock) -> None:
@@ -347,7 +348,7 @@ def test_four_of_five_polls_failing_are_an_outage_and_three_of_four_are_not() ->
 
 
 def test_time_outs_of_one_generation_halve_the_concurrency_once_and_good_answers_raise_it_by_one_a_round() -> None:
-    concurrency = Concurrency(16)
+    concurrency = Concurrency(16, TEN_S)
     for _ in range(15):
         concurrency.succeed()
     assert concurrency.allowed == 16
@@ -367,7 +368,7 @@ async def test_concurrency_starts_with_one_and_never_exceeds_the_workers(clock: 
 
     async def one() -> None:
         async with gate.slot() as slot:
-            seen.append(gate.in_flight)
+            seen.append(gate.reading().in_flight)
             await asyncio.sleep(1)
             slot.answered(GOOD)
 
@@ -403,14 +404,14 @@ async def test_headers_lower_a_limit_and_raise_only_what_the_person_did_not_set(
 ) -> None:
     gate = make_gate(clock, requests=requests)
     await poll(gate, limits=told)
-    assert gate.window_limit == limit
+    assert gate.reading().window_limit == limit
 
 
 def test_a_lower_limit_takes_effect_at_once() -> None:
     windows = AccountWindows(100, 10.0)
     for _ in range(30):
         windows.take()
-        windows.give_back(1.0)
+        windows.release(1.0)
     assert windows.free_in_s(1.0) == 0
     windows.learn(rate_limits(20))
     assert windows.free_in_s(1.0) == pytest.approx(10.02)
@@ -420,7 +421,7 @@ def test_a_longer_interval_counts_what_left_before_it_was_known() -> None:
     windows = AccountWindows(None, 10.0)
     for _ in range(100):
         windows.take()
-        windows.give_back(1.0)
+        windows.release(1.0)
     windows.learn(rate_limits(100, 60.0))
     assert windows.free_in_s(20.0) == pytest.approx(41.12)
 
@@ -503,49 +504,49 @@ def test_a_clock_set_back_gives_no_second_quota() -> None:
     quota = make_quota(wall, limit=1)
     quota.send()
     wall.at = EPOCH - 3600
-    assert quota.own_left() == 0
+    assert quota.configured_left() == 0
     wall.at = EPOCH + 10
-    assert quota.own_left() == 0
+    assert quota.configured_left() == 0
 
 
 @pytest.mark.parametrize(("reserve", "left"), [(0, 100), (0.1, 0), (0.0005, 99), (30, 70), (1, 99), (500, -400)])
 def test_the_reserve_is_a_share_or_a_number(reserve: float, left: int) -> None:
     quota = make_quota(Wall(EPOCH), reserve=reserve)
-    quota.note(told(100), sent_at=1, now=2)
+    quota.learn(told(100), sent_at=1, now=2)
     assert quota.left() == left
 
 
 def test_with_both_sources_the_lower_counts_each_with_its_own_share() -> None:
     quota = make_quota(Wall(EPOCH), limit=100, reserve=0.2)
-    quota.note(told(900), sent_at=1, now=2)
+    quota.learn(told(900), sent_at=1, now=2)
     assert quota.left() == 80
-    quota.note(told(250), sent_at=3, now=4)
+    quota.learn(told(250), sent_at=3, now=4)
     assert quota.left() == 50
 
 
 def test_an_account_without_headers_or_limit_is_unlimited() -> None:
     quota = make_quota(Wall(EPOCH), reserve=0.5)
-    quota.note(RateLimits(), sent_at=1, now=2)
+    quota.learn(RateLimits(), sent_at=1, now=2)
     assert quota.left(16) == float("inf")
 
 
 def test_answers_out_of_order_do_not_raise_what_is_left_and_a_reset_does() -> None:
     quota = make_quota(Wall(EPOCH))
-    quota.note(told(10), sent_at=1, now=2)
-    quota.note(told(14), sent_at=1.5, now=3)
+    quota.learn(told(10), sent_at=1, now=2)
+    quota.learn(told(14), sent_at=1.5, now=3)
     assert quota.left() == 10
-    quota.note(told(990), sent_at=4, now=5)
+    quota.learn(told(990), sent_at=4, now=5)
     assert quota.left() == 990
-    quota.note(told(9), sent_at=3.5, now=6)  # counted before the reset
+    quota.learn(told(9), sent_at=3.5, now=6)  # counted before the reset
     assert quota.left() == 990
 
 
 def test_a_request_whose_answer_told_nothing_counts_until_a_later_one_tells() -> None:
     quota = make_quota(Wall(EPOCH))
-    quota.note(told(10), sent_at=1, now=2)
-    quota.note(RateLimits(), sent_at=2, now=3)
+    quota.learn(told(10), sent_at=1, now=2)
+    quota.learn(RateLimits(), sent_at=2, now=3)
     assert quota.left(in_flight=2) == 7
-    quota.note(told(8), sent_at=4, now=5)
+    quota.learn(told(8), sent_at=4, now=5)
     assert quota.left() == 8
 
 
@@ -556,6 +557,6 @@ async def test_a_quota_probe_that_shows_no_quota_goes_on_pausing_until_one_does(
     assert gate.pause is Pause.DAILY_QUOTA
     assert [at // 900 for at in times] == [1, 2, 3]
     assert max(at % 900 for at in times) <= 3.1
-    assert gate.resume_at == EPOCH + 86_400
+    assert gate.state().resume_at == EPOCH + 86_400
     await poll(gate, limits=told(999))
     assert not is_paused(gate)

@@ -257,7 +257,7 @@ async def test_an_outage_of_ten_minutes_costs_few_errors_and_ends_without_a_burs
     ends_at = begins_at + OUTAGE_S
     await keep_busy(gate, server, for_s=ends_at + 300)
     back_at = next(at for at in server.accepted if at > ends_at)
-    assert gate.errors_total < max(40, 0.05 * gate.requests_total)
+    assert gate.reading().errors < max(40, 0.05 * gate.reading().requests)
     assert gate.paused_s == pytest.approx(back_at - begins_at, abs=3)
     assert back_at - ends_at < (9 if begins_at > 60 else 61)
     assert worst_window([at for at in server.accepted if at > ends_at], 1.0) <= 16
@@ -399,5 +399,5 @@ async def test_closing_turns_all_who_wait_away_at_once(clock: Clock) -> None:
         await asyncio.sleep(0.001)
         assert len(turned_away) == 50
         slot.answered(Answer(outcome=RUNNING))
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert math.isclose(max(turned_away), 1, abs_tol=0.001)
