@@ -145,7 +145,7 @@ class Builder:
             clock=environment.clock,
             monotonic=environment.monotonic or asyncio.get_running_loop().time,
             rng=rng,
-            has_new_token=tokens.has_news,
+            has_new_token=tokens.has_changed,
         )
         return Lane(
             name,
@@ -255,5 +255,5 @@ class _HiddenToken:
     def refused(self, token: str) -> None:
         self._source.refused(token)
 
-    def has_news(self) -> bool:
-        return self._source.has_news()
+    def has_changed(self) -> bool:
+        return self._source.has_changed()

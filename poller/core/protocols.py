@@ -42,7 +42,7 @@ class TokenSource(Protocol):
         """HubSpot refused `token`: the next `token()` must read or refresh it anew."""
         ...
 
-    def has_news(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether a person changed what the next `token()` reads. Cheap, without network; asked every few seconds
         while the token is refused, so that a remedy works at once."""
         ...

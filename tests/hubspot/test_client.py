@@ -136,7 +136,7 @@ class Tokens:
     def refused(self, token: str) -> None:
         self.refusals.append(token)
 
-    def has_news(self) -> bool:
+    def has_changed(self) -> bool:
         return False
 
 

@@ -138,7 +138,7 @@ async def test_a_token_file_that_comes_late_or_is_emptied_for_a_while_is_waited_
         await asyncio.sleep(5)
         assert simulation.api.stats().requests_total > asked
     assert account.pause == Pause.TOKEN_REFUSED
-    assert "is empty: it should hold the secret" in (account.pause_detail or "")
+    assert "is empty. It must contain the secret" in (account.pause_detail or "")
     assert running.result() is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
 
