@@ -184,7 +184,7 @@ class Lane:
             outcome,
             now=now,
             paused_s=self.gate.paused_s,
-            weather=self.gate.pause is Pause.OUTAGE,
+            is_outage=self.gate.pause is Pause.OUTAGE,
             polling=self._polling,
             rng=self._rng,
             learned_gap_s=learned_gap_s,

@@ -60,14 +60,14 @@ def decide(
     *,
     now: float,
     paused_s: float,
-    weather: bool,
+    is_outage: bool,
     polling: Polling,
     rng: Random,
     learned_gap_s: float | None = None,
 ) -> Decision:
     """Return what to do with `task` after `outcome`.
 
-    `paused_s` is the account's paused time so far (deadlines do not run meanwhile). `weather` says that the account
+    `paused_s` is the account's paused time so far (deadlines do not run meanwhile). `is_outage` says that the account
     as a whole is in an outage, so that a failed poll says nothing about this task. `learned_gap_s` is what learned
     timing has to say of a task that is still running.
     """
@@ -91,7 +91,7 @@ def decide(
         case Throttled() | Refused():
             return _poll_again_unchanged(task, at=now)
         case Unreachable():
-            if weather:
+            if is_outage:
                 return _poll_again_unchanged(task, at=now + polling.first_gap_s)
             if overdue and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)

@@ -31,10 +31,10 @@ def decided(
     *,
     now: float = NOW,
     paused_s: float = 0.0,
-    weather: bool = False,
+    is_outage: bool = False,
     polling: Polling = POLLING,
 ) -> Finish | PollAgain:
-    return decide(task, outcome, now=now, paused_s=paused_s, weather=weather, polling=polling, rng=Random(0))
+    return decide(task, outcome, now=now, paused_s=paused_s, is_outage=is_outage, polling=polling, rng=Random(0))
 
 
 def again(decision: Finish | PollAgain) -> PollAgain:
@@ -62,7 +62,7 @@ def test_the_gap_stays_within_its_bounds_whatever_the_jitter(age_s: float, seed:
             Running(status="PENDING"),
             now=NOW,
             paused_s=0,
-            weather=False,
+            is_outage=False,
             polling=polling,
             rng=Random(seed),
         )
@@ -149,7 +149,7 @@ def test_the_server_may_ask_for_a_longer_back_off() -> None:
 
 def test_an_outage_never_times_a_task_out_nor_counts_against_it() -> None:
     task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=99)
-    assert again(decided(task, Unreachable(reason="reset"), weather=True)).errors == 99
+    assert again(decided(task, Unreachable(reason="reset"), is_outage=True)).errors == 99
 
 
 def test_a_task_that_alone_keeps_failing_is_given_up_at_its_deadline() -> None:
@@ -166,7 +166,7 @@ def test_back_off_is_capped_after_any_number_of_failures(errors: int, seed: int)
         Unreachable(reason="reset"),
         now=NOW,
         paused_s=0,
-        weather=False,
+        is_outage=False,
         polling=POLLING,
         rng=Random(seed),
     )

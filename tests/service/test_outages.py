@@ -176,7 +176,7 @@ async def account_after(simulation: Simulation, ids: Path, seconds: float) -> Ac
     ("reply", "pause", "detail"),
     [
         (scope_missing("files", "c"), Pause.SCOPE_MISSING, "the token lacks the scope files"),
-        (wrong_path(), Pause.WRONG_PATH, "there is no such API path; check status_path"),
+        (wrong_path(), Pause.WRONG_PATH, "this API path does not exist. Check base_url"),
         (html(530, "Error 1016"), Pause.TOKEN_REFUSED, "HubSpot refused the token (530)"),
         (error(503, "X", "down", "c"), Pause.OUTAGE, "most polls fail, the latest with http_503"),
         (throttled("DAILY", "c", None), Pause.DAILY_QUOTA, "the account's daily limit is used up"),
