@@ -213,7 +213,7 @@ class Lane:
             self._timing.forget(task)
         if self._timing.refresh(now):
             self._store.delay_first_polls(self.account, self._timing.first_poll_s)
-            learned = self._timing.learned
+            learned = self._timing.planner
             log.debug(
                 "timing.planned",
                 account=self.account,

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from poller.schedule.learned import Learned
+from poller.schedule.learned import PollPlanner
 
 MOST_PLAYED = 4000  # of more tasks a part is played, under the same part of the limit
 
@@ -34,7 +34,7 @@ def forecast(
     per_second: float,
     deadline_s: float,
     gap_s: Callable[[float], float],
-    learned: Learned | None = None,
+    learned: PollPlanner | None = None,
 ) -> SimulatedRun:
     """Play `count` tasks fed at once. `courses` makes as many as are played. `gap_s` is the wait at an age since
     feeding; `learned`, which goes on learning, takes its place."""
@@ -56,7 +56,7 @@ def _play(
     spacing_s: float,
     deadline_s: float,
     gap_s: Callable[[float], float],
-    learned: Learned | None,
+    learned: PollPlanner | None,
 ) -> tuple[int, float, list[float]]:
     """Return polls, the instant of the last one, and how late each finished task was seen."""
     first_s = 0.0 if learned is None else learned.first_poll_s
@@ -78,7 +78,7 @@ def _play(
     return polls, max(0.0, now), late_s
 
 
-def _learn(learned: Learned, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
+def _learn(learned: PollPlanner, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
     age_s = now + course.age_s
     key = -1 - number  # not one that the store gave
     if not first:

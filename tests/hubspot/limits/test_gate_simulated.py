@@ -173,7 +173,9 @@ async def test_of_two_windows_neither_is_overrun(clock: Clock) -> None:
     assert len(server.ours) > 550
 
 
-@pytest.mark.parametrize(("pattern", "reports", "most_429"), [("even", True, 3), ("bursts", True, 3), ("even", False, 9)])
+@pytest.mark.parametrize(
+    ("pattern", "reports", "most_429"), [("even", True, 3), ("bursts", True, 3), ("even", False, 9)]
+)
 async def test_another_client_taking_30_of_100_gets_them_at_the_cost_of_a_handful_of_429(
     clock: Clock, pattern: str, reports: bool, most_429: int
 ) -> None:
