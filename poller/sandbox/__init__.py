@@ -1,4 +1,4 @@
-"""A simulated, seeded HubSpot: `scenario` describes it, `api` behaves so without I/O, `server` serves it."""
+"""A simulated, seeded HubSpot: `scenario` describes it, `api` implements it without I/O, `server` serves it."""
 
 from poller.sandbox.api import SandboxApi, Stats
 from poller.sandbox.scenario import (
@@ -15,19 +15,19 @@ from poller.sandbox.scenario import (
     parse_outage,
 )
 from poller.sandbox.server import make_app, serve
-from poller.sandbox.truth import Family, Truth
+from poller.sandbox.tasks import ExpectedOutcome, Family
 
 __all__ = [
     "DEFAULT_DURATIONS",
     "FAULTS",
     "Durations",
+    "ExpectedOutcome",
     "Family",
     "Fate",
     "Outage",
     "SandboxApi",
     "Scenario",
     "Stats",
-    "Truth",
     "make_app",
     "parse_durations",
     "parse_fate",

@@ -1,4 +1,4 @@
-"""What really becomes of each simulated task, and the bodies that tell it. Pure: all of it follows from seed and id."""
+"""The life of each simulated task and the bodies of its answers. Pure: both follow from seed and id."""
 
 import base64
 import hashlib
@@ -13,16 +13,16 @@ import orjson
 from poller.core.model import Kind
 from poller.sandbox.scenario import Fate, Scenario, chance
 
-STATUS_HOST = "https://api-na1.hubspot.com"  # as in HubSpot's own locators: not the host that was called
+STATUS_HOST = "https://api-na1.hubspot.com"  # as in HubSpot's own locators: not the host of the request
 ID_SPACE_BITS = 34
-ID_STEP = 0x2_545F_4915  # odd, so that stepping by it visits every number of the space once
+ID_STEP = 0x2_545F_4915  # odd, so that steps of it visit every number of the space once
 BEYOND_64_BITS = 2**70 + 1
 
 _T = TypeVar("_T")
 
 
 class Family(StrEnum):
-    """The endpoints that answer with the status shape; the value is the scope that each asks for."""
+    """The endpoints whose answers have the status shape; the value is the scope that each requires."""
 
     FILES = "files"
     FOLDERS = "files.ui_hidden.write"
@@ -30,7 +30,7 @@ class Family(StrEnum):
     SOURCE_CODE = "content"
 
     @property
-    def tells_id(self) -> bool:
+    def has_task_id(self) -> bool:
         return self in (Family.FILES, Family.FOLDERS)
 
     @property
@@ -39,7 +39,7 @@ class Family(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class SimulatedTask:
     """A task's whole life, known from its start."""
 
     task_id: str
@@ -52,14 +52,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Truth:
-    """What a poller must find out, for tests to compare with. Bytes stand in the answer exactly so."""
+class ExpectedOutcome:
+    """What a poller must report, for tests to compare with. Bytes are exactly those in the answer."""
 
     kind: Kind
     ends_at: float | None  # None: never
-    status: str | None = None  # HubSpot's last word; None where it has none
+    status: str | None = None  # HubSpot's last status; None where there is none
     errors: bytes | None = None  # None: absent or null
-    num_errors: int | None = None  # as sent, which may disagree with `errors`; None: not sent
+    num_errors: int | None = None  # as sent, which may differ from `errors`; None: not sent
     result: bytes | None = None
 
 
@@ -71,7 +71,7 @@ def task_id_of(seed: int, number: int) -> str:
 
 
 def id_decodes(task_id: str) -> bool:
-    """Return whether the id has the form that HubSpot can decode; another one is a 400, not a 404."""
+    """Return whether HubSpot can decode the id; another one is a 400, not a 404."""
     try:
         raw = base64.urlsafe_b64decode(task_id + "=" * (-len(task_id) % 4))
     except ValueError:
@@ -79,12 +79,12 @@ def id_decodes(task_id: str) -> bool:
     return len(raw) == 8 and base64.urlsafe_b64encode(raw).decode().rstrip("=") == task_id.rstrip("=")
 
 
-def plan_of(scenario: Scenario, task_id: str, born_at: float, url: str | None) -> Plan:
+def simulated_task(scenario: Scenario, task_id: str, born_at: float, url: str | None) -> SimulatedTask:
     """Return the life of the task that was started at `born_at`."""
     seed = scenario.seed
     duration_s = scenario.durations.draw_s(chance(seed, task_id, "part"), chance(seed, task_id, "duration"))
     queued_s = duration_s * 0.3 * chance(seed, task_id, "queued")
-    return Plan(
+    return SimulatedTask(
         task_id=task_id,
         fate=_pick_fate(scenario, chance(seed, task_id, "fate")),
         url=url or f"https://assets.example.com/library/{task_id}.{_pick(_EXTENSIONS, seed, task_id)[0]}",
@@ -103,64 +103,64 @@ def _pick_fate(scenario: Scenario, draw: float) -> Fate:
     return Fate.COMPLETE
 
 
-def truth_of(seed: int, plan: Plan, family: Family) -> Truth:
-    """Return the end of `plan` as the endpoint of `family` tells it."""
-    match plan.fate:
+def expected_outcome(seed: int, task: SimulatedTask, family: Family) -> ExpectedOutcome:
+    """Return the end of `task` as the endpoint of `family` reports it."""
+    match task.fate:
         case Fate.UNKNOWN:
-            return Truth(kind=Kind.NOT_FOUND, ends_at=plan.born_at)
+            return ExpectedOutcome(kind=Kind.NOT_FOUND, ends_at=task.born_at)
         case Fate.NEVER:
-            return Truth(kind=Kind.TIMED_OUT, status="PROCESSING", ends_at=None)
+            return ExpectedOutcome(kind=Kind.TIMED_OUT, status="PROCESSING", ends_at=None)
         case Fate.CANCELED:
-            return Truth(kind=Kind.CANCELED, status="CANCELED", ends_at=plan.ends_at)
+            return ExpectedOutcome(kind=Kind.CANCELED, status="CANCELED", ends_at=task.ends_at)
         case _:
-            return _completed(seed, plan, family)
+            return _completed(seed, task, family)
 
 
-def _completed(seed: int, plan: Plan, family: Family) -> Truth:
-    errors, num_errors = _errors_told(seed, plan) if family is not Family.SOURCE_CODE else (None, None)
-    with_errors = plan.fate is Fate.COMPLETE_WITH_ERRORS and family is not Family.SOURCE_CODE
-    without_result = plan.fate is Fate.COMPLETE_WITHOUT_RESULT or (with_errors and _draw(seed, plan, "lost") < 0.7)
-    result = None if without_result or not family.promises_result else _result(seed, plan, family)
+def _completed(seed: int, task: SimulatedTask, family: Family) -> ExpectedOutcome:
+    errors, num_errors = _errors_sent(seed, task) if family is not Family.SOURCE_CODE else (None, None)
+    with_errors = task.fate is Fate.COMPLETE_WITH_ERRORS and family is not Family.SOURCE_CODE
+    without_result = task.fate is Fate.COMPLETE_WITHOUT_RESULT or (with_errors and _draw(seed, task, "lost") < 0.7)
+    result = None if without_result or not family.promises_result else _result(seed, task, family)
     kind = Kind.COMPLETE
     if with_errors:
         kind = Kind.COMPLETE_WITH_ERRORS
     elif result is None and family.promises_result:
         kind = Kind.COMPLETE_WITHOUT_RESULT
-    return Truth(
-        kind=kind, status="COMPLETE", ends_at=plan.ends_at, errors=errors, num_errors=num_errors, result=result
+    return ExpectedOutcome(
+        kind=kind, status="COMPLETE", ends_at=task.ends_at, errors=errors, num_errors=num_errors, result=result
     )
 
 
-def status_fields(seed: int, plan: Plan, family: Family, now: float) -> dict[str, Any]:
+def status_fields(seed: int, task: SimulatedTask, family: Family, now: float) -> dict[str, Any]:
     """Return the status answer at `now`, field by field, ready for `orjson.dumps`."""
-    truth = truth_of(seed, plan, family)
-    fields: dict[str, Any] = {"taskId": plan.task_id} if family.tells_id else {}
-    fields["requestedAt"] = _instant(plan.born_at, seed, plan)
-    if now < plan.starts_at:
-        return fields | {"status": "PENDING"} | ({"startedAt": None} if _draw(seed, plan, "nulls") < 0.5 else {})
-    fields["startedAt"] = _instant(plan.starts_at, seed, plan)
-    if truth.ends_at is None or now < truth.ends_at:
+    outcome = expected_outcome(seed, task, family)
+    fields: dict[str, Any] = {"taskId": task.task_id} if family.has_task_id else {}
+    fields["requestedAt"] = _instant(task.born_at, seed, task)
+    if now < task.starts_at:
+        return fields | {"status": "PENDING"} | ({"startedAt": None} if _draw(seed, task, "nulls") < 0.5 else {})
+    fields["startedAt"] = _instant(task.starts_at, seed, task)
+    if outcome.ends_at is None or now < outcome.ends_at:
         return fields | {"status": "PROCESSING"}
-    fields |= {"status": truth.status, "completedAt": _instant(truth.ends_at, seed, plan), "links": {}}
-    for name, value in (("errors", truth.errors), ("result", truth.result)):
+    fields |= {"status": outcome.status, "completedAt": _instant(outcome.ends_at, seed, task), "links": {}}
+    for name, value in (("errors", outcome.errors), ("result", outcome.result)):
         if value is not None:
             fields[name] = orjson.Fragment(value)
-        elif family.promises_result and _draw(seed, plan, f"null {name}") < 0.2:
+        elif family.promises_result and _draw(seed, task, f"null {name}") < 0.2:
             fields[name] = None
-    return fields if truth.num_errors is None else fields | {"numErrors": truth.num_errors}
+    return fields if outcome.num_errors is None else fields | {"numErrors": outcome.num_errors}
 
 
-def _draw(seed: int, plan: Plan, what: str) -> float:
-    return chance(seed, plan.task_id, what)
+def _draw(seed: int, task: SimulatedTask, what: str) -> float:
+    return chance(seed, task.task_id, what)
 
 
 def _pick(choices: tuple[_T, ...], *words: object) -> _T:
     return choices[int(chance(*words) * len(choices))]
 
 
-def _instant(at: float, seed: int, plan: Plan) -> str:
+def _instant(at: float, seed: int, task: SimulatedTask) -> str:
     """Write an instant with 0, 3, 4 or 6 digits of a second, as HubSpot's answers vary."""
-    digits = _pick((0, 3, 4, 6), seed, plan.task_id, int(at))
+    digits = _pick((0, 3, 4, 6), seed, task.task_id, int(at))
     whole, fraction = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S %f").split()
     return f"{whole}.{fraction[:digits]}Z" if digits else f"{whole}Z"
 
@@ -177,30 +177,30 @@ _EXTENSIONS = (
 )
 
 
-def _result(seed: int, plan: Plan, family: Family) -> bytes:
-    build: dict[Family, Callable[[int, Plan], Any]] = {
+def _result(seed: int, task: SimulatedTask, family: Family) -> bytes:
+    build: dict[Family, Callable[[int, SimulatedTask], Any]] = {
         Family.FILES: _file,
         Family.FOLDERS: _folder,
         Family.EXPORTS: _export,
     }
-    built = orjson.dumps(build[family](seed, plan))
-    if plan.big_ints and built.startswith(b"{"):
+    built = orjson.dumps(build[family](seed, task))
+    if task.big_ints and built.startswith(b"{"):
         return built[:-1] + b',"revision":%d}' % BEYOND_64_BITS
     return built
 
 
-def _file(seed: int, plan: Plan) -> dict[str, Any]:
-    leaf = plan.url.partition("?")[0].rstrip("/").rpartition("/")[2] or "file"
-    name, _, told = leaf.rpartition(".") if "." in leaf else (leaf, "", "bin")
-    extension, kind = next((pair for pair in _EXTENSIONS if pair[0] == told.lower()), (told, "OTHER"))
-    size = int(2 ** (10 + 18 * _draw(seed, plan, "size")))
+def _file(seed: int, task: SimulatedTask) -> dict[str, Any]:
+    leaf = task.url.partition("?")[0].rstrip("/").rpartition("/")[2] or "file"
+    name, _, suffix = leaf.rpartition(".") if "." in leaf else (leaf, "", "bin")
+    extension, kind = next((pair for pair in _EXTENSIONS if pair[0] == suffix.lower()), (suffix, "OTHER"))
+    size = int(2 ** (10 + 18 * _draw(seed, task, "size")))
     url = f"https://sandbox.fs1.hubspotusercontent-na1.net/hubfs/sandbox/library/{leaf}"
     return {
-        "id": _number_of(seed, plan, "id"),
-        "createdAt": _instant(plan.starts_at, seed, plan),
-        "updatedAt": _instant(plan.ends_at, seed, plan),
+        "id": _number_of(seed, task, "id"),
+        "createdAt": _instant(task.starts_at, seed, task),
+        "updatedAt": _instant(task.ends_at, seed, task),
         "archived": False,
-        "parentFolderId": _number_of(seed, plan, "folder"),
+        "parentFolderId": _number_of(seed, task, "folder"),
         "name": name,
         "path": f"/library/{leaf}",
         "size": size,
@@ -210,17 +210,17 @@ def _file(seed: int, plan: Plan) -> dict[str, Any]:
         "defaultHostingUrl": url,
         "url": url,
         "isUsableInContent": True,
-        "access": _pick(("PUBLIC_INDEXABLE", "PUBLIC_NOT_INDEXABLE", "PRIVATE"), seed, plan.task_id, "access"),
-        "fileMd5": hashlib.blake2b(plan.url.encode(errors="replace"), digest_size=16).hexdigest(),
+        "access": _pick(("PUBLIC_INDEXABLE", "PUBLIC_NOT_INDEXABLE", "PRIVATE"), seed, task.task_id, "access"),
+        "fileMd5": hashlib.blake2b(task.url.encode(errors="replace"), digest_size=16).hexdigest(),
         "sourceGroup": "CONTENT",
     }
 
 
-def _folder(seed: int, plan: Plan) -> dict[str, Any]:
+def _folder(seed: int, task: SimulatedTask) -> dict[str, Any]:
     return {
-        "id": _number_of(seed, plan, "id"),
-        "createdAt": _instant(plan.starts_at, seed, plan),
-        "updatedAt": _instant(plan.ends_at, seed, plan),
+        "id": _number_of(seed, task, "id"),
+        "createdAt": _instant(task.starts_at, seed, task),
+        "updatedAt": _instant(task.ends_at, seed, task),
         "archived": False,
         "parentFolderId": None,
         "name": "library",
@@ -228,26 +228,26 @@ def _folder(seed: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _export(seed: int, plan: Plan) -> str:
-    signature = _number_of(seed, plan, "signature")
-    return f"https://sandbox.example.com/exports/{_number_of(seed, plan, 'id')}.csv?Signature={signature}"
+def _export(seed: int, task: SimulatedTask) -> str:
+    signature = _number_of(seed, task, "signature")
+    return f"https://sandbox.example.com/exports/{_number_of(seed, task, 'id')}.csv?Signature={signature}"
 
 
-def _number_of(seed: int, plan: Plan, what: str) -> str:
-    return str(int(1e10 + 8e10 * _draw(seed, plan, what)))
+def _number_of(seed: int, task: SimulatedTask, what: str) -> str:
+    return str(int(1e10 + 8e10 * _draw(seed, task, what)))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def _errors_told(seed: int, plan: Plan) -> tuple[bytes | None, int | None]:
-    """Return `errors` and `numErrors` as sent: they may disagree, and either may be missing."""
-    draw = _draw(seed, plan, "told")
-    if plan.fate is not Fate.COMPLETE_WITH_ERRORS:
+def _errors_sent(seed: int, task: SimulatedTask) -> tuple[bytes | None, int | None]:
+    """Return `errors` and `numErrors` as sent: they may differ, and either may be missing."""
+    draw = _draw(seed, task, "told")
+    if task.fate is not Fate.COMPLETE_WITH_ERRORS:
         return (None, None) if draw < 0.5 else (b"[]", 0)
-    first = int(_draw(seed, plan, "reason") * len(_REASONS))
-    count = 2 if _draw(seed, plan, "two") < 0.2 else 1
-    errors = orjson.dumps([_REASONS[(first + n) % len(_REASONS)](plan) for n in range(count)])
+    first = int(_draw(seed, task, "reason") * len(_REASONS))
+    count = 2 if _draw(seed, task, "two") < 0.2 else 1
+    errors = orjson.dumps([_REASONS[(first + n) % len(_REASONS)](task) for n in range(count)])
     if draw < 0.7:
         return errors, count
     if draw < 0.8:
@@ -257,34 +257,34 @@ def _errors_told(seed: int, plan: Plan) -> tuple[bytes | None, int | None]:
     return (b"[]" if draw < 0.95 else None), count
 
 
-def _server_said_404(plan: Plan) -> dict[str, Any]:
+def _server_returned_404(task: SimulatedTask) -> dict[str, Any]:
     return {
         "status": "error",
-        "id": hashlib.blake2b(plan.task_id.encode(), digest_size=16).hexdigest(),
+        "id": hashlib.blake2b(task.task_id.encode(), digest_size=16).hexdigest(),
         "category": "VALIDATION_ERROR",
         "subCategory": "FileUploadErrors.DOWNLOAD_FAILED",
         "message": "The file could not be downloaded: the server answered 404",
         "errors": [
-            {"message": "not reachable", "code": "DOWNLOAD_FAILED", "in": "url", "context": {"url": [plan.url]}}
+            {"message": "not reachable", "code": "DOWNLOAD_FAILED", "in": "url", "context": {"url": [task.url]}}
         ],
-        "context": {"url": [plan.url], "statusCode": ["404"]},
+        "context": {"url": [task.url], "statusCode": ["404"]},
         "links": {},
     }
 
 
-def _timed_out(plan: Plan) -> dict[str, Any]:
+def _timed_out(task: SimulatedTask) -> dict[str, Any]:
     return {
         "status": "error",
         "category": "DOWNLOAD_TIMEOUT",
         "subCategory": {"name": "TIMEOUT", "phase": "READ"},
         "message": "The file's server took too long to answer",
         "errors": [],
-        "context": {"url": plan.url},  # a plain string, as HubSpot published it too
+        "context": {"url": task.url},  # a plain string, as HubSpot published it too
         "links": {},
     }
 
 
-def _too_large(_: Plan) -> dict[str, Any]:
+def _too_large(_: SimulatedTask) -> dict[str, Any]:
     return {
         "category": "VALIDATION_ERROR",
         "subCategory": None,
@@ -293,27 +293,27 @@ def _too_large(_: Plan) -> dict[str, Any]:
     }
 
 
-def _exists(plan: Plan) -> dict[str, Any]:
+def _exists(task: SimulatedTask) -> dict[str, Any]:
     return {
         "status": "error",
         "category": "OBJECT_ALREADY_EXISTS",
         "message": "A file of this name stands in the folder already",
         "errors": [{"message": "duplicate", "code": "DUPLICATE", "subCategory": "FileUploadErrors.DUPLICATE_FILE"}],
-        "context": {"taskId": [plan.task_id]},
+        "context": {"taskId": [task.task_id]},
     }
 
 
-def _blocked_type(_: Plan) -> dict[str, Any]:
+def _blocked_type(_: SimulatedTask) -> dict[str, Any]:
     return {"category": "FILE_TYPE_BLOCKED", "message": "Files of this type cannot be hosted", "links": {}}
 
 
-def _no_category(_: Plan) -> dict[str, Any]:
+def _no_category(_: SimulatedTask) -> dict[str, Any]:
     return {"message": "internal error"}
 
 
-_REASONS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
-    _server_said_404,
-    _server_said_404,  # the most frequent one, as with real imports
+_REASONS: tuple[Callable[[SimulatedTask], dict[str, Any]], ...] = (
+    _server_returned_404,
+    _server_returned_404,  # the most frequent one, as with real imports
     _timed_out,
     _too_large,
     _exists,
