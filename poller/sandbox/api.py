@@ -104,7 +104,7 @@ class SandboxApi:
 
     def expected(self, task_id: str, family: Family = Family.FILES) -> ExpectedOutcome:
         """Return the outcome of a started task. Raises `KeyError` for an id that was never started."""
-        return expected_outcome(self.scenario.seed, self._task(task_id), family)
+        return expected_outcome(self._task(task_id), family)
 
     def polls(self, task_id: str) -> int:
         """Return how often a started task was polled."""
@@ -208,10 +208,10 @@ class SandboxApi:
         family, task_id = found
         task = self._task(task_id) if task_id in self._tasks else None
         if task is None or task.fate is Fate.UNKNOWN:
-            decodes = id_decodes(task_id) if task is None else chance(self.scenario.seed, task_id, "404") < 0.5
+            decodes = id_decodes(task_id) if task is None else task.draw("404") < 0.5
             refusal = replies.unknown_id(task_id, correlation_id) if decodes else replies.undecodable_id(correlation_id)
             return refusal, None
-        fields = status_fields(self.scenario.seed, task, family, self._clock())
+        fields = status_fields(task, family, self._clock())
         return replies.json_reply(200, fields), fields
 
     def _task(self, task_id: str) -> SimulatedTask:
@@ -286,7 +286,7 @@ class SandboxApi:
         """Return the finished answer of a task that was never started."""
         stranger = task_id_of(self.scenario.seed, -1)
         task = simulated_task(replace(self.scenario, fates={}), stranger, self._began_at, None)
-        return status_fields(self.scenario.seed, task, family, task.ends_at)
+        return status_fields(task, family, task.ends_at)
 
     def _limit_headers(self, arrival: Arrival) -> dict[str, str]:
         scenario = self.scenario

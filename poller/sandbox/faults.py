@@ -37,16 +37,11 @@ def spoil(good: SandboxReply, fault: str, context: FaultContext) -> SandboxReply
     if (replacement := _REPLACEMENTS.get(fault)) is not None:
         return replacement(context)
     match fault:
-        case "reset":
-            return replace(good, transmission=Transmission.RESET)
+        case "reset" | "drip" | "hang":
+            return replace(good, transmission=Transmission[fault.upper()])
         case "truncated":
-            return replace(
-                good, transmission=Transmission.CUT_LENGTH if context.variant < 0.5 else Transmission.CUT_BARE
-            )
-        case "drip":
-            return replace(good, transmission=Transmission.DRIP)
-        case "hang":
-            return replace(good, transmission=Transmission.HANG)
+            cut = Transmission.CUT_LENGTH if context.variant < 0.5 else Transmission.CUT_BARE
+            return replace(good, transmission=cut)
         case "big_headers":
             return replace(good, headers={**good.headers, "X-Padding": "x" * HEADER_BYTES})
         case "stray":

@@ -46,6 +46,10 @@ class SandboxReply:
     transmission: Transmission = Transmission.WHOLE
     stray: bytes = b""  # a body
 
+    @property
+    def http_headers(self) -> dict[str, str]:
+        return {"Content-Type": self.content_type, **self.headers}
+
 
 def json_reply(code: int, content: Any, **headers: str) -> SandboxReply:
     return SandboxReply(code=code, body=orjson.dumps(content), headers=headers)

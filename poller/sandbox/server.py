@@ -78,7 +78,7 @@ async def _handle(request: web.Request) -> web.StreamResponse:
 async def _send(request: web.Request, reply: SandboxReply, hang_s: float) -> web.StreamResponse:
     match reply.transmission:
         case Transmission.WHOLE:
-            return _response(reply)
+            return web.Response(status=reply.code, body=reply.body, headers=reply.http_headers)
         case Transmission.STRAY:
             return _FollowedByStray(reply, request)
         case Transmission.DRIP:
@@ -97,19 +97,11 @@ async def _send(request: web.Request, reply: SandboxReply, hang_s: float) -> web
     return web.Response()  # never sent: the connection is closed
 
 
-def _response(reply: SandboxReply) -> web.Response:
-    return web.Response(
-        status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
-    )
-
-
 class _FollowedByStray(web.Response):
     """An answer that is followed by a stray one on the same connection."""
 
     def __init__(self, reply: SandboxReply, request: web.Request) -> None:
-        super().__init__(
-            status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
-        )
+        super().__init__(status=reply.code, body=reply.body, headers=reply.http_headers)
         self._stray = _head(reply, len(reply.stray)) + reply.stray
         self._connection = request
 
@@ -121,7 +113,7 @@ class _FollowedByStray(web.Response):
 
 
 async def _drip(request: web.Request, reply: SandboxReply) -> web.StreamResponse:
-    response = web.StreamResponse(status=reply.code, headers={"Content-Type": reply.content_type, **reply.headers})
+    response = web.StreamResponse(status=reply.code, headers=reply.http_headers)
     response.content_length = len(reply.body)
     with contextlib.suppress(ConnectionError):  # the client closed the connection
         await response.prepare(request)
@@ -138,8 +130,7 @@ def _write_half(request: web.Request, reply: SandboxReply, *, with_length: bool)
 
 
 def _head(reply: SandboxReply, length: int | None) -> bytes:
-    headers = {"Content-Type": reply.content_type, **reply.headers}
-    headers |= {"Connection": "close"} if length is None else {"Content-Length": str(length)}
+    headers = reply.http_headers | ({"Connection": "close"} if length is None else {"Content-Length": str(length)})
     lines = [f"HTTP/1.1 {reply.code} Sandbox", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join((*lines, "", "")).encode()
 

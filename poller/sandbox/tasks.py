@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -42,6 +41,7 @@ class Family(StrEnum):
 class SimulatedTask:
     """A task's whole life, known from its start."""
 
+    seed: int
     task_id: str
     fate: Fate
     url: str
@@ -49,6 +49,10 @@ class SimulatedTask:
     starts_at: float
     ends_at: float
     big_ints: bool
+
+    def draw(self, what: str) -> float:
+        """Return a number in [0, 1) that depends on the seed, the task and `what` alone."""
+        return chance(self.seed, self.task_id, what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +89,10 @@ def simulated_task(scenario: Scenario, task_id: str, born_at: float, url: str | 
     duration_s = scenario.durations.draw_s(chance(seed, task_id, "part"), chance(seed, task_id, "duration"))
     queued_s = duration_s * 0.3 * chance(seed, task_id, "queued")
     return SimulatedTask(
+        seed=seed,
         task_id=task_id,
         fate=_pick_fate(scenario, chance(seed, task_id, "fate")),
-        url=url or f"https://assets.example.com/library/{task_id}.{_pick(_EXTENSIONS, seed, task_id)[0]}",
+        url=url or f"https://assets.example.com/library/{task_id}.{_pick(tuple(_TYPES), seed, task_id)}",
         born_at=born_at,
         starts_at=born_at + queued_s,
         ends_at=born_at + duration_s,
@@ -103,7 +108,7 @@ def _pick_fate(scenario: Scenario, draw: float) -> Fate:
     return Fate.COMPLETE
 
 
-def expected_outcome(seed: int, task: SimulatedTask, family: Family) -> ExpectedOutcome:
+def expected_outcome(task: SimulatedTask, family: Family) -> ExpectedOutcome:
     """Return the end of `task` as the endpoint of `family` reports it."""
     match task.fate:
         case Fate.UNKNOWN:
@@ -113,14 +118,14 @@ def expected_outcome(seed: int, task: SimulatedTask, family: Family) -> Expected
         case Fate.CANCELED:
             return ExpectedOutcome(kind=Kind.CANCELED, status="CANCELED", ends_at=task.ends_at)
         case _:
-            return _completed(seed, task, family)
+            return _completed(task, family)
 
 
-def _completed(seed: int, task: SimulatedTask, family: Family) -> ExpectedOutcome:
-    errors, num_errors = _errors_sent(seed, task) if family is not Family.SOURCE_CODE else (None, None)
+def _completed(task: SimulatedTask, family: Family) -> ExpectedOutcome:
+    errors, num_errors = _errors_sent(task) if family is not Family.SOURCE_CODE else (None, None)
     with_errors = task.fate is Fate.COMPLETE_WITH_ERRORS and family is not Family.SOURCE_CODE
-    without_result = task.fate is Fate.COMPLETE_WITHOUT_RESULT or (with_errors and _draw(seed, task, "lost") < 0.7)
-    result = None if without_result or not family.promises_result else _result(seed, task, family)
+    without_result = task.fate is Fate.COMPLETE_WITHOUT_RESULT or (with_errors and task.draw("lost") < 0.7)
+    result = None if without_result or not family.promises_result else _result(task, family)
     kind = Kind.COMPLETE
     if with_errors:
         kind = Kind.COMPLETE_WITH_ERRORS
@@ -131,76 +136,58 @@ def _completed(seed: int, task: SimulatedTask, family: Family) -> ExpectedOutcom
     )
 
 
-def status_fields(seed: int, task: SimulatedTask, family: Family, now: float) -> dict[str, Any]:
+def status_fields(task: SimulatedTask, family: Family, now: float) -> dict[str, Any]:
     """Return the status answer at `now`, field by field, ready for `orjson.dumps`."""
-    outcome = expected_outcome(seed, task, family)
+    outcome = expected_outcome(task, family)
     fields: dict[str, Any] = {"taskId": task.task_id} if family.has_task_id else {}
-    fields["requestedAt"] = _instant(task.born_at, seed, task)
+    fields["requestedAt"] = _instant(task.born_at, task)
     if now < task.starts_at:
-        return fields | {"status": "PENDING"} | ({"startedAt": None} if _draw(seed, task, "nulls") < 0.5 else {})
-    fields["startedAt"] = _instant(task.starts_at, seed, task)
+        return fields | {"status": "PENDING"} | ({"startedAt": None} if task.draw("nulls") < 0.5 else {})
+    fields["startedAt"] = _instant(task.starts_at, task)
     if outcome.ends_at is None or now < outcome.ends_at:
         return fields | {"status": "PROCESSING"}
-    fields |= {"status": outcome.status, "completedAt": _instant(outcome.ends_at, seed, task), "links": {}}
+    fields |= {"status": outcome.status, "completedAt": _instant(outcome.ends_at, task), "links": {}}
     for name, value in (("errors", outcome.errors), ("result", outcome.result)):
         if value is not None:
             fields[name] = orjson.Fragment(value)
-        elif family.promises_result and _draw(seed, task, f"null {name}") < 0.2:
+        elif family.promises_result and task.draw(f"null {name}") < 0.2:
             fields[name] = None
     return fields if outcome.num_errors is None else fields | {"numErrors": outcome.num_errors}
-
-
-def _draw(seed: int, task: SimulatedTask, what: str) -> float:
-    return chance(seed, task.task_id, what)
 
 
 def _pick(choices: tuple[_T, ...], *words: object) -> _T:
     return choices[int(chance(*words) * len(choices))]
 
 
-def _instant(at: float, seed: int, task: SimulatedTask) -> str:
+def _instant(at: float, task: SimulatedTask) -> str:
     """Write an instant with 0, 3, 4 or 6 digits of a second, as HubSpot's answers vary."""
-    digits = _pick((0, 3, 4, 6), seed, task.task_id, int(at))
+    digits = _pick((0, 3, 4, 6), task.seed, task.task_id, int(at))
     whole, fraction = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S %f").split()
     return f"{whole}.{fraction[:digits]}Z" if digits else f"{whole}Z"
 
 
 # --- files, folders, exports -----------------------------------------------------------------------------------------
 
-_EXTENSIONS = (
-    ("png", "IMG"),
-    ("jpg", "IMG"),
-    ("pdf", "DOCUMENT"),
-    ("mp4", "MOVIE"),
-    ("mp3", "AUDIO"),
-    ("bin", "OTHER"),
-)
+_TYPES = {"png": "IMG", "jpg": "IMG", "pdf": "DOCUMENT", "mp4": "MOVIE", "mp3": "AUDIO", "bin": "OTHER"}
 
 
-def _result(seed: int, task: SimulatedTask, family: Family) -> bytes:
-    build: dict[Family, Callable[[int, SimulatedTask], Any]] = {
-        Family.FILES: _file,
-        Family.FOLDERS: _folder,
-        Family.EXPORTS: _export,
-    }
-    built = orjson.dumps(build[family](seed, task))
-    if task.big_ints and built.startswith(b"{"):
-        return built[:-1] + b',"revision":%d}' % BEYOND_64_BITS
-    return built
+def _result(task: SimulatedTask, family: Family) -> bytes:
+    if family is Family.EXPORTS:
+        return orjson.dumps(_export(task))
+    built = orjson.dumps(_file(task) if family is Family.FILES else _folder(task))
+    return built[:-1] + b',"revision":%d}' % BEYOND_64_BITS if task.big_ints else built
 
 
-def _file(seed: int, task: SimulatedTask) -> dict[str, Any]:
+def _file(task: SimulatedTask) -> dict[str, Any]:
     leaf = task.url.partition("?")[0].rstrip("/").rpartition("/")[2] or "file"
     name, _, suffix = leaf.rpartition(".") if "." in leaf else (leaf, "", "bin")
-    extension, kind = next((pair for pair in _EXTENSIONS if pair[0] == suffix.lower()), (suffix, "OTHER"))
-    size = int(2 ** (10 + 18 * _draw(seed, task, "size")))
+    extension = suffix.lower() if suffix.lower() in _TYPES else suffix
+    kind = _TYPES.get(extension, "OTHER")
+    size = int(2 ** (10 + 18 * task.draw("size")))
     url = f"https://sandbox.fs1.hubspotusercontent-na1.net/hubfs/sandbox/library/{leaf}"
     return {
-        "id": _number_of(seed, task, "id"),
-        "createdAt": _instant(task.starts_at, seed, task),
-        "updatedAt": _instant(task.ends_at, seed, task),
-        "archived": False,
-        "parentFolderId": _number_of(seed, task, "folder"),
+        **_created(task),
+        "parentFolderId": _number_of(task, "folder"),
         "name": name,
         "path": f"/library/{leaf}",
         "size": size,
@@ -210,44 +197,46 @@ def _file(seed: int, task: SimulatedTask) -> dict[str, Any]:
         "defaultHostingUrl": url,
         "url": url,
         "isUsableInContent": True,
-        "access": _pick(("PUBLIC_INDEXABLE", "PUBLIC_NOT_INDEXABLE", "PRIVATE"), seed, task.task_id, "access"),
+        "access": _pick(("PUBLIC_INDEXABLE", "PUBLIC_NOT_INDEXABLE", "PRIVATE"), task.seed, task.task_id, "access"),
         "fileMd5": hashlib.blake2b(task.url.encode(errors="replace"), digest_size=16).hexdigest(),
         "sourceGroup": "CONTENT",
     }
 
 
-def _folder(seed: int, task: SimulatedTask) -> dict[str, Any]:
+def _folder(task: SimulatedTask) -> dict[str, Any]:
+    return {**_created(task), "parentFolderId": None, "name": "library", "path": "/library"}
+
+
+def _created(task: SimulatedTask) -> dict[str, Any]:
     return {
-        "id": _number_of(seed, task, "id"),
-        "createdAt": _instant(task.starts_at, seed, task),
-        "updatedAt": _instant(task.ends_at, seed, task),
+        "id": _number_of(task, "id"),
+        "createdAt": _instant(task.starts_at, task),
+        "updatedAt": _instant(task.ends_at, task),
         "archived": False,
-        "parentFolderId": None,
-        "name": "library",
-        "path": "/library",
     }
 
 
-def _export(seed: int, task: SimulatedTask) -> str:
-    signature = _number_of(seed, task, "signature")
-    return f"https://sandbox.example.com/exports/{_number_of(seed, task, 'id')}.csv?Signature={signature}"
+def _export(task: SimulatedTask) -> str:
+    signature = _number_of(task, "signature")
+    return f"https://sandbox.example.com/exports/{_number_of(task, 'id')}.csv?Signature={signature}"
 
 
-def _number_of(seed: int, task: SimulatedTask, what: str) -> str:
-    return str(int(1e10 + 8e10 * _draw(seed, task, what)))
+def _number_of(task: SimulatedTask, what: str) -> str:
+    return str(int(1e10 + 8e10 * task.draw(what)))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def _errors_sent(seed: int, task: SimulatedTask) -> tuple[bytes | None, int | None]:
+def _errors_sent(task: SimulatedTask) -> tuple[bytes | None, int | None]:
     """Return `errors` and `numErrors` as sent: they may differ, and either may be missing."""
-    draw = _draw(seed, task, "told")
+    draw = task.draw("told")
     if task.fate is not Fate.COMPLETE_WITH_ERRORS:
         return (None, None) if draw < 0.5 else (b"[]", 0)
-    first = int(_draw(seed, task, "reason") * len(_REASONS))
-    count = 2 if _draw(seed, task, "two") < 0.2 else 1
-    errors = orjson.dumps([_REASONS[(first + n) % len(_REASONS)](task) for n in range(count)])
+    reasons = _reasons(task)
+    first = int(task.draw("reason") * len(reasons))
+    count = 2 if task.draw("two") < 0.2 else 1
+    errors = orjson.dumps([reasons[(first + n) % len(reasons)] for n in range(count)])
     if draw < 0.7:
         return errors, count
     if draw < 0.8:
@@ -257,8 +246,8 @@ def _errors_sent(seed: int, task: SimulatedTask) -> tuple[bytes | None, int | No
     return (b"[]" if draw < 0.95 else None), count
 
 
-def _server_returned_404(task: SimulatedTask) -> dict[str, Any]:
-    return {
+def _reasons(task: SimulatedTask) -> list[dict[str, Any]]:
+    not_downloaded = {
         "status": "error",
         "id": hashlib.blake2b(task.task_id.encode(), digest_size=16).hexdigest(),
         "category": "VALIDATION_ERROR",
@@ -270,53 +259,31 @@ def _server_returned_404(task: SimulatedTask) -> dict[str, Any]:
         "context": {"url": [task.url], "statusCode": ["404"]},
         "links": {},
     }
-
-
-def _timed_out(task: SimulatedTask) -> dict[str, Any]:
-    return {
-        "status": "error",
-        "category": "DOWNLOAD_TIMEOUT",
-        "subCategory": {"name": "TIMEOUT", "phase": "READ"},
-        "message": "The file's server took too long to answer",
-        "errors": [],
-        "context": {"url": task.url},  # a plain string, as HubSpot published it too
-        "links": {},
-    }
-
-
-def _too_large(_: SimulatedTask) -> dict[str, Any]:
-    return {
-        "category": "VALIDATION_ERROR",
-        "subCategory": None,
-        "message": "The file exceeds the largest size that this account allows",
-        "context": {"maxSizeBytes": ["20971520"]},
-    }
-
-
-def _exists(task: SimulatedTask) -> dict[str, Any]:
-    return {
-        "status": "error",
-        "category": "OBJECT_ALREADY_EXISTS",
-        "message": "A file of this name stands in the folder already",
-        "errors": [{"message": "duplicate", "code": "DUPLICATE", "subCategory": "FileUploadErrors.DUPLICATE_FILE"}],
-        "context": {"taskId": [task.task_id]},
-    }
-
-
-def _blocked_type(_: SimulatedTask) -> dict[str, Any]:
-    return {"category": "FILE_TYPE_BLOCKED", "message": "Files of this type cannot be hosted", "links": {}}
-
-
-def _no_category(_: SimulatedTask) -> dict[str, Any]:
-    return {"message": "internal error"}
-
-
-_REASONS: tuple[Callable[[SimulatedTask], dict[str, Any]], ...] = (
-    _server_returned_404,
-    _server_returned_404,  # the most frequent one, as with real imports
-    _timed_out,
-    _too_large,
-    _exists,
-    _blocked_type,
-    _no_category,
-)
+    return [
+        not_downloaded,
+        not_downloaded,  # the most frequent one, as with real imports
+        {
+            "status": "error",
+            "category": "DOWNLOAD_TIMEOUT",
+            "subCategory": {"name": "TIMEOUT", "phase": "READ"},
+            "message": "The file's server took too long to answer",
+            "errors": [],
+            "context": {"url": task.url},  # a plain string, as HubSpot published it too
+            "links": {},
+        },
+        {
+            "category": "VALIDATION_ERROR",
+            "subCategory": None,
+            "message": "The file exceeds the largest size that this account allows",
+            "context": {"maxSizeBytes": ["20971520"]},
+        },
+        {
+            "status": "error",
+            "category": "OBJECT_ALREADY_EXISTS",
+            "message": "A file of this name stands in the folder already",
+            "errors": [{"message": "duplicate", "code": "DUPLICATE", "subCategory": "FileUploadErrors.DUPLICATE_FILE"}],
+            "context": {"taskId": [task.task_id]},
+        },
+        {"category": "FILE_TYPE_BLOCKED", "message": "Files of this type cannot be hosted", "links": {}},
+        {"message": "internal error"},
+    ]

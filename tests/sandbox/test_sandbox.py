@@ -1,4 +1,4 @@
-"""The simulated HubSpot keeps its word: strict counting, one behaviour a seed, every fault as named on the wire."""
+"""The simulated HubSpot: strict counting, one behaviour for each seed, each fault as its name promises."""
 
 import asyncio
 import json
@@ -26,14 +26,12 @@ from poller.sandbox import (
     Scenario,
     make_app,
     parse_durations,
-    parse_fate,
-    parse_fault,
-    parse_latency_ms,
     parse_outage,
     serve,
 )
 from poller.sandbox.faults import BOMB_BYTES, HUGE_BYTES, NESTING
 from poller.sandbox.reply import SandboxReply, SandboxRequest
+from poller.sandbox.scenario import parse_fate, parse_fault, parse_latency_ms
 from tests.support.virtual import MemoryConnector, serving
 
 Clock = Callable[[], float]

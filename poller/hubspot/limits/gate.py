@@ -27,7 +27,7 @@ from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
 from poller.hubspot.limits.outage import OutageDetector, RequestCounts
-from poller.hubspot.limits.pause import LanePause, Probes, needs_person
+from poller.hubspot.limits.pause import LanePause, Probes
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
 from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
@@ -148,7 +148,7 @@ class AccountGate:
         self._quota.apply(limit=limits.daily_limit, reserve=limits.daily_reserve, time_zone=limits.time_zone)
         if has_new_token is not None:
             self._has_new_token = has_new_token
-        if needs_person(self._pause.reason):
+        if self._pause.reason in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH):
             self._pause.probes.due_at = min(self._pause.probes.due_at, self._monotonic())
         elif self._pause.reason is Pause.DAILY_QUOTA:
             self._resume()

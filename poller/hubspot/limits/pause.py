@@ -10,7 +10,7 @@ import structlog
 from poller.core.model import Pause, Refused, Throttled, Unreachable
 from poller.core.protocols import Clock
 from poller.hubspot.limits.outage import RequestCounts
-from poller.hubspot.limits.quota import DailyQuota, next_quarter_in_s
+from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
 
 log = structlog.get_logger()
@@ -20,6 +20,7 @@ LONGEST_MIGRATING_S = 86_400.0  # HubSpot's own bound of a 477's Retry-After
 LONGEST_PROBE_GAP_S = 60.0
 SHORT_PROBE_GAP_S = 8.0  # longest gap while errors are few: a lane is back within 10 s of the API
 LOG_EVERY_S = 600.0
+QUARTER_S = 900.0  # every time zone's midnight falls on a quarter hour of UTC
 
 
 class Probes:
@@ -55,8 +56,8 @@ class Probes:
         return outage_wait_s(asked_s, failures=failures, errors_are_few=self._counts.errors_are_few, share=share)
 
     def quarter_in_s(self, now: float) -> float:
-        """Return a wait to just after the next quarter hour; `now` is the wall clock's."""
-        return next_quarter_in_s(now) + self._rng.uniform(1.0, 3.0)
+        """Return a wait to just after the next quarter hour of UTC; `now` is the wall clock's."""
+        return QUARTER_S - now % QUARTER_S + self._rng.uniform(1.0, 3.0)
 
 
 class LanePause:
@@ -99,7 +100,8 @@ class LanePause:
 
     def migrate(self, outcome: Throttled) -> None:
         """HubSpot returned 477."""
-        wait_s = migrating_wait_s(outcome.retry_after_s)
+        asked_s = LONGEST_PROBE_GAP_S if outcome.retry_after_s is None else outcome.retry_after_s
+        wait_s = min(max(asked_s, 1.0), LONGEST_MIGRATING_S)
         detail = "HubSpot answered 477: it is moving the account to another data centre"
         self._begin(Pause.MIGRATING, detail, wait_s, self._clock() + wait_s)
 
@@ -167,20 +169,10 @@ def pause_of(outcome: Refused) -> Pause:
             assert_never(outcome.reason)
 
 
-def needs_person(reason: Pause | None) -> bool:
-    """Return whether a pause lasts until a person acts."""
-    return reason in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH)
-
-
 def throttled_wait_s(asked_s: float | None, *, window_s: float, relapses: int) -> float:
     """Return the wait after a 429: its Retry-After, or one window; longer after each relapse."""
     wait_s = window_s if asked_s is None else max(asked_s, 1.0)
     return float(min(wait_s * 1.5 ** min(relapses, 20), LONGEST_THROTTLED_S))
-
-
-def migrating_wait_s(asked_s: float | None) -> float:
-    """Return the wait after a 477."""
-    return LONGEST_PROBE_GAP_S if asked_s is None else min(max(asked_s, 1.0), LONGEST_MIGRATING_S)
 
 
 def refused_wait_s(failures: int) -> float:

@@ -8,8 +8,6 @@ from zoneinfo import ZoneInfo
 from poller.core.model import RateLimits
 from poller.core.protocols import Clock
 
-QUARTER_S = 900.0  # every time zone's midnight falls on a quarter hour of UTC
-
 
 class DailyQuota:
     """Counts an account's requests by its local day and how many may still leave before the reset."""
@@ -122,8 +120,3 @@ class DailyQuota:
         if today.isoformat() > self._day:  # a clock that was set back must not give the day's quota a second time
             self._day = today.isoformat()
             self._day_requests = 0
-
-
-def next_quarter_in_s(now: float) -> float:
-    """Return the time to the next quarter hour of UTC, from the wall clock's `now`."""
-    return QUARTER_S - now % QUARTER_S

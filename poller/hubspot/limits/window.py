@@ -99,7 +99,7 @@ class Others:
         while self._proved and self._proved[0][0] <= now:
             self._proved.popleft()
         if self._proved:
-            share += self._proved[0][1] + spare_slots(window)
+            share += self._proved[0][1] + min(10, 1 + window.limit // 50)
         return max(1, window.limit - share)
 
     def easier_in_s(self, window: Window, now: float) -> float:
@@ -117,11 +117,6 @@ class Others:
         if left <= 0:
             self._caution = 0.0
         return max(0.0, left)
-
-
-def spare_slots(window: Window) -> int:
-    """Return how many slots stay empty while others share the window: 2 %, at least one, at most ten."""
-    return min(10, 1 + window.limit // 50)
 
 
 def _fading(window: Window) -> float:
