@@ -309,7 +309,7 @@ BUGS = (
         new="            case 0 | 1 | 75:\n",
         tests=("sinks/test_command",),
     ),
-    # --- polling: weather is not a result, and each answer belongs to its task
+    # --- polling: an outage is not a result, and each answer belongs to its task
     Bug(
         name="no-task-id-comparison",
         file="poller/hubspot/client.py",

@@ -97,21 +97,14 @@ _WRONG_PATH = (
 )
 
 
-def read_limits(headers: Headers) -> RateLimits:
-    """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
-    if isinstance(headers, CIMultiDictProxy):
-        return _limits_of(*map(headers.get, _LIMITS))
-    return _limits_of(*[_header(headers, name) for name in _LIMITS])
-
-
 _LIMITS = tuple(
     f"X-HubSpot-RateLimit-{name}" for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
 )
 
 
-def _limits_of(
-    most: str | None, remaining: str | None, interval: str | None, daily: str | None, daily_remaining: str | None
-) -> RateLimits:
+def read_limits(headers: Headers) -> RateLimits:
+    """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
+    most, remaining, interval, daily, daily_remaining = [_header(headers, name) for name in _LIMITS]
     interval_ms = _integer(interval, 100, 3_600_000)
     return RateLimits(
         max=_integer(most, 1, 1_000_000),

@@ -19,7 +19,7 @@ from yarl import URL
 
 from poller import __version__
 from poller.core.errors import ConfigError
-from poller.core.model import Answer, Finished, Outcome, Refused, Running, Task, Unreachable
+from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
 from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify, read_limits
@@ -261,7 +261,7 @@ class HubSpotClient:
         is_named = False
         try:
             answer = self._checked(await self._read_answer(reply), task, fresh=fresh)
-            is_named = _task_id_in(answer.outcome) is not None
+            is_named = isinstance(answer.outcome, Running | Finished) and answer.outcome.task_id is not None
         finally:
             reply.release(keep=is_named)
         return answer
@@ -284,7 +284,8 @@ class HubSpotClient:
             if outcome.task_id == task.task_id:
                 return answer
             return self._reject(Trouble.FOREIGN, task)
-        if fresh or _is_blank(outcome):
+        is_blank = isinstance(outcome, Running) and outcome.status is None  # an empty or `null` body decides nothing
+        if fresh or is_blank:
             return answer
         self._expects_task_ids = False
         return self._reject(Trouble.UNNAMED, task)
@@ -320,15 +321,6 @@ def _path_of(url: str) -> str:
     _, _, rest = url.partition("://")
     _, slash, path = rest.partition("/")
     return slash + path
-
-
-def _is_blank(outcome: Running | Finished) -> bool:
-    """Whether the body was empty or `null`: it names no task and decides nothing."""
-    return isinstance(outcome, Running) and outcome.status is None
-
-
-def _task_id_in(outcome: Outcome) -> str | None:
-    return outcome.task_id if isinstance(outcome, Running | Finished) else None
 
 
 def _unreachable(trouble: Trouble) -> Answer:

@@ -18,7 +18,7 @@ from poller.sandbox import reply as replies
 from poller.sandbox.faults import FaultContext, spoil
 from poller.sandbox.quota import Arrival, Quota
 from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission
-from poller.sandbox.scenario import Fate, Scenario, chance
+from poller.sandbox.scenario import Fate, Scenario, chance, pick
 from poller.sandbox.tasks import (
     STATUS_HOST,
     ExpectedOutcome,
@@ -181,7 +181,7 @@ class SandboxApi:
         if request.method != "GET":
             return replies.html(405, "Error 405 Method Not Allowed")
         good, fields = self._poll(found, correlation_id)
-        fault = self._fault_of(name)
+        fault = pick(self._poll_faults, chance(self.scenario.seed, name, "fault"))
         return self._spoilt(good, fault, family, fields, name) if fault else good
 
     def _refusal(
@@ -259,14 +259,6 @@ class SandboxApi:
     def _outage(self) -> str | None:
         since_s = self._clock() - self._began_at
         return next((out.fault for out in self.scenario.outages if out.from_s <= since_s < out.to_s), None)
-
-    def _fault_of(self, name: str) -> str | None:
-        draw = chance(self.scenario.seed, name, "fault")
-        for fault, share in self._poll_faults.items():
-            if draw < share:
-                return fault
-            draw -= share
-        return None
 
     def _spoilt(
         self, good: SandboxReply, fault: str, family: Family, fields: dict[str, Any] | None, name: str

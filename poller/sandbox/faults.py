@@ -53,11 +53,6 @@ def spoil(good: SandboxReply, fault: str, context: FaultContext) -> SandboxReply
 
 
 @cache
-def _padding() -> bytes:
-    return b"x" * HUGE_BYTES
-
-
-@cache
 def _gzip_bomb() -> bytes:
     packer = zlib.compressobj(level=9, wbits=31)
     packed = [packer.compress(b'{"status":"PROCESSING","padding":"')]
@@ -102,7 +97,7 @@ def _spoil_body(good: SandboxReply, fault: str, fields: dict[str, Any], context:
         case "foreign_id" if context.family.has_task_id:
             body = orjson.dumps(context.foreign)
         case "huge":
-            body = _with_field(good.body, b'"padding":"%s"' % _padding())
+            body = _with_field(good.body, b'"padding":"%s"' % (b"x" * HUGE_BYTES))
         case "deep":
             body = _with_field(good.body, b'"context":' + b"[" * NESTING + b"]" * NESTING)
         case "bad_utf8":

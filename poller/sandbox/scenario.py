@@ -12,9 +12,12 @@ from hashlib import blake2b
 from itertools import pairwise
 from statistics import NormalDist
 from types import MappingProxyType
+from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DEFAULT_DURATIONS = "lognormal:30,1.2"
+_T = TypeVar("_T")
+
 SHARES_SLACK = 1e-9  # float sums of shares such as 0.1 + 0.2 are not exact
 
 FAULTS: Mapping[str, str] = MappingProxyType(
@@ -58,6 +61,15 @@ def chance(*words: object) -> float:
     """Return a number in [0, 1) that depends on these words alone, not on any order of arrival."""
     digest = blake2b("\x1f".join(map(str, words)).encode(errors="surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def pick(shares: Mapping[_T, float], draw: float) -> _T | None:
+    """Return the key that a number in [0, 1) falls on; None beyond the sum of the shares."""
+    for key, share in shares.items():
+        if draw < share:
+            return key
+        draw -= share
+    return None
 
 
 class Fate(StrEnum):

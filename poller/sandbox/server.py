@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import struct
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from poller.config import Address, is_loopback_host
 from poller.core.errors import ConfigError
 from poller.sandbox.api import SandboxApi
 from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission
@@ -36,7 +36,7 @@ async def serve(
     Raises `ConfigError` where the port is not available, or where `host` is reachable from other machines without
     `beyond_loopback`.
     """
-    if not beyond_loopback and not _is_loopback(host):
+    if not beyond_loopback and not is_loopback_host(host):
         raise ConfigError(f"sandbox: host {host!r} is reachable from other machines; use 127.0.0.1, ::1 or localhost")
     runner = web.AppRunner(make_app(api), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -47,17 +47,9 @@ async def serve(
             raise ConfigError(
                 f"sandbox: cannot listen on {host} port {port}: {reason.strerror or reason}; port 0 takes a free one"
             ) from None
-        bound_port: int = runner.addresses[0][1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+        yield f"http://{Address(host=host, port=runner.addresses[0][1])}"
     finally:
         await runner.cleanup()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import orjson
 
 from poller.core.model import Kind
-from poller.sandbox.scenario import Fate, Scenario, chance
+from poller.sandbox.scenario import Fate, Scenario, chance, pick
 
 STATUS_HOST = "https://api-na1.hubspot.com"  # as in HubSpot's own locators: not the host of the request
 ID_SPACE_BITS = 34
@@ -91,21 +91,13 @@ def simulated_task(scenario: Scenario, task_id: str, born_at: float, url: str | 
     return SimulatedTask(
         seed=seed,
         task_id=task_id,
-        fate=_pick_fate(scenario, chance(seed, task_id, "fate")),
+        fate=pick(scenario.fates, chance(seed, task_id, "fate")) or Fate.COMPLETE,
         url=url or f"https://assets.example.com/library/{task_id}.{_pick(tuple(_TYPES), seed, task_id)}",
         born_at=born_at,
         starts_at=born_at + queued_s,
         ends_at=born_at + duration_s,
         big_ints=chance(seed, task_id, "big_ints") < scenario.faults.get("big_ints", 0.0),
     )
-
-
-def _pick_fate(scenario: Scenario, draw: float) -> Fate:
-    for fate, share in scenario.fates.items():
-        if draw < share:
-            return fate
-        draw -= share
-    return Fate.COMPLETE
 
 
 def expected_outcome(task: SimulatedTask, family: Family) -> ExpectedOutcome:

@@ -19,22 +19,17 @@ class Concurrency:
     one a round. A round is as many good answers as requests are allowed in flight."""
 
     def __init__(self, configured: int | None, window: Window) -> None:
-        """`configured` is the person's limit; None: as many as can use `window` up."""
+        self.configured = configured  # the person's limit; None: as many as can use the window up
         self.allowed = 1
         self._is_doubling = True
         self._credit = 0
         self._halved_at = -1  # requests up to this number left before the latest halving
-        self.apply(configured, window)
-
-    def apply(self, configured: int | None, window: Window) -> None:
-        """Use another limit of the person's from now on."""
-        self._configured = configured
         self.fit(window)
-        self.allowed = min(self.allowed, self.workers)
 
     def fit(self, window: Window) -> None:
-        """Have enough workers for a window, unless the person set their number."""
-        self.workers = self._configured or enough_workers(window)
+        """Adopt `configured`, or enough workers for `window`."""
+        self.workers = self.configured or enough_workers(window)
+        self.allowed = min(self.allowed, self.workers)
 
     def restart(self, in_flight: int) -> None:
         """Start with one again, as after a pause, in addition to what is still `in_flight` from before."""

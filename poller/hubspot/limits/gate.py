@@ -143,7 +143,8 @@ class AccountGate:
         """Use other limits from now on; all that was learned and counted stays. A pause for which a person had to act
         is probed at once."""
         self._windows.apply(limits.requests, limits.window_s, self._monotonic())
-        self._concurrency.apply(limits.workers, self._windows.tighter)
+        self._concurrency.configured = limits.workers
+        self._concurrency.fit(self._windows.tighter)
         self._admission.set_pace(self._windows.tighter)
         self._quota.apply(limit=limits.daily_limit, reserve=limits.daily_reserve, time_zone=limits.time_zone)
         if has_new_token is not None:
