@@ -169,7 +169,7 @@ class Connections:
             word = failed.trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             word = trouble_of(error)
-        raise TokenUnavailable(f"the token endpoint could not be asked: {word}")
+        raise TokenUnavailable(f"the token endpoint did not answer: {word}")
 
     def _session_of(self, *, fresh: bool) -> aiohttp.ClientSession:
         if self._sessions is None:

@@ -57,7 +57,7 @@ class Reply:
     data: bytes
     close: bool = False
     reset: bool = False
-    late: bytes = b""  # sent after `late_s`, asked for or not
+    late: bytes = b""  # sent after `late_s`, requested or not
     late_s: float = 0.01
     drip_s: float | None = None  # one byte at a time
 

@@ -428,7 +428,7 @@ async def test_wrong_types_come_in_several_forms(clock: Clock) -> None:
     assert any(body["status"] == "PROCESSING" and body["errors"] == "none" for body in bodies)
 
 
-async def test_html404_redirect_and_big_headers_are_what_they_say(clock: Clock) -> None:
+async def test_html404_redirect_and_big_headers_are_as_named(clock: Clock) -> None:
     *_, page = await _poll_at_fault("html404", clock)
     *_, redirect = await _poll_at_fault("redirect", clock)
     *_, refused = await _poll_at_fault("big_headers", clock)
