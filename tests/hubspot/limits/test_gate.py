@@ -362,6 +362,19 @@ def test_time_outs_of_one_round_halve_the_concurrency_once_and_good_answers_rais
     assert concurrency.allowed == 4
 
 
+def test_fewer_workers_lower_the_concurrency_at_once_and_the_persons_number_decides() -> None:
+    concurrency = Concurrency(None, Window(limit=1000, window_s=10.0))
+    assert concurrency.workers == 40
+    for _ in range(39):
+        concurrency.succeed()
+    assert concurrency.allowed == 40
+    concurrency.fit(TEN_S)
+    assert (concurrency.workers, concurrency.allowed) == (16, 16)
+    concurrency.configured = 3
+    concurrency.fit(TEN_S)
+    assert (concurrency.workers, concurrency.allowed) == (3, 3)
+
+
 async def test_concurrency_starts_with_one_and_never_exceeds_the_workers(clock: Clock) -> None:
     gate = make_gate(clock, requests=1000, window_s=1.0, workers=4)
     seen: list[int] = []
