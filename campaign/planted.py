@@ -327,7 +327,7 @@ BUGS = (
     Bug(
         name="body-cap-off",
         file="poller/hubspot/connection.py",
-        old="            if size > most:\n",
+        old="            if size > limit:\n",
         new="            if size < 0:\n",
         tests=CLIENT,
     ),
@@ -341,15 +341,15 @@ BUGS = (
     Bug(
         name="kept-connection-not-checked",
         file="poller/hubspot/connection.py",
-        old="            if line.is_clean and self._now()",
+        old="            if connection.is_clean and self._now()",
         new="            if self._now()",
         tests=CLIENT,
     ),
     Bug(
         name="connection-kept-forever",
         file="poller/hubspot/connection.py",
-        old="- line.idle_since <= KEEPALIVE_S:",
-        new="- line.idle_since <= 1e9:",
+        old="- connection.idle_since <= KEEPALIVE_S:",
+        new="- connection.idle_since <= 1e9:",
         tests=CLIENT,
     ),
     Bug(
@@ -369,8 +369,8 @@ BUGS = (
     Bug(
         name="distrusted-connection-kept",
         file="poller/hubspot/client.py",
-        old="reply.end(keep=is_named)",
-        new="reply.end(keep=True)",
+        old="reply.release(keep=is_named)",
+        new="reply.release(keep=True)",
         tests=CLIENT,
     ),
     Bug(
@@ -496,15 +496,15 @@ BUGS = (
     Bug(
         name="daily-reserve-ignored",
         file="poller/hubspot/limits/quota.py",
-        old="        return math.ceil(self.reserve * daily - 1e-6) if self.reserve < 1 else int(self.reserve)",
+        old="        return math.ceil(self._reserve * daily - 1e-6) if self._reserve < 1 else int(self._reserve)",
         new="        return 0 * daily",
         tests=GATE,
     ),
     Bug(
-        name="unanswered-slot-never-counted",
+        name="abandoned-slot-never-counted",
         file="poller/hubspot/limits/gate.py",
-        old="        if not self._told:\n            self._told = True\n            self._gate.leave_untold(self)",
-        new="        if not self._told:\n            self._told = True",
+        old="            self._is_held = False\n            self._gate.abandon(self)",
+        new="            self._is_held = False",
         tests=GATE,
     ),
     Bug(

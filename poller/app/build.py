@@ -21,7 +21,7 @@ from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
-from poller.schedule import AccountTiming, Price, Unreadable, knowledge_name
+from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.sinks import SinkEnvironment, SinkSpec, make_sink
 from poller.sources import STDIN, ReadOptions, Source
 
@@ -145,7 +145,7 @@ class Builder:
             clock=environment.clock,
             monotonic=environment.monotonic or asyncio.get_running_loop().time,
             rng=rng,
-            has_new_token=tokens.has_news,
+            has_new_token=tokens.has_changed,
         )
         return Lane(
             name,
@@ -183,17 +183,12 @@ class Builder:
         rules = account.polling_rules()
         if rules.policy != "learned":
             return None
-        price = Price(
-            poll_cost_s=rules.price_s,
-            longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
-            shortest_gap_s=rules.first_gap_s,
-        )
-        kept_as = knowledge_name(name, account.status_path)
+        kept_as = knowledge_key(name, account.status_path)
         try:
-            return AccountTiming(kept_as, price, await self.store.knowledge(kept_as))
-        except Unreadable as reason:
+            return AccountTiming(kept_as, rules.tradeoff, await self.store.knowledge(kept_as))
+        except KnowledgeUnreadable as reason:
             log.warning("timing.forgotten", account=name, reason=str(reason))
-            return AccountTiming(kept_as, price)
+            return AccountTiming(kept_as, rules.tradeoff)
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
@@ -254,5 +249,5 @@ class _HiddenToken:
     def refused(self, token: str) -> None:
         self._source.refused(token)
 
-    def has_news(self) -> bool:
-        return self._source.has_news()
+    def has_changed(self) -> bool:
+        return self._source.has_changed()

@@ -115,7 +115,7 @@ class Reload:
             if new.give_up_s != self._settings.give_up_s or _differ(old[name], account, _OF_TIMING):
                 lane.keep_knowledge()
                 lane.retune(account.polling_rules(), await builder.timing(name, account), new.give_up_s)
-            news = tokens[name].has_news if name in tokens else None
+            news = tokens[name].has_changed if name in tokens else None
             builder.gates[name].retune(build.gate_limits(account), has_new_token=news)
         for lane in lanes:
             self._service.begin_lane(lane)

@@ -76,7 +76,7 @@ async def run_here(
 
 @asynccontextmanager
 async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator["Tracer | None"]:
-    if not traces.are_wanted(settings.traces, environ):
+    if not traces.is_enabled(settings.traces, environ):
         yield None
         return
     provider = traces.open_provider(environ)

@@ -1,38 +1,19 @@
-"""A simulated, seeded HubSpot: `scenario` describes it, `api` behaves so without I/O, `server` serves it."""
+"""A simulated, seeded HubSpot: `scenario` describes it, `api` implements it without I/O, `server` serves it."""
 
-from poller.sandbox.api import SandboxApi, Stats
-from poller.sandbox.scenario import (
-    DEFAULT_DURATIONS,
-    FAULTS,
-    Durations,
-    Fate,
-    Outage,
-    Scenario,
-    parse_durations,
-    parse_fate,
-    parse_fault,
-    parse_latency_ms,
-    parse_outage,
-)
+from poller.sandbox.api import SandboxApi
+from poller.sandbox.scenario import FAULTS, Fate, Outage, Scenario, parse_durations, parse_outage
 from poller.sandbox.server import make_app, serve
-from poller.sandbox.truth import Family, Truth
+from poller.sandbox.tasks import Family
 
 __all__ = [
-    "DEFAULT_DURATIONS",
     "FAULTS",
-    "Durations",
     "Family",
     "Fate",
     "Outage",
     "SandboxApi",
     "Scenario",
-    "Stats",
-    "Truth",
     "make_app",
     "parse_durations",
-    "parse_fate",
-    "parse_fault",
-    "parse_latency_ms",
     "parse_outage",
     "serve",
 ]

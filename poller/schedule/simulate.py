@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from poller.schedule.learned import Learned
+from poller.schedule.learned import PollPlanner
 
 MOST_PLAYED = 4000  # of more tasks this many are played, at the same share of the rate limit
 
@@ -34,7 +34,7 @@ def simulate_run(
     per_second: float,
     deadline_s: float,
     gap_s: Callable[[float], float],
-    learned: Learned | None = None,
+    learned: PollPlanner | None = None,
 ) -> SimulatedRun:
     """Play `count` tasks that are fed at once. `courses` returns as many courses as are played. `gap_s` returns the
     wait at an age since feeding; `learned` replaces it and continues to learn."""
@@ -56,7 +56,7 @@ def _play(
     spacing_s: float,
     deadline_s: float,
     gap_s: Callable[[float], float],
-    learned: Learned | None,
+    learned: PollPlanner | None,
 ) -> tuple[int, float, list[float]]:
     """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
     first_s = 0.0 if learned is None else learned.first_poll_s
@@ -78,7 +78,7 @@ def _play(
     return polls, max(0.0, now), late_s
 
 
-def _learn(learned: Learned, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
+def _learn(learned: PollPlanner, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
     age_s = now + course.age_s
     key = -1 - number  # no key of the store is negative
     if not first:

@@ -20,13 +20,12 @@ from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.sandbox.scenario import DEFAULT_DURATIONS, parse_durations
 from poller.schedule import (
     Course,
-    Learned,
-    Lifetimes,
-    Price,
+    KnowledgeUnreadable,
+    PollPlanner,
     SimulatedRun,
-    Unreadable,
-    knowledge_name,
-    recalled,
+    SurvivalCurve,
+    knowledge_key,
+    planner_from,
 )
 from poller.schedule.forecast import LaneOutlook, forecast
 from poller.schedule.simulate import simulate_run
@@ -134,7 +133,7 @@ async def _known(settings: Settings) -> Mapping[str, tuple[bytes | None, Account
         return {}
     try:
         return {
-            name: (await store.knowledge(knowledge_name(name, account.status_path)), await store.account(name))
+            name: (await store.knowledge(knowledge_key(name, account.status_path)), await store.account(name))
             for name, account in settings.account_settings().items()
         }
     finally:
@@ -189,24 +188,19 @@ def plan_account(
     )
 
 
-def _learned(account: AccountSettings, knowledge: bytes | None) -> Learned:
-    rules = account.polling_rules()
-    price = Price(
-        poll_cost_s=rules.price_s,
-        longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
-        shortest_gap_s=rules.first_gap_s,
-    )
+def _learned(account: AccountSettings, knowledge: bytes | None) -> PollPlanner:
+    tradeoff = account.polling_rules().tradeoff
     try:
-        return Learned(price) if knowledge is None else recalled(price, knowledge)
-    except Unreadable:
-        return Learned(price)
+        return PollPlanner(tradeoff) if knowledge is None else planner_from(tradeoff, knowledge)
+    except KnowledgeUnreadable:
+        return PollPlanner(tradeoff)
 
 
-def _courses(learned: Learned, durations: str | None) -> tuple[Callable[[int], list[Course]], str]:
+def _courses(learned: PollPlanner, durations: str | None) -> tuple[Callable[[int], list[Course]], str]:
     """Return what becomes of the tasks played, evenly spread over the durations in a random order; and what the
     durations rest on."""
     if durations is None and learned.hazard.finished >= FEW:
-        lifetimes = Lifetimes(learned.hazard.rates()[0])
+        lifetimes = SurvivalCurve(learned.hazard.rates()[0])
         age_s = learned.usual_feeding_age_s
 
         def known(played: int) -> list[Course]:
