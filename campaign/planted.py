@@ -439,8 +439,8 @@ BUGS = (
     Bug(
         name="retry-after-ignored",
         file="poller/hubspot/classify.py",
-        old='    told = (_header(headers, "Retry-After") or "").strip()\n',
-        new='    told = ""\n',
+        old='return parse_retry_after(_header(headers, "Retry-After"), sent_at',
+        new='return parse_retry_after("", sent_at',
         tests=("hubspot/test_classify",),
     ),
     Bug(
