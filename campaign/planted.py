@@ -18,7 +18,7 @@ class Bug:
 
 
 STORE = ("store/test_sqlite", "store/test_store", "store/test_outbox", "store/test_machine")
-JSONL = ("sinks/test_files_and_stdout", "sinks/test_rotation")
+JSONL = ("sinks/test_files", "sinks/test_rotation")
 GATE = ("hubspot/limits/test_gate", "hubspot/limits/test_gate_simulated")
 CLIENT = ("hubspot/test_client",)
 
@@ -176,7 +176,7 @@ BUGS = (
     # --- sinks: exactly once, or at least once and known as such
     Bug(
         name="jsonl-not-synced",
-        file="poller/sinks/files/jsonl.py",
+        file="poller/sinks/files/sink.py",
         old="        file.sync()\n        self._kept[file.path]",
         new="        self._kept[file.path]",
         tests=JSONL,
@@ -239,7 +239,7 @@ BUGS = (
     ),
     Bug(
         name="jsonl-full-disk-acknowledged",
-        file="poller/sinks/files/jsonl.py",
+        file="poller/sinks/files/sink.py",
         old="                return self._make_retry(error)",
         new="                self._make_retry(error)",
         tests=JSONL,
@@ -284,20 +284,20 @@ BUGS = (
     Bug(
         name="webhook-retry-after-ignored",
         file="poller/sinks/webhook/sink.py",
-        old="        if asked_s is not None:\n            wait_s =",
+        old="        if requested_s is not None:\n            wait_s =",
         new="        if False:\n            wait_s =",
         tests=("sinks/test_webhook",),
     ),
     Bug(
         name="webhook-id-of-the-attempt",
         file="poller/sinks/webhook/sink.py",
-        old="        message = message_id(portion)\n",
-        new='        message = message_id(portion) + f"{self._clock()}"\n',
+        old="        message = message_id(batch)\n",
+        new='        message = message_id(batch) + f"{self._clock()}"\n',
         tests=("sinks/test_webhook",),
     ),
     Bug(
         name="sql-insert-instead-of-upsert",
-        file="poller/sinks/sql/sqlite.py",
+        file="poller/sinks/sql/sink.py",
         old="ON CONFLICT (account, task_id) DO UPDATE SET {changes}",
         new="",
         tests=("sinks/test_sql",),

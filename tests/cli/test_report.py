@@ -18,9 +18,9 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 
 from poller.cli.commands.report import Wanted, report
 from poller.config import load
+from poller.core.csv_cells import harmless
 from poller.core.errors import ConfigError, Exit, InputError, SinkError
 from poller.core.protocols import Clock
-from poller.reports.failures.to_csv import harmless
 from poller.reports.reasons import Columns
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import Ask, SimulatedReply

@@ -5,6 +5,7 @@ from typing import TextIO
 
 import orjson
 
+from poller.core.csv_cells import harmless
 from poller.core.timestamps import iso
 from poller.reports.reasons import Facts, shown_url
 from poller.reports.retryable import Verdict
@@ -13,19 +14,6 @@ HEADER = (
     "task_id", "account", "kind", "category", "reason", "try_again", "why", "host", "extension", "url", "file_id",
     "correlation_id", "seen_at", "ref",
 )  # fmt: skip
-_FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # also full-width
 
 
 class Sheet:
@@ -60,11 +48,3 @@ class Sheet:
 def _without_url(facts: Facts) -> dict[str, object]:
     """A row's own URL may be signed, and stands in a column of its own."""
     return {name: value for name, value in facts.ref.items() if value != facts.url}
-
-
-def harmless(cell: str | None) -> str:
-    """Return a cell that is read as text; a spreadsheet would run one that begins like a formula."""
-    if not cell:
-        return ""
-    text = cell.replace("\0", "")
-    return f"'{text}" if text.lstrip(" \u00a0\ufeff").startswith(_FORMULA) else text
