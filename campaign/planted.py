@@ -212,7 +212,7 @@ BUGS = (
     Bug(
         name="jsonl-tail-cut-where-readers-saw-it",
         file="poller/sinks/files/line_file.py",
-        old="        ours = _common_length(tail, expected)\n",
+        old="        ours = next((at for at, byte in enumerate(tail) if byte != expected[at]), len(tail))\n",
         new="        ours = 0\n",
         tests=JSONL,
     ),

@@ -10,30 +10,22 @@ import aiohttp
 from aiohttp import http_exceptions
 
 # The first class that fits counts. A test fails when aiohttp has an exception that only `ClientError` covers.
-HTTP_ERRORS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (aiohttp.ClientConnectorDNSError, "dns"),
-    (aiohttp.ClientProxyConnectionError, "proxy"),
-    (aiohttp.ClientHttpProxyError, "proxy"),
-    (aiohttp.ClientConnectorCertificateError, "tls_certificate"),
-    (aiohttp.ServerFingerprintMismatch, "tls_certificate"),
-    (aiohttp.ClientSSLError, "tls"),
-    (TimeoutError, "timeout"),
-    (aiohttp.ClientConnectorError, "connection_refused"),
-    (aiohttp.ClientOSError, "connection_reset"),
-    (aiohttp.ClientConnectionResetError, "connection_reset"),
-    (aiohttp.ClientConnectionError, "connection_lost"),
-    (aiohttp.ClientPayloadError, "body_cut"),
-    (aiohttp.ClientResponseError, "bad_http"),
-    (aiohttp.InvalidURL, "bad_url"),
-    (aiohttp.NonHttpUrlClientError, "bad_url"),
-    (aiohttp.RedirectClientError, "bad_url"),
-    (http_exceptions.PayloadEncodingError, "body_cut"),
-    (http_exceptions.HttpProcessingError, "bad_http"),
-    (aiohttp.UploadAbortedError, "client_error"),
-    (aiohttp.WSMessageTypeError, "client_error"),
-    (aiohttp.ClientError, "client_error"),
-    (ssl.SSLError, "tls"),
-    (OSError, "connection_reset"),
+HTTP_ERRORS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
+    ((aiohttp.ClientConnectorDNSError,), "dns"),
+    ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), "proxy"),
+    ((aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch), "tls_certificate"),
+    ((aiohttp.ClientSSLError,), "tls"),
+    ((TimeoutError,), "timeout"),
+    ((aiohttp.ClientConnectorError,), "connection_refused"),
+    ((aiohttp.ClientOSError, aiohttp.ClientConnectionResetError), "connection_reset"),
+    ((aiohttp.ClientConnectionError,), "connection_lost"),
+    ((aiohttp.ClientPayloadError, http_exceptions.PayloadEncodingError), "body_cut"),
+    ((aiohttp.ClientResponseError, http_exceptions.HttpProcessingError), "bad_http"),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, aiohttp.RedirectClientError), "bad_url"),
+    ((aiohttp.UploadAbortedError, aiohttp.WSMessageTypeError), "client_error"),
+    ((aiohttp.ClientError,), "client_error"),
+    ((ssl.SSLError,), "tls"),
+    ((OSError,), "connection_reset"),
 )
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from poller.config import problems_in_table
 from poller.config.value_types import Variable
@@ -61,6 +61,12 @@ class UrlTable(SinkTable):
     url_env: Variable | None = None
     url_file: Path | None = None
 
+    @field_validator("url")
+    @classmethod
+    @abstractmethod
+    def check_url(cls, url: str) -> str:
+        """Return `url`. Raises `ValueError` where the sink cannot use it."""
+
     def find_url(self, environ: Mapping[str, str]) -> str:
         """Return the URL. Raises `ConfigError` unless exactly one of the three keys is set and leads to one."""
         if sum(each is not None for each in (self.url, self.url_env, self.url_file)) != 1:
@@ -69,7 +75,10 @@ class UrlTable(SinkTable):
             return self.url
         url = secret_in_env(self.url_env, environ) if self.url_env else secret_in_file(self.url_file or Path())
         keep_secret(url)
-        return url
+        try:
+            return self.check_url(url)
+        except ValueError as error:
+            raise ConfigError(f"sink {self.KIND}: url {error}") from None
 
     def name_for(self, url: str) -> str:
         """Return a name for the sink that contains no password or token and stays the same when one changes."""
@@ -77,17 +86,20 @@ class UrlTable(SinkTable):
             return f"{self.KIND}:${self.url_env}"
         if self.url_file is not None:
             return f"{self.KIND}:{self.url_file}"
-        return f"{self.KIND}:{plain_url(self.KIND, url)}"
+        try:
+            return f"{self.KIND}:{plain_url(url)}"
+        except ValueError as error:
+            raise ConfigError(f"sink {self.KIND}: url {error}") from None
 
 
-def plain_url(kind: str, url: str) -> str:
-    """Return `url` without user, password, query and fragment."""
+def plain_url(url: str) -> str:
+    """Return `url` without user, password, query and fragment. Raises `ValueError` with a remedy, but not the URL."""
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
-        raise ConfigError(f"sink {kind}: url is not a URL; write / @ : in a password as %2F %40 %3A") from None
+        raise ValueError("is not a URL; write / @ : in a password as %2F %40 %3A") from None
     if re.search(r"[@\s]", parts.path):  # a password with an unquoted slash would end up in the path
-        raise ConfigError(f"sink {kind}: url has a space or @ in its path; write them as %20 and %40")
+        raise ValueError("has a space or @ in its path; write them as %20 and %40")
     return f"{parts.scheme}://{host}{port}{parts.path}"

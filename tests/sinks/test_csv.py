@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -9,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.cli.commands.replay import verify
+from poller.core.errors import Exit, InputError
 from poller.core.model import Delivery
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario, parse_durations
+from poller.sinks import written_files
 from poller.sinks.files.csv_lines import COLUMNS, CSV
+from tests.support.simulation import Simulation, settings_for
 
 RECORD: dict[str, Any] = {
     "task_id": "t1",
@@ -128,3 +135,17 @@ def test_any_record_is_one_row(record: dict[str, Any]) -> None:
     found = read(orjson.dumps(record))
     assert len(found) == len(COLUMNS)
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in found.values())
+
+
+async def test_a_run_writes_a_row_a_task_and_verify_refuses_the_file(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    path = tmp_path / "finished-%Y.csv"
+    flags = {"sinks": [f"csv:{path}", f"jsonl:{tmp_path}/finished.jsonl"]}
+    assert await simulation.run(simulation.write_ids(20), flags) is Exit.ALL_COMPLETE
+    (file,) = written_files(path)
+    rows = list(csv.DictReader(io.StringIO(file.read_text(), newline=""), strict=True))
+    records = simulation.records()
+    assert [row["task_id"] for row in rows] == [record["task_id"] for record in records]
+    assert [row["result_url"] for row in rows] == [record["result"]["url"] for record in records]
+    with pytest.raises(InputError, match=r"finished-2026.csv is a csv sink's: .* name a jsonl file"):
+        await verify(settings_for(tmp_path), [file])

@@ -378,8 +378,8 @@ def test_the_name_is_stable_and_holds_no_password(spec: Any, name: str) -> None:
     [
         ({}, "needs a target, such as sql:sqlite:///finished.db"),
         ({"table": "x"}, "needs one of url, url_env and url_file, such as sql:sqlite:///finished.db"),
-        ({"url": "finished.db"}, "url must be sqlite:///PATH or postgresql://"),
-        ({"url": "mysql://hunter2@x/y"}, "url must be sqlite:///PATH or postgresql://"),
+        ({"url": "finished.db"}, "url: must be sqlite:///PATH or postgresql://"),
+        ({"url": "mysql://hunter2@x/y"}, "url: must be sqlite:///PATH or postgresql://"),
         ({"url": "postgresql://me:p@ss/hunter2@x/y"}, "write them as %20 and %40"),
         ({"url_env": "DB"}, "DB is not set"),
         ({"url": "sqlite:///x.db", "tabel": "x"}, "tabel: there is no such setting; did you mean table?"),

@@ -53,33 +53,24 @@ async def run(command: Sequence[str], data: bytes, *, environ: Mapping[str, str]
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                _feed(transport, data)
+                _write_all(transport, data)
                 await program.ended
         status = transport.get_returncode()
         if status is not None:
-            await _read_rest(program)
+            with suppress(TimeoutError):  # a child that survives with the pipe open is not waited for
+                async with asyncio.timeout(GRACE_S):
+                    await program.output_ended.wait()
     finally:
         if transport.get_returncode() is None:
-            _kill_all(transport.get_pid())
+            with suppress(ProcessLookupError):
+                os.killpg(transport.get_pid(), signal.SIGKILL)  # it leads its own group
         transport.close()
     return Ended(status=status, output=program.output.decode("utf-8", "replace"), more_bytes=program.more_bytes)
 
 
-def _feed(transport: asyncio.SubprocessTransport, data: bytes) -> None:
+def _write_all(transport: asyncio.SubprocessTransport, data: bytes) -> None:
     """Write all of the input; a program that does not read it all may still succeed."""
     stdin = cast("asyncio.WriteTransport | None", transport.get_pipe_transport(0))
     if stdin is not None:
         stdin.write(data)
         stdin.write_eof()
-
-
-async def _read_rest(program: _Program) -> None:
-    """Wait for the last output, but not for a child that survives with the pipe open."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(GRACE_S):
-            await program.output_ended.wait()
-
-
-def _kill_all(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # it leads its own group

@@ -2,16 +2,10 @@
 
 from typing import ClassVar
 
-from poller.core.model import Delivery
 from poller.sinks.files.rotation import LineFormat
 from poller.sinks.files.sink import FileTable
 
-
-def _line(delivery: Delivery) -> bytes:
-    return delivery.body + b"\n"
-
-
-JSONL = LineFormat(kind="jsonl", line=_line)
+JSONL = LineFormat(kind="jsonl", line=lambda delivery: delivery.body + b"\n")
 
 
 class JsonlTable(FileTable):

@@ -97,7 +97,7 @@ class LineFile:
         """Leave nothing after `start` but a prefix of `expected`; return its end, and the file of foreign lines."""
         size = self.size
         tail = os.pread(self._fd, len(expected), start)
-        ours = _common_length(tail, expected)
+        ours = next((at for at, byte in enumerate(tail) if byte != expected[at]), len(tail))
         if size <= start + ours:
             return size, None
         cut_at = start + expected.rfind(b"\n", 0, ours) + 1
@@ -182,14 +182,6 @@ def _lock_holder(fd: int) -> str:
             if "FLOCK" in words and words[5].endswith(f":{inode}") and int(words[4]) > 0:
                 return f"process {words[4]}"
     return "another process"
-
-
-def _common_length(tail: bytes, expected: bytes) -> int:
-    if expected.startswith(tail):
-        return len(tail)
-    return next(
-        (at for at, (found, due) in enumerate(zip(tail, expected, strict=False)) if found != due), len(expected)
-    )
 
 
 def _is_torn(tail: bytes, expected: bytes) -> bool:

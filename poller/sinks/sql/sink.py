@@ -6,10 +6,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Annotated, ClassVar, Protocol, Self
+from typing import Annotated, ClassVar, Protocol
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from poller.config.value_types import Seconds
 from poller.core.errors import ConfigError
@@ -35,18 +35,17 @@ class SqlTable(UrlTable):
     )
     timeout_s: Annotated[Seconds, Field(le=600)] = 30.0
 
-    @model_validator(mode="after")
-    def _url_is_known(self) -> Self:
-        if self.url is not None:
-            refuse_unknown_url(self.url)
-        return self
+    @classmethod
+    def check_url(cls, url: str) -> str:
+        """Return `url`. Raises `ValueError` unless it names a database of SQLite or PostgreSQL."""
+        if url.startswith(POSTGRES):
+            plain_url(url)
+        elif not url.startswith(SQLITE) or url == SQLITE:
+            raise ValueError("must be sqlite:///PATH or postgresql://user@host/database")
+        return url
 
     def make(self, environment: SinkEnvironment) -> "SqlSink":
         url = self.find_url(environment.environ)
-        try:
-            refuse_unknown_url(url)
-        except ValueError as error:
-            raise ConfigError(f"sink sql: {error}") from None
         name = self.name_for(url)
         return SqlSink(name, self._database(url, name), rng=environment.rng)
 
@@ -70,17 +69,6 @@ class SqlTable(UrlTable):
         is_default = self.table == SqlTable.model_fields["table"].default
         name = f"sql:{url}" if self.url is not None and url.startswith(SQLITE) else super().name_for(url)
         return name if is_default else f"{name}#{self.table}"
-
-
-def refuse_unknown_url(url: str) -> None:
-    """Raise `ValueError` for a URL of neither SQLite nor PostgreSQL."""
-    if not url.startswith((SQLITE, *POSTGRES)) or url == SQLITE:
-        raise ValueError("url must be sqlite:///PATH or postgresql://user@host/database")
-    if url.startswith(POSTGRES):
-        try:
-            plain_url("sql", url)
-        except ConfigError as error:
-            raise ValueError(str(error).removeprefix("sink sql: ")) from None
 
 
 class Database(Protocol):

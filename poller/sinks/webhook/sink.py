@@ -49,24 +49,12 @@ MESSAGES: Mapping[str | None, str] = {
 }
 
 
-def web_url(url: str) -> str:
-    """Return `url`. Raises `ValueError` where no request can be sent there."""
-    try:
-        http_url(url)
-    except ValueError:
-        raise ValueError(
-            "must be an http:// or https:// URL; write / @ : in a user or password as %2F %40 %3A"
-        ) from None
-    return url
-
-
 class WebhookTable(UrlTable):
     """Settings of a `webhook` sink."""
 
     KIND: ClassVar[str] = "webhook"
     EXAMPLE: ClassVar[str] = "webhook:https://example.com/finished"
 
-    url: Annotated[Annotated[str, AfterValidator(web_url)] | None, Field(repr=False)] = None
     secret_env: Variable = "WEBHOOK_SECRET"  # noqa: S105 - a name
     secret_file: Annotated[Path | None, Empty] = None
     batch: Annotated[Count, Field(le=500)] = 1  # 1: an object a request; more: an array of at most that many
@@ -79,13 +67,18 @@ class WebhookTable(UrlTable):
     ca_file: Annotated[Path | None, Empty] = None
 
     def make(self, environment: SinkEnvironment) -> "WebhookSink":
-        url = self.find_url(environment.environ)
-        try:
-            web_url(url)
-        except ValueError as error:
-            raise ConfigError(f"sink webhook: url {error}") from None
-        key = self._find_key(environment.environ)
+        url, key = self.find_url(environment.environ), self._find_key(environment.environ)
         return WebhookSink(self, url=url, key=key, clock=environment.clock, rng=environment.rng)
+
+    @classmethod
+    def check_url(cls, url: str) -> str:
+        """Return `url`. Raises `ValueError` where no request can be sent to it."""
+        try:
+            http_url(url)
+        except ValueError:
+            problem = "must be an http:// or https:// URL; write / @ : in a user or password as %2F %40 %3A"
+            raise ValueError(problem) from None
+        return url
 
     def _find_key(self, environ: Mapping[str, str]) -> bytes | None:
         """Return the signing key; None only where the default variable is not set and the table names no other."""
