@@ -127,6 +127,14 @@ async def test_a_file_that_is_not_the_one_written_to_is_refused(
     assert (path.read_bytes() if path.exists() else None) == found
 
 
+async def test_a_file_with_other_columns_is_refused_and_left_alone(path: Path) -> None:
+    older = b"task_id,kind\r\nt1,complete\r\n"
+    path.write_bytes(older)
+    with pytest.raises(SinkError, match="begins with other columns"):
+        await reopened(CSV, path, b"%d" % len(older), [])
+    assert path.read_bytes() == older
+
+
 async def test_what_is_not_a_regular_file_is_refused_with_a_hint_at_stdout(form: LineFormat, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
