@@ -12,34 +12,24 @@ from poller.core.model import Delivery
 from poller.sinks.files.rotation import LineFormat
 from poller.sinks.files.sink import FileTable
 
-OF_THE_RECORD = ("kind", "status", "num_errors")
-OF_THE_RESULT = ("id", "name", "path", "url", "size", "type", "extension", "access")
-OF_THE_COURSE = ("requested_at", "started_at", "completed_at", "seen_at", "polls", "correlation_id", "ref")
 COLUMNS = (
-    *("task_id", "account", *OF_THE_RECORD, "error"),
-    *(f"result_{name}" for name in OF_THE_RESULT),
-    *OF_THE_COURSE,
-)
+    "task_id", "account", "kind", "status", "num_errors", "error", "result_id", "result_name", "result_path",
+    "result_url", "result_size", "result_type", "result_extension", "result_access", "requested_at", "started_at",
+    "completed_at", "seen_at", "polls", "correlation_id", "ref",
+)  # fmt: skip
 
-_object = msgspec.json.Decoder(
-    dict[str, msgspec.Raw]
-)  # keeps numbers as they were sent; of doubled keys the last counts
-Fields = dict[str, msgspec.Raw]
+Fields = dict[str, msgspec.Raw]  # keeps numbers as they were received; of duplicate keys the last counts
+_DECODER = msgspec.json.Decoder(Fields)
 
 
 def _line(delivery: Delivery) -> bytes:
     record = _fields(delivery.body)
-    result = _fields(record.get("result"))
-    if not result and bytes(record.get("result", b"")).startswith(b'"'):  # an export's result is a URL
-        result = {"url": record["result"]}
-    return _row(
-        (
-            *(delivery.task_id, delivery.account, *(_text(record.get(name)) for name in OF_THE_RECORD)),
-            _error(record),
-            *(_text(result.get(name)) for name in OF_THE_RESULT),
-            *(_text(record.get(name)) for name in OF_THE_COURSE),
-        )
-    )
+    result = record.get("result", msgspec.Raw(b"null"))
+    is_url = bytes(result).startswith(b'"')  # the result of an export
+    of_result = {"url": result} if is_url else _fields(result)
+    fields = record | {f"result_{name}": value for name, value in of_result.items()}
+    cells = {column: _text(fields.get(column)) for column in COLUMNS}
+    return _row((cells | {"task_id": delivery.task_id, "account": delivery.account, "error": _error(record)}).values())
 
 
 def _row(cells: Iterable[str]) -> bytes:
@@ -48,10 +38,10 @@ def _row(cells: Iterable[str]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _fields(json: bytes | msgspec.Raw | None) -> Fields:
+def _fields(json: bytes | msgspec.Raw) -> Fields:
     """Return the fields of an object; none where it is another value, or cannot be read."""
     try:
-        return _object.decode(json or b"")
+        return _DECODER.decode(json)
     except (msgspec.MsgspecError, RecursionError):
         return {}
 
