@@ -23,7 +23,7 @@ from poller.sinks.table import SinkEnvironment, SinkTable
 
 log = structlog.get_logger()
 
-REFUSED, NOT_NOW = 65, 75  # EX_DATAERR and EX_TEMPFAIL of BSD's sysexits.h
+REFUSED = 65  # EX_DATAERR of BSD's sysexits.h
 LONGEST_OUTPUT = 1000  # characters in an event
 
 
