@@ -191,8 +191,8 @@ BUGS = (
     Bug(
         name="jsonl-failed-sync-ignored",
         file="poller/sinks/files/line_file.py",
-        old="        os.fdatasync(fd)\n    except OSError as error:\n",
-        new="        os.fdatasync(fd)\n    except OSError as error:\n        return\n",
+        old="            os.fdatasync(self._fd)\n        except OSError as error:\n",
+        new="            os.fdatasync(self._fd)\n        except OSError as error:\n            return\n",
         tests=JSONL,
     ),
     Bug(

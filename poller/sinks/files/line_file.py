@@ -86,7 +86,13 @@ class LineFile:
         os.ftruncate(self._fd, end)
 
     def sync(self) -> None:
-        _sync(self._fd, self.path)
+        """A failed sync may have lost the data while a second one reports success: never retry."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise SinkError(
+                f"{self.path}: the disk failed to store lines ({error.strerror}); check the disk, then run again"
+            ) from None
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -146,16 +152,6 @@ def _missing(path: Path, written: int) -> SinkError:
         f"{path} is missing, but {written:,} bytes were written to it; "
         "restore it, or choose a new file name to get every record again"
     )
-
-
-def _sync(fd: int, path: Path) -> None:
-    """A failed sync may have lost the data while a second one reports success: never retry."""
-    try:
-        os.fdatasync(fd)
-    except OSError as error:
-        raise SinkError(
-            f"{path}: the disk failed to store the last lines ({error.strerror}); check the disk, then run again"
-        ) from None
 
 
 def _sync_folder(folder: Path) -> None:
