@@ -6,7 +6,6 @@ received. An answer that cannot be understood is `Unreachable`, so that it never
 
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -27,13 +26,13 @@ from poller.core.model import (
     Unreachable,
 )
 from poller.core.reason import generalized
+from poller.core.retry_after import http_date, parse_retry_after
 from poller.core.text import printable
 from poller.core.timestamps import epoch
 
 Headers = Mapping[str, str]  # names in any case; of repeated names the first counts
 
 DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest common reader, stops at 128
-LONGEST_RETRY_AFTER_S = 86_400.0
 LOCKED_WAIT_S = 2.0  # HubSpot's least wait after a 423
 LONGEST_WORD = 64
 LONGEST_INTEGER = 12  # digits in a header
@@ -318,21 +317,5 @@ def _correlation_id(headers: Headers, document: JsonObject | None) -> str | None
 
 
 def _retry_after_s(headers: Headers) -> float | None:
-    """Return the wait asked for. A date counts from the answer's own `Date`, so that no clock has to agree."""
-    told = (_header(headers, "Retry-After") or "").strip()
-    if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", told):
-        return min(float(told), LONGEST_RETRY_AFTER_S)
-    until_at, sent_at = _http_date(told), _http_date((_header(headers, "Date") or "").strip())
-    if until_at is None or sent_at is None:
-        return None
-    return min(max(until_at - sent_at, 0.0), LONGEST_RETRY_AFTER_S)
-
-
-def _http_date(text: str) -> float | None:
-    """Read the one date format that HTTP servers may send (RFC 9110, 5.6.7)."""
-    if re.fullmatch(r"[A-Za-z]{3}, [0-9]{2} [A-Za-z]{3} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT", text) is None:
-        return None
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
+    """Return the wait that HubSpot requests. A date counts from the answer's own `Date`, so no clock has to agree."""
+    return parse_retry_after(_header(headers, "Retry-After"), sent_at=http_date(_header(headers, "Date")))

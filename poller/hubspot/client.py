@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import aiohttp
 import structlog
-from aiohttp import http_exceptions
 from yarl import URL
 
 from poller import __version__
 from poller.core.errors import ConfigError
+from poller.core.http_errors import http_error
 from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
 from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
@@ -55,41 +55,12 @@ class Trouble(StrEnum):
     CLIENT = "client_error"  # something else inside the HTTP client
 
 
-# The first that fits counts. A test fails when aiohttp has an exception that only `ClientError` covers.
-TROUBLES: Final[tuple[tuple[type[BaseException], Trouble], ...]] = (
-    (BodyTooLarge, Trouble.TOO_LARGE),
-    (aiohttp.ClientConnectorDNSError, Trouble.DNS),
-    (aiohttp.ClientProxyConnectionError, Trouble.PROXY),
-    (aiohttp.ClientHttpProxyError, Trouble.PROXY),
-    (aiohttp.ClientConnectorCertificateError, Trouble.CERTIFICATE),
-    (aiohttp.ServerFingerprintMismatch, Trouble.CERTIFICATE),
-    (aiohttp.ClientSSLError, Trouble.TLS),
-    (TimeoutError, Trouble.TIMEOUT),
-    (aiohttp.ClientConnectorError, Trouble.REFUSED),
-    (aiohttp.ClientOSError, Trouble.RESET),
-    (aiohttp.ClientConnectionResetError, Trouble.RESET),
-    (aiohttp.ClientConnectionError, Trouble.LOST),
-    (aiohttp.ClientPayloadError, Trouble.CUT),
-    (aiohttp.ClientResponseError, Trouble.BAD_HTTP),
-    (aiohttp.InvalidURL, Trouble.BAD_URL),
-    (aiohttp.NonHttpUrlClientError, Trouble.BAD_URL),
-    (aiohttp.RedirectClientError, Trouble.BAD_URL),
-    (http_exceptions.PayloadEncodingError, Trouble.CUT),
-    (http_exceptions.HttpProcessingError, Trouble.BAD_HTTP),
-    (aiohttp.UploadAbortedError, Trouble.CLIENT),
-    (aiohttp.WSMessageTypeError, Trouble.CLIENT),
-    (aiohttp.ClientError, Trouble.CLIENT),
-    (ssl.SSLError, Trouble.TLS),
-    (ConnectionError, Trouble.RESET),
-    (OSError, Trouble.RESET),
-)
-
-
 def trouble_of(error: BaseException) -> Trouble:
     """Return what an exception of the HTTP client means. Logs the class name, and no more, of one that is not known."""
-    for known, trouble in TROUBLES:
-        if isinstance(error, known):
-            return trouble
+    if isinstance(error, BodyTooLarge):
+        return Trouble.TOO_LARGE
+    if (word := http_error(error)) is not None:
+        return Trouble(word)
     log.warning("poll.broken", error=type(error).__name__)
     return Trouble.CLIENT
 

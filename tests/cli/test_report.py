@@ -20,9 +20,9 @@ from poller.cli.commands.replay import reading
 from poller.cli.commands.report import ReportOptions, report
 from poller.config import load
 from poller.core.columns import Columns
+from poller.core.csv_cells import harmless
 from poller.core.errors import ConfigError, Exit, InputError, SinkError
 from poller.core.protocols import Clock
-from poller.reports.failures.to_csv import harmless
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
 from tests.support.browser import chromium, opened

@@ -25,6 +25,7 @@ from poller.engine.metrics import Metrics
 from poller.reports.ledger import imbalances, summary
 from poller.reports.verify import compare
 from poller.sinks import SinkEnvironment, make_sink, make_sinks, written_files
+from poller.sinks.files.csv_lines import CSV
 from poller.store import StateReader, last_beat, open_store, read_store
 
 PAGE = 1000  # records read at a time
@@ -136,6 +137,8 @@ def _lines_of_one(path: Path) -> Iterator[bytes]:
     for file_path in written_files(path) if "%" in path.name else [path]:
         try:
             with file_path.open("rb") as file:
+                if file.peek().startswith(CSV.header):
+                    raise InputError(f"{file_path} is a csv sink's: its rows are not whole records; name a jsonl file")
                 for line in file:
                     yield line.removesuffix(b"\n")
         except OSError as error:
