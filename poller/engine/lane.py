@@ -29,7 +29,7 @@ from poller.core.model import (
     Unreachable,
 )
 from poller.core.poll_log import trace
-from poller.core.protocols import Clock, Gate, GateClosed, StatusClient, Store
+from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
 from poller.core.record import render
 from poller.engine.metrics import Metrics
 from poller.schedule import AccountTiming
@@ -66,7 +66,7 @@ class Lane:
         self,
         account: str,
         *,
-        store: Store,
+        store: PollStore,
         gate: Gate,
         client: StatusClient,
         polling: Polling,

@@ -1,28 +1,16 @@
-"""What a source may do with the store, and how a source is ended between two chunks, never within one."""
+"""How a source is ended between two chunks, never within one."""
 
 import asyncio
-from typing import Protocol
 
 from poller.core.model import Added, Chunk, Position
+from poller.core.protocols import FeedStore
 
 
-class Intake(Protocol):
-    """The part of the store that sources use; the contracts stand at `Store`."""
-
-    async def open_source(self, name: str) -> tuple[int, Position] | None: ...
-
-    async def new_source(self, name: str, fingerprint: str = "") -> int: ...
-
-    async def add(self, source: int, chunk: Chunk) -> Added: ...
-
-    async def was_read(self, position: Position) -> bool: ...
-
-
-class Valve:
+class Valve(FeedStore):
     """One source's way into the store. While it is `shut`, nothing is being stored and nothing will be: whoever is
     cancelled then knows of every chunk what became of it."""
 
-    def __init__(self, store: Intake) -> None:
+    def __init__(self, store: FeedStore) -> None:
         self._store = store
         self.shut = asyncio.Lock()
 

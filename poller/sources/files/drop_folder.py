@@ -18,12 +18,11 @@ import structlog
 
 from poller.core.errors import InputError
 from poller.core.model import Added, Chunk
-from poller.core.protocols import Clock
+from poller.core.protocols import Clock, FeedStore
 from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.open_file import opened, source_name
 from poller.sources.files.read import feed
 from poller.sources.files.rotation import COMPRESSED
-from poller.sources.intake import Intake
 from poller.sources.parsing.line import Feeding
 
 log = structlog.get_logger()
@@ -52,7 +51,7 @@ class DropFolder:
     def __init__(
         self,
         folder: str,
-        intake: Intake,
+        intake: FeedStore,
         feeding: Feeding,
         *,
         follow: bool,

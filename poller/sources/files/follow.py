@@ -10,13 +10,13 @@ import structlog
 
 from poller.core.errors import InputError
 from poller.core.model import Added, Chunk, Position
+from poller.core.protocols import FeedStore
 from poller.sources.files.followed_file import POLL_S, Generation
 from poller.sources.files.open_file import Input, source_name
 from poller.sources.files.read import feed
 from poller.sources.files.registry import Claims
 from poller.sources.files.rotation import has_copy, next_file
 from poller.sources.files.tail import Cut
-from poller.sources.intake import Intake
 from poller.sources.parsing.line import Feeding
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ _CUT = "the file was truncated before this line had its line break"
 
 async def follow(
     spec: str,
-    store: Intake,
+    store: FeedStore,
     feeding: Feeding,
     *,
     on_chunk: Callable[[Chunk, Added], None],
@@ -44,7 +44,7 @@ async def follow(
 
 class _Follower:
     def __init__(
-        self, spec: str, store: Intake, feeding: Feeding, on_chunk: Callable[[Chunk, Added], None], claims: Claims
+        self, spec: str, store: FeedStore, feeding: Feeding, on_chunk: Callable[[Chunk, Added], None], claims: Claims
     ) -> None:
         self._path = spec
         self._name = source_name(spec)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import structlog
 
 from poller.core.model import Added, Chunk, Position
+from poller.core.protocols import FeedStore
 from poller.sources.counts import Counts
 from poller.sources.files.open_file import Input
 from poller.sources.files.read import after_last_line
 from poller.sources.files.tail import Cut, Tail, is_at
-from poller.sources.intake import Intake
 from poller.sources.parsing.line import Feeding
 from poller.sources.parsing.parser import Parser, reading_so_far
 
@@ -35,7 +35,7 @@ class Generation:
         start: Position,
         *,
         path: str,
-        store: Intake,
+        store: FeedStore,
         feeding: Feeding,
         on_chunk: Callable[[Chunk, Added], None],
     ) -> None:

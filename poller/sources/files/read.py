@@ -8,9 +8,9 @@ from dataclasses import replace
 import structlog
 
 from poller.core.model import Added, Chunk, Position
+from poller.core.protocols import FeedStore
 from poller.sources.counts import Counts
 from poller.sources.files.open_file import Input, opened
-from poller.sources.intake import Intake
 from poller.sources.parsing.line import Feeding
 from poller.sources.parsing.parser import Parser, reading_so_far
 
@@ -20,7 +20,7 @@ OnChunk = Callable[[Chunk, Added], None]
 
 
 async def feed(
-    spec: str, store: Intake, feeding: Feeding, *, stdin: int = 0, on_chunk: OnChunk, whole: bool = False
+    spec: str, store: FeedStore, feeding: Feeding, *, stdin: int = 0, on_chunk: OnChunk, whole: bool = False
 ) -> None:
     """Read a source (a path, or "-" for `stdin`) to its end into the store; `on_chunk` hears of every commit.
 
@@ -58,7 +58,7 @@ async def feed(
         count.end()
 
 
-async def _begin(source: Input, store: Intake, *, whole: bool) -> tuple[int, Position]:
+async def _begin(source: Input, store: FeedStore, *, whole: bool) -> tuple[int, Position]:
     """Return the store's number of the source, and where to read on."""
     known = await store.open_source(source.name) if source.seekable else None
     if known is not None and not (whole and known[1].ended and not source.is_the_one(known[1])):

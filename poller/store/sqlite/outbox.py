@@ -1,4 +1,4 @@
-"""The outbox of an SQLite state: which record is owed to which sink. Each function runs inside a transaction.
+"""The outbox of an SQLite state: which record is owed to which sink. Writing functions run inside a transaction.
 
 For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
 """
@@ -6,9 +6,8 @@ For every sink, finished = delivered + undelivered + dead + missed; each functio
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from poller.core.errors import ConfigError
-from poller.core.model import Selection
-from poller.store.rows import unknown_sink
+from poller.core.model import Delivery, Selection
+from poller.store.rows import delivery_of
 
 Connection = sqlite3.Connection
 
@@ -43,7 +42,19 @@ def _attach(connection: Connection, name: str) -> None:
     connection.execute("UPDATE sink SET attached = 1 WHERE name = ?", (name,))
 
 
-def strike_off(
+def undelivered(connection: Connection, sink: str, limit: int) -> list[Delivery]:
+    """Return the first records that the sink lacks, in the order in which they finished."""
+    rows = connection.execute(
+        "SELECT r.number, a.name, t.task_id, r.body FROM undelivered u"
+        " CROSS JOIN record r ON r.number = u.number"
+        " CROSS JOIN task t ON t.key = r.task CROSS JOIN account a ON a.id = t.account"
+        " WHERE u.sink = (SELECT id FROM sink WHERE name = ?) ORDER BY u.number LIMIT ?",
+        (sink, max(0, limit)),
+    )
+    return [delivery_of(row) for row in rows]
+
+
+def note_delivered(
     connection: Connection,
     sink: str,
     numbers: Sequence[int],
@@ -70,11 +81,14 @@ def strike_off(
     )
 
 
-def refuse_unknown(connection: Connection, sink: str) -> None:
-    """Raise `ConfigError` where the state does not know `sink`."""
-    known = [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
-    if sink not in known:
-        raise ConfigError(unknown_sink(sink, known))
+def note_position(connection: Connection, sink: str, position: bytes | None) -> None:
+    """Note a sink's position by itself."""
+    connection.execute("UPDATE sink SET position = ? WHERE name = ?", (position, sink))
+
+
+def sink_names(connection: Connection) -> list[str]:
+    """Return every sink that the state knows."""
+    return [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
 
 
 def replay(connection: Connection, sink: str, selection: Selection) -> int:

@@ -1,47 +1,66 @@
-"""The queue of a PostgreSQL state: feeding, claiming, recording. Each function runs inside a transaction.
+"""The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction.
 
-A lease is a token and an end in the database's own time. What is recorded under a token that is not the task's latest
-is passed over: its owner was too late.
+A lease is a token and an end in the database's own time. A poll recorded under a token that is not the task's latest
+is skipped: its owner was too late.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from psycopg import AsyncConnection
 
-from poller.core.model import AccountState, Added, Chunk, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
 from poller.core.poll_log import LONGEST
-from poller.store.postgres.reader import rows
-from poller.store.rows import storable
+from poller.store.postgres.reader import fetch_all, fetch_first
+from poller.store.rows import source_of, storable, task_of
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
 
 
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Position] | None:
+    """Return the latest source of this name and how far it was read; None if there is none."""
+    row = await fetch_first(
+        connection,
+        'SELECT id, "offset", line, fingerprint, ended FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
+        (name,),
+    )
+    return None if row is None else source_of(row)
+
+
 async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
     """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
     sql = "INSERT INTO source (name, fingerprint) VALUES (%s, %s) RETURNING id"
-    ((source,),) = await rows(connection, sql, (name, fingerprint))
+    ((source,),) = await fetch_all(connection, sql, (name, fingerprint))
     return int(source)
+
+
+async def was_read(connection: AsyncConnection, position: Position) -> bool:
+    """Return whether any source was read up to exactly this position."""
+    row = (position.offset, position.fingerprint)
+    sql = 'SELECT EXISTS (SELECT 1 FROM source WHERE "offset" = %s AND fingerprint = %s)'
+    return await fetch_first(connection, sql, row) == (True,)
 
 
 async def add(
     connection: AsyncConnection,
     source: int,
     chunk: Chunk,
-    paused_s: dict[str, float],
-    first_poll_s: dict[str, float],
+    paused_s: Mapping[str, float],
+    first_poll_s: Mapping[str, float],
     now: float,
 ) -> Added:
-    """Store a chunk and the position after it. By account: `paused_s` is what is noted but not stored yet,
-    `first_poll_s` how long after now the first poll is due."""
+    """Store a chunk and the position after it. By account: `paused_s` is noted but not stored yet, `first_poll_s` is
+    how long after now the first poll is due."""
     tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
     added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
     if chunk.rejected:
         await connection.execute(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
-            " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, place)"
-            " ORDER BY x.place",
+            " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, nr)"
+            " ORDER BY x.nr",
             (
                 source,
                 [each.line for each in chunk.rejected],
@@ -76,8 +95,8 @@ async def _advance(connection: AsyncConnection, source: int, chunk: Chunk, added
 async def _insert_tasks(
     connection: AsyncConnection,
     chunk: Chunk,
-    paused_s: dict[str, float],
-    first_poll_s: dict[str, float],
+    paused_s: Mapping[str, float],
+    first_poll_s: Mapping[str, float],
     now: float,
 ) -> int:
     if not chunk.fed:
@@ -87,8 +106,8 @@ async def _insert_tasks(
         "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at)"
         " SELECT x.account, x.paused_base_s, x.task_id, x.ref, %s, x.due_at"
         " FROM unnest(%s::double precision[], %s::integer[], %s::double precision[], %s::text[], %b::bytea[])"
-        " WITH ORDINALITY AS x (due_at, account, paused_base_s, task_id, ref, place)"
-        " ORDER BY x.place ON CONFLICT (account, task_id) DO NOTHING",
+        " WITH ORDINALITY AS x (due_at, account, paused_base_s, task_id, ref, nr)"
+        " ORDER BY x.nr ON CONFLICT (account, task_id) DO NOTHING",
         (
             now,
             [now + first_poll_s.get(fed.account, 0.0) for fed in chunk.fed],
@@ -105,13 +124,16 @@ async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str,
     """Return each account's number and stored paused time, the accounts made as needed."""
     wanted = sorted(names)  # in one order for every writer: no deadlocks
     await connection.execute("INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (wanted,))
-    found = await rows(connection, "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)", (wanted,))
+    found = await fetch_all(connection, "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)", (wanted,))
     return {name: (number, paused_s) for name, number, paused_s in found}
 
 
+# --- polling ---------------------------------------------------------------------------------------------------------
+
+
 async def claim(connection: AsyncConnection, account: str, limit: int, now: float) -> list[Task]:
-    """Lease up to `limit` due tasks, longest due first, passing over what others hold or are just claiming."""
-    # Planned anew each time: a plan for an unknown limit would sort all due tasks.
+    """Lease up to `limit` due tasks, longest due first, except those that others hold or are just claiming."""
+    # Not prepared: a plan for an unknown limit would sort all due tasks.
     claimed = await connection.execute(
         "UPDATE task SET lease = nextval('lease'), lease_until = clock_timestamp() + %s * interval '1 s'"
         " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
@@ -122,30 +144,22 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
         (LEASE_S, account, now, limit),
         prepare=False,
     )
-    tasks = [_task(account, *row) for row in await claimed.fetchall()]
+    tasks = [task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
     return sorted(tasks, key=lambda task: (task.due_at, task.key))
 
 
-def _task(account: str, *row: Any) -> Task:
-    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at, lease = row
-    return Task(
-        key=key,
-        account=account,
-        task_id=task_id,
-        ref=ref,
-        fed_at=fed_at,
-        due_at=due_at,
-        polls=polls,
-        errors=errors,
-        missing_at=missing_at,
-        status=status,
-        paused_base_s=paused_base_s,
-        requested_at=requested_at,
-        lease=lease,
+async def next_due_at(connection: AsyncConnection, account: str) -> float | None:
+    """Return when the earliest task that is waiting and not leased is due; None if there is none."""
+    row = await fetch_first(
+        connection,
+        "SELECT due_at FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL"
+        " AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY due_at, key LIMIT 1",
+        (account,),
     )
+    return None if row is None else row[0]
 
 
-async def renew(connection: AsyncConnection, leases: dict[int, int]) -> None:
+async def renew(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
     """Extend those leases (task key → token) that end soon and are still ours."""
     await connection.execute(
         "UPDATE task t SET lease_until = clock_timestamp() + %s * interval '1 s'"
@@ -155,7 +169,7 @@ async def renew(connection: AsyncConnection, leases: dict[int, int]) -> None:
     )
 
 
-async def release(connection: AsyncConnection, leases: dict[int, int]) -> None:
+async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
     """Give those leases (task key → token) back that are still ours."""
     await connection.execute(
         "UPDATE task t SET lease = 0, lease_until = NULL FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease)"
@@ -165,14 +179,14 @@ async def release(connection: AsyncConnection, leases: dict[int, int]) -> None:
 
 
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
-    """Store what was decided of tasks, each at most once in `settled`; return how many leases were still ours."""
-    again = [each for each in settled if each.again is not None]
+    """Store the decisions, each task at most once in `settled`; return how many leases were still ours."""
+    polled = [each for each in settled if each.again is not None]
     finished = [each for each in settled if each.record is not None]
-    stored = await _record_again(connection, again) if again else 0
+    stored = await _record_polled(connection, polled) if polled else 0
     return stored + (await _record_finished(connection, finished) if finished else 0)
 
 
-async def _record_again(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
+async def _record_polled(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
     again = [each.again for each in settled if each.again is not None]
     updated = await connection.execute(
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
@@ -200,15 +214,15 @@ async def _record_again(connection: AsyncConnection, settled: Sequence[Settled])
 async def _record_finished(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
     records = [each.record for each in settled if each.record is not None]
-    ((stored,),) = await rows(
+    ((stored,),) = await fetch_all(
         connection,
         "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::double precision[],"
-        " %b::bytea[], %s::text[]) WITH ORDINALITY AS x (key, lease, kind, reason, seen_at, body, trace, place)),"
+        " %b::bytea[], %s::text[]) WITH ORDINALITY AS x (key, lease, kind, reason, seen_at, body, trace, nr)),"
         " done AS (UPDATE task t SET polls = t.polls + 1, kind = x.kind, poll_log = right(t.poll_log || x.trace, %s),"
         " lease = 0, lease_until = NULL FROM x"
         " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
         " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
-        " ORDER BY place RETURNING number),"
+        " ORDER BY nr RETURNING number),"
         " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE),"
         " owed AS (INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new)"
         " SELECT count(*) FROM done",
@@ -226,8 +240,11 @@ async def _record_finished(connection: AsyncConnection, settled: Sequence[Settle
     return int(stored)
 
 
-async def save_knowledge(connection: AsyncConnection, learned: dict[str, bytes]) -> None:
-    """Store what was learned, each in place of what was known under its name."""
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+async def save_knowledge(connection: AsyncConnection, learned: Mapping[str, bytes]) -> None:
+    """Store what was learned, in place of what was known under these names."""
     await connection.execute(
         "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
         " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
@@ -235,8 +252,8 @@ async def save_knowledge(connection: AsyncConnection, learned: dict[str, bytes])
     )
 
 
-async def save_accounts(connection: AsyncConnection, noted: dict[str, AccountState]) -> None:
-    """Store what accounts noted. The requests of a day never decrease."""
+async def save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
+    """Store the states of accounts. The requests of a day never decrease."""
     known = await accounts_of(connection, set(noted))
     for name, state in sorted(noted.items()):
         number, _ = known[name]
