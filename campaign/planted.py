@@ -106,8 +106,8 @@ BUGS = (
     Bug(
         name="poll-of-a-finished-task-not-counted",
         file="poller/store/sqlite/task_queue.py",
-        old='"UPDATE task SET polls = polls + 1, kind = ?, poll_log',
-        new='"UPDATE task SET kind = ?, poll_log',
+        old='"UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind',
+        new='"UPDATE task SET poll_log = substr(poll_log || ?, ?), kind',
         tests=STORE,
     ),
     Bug(
@@ -539,9 +539,9 @@ BUGS = (
     ),
     Bug(
         name="position-not-in-the-chunks-transaction",
-        file="poller/store/sqlite/task_queue.py",
-        old="            chunk.position.offset,\n",
-        new="            0,\n",
+        file="poller/store/rows.py",
+        old="        chunk.position.offset,\n",
+        new="        0,\n",
         tests=("sources/test_parsing", "store/test_store"),
     ),
     Bug(

@@ -1,4 +1,4 @@
-"""Rows to model and text to columns, for every kind of store. Each driver selects these columns in this order."""
+"""Rows to model and model to rows, for every kind of store. Each driver uses these columns in this order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,15 @@ from typing import Any
 from poller.core.errors import ConfigError
 from poller.core.model import (
     AccountState,
+    Added,
+    Chunk,
     DeadLetter,
     Delivery,
     Kind,
     Position,
     Record,
     Rejection,
+    Settled,
     SinkSums,
     SourceSums,
     Sums,
@@ -26,6 +29,15 @@ Row = Sequence[Any]
 
 LONGEST_TEXT = 300  # characters of a reason or a status word: they are for people, and reasons are indexed
 TOP_REASONS = 10
+
+_TASK = ("key", "task_id", "ref", "fed_at", "due_at", "polls", "errors", "missing_at", "status", "paused_base_s")
+_TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
+_ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
+_SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank")
+
+
+def _named(names: Sequence[str], row: Row) -> dict[str, Any]:
+    return dict(zip(names, row, strict=True))
 
 
 def storable(text: str) -> str:
@@ -47,6 +59,9 @@ def refuse_unknown_sink(sink: str, known: Sequence[str]) -> None:
         )
 
 
+# --- rows to model ---------------------------------------------------------------------------------------------------
+
+
 def source_of(row: Row) -> tuple[int, Position]:
     """From: id, offset, line, fingerprint, ended."""
     number, offset, line, fingerprint, ended = row
@@ -54,39 +69,17 @@ def source_of(row: Row) -> tuple[int, Position]:
 
 
 def task_of(account: str, row: Row, lease: int) -> Task:
-    """From: key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at."""
-    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row
-    return Task(
-        key=key,
-        account=account,
-        task_id=task_id,
-        ref=ref,
-        fed_at=fed_at,
-        due_at=due_at,
-        polls=polls,
-        errors=errors,
-        missing_at=missing_at,
-        status=status,
-        paused_base_s=paused_base_s,
-        requested_at=requested_at,
-        lease=lease,
-    )
+    """From: the columns of `_TASK`, requested_at."""
+    *columns, requested_at = row
+    return Task(account=account, requested_at=requested_at, lease=lease, **_named(_TASK, columns))
 
 
 def account_of(row: Row | None) -> AccountState:
-    """From: active_at, clean, paused_s, day, pause, pause_detail, resume_at; None for an unknown account."""
+    """From: active_at, clean, the columns of `_ACCOUNT`; None for an unknown account."""
     if row is None:
         return AccountState()
-    active_at, clean, paused_s, day, pause, pause_detail, resume_at = row
-    return AccountState(
-        active_at=active_at,
-        clean=bool(clean),
-        paused_s=paused_s,
-        day=day,
-        pause=pause,
-        pause_detail=pause_detail,
-        resume_at=resume_at,
-    )
+    active_at, clean, *columns = row
+    return AccountState(active_at=active_at, clean=bool(clean), **_named(_ACCOUNT, columns))
 
 
 def with_requests(state: AccountState, row: Row | None) -> AccountState:
@@ -95,21 +88,12 @@ def with_requests(state: AccountState, row: Row | None) -> AccountState:
 
 
 def task_details_of(row: Row, deliveries: Mapping[str, str]) -> TaskDetails:
-    """From: account, task_id, ref, fed_at, requested_at, due_at, polls, errors, status, poll_log, kind; of its record:
-    number, reason, seen_at, body. `deliveries` is by sink."""
-    account, task_id, ref, fed_at, requested_at, due_at, polls, errors, status, poll_log, word, _, *rest = row
+    """From: the columns of `_TASK_DETAILS`, poll_log, kind; of its record: number, reason, seen_at, body.
+    `deliveries` is by sink."""
+    *columns, poll_log, word, _number, reason, seen_at, body = row
     kind = None if word is None else Kind(word)
-    reason, seen_at, body = rest
     return TaskDetails(
-        account=account,
-        task_id=task_id,
-        ref=ref,
-        fed_at=fed_at,
-        requested_at=requested_at,
-        due_at=due_at,
-        polls=polls,
-        errors=errors,
-        status=status,
+        **_named(_TASK_DETAILS, columns),
         poll_log=polls_of(poll_log),
         kind=kind,
         record=None if kind is None else Record(body=body, kind=kind, reason=reason, seen_at=seen_at),
@@ -136,17 +120,9 @@ def dead_letter_of(row: Row) -> DeadLetter:
 
 
 def source_sums_of(row: Row) -> SourceSums:
-    """From: name, lines, tasks, duplicates, rejected, blank, ended."""
-    name, lines, tasks, duplicates, rejected, blank, ended = row
-    return SourceSums(
-        name=name,
-        lines=lines,
-        tasks=tasks,
-        duplicates=duplicates,
-        rejected=rejected,
-        blank=blank,
-        ended=bool(ended),
-    )
+    """From: the columns of `_SOURCE_SUMS`, ended."""
+    *columns, ended = row
+    return SourceSums(ended=bool(ended), **_named(_SOURCE_SUMS, columns))
 
 
 def sink_sums_of(row: Row) -> SinkSums:
@@ -182,3 +158,67 @@ def sums_of(
         reasons=tuple((reason, count) for reason, count in reasons),
         pruned=gone,
     )
+
+
+# --- model to rows ---------------------------------------------------------------------------------------------------
+
+
+def source_row(chunk: Chunk, added: Added) -> Row:
+    """To: lines, tasks, duplicates, rejected, blank, each to be added; offset, line, fingerprint, ended."""
+    return (
+        len(chunk.fed) + len(chunk.rejected) + chunk.blank,
+        added.tasks,
+        added.duplicates,
+        len(chunk.rejected),
+        chunk.blank,
+        chunk.position.offset,
+        chunk.position.line,
+        chunk.position.fingerprint,
+        chunk.position.ended,
+    )
+
+
+def rejection_rows(chunk: Chunk) -> list[Row]:
+    """To: line, reason, excerpt."""
+    return [(each.line, storable(each.reason), storable(each.excerpt)) for each in chunk.rejected]
+
+
+def polled_rows(settled: Sequence[Settled]) -> list[Row]:
+    """To: key, lease, poll_log, due_at, errors, missing_at, status, requested_at of the tasks that are polled again."""
+    return [
+        (
+            each.task.key,
+            each.task.lease,
+            each.trace,
+            again.at,
+            again.errors,
+            again.missing_at,
+            again.status and storable(again.status),
+            again.requested_at,
+        )
+        for each in settled
+        if (again := each.again) is not None
+    ]
+
+
+def finished_rows(settled: Sequence[Settled]) -> list[Row]:
+    """To: key, lease, poll_log, kind; of the record: reason, seen_at, body."""
+    return [
+        (
+            each.task.key,
+            each.task.lease,
+            each.trace,
+            str(record.kind),
+            record.reason and storable(record.reason),
+            record.seen_at,
+            record.body,
+        )
+        for each in settled
+        if (record := each.record) is not None
+    ]
+
+
+def account_row(state: AccountState) -> Row:
+    """To: active_at, clean, and the columns of `_ACCOUNT`."""
+    detail = state.pause_detail and storable(state.pause_detail)
+    return state.active_at, state.clean, state.paused_s, state.day, state.pause, detail, state.resume_at

@@ -5,13 +5,23 @@ is skipped: its owner was too late.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from psycopg import AsyncConnection
 
 from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store.postgres.reader import fetch_all, fetch_first
-from poller.store.rows import source_of, storable, task_of
+from poller.store.rows import (
+    Row,
+    account_row,
+    finished_rows,
+    polled_rows,
+    rejection_rows,
+    source_of,
+    source_row,
+    task_of,
+)
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
@@ -61,35 +71,15 @@ async def add(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
             " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, nr)"
             " ORDER BY x.nr",
-            (
-                source,
-                [each.line for each in chunk.rejected],
-                [storable(each.reason) for each in chunk.rejected],
-                [storable(each.excerpt) for each in chunk.rejected],
-            ),
+            (source, *_columns(rejection_rows(chunk))),
         )
-    await _advance(connection, source, chunk, added)
-    return added
-
-
-async def _advance(connection: AsyncConnection, source: int, chunk: Chunk, added: Added) -> None:
     await connection.execute(
         "UPDATE source SET lines = lines + %s, tasks = tasks + %s, duplicates = duplicates + %s,"
         ' rejected = rejected + %s, blank = blank + %s, "offset" = %s, line = %s, fingerprint = %s, ended = %s'
         " WHERE id = %s",
-        (
-            len(chunk.fed) + len(chunk.rejected) + chunk.blank,
-            added.tasks,
-            added.duplicates,
-            len(chunk.rejected),
-            chunk.blank,
-            chunk.position.offset,
-            chunk.position.line,
-            chunk.position.fingerprint,
-            chunk.position.ended,
-            source,
-        ),
+        (*source_row(chunk, added), source),
     )
+    return added
 
 
 async def _insert_tasks(
@@ -180,64 +170,51 @@ async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> Non
 
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
     """Store the decisions, each task at most once in `settled`; return how many leases were still ours."""
-    polled = [each for each in settled if each.again is not None]
-    finished = [each for each in settled if each.record is not None]
-    stored = await _record_polled(connection, polled) if polled else 0
-    return stored + (await _record_finished(connection, finished) if finished else 0)
+    stored = 0
+    if polled := polled_rows(settled):
+        stored += await _record_polled(connection, polled)
+    if finished := finished_rows(settled):
+        stored += await _record_finished(connection, finished)
+    return stored
 
 
-async def _record_polled(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
-    again = [each.again for each in settled if each.again is not None]
+async def _record_polled(connection: AsyncConnection, polled: Sequence[Row]) -> int:
     updated = await connection.execute(
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
-        " poll_log = right(t.poll_log || x.trace, %s), lease = 0, lease_until = NULL"
-        " FROM unnest(%s::bigint[], %s::bigint[], %s::double precision[], %s::integer[], %s::double precision[],"
-        " %s::text[], %s::double precision[], %s::text[])"
-        " AS x (key, lease, due_at, errors, missing_at, status, requested_at, trace)"
+        " poll_log = right(t.poll_log || x.poll_log, %s), lease = 0, lease_until = NULL"
+        " FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
+        " %s::double precision[], %s::text[], %s::double precision[])"
+        " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at)"
         " WHERE t.key = x.key AND t.lease = x.lease",
-        (
-            LONGEST,
-            [each.task.key for each in settled],
-            [each.task.lease for each in settled],
-            [each.at for each in again],
-            [each.errors for each in again],
-            [each.missing_at for each in again],
-            [each.status and storable(each.status) for each in again],
-            [each.requested_at for each in again],
-            [each.trace for each in settled],
-        ),
+        (LONGEST, *_columns(polled)),
     )
     return updated.rowcount
 
 
-async def _record_finished(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
+async def _record_finished(connection: AsyncConnection, finished: Sequence[Row]) -> int:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
-    records = [each.record for each in settled if each.record is not None]
     ((stored,),) = await fetch_all(
         connection,
-        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::double precision[],"
-        " %b::bytea[], %s::text[]) WITH ORDINALITY AS x (key, lease, kind, reason, seen_at, body, trace, nr)),"
-        " done AS (UPDATE task t SET polls = t.polls + 1, kind = x.kind, poll_log = right(t.poll_log || x.trace, %s),"
-        " lease = 0, lease_until = NULL FROM x"
+        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
+        " %s::double precision[], %b::bytea[])"
+        " WITH ORDINALITY AS x (key, lease, poll_log, kind, reason, seen_at, body, nr)),"
+        " done AS (UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s),"
+        " kind = x.kind, lease = 0, lease_until = NULL FROM x"
         " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
         " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
         " ORDER BY nr RETURNING number),"
         " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE),"
         " owed AS (INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new)"
         " SELECT count(*) FROM done",
-        (
-            [each.task.key for each in settled],
-            [each.task.lease for each in settled],
-            [str(record.kind) for record in records],
-            [record.reason and storable(record.reason) for record in records],
-            [record.seen_at for record in records],
-            [record.body for record in records],
-            [each.trace for each in settled],
-            LONGEST,
-        ),
+        (*_columns(finished), LONGEST),
     )
     return int(stored)
+
+
+def _columns(rows: Sequence[Row]) -> list[list[Any]]:
+    """Return the arrays for `unnest`."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 # --- what is remembered ----------------------------------------------------------------------------------------------
@@ -260,16 +237,7 @@ async def save_accounts(connection: AsyncConnection, noted: Mapping[str, Account
         await connection.execute(
             "UPDATE account SET active_at = %s, clean = %s, paused_s = %s, day = %s, pause = %s, pause_detail = %s,"
             " resume_at = %s WHERE id = %s",
-            (
-                state.active_at,
-                state.clean,
-                state.paused_s,
-                state.day,
-                state.pause,
-                state.pause_detail and storable(state.pause_detail),
-                state.resume_at,
-                number,
-            ),
+            (*account_row(state), number),
         )
         if state.day:
             await connection.execute(

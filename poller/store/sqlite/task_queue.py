@@ -6,9 +6,18 @@ from contextlib import closing
 
 import orjson
 
-from poller.core.model import AccountState, Added, Chunk, Position, Record, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
 from poller.core.poll_log import LONGEST
-from poller.store.rows import source_of, storable, task_of
+from poller.store.rows import (
+    Row,
+    account_row,
+    finished_rows,
+    polled_rows,
+    rejection_rows,
+    source_of,
+    source_row,
+    task_of,
+)
 
 Connection = sqlite3.Connection
 Leased = Mapping[int, int]  # the keys of the tasks that are leased now
@@ -52,24 +61,13 @@ def add(
     added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
-        [(source, each.line, storable(each.reason), storable(each.excerpt)) for each in chunk.rejected],
+        [(source, *row) for row in rejection_rows(chunk)],
     )
     connection.execute(
         "UPDATE source SET lines = lines + ?, tasks = tasks + ?, duplicates = duplicates + ?,"
         " rejected = rejected + ?, blank = blank + ?, offset = ?, line = ?, fingerprint = ?, ended = ?"
         " WHERE id = ?",
-        (
-            len(chunk.fed) + len(chunk.rejected) + chunk.blank,
-            added.tasks,
-            added.duplicates,
-            len(chunk.rejected),
-            chunk.blank,
-            chunk.position.offset,
-            chunk.position.line,
-            chunk.position.fingerprint,
-            chunk.position.ended,
-            source,
-        ),
+        (*source_row(chunk, added), source),
     )
     return added
 
@@ -158,43 +156,25 @@ def next_due_at(connection: Connection, account: str, leased: Leased) -> float |
 
 def record(connection: Connection, settled: Sequence[Settled]) -> None:
     """Store the decisions; the leases are held."""
-    polled = [
-        (
-            again.at,
-            again.errors,
-            again.missing_at,
-            again.status and storable(again.status),
-            again.requested_at,
-            each.trace,
-            -LONGEST,
-            each.task.key,
-        )
-        for each in settled
-        if (again := each.again) is not None
-    ]
-    if polled:
+    if polled := polled_rows(settled):
         connection.executemany(
-            "UPDATE task SET polls = polls + 1, due_at = ?, errors = ?, missing_at = ?, status = ?,"
-            " requested_at = coalesce(?, requested_at), poll_log = substr(poll_log || ?, ?) WHERE key = ?",
-            polled,
+            "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
+            " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at) WHERE key = ?",
+            [(poll_log, -LONGEST, *decision, key) for key, _, poll_log, *decision in polled],
         )
-    finished = [(each, each.record) for each in settled if each.record is not None]
-    if finished:
+    if finished := finished_rows(settled):
         _record_finished(connection, finished)
 
 
-def _record_finished(connection: Connection, finished: Sequence[tuple[Settled, Record]]) -> None:
+def _record_finished(connection: Connection, finished: Sequence[Row]) -> None:
     (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
     connection.executemany(
-        "UPDATE task SET polls = polls + 1, kind = ?, poll_log = substr(poll_log || ?, ?) WHERE key = ?",
-        [(str(record.kind), each.trace, -LONGEST, each.task.key) for each, record in finished],
+        "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ? WHERE key = ?",
+        [(poll_log, -LONGEST, kind, key) for key, _, poll_log, kind, *_ in finished],
     )
     connection.executemany(
         "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)",
-        [
-            (each.task.key, record.reason and storable(record.reason), record.seen_at, record.body)
-            for each, record in finished
-        ],
+        [(key, *record) for key, _, _, _, *record in finished],
     )
     connection.execute(
         "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
@@ -218,16 +198,7 @@ def save_accounts(connection: Connection, noted: Mapping[str, AccountState]) -> 
         connection.execute(
             "UPDATE account SET active_at = ?, clean = ?, paused_s = ?, day = ?, pause = ?, pause_detail = ?,"
             " resume_at = ? WHERE id = ?",
-            (
-                state.active_at,
-                state.clean,
-                state.paused_s,
-                state.day,
-                state.pause,
-                state.pause_detail and storable(state.pause_detail),
-                state.resume_at,
-                number,
-            ),
+            (*account_row(state), number),
         )
         if state.day:
             connection.execute(
