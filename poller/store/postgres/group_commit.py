@@ -90,32 +90,23 @@ class Writer:
         abandoned: Callable[[Any], None] | None = None,
     ) -> Any:
         """Return what `apply` returned for `payload`, once committed. It will be, also when the caller is cancelled."""
-        self.check()
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._append(
-            _Write(apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=abandoned, future=future),
-            within_s=0.0 if first else self._linger_s,
+        write = _Write(
+            apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=abandoned, future=future
         )
+        self._append(write, within_s=0.0 if first else self._linger_s)
         return await future
 
     def run_within(
-        self,
-        delay_s: float,
-        apply: Apply,
-        payload: Any,
-        *,
-        first: bool = False,
-        on_commit: Callable[[Any], None] | None = None,
+        self, delay_s: float, apply: Apply, payload: Any, *, first: bool = False, on_commit: Callable[[Any], None]
     ) -> None:
         """Have `payload` committed within `delay_s`; no caller waits for it."""
-        self.check()
-        self._append(
-            _Write(apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=None, future=None),
-            within_s=delay_s,
-        )
+        write = _Write(apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=None, future=None)
+        self._append(write, within_s=delay_s)
 
-    def _append(self, operation: _Write, *, within_s: float) -> None:
-        self._pending.append(operation)
+    def _append(self, write: _Write, *, within_s: float) -> None:
+        self.check()
+        self._pending.append(write)
         at = self._loop.time() + within_s
         if self._due_at is None or at < self._due_at:
             self._due_at = at
@@ -151,7 +142,7 @@ class Writer:
         try:
             while await self._wait_for_work():
                 batch, self._pending, self._due_at = self._pending, [], None
-                batch.sort(key=lambda operation: not operation.first)  # a stable sort: otherwise in order
+                batch.sort(key=lambda write: not write.first)  # a stable sort: otherwise in order
                 await self._store(batch)
             await self._unregister()
         except StoreError as error:
@@ -187,8 +178,8 @@ class Writer:
         except BaseException:
             self._pending = [*batch, *self._pending]  # `_end` raises the reason to them
             raise
-        for operation, result in zip(batch, results, strict=True):
-            _resolve(operation, result)
+        for write, result in zip(batch, results, strict=True):
+            _resolve(write, result)
 
     def _refuse_unwritten(self, batch: Sequence[_Write]) -> NoReturn:
         log.warning("store.closed_unwritten", path=self._dsn.shown, operations=len(batch))
@@ -229,8 +220,8 @@ class Writer:
         await connection.execute("BEGIN")
         await self._confirm_ownership(connection, number)
         results: list[Any] = []
-        for apply, group in groupby(batch, key=lambda operation: operation.apply):
-            results += await apply(connection, [operation.payload for operation in group])
+        for apply, group in groupby(batch, key=lambda write: write.apply):
+            results += await apply(connection, [write.payload for write in group])
         self._in_doubt = _InDoubt(number=number, results=results)
         await connection.execute("COMMIT")
         self._in_doubt, self._commits = None, number
@@ -284,17 +275,17 @@ class Writer:
         if self._ended is None:
             self._ended = why
         operations, self._pending = self._pending, []
-        for operation in operations:
-            if operation.future is not None and not operation.future.done():
-                operation.future.set_exception(StoreError(why))
+        for write in operations:
+            if write.future is not None and not write.future.done():
+                write.future.set_exception(StoreError(why))
 
 
-def _resolve(operation: _Write, result: Any) -> None:
-    if operation.on_commit is not None:
-        operation.on_commit(result)
-    if operation.future is None:
+def _resolve(write: _Write, result: Any) -> None:
+    if write.on_commit is not None:
+        write.on_commit(result)
+    if write.future is None:
         return
-    if not operation.future.done():
-        operation.future.set_result(result)
-    elif operation.abandoned is not None:
-        operation.abandoned(result)
+    if not write.future.done():
+        write.future.set_result(result)
+    elif write.abandoned is not None:
+        write.abandoned(result)

@@ -13,8 +13,9 @@ from poller.store.postgres.errors import unusable
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.lock import register, take_lock
 from poller.store.postgres.reader import PostgresReader
-from poller.store.postgres.schema import VERSION, known_version, make_schema, migrate, refuse_older
+from poller.store.postgres.schema import VERSION, known_version, make_schema, migrate
 from poller.store.postgres.store import PostgresStore
+from poller.store.versions import refuse_older
 
 log = structlog.get_logger()
 
@@ -83,7 +84,7 @@ async def read_postgres(url: str) -> PostgresReader:
     try:
         connection = await connect(dsn)
         try:
-            refuse_older(await known_version(connection, dsn), dsn)
+            refuse_older(await known_version(connection, dsn), VERSION, dsn.shown)
         except BaseException:
             await connection.close()
             raise

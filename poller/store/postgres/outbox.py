@@ -1,10 +1,10 @@
-"""The outbox of a PostgreSQL state: which record is owed to which sink. Writing functions run inside a transaction.
+"""The outbox of a PostgreSQL state: which record is owed to which sink. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
 
 For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
 Attaching, replaying and pruning lock out recording, so that no record slips between a sink's state and its rows.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from psycopg import AsyncConnection
@@ -33,7 +33,7 @@ async def attach_sinks(connection: AsyncConnection, wanted: Sequence[str]) -> di
 
 
 async def _attach(connection: AsyncConnection, name: str) -> None:
-    """Owe the sink everything kept that finished while it was away. What was pruned before it was known, it missed."""
+    """Owe the sink all kept records that finished while it was not attached. Those pruned before are missed."""
     await connection.execute(
         "INSERT INTO sink (name, missed) SELECT %s, (SELECT coalesce(sum(tasks), 0) FROM pruned)"
         " ON CONFLICT DO NOTHING",
@@ -48,7 +48,6 @@ async def _attach(connection: AsyncConnection, name: str) -> None:
 
 
 async def undelivered(connection: AsyncConnection, sink: str, limit: int) -> list[Delivery]:
-    """Return the first records that the sink lacks, in the order in which they finished."""
     rows = await fetch_all(
         connection,
         "SELECT r.number, a.name, t.task_id, r.body FROM (SELECT number FROM undelivered"
@@ -89,12 +88,10 @@ async def note_delivered(
 
 
 async def note_position(connection: AsyncConnection, sink: str, position: bytes | None) -> None:
-    """Note a sink's position by itself."""
     await connection.execute("UPDATE sink SET position = %s WHERE name = %s", (position, sink))
 
 
 async def sink_names(connection: AsyncConnection) -> list[str]:
-    """Return every sink that the state knows."""
     return [name for (name,) in await fetch_all(connection, "SELECT name FROM sink ORDER BY id")]
 
 
@@ -123,7 +120,7 @@ async def replay(connection: AsyncConnection, sink: str, selection: Selection) -
 
 
 async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
-    """Forget tasks, oldest first, that no attached sink lacks or has refused; their counts go into `pruned`."""
+    """Delete the oldest tasks that no attached sink lacks or has refused; their counts go into `pruned`."""
     await connection.execute(LOCK_OUT_RECORDING)
     found = await fetch_all(
         connection,
@@ -137,23 +134,18 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
     numbers, tasks = [number for number, _ in found], [task for _, task in found]
     await _note_missed(connection, numbers)
     await connection.execute("DELETE FROM record WHERE number = ANY (%s::bigint[])", (numbers,))
-    gone = await fetch_all(
-        connection, "DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls", (tasks,)
+    await connection.execute(
+        "WITH gone AS (DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls)"
+        " INSERT INTO pruned (kind, tasks, polls) SELECT kind, count(*), sum(polls) FROM gone GROUP BY kind"
+        " ON CONFLICT (kind)"
+        " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, polls = pruned.polls + excluded.polls",
+        (tasks,),
     )
-    polls: Counter[str] = Counter()
-    for kind, polled in gone:
-        polls[kind] += polled
-    for kind, count in Counter(kind for kind, _ in gone).items():
-        await connection.execute(
-            "INSERT INTO pruned (kind, tasks, polls) VALUES (%s, %s, %s) ON CONFLICT (kind)"
-            " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, polls = pruned.polls + excluded.polls",
-            (kind, count, polls[kind]),
-        )
     return len(found)
 
 
 async def _note_missed(connection: AsyncConnection, numbers: Sequence[int]) -> None:
-    """Count what a sink that is away will never get. Its rows go, and numbers past `filled_to` never had any."""
+    """Count what sinks that are not attached will never get: their rows go; numbers past `filled_to` never had any."""
     for sink, filled_to in await fetch_all(connection, "SELECT id, filled_to FROM sink WHERE NOT attached"):
         missed = sum(number > filled_to for number in numbers)
         for table in ("undelivered", "dead"):

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg
 from psycopg import AsyncConnection
@@ -25,6 +25,7 @@ from poller.store.rows import (
 )
 
 T = TypeVar("T")
+Values = TypeVarTuple("Values")
 
 
 async def fetch_all(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -44,19 +45,19 @@ class PostgresReads(StateReader):
     _noted_knowledge: Mapping[str, bytes] = {}
 
     @abstractmethod
-    async def _read(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         """Return what `read` returns for a connection. Raises `StoreError`."""
 
     async def sums(self) -> Sums:
-        async def read(connection: AsyncConnection) -> Sums:
-            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")  # one snapshot for all queries
-            try:
-                return await self._count(connection)
-            finally:
-                if not connection.closed:
-                    await connection.execute("ROLLBACK")
+        return await self._read(self._count_at_once)
 
-        return await self._read(read)
+    async def _count_at_once(self, connection: AsyncConnection) -> Sums:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")  # one snapshot for all queries
+        try:
+            return await self._count(connection)
+        finally:
+            if not connection.closed:
+                await connection.execute("ROLLBACK")
 
     async def _count(self, connection: AsyncConnection) -> Sums:
         ((finished,),) = await fetch_all(connection, "SELECT count(*) FROM record")
@@ -85,7 +86,7 @@ class PostgresReads(StateReader):
         return await self._read(_sources)
 
     async def account(self, name: str) -> AccountState:
-        return await self._read(lambda connection: self._account(connection, name))
+        return await self._read(self._account, name)
 
     async def _account(self, connection: AsyncConnection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
@@ -106,23 +107,32 @@ class PostgresReads(StateReader):
     async def knowledge(self, name: str) -> bytes | None:
         if name in self._noted_knowledge:
             return self._noted_knowledge[name]
-        query = "SELECT body FROM knowledge WHERE name = %s"
-        row = await self._read(lambda connection: fetch_first(connection, query, (name,)))
-        return None if row is None else row[0]
+        stored = await self._fetch("SELECT body FROM knowledge WHERE name = %s", (name,))
+        return stored[0][0] if stored else None
 
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
-        async def read(connection: AsyncConnection) -> list[TaskDetails]:
-            found = await fetch_all(
-                connection,
-                "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
-                " t.poll_log, t.kind, r.number, r.reason, r.seen_at, r.body"
-                " FROM account a JOIN task t ON t.account = a.id AND t.task_id = %s"
-                ' LEFT JOIN record r ON r.task = t.key ORDER BY a.name COLLATE "C"',
-                (task_id,),
-            )
-            return [task_details_of(row, await _deliveries(connection, row[11])) for row in found]
+        rows = await self._fetch(
+            "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
+            " t.poll_log, t.kind, r.number, r.reason, r.seen_at, r.body"
+            " FROM account a JOIN task t ON t.account = a.id AND t.task_id = %s"
+            ' LEFT JOIN record r ON r.task = t.key ORDER BY a.name COLLATE "C"',
+            (task_id,),
+        )
+        return [task_details_of(row, await self._deliveries(row[11])) for row in rows]
 
-        return await self._read(read)
+    async def _deliveries(self, number: int | None) -> dict[str, str]:
+        """Return the state of the record's delivery to each sink; nothing for a task without a record."""
+        rows = await self._fetch(
+            "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
+            " WHEN u.number IS NOT NULL OR (NOT s.attached AND x.number > s.filled_to) THEN 'undelivered'"
+            " ELSE 'delivered' END"
+            " FROM (SELECT %s::bigint AS number) x CROSS JOIN sink s"
+            " LEFT JOIN dead d ON d.sink = s.id AND d.number = x.number"
+            " LEFT JOIN undelivered u ON u.sink = s.id AND u.number = x.number"
+            " WHERE x.number IS NOT NULL ORDER BY s.id",
+            (number,),
+        )
+        return dict(rows)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         rows = await self._fetch(
@@ -150,7 +160,7 @@ class PostgresReads(StateReader):
         return [dead_letter_of(row) for row in rows]
 
     async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return await self._read(lambda connection: fetch_all(connection, query, values))
+        return await self._read(fetch_all, query, values)
 
 
 class PostgresReader(PostgresReads):
@@ -160,30 +170,14 @@ class PostgresReader(PostgresReads):
         self._connection = connection
         self._dsn = dsn
 
-    async def _read(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         try:
-            return await read(self._connection)
+            return await read(self._connection, *values)
         except psycopg.Error as error:
             raise store_error(error, self._dsn) from None
 
     async def close(self) -> None:
         await self._connection.close()
-
-
-async def _deliveries(connection: AsyncConnection, number: int | None) -> dict[str, str]:
-    """Return the state of the record's delivery to each sink; nothing for a task without a record."""
-    rows = await fetch_all(
-        connection,
-        "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
-        " WHEN u.number IS NOT NULL OR (NOT s.attached AND x.number > s.filled_to) THEN 'undelivered'"
-        " ELSE 'delivered' END"
-        " FROM (SELECT %s::bigint AS number) x CROSS JOIN sink s"
-        " LEFT JOIN dead d ON d.sink = s.id AND d.number = x.number"
-        " LEFT JOIN undelivered u ON u.sink = s.id AND u.number = x.number"
-        " WHERE x.number IS NOT NULL ORDER BY s.id",
-        (number,),
-    )
-    return dict(rows)
 
 
 async def _sources(connection: AsyncConnection) -> list[SourceSums]:

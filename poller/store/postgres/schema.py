@@ -9,6 +9,7 @@ from psycopg import AsyncConnection, errors, sql
 
 from poller.core.errors import StoreUnusable
 from poller.store.postgres.dsn import Dsn
+from poller.store.versions import refuse_newer
 
 VERSION_1 = """
 CREATE TABLE state_version (version integer NOT NULL);
@@ -170,16 +171,5 @@ async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:
         raise StoreUnusable(f"{dsn.shown} holds tables of another program. Name another schema: ?schema=NAME.")
     row = await (await connection.execute("SELECT version FROM state_version")).fetchone()
     version = int(row[0]) if row is not None else 0
-    if version > VERSION:
-        raise StoreUnusable(
-            f"the state {dsn.shown} is of version {version}, this poller knows versions up to {VERSION}. "
-            "Use the newer poller that wrote it."
-        )
+    refuse_newer(version, VERSION, dsn.shown)
     return version
-
-
-def refuse_older(version: int, dsn: Dsn) -> None:
-    """Raise `StoreUnusable` for a state that only a writer can bring up to date."""
-    if version < VERSION:
-        reason = f"is of the older version {version}" if version else "holds nothing yet"
-        raise StoreUnusable(f"the state {dsn.shown} {reason}. Start a run with it first.")

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import psycopg
 import structlog
@@ -30,6 +30,7 @@ from poller.store.unsaved import Unsaved
 
 log = structlog.get_logger()
 T = TypeVar("T")
+Values = TypeVarTuple("Values")
 
 LOG_AFTER_TRIES = 5  # every connection of the pool may be broken
 
@@ -77,20 +78,17 @@ class PostgresStore(PostgresReads, Store):
     # --- feeding
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
-        return await self._read(lambda connection: task_queue.find_source(connection, storable_name(name)))
+        return await self._read(task_queue.find_source, storable_name(name))
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
-        source: int = await self._writer.run(_OneByOne(task_queue.insert_source), (storable_name(name), fingerprint))
-        return source
+        return await self._write(task_queue.insert_source, storable_name(name), fingerprint)
 
     async def was_read(self, position: Position) -> bool:
-        return await self._read(lambda connection: task_queue.was_read(connection, position))
+        return await self._read(task_queue.was_read, position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
-        values = (source, chunk, paused_s, self._first_poll_s, self._clock())
-        added: Added = await self._writer.run(_OneByOne(task_queue.add), values)
-        return added
+        return await self._write(task_queue.add, source, chunk, paused_s, self._first_poll_s, self._clock())
 
     # --- polling
 
@@ -113,7 +111,7 @@ class PostgresStore(PostgresReads, Store):
     async def next_due_at(self, account: str) -> float | None:
         if self._releasing:
             await self.flush()
-        return await self._read(lambda connection: task_queue.next_due_at(connection, account))
+        return await self._read(task_queue.next_due_at, account)
 
     async def record(self, settled: Sequence[Settled]) -> None:
         held = self._leases.begin_recording(settled)
@@ -157,35 +155,31 @@ class PostgresStore(PostgresReads, Store):
         self._writer.run_within(SAVE_WITHIN_S, _OneByOne(write), (), on_commit=lambda _: unsaved.end_write())
 
     async def flush(self) -> None:
-        await self._writer.run(_OneByOne(_write_nothing), ())
+        await self._write(_write_nothing)
 
     # --- delivering
 
     async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
         wanted = tuple(dict.fromkeys(names))
-        positions: Mapping[str, bytes | None] = await self._writer.run(_OneByOne(outbox.attach_sinks), (wanted,))
-        return positions
+        return await self._write(outbox.attach_sinks, wanted)
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
-        return await self._read(lambda connection: outbox.undelivered(connection, sink, limit))
+        return await self._read(outbox.undelivered, sink, limit)
 
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
         numbers = [delivery.number for delivery in batch]
         refused = {number: storable(reason) for number, reason in written.refused.items()}
-        values = (sink, numbers, refused, written.position, self._clock())
-        await self._writer.run(_OneByOne(outbox.note_delivered), values)
+        await self._write(outbox.note_delivered, sink, numbers, refused, written.position, self._clock())
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
-        await self._writer.run(_OneByOne(outbox.note_position), (sink, position))
+        await self._write(outbox.note_position, sink, position)
 
     async def replay(self, sink: str, selection: Selection) -> int:
         refuse_unknown_sink(sink, await self._read(outbox.sink_names))
-        replayed: int = await self._writer.run(_OneByOne(outbox.replay), (sink, selection))
-        return replayed
+        return await self._write(outbox.replay, sink, selection)
 
     async def prune(self, before: float, limit: int) -> int:
-        pruned: int = await self._writer.run(_OneByOne(outbox.prune), (before, limit))
-        return pruned
+        return await self._write(outbox.prune, before, limit)
 
     # --- the connections
 
@@ -197,7 +191,11 @@ class PostgresStore(PostgresReads, Store):
         await self._pool.close()
         log.info("store.closed", path=self._dsn.shown)
 
-    async def _read(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _write(self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
+        result: T = await self._writer.run(_OneByOne(write), values)
+        return result
+
+    async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         """Return what `read` returns of what is committed, however long the server is out of reach. The writer logs
         that; what hinders reading alone is logged here."""
         tries = 0  # while the writer reaches the server
@@ -205,7 +203,7 @@ class PostgresStore(PostgresReads, Store):
             self._writer.check()
             try:
                 async with self._pool.connection() as connection:
-                    found = await read(connection)
+                    found = await read(connection, *values)
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None

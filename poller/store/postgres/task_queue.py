@@ -1,4 +1,5 @@
-"""The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction.
+"""The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
 
 A lease is a token and an end in the database's own time. A poll recorded under a token that is not the task's latest
 is skipped: its owner was too late.
@@ -31,7 +32,6 @@ RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks ever
 
 
 async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Position] | None:
-    """Return the latest source of this name and how far it was read; None if there is none."""
     row = await fetch_first(
         connection,
         'SELECT id, "offset", line, fingerprint, ended FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
@@ -41,14 +41,12 @@ async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Posi
 
 
 async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
-    """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
     sql = "INSERT INTO source (name, fingerprint) VALUES (%s, %s) RETURNING id"
     ((source,),) = await fetch_all(connection, sql, (name, fingerprint))
     return int(source)
 
 
 async def was_read(connection: AsyncConnection, position: Position) -> bool:
-    """Return whether any source was read up to exactly this position."""
     row = (position.offset, position.fingerprint)
     sql = 'SELECT EXISTS (SELECT 1 FROM source WHERE "offset" = %s AND fingerprint = %s)'
     return await fetch_first(connection, sql, row) == (True,)
@@ -139,7 +137,6 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
 
 
 async def next_due_at(connection: AsyncConnection, account: str) -> float | None:
-    """Return when the earliest task that is waiting and not leased is due; None if there is none."""
     row = await fetch_first(
         connection,
         "SELECT due_at FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL"

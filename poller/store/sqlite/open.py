@@ -12,8 +12,9 @@ from poller.core.protocols import Clock
 from poller.store.sqlite.errors import damaged, opening_error, store_error, translated, unusable_path
 from poller.store.sqlite.lock import take_lock
 from poller.store.sqlite.reader import SqliteReader
-from poller.store.sqlite.schema import VERSION, known_version, migrate, refuse_older
+from poller.store.sqlite.schema import VERSION, known_version, migrate
 from poller.store.sqlite.store import SqliteStore
+from poller.store.versions import refuse_older
 
 log = structlog.get_logger()
 
@@ -52,7 +53,7 @@ def read_sqlite(path: Path) -> SqliteReader:
     connection = _connect(path, "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1")
     try:
         with translated(str(path)):
-            refuse_older(known_version(connection, str(path)), str(path))
+            refuse_older(known_version(connection, str(path)), VERSION, str(path))
     except BaseException:
         connection.close()
         raise

@@ -1,4 +1,5 @@
-"""The outbox of an SQLite state: which record is owed to which sink. Writing functions run inside a transaction.
+"""The outbox of an SQLite state: which record is owed to which sink. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
 
 For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
 """
@@ -28,7 +29,7 @@ def attach_sinks(connection: Connection, wanted: Sequence[str]) -> dict[str, byt
 
 
 def _attach(connection: Connection, name: str) -> None:
-    """Owe the sink everything kept that finished while it was away. What was pruned before it was known, it missed."""
+    """Owe the sink all kept records that finished while it was not attached. Those pruned before are missed."""
     connection.execute(
         "INSERT INTO sink (name, missed) SELECT ?, (SELECT coalesce(sum(tasks), 0) FROM pruned) WHERE true"
         " ON CONFLICT DO NOTHING",
@@ -43,7 +44,6 @@ def _attach(connection: Connection, name: str) -> None:
 
 
 def undelivered(connection: Connection, sink: str, limit: int) -> list[Delivery]:
-    """Return the first records that the sink lacks, in the order in which they finished."""
     rows = connection.execute(
         "SELECT r.number, a.name, t.task_id, r.body FROM undelivered u"
         " CROSS JOIN record r ON r.number = u.number"
@@ -82,12 +82,10 @@ def note_delivered(
 
 
 def note_position(connection: Connection, sink: str, position: bytes | None) -> None:
-    """Note a sink's position by itself."""
     connection.execute("UPDATE sink SET position = ? WHERE name = ?", (position, sink))
 
 
 def sink_names(connection: Connection) -> list[str]:
-    """Return every sink that the state knows."""
     return [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
 
 
@@ -114,7 +112,7 @@ def replay(connection: Connection, sink: str, selection: Selection) -> int:
 
 
 def prune(connection: Connection, before: float, limit: int) -> int:
-    """Forget tasks, oldest first, that no attached sink lacks or has refused; their counts go into `pruned`."""
+    """Delete the oldest tasks that no attached sink lacks or has refused; their counts go into `pruned`."""
     found = connection.execute(
         "SELECT r.number, r.task FROM record r WHERE r.seen_at < ? AND NOT EXISTS"
         " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
@@ -123,21 +121,20 @@ def prune(connection: Connection, before: float, limit: int) -> int:
         " ORDER BY r.seen_at, r.number LIMIT ?",
         (before, max(0, limit)),
     ).fetchall()
-    numbers = [(number,) for number, _ in found]
+    numbers, tasks = [(number,) for number, _ in found], [(task,) for _, task in found]
     _note_missed(connection, numbers)
     connection.executemany("DELETE FROM record WHERE number = ?", numbers)
-    for _, task in found:
-        connection.execute(
-            "INSERT INTO pruned (kind, tasks, polls) SELECT kind, 1, polls FROM task WHERE key = ?"
-            " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
-            (task,),
-        )
-        connection.execute("DELETE FROM task WHERE key = ?", (task,))
+    connection.executemany(
+        "INSERT INTO pruned (kind, tasks, polls) SELECT kind, 1, polls FROM task WHERE key = ?"
+        " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
+        tasks,
+    )
+    connection.executemany("DELETE FROM task WHERE key = ?", tasks)
     return len(found)
 
 
 def _note_missed(connection: Connection, numbers: Sequence[tuple[int]]) -> None:
-    """Count what a sink that is away will never get. Its rows go, and numbers past `filled_to` never had any."""
+    """Count what sinks that are not attached will never get: their rows go; numbers past `filled_to` never had any."""
     away = connection.execute("SELECT id, filled_to FROM sink WHERE NOT attached").fetchall()
     for sink, filled_to in away:
         missed = sum(number > filled_to for (number,) in numbers)

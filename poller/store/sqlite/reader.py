@@ -1,8 +1,8 @@
 """Reads an SQLite state: sums, accounts, tasks, records. Works beside a writer."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
 
 from poller.core.model import (
     AccountState,
@@ -31,6 +31,8 @@ from poller.store.rows import (
 from poller.store.sqlite.errors import translated
 
 Connection = sqlite3.Connection
+T = TypeVar("T")
+Values = TypeVarTuple("Values")
 
 
 class SqliteReader(StateReader):
@@ -42,19 +44,23 @@ class SqliteReader(StateReader):
         self._noted_accounts: Mapping[str, AccountState] = {}  # by the writer, not committed yet
         self._noted_knowledge: Mapping[str, bytes] = {}
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        """Yield the connection. Raises `StoreError`."""
+    def _read(self, read: Callable[[Connection, *Values], T], *values: *Values) -> T:
+        """Return what `read` returns for the connection. Raises `StoreError`."""
         with translated(self._path):
-            yield self._connection
+            return read(self._connection, *values)
+
+    def _fetch(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._read(lambda connection: connection.execute(query, values).fetchall())
 
     async def sums(self) -> Sums:
-        with self._reading() as connection:
-            connection.execute("BEGIN")  # one snapshot for all queries
-            try:
-                return self._count(connection)
-            finally:
-                connection.execute("ROLLBACK")
+        return self._read(self._count_at_once)
+
+    def _count_at_once(self, connection: Connection) -> Sums:
+        connection.execute("BEGIN")  # one snapshot for all queries
+        try:
+            return self._count(connection)
+        finally:
+            connection.execute("ROLLBACK")
 
     def _count(self, connection: Connection) -> Sums:
         (finished,) = connection.execute("SELECT count(*) FROM record").fetchone()
@@ -77,12 +83,10 @@ class SqliteReader(StateReader):
         )
 
     async def sources(self) -> Sequence[SourceSums]:
-        with self._reading() as connection:
-            return _sources(connection)
+        return self._read(_sources)
 
     async def account(self, name: str) -> AccountState:
-        with self._reading() as connection:
-            return self._account(connection, name)
+        return self._read(self._account, name)
 
     def _account(self, connection: Connection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
@@ -99,65 +103,61 @@ class SqliteReader(StateReader):
         return with_requests(state, requests.fetchone())
 
     async def knowledge(self, name: str) -> bytes | None:
-        with self._reading() as connection:
-            if name in self._noted_knowledge:
-                return self._noted_knowledge[name]
-            row = connection.execute("SELECT body FROM knowledge WHERE name = ?", (name,)).fetchone()
-            return None if row is None else row[0]
+        stored = self._fetch("SELECT body FROM knowledge WHERE name = ?", name)
+        return self._noted_knowledge.get(name) or (stored[0][0] if stored else None)
 
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
-                " t.poll_log, t.kind, r.number, r.reason, r.seen_at, r.body"
-                " FROM account a CROSS JOIN task t ON t.account = a.id AND t.task_id = ?"
-                " LEFT JOIN record r ON r.task = t.key ORDER BY a.name",
-                (task_id,),
-            ).fetchall()
-            return [task_details_of(row, _deliveries(connection, row[11])) for row in rows]
+        rows = self._fetch(
+            "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
+            " t.poll_log, t.kind, r.number, r.reason, r.seen_at, r.body"
+            " FROM account a CROSS JOIN task t ON t.account = a.id AND t.task_id = ?"
+            " LEFT JOIN record r ON r.task = t.key ORDER BY a.name",
+            task_id,
+        )
+        return [task_details_of(row, self._deliveries(row[11])) for row in rows]
+
+    def _deliveries(self, number: int | None) -> dict[str, str]:
+        """Return the state of the record's delivery to each sink; nothing for a task without a record."""
+        rows = self._fetch(
+            "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
+            " WHEN u.number IS NOT NULL OR (NOT s.attached AND x.number > s.filled_to) THEN 'undelivered'"
+            " ELSE 'delivered' END"
+            " FROM (SELECT ? AS number) x CROSS JOIN sink s"
+            " LEFT JOIN dead d ON d.sink = s.id AND d.number = x.number"
+            " LEFT JOIN undelivered u ON u.sink = s.id AND u.number = x.number"
+            " WHERE x.number IS NOT NULL ORDER BY s.id",
+            number,
+        )
+        return dict(rows)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT s.name, r.line, r.reason, r.excerpt FROM rejection r JOIN source s ON s.id = r.source"
-                " ORDER BY r.source, r.id"
-            )
-            return [rejection_of(row) for row in rows]
+        rows = self._fetch(
+            "SELECT s.name, r.line, r.reason, r.excerpt FROM rejection r JOIN source s ON s.id = r.source"
+            " ORDER BY r.source, r.id"
+        )
+        return [rejection_of(row) for row in rows]
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT r.number, a.name, t.task_id, r.body FROM record r CROSS JOIN task t ON t.key = r.task"
-                " CROSS JOIN account a ON a.id = t.account WHERE r.number > ? ORDER BY r.number LIMIT ?",
-                (after, max(0, limit)),
-            )
-            return [delivery_of(row) for row in rows]
+        rows = self._fetch(
+            "SELECT r.number, a.name, t.task_id, r.body FROM record r CROSS JOIN task t ON t.key = r.task"
+            " CROSS JOIN account a ON a.id = t.account WHERE r.number > ? ORDER BY r.number LIMIT ?",
+            after,
+            max(0, limit),
+        )
+        return [delivery_of(row) for row in rows]
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
-                " JOIN sink s ON s.id = d.sink JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task"
-                " JOIN account a ON a.id = t.account"
-                " WHERE s.name = coalesce(?, s.name) ORDER BY d.at, d.number, s.id",
-                (sink,),
-            )
-            return [dead_letter_of(row) for row in rows]
+        rows = self._fetch(
+            "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
+            " JOIN sink s ON s.id = d.sink JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task"
+            " JOIN account a ON a.id = t.account"
+            " WHERE s.name = coalesce(?, s.name) ORDER BY d.at, d.number, s.id",
+            sink,
+        )
+        return [dead_letter_of(row) for row in rows]
 
     async def close(self) -> None:
         self._connection.close()
-
-
-def _deliveries(connection: Connection, number: int | None) -> dict[str, str]:
-    """Return the state of the record's delivery to each sink; nothing for a task without a record."""
-    rows = connection.execute(
-        "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
-        " WHEN u.number IS NOT NULL OR (NOT s.attached AND ?1 > s.filled_to) THEN 'undelivered' ELSE 'delivered' END"
-        " FROM sink s LEFT JOIN dead d ON d.sink = s.id AND d.number = ?1"
-        " LEFT JOIN undelivered u ON u.sink = s.id AND u.number = ?1 WHERE ?1 IS NOT NULL ORDER BY s.id",
-        (number,),
-    )
-    return dict(rows.fetchall())
 
 
 def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int]]:

@@ -3,6 +3,7 @@
 import sqlite3
 
 from poller.core.errors import StoreUnusable
+from poller.store.versions import refuse_newer
 
 APPLICATION_ID = 0x506F6C6C  # "Poll", in the file's header: no other program's database is taken for ours
 
@@ -141,16 +142,5 @@ def known_version(connection: sqlite3.Connection, path: str) -> int:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application != APPLICATION_ID:
         raise StoreUnusable(f"{path} is a database of another program. Name another file: --state.")
-    if version > VERSION:
-        raise StoreUnusable(
-            f"the state {path} is of version {version}, this poller knows versions up to {VERSION}. "
-            "Use the newer poller that wrote it."
-        )
+    refuse_newer(version, VERSION, path)
     return int(version)
-
-
-def refuse_older(version: int, path: str) -> None:
-    """Raise `StoreUnusable` for a state that only a writer can bring up to date."""
-    if version < VERSION:
-        reason = f"is of the older version {version}" if version else "holds nothing yet"
-        raise StoreUnusable(f"the state {path} {reason}. Start a run with it first.")

@@ -5,8 +5,8 @@ Leases live in memory: the process lock makes this process the only owner, and a
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, TypeVarTuple
 
 import structlog
 
@@ -24,6 +24,7 @@ from poller.store.unsaved import Unsaved
 
 log = structlog.get_logger()
 T = TypeVar("T")
+Values = TypeVarTuple("Values")
 
 
 class SqliteStore(SqliteReader, Store):
@@ -57,24 +58,17 @@ class SqliteStore(SqliteReader, Store):
     # --- feeding
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
-        with self._reading() as connection:
-            return task_queue.find_source(connection, storable_name(name))
+        return self._read(task_queue.find_source, storable_name(name))
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
-        return await self._commits.run(
-            lambda: task_queue.insert_source(self._connection, storable_name(name), fingerprint)
-        )
+        return await self._write(task_queue.insert_source, storable_name(name), fingerprint)
 
     async def was_read(self, position: Position) -> bool:
-        with self._reading() as connection:
-            return task_queue.was_read(connection, position)
+        return self._read(task_queue.was_read, position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
-        now = self._clock()
-        return await self._commits.run(
-            lambda: task_queue.add(self._connection, source, chunk, self._noted_accounts, self._first_poll_s, now),
-            rows=len(chunk.fed),
-        )
+        noted, first_poll_s, now = self._noted_accounts, self._first_poll_s, self._clock()
+        return await self._write(task_queue.add, source, chunk, noted, first_poll_s, now, rows=len(chunk.fed))
 
     # --- polling
 
@@ -84,15 +78,14 @@ class SqliteStore(SqliteReader, Store):
     async def claim(self, account: str, limit: int) -> list[Task]:
         if limit <= 0:
             return []
-        with self._reading() as connection:
-            tasks = task_queue.claim(connection, account, limit, self._leases.held, self._last_lease, self._clock())
+        held, now = self._leases.held, self._clock()
+        tasks = self._read(task_queue.claim, account, limit, held, self._last_lease, now)
         self._leases.take(tasks)
         self._last_lease += len(tasks)
         return tasks
 
     async def next_due_at(self, account: str) -> float | None:
-        with self._reading() as connection:
-            return task_queue.next_due_at(connection, account, self._leases.held)
+        return self._read(task_queue.next_due_at, account, self._leases.held)
 
     async def record(self, settled: Sequence[Settled]) -> None:
         held = self._leases.begin_recording(settled)
@@ -128,31 +121,25 @@ class SqliteStore(SqliteReader, Store):
 
     async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
         wanted = tuple(dict.fromkeys(names))
-        return await self._commits.run(lambda: outbox.attach_sinks(self._connection, wanted))
+        return await self._write(outbox.attach_sinks, wanted)
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
-        with self._reading() as connection:
-            return outbox.undelivered(connection, sink, limit)
+        return self._read(outbox.undelivered, sink, limit)
 
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
-        now = self._clock()
-        numbers = [delivery.number for delivery in batch]
+        numbers, now = [delivery.number for delivery in batch], self._clock()
         refused = {number: storable(reason) for number, reason in written.refused.items()}
-        await self._commits.run(
-            lambda: outbox.note_delivered(self._connection, sink, numbers, refused, written.position, now),
-            rows=len(batch),
-        )
+        await self._write(outbox.note_delivered, sink, numbers, refused, written.position, now, rows=len(batch))
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
-        await self._commits.run(lambda: outbox.note_position(self._connection, sink, position))
+        await self._write(outbox.note_position, sink, position)
 
     async def replay(self, sink: str, selection: Selection) -> int:
-        with self._reading() as connection:
-            refuse_unknown_sink(sink, outbox.sink_names(connection))
-        return await self._commits.run(lambda: outbox.replay(self._connection, sink, selection))
+        refuse_unknown_sink(sink, self._read(outbox.sink_names))
+        return await self._write(outbox.replay, sink, selection)
 
     async def prune(self, before: float, limit: int) -> int:
-        return await self._commits.run(lambda: outbox.prune(self._connection, before, limit))
+        return await self._write(outbox.prune, before, limit)
 
     # --- the connection
 
@@ -168,11 +155,13 @@ class SqliteStore(SqliteReader, Store):
             self._lock.release()
         log.info("store.closed", path=self._path)
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection between two commits, when it shows exactly what is on disk."""
+    def _read(self, read: Callable[[sqlite3.Connection, *Values], T], *values: *Values) -> T:
+        """Read between two commits, when the connection shows exactly what is on disk."""
         self._commits.check()
         try:
-            yield self._connection
+            return read(self._connection, *values)
         except sqlite3.Error as error:
             raise (store_error(error, self._path) if may_pass(error) else self._commits.fail(error)) from error
+
+    async def _write(self, write: Callable[[sqlite3.Connection, *Values], T], *values: *Values, rows: int = 1) -> T:
+        return await self._commits.run(lambda: write(self._connection, *values), rows=rows)

@@ -1,4 +1,6 @@
-"""The queue of an SQLite state: feeding, claiming, recording. Writing functions run inside a transaction."""
+"""The queue of an SQLite state: feeding, claiming, recording. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
+"""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,6 @@ Leased = Mapping[int, int]  # the keys of the tasks that are leased now
 
 
 def find_source(connection: Connection, name: str) -> tuple[int, Position] | None:
-    """Return the latest source of this name and how far it was read; None if there is none."""
     row = connection.execute(
         "SELECT id, offset, line, fingerprint, ended FROM source WHERE name = ? ORDER BY id DESC LIMIT 1", (name,)
     ).fetchone()
@@ -35,13 +36,11 @@ def find_source(connection: Connection, name: str) -> tuple[int, Position] | Non
 
 
 def insert_source(connection: Connection, name: str, fingerprint: str) -> int:
-    """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
     row = (name, fingerprint)
     return connection.execute("INSERT INTO source (name, fingerprint) VALUES (?, ?)", row).lastrowid or 0
 
 
 def was_read(connection: Connection, position: Position) -> bool:
-    """Return whether any source was read up to exactly this position."""
     row = (position.offset, position.fingerprint)
     sql = "SELECT EXISTS (SELECT 1 FROM source WHERE offset = ? AND fingerprint = ?)"
     return bool(connection.execute(sql, row).fetchone()[0])
@@ -144,7 +143,6 @@ def _due_keys(connection: Connection, account: str, limit: int, leased: Leased, 
 
 
 def next_due_at(connection: Connection, account: str, leased: Leased) -> float | None:
-    """Return when the earliest task that is waiting and not leased is due; None if there is none."""
     rows = connection.execute(
         "SELECT key, due_at FROM task INDEXED BY task_due WHERE account ="
         " (SELECT id FROM account WHERE name = ?) AND kind IS NULL ORDER BY due_at, key",
