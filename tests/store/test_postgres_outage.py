@@ -250,6 +250,13 @@ SEVERAL = Scenario(
 )
 
 
+async def next_request(simulation: Simulation) -> None:
+    """Return when the service has opened its state and polls; virtual time runs on while a busy server opens it."""
+    before = simulation.api.stats().requests_total
+    while simulation.api.stats().requests_total == before:  # noqa: ASYNC110 - the simulation has no event for it
+        await asyncio.sleep(0.5)
+
+
 async def test_the_service_finishes_right_through_lost_answers_and_a_server_that_is_away(
     tmp_path: Path, clock: Clock, wire: Wire, postgres_url: str
 ) -> None:
@@ -257,6 +264,7 @@ async def test_the_service_finishes_right_through_lost_answers_and_a_server_that
     fed = simulation.write_ids(40)
 
     async def trouble() -> None:
+        await next_request(simulation)
         for loses in ("answer", "commit", "answer"):
             await asyncio.sleep(6)
             wire.loses = loses
@@ -282,6 +290,7 @@ async def test_a_killed_service_continues_where_it_was(
     for seconds in (6, 22):
         async with wire_to(postgres_server) as wire, asyncio.TaskGroup() as group:
             running = group.create_task(simulation.run(fed, {"state": wire.url(postgres_url)}))
+            await next_request(simulation)
             await asyncio.sleep(seconds)
             wire.cut()  # nothing that is done from here on can reach the state
             running.cancel()
