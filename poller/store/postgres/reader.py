@@ -9,20 +9,9 @@ from psycopg import AsyncConnection
 
 from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, SinkSums, SourceSums, Sums, TaskDetails
 from poller.core.protocols import StateReader
+from poller.store import rows
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
-from poller.store.rows import (
-    TOP_REASONS,
-    account_of,
-    dead_letter_of,
-    delivery_of,
-    rejection_of,
-    sink_sums_of,
-    source_sums_of,
-    sums_of,
-    task_details_of,
-    with_requests,
-)
 
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
@@ -65,12 +54,12 @@ class PostgresReads(StateReader):
             connection,
             "SELECT reason, count(*) FROM record WHERE reason IS NOT NULL GROUP BY reason"
             ' ORDER BY 2 DESC, reason COLLATE "C" LIMIT %s',
-            (TOP_REASONS,),
+            (rows.TOP_REASONS,),
         )
         tasks = await fetch_all(connection, "SELECT kind, count(*), sum(polls)::bigint FROM task GROUP BY kind")
         stored = await fetch_all(connection, "SELECT name FROM account")
         names = {name for (name,) in stored} | self._noted_accounts.keys()
-        return sums_of(
+        return rows.sums_of(
             sources=await _sources(connection),
             sinks=await _count_outboxes(connection),
             accounts={name: await self._account(connection, name) for name in sorted(names)},
@@ -90,7 +79,7 @@ class PostgresReads(StateReader):
 
     async def _account(self, connection: AsyncConnection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
-        state = self._noted_accounts.get(name) or account_of(
+        state = self._noted_accounts.get(name) or rows.account_of(
             await fetch_first(
                 connection,
                 "SELECT active_at, clean, paused_s, day, pause, pause_detail, resume_at FROM account WHERE name = %s",
@@ -102,7 +91,7 @@ class PostgresReads(StateReader):
             "SELECT d.requests FROM account_day d JOIN account a ON a.id = d.account WHERE d.day = %s AND a.name = %s",
             (state.day, name),
         )
-        return with_requests(state, requests)
+        return rows.with_requests(state, requests)
 
     async def knowledge(self, name: str) -> bytes | None:
         if name in self._noted_knowledge:
@@ -111,18 +100,18 @@ class PostgresReads(StateReader):
         return stored[0][0] if stored else None
 
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
-        rows = await self._fetch(
+        found = await self._fetch(
             "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
             " t.poll_log, t.kind, r.number, r.reason, r.seen_at, r.body"
             " FROM account a JOIN task t ON t.account = a.id AND t.task_id = %s"
             ' LEFT JOIN record r ON r.task = t.key ORDER BY a.name COLLATE "C"',
             (task_id,),
         )
-        return [task_details_of(row, await self._deliveries(row[11])) for row in rows]
+        return [rows.task_details_of(row, await self._deliveries(row[11])) for row in found]
 
     async def _deliveries(self, number: int | None) -> dict[str, str]:
         """Return the state of the record's delivery to each sink; nothing for a task without a record."""
-        rows = await self._fetch(
+        found = await self._fetch(
             "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
             " WHEN u.number IS NOT NULL OR (NOT s.attached AND x.number > s.filled_to) THEN 'undelivered'"
             " ELSE 'delivered' END"
@@ -132,32 +121,32 @@ class PostgresReads(StateReader):
             " WHERE x.number IS NOT NULL ORDER BY s.id",
             (number,),
         )
-        return dict(rows)
+        return dict(found)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
-        rows = await self._fetch(
+        found = await self._fetch(
             "SELECT s.name, r.line, r.reason, r.excerpt FROM rejection r JOIN source s ON s.id = r.source"
             " ORDER BY r.source, r.id"
         )
-        return [rejection_of(row) for row in rows]
+        return [rows.rejection_of(row) for row in found]
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
-        rows = await self._fetch(
+        found = await self._fetch(
             "SELECT r.number, a.name, t.task_id, r.body FROM record r JOIN task t ON t.key = r.task"
             " JOIN account a ON a.id = t.account WHERE r.number > %s ORDER BY r.number LIMIT %s",
             (after, max(0, limit)),
         )
-        return [delivery_of(row) for row in rows]
+        return [rows.delivery_of(row) for row in found]
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
-        rows = await self._fetch(
+        found = await self._fetch(
             "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
             " JOIN sink s ON s.id = d.sink JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task"
             " JOIN account a ON a.id = t.account"
             " WHERE s.name = coalesce(%s, s.name) ORDER BY d.at, d.number, s.id",
             (sink,),
         )
-        return [dead_letter_of(row) for row in rows]
+        return [rows.dead_letter_of(row) for row in found]
 
     async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._read(fetch_all, query, values)
@@ -181,15 +170,15 @@ class PostgresReader(PostgresReads):
 
 
 async def _sources(connection: AsyncConnection) -> list[SourceSums]:
-    rows = await fetch_all(
+    found = await fetch_all(
         connection, "SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id"
     )
-    return [source_sums_of(row) for row in rows]
+    return [rows.source_sums_of(row) for row in found]
 
 
 async def _count_outboxes(connection: AsyncConnection) -> list[SinkSums]:
     """A sink gets its rows while it is attached. For one that is not, the records it lacks are counted."""
-    rows = await fetch_all(
+    found = await fetch_all(
         connection,
         "SELECT name, delivered, missed, attached,"
         " (SELECT count(*) FROM undelivered u WHERE u.sink = s.id)"
@@ -197,4 +186,4 @@ async def _count_outboxes(connection: AsyncConnection) -> list[SinkSums]:
         " (SELECT count(*) FROM dead d WHERE d.sink = s.id)"
         " FROM sink s ORDER BY id",
     )
-    return [sink_sums_of(row) for row in rows]
+    return [rows.sink_sums_of(row) for row in found]

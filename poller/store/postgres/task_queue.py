@@ -12,17 +12,8 @@ from psycopg import AsyncConnection
 
 from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
 from poller.core.poll_log import LONGEST
+from poller.store import rows
 from poller.store.postgres.reader import fetch_all, fetch_first
-from poller.store.rows import (
-    Row,
-    account_row,
-    finished_rows,
-    polled_rows,
-    rejection_rows,
-    source_of,
-    source_row,
-    task_of,
-)
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
@@ -37,7 +28,7 @@ async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Posi
         'SELECT id, "offset", line, fingerprint, ended FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
         (name,),
     )
-    return None if row is None else source_of(row)
+    return None if row is None else rows.source_of(row)
 
 
 async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
@@ -69,13 +60,13 @@ async def add(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
             " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, nr)"
             " ORDER BY x.nr",
-            (source, *_columns(rejection_rows(chunk))),
+            (source, *_columns(rows.rejection_rows(chunk))),
         )
     await connection.execute(
         "UPDATE source SET lines = lines + %s, tasks = tasks + %s, duplicates = duplicates + %s,"
         ' rejected = rejected + %s, blank = blank + %s, "offset" = %s, line = %s, fingerprint = %s, ended = %s'
         " WHERE id = %s",
-        (*source_row(chunk, added), source),
+        (*rows.source_row(chunk, added), source),
     )
     return added
 
@@ -132,7 +123,7 @@ async def claim(connection: AsyncConnection, account: str, limit: int, now: floa
         (LEASE_S, account, now, limit),
         prepare=False,
     )
-    tasks = [task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
+    tasks = [rows.task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
     return sorted(tasks, key=lambda task: (task.due_at, task.key))
 
 
@@ -168,14 +159,14 @@ async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> Non
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
     """Store the decisions, each task at most once in `settled`; return how many leases were still ours."""
     stored = 0
-    if polled := polled_rows(settled):
+    if polled := rows.polled_rows(settled):
         stored += await _record_polled(connection, polled)
-    if finished := finished_rows(settled):
+    if finished := rows.finished_rows(settled):
         stored += await _record_finished(connection, finished)
     return stored
 
 
-async def _record_polled(connection: AsyncConnection, polled: Sequence[Row]) -> int:
+async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> int:
     updated = await connection.execute(
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
@@ -189,7 +180,7 @@ async def _record_polled(connection: AsyncConnection, polled: Sequence[Row]) -> 
     return updated.rowcount
 
 
-async def _record_finished(connection: AsyncConnection, finished: Sequence[Row]) -> int:
+async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> int:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
     ((stored,),) = await fetch_all(
         connection,
@@ -209,9 +200,9 @@ async def _record_finished(connection: AsyncConnection, finished: Sequence[Row])
     return int(stored)
 
 
-def _columns(rows: Sequence[Row]) -> list[list[Any]]:
+def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
     """Return the arrays for `unnest`."""
-    return [list(column) for column in zip(*rows, strict=True)]
+    return [list(column) for column in zip(*table, strict=True)]
 
 
 # --- what is remembered ----------------------------------------------------------------------------------------------
@@ -234,7 +225,7 @@ async def save_accounts(connection: AsyncConnection, noted: Mapping[str, Account
         await connection.execute(
             "UPDATE account SET active_at = %s, clean = %s, paused_s = %s, day = %s, pause = %s, pause_detail = %s,"
             " resume_at = %s WHERE id = %s",
-            (*account_row(state), number),
+            (*rows.account_row(state), number),
         )
         if state.day:
             await connection.execute(

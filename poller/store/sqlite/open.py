@@ -123,7 +123,7 @@ def _log_pages(path: Path) -> int:
 
 
 def _refuse_damaged(connection: sqlite3.Connection, path: str) -> None:
-    """Look for damage that a run would notice late or never: 3 s for a million tasks."""
+    """Check for damage that a run would notice late or never: 3 s for a million tasks."""
     (bytes_there,) = connection.execute(
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
     ).fetchone()

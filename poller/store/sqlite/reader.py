@@ -16,18 +16,7 @@ from poller.core.model import (
     TaskDetails,
 )
 from poller.core.protocols import StateReader
-from poller.store.rows import (
-    TOP_REASONS,
-    account_of,
-    dead_letter_of,
-    delivery_of,
-    rejection_of,
-    sink_sums_of,
-    source_sums_of,
-    sums_of,
-    task_details_of,
-    with_requests,
-)
+from poller.store import rows
 from poller.store.sqlite.errors import translated
 
 Connection = sqlite3.Connection
@@ -66,11 +55,11 @@ class SqliteReader(StateReader):
         (finished,) = connection.execute("SELECT count(*) FROM record").fetchone()
         reasons = connection.execute(
             "SELECT reason, count(*) FROM record WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
-            (TOP_REASONS,),
+            (rows.TOP_REASONS,),
         )
         waiting, polls, kinds = _count_tasks(connection)
         names = {name for (name,) in connection.execute("SELECT name FROM account")} | self._noted_accounts.keys()
-        return sums_of(
+        return rows.sums_of(
             sources=_sources(connection),
             sinks=_count_outboxes(connection),
             accounts={name: self._account(connection, name) for name in sorted(names)},
@@ -90,7 +79,7 @@ class SqliteReader(StateReader):
 
     def _account(self, connection: Connection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
-        state = self._noted_accounts.get(name) or account_of(
+        state = self._noted_accounts.get(name) or rows.account_of(
             connection.execute(
                 "SELECT active_at, clean, paused_s, day, pause, pause_detail, resume_at FROM account WHERE name = ?",
                 (name,),
@@ -100,25 +89,25 @@ class SqliteReader(StateReader):
             "SELECT requests FROM account_day WHERE day = ? AND account = (SELECT id FROM account WHERE name = ?)",
             (state.day, name),
         )
-        return with_requests(state, requests.fetchone())
+        return rows.with_requests(state, requests.fetchone())
 
     async def knowledge(self, name: str) -> bytes | None:
         stored = self._fetch("SELECT body FROM knowledge WHERE name = ?", name)
         return self._noted_knowledge.get(name) or (stored[0][0] if stored else None)
 
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
-        rows = self._fetch(
+        found = self._fetch(
             "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
             " t.poll_log, t.kind, r.number, r.reason, r.seen_at, r.body"
             " FROM account a CROSS JOIN task t ON t.account = a.id AND t.task_id = ?"
             " LEFT JOIN record r ON r.task = t.key ORDER BY a.name",
             task_id,
         )
-        return [task_details_of(row, self._deliveries(row[11])) for row in rows]
+        return [rows.task_details_of(row, self._deliveries(row[11])) for row in found]
 
     def _deliveries(self, number: int | None) -> dict[str, str]:
         """Return the state of the record's delivery to each sink; nothing for a task without a record."""
-        rows = self._fetch(
+        found = self._fetch(
             "SELECT s.name, CASE WHEN d.number IS NOT NULL THEN 'dead: ' || d.reason"
             " WHEN u.number IS NOT NULL OR (NOT s.attached AND x.number > s.filled_to) THEN 'undelivered'"
             " ELSE 'delivered' END"
@@ -128,33 +117,33 @@ class SqliteReader(StateReader):
             " WHERE x.number IS NOT NULL ORDER BY s.id",
             number,
         )
-        return dict(rows)
+        return dict(found)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
-        rows = self._fetch(
+        found = self._fetch(
             "SELECT s.name, r.line, r.reason, r.excerpt FROM rejection r JOIN source s ON s.id = r.source"
             " ORDER BY r.source, r.id"
         )
-        return [rejection_of(row) for row in rows]
+        return [rows.rejection_of(row) for row in found]
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
-        rows = self._fetch(
+        found = self._fetch(
             "SELECT r.number, a.name, t.task_id, r.body FROM record r CROSS JOIN task t ON t.key = r.task"
             " CROSS JOIN account a ON a.id = t.account WHERE r.number > ? ORDER BY r.number LIMIT ?",
             after,
             max(0, limit),
         )
-        return [delivery_of(row) for row in rows]
+        return [rows.delivery_of(row) for row in found]
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
-        rows = self._fetch(
+        found = self._fetch(
             "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
             " JOIN sink s ON s.id = d.sink JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task"
             " JOIN account a ON a.id = t.account"
             " WHERE s.name = coalesce(?, s.name) ORDER BY d.at, d.number, s.id",
             sink,
         )
-        return [dead_letter_of(row) for row in rows]
+        return [rows.dead_letter_of(row) for row in found]
 
     async def close(self) -> None:
         self._connection.close()
@@ -169,17 +158,17 @@ def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int]]:
 
 
 def _sources(connection: Connection) -> list[SourceSums]:
-    rows = connection.execute("SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id")
-    return [source_sums_of(row) for row in rows]
+    found = connection.execute("SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id")
+    return [rows.source_sums_of(row) for row in found]
 
 
 def _count_outboxes(connection: Connection) -> list[SinkSums]:
     """A sink gets its rows while it is attached. For one that is not, the records it lacks are counted."""
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT name, delivered, missed, attached,"
         " (SELECT count(*) FROM undelivered u WHERE u.sink = s.id)"
         " + CASE WHEN attached THEN 0 ELSE (SELECT count(*) FROM record r WHERE r.number > s.filled_to) END,"
         " (SELECT count(*) FROM dead d WHERE d.sink = s.id)"
         " FROM sink s ORDER BY id"
     )
-    return [sink_sums_of(row) for row in rows]
+    return [rows.sink_sums_of(row) for row in found]

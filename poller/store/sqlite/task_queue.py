@@ -10,16 +10,7 @@ import orjson
 
 from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
 from poller.core.poll_log import LONGEST
-from poller.store.rows import (
-    Row,
-    account_row,
-    finished_rows,
-    polled_rows,
-    rejection_rows,
-    source_of,
-    source_row,
-    task_of,
-)
+from poller.store import rows
 
 Connection = sqlite3.Connection
 Leased = Mapping[int, int]  # the keys of the tasks that are leased now
@@ -32,7 +23,7 @@ def find_source(connection: Connection, name: str) -> tuple[int, Position] | Non
     row = connection.execute(
         "SELECT id, offset, line, fingerprint, ended FROM source WHERE name = ? ORDER BY id DESC LIMIT 1", (name,)
     ).fetchone()
-    return None if row is None else source_of(row)
+    return None if row is None else rows.source_of(row)
 
 
 def insert_source(connection: Connection, name: str, fingerprint: str) -> int:
@@ -60,13 +51,13 @@ def add(
     added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
-        [(source, *row) for row in rejection_rows(chunk)],
+        [(source, *row) for row in rows.rejection_rows(chunk)],
     )
     connection.execute(
         "UPDATE source SET lines = lines + ?, tasks = tasks + ?, duplicates = duplicates + ?,"
         " rejected = rejected + ?, blank = blank + ?, offset = ?, line = ?, fingerprint = ?, ended = ?"
         " WHERE id = ?",
-        (*source_row(chunk, added), source),
+        (*rows.source_row(chunk, added), source),
     )
     return added
 
@@ -117,24 +108,24 @@ def _account_base(connection: Connection, name: str, noted: Mapping[str, Account
 def claim(connection: Connection, account: str, limit: int, leased: Leased, last_lease: int, now: float) -> list[Task]:
     """Return up to `limit` due tasks that are not leased, longest due first, each with a lease after `last_lease`."""
     keys = _due_keys(connection, account, limit, leased, now)
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at"  # noqa: S608 - placeholders
         f" FROM task WHERE key IN ({', '.join('?' * len(keys))})",
         keys,
     )
-    found = {row[0]: row for row in rows}
-    return [task_of(account, found[key], lease) for lease, key in enumerate(keys, start=last_lease + 1)]
+    by_key = {row[0]: row for row in found}
+    return [rows.task_of(account, by_key[key], lease) for lease, key in enumerate(keys, start=last_lease + 1)]
 
 
 def _due_keys(connection: Connection, account: str, limit: int, leased: Leased, now: float) -> list[int]:
     keys: list[int] = []
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT key FROM task INDEXED BY task_due WHERE account = (SELECT id FROM account WHERE name = ?)"
         " AND kind IS NULL AND due_at <= ? ORDER BY due_at, key",
         (account, now),
     )
-    with closing(rows):
-        for (key,) in rows:
+    with closing(found):
+        for (key,) in found:
             if key not in leased:
                 keys.append(key)
                 if len(keys) == limit:
@@ -143,28 +134,28 @@ def _due_keys(connection: Connection, account: str, limit: int, leased: Leased, 
 
 
 def next_due_at(connection: Connection, account: str, leased: Leased) -> float | None:
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT key, due_at FROM task INDEXED BY task_due WHERE account ="
         " (SELECT id FROM account WHERE name = ?) AND kind IS NULL ORDER BY due_at, key",
         (account,),
     )
-    with closing(rows):
-        return next((due_at for key, due_at in rows if key not in leased), None)
+    with closing(found):
+        return next((due_at for key, due_at in found if key not in leased), None)
 
 
 def record(connection: Connection, settled: Sequence[Settled]) -> None:
     """Store the decisions; the leases are held."""
-    if polled := polled_rows(settled):
+    if polled := rows.polled_rows(settled):
         connection.executemany(
             "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
             " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at) WHERE key = ?",
             [(poll_log, -LONGEST, *decision, key) for key, _, poll_log, *decision in polled],
         )
-    if finished := finished_rows(settled):
+    if finished := rows.finished_rows(settled):
         _record_finished(connection, finished)
 
 
-def _record_finished(connection: Connection, finished: Sequence[Row]) -> None:
+def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> None:
     (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
     connection.executemany(
         "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ? WHERE key = ?",
@@ -196,7 +187,7 @@ def save_accounts(connection: Connection, noted: Mapping[str, AccountState]) -> 
         connection.execute(
             "UPDATE account SET active_at = ?, clean = ?, paused_s = ?, day = ?, pause = ?, pause_detail = ?,"
             " resume_at = ? WHERE id = ?",
-            (*account_row(state), number),
+            (*rows.account_row(state), number),
         )
         if state.day:
             connection.execute(
