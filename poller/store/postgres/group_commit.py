@@ -151,8 +151,7 @@ class Writer:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - a defect must reach the callers, not end in a lost task
             self._end(
-                f"{self._dsn.shown} was handed something it cannot store: {type(error).__name__}.",
-                type(error).__name__,
+                f"{self._dsn.shown} was handed something it cannot store: {type(error).__name__}.", type(error).__name__
             )
 
     async def _wait_for_work(self) -> bool:

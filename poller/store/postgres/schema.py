@@ -161,8 +161,7 @@ async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
 async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:
     """Return the version of the tables, 0 where there are none. Raises `StoreUnusable` for newer and foreign ones."""
     tables = await connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')",
-        (dsn.schema,),
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')", (dsn.schema,)
     )
     names = {name for (name,) in await tables.fetchall()}
     if not names:

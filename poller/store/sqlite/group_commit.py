@@ -37,13 +37,7 @@ class GroupCommit:
     """Collects operations for `linger_s` and commits them together, in order, on the loop."""
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        *,
-        path: str,
-        linger_s: float,
-        clock: Clock,
-        beat: Callable[[], None],
+        self, connection: sqlite3.Connection, *, path: str, linger_s: float, clock: Clock, beat: Callable[[], None]
     ) -> None:
         self._connection = connection
         self._path = path
