@@ -138,137 +138,121 @@ class Sink(Protocol):
         ...
 
 
-class Store(Protocol):
+class FeedStore(Protocol):
+    """Where sources store what they read, and find how far they read before."""
+
+    async def open_source(self, name: str) -> tuple[int, Position] | None:
+        """Return the latest source of this name and how far it was read; None if there is none."""
+
+    async def new_source(self, name: str, fingerprint: str = "") -> int:
+        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
+
+    async def was_read(self, position: Position) -> bool:
+        """Return whether any source was read up to exactly this position; its fingerprint identifies the file."""
+
+    async def add(self, source: int, chunk: Chunk) -> Added:
+        """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
+        New tasks are due as `delay_first_polls` set it; their deadline's base is their account's noted `paused_s`."""
+
+
+class PollStore(Protocol):
+    """The queue and the schedule of a lane, and what it remembers."""
+
+    def delay_first_polls(self, account: str, delay_s: float) -> None:
+        """Make the account's new tasks due `delay_s` after they are added; before the first call they are due at once.
+        Not stored."""
+
+    async def claim(self, account: str, limit: int) -> list[Task]:
+        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process; in
+        PostgreSQL also a minute after the last `beat`."""
+
+    async def next_due_at(self, account: str) -> float | None:
+        """Return when the earliest task that is waiting and not leased is due; None if there is none."""
+
+    async def record(self, settled: Sequence[Settled]) -> None:
+        """Count one poll for each task and store its decision; for finished ones, in the same transaction, the record
+        and one undelivered row per attached sink. Skips a task whose lease is not held any more."""
+
+    def release(self, tasks: Sequence[Task]) -> None:
+        """Give leases back unused."""
+
+    def save_account(self, name: str, state: AccountState) -> None:
+        """Note the account's state; stored with the next commit, within a second."""
+
+    def save_knowledge(self, name: str, knowledge: bytes) -> None:
+        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
+
+    async def flush(self) -> None:
+        """Return when everything noted so far is on disk, `save_account` included."""
+
+
+class DeliveryStore(Protocol):
+    """The outbox of every sink."""
+
+    async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
+        """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything
+        that finished while it was not attached, also before it was first named."""
+
+    async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
+        """Return the first undelivered records that are safely on disk, in the order in which they finished."""
+
+    async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
+        """Take the batch out of the sink's outbox, note its position if it has one, keep the refused as dead letters.
+        A second time changes nothing."""
+
+    async def note_position(self, sink: str, position: bytes | None) -> None:
+        """Note a sink's position by itself, after `Sink.open`."""
+
+    async def replay(self, sink: str, selection: Selection) -> int:
+        """Put the selected records that are kept back into the sink's outbox, dead letters too; return how many. One
+        that is undelivered already stays as it is. Raises `ConfigError` for a sink that the state does not know."""
+
+
+class StateReader(Protocol):
+    """What a state contains, also for a process that only reads it while its owner runs. One answer, one instant."""
+
+    async def sums(self) -> Sums:
+        """Count everything from the rows themselves."""
+
+    async def sources(self) -> Sequence[SourceSums]:
+        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+
+    async def account(self, name: str) -> AccountState:
+        """Return what is remembered of the account."""
+
+    async def knowledge(self, name: str) -> bytes | None:
+        """Return what `save_knowledge` last noted under this name; None if nothing."""
+
+    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
+        """Return what is known of the tasks with this id, one for each account that has it, by account."""
+
+    async def rejections(self) -> Sequence[tuple[str, Rejection]]:
+        """Return every rejected line with its source's name, in input order."""
+
+    async def records(self, after: int, limit: int) -> list[Delivery]:
+        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+
+    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first."""
+
+    async def close(self) -> None:
+        """Close the state, after a commit of what is pending. A second call does nothing."""
+
+
+class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     """The queue, the schedule and the outbox in one: the only durable truth.
 
-    What a method wrote is on disk when it returns, but for `save_account` and `release`. While the disk is full,
-    writing methods wait and go on when there is room. `StoreError` means that the state cannot be trusted: stop.
+    What a method wrote is on disk when it returns, except by `save_account`, `save_knowledge` and `release`. While the
+    disk is full, writing methods wait and go on when there is room. `StoreError`: the state cannot be trusted, stop.
     """
 
     @property
     def writable(self) -> bool:
         """False while writing methods wait, for a disk that is full or a server that is out of reach."""
-        ...
-
-    # --- feeding
-    async def open_source(self, name: str) -> tuple[int, Position] | None:
-        """Return the latest source of this name and how far it was read; None if there is none."""
-        ...
-
-    async def new_source(self, name: str, fingerprint: str = "") -> int:
-        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
-        ...
-
-    async def was_read(self, position: Position) -> bool:
-        """Whether a source, of whatever name, was read up to exactly this position; its fingerprint names the file."""
-        ...
-
-    async def add(self, source: int, chunk: Chunk) -> Added:
-        """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
-        New tasks are due as `delay_first_polls` says and take their account's noted `paused_s` as base."""
-        ...
-
-    def delay_first_polls(self, account: str, delay_s: float) -> None:
-        """Let the account's new tasks be due so long after they are added; until it is called they are due at once.
-        Not stored."""
-        ...
-
-    # --- polling
-    async def claim(self, account: str, limit: int) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process."""
-        ...
-
-    async def next_due_at(self, account: str) -> float | None:
-        """Return when the earliest task that is waiting and not leased is due; None if there is none."""
-        ...
-
-    async def record(self, settled: Sequence[Settled]) -> None:
-        """Count one poll for each task and store what was decided; for finished ones, in the same transaction, the
-        record and one undelivered row per attached sink. A task whose lease is not held any more is passed over."""
-        ...
-
-    def release(self, tasks: Sequence[Task]) -> None:
-        """Give leases back unused."""
-        ...
-
-    # --- accounts
-    async def account(self, name: str) -> AccountState:
-        """Return what is remembered of the account."""
-        ...
-
-    def save_account(self, name: str, state: AccountState) -> None:
-        """Note the account's state; stored with the next commit, within a second."""
-        ...
-
-    async def knowledge(self, name: str) -> bytes | None:
-        """Return what `save_knowledge` last noted under this name; None if nothing."""
-        ...
-
-    def save_knowledge(self, name: str, knowledge: bytes) -> None:
-        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
-        ...
-
-    async def flush(self) -> None:
-        """Return when everything noted so far is on disk, `save_account` included."""
-        ...
 
     def beat(self) -> None:
-        """The owner is alive: leave a sign that `poller healthcheck` can see from outside."""
-        ...
-
-    # --- delivering
-    async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
-        """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything
-        that finished while it was not attached, also before it was first named."""
-        ...
-
-    async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
-        """Return the first undelivered records that are safely on disk, in the order in which they finished."""
-        ...
-
-    async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
-        """Strike the batch off the sink's outbox, note its position, keep the refused as dead letters."""
-        ...
-
-    async def note_position(self, sink: str, position: bytes | None) -> None:
-        """Note a sink's position by itself, after `Sink.open`."""
-        ...
-
-    async def replay(self, sink: str, selection: Selection) -> int:
-        """Put the selected records, as far as they are kept, into the sink's outbox again, dead letters revived; return
-        how many. A record that is undelivered already stays as it is. The sink must be known to the store."""
-        ...
-
-    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
-        """Return what the sink, or any sink, refused for good, oldest first."""
-        ...
-
-    async def records(self, after: int, limit: int) -> list[Delivery]:
-        """Return kept finished records in the order in which they finished, beginning after number `after`."""
-        ...
+        """Note the owner's heartbeat, which `poller healthcheck` sees from outside; every commit does so too."""
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` tasks that finished before the instant and owe nothing to any attached sink; return how
-        many. Their counts stay in `sums`. A pruned id that is fed again is a new task."""
-        ...
-
-    # --- reporting
-    async def sums(self) -> Sums:
-        """Count everything from the rows themselves."""
-        ...
-
-    async def sources(self) -> Sequence[SourceSums]:
-        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
-        ...
-
-    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
-        """Return what is known of the tasks with this id, one for each account that has it, by account."""
-        ...
-
-    async def rejections(self) -> Sequence[tuple[str, Rejection]]:
-        """Return every rejected line with its source's name, in input order."""
-        ...
-
-    async def close(self) -> None:
-        """Commit what is pending and let go of the state."""
-        ...
+        """Delete up to `limit` tasks that finished before the instant; return how many. Keeps what an attached sink
+        lacks or refused. The counts stay in `sums`; a pruned id that is fed once more is a new task."""

@@ -9,7 +9,7 @@ import structlog
 
 from poller.core.errors import GaveUp, SinkError
 from poller.core.model import Delivery, Retry, Written
-from poller.core.protocols import Clock, Sink, Store
+from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
 
 log = structlog.get_logger()
@@ -21,7 +21,9 @@ class DeliveryLoop:
     BATCH = 500  # records a write
     LINGER_S = 0.1  # collects a batch, so that a sink syncs ten times a second at most
 
-    def __init__(self, sink: Sink, *, store: Store, metrics: Metrics, clock: Clock, give_up_s: float | None) -> None:
+    def __init__(
+        self, sink: Sink, *, store: DeliveryStore, metrics: Metrics, clock: Clock, give_up_s: float | None
+    ) -> None:
         self.sink = sink
         self.backlog_reason: str | None = None  # why writes fail now
         self.stopped_by: SinkError | None = None  # why it stopped until a person acts

@@ -7,7 +7,7 @@ import structlog
 
 from poller.core.errors import InputError
 from poller.core.model import Added, Chunk
-from poller.core.protocols import Clock, Store
+from poller.core.protocols import Clock, FeedStore
 from poller.sources import ChunkWriter, FileRegistry, Reader, Source
 
 log = structlog.get_logger()
@@ -18,7 +18,7 @@ class Ingest:
 
     def __init__(
         self,
-        store: Store,
+        store: FeedStore,
         sources: Sequence[Source],
         *,
         clock: Clock,

@@ -12,7 +12,7 @@ import structlog
 
 from poller.core.model import Decision, Finish, Finished, Outcome, Pause, Poll, PollAgain, Running, Settled, Task
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
-from poller.core.protocols import Clock, Gate, GateClosed, StatusClient, Store
+from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
 from poller.core.record import render
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.recorder import Polled, Recorder
@@ -33,7 +33,7 @@ class Lane:
         self,
         account: str,
         *,
-        store: Store,
+        store: PollStore,
         gate: Gate,
         client: StatusClient,
         polling: Polling,
@@ -215,7 +215,7 @@ class Lane:
 class DueTasks:
     """An account's due tasks: claimed many at a time, handed out one by one. Sleeps while none is due."""
 
-    def __init__(self, account: str, *, store: Store, gate: Gate, clock: Clock) -> None:
+    def __init__(self, account: str, *, store: PollStore, gate: Gate, clock: Clock) -> None:
         self._account = account
         self._store = store
         self._gate = gate

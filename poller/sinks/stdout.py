@@ -12,12 +12,12 @@ import stat
 from collections.abc import Sequence
 from typing import ClassVar
 
+from poller.core.disk import FULL
 from poller.core.errors import OutputClosed, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.sinks.table import SinkEnvironment, SinkTable
 
 RETRY_S = 5.0  # full disk behind a redirection
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO}  # EIO: the terminal was closed
 
 

@@ -1,8 +1,42 @@
-"""Words that every kind of store shares."""
+"""Rows to model and model to rows, for every kind of store. Each driver uses these columns in this order."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from poller.core.errors import ConfigError
+from poller.core.model import (
+    AccountState,
+    Added,
+    Chunk,
+    DeadLetter,
+    Delivery,
+    Kind,
+    Position,
+    Rejection,
+    Settled,
+    SinkSums,
+    SourceSums,
+    Sums,
+    Task,
+    TaskDetails,
+)
+from poller.core.poll_log import polls as polls_of
+from poller.core.record import restore
+
+Row = Sequence[Any]
 
 LONGEST_TEXT = 300  # characters of a reason or a status word: they are for people, and reasons are indexed
+TOP_REASONS = 10
+
+_TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
+_ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
+_SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank")
+
+
+def _named(names: Sequence[str], row: Row) -> dict[str, Any]:
+    return dict(zip(names, row, strict=True))
 
 
 def storable(text: str) -> str:
@@ -11,11 +45,193 @@ def storable(text: str) -> str:
 
 
 def storable_name(name: str) -> str:
-    """Return `name` as every database can hold it, still another one for another name: paths need not be UTF-8."""
+    """Return `name` as every database can hold it, a different one for each: paths need not be UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def unknown_sink(sink: str, known: Sequence[str]) -> str:
-    """Return why nothing can be replayed into `sink`."""
-    named = ", ".join(known) or "none yet"
-    return f"the state knows no sink {sink!r} (known: {named}). Name one of these, or start a run with --sink {sink}."
+def refuse_unknown_sink(sink: str, known: Sequence[str]) -> None:
+    """Raise `ConfigError` where `sink` is not one of those that the state knows."""
+    if sink not in known:
+        raise ConfigError(
+            f"the state knows no sink {sink!r} (known: {', '.join(known) or 'none yet'}). Name one of these, or start "
+            f"a run with --sink {sink}."
+        )
+
+
+# --- rows to model ---------------------------------------------------------------------------------------------------
+
+
+def source_of(row: Row) -> tuple[int, Position]:
+    """From: id, offset, line, fingerprint, ended."""
+    number, offset, line, fingerprint, ended = row
+    return number, Position(offset=offset, line=line, fingerprint=fingerprint, ended=bool(ended))
+
+
+def task_of(account: str, row: Row, lease: int) -> Task:
+    """From: key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at."""
+    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row
+    return Task(  # spelled out: six times as fast as by `_named`, once a poll
+        key=key,
+        account=account,
+        task_id=task_id,
+        ref=ref,
+        fed_at=fed_at,
+        due_at=due_at,
+        polls=polls,
+        errors=errors,
+        missing_at=missing_at,
+        status=status,
+        paused_base_s=paused_base_s,
+        requested_at=requested_at,
+        lease=lease,
+    )
+
+
+def account_of(row: Row | None) -> AccountState:
+    """From: active_at, clean, the columns of `_ACCOUNT`; None for an unknown account."""
+    if row is None:
+        return AccountState()
+    active_at, clean, *columns = row
+    return AccountState(active_at=active_at, clean=bool(clean), **_named(_ACCOUNT, columns))
+
+
+def with_requests(state: AccountState, row: Row | None) -> AccountState:
+    """From: requests, of the state's day; None where none are stored."""
+    return state if row is None else replace(state, day_requests=max(state.day_requests, row[0]))
+
+
+def task_details_of(row: Row, deliveries: Mapping[str, str]) -> TaskDetails:
+    """From: the columns of `_TASK_DETAILS`, poll_log, kind; of its record: number, reason, seen_at, body.
+    `deliveries` is by sink."""
+    *columns, poll_log, word, _number, reason, seen_at, body = row
+    kind = None if word is None else Kind(word)
+    return TaskDetails(
+        **_named(_TASK_DETAILS, columns),
+        poll_log=polls_of(poll_log),
+        kind=kind,
+        record=None if kind is None else restore(body, kind=kind, reason=reason, seen_at=seen_at),
+        deliveries=deliveries,
+    )
+
+
+def rejection_of(row: Row) -> tuple[str, Rejection]:
+    """From: source's name, line, reason, excerpt."""
+    name, line, reason, excerpt = row
+    return name, Rejection(line=line, reason=reason, excerpt=excerpt)
+
+
+def delivery_of(row: Row) -> Delivery:
+    """From: number, account, task_id, body."""
+    number, account, task_id, body = row
+    return Delivery(number=number, account=account, task_id=task_id, body=body)
+
+
+def dead_letter_of(row: Row) -> DeadLetter:
+    """From: sink, reason, at, and the columns of a delivery."""
+    sink, reason, at, *delivery = row
+    return DeadLetter(sink=sink, reason=reason, refused_at=at, delivery=delivery_of(delivery))
+
+
+def source_sums_of(row: Row) -> SourceSums:
+    """From: the columns of `_SOURCE_SUMS`, ended."""
+    *columns, ended = row
+    return SourceSums(ended=bool(ended), **_named(_SOURCE_SUMS, columns))
+
+
+def sink_sums_of(row: Row) -> SinkSums:
+    """From: name, delivered, missed, attached, undelivered, dead."""
+    name, delivered, missed, attached, undelivered, dead = row
+    return SinkSums(
+        name=name, delivered=delivered, undelivered=undelivered, dead=dead, attached=bool(attached), missed=missed
+    )
+
+
+def sums_of(
+    *,
+    sources: Sequence[SourceSums],
+    sinks: Sequence[SinkSums],
+    accounts: Mapping[str, AccountState],
+    waiting: int,
+    finished: int,
+    polls: int,
+    kinds: Mapping[str, int],
+    reasons: Sequence[Row],
+    pruned: Sequence[Row],
+) -> Sums:
+    """Add what was pruned (kind, tasks, polls) to what is kept. `finished` counts records, `kinds` tasks."""
+    gone = sum(tasks for _, tasks, _ in pruned)
+    return Sums(
+        sources=tuple(sources),
+        sinks=tuple(sinks),
+        accounts=accounts,
+        waiting=waiting,
+        finished=finished + gone,
+        polls=polls + sum(polls for _, _, polls in pruned),
+        kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _ in pruned}),
+        reasons=tuple((reason, count) for reason, count in reasons),
+        pruned=gone,
+    )
+
+
+# --- model to rows ---------------------------------------------------------------------------------------------------
+
+
+def source_row(chunk: Chunk, added: Added) -> Row:
+    """To: lines, tasks, duplicates, rejected, blank, each to be added; offset, line, fingerprint, ended."""
+    return (
+        len(chunk.fed) + len(chunk.rejected) + chunk.blank,
+        added.tasks,
+        added.duplicates,
+        len(chunk.rejected),
+        chunk.blank,
+        chunk.position.offset,
+        chunk.position.line,
+        chunk.position.fingerprint,
+        chunk.position.ended,
+    )
+
+
+def rejection_rows(chunk: Chunk) -> list[Row]:
+    """To: line, reason, excerpt."""
+    return [(each.line, storable(each.reason), storable(each.excerpt)) for each in chunk.rejected]
+
+
+def polled_rows(settled: Sequence[Settled]) -> list[Row]:
+    """To: key, lease, poll_log, due_at, errors, missing_at, status, requested_at of the tasks that are polled again."""
+    return [
+        (
+            each.task.key,
+            each.task.lease,
+            each.poll_line,
+            again.at,
+            again.errors,
+            again.missing_at,
+            again.status and storable(again.status),
+            again.requested_at,
+        )
+        for each in settled
+        if (again := each.again) is not None
+    ]
+
+
+def finished_rows(settled: Sequence[Settled]) -> list[Row]:
+    """To: key, lease, poll_log, kind; of the record: reason, seen_at, body."""
+    return [
+        (
+            each.task.key,
+            each.task.lease,
+            each.poll_line,
+            str(record.kind),
+            record.reason and storable(record.reason),
+            record.seen_at,
+            record.body,
+        )
+        for each in settled
+        if (record := each.record) is not None
+    ]
+
+
+def account_row(state: AccountState) -> Row:
+    """To: active_at, clean, and the columns of `_ACCOUNT`."""
+    detail = state.pause_detail and storable(state.pause_detail)
+    return state.active_at, state.clean, state.paused_s, state.day, state.pause, detail, state.resume_at

@@ -406,6 +406,16 @@ async def test_a_failed_sync_ends_the_run(form: LineFormat, path: Path, monkeypa
     await sink.close()
 
 
+async def test_a_new_file_is_opened_only_with_its_name_on_disk(
+    form: LineFormat, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    sink = await reopened(form, path, None, [])
+    await sink.close()
+    assert path.parent.stat().st_ino in synced
+
+
 @pytest.mark.parametrize("moved", [True, False])
 async def test_a_file_moved_or_deleted_meanwhile_is_followed_by_a_new_one(
     form: LineFormat, path: Path, moved: bool, events: Events

@@ -1,7 +1,7 @@
-"""Whatever is done to a store in whatever order, with crashes between, it agrees with a model of a few dictionaries.
+"""After any operations in any order, with crashes between, a store agrees with a model of a few dictionaries.
 
-SOAK_STEPS=5000 makes each of the two machines take at least so many steps; SOAK_SEED=… begins with that seed. Both are
-printed: say `pytest -s`.
+SOAK_STEPS=5000 makes each of the two machines take at least 5,000 steps; SOAK_SEED=… begins with that seed. Both are
+printed: run `pytest -s`.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class ModelSink:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Each rule does one thing to the store and to the model; the invariants compare all they can tell."""
+    """Each rule does one thing to the store and to the model; the invariants compare all that both know."""
 
     steps: ClassVar[int] = 0
 
@@ -105,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.lines: Counter[str] = Counter()
         self.leased: dict[Identity, Task] = {}
         self.expired: set[Identity] = set()  # of the leased: others may claim them
-        self.stale: list[Task] = []  # no longer leased: must be passed over
+        self.stale: list[Task] = []  # no longer leased: must be skipped
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -177,7 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leased or self.stale)
     @rule(data=st.data(), again_in_s=st.sampled_from([0, 50, 200]))
     def record(self, data: st.DataObject, again_in_s: int) -> None:
-        """Leased tasks are recorded, and stale ones passed over, also a task that stands twice in one batch."""
+        """Leased tasks are recorded, and stale ones skipped, also a task that is twice in one batch."""
         choice = st.lists(st.sampled_from([*self.leased.values(), *self.stale]), min_size=1, max_size=6)
         settled = [self.settle(task, data.draw(st.booleans()), again_in_s) for task in data.draw(choice)]
         self.run(self.store.record(settled))
@@ -313,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def crash_and_reopen(self) -> None:
-        """Die with a write that is not committed: what was acknowledged is there, what was not is as if never tried."""
+        """Die with a write that is not committed: what was acknowledged is there, the rest is not."""
         self.run(self.crash())
         self.store = self.run(self.open())
         self.forget_leases()
@@ -390,34 +390,34 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class SqliteMachine(StoreMachine):
-    """A file; its crash is the file as it lies there, opened elsewhere."""
+    """A file; its crash is a copy of the file as it is, opened elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = Path(self.clean.enter_context(tempfile.TemporaryDirectory())) / "0"
-        self.place.mkdir()
+        self.folder = Path(self.clean.enter_context(tempfile.TemporaryDirectory())) / "0"
+        self.folder.mkdir()
 
     def url(self) -> str:
-        return f"sqlite:///{self.place}/poller.db"
+        return f"sqlite:///{self.folder}/poller.db"
 
     def leave_remains(self) -> None:
-        successor = self.place.with_name(str(int(self.place.name) + 1))
+        successor = self.folder.with_name(str(int(self.folder.name) + 1))
         successor.mkdir()
         for suffix in ("", "-wal"):
-            shutil.copy(self.place / f"poller.db{suffix}", successor)
-        self.place = successor
+            shutil.copy(self.folder / f"poller.db{suffix}", successor)
+        self.folder = successor
 
 
 class PostgresMachine(StoreMachine):
-    """A schema; besides, leases end by themselves, and connections are cut in the midst of writes."""
+    """A schema; also, leases end by themselves, and connections are cut during writes."""
 
     server: ClassVar[str]
 
     def __init__(self) -> None:
         super().__init__()
         self.state = self.clean.enter_context(fresh_schema(self.server))
-        place = parse(self.state).conninfo
-        self.database = self.clean.enter_context(psycopg.connect(place, autocommit=True, application_name="test"))
+        dsn = parse(self.state).conninfo
+        self.database = self.clean.enter_context(psycopg.connect(dsn, autocommit=True, application_name="test"))
 
     def url(self) -> str:
         return self.state

@@ -68,7 +68,7 @@ async def test_delivered_records_leave_the_outbox_with_position_and_dead_letters
     assert await store.attach_sinks(["one"]) == {"one": b"42"}
 
 
-async def test_a_batch_struck_off_twice_counts_once(store: Store) -> None:
+async def test_a_batch_delivered_twice_counts_once(store: Store) -> None:
     await store.attach_sinks(["one"])
     await finish(store, "a", "b")
     batch = await store.undelivered("one", 9)
@@ -85,6 +85,15 @@ async def test_a_noted_position_outlives_a_delivery_without_one(store: Store) ->
     assert await store.attach_sinks(["one"]) == {"one": b"start"}
     await store.note_position("one", None)
     assert await store.attach_sinks(["one"]) == {"one": None}
+
+
+async def test_the_position_noted_is_that_of_the_latest_delivery(store: Store) -> None:
+    await store.attach_sinks(["one"])
+    await finish(store, "a", "b")
+    await store.note_position("one", b"0")
+    for delivery, position in zip(await store.undelivered("one", 9), (b"3", b"6"), strict=True):
+        await store.delivered("one", [delivery], Written(position=position))
+        assert await store.attach_sinks(["one"]) == {"one": position}
 
 
 # --- records and dead letters ----------------------------------------------------------------------------------------
@@ -221,15 +230,15 @@ async def test_pruned_tasks_leave_their_counts_behind(store: Store) -> None:
     assert imbalances(after) == []
 
 
-async def test_a_pruned_id_that_is_fed_again_is_a_new_task(store: Store) -> None:
+async def test_a_pruned_id_that_is_fed_once_more_is_a_new_task(store: Store) -> None:
     await store.attach_sinks(["one"])
     await finish(store, "a")
     await deliver(store, "one")
     last = (await store.records(0, 9))[-1].number
     await store.prune(99.0, 9)
     await finish(store, "a")
-    (again,) = await store.undelivered("one", 9)
-    assert again.number > last
+    (second,) = await store.undelivered("one", 9)
+    assert second.number > last
     sums = await store.sums()
     assert (sums.finished, sums.pruned, sums.kinds) == (2, 1, {"complete": 2})
     assert [source.tasks for source in sums.sources] == [1, 1]

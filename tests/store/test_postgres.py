@@ -17,9 +17,9 @@ from poller.reports.ledger import imbalances
 from poller.store import last_beat, open_store, read_store
 from poller.store.postgres import PostgresStore
 from poller.store.postgres.dsn import connect, parse
-from poller.store.postgres.errors import may_pass
-from poller.store.postgres.reader import read_sums_at_once
-from poller.store.postgres.schema import VERSION_1
+from poller.store.postgres.errors import may_pass, store_error
+from poller.store.postgres.reader import PostgresReader
+from poller.store.postgres.schema import VERSION_1, VERSION_2
 from tests.support.store_makers import feed, finished, ids, kill, running
 
 Events = list[MutableMapping[str, Any]]
@@ -40,7 +40,7 @@ async def opened_at(url: str, clock: Clock) -> PostgresStore:
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[psycopg.Connection]:
-    """Return a connection of a person who polls into the state, or meddles with it."""
+    """Return a connection that reads the tables or changes them behind the store's back."""
     with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as connection:
         yield connection
 
@@ -62,7 +62,7 @@ def expire_leases(database: psycopg.Connection) -> None:
     database.execute("UPDATE task SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL")
 
 
-async def test_a_poll_that_comes_after_its_lease_went_to_another_is_passed_over(
+async def test_a_poll_whose_lease_went_to_another_is_skipped(
     store: PostgresStore, database: psycopg.Connection, events: Events
 ) -> None:
     await feed(store, "a", "b")
@@ -75,7 +75,7 @@ async def test_a_poll_that_comes_after_its_lease_went_to_another_is_passed_over(
     assert [event["polls"] for event in events if event["event"] == "lease.lost"] == [1]
 
 
-async def test_a_lease_that_ended_can_be_claimed_again_and_fences_the_first_poll_out(
+async def test_a_task_whose_lease_ended_can_be_claimed_and_the_first_poll_is_fenced_out(
     store: PostgresStore, database: psycopg.Connection
 ) -> None:
     await feed(store, "a")
@@ -91,7 +91,9 @@ async def test_a_lease_that_ended_can_be_claimed_again_and_fences_the_first_poll
     assert (await store.sums()).finished == 1
 
 
-async def test_an_ended_lease_that_nobody_took_still_counts(store: PostgresStore, database: psycopg.Connection) -> None:
+async def test_an_ended_lease_that_no_other_took_still_counts(
+    store: PostgresStore, database: psycopg.Connection
+) -> None:
     await feed(store, "a")
     (task,) = await store.claim("main", 1)
     expire_leases(database)
@@ -110,7 +112,7 @@ async def test_beating_renews_the_leases_held(store: PostgresStore, database: ps
     assert await store.claim("main", 1) == []
 
 
-async def test_a_claim_passes_over_what_another_is_just_claiming(store: PostgresStore, postgres_url: str) -> None:
+async def test_a_claim_skips_what_another_is_just_claiming(store: PostgresStore, postgres_url: str) -> None:
     await feed(store, "a", "b")
     with psycopg.connect(parse(postgres_url).conninfo) as other:
         other.execute("SELECT 1 FROM task WHERE task_id = 'a' FOR UPDATE")
@@ -150,7 +152,9 @@ async def test_two_that_open_a_new_state_at_once_are_one_owner_and_one_refused(p
             await opened.close()
 
 
-async def test_two_states_in_one_database_do_not_meet(postgres_url: str, clock: Clock, store: PostgresStore) -> None:
+async def test_two_states_in_one_database_are_independent(
+    postgres_url: str, clock: Clock, store: PostgresStore
+) -> None:
     other = await opened_at(postgres_url + "_b", clock)
     await feed(other, "a")
     assert (await store.sums()).waiting == 0
@@ -190,7 +194,7 @@ async def test_a_killed_process_lets_the_next_one_in_at_once(postgres_url: str) 
 
 
 class MeddledConnection:
-    """Finishes a task behind the reader's back, after the reader's second statement."""
+    """Finishes a task through another connection, after the reader's second statement."""
 
     def __init__(self, connection: psycopg.AsyncConnection, meddler: psycopg.Connection) -> None:
         self._connection = connection
@@ -215,7 +219,7 @@ async def test_the_sums_are_of_one_instant(
     await feed(store, "a")
     async with await connect(parse(postgres_url)) as connection:
         meddled: Any = MeddledConnection(connection, database)
-        sums = await read_sums_at_once(meddled, {})
+        sums = await PostgresReader(meddled, parse(postgres_url)).sums()
     assert (sums.finished, sums.waiting, sums.polls, imbalances(sums)) == (0, 1, 0, [])
     assert (await store.sums()).finished == 1
 
@@ -235,7 +239,7 @@ SECRET = "hunter2-hunter2"
         (f"postgresql://127.0.0.1:1/db?user=me&password={SECRET}", "Check that the server runs"),
     ],
 )
-async def test_a_server_that_is_not_there_is_told_without_the_password(
+async def test_an_unreachable_server_is_reported_without_the_password(
     url: str, why: str, clock: Clock, events: Events
 ) -> None:
     for use in (open_store(url, clock=clock), read_store(url)):
@@ -264,13 +268,13 @@ async def test_a_url_that_cannot_be_used_is_a_configuration_error_without_the_pa
     assert raised.value.__cause__ is None
 
 
-async def test_an_unknown_user_or_database_is_told_with_the_remedy(postgres_server: str, clock: Clock) -> None:
-    for change in ("user=nobody_like_this", "dbname=no_such_database"):
+async def test_an_unknown_user_or_database_is_reported_with_the_remedy(postgres_server: str, clock: Clock) -> None:
+    for change in ("user=no_such_user", "dbname=no_such_database"):
         with pytest.raises(StoreUnusable, match=r"Check that .*host, database, user and password are right"):
             await open_store(f"{postgres_server}{'&' if '?' in postgres_server else '?'}{change}", clock=clock)
 
 
-async def test_a_user_who_may_create_nothing_is_told_what_an_administrator_must_run(
+async def test_a_user_without_the_right_to_create_gets_the_command_for_an_administrator(
     postgres_url: str, postgres_server: str, clock: Clock
 ) -> None:
     role = "poller_" + parse(postgres_url).schema
@@ -298,10 +302,42 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
     with pytest.raises(StoreUnusable, match="older version 1"):
         await read_store(postgres_url)
     migrated = await opened_at(postgres_url, clock)
-    (story,) = await migrated.task_details("a")
-    assert (story.polls, story.poll_log, story.requested_at) == (3, (), None)
+    (details,) = await migrated.task_details("a")
+    assert (details.polls, details.poll_log, details.requested_at) == (3, (), None)
     assert imbalances(await migrated.sums()) == []
     assert ids(await migrated.claim("main", 1)) == ["a"]
+    await migrated.close()
+
+
+async def test_a_state_of_version_2_is_migrated_with_its_polls_and_what_was_pruned(
+    store: PostgresStore, database: psycopg.Connection, postgres_url: str, clock: Clock
+) -> None:
+    await store.close()
+    schema = parse(postgres_url).schema
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1} {VERSION_2}".encode())
+    database.execute(
+        "INSERT INTO state_version VALUES (2);"
+        " INSERT INTO account (name) VALUES ('main');"
+        " INSERT INTO source (name, lines, tasks) VALUES ('ids.txt', 5, 5);"
+        " INSERT INTO task (account, task_id, kind, due_at, fed_at, paused_base_s, requested_at, looks, trail) VALUES"
+        """ (1, 'kept', 'complete', 0, 0, 0, 7, 2, E'[1.5,0,0,"missing",0,2]\\n[2.5,0,0,"finished",null,null]\\n'),"""
+        """ (1, 'waiting', NULL, 0, 0, 0, 8, 1, E'[1.5,0,0,"running","PROCESSING",2]\\n');"""
+        " INSERT INTO record (task, seen_at, body) VALUES (1, 2.5, '{}');"
+        " INSERT INTO pruned (kind, tasks, looks) VALUES ('complete', 2, 5), ('canceled', 1, 4);"
+        " INSERT INTO knowledge (name, body) VALUES ('main', 'much')"
+    )
+    migrated = await opened_at(postgres_url, clock)
+    sums = await migrated.sums()
+    assert imbalances(sums) == []
+    assert (sums.waiting, sums.finished, sums.pruned, sums.polls) == (1, 4, 3, 2 + 1 + 5 + 4)
+    assert sums.kinds == {"complete": 3, "canceled": 1}
+    (kept,), (waiting,) = [await migrated.task_details(task_id) for task_id in ("kept", "waiting")]
+    assert (kept.polls, [poll.at for poll in kept.poll_log]) == (2, [1.5, 2.5])
+    assert (waiting.polls, [poll.outcome for poll in waiting.poll_log]) == (1, ["running"])
+    assert waiting.requested_at == 8
+    assert await migrated.knowledge("main") == b"much"
+    await migrated.record([finished(task) for task in await migrated.claim("main", 9)])
+    assert (await migrated.sums()).polls == 13
     await migrated.close()
 
 
@@ -322,7 +358,7 @@ async def test_a_state_that_is_newer_or_foreign_is_refused_by_name(
             await use
 
 
-async def test_without_the_driver_the_error_says_what_to_install(
+async def test_without_the_driver_the_error_names_what_to_install(
     postgres_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "poller.store.postgres", None)
@@ -402,9 +438,7 @@ def test_what_passes_by_itself(error: psycopg.Error, passes: bool) -> None:
     assert may_pass(error) is passes
 
 
-def test_damage_is_told_with_a_remedy() -> None:
-    from poller.store.postgres.errors import store_error
-
-    told = store_error(psycopg.errors.DataCorrupted("invalid page"), parse("postgresql://me:pw@host/db"))
-    assert isinstance(told, StoreUnusable)
-    assert str(told) == "the state postgresql://host/db is damaged (invalid page). Restore a backup of it."
+def test_damage_is_reported_with_a_remedy() -> None:
+    error = store_error(psycopg.errors.DataCorrupted("invalid page"), parse("postgresql://me:pw@host/db"))
+    assert isinstance(error, StoreUnusable)
+    assert str(error) == "the state postgresql://host/db is damaged (invalid page). Restore a backup of it."

@@ -1,4 +1,4 @@
-"""What only a SQLite state can show: its file, its lock, a disk that fails, damage, older versions."""
+"""What only an SQLite state can show: its file, its lock, a disk that fails, damage, older versions."""
 
 import asyncio
 import os
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,8 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import SqliteStore, last_beat, open_store, read_store
 from poller.store.sqlite.errors import may_pass
+from poller.store.sqlite.group_commit import GroupCommit
+from poller.store.sqlite.open import open_writing
 from poller.store.sqlite.schema import VERSION
 from tests.support.store_makers import chunk_of, feed, finish, finished, ids
 
@@ -60,12 +63,12 @@ def full_by_page_limit(store: SqliteStore, *, full: bool) -> None:
 
 def full_by_file_size(store: SqliteStore, *, full: bool) -> None:
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    size = os.stat(store._place + "-wal").st_size + 100 if full else resource.RLIM_INFINITY  # noqa: PTH116 - a string
+    size = os.stat(store._path + "-wal").st_size + 100 if full else resource.RLIM_INFINITY  # noqa: PTH116 - a string
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 
 @pytest.mark.parametrize("set_full", [full_by_page_limit, full_by_file_size])
-async def test_a_full_disk_makes_writers_wait_and_they_go_on_in_order_when_there_is_room(
+async def test_a_full_disk_makes_writers_wait_and_they_continue_in_order_when_there_is_room(
     open_file: OpenFile,
     events: list[MutableMapping[str, Any]],
     set_full: Callable[..., None],
@@ -95,8 +98,8 @@ async def test_a_full_disk_makes_writers_wait_and_they_go_on_in_order_when_there
     assert states == [False, True]
     assert adding.result().tasks == 2000
     assert (await store.sums()).finished == 1
-    told = [event["event"] for event in events if event["event"] in ("store.unwritable", "store.writable")]
-    assert told == ["store.unwritable", "store.writable"]
+    logged = [event["event"] for event in events if event["event"] in ("store.unwritable", "store.writable")]
+    assert logged == ["store.unwritable", "store.writable"]
 
 
 @pytest.mark.parametrize(("free_bytes", "pages"), [(2**21, 64), (2**40, 16_000), (0, 1)])
@@ -108,7 +111,7 @@ async def test_the_log_may_take_an_eighth_of_a_small_disk(
     assert store._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (pages,)
 
 
-async def test_where_the_log_has_no_room_to_grow_it_is_begun_anew(
+async def test_a_log_without_room_to_grow_is_truncated(
     open_file: OpenFile, events: list[MutableMapping[str, Any]]
 ) -> None:
     store = await open_file()
@@ -128,7 +131,7 @@ async def test_where_the_log_has_no_room_to_grow_it_is_begun_anew(
     ]
 
 
-async def test_closing_on_a_full_disk_tells_the_waiting_callers(
+async def test_closing_on_a_full_disk_raises_in_the_waiting_callers(
     open_file: OpenFile, events: list[MutableMapping[str, Any]]
 ) -> None:
     store = await open_file()
@@ -137,8 +140,8 @@ async def test_closing_on_a_full_disk_tells_the_waiting_callers(
     adding = asyncio.gather(store.add(source, chunk_of(*(f"{n:0200}" for n in range(2000)))), return_exceptions=True)
     await asyncio.sleep(2)
     await store.close()
-    (told,) = await adding
-    assert isinstance(told, StoreError)
+    (raised,) = await adding
+    assert isinstance(raised, StoreError)
     assert "store.closed_unwritten" in [event["event"] for event in events]
     assert (await (await open_file()).sums()).waiting == 0
 
@@ -176,9 +179,9 @@ async def test_a_failed_fsync_or_damage_is_never_retried_and_stops_everything(
     await feed(store, "a")
     failing = FailingConnection(store._connection, code)
     store._commits._connection = failing  # type: ignore[assignment] # the disk cannot be made to fail an fsync
-    async with asyncio.timeout(10):  # whoever tries again waits for ever
-        told = await asyncio.gather(store.new_source("x"), store.new_source("y"), return_exceptions=True)
-    assert [isinstance(each, StoreError) for each in told] == [True, True]
+    async with asyncio.timeout(10):  # a retry would wait forever
+        raised = await asyncio.gather(store.new_source("x"), store.new_source("y"), return_exceptions=True)
+    assert [isinstance(each, StoreError) for each in raised] == [True, True]
     await asyncio.sleep(10)
     assert failing.commits == 1
     with pytest.raises(StoreError):
@@ -186,6 +189,45 @@ async def test_a_failed_fsync_or_damage_is_never_retried_and_stops_everything(
     with pytest.raises(StoreError):
         store.save_account("main", AccountState())
     assert [event["event"] for event in events].count("store.failed") == 1
+
+
+async def test_a_commit_that_failed_halfway_is_rolled_back_before_its_retry(tmp_path: Path, clock: Clock) -> None:
+    failures = [sqlite3_error(sqlite3.SQLITE_FULL), sqlite3_error(sqlite3.SQLITE_FULL)]
+    with closing(open_writing(tmp_path / "poller.db")) as connection:
+        commits = GroupCommit(connection, path="poller.db", linger_s=0.0, clock=clock, beat=lambda: None)
+
+        def insert() -> None:
+            connection.execute("INSERT INTO source (name) VALUES ('ids.txt')")
+            if failures:
+                raise failures.pop()
+
+        await commits.run(insert)
+        commits.close()
+        assert connection.execute("SELECT count(*) FROM source").fetchone() == (1,)
+
+
+async def test_every_commit_is_synced_to_the_disk(tmp_path: Path) -> None:
+    with closing(open_writing(tmp_path / "poller.db")) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+async def test_no_other_process_ever_sees_a_record_without_its_outbox_row(open_file: OpenFile, tmp_path: Path) -> None:
+    store = await open_file()
+    await store.attach_sinks(["one"])
+    await feed(store, "a", "b")
+    tasks = await store.claim("main", 2)
+    seen: set[tuple[int, int]] = set()
+    with closing(sqlite3.connect(tmp_path / "poller.db")) as another:
+
+        def count(_statement: str) -> None:
+            counts = "SELECT (SELECT count(*) FROM record), (SELECT count(*) FROM undelivered)"
+            seen.add(another.execute(counts).fetchone())
+
+        store._connection.set_trace_callback(count)
+        await store.record([finished(task) for task in tasks])
+        store._connection.set_trace_callback(None)
+        count("")
+    assert seen == {(0, 0), (2, 2)}
 
 
 def test_only_errors_that_left_the_disk_as_it_was_may_pass() -> None:
@@ -283,7 +325,7 @@ async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
     assert last_beat(file_url) is None
 
 
-async def test_damage_is_told_with_a_remedy_before_a_run_and_by_a_reader(
+async def test_damage_is_reported_with_a_remedy_before_a_run_and_by_a_reader(
     open_file: OpenFile, file_url: str, tmp_path: Path
 ) -> None:
     store = await open_file()
@@ -301,7 +343,7 @@ async def test_damage_is_told_with_a_remedy_before_a_run_and_by_a_reader(
 
 
 @pytest.mark.parametrize(("below", "why"), [("missing", "is not a folder"), ("a_file", "is not a folder")])
-async def test_a_place_that_is_no_folder_is_named_with_the_remedy(
+async def test_a_path_that_is_no_folder_is_named_with_the_remedy(
     tmp_path: Path, clock: Clock, below: str, why: str
 ) -> None:
     (tmp_path / "a_file").touch()
@@ -309,7 +351,7 @@ async def test_a_place_that_is_no_folder_is_named_with_the_remedy(
         await open_store(f"sqlite:///{tmp_path}/{below}/poller.db", clock=clock)
 
 
-async def test_a_relative_path_lies_in_the_working_folder(
+async def test_a_relative_path_is_below_the_working_folder(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -335,7 +377,7 @@ async def test_reading_creates_and_changes_nothing(open_file: OpenFile, file_url
     assert contents(tmp_path) == before
 
 
-async def test_reading_after_a_crash_shows_the_last_commit_and_leaves_it_to_the_next_run(
+async def test_reading_after_a_crash_shows_the_last_commit_and_changes_nothing(
     open_file: OpenFile, tmp_path: Path
 ) -> None:
     store = await open_file()
@@ -351,7 +393,7 @@ async def test_reading_after_a_crash_shows_the_last_commit_and_leaves_it_to_the_
     assert [(copied / f"poller.db{suffix}").read_bytes() for suffix in ("", "-wal")] == before
 
 
-async def test_reading_where_there_is_no_state_says_so(tmp_path: Path, file_url: str) -> None:
+async def test_reading_without_a_state_is_refused(tmp_path: Path, file_url: str) -> None:
     with pytest.raises(StoreUnusable, match="there is no state at"):
         await read_store(file_url)
     (tmp_path / "poller.db").touch()
@@ -371,16 +413,16 @@ async def test_a_closed_state_is_one_file(open_file: OpenFile, tmp_path: Path) -
 # --- older versions --------------------------------------------------------------------------------------------------
 
 
-def write_version_1(path: Path) -> None:
+def write_version(version: int, path: Path) -> None:
     with sqlite3.connect(path) as connection:
-        connection.executescript((STATES / "sqlite_version_1.sql").read_text("utf-8"))
+        connection.executescript((STATES / f"sqlite_version_{version}.sql").read_text("utf-8"))
     connection.close()
 
 
 async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
     open_file: OpenFile, tmp_path: Path, file_url: str, events: list[MutableMapping[str, Any]]
 ) -> None:
-    write_version_1(tmp_path / "poller.db")
+    write_version(1, tmp_path / "poller.db")
     with pytest.raises(StoreUnusable, match="older version 1"):
         await read_store(file_url)
     store = await open_file()
@@ -402,9 +444,29 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
     assert (waiting.task_id, waiting.ref, waiting.errors) == ("waiting", b'{"row":"waiting"}', 2)
 
 
+async def test_a_state_of_version_3_is_migrated_with_its_polls_and_what_was_pruned(
+    open_file: OpenFile, tmp_path: Path
+) -> None:
+    write_version(3, tmp_path / "poller.db")
+    store = await open_file()
+    sums = await store.sums()
+    assert imbalances(sums) == []
+    assert (sums.waiting, sums.finished, sums.pruned, sums.polls) == (1, 3, 2, 2 + 3 + 4)
+    assert sums.kinds == {"complete": 2, "canceled": 1}
+    assert sums.sinks == (SinkSums(name="one", delivered=2, undelivered=1, dead=0, attached=True),)
+    (kept,), (waiting,) = [await store.task_details(task_id) for task_id in ("kept", "waiting")]
+    assert (kept.polls, [poll.at for poll in kept.poll_log]) == (3, [1000.0, 1001.0, 1010.0])
+    assert (waiting.polls, [poll.outcome for poll in waiting.poll_log]) == (2, ["running", "running"])
+    assert (waiting.requested_at, waiting.status) == (900.0, "PROCESSING")
+    assert (sums.accounts["main"].pause, sums.accounts["main"].day_requests) == ("outage", 8)
+    assert await store.knowledge("main") == b"much"
+    await store.record([finished(task) for task in await store.claim("main", 9)])
+    assert (await store.sums()).polls == 10
+
+
 async def test_a_migration_that_is_cut_short_leaves_the_older_state(open_file: OpenFile, tmp_path: Path) -> None:
     path = tmp_path / "poller.db"
-    write_version_1(path)
+    write_version(1, path)
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE pruned (something_in_the_way)")
     connection.close()
@@ -417,8 +479,9 @@ async def test_a_migration_that_is_cut_short_leaves_the_older_state(open_file: O
     assert (await (await open_file()).sums()).finished == 3
 
 
-async def test_a_migrated_state_has_the_tables_of_a_new_one(open_file: OpenFile, tmp_path: Path) -> None:
-    write_version_1(tmp_path / "old.db")
+@pytest.mark.parametrize("version", [1, 3])
+async def test_a_migrated_state_has_the_tables_of_a_new_one(tmp_path: Path, version: int) -> None:
+    write_version(version, tmp_path / "old.db")
     schemas = []
     for name in ("old.db", "poller.db"):
         store = await open_store(f"sqlite:///{tmp_path}/{name}", clock=lambda: 1.0)

@@ -18,8 +18,8 @@ async def test_every_line_of_a_chunk_is_counted_in_exactly_one_place(store: Stor
     source = await store.new_source("ids.txt")
     rejection = Rejection(line=3, reason="not an id", excerpt="§§")
     added = await store.add(source, chunk_of("a", "b", "a", rejected=[rejection], blank=2))
-    again = await store.add(source, chunk_of("b", "c"))
-    assert (added.tasks, added.duplicates, again.tasks, again.duplicates) == (2, 1, 1, 1)
+    second = await store.add(source, chunk_of("b", "c"))
+    assert (added.tasks, added.duplicates, second.tasks, second.duplicates) == (2, 1, 1, 1)
     sums = await store.sums()
     assert sums.sources == (
         SourceSums(name="ids.txt", lines=8, tasks=3, duplicates=2, rejected=1, blank=2, ended=False),
@@ -58,7 +58,7 @@ async def test_a_source_is_found_by_name_with_the_position_of_its_last_chunk(sto
     assert await store.open_source("ids.txt") == (second, Position())
 
 
-async def test_sources_whose_names_are_not_unicode_are_told_apart(store: Store) -> None:
+async def test_sources_whose_names_are_not_unicode_stay_distinct(store: Store) -> None:
     one, other = [await store.new_source(name) for name in ("/in/\udcff.txt", "/in/\udcfe.txt")]
     assert (await store.open_source("/in/\udcff.txt") or (0,))[0] == one != other
     assert [source.name for source in (await store.sums()).sources] == ["/in/\\udcff.txt", "/in/\\udcfe.txt"]
@@ -75,7 +75,7 @@ async def test_a_thousand_accounts_in_one_chunk_are_kept_apart(store: Store) -> 
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_claimed_task_tells_what_was_fed_and_learned(store: Store, clock: Clock) -> None:
+async def test_a_claimed_task_contains_what_was_fed_and_learned(store: Store, clock: Clock) -> None:
     fed_at = clock()
     await feed(store, "a")
     (task,) = await store.claim("main", 1)
@@ -85,9 +85,9 @@ async def test_a_claimed_task_tells_what_was_fed_and_learned(store: Store, clock
     await store.record([running(task, due_at, errors=2, missing_at=7.0, status="PROCESSING")])
     assert await store.claim("main", 1) == []
     await asyncio.sleep(31)
-    (again,) = await store.claim("main", 1)
-    assert (again.polls, again.errors, again.missing_at, again.status) == (1, 2, 7.0, "PROCESSING")
-    assert (again.due_at, again.fed_at, again.key) == (due_at, task.fed_at, task.key)
+    (second,) = await store.claim("main", 1)
+    assert (second.polls, second.errors, second.missing_at, second.status) == (1, 2, 7.0, "PROCESSING")
+    assert (second.due_at, second.fed_at, second.key) == (due_at, task.fed_at, task.key)
 
 
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
@@ -108,7 +108,7 @@ async def test_claiming_for_an_unknown_account_or_nothing_yields_nothing(store: 
     assert await store.next_due_at("other") is None
 
 
-async def test_the_next_due_instant_passes_over_leased_tasks(store: Store, clock: Clock) -> None:
+async def test_the_next_due_instant_skips_leased_tasks(store: Store, clock: Clock) -> None:
     await feed(store, "a", "b")
     a, b = await store.claim("main", 2)
     assert await store.next_due_at("main") is None
@@ -118,14 +118,14 @@ async def test_the_next_due_instant_passes_over_leased_tasks(store: Store, clock
     assert await store.next_due_at("main") == b.due_at
 
 
-async def test_a_released_task_can_be_claimed_again_and_costs_no_poll(store: Store) -> None:
+async def test_a_released_task_can_be_claimed_and_costs_no_poll(store: Store) -> None:
     await feed(store, "a")
     store.release(await store.claim("main", 1))
     (task,) = await store.claim("main", 1)
     assert task.polls == 0
 
 
-async def test_a_poll_under_a_lease_given_back_is_passed_over(store: Store) -> None:
+async def test_a_poll_under_a_released_lease_is_skipped(store: Store) -> None:
     await feed(store, "a")
     (old,) = await store.claim("main", 1)
     store.release([old])
@@ -155,11 +155,11 @@ async def test_a_recorded_task_stays_leased_until_its_commit(store: Store) -> No
         await asyncio.sleep(0)
         store.release([task])
         assert await store.claim("main", 1) == []
-    (again,) = await store.claim("main", 1)
-    assert again.polls == 1
+    (second,) = await store.claim("main", 1)
+    assert second.polls == 1
 
 
-async def test_the_sums_tell_kinds_and_the_most_frequent_reasons(store: Store) -> None:
+async def test_the_sums_contain_kinds_and_the_most_frequent_reasons(store: Store) -> None:
     await feed(store, *(f"t{n}" for n in range(40)))
     tasks = await store.claim("main", 40)
     kinds = [Kind.COMPLETE] * 10 + [Kind.NOT_FOUND] * 5 + [Kind.CANCELED] * 15
@@ -184,7 +184,7 @@ async def test_text_that_no_encoding_can_hold_does_not_stop_the_store(store: Sto
 # --- accounts --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_account_that_was_never_saved_knows_nothing(store: Store) -> None:
+async def test_an_account_that_was_never_saved_has_an_empty_state(store: Store) -> None:
     assert await store.account("main") == AccountState()
 
 
@@ -239,7 +239,7 @@ async def test_a_cancelled_caller_neither_loses_its_write_nor_hurts_others(store
     assert (await store.sums()).finished == 2
 
 
-async def test_a_closed_store_says_so(url: str, clock: Clock) -> None:
+async def test_a_closed_store_refuses_work(url: str, clock: Clock) -> None:
     store = await open_store(url, clock=clock)
     await store.close()
     await store.close()
@@ -261,7 +261,7 @@ async def test_flushing_returns_when_a_saved_account_is_on_disk(open_kept: Open,
     await reader.close()
 
 
-async def test_everything_is_there_after_closing_and_opening_again(open_kept: Open) -> None:
+async def test_everything_is_there_after_reopening(open_kept: Open) -> None:
     store = await open_kept()
     await store.attach_sinks(["one"])
     await finish(store, "a")
@@ -270,11 +270,11 @@ async def test_everything_is_there_after_closing_and_opening_again(open_kept: Op
     store.save_account("main", AccountState(active_at=8.0, clean=True))
     before = await store.sums()
     await store.close()
-    again = await open_kept()
-    assert await again.sums() == before
-    assert await again.open_source("ids.txt") == (source, Position(offset=100, line=10, fingerprint="f"))
-    assert ids(await again.claim("main", 9)) == [leased.task_id, "c"]
-    assert ids(await again.undelivered("one", 9)) == ["a"]
+    reopened = await open_kept()
+    assert await reopened.sums() == before
+    assert await reopened.open_source("ids.txt") == (source, Position(offset=100, line=10, fingerprint="f"))
+    assert ids(await reopened.claim("main", 9)) == [leased.task_id, "c"]
+    assert ids(await reopened.undelivered("one", 9)) == ["a"]
 
 
 async def test_closing_commits_what_is_pending(open_kept: Open) -> None:
@@ -287,7 +287,7 @@ async def test_closing_commits_what_is_pending(open_kept: Open) -> None:
     assert (await (await open_kept()).sums()).waiting == 1
 
 
-async def test_a_killed_process_leaves_what_it_was_told_is_stored_and_no_lease(open_kept: Open) -> None:
+async def test_a_killed_process_leaves_what_was_acknowledged_and_no_lease(open_kept: Open) -> None:
     store = await open_kept()
     await store.attach_sinks(["one"])
     await finish(store, "a", "b")
@@ -305,7 +305,7 @@ async def test_a_killed_process_leaves_what_it_was_told_is_stored_and_no_lease(o
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_second_owner_is_refused_and_told_who_the_first_is(open_kept: Open) -> None:
+async def test_a_second_owner_is_refused_with_the_name_of_the_first(open_kept: Open) -> None:
     first = await open_kept()
     with pytest.raises(StoreLocked, match=rf"in use by another poller: process {os.getpid()}.*started 2026.*--state"):
         await open_kept()
@@ -313,14 +313,14 @@ async def test_a_second_owner_is_refused_and_told_who_the_first_is(open_kept: Op
     await open_kept()
 
 
-async def test_a_sign_of_life_is_seen_from_outside_with_commits_and_on_request(
+async def test_a_heartbeat_is_seen_from_outside_with_commits_and_on_request(
     open_kept: Open, kept_url: str, clock: Clock
 ) -> None:
     assert last_beat(kept_url) is None
     store = await open_kept()
-    for show_life in (lambda: feed(store, "a"), store.flush, lambda: beat(store)):
+    for beat_somehow in (lambda: feed(store, "a"), store.flush, lambda: beat(store)):
         await asyncio.sleep(100)
-        await show_life()
+        await beat_somehow()
         pid, at = last_beat(kept_url) or (0, 0.0)
         assert pid == os.getpid()
         assert at == pytest.approx(clock(), abs=1)
@@ -366,7 +366,7 @@ async def test_a_reader_sees_what_the_owner_committed_while_it_runs(open_kept: O
     await reader.close()
 
 
-async def test_reading_where_there_is_no_state_says_so(kept_url: str) -> None:
+async def test_reading_without_a_state_is_refused(kept_url: str) -> None:
     with pytest.raises(StoreUnusable, match=r"there is no state at|holds nothing yet"):
         await read_store(kept_url)
 

@@ -15,21 +15,21 @@ def poll(at: float, outcome: str = "running", says: str | int | None = "PENDING"
     return Poll(at=at, gate_s=0.5, took_s=0.125, outcome=outcome, detail=says, again_in_s=2.0)
 
 
-def test_a_trail_tells_its_polls_as_they_were() -> None:
+def test_a_poll_log_returns_its_polls_unchanged() -> None:
     made = (poll(1.5), poll(2.0, "missing", 404), poll(3.0, "finished", "COMPLETE\n[\ud800]"))
-    told = polls("".join(map(poll_line, made)))
-    assert told[:2] == made[:2]
-    assert (told[2].at, told[2].outcome) == (3.0, "finished")
+    read = polls("".join(map(poll_line, made)))
+    assert read[:2] == made[:2]
+    assert (read[2].at, read[2].outcome) == (3.0, "finished")
 
 
-def test_a_trail_that_was_cut_tells_its_latest_polls() -> None:
+def test_a_poll_log_that_was_cut_returns_its_latest_polls() -> None:
     poll_log = "".join(poll_line(poll(float(at))) for at in range(100))[-LONGEST:]
-    told = polls(poll_log)
-    assert 15 < len(told) < 40
-    assert [each.at for each in told] == [float(at) for at in range(100 - len(told), 100)]
+    read = polls(poll_log)
+    assert 15 < len(read) < 40
+    assert [each.at for each in read] == [float(at) for at in range(100 - len(read), 100)]
 
 
-async def test_a_story_tells_a_task_from_its_feeding_to_its_deliveries(store: Store) -> None:
+async def test_the_details_of_a_task_reach_from_its_feeding_to_its_deliveries(store: Store) -> None:
     await store.attach_sinks(["one", "two", "three"])
     await feed(store, "a", "b")
     (a, _) = await store.claim("main", 2)
@@ -46,28 +46,28 @@ async def test_a_story_tells_a_task_from_its_feeding_to_its_deliveries(store: St
     await store.record([Settled(task=a, record=settled.record, poll_line=poll_line(last))])
     for sink, refused in (("one", {}), ("two", {1: "too big"})):
         await store.delivered(sink, await store.undelivered(sink, 1), Written(refused=refused))
-    (story,) = await store.task_details("a")
-    assert (story.kind, story.record, story.polls) == (Kind.CANCELED, settled.record, 2)
-    assert story.poll_log == (poll(1.0), last)
-    assert story.deliveries == {"one": "delivered", "two": "dead: too big", "three": "undelivered"}
+    (details,) = await store.task_details("a")
+    assert (details.kind, details.record, details.polls) == (Kind.CANCELED, settled.record, 2)
+    assert details.poll_log == (poll(1.0), last)
+    assert details.deliveries == {"one": "delivered", "two": "dead: too big", "three": "undelivered"}
 
 
-async def test_what_is_known_of_the_request_stays_when_a_poll_tells_nothing(store: Store) -> None:
+async def test_a_known_request_time_stays_when_a_poll_has_none(store: Store) -> None:
     await feed(store, "a")
     for requested_at in (7.0, None):
         (a,) = await store.claim("main", 1)
         await store.record([running(a, 0.0, requested_at=requested_at)])
-    assert [story.requested_at for story in await store.task_details("a")] == [7.0]
+    assert [details.requested_at for details in await store.task_details("a")] == [7.0]
 
 
-async def test_an_id_has_a_story_in_each_account_that_has_it_and_none_elsewhere(store: Store) -> None:
+async def test_an_id_has_details_in_each_account_that_has_it_and_in_no_other(store: Store) -> None:
     await feed(store, "a", account="two")
     await feed(store, "a", account="one")
-    assert [story.account for story in await store.task_details("a")] == ["one", "two"]
+    assert [details.account for details in await store.task_details("a")] == ["one", "two"]
     assert list(await store.task_details("A")) == []
 
 
-async def test_a_reader_tells_the_same_stories_and_knowledge(open_kept: Open, kept_url: str) -> None:
+async def test_a_reader_returns_the_same_details_and_knowledge(open_kept: Open, kept_url: str) -> None:
     store = await open_kept()
     await feed(store, "a")
     store.save_knowledge("main", b"much")
@@ -79,7 +79,7 @@ async def test_a_reader_tells_the_same_stories_and_knowledge(open_kept: Open, ke
     await reader.close()
 
 
-async def test_knowledge_is_at_hand_at_once_and_survives_its_process(open_kept: Open) -> None:
+async def test_knowledge_is_readable_at_once_and_survives_its_process(open_kept: Open) -> None:
     store = await open_kept()
     assert await store.knowledge("main") is None
     for knowledge in (b"little", b"more"):

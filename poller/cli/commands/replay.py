@@ -145,7 +145,7 @@ def _lines_of_one(path: Path) -> Iterator[bytes]:
             raise InputError(f"cannot read {file_path}: {error.strerror}") from None
 
 
-async def records_of(store: StateReader | Store) -> AsyncIterator[Delivery]:
+async def records_of(store: StateReader) -> AsyncIterator[Delivery]:
     """Yield every kept record in the order in which they finished."""
     after = 0
     while page := await store.records(after, PAGE):

@@ -4,7 +4,6 @@ The noted position is the offset up to which every record is on disk. Everything
 same bytes at the same offsets, so even a reader that follows the files sees no change.
 """
 
-import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from poller.config.value_types import no_bool
+from poller.core.disk import FULL
 from poller.core.errors import SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.sinks.files.line_file import LineFile
@@ -32,7 +32,6 @@ from poller.sinks.table import SinkEnvironment, SinkTable
 
 log = structlog.get_logger()
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 
 

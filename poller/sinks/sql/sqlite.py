@@ -1,6 +1,5 @@
 """The `sql` sink's table in an SQLite file. Runs on the loop: a batch takes a millisecond or two."""
 
-import errno
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from poller.core.disk import FULL, PASSING_IO
 from poller.core.errors import SinkError
 from poller.sinks.batches import BatchRefused
 from poller.sinks.sql.sink import Row, create_table, upsert_row
@@ -24,8 +24,6 @@ PASSING = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_INTERRUPT,
 }
-PASSING_IO = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE}  # a file size limit; never a failed fsync
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 OF_THE_RECORD = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 import structlog
 
 from poller.core.errors import InputError
-from poller.core.protocols import Clock
+from poller.core.protocols import Clock, FeedStore
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.rotated_files import COMPRESSED
-from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
@@ -46,7 +45,7 @@ class _SeenFile:
 class DropFolder:
     """Reads and moves what is in one drop folder."""
 
-    def __init__(self, folder: str, store: Intake, options: ReadOptions, *, settle_s: float, clock: Clock) -> None:
+    def __init__(self, folder: str, store: FeedStore, options: ReadOptions, *, settle_s: float, clock: Clock) -> None:
         self._folder = Path(folder)
         self._store = store
         self._options = options

@@ -9,6 +9,7 @@ import structlog
 
 from poller.core.errors import InputError
 from poller.core.model import Position
+from poller.core.protocols import FeedStore
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S, FollowedFile
 from poller.sources.files.open_file import OpenFile, source_name, stat_of
@@ -16,7 +17,6 @@ from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
-from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
@@ -26,7 +26,7 @@ RETRY_POLLS = 60  # an unreadable file is opened again after this many at most
 _TRUNCATED = "the file was truncated before this line had its line break"
 
 
-async def follow(spec: str, store: Intake, options: ReadOptions, *, registry: FileRegistry | None = None) -> None:
+async def follow(spec: str, store: FeedStore, options: ReadOptions, *, registry: FileRegistry | None = None) -> None:
     """Feed the file at the path `spec` for as long as the run lasts.
 
     A line counts once its line break is there. What cannot be read is logged once, and waited for. A named pipe is
@@ -36,7 +36,7 @@ async def follow(spec: str, store: Intake, options: ReadOptions, *, registry: Fi
 
 
 class _Follower:
-    def __init__(self, spec: str, store: Intake, options: ReadOptions, registry: FileRegistry) -> None:
+    def __init__(self, spec: str, store: FeedStore, options: ReadOptions, registry: FileRegistry) -> None:
         self._path = spec
         self._name = source_name(spec)
         self._store = store

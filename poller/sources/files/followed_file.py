@@ -7,11 +7,11 @@ from dataclasses import replace
 import structlog
 
 from poller.core.model import Chunk, Position
+from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile
 from poller.sources.files.read import resume_position, resumed_parser
 from poller.sources.files.tail import Tail, Truncated, is_at
-from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.parser import Parser
 
@@ -35,7 +35,7 @@ class FollowedFile:
         start: Position,
         *,
         path: str,
-        store: Intake,
+        store: FeedStore,
         options: ReadOptions,
     ) -> None:
         """`name` is the source's in the store and in the log, `number` its row, `path` where the next file will be."""

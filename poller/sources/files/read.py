@@ -7,16 +7,16 @@ from dataclasses import replace
 import structlog
 
 from poller.core.model import Chunk, Position
+from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile, open_file
-from poller.sources.intake import Intake
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.parser import Parser, detect_reader
 
 log = structlog.get_logger()
 
 
-async def feed(spec: str, store: Intake, options: ReadOptions, *, stdin: int = 0, whole: bool = False) -> None:
+async def feed(spec: str, store: FeedStore, options: ReadOptions, *, stdin: int = 0, whole: bool = False) -> None:
     """Read a source (a path, or "-" for `stdin`) to its end into the store.
 
     A file known to the store is resumed where it was left, one that changed is read from the start, a stream is
@@ -53,7 +53,7 @@ async def feed(spec: str, store: Intake, options: ReadOptions, *, stdin: int = 0
         counts.log_end()
 
 
-async def _find_start(file: OpenFile, store: Intake, *, whole: bool) -> tuple[int, Position]:
+async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple[int, Position]:
     """Return the store's number of the source, and the position to resume from."""
     known = await store.open_source(file.name) if file.seekable else None
     if known is not None and not (whole and known[1].ended and not file.is_unchanged_since(known[1])):

@@ -1,4 +1,4 @@
-"""Where a PostgreSQL state lies, and how it is connected to. What is shown of it holds neither user nor password."""
+"""The address of a PostgreSQL state, and a connection to it. What is shown of it contains neither user nor password."""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ DEFAULT_SCHEMA = "poller"
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _SECRETS = ("password", "sslpassword")
 
-# A server that went away without a word is noticed within half a minute, by us and by the server: the same holds for
-# the lock of a poller whose machine died.
+# A peer that disappeared is noticed within half a minute, by us and by the server: the lock of a poller whose machine
+# died ends by then.
 CLIENT_DEFAULTS = {
     "application_name": "poller",
     "connect_timeout": "10",
@@ -34,7 +34,7 @@ SERVER_SETTINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dsn:
-    """A schema of a database."""
+    """The address of a schema in a database."""
 
     conninfo: str  # for libpq; holds the password
     schema: str
@@ -46,13 +46,13 @@ class Dsn:
 
 
 def parse(url: str) -> Dsn:
-    """Return the place that `url` names: a libpq URL, and `schema=NAME` in its query. Raises `ConfigError`."""
+    """Return the address in `url`: a libpq URL, and `schema=NAME` in its query. Raises `ConfigError`."""
     bare, schema = _without_schema(url)
     try:
         given = {name: str(value) for name, value in conninfo.conninfo_to_dict(bare).items() if value is not None}
     except psycopg.ProgrammingError:  # its text may quote the password
         raise ConfigError(
-            "the state's URL is not one that PostgreSQL understands. Use "
+            "the state's URL is not a PostgreSQL URL. Use "
             "postgresql://user:password@host:5432/database, with special characters percent-encoded; "
             "?schema=NAME chooses another schema than `poller`."
         ) from None
@@ -83,6 +83,6 @@ def _shown(given: dict[str, str], schema: str) -> str:
     return f"postgresql://{host}{port}/{given.get('dbname', '')}{suffix}"
 
 
-async def connect(place: Dsn) -> AsyncConnection:
-    """Connect in autocommit mode: transactions are begun and ended in so many words. Raises `psycopg.Error`."""
-    return await AsyncConnection.connect(place.conninfo, autocommit=True)
+async def connect(dsn: Dsn) -> AsyncConnection:
+    """Connect in autocommit mode: all transactions are explicit. Raises `psycopg.Error`."""
+    return await AsyncConnection.connect(dsn.conninfo, autocommit=True)

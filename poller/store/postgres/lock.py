@@ -1,5 +1,5 @@
-"""One process owns a PostgreSQL state: an advisory lock, held by the very connection that writes, and a row that names
-the process. Whoever takes over deletes that row, and with it the right of the one before to write.
+"""One process owns a PostgreSQL state: an advisory lock, held by the connection that writes, and a row that names the
+process. The next owner deletes that row, and with it the right of the one before to write.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from poller.core.errors import StoreError, StoreLocked
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 
-PROBE_TRIES = 20  # a server needs a moment to notice that the owner before was killed
+PROBE_TRIES = 20  # a server needs a moment to notice that the last owner was killed
 PROBE_GAP_S = 0.1
 
 # "Poll" and the schema's own number, so that each state of a database has its own lock.
@@ -27,27 +27,27 @@ _HOLDER = (
 
 
 class NotOwner(Exception):
-    """Somebody else holds the lock just now."""
+    """Another connection holds the lock now."""
 
 
-async def take_lock(connection: AsyncConnection, place: Dsn) -> None:
+async def take_lock(connection: AsyncConnection, dsn: Dsn) -> None:
     """Lock the state for `connection`, as long as it lives. Raises `StoreLocked`, which names the holder."""
     for _ in range(PROBE_TRIES):
         if await _locks(connection):
             return
         await asyncio.sleep(PROBE_GAP_S)
     raise StoreLocked(
-        f"the state {place.shown} is in use by {await _owner(connection)}. Stop that one first, or give this run its "
-        "own: --state, or another ?schema=NAME."
+        f"the state {dsn.shown} is in use by {await _owner(connection)}. Stop it first, or give this run its own "
+        "state: --state, or another ?schema=NAME."
     )
 
 
 async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
-    """Lock the state again after the connection with backend `before` broke. Raises `NotOwner`: try again later."""
+    """Lock the state again after the connection with backend `before` broke. Raises `NotOwner`: retry later."""
     if await _locks(connection):
         return
     row = await (await connection.execute(_HOLDER)).fetchone()
-    if row == (before,):  # our own, whose end the server has not noticed
+    if row == (before,):  # our own: the server has not noticed its end
         await connection.execute("SELECT pg_terminate_backend(%s)", row)
     raise NotOwner(
         "the lock is held by a connection that is no longer ours" if row == (before,) else "the lock is held"
@@ -72,8 +72,8 @@ async def _owner(connection: AsyncConnection) -> str:
 
 
 async def register(connection: AsyncConnection, *, now: float) -> int:
-    """Name this process as the owner, inside a transaction; return the number of its row. Whoever held the lock before
-    is gone: its right to write ends here, and its leases with it."""
+    """Name this process as the owner, inside a transaction; return the number of its row. The right to write of the
+    owner before ends here, and so do its leases."""
     await connection.execute("DELETE FROM replica")
     await connection.execute("UPDATE task SET lease = 0, lease_until = NULL WHERE kind IS NULL AND lease <> 0")
     row = await (
@@ -86,32 +86,32 @@ async def register(connection: AsyncConnection, *, now: float) -> int:
     return int(row[0])
 
 
-async def commits_of(connection: AsyncConnection, replica: int, place: Dsn) -> int:
-    """Return the number of the owner's latest transaction. Raises `StoreError` where it is the owner no longer."""
+async def commits_of(connection: AsyncConnection, replica: int, dsn: Dsn) -> int:
+    """Return the number of the owner's latest transaction. Raises `StoreError` where it no longer owns the state."""
     row = await (await connection.execute("SELECT commits FROM replica WHERE id = %s", (replica,))).fetchone()
     if row is None:
-        raise taken_over(place)
+        raise taken_over(dsn)
     return int(row[0])
 
 
-def taken_over(place: Dsn) -> StoreError:
+def taken_over(dsn: Dsn) -> StoreError:
     """Return why an owner whose row is gone must stop."""
     return StoreError(
-        f"another poller took over the state {place.shown} while this one could not reach it. This one stops; what it "
-        "had recorded until then is safe."
+        f"another poller took over the state {dsn.shown} while this one could not reach it. This one stops; what "
+        "it recorded until then is safe."
     )
 
 
 def last_beat(url: str) -> tuple[int, float] | None:
-    """Return the owner's process id and when it last showed a sign of life; None where no living process owns it."""
-    place = parse(url)
+    """Return the owner's process id and its last heartbeat (an instant); None where no living process does."""
+    dsn = parse(url)
     try:
-        with psycopg.connect(place.conninfo, autocommit=True) as connection:
+        with psycopg.connect(dsn.conninfo, autocommit=True) as connection:
             row = connection.execute(
                 f"SELECT pid, beat_at FROM replica WHERE EXISTS ({_HOLDER}) ORDER BY id DESC"  # noqa: S608 - a constant
             ).fetchone()
     except psycopg.errors.UndefinedTable:
         return None
     except psycopg.Error as error:
-        raise unusable(error, place) from None
+        raise unusable(error, dsn) from None
     return None if row is None else (int(row[0]), float(row[1]))

@@ -7,7 +7,6 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from poller.core.errors import StoreUnusable
 from poller.core.protocols import Clock
 from poller.store.postgres.dsn import Dsn, connect, parse
 from poller.store.postgres.errors import unusable
@@ -16,6 +15,7 @@ from poller.store.postgres.lock import register, take_lock
 from poller.store.postgres.reader import PostgresReader
 from poller.store.postgres.schema import VERSION, known_version, make_schema, migrate
 from poller.store.postgres.store import PostgresStore
+from poller.store.versions import refuse_older
 
 log = structlog.get_logger()
 
@@ -29,41 +29,41 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
     Raises `ConfigError` (the URL), `StoreLocked` (another process owns it), `StoreUnusable` (out of reach, foreign, or
     of a newer version).
     """
-    place = parse(url)
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # it tells each failed try; we tell an outage once
+    dsn = parse(url)
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # it logs each failed try; we log an outage once
     try:
-        connection = await connect(place)
+        connection = await connect(dsn)
         try:
-            replica = await _own(connection, place, now=clock())
-            pool = await _open_pool(place)
+            replica = await _own(connection, dsn, now=clock())
+            pool = await _open_pool(dsn)
         except BaseException:
             await connection.close()
             raise
     except psycopg.Error as error:
-        raise unusable(error, place) from None
-    writer = Writer(connection, place=place, replica=replica, linger_s=linger_s, clock=clock)
-    return PostgresStore(writer, pool, place=place, clock=clock)
+        raise unusable(error, dsn) from None
+    writer = Writer(connection, dsn=dsn, replica=replica, linger_s=linger_s, clock=clock)
+    return PostgresStore(writer, pool, dsn=dsn, clock=clock)
 
 
-async def _own(connection: AsyncConnection, place: Dsn, *, now: float) -> int:
+async def _own(connection: AsyncConnection, dsn: Dsn, *, now: float) -> int:
     """Become the owner of the state, its tables made or migrated; return the number of the owner's row."""
-    await make_schema(connection, place)
-    await take_lock(connection, place)
+    await make_schema(connection, dsn)
+    await take_lock(connection, dsn)
     async with connection.transaction():
-        version = await migrate(connection, place)
+        version = await migrate(connection, dsn)
         replica = await register(connection, now=now)
-    log.info("store.opened", path=place.shown, version=VERSION, migrated_from=version if version < VERSION else None)
+    log.info("store.opened", path=dsn.shown, version=VERSION, migrated_from=version if version < VERSION else None)
     return replica
 
 
-async def _open_pool(place: Dsn) -> AsyncConnectionPool[AsyncConnection]:
+async def _open_pool(dsn: Dsn) -> AsyncConnectionPool[AsyncConnection]:
     pool = AsyncConnectionPool(
-        place.conninfo,
+        dsn.conninfo,
         kwargs={"autocommit": True},
         min_size=1,
         max_size=READERS,
         timeout=CONNECT_WITHIN_S,
-        reconnect_timeout=0,  # each read tries anew: no wait that grows with the outage
+        reconnect_timeout=0,  # each read retries by itself: no wait that grows with the outage
         open=False,
         name="poller",
     )
@@ -80,20 +80,14 @@ async def read_postgres(url: str) -> PostgresReader:
 
     Raises `ConfigError` (the URL), `StoreUnusable` (there is none, or it cannot be read).
     """
-    place = parse(url)
+    dsn = parse(url)
     try:
-        connection = await connect(place)
+        connection = await connect(dsn)
         try:
-            _refuse_older(await known_version(connection, place), place)
+            refuse_older(await known_version(connection, dsn), VERSION, dsn.shown)
         except BaseException:
             await connection.close()
             raise
     except psycopg.Error as error:
-        raise unusable(error, place) from None
-    return PostgresReader(connection, place)
-
-
-def _refuse_older(version: int, place: Dsn) -> None:
-    if version < VERSION:
-        what = f"is of the older version {version}" if version else "holds nothing yet"
-        raise StoreUnusable(f"the state {place.shown} {what}. Start a run with it first.")
+        raise unusable(error, dsn) from None
+    return PostgresReader(connection, dsn)

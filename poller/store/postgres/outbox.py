@@ -1,16 +1,17 @@
-"""The outbox of a PostgreSQL state: which record is owed to which sink. Each function runs inside a transaction.
+"""The outbox of a PostgreSQL state: which record is owed to which sink. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
 
 For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
-Whoever attaches or prunes locks out those who record, so that no record slips between a sink's state and its rows.
+Attaching, replaying and pruning lock out recording, so that no record slips between a sink's state and its rows.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from psycopg import AsyncConnection
 
-from poller.core.model import Selection
-from poller.store.postgres.reader import rows
+from poller.core.model import Delivery, Selection
+from poller.store.postgres.reader import fetch_all
+from poller.store.rows import delivery_of
 
 LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
 
@@ -18,7 +19,7 @@ LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
 async def attach_sinks(connection: AsyncConnection, wanted: Sequence[str]) -> dict[str, bytes | None]:
     """Attach these sinks and no other; return their positions."""
     await connection.execute(LOCK_OUT_RECORDING)
-    attached = {name for (name,) in await rows(connection, "SELECT name FROM sink WHERE attached")}
+    attached = {name for (name,) in await fetch_all(connection, "SELECT name FROM sink WHERE attached")}
     await connection.execute(
         "UPDATE sink SET attached = false, filled_to = (SELECT coalesce(max(number), 0) FROM record)"
         " WHERE attached AND name <> ALL (%s)",
@@ -27,12 +28,12 @@ async def attach_sinks(connection: AsyncConnection, wanted: Sequence[str]) -> di
     for name in wanted:
         if name not in attached:
             await _attach(connection, name)
-    positions = dict(await rows(connection, "SELECT name, position FROM sink WHERE attached"))
+    positions = dict(await fetch_all(connection, "SELECT name, position FROM sink WHERE attached"))
     return {name: positions[name] for name in wanted}
 
 
 async def _attach(connection: AsyncConnection, name: str) -> None:
-    """Owe the sink everything kept that finished while it was away. What was pruned before it was known, it missed."""
+    """Owe the sink all kept records that finished while it was not attached. Those pruned before are missed."""
     await connection.execute(
         "INSERT INTO sink (name, missed) SELECT %s, (SELECT coalesce(sum(tasks), 0) FROM pruned)"
         " ON CONFLICT DO NOTHING",
@@ -46,7 +47,19 @@ async def _attach(connection: AsyncConnection, name: str) -> None:
     await connection.execute("UPDATE sink SET attached = true WHERE name = %s", (name,))
 
 
-async def strike_off(
+async def undelivered(connection: AsyncConnection, sink: str, limit: int) -> list[Delivery]:
+    rows = await fetch_all(
+        connection,
+        "SELECT r.number, a.name, t.task_id, r.body FROM (SELECT number FROM undelivered"
+        " WHERE sink = (SELECT id FROM sink WHERE name = %s) ORDER BY number LIMIT %s) u"
+        " JOIN record r ON r.number = u.number JOIN task t ON t.key = r.task JOIN account a ON a.id = t.account"
+        " ORDER BY r.number",
+        (sink, max(0, limit)),
+    )
+    return [delivery_of(row) for row in rows]
+
+
+async def note_delivered(
     connection: AsyncConnection,
     sink: str,
     numbers: Sequence[int],
@@ -55,7 +68,7 @@ async def strike_off(
     now: float,
 ) -> None:
     """Turn undelivered records into delivered or, where refused, dead ones. A second time changes nothing."""
-    struck = await rows(
+    struck = await fetch_all(
         connection,
         "DELETE FROM undelivered WHERE sink = (SELECT id FROM sink WHERE name = %s) AND number = ANY (%s::bigint[])"
         " RETURNING number",
@@ -72,6 +85,14 @@ async def strike_off(
         "UPDATE sink SET delivered = delivered + %s, position = coalesce(%s, position) WHERE name = %s",
         (len(struck) - len(dead), position, sink),
     )
+
+
+async def note_position(connection: AsyncConnection, sink: str, position: bytes | None) -> None:
+    await connection.execute("UPDATE sink SET position = %s WHERE name = %s", (position, sink))
+
+
+async def sink_names(connection: AsyncConnection) -> list[str]:
+    return [name for (name,) in await fetch_all(connection, "SELECT name FROM sink ORDER BY id")]
 
 
 async def replay(connection: AsyncConnection, sink: str, selection: Selection) -> int:
@@ -99,9 +120,9 @@ async def replay(connection: AsyncConnection, sink: str, selection: Selection) -
 
 
 async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
-    """Forget tasks, oldest first, that no attached sink lacks or has refused; their counts go into `pruned`."""
+    """Delete the oldest tasks that no attached sink lacks or has refused; their counts go into `pruned`."""
     await connection.execute(LOCK_OUT_RECORDING)
-    found = await rows(
+    found = await fetch_all(
         connection,
         "SELECT r.number, r.task FROM record r WHERE r.seen_at < %s AND NOT EXISTS"
         " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
@@ -113,22 +134,19 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
     numbers, tasks = [number for number, _ in found], [task for _, task in found]
     await _note_missed(connection, numbers)
     await connection.execute("DELETE FROM record WHERE number = ANY (%s::bigint[])", (numbers,))
-    gone = await rows(connection, "DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls", (tasks,))
-    polls: Counter[str] = Counter()
-    for kind, polled in gone:
-        polls[kind] += polled
-    for kind, count in Counter(kind for kind, _ in gone).items():
-        await connection.execute(
-            "INSERT INTO pruned (kind, tasks, polls) VALUES (%s, %s, %s) ON CONFLICT (kind)"
-            " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, polls = pruned.polls + excluded.polls",
-            (kind, count, polls[kind]),
-        )
+    await connection.execute(
+        "WITH gone AS (DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls)"
+        " INSERT INTO pruned (kind, tasks, polls) SELECT kind, count(*), sum(polls) FROM gone GROUP BY kind"
+        " ON CONFLICT (kind)"
+        " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, polls = pruned.polls + excluded.polls",
+        (tasks,),
+    )
     return len(found)
 
 
 async def _note_missed(connection: AsyncConnection, numbers: Sequence[int]) -> None:
-    """Count what a sink that is away will never get. Its rows go, and numbers past `filled_to` never had any."""
-    for sink, filled_to in await rows(connection, "SELECT id, filled_to FROM sink WHERE NOT attached"):
+    """Count what sinks that are not attached will never get: their rows go; numbers past `filled_to` never had any."""
+    for sink, filled_to in await fetch_all(connection, "SELECT id, filled_to FROM sink WHERE NOT attached"):
         missed = sum(number > filled_to for number in numbers)
         for table in ("undelivered", "dead"):
             gone = await connection.execute(
@@ -137,8 +155,3 @@ async def _note_missed(connection: AsyncConnection, numbers: Sequence[int]) -> N
             )
             missed += gone.rowcount
         await connection.execute("UPDATE sink SET missed = missed + %s WHERE id = %s", (missed, sink))
-
-
-async def note_position(connection: AsyncConnection, sink: str, position: bytes | None) -> None:
-    """Note a sink's position by itself."""
-    await connection.execute("UPDATE sink SET position = %s WHERE name = %s", (position, sink))

@@ -1,4 +1,4 @@
-"""The tables of a PostgreSQL state and their versions. All lie in one schema of the database.
+"""The tables of a PostgreSQL state and their versions. All are in one schema of the database.
 
 Instants of tasks and records are the poller's, as in every store; the database's own time counts for leases alone.
 """
@@ -9,6 +9,7 @@ from psycopg import AsyncConnection, errors, sql
 
 from poller.core.errors import StoreUnusable
 from poller.store.postgres.dsn import Dsn
+from poller.store.versions import refuse_newer
 
 VERSION_1 = """
 CREATE TABLE state_version (version integer NOT NULL);
@@ -128,30 +129,27 @@ ALTER TABLE task RENAME COLUMN trail TO poll_log;
 ALTER TABLE pruned RENAME COLUMN looks TO polls;
 """
 
-MIGRATIONS = (
-    VERSION_1,
-    VERSION_2,
-    VERSION_3,
-)  # the n-th brings a state of version n to n + 1; published ones are never edited
+# The n-th brings a state of version n to n + 1. Published ones are never edited.
+MIGRATIONS = (VERSION_1, VERSION_2, VERSION_3)
 VERSION = len(MIGRATIONS)
 
 
-async def make_schema(connection: AsyncConnection, place: Dsn) -> None:
+async def make_schema(connection: AsyncConnection, dsn: Dsn) -> None:
     """Create the schema where there is none. Its tables come with `migrate`, under the owner's lock."""
     row = await (
-        await connection.execute("SELECT to_regnamespace(%s), getdatabaseencoding()", (place.schema,))
+        await connection.execute("SELECT to_regnamespace(%s), getdatabaseencoding()", (dsn.schema,))
     ).fetchone()
     found, encoding = row or (None, None)
     if encoding != "UTF8":
-        raise StoreUnusable(f"the database of {place.shown} is encoded as {encoding}. Use one with encoding UTF8.")
+        raise StoreUnusable(f"the database of {dsn.shown} is encoded as {encoding}. Use one with encoding UTF8.")
     if found is None:
         with suppress(errors.DuplicateSchema, errors.UniqueViolation):  # another poller made it just now
-            await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(place.schema)))
+            await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(dsn.schema)))
 
 
-async def migrate(connection: AsyncConnection, place: Dsn) -> int:
+async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
     """Bring the tables up to date, inside a transaction; return the version they had."""
-    version = await known_version(connection, place)
+    version = await known_version(connection, dsn)
     if version < VERSION:
         for script in MIGRATIONS[version:]:
             await connection.execute(script.encode())
@@ -160,22 +158,17 @@ async def migrate(connection: AsyncConnection, place: Dsn) -> int:
     return version
 
 
-async def known_version(connection: AsyncConnection, place: Dsn) -> int:
+async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:
     """Return the version of the tables, 0 where there are none. Raises `StoreUnusable` for newer and foreign ones."""
     tables = await connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')",
-        (place.schema,),
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')", (dsn.schema,)
     )
     names = {name for (name,) in await tables.fetchall()}
     if not names:
         return 0
     if not {"state_version", "replica", "undelivered"} <= names:
-        raise StoreUnusable(f"{place.shown} holds tables of another program. Name another schema: ?schema=NAME.")
+        raise StoreUnusable(f"{dsn.shown} holds tables of another program. Name another schema: ?schema=NAME.")
     row = await (await connection.execute("SELECT version FROM state_version")).fetchone()
     version = int(row[0]) if row is not None else 0
-    if version > VERSION:
-        raise StoreUnusable(
-            f"the state {place.shown} is of version {version}, this poller knows versions up to {VERSION}. "
-            "Use the newer poller that wrote it."
-        )
+    refuse_newer(version, VERSION, dsn.shown)
     return version

@@ -1,355 +1,229 @@
 """The store on a schema of a PostgreSQL database. One connection writes, a pool reads.
 
-Leases stand in the tables, with fencing tokens, so that several processes can share a state without another schema. For
-now one process owns it, and remembers beside the tables which leases it holds: to renew them, and to pass over doubles.
+Leases are stored in the tables, with fencing tokens, so that several processes could share a state without another
+schema. For now one process owns it and also remembers which leases it holds: to renew them and to skip duplicates.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from poller.core.errors import ConfigError, StoreError
-from poller.core.model import (
-    AccountState,
-    Added,
-    Chunk,
-    DeadLetter,
-    Delivery,
-    Position,
-    Rejection,
-    Selection,
-    Settled,
-    SourceSums,
-    Sums,
-    Task,
-    TaskDetails,
-    Written,
-)
-from poller.core.protocols import Clock
-from poller.store.postgres import outbox, queue
-from poller.store.postgres import reader as reading
+from poller.core.errors import StoreError
+from poller.core.model import AccountState, Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
+from poller.core.protocols import Clock, Store
+from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
+from poller.store.leases import Leases
+from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import may_pass, words
-from poller.store.postgres.group_commit import RETRY_S, Writer
-from poller.store.rows import storable, storable_name, unknown_sink
+from poller.store.postgres.errors import error_text, may_pass
+from poller.store.postgres.group_commit import Writer
+from poller.store.postgres.reader import PostgresReads
+from poller.store.rows import refuse_unknown_sink, storable, storable_name
+from poller.store.unsaved import Unsaved
 
 log = structlog.get_logger()
 T = TypeVar("T")
+Values = TypeVarTuple("Values")
 
-SAVE_WITHIN_S = 1.0
-BEAT_EVERY_S = 2.0
-TELL_AFTER_TRIES = 5  # the pool's connections may be as broken as they are many
-SETTLING = -1  # the lease of a task whose poll is recorded but not committed yet
+LOG_AFTER_TRIES = 5  # every connection of the pool may be broken
 
 
-class PostgresStore:
-    """The `Store` of protocols.py."""
+class PostgresStore(PostgresReads, Store):
+    """The writing half; reads use the pool, and retry for as long as the server is out of reach."""
 
-    def __init__(self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, place: Dsn, clock: Clock) -> None:
+    def __init__(self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, dsn: Dsn, clock: Clock) -> None:
         self._writer = writer
         self._pool = pool
-        self._place = place
+        self._dsn = dsn
         self._clock = clock
-        self._leases: dict[int, int] = {}  # task key → fencing token
+        self._leases = Leases()
         self._releasing = 0  # releases not committed yet
-        self._noted: dict[str, AccountState] = {}  # not committed yet
-        self._learned: dict[str, bytes] = {}  # not committed yet
         self._first_poll_s: dict[str, float] = {}  # by account, where its first polls are put off
+        self._accounts: Unsaved[AccountState] = Unsaved(
+            lambda: self._write_soon(self._accounts, task_queue.save_accounts)
+        )
+        self._knowledge: Unsaved[bytes] = Unsaved(lambda: self._write_soon(self._knowledge, task_queue.save_knowledge))
+        self._noted_accounts, self._noted_knowledge = self._accounts.noted, self._knowledge.noted
         self._beaten_at = clock()
-        self._beating = False
-        self._unreadable = False
+        self._is_beating = False
+        self._is_unreadable = False
         self._closed = False
 
     @property
     def writable(self) -> bool:
-        """False while commits fail for a reason that may pass, such as a server that is down."""
         return self._writer.writable
 
     def beat(self) -> None:
-        """Show the process's sign of life, which `last_beat` reads, and renew the leases it holds."""
+        """Note a heartbeat and renew the leases held, at most every `BEAT_EVERY_S`."""
         now = self._clock()
-        if self._beating or 0 <= now - self._beaten_at < BEAT_EVERY_S:
+        if self._is_beating or 0 <= now - self._beaten_at < BEAT_EVERY_S:
             return
-        self._beaten_at, self._beating = now, True
-        self._writer.run_within(0.0, _OneByOne(self._renew), (), settle=self._note_beaten)
+        self._beaten_at, self._is_beating = now, True
+        self._writer.run_within(0.0, _OneByOne(self._renew), (), on_commit=self._end_beating)
 
     async def _renew(self, connection: AsyncConnection) -> None:
-        held = {key: lease for key, lease in self._leases.items() if lease != SETTLING}
-        if held:
-            await queue.renew(connection, held)
+        if held := self._leases.renewable():
+            await task_queue.renew(connection, held)
 
-    def _note_beaten(self, _: None) -> None:
-        self._beating = False
+    def _end_beating(self, _: None) -> None:
+        self._is_beating = False
 
-    # --- feeding ---------------------------------------------------------------------------------------------------
+    # --- feeding
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
-        """Return the latest source of this name and how far it was read; None if there is none."""
-        return await self._read(lambda connection: reading.read_source(connection, storable_name(name)))
+        return await self._read(task_queue.find_source, storable_name(name))
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
-        """Begin the sums of a source, with the fingerprint of its position 0; return its number."""
-        source: int = await self._writer.run(_OneByOne(queue.insert_source), (storable_name(name), fingerprint))
-        return source
+        return await self._write(task_queue.insert_source, storable_name(name), fingerprint)
 
     async def was_read(self, position: Position) -> bool:
-        """Whether a source, of whatever name, was read up to exactly this position; its fingerprint names the file."""
-        return await self._read(lambda connection: reading.read_was_read(connection, position))
+        return await self._read(task_queue.was_read, position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
-        """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate."""
-        paused_s = {name: state.paused_s for name, state in self._noted.items()}
-        noted = (source, chunk, paused_s, self._first_poll_s, self._clock())
-        added: Added = await self._writer.run(_OneByOne(queue.add), noted)
-        return added
+        paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
+        return await self._write(task_queue.add, source, chunk, paused_s, self._first_poll_s, self._clock())
+
+    # --- polling
 
     def delay_first_polls(self, account: str, delay_s: float) -> None:
-        """Let the account's new tasks be due so long after they are added; until then they are due at once."""
         self._first_poll_s[account] = delay_s
 
-    # --- polling ---------------------------------------------------------------------------------------------------
-
     async def claim(self, account: str, limit: int) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release`, the process, or
-        `queue.LEASE_S` after the last `beat`."""
         self._writer.check()
         if limit <= 0:
             return []
         tasks: list[Task] = await self._writer.run(
-            _OneByOne(queue.claim),
+            _OneByOne(task_queue.claim),
             (account, limit, self._clock()),
             first=True,
-            settle=self._note_leases,
+            on_commit=self._leases.take,
             abandoned=self.release,
         )
         return tasks
 
-    def _note_leases(self, tasks: Sequence[Task]) -> None:
-        self._leases.update({task.key: task.lease for task in tasks})
-
     async def next_due_at(self, account: str) -> float | None:
-        """Return when the earliest task that is waiting and not leased is due; None if there is none."""
         if self._releasing:
             await self.flush()
-        return await self._read(lambda connection: reading.read_next_due_at(connection, account))
+        return await self._read(task_queue.next_due_at, account)
 
     async def record(self, settled: Sequence[Settled]) -> None:
-        """Count one poll for each task and store what was decided; for finished ones, in the same transaction, the
-        record and one undelivered row per attached sink. A task whose lease is not held any more is passed over."""
-        held = [each for each in settled if self._begin_settling(each.task)]
+        held = self._leases.begin_recording(settled)
         if held:
-            await self._writer.run(self._record, held, settle=lambda _: self._end_leases(held))
-
-    def _begin_settling(self, task: Task) -> bool:
-        if task.lease == SETTLING or self._leases.get(task.key) != task.lease:
-            return False
-        self._leases[task.key] = SETTLING
-        return True
-
-    def _end_leases(self, settled: Sequence[Settled]) -> None:
-        for each in settled:
-            if self._leases.get(each.task.key) == SETTLING:
-                del self._leases[each.task.key]
+            await self._writer.run(self._record, held, on_commit=lambda _: self._leases.end_recording(held))
 
     async def _record(self, connection: AsyncConnection, batches: Sequence[Sequence[Settled]]) -> Sequence[None]:
         settled = [each for batch in batches for each in batch]
-        late = len(settled) - await queue.record(connection, settled)
+        late = len(settled) - await task_queue.record(connection, settled)
         if late:
-            log.warning("lease.lost", path=self._place.shown, polls=late)
+            log.warning("lease.lost", path=self._dsn.shown, polls=late)
         return [None] * len(batches)
 
     def release(self, tasks: Sequence[Task]) -> None:
-        """Give leases back unused."""
-        held = {task.key: task.lease for task in tasks if self._leases.get(task.key) == task.lease}
-        for key in held:
-            del self._leases[key]
-        if held:
+        released = self._leases.release(tasks)
+        if released:
             with suppress(StoreError):  # a store that has failed lets all leases run out
-                self._writer.run_within(0.0, _OneByOne(queue.release), (held,), first=True, settle=self._note_released)
+                release = _OneByOne(task_queue.release)
+                self._writer.run_within(0.0, release, (released,), first=True, on_commit=self._end_releasing)
                 self._releasing += 1
 
-    def _note_released(self, _: None) -> None:
+    def _end_releasing(self, _: None) -> None:
         self._releasing -= 1
 
-    # --- accounts --------------------------------------------------------------------------------------------------
-
-    async def account(self, name: str) -> AccountState:
-        """Return what is remembered of the account."""
-        return await self._read(lambda connection: reading.read_account(connection, name, self._noted.get(name)))
+    # --- what is remembered
 
     def save_account(self, name: str, state: AccountState) -> None:
-        """Note the account's state; stored with the next commit, within a second."""
         self._writer.check()
-        idle = not self._noted
-        self._noted[name] = state
-        if idle:
-            self._save_soon()
-
-    def _save_soon(self) -> None:
-        saved: dict[str, AccountState] = {}
-        self._writer.run_within(SAVE_WITHIN_S, self._save_accounts, saved, settle=lambda _: self._forget_noted(saved))
-
-    async def _save_accounts(
-        self, connection: AsyncConnection, noted: Sequence[dict[str, AccountState]]
-    ) -> Sequence[None]:
-        for saved in noted:
-            saved.clear()
-            saved.update(self._noted)
-            await queue.save_accounts(connection, saved)
-        return [None] * len(noted)
-
-    def _forget_noted(self, saved: Mapping[str, AccountState]) -> None:
-        for name, state in saved.items():
-            if self._noted[name] is state:
-                del self._noted[name]
-        if self._noted:  # noted while the transaction was under way
-            self._save_soon()
-
-    async def knowledge(self, name: str) -> bytes | None:
-        """Return what `save_knowledge` last noted under this name; None if nothing."""
-        if name in self._learned:
-            return self._learned[name]
-        return await self._read(lambda connection: reading.read_knowledge(connection, name))
+        self._accounts.note(name, state)
 
     def save_knowledge(self, name: str, knowledge: bytes) -> None:
-        """Note what was learned, such as how long imports take; stored with the next commit, within a second."""
         self._writer.check()
-        idle = not self._learned
-        self._learned[name] = knowledge
-        if idle:
-            self._save_learned_soon()
+        self._knowledge.note(name, knowledge)
 
-    def _save_learned_soon(self) -> None:
-        saved: dict[str, bytes] = {}
-        self._writer.run_within(SAVE_WITHIN_S, self._save_learned, saved, settle=lambda _: self._forget_learned(saved))
+    def _write_soon(
+        self, unsaved: Unsaved[T], save: Callable[[AsyncConnection, Mapping[str, T]], Awaitable[None]]
+    ) -> None:
+        async def write(connection: AsyncConnection) -> None:
+            await save(connection, unsaved.begin_write())
 
-    async def _save_learned(self, connection: AsyncConnection, noted: Sequence[dict[str, bytes]]) -> Sequence[None]:
-        for saved in noted:
-            saved.clear()
-            saved.update(self._learned)
-            await queue.save_knowledge(connection, saved)
-        return [None] * len(noted)
-
-    def _forget_learned(self, saved: Mapping[str, bytes]) -> None:
-        for name, knowledge in saved.items():
-            if self._learned[name] is knowledge:
-                del self._learned[name]
-        if self._learned:  # noted while the transaction was under way
-            self._save_learned_soon()
+        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(write), (), on_commit=lambda _: unsaved.end_write())
 
     async def flush(self) -> None:
-        """Return when everything noted so far is on disk, `save_account` included."""
-        await self._writer.run(_OneByOne(_nothing), ())
+        await self._write(_write_nothing)
 
-    # --- delivering ------------------------------------------------------------------------------------------------
+    # --- delivering
 
     async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
-        """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything
-        that finished while it was not attached, also before it was first named."""
         wanted = tuple(dict.fromkeys(names))
-        positions: Mapping[str, bytes | None] = await self._writer.run(_OneByOne(outbox.attach_sinks), (wanted,))
-        return positions
+        return await self._write(outbox.attach_sinks, wanted)
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
-        """Return the first undelivered records that are safely on disk, in the order in which they finished."""
-        return await self._read(lambda connection: reading.read_undelivered(connection, sink, limit))
+        return await self._read(outbox.undelivered, sink, limit)
 
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
-        """Strike the batch off the sink's outbox, note its position if it has one, keep the refused as dead letters."""
         numbers = [delivery.number for delivery in batch]
         refused = {number: storable(reason) for number, reason in written.refused.items()}
-        struck = (sink, numbers, refused, written.position, self._clock())
-        await self._writer.run(_OneByOne(outbox.strike_off), struck)
+        await self._write(outbox.note_delivered, sink, numbers, refused, written.position, self._clock())
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
-        """Note a sink's position by itself, after `Sink.open`."""
-        await self._writer.run(_OneByOne(outbox.note_position), (sink, position))
+        await self._write(outbox.note_position, sink, position)
 
     async def replay(self, sink: str, selection: Selection) -> int:
-        """Put the selected records, as far as they are kept, into the sink's outbox again, dead letters revived; return
-        how many. Raises `ConfigError` for a sink that the state does not know."""
-        known = await self._read(reading.read_sink_names)
-        if sink not in known:
-            raise ConfigError(unknown_sink(sink, known))
-        replayed: int = await self._writer.run(_OneByOne(outbox.replay), (sink, selection))
-        return replayed
-
-    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
-        """Return what the sink, or any sink, refused for good, oldest first."""
-        return await self._read(lambda connection: reading.read_dead_letters(connection, sink))
-
-    async def records(self, after: int, limit: int) -> list[Delivery]:
-        """Return kept finished records in the order in which they finished, beginning after number `after`."""
-        return await self._read(lambda connection: reading.read_records(connection, after, limit))
+        refuse_unknown_sink(sink, await self._read(outbox.sink_names))
+        return await self._write(outbox.replay, sink, selection)
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` tasks that finished before the instant; return how many. What an attached sink lacks or
-        has refused is kept. Their counts stay in `sums`. A pruned id that is fed again is a new task."""
-        pruned: int = await self._writer.run(_OneByOne(outbox.prune), (before, limit))
-        return pruned
+        return await self._write(outbox.prune, before, limit)
 
-    # --- reporting -------------------------------------------------------------------------------------------------
-
-    async def sums(self) -> Sums:
-        """Count everything from the rows themselves."""
-        return await self._read(lambda connection: reading.read_sums_at_once(connection, self._noted))
-
-    async def sources(self) -> Sequence[SourceSums]:
-        """Return where each source's lines went, in the order of their beginning."""
-        return await self._read(reading.read_sources)
-
-    async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
-        """Return what is known of the tasks with this id, one for each account that has it, by account."""
-        return await self._read(lambda connection: reading.read_task_details(connection, task_id))
-
-    async def rejections(self) -> Sequence[tuple[str, Rejection]]:
-        """Return every rejected line with its source's name, in input order."""
-        return await self._read(reading.read_rejections)
+    # --- the connections
 
     async def close(self) -> None:
-        """Commit what is pending and let go of the state. Closing twice does nothing."""
         if self._closed:
             return
         self._closed = True
         await self._writer.close()
         await self._pool.close()
-        log.info("store.closed", path=self._place.shown)
+        log.info("store.closed", path=self._dsn.shown)
 
-    async def _read(self, read: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Return what `read` finds of what is committed, however long the server is out of reach. That it is, the
-        writer says; here is told only what hinders reading alone."""
+    async def _write(self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
+        result: T = await self._writer.run(_OneByOne(write), values)
+        return result
+
+    async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
+        """Return what `read` returns of what is committed, however long the server is out of reach. The writer logs
+        that; what hinders reading alone is logged here."""
         tries = 0  # while the writer reaches the server
         while True:
             self._writer.check()
             try:
                 async with self._pool.connection() as connection:
-                    found = await read(connection)
+                    found = await read(connection, *values)
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None
                 tries = tries + 1 if self.writable else 0
-                self._tell_unreadable(error, tries)
+                if tries >= LOG_AFTER_TRIES:
+                    self._note_unreadable(error)
             else:
-                self._tell_readable()
+                self._note_readable()
                 return found
             await asyncio.sleep(0 if tries == 1 else RETRY_S)
 
-    def _tell_unreadable(self, error: psycopg.Error, tries: int) -> None:
-        if tries >= TELL_AFTER_TRIES and not self._unreadable:
-            self._unreadable = True
-            log.error("store.unreadable", path=self._place.shown, reason=words(error, self._place), retry_s=RETRY_S)
+    def _note_unreadable(self, error: psycopg.Error) -> None:
+        if not self._is_unreadable:
+            self._is_unreadable = True
+            log.error("store.unreadable", path=self._dsn.shown, reason=error_text(error, self._dsn), retry_s=RETRY_S)
 
-    def _tell_readable(self) -> None:
-        if self._unreadable:
-            self._unreadable = False
-            log.info("store.readable", path=self._place.shown)
+    def _note_readable(self) -> None:
+        if self._is_unreadable:
+            self._is_unreadable = False
+            log.info("store.readable", path=self._dsn.shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,5 +236,5 @@ class _OneByOne:
         return [await self.function(connection, *payload) for payload in payloads]
 
 
-async def _nothing(_: AsyncConnection) -> None:
-    """Write nothing: what is pending is committed with it."""
+async def _write_nothing(_: AsyncConnection) -> None:
+    """What is pending is committed with this."""

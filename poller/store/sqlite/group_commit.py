@@ -1,6 +1,6 @@
-"""Group commit: many callers' writes in one transaction, each told only when it is on disk.
+"""Group commit: many callers' writes in one transaction, each acknowledged once on disk.
 
-A disk that is full or read-only makes callers wait; a disk that lies (failed fsync, damage) ends everything.
+A disk that is full or read-only makes callers wait; a failed fsync or damage ends the store.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ import structlog
 
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
+from poller.store.intervals import RETRY_S
 from poller.store.sqlite.errors import may_pass, store_error
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-HEAVY_ROWS = 500  # so many rows make a good transaction already: no lingering
-RETRY_S = 1.0
+HEAVY_ROWS = 500  # a transaction of this size is not delayed to gather more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Operation:
-    """One caller's write. It may be applied again after a rollback: what it changes in memory, `settle` does."""
+    """One caller's write. It may be applied again after a rollback: `on_commit` makes the changes in memory."""
 
     apply: Callable[[], Any]
-    settle: Callable[[], None] | None  # runs right after the commit
-    future: asyncio.Future[Any] | None  # None: nobody waits
+    on_commit: Callable[[], None] | None  # runs right after the commit
+    future: asyncio.Future[Any] | None  # None: no caller waits
     rows: int
 
 
@@ -37,24 +37,18 @@ class GroupCommit:
     """Collects operations for `linger_s` and commits them together, in order, on the loop."""
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        *,
-        place: str,
-        linger_s: float,
-        clock: Clock,
-        committed: Callable[[], None],
+        self, connection: sqlite3.Connection, *, path: str, linger_s: float, clock: Clock, beat: Callable[[], None]
     ) -> None:
         self._connection = connection
-        self._place = place
+        self._path = path
         self._linger_s = linger_s
         self._clock = clock
-        self._committed = committed  # told after each commit
+        self._beat = beat  # called after each commit
         self._loop = asyncio.get_running_loop()
         self._pending: list[_Operation] = []
         self._rows = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf  # when it is due; uvloop's handles of what is due at once cannot tell
+        self._timer_at = math.inf  # when it is due; uvloop has no such attribute for timers that are due at once
         self._unwritable_since: float | None = None
         self._ended: str | None = None  # why nothing can be stored any more
 
@@ -68,33 +62,33 @@ class GroupCommit:
         if self._ended is not None:
             raise StoreError(self._ended)
 
-    async def run(self, apply: Callable[[], T], *, rows: int = 1, settle: Callable[[], None] | None = None) -> T:
+    async def run(self, apply: Callable[[], T], *, rows: int = 1, on_commit: Callable[[], None] | None = None) -> T:
         """Return what `apply` returned, once it is committed. It will be, also when the caller is cancelled."""
         self.check()
         future: asyncio.Future[T] = self._loop.create_future()
-        self._append(_Operation(apply=apply, settle=settle, future=future, rows=rows))
+        self._append(_Operation(apply=apply, on_commit=on_commit, future=future, rows=rows))
         self._commit_within(0.0 if self._rows >= HEAVY_ROWS else self._linger_s)
         return await future
 
-    def run_within(self, delay_s: float, apply: Callable[[], None], *, settle: Callable[[], None]) -> None:
-        """Have `apply` committed within `delay_s`; nobody waits for it."""
+    def run_within(self, delay_s: float, apply: Callable[[], None], *, on_commit: Callable[[], None]) -> None:
+        """Have `apply` committed within `delay_s`; no caller waits for it."""
         self.check()
-        self._append(_Operation(apply=apply, settle=settle, future=None, rows=1))
+        self._append(_Operation(apply=apply, on_commit=on_commit, future=None, rows=1))
         self._commit_within(delay_s)
 
     def fail(self, error: sqlite3.Error) -> StoreError:
         """Refuse everything from now on; return what to raise."""
-        self._end(str(store_error(error, self._place)), error)
-        return store_error(error, self._place)
+        self._end(str(store_error(error, self._path)), error)
+        return store_error(error, self._path)
 
     def close(self) -> None:
-        """Commit what is pending, once; what cannot be stored now is given up, and its callers are told."""
+        """Commit what is pending, once; where that fails, its callers get `StoreError`."""
         if self._pending and self._ended is None:
             self._commit()
         if self._pending:
-            log.warning("store.closed_unwritten", path=self._place, operations=len(self._pending))
+            log.warning("store.closed_unwritten", path=self._path, operations=len(self._pending))
         if self._ended is None:
-            self._refuse(f"{self._place} is closed.")
+            self._refuse(f"{self._path} is closed.")
 
     def _append(self, operation: _Operation) -> None:
         self._pending.append(operation)
@@ -120,9 +114,9 @@ class GroupCommit:
                 self.fail(error)
         except Exception as error:  # noqa: BLE001 - a defect must reach the callers, not end in a timer's callback
             self._roll_back()
-            self._end(f"{self._place} was handed something it cannot store: {type(error).__name__}.", error)
+            self._end(f"{self._path} was handed something it cannot store: {type(error).__name__}.", error)
         else:
-            self._tell(results)
+            self._resolve(results)
 
     def _transact(self) -> list[Any]:
         if not self.writable:
@@ -133,24 +127,24 @@ class GroupCommit:
         return results
 
     def _fold_log(self) -> None:
-        """Move the write-ahead log into the database and begin it anew: it may be what fills the disk."""
+        """Move the write-ahead log into the database and truncate it: it may be what fills the disk."""
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             if not may_pass(error):
                 raise
 
-    def _tell(self, results: list[Any]) -> None:
+    def _resolve(self, results: list[Any]) -> None:
         operations, self._pending, self._rows = self._pending, [], 0
         for operation, result in zip(operations, results, strict=True):
-            if operation.settle is not None:
-                operation.settle()
+            if operation.on_commit is not None:
+                operation.on_commit()
             if operation.future is not None and not operation.future.done():
                 operation.future.set_result(result)
         if self._unwritable_since is not None:
-            log.info("store.writable", path=self._place, after_s=round(self._clock() - self._unwritable_since, 3))
+            log.info("store.writable", path=self._path, after_s=round(self._clock() - self._unwritable_since, 3))
             self._unwritable_since = None
-        self._committed()
+        self._beat()
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
@@ -164,13 +158,13 @@ class GroupCommit:
             return
         if self._unwritable_since is None:
             self._unwritable_since = self._clock()
-            log.error("store.unwritable", path=self._place, reason=str(error), retry_s=RETRY_S)
+            log.error("store.unwritable", path=self._path, reason=str(error), retry_s=RETRY_S)
         self._timer, self._timer_at = self._loop.call_later(RETRY_S, self._commit), self._loop.time() + RETRY_S
 
     def _end(self, why: str, error: Exception) -> None:
         if self._ended is None:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
-            log.error("store.failed", path=self._place, reason=why, error=name)
+            log.error("store.failed", path=self._path, reason=why, error=name)
             self._refuse(why)
 
     def _refuse(self, why: str) -> None:

@@ -1,6 +1,6 @@
-"""One process owns a SQLite state: a locked file beside it names the owner, and its age is the owner's heartbeat.
+"""One process owns an SQLite state: a locked file beside it names the owner, and its age is the owner's heartbeat.
 
-The lock is the kernel's (`flock`): it ends with the process, however that dies. The file itself stays.
+The lock is the kernel's (`flock`): it ends with the process, however that ends. The file itself stays.
 """
 
 import asyncio
@@ -11,35 +11,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from poller.core.errors import StoreLocked, StoreUnusable
+from poller.store.intervals import BEAT_EVERY_S
 from poller.store.sqlite.errors import unusable_path
 
-BEAT_EVERY_S = 2.0
-PROBE_TRIES = 4  # `last_beat` holds the lock for an instant: a refusal counts only when it lasts
+PROBE_TRIES = 4  # `last_beat` holds the lock for an instant: only a refusal that lasts counts
 PROBE_GAP_S = 0.05
 
 
 def lock_path(database: Path) -> Path:
-    """Return where the lock of `database` lies."""
+    """Return the path of the lock of `database`."""
     return database.with_name(database.name + ".lock")
 
 
 class ProcessLock:
-    """A lock that is held. The file says `pid started_at`; its modification time is the last beat."""
+    """A lock that is held. The file contains `pid started_at`; its modification time is the last heartbeat."""
 
     def __init__(self, descriptor: int, *, beaten_at: float) -> None:
         self._descriptor: int | None = descriptor
         self._beaten_at = beaten_at
 
     def beat(self, now: float) -> None:
-        """Show a sign of life; at most one write every `BEAT_EVERY_S`."""
+        """Note a heartbeat; at most one write every `BEAT_EVERY_S`."""
         if self._descriptor is None or 0 <= now - self._beaten_at < BEAT_EVERY_S:
             return
         self._beaten_at = now
-        with contextlib.suppress(OSError):  # a disk that is read-only for a while is told by the commits
+        with contextlib.suppress(OSError):  # commits report a disk that is read-only
             os.utime(self._descriptor, (now, now))
 
     def release(self) -> None:
-        """Let the next process in."""
+        """Release the lock. A second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -71,12 +71,12 @@ async def _lock_or_refuse(descriptor: int, database: Path) -> None:
             return
         await asyncio.sleep(PROBE_GAP_S)
     raise StoreLocked(
-        f"{database} is in use by {_owner(descriptor)}. Stop that one first, or give this run its own state: --state."
+        f"{database} is in use by {_owner(descriptor)}. Stop it first, or give this run its own state: --state."
     )
 
 
 def last_beat(database: Path) -> tuple[int, float] | None:
-    """Return the owner's process id and when it last showed a sign of life; None where no living process owns it."""
+    """Return the owner's process id and its last heartbeat (an instant); None where no living process does."""
     try:
         descriptor = os.open(lock_path(database), os.O_RDONLY)
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""The outbox of an SQLite state: which record is owed to which sink. Each function runs inside a transaction.
+"""The outbox of an SQLite state: which record is owed to which sink. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
 
 For every sink, finished = delivered + undelivered + dead + missed; each function moves records between these four.
 """
@@ -6,9 +7,8 @@ For every sink, finished = delivered + undelivered + dead + missed; each functio
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from poller.core.errors import ConfigError
-from poller.core.model import Selection
-from poller.store.rows import unknown_sink
+from poller.core.model import Delivery, Selection
+from poller.store.rows import delivery_of
 
 Connection = sqlite3.Connection
 
@@ -29,7 +29,7 @@ def attach_sinks(connection: Connection, wanted: Sequence[str]) -> dict[str, byt
 
 
 def _attach(connection: Connection, name: str) -> None:
-    """Owe the sink everything kept that finished while it was away. What was pruned before it was known, it missed."""
+    """Owe the sink all kept records that finished while it was not attached. Those pruned before are missed."""
     connection.execute(
         "INSERT INTO sink (name, missed) SELECT ?, (SELECT coalesce(sum(tasks), 0) FROM pruned) WHERE true"
         " ON CONFLICT DO NOTHING",
@@ -43,7 +43,18 @@ def _attach(connection: Connection, name: str) -> None:
     connection.execute("UPDATE sink SET attached = 1 WHERE name = ?", (name,))
 
 
-def strike_off(
+def undelivered(connection: Connection, sink: str, limit: int) -> list[Delivery]:
+    rows = connection.execute(
+        "SELECT r.number, a.name, t.task_id, r.body FROM undelivered u"
+        " CROSS JOIN record r ON r.number = u.number"
+        " CROSS JOIN task t ON t.key = r.task CROSS JOIN account a ON a.id = t.account"
+        " WHERE u.sink = (SELECT id FROM sink WHERE name = ?) ORDER BY u.number LIMIT ?",
+        (sink, max(0, limit)),
+    )
+    return [delivery_of(row) for row in rows]
+
+
+def note_delivered(
     connection: Connection,
     sink: str,
     numbers: Sequence[int],
@@ -70,11 +81,12 @@ def strike_off(
     )
 
 
-def refuse_unknown(connection: Connection, sink: str) -> None:
-    """Raise `ConfigError` where the state does not know `sink`."""
-    known = [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
-    if sink not in known:
-        raise ConfigError(unknown_sink(sink, known))
+def note_position(connection: Connection, sink: str, position: bytes | None) -> None:
+    connection.execute("UPDATE sink SET position = ? WHERE name = ?", (position, sink))
+
+
+def sink_names(connection: Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
 
 
 def replay(connection: Connection, sink: str, selection: Selection) -> int:
@@ -100,7 +112,7 @@ def replay(connection: Connection, sink: str, selection: Selection) -> int:
 
 
 def prune(connection: Connection, before: float, limit: int) -> int:
-    """Forget tasks, oldest first, that no attached sink lacks or has refused; their counts go into `pruned`."""
+    """Delete the oldest tasks that no attached sink lacks or has refused; their counts go into `pruned`."""
     found = connection.execute(
         "SELECT r.number, r.task FROM record r WHERE r.seen_at < ? AND NOT EXISTS"
         " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
@@ -109,21 +121,20 @@ def prune(connection: Connection, before: float, limit: int) -> int:
         " ORDER BY r.seen_at, r.number LIMIT ?",
         (before, max(0, limit)),
     ).fetchall()
-    numbers = [(number,) for number, _ in found]
+    numbers, tasks = [(number,) for number, _ in found], [(task,) for _, task in found]
     _note_missed(connection, numbers)
     connection.executemany("DELETE FROM record WHERE number = ?", numbers)
-    for _, task in found:
-        connection.execute(
-            "INSERT INTO pruned (kind, tasks, polls) SELECT kind, 1, polls FROM task WHERE key = ?"
-            " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
-            (task,),
-        )
-        connection.execute("DELETE FROM task WHERE key = ?", (task,))
+    connection.executemany(
+        "INSERT INTO pruned (kind, tasks, polls) SELECT kind, 1, polls FROM task WHERE key = ?"
+        " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
+        tasks,
+    )
+    connection.executemany("DELETE FROM task WHERE key = ?", tasks)
     return len(found)
 
 
 def _note_missed(connection: Connection, numbers: Sequence[tuple[int]]) -> None:
-    """Count what a sink that is away will never get. Its rows go, and numbers past `filled_to` never had any."""
+    """Count what sinks that are not attached will never get: their rows go; numbers past `filled_to` never had any."""
     away = connection.execute("SELECT id, filled_to FROM sink WHERE NOT attached").fetchall()
     for sink, filled_to in away:
         missed = sum(number > filled_to for (number,) in numbers)

@@ -1,0 +1,235 @@
+"""The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
+
+A lease is a token and an end in the database's own time. A poll recorded under a token that is not the task's latest
+is skipped: its owner was too late.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
+from poller.core.poll_log import LONGEST
+from poller.store import rows
+from poller.store.postgres.reader import fetch_all, fetch_first
+
+LEASE_S = 60.0
+RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
+
+
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Position] | None:
+    row = await fetch_first(
+        connection,
+        'SELECT id, "offset", line, fingerprint, ended FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
+        (name,),
+    )
+    return None if row is None else rows.source_of(row)
+
+
+async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
+    sql = "INSERT INTO source (name, fingerprint) VALUES (%s, %s) RETURNING id"
+    ((source,),) = await fetch_all(connection, sql, (name, fingerprint))
+    return int(source)
+
+
+async def was_read(connection: AsyncConnection, position: Position) -> bool:
+    row = (position.offset, position.fingerprint)
+    sql = 'SELECT EXISTS (SELECT 1 FROM source WHERE "offset" = %s AND fingerprint = %s)'
+    return await fetch_first(connection, sql, row) == (True,)
+
+
+async def add(
+    connection: AsyncConnection,
+    source: int,
+    chunk: Chunk,
+    paused_s: Mapping[str, float],
+    first_poll_s: Mapping[str, float],
+    now: float,
+) -> Added:
+    """Store a chunk and the position after it. By account: `paused_s` is noted but not stored yet, `first_poll_s` is
+    how long after now the first poll is due."""
+    tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
+    added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
+    if chunk.rejected:
+        await connection.execute(
+            "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
+            " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, nr)"
+            " ORDER BY x.nr",
+            (source, *_columns(rows.rejection_rows(chunk))),
+        )
+    await connection.execute(
+        "UPDATE source SET lines = lines + %s, tasks = tasks + %s, duplicates = duplicates + %s,"
+        ' rejected = rejected + %s, blank = blank + %s, "offset" = %s, line = %s, fingerprint = %s, ended = %s'
+        " WHERE id = %s",
+        (*rows.source_row(chunk, added), source),
+    )
+    return added
+
+
+async def _insert_tasks(
+    connection: AsyncConnection,
+    chunk: Chunk,
+    paused_s: Mapping[str, float],
+    first_poll_s: Mapping[str, float],
+    now: float,
+) -> int:
+    if not chunk.fed:
+        return 0
+    accounts = await accounts_of(connection, {fed.account for fed in chunk.fed})
+    inserted = await connection.execute(
+        "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at)"
+        " SELECT x.account, x.paused_base_s, x.task_id, x.ref, %s, x.due_at"
+        " FROM unnest(%s::double precision[], %s::integer[], %s::double precision[], %s::text[], %b::bytea[])"
+        " WITH ORDINALITY AS x (due_at, account, paused_base_s, task_id, ref, nr)"
+        " ORDER BY x.nr ON CONFLICT (account, task_id) DO NOTHING",
+        (
+            now,
+            [now + first_poll_s.get(fed.account, 0.0) for fed in chunk.fed],
+            [accounts[fed.account][0] for fed in chunk.fed],
+            [paused_s.get(fed.account, accounts[fed.account][1]) for fed in chunk.fed],
+            [fed.task_id for fed in chunk.fed],
+            [fed.ref for fed in chunk.fed],
+        ),
+    )
+    return inserted.rowcount
+
+
+async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:
+    """Return each account's number and stored paused time, the accounts made as needed."""
+    wanted = sorted(names)  # in one order for every writer: no deadlocks
+    await connection.execute("INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (wanted,))
+    found = await fetch_all(connection, "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)", (wanted,))
+    return {name: (number, paused_s) for name, number, paused_s in found}
+
+
+# --- polling ---------------------------------------------------------------------------------------------------------
+
+
+async def claim(connection: AsyncConnection, account: str, limit: int, now: float) -> list[Task]:
+    """Lease up to `limit` due tasks, longest due first, except those that others hold or are just claiming."""
+    # Not prepared: a plan for an unknown limit would sort all due tasks.
+    claimed = await connection.execute(
+        "UPDATE task SET lease = nextval('lease'), lease_until = clock_timestamp() + %s * interval '1 s'"
+        " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
+        " AND kind IS NULL AND due_at <= %s AND (lease_until IS NULL OR lease_until < clock_timestamp())"
+        " ORDER BY due_at, key LIMIT %s FOR UPDATE SKIP LOCKED)"
+        " RETURNING key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at,"
+        " lease",
+        (LEASE_S, account, now, limit),
+        prepare=False,
+    )
+    tasks = [rows.task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
+    return sorted(tasks, key=lambda task: (task.due_at, task.key))
+
+
+async def next_due_at(connection: AsyncConnection, account: str) -> float | None:
+    row = await fetch_first(
+        connection,
+        "SELECT due_at FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL"
+        " AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY due_at, key LIMIT 1",
+        (account,),
+    )
+    return None if row is None else row[0]
+
+
+async def renew(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
+    """Extend those leases (task key → token) that end soon and are still ours."""
+    await connection.execute(
+        "UPDATE task t SET lease_until = clock_timestamp() + %s * interval '1 s'"
+        " FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease) WHERE t.key = x.key AND t.lease = x.lease"
+        " AND t.lease_until < clock_timestamp() + %s * interval '1 s'",
+        (LEASE_S, list(leases), list(leases.values()), RENEW_BELOW_S),
+    )
+
+
+async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
+    """Give those leases (task key → token) back that are still ours."""
+    await connection.execute(
+        "UPDATE task t SET lease = 0, lease_until = NULL FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease)"
+        " WHERE t.key = x.key AND t.lease = x.lease",
+        (list(leases), list(leases.values())),
+    )
+
+
+async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
+    """Store the decisions, each task at most once in `settled`; return how many leases were still ours."""
+    stored = 0
+    if polled := rows.polled_rows(settled):
+        stored += await _record_polled(connection, polled)
+    if finished := rows.finished_rows(settled):
+        stored += await _record_finished(connection, finished)
+    return stored
+
+
+async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> int:
+    updated = await connection.execute(
+        "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
+        " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
+        " poll_log = right(t.poll_log || x.poll_log, %s), lease = 0, lease_until = NULL"
+        " FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
+        " %s::double precision[], %s::text[], %s::double precision[])"
+        " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at)"
+        " WHERE t.key = x.key AND t.lease = x.lease",
+        (LONGEST, *_columns(polled)),
+    )
+    return updated.rowcount
+
+
+async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> int:
+    """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
+    ((stored,),) = await fetch_all(
+        connection,
+        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
+        " %s::double precision[], %b::bytea[])"
+        " WITH ORDINALITY AS x (key, lease, poll_log, kind, reason, seen_at, body, nr)),"
+        " done AS (UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s),"
+        " kind = x.kind, lease = 0, lease_until = NULL FROM x"
+        " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
+        " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
+        " ORDER BY nr RETURNING number),"
+        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE),"
+        " owed AS (INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new)"
+        " SELECT count(*) FROM done",
+        (*_columns(finished), LONGEST),
+    )
+    return int(stored)
+
+
+def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
+    """Return the arrays for `unnest`."""
+    return [list(column) for column in zip(*table, strict=True)]
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+async def save_knowledge(connection: AsyncConnection, learned: Mapping[str, bytes]) -> None:
+    """Store what was learned, in place of what was known under these names."""
+    await connection.execute(
+        "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
+        " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+        (list(learned), list(learned.values())),
+    )
+
+
+async def save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
+    """Store the states of accounts. The requests of a day never decrease."""
+    known = await accounts_of(connection, set(noted))
+    for name, state in sorted(noted.items()):
+        number, _ = known[name]
+        await connection.execute(
+            "UPDATE account SET active_at = %s, clean = %s, paused_s = %s, day = %s, pause = %s, pause_detail = %s,"
+            " resume_at = %s WHERE id = %s",
+            (*rows.account_row(state), number),
+        )
+        if state.day:
+            await connection.execute(
+                "INSERT INTO account_day AS d (account, day, requests) VALUES (%s, %s, %s)"
+                " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
+                (number, state.day, state.day_requests),
+            )

@@ -1,0 +1,197 @@
+"""The queue of an SQLite state: feeding, claiming, recording. Writing functions run inside a transaction. For
+the contracts, see core/protocols.
+"""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import orjson
+
+from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
+from poller.core.poll_log import LONGEST
+from poller.store import rows
+
+Connection = sqlite3.Connection
+Leased = Mapping[int, int]  # the keys of the tasks that are leased now
+
+
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+def find_source(connection: Connection, name: str) -> tuple[int, Position] | None:
+    row = connection.execute(
+        "SELECT id, offset, line, fingerprint, ended FROM source WHERE name = ? ORDER BY id DESC LIMIT 1", (name,)
+    ).fetchone()
+    return None if row is None else rows.source_of(row)
+
+
+def insert_source(connection: Connection, name: str, fingerprint: str) -> int:
+    row = (name, fingerprint)
+    return connection.execute("INSERT INTO source (name, fingerprint) VALUES (?, ?)", row).lastrowid or 0
+
+
+def was_read(connection: Connection, position: Position) -> bool:
+    row = (position.offset, position.fingerprint)
+    sql = "SELECT EXISTS (SELECT 1 FROM source WHERE offset = ? AND fingerprint = ?)"
+    return bool(connection.execute(sql, row).fetchone()[0])
+
+
+def add(
+    connection: Connection,
+    source: int,
+    chunk: Chunk,
+    noted: Mapping[str, AccountState],
+    first_poll_s: Mapping[str, float],
+    now: float,
+) -> Added:
+    """Store a chunk and the position after it. By account: `noted` is not stored yet, `first_poll_s` is how long after
+    now the first poll is due."""
+    tasks = _insert_tasks(connection, chunk, noted, first_poll_s, now)
+    added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
+    connection.executemany(
+        "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
+        [(source, *row) for row in rows.rejection_rows(chunk)],
+    )
+    connection.execute(
+        "UPDATE source SET lines = lines + ?, tasks = tasks + ?, duplicates = duplicates + ?,"
+        " rejected = rejected + ?, blank = blank + ?, offset = ?, line = ?, fingerprint = ?, ended = ?"
+        " WHERE id = ?",
+        (*rows.source_row(chunk, added), source),
+    )
+    return added
+
+
+def _insert_tasks(
+    connection: Connection,
+    chunk: Chunk,
+    noted: Mapping[str, AccountState],
+    first_poll_s: Mapping[str, float],
+    now: float,
+) -> int:
+    accounts = {name: _account_base(connection, name, noted) for name in {fed.account for fed in chunk.fed}}
+    due_at = {name: now + first_poll_s.get(name, 0.0) for name in accounts}
+    before = connection.total_changes
+    if len(accounts) == 1 and not any(fed.ref for fed in chunk.fed):
+        ((name, base),) = accounts.items()
+        _insert_ids(connection, base, [fed.task_id for fed in chunk.fed], now, due_at[name])
+    else:
+        connection.executemany(
+            "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (account, task_id) DO NOTHING",
+            [(*accounts[fed.account], fed.task_id, fed.ref, now, due_at[fed.account]) for fed in chunk.fed],
+        )
+    return connection.total_changes - before
+
+
+def _insert_ids(connection: Connection, base: tuple[int, float], ids: Sequence[str], now: float, due_at: float) -> None:
+    """Insert all in one statement, in the index's order, with the keys of feeding: a third of the time of one each."""
+    (last,) = connection.execute("SELECT coalesce(max(key), 0) FROM task").fetchone()
+    connection.execute(
+        "INSERT INTO task (key, account, paused_base_s, task_id, fed_at, due_at)"
+        " SELECT ? + key, ?, ?, value, ?, ? FROM json_each(?) WHERE true ORDER BY value, key"
+        " ON CONFLICT (account, task_id) DO NOTHING",
+        (last + 1, *base, now, due_at, orjson.dumps(ids).decode()),
+    )
+
+
+def _account_base(connection: Connection, name: str, noted: Mapping[str, AccountState]) -> tuple[int, float]:
+    """Return the account's number, made as needed, and its latest paused time: the base of its new tasks."""
+    connection.execute("INSERT INTO account (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+    number, paused_s = connection.execute("SELECT id, paused_s FROM account WHERE name = ?", (name,)).fetchone()
+    return number, noted[name].paused_s if name in noted else paused_s
+
+
+# --- polling ---------------------------------------------------------------------------------------------------------
+
+
+def claim(connection: Connection, account: str, limit: int, leased: Leased, last_lease: int, now: float) -> list[Task]:
+    """Return up to `limit` due tasks that are not leased, longest due first, each with a lease after `last_lease`."""
+    keys = _due_keys(connection, account, limit, leased, now)
+    found = connection.execute(
+        "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at"  # noqa: S608 - placeholders
+        f" FROM task WHERE key IN ({', '.join('?' * len(keys))})",
+        keys,
+    )
+    by_key = {row[0]: row for row in found}
+    return [rows.task_of(account, by_key[key], lease) for lease, key in enumerate(keys, start=last_lease + 1)]
+
+
+def _due_keys(connection: Connection, account: str, limit: int, leased: Leased, now: float) -> list[int]:
+    keys: list[int] = []
+    found = connection.execute(
+        "SELECT key FROM task INDEXED BY task_due WHERE account = (SELECT id FROM account WHERE name = ?)"
+        " AND kind IS NULL AND due_at <= ? ORDER BY due_at, key",
+        (account, now),
+    )
+    with closing(found):
+        for (key,) in found:
+            if key not in leased:
+                keys.append(key)
+                if len(keys) == limit:
+                    break
+    return keys
+
+
+def next_due_at(connection: Connection, account: str, leased: Leased) -> float | None:
+    found = connection.execute(
+        "SELECT key, due_at FROM task INDEXED BY task_due WHERE account ="
+        " (SELECT id FROM account WHERE name = ?) AND kind IS NULL ORDER BY due_at, key",
+        (account,),
+    )
+    with closing(found):
+        return next((due_at for key, due_at in found if key not in leased), None)
+
+
+def record(connection: Connection, settled: Sequence[Settled]) -> None:
+    """Store the decisions; the leases are held."""
+    if polled := rows.polled_rows(settled):
+        connection.executemany(
+            "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
+            " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at) WHERE key = ?",
+            [(poll_log, -LONGEST, *decision, key) for key, _, poll_log, *decision in polled],
+        )
+    if finished := rows.finished_rows(settled):
+        _record_finished(connection, finished)
+
+
+def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> None:
+    (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
+    connection.executemany(
+        "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ? WHERE key = ?",
+        [(poll_log, -LONGEST, kind, key) for key, _, poll_log, kind, *_ in finished],
+    )
+    connection.executemany(
+        "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)",
+        [(key, *record) for key, _, _, _, *record in finished],
+    )
+    connection.execute(
+        "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
+        " WHERE s.attached AND r.number > ?",
+        (last,),
+    )
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def save_knowledge(connection: Connection, learned: Mapping[str, bytes]) -> None:
+    """Store what was learned, in place of what was known under these names."""
+    connection.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned.items())
+
+
+def save_accounts(connection: Connection, noted: Mapping[str, AccountState]) -> None:
+    """Store the states of accounts. The requests of a day never decrease."""
+    for name, state in noted.items():
+        number, _ = _account_base(connection, name, {})
+        connection.execute(
+            "UPDATE account SET active_at = ?, clean = ?, paused_s = ?, day = ?, pause = ?, pause_detail = ?,"
+            " resume_at = ? WHERE id = ?",
+            (*rows.account_row(state), number),
+        )
+        if state.day:
+            connection.execute(
+                "INSERT INTO account_day (account, day, requests) VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET requests = max(requests, excluded.requests)",
+                (number, state.day, state.day_requests),
+            )
