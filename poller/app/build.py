@@ -1,16 +1,16 @@
-"""The parts of a run, each made from settings, also from such that change later: sources, sinks, accounts."""
+"""From settings to the live parts of a run: accounts and sinks, at the start and on a reload."""
 
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import assert_never
+from typing import TypedDict
 
 import structlog
 
 from poller.app.environment import Environment
-from poller.config import AccountSettings, OAuthTable, Settings, SourceTable
+from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
@@ -21,97 +21,27 @@ from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
-from poller.schedule import AccountTiming, Price, Unreadable, knowledge_name
+from poller.schedule import AccountTiming, Unreadable, knowledge_name
+from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, make_sink
-from poller.sources import STDIN, Feeding, Source
 
 log = structlog.get_logger()
 
 DEFAULT_SINK = "jsonl:finished.jsonl"
 
-# --- sources ---------------------------------------------------------------------------------------------------------
 
+class LaneSettings(TypedDict):
+    """All that settings decide of a lane: arguments of `Lane` at the start, and of its `apply` later."""
 
-def feeding(settings: Settings) -> Feeding:
-    """Return how lines are read where nothing else is said."""
-    return Feeding(
-        format=settings.input.format,
-        id_column=settings.input.id_column,
-        accounts=frozenset(settings.account_settings()),
-        default_account=settings.account,
-        max_line_bytes=settings.input.max_line_bytes,
-    )
-
-
-def sources(settings: Settings, inputs: Sequence[str]) -> list[Source]:
-    """Return the sources on the command line, then those of the settings; each file is one."""
-    read = feeding(settings)
-    given = [_file(path, follow=settings.follow, read=read) for path in inputs]
-    return given + [source for table in settings.sources for source in _sources_of(table, settings.follow, read)]
-
-
-def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
-    """Whether the run goes on when its work is done."""
-    return settings.follow or any(source.follow for source in named)
-
-
-def missing_places(settings: Settings) -> list[str]:
-    """Return, for people, which sources of the settings are not there now; those that follow are waited for."""
-    named = [source for source in sources(settings, []) if source.kind in ("file", "folder")]
-    absent = [source for source in named if not Path(source.place).exists()]
-    return [f"{source}: is not there{', and waited for' if source.follow else ''}" for source in absent]
-
-
-def _sources_of(table: SourceTable, run_follows: bool, read: Feeding) -> list[Source]:
-    own = replace(
-        read,
-        format=table.format or read.format,
-        id_column=table.id_column or read.id_column,
-        default_account=table.account or read.default_account,
-    )
-    follow = run_follows if table.follow is None else table.follow
-    match table.found_kind:
-        case "file":
-            return [_file(path, follow=follow, read=own) for path in table.paths]
-        case "stdin":
-            return [_file(STDIN, follow=False, read=own)]
-        case "glob":
-            return [Source(kind="glob", place=table.glob or "", follow=follow, feeding=own)]
-        case "folder":
-            place, settle_s = table.folder or "", table.settle_s
-            return [Source(kind="folder", place=place, follow=follow, feeding=own, settle_s=settle_s)]
-        case _:
-            assert_never(table.found_kind)
-
-
-def _file(path: str, *, follow: bool, read: Feeding) -> Source:
-    is_stdin = path == STDIN
-    return Source(kind="stdin" if is_stdin else "file", place=path, follow=follow and not is_stdin, feeding=read)
-
-
-# --- sinks and accounts ----------------------------------------------------------------------------------------------
-
-
-def sink_specs(settings: Settings) -> list[SinkSpec]:
-    """Return where finished tasks go."""
-    return list(settings.sinks) or [DEFAULT_SINK]
-
-
-def gate_limits(account: AccountSettings) -> GateLimits:
-    """Return what the person set for the account's gate."""
-    return GateLimits(
-        requests=account.requests,
-        window_s=account.window_s,
-        workers=account.workers,
-        daily_limit=account.daily_limit,
-        daily_reserve=account.daily_reserve,
-        time_zone=account.time_zone,
-    )
+    client: StatusClient
+    polling: Polling
+    timing: AccountTiming | None
+    limits: GiveUpRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """Makes the parts of one run."""
+    """Builds the parts of one run, and applies other settings to its lanes."""
 
     environment: Environment
     store: Store
@@ -119,28 +49,35 @@ class Builder:
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
 
+    # --- sinks
+
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
-        """Return the way to a sink, not opened yet. Raises `ConfigError`."""
-        environment, hidden = self.environment, settings.secret_variables()
-        around = SinkEnvironment(
-            clock=environment.clock, rng=environment.rng, environ=environment.environ, hidden=hidden
+        """Return the delivery loop of a sink, not opened yet. Raises `ConfigError`."""
+        environment = self.environment
+        outside = SinkEnvironment(
+            clock=environment.clock,
+            rng=environment.rng,
+            environ=environment.environ,
+            hidden=settings.secret_variables(),
         )
         return DeliveryLoop(
-            make_sink(spec, around),
+            make_sink(spec, outside),
             store=self.store,
             metrics=self.metrics,
             clock=environment.clock,
             give_up_s=settings.give_up_s,
         )
 
+    # --- accounts
+
     async def lane(self, name: str, settings: Settings, service: Service) -> Lane:
-        """Return an account, ready to work. Raises `ConfigError` where it has no token."""
+        """Return an account's lane, ready to run. Raises `ConfigError` where the account has no token."""
         account, environment = settings.account_settings()[name], self.environment
         rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
         gate = self.gates[name] = AccountGate(
             name,
-            gate_limits(account),
+            _gate_limits(account),
             state=await self.store.account(name),
             clock=environment.clock,
             monotonic=environment.monotonic or asyncio.get_running_loop().time,
@@ -151,21 +88,35 @@ class Builder:
             name,
             store=self.store,
             gate=gate,
-            client=self.client(name, account, tokens),
-            polling=account.polling_rules(),
-            timing=await self.timing(name, account),
             metrics=self.metrics,
             clock=environment.clock,
             rng=rng,
-            limits=GiveUpRules(
-                give_up_s=settings.give_up_s,
-                needs_token=len(settings.account_settings()) == 1 and not service.endless,
-            ),
             on_recorded=service.on_recorded,
+            **await self._lane_settings(name, settings, tokens, service),
         )
 
-    def client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:
-        """Return what makes the account's polls."""
+    async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
+        """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
+        if tokens is not None:
+            lane = service.lanes[name]
+            lane.keep_knowledge()
+            lane.apply(**await self._lane_settings(name, settings, tokens, service))
+        has_new_token = None if tokens is None else tokens.has_news
+        self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
+
+    async def _lane_settings(
+        self, name: str, settings: Settings, tokens: TokenSource, service: Service
+    ) -> LaneSettings:
+        account = settings.account_settings()[name]
+        is_only_account = len(settings.account_settings()) == 1
+        return LaneSettings(
+            client=self._client(name, account, tokens),
+            polling=account.polling_rules(),
+            timing=await self._timing(name, account),
+            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_token=is_only_account and not service.endless),
+        )
+
+    def _client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:
         client: StatusClient = HubSpotClient(
             self.connections,
             base_url=account.base_url,
@@ -175,26 +126,22 @@ class Builder:
             max_body_bytes=account.max_body_bytes,
         )
         if self.environment.tracer is not None:
-            asked = {"account": name, "base_url": account.base_url, "status_path": account.status_path}
-            client = traces.TracedClient(client, self.environment.tracer, clock=self.environment.clock, **asked)
+            attributes = {"account": name, "base_url": account.base_url, "status_path": account.status_path}
+            client = traces.TracedClient(client, self.environment.tracer, clock=self.environment.clock, **attributes)
         return client
 
-    async def timing(self, name: str, account: AccountSettings) -> AccountTiming | None:
-        """Return the account's learned timing with what is kept of it; None where another policy is chosen."""
-        rules = account.polling_rules()
-        if rules.policy != "learned":
+    async def _timing(self, name: str, account: AccountSettings) -> AccountTiming | None:
+        """Return the account's learned timing with what is stored of it; None where another policy is chosen."""
+        if account.polling.policy != "learned":
             return None
-        price = Price(
-            poll_cost_s=rules.price_s,
-            longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
-            shortest_gap_s=rules.first_gap_s,
-        )
-        kept_as = knowledge_name(name, account.status_path)
+        kept_as, price = knowledge_name(name, account.status_path), account.price()
         try:
             return AccountTiming(kept_as, price, await self.store.knowledge(kept_as))
         except Unreadable as reason:
             log.warning("timing.forgotten", account=name, reason=str(reason))
             return AccountTiming(kept_as, price)
+
+    # --- tokens
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
@@ -224,6 +171,29 @@ class Builder:
         return _HiddenToken(source)
 
 
+def sink_specs(settings: Settings) -> list[SinkSpec]:
+    """Return where finished tasks go."""
+    return list(settings.sinks) or [DEFAULT_SINK]
+
+
+def refuse_same_names(delivery_loops: Sequence[DeliveryLoop]) -> None:
+    """Raise `ConfigError` where two sinks have the same name."""
+    names = [loop.sink.name for loop in delivery_loops]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
+
+
+def _gate_limits(account: AccountSettings) -> GateLimits:
+    return GateLimits(
+        requests=account.requests,
+        window_s=account.window_s,
+        workers=account.workers,
+        daily_limit=account.daily_limit,
+        daily_reserve=account.daily_reserve,
+        time_zone=account.time_zone,
+    )
+
+
 async def stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
     """Return a token in a file, or else in a variable. Raises `ConfigError` where there is none."""
     source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, environ))
@@ -231,15 +201,8 @@ async def stored_token(file: Path | None, variable: str, environ: Mapping[str, s
     return source
 
 
-def refuse_same_names(delivery_loops: Sequence[DeliveryLoop]) -> None:
-    """Raise `ConfigError` where two sinks have the same name."""
-    names = [loop.sink.name for loop in delivery_loops]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"sinks: two have the name {twice[0]}; give one another, in its [[sinks]] table: name = …")
-
-
 class _HiddenToken:
-    """Hands on another source's tokens, each of them known to the log as something never to show."""
+    """A token source that registers each token with the log, which then never writes it."""
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source

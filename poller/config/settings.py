@@ -39,16 +39,17 @@ from poller.config.value_types import (
     url_like,
     whole_from_one,
 )
+from poller.schedule import Price
 from poller.schedule.policy import LONGEST_GAP_S, Polling
 
 _RULES = Polling()
-
+_FIXED = object()  # marks a setting that only a restart changes; a reload applies all others
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
 
 
 class PollingTable(BaseModel):
-    """When to poll again; the meaning of each stands at `policy.Polling`."""
+    """When to poll again; the meaning of each is defined in `policy.Polling`."""
 
     model_config = _STRICT
 
@@ -72,7 +73,7 @@ class PollingTable(BaseModel):
 
 
 class OAuthTable(BaseModel):
-    """How to get access tokens of a public app. The refresh token file is rewritten when HubSpot renews the token."""
+    """How to get access tokens of a public app. The refresh token file is rewritten when HubSpot sends a new one."""
 
     model_config = _STRICT
 
@@ -149,13 +150,22 @@ class AccountSettings(BaseModel):
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are set together: keep the one the token is to come from")
         if self.base_url.startswith("http://") and not self.allow_http and not is_loopback(self.base_url):
-            raise ValueError("base_url would send the token unencrypted: use https://, or say allow_http = true")
+            raise ValueError("base_url would send the token unencrypted: use https://, or set allow_http = true")
         return self
 
     @property
     def expects_result(self) -> bool:
-        """Whether a COMPLETE without `result` is worth its own kind. Source-code extracts never promise one."""
+        """Whether a COMPLETE without `result` has its own kind. Source-code extracts never have one."""
         return "source-code/extract" not in self.status_path if self.expect_result is None else self.expect_result
+
+    def price(self) -> Price:
+        """Return the trade-off between requests and lateness, as the learned timing needs it."""
+        rules = self.polling_rules()
+        return Price(
+            poll_cost_s=rules.price_s,
+            longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
+            shortest_gap_s=rules.first_gap_s,
+        )
 
     def polling_rules(self) -> Polling:
         """Return the timing rules as the policy wants them."""
@@ -175,28 +185,30 @@ class Settings(BaseSettings, AccountSettings):
         env_ignore_empty=True,
     )
 
-    state: Annotated[str, AfterValidator(url_like)] = "sqlite:///poller.db"
+    state: Annotated[str, AfterValidator(url_like), _FIXED] = "sqlite:///poller.db"
     account: AccountName = "default"  # of ids that name none
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
     sources: Annotated[list[SourceTable], NoDecode, BeforeValidator(source_tables)] = []  # beside the command line's
     sinks: Annotated[list[str | dict[str, Any]], NoDecode, BeforeValidator(sink_specs)] = []  # specs and tables
     log: LogTable = LogTable()
-    listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:8321"
-    listen_token_env: Annotated[Variable | None, Empty] = None
-    listen_token_file: Annotated[Path | None, Empty] = None
-    follow: bool = False
-    progress: bool = True
-    summary_every_s: Seconds = 30.0
-    traces: Literal["auto", "on", "off"] = "auto"
+    listen: Annotated[str, AfterValidator(listen_address), _FIXED] = "127.0.0.1:8321"
+    listen_token_env: Annotated[Variable | None, Empty, _FIXED] = None
+    listen_token_file: Annotated[Path | None, Empty, _FIXED] = None
+    follow: Annotated[bool, _FIXED] = False
+    progress: Annotated[bool, _FIXED] = True
+    summary_every_s: Annotated[Seconds, _FIXED] = 30.0
+    traces: Annotated[Literal["auto", "on", "off"], _FIXED] = "auto"
     shutdown_s: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400)] = 30.0
-    give_up_s: Annotated[Seconds | None, Word] = None  # None: wait for the API and the sinks for ever
+    give_up_s: Annotated[Seconds | None, Word] = None  # None: wait forever
     stop_on_failures: Annotated[
-        Annotated[float, BeforeValidator(share_or_count), Field(gt=0, le=1e12, allow_inf_nan=False)] | None, Word
+        Annotated[float, BeforeValidator(share_or_count), Field(gt=0, le=1e12, allow_inf_nan=False)] | None,
+        Word,
+        _FIXED,
     ] = None  # a share of a run's outcomes below 1, else a number of them; None: never
-    retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: for ever
-    proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty] = None
-    ca_file: Annotated[Path | None, Empty] = None
+    retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: forever
+    proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty, _FIXED] = None
+    ca_file: Annotated[Path | None, Empty, _FIXED] = None
 
     _origins: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
@@ -209,7 +221,7 @@ class Settings(BaseSettings, AccountSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load` merges the sources itself, to know where each value came from."""
+        """Use init values only: `load` merges the sources itself, to know the origin of each value."""
         return (init_settings,)
 
     @model_validator(mode="before")
@@ -254,6 +266,11 @@ class Settings(BaseSettings, AccountSettings):
         if sum(table.found_kind == "stdin" or "-" in table.paths for table in self.sources) > 1:
             raise ValueError("sources: standard input can be read only once")
         return self
+
+    @classmethod
+    def fixed(cls) -> frozenset[str]:
+        """Return the names of the settings that only a restart changes."""
+        return frozenset(name for name, info in cls.model_fields.items() if _FIXED in info.metadata)
 
     def account_settings(self) -> dict[str, AccountSettings]:
         """Return every account's settings; where none is configured, the one account the top describes."""

@@ -97,8 +97,8 @@ class DeliveryLoop:
         """There may be records to deliver."""
         self._woken.set()
 
-    def retune(self, give_up_s: float | None) -> None:
-        """Have other patience from now on."""
+    def apply(self, *, give_up_s: float | None) -> None:
+        """Use another limit from now on."""
         self._give_up_s = give_up_s
 
     def stop(self) -> None:

@@ -316,19 +316,16 @@ class Lane:
             return
         self._store.save_account(self.account, replace(self.gate.state(), active_at=self._clock(), clean=False))
 
-    def ask_through(self, client: StatusClient) -> None:
-        """Make the next polls with another client."""
-        self._client = client
-
     def keep_knowledge(self) -> None:
         """Note what was learned of when to poll."""
         if self._timing is not None:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge())
 
-    def retune(self, polling: Polling, timing: AccountTiming | None, give_up_s: float | None) -> None:
-        """Follow other rules from the next poll on."""
-        self._polling, self._timing = polling, timing
-        self._limits = replace(self._limits, give_up_s=give_up_s)
+    def apply(
+        self, *, client: StatusClient, polling: Polling, timing: AccountTiming | None, limits: GiveUpRules
+    ) -> None:
+        """Use other settings from the next poll on."""
+        self._client, self._polling, self._timing, self._limits = client, polling, timing, limits
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.first_poll_s)
 
     def wake(self) -> None:

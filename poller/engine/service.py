@@ -160,11 +160,11 @@ class Service:
         for loop in self.delivery_loops:
             await loop.sink.close()
 
-    def retune(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
-        """Follow other rules from now on."""
+    def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
+        """Use other settings from now on."""
         self._retention_s, self._shutdown_s = retention_s, shutdown_s
         for loop in self.delivery_loops:
-            loop.retune(give_up_s)
+            loop.apply(give_up_s=give_up_s)
 
     # --- keeping
 

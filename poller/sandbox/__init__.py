@@ -2,13 +2,10 @@
 
 from poller.sandbox.api import SandboxApi, Stats
 from poller.sandbox.scenario import (
-    DEFAULT_DURATIONS,
     FAULTS,
-    Durations,
     Fate,
     Outage,
     Scenario,
-    parse_durations,
     parse_fate,
     parse_fault,
     parse_latency_ms,
@@ -16,11 +13,10 @@ from poller.sandbox.scenario import (
 )
 from poller.sandbox.server import make_app, serve
 from poller.sandbox.truth import Family, Truth
+from poller.schedule.durations import parse_durations
 
 __all__ = [
-    "DEFAULT_DURATIONS",
     "FAULTS",
-    "Durations",
     "Family",
     "Fate",
     "Outage",

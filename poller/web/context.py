@@ -11,14 +11,16 @@ from poller.engine.metrics import Metrics
 from poller.sources import Feeding
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Run:
     """One run's parts, as its server shows and feeds them."""
 
     service: Service
     store: Store
     metrics: Metrics
-    feeding: Feeding  # how lines that come over HTTP are read; the accounts are the service's lanes
+    feeding: (
+        Feeding  # how lines that come over HTTP are read, but for the accounts; a reload replaces it
+    )
     clock: Clock
     version: str
     pid: int

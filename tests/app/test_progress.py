@@ -100,7 +100,7 @@ def test_an_open_input_is_told_by_a_plus(screen: Screen) -> None:
 @pytest.mark.parametrize("pause", list(Pause))
 def test_every_pause_has_words_for_people(screen: Screen, pause: Pause) -> None:
     screen.pauses = {"emea": pause.value}
-    assert f"emea waits: {WORDS[pause]}" in screen.shown(250)
+    assert f"emea: {WORDS[pause]}" in screen.shown(250)
 
 
 def test_a_waiting_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:
@@ -108,7 +108,7 @@ def test_a_waiting_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> 
     screen.metrics.rejected = 1_234
     screen.draining = True
     shown = screen.shown(250)
-    assert "jsonl:finished.jsonl waits: no space left" in shown
+    assert "jsonl:finished.jsonl: no space left" in shown
     assert "1,234 input lines rejected" in shown
     assert "Ctrl-C again stops at once" in shown
 

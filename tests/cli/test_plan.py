@@ -9,8 +9,7 @@ import pytest
 from poller.cli.commands.plan import print_plan
 from poller.core.errors import ConfigError, Exit
 from poller.core.protocols import Clock
-from poller.sandbox import Scenario
-from poller.sandbox.scenario import parse_durations
+from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
 from tests.support.virtual import loop_time
 
@@ -50,7 +49,7 @@ async def test_a_plan_rests_on_what_the_state_knows_of_the_account(
     _, plan = await planned(tmp_path, ids, capsys)
     (account,) = plan["accounts"]
     await simulation.run(ids)
-    assert "400 finished tasks" in account["rests_on"]
+    assert "400 finished tasks" in account["based_on"]
     assert account["lasts_s"] == pytest.approx(loop_time() - began, rel=0.25)
     assert account["polls"] == pytest.approx((await simulation.sums()).polls - polls, rel=0.25)
 
@@ -78,7 +77,7 @@ async def test_the_text_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert code is Exit.NOT_ALL_COMPLETE
     assert [line.split()[0] for line in said.splitlines()] == (
-        ["input", "account", "polls", "time", "lateness", "rests", "quota", "NO"]
+        ["input", "account", "polls", "time", "lateness", "based", "quota", "NO"]
     )
 
 

@@ -16,7 +16,8 @@ import orjson
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
-from poller.cli.commands.report import Wanted, report
+from poller.cli.commands.report import Wanted
+from poller.cli.commands.report import write_report as report
 from poller.config import load
 from poller.core.errors import ConfigError, Exit, InputError, SinkError
 from poller.core.protocols import Clock

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from poller.cli.app import InputFormat
+from poller.cli.options import InputFormat
 from poller.config import AccountSettings, OAuthTable, PollingTable, Settings, describe, load, unknown_variables
 from poller.config.settings import InputTable, LogTable
 from poller.core.errors import ConfigError

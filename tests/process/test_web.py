@@ -160,7 +160,7 @@ def test_healthcheck_asks_the_run_of_its_own_state(tmp_path: Path) -> None:
         assert (asked.returncode, f"process {service.pid} answered" in asked.stdout) == (0, True)
         assert run("healthcheck", "--url", at, folder=tmp_path).returncode == 0
         by_beat = run("healthcheck", folder=tmp_path)
-        assert (by_beat.returncode, "showed life" in by_beat.stdout) == (0, True)
+        assert (by_beat.returncode, "last heartbeat" in by_beat.stdout) == (0, True)
         (tmp_path / "other").mkdir()
         assert run("healthcheck", folder=tmp_path / "other", env=listening).returncode == 1
         beat = last_beat(f"sqlite:///{tmp_path}/poller.db")

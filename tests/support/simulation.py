@@ -105,8 +105,8 @@ class Simulation:
                 rng=Random(self.seed),
                 environ={"HUBSPOT_TOKEN": TOKEN} if environ is None else environ,
                 connections=lambda _settings: Connections(connector=connector),
-                on_service=self._keep,
-                reread=self.reread,
+                on_start=self._keep,
+                read_settings=self.reread,
                 tracer=self.tracer,
                 open_site=self._open_site,
             )

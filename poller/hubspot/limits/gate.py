@@ -184,7 +184,7 @@ class AccountGate:
     def close(self) -> None:
         self._turnstile.close()
 
-    def retune(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
+    def apply(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
         """Keep to other limits of the person's from now on; what was learned and counted stays. A pause for which a
         person had to act is probed at once."""
         if not self._windows.retune(limits.requests, limits.window_s):
