@@ -125,23 +125,14 @@ class Reload:
     async def _apply_to_sinks(self, new: Settings) -> None:
         """Open new sinks, and again those that changed or had stopped; then close those not wanted any more. Where one
         cannot be opened, restore all."""
-        old_specs, new_specs = build.sink_specs(self._settings), build.sink_specs(new)
-        current = dict(zip([loop.sink.name for loop in self._service.delivery_loops], old_specs, strict=True))
-        kept = {
-            loop.sink.name: loop
-            for loop in self._service.delivery_loops
-            if current[loop.sink.name] in new_specs and not _must_reopen(loop, current[loop.sink.name])
-        }
-        fresh = {
-            number: self._builder.delivery_loop(spec, new)
-            for number, spec in enumerate(new_specs)
-            if not any(current[name] == spec for name in kept)
-        }
-        by_spec = {repr(current[name]): loop for name, loop in kept.items()}
-        wanted = [fresh.get(number) or by_spec[repr(spec)] for number, spec in enumerate(new_specs)]
+        loops, specs = self._service.delivery_loops, build.sink_specs(self._settings)
+        kept = {repr(spec): loop for spec, loop in zip(specs, loops, strict=True) if not _must_reopen(loop, spec)}
+        wanted = [kept.get(repr(spec)) or self._builder.delivery_loop(spec, new) for spec in build.sink_specs(new)]
         build.refuse_same_names(wanted)
-        if fresh or len(wanted) != len(self._service.delivery_loops):
-            await self._exchange(list(fresh.values()), wanted, current)
+        fresh = [loop for loop in wanted if loop not in kept.values()]
+        if fresh or len(wanted) != len(loops):
+            current = dict(zip([loop.sink.name for loop in loops], specs, strict=True))
+            await self._exchange(fresh, wanted, current)
 
     async def _exchange(
         self, fresh: list[DeliveryLoop], wanted: list[DeliveryLoop], current: Mapping[str, SinkSpec]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +16,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from poller.config.address import address_of, listen_address
+from poller.config.address import address_of, is_loopback_host, listen_address
 from poller.config.merge import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
 from poller.config.sources import SourceTable, source_tables
 from poller.config.value_types import (
@@ -28,7 +29,6 @@ from poller.config.value_types import (
     absolute_path,
     http_url,
     is_account_name,
-    is_loopback,
     known_zone,
     no_bool,
     plain_base,
@@ -149,7 +149,8 @@ class AccountSettings(BaseModel):
         chosen = sorted(key for key in TOKEN_KEYS & self.model_fields_set if getattr(self, key) is not None)
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are set together: keep the one the token is to come from")
-        if self.base_url.startswith("http://") and not self.allow_http and not is_loopback(self.base_url):
+        url = urlsplit(self.base_url)
+        if url.scheme == "http" and not self.allow_http and not is_loopback_host(url.hostname or ""):
             raise ValueError("base_url would send the token unencrypted: use https://, or set allow_http = true")
         return self
 

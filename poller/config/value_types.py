@@ -4,7 +4,6 @@ repeat a value, because a secret may stand where something else was wanted.
 
 import json
 import re
-from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -136,14 +135,6 @@ def _sink_spec(sink: object) -> object:
     elif not isinstance(sink, str) or not re.fullmatch(rf"{_SINK_KIND}(:\S.*)?", sink):
         raise ValueError('a sink is KIND or KIND:TARGET, such as "stdout" or "jsonl:finished.jsonl"')
     return sink
-
-
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 Count = Annotated[int, BeforeValidator(no_bool), Field(gt=0)]

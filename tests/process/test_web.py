@@ -20,6 +20,8 @@ from schemathesis.core.result import Ok
 from poller.store import last_beat
 from tests.support.processes import Running, environ, hubspot, run, running, wait_until
 
+pytestmark = pytest.mark.default_ports
+
 SITE = ("--listen", "127.0.0.1:0", "--log-format", "json")
 
 

@@ -68,6 +68,7 @@ class Simulation:
         self.service: Service | None = None
         self.reread: Callable[[], Settings] | None = None  # what a reload finds
         self.tracer: Tracer | None = None
+        self.apply_to_log: Callable[[Settings], None] = lambda _settings: None
         self.weather = OutageDetector(rng=Random(seed), latency_s=one_way_s)
         self._server: Server | None = None
         self.site: Server | None = None  # the run's own server, once it is up and `listen` is not off
@@ -108,6 +109,7 @@ class Simulation:
                 on_start=self._keep,
                 read_settings=self.reread,
                 tracer=self.tracer,
+                apply_to_log=self.apply_to_log,
                 open_site=self._open_site,
             )
             return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], environment)
