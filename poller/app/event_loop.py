@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-RECEIVE_BUFFER = 262_144  # what asyncio asks the allocator for with each read
+RECEIVE_BUFFER = 262_144  # bytes that asyncio allocates for each read
 
 
 def run_event_loop(main: Coroutine[Any, Any, T]) -> T:

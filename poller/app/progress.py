@@ -17,7 +17,7 @@ from poller.core.text import WORDS, human
 from poller.engine.metrics import Metrics
 
 REDRAW_S = 0.25
-RATES_OVER_S = 10.0  # HubSpot's own window; longer, and the slow last tasks would look fast
+RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last tasks would seem fast
 LEAST_FINISHED = 5  # fewer in that time are no basis for a forecast
 
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}

@@ -1,4 +1,4 @@
-"""Owns where settings come from: flags > environment (`POLLER_…`, `__` nests) > secrets files > TOML > defaults."""
+"""Loads settings: flags > environment (`POLLER_…`, `__` nests) > secrets files > TOML > defaults."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from poller.config.merge import PREFIX, KeyPath, dotted, flag, overlay, variable
-from poller.config.messages import told
+from poller.config.messages import messages_of
 from poller.config.settings import Settings
 from poller.core.errors import ConfigError
 
@@ -20,7 +20,7 @@ SECRETS_DIR = Path("/run/secrets")  # where Docker and Kubernetes put secrets by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What one source says, and how to name a key of it to a person."""
+    """The values of one source, and how it names a key for people."""
 
     values: dict[str, Any]
     name: Callable[[KeyPath], str]
@@ -56,20 +56,20 @@ def load(
     else:
         settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
         return settings
-    raise ConfigError("\n".join(told(problems, origins)))
+    raise ConfigError("\n".join(messages_of(problems, origins)))
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; start from config.example.toml, or name another with -c") from None
+        raise ConfigError(f"{file}: no such file. Start from config.example.toml, or name another with -c") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        raise ConfigError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not TOML: {error}; text stands in quotes, a table begins with [name]") from None
+        raise ConfigError(f"{file}: not TOML: {error}. Text needs quotes, a table begins with [name]") from None
 
 
 def _read_secrets(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Owns every setting: its name, default and range. Defaults of the timing rules are taken from `policy.Polling`."""
+"""Every setting: its name, default and range. The defaults of the timing rules are those of `policy.Polling`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -169,7 +169,7 @@ class AccountSettings(BaseModel):
         )
 
     def polling_rules(self) -> Polling:
-        """Return the timing rules as the policy wants them."""
+        """Return the timing rules as the policy needs them."""
         return Polling(**self.polling.model_dump(), deadline_s=self.deadline_s, expects_result=self.expects_result)
 
 
@@ -187,10 +187,12 @@ class Settings(BaseSettings, AccountSettings):
     )
 
     state: Annotated[str, AfterValidator(url_like), _FIXED] = "sqlite:///poller.db"
-    account: AccountName = "default"  # of ids that name none
+    account: AccountName = "default"  # of ids without one
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
-    sources: Annotated[list[SourceTable], NoDecode, BeforeValidator(source_tables)] = []  # beside the command line's
+    sources: Annotated[
+        list[SourceTable], NoDecode, BeforeValidator(source_tables)
+    ] = []  # and those of the command line
     sinks: Annotated[list[str | dict[str, Any]], NoDecode, BeforeValidator(sink_specs)] = []  # specs and tables
     log: LogTable = LogTable()
     listen: Annotated[str, AfterValidator(listen_address), _FIXED] = "127.0.0.1:8321"

@@ -18,9 +18,7 @@ class Run:
     service: Service
     store: Store
     metrics: Metrics
-    feeding: (
-        Feeding  # how lines that come over HTTP are read, but for the accounts; a reload replaces it
-    )
+    feeding: Feeding  # how lines that come over HTTP are read, but for the accounts; a reload replaces it
     clock: Clock
     version: str
     pid: int

@@ -1,5 +1,5 @@
-"""The promises of a reload: what can change changes at once and loses nothing, the rest is said, a mistake costs
-nothing."""
+"""The promises of a reload: live settings are applied at once and nothing is lost, the others are reported, and wrong
+settings change nothing."""
 
 import asyncio
 import signal
@@ -58,7 +58,7 @@ class Reloaded(Simulation):
         assert running.result() in (Exit.ALL_COMPLETE, Exit.WORK_LEFT)
 
     async def reload(self, **changes: Any) -> dict[str, Any]:
-        """Reload with these settings; return what it answers."""
+        """Reload with these settings; return the result."""
         self.flags = {name: value for name, value in (self.flags | changes).items() if value is not None}
         before = await self._result()
         assert self.service is not None
@@ -95,7 +95,7 @@ def written(folder: Path, pattern: str) -> list[str]:
 # --- sinks -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_sink_that_is_added_gets_everything_and_one_taken_out_is_let_go(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_that_is_added_gets_everything_and_one_that_is_removed_ends(tmp_path: Path, clock: Clock) -> None:
     one, two = f"jsonl:{tmp_path}/finished.jsonl", f"jsonl:{tmp_path}/two.jsonl"
     simulation = Reloaded(tmp_path, clock)
     ids = simulation.append(50)
@@ -113,7 +113,7 @@ async def test_a_sink_that_is_added_gets_everything_and_one_taken_out_is_let_go(
     assert [(sink.name, sink.attached) for sink in (await simulation.sums()).sinks] == [(one, False), (two, True)]
 
 
-async def test_a_sink_whose_options_change_goes_on_where_it_was(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_whose_options_change_continues_where_it_was(tmp_path: Path, clock: Clock) -> None:
     simulation = Reloaded(tmp_path, clock)
     ids = simulation.append(100)
     table = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl"}
@@ -189,7 +189,7 @@ async def test_a_higher_limit_and_more_workers_are_used_at_once_and_a_lower_one_
     assert simulation.api.stats().throttled_total == 0
 
 
-async def test_an_account_that_is_added_works_and_one_taken_out_leaves_its_tasks_waiting(
+async def test_an_account_that_is_added_works_and_one_that_is_removed_leaves_its_tasks_waiting(
     tmp_path: Path, clock: Clock
 ) -> None:
     slow = Scenario(fates={}, durations=parse_durations("fixed:500"), requests=1000)
@@ -230,7 +230,7 @@ async def test_another_token_file_is_read_and_tried_at_once(tmp_path: Path, cloc
     assert simulation.delivered("finished.jsonl") == Counter(ids)
 
 
-async def test_other_polling_rules_hold_from_the_next_poll_on(tmp_path: Path, clock: Clock) -> None:
+async def test_other_polling_rules_apply_from_the_next_poll_on(tmp_path: Path, clock: Clock) -> None:
     slow = Scenario(fates={}, durations=parse_durations("fixed:100000"), requests=1000)
     simulation = Reloaded(tmp_path, clock, slow, polling={"policy": "fixed", "longest_gap_s": 100.0})
     simulation.append(1)
@@ -279,7 +279,7 @@ async def test_sources_come_and_go_and_each_line_counts_once(tmp_path: Path, clo
     assert sum(source.lines for source in (await simulation.sums()).sources) == 15
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- what is reported -------------------------------------------------------------------------------------------------
 
 
 async def test_what_cannot_change_is_named_and_stays_named_until_a_restart(
@@ -308,7 +308,7 @@ async def test_broken_settings_change_nothing(tmp_path: Path, clock: Clock, even
     assert [event["log_level"] for event in named(events, "config.refused")] == ["error", "error"]
 
 
-def test_differences_are_told_by_the_names_people_write() -> None:
+def test_differences_have_the_names_that_people_write() -> None:
     old = {"log": {"level": "info"}, "accounts": {"eu": {"requests": 5}, "us": {}}, "sinks": []}
     new = {"log": {"level": "debug"}, "accounts": {"eu": {"requests": 6}, "asia": {}}, "sinks": ["stdout"]}
     assert differences(old, new) == ["accounts.asia", "accounts.eu.requests", "accounts.us", "log.level", "sinks"]
@@ -526,7 +526,7 @@ async def test_reloaded_at_random_while_at_work_every_line_and_every_outcome_cou
 
 
 @pytest.mark.real_time
-def test_poller_reload_applies_a_changed_file_and_tells_what_came_of_it(tmp_path: Path) -> None:
+def test_poller_reload_applies_a_changed_file_and_prints_the_result(tmp_path: Path) -> None:
     config, flags = tmp_path / "config.toml", ("-c", "config.toml")
     config.write_text('listen = "off"\nsources = ["ids.txt"]\nfollow = true\nsinks = ["jsonl:one.jsonl"]\n')
     assert run("reload", *flags, folder=tmp_path).returncode == 1

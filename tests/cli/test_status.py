@@ -1,4 +1,4 @@
-"""`poller status --json` and `--watch`: a stable shape for programs, and lines or a picture for those who wait."""
+"""`poller status --json` and `--watch`: a stable shape for programs, and lines or a display for people."""
 
 import asyncio
 import signal
@@ -30,14 +30,14 @@ async def test_the_ledger_for_programs_has_a_stable_shape(
     await simulation.run(simulation.write_ids(20))
     capsys.readouterr()
     assert await print_status(settings_for(tmp_path), as_json=True, clock=clock) is Exit.ALL_COMPLETE
-    standing = orjson.loads(capsys.readouterr().out)
-    assert standing.keys() == KEYS
-    assert (standing["tasks"], standing["finished"], standing["waiting"], standing["complete"]) == (20, 20, 0, 20)
-    assert standing["balanced"] is True
-    assert standing["kinds"]["complete"] == 20
-    assert standing["sinks"][0]["delivered"] == 20
-    assert standing["accounts"]["default"]["pause"] is None
-    assert standing["run"] is None
+    fields = orjson.loads(capsys.readouterr().out)
+    assert fields.keys() == KEYS
+    assert (fields["tasks"], fields["finished"], fields["waiting"], fields["complete"]) == (20, 20, 0, 20)
+    assert fields["balanced"] is True
+    assert fields["kinds"]["complete"] == 20
+    assert fields["sinks"][0]["delivered"] == 20
+    assert fields["accounts"]["default"]["pause"] is None
+    assert fields["run"] is None
 
 
 async def test_watching_prints_a_line_each_time_where_there_is_no_terminal(
@@ -73,7 +73,7 @@ def test_a_line_names_what_is_paused_and_what_is_undelivered() -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("flags", [["--watch"], ["--watch", "--json"]])
-def test_ctrl_c_ends_a_watch_without_a_word(flags: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_watch_without_a_message(flags: list[str], tmp_path: Path) -> None:
     assert run("run", "-", "--listen", "off", folder=tmp_path).returncode == 65
     out = tmp_path / "out.txt"
     with out.open("wb") as stdout, running("status", *flags, folder=tmp_path, stdout=stdout) as watching:

@@ -1,4 +1,4 @@
-"""`poller why`: everything the state knows of one task, however it is named, also while a run is at work."""
+"""`poller why`: everything in the state about one task, however it is named, also during a run."""
 
 import asyncio
 from dataclasses import replace
@@ -19,13 +19,13 @@ from tests.support.simulation import Simulation, settings_for
 SLOW = Scenario(durations=parse_durations("fixed:40"), fates={}, requests=1000)
 
 
-async def told(
+async def printed(
     simulation: Simulation, named: str, capsys: pytest.CaptureFixture[str], *, as_json: bool = False
 ) -> tuple[Exit, str, str]:
     capsys.readouterr()
     code = await print_task(settings_for(simulation.folder), named, as_json=as_json, clock=simulation.clock)
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 async def run_beside(simulation: Simulation, ids: Path, seconds: float, poll: Any) -> Any:
@@ -37,7 +37,7 @@ async def run_beside(simulation: Simulation, ids: Path, seconds: float, poll: An
     return seen
 
 
-async def test_a_task_s_story_is_told_while_it_waits_and_when_it_is_done(
+async def test_everything_about_a_task_is_printed_while_it_waits_and_when_it_is_finished(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, SLOW)
@@ -45,13 +45,13 @@ async def test_a_task_s_story_is_told_while_it_waits_and_when_it_is_done(
     task_id = ids.read_text().splitlines()[1].split(",")[0]
 
     async def poll() -> tuple[Exit, str, str]:
-        return await told(simulation, task_id, capsys)
+        return await printed(simulation, task_id, capsys)
 
     code, waiting, _ = await run_beside(simulation, ids, 20.0, poll)
     assert code is Exit.ALL_COMPLETE
     assert "next poll due" in waiting
     assert "https://example.com/0.png" in waiting
-    code, done, _ = await told(simulation, task_id, capsys)
+    code, done, _ = await printed(simulation, task_id, capsys)
     assert code is Exit.ALL_COMPLETE
     assert "finished     complete" in done
     assert f"jsonl:{tmp_path}/finished.jsonl: delivered" in done
@@ -62,22 +62,22 @@ async def test_a_task_s_story_is_told_while_it_waits_and_when_it_is_done(
     assert "finished COMPLETE; the last one" in done
 
 
-async def test_the_story_for_programs_holds_the_record_untouched(
+async def test_the_json_of_a_task_has_its_record_untouched(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, SLOW)
     ids = simulation.write_ids(2)
     await simulation.run(ids)
     record = simulation.records()[0]
-    code, out, _ = await told(simulation, record["task_id"], capsys, as_json=True)
-    story = orjson.loads(out)
+    code, out, _ = await printed(simulation, record["task_id"], capsys, as_json=True)
+    fields = orjson.loads(out)
     assert code is Exit.ALL_COMPLETE
-    assert (story["state"], story["kind"], story["record"]) == ("finished", "complete", record)
-    assert story["polls"] == len(story["poll_log"]) == record["polls"]
-    assert story["deliveries"] == {f"jsonl:{tmp_path}/finished.jsonl": "delivered"}
-    assert [poll["next_in_s"] is None for poll in story["poll_log"]] == [False] * (story["polls"] - 1) + [True]
-    assert story["finished_at"] == record["seen_at"]
-    assert story["ref"] == record["ref"]
+    assert (fields["state"], fields["kind"], fields["record"]) == ("finished", "complete", record)
+    assert fields["polls"] == len(fields["poll_log"]) == record["polls"]
+    assert fields["deliveries"] == {f"jsonl:{tmp_path}/finished.jsonl": "delivered"}
+    assert [poll["next_in_s"] is None for poll in fields["poll_log"]] == [False] * (fields["polls"] - 1) + [True]
+    assert fields["finished_at"] == record["seen_at"]
+    assert fields["ref"] == record["ref"]
 
 
 async def test_locators_and_urls_name_a_task_too(
@@ -89,7 +89,7 @@ async def test_locators_and_urls_name_a_task_too(
     url = f"https://api-na1.hubspot.com/files/v3/files/import-from-url/async/tasks/{task_id}/status"
     locator = orjson.dumps({"id": task_id, "links": {"status": url}}).decode()
     for named in (task_id, f" {task_id}\n", url, locator, f'"{task_id}"'):
-        code, out, _ = await told(simulation, named, capsys)
+        code, out, _ = await printed(simulation, named, capsys)
         assert (code, out.split()[0]) == (Exit.ALL_COMPLETE, task_id)
 
 
@@ -101,14 +101,14 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
     ids.write_text(f"{ids.read_text()}bad id here,https://example.com/x.png\n")
     await simulation.run(ids)
     task_id = simulation.records()[0]["task_id"]
-    code, out, err = await told(simulation, "AAAAunknown", capsys)
+    code, out, err = await printed(simulation, "AAAAunknown", capsys)
     assert (code, out) == (Exit.NOT_ALL_COMPLETE, "")
     assert "task AAAAunknown is not in the state" in err
     assert f"has 1 tasks from {ids}" in err
-    code, _, err = await told(simulation, f"{task_id}=", capsys)
+    code, _, err = await printed(simulation, f"{task_id}=", capsys)
     assert code is Exit.NOT_ALL_COMPLETE
     assert f"a similar one is: {task_id}" in err
-    code, _, err = await told(simulation, "here", capsys)
+    code, _, err = await printed(simulation, "here", capsys)
     assert "line 3" in err
     assert "was rejected" in err
 
@@ -117,7 +117,7 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
 async def test_what_cannot_be_an_id_is_a_wrong_command_line(
     named: str, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = await told(Simulation(tmp_path, clock, SLOW), named, capsys)
+    code, out, err = await printed(Simulation(tmp_path, clock, SLOW), named, capsys)
     assert (code, out) == (Exit.USAGE, "")
     assert "names no task" in err
 
@@ -125,7 +125,7 @@ async def test_what_cannot_be_an_id_is_a_wrong_command_line(
 # --- words -----------------------------------------------------------------------------------------------------------
 
 POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", says="http_503", again_in_s=90.0)
-STORY = TaskDetails(
+TASK = TaskDetails(
     account="main",
     task_id="AAAA",
     ref=b'{"a":"\x1b[31m"}',
@@ -139,8 +139,8 @@ STORY = TaskDetails(
 )
 
 
-def test_polls_that_are_not_kept_are_told_and_the_others_keep_their_numbers() -> None:
-    text = story_text(STORY, AccountState(), now=1_767_600_010.0)
+def test_polls_that_are_not_kept_are_counted_and_the_others_keep_their_numbers() -> None:
+    text = story_text(TASK, AccountState(), now=1_767_600_010.0)
     assert "the first 28 are not kept" in text
     assert " 29  2026-01-05 08:00:00.000 UTC  waited 0 s at the gate, took 0.12 s: unreachable http_503" in text
     assert "next 1 min 30 s later" in text
@@ -150,14 +150,14 @@ def test_polls_that_are_not_kept_are_told_and_the_others_keep_their_numbers() ->
 
 def test_a_paused_account_is_the_reason_for_waiting() -> None:
     paused = AccountState(pause="daily_quota", pause_detail="used up", resume_at=1_767_650_000.0)
-    text = story_text(STORY, paused, now=1_767_600_010.0)
+    text = story_text(TASK, paused, now=1_767_600_010.0)
     assert "the account is paused: daily_quota (used up), until about 2026-01-05 21:53:20.000 UTC" in text
 
 
-def test_each_sink_says_whether_it_has_the_record() -> None:
+def test_each_sink_is_shown_with_its_delivery() -> None:
     record = Record(body=b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
     sinks = {"jsonl:a": "delivered", "webhook:b": "undelivered", "sql:c": "dead: too long"}
-    done = replace(STORY, kind=Kind.CANCELED, record=record, deliveries=sinks)
+    done = replace(TASK, kind=Kind.CANCELED, record=record, deliveries=sinks)
     lines = story_text(done, AccountState(), now=0.0).splitlines()
     indent = " " * 13
     assert lines[-3:] == [
@@ -169,8 +169,8 @@ def test_each_sink_says_whether_it_has_the_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0, "0 s"), (0.0512, "0.0512 s"), (59.9, "59.9 s"), (60, "1 min"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")],
 )
-def test_a_span_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
-    assert span(seconds) == said
+def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
+    assert span(seconds) == text

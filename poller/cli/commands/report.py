@@ -132,8 +132,8 @@ async def write_report(settings: "Settings", wanted: Wanted, clock: Clock = time
         failures = _Failures(wanted, files)
         if wanted.files:
             waiting = pruned = 0
-            for body, place in _in_files(wanted.files):
-                _take(body, place, wanted, gathering, failures)
+            for body, location in _in_files(wanted.files):
+                _take(body, location, wanted, gathering, failures)
         else:
             async with open_state(settings) as store:
                 sums = await store.sums()
@@ -172,14 +172,14 @@ def _in_files(files: tuple[Path, ...]) -> Iterator[tuple[bytes, str]]:
             yield line, f"{names}, line {number:,}"
 
 
-def _take(body: bytes, place: str, wanted: Wanted, gathering: "Gathering", failures: "_Failures") -> None:
+def _take(body: bytes, location: str, wanted: Wanted, gathering: "Gathering", failures: "_Failures") -> None:
     from poller.reports.reasons import facts_of
     from poller.reports.retryable import verdict
 
     try:
         facts = facts_of(body, wanted.columns)
     except ValueError as error:
-        raise InputError(f"{place}: {error}; a report reads what `poller run` wrote") from None
+        raise InputError(f"{location}: {error}; a report reads what `poller run` wrote") from None
     if wanted.account not in (None, facts.account):
         return
     if wanted.since is not None and (facts.seen_at is None or facts.seen_at < wanted.since):
@@ -202,7 +202,7 @@ def _print(found: "Findings", *, as_json: bool, waiting: int, pruned: int) -> No
 
 
 class _Failures:
-    """Writes each failed task to the files that were asked for, and counts what became of it."""
+    """Writes each failed task to the requested files, and counts them."""
 
     def __init__(self, wanted: Wanted, files: ExitStack) -> None:
         from poller.reports.failures.to_csv import Sheet
