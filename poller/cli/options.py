@@ -11,7 +11,9 @@ import typer
 from poller.cli import completion
 
 if TYPE_CHECKING:
-    from poller.config import Settings
+    from poller.config import Settings as Settings
+else:
+    Settings = Any  # for annotations: pydantic takes long to import
 
 
 class InputFormat(StrEnum):
@@ -48,7 +50,7 @@ IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="CSV column o
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def settings_of(config: Path | None, **flags: Any) -> "Settings":
+def settings_of(config: Path | None, **flags: Any) -> Settings:
     """Return the settings in force. Raises `ConfigError`."""
     from poller.config import load
 

@@ -3,7 +3,6 @@
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ from poller.core.errors import ConfigError
 SECRETS_DIR = Path("/run/secrets")  # where Docker and Kubernetes put secrets by default
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """The values of one source, and how it names a key for people."""
-
-    values: dict[str, Any]
-    name: Callable[[KeyPath], str]
-
-
 def load(
     config_file: Path | None,
     flags: Mapping[str, Any],
@@ -38,17 +29,17 @@ def load(
     """
     toml = _read_toml(config_file) if config_file else {}
     secrets = _read_secrets(secrets_dir)
-    layers = (
-        Layer(values=toml, name=lambda path: f"{config_file}: {dotted(path)}"),
-        Layer(values=_from_variables(secrets, toml), name=lambda path: str(secrets_dir / variable(path).lower())),
-        Layer(values=_from_variables(environ, toml), name=variable),
-        Layer(values=_given(flags), name=flag),
+    layers: tuple[tuple[dict[str, Any], Callable[[KeyPath], str]], ...] = (  # values, and the name of a key for people
+        (toml, lambda path: f"{config_file}: {dotted(path)}"),
+        (_from_variables(secrets, toml), lambda path: str(secrets_dir / variable(path).lower())),
+        (_from_variables(environ, toml), variable),
+        (_given(flags), flag),
     )
     merged: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
-    for layer in layers:
-        merged = overlay(merged, layer.values)
-        origins |= {path: layer.name(path) for path in _leaves(layer.values)}
+    for values, name in layers:
+        merged = overlay(merged, values)
+        origins |= {path: name(path) for path in _leaves(values)}
     try:
         settings = Settings(**merged)
     except ValidationError as error:

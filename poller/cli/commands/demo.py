@@ -3,22 +3,18 @@
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from poller.cli.options import Settings
 from poller.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
-    import aiohttp
-
-    from poller.config import Settings
     from poller.sandbox import SandboxApi
 
 EXAMPLES = "\b\nExample:\n  poller demo --directory /tmp/poller-demo"
-START_PATH = "/files/v3/files/import-from-url/async"
 TOKEN = "sandbox-token"  # noqa: S105 - opens only the sandbox
 FILES = ("ids.jsonl", "finished.jsonl", "poller.db", "poller.db-wal", "poller.db-shm", "poller.db.lock")
 
@@ -43,7 +39,7 @@ def demo(
     )
     _print(
         "HubSpot is simulated here: a server on this machine's loopback that allows 200 requests per 2 s.\n"
-        f"Starting {imports:,} imports, then polling each until it has its outcome; some fail on purpose."
+        f"{imports:,} imports are started, then each is polled until it has its outcome; some fail on purpose."
     )
     code = asyncio.run(_run(api, directory, imports))
     if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
@@ -72,19 +68,20 @@ def _prepare(directory: Path) -> None:
 
 
 async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
+    import orjson
+
     from poller.app.run import run_process
     from poller.sandbox import serve
 
+    ids = directory / FILES[0]
     async with serve(api) as base_url:
-        urls = [f"https://assets.example.com/catalogue/{number:05}.png" for number in range(imports)]
-        lines = await _start_imports(base_url, urls, api.scenario.window_s)
-        ids = directory / FILES[0]
-        ids.write_bytes(b"".join(line + b"\n" for line in lines))
-        _print(f"Their ids, with the URL that each came from: {ids}\n")
+        urls = (f"https://assets.example.com/catalogue/{number:05}.png" for number in range(imports))
+        ids.write_bytes(b"".join(orjson.dumps({"task_id": api.start(url), "url": url}) + b"\n" for url in urls))
+        _print(f"Their ids, with the URL of each: {ids}\n")
         return await run_process(_settings(base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
 
 
-def _settings(base_url: str, directory: Path) -> "Settings":
+def _settings(base_url: str, directory: Path) -> Settings:
     from poller.config import load
 
     flags = {
@@ -95,30 +92,6 @@ def _settings(base_url: str, directory: Path) -> "Settings":
         "log": {"level": "warning"},
     }
     return load(None, flags, {}, secrets_dir=directory / "no-secrets")
-
-
-async def _start_imports(base_url: str, urls: Sequence[str], api_window_s: float) -> list[bytes]:
-    """Start an import for each URL, a hundred a second; return lines with the task id and the URL."""
-    import aiohttp
-
-    async with aiohttp.ClientSession(base_url, headers={"Authorization": f"Bearer {TOKEN}"}) as session:
-        lines = []
-        for at in range(0, len(urls), 100):
-            async with asyncio.TaskGroup() as starting:
-                started = [starting.create_task(_start(session, url)) for url in urls[at : at + 100]]
-                starting.create_task(asyncio.sleep(1.05))
-            lines += [task.result() for task in started]
-    await asyncio.sleep(api_window_s)  # the start calls count in the same window as the polls
-    return lines
-
-
-async def _start(session: "aiohttp.ClientSession", url: str) -> bytes:
-    import orjson
-
-    body = {"url": url, "access": "PRIVATE", "folderPath": "/catalogue"}
-    async with session.post(START_PATH, json=body) as response:
-        response.raise_for_status()
-        return orjson.dumps({"task_id": (await response.json())["id"], "url": url})
 
 
 def _print(text: str) -> None:

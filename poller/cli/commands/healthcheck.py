@@ -3,16 +3,13 @@
 import http.client
 import json
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
-from poller.cli.options import Config, State, settings_of
+from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
-
-if TYPE_CHECKING:
-    from poller.config import Settings
 
 EXAMPLES = "\b\nExample:\n  poller healthcheck --state sqlite:////data/poller.db"
 TIMEOUT_S = 5.0
@@ -38,7 +35,7 @@ def healthcheck(
     return Exit.ALL_COMPLETE if healthy else Exit.NOT_ALL_COMPLETE
 
 
-def check_health(settings: "Settings", max_age_s: float, url: str | None = None) -> tuple[str, bool]:
+def check_health(settings: Settings, max_age_s: float, url: str | None = None) -> tuple[str, bool]:
     """Return a message and whether the poller that serves `url`, or that runs on the state, is alive.
 
     Its server is requested where it has one; where that fails or belongs to another run, its last heartbeat must not be

@@ -4,16 +4,13 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, State, settings_of
+from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, settings_of
 from poller.core.errors import Exit, StoreUnusable
 from poller.core.model import AccountState, Added, Chunk, Position
-
-if TYPE_CHECKING:
-    from poller.config import Settings
 
 EXAMPLES = "\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000"
 
@@ -90,7 +87,7 @@ class InputCounter:
 
 
 async def print_plan(
-    settings: "Settings", inputs: Sequence[str], *, durations: str | None, as_json: bool, now: float | None = None
+    settings: Settings, inputs: Sequence[str], *, durations: str | None, as_json: bool, now: float | None = None
 ) -> Exit:
     """Print what a run over `inputs` would take. Exit code 1 where it does not fit into what is left of today's quota.
 
@@ -120,7 +117,7 @@ async def print_plan(
     return Exit.ALL_COMPLETE if planned.fits else Exit.NOT_ALL_COMPLETE
 
 
-async def _count(settings: "Settings", inputs: Sequence[str]) -> InputCounter:
+async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
     from poller.app.inputs import feeding
     from poller.sources import feed
 
@@ -130,7 +127,7 @@ async def _count(settings: "Settings", inputs: Sequence[str]) -> InputCounter:
     return counted
 
 
-async def _known(settings: "Settings") -> Mapping[str, tuple[bytes | None, AccountState]]:
+async def _known(settings: Settings) -> Mapping[str, tuple[bytes | None, AccountState]]:
     """Return what the state has of each account; nothing where there is no state."""
     from poller.cli.records import open_state
     from poller.schedule import knowledge_name

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from poller.cli.options import Config, State, settings_of
+from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
 
 if TYPE_CHECKING:
-    from poller.config import Settings
     from poller.store import StateReader
 
 EXAMPLES = "\b\nExample:\n  poller reload --state sqlite:////data/poller.db"
@@ -34,7 +33,7 @@ def reload(config: Config = None, state: State = None) -> Exit:
     return code
 
 
-async def request_reload(settings: "Settings") -> tuple[str, Exit]:
+async def request_reload(settings: Settings) -> tuple[str, Exit]:
     """Send SIGHUP to the running poller and wait for the result; return the message and the exit code."""
     from poller.app.reload import RESULT
     from poller.cli.records import open_state

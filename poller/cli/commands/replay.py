@@ -6,18 +6,15 @@ import random
 import time
 from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from poller.cli import completion
-from poller.cli.options import Config, State, epoch_of, settings_of
+from poller.cli.options import Config, Settings, State, epoch_of, settings_of
 from poller.core.errors import ConfigError, Exit
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
-
-if TYPE_CHECKING:
-    from poller.config import Settings
 
 EXAMPLES = "\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind canceled --kind not_found"
 
@@ -49,7 +46,7 @@ def _known_kinds(names: list[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-async def replay_to(settings: "Settings", spec: str, selection: Selection, clock: Clock = time.time) -> Exit:
+async def replay_to(settings: Settings, spec: str, selection: Selection, clock: Clock = time.time) -> Exit:
     """Deliver the selected records to a sink again, or for the first time.
 
     A sink that the state knows gets them into its outbox again. One that it does not know gets all and is known from
@@ -76,7 +73,7 @@ async def replay_to(settings: "Settings", spec: str, selection: Selection, clock
     return Exit.ALL_COMPLETE
 
 
-def _sink_of(settings: "Settings", spec: str, clock: Clock) -> Sink:
+def _sink_of(settings: Settings, spec: str, clock: Clock) -> Sink:
     """Return the configured sink of that name, with all its options, or else the one that the spec describes."""
     from poller.sinks import SinkEnvironment, make_sink, make_sinks
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from poller.cli.options import AsJson, Config, State, epoch_of, settings_of
+from poller.cli.options import AsJson, Config, Settings, State, epoch_of, settings_of
 from poller.cli.output_file import new_file
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.protocols import Clock
 
 if TYPE_CHECKING:
-    from poller.config import Settings
     from poller.reports.failures.groups import Findings, Gathering
     from poller.reports.reasons import Columns, Facts
     from poller.reports.retryable import Verdict
@@ -115,7 +114,7 @@ class Wanted:
     given: Mapping[str, str] = field(default_factory=dict)  # options for bodies whose rows do not have them
 
 
-async def write_report(settings: "Settings", wanted: Wanted, clock: Clock = time.time) -> Exit:
+async def write_report(settings: Settings, wanted: Wanted, clock: Clock = time.time) -> Exit:
     """Report on every finished task.
 
     Raises `InputError`, `StoreUnusable`, `SinkError` for a file that cannot be written, and `ConfigError`; in each case

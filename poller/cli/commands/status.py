@@ -3,19 +3,15 @@
 import asyncio
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, State, settings_of
+from poller.cli.options import AsJson, Config, Settings, State, settings_of
 from poller.core.errors import Exit
-
-if TYPE_CHECKING:
-    from poller.config import Settings
-    from poller.core.model import Sums
-    from poller.core.protocols import Clock
+from poller.core.model import Sums
+from poller.core.protocols import Clock
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
@@ -38,10 +34,8 @@ def status(
     Exit code 70 where the ledger does not balance.
     """
     settings = settings_of(config, state=state)
-    if rejected:
-        return asyncio.run(print_rejected(settings))
-    if dead:
-        return asyncio.run(print_dead(settings))
+    if rejected or dead:
+        return asyncio.run(print_refused(settings, dead=not rejected))
     if watch:
         with suppress(KeyboardInterrupt):
             asyncio.run(watch_status(settings, as_json=as_json))
@@ -49,7 +43,7 @@ def status(
     return asyncio.run(print_status(settings, as_json=as_json))
 
 
-async def print_status(settings: "Settings", *, as_json: bool, clock: "Clock" = time.time) -> Exit:
+async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
     from poller.reports.ledger import imbalances, summary
 
@@ -59,7 +53,7 @@ async def print_status(settings: "Settings", *, as_json: bool, clock: "Clock" = 
 
 
 async def watch_status(
-    settings: "Settings", *, as_json: bool, clock: "Clock" = time.time, every_s: float = EVERY_S
+    settings: Settings, *, as_json: bool, clock: Clock = time.time, every_s: float = EVERY_S
 ) -> None:
     """Print the ledger every few seconds until interrupted: in place on a terminal, else one line each time."""
     from poller.reports.ledger import summary
@@ -82,45 +76,37 @@ async def watch_status(
             await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
 
 
-async def print_rejected(settings: "Settings") -> Exit:
-    """Print every rejected input line as a JSON object a line."""
-    from poller.cli.records import open_state
-
-    async with open_state(settings) as store:
-        for source, rejection in await store.rejections():
-            _print_json(
-                {"source": source, "line": rejection.line, "reason": rejection.reason, "excerpt": rejection.excerpt}
-            )
-    return Exit.ALL_COMPLETE
-
-
-async def print_dead(settings: "Settings") -> Exit:
-    """Print every dead letter, with its record, as a JSON object a line."""
+async def print_refused(settings: Settings, *, dead: bool) -> Exit:
+    """Print every rejected input line, or every dead letter with its record, as a JSON object a line."""
     import orjson
 
     from poller.cli.records import open_state
 
+    rows: list[dict[str, object]]
     async with open_state(settings) as store:
-        for letter in await store.dead_letters():
-            _print_json(
-                {
-                    "sink": letter.sink,
-                    "reason": letter.reason,
-                    "refused_at": letter.refused_at,
-                    "record": orjson.Fragment(letter.delivery.body),
-                }
-            )
+        if dead:
+            rows = [
+                {"sink": each.sink, "reason": each.reason, "refused_at": each.refused_at}
+                | {"record": orjson.Fragment(each.delivery.body)}
+                for each in await store.dead_letters()
+            ]
+        else:
+            rows = [
+                {"source": source, "line": each.line, "reason": each.reason, "excerpt": each.excerpt}
+                for source, each in await store.rejections()
+            ]
+    sys.stdout.writelines(orjson.dumps(row).decode() + "\n" for row in rows)
     return Exit.ALL_COMPLETE
 
 
-async def _sums(settings: "Settings") -> "Sums":
+async def _sums(settings: Settings) -> Sums:
     from poller.cli.records import open_state
 
     async with open_state(settings) as store:
         return await store.sums()
 
 
-def _json_line(settings: "Settings", sums: "Sums", now: float) -> str:
+def _json_line(settings: Settings, sums: Sums, now: float) -> str:
     import orjson
 
     from poller.reports.ledger import imbalances
@@ -135,12 +121,6 @@ def _json_line(settings: "Settings", sums: "Sums", now: float) -> str:
 def _in_place(text: str) -> str:
     """Return the text with what draws it over the one before, without a flicker."""
     return HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in text.splitlines()) + CLEAR_BELOW
-
-
-def _print_json(fields: Mapping[str, object]) -> None:
-    import orjson
-
-    sys.stdout.write(orjson.dumps(fields).decode() + "\n")
 
 
 def _write(text: str) -> None:

@@ -4,15 +4,12 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from poller.cli.options import Config, State, settings_of
+from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
-
-if TYPE_CHECKING:
-    from poller.config import Settings
 
 EXAMPLES = "\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db"
 
@@ -30,11 +27,8 @@ def verify(
     return asyncio.run(verify_files(settings_of(config, state=state), files))
 
 
-async def verify_files(settings: "Settings", files: Sequence[Path]) -> Exit:
-    """Verify that the files, read one after the other, have each finished task's record exactly once and nothing else.
-
-    Prints each difference; exit code 1 where there are any. Raises `InputError` where a file cannot be read.
-    """
+async def verify_files(settings: Settings, files: Sequence[Path]) -> Exit:
+    """Print each difference between the files, read one after the other, and the state. Raises `InputError`."""
     from poller.cli.records import lines_of, open_state, records_of
     from poller.reports.verify import compare
 

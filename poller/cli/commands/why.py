@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import Config, State, settings_of
+from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
+from poller.core.protocols import Clock
 
 if TYPE_CHECKING:
-    from poller.config import Settings
-    from poller.core.protocols import Clock
     from poller.store import StateReader
 
 EXAMPLES = "\b\nExamples:\n  poller why AAAAEZ6whGI\n  poller why AAAAEZ6whGI --json | jq .poll_log"
@@ -34,7 +33,7 @@ def why(
     return asyncio.run(print_task(settings_of(config, state=state), task, as_json=as_json))
 
 
-async def print_task(settings: "Settings", named: str, *, as_json: bool, clock: "Clock" = time.time) -> Exit:
+async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the task that `named` means: an id, the locator of HubSpot's start call, or a status URL.
 
     Exit code 1 where it is not in the state, 2 for what cannot be an id.
@@ -62,7 +61,7 @@ async def print_task(settings: "Settings", named: str, *, as_json: bool, clock: 
     return Exit.ALL_COMPLETE
 
 
-def _id_in(named: str, settings: "Settings") -> str:
+def _id_in(named: str, settings: Settings) -> str:
     from poller.sources.parsing.line import Feeding, id_from, read_json
 
     if not named.startswith(("{", '"')):
@@ -71,7 +70,7 @@ def _id_in(named: str, settings: "Settings") -> str:
     return read_json(named.encode(), Feeding(accounts=accounts, default_account=settings.account)).task_id
 
 
-async def _not_found(store: "StateReader", settings: "Settings", task_id: str) -> str:
+async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> str:
     """Return a message that helps to find a task that is not in the state."""
     from poller.store import without_secret
 
