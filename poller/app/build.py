@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict
 
 import structlog
@@ -27,8 +28,6 @@ from poller.sinks import SinkEnvironment, SinkSpec, make_sink
 
 log = structlog.get_logger()
 
-DEFAULT_SINK = "jsonl:finished.jsonl"
-
 
 class LaneSettings(TypedDict):
     """All that settings decide of a lane: arguments of `Lane` at the start, and of its `apply` later."""
@@ -50,6 +49,19 @@ class Builder:
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
 
     # --- sinks
+
+    def delivery_loops(
+        self, settings: Settings, kept: Mapping[str, DeliveryLoop] = MappingProxyType({})
+    ) -> list[DeliveryLoop]:
+        """Return a delivery loop for each sink: that of the same spec in `kept`, or a new one, not opened yet.
+
+        Raises `ConfigError`.
+        """
+        loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in settings.sink_specs]
+        names = [loop.sink.name for loop in loops]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
+        return loops
 
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
         """Return the delivery loop of a sink, not opened yet. Raises `ConfigError`."""
@@ -147,7 +159,14 @@ class Builder:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
         if account.oauth is not None:
             return self._oauth(account.base_url, account.oauth)
-        return await stored_token(account.token_file, account.token_env, self.environment.environ)
+        return await _stored_token(account.token_file, account.token_env, self.environment.environ)
+
+    async def site_token(self, settings: Settings) -> TokenSource | None:
+        """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
+        file, variable = settings.listen_token_file, settings.listen_token_env
+        if file is None and variable is None:
+            return None
+        return await _stored_token(file, variable or "", self.environment.environ)
 
     def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
         environ = self.environment.environ
@@ -171,18 +190,6 @@ class Builder:
         return _HiddenToken(source)
 
 
-def sink_specs(settings: Settings) -> list[SinkSpec]:
-    """Return where finished tasks go."""
-    return list(settings.sinks) or [DEFAULT_SINK]
-
-
-def refuse_same_names(delivery_loops: Sequence[DeliveryLoop]) -> None:
-    """Raise `ConfigError` where two sinks have the same name."""
-    names = [loop.sink.name for loop in delivery_loops]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
-
-
 def _gate_limits(account: AccountSettings) -> GateLimits:
     return GateLimits(
         requests=account.requests,
@@ -194,7 +201,7 @@ def _gate_limits(account: AccountSettings) -> GateLimits:
     )
 
 
-async def stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
+async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
     """Return a token in a file, or else in a variable. Raises `ConfigError` where there is none."""
     source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, environ))
     await source.token()

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import structlog
 
-from poller.app import build, inputs
+from poller.app import inputs
 from poller.app.build import Builder
 from poller.config import AccountSettings, Settings
 from poller.core.errors import PollerError, SinkError
@@ -125,10 +125,9 @@ class Reload:
     async def _apply_to_sinks(self, new: Settings) -> None:
         """Open new sinks, and again those that changed or had stopped; then close those not wanted any more. Where one
         cannot be opened, restore all."""
-        loops, specs = self._service.delivery_loops, build.sink_specs(self._settings)
+        loops, specs = self._service.delivery_loops, self._settings.sink_specs
         kept = {repr(spec): loop for spec, loop in zip(specs, loops, strict=True) if not _must_reopen(loop, spec)}
-        wanted = [kept.get(repr(spec)) or self._builder.delivery_loop(spec, new) for spec in build.sink_specs(new)]
-        build.refuse_same_names(wanted)
+        wanted = self._builder.delivery_loops(new, kept)
         fresh = [loop for loop in wanted if loop not in kept.values()]
         if fresh or len(wanted) != len(loops):
             current = dict(zip([loop.sink.name for loop in loops], specs, strict=True))

@@ -14,8 +14,8 @@ import structlog
 from rich.console import Console
 
 from poller import __version__
-from poller.app import build, inputs
-from poller.app.build import Builder, stored_token
+from poller.app import inputs
+from poller.app.build import Builder
 from poller.app.environment import Environment
 from poller.app.event_loop import tune_garbage_collector
 from poller.app.progress import Progress
@@ -24,7 +24,7 @@ from poller.config import AccountSettings, Settings, address_of
 from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, PollerError
 from poller.core.model import Sums
-from poller.core.protocols import Store, TokenSource
+from poller.core.protocols import Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
@@ -170,8 +170,7 @@ async def _build_service(
         stop_on_failures=settings.stop_on_failures,
     )
     stack.push_async_callback(service.close_sinks)
-    service.delivery_loops = [builder.delivery_loop(spec, settings) for spec in build.sink_specs(settings)]
-    build.refuse_same_names(service.delivery_loops)
+    service.delivery_loops = builder.delivery_loops(settings)
     positions = await store.attach_sinks([loop.sink.name for loop in service.delivery_loops])
     for loop in service.delivery_loops:
         await loop.open(positions[loop.sink.name])
@@ -230,7 +229,7 @@ async def _open_site(
     apply(settings)
     if (address := address_of(settings.listen)) is None:
         return apply
-    tokens = await _site_token(settings, environment)
+    tokens = await builder.site_token(settings)
     try:
         taken = await stack.enter_async_context(environment.open_site(make_site(site, overview, tokens), address))
     except ConfigError as error:
@@ -242,14 +241,6 @@ async def _open_site(
     if environment.console is not None:
         _print(f"poller: live page at http://{taken.near()}/")
     return apply
-
-
-async def _site_token(settings: Settings, environment: Environment) -> TokenSource | None:
-    """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
-    file, variable = settings.listen_token_file, settings.listen_token_env
-    if file is None and variable is None:
-        return None
-    return await stored_token(file, variable or "", environment.environ)
 
 
 async def _run_service(

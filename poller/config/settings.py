@@ -42,6 +42,7 @@ from poller.config.value_types import (
 from poller.schedule import Price
 from poller.schedule.policy import LONGEST_GAP_S, Polling
 
+DEFAULT_SINK = "jsonl:finished.jsonl"
 _RULES = Polling()
 _FIXED = object()  # marks a setting that only a restart changes; a reload applies all others
 
@@ -281,6 +282,11 @@ class Settings(BaseSettings, AccountSettings):
             return dict(self.accounts)
         own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
         return {self.account: AccountSettings.model_validate(own)}
+
+    @property
+    def sink_specs(self) -> list[str | dict[str, Any]]:
+        """Where finished tasks go: the sinks that were set, or else a file."""
+        return list(self.sinks) or [DEFAULT_SINK]
 
     def secret_variables(self) -> frozenset[str]:
         """Return the names of the environment variables that hold HubSpot's tokens and secrets."""

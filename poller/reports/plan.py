@@ -4,13 +4,13 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime
 
 from poller.config import AccountSettings
 from poller.core.errors import ConfigError
 from poller.core.model import AccountState, JsonObject
 from poller.core.text import human
+from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.schedule import Course, Learned, Lifetimes, SimulatedRun, Unreadable, recalled
 from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
@@ -168,19 +168,22 @@ def _per_second(account: AccountSettings) -> float:
 def _quota(
     account: AccountSettings, state: AccountState, simulated: SimulatedRun, now: float
 ) -> tuple[int | None, float | None]:
-    """Return how many requests may still leave before the day ends, and the share of the day's that the run takes."""
-    limit = account.daily_limit
-    if limit is None:
+    """Return how many requests the run may still make, and the share of a day's requests that it takes."""
+    if account.daily_limit is None:
         return None, None
-    reserve = account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve
-    zone = ZoneInfo(account.time_zone)
-    today = datetime.fromtimestamp(now, zone)
-    used = state.day_requests if state.day == today.date().isoformat() else 0
-    left = max(0, int(limit - reserve) - used)
-    midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone)
-    later_s = max(0.0, simulated.lasts_s - (midnight.timestamp() - now))  # of polls in other days' quota
-    left += math.ceil(later_s / 86_400) * int(limit - reserve)
-    return left, round(simulated.polls / limit, 4)
+    quota = DailyQuota(
+        limit=account.daily_limit,
+        reserve=account.daily_reserve,
+        time_zone=account.time_zone,
+        clock=lambda: now,
+        day=state.day,
+        day_requests=state.day_requests,
+    )
+    days_later = math.ceil(
+        max(0.0, now + simulated.lasts_s - quota.resets_at) / 86_400
+    )  # they have quotas of their own
+    left = max(0, int(quota.own_left())) + days_later * int(quota.usable)
+    return left, round(simulated.polls / account.daily_limit, 4)
 
 
 def _lines(plan: AccountPlan) -> list[str]:
