@@ -4,10 +4,10 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from poller.config.merge import PREFIX, KeyPath, dotted, flag, overlay, variable
 from poller.config.messages import messages_of
@@ -74,7 +74,8 @@ def _read_secrets(folder: Path) -> dict[str, str]:
 
 
 def _from_variables(variables: Mapping[str, str], toml: Mapping[str, Any]) -> dict[str, Any]:
-    source = EnvSettingsSource(Settings)
+    settings_type = cast("type[BaseSettings]", Settings)  # the source reads only its fields
+    source = EnvSettingsSource(settings_type, env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
     source.env_vars = {name.lower(): value for name, value in variables.items() if value}
     try:
         values = source()

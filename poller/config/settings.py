@@ -14,10 +14,10 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from poller.config.address import address_of, is_loopback_host, listen_address
-from poller.config.merge import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
+from poller.config.merge import TOKEN_KEYS, KeyPath, overlay, variable
 from poller.config.sources import SourceTable, source_tables
 from poller.config.value_types import (
     AccountName,
@@ -174,18 +174,8 @@ class AccountSettings(BaseModel):
         return Polling(**self.polling.model_dump(), deadline_s=self.deadline_s, expects_result=self.expects_result)
 
 
-class Settings(BaseSettings, AccountSettings):
+class Settings(AccountSettings):
     """All settings. Its account settings are the defaults of `accounts`, which holds every account's merged ones."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_default=False,
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-    )
 
     state: Annotated[str, AfterValidator(url_like), _FIXED] = "sqlite:///poller.db"
     account: AccountName = "default"  # of ids without one
@@ -215,18 +205,6 @@ class Settings(BaseSettings, AccountSettings):
     ca_file: Annotated[Path | None, Empty, _FIXED] = None
 
     _origins: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings' own
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use init values only: `load` merges the sources itself, to know the origin of each value."""
-        return (init_settings,)
 
     @model_validator(mode="before")
     @classmethod
