@@ -123,10 +123,15 @@ class Reload:
     # --- sinks
 
     async def _apply_to_sinks(self, new: Settings) -> None:
-        """Open new sinks, and again those that changed or had stopped; then close those not wanted any more. Where one
-        cannot be opened, restore all."""
-        loops, specs = self._service.delivery_loops, self._settings.sink_specs
-        kept = {repr(spec): loop for spec, loop in zip(specs, loops, strict=True) if not _must_reopen(loop, spec)}
+        """Open new sinks, and again those that changed or had stopped, or all where they must not see other variables;
+        then close those not wanted any more. Where one cannot be opened, restore all."""
+        old, loops = self._settings, self._service.delivery_loops
+        specs, hidden_as_before = old.sink_specs, old.secret_variables() == new.secret_variables()
+        kept = {
+            repr(spec): loop
+            for spec, loop in zip(specs, loops, strict=True)
+            if hidden_as_before and not _must_reopen(loop, spec)
+        }
         wanted = self._builder.delivery_loops(new, kept)
         fresh = [loop for loop in wanted if loop not in kept.values()]
         if fresh or len(wanted) != len(loops):

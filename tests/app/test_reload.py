@@ -403,7 +403,7 @@ CHANGES: dict[str, Any] = {  # another value of each setting
 InForce = Callable[[str, dict[str, Any], dict[str, Any]], Awaitable[tuple[dict[str, Any], set[tuple[str, str]]]]]
 LIVE = tuple(f"poller.{room}." for room in ("app", "engine", "hubspot", "schedule", "sinks", "sources", "web"))
 COUNTS = (Metrics, History)
-COUNTED = frozenset({"_workers", "_environ"})  # the workers that a lane has started: idle ones stay
+COUNTED = frozenset({"_workers"})  # the workers that a lane has started: idle ones stay
 
 
 def flags_of(name: str) -> dict[str, Any]:
@@ -484,6 +484,13 @@ async def test_a_reload_has_the_effect_of_a_restart_or_reports_that_it_needs_one
         assert answer["needs_restart"] == []
         assert after != before
         assert after ^ restarted == set()
+
+
+async def test_a_command_sink_does_not_get_the_tokens_of_accounts_that_a_reload_adds(in_force: InForce) -> None:
+    start = {"sinks": ["command:cat"]}
+    _, reloaded = await in_force("run-reloaded", start, {"token_env": "OTHER"})
+    _, restarted = await in_force("run-restarted", start | {"token_env": "OTHER"}, {})
+    assert reloaded ^ restarted == set()
 
 
 # --- nothing is lost, nothing is doubled -----------------------------------------------------------------------------
