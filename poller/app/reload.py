@@ -55,7 +55,8 @@ class Reload:
         self._count += 1
         result: dict[str, Any]
         try:
-            result = await self._apply(self._read_settings())
+            read = self._builder.environment.read_settings
+            result = await self._apply(self._settings if read is None else read())
         except PollerError as error:
             reason = str(error)
             log.error("config.refused", reason=reason)  # noqa: TRY400 - a traceback does not help a person
@@ -70,10 +71,6 @@ class Reload:
         at = self._builder.environment.clock()
         self._builder.store.save_knowledge(RESULT, orjson.dumps({"count": self._count, "at": at, **result}))
         await self._builder.store.flush()
-
-    def _read_settings(self) -> Settings:
-        read = self._builder.environment.read_settings
-        return self._settings if read is None else read()
 
     async def _apply(self, wanted: Settings) -> dict[str, Any]:
         """Apply what can be; first what may be refused, then the rest."""
