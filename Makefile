@@ -22,7 +22,7 @@ demo: $(READY) ## Watch the service poll a simulated HubSpot; no token needed
 test: $(READY) ## Run the tests, on every core
 	$(BIN)/pytest -n auto --dist loadfile
 
-lint: $(READY) ## Everything of `check` but the tests
+lint: $(READY) ## Everything of `check` except the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -30,7 +30,7 @@ lint: $(READY) ## Everything of `check` but the tests
 
 check: lint test ## Lint, format, types, layers, tests: exactly what CI runs
 
-docs: $(READY) ## Write docs/reference/ anew from the code
+docs: $(READY) ## Regenerate docs/reference/ from the code
 	$(BIN)/python -m docs.make_reference
 
 bench-timing: $(READY) ## Compare when-to-poll policies on simulated accounts; writes docs/timing-table.md and timing.svg
@@ -46,10 +46,10 @@ crash: $(READY) ## Kill and fail the real process at every system call, and cut 
 	$(BIN)/python -m campaign.crash --points all --random-kills 30 --big-tasks 2000 --targets jsonl postgres
 	$(BIN)/python -m campaign.power --cuts 200 --recordings 4
 
-image: $(READY) ## Take the Dockerfile's steps without Docker, and run what comes of it as the image's user; needs root
+image: $(READY) ## Build by the Dockerfile's steps without Docker, and run the result as the image's user; needs root
 	$(BIN)/python -m campaign.image
 
-bugs: $(READY) ## Plant each known bug in a copy of the tree: the tests must notice
+bugs: $(READY) ## Plant each known bug in a copy of the tree: a test must fail each time
 	$(BIN)/python -m campaign.bugs
 
 bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a million tasks, start-up; a quarter of an hour
@@ -59,7 +59,7 @@ bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a m
 	$(BIN)/python -m bench scale
 	$(BIN)/python -m bench startup
 
-lock: $(READY) ## Pin the image's dependencies anew, with hashes
+lock: $(READY) ## Pin the image's dependencies, with hashes
 	$(PIP) install 'uv>=0.9'
 	rm -f requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra speed --quiet --universal --python-version 3.11 --generate-hashes \
@@ -75,7 +75,7 @@ $(READY): pyproject.toml
 		done; \
 		if [ -z "$$found" ]; then \
 			echo "No Python >= 3.11 with venv found (tried: $(CANDIDATES))." >&2; \
-			echo "Install one (Debian: apt-get install python3 python3-venv), or say make PYTHON=/path/to/python3" >&2; \
+			echo "Install one (Debian: apt-get install python3 python3-venv), or run make PYTHON=/path/to/python3" >&2; \
 			exit 1; \
 		fi; \
 		echo "$$found -m venv $(VENV)"; \

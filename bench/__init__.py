@@ -1,1 +1,1 @@
-"""What a poll costs, measured: this service beside other ways to ask for the same. See `python -m bench --help`."""
+"""What a poll costs, measured: this service beside other clients that do the same. See `python -m bench --help`."""

@@ -1,4 +1,4 @@
-"""`python -m bench polls|feeding|scale|startup`: measures, prints a table, and says what the machine was."""
+"""`python -m bench polls|feeding|scale|startup`: measure, print a table and the machine's data."""
 
 import argparse
 import os
@@ -19,8 +19,8 @@ from bench.server import free_port, pinned, serving
 from bench.service import Run, instant, run_service
 
 SERVICE = "poller"
-IDS_A_REQUEST = 10_000  # the most that one may hold
-SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # of the polls: they need so much longer for each
+IDS_A_REQUEST = 10_000  # the most that a request may hold
+SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # share of the polls: these are that much slower
 
 
 def polls(args: argparse.Namespace) -> None:
@@ -41,28 +41,28 @@ def polls(args: argparse.Namespace) -> None:
             f"{name:14} {rate[name]:7.0f} {rate[name] / rate['bare']:8.2f} {cost[name] * 1e6:19.0f}"
             f" {cost[name] / cost['bare']:8.2f} {peak:8.0f}"
         )
-    _say_machine()
+    _print_machine()
 
 
 def feeding(args: argparse.Namespace) -> None:
-    """Ids from a file into a state on disk, with nobody to ask: a run that is drained once the input has ended."""
-    for kind, make in (("ids in order", _ordered), ("random ids", _random)):
+    """Ids from a file into a state on disk, with no API to poll: a run that is drained once the input has ended."""
+    for kind, make_id in (("ids in order", _ordered), ("random ids", _random)):
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
-            run = _fed(folder, _ids(folder, args.tasks, make))
+            run = _fed(folder, _ids(folder, args.tasks, make_id))
             began, ended = (_event(run, event) for event in ("source.opened", "source.ended"))
             processor_s = run.processor(ended) - run.processor(began)
             print(
                 f"{kind:13} {args.tasks / (ended - began):8.0f} ids/s, processor"
                 f" {processor_s / args.tasks * 1e6:.2f} µs an id, peak {run.peak_mb:.0f} MB"
             )
-            run, taken_s = _fed_over_http(folder / "http", args.tasks // 5, make)
+            run, taken_s = _fed_over_http(folder / "http", args.tasks // 5, make_id)
             print(f"{'':4}over HTTP {args.tasks // 5 / taken_s:7.0f} ids/s, peak {run.peak_mb:.0f} MB")
-    _say_machine()
+    _print_machine()
 
 
 def scale(args: argparse.Namespace) -> None:
-    """A state of so many waiting tasks: how long to the first poll, how many polls a second, how much memory."""
+    """A state of N waiting tasks: time to the first poll, polls a second, memory."""
     server_core, core = _cores()
     for tasks in args.tasks:
         with tempfile.TemporaryDirectory(prefix="bench-") as name, serving(server_core) as base_url:
@@ -79,7 +79,7 @@ def scale(args: argparse.Namespace) -> None:
                 f"{tasks:9} tasks: first poll after {waited_s:.2f} s, {rate:.0f} polls/s, processor {cost * 1e6:.0f} µs"
                 f" a poll, peak {max(first.peak_mb, run.peak_mb):.0f} MB"
             )
-    _say_machine()
+    _print_machine()
 
 
 def startup(args: argparse.Namespace) -> None:
@@ -92,7 +92,7 @@ def startup(args: argparse.Namespace) -> None:
             subprocess.run([program, *flags], check=True, capture_output=True)
             taken.append(time.perf_counter() - began)
         print(f"poller {' '.join(flags):10} best {min(taken):.3f} s, median {median(taken):.3f} s")
-    _say_machine()
+    _print_machine()
 
 
 def _contend(name: str, base_url: str, number: int, core: int | None) -> tuple[float, float, float]:
@@ -114,15 +114,15 @@ def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, f
 
 
 def _fed(folder: Path, ids: Path) -> Run:
-    """Feed a state while nothing can be asked: the API is a port at which nobody listens."""
+    """Feed a state while nothing can be polled: the API is a port without a server."""
     return run_service(folder, "http://127.0.0.1:9", [ids], core=_cores()[1], until="source.ended", POLLER_WORKERS="1")
 
 
-def _fed_over_http(folder: Path, tasks: int, make: Callable[[int], str]) -> tuple[Run, float]:
-    """Feed as many ids a request as one may hold, one request after the other, over one connection."""
+def _fed_over_http(folder: Path, tasks: int, make_id: Callable[[int], str]) -> tuple[Run, float]:
+    """Feed the most ids a request may hold, one request after the other, over one connection."""
     folder.mkdir()
     port, taken_s = free_port(), 0.0
-    ids = [f"{make(number)}\n" for number in range(tasks)]
+    ids = [f"{make_id(number)}\n" for number in range(tasks)]
     bodies = ["".join(ids[at : at + IDS_A_REQUEST]) for at in range(0, tasks, IDS_A_REQUEST)]
 
     def post_all() -> None:
@@ -138,9 +138,9 @@ def _fed_over_http(folder: Path, tasks: int, make: Callable[[int], str]) -> tupl
         taken_s = time.perf_counter() - began
 
     listen = f"127.0.0.1:{port}"
-    nobody = "http://127.0.0.1:9"
+    no_api = "http://127.0.0.1:9"
     settings = {"POLLER_WORKERS": "1", "POLLER_LISTEN": listen, "POLLER_FOLLOW": "true"}
-    run = run_service(folder, nobody, [], core=_cores()[1], meanwhile=post_all, **settings)
+    run = run_service(folder, no_api, [], core=_cores()[1], while_running=post_all, **settings)
     return run, taken_s
 
 
@@ -163,10 +163,10 @@ def _event(run: Run, name: str) -> float:
     return next(instant(event) for event in run.events if event["event"] == name)
 
 
-def _ids(folder: Path, tasks: int, make: Callable[[int], str]) -> Path:
+def _ids(folder: Path, tasks: int, make_id: Callable[[int], str]) -> Path:
     path = folder / "ids.txt"
     with path.open("w") as file:
-        file.writelines(f"{make(number)}\n" for number in range(tasks))
+        file.writelines(f"{make_id(number)}\n" for number in range(tasks))
     return path
 
 
@@ -187,7 +187,7 @@ def _cores() -> tuple[int | None, int | None]:
     return (usable[0], usable[-1]) if len(usable) > 1 else (None, None)
 
 
-def _say_machine() -> None:
+def _print_machine() -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
 
 

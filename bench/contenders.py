@@ -1,6 +1,6 @@
 """Other ways to ask for task statuses, each as a person would write it. `python -m bench.contenders NAME URL POLLS`.
 
-Each ends after so many polls, with 50 at a time, and prints the polls made and the seconds they took.
+Each ends after POLLS polls, 50 at a time, and prints their number and the seconds they took.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def _url(base_url: str, number: int) -> str:
 
 
 def bare(base_url: str, polls: int) -> None:
-    """A loop around aiohttp with its default settings: asks, reads the JSON, keeps nothing."""
+    """A loop around aiohttp with its default settings: polls, reads the JSON, keeps nothing."""
 
     async def work(session: "aiohttp.ClientSession", numbers: "itertools.count[int]") -> None:
         while (number := next(numbers)) < polls:
@@ -93,7 +93,7 @@ def official(base_url: str, polls: int) -> None:
 
 
 def official_kept(base_url: str, polls: int) -> None:
-    """The same for who knows that each mention of `files_api` makes new connections, and keeps it."""
+    """The same, but with one `files_api` kept: each access of that attribute makes new connections."""
     import hubspot
 
     api = hubspot.Client.create(access_token="x", host=base_url).files.files_api  # noqa: S106

@@ -61,7 +61,7 @@ def pinned(core: int | None):
 
 
 def free_port() -> int:
-    """Return a port at which nobody listens now."""
+    """Return a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -102,9 +102,9 @@ def _nginx(folder: Path, port: int, cookies: bool) -> list[str] | None:
 
 
 class _Answers(asyncio.Protocol):
-    """Answers whatever is asked, without reading more of it than the id."""
+    """Answers every request, reading only the id."""
 
-    asked = 0
+    requests = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a server on TCP is given
@@ -112,11 +112,11 @@ class _Answers(asyncio.Protocol):
         self._held = b""
 
     def data_received(self, data: bytes) -> None:
-        *requests, self._held = (self._held + data).split(b"\r\n\r\n")
-        for request in requests:
+        *heads, self._held = (self._held + data).split(b"\r\n\r\n")
+        for request in heads:
             task_id = request.partition(b"/tasks/")[2].partition(b"/")[0].decode("latin-1")
-            _Answers.asked += 1
-            self._transport.write(_answer(task_id, _Answers.asked))
+            _Answers.requests += 1
+            self._transport.write(_answer(task_id, _Answers.requests))
 
 
 def _answer(task_id: str, number: int) -> bytes:

@@ -1,5 +1,5 @@
 """This service as a person runs it: ids from a file, a SQLite state, a JSONL sink, logs at info. Measured from outside,
-by the summaries in its log and what the kernel says of its process.
+by the summaries in its log and the kernel's counters of its process.
 """
 
 import os
@@ -52,13 +52,13 @@ class Run:
 
     def polls(self) -> tuple[float, float]:
         """Return polls a second and processor seconds a poll, between a tenth and nine tenths of all polls."""
-        told = [
+        summaries = [
             (instant(event), int(str(event["polls"]))) for event in self.events if event["event"] == "run.summarized"
         ]
-        total = told[-1][1] if told else 0
-        steady = [(at, polls) for at, polls in told if 0.1 * total <= polls <= 0.95 * total]
+        total = summaries[-1][1] if summaries else 0
+        steady = [(at, polls) for at, polls in summaries if 0.1 * total <= polls <= 0.95 * total]
         if len(steady) < 2:
-            raise SystemExit("the run was too short to be measured: more tasks, please")
+            raise SystemExit("the run was too short to be measured: use more tasks")
         (began, first), (ended, last) = steady[0], steady[-1]
         return (last - first) / (ended - began), (self.processor(ended) - self.processor(began)) / (last - first)
 
@@ -84,11 +84,11 @@ def run_service(
     core: int | None,
     until: str | None = None,
     seconds: float | None = None,
-    meanwhile: Callable[[], None] | None = None,
+    while_running: Callable[[], None] | None = None,
     **environ: str,
 ) -> Run:
-    """Run `poller run` in `folder` to its end, or to the first event named `until`, or for so many seconds, or until
-    `meanwhile` has returned, and return what was seen of it."""
+    """Run `poller run` in `folder` to its end, or to the first event named `until`, or for `seconds`, or until
+    `while_running` has returned."""
     command = [shutil.which("poller", path=str(Path(sys.executable).parent)) or "poller", "run", *map(str, inputs)]
     log = folder / "log"
     began_at = time.time()
@@ -103,9 +103,9 @@ def run_service(
     samples: list[Sample] = []
     watcher = threading.Thread(target=_watch, args=(process.pid, log, until, seconds, samples))
     watcher.start()
-    if meanwhile is not None:
+    if while_running is not None:
         try:
-            meanwhile()
+            while_running()
         finally:
             process.terminate()
     _, status, usage = os.wait4(process.pid, 0)
@@ -124,13 +124,13 @@ def _events(log: Path) -> list[dict[str, object]]:
 
 
 def _watch(pid: int, log: Path, until: str | None, seconds: float | None, samples: list[Sample]) -> None:
-    told = False
+    stopped = False
     while (sample := _sample(pid)) is not None:
         samples.append(sample)
         is_late = seconds is not None and sample.at - samples[0].at > seconds
-        if not told and (is_late or (until is not None and until.encode() in log.read_bytes())):
+        if not stopped and (is_late or (until is not None and until.encode() in log.read_bytes())):
             os.kill(pid, 15)
-            told = True
+            stopped = True
         time.sleep(0.05)
 
 

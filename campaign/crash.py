@@ -1,4 +1,4 @@
-"""Kills and fails the real process before each of its state-changing system calls in turn, and polls what is left.
+"""Kills and fails the real process before each of its state-changing system calls in turn, and checks what is left.
 
 `python -m campaign.crash --points all --double 200 --errors --random-kills 300`; nothing given runs a short version.
 """
@@ -22,9 +22,9 @@ from poller.core.errors import Exit
 
 CHOICE = TARGETS | SLOW_TARGETS
 KILL = "signal=SIGKILL"
-ARRIVAL = "POST"  # stands among the system calls for a request that has reached the webhook's receiver
+ARRIVAL = "POST"  # listed among the system calls: a request that has reached the webhook's receiver
 DISK_FULL, BAD_DISK = "error=ENOSPC", "error=EIO"
-BURST = 5  # so many calls in a row fail, where a single one does not tell
+BURST = 5  # calls that fail in a row, where a single one shows nothing
 AT_A_TIME = 2
 BIG_TASKS = 20_000
 BIG_PACE = 5  # requests per 0.1 s, so that hundreds of kills find work to interrupt
@@ -33,7 +33,7 @@ LIFE_S = (0.5, 3.0)  # of a process that is killed at a random instant; it needs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blow:
-    """What one run of a trial meets."""
+    """A kill or a failing call that hits one run of a trial."""
 
     point: Point
     fault: str
@@ -45,7 +45,7 @@ class Blow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Blows upon one rig, one run each; then it runs to its end and is compared."""
+    """Blows to one rig, one run each; then it runs to its end and is checked."""
 
     shape: Shape
     blows: tuple[Blow, ...]
@@ -55,7 +55,7 @@ class Trial:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """What a campaign counted."""
 
     trials: int = 0
@@ -85,24 +85,24 @@ def _counted(counts: Counter[str]) -> str:
 
 async def reference(shape: Shape) -> list[Point]:
     """Run undisturbed; return the system calls that can be its last, in order."""
-    with tempfile.TemporaryDirectory() as place:
-        async with rigged(own_folder(place), shape) as rig:
-            log = Path(place) / "log"
+    with tempfile.TemporaryDirectory() as base:
+        async with rigged(own_folder(base), shape) as rig:
+            log = Path(base) / "log"
             ended = await rig.run(before=trace.watching(log, rig.paths()))
             if not ended.settled:
                 raise SystemExit(f"the undisturbed run failed with {ended.code}: {ended.stderr[-2000:]}")
             return trace.points(log)
 
 
-async def attempt(trial: Trial, tally: Tally) -> None:
-    """Bring the blows, let the rig run to its end, and count."""
-    with tempfile.TemporaryDirectory() as place:
-        async with rigged(own_folder(place), trial.shape) as rig:
-            tally.trials += 1
+async def attempt(trial: Trial, counts: Counts) -> None:
+    """Strike the blows, let the rig run to its end, and count."""
+    with tempfile.TemporaryDirectory() as base:
+        async with rigged(own_folder(base), trial.shape) as rig:
+            counts.trials += 1
             for blow in trial.blows:
-                ended = await _strike(rig, blow, Path(place) / "log")
-                tally.note(_judge(ended, blow, tally), trial)
-            tally.note(await (rig.violations(ended) if ended.settled else rig.finish()), trial)
+                ended = await _strike(rig, blow, Path(base) / "log")
+                counts.note(_check(ended, blow, counts), trial)
+            counts.note(await (rig.violations(ended) if ended.settled else rig.finish()), trial)
 
 
 async def _strike(rig: Rig, blow: Blow, log: Path) -> Ended:
@@ -111,15 +111,15 @@ async def _strike(rig: Rig, blow: Blow, log: Path) -> Ended:
     return await rig.run(before=trace.injecting(log, rig.paths(), blow.point, blow.fault, times=blow.times))
 
 
-def _judge(ended: Ended, blow: Blow, tally: Tally) -> list[str]:
+def _check(ended: Ended, blow: Blow, counts: Counts) -> list[str]:
     """Count how a run under a blow ended; return what it must not do."""
     if blow.fault == KILL:
         if ended.code < 0:
-            tally.blows += 1
-            tally.killed_at[blow.point.call] += 1
+            counts.blows += 1
+            counts.killed_at[blow.point.call] += 1
         return [] if ended.code < 0 or ended.settled else [f"exit code {ended.code}: {ended.stderr[-400:]}"]
-    tally.blows += 1
-    tally.codes[f"{blow.fault.removeprefix('error=')} → {ended.code}"] += 1
+    counts.blows += 1
+    counts.codes[f"{blow.fault.removeprefix('error=')} → {ended.code}"] += 1
     if ended.code < 0:
         return [f"the run hung: {ended.stderr[-400:]}"]
     if "Traceback" in ended.stderr or ended.code not in set(Exit) - {Exit.INTERNAL}:
@@ -156,22 +156,22 @@ def failures(shape: Shape, points: Sequence[Point], every: int) -> list[Trial]:
     ]
 
 
-async def random_kills(shape: Shape, kills: int, rng: Random, tally: Tally) -> None:
-    """Kill one big run again and again at random instants; then let it end."""
-    with tempfile.TemporaryDirectory() as place:
-        async with rigged(own_folder(place), shape) as rig:
-            tally.trials += 1
+async def random_kills(shape: Shape, kills: int, rng: Random, counts: Counts) -> None:
+    """Kill one big run `kills` times at random instants; then let it end."""
+    with tempfile.TemporaryDirectory() as base:
+        async with rigged(own_folder(base), shape) as rig:
+            counts.trials += 1
             for _ in range(kills):
                 ended = await rig.run(kill_after_s=rng.uniform(*LIFE_S))
-                tally.blows += ended.code < 0
-                tally.killed_at["anything"] += ended.code < 0
-            tally.note(await rig.finish(), f"{kills} random kills, seed {shape.seed}")
+                counts.blows += ended.code < 0
+                counts.killed_at["anything"] += ended.code < 0
+            counts.note(await rig.finish(), f"{kills} random kills, seed {shape.seed}")
 
 
 # --- the campaign ----------------------------------------------------------------------------------------------------
 
 
-async def carry_out(trials: Sequence[Trial], tally: Tally, until: float, say: Callable[[str], None]) -> None:
+async def carry_out(trials: Sequence[Trial], counts: Counts, until: float, show: Callable[[str], None]) -> None:
     """Attempt the trials, some at a time, until they end or time is up."""
     waiting = iter(trials)
 
@@ -179,36 +179,38 @@ async def carry_out(trials: Sequence[Trial], tally: Tally, until: float, say: Ca
         for trial in waiting:
             if time.monotonic() > until:
                 return
-            found = len(tally.violations)
-            await attempt(trial, tally)
-            for violation in tally.violations[found:]:
-                say(f"VIOLATION {violation}")
-            if tally.trials % 50 == 0:
-                say(f"  {tally.trials:,} of {len(trials):,}")
+            found = len(counts.violations)
+            await attempt(trial, counts)
+            for violation in counts.violations[found:]:
+                show(f"VIOLATION {violation}")
+            if counts.trials % 50 == 0:
+                show(f"  {counts.trials:,} of {len(trials):,}")
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(AT_A_TIME):
             workers.create_task(work())
 
 
-async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> bool:
+async def campaign(options: argparse.Namespace, show: Callable[[str], None]) -> bool:
     """Run what the options ask for; return whether everything held."""
     until = time.monotonic() + 60 * options.minutes
     rng = Random(options.seed)  # noqa: S311 - seeded chance, no secret
     shape = Shape(targets=[CHOICE[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
     held = True
     async for name, trials in _parts(shape, options, rng):
-        tally, began = Tally(), time.monotonic()
-        say(f"{name}: {len(trials):,} trials")
-        await carry_out(trials, tally, until, say)
-        say(f"{name}: {tally}\n  {time.monotonic() - began:.0f} s, seed {options.seed}")
-        held &= not tally.violations
+        counts, began = Counts(), time.monotonic()
+        show(f"{name}: {len(trials):,} trials")
+        await carry_out(trials, counts, until, show)
+        show(f"{name}: {counts}\n  {time.monotonic() - began:.0f} s, seed {options.seed}")
+        held &= not counts.violations
     if options.random_kills:
-        tally, began = Tally(), time.monotonic()
+        counts, began = Counts(), time.monotonic()
         big = replace(shape, tasks=options.big_tasks, requests=BIG_PACE, workers=16)
-        await random_kills(big, options.random_kills, rng, tally)
-        say(f"random kills over {big.tasks:,} tasks: {tally}\n  {time.monotonic() - began:.0f} s, seed {options.seed}")
-        held &= not tally.violations
+        await random_kills(big, options.random_kills, rng, counts)
+        show(
+            f"random kills over {big.tasks:,} tasks: {counts}\n  {time.monotonic() - began:.0f} s, seed {options.seed}"
+        )
+        held &= not counts.violations
     return held
 
 
@@ -236,16 +238,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--points", type=_every, default=0, metavar="all|K", help="kill before each, or every K-th, call"
     )
     parser.add_argument("--errors", type=_every, default=0, metavar="all|K", help="fail each, or every K-th, call")
-    parser.add_argument("--double", type=int, default=0, metavar="N", help="so many double kills")
-    parser.add_argument("--random-kills", type=int, default=0, metavar="N", help="so many kills of one big run")
+    parser.add_argument("--double", type=int, default=0, metavar="N", help="number of double kills")
+    parser.add_argument("--random-kills", type=int, default=0, metavar="N", help="number of kills of one big run")
     parser.add_argument("--big-tasks", type=int, default=BIG_TASKS, metavar="N", help=f"its tasks [{BIG_TASKS}]")
     parser.add_argument("--tasks", type=int, default=12, metavar="N", help="tasks of the reference run [12]")
     parser.add_argument(
         "--targets", nargs="+", choices=CHOICE, default=list(TARGETS), help="the sinks [all but postgres]"
     )
     parser.add_argument("--seed", type=int, default=1, help="of ids, outcomes and chance [1]")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="so many reference runs, seeds in a row [1]")
-    parser.add_argument("--minutes", type=float, default=120, help="begin no trial after so long [120]")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="number of reference runs, with consecutive seeds [1]"
+    )
+    parser.add_argument("--minutes", type=float, default=120, help="begin no trial after this time [120]")
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,6 @@
-"""A disk as a power cut leaves it: what was synced stands, of the rest any part may have arrived. Pure.
+"""A disk as a power cut leaves it: what was synced is there, of the rest any part may have arrived. Pure.
 
-Strict POSIX: a file's sync says nothing about its name, which is safe only when its folder was synced; writes that were
+Strict POSIX: a file's sync does not cover its name, which is safe only once its folder was synced; writes that were
 not synced arrive in any order, sector by sector, or not at all; names change in the order in which they were changed.
 """
 
@@ -58,7 +58,7 @@ class _File:
 
 
 class Disk:
-    """Files of one folder, as their names, what is synced, and what is not."""
+    """The files of one folder: their names, what is synced, and what is not."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder

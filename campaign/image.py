@@ -1,5 +1,5 @@
 """Takes the Dockerfile's steps without Docker: the same installs into a fresh environment, and then the entrypoint as a
-user without rights, on a file system it may not write to but for its volume. `make image` runs it; it needs root.
+user without rights, on a file system where it may write to its volume only. `make image` runs it; it needs root.
 """
 
 import json
@@ -27,7 +27,7 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
 
 
 def build(root: Path) -> None:
-    """Take the build stage's steps below `root`, in place of `/`."""
+    """Take the build stage's steps below `root`, instead of `/`."""
     stage = 0
     folder = root
     for name, rest in instructions((HOUSE / "Dockerfile").read_text("utf-8")):
@@ -44,8 +44,8 @@ def build(root: Path) -> None:
         elif name == "RUN":
             command = rest.replace("/opt/poller", str(root / "opt" / "poller")).replace("python -m", "python3 -m")
             command = re.sub(r"(?<![/\w])pip wheel", f"{root}/opt/poller/bin/pip wheel", command)
-            say(f"RUN {rest}")
-            subprocess.run(["bash", "-euc", command], cwd=folder, check=True, env=build_environ())  # noqa: S603, S607 - the Dockerfile's own words
+            show(f"RUN {rest}")
+            subprocess.run(["bash", "-euc", command], cwd=folder, check=True, env=build_environ())  # noqa: S603, S607 - the Dockerfile's own commands
 
 
 def copy(source: Path, target: Path) -> None:
@@ -56,22 +56,22 @@ def copy(source: Path, target: Path) -> None:
 
 
 def build_environ() -> dict[str, str]:
-    """The image's Python is the machine's own here: nothing of a developer's version manager."""
+    """Return the environment of the build: the machine's own Python, nothing of a developer's version manager."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "HTTP", "SSL_", "LANG"))}
     return kept | {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 class Image:
-    """What was built, run as its user on a volume, with the rest of the file system not to be written to."""
+    """What was built, run as its user on a volume, with the rest of the file system read-only."""
 
     def __init__(self, root: Path) -> None:
         self._bin = root / "opt" / "poller" / "bin"
         self.volume = root / "data"
-        told = instructions((HOUSE / "Dockerfile").read_text("utf-8"))
-        self.user, self.group = next(rest for name, rest in reversed(told) if name == "USER").split(":")
-        self._entrypoint: list[str] = json.loads(next(rest for name, rest in told if name == "ENTRYPOINT"))
+        dockerfile = instructions((HOUSE / "Dockerfile").read_text("utf-8"))
+        self.user, self.group = next(rest for name, rest in reversed(dockerfile) if name == "USER").split(":")
+        self._entrypoint: list[str] = json.loads(next(rest for name, rest in dockerfile if name == "ENTRYPOINT"))
         self.health: list[str] = json.loads(
-            next(rest for name, rest in told if name == "HEALTHCHECK").partition("CMD")[2]
+            next(rest for name, rest in dockerfile if name == "HEALTHCHECK").partition("CMD")[2]
         )
         self.volume.mkdir()
         os.chown(self.volume, int(self.user), int(self.group))
@@ -95,7 +95,7 @@ class Image:
 
 
 def prove(image: Image) -> None:
-    """Run a service on a simulated HubSpot; fails where it does not live, is not well, or does not drain."""
+    """Run a service on a simulated HubSpot; fail where it does not start, is not healthy, or does not drain."""
     sandbox = image.start(
         "sandbox", "--port", "18790", "--tasks", "50", "--ids-file", "ids.txt", "--durations", "fixed:0"
     )
@@ -110,16 +110,16 @@ def prove(image: Image) -> None:
             HUBSPOT_TOKEN="any",  # noqa: S106 - the sandbox takes any
         )
         wait_for("http://127.0.0.1:18791/readyz")
-        check("the health check says it is well", true=image.run(image.health) == 0)
+        check("the health check passes", true=image.run(image.health) == 0)
         finished = image.volume / "finished.jsonl"
         wait_until(lambda: finished.exists() and len(finished.read_bytes().splitlines()) == 50)
         check("all 50 outcomes are delivered", true=True)
-        check("its files are its own alone", true=(mode(finished), owner(finished)) == (0o600, image.user))
+        check("only its user may read its files", true=(mode(finished), owner(finished)) == (0o600, image.user))
         wait_for("http://127.0.0.1:18791/")
         check("the page is part of it", true=True)
         service.send_signal(signal.SIGTERM)
         check("it drains on SIGTERM", true=service.wait(PATIENCE_S) in (0, 1, 75))
-        check("then the health check says so", true=image.run(image.health) == 1)
+        check("then the health check fails", true=image.run(image.health) == 1)
     finally:
         for process in filter(None, (service, sandbox)):
             process.kill()
@@ -135,7 +135,7 @@ def owner(file: Path) -> str:
 
 
 def check(what: str, *, true: bool) -> None:
-    say(f"{'ok' if true else 'FAILED'}: {what}")
+    show(f"{'ok' if true else 'FAILED'}: {what}")
     if not true:
         sys.exit(1)
 
@@ -159,7 +159,7 @@ def wait_for(url: str) -> None:
     wait_until(answers)
 
 
-def say(text: str) -> None:
+def show(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -1,6 +1,6 @@
-"""Bugs to plant: each a small wrong turn, as a replacement of text, and the tests that look for it.
+"""Bugs to plant: each a replacement of text that breaks one promise, and the tests that must fail then.
 
-Each text must stand exactly once in its file; a test of the suite says which does not any more.
+Each text must occur exactly once in its file; a test of the suite lists those that do not any more.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug:
-    """One wrong turn."""
+    """One way to break the code."""
 
     name: str
     file: str
@@ -47,14 +47,14 @@ BUGS = (
         tests=("store/test_planted",),
     ),
     Bug(
-        name="log-never-begun-anew",
+        name="log-never-restarted",
         file="poller/store/sqlite/group_commit.py",
         old="            self._fold_log()\n",
         new="            pass\n",
         tests=("store/test_sqlite",),
     ),
     Bug(
-        name="damage-not-looked-for",
+        name="damage-not-checked-for",
         file="poller/store/sqlite/schema.py",
         old='    if finding != "ok":\n',
         new="    if False:\n",
@@ -309,7 +309,7 @@ BUGS = (
         new="            case 0 | 1 | 75:\n",
         tests=("sinks/test_command",),
     ),
-    # --- polling: weather is not a result, and each answer belongs to its task
+    # --- polling: an outage is not a result, and each answer belongs to its task
     Bug(
         name="no-task-id-comparison",
         file="poller/hubspot/client.py",
@@ -339,14 +339,14 @@ BUGS = (
         tests=CLIENT,
     ),
     Bug(
-        name="kept-connection-not-polled-at",
+        name="kept-connection-not-checked",
         file="poller/hubspot/connection.py",
         old="            if line.is_clean and self._now()",
         new="            if self._now()",
         tests=CLIENT,
     ),
     Bug(
-        name="connection-kept-for-ever",
+        name="connection-kept-forever",
         file="poller/hubspot/connection.py",
         old="- line.idle_since <= KEEPALIVE_S:",
         new="- line.idle_since <= 1e9:",
@@ -501,7 +501,7 @@ BUGS = (
         tests=GATE,
     ),
     Bug(
-        name="untold-slot-never-counted",
+        name="unanswered-slot-never-counted",
         file="poller/hubspot/limits/gate.py",
         old="        if not self._told:\n            self._told = True\n            self._gate.leave_untold(self)",
         new="        if not self._told:\n            self._told = True",
@@ -575,7 +575,7 @@ BUGS = (
         tests=("core/test_log", "service/test_tokens"),
     ),
     Bug(
-        name="aiohttp-errors-told-in-full",
+        name="aiohttp-errors-logged-in-full",
         file="poller/core/log.py",
         old='    if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):\n',
         new="    if False:\n",

@@ -1,4 +1,4 @@
-"""Cuts the power: records what the real process does to its folder, rebuilds what a cut would leave, and goes on.
+"""Cuts the power: records what the real process does to its folder, rebuilds what a cut would leave, and resumes.
 
 `python -m campaign.power --cuts 200`. What a reader had seen before the cut must still be true in the end.
 """
@@ -41,7 +41,7 @@ async def record(shape: Shape, folder: Path, kill_before: Point | None) -> list[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A power cut after so many steps."""
+    """A power cut after `after` steps."""
 
     after: int
     chance: int | None  # the seed of what survives; None: nothing that was not synced
@@ -57,23 +57,23 @@ def cuts(done: Sequence[Step], count: int, rng: Random) -> list[Cut]:
     ]
 
 
-async def cut_and_go_on(shape: Shape, done: Sequence[Step], recorded_in: Path, cut: Cut) -> list[str]:
-    """Cut the power, go on in what is left; return what does not hold in the end."""
+async def cut_and_resume(shape: Shape, done: Sequence[Step], recorded_in: Path, cut: Cut) -> list[str]:
+    """Cut the power, resume from what is left; return what does not hold in the end."""
     disk = Disk(str(recorded_in))
     for step in done[: cut.after]:
         disk.apply(step)
     chance = None if cut.chance is None else Random(cut.chance)  # noqa: S311 - seeded chance, no secret
-    with tempfile.TemporaryDirectory() as place:
-        async with rigged(own_folder(place), shape) as rig:
+    with tempfile.TemporaryDirectory() as base:
+        async with rigged(own_folder(base), shape) as rig:
             _fill(rig.folder, disk.seen())
-            rig.poll()
+            rig.observe()
             _fill(rig.folder, disk.cut(chance))
             wrong = await rig.finish()
     return [f"{cut} of {len(done)} steps: {words}" for words in wrong]
 
 
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Let the folder hold these files, and of others only the ids."""
+    """Replace the folder's files by these; keep the ids."""
     for path in folder.iterdir():
         if path.name not in (IDS, "stdout.ndjson"):
             path.unlink()
@@ -83,14 +83,14 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
 
 async def cut_all(shape: Shape, kill_before: Point | None, count: int, rng: Random) -> tuple[int, list[str]]:
     """Record a run and cut it `count` times; return how many steps it has, and what did not hold."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = own_folder(place)
+    with tempfile.TemporaryDirectory() as base:
+        folder = own_folder(base)
         done = await record(shape, folder, kill_before)
         waiting, found = iter(cuts(done, count, rng)), []
 
         async def work() -> None:
             for cut in waiting:
-                found.extend(await cut_and_go_on(shape, done, folder, cut))
+                found.extend(await cut_and_resume(shape, done, folder, cut))
 
         async with asyncio.TaskGroup() as workers:
             for _ in range(AT_A_TIME):
@@ -98,7 +98,7 @@ async def cut_all(shape: Shape, kill_before: Point | None, count: int, rng: Rand
     return len(done), found
 
 
-async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> bool:
+async def campaign(options: argparse.Namespace, show: Callable[[str], None]) -> bool:
     """Run what the options ask for; return whether everything held."""
     rng, held, began = Random(options.seed), True, time.monotonic()  # noqa: S311 - seeded chance, no secret
     shape = Shape(targets=[TARGETS[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
@@ -107,17 +107,17 @@ async def campaign(options: argparse.Namespace, say: Callable[[str], None]) -> b
         count = options.cuts // len(kills)
         steps_done, found = await cut_all(shape, kill_before, count, rng)
         what = "an undisturbed run" if kill_before is None else f"a run killed before {kill_before}, and its recovery"
-        say(f"{what}: {steps_done:,} steps, {count} power cuts, {len(found)} violations")
+        show(f"{what}: {steps_done:,} steps, {count} power cuts, {len(found)} violations")
         for words in found:
-            say(f"  VIOLATION {words}")
+            show(f"  VIOLATION {words}")
         held &= not found
-    say(f"  {time.monotonic() - began:.0f} s, seed {options.seed}")
+    show(f"  {time.monotonic() - began:.0f} s, seed {options.seed}")
     return held
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m campaign.power", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=20, metavar="N", help="so many power cuts in all [20]")
+    parser.add_argument("--cuts", type=int, default=20, metavar="N", help="power cuts in all [20]")
     parser.add_argument(
         "--recordings", type=int, default=2, metavar="N", help="runs to cut, all but one killed first [2]"
     )

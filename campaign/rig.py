@@ -28,7 +28,7 @@ from poller.store import read_store
 STATE = ("poller.db", "poller.db-wal", "poller.db-journal", "poller.db.lock")
 IDS = "ids.txt"
 SETTLED = (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE)
-STUCK_S = 60.0  # and a second for 20 tasks: no run takes so long; one that does is killed, and told as a violation
+STUCK_S = 60.0  # and a second for 20 tasks: a run that takes longer is killed and counted as a violation
 TRIES = 4  # runs to the end after the last fault; more are never needed
 
 SCENARIO = Scenario(
@@ -86,7 +86,7 @@ class Rig:
     sinks: Sequence[Spec] = ()
     targets: Sequence[Target] = ()
     ids: list[str] = field(default_factory=list)
-    _seen: dict[Target, list[bytes]] = field(default_factory=dict)  # by readers, as far as they did not see it go on
+    _seen: dict[Target, list[bytes]] = field(default_factory=dict)  # by readers: the newest, and what it contradicts
 
     def command(self) -> list[str]:
         words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", "sqlite:///poller.db", "--no-progress"]
@@ -104,8 +104,8 @@ class Rig:
     async def run(
         self, *, before: Sequence[str] = (), kill_after_s: float | None = None, kill_at_arrival: int | None = None
     ) -> Ended:
-        """Run the process once, behind the words of `before`. It may be killed after a time, or when its n-th request
-        of this run has reached the webhook's receiver, unanswered."""
+        """Run the process once, with `before` in front of its command. It may be killed after a time, or when its n-th
+        request of this run has reached the webhook's receiver, unanswered."""
         with (self.folder / "stdout.ndjson").open("ab") as stdout:
             process = await asyncio.create_subprocess_exec(
                 *before,
@@ -127,7 +127,7 @@ class Rig:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        self.poll()
+        self.observe()
         return Ended(code=process.returncode or 0, stderr=stderr.decode(errors="replace"))
 
     def _kill_at_arrival(self, pid: int, number: int | None) -> None:
@@ -141,7 +141,7 @@ class Rig:
             if isinstance(target, Receiver):
                 target.on_arrival = on_arrival
 
-    def poll(self) -> None:
+    def observe(self) -> None:
         """Remember what readers can see now: it must stay true."""
         for target in self.targets:
             now = target.read()
@@ -165,7 +165,7 @@ class Rig:
             return [f"the state cannot be read after exit code {ended.code}: {error}"]
         found = self._wrong_outcomes(records)
         found += [words for target in self.targets for words in target.violations(records)]
-        self.poll()
+        self.observe()
         found += [
             f"{type(target).__name__}: what a reader saw before was changed later"
             for target, seen in self._seen.items()
@@ -193,7 +193,7 @@ class Rig:
         except orjson.JSONDecodeError:
             return [record.decode(errors="replace") for record in records[:1]]
         count = Counter(orjson.loads(record)["task_id"] for record in records)
-        wrong = [f"{task_id} stands {count[task_id]} times in the store" for task_id in self.ids if count[task_id] != 1]
+        wrong = [f"{task_id} is {count[task_id]} times in the store" for task_id in self.ids if count[task_id] != 1]
         wrong += [f"{task_id} was never fed" for task_id in count.keys() - set(self.ids)]
         return wrong + [
             f"{task_id} ended as {kinds[task_id]}, not {self._kind(task_id)}"
@@ -208,9 +208,9 @@ class Rig:
         return {self._kind(task_id) for task_id in self.ids}
 
 
-def own_folder(place: str) -> Path:
+def own_folder(base: str) -> Path:
     """Return a new folder for a rig, beside which there is room for logs."""
-    folder = Path(place).resolve() / "rig"
+    folder = Path(base).resolve() / "rig"
     folder.mkdir()
     return folder
 
@@ -222,7 +222,7 @@ def replace_pace(rig: Rig) -> Rig:
 
 @contextlib.asynccontextmanager
 async def rigged(folder: Path, shape: Shape) -> AsyncIterator[Rig]:
-    """Yield a new rig in `folder`. The same seed gives the same ids, outcomes and weather."""
+    """Yield a new rig in `folder`. The same seed gives the same ids, outcomes and faults."""
     api = SandboxApi(replace(SCENARIO, seed=shape.seed), time.time)
     async with serve(api) as base_url, contextlib.AsyncExitStack() as stack:
         targets = [make(folder) for make in shape.targets]

@@ -24,7 +24,7 @@ Spec = str | Mapping[str, str | int]  # as in the setting `sinks`
 
 
 class Target(Protocol):
-    """One sink as the campaign sees it, in one rig. Another sink joins the campaign by a class of this shape."""
+    """One sink of the campaign, in one rig. A class of this shape adds another sink to the campaign."""
 
     @property
     def files(self) -> Sequence[str]:
@@ -34,7 +34,7 @@ class Target(Protocol):
     def __init__(self, folder: Path) -> None: ...
 
     def serving(self) -> AbstractAsyncContextManager[Spec]:
-        """Be there for the process while the context lasts; yields what names the sink."""
+        """Serve the process while the context lasts; yields the sink's setting."""
         ...
 
     def read(self) -> bytes:
@@ -42,7 +42,7 @@ class Target(Protocol):
         ...
 
     def continues(self, final: bytes, seen: bytes) -> bool:
-        """Say whether a reader who saw `seen` was told nothing that `final` takes back."""
+        """Whether `final` still holds all that a reader saw in `seen`."""
         ...
 
     def violations(self, records: Sequence[bytes]) -> list[str]:
@@ -130,12 +130,12 @@ class SqlFile:
         yield f"sql:sqlite:///{self.files[0]}"
 
     def read(self) -> bytes:
-        """Read a copy: whoever opens the file itself after a crash would mend it."""
-        with tempfile.TemporaryDirectory() as place:
+        """Read a copy: SQLite would repair the file itself on opening it after a crash."""
+        with tempfile.TemporaryDirectory() as base:
             for name in self.files:
                 if (self._folder / name).exists():
-                    shutil.copy(self._folder / name, place)
-            with contextlib.closing(sqlite3.connect(Path(place) / self.files[0])) as connection:
+                    shutil.copy(self._folder / name, base)
+            with contextlib.closing(sqlite3.connect(Path(base) / self.files[0])) as connection:
                 if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'poller_finished'").fetchone():
                     return b""
                 rows = connection.execute("SELECT record FROM poller_finished ORDER BY account, task_id")

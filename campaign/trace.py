@@ -36,19 +36,19 @@ def usable() -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         inject = ["-e", "inject=getpid:error=EIO"]
         command = ["strace", "-qq", "-o", f"{folder}/log", "-e", "trace=getpid", *inject, sys.executable, "-c", ""]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     return f"strace may not trace here: {done.stderr.strip()}" if done.returncode else None
 
 
 def watching(log: Path, paths: Sequence[str], *, whole: bool = False) -> list[str]:
-    """Return the words before a command that log its state-changing calls on `paths`; `whole` with all their data."""
+    """Return the strace prefix that logs a command's state-changing calls on `paths`; `whole`: with all their data."""
     words = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={CALLS}", "-e", "signal=none"]
     words += ["-xx", "-s", str(1 << 24)] if whole else []
     return words + [word for path in paths for word in ("-P", path)]
 
 
 def injecting(log: Path, paths: Sequence[str], point: Point, fault: str, *, times: int = 1) -> list[str]:
-    """Return the words before a command that bring `fault` (`signal=SIGKILL`, `error=ENOSPC`) upon the point."""
+    """Return the strace prefix that injects `fault` (`signal=SIGKILL`, `error=ENOSPC`) at the point."""
     when = f"{point.number}" if times == 1 else f"{point.number}..{point.number + times - 1}"
     return [*watching(log, paths), "-e", f"inject={point.call}:{fault}:when={when}"]
 

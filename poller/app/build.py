@@ -16,7 +16,7 @@ from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.protocols import StatusClient, Store, TokenSource
-from poller.engine import DeliveryLoop, GiveUpRules, Lane, Service
+from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
@@ -100,10 +100,9 @@ class Builder:
             name,
             store=self.store,
             gate=gate,
-            metrics=self.metrics,
+            recorder=Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
             clock=environment.clock,
             rng=rng,
-            on_recorded=service.on_recorded,
             **await self._lane_settings(name, settings, tokens, service),
         )
 

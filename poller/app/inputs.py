@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import assert_never
 
 from poller.config import Settings, SourceTable
-from poller.sources import STDIN, Feeding, Source
+from poller.sources import STDIN, ReadOptions, Source
 
 
-def feeding(settings: Settings) -> Feeding:
+def feeding(settings: Settings) -> ReadOptions:
     """Return how lines are read where their source has no options of its own."""
-    return Feeding(
+    return ReadOptions(
         format=settings.input.format,
         id_column=settings.input.id_column,
         accounts=frozenset(settings.account_settings()),
@@ -35,11 +35,11 @@ def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
 def missing_sources(settings: Settings) -> list[str]:
     """Return a message for each source of the settings that does not exist now."""
     named = [source for source in sources(settings, []) if source.kind in ("file", "folder")]
-    absent = [source for source in named if not Path(source.place).exists()]
+    absent = [source for source in named if not Path(source.location).exists()]
     return [f"{source} does not exist{' yet; a run waits for it' if source.follow else ''}" for source in absent]
 
 
-def _sources_of(table: SourceTable, run_follows: bool, defaults: Feeding) -> list[Source]:
+def _sources_of(table: SourceTable, run_follows: bool, defaults: ReadOptions) -> list[Source]:
     read = replace(
         defaults,
         format=table.format or defaults.format,
@@ -53,14 +53,14 @@ def _sources_of(table: SourceTable, run_follows: bool, defaults: Feeding) -> lis
         case "stdin":
             return [_file(STDIN, follow=False, read=read)]
         case "glob":
-            return [Source(kind="glob", place=table.glob or "", follow=follow, feeding=read)]
+            return [Source(kind="glob", location=table.glob or "", follow=follow, options=read)]
         case "folder":
             folder, settle_s = table.folder or "", table.settle_s
-            return [Source(kind="folder", place=folder, follow=follow, feeding=read, settle_s=settle_s)]
+            return [Source(kind="folder", location=folder, follow=follow, options=read, settle_s=settle_s)]
         case _:
             assert_never(table.found_kind)
 
 
-def _file(path: str, *, follow: bool, read: Feeding) -> Source:
+def _file(path: str, *, follow: bool, read: ReadOptions) -> Source:
     is_stdin = path == STDIN
-    return Source(kind="stdin" if is_stdin else "file", place=path, follow=follow and not is_stdin, feeding=read)
+    return Source(kind="stdin" if is_stdin else "file", location=path, follow=follow and not is_stdin, options=read)

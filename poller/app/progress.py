@@ -13,7 +13,7 @@ from rich.text import Text
 
 from poller.core.model import Kind
 from poller.core.protocols import Clock
-from poller.core.text import WORDS, human
+from poller.core.text import PAUSE_TEXT, duration
 from poller.engine.metrics import Metrics
 
 REDRAW_S = 0.25
@@ -79,7 +79,7 @@ class Progress:
         if self._draining():
             yield Text("stopping: finishing polls in flight; Ctrl-C again stops at once", style="yellow")
         for name, reason in self._pauses().items():
-            yield Text(f"{name}: {WORDS.get(reason, reason)}", style="yellow")
+            yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
 
     def _kinds(self) -> Text:
         counts = [(kind, self._metrics.kinds[kind]) for kind in Kind if self._metrics.kinds[kind]]
@@ -105,4 +105,4 @@ class Progress:
             return "" if self._ended() else "waiting for input"
         if self._pauses() or self._grown(2)[1] < LEAST_FINISHED:
             return ""
-        return f"about {human(self._metrics.waiting / self._per_s(2))} left"
+        return f"about {duration(max(1, round(self._metrics.waiting / self._per_s(2))))} left"

@@ -25,13 +25,14 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, PollerError
 from poller.core.model import Sums
 from poller.core.protocols import Store
+from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
-from poller.reports.ledger import exit_code, imbalances, summary, troubles
+from poller.reports.ledger import exit_code, failed_polls, imbalances, summary
 from poller.sources import Source, check_sources
-from poller.store import open_store, without_secret
+from poller.store import open_store
 from poller.web import Overview, Run, make_site
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         connections = await stack.enter_async_context(environment.connections(settings))
         builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
         service = await _build_service(settings, sources, builder, stack)
-        log.info("run.started", version=__version__, state=without_secret(settings.state), accounts=len(service.lanes))
+        log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         environment.on_start(service)
         apply_to_site = await _open_site(settings, builder, service, stack)
         reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
@@ -188,7 +189,7 @@ async def _load_history(service: Service, store: Store, sums: Sums, now: float) 
         page = await store.records(after, HISTORY_PAGE)
         for delivery in page:
             after = delivery.number
-            service.history.recall(delivery.body)
+            service.history.add_earlier(delivery.body)
         if len(page) < HISTORY_PAGE:
             return
 
@@ -286,7 +287,7 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             polls=metrics.polls,
             kinds=dict(metrics.kinds),
             outcomes=dict(metrics.outcomes),
-            troubles=dict(metrics.troubles),
+            failed_polls=dict(metrics.failed_polls),
             delivered=dict(metrics.delivered),
             paused=dict(service.pauses()),
         )
@@ -305,7 +306,7 @@ def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source]) -> str
 
 def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed: str | None) -> Exit:
     """Print the closing summary; return the exit code."""
-    _print("\n".join(filter(None, (summary(sums), troubles(metrics.troubles)))))
+    _print("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls)))))
     code, message = exit_code(sums), None
     if broken := imbalances(sums):
         log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])

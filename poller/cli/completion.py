@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from poller.core.model import Kind
+from poller.core.text import KIND_TEXT
 
 SINKS = {
     "jsonl:finished.jsonl": "a file: each finished task exactly once, as a line",
@@ -13,14 +13,6 @@ SINKS = {
     "command:": "lines on the standard input of a program",
 }
 STATES = {"sqlite:///poller.db": "a file of this folder", "postgresql://": "a database"}
-KINDS: dict[str, str] = {
-    Kind.COMPLETE: "the file landed",
-    Kind.COMPLETE_WITH_ERRORS: "COMPLETE, but with errors",
-    Kind.COMPLETE_WITHOUT_RESULT: "COMPLETE, but without a file",
-    Kind.CANCELED: "HubSpot canceled the import",
-    Kind.NOT_FOUND: "HubSpot does not know the id",
-    Kind.TIMED_OUT: "unfinished at the deadline",
-}
 LEVELS = {
     "debug": "every poll",
     "info": "every finished task",
@@ -45,7 +37,7 @@ def _offering(words: Mapping[str, str]) -> Callable[[str], Iterator[Offer]]:
     return offer
 
 
-sinks, states, kinds, levels, durations = map(_offering, (SINKS, STATES, KINDS, LEVELS, DURATIONS))
+sinks, states, kinds, levels, durations = map(_offering, (SINKS, STATES, KIND_TEXT, LEVELS, DURATIONS))
 
 
 def fates(incomplete: str) -> Iterator[Offer]:

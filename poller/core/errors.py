@@ -1,6 +1,6 @@
-"""What can go wrong in a way a person must act on. Each error knows the exit code it ends a run with.
+"""Errors that a person must act on, each with the exit code of the run that it ends.
 
-Messages are written for people: what happened, where, and what to do. They never hold a token.
+Messages are for people: what happened, where, what to do. They never contain a token.
 """
 
 from enum import IntEnum
@@ -13,22 +13,22 @@ class Exit(IntEnum):
     NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`
     USAGE = 2
     NO_INPUT = 65  # nothing usable in the input
-    UNREACHABLE = 69  # a sink or the API out of reach past the limit the person set
+    UNREACHABLE = 69  # a sink or the API out of reach for longer than `give_up_s`
     INTERNAL = 70  # the ledger does not balance: a defect of the poller
     CANNOT_CREATE = 73  # an output or state file cannot be used
-    WORK_LEFT = 75  # stopped with work left: run again to go on
+    WORK_LEFT = 75  # stopped with work left: run again to continue
     TOKEN_REFUSED = 77
     CONFIG = 78
 
 
 class PollerError(Exception):
-    """Ends a run with a message for a person and `exit_code`."""
+    """An error that ends a run with a message for a person and `exit_code`."""
 
     exit_code: Exit = Exit.WORK_LEFT
 
 
 class ConfigError(PollerError):
-    """A setting, flag or variable that cannot be used; the message names it and the remedy."""
+    """A setting, flag or variable that cannot be used. The message names it and the remedy."""
 
     exit_code = Exit.CONFIG
 
@@ -44,7 +44,7 @@ class StoreError(PollerError):
 
 
 class StoreLocked(StoreError):
-    """Another process owns the state; the message names it."""
+    """Another process uses the state. The message names it."""
 
     exit_code = Exit.CANNOT_CREATE
 
@@ -56,13 +56,13 @@ class StoreUnusable(StoreError):
 
 
 class SinkError(PollerError):
-    """A sink that cannot be used as configured, or found its target changed underneath."""
+    """A sink that cannot be used as configured, or whose target was changed by another program."""
 
     exit_code = Exit.CANNOT_CREATE
 
 
 class OutputClosed(PollerError):
-    """Whoever read our standard output went away; undelivered records stay in the store."""
+    """The reader of our standard output is gone; undelivered records stay in the store."""
 
     exit_code = Exit.WORK_LEFT
 
@@ -74,12 +74,12 @@ class TokenRefused(PollerError):
 
 
 class TooManyFailures(PollerError):
-    """So many tasks failed that the run drained, as `stop_on_failures` wants it."""
+    """More tasks failed than `stop_on_failures` allows; the run drained."""
 
     exit_code = Exit.WORK_LEFT
 
 
 class GaveUp(PollerError):
-    """The API or a sink stayed out of reach for longer than `give_up_s`."""
+    """The API or a sink was out of reach for longer than `give_up_s`."""
 
     exit_code = Exit.UNREACHABLE

@@ -1,5 +1,5 @@
-"""Owns how events reach stderr: one line each, JSON for machines, colours for a terminal. Promises that no registered
-secret and nothing that looks like a token is ever written, and that a stderr nobody reads never stops the service.
+"""Log events to stderr: one line each, JSON for machines, colours for a terminal. No registered secret and nothing that
+looks like a token is ever written, and a closed or full stderr never stops the service.
 """
 
 import logging
@@ -23,14 +23,14 @@ _HIDDEN = "***"
 _TOKEN_LIKE = re.compile(r"(?i)(?<=bearer )[^\s\"',}]+|(?<=bearer%20)[^\s\"',}&]+|\bpat-[a-z0-9]{2,4}-[a-z0-9-]{8,}")
 _LEAST_SECRET = 8  # a shorter "secret" would blank ordinary words
 _FRAMES = 20  # of each exception, the innermost
-_LONGEST_STORY = 60  # lines of a traceback
+_TRACEBACK_LINES = 60  # at most
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_DEEPEST = 6  # levels of a value that are written out; below, its type's name
+_DEEPEST = 6  # levels of a value that are written; below them, the name of its type
 _secrets: set[str] = set()
 
 
 def keep_secret(token: str) -> None:
-    """Never let `token` be written by this process's log, whatever value it is part of."""
+    """Hide `token` in everything that this process logs from now on."""
     if len(token) >= _LEAST_SECRET:
         _secrets.add(token)
 
@@ -68,13 +68,13 @@ def configure(
 _WITHOUT_DEBUG = [structlog.make_filtering_bound_logger(level) for level in (20, 30, 40, 50)]
 
 
-def tells_debug() -> bool:
-    """Tell whether debug events are written; asking costs a tenth of an event that is dropped."""
+def is_debug() -> bool:
+    """Return whether debug events are written; asking costs a tenth of a dropped event."""
     return structlog.get_config()["wrapper_class"] not in _WITHOUT_DEBUG
 
 
 class QuietStream:
-    """A text stream whose reader may vanish or whose disk may be full: the line is lost, the service goes on."""
+    """A text stream whose errors are ignored: a line is lost if the pipe is closed or the disk is full."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -97,15 +97,15 @@ class QuietStream:
             pass
 
     def _forget(self) -> None:
-        """Nobody reads any more. What is still buffered would fail again at exit and make the exit code 120."""
+        """On a closed pipe, redirect to /dev/null so that Python does not exit with 120."""
         with suppress(OSError, ValueError, AttributeError):  # not every stream has a descriptor
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, self._stream.fileno())
+            os.close(devnull)
 
 
 class Folded:
-    """Logs an event that repeats at most every `every_s`, with `repeated` counting those in between."""
+    """Logs a repeated event at most once in `every_s`, with `repeated` counting those in between."""
 
     def __init__(self, log: Callable[..., Any], *, clock: Clock, every_s: float = 60.0) -> None:
         self._log = log
@@ -114,30 +114,30 @@ class Folded:
         self._seen: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def __call__(self, event: str, *, by: tuple[object, ...] = (), **values: object) -> bool:
-        """Log, or count. Events with the same name and `by` are the same. Return whether it was logged."""
+        """Log the event or count it; return whether it was logged. Events with the same name and `by` are the same."""
         key, now = (event, *by), self._clock()
-        said_at, held = self._seen.get(key, (None, 0))
-        if said_at is not None and 0 <= now - said_at < self._every_s:
-            self._seen[key] = (said_at, held + 1)
+        logged_at, held = self._seen.get(key, (None, 0))
+        if logged_at is not None and 0 <= now - logged_at < self._every_s:
+            self._seen[key] = (logged_at, held + 1)
             return False
         self._seen[key] = (now, 0)
         self._log(event, **values, **({"repeated": held} if held else {}))
         return True
 
     def forget(self, event: str, *, by: tuple[object, ...] = ()) -> None:
-        """The matter is over: the next one is news again."""
+        """The cause is gone: log the next such event at once."""
         self._seen.pop((event, *by), None)
 
 
 def hide_secrets(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Replace registered secrets and what looks like a token, in keys and values of any shape. The last defence."""
+    """Replace registered secrets and what looks like a token, in keys and values of any shape."""
     if _is_plain(event):
         return event
     return {str(_without_secrets(key)): _without_secrets(value) for key, value in event.items()}
 
 
 def _is_plain(event: EventDict) -> bool:
-    """Tell, in one pass over most events, that there is nothing to hide and nothing that orjson cannot write."""
+    """Return whether an event has nothing to hide and nothing that orjson cannot write; true for most."""
     texts: list[str] = []
     for key, value in event.items():
         texts.append(key)
@@ -170,13 +170,13 @@ def _without_secrets(value: object, depth: int = 0) -> object:
         case bytes() | bytearray():
             return _without_secrets(value.decode("utf-8", "replace"), depth)
         case BaseException():
-            return told(value)
+            return error_message(value)
         case _:
             return _without_secrets(str(value), depth)
 
 
-def told(error: BaseException) -> str:
-    """Return an exception as class and message. aiohttp's print the request with its headers: of these, the class."""
+def error_message(error: BaseException) -> str:
+    """Return an exception as class and message; of aiohttp's only the class: they print the request's headers."""
     name = type(error).__name__
     if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):
         return name
@@ -194,24 +194,28 @@ def _timestamp(clock: Clock) -> Processor:
 
 
 def _render_exceptions(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """`exc_info` becomes `exception` (class and message) and `traceback` (places and messages, no locals)."""
+    """Replace `exc_info` by `exception` (class and message) and `traceback` (lines and messages, no locals)."""
     info = event.pop("exc_info", None)
     error = info if isinstance(info, BaseException) else info[1] if isinstance(info, tuple) else None
     if info and error is None:
         error = sys.exc_info()[1]
     if error is None:
         return event
-    return {**event, "exception": told(error), "traceback": list(islice(_story(error), _LONGEST_STORY))}
+    return {
+        **event,
+        "exception": error_message(error),
+        "traceback": list(islice(_traceback(error), _TRACEBACK_LINES)),
+    }
 
 
-def _story(error: BaseException) -> Iterator[str]:
+def _traceback(error: BaseException) -> Iterator[str]:
     for frame in traceback.extract_tb(error.__traceback__, limit=-_FRAMES):
         yield f"{frame.filename}:{frame.lineno} {frame.name}"
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     for other in filter(None, (*parts, before)):
-        yield f"from {told(other)}"
-        yield from _story(other)
+        yield f"from {error_message(other)}"
+        yield from _traceback(other)
 
 
 def _render_json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
@@ -219,12 +223,12 @@ def _render_json(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
 
 
 def _printable(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """What others sent must not steer the terminal."""
+    """Replace control characters: received text must not steer the terminal."""
     return {key: _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", v) if isinstance(v, str) else v for key, v in event.items()}
 
 
 def _event_of_stdlib(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    """Give a library's log record the shape of an event: its prose becomes `message`."""
+    """Turn a library's log record into an event; its text becomes `message`."""
     record: logging.LogRecord = event.pop("_record")
     event.pop("_from_structlog", None)
     values = {"logger": record.name, "message": event.pop("event", "")}
@@ -232,7 +236,7 @@ def _event_of_stdlib(_logger: WrappedLogger, _name: str, event: EventDict) -> Ev
 
 
 def _configure_stdlib(stream: QuietStream, least: int, processors: list[Processor]) -> None:
-    """Libraries (aiohttp, asyncio) speak through the same lines; below warnings they are of no use to a person."""
+    """Write the warnings of libraries (aiohttp, asyncio) as events, too."""
     formatter = structlog.stdlib.ProcessorFormatter(processors=processors, keep_exc_info=False, keep_stack_info=False)
     handler: logging.StreamHandler[Any] = logging.StreamHandler(stream)
     handler.setFormatter(formatter)

@@ -1,7 +1,7 @@
 """The words of the project as frozen data: tasks, outcomes, decisions, records. No behaviour, no I/O.
 
-Instants (`…_at`) are seconds since the epoch, UTC. Durations (`…_s`) are seconds. JSON that is HubSpot's or the
-person's own is kept as the received bytes, so that it comes out as it went in.
+Instants (`…_at`) are seconds since the epoch, UTC. Durations (`…_s`) are seconds. JSON from HubSpot or from the
+person is kept as the received bytes, so that it comes out as it went in.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 
 class Kind(StrEnum):
-    """What became of a task."""
+    """How a task ended."""
 
     COMPLETE = "complete"
     COMPLETE_WITH_ERRORS = "complete_with_errors"  # COMPLETE, with errors or numErrors > 0
@@ -34,10 +34,10 @@ class Task(Struct, frozen=True, kw_only=True):
     due_at: float
     polls: int  # status requests so far
     errors: int  # consecutive failed polls; a good answer resets it
-    missing_at: float | None  # when a 400/404 JSON was first seen, None after any other answer
-    status: str | None  # HubSpot's last known word for it
-    paused_base_s: float  # the lane's paused time when the task was fed; see `Lane` in engine.py
-    requested_at: float | None = None  # when the import was started, as far as HubSpot has told
+    missing_at: float | None  # when a 400/404 JSON was first seen; None after any other answer
+    status: str | None  # HubSpot's last known status
+    paused_base_s: float  # the account's paused time when the task was fed; see `decide` in schedule/policy.py
+    requested_at: float | None = None  # when the import was started; None until HubSpot reported it
     lease: int = 0  # fencing token of the claim
 
 
@@ -63,11 +63,11 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a source was read; stored in the transaction that stores what was read."""
+    """How far a source was read; stored in the same transaction as the lines that were read."""
 
     offset: int = 0  # bytes
     line: int = 0  # physical lines
-    fingerprint: str = ""  # proves that the same file is read on; empty where it cannot be (pipes)
+    fingerprint: str = ""  # identifies the file whose reading continues; empty for pipes
     ended: bool = False
 
 
@@ -83,7 +83,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """What became of a chunk's usable lines."""
+    """How many of a chunk's usable lines are new tasks, and how many duplicates."""
 
     tasks: int
     duplicates: int
@@ -93,17 +93,17 @@ class Added:
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """Not finished yet. `status` is None where HubSpot sent an empty or `null` body."""
+    """The task is not finished. `status` is None where HubSpot sent an empty or `null` body."""
 
     status: str | None
-    known: bool = True  # False: a status word we do not know
-    task_id: str | None = None  # the id told in the body
+    known: bool = True  # False: an unknown status
+    task_id: str | None = None  # the id in the body
     requested_at: float | None = None  # None where absent or nonsense
     correlation_id: str | None = None
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """COMPLETE or CANCELED. `errors` and `result` are HubSpot's own bytes (None: absent or null)."""
+    """COMPLETE or CANCELED. `errors` and `result` are HubSpot's bytes (None: absent or null)."""
 
     status: Literal["COMPLETE", "CANCELED"]
     num_errors: int
@@ -114,12 +114,11 @@ class Finished(Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     completed_at: str | None = None
     task_id: str | None = None
-    reason: str | None = None  # first error as "CATEGORY: message", for the summary
     correlation_id: str | None = None
 
 
 class Missing(Struct, frozen=True, kw_only=True):
-    """400 or 404 with JSON: HubSpot does not know this id, or not any more."""
+    """400 or 404 with JSON: HubSpot does not know this id (any more)."""
 
     code: int
     message: str | None = None
@@ -127,7 +126,7 @@ class Missing(Struct, frozen=True, kw_only=True):
 
 
 class Throttled(Struct, frozen=True, kw_only=True):
-    """The account must wait; not the task's fault."""
+    """The account must wait; the task is not the cause."""
 
     policy: Literal["window", "daily", "migrating"]  # 429 ten-secondly or unnamed, 429 DAILY, 477
     retry_after_s: float | None = None  # as sent, clamped to 0 … 86,400
@@ -135,7 +134,7 @@ class Throttled(Struct, frozen=True, kw_only=True):
 
 
 class Refused(Struct, frozen=True, kw_only=True):
-    """The account cannot be asked until a person or a new token changes something; not the task's fault."""
+    """The account sends no requests until a person or a new token changes something; the task is not the cause."""
 
     reason: Literal["token_refused", "scope_missing", "wrong_path"]
     detail: str  # for people; names the missing scopes
@@ -143,7 +142,7 @@ class Refused(Struct, frozen=True, kw_only=True):
 
 
 class Unreachable(Struct, frozen=True, kw_only=True):
-    """OutageDetector: nothing was learned about the task."""
+    """No usable answer: nothing was learned about the task."""
 
     reason: str  # closed vocabulary, snake_case: "http_503", "timeout", "reset", "unreadable_body", …
     retry_after_s: float | None = None
@@ -154,7 +153,7 @@ Outcome = Running | Finished | Missing | Throttled | Refused | Unreachable
 
 
 class RateLimits(Struct, frozen=True, kw_only=True):
-    """What an answer's X-HubSpot-RateLimit-* headers say; None where missing or nonsense."""
+    """The X-HubSpot-RateLimit-* headers of an answer; None where missing or nonsense."""
 
     max: int | None = None
     remaining: int | None = None
@@ -167,7 +166,7 @@ NO_LIMITS = RateLimits()
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """One poll's whole yield: what it says of the task, and what it says of the account."""
+    """All that one poll returned: about the task, and about the account."""
 
     outcome: Outcome
     limits: RateLimits = NO_LIMITS
@@ -183,7 +182,7 @@ class PollAgain(Struct, frozen=True, kw_only=True):
     errors: int
     missing_at: float | None = None
     status: str | None = None
-    requested_at: float | None = None  # None: what was known stays
+    requested_at: float | None = None  # None: the known one stays
 
 
 class Finish(Struct, frozen=True, kw_only=True):
@@ -196,28 +195,37 @@ Decision = PollAgain | Finish
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A finished task as every sink gets it: `body` is one JSON object without a line break."""
+    """A finished task as every sink gets it: `body` is one JSON object without a line break.
+
+    Beside it are the fields that the run itself uses, so that a body is not decoded right after it was encoded.
+    """
 
     body: bytes
     kind: Kind
     reason: str | None  # why it is not plainly complete; groups the summary
     seen_at: float
+    account: str
+    task_id: str
+    ref: bytes | None = None
+    requested_at: str | None = None  # as HubSpot wrote them
+    completed_at: str | None = None
+    correlation_id: str | None = None
 
 
 class Settled(Struct, frozen=True, kw_only=True):
-    """A poll made and decided, ready to be recorded. `record` stands exactly when the task is finished."""
+    """A poll made and decided, ready to be recorded: with `again`, or with `record` where the task is finished."""
 
     task: Task  # as claimed
     again: PollAgain | None = None
     record: Record | None = None
-    trace: str = ""  # the poll, a line of the task's poll log; see poll log.py
+    poll_line: str = ""  # the poll, a line of the task's poll log; see core/poll_log.py
 
 
 # --- delivering ------------------------------------------------------------------------------------------------------
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
-    """A record on its way to one sink. `number` grows in the order in which tasks finished."""
+    """A record to deliver to one sink. `number` grows in the order in which tasks finished."""
 
     number: int
     account: str
@@ -227,7 +235,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """The batch is safe at its target, but for the records refused for good (number → reason)."""
+    """The batch is safe at its target, except for the records refused for good (number → reason)."""
 
     position: bytes | None = None  # the sink's own progress, committed with the delivered rows
     refused: Mapping[int, str] = field(default_factory=dict)
@@ -235,11 +243,11 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Nothing of the batch counts as written: bring the same batch again after `wait_s`."""
+    """Nothing of the batch counts as written: write the same batch again after `wait_s`."""
 
     reason: str
     wait_s: float
-    position: bytes | None = None  # where the sink stands now, when that changed all the same
+    position: bytes | None = None  # the sink's position, where it changed all the same
 
 
 # --- reporting -------------------------------------------------------------------------------------------------------
@@ -259,7 +267,7 @@ class Pause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountState:
-    """What the store remembers of an account between runs."""
+    """What the store keeps of an account between runs."""
 
     active_at: float | None = None  # last instant at which it may have sent requests; None: never
     clean: bool = False  # `active_at` is exact: the run before ended in order
@@ -273,7 +281,7 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReading:
-    """How an account stands with its limits, as of now."""
+    """How much of its limits an account uses, as of now."""
 
     state: AccountState
     workers: int  # requests in flight at once, at most
@@ -282,8 +290,8 @@ class GateReading:
     window_limit: int
     window_s: float
     requests: int  # sent by this run
-    errors: int  # of these: time-outs and answers that told nothing of a task
-    daily_left: int | None  # requests that may still leave today, the reserve kept; None: no limit is known
+    errors: int  # of these: time-outs and answers without a status of the task
+    daily_left: int | None  # requests that may still be sent today, the reserve kept; None: no limit is known
     daily_usable: int | None  # requests of a whole day, the reserve kept
     resets_at: float  # the account's next midnight
     pauses: Mapping[Pause, int]  # that began in this run, by reason
@@ -325,30 +333,30 @@ class DeadLetter:
 
 
 class Poll(Struct, frozen=True, kw_only=True):
-    """One status request for a task, as the task's poll log tells it."""
+    """One status request for a task, as kept in the task's poll log."""
 
-    at: float  # when the request left
+    at: float  # when the request was sent
     gate_s: float  # waited for the right to send it
     took_s: float  # until its answer was read
     outcome: str  # the outcome's class, lower case
-    says: str | int | None  # the one word of it: status, code or reason
+    detail: str | int | None  # its status, code or reason
     again_in_s: float | None  # until the next poll was due; None: it was the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDetails:
-    """Everything the store knows of one task."""
+    """Everything the store knows about one task."""
 
     account: str
     task_id: str
     ref: bytes | None
     fed_at: float
     requested_at: float | None
-    due_at: float  # of its next poll; without meaning once it is finished
+    due_at: float  # of its next poll; without meaning once the task is finished
     polls: int
     errors: int
     status: str | None
-    poll_log: tuple[Poll, ...]  # the latest polls, oldest first; of many, the first ones are not kept
+    poll_log: tuple[Poll, ...]  # the latest polls, oldest first
     kind: Kind | None = None  # None: waiting
     record: Record | None = None
     deliveries: Mapping[str, str] = field(default_factory=dict)  # sink → "delivered", "undelivered" or "dead: REASON"
@@ -356,7 +364,7 @@ class TaskDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which finished records are meant; all conditions given must hold."""
+    """Which finished records to take; all given conditions must hold."""
 
     since: float | None = None  # finished at or after this instant
     kinds: frozenset[str] = frozenset()  # empty: any kind
@@ -365,7 +373,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """Everything the store counts, from the rows themselves: the material of the ledger.
+    """Everything the store counts, from the rows themselves: what the ledger is made of.
 
     Finished tasks that were pruned after their retention stay in `finished`, `polls` and `kinds`.
     """

@@ -1,16 +1,38 @@
 """A task's poll log: its polls as text, a JSON array a line; a store appends without reading what is there. Pure."""
 
+from typing import assert_never
+
 import orjson
 
-from poller.core.model import Poll
+from poller.core.model import Finished, Missing, Outcome, Poll, Refused, Running, Throttled, Unreachable
 
 LONGEST = 1500  # characters a store keeps of a poll log, the latest: some twenty polls
 
 
-def trace(poll: Poll) -> str:
+def outcome_name(outcome: Outcome) -> str:
+    """Return the outcome's class as in logs, poll logs and metrics."""
+    return type(outcome).__name__.lower()
+
+
+def outcome_detail(outcome: Outcome) -> str | int | None:
+    """Return the status, code or reason of an outcome."""
+    match outcome:
+        case Running() | Finished():
+            return outcome.status
+        case Missing():
+            return outcome.code
+        case Throttled():
+            return outcome.policy
+        case Refused() | Unreachable():
+            return outcome.reason
+        case _:
+            assert_never(outcome)
+
+
+def poll_line(poll: Poll) -> str:
     """Return the line that adds `poll` to a poll log."""
-    says = poll.says.encode("utf-8", "replace").decode() if isinstance(poll.says, str) else poll.says
-    words = orjson.dumps((poll.outcome, says)).decode()[1:-1]
+    detail = poll.detail.encode("utf-8", "replace").decode() if isinstance(poll.detail, str) else poll.detail
+    words = orjson.dumps((poll.outcome, detail)).decode()[1:-1]
     again_in_s = "null" if poll.again_in_s is None else f"{poll.again_in_s:.3f}"
     return f"[{poll.at:.3f},{poll.gate_s:.3f},{poll.took_s:.3f},{words},{again_in_s}]\n"
 
@@ -21,5 +43,5 @@ def polls(poll_log: str) -> tuple[Poll, ...]:
 
 
 def _poll(line: str) -> Poll:
-    at, gate_s, took_s, outcome, says, again_in_s = orjson.loads(line)
-    return Poll(at=at, gate_s=gate_s, took_s=took_s, outcome=outcome, says=says, again_in_s=again_in_s)
+    at, gate_s, took_s, outcome, detail, again_in_s = orjson.loads(line)
+    return Poll(at=at, gate_s=gate_s, took_s=took_s, outcome=outcome, detail=detail, again_in_s=again_in_s)

@@ -1,7 +1,7 @@
-"""The one rule of what a task id may look like. Whoever builds a URL from an id, or accepts an id, asks here.
+"""The one rule for task ids, used wherever an id is accepted or becomes part of a URL.
 
-Ids are opaque and base64url-like. Of 20 hostile ids tried in a URL path 11 reached another resource, with the token, so
-only characters are let in that no URL library changes or gives a meaning to.
+Ids are opaque and base64url-like. Of 20 hostile ids in a URL path, 11 reached another resource, with the token: only
+characters are allowed that no URL library changes or interprets.
 """
 
 import re
@@ -14,17 +14,17 @@ _WRONG_CHARACTER = re.compile(r"[^A-Za-z0-9\-._~=+]")
 
 
 def is_task_id(text: str) -> bool:
-    """Tell whether `text` can be sent to HubSpot as a task id."""
+    """Return whether `text` can be sent to HubSpot as a task id."""
     return _TASK_ID.fullmatch(text) is not None
 
 
 def in_path(task_id: str) -> str:
-    """Return a task id as it stands in a URL's path: of the allowed characters two are escaped there."""
+    """Return a task id for a URL's path: two of the allowed characters are escaped."""
     return task_id.replace("=", "%3D").replace("+", "%2B")
 
 
 def task_id_of(text: str) -> str:
-    """Return `text` if it is a task id. Raises `ValueError` with a reason for people otherwise."""
+    """Return `text` if it is a task id; otherwise raise `ValueError` with a reason for people."""
     if _TASK_ID.fullmatch(text) is not None:
         return text
     raise ValueError(_reason(text))

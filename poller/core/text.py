@@ -1,22 +1,71 @@
-"""Text for people that several rooms show. Pure."""
+"""Text for people that several rooms show: meanings, durations, URLs, and text of unknown origin. Pure."""
 
+import re
 from collections.abc import Mapping
 
-from poller.core.model import Pause
+from poller.core.model import Kind, Pause
 
-WORDS: Mapping[str, str] = {
-    Pause.THROTTLED: "HubSpot asks for fewer requests; goes on when its window has passed",
-    Pause.DAILY_QUOTA: "the day's quota is used, but for your reserve; goes on after the account's midnight",
-    Pause.TOKEN_REFUSED: "HubSpot refuses the token; replace it, the run goes on by itself",
-    Pause.SCOPE_MISSING: "the token lacks a scope; grant it, the run goes on by itself",
-    Pause.WRONG_PATH: "HubSpot does not know the path; see --base-url and --status-path",
-    Pause.MIGRATING: "HubSpot is moving the account to another data centre; goes on by itself",
-    Pause.OUTAGE: "HubSpot does not answer; asking now and then, goes on by itself",
+LONGEST_SHOWN = 160  # characters of a text of unknown origin
+LONGEST_URL = 300
+_WEB = ("http", "https", "")  # schemes whose paths may contain an @
+_HOSTS = re.compile(r"(?:\[[^\]@]*\]|[^:@\[\]]*)(?::[0-9]*)?(?:,[^:@\[\]]*(?::[0-9]*)?)*")
+
+KIND_TEXT: Mapping[str, str] = {
+    Kind.COMPLETE: "the file landed",
+    Kind.COMPLETE_WITH_ERRORS: "HubSpot reported COMPLETE with errors",
+    Kind.COMPLETE_WITHOUT_RESULT: "HubSpot reported COMPLETE, but named no file",
+    Kind.CANCELED: "HubSpot canceled the import",
+    Kind.NOT_FOUND: "HubSpot does not know this id",
+    Kind.TIMED_OUT: "unfinished at the deadline; HubSpot may still finish it",
+}
+
+PAUSE_TEXT: Mapping[str, str] = {
+    Pause.THROTTLED: "HubSpot limits the rate; polling resumes when its window has passed",
+    Pause.DAILY_QUOTA: "the day's quota is used up, except your reserve; polling resumes after the account's midnight",
+    Pause.TOKEN_REFUSED: "HubSpot refuses the token; replace it, then polling resumes by itself",
+    Pause.SCOPE_MISSING: "the token lacks a scope; grant it, then polling resumes by itself",
+    Pause.WRONG_PATH: "HubSpot does not know the path; check --base-url and --status-path",
+    Pause.MIGRATING: "HubSpot is moving the account to another data center; polling resumes by itself",
+    Pause.OUTAGE: "HubSpot does not answer; polling resumes by itself when a probe succeeds",
 }
 
 
-def human(seconds: float) -> str:
-    """Return a duration as a person would say it, such as `3 min` or `5.6 h`."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def kind_label(kind: str) -> str:
+    """Return a kind as words, such as `timed out`."""
+    return kind.replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units, such as `59.9 s`, `3 min` or `5 h 36 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    rest, parts = round(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal, at most `LONGEST_SHOWN` characters of it."""
+    shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 1]}…"
+
+
+def redacted_url(url: str) -> str:
+    """Return a URL or DSN without user, password, query and fragment, which may be secrets.
+
+    This holds also for a password with an unquoted `/` or `@`: a DSN keeps only what follows its last `@`, and a host
+    that contains a password becomes `***`. A `sqlite:` URL is returned whole, since it names only a file.
+    """
+    if url.startswith("sqlite:"):
+        return url
+    address = re.split(r"[?#]", url, maxsplit=1)[0]
+    scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if scheme.lower() not in _WEB or not _HOSTS.fullmatch(host):
+        host, slash, path = rest.rpartition("@")[2].partition("/")
+    shown = host if _HOSTS.fullmatch(host) else "***"
+    return f"{scheme}{separator}{shown}{slash}{path}"[:LONGEST_URL]

@@ -1,8 +1,8 @@
-"""Instants as text and back: seconds since the epoch inside, RFC 3339 outside. Pure."""
+"""Convert instants to text and back: seconds since the epoch inside, RFC 3339 outside. Pure."""
 
 from datetime import UTC, datetime
 
-EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # 2000 and 2100: what lies outside is nonsense
+EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # 2000 and 2100: instants outside are invalid
 
 
 def iso(instant: float) -> str:
@@ -11,7 +11,7 @@ def iso(instant: float) -> str:
 
 
 def epoch(text: object) -> float | None:
-    """Return the instant that a date-time of HubSpot's means, UTC where it names no zone; None for anything else."""
+    """Return the instant of a date-time from HubSpot, in UTC if it names no zone; None for anything else."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,7 +1,9 @@
-"""The work loops: `lane` polls, `delivery` delivers, `service` runs and drains both. No HTTP, SQL or file here."""
+"""The work loops: `lane` polls, `delivery` delivers, `service` runs and drains both. No HTTP, SQL or files here."""
 
 from poller.engine.delivery import DeliveryLoop
-from poller.engine.lane import GiveUpRules, Lane
+from poller.engine.give_up import GiveUpRules
+from poller.engine.lane import Lane
+from poller.engine.recorder import Recorder
 from poller.engine.service import Service
 
-__all__ = ["DeliveryLoop", "GiveUpRules", "Lane", "Service"]
+__all__ = ["DeliveryLoop", "GiveUpRules", "Lane", "Recorder", "Service"]

@@ -1,13 +1,14 @@
-"""An delivery_loop: one sink and its outbox. Delivers in order, at its own pace, and holds up nobody else."""
+"""A delivery loop: one sink and its outbox. Delivers in order, at its own pace; no other sink waits for it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import assert_never
 
 import structlog
 
 from poller.core.errors import GaveUp, SinkError
-from poller.core.model import Delivery, Retry
+from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, Sink, Store
 from poller.engine.metrics import Metrics
 
@@ -15,15 +16,15 @@ log = structlog.get_logger()
 
 
 class DeliveryLoop:
-    """One sink and its outbox: delivers in order, at its own pace, and holds up nobody else."""
+    """One sink and its outbox: delivers in order, at its own pace; no other sink waits for it."""
 
     BATCH = 500  # records a write
-    LINGER_S = 0.1  # lets a batch gather, so that a sink syncs ten times a second at most
+    LINGER_S = 0.1  # collects a batch, so that a sink syncs ten times a second at most
 
     def __init__(self, sink: Sink, *, store: Store, metrics: Metrics, clock: Clock, give_up_s: float | None) -> None:
         self.sink = sink
-        self.backlog_reason: str | None = None  # why the sink takes nothing now
-        self.stopped_by: SinkError | None = None  # why it takes nothing any more
+        self.backlog_reason: str | None = None  # why writes fail now
+        self.stopped_by: SinkError | None = None  # why it stopped until a person acts
         self.on_stopped: Callable[[], None] = lambda: None
         self._store = store
         self._metrics = metrics
@@ -35,12 +36,12 @@ class DeliveryLoop:
         self._stopping = asyncio.Event()
 
     async def open(self, position: bytes | None) -> None:
-        """Make the sink ready. Raises `SinkError` where a person must act."""
+        """Open the sink. Raises `SinkError` where a person must act."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         await self._store.note_position(self.sink.name, await self.sink.open(position, following))
 
     async def run(self) -> None:
-        """Deliver until `end` was called and the outbox is empty, `stop` was, or a person must act for the sink."""
+        """Deliver until `end` was called and the outbox is empty, `stop` was called, or the sink needs a person."""
         try:
             await self._deliver_all()
         except SinkError as error:
@@ -69,7 +70,7 @@ class DeliveryLoop:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._stopping.wait()
-            case written:
+            case Written() as written:
                 self._note_success()
                 await self._store.delivered(self.sink.name, batch, written)
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
@@ -77,6 +78,8 @@ class DeliveryLoop:
                 if written.refused:
                     reason = next(iter(written.refused.values()))
                     log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
+            case result:
+                assert_never(result)
 
     def _note_failure(self, reason: str) -> None:
         now = self._clock()
@@ -86,7 +89,10 @@ class DeliveryLoop:
             log.warning("sink.failed", sink=self.sink.name, reason=reason)
         self.backlog_reason = reason
         if self._give_up_s is not None and now - self._failing_since >= self._give_up_s:
-            raise GaveUp(f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s; nothing is lost")
+            raise GaveUp(
+                f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s; nothing is lost. Run the "
+                "same command again when the sink is back"
+            )
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
@@ -94,7 +100,7 @@ class DeliveryLoop:
         self._failing_since = self.backlog_reason = None
 
     def wake(self) -> None:
-        """There may be records to deliver."""
+        """Check the outbox: there may be records to deliver."""
         self._woken.set()
 
     def apply(self, *, give_up_s: float | None) -> None:
@@ -102,7 +108,7 @@ class DeliveryLoop:
         self._give_up_s = give_up_s
 
     def stop(self) -> None:
-        """Return from `run` after the write that is under way."""
+        """Return from `run` after the current write."""
         self._stopping.set()
         self.wake()
 

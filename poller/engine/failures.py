@@ -1,23 +1,21 @@
-"""Notices early that one reason ends many tasks, and that too many fail at all. Pure: outcomes in, a warning out.
+"""Notice early that one reason ends many tasks, or that too many fail. Pure: outcomes in, a warning out.
 
 A reason dominates once it is as good as certain (one error in two thousand polls, by Wilson's score interval) that it
 ends at least a fifth of all tasks. That takes 50 outcomes where nearly every one has the reason, and 200 where three
-in ten have. Only the latest 300 count, so that a trouble that begins later is noticed just as early.
+in ten have. Only the latest 300 count, so that a failure that begins later is noticed just as early.
 """
 
 from collections import Counter, deque
 from dataclasses import dataclass
 from math import sqrt
 
-import orjson
-
 from poller.core.model import Kind, Record
 
-LATEST = 300  # outcomes that are judged
-FEWEST = 50  # before that nothing is said
+LATEST = 300  # outcomes that count
+FEWEST = 50  # outcomes before the first warning
 LEAST_SHARE = 0.2
-SURE = 3.29  # standard deviations: 99.95 %, for it is asked again with every outcome
-GONE_SHARE = 0.05  # a reason that fell below it is over, and warned of again should it come back
+SURE = 3.29  # standard deviations: 99.95 %, because every outcome is a new test
+GONE_SHARE = 0.05  # a reason below this share is over; if it comes back, it is warned of again
 SAMPLES = 3
 FEWEST_TO_STOP = 100  # outcomes of a run before a share of failures may stop it
 
@@ -35,20 +33,20 @@ class DominantReason:
 
 
 class FailureWatch:
-    """Judges a run's outcomes as they come. `stop_at`: failures, a share of all below 1 or a number; None: never."""
+    """Follows a run's outcomes as they come. `stop_at`: failures, a share of all below 1 or a number; None: never."""
 
     def __init__(self, stop_at: float | None = None) -> None:
-        self.warning: DominantReason | None = None  # the latest, as long as it holds
+        self.warning: DominantReason | None = None  # the latest; None once its reason is over
         self.failed = 0
         self.finished = 0
         self._stop_at = stop_at
         self._latest: deque[str | None] = deque()
         self._counts: Counter[str] = Counter()
         self._samples: dict[str, tuple[str, ...]] = {}
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def add(self, record: Record) -> DominantReason | None:
-        """Take one outcome; return what is worth saying now, once a reason."""
+        """Take one outcome; return a warning if its reason dominates from now on, once a reason."""
         reason = None if record.kind is Kind.COMPLETE else record.reason or str(record.kind)
         self.finished += 1
         self._latest.append(reason)
@@ -60,25 +58,25 @@ class FailureWatch:
         self._counts[reason] += 1
         samples = self._samples.setdefault(reason, ())
         if len(samples) < SAMPLES:
-            self._samples[reason] = (*samples, str(orjson.loads(record.body).get("task_id")))
-        return self._judge(reason, record.seen_at)
+            self._samples[reason] = (*samples, record.task_id)
+        return self._check(reason, record.seen_at)
 
     def _forget(self, reason: str | None) -> None:
         if reason is None:
             return
         self._counts[reason] -= 1
-        if reason in self._said and self._counts[reason] < GONE_SHARE * LATEST:
-            self._said.discard(reason)
+        if reason in self._warned and self._counts[reason] < GONE_SHARE * LATEST:
+            self._warned.discard(reason)
             if self.warning is not None and self.warning.reason == reason:
                 self.warning = None
         if not self._counts[reason]:
             del self._counts[reason], self._samples[reason]
 
-    def _judge(self, reason: str, at: float) -> DominantReason | None:
+    def _check(self, reason: str, at: float) -> DominantReason | None:
         count, outcomes = self._counts[reason], len(self._latest)
-        if outcomes < FEWEST or reason in self._said or at_least(count, outcomes) < LEAST_SHARE:
+        if outcomes < FEWEST or reason in self._warned or at_least(count, outcomes) < LEAST_SHARE:
             return None
-        self._said.add(reason)
+        self._warned.add(reason)
         share = round(count / outcomes, 3)
         self.warning = DominantReason(
             reason=reason, count=count, outcomes=outcomes, share=share, samples=self._samples[reason], at=at
@@ -87,17 +85,17 @@ class FailureWatch:
 
     @property
     def is_too_much(self) -> bool:
-        """So many tasks of this run failed that the person wants it stopped."""
+        """Whether as many tasks of this run failed as `stop_at` allows."""
         if self._stop_at is None:
             return False
         if self._stop_at >= 1:
             return self.failed >= self._stop_at
         return self.finished >= FEWEST_TO_STOP and self.failed >= self._stop_at * self.finished
 
-    def says(self) -> str:
-        """Return how many failed, and the most frequent reason of late, for people."""
+    def message(self) -> str:
+        """Return how many failed, and the most frequent recent reason, for people."""
         top = self._counts.most_common(1)
-        most = f"; of late mostly: {top[0][0]}" if top else ""
+        most = f"; most frequent of the latest: {top[0][0]}" if top else ""
         return f"{self.failed:,} of this run's {self.finished:,} outcomes are not complete{most}"
 
 

@@ -1,32 +1,16 @@
-"""What this run has counted so far, in memory: the numbers behind the progress display and the summary lines.
+"""Counters of a run, in memory: the numbers behind the progress display, the summary lines and /metrics.
 
 The ledger does not use them; it counts the store's rows.
 """
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from poller.core.model import Added, Chunk, Finished, Kind, Outcome, Refused, Running, Sums, Throttled, Unreachable
+from poller.core.histogram import Histogram
+from poller.core.model import Added, Chunk, Finished, Kind, Missing, Outcome, Running, Sums, Throttled
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-TOLD = frozenset({Running, Finished})  # outcomes that are no trouble
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-class Histogram:
-    """How often something took how long; cheap enough for every poll."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # up to each bound, the last one: longer
-        self.sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
 
 
 class AccountPolls:
@@ -57,7 +41,7 @@ class Metrics:
     rejected: int = 0
     blank: int = 0
     polls: int = 0  # answers of this run
-    troubles: Counter[str] = field(default_factory=Counter)  # polls of this run that told nothing of a task, by reason
+    failed_polls: Counter[str] = field(default_factory=Counter)  # of this run: without news of their task, by reason
     delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
     dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
 
@@ -90,7 +74,7 @@ class Metrics:
     def known(self) -> int:
         return self.waiting + self.finished
 
-    def fed(self, chunk: Chunk, added: Added) -> None:
+    def add_chunk(self, chunk: Chunk, added: Added) -> None:
         self.lines += len(chunk.fed) + len(chunk.rejected) + chunk.blank
         self.tasks += added.tasks
         self.duplicates += added.duplicates
@@ -98,19 +82,15 @@ class Metrics:
         self.blank += chunk.blank
         self.waiting += added.tasks
 
-    def polled(self, account: str, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
+    def add_poll(self, account: str, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
         self.polls += 1
         polls = self.accounts[account]
         polls.classes[type(outcome)] += 1
         polls.request.add(request_s)
         polls.gate.add(gate_s)
-        if type(outcome) in TOLD:  # most are: what follows is not for every poll
-            return
-        match outcome:
-            case Unreachable(reason=reason) | Refused(reason=reason):
-                self.troubles[reason] += 1
-            case Throttled(policy=policy):
-                self.troubles[f"throttled_{policy}"] += 1
+        if not isinstance(outcome, Running | Finished | Missing):
+            reason = f"throttled_{outcome.policy}" if isinstance(outcome, Throttled) else outcome.reason
+            self.failed_polls[reason] += 1
 
     def finish(self, kind: Kind) -> None:
         self.waiting -= 1

@@ -1,4 +1,4 @@
-"""A whole run: feeding, lanes and delivery loops, from the first line to the last delivery."""
+"""The service: a whole run, from the first input line to the last delivery."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +21,13 @@ log = structlog.get_logger()
 
 PRUNED_AT_ONCE = 1000
 PRUNE_EVERY_S = 60.0
-LETTING_GO_S = 10.0  # how long a sink that is taken out of the settings has to come to an end
+SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
 
 class Service:
-    """A whole run: feeding, lanes and delivery loops, from the first line to the last delivery."""
+    """A whole run: ingest, lanes and delivery loops, from the first input line to the last delivery."""
 
-    BEAT_S = 5.0  # how often a lane's state is noted, so that a restart knows the account was in use
+    BEAT_S = 5.0  # how often lanes are saved, so that a restart knows when an account was last used
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class Service:
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
-        self.stopped_by: TooManyFailures | None = None  # why it drains, other than a person's signal
+        self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
         self._failures = FailureWatch(stop_on_failures)
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self.endless = endless  # the run does not end with its work
+        self.endless = endless  # the run waits for more work
         self._shutdown_s = shutdown_s
         self._retention_s = retention_s
-        self._feeds = 0  # beside the input, now
+        self._feeds = 0  # HTTP requests that feed tasks now
         self.reload_asked = asyncio.Event()  # settings may have changed
         self._done = asyncio.Event()
         self._polling: asyncio.TaskGroup | None = None
@@ -67,13 +67,13 @@ class Service:
             clock=clock,
             stdin=stdin,
             tolerant=endless,
-            on_fed=self._on_fed,
+            on_chunk=self._on_chunk,
             on_ended=self._end_if_idle,
         )
 
     @property
     def fed(self) -> bool:
-        """The input has ended."""
+        """Whether the input has ended."""
         return self.ingest.ended
 
     async def run(self) -> bool:
@@ -87,7 +87,7 @@ class Service:
             log.warning("run.drain_timed_out", shutdown_s=self._shutdown_s)
             return False
         finally:
-            self._limit = None  # a signal may still come while the run is put away
+            self._limit = None  # a signal may still come while the run is closed
         return True
 
     async def _run(self) -> None:
@@ -95,10 +95,10 @@ class Service:
             self._delivering = delivering
             for loop in self.delivery_loops:
                 self._start_delivery(loop)
-            keeping = [delivering.create_task(self._beat()), delivering.create_task(self._prune())]
-            keeping.append(delivering.create_task(self._remember()))
+            periodic = [self._save_lanes(), self._prune(), self._sample_pace()]
+            periodic_tasks = [delivering.create_task(each) for each in periodic]
             await self._poll_until_done()
-            for task in keeping:
+            for task in periodic_tasks:
                 task.cancel()
             for loop in self.delivery_loops:
                 loop.end()
@@ -117,20 +117,20 @@ class Service:
     # --- changes while it runs
 
     def begin_lane(self, lane: Lane) -> None:
-        """Put an account to work."""
+        """Start an account's lane."""
         self.lanes[lane.account] = lane
         if self._polling is not None:
             self._at_work[lane] = self._polling.create_task(lane.run())
 
     async def end_lane(self, account: str) -> None:
-        """Let an account finish what is in flight and no more; its other tasks wait in the store."""
+        """Finish an account's polls in flight and stop its lane; its other tasks wait in the store."""
         lane = self.lanes.pop(account)
         lane.stop()
         if (task := self._at_work.pop(lane, None)) is not None:
             await asyncio.wait([task])
 
     def begin_delivery(self, loop: DeliveryLoop) -> None:
-        """Deliver to a sink that is open, in the place of one of the same name."""
+        """Deliver to an open sink; it replaces one of the same name."""
         names = [each.sink.name for each in self.delivery_loops]
         if loop.sink.name in names:
             self.delivery_loops[names.index(loop.sink.name)] = loop
@@ -144,19 +144,19 @@ class Service:
             self._at_work[loop] = self._delivering.create_task(loop.run())
 
     async def end_delivery(self, loop: DeliveryLoop, *, is_to_deliver: bool = False) -> None:
-        """Let a sink go after the write under way; with `is_to_deliver`, after all it is owed, if it takes it."""
+        """Close a sink after its current write; with `is_to_deliver`, after its whole outbox, within `SINK_END_S`."""
         if (task := self._at_work.pop(loop, None)) is not None:
             if is_to_deliver:
                 loop.end()
-                await asyncio.wait([task], timeout=LETTING_GO_S)
+                await asyncio.wait([task], timeout=SINK_END_S)
             loop.stop()
-            await asyncio.wait([task], timeout=LETTING_GO_S)
+            await asyncio.wait([task], timeout=SINK_END_S)
             task.cancel()
             await asyncio.wait([task])
         await loop.sink.close()
 
     async def close_sinks(self) -> None:
-        """Close every sink; the run is over, or could not begin."""
+        """Close every sink: the run is over, or could not start."""
         for loop in self.delivery_loops:
             await loop.sink.close()
 
@@ -166,16 +166,16 @@ class Service:
         for loop in self.delivery_loops:
             loop.apply(give_up_s=give_up_s)
 
-    # --- keeping
+    # --- periodic work
 
-    async def _beat(self) -> None:
+    async def _save_lanes(self) -> None:
         while True:
             for lane in self.lanes.values():
                 lane.save()
             self._store.beat()
             await asyncio.sleep(self.BEAT_S)
 
-    async def _remember(self) -> None:
+    async def _sample_pace(self) -> None:
         await self.history.watch(
             self._clock,
             polls=lambda: self._metrics.polls,
@@ -184,44 +184,44 @@ class Service:
         )
 
     async def _prune(self) -> None:
-        """Forget what is past its retention, in small transactions that hold nobody up."""
+        """Delete what is past its retention, in small transactions, so that other work need not wait."""
         while True:
-            kept_s = self._retention_s
-            pruned = 0 if kept_s is None else await self._store.prune(self._clock() - kept_s, PRUNED_AT_ONCE)
+            retention_s = self._retention_s
+            pruned = 0 if retention_s is None else await self._store.prune(self._clock() - retention_s, PRUNED_AT_ONCE)
             if pruned:
                 log.info("tasks.pruned", tasks=pruned)
             await asyncio.sleep(1.0 if pruned == PRUNED_AT_ONCE else PRUNE_EVERY_S)
 
     def pauses(self) -> dict[str, str]:
-        """Return what is paused now, lanes and sinks, each with the reason."""
+        """Return the paused lanes and failing sinks, each with its reason."""
         lanes = {lane.account: lane.gate.pause for lane in self.lanes.values()}
         sinks = {loop.sink.name: loop.backlog_reason for loop in self.delivery_loops}
         return {name: str(reason) for name, reason in (lanes | sinks).items() if reason is not None}
 
-    def _on_fed(self, chunk: Chunk, added: Added) -> None:
-        self._metrics.fed(chunk, added)
+    def _on_chunk(self, chunk: Chunk, added: Added) -> None:
+        self._metrics.add_chunk(chunk, added)
         for account in {line.account for line in chunk.fed} & self.lanes.keys():
             self.lanes[account].wake()
 
     def on_recorded(self, record: Record | None) -> None:
-        """A lane has recorded a poll; with a record, the delivery loops have work."""
+        """Note a recorded poll. With a record, its task is finished and the delivery loops have work."""
         if record is not None:
             self.history.finish(record)
-            self._judge(record)
+            self._watch_failures(record)
             for loop in self.delivery_loops:
                 loop.wake()
             self._end_if_idle()
 
     @property
     def warning(self) -> DominantReason | None:
-        """The reason that ends many tasks of late, if one does."""
+        """The reason that ends many of the latest tasks, if one does."""
         return self._failures.warning
 
-    def _judge(self, record: Record) -> None:
-        """Say at once that one reason dominates; stop where so many fail that the person wants no more of it."""
+    def _watch_failures(self, record: Record) -> None:
+        """Warn as soon as one reason dominates; drain where too many tasks fail."""
         if (found := self._failures.add(record)) is not None:
             log.warning(
-                "failures.dominate",
+                "failures.dominated",
                 reason=found.reason,
                 count=found.count,
                 outcomes=found.outcomes,
@@ -230,8 +230,8 @@ class Service:
             )
         if self._failures.is_too_much and not self.is_ending:
             self.stopped_by = TooManyFailures(
-                f"stopped, as --stop-on-failures wants it: {self._failures.says()}\n`poller report` says why. When the "
-                "reason is gone, the same command goes on where it stopped"
+                f"stopped by --stop-on-failures: {self._failures.message()}\n`poller report` shows the reasons. Once "
+                "they are gone, run the same command again: it continues where it stopped"
             )
             self.drain()
 
@@ -241,21 +241,21 @@ class Service:
 
     @property
     def is_ending(self) -> bool:
-        """Nothing new is claimed any more: the work is done, or the run drains."""
+        """Whether nothing more is claimed: the work is done, or the run drains."""
         return self._done.is_set()
 
     @contextmanager
     def feeding(self) -> Iterator[Callable[[Chunk, Added], None]]:
-        """Somebody feeds beside the input: the run does not end meanwhile. Yields what to call after each commit."""
+        """Keep the run from ending while tasks are fed beside the input. Yields the callback for each stored chunk."""
         self._feeds += 1
         try:
-            yield self._on_fed
+            yield self._on_chunk
         finally:
             self._feeds -= 1
             self._end_if_idle()
 
     def _end_if_no_sink_is_left(self) -> None:
-        """One stopped sink holds up no other; with none left, polls would be spent on what nobody gets."""
+        """End the run when every sink has stopped: further polls would have no receiver."""
         if all(loop.stopped_by is not None for loop in self.delivery_loops):
             self._done.set()
 

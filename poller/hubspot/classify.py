@@ -26,8 +26,9 @@ from poller.core.model import (
     Throttled,
     Unreachable,
 )
+from poller.core.reason import generalized
+from poller.core.text import printable
 from poller.core.timestamps import epoch
-from poller.hubspot.error_text import readable_reason
 
 Headers = Mapping[str, str]  # any case; of doubled names the first counts
 
@@ -67,7 +68,7 @@ def classify(status: int, headers: Headers, body: bytes) -> Outcome:
     match status:
         case 400 | 404 if problem is not None:
             message = problem.get("message")
-            text = readable_reason(None, message if isinstance(message, str) else None)
+            text = generalized(message) if isinstance(message, str) else None
             return Missing(code=status, message=text, correlation_id=correlation_id)
         case 404 if _is_html(headers, body):
             return Refused(reason="wrong_path", detail=_WRONG_PATH, correlation_id=correlation_id)
@@ -146,7 +147,7 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
         case "COMPLETE" | "CANCELED" as final:
             return _finished(final, document, text, correlation_id)
         case _:
-            shown = _printable(word)[:LONGEST_WORD]
+            shown = printable(word)[:LONGEST_WORD]
             return _running(shown, document, correlation_id, known=False)
 
 
@@ -183,7 +184,6 @@ def _finished(
         started_at=_instant(document.get("startedAt")),
         completed_at=_instant(document.get("completedAt")),
         task_id=_task_id(document),
-        reason=first_reason(errors),
         correlation_id=correlation_id,
     )
 
@@ -243,20 +243,6 @@ def _task_id(document: JsonObject) -> str | None:
 
 def _instant(value: object) -> str | None:
     return value if isinstance(value, str) and len(value) <= LONGEST_WORD else None
-
-
-def first_reason(errors: object) -> str | None:
-    """Return the first error for people. Nothing in an error is reliably present, nor is its shape."""
-    first = errors[0] if isinstance(errors, list) and errors else errors
-    if isinstance(first, str):
-        return readable_reason(None, first)
-    if not isinstance(first, dict):
-        return None
-    nested = first.get("errors")
-    details = nested if isinstance(nested, list) else []
-    messages = [error.get("message") for error in (first, *details) if isinstance(error, dict)]
-    message = next((text for text in messages if isinstance(text, str) and text.strip()), None)
-    return readable_reason(first.get("category"), message)
 
 
 # --- not 2xx ---------------------------------------------------------------------------------------------------------
@@ -358,7 +344,3 @@ def _http_date(text: str) -> float | None:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)

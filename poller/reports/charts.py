@@ -1,15 +1,15 @@
-"""Draws a report's charts as inline SVG: no script, colours by CSS classes, every text escaped. Pure."""
+"""Renders a report's charts as inline SVG: no script, colours by CSS classes, every text escaped. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from math import ceil, log10
 
+from poller.core.text import duration
 from poller.reports.failures.counters import DURATION_BOUNDS_S
 
 WIDTH, HEIGHT = 640, 200
 LEFT, BOTTOM, TOP = 64, 26, 12
-
 MOST_MARKS = 6  # labels under a chart that do not touch, even on a phone
 
 Bar = tuple[str, int, int]  # label, good, bad
@@ -66,41 +66,36 @@ def _short(value: int) -> str:
 
 
 def over_time(spans: Sequence[tuple[float, int, int]], span_s: float) -> str:
-    """Return how many outcomes were seen in each span of time; empty where there is nothing to compare."""
+    """Return the outcomes of each span of time; empty for fewer than two spans."""
     if len(spans) < 2:
         return ""
     days = spans[-1][0] - spans[0][0] >= 86_400
-    bars = [(_clock(begin, days=True), good, bad) for begin, good, bad in spans]
+    bars = [(_time_label(begin, days=True), good, bad) for begin, good, bad in spans]
     middle = len(spans) // 2
-    marks = [(0, _clock(spans[0][0], days=True)), (len(spans) - 1, _clock(spans[-1][0] + span_s, days=days))]
+    marks = [
+        (0, _time_label(spans[0][0], days=True)),
+        (len(spans) - 1, _time_label(spans[-1][0] + span_s, days=days)),
+    ]
     if len(spans) > 4:
-        marks.insert(1, (middle, _clock(spans[middle][0], days=days)))
+        marks.insert(1, (middle, _time_label(spans[middle][0], days=days)))
     return columns("outcomes over time", bars, marks)
 
 
-def _clock(at: float, *, days: bool) -> str:
+def _time_label(at: float, *, days: bool) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M" if days else "%H:%M")
 
 
 def durations(counts: Sequence[int]) -> str:
-    """Return how long imports took, as HubSpot tells it; empty where it told nothing."""
+    """Return how long imports took by HubSpot's instants; empty where it reported none."""
     if not any(counts):
         return ""
-    names = [f"below {_span(bound)}" for bound in DURATION_BOUNDS_S] + [f"{_span(DURATION_BOUNDS_S[-1])} and more"]
+    bounds = [duration(bound) for bound in DURATION_BOUNDS_S]
+    names = [f"below {bound}" for bound in bounds] + [f"{bounds[-1]} and more"]
     first = next(number for number, count in enumerate(counts) if count)
     last = len(counts) - next(number for number, count in enumerate(reversed(counts)) if count)
     bars = [(name, count, 0) for name, count in zip(names, counts, strict=True)][first:last]
-    marks = [(number, f"<{_span(DURATION_BOUNDS_S[first + number])}") for number in range(len(bars) - 1)]
-    if first + len(bars) - 1 < len(DURATION_BOUNDS_S):
-        marks.append((len(bars) - 1, f"<{_span(DURATION_BOUNDS_S[first + len(bars) - 1])}"))
+    marks = [(number, f"<{bound}") for number, bound in enumerate(bounds[first:last])]
     return columns("how long imports took", bars, marks[:: -(-len(marks) // MOST_MARKS)])
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds // size:g} {unit}"
-    return f"{seconds:g} s"
 
 
 def meter(part: int, whole: int, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The ledger: where every line, task and record went, whether the sums agree, and how that reads. Pure."""
+"""The ledger: the sums of lines, tasks and deliveries, whether they balance, and their text. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,13 +8,14 @@ from itertools import chain
 from poller.core.errors import Exit
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
 
-MOST_LINES = 20  # sources that are told one by one
-FEW_OF_FOLDER = 3  # so many of a folder are, even then
+MOST_SOURCES = 20  # with a line each; beyond, one line a folder
+_COUNTS = ("lines", "tasks", "duplicates", "rejected", "blank")
+FEWEST_OF_FOLDER = 4  # sources of a folder that share a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imbalance:
-    """One sum that does not hold: a defect of the poller or a state file that was tampered with."""
+    """One equation that does not hold: a defect of the poller, or a state file that something else changed."""
 
     what: str
     left: int
@@ -47,7 +48,7 @@ def _sink_equation(sink: SinkSums, finished: int) -> tuple[str, int, int]:
 
 
 def exit_code(sums: Sums) -> Exit:
-    """Return what the state as a whole says: work left, everything complete, or not."""
+    """Return the exit code of a run that leaves these sums."""
     if sums.waiting or any(sink.undelivered for sink in sums.sinks if sink.attached):
         return Exit.WORK_LEFT
     if sums.finished != sums.kinds.get(Kind.COMPLETE, 0) or any(sink.dead for sink in sums.sinks):
@@ -56,8 +57,8 @@ def exit_code(sums: Sums) -> Exit:
 
 
 def ledger(sums: Sums) -> str:
-    """Return the ledger for people, one equation a line."""
-    lines = [_source_line(source, count) for source, count in folded(sums.sources)]
+    """Return the ledger as text, one equation a line."""
+    lines = [_source_line(source, count) for source, count in merged(sums.sources)]
     lines.append(
         f"  {'tasks':<10} {sums.waiting + sums.finished:,} = {sums.finished:,} finished + {sums.waiting:,} waiting"
     )
@@ -67,14 +68,16 @@ def ledger(sums: Sums) -> str:
     return "\n".join(["ledger" + ("" if broken else " (balanced)"), *lines])
 
 
-def folded(sources: Sequence[SourceSums]) -> list[tuple[SourceSums, int]]:
-    """Return the sources, those of one name added up, each with how many it stands for: a rotated file is many. Where
-    there still are too many to read, those of one folder are added up."""
+def merged(sources: Sequence[SourceSums]) -> list[tuple[SourceSums, int]]:
+    """Return the sums of sources with one name, such as the rotations of a file, and how many sources each is.
+
+    Of more than `MOST_SOURCES` names, those in one folder are merged too.
+    """
     by_name = _added_up([(source, 1) for source in sources], lambda name: name)
-    if len(by_name) <= MOST_LINES:
+    if len(by_name) <= MOST_SOURCES:
         return by_name
     folders = Counter(_folder(source.name) for source, _ in by_name)
-    return _added_up(by_name, lambda name: f"{_folder(name)}/…" if folders[_folder(name)] > FEW_OF_FOLDER else name)
+    return _added_up(by_name, lambda name: f"{_folder(name)}/…" if folders[_folder(name)] >= FEWEST_OF_FOLDER else name)
 
 
 def _folder(name: str) -> str:
@@ -93,15 +96,8 @@ def _added_up(sources: Iterable[tuple[SourceSums, int]], rename: Callable[[str],
 
 
 def _sum(one: SourceSums, other: SourceSums) -> SourceSums:
-    return replace(
-        one,
-        lines=one.lines + other.lines,
-        tasks=one.tasks + other.tasks,
-        duplicates=one.duplicates + other.duplicates,
-        rejected=one.rejected + other.rejected,
-        blank=one.blank + other.blank,
-        ended=one.ended and other.ended,
-    )
+    sums = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
+    return replace(one, ended=one.ended and other.ended, **sums)
 
 
 def _source_line(source: SourceSums, count: int) -> str:
@@ -121,7 +117,7 @@ def _sink_line(sink: SinkSums, finished: int) -> str:
 
 
 def summary(sums: Sums) -> str:
-    """Return the closing summary: ledger, kinds, pauses, polls per task, most frequent reasons."""
+    """Return the summary of a run: ledger, kinds, polls per task, pauses, most frequent reasons."""
     parts = [ledger(sums), _kinds(sums), _polls(sums)]
     parts += [
         f"account {name} is paused: {_pause(state.pause, state.pause_detail)}"
@@ -147,9 +143,11 @@ def _polls(sums: Sums) -> str:
     return f"polls\n  {sums.polls:>9,}  in all, {sums.polls / tasks:.2f} per task" if tasks else ""
 
 
-def troubles(counts: Mapping[str, int]) -> str:
-    """Return which polls of this run told nothing of their task, by reason; empty when all did."""
+def failed_polls(counts: Mapping[str, int]) -> str:
+    """Return the failed polls of this run, by reason, as text; empty where none failed."""
     if not counts:
         return ""
     rows = sorted(counts.items(), key=lambda reason: (-reason[1], reason[0]))
-    return "\n".join(["polls of this run that told nothing", *(f"  {count:>9,}  {reason}" for reason, count in rows)])
+    return "\n".join(
+        ["failed requests of this run, by reason", *(f"  {count:>9,}  {reason}" for reason, count in rows)]
+    )

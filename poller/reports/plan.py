@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from poller.config import AccountSettings
 from poller.core.errors import ConfigError
 from poller.core.model import AccountState, JsonObject
-from poller.core.text import human
+from poller.core.text import duration
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.schedule import Course, Learned, Lifetimes, SimulatedRun, Unreadable, recalled
@@ -190,7 +190,7 @@ def _lines(plan: AccountPlan) -> list[str]:
     lines = [
         f"account    {plan.account}: {plan.tasks:,} tasks, at most {plan.per_second:g} requests a second",
         f"polls      about {plan.polls:,}, {plan.polls_per_task:g} per task",
-        f"time       about {human(plan.lasts_s)}: started now, finished at {plan.ends_at}",
+        f"time       about {duration(plan.lasts_s)}: started now, finished at {plan.ends_at}",
         f"lateness   {plan.mean_late_s:g} s from a task's end to the poll that sees it, on average",
         f"based on   {plan.based_on}",
     ]

@@ -1,49 +1,46 @@
-"""Makes a failed task's row a body for HubSpot's start call, or says why it cannot be one. Pure."""
+"""Converts a failed task's row to a body for HubSpot's start call. Pure."""
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 import orjson
 
+from poller.core.columns import DUPLICATE_OPTIONS, Columns
 from poller.core.model import JsonObject
-from poller.reports.reasons import Columns, Facts
-from poller.reports.retryable import Verdict
+from poller.core.record import decode
+from poller.reports.finished_task import FinishedTask
+from poller.reports.retryable import RetryAdvice
 
-REQUIRED = (
-    "access",
-    "overwrite",
-    "duplicateValidationStrategy",
-    "duplicateValidationScope",
-)  # by HubSpot, beside url
-FOLDERS = ("folderId", "folderPath")  # it wants one of them
+REQUIRED = ("access", "overwrite", *DUPLICATE_OPTIONS)  # by HubSpot, beside url
+NO_URL_IN_ROW = "there is no URL in the row"
+FOLDERS = ("folderId", "folderPath")  # HubSpot requires one of them
 _YES, _NO = frozenset({"true", "yes", "y", "1", "on"}), frozenset({"false", "no", "n", "0", "off"})
 
 
-def body_of(facts: Facts, columns: Columns, given: Mapping[str, str]) -> JsonObject:
-    """Return the body that starts this import again: from its row, and from `given` where the row says nothing.
+def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]) -> JsonObject:
+    """Return the body that starts this import a second time: its row's values, else those of `defaults`.
 
-    Raises `ValueError` saying what is missing or wrong.
+    Raises `ValueError` with what is missing or wrong.
     """
-    if facts.url is None:
-        raise ValueError("its row names no URL")
-    if not re.match(r"(?i)https?://[^\s/]", facts.url):
-        raise ValueError("the URL of its row does not begin with http:// or https://")
-    body: JsonObject = {"url": facts.url}
+    if task.url is None:
+        raise ValueError(NO_URL_IN_ROW)
+    if not re.match(r"(?i)https?://[^\s/]", task.url):
+        raise ValueError("the URL in the row does not begin with http:// or https://")
+    body: JsonObject = {"url": task.url}
     for name, read in _OPTIONS.items():
-        told = columns.value(facts.ref, name)
-        value = given.get(name) if told is None or told == "" else told
-        if value is not None and value != "":
+        value = columns.value(task.ref, name)
+        value = defaults.get(name) if value in (None, "") else value
+        if value not in (None, ""):
             body[name] = read(name, value)
     if "folderId" in body and "folderPath" in body:
-        del body["folderPath"]  # HubSpot takes one of them
+        del body["folderPath"]  # HubSpot accepts one of them
     return body
 
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{name} in its row is not a text")  # noqa: TRY004 - the row's type, not the caller's
+        raise ValueError(f"{name} in the row is not a text")  # noqa: TRY004 - the row's type, not the caller's
     return str(value).strip()
 
 
@@ -56,7 +53,7 @@ def _flag(name: str, value: Any) -> bool:
         return value
     word = str(value).strip().lower()
     if word not in _YES | _NO:
-        raise ValueError(f"{name} in its row is neither true nor false: {word[:40]!r}")
+        raise ValueError(f"{name} in the row is neither true nor false: {word[:40]!r}")
     return word in _YES
 
 
@@ -68,32 +65,31 @@ _OPTIONS: Mapping[str, Callable[[str, Any], str | bool]] = {
     "ttl": _text,
     "expiresAt": _text,
     "overwrite": _flag,
-    "duplicateValidationStrategy": _word,
-    "duplicateValidationScope": _word,
+    **dict.fromkeys(DUPLICATE_OPTIONS, _word),
 }
 OPTIONS = tuple(_OPTIONS)
 
 
-def lacks(body: JsonObject) -> tuple[str, ...]:
-    """Return what HubSpot demands of a body and this one does not say."""
+def missing_options(body: JsonObject) -> tuple[str, ...]:
+    """Return what HubSpot requires in a body and this one lacks."""
     missing = tuple(name for name in REQUIRED if name not in body)
     return missing if any(name in body for name in FOLDERS) else (*missing, "folderPath")
 
 
-def rest_line(facts: Facts, judged: Verdict, record: bytes) -> bytes:
-    """Return the line for a task that is not worth another try as it stands, its row as it was fed."""
-    reason = facts.reason
-    ref = msgspec.json.decode(record, type=dict[str, msgspec.Raw]).get("ref")
+def rest_line(task: FinishedTask, advice: RetryAdvice, record: bytes) -> bytes:
+    """Return the line for a task that is not resubmitted, with its row as it was fed."""
+    reason = task.reason
+    ref = decode(record).ref
     return orjson.dumps(
         {
-            "task_id": facts.task_id,
-            "account": facts.account,
-            "kind": facts.kind,
+            "task_id": task.task_id,
+            "account": task.account,
+            "kind": task.kind,
             "category": reason.category if reason else None,
             "reason": reason.message if reason else None,
-            "why_not": judged.why,
-            "file_id": facts.file_id,
-            "correlation_id": facts.correlation_id,
-            "ref": None if ref is None else orjson.Fragment(bytes(ref)),
+            "why_not": advice.why,
+            "file_id": task.file_id,
+            "correlation_id": task.correlation_id,
+            "ref": orjson.Fragment(bytes(ref)),
         }
     )

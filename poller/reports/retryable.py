@@ -1,13 +1,15 @@
-"""Decides whether a failed import is worth starting again: what passes by itself, and what lasts. Pure."""
+"""Decides whether a failed import can be retried: which reasons pass by themselves, and which last. Pure."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from poller.core.columns import normalized
 from poller.core.model import Kind
-from poller.reports.reasons import HTTP_STATUS, Facts, folded, listed
+from poller.core.reason import HTTP_STATUS, as_list
+from poller.reports.finished_task import FinishedTask
 
-PASSINGHTTP_STATUSS = frozenset({408, 425, 429})  # and all from 500 on
+PASSING_STATUSES = frozenset({408, 425, 429})  # and all from 500 on
 _RATE = re.compile(r"rate limit|throttl|too many requests|too many connections")
 _LASTING = re.compile(
     r"too large|too big|exceed|larger than|name is too long|blocked|not allowed|disallow|cannot be hosted|unsupported"
@@ -24,65 +26,69 @@ _PASSING = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether starting the import once more is worth a try, and why (not)."""
+class RetryAdvice:
+    """Whether to start the import a second time, and why (not)."""
 
-    again: bool
+    retryable: bool
     why: str
 
 
-def verdict(facts: Facts) -> Verdict:
-    """Decide whether the import is worth starting again.
+def retry_advice(task: FinishedTask) -> RetryAdvice:
+    """Return whether the import can be retried.
 
-    What passes by itself: time-outs, 5xx and rate limits of the file's server, downloads that broke, imports that
-    HubSpot gave up or did not finish. A reason that names nothing of the kind would most likely only fail again.
+    Retryable: time-outs, 5xx and rate limits of the file's server, interrupted downloads, imports that HubSpot
+    canceled or did not finish. Any other reason would most likely fail a second time.
     """
-    match facts.kind:
-        case Kind.COMPLETE if facts.reason is None:
-            return Verdict(again=False, why="the file landed")
+    match task.kind:
+        case Kind.COMPLETE if task.reason is None:
+            why = "the file landed"
         case Kind.COMPLETE:
-            return Verdict(again=False, why="a file landed, but not the one your row describes: poll which is right")
+            why = "a file landed, but not the one in your row: check which is right"
         case Kind.NOT_FOUND:
-            return Verdict(again=False, why="HubSpot does not tell its outcome: poll whether the file is there")
+            why = "its outcome is unknown: check whether the file is there"
         case Kind.COMPLETE_WITHOUT_RESULT:
-            return Verdict(again=False, why="HubSpot says COMPLETE: poll whether the file is there")
-    if facts.file_id is not None:
-        return Verdict(again=False, why="a file landed all the same: read the errors")
-    judged = [_judge(error) for error in listed(facts.errors)]
-    lasting = next((each for each in judged if each is not None and not each.again), None)
-    passing = next((each for each in judged if each is not None and each.again), None)
-    return lasting or passing or _by_kind(facts.kind)
+            why = "HubSpot reported COMPLETE: check whether the file is there"
+        case _ if task.file_id is not None:
+            why = "a file landed in spite of errors: read the errors"
+        case _:
+            return _by_errors(task)
+    return RetryAdvice(retryable=False, why=why)
 
 
-def _by_kind(kind: str) -> Verdict:
+def _by_errors(task: FinishedTask) -> RetryAdvice:
+    known = [advice for error in as_list(task.errors) if (advice := _advice_for(error)) is not None]
+    lasting = next((advice for advice in known if not advice.retryable), None)
+    return lasting or next(iter(known), None) or _by_kind(task.kind)
+
+
+def _by_kind(kind: str) -> RetryAdvice:
     match kind:
         case Kind.CANCELED:
-            return Verdict(again=True, why="HubSpot gave the import up without saying that it can never work")
+            return RetryAdvice(retryable=True, why="HubSpot canceled the import without a lasting reason")
         case Kind.TIMED_OUT:
-            return Verdict(again=True, why="it never finished; should HubSpot finish it yet, the file is there twice")
+            return RetryAdvice(retryable=True, why="it may still finish, and then the file is there twice")
         case _:
-            return Verdict(again=False, why="nothing says that the reason passes by itself")
+            return RetryAdvice(retryable=False, why="the reason is not known to pass by itself")
 
 
-def _judge(error: object) -> Verdict | None:
-    """Judge one error; None where it names nothing that is known to pass or to last."""
-    words = list(_words(error, 0))
-    text = re.sub(r"[_-]", " ", " ".join(words)).lower()
+def _advice_for(error: object) -> RetryAdvice | None:
+    """Return the advice for one error; None where it names nothing that is known to pass or to last."""
+    text = re.sub(r"[_-]", " ", " ".join(_texts(error, 0))).lower()
     if (code := _http_code(error, text)) is not None:
-        passes = code >= 500 or code in PASSINGHTTP_STATUSS
-        which = "which often passes" if passes else "and will again"
-        return Verdict(again=passes, why=f"the file's server answered {code}, {which}")
+        passes = code >= 500 or code in PASSING_STATUSES
+        which = "which often passes" if passes else "which does not pass by itself"
+        return RetryAdvice(retryable=passes, why=f"the file's server returned {code}, {which}")
     if found := _RATE.search(text):
-        return Verdict(again=True, why=f"{_whole(found)!r} passes")
+        return RetryAdvice(retryable=True, why=f"{_whole_words(found)!r} passes")
     if found := _LASTING.search(text):
-        return Verdict(again=False, why=f"{_whole(found)!r} does not pass by itself")
+        return RetryAdvice(retryable=False, why=f"{_whole_words(found)!r} does not pass by itself")
     if found := _PASSING.search(text):
-        return Verdict(again=True, why=f"{_whole(found)!r} often passes")
+        return RetryAdvice(retryable=True, why=f"{_whole_words(found)!r} often passes")
     return None
 
 
-def _whole(found: re.Match[str]) -> str:
-    """Return what was found with the rest of its first and last word."""
+def _whole_words(found: re.Match[str]) -> str:
+    """Return the match, extended to whole words."""
     text, begin, end = found.string, found.start(), found.end()
     while begin and text[begin - 1].isalpha():
         begin -= 1
@@ -91,25 +97,25 @@ def _whole(found: re.Match[str]) -> str:
     return text[begin:end]
 
 
-def _words(value: object, depth: int) -> Iterator[str]:
-    """Yield what an error says, but for what it quotes of the task: context and links."""
+def _texts(value: object, depth: int) -> Iterator[str]:
+    """Yield the texts of an error, except those that quote the task: context and links."""
     if isinstance(value, str):
         yield re.sub(r"\S*/\S*", " ", value[:1000])
     elif depth < 4 and isinstance(value, dict):
         for key, part in value.items():
             if key not in ("context", "links", "id", "in"):
-                yield from _words(part, depth + 1)
+                yield from _texts(part, depth + 1)
     elif depth < 4 and isinstance(value, list):
         for part in value[:20]:
-            yield from _words(part, depth + 1)
+            yield from _texts(part, depth + 1)
 
 
 def _http_code(error: object, text: str) -> int | None:
-    """Return the HTTP status that the file's server gave, from an error's context or its words."""
+    """Return the HTTP status that the file's server gave, from an error's context or its text."""
     context = error.get("context") if isinstance(error, dict) else None
-    for name, told in context.items() if isinstance(context, dict) else ():
-        if folded(str(name)) in ("statuscode", "httpstatus", "httpstatuscode", "responsecode"):
-            first = told[0] if isinstance(told, list) and told else told
+    for name, value in context.items() if isinstance(context, dict) else ():
+        if normalized(str(name)) in ("statuscode", "httpstatus", "httpstatuscode", "responsecode"):
+            first = value[0] if isinstance(value, list) and value else value
             if re.fullmatch(r"[45][0-9]{2}", str(first)):
                 return int(str(first))
     found = HTTP_STATUS.search(text)

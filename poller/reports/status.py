@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from poller.core.model import AccountState, JsonObject, Kind, Sums
+from poller.core.text import duration, printable
 from poller.core.timestamps import iso
-from poller.reports.failures.to_text import printable
-from poller.reports.task import span
 
 
 def standing_json(sums: Sums, *, differences: Sequence[str], owner: tuple[int, float] | None, now: float) -> JsonObject:
@@ -66,4 +65,4 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> str:
     if before is None or now <= before[0] or not sums.waiting:
         return ""
     rate = (sums.finished - before[1]) / (now - before[0])
-    return f"{rate:.3g} a second, {span(sums.waiting / rate)} left at this pace" if rate > 0 else ""
+    return f"{rate:.3g} a second, {duration(sums.waiting / rate)} left at this pace" if rate > 0 else ""

@@ -3,8 +3,8 @@
 import orjson
 
 from poller.core.model import AccountState, JsonObject, Poll, TaskDetails
+from poller.core.text import duration, printable
 from poller.core.timestamps import iso
-from poller.reports.failures.to_text import printable
 
 INDENT = " " * 13
 
@@ -35,19 +35,7 @@ def _at(instant: float) -> str:
 
 
 def _ago(seconds: float) -> str:
-    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
-
-
-def span(seconds: float) -> str:
-    """Return a duration as people say it, in its two largest units."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole, parts = round(seconds), []
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, whole = divmod(whole, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
 def _polls(story: TaskDetails) -> list[str]:
@@ -63,10 +51,10 @@ def _polls(story: TaskDetails) -> list[str]:
 
 
 def _poll_text(number: int, poll: Poll) -> str:
-    says = "" if poll.says is None else f" {printable(str(poll.says))}"
-    then = "the last one" if poll.again_in_s is None else f"next {span(poll.again_in_s)} later"
+    says = "" if poll.detail is None else f" {printable(str(poll.detail))}"
+    then = "the last one" if poll.again_in_s is None else f"next {duration(poll.again_in_s)} later"
     return (
-        f"{number:>3}  {_at(poll.at)}  waited {span(poll.gate_s)} at the gate, took {span(poll.took_s)}: "
+        f"{number:>3}  {_at(poll.at)}  waited {duration(poll.gate_s)} at the gate, took {duration(poll.took_s)}: "
         f"{poll.outcome}{says}; {then}"
     )
 
@@ -78,11 +66,13 @@ def _end(story: TaskDetails, account: AccountState, now: float) -> list[str]:
         if record is None:
             return [_line("finished", kind)]
         lines = [
-            _line("finished", f"{kind}, {_at(record.seen_at)}, {span(record.seen_at - story.fed_at)} after it was fed")
+            _line(
+                "finished", f"{kind}, {_at(record.seen_at)}, {duration(record.seen_at - story.fed_at)} after it was fed"
+            )
         ]
         if record.reason:
             lines.append(INDENT + printable(record.reason))
-        correlation = orjson.loads(record.body).get("correlation_id")
+        correlation = record.correlation_id
         return [*lines, f"{INDENT}correlation id {correlation}, for HubSpot's support"] if correlation else lines
     due = f"next poll due {_at(story.due_at)}, {_ago(now - story.due_at)}"
     lines = [_line("waiting", f"{printable(story.status)} was HubSpot's last word; {due}" if story.status else due)]
@@ -129,6 +119,6 @@ def _poll_json(poll: Poll) -> JsonObject:
         "gate_s": poll.gate_s,
         "took_s": poll.took_s,
         "outcome": poll.outcome,
-        "says": poll.says,
+        "says": poll.detail,
         "next_in_s": poll.again_in_s,
     }

@@ -1,6 +1,6 @@
-"""Compare what a file holds with what the state holds: each record once, byte for byte, and nothing else. Pure.
+"""Compares a file with the state: it must contain each record exactly once, byte for byte, and nothing else. Pure.
 
-Both come in the same order where all is well, so both are streamed, and only what differs is held in memory.
+Both normally have the same order, so both are streamed, and only differences are held in memory.
 """
 
 from collections import defaultdict
@@ -14,21 +14,21 @@ from poller.core.model import Delivery
 
 @dataclass(slots=True)
 class Comparison:
-    """Feed it lines and records; then ask what differs."""
+    """What differs between the lines and records added so far."""
 
     lines: int = 0
     records: int = 0
     _unmatched: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))  # line → its numbers
-    _unseen: dict[bytes, Delivery] = field(default_factory=dict)  # records no line had yet
+    _unseen: dict[bytes, Delivery] = field(default_factory=dict)  # records without a line so far
 
     def add_line(self, line: bytes) -> None:
-        """Take the file's next line, without its line break."""
+        """Add the file's next line, without its line break."""
         self.lines += 1
         if self._unseen.pop(line, None) is None:
             self._unmatched[line].append(self.lines)
 
     def add_record(self, record: Delivery) -> None:
-        """Take the state's next record."""
+        """Add the state's next record."""
         self.records += 1
         numbers = self._unmatched.get(record.body)
         if not numbers:
@@ -43,34 +43,34 @@ class Comparison:
         return not self._unmatched and not self._unseen
 
     def suspects(self) -> set[tuple[str, str]]:
-        """Return the (account, task_id) of every line that matched no record; whoever knows says which are finished."""
+        """Return the (account, task_id) of every line without a record; the caller finds which of them are finished."""
         return {identity for line in self._unmatched if (identity := identity_of(line)) is not None}
 
     def differences(self, finished: set[tuple[str, str]]) -> Iterator[str]:
-        """Yield each difference as a sentence. `finished` are those of `suspects` that the state has a record of."""
+        """Yield each difference as text. `finished`: those of `suspects` that have a record in the state."""
         altered = {(record.account, record.task_id) for record in self._unseen.values()}
         for line, numbers in self._unmatched.items():
             identity = identity_of(line)
             for number in numbers:
-                yield f"line {number}: {_trouble(identity, altered, finished)}"
+                yield f"line {number}: {_problem(identity, altered, finished)}"
         named = self.suspects()
         for record in self._unseen.values():
             if (record.account, record.task_id) not in named:
                 yield f"missing: task {record.task_id} of account {record.account} (record {record.number})"
 
 
-def _trouble(identity: tuple[str, str] | None, altered: set[tuple[str, str]], finished: set[tuple[str, str]]) -> str:
+def _problem(identity: tuple[str, str] | None, altered: set[tuple[str, str]], finished: set[tuple[str, str]]) -> str:
     if identity is None:
-        return "is not a record: torn, or written by something else"
+        return "is not a record: cut off, or written by another program"
     account, task_id = identity
     task = f"task {task_id} of account {account}"
     if identity in altered:
         return f"{task} differs from its record"
-    return f"{task} stands here a second time" if identity in finished else f"{task} is not in the state"
+    return f"{task} is in the file twice" if identity in finished else f"{task} is not in the state"
 
 
 def identity_of(line: bytes) -> tuple[str, str] | None:
-    """Return whose record a line is; None where it is none."""
+    """Return the (account, task_id) of a line; None where it is no record."""
     try:
         record = orjson.loads(line)
         account, task_id = record["account"], record["task_id"]
@@ -80,7 +80,7 @@ def identity_of(line: bytes) -> tuple[str, str] | None:
 
 
 async def compare(lines: Iterator[bytes], records: AsyncIterator[Delivery]) -> Comparison:
-    """Walk both in step, so that equal ones meet and are forgotten."""
+    """Compare both side by side, so that equal ones need no memory."""
     comparison = Comparison()
     async for record in records:
         line = next(lines, None)

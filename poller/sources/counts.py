@@ -1,4 +1,4 @@
-"""Count where one source's lines went in this run, and tell of the rejected ones without flooding the log."""
+"""Count where one source's lines went in this run, and log the rejected ones without flooding the log."""
 
 import structlog
 
@@ -6,17 +6,17 @@ from poller.core.model import Added, Chunk
 
 log = structlog.get_logger()
 
-_TOLD_SINGLY = 20  # rejected lines of a source, each an event
-_TOLD_AT_ONCE = 1000  # rejected lines after that, folded into one event
+_LOGGED_SINGLY = 20  # rejected lines of a source, each an event
+_FOLD_SIZE = 1000  # rejected lines after that, folded into one event
 
 
-class Counts:
+class SourceCounts:
     """The sums of one source in this run."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._tasks = self._duplicates = self._rejected = self._blank = 0
-        self._folded: list[int] = []  # line numbers not told yet
+        self._folded: list[int] = []  # line numbers not logged yet
 
     def add(self, chunk: Chunk, added: Added) -> None:
         """Count a stored chunk."""
@@ -25,14 +25,26 @@ class Counts:
         self._blank += chunk.blank
         for rejection in chunk.rejected:
             self._rejected += 1
-            if self._rejected <= _TOLD_SINGLY:
+            if self._rejected <= _LOGGED_SINGLY:
                 log.warning("source.line_rejected", source=self._source, line=rejection.line, reason=rejection.reason)
-            else:
-                self._fold(rejection.line)
+                continue
+            self._folded.append(rejection.line)
+            if len(self._folded) >= _FOLD_SIZE:
+                self.log_folded()
 
-    def end(self) -> None:
-        """Tell the sums: the source has ended."""
-        self.tell_folded()
+    def log_folded(self) -> None:
+        """Log the rejected lines that were held back."""
+        if not self._folded:
+            return
+        first, last = self._folded[0], self._folded[-1]
+        log.warning(
+            "source.lines_rejected", source=self._source, count=len(self._folded), first_line=first, last_line=last
+        )
+        self._folded.clear()
+
+    def log_end(self) -> None:
+        """Log the sums: the source has ended."""
+        self.log_folded()
         log.info(
             "source.ended",
             source=self._source,
@@ -43,19 +55,20 @@ class Counts:
             blank=self._blank,
         )
 
-    def _fold(self, line: int) -> None:
-        self._folded.append(line)
-        if len(self._folded) >= _TOLD_AT_ONCE:
-            self.tell_folded()
 
-    def tell_folded(self) -> None:
-        """Tell of the rejected lines that were held back."""
-        if self._folded:
-            log.warning(
-                "source.lines_rejected",
-                source=self._source,
-                count=len(self._folded),
-                first_line=self._folded[0],
-                last_line=self._folded[-1],
-            )
-            self._folded.clear()
+class FaultLog:
+    """Logs why a followed source waits: each reason once, until `clear`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._last: str | None = None
+
+    def warn(self, reason: str) -> None:
+        """Log the reason unless it is the last one logged."""
+        if reason != self._last:
+            log.warning("source.waited_for", source=self._source, reason=reason)
+            self._last = reason
+
+    def clear(self) -> None:
+        """The source was read: the next fault is a new one."""
+        self._last = None

@@ -1,6 +1,6 @@
-"""The kinds of source there are, and how each is read into the store."""
+"""The kinds of source, and how each is read into the store."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, assert_never
@@ -8,16 +8,15 @@ from typing import Literal, assert_never
 import structlog
 
 from poller.core.errors import InputError
-from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock
 from poller.sources.files.drop_folder import DropFolder
 from poller.sources.files.follow import follow
-from poller.sources.files.glob_files import MatchFollower, feed_matches
+from poller.sources.files.glob_files import GlobReader
 from poller.sources.files.open_file import STDIN, check_readable, source_name
 from poller.sources.files.read import feed
-from poller.sources.files.registry import Claims
-from poller.sources.intake import Valve
-from poller.sources.parsing.line import Feeding
+from poller.sources.files.registry import FileRegistry
+from poller.sources.intake import ChunkWriter
+from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
 
@@ -27,72 +26,53 @@ class Source:
     """One place where lines come from. Two that are equal are the same source."""
 
     kind: Literal["file", "glob", "folder", "stdin"]
-    place: str  # a path, a pattern, or "-"
-    feeding: Feeding
+    location: str  # a path, a pattern, or "-"
+    options: ReadOptions
     follow: bool = False  # it never ends
     settle_s: float = 2.0  # of a folder: how long a file must have rested
 
     def __str__(self) -> str:
         """For people."""
-        return "standard input" if self.kind == "stdin" else f"{self.kind} {self.place}"
+        return "standard input" if self.kind == "stdin" else f"{self.kind} {self.location}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads sources; what all of them share."""
+    """Reads sources; holds what all of them share."""
 
-    claims: Claims
+    registry: FileRegistry
     clock: Clock
     stdin: int
-    on_chunk: Callable[[Chunk, Added], None]
 
-    async def read(self, source: Source, intake: Valve) -> None:
-        """Read to the end, or for ever where the source is followed. A file that another source reads is left to it.
+    async def read(self, source: Source, writer: ChunkWriter) -> None:
+        """Read to the end; a followed source has none. Skips a file that another source reads.
 
         Raises `InputError` for what cannot be read and is not waited for.
         """
-        place = source.place
-        if source.kind != "glob" and not self.claims.take(place if place != STDIN else "/dev/stdin", source):
-            log.warning("source.named_twice", source=source_name(place))
+        location, options = source.location, source.options
+        path = "/dev/stdin" if location == STDIN else location
+        if source.kind != "glob" and not self.registry.claim(path, source):
+            log.warning("source.named_twice", source=source_name(location))
             return
         match source.kind:
             case "file" if source.follow:
-                await follow(place, intake, source.feeding, on_chunk=self.on_chunk, claims=self.claims)
+                await follow(location, writer, options, registry=self.registry)
             case "file" | "stdin":
-                await feed(place, intake, source.feeding, stdin=self.stdin, on_chunk=self.on_chunk)
+                await feed(location, writer, options, stdin=self.stdin)
             case "glob":
-                await self._read_matches(source, intake)
+                glob = GlobReader(location, writer, options, source, self.registry)
+                await (glob.follow() if source.follow else glob.read())
             case "folder":
-                await self._empty_folder(source, intake)
+                folder = DropFolder(location, writer, options, settle_s=source.settle_s, clock=self.clock)
+                await folder.run(follow=source.follow)
             case _:
                 assert_never(source.kind)
-
-    async def _read_matches(self, source: Source, intake: Valve) -> None:
-        if source.follow:
-            await MatchFollower(
-                source.place, intake, source.feeding, owner=source, claims=self.claims, on_chunk=self.on_chunk
-            ).run()
-        else:
-            await feed_matches(
-                source.place, intake, source.feeding, owner=source, claims=self.claims, on_chunk=self.on_chunk
-            )
-
-    async def _empty_folder(self, source: Source, intake: Valve) -> None:
-        await DropFolder(
-            source.place,
-            intake,
-            source.feeding,
-            follow=source.follow,
-            settle_s=source.settle_s,
-            clock=self.clock,
-            on_chunk=self.on_chunk,
-        ).run()
 
 
 def check_sources(sources: Iterable[Source]) -> None:
     """Raise `InputError` naming every file and folder that cannot be read and is not waited for."""
     finite = [source for source in sources if not source.follow]
-    check_readable([source.place for source in finite if source.kind == "file"])
+    check_readable([source.location for source in finite if source.kind == "file"])
     for source in finite:
-        if source.kind == "folder" and not Path(source.place).is_dir():
-            raise InputError(f"cannot read the input: there is no folder {source.place}")
+        if source.kind == "folder" and not Path(source.location).is_dir():
+            raise InputError(f"cannot read the input: there is no folder {source.location}")

@@ -1,6 +1,6 @@
 """The one durable truth: the queue, the schedule and the outbox of a run, on SQLite or PostgreSQL."""
 
-from poller.store.open_store import StateReader, last_beat, open_store, read_store, without_secret
+from poller.store.open_store import StateReader, last_beat, open_store, read_store
 from poller.store.sqlite.store import SqliteStore
 
-__all__ = ["SqliteStore", "StateReader", "last_beat", "open_store", "read_store", "without_secret"]
+__all__ = ["SqliteStore", "StateReader", "last_beat", "open_store", "read_store"]

@@ -10,6 +10,7 @@ from typing import Protocol
 from poller.core.errors import ConfigError
 from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, Sums, TaskDetails
 from poller.core.protocols import Clock, Store
+from poller.core.text import redacted_url
 from poller.store.sqlite import lock
 from poller.store.sqlite.reader import SqliteReader
 from poller.store.sqlite.schema import open_reading, open_writing
@@ -101,14 +102,6 @@ def last_beat(url: str) -> tuple[int, float] | None:
     return None if path is None else lock.last_beat(path)
 
 
-def without_secret(url: str) -> str:
-    """Return `url` with neither user, password nor query: what of it may be logged."""
-    if url.startswith(SQLITE):
-        return url
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.partition("?")[0].rpartition("@")[2]
-
-
 def _postgres() -> ModuleType:
     try:
         from poller.store import postgres
@@ -124,7 +117,7 @@ def _database_path(url: str) -> Path | None:
     name = url.removeprefix(SQLITE)
     if name == url or not name or "\0" in name:
         raise ConfigError(
-            f"the state {without_secret(url)!r} is not one this poller knows. Use sqlite:///poller.db (in the working "
+            f"the state {redacted_url(url)!r} is not one this poller knows. Use sqlite:///poller.db (in the working "
             "folder), sqlite:////var/lib/poller/poller.db (absolute), sqlite:///:memory: (gone at the end) or "
             "postgresql://user@host/database."
         )

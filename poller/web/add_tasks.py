@@ -12,7 +12,7 @@ from aiohttp import web
 
 from poller.core.errors import PollerError
 from poller.core.model import Added, Chunk, Position, Rejection
-from poller.sources import Feeding
+from poller.sources import ReadOptions
 from poller.web.auth import answer, as_json
 from poller.web.context import Run
 from poller.web.request_body import Held, RequestRefused, chunks_of, format_of
@@ -91,7 +91,7 @@ class Feeder:
         if not self._run.store.writable:
             raise RequestRefused(503, "unwritable", "the state cannot be written now: its disk is full or out of reach")
 
-    def _feeding_of(self, request: web.Request) -> Feeding:
+    def _feeding_of(self, request: web.Request) -> ReadOptions:
         """Return how the request's lines are to be read, by its Content-Type and its query."""
         own, accounts = self._run.feeding, frozenset(self._run.service.lanes)
         account = request.query.get("account", own.default_account)

@@ -8,7 +8,7 @@ from aiohttp import web
 from poller.core.protocols import Clock, Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.sources import Feeding
+from poller.sources import ReadOptions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Run:
     service: Service
     store: Store
     metrics: Metrics
-    feeding: Feeding  # how lines that come over HTTP are read, but for the accounts; a reload replaces it
+    feeding: ReadOptions  # how lines that come over HTTP are read, but for the accounts; a reload replaces it
     clock: Clock
     version: str
     pid: int

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import get_args
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -16,9 +15,11 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from poller.core.histogram import Histogram
 from poller.core.model import GateReading, Kind, Outcome, Pause
+from poller.core.record import decode
 from poller.core.timestamps import epoch
-from poller.engine.metrics import AccountPolls, Histogram
+from poller.engine.metrics import AccountPolls
 from poller.web.context import Run
 from poller.web.loop_lag import Lag
 
@@ -43,17 +44,10 @@ def metrics_handler(run: Run, lag: Lag) -> Handler:
     return metrics
 
 
-class _SeenAt(msgspec.Struct):
-    seen_at: str
-
-
-_seen_at = msgspec.json.Decoder(_SeenAt)
-
-
 async def _oldest_at(run: Run, sink: str) -> float | None:
     """Return when the first task that the sink lacks finished; None where it has all."""
     first = await run.store.undelivered(sink, 1)
-    return epoch(_seen_at.decode(first[0].body).seen_at) if first else None
+    return epoch(decode(first[0].body).seen_at) if first else None
 
 
 class RunCollector(Collector):
@@ -111,7 +105,7 @@ class RunCollector(Collector):
             "poll_troubles",
             "Status requests of this run that told nothing of their task, by reason.",
             ("reason",),
-            [((reason,), count) for reason, count in self._run.metrics.troubles.items()],
+            [((reason,), count) for reason, count in self._run.metrics.failed_polls.items()],
         )
         yield _histogram(
             "request_duration_seconds",

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from poller.core.errors import InputError
 from poller.core.model import Chunk
-from poller.sources import Feeding, Parser
-from poller.sources.parsing.line import Format
+from poller.sources import Parser, ReadOptions
+from poller.sources.options import Format
 from poller.web.jsonarray import ArrayLines
 
 MOST_LINES = 10_000  # a request; blank lines, comments and a CSV's header do not count
@@ -63,7 +63,7 @@ def format_of(request: web.Request) -> Format:
     return FORMATS[told]
 
 
-async def chunks_of(request: web.Request, feeding: Feeding, held: Held) -> list[Chunk]:
+async def chunks_of(request: web.Request, feeding: ReadOptions, held: Held) -> list[Chunk]:
     """Return the whole body's lines. Raises `RequestRefused` where it is too much, too slow or cannot be read."""
     if (request.content_length or 0) > MOST_BYTES:
         raise _too_large()
@@ -98,7 +98,7 @@ def _too_large() -> RequestRefused:
 class _Body:
     """Parses blocks as they come, and stops at too many lines."""
 
-    def __init__(self, feeding: Feeding, *, is_json: bool) -> None:
+    def __init__(self, feeding: ReadOptions, *, is_json: bool) -> None:
         self.chunks: list[Chunk] = []
         self.length = 0
         self._lines = self._blank = 0

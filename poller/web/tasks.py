@@ -66,7 +66,7 @@ def _poll(poll: Poll) -> dict[str, Any]:
         "gate_s": poll.gate_s,
         "took_s": poll.took_s,
         "outcome": poll.outcome,
-        "says": poll.says,
+        "says": poll.detail,
         "again_in_s": poll.again_in_s,
     }
 

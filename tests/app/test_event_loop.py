@@ -9,10 +9,10 @@ import pytest
 import structlog
 
 from poller.app.event_loop import run_event_loop, tune_garbage_collector
-from poller.core.log import tells_debug
-from poller.sources import Feeding
-from poller.sources.parsing.line import Gathered, SingleLines
-from poller.sources.parsing.lines import Line, Overlong
+from poller.core.log import is_debug
+from poller.sources import ReadOptions
+from poller.sources.parsing.line import ParsedLines, PlainLines
+from poller.sources.parsing.lines import Line, OverlongLine
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_debug_events_are_not_built_where_they_are_not_written(level: int, writt
     before = structlog.get_config()["wrapper_class"]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     try:
-        assert tells_debug() is written
+        assert is_debug() is written
     finally:
         structlog.configure(wrapper_class=before)
 
@@ -66,12 +66,12 @@ def test_debug_events_are_not_built_where_they_are_not_written(level: int, writt
         [b"AAAA", b"a/b", b'{"id": "CCCC"}'],
         [b"AAAA", b"\xff", "ä".encode()],
         [b"AA\rAA", b"\0"],
-        [b"AAAA", Overlong(b"AAAA", 100_000)],
+        [b"AAAA", OverlongLine(b"AAAA", 100_000)],
     ],
 )
 def test_lines_read_together_mean_what_each_means_alone(lines: list[Line]) -> None:
-    reading = SingleLines(feeding=Feeding(accounts=frozenset({"default"}), default_account="default"))
-    together, alone = Gathered(), Gathered()
+    reading = PlainLines(options=ReadOptions(accounts=frozenset({"default"}), default_account="default"))
+    together, alone = ParsedLines(), ParsedLines()
     assert reading.read(lines, len(lines), 1, True, together) == len(lines)
     for number, line in enumerate(lines, 1):
         reading.read([line], 1, number, True, alone)

@@ -16,13 +16,14 @@ import orjson
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
-from poller.cli.commands.report import Wanted
+from poller.cli.commands.report import ReportOptions
 from poller.cli.commands.report import write_report as report
+from poller.cli.records import open_state
 from poller.config import load
+from poller.core.columns import Columns
 from poller.core.errors import ConfigError, Exit, InputError, SinkError
 from poller.core.protocols import Clock
 from poller.reports.failures.to_csv import harmless
-from poller.reports.reasons import Columns
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import Ask, SimulatedReply
 from tests.support.browser import chromium, opened
@@ -30,7 +31,7 @@ from tests.support.simulation import Simulation, settings_for
 
 START = "/files/v3/files/import-from-url/async"
 QUICK = Scenario(durations=parse_durations("fixed:0"), fates={}, requests=1000)
-INJECTED: dict[str, tuple[int, bytes]] = {  # what the address holds → how many, and what HubSpot says of them
+INJECTED: dict[str, tuple[int, bytes]] = {  # a part of the URL → how many, and HubSpot's error
     "gone": (40, b'{"category":"VALIDATION_ERROR","message":"%s could not be downloaded: the server answered 404"}'),
     "busy": (31, b'{"category":"VALIDATION_ERROR","message":"%s could not be downloaded: the server answered 503"}'),
     "slow": (23, b'{"category":"DOWNLOAD_TIMEOUT","message":"The server of %s took 30.1 s: too slow"}'),
@@ -92,7 +93,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-async def test_five_injected_reasons_are_found_and_what_is_worth_it_finishes_at_the_second_try(
+async def test_five_injected_reasons_are_found_and_the_retryable_imports_complete_at_the_second_try(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, QUICK)
@@ -100,9 +101,9 @@ async def test_five_injected_reasons_are_found_and_what_is_worth_it_finishes_at_
     fed = [{"task_id": start(simulation, orjson.dumps({"url": row["url"]})), **row} for row in rows()]
     assert await simulation.run(write_csv(tmp_path / "ids.csv", fed)) is Exit.NOT_ALL_COMPLETE
 
-    wanted = Wanted(as_json=True, resubmit=tmp_path / "again.jsonl", csv=tmp_path / "failed.csv")
+    options = ReportOptions(as_json=True, resubmit=tmp_path / "retry.jsonl", csv=tmp_path / "failed.csv")
     capsys.readouterr()
-    assert await report(settings_for(tmp_path), wanted, clock) is Exit.ALL_COMPLETE
+    assert await report(settings_for(tmp_path), options, clock) is Exit.ALL_COMPLETE
     found = orjson.loads(capsys.readouterr().out)
     assert (found["finished"], found["failed"], found["complete"]) == (200, 200 - GOOD, GOOD)
     assert [(each["count"], each["category"]) for each in found["reasons"]] == [
@@ -112,8 +113,11 @@ async def test_five_injected_reasons_are_found_and_what_is_worth_it_finishes_at_
         {f"{name}.example.com": count} for name, (count, _) in INJECTED.items()
     ]
     assert all(sample["correlation_id"] for each in found["reasons"] for sample in each["samples"])
+    async with open_state(settings_for(tmp_path)) as state:
+        counts = dict((await state.sums()).reasons)
+    assert counts == {f"{each['category']}: {each['reason']}": each["count"] for each in found["reasons"]}
 
-    bodies, rest = lines(tmp_path / "again.jsonl"), lines(tmp_path / "again.rest.jsonl")
+    bodies, rest = lines(tmp_path / "retry.jsonl"), lines(tmp_path / "retry.rest.jsonl")
     assert Counter(body["url"][8:12] for body in bodies) == {"busy": 31, "slow": 23}
     assert Counter(line["ref"]["url"][8:12] for line in rest) == {"gone": 40, "huge": 17, "type": 11}
     assert {body.pop("url") for body in bodies} == {row["url"] for row in fed[40:94]}
@@ -125,7 +129,7 @@ async def test_five_injected_reasons_are_found_and_what_is_worth_it_finishes_at_
         "duplicateValidationScope": "ENTIRE_PORTAL",
     }
     simulation.api.stage = lambda _, reply: reply  # what passes has passed
-    again = [{"task_id": start(simulation, line)} for line in (tmp_path / "again.jsonl").read_bytes().splitlines()]
+    again = [{"task_id": start(simulation, line)} for line in (tmp_path / "retry.jsonl").read_bytes().splitlines()]
     flags = {"state": f"sqlite:///{tmp_path}/second.db", "sinks": [f"jsonl:{tmp_path}/second.jsonl"]}
     assert await simulation.run(write_csv(tmp_path / "second.csv", again), flags) is Exit.ALL_COMPLETE
     assert len(simulation.records("second.jsonl")) == 54
@@ -166,16 +170,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def reported(capsys: pytest.CaptureFixture[str], **wanted: Any) -> tuple[str, str]:
+async def reported(capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[str, str]:
     capsys.readouterr()
-    await report(load(None, {}, {}), Wanted(**wanted), lambda: 1_767_600_000.0)
-    told = capsys.readouterr()
-    return told.out, told.err
+    await report(load(None, {}, {}), ReportOptions(**options), lambda: 1_767_600_000.0)
+    streams = capsys.readouterr()
+    return streams.out, streams.err
 
 
-async def test_files_of_finished_tasks_are_reported_on_like_a_state(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_report_on_files_is_like_one_on_a_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, record(1), timeout(2), record(3, kind="canceled", result=None))
     out, _ = await reported(capsys, files=(file,))
     assert "3 finished tasks: 1 are complete, 2 are not (66.7%)" in out
@@ -190,7 +192,7 @@ async def test_a_line_that_is_no_record_is_named(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "report.html").exists()
 
 
-async def test_only_the_account_and_the_time_asked_for_count(
+async def test_only_tasks_of_the_chosen_account_and_time_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path, record(1), record(9), record(10, account="other"))
@@ -206,7 +208,7 @@ async def test_a_mismatch_is_a_group_of_its_own(tmp_path: Path, capsys: pytest.C
     assert [(each["kind"], each["category"]) for each in found["reasons"]] == [("differs", "SIZE_MISMATCH")]
 
 
-async def test_rows_that_make_no_body_are_told_with_the_reason(
+async def test_rows_without_a_valid_body_are_listed_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(
@@ -216,13 +218,13 @@ async def test_rows_that_make_no_body_are_told_with_the_reason(
         timeout(3, ref={"URL": "https://example.com/a", "overwrite": "perhaps"}),
         timeout(4, ref={"URL": "https://example.com/a", "Folder ID": 99, "folder_path": "/x", "ttl": ""}),
     )
-    _, err = await reported(capsys, files=(file,), resubmit=tmp_path / "again.jsonl", given={"access": "PRIVATE"})
-    assert lines(tmp_path / "again.jsonl") == [{"url": "https://example.com/a", "access": "PRIVATE", "folderId": "99"}]
-    why = [line["why_not"] for line in lines(tmp_path / "again.rest.jsonl")]
+    _, err = await reported(capsys, files=(file,), resubmit=tmp_path / "retry.jsonl", defaults={"access": "PRIVATE"})
+    assert lines(tmp_path / "retry.jsonl") == [{"url": "https://example.com/a", "access": "PRIVATE", "folderId": "99"}]
+    why = [line["why_not"] for line in lines(tmp_path / "retry.rest.jsonl")]
     assert [text.partition("; but ")[2] for text in why] == [
-        "its row names no URL",
-        "the URL of its row does not begin with http:// or https://",
-        "overwrite in its row is neither true nor false: 'perhaps'",
+        "there is no URL in the row",
+        "the URL in the row does not begin with http:// or https://",
+        "overwrite in the row is neither true nor false: 'perhaps'",
     ]
     assert "--column url=NAME" in err
     assert "1 bodies lack overwrite" in err
@@ -230,14 +232,14 @@ async def test_rows_that_make_no_body_are_told_with_the_reason(
 
 async def test_bodies_of_two_accounts_never_share_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, timeout(1), timeout(2, account="emea"))
-    (tmp_path / "again.jsonl").write_text("from before")
+    (tmp_path / "retry.jsonl").write_text("from before")
     with pytest.raises(ConfigError, match="--account NAME"):
-        await reported(capsys, files=(file,), resubmit=tmp_path / "again.jsonl")
-    assert (tmp_path / "again.jsonl").read_text() == "from before"
-    assert names(tmp_path) == ["again.jsonl", "finished.jsonl"]
+        await reported(capsys, files=(file,), resubmit=tmp_path / "retry.jsonl")
+    assert (tmp_path / "retry.jsonl").read_text() == "from before"
+    assert names(tmp_path) == ["finished.jsonl", "retry.jsonl"]
 
 
-async def test_answers_are_for_their_owner_s_eyes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_only_the_user_may_read_the_output_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = {name: tmp_path / name for name in ("html", "csv", "resubmit", "rest")}
     await reported(capsys, files=(write(tmp_path, timeout(1)),), **outputs)
     assert {mode(path) for path in outputs.values()} == {0o600}
@@ -253,11 +255,11 @@ async def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: py
         await reported(capsys, files=(file,), resubmit=tmp_path / "x", rest=tmp_path / "x")
 
 
-async def test_named_columns_are_the_person_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_named_columns_win_over_found_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, timeout(1, ref={"url": "n/a", "origin": "https://example.com/a", "Title": "A"}))
     columns = Columns(named={"url": "origin", "name": "Title"})
-    await reported(capsys, files=(file,), columns=columns, resubmit=tmp_path / "again.jsonl")
-    assert lines(tmp_path / "again.jsonl") == [{"url": "https://example.com/a", "name": "A"}]
+    await reported(capsys, files=(file,), columns=columns, resubmit=tmp_path / "retry.jsonl")
+    assert lines(tmp_path / "retry.jsonl") == [{"url": "https://example.com/a", "name": "A"}]
 
 
 async def test_many_rare_reasons_hosts_and_extensions_keep_the_sums_right(
@@ -273,7 +275,7 @@ async def test_many_rare_reasons_hosts_and_extensions_keep_the_sums_right(
     found = orjson.loads(out)
     assert sum(each["count"] for each in found["reasons"]) == found["failed"] == 6100
     assert found["reasons"][0]["count"] == 100
-    assert found["reasons"][-1]["kind"] == "further"
+    assert found["reasons"][-1]["kind"] == "other"
     assert found["hosts"][0] == {"name": "cdn.example.com", "failed": 100, "all": 100}
 
 
@@ -306,7 +308,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: Counter[str] = Counter()
         self.values: list[str] = []
-        self.said = ""
+        self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -314,10 +316,10 @@ class Page(HTMLParser):
         self.values += [value or "" for _, value in attrs]
 
     def handle_data(self, data: str) -> None:
-        self.said += data
+        self.text += data
 
 
-async def test_the_page_is_whole_by_itself_and_escapes_everything(
+async def test_the_page_is_self_contained_and_escapes_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -334,20 +336,20 @@ async def test_the_page_is_whole_by_itself_and_escapes_everything(
     assert page.tags["script"] == page.tags["img"] == page.tags["iframe"] == 0
     assert page.tags["svg"] == 2
     assert page.tags["html"] == page.tags["main"] == page.tags["h1"] == 1
-    assert hostile[:20] in page.said
+    assert hostile[:20] in page.text
     assert not [value for value in page.values if value.startswith(("http", "//", "javascript:"))]
     assert re.findall(r"(?i)url\(|@import|\son\w+=(?!alert)", text) == []
     assert "default-src 'none'" in text
 
 
-async def test_the_page_says_what_the_numbers_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_page_labels_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, *[record(n) for n in range(30)], *[timeout(n) for n in range(30, 42)])
     await reported(capsys, files=(file,), html=tmp_path / "report.html")
-    said = Page((tmp_path / "report.html").read_text()).said
-    assert "42finished" in said
-    assert "30complete" in said
-    assert "12not complete (28.6%)" in said
-    assert "100.0% of those not complete" in said
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "42finished" in text
+    assert "30complete" in text
+    assert "12not complete (28.6%)" in text
+    assert "100.0% of those not complete" in text
 
 
 @pytest.mark.real_time
@@ -357,7 +359,7 @@ def test_the_page_reads_well_in_a_browser(tmp_path: Path) -> None:
         (n, {"requested_at": "2026-01-05T00:00:00Z", "completed_at": f"2026-01-05T00:{n}:00Z"}) for n in range(10, 60)
     ]
     file = write(tmp_path, *[record(n, **more) for n, more in times], *[timeout(n) for n in range(60, 80)])
-    asyncio.run(report(load(None, {}, {}), Wanted(files=(file,), html=tmp_path / "report.html"), lambda: 1.8e9))
+    asyncio.run(report(load(None, {}, {}), ReportOptions(files=(file,), html=tmp_path / "report.html"), lambda: 1.8e9))
     with chromium() as browser, opened(browser, (tmp_path / "report.html").as_uri()) as (page, seen):
         for width in (1280, 360):
             page.emulate_media(color_scheme="light" if width > 1000 else "dark")
@@ -368,9 +370,7 @@ def test_the_page_reads_well_in_a_browser(tmp_path: Path) -> None:
         assert (seen.console, len(seen.paths)) == ([], 1)
 
 
-async def test_a_group_that_is_partly_worth_another_try_says_both(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_partly_retryable_group_shows_both_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, timeout(1) | {"result": {"id": "7"}}, timeout(2), timeout(3))
     out, _ = await reported(capsys, files=(file,))
-    assert "try again: 2 of them, 'timeout' often passes; not the others, a file landed all the same" in out
+    assert "retry: 2 of them, 'timeout' often passes; not the others, a file landed in spite of errors" in out

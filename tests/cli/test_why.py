@@ -10,9 +10,10 @@ import pytest
 
 from poller.cli.commands.why import print_task
 from poller.core.errors import Exit
-from poller.core.model import AccountState, Kind, Poll, Record, TaskDetails
+from poller.core.model import AccountState, Kind, Poll, TaskDetails
 from poller.core.protocols import Clock
-from poller.reports.task import span, story_text
+from poller.core.record import restore
+from poller.reports.task import story_text
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
 
@@ -124,7 +125,7 @@ async def test_what_cannot_be_an_id_is_a_wrong_command_line(
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
-POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", says="http_503", again_in_s=90.0)
+POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", detail="http_503", again_in_s=90.0)
 TASK = TaskDetails(
     account="main",
     task_id="AAAA",
@@ -155,7 +156,7 @@ def test_a_paused_account_is_the_reason_for_waiting() -> None:
 
 
 def test_each_sink_is_shown_with_its_delivery() -> None:
-    record = Record(body=b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
+    record = restore(b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
     sinks = {"jsonl:a": "delivered", "webhook:b": "undelivered", "sql:c": "dead: too long"}
     done = replace(TASK, kind=Kind.CANCELED, record=record, deliveries=sinks)
     lines = story_text(done, AccountState(), now=0.0).splitlines()
@@ -166,11 +167,3 @@ def test_each_sink_is_shown_with_its_delivery() -> None:
         f"{indent}sql:c: dead: too long",
     ]
     assert any("correlation id c-1" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (0.0512, "0.0512 s"), (59.9, "59.9 s"), (60, "1 min"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")],
-)
-def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
-    assert span(seconds) == text

@@ -1,4 +1,4 @@
-"""The log: one line an event, no secret in any of them, and no reader needed."""
+"""The log: one line an event, no secret in any of them, and it works without a reader."""
 
 import asyncio
 import io
@@ -52,7 +52,7 @@ def test_events_below_the_level_are_not_written() -> None:
     assert [line["event"] for line in lines(stream)] == ["lane.paused"]
 
 
-def test_auto_is_json_where_nobody_watches_and_console_on_a_terminal() -> None:
+def test_auto_is_json_in_a_pipe_and_console_on_a_terminal() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -66,7 +66,7 @@ def test_auto_is_json_where_nobody_watches_and_console_on_a_terminal() -> None:
     assert not terminal.getvalue().startswith("{")
 
 
-def test_what_others_sent_does_not_steer_the_terminal() -> None:
+def test_received_text_does_not_steer_the_terminal() -> None:
     stream = io.StringIO()
     logs.configure(format="console", level="info", clock=lambda: AT, stream=stream)
     structlog.get_logger().info("status.unknown", word="\x1b]0;gotcha\x07")
@@ -74,7 +74,7 @@ def test_what_others_sent_does_not_steer_the_terminal() -> None:
     assert "\x07" not in stream.getvalue()
 
 
-def test_libraries_speak_through_the_same_lines(written: io.StringIO) -> None:
+def test_warnings_of_libraries_are_events(written: io.StringIO) -> None:
     logging.getLogger("asyncio").error("lost %s", "something")
     logging.getLogger("aiohttp.access").info("GET /")
     assert lines(written) == [
@@ -88,7 +88,7 @@ def test_libraries_speak_through_the_same_lines(written: io.StringIO) -> None:
     ]
 
 
-def test_an_exception_is_class_message_and_places_without_locals(written: io.StringIO) -> None:
+def test_an_exception_is_class_message_and_lines_without_locals(written: io.StringIO) -> None:
     def fail(_local: str) -> None:
         raise ExceptionGroup("two", [ValueError("one"), OSError(2, "gone")])
 
@@ -164,7 +164,7 @@ def test_any_values_give_one_line(values: Mapping[str, Any]) -> None:
     assert len(lines(stream)) == 1
 
 
-# --- a stderr that nobody reads --------------------------------------------------------------------------------------
+# --- a stderr without a reader ---------------------------------------------------------------------------------------
 
 
 class Broken(io.StringIO):
@@ -211,7 +211,7 @@ async def test_a_repeated_event_is_written_once_a_while_with_its_count(written: 
     assert [line.get("repeated", 0) for line in lines(written)] == [0, 59, 59, 0]
 
 
-async def test_after_the_matter_is_over_the_next_is_news(written: io.StringIO, clock: Any) -> None:
+async def test_a_forgotten_event_is_logged_at_once(written: io.StringIO, clock: Any) -> None:
     folded = logs.Folded(structlog.get_logger().warning, clock=clock, every_s=60)
     assert [folded("sink.failed"), folded("sink.failed")] == [True, False]
     folded.forget("sink.failed")

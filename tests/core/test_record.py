@@ -1,9 +1,10 @@
 """A finished task as every sink gets it."""
 
 import orjson
+import pytest
 
 from poller.core.model import Finished, Kind, Missing, Running
-from poller.core.record import TIMED_OUT_NOTE, render
+from poller.core.record import TIMED_OUT_NOTE, decode, render, restore
 from poller.core.timestamps import iso
 from tests.support.makers import make_task
 
@@ -45,15 +46,44 @@ def test_the_poll_that_finishes_a_task_is_counted() -> None:
     assert orjson.loads(record.body)["polls"] == 5
 
 
-def test_a_timed_out_record_says_the_last_known_status_and_that_it_may_still_finish() -> None:
+def test_a_timed_out_record_has_the_last_known_status_and_a_note_that_it_may_still_finish() -> None:
     body = orjson.loads(render(make_task(status="PROCESSING"), Running(status=None), Kind.TIMED_OUT, seen_at=0.0).body)
     assert (body["status"], body["note"]) == ("PROCESSING", TIMED_OUT_NOTE)
 
 
-def test_a_missing_task_has_its_code_as_reason() -> None:
+def test_a_missing_task_has_its_http_status_as_reason() -> None:
     record = render(make_task(), Missing(code=404), Kind.NOT_FOUND, seen_at=0.0)
     assert record.reason == "HTTP 404: HubSpot does not know this id"
 
 
 def test_instants_are_written_in_utc_with_milliseconds() -> None:
     assert iso(1767571200.1234) == "2026-01-05T00:00:00.123Z"
+
+
+def test_the_fields_beside_a_record_s_bytes_are_those_in_them() -> None:
+    outcome = Finished(
+        status="COMPLETE",
+        num_errors=1,
+        errors=b'[{"a": 1.0}]',
+        requested_at="2026-01-05T00:00:00Z",
+        completed_at="2026-01-05T00:00:09Z",
+        correlation_id="c-1",
+    )
+    for ref in (None, b'{"n": 1e400}'):
+        record = render(make_task(ref=ref, polls=4), outcome, Kind.COMPLETE_WITH_ERRORS, seen_at=9.0)
+        assert restore(record.body, kind=record.kind, reason=record.reason, seen_at=9.0) == record
+        fields = decode(record.body)
+        assert (fields.task_id, fields.account, fields.kind) == (record.task_id, record.account, "complete_with_errors")
+        assert (fields.status, fields.num_errors, fields.polls, bytes(fields.errors)) == (
+            "COMPLETE",
+            1,
+            5,
+            outcome.errors,
+        )
+        assert fields.seen_at == iso(9.0)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"task_id":', b'{"task_id":1}', b'{"x":' + b"[" * 20_000])
+def test_bytes_that_are_no_record_are_refused(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode(body)

@@ -1,4 +1,4 @@
-"""Delivering: each sink at its own pace, through trouble that passes and trouble that does not."""
+"""Delivery: each sink at its own pace, through temporary and permanent failures."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from poller.store import open_store
 
 
 class Receiver:
-    """A sink that answers as told, and in the end takes everything."""
+    """A sink that returns the given answers, then takes everything."""
 
     def __init__(self, name: str, *answers: Retry | Written | SinkError) -> None:
         self.name = name
@@ -54,17 +54,17 @@ async def store_with(clock: Clock, folder: Path, count: int, *sinks: str) -> Sto
     return store
 
 
-def outlet_of(receiver: Receiver, store: Store, clock: Clock, give_up_s: float | None = None) -> DeliveryLoop:
+def delivery_loop_of(receiver: Receiver, store: Store, clock: Clock, give_up_s: float | None = None) -> DeliveryLoop:
     return DeliveryLoop(receiver, store=store, metrics=Metrics(), clock=clock, give_up_s=give_up_s)
 
 
 EVERYTHING = [f"task-{number}" for number in range(5)]
 
 
-async def test_everything_is_delivered_in_order_and_struck_off(tmp_path: Path, clock: Clock) -> None:
+async def test_everything_is_delivered_in_order_and_leaves_the_outbox(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     receiver = Receiver("one")
-    delivery_loop = outlet_of(receiver, store, clock)
+    delivery_loop = delivery_loop_of(receiver, store, clock)
     await delivery_loop.open(None)
     delivery_loop.end()
     await delivery_loop.run()
@@ -73,12 +73,12 @@ async def test_everything_is_delivered_in_order_and_struck_off(tmp_path: Path, c
     await store.close()
 
 
-async def test_a_sink_that_fails_for_an_hour_gets_everything_afterwards_and_holds_up_no_other(
+async def test_a_sink_that_fails_for_an_hour_gets_everything_afterwards_and_delays_no_other(
     tmp_path: Path, clock: Clock
 ) -> None:
     store = await store_with(clock, tmp_path, 5, "slow", "fine")
     slow, fine = Receiver("slow", *[Retry(reason="down", wait_s=60)] * 60), Receiver("fine")
-    delivery_loops = [outlet_of(receiver, store, clock) for receiver in (slow, fine)]
+    delivery_loops = [delivery_loop_of(receiver, store, clock) for receiver in (slow, fine)]
     async with asyncio.TaskGroup() as group:
         for delivery_loop in delivery_loops:
             delivery_loop.end()
@@ -92,7 +92,7 @@ async def test_a_sink_that_fails_for_an_hour_gets_everything_afterwards_and_hold
 
 async def test_a_position_that_changed_without_a_write_is_noted(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
-    delivery_loop = outlet_of(
+    delivery_loop = delivery_loop_of(
         Receiver("one", Retry(reason="moved", wait_s=0, position=b"new"), SinkError("stop")), store, clock
     )
     await delivery_loop.run()
@@ -105,7 +105,7 @@ async def test_records_that_a_sink_refuses_are_dead_letters_and_the_ledger_still
 ) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     refused = {delivery.number: "bad" for delivery in (await store.undelivered("one", 2))}
-    delivery_loop = outlet_of(Receiver("one", Written(refused=refused)), store, clock)
+    delivery_loop = delivery_loop_of(Receiver("one", Written(refused=refused)), store, clock)
     delivery_loop.end()
     await delivery_loop.run()
     sums = (await store.sums()).sinks[0]
@@ -113,20 +113,22 @@ async def test_records_that_a_sink_refuses_are_dead_letters_and_the_ledger_still
     await store.close()
 
 
-async def test_a_sink_that_needs_a_person_stops_and_says_so(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_that_needs_a_person_stops_and_reports_it(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
-    told: list[str] = []
-    delivery_loop = outlet_of(Receiver("one", SinkError("the file is gone")), store, clock)
-    delivery_loop.on_stopped = lambda: told.append("stopped")
+    stopped: list[str] = []
+    delivery_loop = delivery_loop_of(Receiver("one", SinkError("the file is gone")), store, clock)
+    delivery_loop.on_stopped = lambda: stopped.append("one")
     await delivery_loop.run()
-    assert (str(delivery_loop.stopped_by), told) == ("the file is gone", ["stopped"])
+    assert (str(delivery_loop.stopped_by), stopped) == ("the file is gone", ["one"])
     assert len(await store.undelivered("one", 10)) == 5
     await store.close()
 
 
-async def test_a_sink_out_of_reach_past_the_limit_that_was_set_ends_the_run(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_out_of_reach_for_longer_than_give_up_s_ends_the_run(tmp_path: Path, clock: Clock) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
-    delivery_loop = outlet_of(Receiver("one", *[Retry(reason="down", wait_s=60)] * 60), store, clock, give_up_s=600)
+    delivery_loop = delivery_loop_of(
+        Receiver("one", *[Retry(reason="down", wait_s=60)] * 60), store, clock, give_up_s=600
+    )
     with pytest.raises(GaveUp, match="sink one: down"):
         await delivery_loop.run()
     assert 600 <= asyncio.get_running_loop().time() <= 700

@@ -1,4 +1,4 @@
-"""A reason that dominates is said at once, nothing is said for nothing, and a run stops when a person wants it to."""
+"""A reason that dominates brings one early warning, a good run none, and too many failures stop a run if asked for."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from poller.core.errors import Exit
 from poller.core.model import Kind, Record
 from poller.core.protocols import Clock
+from poller.core.record import restore
 from poller.engine.failures import FEWEST, LATEST, LEAST_SHARE, DominantReason, FailureWatch, at_least
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import Ask, SimulatedReply
@@ -25,7 +26,7 @@ QUICK = Scenario(durations=parse_durations("fixed:0"), fates={}, requests=1000)
 
 def outcome(number: int, reason: str | None) -> Record:
     kind = Kind.COMPLETE if reason is None else Kind.COMPLETE_WITH_ERRORS
-    return Record(body=orjson.dumps({"task_id": f"T{number}"}), kind=kind, reason=reason, seen_at=float(number))
+    return restore(orjson.dumps({"task_id": f"T{number}"}), kind=kind, reason=reason, seen_at=float(number))
 
 
 def warnings(reasons: Iterable[str | None], watch: FailureWatch | None = None) -> list[DominantReason]:
@@ -42,7 +43,7 @@ def mixed(share: float, count: int, seed: int = 1) -> list[str | None]:
 # --- when ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_reason_that_ends_every_task_is_said_after_fifty() -> None:
+def test_a_reason_that_ends_every_task_brings_a_warning_after_fifty() -> None:
     (warning,) = warnings(["gone"] * 200)
     assert (warning.reason, warning.count, warning.outcomes, warning.share) == ("gone", FEWEST, FEWEST, 1.0)
     assert warning.samples == ("T0", "T1", "T2")
@@ -54,25 +55,25 @@ def test_the_smaller_the_share_the_longer_it_takes_to_be_sure(share: float, with
     assert len(late) <= 6
 
 
-def test_what_ends_every_tenth_task_is_never_said_to_dominate() -> None:
+def test_a_reason_that_ends_every_tenth_task_never_dominates() -> None:
     assert not any(warnings(mixed(0.1, 5000, seed)) for seed in range(10))
 
 
-def test_a_trouble_that_begins_late_is_said_as_early_as_one_at_the_start() -> None:
+def test_a_reason_that_begins_late_brings_a_warning_as_early_as_one_at_the_start() -> None:
     (warning,) = warnings([None] * 10_000 + ["gone"] * 120)
     assert warning.at < 10_000 + 110
 
 
-def test_a_reason_is_said_once_while_it_lasts_and_again_when_it_comes_back() -> None:
+def test_a_reason_brings_one_warning_while_it_lasts_and_another_when_it_comes_back() -> None:
     watch = FailureWatch()
     held = []
-    for reasons, said in ((["gone"] * 1000, 1), ([None] * LATEST, 0), (["gone"] * 200, 1)):
-        assert len(warnings(reasons, watch)) == said
+    for reasons, expected in ((["gone"] * 1000, 1), ([None] * LATEST, 0), (["gone"] * 200, 1)):
+        assert len(warnings(reasons, watch)) == expected
         held.append(watch.warning is not None)
     assert held == [True, False, True]
 
 
-def test_two_reasons_that_share_all_failures_are_both_said() -> None:
+def test_two_reasons_that_share_all_failures_bring_two_warnings() -> None:
     assert {warning.reason for warning in warnings(["gone", "slow"] * 200)} == {"gone", "slow"}
 
 
@@ -122,7 +123,7 @@ def test_a_share_stops_from_the_hundredth_outcome_on_and_a_number_when_it_is_rea
 
 
 def spoil_every(simulation: Simulation, nth: int) -> None:
-    """Let every n-th import end with one and the same error."""
+    """Make every n-th import end with the same error."""
     errors = [{"category": "DOWNLOAD_FAILED", "message": "The file's server answered 404"}]
 
     def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
@@ -134,38 +135,38 @@ def spoil_every(simulation: Simulation, nth: int) -> None:
     simulation.api.stage = stage
 
 
-async def test_a_run_says_what_dominates_while_it_goes_on(tmp_path: Path, clock: Clock, events: list[Any]) -> None:
+async def test_a_run_warns_of_what_dominates_and_continues(tmp_path: Path, clock: Clock, events: list[Any]) -> None:
     simulation = Simulation(tmp_path, clock, QUICK)
     spoil_every(simulation, 2)
     assert await simulation.run(simulation.write_ids(250)) is Exit.NOT_ALL_COMPLETE
-    (said,) = named(events, "failures.dominate")
-    assert said["log_level"] == "warning"
-    assert said["reason"].startswith("DOWNLOAD_FAILED: The file's server answered")
-    assert said["outcomes"] < 150
+    (warning,) = named(events, "failures.dominated")
+    assert warning["log_level"] == "warning"
+    assert warning["reason"].startswith("DOWNLOAD_FAILED: The file's server answered")
+    assert warning["outcomes"] < 150
     finished = {record["task_id"]: record["kind"] for record in simulation.records()}
-    assert {finished[task_id] for task_id in said["samples"]} == {"complete_with_errors"}
-    assert [event["event"] for event in events[events.index(said) :]].count("task.finished") > 100
+    assert {finished[task_id] for task_id in warning["samples"]} == {"complete_with_errors"}
+    assert [event["event"] for event in events[events.index(warning) :]].count("task.finished") > 100
     assert simulation.service is not None
     assert simulation.service.warning is not None
 
 
-async def test_a_good_run_says_nothing(tmp_path: Path, clock: Clock, events: list[Any]) -> None:
+async def test_a_good_run_brings_no_warning(tmp_path: Path, clock: Clock, events: list[Any]) -> None:
     simulation = Simulation(tmp_path, clock, replace(QUICK, fates={Fate.CANCELED: 0.08}))
     await simulation.run(simulation.write_ids(200), {"stop_on_failures": "20%"})
-    assert named(events, "failures.dominate") == []
+    assert named(events, "failures.dominated") == []
     assert len(simulation.records()) == 200
 
 
-async def test_too_many_failures_drain_the_run_and_the_same_command_goes_on(
+async def test_too_many_failures_drain_the_run_and_the_same_command_continues(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, QUICK)
     spoil_every(simulation, 2)
     ids = simulation.write_ids(300)
     assert await simulation.run(ids, {"stop_on_failures": "20%"}) is Exit.WORK_LEFT
-    said = capsys.readouterr().err
-    assert "--stop-on-failures" in said
-    assert "of late mostly: DOWNLOAD_FAILED" in said
+    printed = capsys.readouterr().err
+    assert "--stop-on-failures" in printed
+    assert "most frequent of the latest: DOWNLOAD_FAILED" in printed
     assert 100 <= len(simulation.records()) < 200
     simulation.api.stage = lambda _, reply: reply
     assert await simulation.run(ids, {"stop_on_failures": "20%"}) is Exit.NOT_ALL_COMPLETE

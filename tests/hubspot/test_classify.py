@@ -23,7 +23,6 @@ from poller.core.model import (
 )
 from poller.core.record import render
 from poller.hubspot.classify import DEEPEST, classify, read_limits
-from poller.hubspot.error_text import readable_reason
 from tests.support.makers import make_task
 
 JSON = {"Content-Type": "application/json"}
@@ -198,7 +197,6 @@ def test_a_finished_answer_is_read_in_full() -> None:
         started_at="2026-01-05",
         completed_at="2026-01-05T00:00:01.123456Z",
         task_id="AAAAEZ6whGI",
-        reason="VALIDATION_ERROR: Cannot fetch <text>",
     )
 
 
@@ -280,56 +278,6 @@ def test_a_field_nested_too_deep_for_readers_is_weather(field: bytes) -> None:
 def test_half_of_a_utf16_pair_is_replaced_so_that_the_task_can_end() -> None:
     outcome = finished(rb'{"status":"COMPLETE","result":{"name":"a\ud83d","b":"\ud83d\ude00","c":"\\ud83d"}}')
     assert outcome.result == rb'{"name":"a\ufffd","b":"\ud83d\ude00","c":"\\ud83d"}'
-
-
-# --- the reason ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("errors", "reason"),
-    [
-        (b"[]", None),
-        (b"[7]", None),
-        (b"[{}]", None),
-        (b'[{"category":"X"}]', "X"),
-        (b'[{"message":" "}, {"message":"second"}]', None),
-        (b'[{"category":"X","errors":[{"message":"inner"}]}]', "X: inner"),
-        (b'{"category":"X","message":"no list"}', "X: no list"),
-        (b'["plain"]', "plain"),
-        (b'[{"category":{"a":1},"subCategory":[],"message":["m"]}]', None),
-        (b'[{"category":"https://x.example/?k=s","message":"m"}]', "m"),
-    ],
-)
-def test_the_reason_is_the_first_error_whatever_its_shape(errors: bytes, reason: str | None) -> None:
-    assert finished(b'{"status":"COMPLETE","errors":' + errors + b"}").reason == reason
-
-
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        ("File 'a b.png' of 123,456 bytes", "File <text> of <n>,<n> bytes"),
-        ("Import AAAAEZ6whGI: failed", "Import <id>: failed"),
-        ("See 0189aaaa-1111-2222-3333-abcdefabcdef.", "See <id>."),
-        ("GET https://cdn.example/a,b;c?sig=%2Fq gave 403", "GET <url> gave <n>"),
-        ("cdn.example/private/f.png?x=1", "<url>"),
-        ("my file?sig=abc&x=1 is bad", "my <url> is bad"),
-        ("url=http:\\\\host\\share", "<url>"),
-        ("ask joe@example.com", "ask <email>"),
-        ("a\r\n\tb\x00\x1b[31m", "a b [<n>m"),
-        ("don't", "don't"),
-    ],
-)
-def test_messages_are_worded_so_that_they_group_and_leak_nothing(message: str, shown: str) -> None:
-    assert readable_reason(None, message) == shown
-
-
-@given(st.text(), st.text(), st.sampled_from(["http://", "https://", "www."]), st.text("abc/?=&.%,;()'\"1", min_size=3))
-def test_a_reason_is_short_printable_and_holds_no_url(before: str, after: str, scheme: str, rest: str) -> None:
-    reason = readable_reason("X", f"{before} {scheme}secret{rest} {after}")
-    assert reason is not None
-    assert len(reason) <= 200
-    assert reason.isprintable()
-    assert "secret" not in reason or "secret" in before + after
 
 
 # --- not 2xx ---------------------------------------------------------------------------------------------------------

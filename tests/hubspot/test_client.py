@@ -36,7 +36,7 @@ from poller.hubspot.client import (
 from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
 from tests.support.makers import make_task
-from tests.support.virtual import MemoryConnector, OutageDetector
+from tests.support.virtual import MemoryConnector, SimulatedNetwork
 
 TOKEN = "pat-na1-s3cr3t"
 PATH = "/files/v3/files/import-from-url/async/tasks/{task_id}/status"
@@ -468,7 +468,7 @@ async def test_a_broken_proxy_is_weather() -> None:
 
 async def test_another_connector_can_be_put_in() -> None:
     def connector(fresh: bool) -> aiohttp.BaseConnector:
-        return MemoryConnector({}, OutageDetector(), force_close=fresh)
+        return MemoryConnector({}, SimulatedNetwork(), force_close=fresh)
 
     async with client_of("https://api.example", connections=Connections(connector=connector)) as client:
         assert (await client.poll(make_task())).outcome == Unreachable(reason="connection_refused")

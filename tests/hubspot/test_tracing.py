@@ -112,7 +112,7 @@ def test_a_collector_that_is_away_delays_the_end_by_seconds_only(tmp_path: Path)
         env = environ(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
         command = ("run", ids.name, "--base-url", simulated.url, "--requests", "100", "--window-s", "0.3")
         with running(*command, "--listen", "off", folder=tmp_path, env=env) as traced_run:
-            wait_until(traced_run.told("run.ended"), "the work's end")
+            wait_until(traced_run.logged("run.ended"), "the work's end")
             began_at = time.monotonic()
             assert traced_run.ended() == Exit.ALL_COMPLETE
             assert time.monotonic() - began_at < 2 * EXPORT_TIMEOUT_S

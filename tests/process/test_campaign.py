@@ -1,4 +1,4 @@
-"""The crash campaign in short: the real process killed, failed and cut off at chosen instants. `make crash` is long."""
+"""The crash campaign in short: the real process killed, failed and cut off at chosen points. `make crash` is long."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from campaign import trace
 from campaign.bugs import misfits
-from campaign.crash import BAD_DISK, DISK_FULL, KILL, Blow, Tally, Trial, carry_out, random_kills
+from campaign.crash import BAD_DISK, DISK_FULL, KILL, Blow, Counts, Trial, carry_out, random_kills
 from campaign.disk import Create, Disk, Rename, Sync, Truncate, Unlink, Write, steps
 from campaign.power import FILES, cut_all
 from campaign.rig import Shape
@@ -19,10 +19,10 @@ traced = pytest.mark.skipif(trace.usable() is not None, reason=f"{trace.usable()
 ALL = Shape(targets=list(TARGETS.values()))
 
 
-async def tally_of(trials: list[Trial]) -> Tally:
-    tally = Tally()
-    await carry_out(trials, tally, float("inf"), lambda _words: None)
-    return tally
+async def counts_of(trials: list[Trial]) -> Counts:
+    counts = Counts()
+    await carry_out(trials, counts, float("inf"), lambda _words: None)
+    return counts
 
 
 # --- the real process ------------------------------------------------------------------------------------------------
@@ -33,18 +33,18 @@ async def tally_of(trials: list[Trial]) -> Tally:
 async def test_a_kill_before_any_system_call_loses_and_repeats_nothing() -> None:
     points = [("pwrite64", 150), ("fdatasync", 25), ("write", 5), ("unlink", 6)]
     blows = [Blow(point=Point(call=call, number=number), fault=KILL) for call, number in points]
-    tally = await tally_of([Trial(shape=ALL, blows=(blow,)) for blow in blows])
-    assert tally.violations == []
-    assert tally.killed_at == Counter(call for call, _ in points)
+    counts = await counts_of([Trial(shape=ALL, blows=(blow,)) for blow in blows])
+    assert counts.violations == []
+    assert counts.killed_at == Counter(call for call, _ in points)
 
 
 @traced
 @pytest.mark.real_time
 async def test_a_second_kill_while_the_first_is_recovered_from_loses_and_repeats_nothing() -> None:
     first, second = (Blow(point=Point(call="pwrite64", number=number), fault=KILL) for number in (150, 40))
-    tally = await tally_of([Trial(shape=ALL, blows=(first, second))])
-    assert tally.violations == []
-    assert tally.blows == 2
+    counts = await counts_of([Trial(shape=ALL, blows=(first, second))])
+    assert counts.violations == []
+    assert counts.blows == 2
 
 
 @traced
@@ -54,9 +54,9 @@ async def test_a_failing_disk_is_never_taken_for_a_good_one() -> None:
         Blow(point=Point(call="pwrite64", number=120), fault=DISK_FULL, times=5),
         Blow(point=Point(call="fdatasync", number=20), fault=BAD_DISK),
     ]
-    tally = await tally_of([Trial(shape=ALL, blows=(blow,)) for blow in blows])
-    assert tally.violations == []
-    assert sum(tally.codes.values()) == 2
+    counts = await counts_of([Trial(shape=ALL, blows=(blow,)) for blow in blows])
+    assert counts.violations == []
+    assert sum(counts.codes.values()) == 2
 
 
 @traced
@@ -70,10 +70,10 @@ async def test_a_power_cut_takes_back_nothing_that_a_reader_saw() -> None:
 
 @pytest.mark.real_time
 async def test_kills_at_random_instants_lose_and_repeat_nothing() -> None:
-    tally = Tally()
-    await random_kills(Shape(targets=ALL.targets, tasks=60, requests=5), 2, Random(3), tally)
-    assert tally.violations == []
-    assert tally.blows == 2
+    counts = Counts()
+    await random_kills(Shape(targets=ALL.targets, tasks=60, requests=5), 2, Random(3), counts)
+    assert counts.violations == []
+    assert counts.blows == 2
 
 
 # --- the model of the disk -------------------------------------------------------------------------------------------

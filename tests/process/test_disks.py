@@ -1,4 +1,4 @@
-"""The program on disks that are full, read-only or damaged: what it says, how it ends, and how it goes on."""
+"""The program on disks that are full, read-only or damaged: its messages, its exit code, and how it continues."""
 
 import ctypes
 import os
@@ -55,13 +55,13 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     """Mount a file system in memory at `folder`."""
     mount = shutil.which("mount") or "mount"
     words = [mount, "-t", "tmpfs", "-o", options, "none", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
         pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S603, S607 - our own words
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S603, S607 - our own command
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def rows(path: Path) -> dict[str, bytes]:
 # --- full ------------------------------------------------------------------------------------------------------------
 
 
-def test_sinks_on_a_full_disk_say_so_and_have_everything_once_there_is_room(
+def test_sinks_on_a_full_disk_report_it_and_have_everything_once_there_is_room(
     tmp_path: Path, complete: Hubspot, small_disk: SmallDisk
 ) -> None:
     ids = complete.ids_file(tmp_path, 400)
@@ -118,20 +118,20 @@ def test_sinks_on_a_full_disk_say_so_and_have_everything_once_there_is_room(
     assert (small_disk.folder / "stdout").read_bytes() == near
 
 
-def test_a_state_on_a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(
+def test_a_state_on_a_full_disk_acknowledges_nothing_and_continues_when_there_is_room(
     tmp_path: Path, complete: Hubspot, small_disk: SmallDisk
 ) -> None:
     ids = complete.ids_file(tmp_path, 400)
     command = ("run", ids.name, "--state", "sqlite:///small/poller.db", "--sink", "jsonl:finished.jsonl")
     with running(*command, "--base-url", complete.url, *STEADY, folder=tmp_path) as process:
-        wait_until(process.told("task.finished"), "the first outcome")
+        wait_until(process.logged("task.finished"), "the first outcome")
         small_disk.fill()
-        wait_until(process.told("store.unwritable"), "the message")
+        wait_until(process.logged("store.unwritable"), "the message")
         known = run("status", "--state", "sqlite:///small/poller.db", folder=tmp_path).stdout
         written = counted(tmp_path / "finished.jsonl").total()
         small_disk.make_room()
         assert process.ended() == Exit.ALL_COMPLETE
-        assert process.told("store.writable")()
+        assert process.logged("store.writable")()
     assert "ledger (balanced)" in known
     assert written < 400
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
@@ -231,7 +231,7 @@ def test_a_state_that_lost_its_end_or_is_of_a_newer_version_is_refused_by_name(t
     assert "Use the newer poller" in newer.stderr
 
 
-def test_a_state_of_the_first_version_goes_on_where_it_stopped(tmp_path: Path, complete: Hubspot) -> None:
+def test_a_state_of_the_first_version_resumes_where_it_stopped(tmp_path: Path, complete: Hubspot) -> None:
     (waiting,) = complete.take(1)
     older = (Path(__file__).parents[1] / "store" / "states" / "sqlite_version_1.sql").read_text("utf-8")
     with closing(sqlite3.connect(tmp_path / "poller.db")) as connection:
@@ -242,7 +242,7 @@ def test_a_state_of_the_first_version_goes_on_where_it_stopped(tmp_path: Path, c
     sinks = ("--account", "main", "--sink", "jsonl:finished.jsonl")
     done = run("run", *sinks, "--base-url", complete.url, *STEADY, folder=tmp_path)
     assert done.returncode == Exit.NOT_ALL_COMPLETE, done.stderr
-    told = [orjson.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert [event["migrated_from"] for event in told if event["event"] == "store.opened"] == [1]
+    events = [orjson.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [event["migrated_from"] for event in events if event["event"] == "store.opened"] == [1]
     assert len((tmp_path / "finished.jsonl").read_bytes().splitlines()) == 4
     assert run("status", folder=tmp_path).stdout.startswith("ledger (balanced)")

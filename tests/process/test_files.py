@@ -1,4 +1,4 @@
-"""What somebody does to the output of the real program, and receivers that are away: said, survived, nothing lost."""
+"""Files of the real program that are tampered with, and receivers that are away: reported, survived, nothing lost."""
 
 import itertools
 import shutil
@@ -35,7 +35,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """A run that was stopped in its middle, and the command that goes on."""
+    """A run that was stopped in its middle, and the command that resumes it."""
 
     folder: Path
     fed: Counter[str]
@@ -81,7 +81,7 @@ def test_a_torn_line_at_the_end_is_cut_off(stopped: Stopped) -> None:
     assert list(stopped.folder.glob("*.foreign-*")) == []
 
 
-def test_lines_that_somebody_appended_are_kept_in_a_file_of_their_own(stopped: Stopped) -> None:
+def test_lines_that_a_person_appended_are_kept_in_a_file_of_their_own(stopped: Stopped) -> None:
     theirs = b'{"note":"mine"}\n{"note":"and mine"}\n'
     with stopped.file.open("ab") as file:
         file.write(theirs)
@@ -89,8 +89,8 @@ def test_lines_that_somebody_appended_are_kept_in_a_file_of_their_own(stopped: S
     assert done.returncode == Exit.ALL_COMPLETE
     (aside,) = stopped.folder.glob("*.foreign-*")
     assert aside.read_bytes() == theirs
-    told = next(orjson.loads(line) for line in done.stderr.splitlines() if "sink.foreign_tail" in line)
-    assert (told["level"], told["kept_in"]) == ("warning", aside.name)
+    event = next(orjson.loads(line) for line in done.stderr.splitlines() if "sink.foreign_tail" in line)
+    assert (event["level"], event["kept_in"]) == ("warning", aside.name)
     assert counted(stopped.file) == stopped.fed
     assert run("verify", "finished.jsonl", folder=stopped.folder).returncode == 0
 
@@ -121,7 +121,7 @@ def replace_by_another(file: Path) -> None:
         (replace_by_another, "finished.jsonl was changed"),
     ],
 )
-def test_a_file_that_is_not_ours_any_more_is_refused_and_once_restored_it_goes_on(
+def test_a_file_that_is_not_ours_any_more_is_refused_and_works_again_once_restored(
     stopped: Stopped, spoil: Callable[[Path], None], words: str
 ) -> None:
     before = stopped.file.read_bytes()
@@ -137,17 +137,17 @@ def test_a_file_that_is_not_ours_any_more_is_refused_and_once_restored_it_goes_o
     assert counted(stopped.file) == stopped.fed
 
 
-def test_in_place_of_a_lost_file_a_new_one_gets_every_record(stopped: Stopped) -> None:
+def test_a_new_file_that_replaces_a_lost_one_gets_every_record(stopped: Stopped) -> None:
     stopped.file.unlink()
     done = run(*stopped.command, "--sink", "jsonl:new.jsonl", folder=stopped.folder)
     assert done.returncode == Exit.ALL_COMPLETE
     assert counted(stopped.folder / "new.jsonl") == stopped.fed
 
 
-# --- and while the run is at work ------------------------------------------------------------------------------------
+# --- and during the run -----------------------------------------------------------------------------------------------
 
 
-def test_a_file_moved_or_deleted_underneath_is_told_and_a_new_one_goes_on_where_it_ended(
+def test_a_file_moved_or_deleted_during_the_run_is_reported_and_a_new_one_continues_where_it_ended(
     tmp_path: Path, complete: Hubspot
 ) -> None:
     ids = complete.ids_file(tmp_path, 200)
@@ -156,12 +156,12 @@ def test_a_file_moved_or_deleted_underneath_is_told_and_a_new_one_goes_on_where_
         wait_until(lambda: len(lines(file)) >= 10, "the first records")
         file.rename(moved)
         wait_until(lambda: len(lines(file)) >= 10, "the new file")
-        again = file.read_bytes()
+        second = file.read_bytes()
         file.unlink()
         assert process.ended() == Exit.ALL_COMPLETE
-        told = [each for each in process.events() if each["event"] == "sink.file_moved"]
-    assert len(told) == 2
-    written = [orjson.loads(line)["task_id"] for line in (*lines(moved), *again.splitlines(), *lines(file))]
+        moves = [each for each in process.events() if each["event"] == "sink.file_moved"]
+    assert len(moves) == 2
+    written = [orjson.loads(line)["task_id"] for line in (*lines(moved), *second.splitlines(), *lines(file))]
     assert len(written) == len(set(written)) >= 190  # what came between the reading and the deletion is gone with it
     if len(written) == 200:
         assert set(written) == set(fed(ids))
@@ -172,7 +172,7 @@ def test_a_file_moved_or_deleted_underneath_is_told_and_a_new_one_goes_on_where_
     assert counted(tmp_path / "all.jsonl") == fed(ids)
 
 
-def test_a_folder_in_the_files_place_stops_that_sink_alone_and_it_goes_on_when_the_file_is_back(
+def test_a_folder_instead_of_the_file_stops_that_sink_alone_until_the_file_is_back(
     tmp_path: Path, complete: Hubspot
 ) -> None:
     ids = complete.ids_file(tmp_path, 150)
@@ -184,14 +184,14 @@ def test_a_folder_in_the_files_place_stops_that_sink_alone_and_it_goes_on_when_t
         file.rename(kept)
         file.mkdir()
         assert process.ended() == Exit.CANNOT_CREATE
-        assert process.told("sink.stopped")()
+        assert process.logged("sink.stopped")()
         assert "finished.jsonl is not a regular file" in process.log()
         assert "Traceback" not in process.log()
     assert counted(tmp_path / "other.jsonl") == fed(ids)
     file.rmdir()
     file.touch()
-    again = run(*command, *QUICK, folder=tmp_path)
-    assert again.returncode == Exit.ALL_COMPLETE, again.stderr
+    resumed = run(*command, *QUICK, folder=tmp_path)
+    assert resumed.returncode == Exit.ALL_COMPLETE, resumed.stderr
     assert lines(kept) + lines(file) == lines(tmp_path / "other.jsonl")
 
 
@@ -199,7 +199,7 @@ def test_a_folder_in_the_files_place_stops_that_sink_alone_and_it_goes_on_when_t
 
 
 class Receiver:
-    """A webhook receiver in a thread of this process, only there while `listening`."""
+    """A webhook receiver in a thread of this process, only reachable while `listening`."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as found:
@@ -221,7 +221,7 @@ class Receiver:
                 self.end_headers()
 
             def log_message(self, *_args: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         with HTTPServer(("127.0.0.1", self.port), Taking) as server:
             serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -233,7 +233,7 @@ class Receiver:
                 serving.join()
 
 
-def test_a_receiver_that_is_away_for_the_whole_run_holds_up_nobody_and_catches_up_in_order(
+def test_a_receiver_that_is_away_for_the_whole_run_delays_no_other_sink_and_catches_up_in_order(
     tmp_path: Path, complete: Hubspot
 ) -> None:
     receiver, ids = Receiver(), complete.ids_file(tmp_path, 60)
@@ -264,10 +264,10 @@ def test_a_receiver_that_comes_back_during_the_run_catches_up_in_order(tmp_path:
     command = ("run", ids.name, "-c", "config.toml", "--base-url", complete.url, *QUICK)
     with running(*command, folder=tmp_path) as process:
         wait_until(lambda: len(lines(tmp_path / "finished.jsonl")) == 60, "the other sink")
-        wait_until(process.told("sink.failed"), "the message")
+        wait_until(process.logged("sink.failed"), "the message")
         with receiver.listening():
             assert process.ended() == Exit.ALL_COMPLETE
-        assert process.told("sink.recovered")()
+        assert process.logged("sink.recovered")()
     assert receiver.taken == lines(tmp_path / "finished.jsonl")
 
 

@@ -34,7 +34,7 @@ from tests.support.processes import (
 
 pytestmark = pytest.mark.real_time
 
-QUICK = ("--requests", "60", "--window-s", "0.3")  # a restart waits for so long
+QUICK = ("--requests", "60", "--window-s", "0.3")  # a restart waits that long
 STEADY = ("--requests", "60", "--window-s", "0.6")  # too slow to end before the fifth kill
 SLOW = ("--requests", "20", "--window-s", "0.5")
 
@@ -70,7 +70,7 @@ class AtWork:
         return ids
 
     def read(self, count: int) -> list[str]:
-        """Wait for so many records; return their ids."""
+        """Wait for `count` records; return their ids."""
         found = []
         for _ in range(count):
             assert select.select([self.process.stdout], [], [], 20)[0], "no record within 20 s"
@@ -99,7 +99,7 @@ def test_polls_leave_and_records_arrive_while_the_input_is_still_open(at_work: A
     assert at_work.process.process.poll() is None
 
 
-def test_status_and_healthcheck_tell_of_a_run_at_work(at_work: AtWork) -> None:
+def test_status_and_healthcheck_report_a_run_at_work(at_work: AtWork) -> None:
     status = run("status", folder=at_work.folder)
     assert status.returncode == 0
     assert "ledger (balanced)" in status.stdout
@@ -135,16 +135,16 @@ def test_data_goes_to_stdout_and_logs_as_json_to_stderr_and_nothing_else(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_the_same_command_goes_on(
+def test_a_signal_drains_and_the_same_command_resumes(
     tmp_path: Path, complete: Hubspot, number: signal.Signals
 ) -> None:
     ids = complete.ids_file(tmp_path, 100)
     command = ("run", ids.name, "--base-url", complete.url)
     with running(*command, *SLOW, folder=tmp_path) as first:
-        wait_until(first.told("task.finished"), "the first outcome")
+        wait_until(first.logged("task.finished"), "the first outcome")
         first.signal(number)
         assert first.ended() == Exit.WORK_LEFT
-        assert first.told("run.draining")()
+        assert first.logged("run.draining")()
         assert "Traceback" not in first.log()
     delivered = counted(tmp_path / "finished.jsonl")
     assert 0 < delivered.total() < 100
@@ -154,13 +154,13 @@ def test_a_signal_drains_and_the_same_command_goes_on(
 
 def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complete: Hubspot) -> None:
     ids = complete.ids_file(tmp_path, 20)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with running("run", ids.name, "--base-url", silent_url, *QUICK, folder=tmp_path) as first:
-            silent.settimeout(20)
-            connection, _ = silent.accept()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute_url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        with running("run", ids.name, "--base-url", mute_url, *QUICK, folder=tmp_path) as first:
+            mute.settimeout(20)
+            connection, _ = mute.accept()
             first.signal(signal.SIGTERM)
-            wait_until(first.told("run.draining"), "the drain")
+            wait_until(first.logged("run.draining"), "the drain")
             first.signal(signal.SIGTERM)
             began_at = time.monotonic()
             assert first.ended() == Exit.WORK_LEFT
@@ -171,13 +171,13 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complet
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
 
-def test_five_kills_and_each_id_stands_in_the_file_exactly_once(tmp_path: Path, complete: Hubspot) -> None:
+def test_after_five_kills_each_id_is_in_the_file_exactly_once(tmp_path: Path, complete: Hubspot) -> None:
     ids = complete.ids_file(tmp_path, 400)
     command = ("run", ids.name, "--base-url", complete.url, *STEADY)
     rng, cut_short = random.Random(20260105), 0
     for _ in range(5):
         with running(*command, folder=tmp_path) as victim:
-            time.sleep(rng.uniform(0.4, 1.5))  # any instant: before the state, within the window, amid the polls
+            time.sleep(rng.uniform(0.4, 1.5))  # any instant: before the state exists, within the window, between polls
             victim.signal(signal.SIGKILL)
             cut_short += victim.ended() == -signal.SIGKILL
     assert cut_short >= 3
@@ -190,7 +190,7 @@ def test_five_kills_and_each_id_stands_in_the_file_exactly_once(tmp_path: Path, 
 # --- readers that go, disks that are full ----------------------------------------------------------------------------
 
 
-def test_a_reader_that_goes_away_ends_the_run_with_work_kept(tmp_path: Path, complete: Hubspot) -> None:
+def test_a_reader_that_goes_away_ends_the_run_and_loses_nothing(tmp_path: Path, complete: Hubspot) -> None:
     ids = complete.ids_file(tmp_path, 100)
     command = ("run", ids.name, "--sink", "stdout", "--base-url", complete.url)
     with running(*command, *SLOW, folder=tmp_path, stdout=subprocess.PIPE) as cut:
@@ -200,14 +200,14 @@ def test_a_reader_that_goes_away_ends_the_run_with_work_kept(tmp_path: Path, com
         assert "went away" in cut.log()
         assert "Traceback" not in cut.log()
     taken = re.search(r"= (\d+) delivered", run("status", folder=tmp_path).stdout)  # by the pipe, if not by its reader
-    again = run(*command, *QUICK, folder=tmp_path)
-    assert again.returncode == Exit.ALL_COMPLETE, again.stderr
+    resumed = run(*command, *QUICK, folder=tmp_path)
+    assert resumed.returncode == Exit.ALL_COMPLETE, resumed.stderr
     assert taken is not None
-    assert len({orjson.loads(line)["task_id"] for line in again.stdout.splitlines()}) == 100 - int(taken[1])
+    assert len({orjson.loads(line)["task_id"] for line in resumed.stdout.splitlines()}) == 100 - int(taken[1])
 
 
 def allow(size: int) -> None:
-    """Let this process write no file beyond `size`: the disk is full, for all it knows."""
+    """Let this process write no file beyond `size`: to it, the disk is full."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -215,7 +215,7 @@ def make_room(process: Running) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def test_a_disk_too_full_for_the_output_is_told_and_the_run_goes_on_when_there_is_room(
+def test_a_disk_too_full_for_the_output_is_reported_and_the_run_continues_when_there_is_room(
     tmp_path: Path, complete: Hubspot
 ) -> None:
     ids = complete.ids_file(tmp_path, 300)
@@ -223,31 +223,31 @@ def test_a_disk_too_full_for_the_output_is_told_and_the_run_goes_on_when_there_i
     assert run(*command, "--requests", "1000", "--window-s", "0.5", folder=tmp_path).returncode == 0
     late = ("--sink", "jsonl:late.jsonl")  # gets all 300 at once; the state is hardly written to
     with running(*command, *late, folder=tmp_path, preexec_fn=lambda: allow(150_000)) as process:
-        wait_until(process.told("sink.failed"), "the message")
+        wait_until(process.logged("sink.failed"), "the message")
         assert "jsonl:late.jsonl" in run("status", folder=tmp_path).stdout
         make_room(process)
         assert process.ended() == Exit.ALL_COMPLETE
-        assert process.told("sink.recovered")()
+        assert process.logged("sink.recovered")()
     assert (tmp_path / "late.jsonl").read_bytes() == (tmp_path / "finished.jsonl").read_bytes()
 
 
-def test_a_disk_too_full_for_the_state_is_told_and_nothing_is_acknowledged_meanwhile(
+def test_a_disk_too_full_for_the_state_is_reported_and_nothing_is_acknowledged_meanwhile(
     tmp_path: Path, complete: Hubspot
 ) -> None:
     ids = complete.ids_file(tmp_path, 300)
     command = ("run", ids.name, "--base-url", complete.url, *QUICK)
     with running(*command, folder=tmp_path, preexec_fn=lambda: allow(120_000)) as process:
-        wait_until(process.told("store.unwritable"), "the message")
+        wait_until(process.logged("store.unwritable"), "the message")
         stored = (tmp_path / "finished.jsonl").stat().st_size
         make_room(process)
         assert process.ended() == Exit.ALL_COMPLETE
-        assert process.told("store.writable")()
+        assert process.logged("store.writable")()
     assert stored < 120_000
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
 
 @pytest.mark.parametrize("stderr", ["closed", "left"])
-def test_a_stderr_that_nobody_reads_stops_nothing(tmp_path: Path, complete: Hubspot, stderr: str) -> None:
+def test_a_stderr_without_a_reader_stops_nothing(tmp_path: Path, complete: Hubspot, stderr: str) -> None:
     ids = complete.ids_file(tmp_path, 50)
     command = ["run", ids.name, "--base-url", complete.url, *QUICK]
     if stderr == "closed":
@@ -272,7 +272,7 @@ def test_some_not_complete_is_1_and_0_where_that_was_asked_for(tmp_path: Path, c
     assert {record["kind"] for record in records(tmp_path / "finished.jsonl")} == {"canceled"}
 
 
-REASONS_TO_END: dict[Exit, tuple[str, dict[str, str], str]] = {  # command, environment, words on stderr
+REASONS_TO_END: dict[Exit, tuple[str, dict[str, str], str]] = {  # command, environment, message on stderr
     Exit.USAGE: ("run --requets 5", {}, "--requests"),
     Exit.NO_INPUT: ("run bad.txt --base-url {url}", {}, "no usable id"),
     Exit.UNREACHABLE: ("run ids.txt --base-url http://127.0.0.1:9 --give-up-s 1", {}, "nothing is lost"),
@@ -282,7 +282,7 @@ REASONS_TO_END: dict[Exit, tuple[str, dict[str, str], str]] = {  # command, envi
 }
 
 
-def test_each_reason_to_end_early_has_its_exit_code_and_its_words(tmp_path: Path, complete: Hubspot) -> None:
+def test_each_reason_to_end_early_has_its_exit_code_and_its_message(tmp_path: Path, complete: Hubspot) -> None:
     ids = complete.take(5)
     with ExitStack() as stack:
         begun = {}
@@ -295,12 +295,12 @@ def test_each_reason_to_end_early_has_its_exit_code_and_its_words(tmp_path: Path
             words = command.format(url=complete.url).split()
             begun[code] = stack.enter_context(running(*words, folder=folder, env=environ(**more)))
         assert {code: process.ended() for code, process in begun.items()} == {code: code for code in begun}
-        said = {code: process.log() for code, process in begun.items()}
-    assert [code for code, (_, _, words) in REASONS_TO_END.items() if words not in said[code]] == []
-    assert [code for code, text in said.items() if "Traceback" in text] == []
+        logs = {code: process.log() for code, process in begun.items()}
+    assert [code for code, (_, _, words) in REASONS_TO_END.items() if words not in logs[code]] == []
+    assert [code for code, text in logs.items() if "Traceback" in text] == []
 
 
-def test_check_config_says_what_is_in_force_or_names_the_nearest_right_key(tmp_path: Path) -> None:
+def test_check_config_shows_the_settings_in_force_or_names_the_nearest_right_key(tmp_path: Path) -> None:
     (tmp_path / "good.toml").write_text("requests = 50\n")
     (tmp_path / "bad.toml").write_text("[polling]\nlongest_gap = 5\n")
     good, bad = (run("check-config", "-c", f"{name}.toml", folder=tmp_path) for name in ("good", "bad"))
@@ -316,11 +316,11 @@ def test_a_stdout_that_is_closed_or_full_never_counts_as_delivered(tmp_path: Pat
         assert closed.ended() == Exit.CANNOT_CREATE
         assert "Traceback" not in closed.log()
     with Path("/dev/full").open("wb") as full, running(*command, folder=tmp_path, stdout=full) as process:
-        wait_until(process.told("sink.failed"), "the message")
+        wait_until(process.logged("sink.failed"), "the message")
         process.signal(signal.SIGTERM)
-        wait_until(process.told("run.draining"), "the drain")
+        wait_until(process.logged("run.draining"), "the drain")
         process.signal(signal.SIGTERM)
         assert process.ended() == Exit.WORK_LEFT
-    again = run(*command, folder=tmp_path)
-    assert again.returncode == Exit.ALL_COMPLETE
-    assert Counter(orjson.loads(line)["task_id"] for line in again.stdout.splitlines()) == fed(ids)
+    resumed = run(*command, folder=tmp_path)
+    assert resumed.returncode == Exit.ALL_COMPLETE
+    assert Counter(orjson.loads(line)["task_id"] for line in resumed.stdout.splitlines()) == fed(ids)

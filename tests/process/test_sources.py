@@ -17,7 +17,7 @@ from tests.support.processes import Running, run, running, wait_until
 
 pytestmark = pytest.mark.real_time
 
-NOWHERE = ("--base-url", "http://127.0.0.1:9", "--listen", "off")  # nobody answers: only feeding counts here
+NOWHERE = ("--base-url", "http://127.0.0.1:9", "--listen", "off")  # a port without a server: only feeding counts here
 
 
 def sums(folder: Path) -> Sums | None:
@@ -68,7 +68,7 @@ class Writer:
 
 
 def read_all(folder: Path, writer: Writer) -> None:
-    """Wait until every line written is stored; a file that was rotated away is read on for some seconds."""
+    """Wait until every line written is stored; a rotated file is still read for some seconds."""
     while (before := lines(folder)) < writer.count:
         wait_until(lambda before=before: lines(folder) > before, "it reads on")  # type: ignore[misc]
 
@@ -76,7 +76,7 @@ def read_all(folder: Path, writer: Writer) -> None:
 def test_a_file_appended_rotated_and_truncated_under_a_process_that_is_killed_counts_every_line_once(
     tmp_path: Path,
 ) -> None:
-    """FOLLOW_DISRUPTIONS says how many; a rotation takes six seconds."""
+    """FOLLOW_DISRUPTIONS sets how many; a rotation takes six seconds."""
     rng, path = Random(2), tmp_path / "ids.txt"
     writer = Writer(path, rng)
     writer.append()
@@ -87,7 +87,7 @@ def test_a_file_appended_rotated_and_truncated_under_a_process_that_is_killed_co
             return stack.enter_context(running("run", "ids.txt", "--follow", *NOWHERE, folder=tmp_path))
 
         service = start()
-        wait_until(lambda: lines(tmp_path) > 0, "the reader has begun")  # what was rotated before is not its own
+        wait_until(lambda: lines(tmp_path) > 0, "the reader has begun")  # it does not read what was rotated before
         for _ in range(int(os.environ.get("FOLLOW_DISRUPTIONS", "3"))):
             writer.append()
             what = rng.choice(sorted(done))
@@ -125,7 +125,7 @@ def test_a_drop_folder_under_a_process_that_is_killed_counts_every_line_once(tmp
             (tmp_path / "new").rename(folder / f"{dropped}-{number}.txt")
             dropped += count
         with running("run", "-c", "config.toml", *NOWHERE, folder=tmp_path) as service:
-            wait_until(service.told("source.opened"), "reading has begun")
+            wait_until(service.logged("source.opened"), "reading has begun")
             time.sleep(rng.uniform(0, 0.4))
             service.signal(signal.SIGKILL)
             service.ended()
@@ -139,7 +139,7 @@ def test_a_drop_folder_under_a_process_that_is_killed_counts_every_line_once(tmp
     assert "(balanced)" in run("status", folder=tmp_path).stdout
 
 
-def test_check_config_tells_the_sources_and_which_are_not_there(tmp_path: Path) -> None:
+def test_check_config_lists_the_sources_and_which_do_not_exist(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[[sources]]\nfolder = "none"\nfollow = true\n')
     done = run("check-config", "-c", "config.toml", folder=tmp_path)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The admin server over real sockets: what it promises to clients, slow clients, kills, and the next run beside it."""
+"""The admin server over real sockets: its promises to clients, slow clients, under kills, and to a second run."""
 
 import http.client
 import signal
@@ -27,18 +27,18 @@ SITE = ("--listen", "127.0.0.1:0", "--log-format", "json")
 
 @contextmanager
 def served(folder: Path, *flags: str, **env: str) -> Iterator[tuple[Running, int]]:
-    """Run a service that never ends and asks nobody; yields it with its port."""
+    """Run a service that never ends and polls no one; yield it with its port."""
     quiet = environ(POLLER_BASE_URL="http://127.0.0.1:9", **env)
     with running("run", "--follow", *SITE, *flags, folder=folder, env=quiet) as service:
         yield service, port_of(service)
 
 
 def port_of(service: Running) -> int:
-    wait_until(service.told("web.started"), "the server")
+    wait_until(service.logged("web.started"), "the server")
     return int(next(event["port"] for event in service.events() if event["event"] == "web.started"))
 
 
-def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+def request(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -51,7 +51,7 @@ def ask(port: int, method: str, path: str, body: bytes | None = None, **headers:
 def feed(port: int, ids: list[str]) -> dict[str, int] | None:
     """Post ids; None where the server was gone before it answered."""
     try:
-        status, body = ask(port, "POST", "/v1/tasks", "\n".join(ids).encode(), Content_Type="text/plain")
+        status, body = request(port, "POST", "/v1/tasks", "\n".join(ids).encode(), Content_Type="text/plain")
     except (OSError, http.client.HTTPException):
         return None
     assert status == 200, body
@@ -75,18 +75,18 @@ def test_every_id_that_was_answered_as_accepted_is_in_the_ledger_after_a_kill(tm
             threads = [threading.Thread(target=client, args=(number, port)) for number in range(10)]
             for thread in threads:
                 thread.start()
-            time.sleep(0.7)  # the kill comes at no special moment
+            time.sleep(0.7)  # the kill comes at any moment
             service.signal(signal.SIGKILL)
             for thread in threads:
                 thread.join()
     assert len(accepted) > 200
     with served(tmp_path) as (_, port):
         found = Counter(
-            ask(port, "GET", f"/v1/tasks/{task_id}")[0] for task_id in accepted[:: max(1, len(accepted) // 300)]
+            request(port, "GET", f"/v1/tasks/{task_id}")[0] for task_id in accepted[:: max(1, len(accepted) // 300)]
         )
         assert found.keys() == {200}
-        again = [feed(port, accepted[at : at + 5000]) for at in range(0, len(accepted), 5000)]
-    assert sum(answer["duplicate"] for answer in again if answer) == len(accepted)
+        resent = [feed(port, accepted[at : at + 5000]) for at in range(0, len(accepted), 5000)]
+    assert sum(answer["duplicate"] for answer in resent if answer) == len(accepted)
     status = run("status", folder=tmp_path)
     assert status.returncode == 0
     assert "ledger (balanced)" in status.stdout
@@ -123,7 +123,7 @@ def probe(operation: Any) -> None:
     holds()
 
 
-def test_two_runs_beside_each_other_the_second_goes_on_without_the_default_port(tmp_path: Path) -> None:
+def test_of_two_runs_at_once_the_second_works_without_the_default_port(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -141,7 +141,7 @@ def test_two_runs_beside_each_other_the_second_goes_on_without_the_default_port(
 
 @contextmanager
 def default_port_taken() -> Iterator[None]:
-    """Hold the default port, unless somebody else does for long."""
+    """Hold the default port, unless another process holds it for long."""
     for _ in range(50):
         try:
             holder = socket.create_server(("127.0.0.1", 8321))
@@ -158,8 +158,8 @@ def test_healthcheck_asks_the_run_of_its_own_state(tmp_path: Path) -> None:
     with served(tmp_path) as (service, port):
         at = f"http://127.0.0.1:{port}"
         listening = environ(POLLER_LISTEN=f"127.0.0.1:{port}")
-        asked = run("healthcheck", folder=tmp_path, env=listening)
-        assert (asked.returncode, f"process {service.pid} answered" in asked.stdout) == (0, True)
+        answered = run("healthcheck", folder=tmp_path, env=listening)
+        assert (answered.returncode, f"process {service.pid} answered" in answered.stdout) == (0, True)
         assert run("healthcheck", "--url", at, folder=tmp_path).returncode == 0
         by_beat = run("healthcheck", folder=tmp_path)
         assert (by_beat.returncode, "last heartbeat" in by_beat.stdout) == (0, True)
@@ -177,9 +177,9 @@ def test_the_token_of_the_site_is_in_no_log(tmp_path: Path) -> None:
     token = "a-token-of-the-admin-server-0123456789"
     flags = ("--listen", "0.0.0.0:0", "--log-level", "debug")
     with served(tmp_path, *flags, POLLER_LISTEN_TOKEN_ENV="SITE_TOKEN", SITE_TOKEN=token) as (service, port):
-        assert ask(port, "GET", "/v1/finished")[0] == 401
-        assert ask(port, "GET", "/v1/finished", Authorization=f"Bearer {token}")[0] == 200
-        assert ask(port, "GET", f"/{token}", Authorization=f"Bearer {token}")[0] == 404
+        assert request(port, "GET", "/v1/finished")[0] == 401
+        assert request(port, "GET", "/v1/finished", Authorization=f"Bearer {token}")[0] == 200
+        assert request(port, "GET", f"/{token}", Authorization=f"Bearer {token}")[0] == 404
         service.signal(signal.SIGTERM)
         service.process.wait(20)
         assert token not in service.log()
@@ -188,12 +188,12 @@ def test_the_token_of_the_site_is_in_no_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "raw", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET /" + b"a" * 20_000, b"PUT\r\n\r\n"]
 )
-def test_what_is_no_http_hurts_nobody(tmp_path: Path, raw: bytes) -> None:
+def test_bytes_that_are_not_http_harm_no_other_client(tmp_path: Path, raw: bytes) -> None:
     with served(tmp_path) as (service, port):
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(4096):
                 pass
-        assert ask(port, "GET", "/healthz")[0] == 200
+        assert request(port, "GET", "/healthz")[0] == 200
         assert "Traceback" not in service.log()

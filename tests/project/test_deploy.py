@@ -1,4 +1,4 @@
-"""What stands in deploy/: valid by each tool's own schema, and in accord with program, image and settings."""
+"""The files of deploy/: valid by each tool's own schema, and consistent with program, image and settings."""
 
 import re
 import shutil
@@ -61,24 +61,24 @@ def test_the_settings_are_known_and_make_a_service_that_never_ends_by_itself(tmp
 
 
 @pytest.mark.real_time
-def test_the_service_starts_with_them_shows_its_health_asks_for_its_token_and_drains(tmp_path: Path) -> None:
+def test_the_service_starts_with_them_shows_its_health_requires_its_token_and_drains(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "config.toml", tmp_path)
     (tmp_path / "hubspot_token").write_text(TOKEN)
     (tmp_path / "listen_token").write_text("listen-token-of-this-test")
     files = {"POLLER_TOKEN_FILE": "hubspot_token", "POLLER_LISTEN_TOKEN_FILE": "listen_token"}
     env = environ(**files, POLLER_LISTEN="127.0.0.1:0", POLLER_BASE_URL="http://127.0.0.1:9")
     with running("run", "-c", "config.toml", folder=tmp_path, env=env) as service:
-        wait_until(service.told("web.started"), "the server")
+        wait_until(service.logged("web.started"), "the server")
         (started,) = (event for event in service.events() if event["event"] == "web.started")
-        assert [asked(started["url"], path) for path in ("healthz", "readyz", "metrics")] == [200, 200, 401]
-        assert asked(started["url"], "metrics", "listen-token-of-this-test") == 200
+        assert [status_of(started["url"], path) for path in ("healthz", "readyz", "metrics")] == [200, 200, 401]
+        assert status_of(started["url"], "metrics", "listen-token-of-this-test") == 200
         assert run("healthcheck", folder=tmp_path, env=env).returncode == 0
         service.signal(signal.SIGTERM)
         assert service.ended() == Exit.ALL_COMPLETE
         assert "Traceback" not in service.log()
 
 
-def asked(url: str, path: str, token: str = "") -> int:
+def status_of(url: str, path: str, token: str = "") -> int:
     """Return the status of an answer."""
     request = urllib.request.Request(f"{url.rstrip('/')}/{path}", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - loopback
     try:
@@ -108,7 +108,7 @@ def test_compose_runs_the_image_s_command_as_its_user_without_privileges_on_a_re
     assert "no-new-privileges:true" in SERVICE["security_opt"]
 
 
-def test_compose_keeps_the_state_in_a_named_volume_and_starts_again_by_itself() -> None:
+def test_compose_keeps_the_state_in_a_named_volume_and_restarts_by_itself() -> None:
     assert SERVICE["volumes"] == ["data:/data"]
     assert "data" in COMPOSE["volumes"]
     assert SERVICE["restart"] == "unless-stopped"
@@ -189,7 +189,7 @@ def test_the_pod_is_given_longer_than_a_drain_takes(tmp_path: Path) -> None:
     assert POD["terminationGracePeriodSeconds"] >= config(CONFIG, VARIABLES, tmp_path).shutdown_s + GRACE_S
 
 
-def test_the_pod_s_settings_volume_and_secrets_stand_where_they_are_read(tmp_path: Path) -> None:
+def test_the_pod_s_settings_volume_and_secrets_are_where_they_are_read(tmp_path: Path) -> None:
     settings = config(CONFIG, VARIABLES, tmp_path)
     mounts = {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
     volumes = {volume["name"] for volume in POD["volumes"]} | {
@@ -271,7 +271,7 @@ def test_the_unit_runs_the_service_in_its_own_folder_with_the_token_as_a_credent
     assert str(settings.token_file) == f"%d/{unit('LoadCredential')[0].partition(':')[0]}"
 
 
-def test_the_unit_waits_longer_than_a_drain_takes_and_reloads_by_a_hangup(tmp_path: Path) -> None:
+def test_the_unit_waits_longer_than_a_drain_takes_and_reloads_on_sighup(tmp_path: Path) -> None:
     assert int(unit("TimeoutStopSec")[0]) >= config(CONFIG, {}, tmp_path).shutdown_s + GRACE_S
     assert unit("ExecReload")[0].endswith("-HUP $MAINPID")
 
@@ -284,7 +284,7 @@ DASHBOARD: dict[str, Any] = orjson.loads((DEPLOY / "grafana-dashboard.json").rea
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ADDED = {"job", "instance"}  # by Prometheus
 
-Series = dict[str, set[str]]  # labels by the name of what can be asked for
+Series = dict[str, set[str]]  # labels by the name of the series
 
 
 @pytest.fixture(scope="module")
@@ -313,18 +313,18 @@ def listening(url: str) -> tuple[str, ...]:
 
 
 def queries() -> list[tuple[str, str]]:
-    """Return every query of alerts and dashboard, with where it stands; Grafana's variables have a value."""
-    asked = [(rule["alert"], rule["expr"]) for rule in ALERTS]
-    asked += [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-    asked += [(each["name"], each["expr"]) for each in DASHBOARD["annotations"]["list"]]
+    """Return every query of alerts and dashboard, with its name; Grafana's variables have a value."""
+    found = [(rule["alert"], rule["expr"]) for rule in ALERTS]
+    found += [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+    found += [(each["name"], each["expr"]) for each in DASHBOARD["annotations"]["list"]]
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
-            asked.append((variable["name"], re.sub(r"label_values\((.*), \w+\)", r"\1", variable["query"]["query"])))
-    return [(where, re.sub(r"\$__\w+", "5m", query)) for where, query in asked]
+            found.append((variable["name"], re.sub(r"label_values\((.*), \w+\)", r"\1", variable["query"]["query"])))
+    return [(where, re.sub(r"\$__\w+", "5m", query)) for where, query in found]
 
 
 def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
-    """Return each metric that a query selects, with the labels it asks for. Raises where it is no PromQL."""
+    """Return each metric that a query selects, with the labels it selects by. Raises where it is not PromQL."""
     found: list[tuple[str, dict[str, str]]] = []
 
     def visit(node: object) -> None:
@@ -340,14 +340,14 @@ def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
 @pytest.mark.real_time
 def test_every_query_asks_for_metrics_and_labels_that_the_server_exports(exported: Series) -> None:
     for where, query in queries():
-        asked = selectors(query)
-        assert asked, f"{where}: {query}"
-        for metric, labels in asked:
+        selected = selectors(query)
+        assert selected, f"{where}: {query}"
+        for metric, labels in selected:
             assert metric in exported, f"{where}: no metric {metric}"
             assert labels.keys() - ADDED <= exported[metric], f"{where}: labels of {metric}"
         grouped = re.findall(r"(?:by|without|ignoring|on) \(([^)]*)\)", query)
         named = {name.strip() for names in grouped for name in names.split(",")} - ADDED
-        assert named <= set().union(*(exported[metric] for metric, _ in asked)), f"{where}: {query}"
+        assert named <= set().union(*(exported[metric] for metric, _ in selected)), f"{where}: {query}"
 
 
 def test_every_value_of_a_label_that_a_query_names_exists() -> None:
@@ -383,7 +383,7 @@ def test_the_alerts_are_rules_as_prometheus_wants_them() -> None:
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
 
 
-def test_the_dashboard_s_panels_have_each_a_place_of_their_own_and_one_data_source() -> None:
+def test_the_dashboard_s_panels_do_not_overlap_and_share_one_data_source() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

@@ -1,4 +1,4 @@
-"""The documents say what the code does: every event, exit code, kind, flag, setting, link and command."""
+"""The documents match the code: every event, exit code, kind, flag, setting, link and command."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ LEVELS = {"debug", "info", "warning", "error"}
 
 @dataclass
 class Event:
-    """What a log line of one name may look like."""
+    """The levels and keys that a log line of one name may have."""
 
     levels: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
@@ -44,14 +44,14 @@ def add(events: dict[str, Event], name: str, levels: Iterable[str], keys: Iterab
 
 
 def events_in_code() -> dict[str, Event]:
-    """Return every event that a module of `poller` can log. Fails where a call's event cannot be told from the code."""
+    """Return every event that a module of `poller` can log. Fails where the code does not show a call's event."""
     events: dict[str, Event] = {}
     for file in sorted((HOUSE / "poller").rglob("*.py")):
         tree = ast.parse(file.read_text("utf-8"))
-        speakers = dict(speakers_of(tree))
+        aliases = dict(log_aliases(tree))
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
             for call in (node for node in ast.walk(function) if isinstance(node, ast.Call) and node.args):
-                if levels := levels_of(call.func) or speakers.get(ast.unparse(call.func)):
+                if levels := levels_of(call.func) or aliases.get(ast.unparse(call.func)):
                     names = list(names_of(call.args[0], function, tree))
                     assert names, f"{file.name}:{call.lineno}: which event is this? {ast.unparse(call)}"
                     for name in names:
@@ -66,8 +66,8 @@ def levels_of(node: ast.expr) -> set[str]:
     return {attribute} & LEVELS
 
 
-def speakers_of(tree: ast.AST) -> Iterator[tuple[str, set[str]]]:
-    """Yield names that stand for a level of the log, as in `say = log.debug if known else log.warning`."""
+def log_aliases(tree: ast.AST) -> Iterator[tuple[str, set[str]]]:
+    """Yield names for a level of the log, as in `write = log.debug if known else log.warning`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and not (isinstance(node.value, ast.Call) and levels_of(node.value.func)):
             inside = (levels_of(part) for part in ast.walk(node.value) if isinstance(part, ast.expr))
@@ -82,7 +82,7 @@ def names_of(first: ast.expr, function: ast.FunctionDef | ast.AsyncFunctionDef, 
     elif isinstance(first, ast.IfExp):
         yield from chain(names_of(first.body, function, tree), names_of(first.orelse, function, tree))
     elif isinstance(first, ast.Name):
-        for value in chain(assigned(first.id, function), handed_over(first.id, function, tree)):
+        for value in chain(assigned(first.id, function), passed_in(first.id, function, tree)):
             yield from names_of(value, function, tree)
 
 
@@ -97,7 +97,7 @@ def assigned(name: str, function: ast.AST) -> Iterator[ast.expr]:
                 yield value
 
 
-def handed_over(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, tree: ast.AST) -> Iterator[ast.expr]:
+def passed_in(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, tree: ast.AST) -> Iterator[ast.expr]:
     """Yield what the module's calls of `function` give to its parameter."""
     parameters = [argument.arg for argument in function.args.args if argument.arg != "self"]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and name in parameters):
@@ -108,7 +108,7 @@ def handed_over(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef, tre
 def keys_of(call: ast.Call) -> Iterator[str]:
     for keyword in call.keywords:
         assert keyword.arg is not None, f"a log call hides its keys: {ast.unparse(call)}"
-        if keyword.arg != "by":  # what folds, not what is written
+        if keyword.arg != "by":  # what the folding is by; it is not written
             yield keyword.arg
 
 
@@ -137,7 +137,7 @@ def test_events_are_named_noun_dot_past_verb() -> None:
     assert [name for name in events_in_code() if not re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", name)] == []
 
 
-# --- the README's tables and words -----------------------------------------------------------------------------------
+# --- the README's tables and names -----------------------------------------------------------------------------------
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -148,9 +148,9 @@ def table(text: str, heading: str) -> list[list[str]]:
 
 
 def test_the_exit_codes_are_the_code_s_in_readme_and_help() -> None:
-    told = [int(code) for code, _ in table(README, "| code |")]
+    documented = [int(code) for code, _ in table(README, "| code |")]
     helped = re.findall(r"(?m)^ +(\d+)  \w", help_of("run").partition("Exit codes:")[2])
-    assert told == list(map(int, helped)) == sorted(Exit)
+    assert documented == list(map(int, helped)) == sorted(Exit)
 
 
 def test_the_kinds_are_the_code_s() -> None:
@@ -160,8 +160,8 @@ def test_the_kinds_are_the_code_s() -> None:
 def test_the_sinks_are_the_code_s() -> None:
     from poller.sinks.registry import KINDS
 
-    told = [re.split(r"[:`]", sink)[1] for sink, _ in table(README, "| sink |")]
-    assert sorted(told) == sorted(KINDS)
+    documented = [re.split(r"[:`]", sink)[1] for sink, _ in table(README, "| sink |")]
+    assert sorted(documented) == sorted(KINDS)
     assert [kind for kind in KINDS if kind not in help_of("run")] == []
 
 
@@ -178,7 +178,7 @@ def test_the_pauses_are_the_code_s() -> None:
 
 
 def test_every_setting_and_flag_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*_s|retention_s|daily_\w+)`", README))
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*_s|daily_\w+)`", README))
     assert named - settings_names() == set()
     variables = {name.removeprefix("POLLER_").lower() for name in re.findall(r"POLLER_[A-Z_]+", README)} - {""}
     assert {name.rpartition("__")[2] for name in variables} - settings_names() == set()
@@ -200,20 +200,20 @@ def help_of(command: str) -> str:
     return COMMANDS[command].get_help(click.Context(COMMANDS[command], info_name=command))
 
 
-def test_every_command_stands_in_the_readme() -> None:
+def test_every_command_is_in_the_readme() -> None:
     assert [name for name in COMMANDS if f"poller {name}" not in README and f"`{name}`" not in README] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/events.md"])
-def test_every_link_leads_somewhere(name: str) -> None:
+def test_every_link_has_a_target(name: str) -> None:
     file = HOUSE / name
     text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", file.read_text("utf-8"))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
-    broken = [link for link in links if not leads_somewhere(file, link)]
+    broken = [link for link in links if not has_target(file, link)]
     assert broken == []
 
 
-def leads_somewhere(file: Path, link: str) -> bool:
+def has_target(file: Path, link: str) -> bool:
     path, _, anchor = link.partition("#")
     target = file.parent / path if path else file
     headings = re.findall(r"(?m)^#+ (.+)$", target.read_text("utf-8")) if anchor else []
@@ -237,7 +237,7 @@ def lines_of(group: str) -> list[str]:
     return [line.partition(" #")[0].strip() for text in blocks()[group] for line in text.splitlines() if line.strip()]
 
 
-def test_every_sh_block_says_how_it_is_checked() -> None:
+def test_every_sh_block_names_how_it_is_checked() -> None:
     assert README.count("```sh\n") == sum(map(len, blocks().values()))
     assert blocks().keys() == {"make", "pip", "run", "docker", "sandbox", "completion", "http"}
 
@@ -272,7 +272,7 @@ def test_the_docker_lines_fit_the_image() -> None:
     for line in runs:
         assert re.search(r":/data\"? ", line)
         assert "-e HUBSPOT_TOKEN hubspot-import-poller run " in line
-        assert ("--user" in line) == ("$PWD" in line)  # the image's user may not write to a folder of somebody else
+        assert ("--user" in line) == ("$PWD" in line)  # the image's user may not write to another user's folder
         assert (" -i " in line) == (" < " in line)
     assert "VOLUME /data" in dockerfile
     assert 'ENTRYPOINT ["poller"]' in dockerfile
@@ -285,10 +285,10 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
         (tmp_path / "more.txt").write_text(f"{task_id}\n{other}\n")
         env = environ(POLLER_BASE_URL=simulated.url)
         with running("run", "--follow", "--listen", "127.0.0.1:0", folder=tmp_path, env=env) as service:
-            wait_until(service.told("web.started"), "the server")
+            wait_until(service.logged("web.started"), "the server")
             port = next(event["port"] for event in service.events() if event["event"] == "web.started")
             script = "\n".join(lines_of("http")).replace("AAAAEZ6whGI", task_id).replace(":8321/", f":{port}/")
-            done = subprocess.run(  # noqa: S603 - the README's own words
+            done = subprocess.run(  # noqa: S603 - the README's own commands
                 ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607 - whichever bash there is
                 cwd=tmp_path,
                 capture_output=True,
@@ -305,17 +305,17 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
 
 @pytest.mark.real_time
 def test_the_sandbox_of_the_readme_serves_what_the_next_line_asks(tmp_path: Path) -> None:
-    serve, ask = lines_of("sandbox")
+    serve, poll = lines_of("sandbox")
     flags = serve.replace("--port 8080", "--port 0").replace("5000", "5").split()[1:]
     with running(*flags, folder=tmp_path) as sandbox:
         wait_until(lambda: "poll it" in sandbox.log(), "the sandbox")
         offered = re.sub(r":\d+$", ":8080", sandbox.log().splitlines()[1].removeprefix("poll it: "))
-    assert offered == ask
+    assert offered == poll
     assert len((tmp_path / "ids.txt").read_text().split()) == 5
 
 
 @pytest.mark.real_time
-def test_the_commands_of_the_readme_do_what_they_say(tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
     jq = "" if shutil.which("jq") else "jq() { cat; }\n"
     with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=30) as simulated:
         work = tmp_path / "work"
@@ -324,7 +324,7 @@ def test_the_commands_of_the_readme_do_what_they_say(tmp_path: Path) -> None:
         script = (
             "\n".join(blocks()["run"]).replace("TOKEN=…", f"TOKEN={TOKEN}").replace("AAAAEZ6whGI", simulated.take(1)[0])
         )
-        done = subprocess.run(  # noqa: S603 - the README's own words
+        done = subprocess.run(  # noqa: S603 - the README's own commands
             ["bash", "-euo", "pipefail", "-c", jq + script],  # noqa: S607 - whichever bash there is
             cwd=work,
             env=environ(POLLER_BASE_URL=simulated.url, POLLER_REQUESTS="100", POLLER_WINDOW_S="0.5"),

@@ -1,4 +1,4 @@
-"""The pages of docs/: every snippet is run or read, every link leads somewhere, every setting and flag exists."""
+"""The pages of docs/: every snippet is run or read, every link has a target, every setting and flag exists."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from docs.make_reference import FOLDER, pages
 from docs.record_schema import SCHEMA
 from poller.config import load
 from poller.sinks import check_sinks
-from tests.project.test_docs import COMMANDS, leads_somewhere, settings_names
+from tests.project.test_docs import COMMANDS, has_target, settings_names
 from tests.support.processes import environ, hubspot, records, run
 
 pytestmark = pytest.mark.default_ports
@@ -27,7 +27,7 @@ HOUSE = Path(__file__).parents[2]
 DOCS = HOUSE / "docs"
 PAGES = sorted(str(file.relative_to(HOUSE)) for file in DOCS.rglob("*.md"))
 READ = {"toml", "json", "yaml"}  # by a parser
-RUN = {"sh", "python"}  # by a shell or an interpreter, as the line above the block says
+RUN = {"sh", "python"}  # by a shell or an interpreter, as the line above the block defines
 SHOWN = {"text", ""}
 
 BLOCK = re.compile(r"(?m)(?:^<!-- checked: (?P<how>.+) -->\n)?^```(?P<language>\w*)\n(?P<text>[\s\S]*?)^```$")
@@ -35,7 +35,7 @@ BLOCK = re.compile(r"(?m)(?:^<!-- checked: (?P<how>.+) -->\n)?^```(?P<language>\
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A fenced block, and what the page says of how it is checked."""
+    """A fenced block, and how it is checked."""
 
     page: str
     language: str
@@ -98,7 +98,7 @@ def test_every_json_and_yaml_snippet_can_be_read(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of("sh"), ids=name_of)
 def test_every_command_is_shell_and_every_flag_of_poller_in_it_exists(block: Block) -> None:
-    subprocess.run(["bash", "-n", "-c", block.text], check=True)  # noqa: S603, S607 - our own words, whichever bash
+    subprocess.run(["bash", "-n", "-c", block.text], check=True)  # noqa: S603, S607 - our own commands, whichever bash
     joined = block.text.replace("\\\n", " ")
     for command, rest in re.findall(r"(?m)(?:^|[|;&] *|bin/)poller ([a-z-]+)([^|;#&\n]*)", joined):
         known = {flag for option in COMMANDS[command].params for flag in (*option.opts, *option.secondary_opts)}
@@ -106,11 +106,11 @@ def test_every_command_is_shell_and_every_flag_of_poller_in_it_exists(block: Blo
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_every_link_has_a_target(page: str) -> None:
     file = HOUSE / page
     text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", file.read_text("utf-8"))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match("https?://", link)]
-    assert [link for link in links if not leads_somewhere(file, link)] == []
+    assert [link for link in links if not has_target(file, link)] == []
 
 
 def test_the_index_leads_to_every_page() -> None:
@@ -125,7 +125,7 @@ def test_every_setting_that_a_page_names_exists(page: str) -> None:
     assert named - settings_names() - {"timeout_s"} == set()
 
 
-# --- what is made ----------------------------------------------------------------------------------------------------
+# --- what is generated ------------------------------------------------------------------------------------------------
 
 
 def test_the_reference_is_what_make_docs_writes() -> None:
@@ -174,12 +174,12 @@ class Played:
 
 
 def play(page: str, folder: Path, *, before: str = "", after: str = "", **variables: str) -> Played:
-    """Run a page's script; `before` sets its scene, and `after` polls what it left while its servers still run."""
+    """Run a page's script; `before` sets its scene, and `after` checks what it left while its servers still run."""
     text = "\n".join([PRELUDE, before, script(page), after])
     mine = {port: free_port() for port in PORTS}
     for port, free in mine.items():
         text = re.sub(rf"\b{port}\b", free, text)
-    done = subprocess.run(  # noqa: S603 - the page's own words
+    done = subprocess.run(  # noqa: S603 - the page's own commands
         ["bash", "-c", text],  # noqa: S607 - whichever bash there is
         cwd=folder,
         env=environ(POLLER_LISTEN=f"127.0.0.1:{mine['8321']}", HOME=str(folder), **variables),
@@ -221,13 +221,13 @@ def work(tmp_path: Path) -> Path:
 
 
 def only_not_all_complete(played: Played) -> bool:
-    """Whether nothing but runs whose tasks are not all complete said so by exit code 1."""
+    """Whether the only failures are runs whose tasks are not all complete (exit code 1)."""
     return all(re.match(r"exit 1 of: poller run\b", line) for line in played.troubles)
 
 
 @pytest.mark.real_time
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
-def test_the_tutorial_does_what_it_says(work: Path) -> None:
+def test_the_tutorial_works(work: Path) -> None:
     played = play("docs/tutorial.md", work, POLLER_REQUESTS="50", POLLER_WINDOW_S="2")  # else a restart waits 10 s
     assert only_not_all_complete(played), (played.troubles, played.stderr)
     assert played.stdout.count("ledger (balanced)") == 1
@@ -260,13 +260,13 @@ def test_lines_find_their_account(work: Path, simulated: Simulated) -> None:
     tables = "".join(f'[accounts.{name}]\ntoken_env = "HUBSPOT_TOKEN"\n' for name in accounts)
     (work / "config.toml").write_text(f'account = "main"\n{tables}')
     played = play("docs/how-to/several-accounts.md", work, **simulated.variables)
-    assert only_not_all_complete(played), (played.troubles, played.stderr)  # these ids are nobody's
+    assert only_not_all_complete(played), (played.troubles, played.stderr)  # these ids belong to no account
     assert {record["account"] for record in records(work / "finished.jsonl")} == set(accounts)
 
 
 @pytest.mark.real_time
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
-def test_failures_are_sent_again_from_the_person_s_own_columns(work: Path, simulated: Simulated) -> None:
+def test_failures_are_resubmitted_from_the_person_s_own_columns(work: Path, simulated: Simulated) -> None:
     rows = [
         f"{task_id},https://example.com/{n}.png,https://example.com/{n}.png" for n, task_id in enumerate(simulated.ids)
     ]
@@ -274,9 +274,9 @@ def test_failures_are_sent_again_from_the_person_s_own_columns(work: Path, simul
     played = play("docs/how-to/resubmit-failures.md", work, **simulated.variables)
     assert only_not_all_complete(played), (played.troubles, played.stderr)
     failed = (work / "failed.jsonl").read_text().splitlines()
-    again, rest = ((work / name).read_text().splitlines() for name in ("again.jsonl", "again.rest.jsonl"))
-    assert len(failed) == len(again) + len(rest) > 0
-    assert len((work / "second.jsonl").read_text().splitlines()) == len(again)
+    retryable, rest = ((work / name).read_text().splitlines() for name in ("again.jsonl", "again.rest.jsonl"))
+    assert len(failed) == len(retryable) + len(rest) > 0
+    assert len((work / "second.jsonl").read_text().splitlines()) == len(retryable)
 
 
 @pytest.mark.real_time
@@ -317,7 +317,7 @@ def write_lines(file: Path, lines: list[str]) -> None:
 
 
 @pytest.mark.real_time
-def test_the_records_of_a_run_are_as_the_schema_says(work: Path, simulated: Simulated) -> None:
+def test_the_records_of_a_run_match_the_schema(work: Path, simulated: Simulated) -> None:
     write_lines(work / "ids.txt", [*simulated.ids, "bm90LWZlZA"])
     run("run", "ids.txt", folder=work, env=environ(**simulated.variables))
     for record in records(work / "finished.jsonl"):

@@ -1,4 +1,4 @@
-"""The house: what the image, its lock, the Makefile and the repository promise, read from the files themselves."""
+"""The repository: what the image, its lock, the Makefile and the repository promise, read from the files themselves."""
 
 import json
 import os

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from poller.core.errors import Exit
 from poller.core.model import AccountState, SinkSums, SourceSums, Sums
-from poller.reports.ledger import exit_code, folded, imbalances, ledger, summary
+from poller.reports.ledger import exit_code, imbalances, ledger, merged, summary
 
 SOURCE = SourceSums(name="ids.txt", lines=12, tasks=8, duplicates=1, rejected=2, blank=1, ended=True)
 SINK = SinkSums(name="stdout", delivered=8, undelivered=0, dead=0, attached=True)
@@ -25,7 +25,7 @@ def test_equal_sums_balance() -> None:
     assert "ledger (balanced)" in ledger(SUMS)
 
 
-def test_a_lost_line_is_found_and_said() -> None:
+def test_a_lost_line_is_found() -> None:
     lost = replace(SUMS, sources=(replace(SOURCE, lines=13),))
     assert [str(found) for found in imbalances(lost)] == [
         "ids.txt: lines = tasks + duplicates + rejected + blank: 13 is not 12"
@@ -40,11 +40,11 @@ def test_a_lost_task_a_lost_outcome_and_a_lost_record_are_each_found() -> None:
     assert [len(imbalances(sums)) for sums in (lost_task, lost_kind, lost_record)] == [1, 1, 1]
 
 
-def test_a_sink_of_an_earlier_run_owes_nothing() -> None:
+def test_a_sink_of_an_earlier_run_is_not_checked() -> None:
     assert imbalances(replace(SUMS, sinks=(SINK, replace(SINK, delivered=1, attached=False)))) == []
 
 
-def test_exit_codes_say_complete_not_complete_and_work_left() -> None:
+def test_the_exit_code_is_complete_not_complete_or_work_left() -> None:
     dead = replace(SUMS, sinks=(replace(SINK, delivered=7, dead=1),))
     canceled = replace(SUMS, kinds={"complete": 7, "canceled": 1})
     undelivered = replace(SUMS, sinks=(replace(SINK, delivered=7, undelivered=1),))
@@ -71,15 +71,15 @@ def test_the_summary_names_kinds_polls_reasons_and_pauses() -> None:
     assert "account eu is paused: scope_missing (files)" in text
 
 
-def test_the_generations_of_a_followed_file_are_one_line_with_their_number() -> None:
+def test_the_rotations_of_a_followed_file_are_one_line_with_their_number() -> None:
     text = ledger(replace(SUMS, sources=(SOURCE, replace(SOURCE, name="other"), SOURCE, SOURCE), finished=32))
     assert "36 lines = 24 tasks + 3 duplicates + 6 rejected + 3 blank or comment   ids.txt × 3\n" in text
     assert "12 lines = 8 tasks + 1 duplicates + 2 rejected + 1 blank or comment   other\n" in text
 
 
-def test_of_very_many_files_those_of_a_folder_are_one_line() -> None:
+def test_of_more_than_twenty_files_those_of_one_folder_are_one_line() -> None:
     dropped = [replace(SOURCE, name=f"/in/{number}.csv") for number in range(500)]
     others = [replace(SOURCE, name="-"), replace(SOURCE, name="/home/ids.txt")]
-    rows = [(source.name, source.lines, count) for source, count in folded([*others, *dropped])]
+    rows = [(source.name, source.lines, count) for source, count in merged([*others, *dropped])]
     assert rows == [("-", 12, 1), ("/home/ids.txt", 12, 1), ("/in/…", 6000, 500)]
-    assert len(folded(dropped[:20])) == 20
+    assert len(merged(dropped[:20])) == 20

@@ -42,8 +42,8 @@ async def test_a_missing_record_is_named() -> None:
     assert await differences(LINES[:2] + LINES[3:]) == ["missing: task t3 of account default (record 3)"]
 
 
-async def test_a_record_that_stands_twice_is_named_with_its_line() -> None:
-    assert await differences([*LINES, LINES[1]]) == ["line 6: task t2 of account default stands here a second time"]
+async def test_a_record_that_is_there_twice_is_named_with_its_line() -> None:
+    assert await differences([*LINES, LINES[1]]) == ["line 6: task t2 of account default is in the file twice"]
 
 
 async def test_a_changed_record_is_named_once() -> None:
@@ -54,7 +54,7 @@ async def test_a_changed_record_is_named_once() -> None:
 async def test_a_foreign_line_and_a_torn_line_are_named() -> None:
     assert await differences([*LINES, record(9).body, LINES[0][:10]]) == [
         "line 6: task t9 of account default is not in the state",
-        "line 7: is not a record: torn, or written by something else",
+        "line 7: is not a record: cut off, or written by another program",
     ]
 
 

@@ -1,4 +1,4 @@
-"""OutageDetector never becomes a result: the whole service through outages, refusals and hostile answers."""
+"""An outage is never a task's outcome: the whole service through outages, refusals and hostile answers."""
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -32,7 +32,7 @@ def loop_time() -> float:
 
 
 def longest_pauses(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return for each reason the longest pause that the log tells of."""
+    """Return for each reason the longest pause in the log."""
     longest: dict[str, float] = {}
     for event in named(events, "lane.resumed"):
         longest[event["pause"]] = max(longest.get(event["pause"], 0.0), event["paused_s"])
@@ -132,17 +132,17 @@ async def test_of_every_hostile_answer_a_twentieth_gives_each_task_its_right_out
     assert stats.throttled_total == 0
     assert loop_time() < 3 * 3600
     assert stats.requests_total < 10 * 400
-    told = capsys.readouterr().err.partition("polls of this run that told nothing\n")[2]
+    told = capsys.readouterr().err.partition("failed requests of this run, by reason\n")[2]
     counted = {reason: int(count) for count, reason in (line.split() for line in told.splitlines())}
     assert {reason for reason, count in counted.items() if count >= 10} >= reasons
 
 
 @pytest.mark.parametrize("count", [1, 3, 30])
 @pytest.mark.parametrize("durations", ["fixed:1", "lognormal:30,0.8"])
-async def test_tasks_that_are_broken_by_themselves_time_out_and_hold_up_nobody(
+async def test_tasks_that_are_broken_by_themselves_time_out_and_delay_no_other(
     tmp_path: Path, clock: Clock, count: int, durations: str
 ) -> None:
-    """Left alone they look like an outage; a task that was answered before tells the difference."""
+    """When only they wait, they look like an outage; polling a task that was answered before shows the difference."""
     simulation = Simulation(tmp_path, clock, replace(SEVERAL, fates={}, durations=parse_durations(durations)))
     ids = simulation.write_ids(60)
     broken = {line.split(",")[0] for line in ids.read_text().splitlines()[1 : 1 + count]}
@@ -165,7 +165,7 @@ def http_date(clock: Clock, in_s: float = 0.0) -> str:
 
 
 async def account_after(simulation: Simulation, ids: Path, seconds: float) -> AccountState:
-    """Run to the end; return what `poller status` read of the account after so many seconds."""
+    """Run to the end; return what `poller status` reads of the account after `seconds`."""
     async with asyncio.TaskGroup() as group:
         group.create_task(simulation.run(ids))
         await asyncio.sleep(seconds)
@@ -182,7 +182,7 @@ async def account_after(simulation: Simulation, ids: Path, seconds: float) -> Ac
         (throttled("DAILY", "c", None), Pause.DAILY_QUOTA, "the account's daily limit is used up"),
     ],
 )
-async def test_status_shows_why_the_lane_waits_and_it_goes_on_by_itself_when_the_reason_is_gone(
+async def test_status_shows_why_the_lane_waits_and_it_resumes_by_itself_when_the_reason_is_gone(
     tmp_path: Path, clock: Clock, reply: SimulatedReply, pause: Pause, detail: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
@@ -198,10 +198,10 @@ async def test_status_shows_why_the_lane_waits_and_it_goes_on_by_itself_when_the
     assert_each_has_its_right_outcome_once(simulation, ids)
 
 
-@pytest.mark.parametrize("told", ["seconds", "date"])
+@pytest.mark.parametrize("form", ["seconds", "date"])
 @pytest.mark.parametrize(("code", "pause"), [(429, Pause.THROTTLED), (477, Pause.MIGRATING)])
 async def test_a_retry_after_in_seconds_or_as_a_date_is_kept(
-    tmp_path: Path, clock: Clock, events: Events, code: int, pause: Pause, told: str
+    tmp_path: Path, clock: Clock, events: Events, code: int, pause: Pause, form: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
     ids = simulation.write_ids(30)
@@ -211,7 +211,7 @@ async def test_a_retry_after_in_seconds_or_as_a_date_is_kept(
         arrived.append(loop_time())
         if not 20 <= loop_time() < 30:
             return good
-        until = "77" if told == "seconds" else http_date(clock, 77)
+        until = "77" if form == "seconds" else http_date(clock, 77)
         refusal = throttled("TEN_SECONDLY_ROLLING", "c", None)
         return replace(refusal, code=code, headers={"Retry-After": until, "Date": http_date(clock)}, wait_s=0.1)
 

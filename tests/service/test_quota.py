@@ -1,4 +1,4 @@
-"""The whole service stays within HubSpot's limits, and uses them up. The sandbox counts every arrival strictly."""
+"""The whole service stays within HubSpot's limits, and uses them fully. The sandbox counts every arrival strictly."""
 
 import asyncio
 from collections.abc import Mapping
@@ -39,14 +39,14 @@ async def requests_per_s(
     return (after - before) / (to_s - from_s)
 
 
-@pytest.mark.parametrize("told_by", ["flags", "headers"])
+@pytest.mark.parametrize("limit_from", ["flags", "headers"])
 @pytest.mark.parametrize(("requests", "window_s", "tasks"), [(100, 10.0, 100), (200, 2.0, 400)])
 async def test_a_busy_lane_gets_97_percent_of_what_answer_anchored_slots_allow_and_never_a_429(
-    tmp_path: Path, clock: Clock, requests: int, window_s: float, tasks: int, told_by: str
+    tmp_path: Path, clock: Clock, requests: int, window_s: float, tasks: int, limit_from: str
 ) -> None:
-    scenario = replace(NEVER, requests=requests, window_s=window_s, send_headers=told_by == "headers")
+    scenario = replace(NEVER, requests=requests, window_s=window_s, send_headers=limit_from == "headers")
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
-    limits = {"requests": requests, "window_s": window_s} if told_by == "flags" else {}
+    limits = {"requests": requests, "window_s": window_s} if limit_from == "flags" else {}
     ids = simulation.write_ids(tasks)
     rate = await requests_per_s(simulation, ids, ALWAYS_DUE | limits, from_s=2 * window_s, to_s=8 * window_s)
     assert simulation.api.stats().throttled_total == 0
@@ -106,14 +106,14 @@ async def test_killed_and_restarted_every_3_s_no_window_ever_holds_more_than_the
     assert stats.requests_total > 40 * 20
 
 
-@pytest.mark.parametrize("told_by", ["headers", "settings"])
-async def test_a_daily_quota_of_2000_with_a_fifth_in_reserve_stops_at_1600_and_goes_on_after_the_reset(
-    tmp_path: Path, clock: Clock, told_by: str
+@pytest.mark.parametrize("limit_from", ["headers", "settings"])
+async def test_a_daily_quota_of_2000_with_a_fifth_in_reserve_stops_at_1600_and_resumes_after_the_reset(
+    tmp_path: Path, clock: Clock, limit_from: str
 ) -> None:
-    told = told_by == "headers"
-    scenario = replace(NEVER, requests=200, window_s=2.0, daily=2000, daily_every_s=3600.0, send_headers=told)
+    has_headers = limit_from == "headers"
+    scenario = replace(NEVER, requests=200, window_s=2.0, daily=2000, daily_every_s=3600.0, send_headers=has_headers)
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
-    limits = {} if told else {"requests": 200, "window_s": 2, "daily_limit": 2000, "time_zone": "Etc/GMT+1"}
+    limits = {} if has_headers else {"requests": 200, "window_s": 2, "daily_limit": 2000, "time_zone": "Etc/GMT+1"}
     ids = simulation.write_ids(400)
     async with asyncio.TaskGroup() as group:
         group.create_task(simulation.run(ids, ALWAYS_DUE | limits | {"daily_reserve": 0.2}))
@@ -121,14 +121,14 @@ async def test_a_daily_quota_of_2000_with_a_fifth_in_reserve_stops_at_1600_and_g
         account = (await simulation.sums()).accounts["default"]
         assert simulation.api.stats().requests_total == 1600
         await asyncio.sleep(3600 - 60 - 1)
-        assert simulation.api.stats().requests_total <= 1600 + (3 if told else 0)
+        assert simulation.api.stats().requests_total <= 1600 + (3 if has_headers else 0)
         await asyncio.sleep(61)
         assert simulation.api.stats().requests_total >= 3200
         simulation.drain()
     assert account.pause == Pause.DAILY_QUOTA
     assert account.pause_detail is not None
     assert "400 kept in reserve" in account.pause_detail
-    assert account.resume_at == EPOCH + (86_400 if told else 3600)
+    assert account.resume_at == EPOCH + (86_400 if has_headers else 3600)
     assert simulation.api.stats().throttled_total == 0
 
 

@@ -39,7 +39,7 @@ async def test_an_hour_of_polling_gives_every_task_its_outcome_and_never_a_429(t
 
 
 def trace_of(folder: Path) -> bytes:
-    """Run once on a loop of its own; return every byte that came out."""
+    """Run once on a loop of its own; return all output bytes."""
     from tests.support.virtual import EPOCH, VirtualLoop
 
     folder.mkdir()
@@ -60,7 +60,7 @@ async def test_all_complete_is_exit_code_0(tmp_path: Path, clock: Clock) -> None
     assert await simulation.run(simulation.write_ids(20)) is Exit.ALL_COMPLETE
 
 
-async def test_a_run_again_on_finished_work_asks_nothing_and_writes_nothing(tmp_path: Path, clock: Clock) -> None:
+async def test_a_second_run_on_finished_work_polls_nothing_and_writes_nothing(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
     ids = simulation.write_ids(20)
     await simulation.run(ids)
@@ -70,7 +70,7 @@ async def test_a_run_again_on_finished_work_asks_nothing_and_writes_nothing(tmp_
     assert (tmp_path / "finished.jsonl").read_bytes() == written
 
 
-async def test_a_sink_that_is_new_to_the_state_gets_everything_finished_before(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_that_is_new_gets_everything_that_finished_before(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
     ids = simulation.write_ids(20)
     await simulation.run(ids)
@@ -78,7 +78,7 @@ async def test_a_sink_that_is_new_to_the_state_gets_everything_finished_before(t
     assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "finished.jsonl").read_bytes()
 
 
-async def test_a_drained_run_says_that_work_is_left_and_the_next_one_finishes_it(tmp_path: Path, clock: Clock) -> None:
+async def test_a_drained_run_reports_the_work_left_and_the_next_one_finishes_it(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
     ids = simulation.write_ids(300)
     async with asyncio.TaskGroup() as group:
@@ -110,7 +110,7 @@ async def test_a_wrong_token_ends_a_finite_run_with_77(tmp_path: Path, clock: Cl
     assert simulation.records() == []
 
 
-async def test_an_outage_longer_than_the_limit_that_was_set_ends_with_69(tmp_path: Path, clock: Clock) -> None:
+async def test_an_outage_longer_than_give_up_s_ends_with_69(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(outages=(Outage(from_s=0, to_s=9999, fault="503"),)))
     assert await simulation.run(simulation.write_ids(5), {"give_up_s": 120}) is Exit.UNREACHABLE
     assert 120 <= asyncio.get_running_loop().time() <= 240
@@ -124,7 +124,7 @@ async def test_input_without_a_usable_id_is_exit_code_65(tmp_path: Path, clock: 
     assert simulation.api.stats().requests_total == 0
 
 
-async def test_a_thousand_hostile_lines_among_ten_thousand_cost_no_task_its_outcome(
+async def test_each_task_gets_its_outcome_despite_a_thousand_hostile_lines_among_ten_thousand(
     tmp_path: Path, clock: Clock
 ) -> None:
     fast = Scenario(fates={}, durations=parse_durations("fixed:1"), requests=10_000, latency_s=(0.001, 0.002))

@@ -1,4 +1,4 @@
-"""Learned timing in the whole service: fewer polls, first polls put off, kept through restarts, deadlines exact."""
+"""Learned timing in the whole service: fewer polls, first polls delayed, kept through restarts, deadlines exact."""
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -30,7 +30,7 @@ def waits_s(simulation: Simulation) -> list[float]:
 
 
 async def polled(folder: Path, clock: Clock, polling: Mapping[str, Any]) -> tuple[int, float]:
-    """Feed five portions, a minute apart; return polls and mean lateness."""
+    """Feed five batches, a minute apart; return polls and mean lateness."""
     folder.mkdir()  # noqa: ASYNC240 - once, at the start
     simulation = Simulation(folder, clock, USUAL)
     ids = folder / "ids.txt"
@@ -56,7 +56,7 @@ async def test_learned_timing_is_as_early_as_the_back_off_with_fewer_polls(tmp_p
     assert late_s <= 1.1 * backoff_s
 
 
-async def test_fresh_tasks_are_first_polled_at_when_they_may_be_done(tmp_path: Path, clock: Clock) -> None:
+async def test_new_tasks_are_first_polled_when_they_may_be_finished(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("uniform:30,40"), fates={}))
     await simulation.run(simulation.write_ids(150))
     before = (await simulation.sums()).polls
@@ -76,7 +76,9 @@ async def test_a_restart_forgets_nothing(tmp_path: Path, clock: Clock, events: E
     assert named(events, "timing.forgotten") == []
 
 
-async def test_damaged_knowledge_is_said_and_learned_anew(tmp_path: Path, clock: Clock, events: Events) -> None:
+async def test_damaged_knowledge_is_logged_and_learning_starts_over(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
     simulation = Simulation(tmp_path, clock, USUAL)
     store = await open_store(f"sqlite:///{tmp_path}/poller.db", clock=clock)
     name = "timing default /files/v3/files/import-from-url/async/tasks/{task_id}/status"

@@ -45,7 +45,7 @@ def logged(clock: Clock) -> Iterator[io.StringIO]:
 
 
 def everything(folder: Path, *, but: frozenset[str]) -> bytes:
-    """Return all bytes of all files that a run left, but for the secrets' own."""
+    """Return all bytes of all files of a run, except the files of secrets."""
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in but)
 
 
@@ -95,9 +95,9 @@ async def test_a_token_is_in_nothing_that_a_run_produces(
 
     def parrot(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
         """Show the token wherever a server could."""
-        told = f"Bearer {ask.token} {ask.token}"
-        headers = {**reply.headers, "X-Token": told, "WWW-Authenticate": told}
-        body = reply.body.replace(b"credentials not found", told.encode())
+        echoed = f"Bearer {ask.token} {ask.token}"
+        headers = {**reply.headers, "X-Token": echoed, "WWW-Authenticate": echoed}
+        body = reply.body.replace(b"credentials not found", echoed.encode())
         return replace(reply, headers=headers, body=body)
 
     simulation.api.stage = parrot

@@ -1,4 +1,4 @@
-"""The ground the other tests stand on: virtual time and the in-memory network."""
+"""What the other tests rely on: virtual time and the in-memory network."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.support.virtual import EPOCH, Deadlock, MemoryConnector, OutageDetector, VirtualLoop, serving
+from tests.support.virtual import EPOCH, Deadlock, MemoryConnector, SimulatedNetwork, VirtualLoop, serving
 
 
 async def test_an_hour_of_sleep_takes_no_time(clock: Callable[[], float]) -> None:
@@ -45,11 +45,11 @@ async def test_a_timeout_ends_a_wait_at_its_virtual_instant() -> None:
 
 
 def test_a_deadlock_raises_and_names_who_waits() -> None:
-    async def waits_for_ever() -> None:
+    async def waits_forever() -> None:
         await asyncio.Event().wait()
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner, pytest.raises(Deadlock, match="waits_for_ever"):
-        runner.run(waits_for_ever())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner, pytest.raises(Deadlock, match="waits_forever"):
+        runner.run(waits_forever())
 
 
 async def test_a_thread_is_waited_for() -> None:
@@ -93,7 +93,7 @@ def slow_app(rng: Random) -> web.Application:
     return app
 
 
-async def trace(seed: int, requests: int, weather: OutageDetector, workers: int = 8) -> tuple[list[str], int]:
+async def trace(seed: int, requests: int, network: SimulatedNetwork, workers: int = 8) -> tuple[list[str], int]:
     """Return what happened, each line with its virtual instant, and the number of connections made."""
     loop, lines = asyncio.get_running_loop(), list[str]()
     began = loop.time()
@@ -103,28 +103,28 @@ async def trace(seed: int, requests: int, weather: OutageDetector, workers: int 
         for name in names:
             try:
                 async with session.get(f"https://api.example/{name}") as response:
-                    said = await response.text()
-                    assert said == f"{name}" * 10
+                    body = await response.text()
+                    assert body == f"{name}" * 10
             except aiohttp.ClientError as error:
-                said = type(error).__name__
-            lines.append(f"{loop.time() - began:.3f} {name} {said}")
+                body = type(error).__name__
+            lines.append(f"{loop.time() - began:.3f} {name} {body}")
 
     async with serving(slow_app(Random(seed))) as server:
-        connector = MemoryConnector(server, weather)
+        connector = MemoryConnector(server, network)
         async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(worker(session))
     return lines, connector.connections_total
 
 
-def weather(seed: int) -> OutageDetector:
-    return OutageDetector(rng=Random(seed), latency_s=(0.02, 0.15), split=0.3, reset=0.1)
+def network(seed: int) -> SimulatedNetwork:
+    return SimulatedNetwork(rng=Random(seed), latency_s=(0.02, 0.15), split=0.3, reset=0.1)
 
 
 async def test_the_same_seed_gives_the_same_trace_of_a_thousand_requests() -> None:
-    first, _ = await trace(7, 1000, weather(7))
-    second, _ = await trace(7, 1000, weather(7))
-    other, _ = await trace(8, 1000, weather(8))
+    first, _ = await trace(7, 1000, network(7))
+    second, _ = await trace(7, 1000, network(7))
+    other, _ = await trace(8, 1000, network(8))
     assert len(first) == 1000
     assert any("Server" in line or "Client" in line for line in first), "resets are part of it"
     assert first == second
@@ -132,7 +132,7 @@ async def test_the_same_seed_gives_the_same_trace_of_a_thousand_requests() -> No
 
 
 async def test_connections_are_kept_alive() -> None:
-    lines, connections = await trace(1, 200, OutageDetector(latency_s=(0.01, 0.02)))
+    lines, connections = await trace(1, 200, SimulatedNetwork(latency_s=(0.01, 0.02)))
     assert len(lines) == 200
     assert connections == 8
 
@@ -155,7 +155,7 @@ async def test_a_network_that_is_down_refuses() -> None:
                 assert response.status == 200
             with pytest.raises(aiohttp.ClientConnectorError):
                 await session.get("http://unknown.example/x")
-            connector.weather.down = True
+            connector.network.down = True
             await asyncio.sleep(16)
             with pytest.raises(aiohttp.ClientConnectorError):
                 await session.get("http://known.example/x")
@@ -170,6 +170,6 @@ async def test_a_large_answer_arrives_whole() -> None:
     app = web.Application()
     app.router.add_get("/", answer)
     async with serving(app) as server:
-        connector = MemoryConnector(server, OutageDetector(latency_s=(0.01, 0.05), split=0.5))
+        connector = MemoryConnector(server, SimulatedNetwork(latency_s=(0.01, 0.05), split=0.5))
         async with aiohttp.ClientSession(connector=connector) as session, session.get("http://x/") as response:
             assert await response.read() == body

@@ -26,7 +26,7 @@ from poller.core.protocols import Clock
 from poller.sinks import SinkEnvironment, make_sink
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers
 from poller.sinks.webhook.sink import SCHEDULE_S, WebhookSink, WebhookTable
-from tests.support.virtual import EPOCH, MemoryConnector, OutageDetector, serving
+from tests.support.virtual import EPOCH, MemoryConnector, SimulatedNetwork, serving
 
 Events = list[MutableMapping[str, Any]]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqr"
@@ -49,7 +49,7 @@ class Receiver:
         self.rule: Rule = lambda _request, _body: 204
         self.requests: list[tuple[float, dict[str, str], bytes]] = []  # all
         self.taken: list[str] = []  # ids of accepted tasks, in order
-        self.weather = OutageDetector()
+        self.weather = SimulatedNetwork()
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0
 

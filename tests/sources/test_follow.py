@@ -18,8 +18,9 @@ from poller.core.errors import Exit
 from poller.core.model import Position
 from poller.core.protocols import Clock, Store
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import Feeding, feed, follow
-from poller.sources.files.open_file import opened
+from poller.sources import ReadOptions, feed
+from poller.sources.files.follow import follow
+from poller.sources.files.open_file import open_file
 from poller.sources.files.tail import Tail
 from poller.store import open_store
 from tests.support.processes import counted, fed, hubspot, running, wait_until
@@ -30,8 +31,8 @@ Events = list[MutableMapping[str, Any]]
 LONG_S = 30.0  # longer than it takes to notice anything
 
 
-def feeding(**changes: Any) -> Feeding:
-    return Feeding(**{"accounts": frozenset({"main"}), "default_account": "main"} | changes)
+def options(**changes: Any) -> ReadOptions:
+    return ReadOptions(**{"accounts": frozenset({"main"}), "default_account": "main"} | changes)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def ids(tmp_path: Path) -> Path:
 async def following(path: Path, store: Store, **changes: Any) -> AsyncIterator[None]:
     """Follow the file meanwhile; begin by reading what is there, and stop at any await."""
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(follow(str(path), store, feeding(**changes), on_chunk=lambda _chunk, _added: None))
+        task = group.create_task(follow(str(path), store, options(**changes)))
         await asyncio.sleep(3)
         yield
         task.cancel()
@@ -74,7 +75,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def overwrite(path: Path, data: bytes) -> None:
-    """Truncate the file and write it anew."""
+    """Truncate the file and rewrite it."""
     path.write_bytes(data)
 
 
@@ -95,7 +96,7 @@ async def test_what_is_appended_is_fed_within_two_seconds(store: Store, ids: Pat
     assert await sums(store) == [(4, 4, 0, 0, False)]
 
 
-async def test_a_line_is_not_taken_before_its_line_break_and_that_is_said(
+async def test_an_unfinished_line_is_logged_and_not_taken_before_its_line_break(
     store: Store, ids: Path, events: Events
 ) -> None:
     append(ids, b"A1\nA2")
@@ -119,7 +120,7 @@ async def test_a_csv_record_over_lines_that_is_half_written_is_not_taken(store: 
     assert [task.ref for task in await store.claim("main", 9)] == [b'{"note":"one\\ntwo"}', b'{"note":""}']
 
 
-async def test_a_stopped_follower_goes_on_where_it_stopped(store: Store, ids: Path) -> None:
+async def test_a_stopped_follower_resumes_where_it_stopped(store: Store, ids: Path) -> None:
     append(ids, b"u;id\n1;A1\n2;A")
     async with following(ids, store):
         pass
@@ -138,11 +139,11 @@ async def test_a_stopped_follower_goes_on_where_it_stopped(store: Store, ids: Pa
         ([b"34", b"5\nA3\n"], ["A1", "A2", "A2345", "A3"], 4),
     ],
 )
-async def test_a_last_line_taken_without_its_break_by_a_run_that_did_not_follow_goes_on_as_it_should(
+async def test_a_last_line_taken_without_its_line_break_by_a_run_that_did_not_follow_is_completed(
     store: Store, ids: Path, more: list[bytes], fed: list[str], lines: int
 ) -> None:
     append(ids, b"A1\nA2")
-    await feed(str(ids), store, feeding(), on_chunk=lambda _chunk, _added: None)
+    await feed(str(ids), store, options())
     async with following(ids, store):
         for piece in more:
             append(ids, piece)
@@ -151,7 +152,7 @@ async def test_a_last_line_taken_without_its_break_by_a_run_that_did_not_follow_
     assert await sums(store) == [(lines, lines, 0, 0, False)]
 
 
-async def test_rejected_lines_that_were_folded_are_told_while_the_file_is_followed(
+async def test_folded_rejected_lines_are_logged_while_the_file_is_followed(
     store: Store, ids: Path, events: Events
 ) -> None:
     append(ids, b"a b\n" * 50)
@@ -187,7 +188,7 @@ async def test_a_line_cut_off_by_a_rotation_is_rejected_and_can_be_found(store: 
     assert await sums(store) == [(2, 1, 0, 1, True), (1, 1, 0, 0, False)]
 
 
-async def test_while_nothing_stands_at_the_path_the_renamed_file_is_read_on(store: Store, ids: Path) -> None:
+async def test_while_nothing_is_at_the_path_the_renamed_file_is_read_on(store: Store, ids: Path) -> None:
     append(ids, b"A1\n")
     async with following(ids, store):
         rotated = move(ids, "ids.txt.1")
@@ -200,7 +201,7 @@ async def test_while_nothing_stands_at_the_path_the_renamed_file_is_read_on(stor
     assert await fed_ids(store) == ["A1", "A2", "B1"]
 
 
-async def test_a_longer_copy_put_in_its_place_as_editors_do_is_read_on(store: Store, ids: Path) -> None:
+async def test_a_longer_copy_that_replaces_the_file_as_editors_do_is_read_on(store: Store, ids: Path) -> None:
     append(ids, b"A1\nA2\n")
     async with following(ids, store):
         edited = ids.with_name("4913")
@@ -274,7 +275,7 @@ async def test_a_file_renamed_before_it_had_a_line_is_found_too(store: Store, id
     assert await fed_ids(store) == ["A1", "B1"]
 
 
-async def test_a_file_that_is_gone_without_a_trace_is_said_and_the_new_one_read(
+async def test_a_file_that_is_gone_without_a_trace_is_logged_and_the_new_one_read(
     store: Store, ids: Path, events: Events
 ) -> None:
     append(ids, b"A1\nA2\n")
@@ -344,7 +345,7 @@ async def test_an_older_file_that_begins_alike_is_not_taken_for_a_copy(store: St
 
 def test_what_proves_the_reading_is_what_would_be_computed_from_the_file(ids: Path, rng: Random) -> None:
     append(ids, rng.randbytes(900_000))
-    with opened(str(ids), 0) as source:
+    with open_file(str(ids), 0) as source:
         tail = Tail(source, 5000, 1000)
         while tail.block():
             pass
@@ -356,7 +357,7 @@ def test_what_proves_the_reading_is_what_would_be_computed_from_the_file(ids: Pa
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
-async def test_a_file_that_is_not_there_yet_is_said_once_and_waited_for(
+async def test_a_file_that_does_not_exist_yet_is_logged_once_and_waited_for(
     store: Store, ids: Path, events: Events
 ) -> None:
     async with following(ids, store):
@@ -364,11 +365,11 @@ async def test_a_file_that_is_not_there_yet_is_said_once_and_waited_for(
         append(ids, b"A1\n")
         await asyncio.sleep(3)
     assert await fed_ids(store) == ["A1"]
-    [said] = named(events, "source.waited_for")
-    assert "there is no such file" in said["reason"]
+    [event] = named(events, "source.waited_for")
+    assert "there is no such file" in event["reason"]
 
 
-async def test_a_folder_in_its_place_is_said_once_and_waited_for(store: Store, ids: Path, events: Events) -> None:
+async def test_a_folder_at_the_path_is_logged_once_and_waited_for(store: Store, ids: Path, events: Events) -> None:
     append(ids, b"A1\n")
     async with following(ids, store):
         move(ids, "elsewhere")
@@ -393,7 +394,7 @@ async def test_a_csv_whose_header_names_no_id_waits_for_a_better_one(store: Stor
     assert ["--id-column" in event["reason"] for event in named(events, "source.waited_for")] == [True]
 
 
-async def test_a_named_pipe_is_read_anew_for_each_writer(store: Store, tmp_path: Path) -> None:
+async def test_a_named_pipe_is_reopened_for_each_writer(store: Store, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     async with following(pipe, store):
@@ -409,7 +410,7 @@ async def test_a_pipe_without_a_name_ends_with_its_writer(store: Store) -> None:
         writer.write(b"A1\n")
         writer.close()
         async with asyncio.timeout(60):
-            await follow(f"/proc/self/fd/{reading}", store, feeding(), on_chunk=lambda _chunk, _added: None)
+            await follow(f"/proc/self/fd/{reading}", store, options())
     assert await fed_ids(store) == ["A1"]
 
 
@@ -432,7 +433,7 @@ async def test_a_run_that_follows_polls_what_comes_later_until_it_is_stopped(
     assert len(named(events, "run.summarized")) >= 59
 
 
-async def test_a_run_that_follows_and_is_stopped_with_work_left_says_so(
+async def test_a_run_that_follows_and_is_stopped_with_work_left_reports_it(
     tmp_path: Path, clock: Clock, ids: Path
 ) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5000")))

@@ -11,9 +11,9 @@ from random import Random
 import pytest
 
 from poller.core.protocols import Clock, Store
-from poller.sources import follow
+from poller.sources.files.follow import follow
 from poller.store import open_store
-from tests.sources.test_follow import fed_ids, feeding, sums
+from tests.sources.test_follow import fed_ids, options, sums
 
 
 class Writer:
@@ -107,7 +107,7 @@ class Life:
         (self._folder / str(self._lives)).mkdir(parents=True, exist_ok=True)
         store = await open_store(f"sqlite:///{self._folder}/{self._lives}/poller.db", clock=self._clock)
         self.store = store
-        following = follow(str(self._path), store, feeding(), on_chunk=lambda _chunk, _added: None)
+        following = follow(str(self._path), store, options())
         self._task = self._group.create_task(following)
 
     async def stop(self) -> None:

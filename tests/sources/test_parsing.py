@@ -17,20 +17,21 @@ from poller.core.errors import InputError
 from poller.core.model import Added, Chunk, Fed, Rejection
 from poller.core.protocols import Clock, Store
 from poller.core.task_id import is_task_id, task_id_of
-from poller.sources import Feeding, Parser, check_readable, feed
-from poller.sources.parsing.line import Format
-from poller.sources.parsing.parser import reading_so_far
+from poller.sources import ChunkWriter, Parser, ReadOptions, feed
+from poller.sources.files.open_file import check_readable
+from poller.sources.options import Format
+from poller.sources.parsing.parser import detect_reader
 from poller.store import open_store
 
 ID = "AAAAEZ6whGI"
 ACCOUNTS = frozenset({"main", "other"})
 
 
-def feeding(**changes: Any) -> Feeding:
-    return Feeding(**{"accounts": ACCOUNTS, "default_account": "main"} | changes)
+def options(**changes: Any) -> ReadOptions:
+    return ReadOptions(**{"accounts": ACCOUNTS, "default_account": "main"} | changes)
 
 
-def chunks_of(blocks: Iterable[bytes], rules: Feeding) -> Iterator[Chunk]:
+def chunks_of(blocks: Iterable[bytes], rules: ReadOptions) -> Iterator[Chunk]:
     parser = Parser(rules, "ids")
     for block in blocks:
         yield from parser.push(block)
@@ -41,7 +42,7 @@ class Read:
     """What became of a whole input."""
 
     def __init__(self, *blocks: bytes, **changes: Any) -> None:
-        self.chunks = list(chunks_of(blocks, feeding(**changes)))
+        self.chunks = list(chunks_of(blocks, options(**changes)))
         self.fed = [fed for chunk in self.chunks for fed in chunk.fed]
         self.rejected = [rejection for chunk in self.chunks for rejection in chunk.rejected]
         self.blank = sum(chunk.blank for chunk in self.chunks)
@@ -141,7 +142,7 @@ def test_an_excerpt_is_short_and_printable() -> None:
 
 
 def test_a_line_without_end_is_not_held_in_memory() -> None:
-    parser = Parser(feeding(max_line_bytes=1000), "ids")
+    parser = Parser(options(max_line_bytes=1000), "ids")
     for _ in range(1000):
         assert list(parser.push(b"x" * 10_000)) == []
         assert len(parser._splitter._held) <= 1000
@@ -274,7 +275,7 @@ def test_the_id_column_setting_names_the_csv_column() -> None:
 
 
 def test_a_csv_line_may_name_its_account() -> None:
-    read = Read(b"id,account,u\nA,other,1\nB,,2\nC,nobody,3\nD\n")
+    read = Read(b"id,account,u\nA,other,1\nB,,2\nC,unknown,3\nD\n")
     assert [(fed.task_id, fed.account) for fed in read.fed] == [("A", "other"), ("B", "main"), ("D", "main")]
     assert read.refs == [{"u": "1"}, {"u": "2"}, None]
     assert "main, other" in read.reasons[0]
@@ -376,12 +377,12 @@ def test_without_quotes_lines_are_fed_rejected_or_blank(data: bytes) -> None:
 
 @given(data=ANY_BYTES, chunk_lines=st.integers(1, 5))
 def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(data: bytes, chunk_lines: int) -> None:
-    rules = feeding(chunk_lines=chunk_lines)
+    rules = options(chunk_lines=chunk_lines)
     chunks = list(chunks_of([data], rules))
     for at, chunk in enumerate(chunks[:-1]):
         offset = chunk.position.offset
-        reading = reading_so_far(iter([data[:offset]]), rules, "ids")
-        second = Parser(rules, "ids", start=chunk.position, reading=reading)
+        reading = detect_reader(iter([data[:offset]]), rules, "ids")
+        second = Parser(rules, "ids", start=chunk.position, reader=reading)
         again = [*second.push(data[offset:]), *second.end()]
         assert everything(again) == everything(chunks[at + 1 :])
 
@@ -446,7 +447,7 @@ def write(path: Path, content: bytes) -> None:
 async def feed_all(spec: Path | str, store: Store, *, stdin: int = 0, **changes: Any) -> Added:
     """Feed a source; return the sums of what was added."""
     added: list[Added] = []
-    await feed(str(spec), store, feeding(**changes), stdin=stdin, on_chunk=lambda _, done: added.append(done))
+    await feed(str(spec), ChunkWriter(store, lambda _, done: added.append(done)), options(**changes), stdin=stdin)
     return Added(tasks=sum(one.tasks for one in added), duplicates=sum(one.duplicates for one in added))
 
 
@@ -469,7 +470,7 @@ async def test_a_file_that_was_read_is_not_read_again(store: Store, ids: Path) -
     assert await source_sums(store) == [(2, 2, 0, 0, 0, True)]
 
 
-async def test_a_feed_that_was_killed_goes_on_where_it_stopped(store: Store, ids: Path) -> None:
+async def test_a_feed_that_was_killed_resumes_where_it_stopped(store: Store, ids: Path) -> None:
     write(ids, b"u,task_id\n" + b"".join(b"%d,A%d\n" % (n, n) for n in range(1000)))
 
     def die(chunk: Chunk, _added: Added) -> None:
@@ -477,7 +478,7 @@ async def test_a_feed_that_was_killed_goes_on_where_it_stopped(store: Store, ids
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await feed(str(ids), store, feeding(chunk_lines=100), on_chunk=die)
+        await feed(str(ids), ChunkWriter(store, die), options(chunk_lines=100))
     assert await feed_all(ids, store, chunk_lines=100) == Added(tasks=501, duplicates=0)
     assert await source_sums(store) == [(1001, 1000, 0, 0, 1, True)]
     tasks = await store.claim("main", 1000)
@@ -543,7 +544,7 @@ async def test_lines_on_standard_input_are_handed_on_while_it_is_open(store: Sto
                 writer.close()
 
         writer.write(b"A1\nA2\nA3\nA")
-        await feed("-", store, feeding(), stdin=reading, on_chunk=on_chunk)
+        await feed("-", ChunkWriter(store, on_chunk), options(), stdin=reading)
         assert os.get_blocking(reading)
     assert seen == [3, 1, 1]
     assert [task.task_id for task in await store.claim("main", 9)] == ["A1", "A2", "A3", "AA4", "A5"]
@@ -557,7 +558,7 @@ async def test_standard_input_is_a_new_source_each_time(store: Store, ids: Path)
     assert await source_sums(store) == [(2, 2, 0, 0, 0, True), (2, 0, 2, 0, 0, True)]
 
 
-async def test_waiting_for_standard_input_holds_nobody_up_and_can_be_canceled(store: Store) -> None:
+async def test_waiting_for_standard_input_blocks_nothing_and_can_be_canceled(store: Store) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb"), os.fdopen(writing, "wb"):
         with pytest.raises(TimeoutError):

@@ -18,7 +18,7 @@ from poller.core.model import Chunk
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import Feeding, Source, check_sources
+from poller.sources import ReadOptions, Source, check_sources
 from poller.sources.files.drop_folder import move_into
 from poller.sources.files.glob_files import is_rotated
 from poller.store import open_store
@@ -27,7 +27,7 @@ from tests.support.simulation import Simulation, named, settings_for
 Events = list[MutableMapping[str, Any]]
 
 SOON_S = 5.0  # a dropped file is read within it
-READ = Feeding(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
+READ = ReadOptions(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ async def store(clock: Clock) -> AsyncIterator[Store]:
 
 
 def file(path: Path, *, follow: bool = False) -> Source:
-    return Source(kind="file", place=str(path), feeding=READ, follow=follow)
+    return Source(kind="file", location=str(path), options=READ, follow=follow)
 
 
 def pattern(text: Path, *, follow: bool = False) -> Source:
-    return Source(kind="glob", place=str(text), feeding=READ, follow=follow)
+    return Source(kind="glob", location=str(text), options=READ, follow=follow)
 
 
 def folder(path: Path, *, follow: bool = False, settle_s: float = 2.0) -> Source:
-    return Source(kind="folder", place=str(path), feeding=READ, follow=follow, settle_s=settle_s)
+    return Source(kind="folder", location=str(path), options=READ, follow=follow, settle_s=settle_s)
 
 
 class Fed:
@@ -61,7 +61,7 @@ class Fed:
             clock=clock,
             stdin=0,
             tolerant=any(source.follow for source in sources),
-            on_fed=lambda _chunk, _added: self.chunks.release(),
+            on_chunk=lambda _chunk, _added: self.chunks.release(),
             on_ended=self.has_ended.set,
         )
 
@@ -71,7 +71,7 @@ class Fed:
 
 
 @asynccontextmanager
-async def feeding(store: Store, clock: Clock, *sources: Source) -> AsyncIterator[Fed]:
+async def reading(store: Store, clock: Clock, *sources: Source) -> AsyncIterator[Fed]:
     """Read the sources meanwhile, and stop at any await."""
     async with asyncio.TaskGroup() as group:
         fed = Fed(store, clock, sources)
@@ -112,7 +112,7 @@ async def lines(store: Store) -> list[tuple[int, int, int, int]]:
 async def test_dropped_files_are_read_whole_and_moved_to_done(store: Store, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,url\nA1,https://x/1\n")
     (tmp_path / "b.txt").write_text("B1\n../..\nB2")
-    async with feeding(store, clock, folder(tmp_path, follow=True)):
+    async with reading(store, clock, folder(tmp_path, follow=True)):
         (tmp_path / "c.jsonl").write_text('{"id": "C1"}\n')
         await asyncio.sleep(SOON_S)
     assert sorted(await fed_ids(store)) == ["A1", "B1", "B2", "C1"]
@@ -132,9 +132,9 @@ async def test_a_run_that_does_not_follow_empties_the_folder_and_ends(
 
 async def test_a_file_that_is_still_being_written_is_not_taken_half(store: Store, clock: Clock, tmp_path: Path) -> None:
     growing = tmp_path / "slow.txt"
-    async with feeding(store, clock, folder(tmp_path, follow=True)):
+    async with reading(store, clock, folder(tmp_path, follow=True)):
         for number in range(10):
-            with growing.open("a") as file:  # opened anew for each line, as `echo … >>` does
+            with growing.open("a") as file:  # reopened for each line, as `echo … >>` does
                 file.write(f"A{number}\n")
             await asyncio.sleep(1.5)
             assert await fed_ids(store) == []
@@ -143,13 +143,13 @@ async def test_a_file_that_is_still_being_written_is_not_taken_half(store: Store
     assert await lines(store) == [(10, 10, 0, 0)]
 
 
-async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_rests(
+async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_is_unchanged(
     store: Store, clock: Clock, tmp_path: Path, events: Events
 ) -> None:
     with (tmp_path / "open.txt").open("w") as file:
         file.write("A1\nA")
         file.flush()
-        async with feeding(store, clock, folder(tmp_path, follow=True)):
+        async with reading(store, clock, folder(tmp_path, follow=True)):
             await asyncio.sleep(600)
             assert await fed_ids(store) == []
             file.write("2\n")
@@ -161,7 +161,7 @@ async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_r
 
 async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    async with feeding(store, clock, folder(tmp_path / "in", follow=True, settle_s=3600)):
+    async with reading(store, clock, folder(tmp_path / "in", follow=True, settle_s=3600)):
         old = tmp_path / "a.txt"
         old.write_text("A1\n")
         os.utime(old, (clock() - 7200, clock() - 7200))
@@ -205,8 +205,8 @@ async def test_what_cannot_be_read_goes_to_failed_and_holds_up_no_other(
     (tmp_path / "a.csv").write_text("url,name\nhttps://x/1,one\n")
     (tmp_path / "b.csv.gz").write_bytes(b"\x1f\x8b\x08")
     (tmp_path / "c.csv").write_text("id\nC1\n")
-    demanded = Feeding(accounts=frozenset({"main"}), default_account="main", format="csv")
-    await feed_all(store, clock, Source(kind="folder", place=str(tmp_path), feeding=demanded))
+    demanded = ReadOptions(accounts=frozenset({"main"}), default_account="main", format="csv")
+    await feed_all(store, clock, Source(kind="folder", location=str(tmp_path), options=demanded))
     assert await fed_ids(store) == ["C1"]
     assert names(tmp_path / "failed") == {"a.csv", "b.csv.gz"}
     reasons = [event["reason"] for event in named(events, "source.file_failed")]
@@ -219,7 +219,7 @@ async def test_a_file_that_cannot_be_moved_is_not_read_again_and_is_moved_later(
 ) -> None:
     (tmp_path / "done").write_text("in the way")
     (tmp_path / "a.txt").write_text("A1\n")
-    async with feeding(store, clock, folder(tmp_path, follow=True)):
+    async with reading(store, clock, folder(tmp_path, follow=True)):
         await asyncio.sleep(100)
         assert [path.name for path in (tmp_path / "failed").glob("*")] == []
         (tmp_path / "done").unlink()
@@ -232,7 +232,7 @@ async def test_a_file_that_cannot_be_moved_is_not_read_again_and_is_moved_later(
 async def test_a_missing_folder_is_an_error_or_is_waited_for(store: Store, clock: Clock, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         check_sources([folder(tmp_path / "none")])
-    async with feeding(store, clock, folder(tmp_path / "none", follow=True)):
+    async with reading(store, clock, folder(tmp_path / "none", follow=True)):
         (tmp_path / "none").mkdir()
         (tmp_path / "none" / "a.txt").write_text("A1\n")
         await asyncio.sleep(2 * SOON_S)
@@ -252,28 +252,28 @@ def test_a_move_that_was_cut_off_is_finished_by_the_next(tmp_path: Path) -> None
 async def test_killed_at_any_instant_a_drop_folder_counts_every_line_once(clock: Clock, tmp_path: Path) -> None:
     """Each life is cut off at a random instant: the state and the folder are copied as they are then."""
     rng, dropped, cut_short = Random(5), 0, 0
-    place, left = tmp_path / "place", tmp_path / "left"
-    (place / "in").mkdir(parents=True)
+    base, left = tmp_path / "before", tmp_path / "left"
+    (base / "in").mkdir(parents=True)
     for _ in range(60):
         for _ in range(rng.randrange(4)):
             count = rng.choice([1, 3, 450])
             fresh = "".join(f"A{number}\n" for number in range(dropped, dropped + count))
-            (place / "in" / f"{dropped}.txt").write_text(fresh)
+            (base / "in" / f"{dropped}.txt").write_text(fresh)
             dropped += count
-        store = await open_store(f"sqlite:///{place}/poller.db", clock=clock)
+        store = await open_store(f"sqlite:///{base}/poller.db", clock=clock)
         async with asyncio.TaskGroup() as group:
-            fed = Fed(store, clock, [folder(place / "in", follow=True, settle_s=0.1)])
+            fed = Fed(store, clock, [folder(base / "in", follow=True, settle_s=0.1)])
             fed.ingest.start(group)
             with suppress(TimeoutError):
                 await asyncio.wait_for(fed.has_chunks(rng.randrange(8)), rng.choice([rng.uniform(0, 1.3), 3]))
-            copy_with_inodes(place, left)
+            copy_with_inodes(base, left)
             cut_short += any(0 < s.lines < 450 and not s.ended for s in (await store.sums()).sources)
             fed.ingest.stop()
         await store.close()
-        shutil.rmtree(place)
-        left.rename(place)
-    store = await open_store(f"sqlite:///{place}/poller.db", clock=clock)
-    await feed_all(store, clock, folder(place / "in", settle_s=0.1))
+        shutil.rmtree(base)
+        left.rename(base)
+    store = await open_store(f"sqlite:///{base}/poller.db", clock=clock)
+    await feed_all(store, clock, folder(base / "in", settle_s=0.1))
     rows, ids = await lines(store), await fed_ids(store)
     await store.close()
     assert cut_short >= 5
@@ -281,14 +281,14 @@ async def test_killed_at_any_instant_a_drop_folder_counts_every_line_once(clock:
     assert (sum(row[0] for row in rows), sum(row[2] for row in rows)) == (dropped, 0)
 
 
-def copy_with_inodes(place: Path, target: Path) -> None:
+def copy_with_inodes(base: Path, target: Path) -> None:
     """Copy what a kill leaves: the state's files as they are, the dropped files themselves."""
     (target / "in" / "done").mkdir(parents=True)
-    for path in place.glob("poller.db*"):
+    for path in base.glob("poller.db*"):
         if not path.name.endswith((".lock", "-shm")):
             shutil.copy2(path, target / path.name)
-    for path in (place / "in").rglob("*.txt"):
-        os.link(path, target / path.relative_to(place))
+    for path in (base / "in").rglob("*.txt"):
+        os.link(path, target / path.relative_to(base))
 
 
 # --- patterns --------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ async def test_a_pattern_reads_what_matches_and_followed_picks_up_what_comes(
 ) -> None:
     (tmp_path / "a.csv").write_text("id\nA1\n")
     (tmp_path / "other.txt").write_text("B1\n")
-    async with feeding(store, clock, pattern(tmp_path / "*.csv", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "*.csv", follow=True)):
         (tmp_path / "c.csv").write_text("id\nC1\n")
         with (tmp_path / "a.csv").open("a") as file:
             file.write("A2\n")
@@ -314,7 +314,7 @@ async def test_a_pattern_that_does_not_follow_is_read_once_and_ends(store: Store
     assert await fed_ids(store) == ["a1", "b1"]
 
 
-async def test_files_rotated_within_the_pattern_count_once_also_while_nobody_follows(
+async def test_files_rotated_within_the_pattern_count_once_also_while_no_run_follows(
     store: Store, clock: Clock, tmp_path: Path
 ) -> None:
     written = 0
@@ -334,7 +334,7 @@ async def test_files_rotated_within_the_pattern_count_once_also_while_nobody_fol
 
     append(3)
     for _ in range(3):
-        async with feeding(store, clock, pattern(tmp_path / "ids*", follow=True)):
+        async with reading(store, clock, pattern(tmp_path / "ids*", follow=True)):
             append(2)
             rotate()
             append(2)
@@ -342,7 +342,7 @@ async def test_files_rotated_within_the_pattern_count_once_also_while_nobody_fol
         append(2)
         rotate()
         append(1)
-    async with feeding(store, clock, pattern(tmp_path / "ids*", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "ids*", follow=True)):
         await asyncio.sleep(120)
     assert Counter(await fed_ids(store)) == Counter(f"A{number}" for number in range(written))
     assert sum(row[0] for row in await lines(store)) == written
@@ -354,7 +354,7 @@ async def test_files_that_were_rotated_before_the_first_run_belong_to_the_patter
     (tmp_path / "ids.txt.1").write_text("A1\n")
     (tmp_path / "ids.txt.2.gz").write_text("gzip")
     (tmp_path / "ids.txt").write_text("A2\n")
-    async with feeding(store, clock, pattern(tmp_path / "ids*", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "ids*", follow=True)):
         await asyncio.sleep(60)
     assert sorted(await fed_ids(store)) == ["A1", "A2"]
     assert await lines(store) == [(1, 1, 0, 0), (1, 1, 0, 0)]
@@ -376,9 +376,9 @@ def test_rotated_names_are_those_of_another_match_with_a_mark(name: str, rotated
     assert is_rotated(f"in/{name}", {"in/ids.txt", f"in/{name}"}) is rotated
 
 
-async def test_a_match_that_was_deleted_is_let_go(store: Store, clock: Clock, tmp_path: Path) -> None:
+async def test_a_match_that_was_deleted_is_not_followed_any_more(store: Store, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\nA1\n")
-    async with feeding(store, clock, pattern(tmp_path / "*.csv", follow=True)):
+    async with reading(store, clock, pattern(tmp_path / "*.csv", follow=True)):
         opened = open_files()
         (tmp_path / "a.csv").unlink()
         await asyncio.sleep(120)
@@ -400,7 +400,7 @@ async def test_a_file_named_twice_is_read_once(
     (tmp_path / "link.txt").symlink_to(ids)
     other = tmp_path / ".." / tmp_path.name / "ids.txt"
     sources = [file(ids, follow=follow), file(tmp_path / "link.txt", follow=follow), file(other, follow=follow)]
-    async with feeding(store, clock, *sources, pattern(tmp_path / "*.txt", follow=follow)):
+    async with reading(store, clock, *sources, pattern(tmp_path / "*.txt", follow=follow)):
         pass
     assert await lines(store) == [(1, 1, 0, 0)]
     assert len(named(events, "source.named_twice")) == 2
@@ -412,7 +412,7 @@ async def test_sources_that_end_are_read_in_turn_beside_those_that_are_followed(
     for name in "abc":
         (tmp_path / name).write_text(f"{name}1\n{name}2\n")
     sources = [file(tmp_path / "c", follow=True), file(tmp_path / "b"), file(tmp_path / "a")]
-    async with feeding(store, clock, *sources):
+    async with reading(store, clock, *sources):
         with (tmp_path / "c").open("a") as written:
             written.write("c3\n")
         await asyncio.sleep(SOON_S)
@@ -421,7 +421,7 @@ async def test_sources_that_end_are_read_in_turn_beside_those_that_are_followed(
     assert [task_id for task_id in ids if task_id[0] == "c"] == ["c1", "c2", "c3"]
 
 
-async def test_a_source_that_is_taken_out_and_put_back_goes_on_where_it_was(
+async def test_a_source_that_is_removed_and_added_back_resumes_where_it_was(
     store: Store, clock: Clock, tmp_path: Path
 ) -> None:
     """Whenever it is taken out, and whatever it was doing."""
@@ -433,7 +433,7 @@ async def test_a_source_that_is_taken_out_and_put_back_goes_on_where_it_was(
     ids.write_text("".join(f"A{number}\n" for number in range(3_000)))
     source = file(ids, follow=True)
     async with asyncio.TaskGroup() as group:
-        ingest = Ingest(store, [source], clock=clock, stdin=0, tolerant=True, on_fed=count, on_ended=lambda: None)
+        ingest = Ingest(store, [source], clock=clock, stdin=0, tolerant=True, on_chunk=count, on_ended=lambda: None)
         ingest.start(group)
         for _ in range(30):
             await asyncio.sleep(rng.choice([0, 0.001, rng.uniform(0, 0.05)]))
@@ -461,8 +461,8 @@ async def test_each_source_has_its_own_account_and_format(tmp_path: Path, clock:
         ],
     }
     assert await simulation.run(None, flags) is Exit.ALL_COMPLETE
-    told = {record["task_id"]: (record["account"], record["ref"]) for record in simulation.records()}
-    assert told == {first: ("eu", {"what": "one"}), second: ("main", None)}
+    delivered = {record["task_id"]: (record["account"], record["ref"]) for record in simulation.records()}
+    assert delivered == {first: ("eu", {"what": "one"}), second: ("main", None)}
 
 
 async def test_a_run_with_a_source_that_follows_is_a_service_that_never_ends(tmp_path: Path, clock: Clock) -> None:
@@ -485,7 +485,7 @@ async def test_a_run_with_a_source_that_follows_is_a_service_that_never_ends(tmp
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ('pth = "a"', "table 1: pth: there is no such setting; did you mean path?"),
         ("follow = true", 'table 1: needs one of path = "ids.txt"'),
@@ -500,12 +500,14 @@ async def test_a_run_with_a_source_that_follows_is_a_service_that_never_ends(tmp
         ('stdin = true\n[[sources]]\npath = "-"', "standard input can be read only once"),
     ],
 )
-def test_a_source_that_makes_no_sense_is_refused_with_place_and_remedy(tmp_path: Path, table: str, said: str) -> None:
+def test_a_source_that_makes_no_sense_is_refused_with_location_and_remedy(
+    tmp_path: Path, table: str, message: str
+) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f"[[sources]]\n{table}\n")
     with pytest.raises(ConfigError) as refused:
         load(config, {}, {}, secrets_dir=tmp_path)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_sources_may_be_plain_paths_and_come_from_the_environment(tmp_path: Path) -> None:

@@ -188,7 +188,15 @@ class StoreMachine(RuleBasedStateMachine):
         if not finish:
             return Settled(task=task, again=PollAgain(at=self.now + again_in_s, errors=task.errors + 1))
         kind = Kind.COMPLETE if task.polls else Kind.CANCELED
-        return Settled(task=task, record=Record(body=task.task_id.encode(), kind=kind, reason=None, seen_at=self.now))
+        record = Record(
+            body=task.task_id.encode(),
+            kind=kind,
+            reason=None,
+            seen_at=self.now,
+            account=task.account,
+            task_id=task.task_id,
+        )
+        return Settled(task=task, record=record)
 
     def note_settled(self, settled: Settled) -> None:
         identity = settled.task.account, settled.task.task_id

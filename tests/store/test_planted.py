@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poller.core.model import Chunk, Fed, Kind, Position, Record, Settled, Written
+from poller.core.model import Chunk, Fed, Kind, Position, Settled, Written
+from poller.core.record import restore
 from poller.sinks.files.jsonl import JsonlSink
 from poller.store import SqliteStore, open_store
 from poller.store.sqlite.group_commit import GroupCommit
@@ -29,7 +30,7 @@ async def opened(folder: Path, clock: Clock, *ids: str) -> SqliteStore:
 
 async def finish_all(store: SqliteStore, clock: Clock) -> None:
     tasks = await store.claim("default", 100)
-    record = Record(body=b"{}", kind=Kind.COMPLETE, reason=None, seen_at=clock())
+    record = restore(b"{}", kind=Kind.COMPLETE, reason=None, seen_at=clock())
     await store.record([Settled(task=task, record=record) for task in tasks])
 
 

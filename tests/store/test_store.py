@@ -8,7 +8,7 @@ import pytest
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
 from poller.core.model import AccountState, Chunk, Fed, Kind, Position, Rejection, SourceSums, Written
 from poller.core.protocols import Clock, Store
-from poller.store import last_beat, open_store, read_store, without_secret
+from poller.store import last_beat, open_store, read_store
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -340,11 +340,6 @@ async def test_an_unknown_kind_of_store_is_a_configuration_error_that_names_what
     with pytest.raises(ConfigError, match=r"sqlite:///poller\.db.*postgresql://") as raised:
         await open_store(bad, clock=clock)
     assert "secret" not in str(raised.value)
-
-
-def test_what_is_shown_of_a_url_holds_no_secret() -> None:
-    assert without_secret("sqlite:////var/a@b?.db") == "sqlite:////var/a@b?.db"
-    assert without_secret("postgresql://me:pw@host:5432/db?password=pw") == "postgresql://host:5432/db"
 
 
 # --- reading beside the owner ----------------------------------------------------------------------------------------

@@ -5,25 +5,25 @@ import asyncio
 import pytest
 
 from poller.core.model import Kind, Poll, PollAgain, Settled, Written
-from poller.core.poll_log import LONGEST, polls, trace
+from poller.core.poll_log import LONGEST, poll_line, polls
 from poller.core.protocols import Clock, Store
 from poller.store import read_store
 from tests.support.store_makers import Open, feed, finished, running
 
 
 def poll(at: float, outcome: str = "running", says: str | int | None = "PENDING") -> Poll:
-    return Poll(at=at, gate_s=0.5, took_s=0.125, outcome=outcome, says=says, again_in_s=2.0)
+    return Poll(at=at, gate_s=0.5, took_s=0.125, outcome=outcome, detail=says, again_in_s=2.0)
 
 
 def test_a_trail_tells_its_polls_as_they_were() -> None:
     made = (poll(1.5), poll(2.0, "missing", 404), poll(3.0, "finished", "COMPLETE\n[\ud800]"))
-    told = polls("".join(map(trace, made)))
+    told = polls("".join(map(poll_line, made)))
     assert told[:2] == made[:2]
     assert (told[2].at, told[2].outcome) == (3.0, "finished")
 
 
 def test_a_trail_that_was_cut_tells_its_latest_polls() -> None:
-    poll_log = "".join(trace(poll(float(at))) for at in range(100))[-LONGEST:]
+    poll_log = "".join(poll_line(poll(float(at))) for at in range(100))[-LONGEST:]
     told = polls(poll_log)
     assert 15 < len(told) < 40
     assert [each.at for each in told] == [float(at) for at in range(100 - len(told), 100)]
@@ -34,7 +34,7 @@ async def test_a_story_tells_a_task_from_its_feeding_to_its_deliveries(store: St
     await feed(store, "a", "b")
     (a, _) = await store.claim("main", 2)
     again = PollAgain(at=0.0, errors=1, status="PENDING", requested_at=7.0)
-    await store.record([Settled(task=a, again=again, trace=trace(poll(1.0)))])
+    await store.record([Settled(task=a, again=again, poll_line=poll_line(poll(1.0)))])
     (waiting,) = await store.task_details("a")
     assert (waiting.kind, waiting.record, waiting.deliveries) == (None, None, {})
     assert (waiting.account, waiting.ref, waiting.polls, waiting.errors) == ("main", b'{"row":"a"}', 1, 1)
@@ -42,8 +42,8 @@ async def test_a_story_tells_a_task_from_its_feeding_to_its_deliveries(store: St
     (a,) = await store.claim("main", 1)
     assert a.requested_at == 7.0
     settled = finished(a, Kind.CANCELED, "gone")
-    last = Poll(at=2.0, gate_s=0.0, took_s=0.0, outcome="finished", says="CANCELED", again_in_s=None)
-    await store.record([Settled(task=a, record=settled.record, trace=trace(last))])
+    last = Poll(at=2.0, gate_s=0.0, took_s=0.0, outcome="finished", detail="CANCELED", again_in_s=None)
+    await store.record([Settled(task=a, record=settled.record, poll_line=poll_line(last))])
     for sink, refused in (("one", {}), ("two", {1: "too big"})):
         await store.delivered(sink, await store.undelivered(sink, 1), Written(refused=refused))
     (story,) = await store.task_details("a")

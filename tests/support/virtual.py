@@ -1,4 +1,4 @@
-"""Virtual time and an in-memory network: hours of the real service in seconds, one seed giving one trace.
+"""Virtual time and an in-memory network: hours of the real service in seconds, one trace for each seed.
 
 `VirtualLoop` jumps to the next timer when nothing is ready. `MemoryConnector` lets the real aiohttp client talk to the
 real aiohttp server without sockets. Over sockets it works too, but then the order of events is the kernel's.
@@ -20,9 +20,9 @@ from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 
 EPOCH = 1767571200.0  # 2026-01-05T00:00:00Z, when every virtual test begins
-TURN_S = 1e-6  # charged each turn: aiolimiter live-locks on a clock that stands still
+TURN_S = 1e-6  # charged each turn: aiolimiter live-locks on a clock that does not move
 SOCKET_GRACE_S = 0.002  # real time in which data on a socket of this process always arrives
-THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time goes on without it
+THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time moves without it
 DEADLOCK_GRACE_S = 0.5  # the same where nothing is scheduled: watchers of child processes are threads, too
 SILENCE_S = 10.0  # real time without any I/O, and nothing scheduled, after which a test is stuck
 
@@ -31,7 +31,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class Deadlock(RuntimeError):
-    """Nothing is scheduled and no I/O is awaited: the test would hang for ever."""
+    """Nothing is scheduled and no I/O is awaited: the test would hang forever."""
 
 
 class VirtualSelector(selectors.DefaultSelector):
@@ -63,7 +63,7 @@ class VirtualSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time starts at 0 and passes only when everybody waits for it."""
+    """An event loop whose time starts at 0 and moves only when every task waits for it."""
 
     def __init__(self) -> None:
         self._virtual = VirtualSelector()
@@ -93,12 +93,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def _where(task: asyncio.Task[Any]) -> str:
     frames = task.get_stack(limit=1)
-    place = f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else "nowhere"
-    return f"  {task.get_name()} {getattr(task.get_coro(), '__qualname__', '?')} at {place}"
+    line = f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else "nowhere"
+    return f"  {task.get_name()} {getattr(task.get_coro(), '__qualname__', '?')} at {line}"
 
 
 def loop_time() -> float:
-    """Return the running loop's time. Stands in for `aiohttp.connector.monotonic`, so that idle connections age."""
+    """Return the running loop's time. Replaces `aiohttp.connector.monotonic`, so that idle connections age."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:
@@ -109,7 +109,7 @@ def loop_time() -> float:
 
 
 @dataclass(slots=True, kw_only=True)
-class OutageDetector:
+class SimulatedNetwork:
     """How the in-memory network behaves. Change it while it runs to stage an outage."""
 
     rng: Random = field(default_factory=lambda: Random(0))
@@ -132,15 +132,15 @@ _EOF = None
 
 
 class MemoryTransport(asyncio.Transport):
-    """One end of a connection: what is written arrives at the peer's protocol, in order, after the weather's delay."""
+    """One end of a connection: what is written arrives at the peer's protocol, in order, after the network's delay."""
 
     HIGH_WATER, LOW_WATER = 65_536, 16_384
 
-    def __init__(self, protocol: asyncio.Protocol, weather: OutageDetector, names: tuple[str, str]) -> None:
+    def __init__(self, protocol: asyncio.Protocol, network: SimulatedNetwork, names: tuple[str, str]) -> None:
         super().__init__({"sockname": (names[0], 0), "peername": (names[1], 0)})
         self.peer: MemoryTransport
         self._loop = asyncio.get_running_loop()
-        self._protocol, self._weather = protocol, weather
+        self._protocol, self._network = protocol, network
         self._arriving: deque[bytes | None] = deque()  # sent by the peer, still on its way
         self._unread: deque[bytes | None] = deque()  # arrived while reading was paused
         self._last_arrival = 0.0  # at the peer
@@ -150,10 +150,10 @@ class MemoryTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or self._lost or not data:
             return
-        if self._weather.rng.random() < self._weather.reset:
+        if self._network.rng.random() < self._network.reset:
             self.abort()
             return
-        for piece in self._weather.pieces(bytes(data)):
+        for piece in self._network.pieces(bytes(data)):
             self._send(piece)
         self._in_flight += len(data)
         if self._in_flight > self.HIGH_WATER and not self._writing_paused:
@@ -161,7 +161,7 @@ class MemoryTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def _send(self, piece: bytes | None) -> None:
-        self._last_arrival = max(self._last_arrival, self._loop.time() + self._weather.delay_s())
+        self._last_arrival = max(self._last_arrival, self._loop.time() + self._network.delay_s())
         self.peer._arriving.append(piece)
         self._loop.call_at(self._last_arrival, self.peer._arrive)
 
@@ -178,10 +178,10 @@ class MemoryTransport(asyncio.Transport):
                 if not self._protocol.eof_received():
                     self.close()
             else:
-                self.peer._landed(len(piece))
+                self.peer._received(len(piece))
                 self._protocol.data_received(piece)
 
-    def _landed(self, count: int) -> None:
+    def _received(self, count: int) -> None:
         self._in_flight -= count
         if self._writing_paused and self._in_flight <= self.LOW_WATER and not self._lost:
             self._writing_paused = False
@@ -240,15 +240,15 @@ Server = Callable[[], asyncio.Protocol]  # what `AppRunner.server` is
 class MemoryConnector(aiohttp.BaseConnector):
     """Connects an aiohttp client to in-process servers, by host or, given one server, whatever the host.
 
-    https is spoken in the clear. A host without a server, and any host while `weather.down`, refuses the connection.
+    https is not encrypted. A host without a server, and any host while `network.down`, refuses the connection.
     """
 
     def __init__(
-        self, servers: Server | Mapping[str, Server], weather: OutageDetector | None = None, **kwargs: Any
+        self, servers: Server | Mapping[str, Server], network: SimulatedNetwork | None = None, **kwargs: Any
     ) -> None:
         super().__init__(limit=0, **kwargs)  # as the real one: the gates limit
         self._servers = servers
-        self.weather = weather or OutageDetector()
+        self.network = network or SimulatedNetwork()
         self.connections_total = 0
 
     async def _create_connection(
@@ -258,23 +258,23 @@ class MemoryConnector(aiohttp.BaseConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> ResponseHandler:
         async with asyncio.timeout(timeout.sock_connect):
-            await asyncio.sleep(self.weather.delay_s())
+            await asyncio.sleep(self.network.delay_s())
         host = req.url.host or ""
         server = self._servers if callable(self._servers) else self._servers.get(host)
-        if server is None or self.weather.down:
+        if server is None or self.network.down:
             refused = ConnectionRefusedError(111, "refused by the simulated network")
             raise aiohttp.ClientConnectorError(req.connection_key, refused)
         self.connections_total += 1
         client_side: ResponseHandler = self._factory()
-        _connect(client_side, server(), self.weather, ("client", host))
+        _connect(client_side, server(), self.network, ("client", host))
         return client_side
 
 
 def _connect(
-    client: asyncio.Protocol, server: asyncio.Protocol, weather: OutageDetector, names: tuple[str, str]
+    client: asyncio.Protocol, server: asyncio.Protocol, network: SimulatedNetwork, names: tuple[str, str]
 ) -> None:
-    near = MemoryTransport(client, weather, names)
-    far = MemoryTransport(server, weather, (names[1], names[0]))
+    near = MemoryTransport(client, network, names)
+    far = MemoryTransport(server, network, (names[1], names[0]))
     near.peer, far.peer = far, near
     client.connection_made(near)
     server.connection_made(far)

@@ -20,7 +20,7 @@ from poller.sandbox import Scenario, parse_durations
 from poller.web.jsonarray import ArrayLines
 from poller.web.request_body import MOST_BYTES
 from tests.support.simulation import Simulation, named
-from tests.support.site import BASE, told, visited
+from tests.support.site import BASE, json_of, visited
 from tests.support.virtual import MemoryConnector
 
 TEXT, JSON, LINES, CSV = (
@@ -37,7 +37,7 @@ async def simulation(tmp_path: Path, clock: Clock) -> Simulation:
 async def post(session: aiohttp.ClientSession, body: Any, headers: dict[str, str], **query: str) -> dict[str, Any]:
     async with session.post("/v1/tasks", data=body, headers=headers, params=query) as response:
         assert response.status == 200, await response.text()
-        return await told(response)
+        return await json_of(response)
 
 
 async def test_ids_posted_as_text_become_tasks_and_are_finished(simulation: Simulation) -> None:
@@ -60,10 +60,10 @@ async def test_each_content_type_is_read_as_it_says(simulation: Simulation) -> N
         assert (await post(session, f"name;taskId\na;{five}\n", CSV))["accepted"] == 1
         assert (await post(session, orjson.dumps({"id": six, "links": {}}), JSON))["accepted"] == 1
         async with session.get(f"/v1/tasks/{three}") as response:
-            assert (await told(response))["ref"] == {"n": [1, {"x": "],["}]}
+            assert (await json_of(response))["ref"] == {"n": [1, {"x": "],["}]}
         async with session.post("/v1/tasks", data={"ids": one}) as response:
             assert response.status == 415
-            assert "Content-Type: text/plain" in (await told(response))["message"]
+            assert "Content-Type: text/plain" in (await json_of(response))["message"]
 
 
 async def test_the_ledger_has_it_as_one_source_whose_lines_go_on_after_a_restart(simulation: Simulation) -> None:
@@ -87,7 +87,7 @@ async def test_a_request_of_too_many_lines_stores_nothing_and_says_so(simulation
             (orjson.dumps([f"id{n}" for n in range(10_001)]), JSON),
         ):
             async with session.post("/v1/tasks", data=body, headers=headers) as response:
-                answer = await told(response)
+                answer = await json_of(response)
                 assert (response.status, answer["error"], answer["accepted"]) == (413, "too_many_lines", 0)
                 assert "10,000" in answer["message"]
                 assert "nothing of this request is stored" in answer["message"]
@@ -105,9 +105,9 @@ async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulati
     async with visited(simulation) as session:
         for body, headers in ((big, TEXT), (gzip.compress(big), TEXT | {"Content-Encoding": "gzip"})):
             async with session.post("/v1/tasks", data=io.BytesIO(body), headers=headers) as response:
-                assert (response.status, (await told(response))["error"]) == (413, "too_large")
+                assert (response.status, (await json_of(response))["error"]) == (413, "too_large")
         async with session.post("/v1/tasks", data=blank, headers=TEXT | {"Content-Encoding": "gzip"}) as response:
-            assert (response.status, (await told(response))["error"]) == (413, "too_many_lines")
+            assert (response.status, (await json_of(response))["error"]) == (413, "too_many_lines")
         packed = gzip.compress(b"id1\nid2\n")
         assert (await post(session, packed, TEXT | {"Content-Encoding": "gzip"}))["accepted"] == 2
 
@@ -128,7 +128,7 @@ async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulati
 )
 async def test_what_is_no_json_stores_nothing(simulation: Simulation, body: bytes, says: str) -> None:
     async with visited(simulation) as session, session.post("/v1/tasks", data=body, headers=JSON) as response:
-        answer = await told(response)
+        answer = await json_of(response)
         assert response.status == 400
         assert says in answer["message"]
     assert (await simulation.sums()).sources == ()
@@ -148,7 +148,7 @@ async def test_a_csv_without_an_id_column_says_which_columns_there_are(simulatio
             assert response.status == 400
             assert (
                 "'name', 'nr'. Name the one that holds the task ids with ?id_column="
-                in (await told(response))["message"]
+                in (await json_of(response))["message"]
             )
         assert (await post(session, "name,nr\na,1\n", CSV, id_column="nr"))["accepted"] == 1
 
@@ -160,14 +160,14 @@ async def test_lines_go_to_the_account_they_name_or_to_that_of_the_query(simulat
         await post(session, "a3\na1\n", TEXT, account="us")
         for task_id, account in (("a2", "us"), ("a3", "us")):
             async with session.get(f"/v1/tasks/{task_id}") as response:
-                assert (await told(response))["account"] == account
+                assert (await json_of(response))["account"] == account
         async with session.get("/v1/tasks/a1") as response:
-            assert (response.status, (await told(response))["accounts"]) == (409, ["eu", "us"])
+            assert (response.status, (await json_of(response))["accounts"]) == (409, ["eu", "us"])
         async with session.get("/v1/tasks/a1", params={"account": "eu"}) as response:
             assert response.status == 200
         async with session.post("/v1/tasks", data="a4", headers=TEXT, params={"account": "asia"}) as response:
             assert response.status == 400
-            assert "eu, us" in (await told(response))["message"]
+            assert "eu, us" in (await json_of(response))["message"]
 
 
 async def test_a_slow_body_is_given_up_after_a_minute(simulation: Simulation) -> None:
@@ -243,14 +243,14 @@ async def test_a_full_disk_is_told_at_once_and_what_waits_for_it_counts_once_the
         began = asyncio.get_running_loop().time()
         for pending in (3000, None):
             async with session.post("/v1/tasks", data=body, headers=TEXT) as response:
-                answer = await told(response)
+                answer = await json_of(response)
                 assert (response.status, answer["error"], answer["accepted"]) == (503, "unwritable", 0)
                 assert answer.get("pending") == pending
                 assert "Retry-After" in response.headers
         assert asyncio.get_running_loop().time() - began < 5
         async with session.get("/readyz") as response:
             assert response.status == 503
-            assert (await told(response))["store"]["state"] == "unwritable"
+            assert (await json_of(response))["store"]["state"] == "unwritable"
         connection.execute("PRAGMA max_page_count = 1000000")
         await asyncio.sleep(5)
         assert (await post(session, body, TEXT))["duplicate"] == 3000

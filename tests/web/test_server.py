@@ -15,7 +15,7 @@ from poller.core.protocols import Clock
 from poller.sandbox import Outage, Scenario, parse_durations
 from poller.web import listen
 from tests.support.simulation import Simulation, named
-from tests.support.site import SITE_TOKEN, WITH_TOKEN, told, visited
+from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
 CALM = Scenario(fates={}, durations=parse_durations("fixed:20"))
 BEARER = {"Authorization": f"Bearer {SITE_TOKEN}"}
@@ -33,7 +33,7 @@ async def test_a_run_at_work_is_alive_and_ready(simulation: Simulation) -> None:
             async with session.request(method, "/healthz") as response:
                 assert response.status == 200
         async with session.get("/readyz") as response:
-            ready = await told(response)
+            ready = await json_of(response)
             assert response.status == 200
     assert ready["ready"] is True
     assert ready["store"] == {"ready": True, "state": "writable"}
@@ -57,23 +57,23 @@ async def test_only_a_pause_that_a_person_must_end_makes_it_unready(
     async with visited(simulation, simulation.write_ids(30)) as session:
         await asyncio.sleep(60)
         async with session.get("/readyz") as response:
-            ready = await told(response)
+            ready = await json_of(response)
             assert response.status == status
     assert ready["accounts"]["default"]["pause"] == pause
     assert ready["accounts"]["default"]["ready"] is (status == 200)
 
 
 async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_no_tasks(simulation: Simulation) -> None:
-    simulation.weather.latency_s = (2.0, 2.0)
+    simulation.network.latency_s = (2.0, 2.0)
     async with visited(simulation, simulation.write_ids(3)) as session:
         await asyncio.sleep(3)
         simulation.drain()
         async with session.get("/healthz") as response:
             assert response.status == 200
         async with session.get("/readyz") as response:
-            assert (response.status, (await told(response))["draining"]) == (503, True)
+            assert (response.status, (await json_of(response))["draining"]) == (503, True)
         async with session.post("/v1/tasks", data="a1", headers={"Content-Type": "text/plain"}) as response:
-            assert (response.status, (await told(response))["error"]) == (503, "draining")
+            assert (response.status, (await json_of(response))["error"]) == (503, "draining")
             assert int(response.headers["Retry-After"]) > 0
 
 
@@ -89,15 +89,15 @@ async def test_every_answer_keeps_browsers_out_of_mischief(simulation: Simulatio
 async def test_what_is_not_there_is_said_in_json(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         async with session.get("/nowhere") as response:
-            assert (response.status, (await told(response))["error"]) == (404, "not_found")
+            assert (response.status, (await json_of(response))["error"]) == (404, "not_found")
         async with session.delete("/v1/tasks") as response:
             assert (response.status, response.headers["Allow"]) == (405, "POST")
-            assert "POST" in (await told(response))["message"]
+            assert "POST" in (await json_of(response))["message"]
 
 
 async def test_the_description_has_every_path_and_this_run_s_accounts(simulation: Simulation) -> None:
     async with visited(simulation) as session, session.get("/v1/openapi.json") as response:
-        described = await told(response)
+        described = await json_of(response)
     assert described["components"]["schemas"]["Account"]["enum"] == ["default"]
     data = {path for path in simulation.site_paths if not path.startswith("/page/")}
     assert described["paths"].keys() == data
@@ -153,18 +153,18 @@ async def test_with_a_token_all_but_health_needs_it(simulation: Simulation, even
         for path in ("/healthz", "/readyz"):
             async with session.get(path, headers={"Host": "poller.example"}) as response:
                 assert response.status == 200
-                assert "detail" not in str(await told(response))
+                assert "detail" not in str(await json_of(response))
         for path in PATHS:
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {SITE_TOKEN}"}):
                 async with session.get(path, headers=headers) as response:
-                    assert (response.status, (await told(response))["error"]) == (401, "unauthorized")
+                    assert (response.status, (await json_of(response))["error"]) == (401, "unauthorized")
                     assert response.headers["WWW-Authenticate"].startswith("Bearer")
         async with session.post("/v1/tasks", data="a1", headers={"Content-Type": "text/plain"}) as response:
             assert response.status == 401
         async with session.get("/v1/finished", headers=BEARER | {"Host": "poller.example"}) as response:
             assert response.status == 200
         async with session.get("/readyz", headers=BEARER) as response:
-            assert "detail" in str(await told(response))
+            assert "detail" in str(await json_of(response))
     assert (await simulation.sums()).waiting == 0
     assert SITE_TOKEN not in str(events)
     assert len(named(events, "web.refused")) == 1

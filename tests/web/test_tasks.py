@@ -12,7 +12,7 @@ from poller.core.protocols import Clock
 from poller.core.timestamps import epoch
 from poller.sandbox import Fate, Scenario, parse_durations
 from tests.support.simulation import Simulation
-from tests.support.site import BASE, told, visited
+from tests.support.site import BASE, json_of, visited
 
 SOME_FAIL = Scenario(seed=3, fates={Fate.COMPLETE_WITH_ERRORS: 0.2}, durations=parse_durations("fixed:5"))
 
@@ -35,7 +35,7 @@ async def test_one_task_is_told_before_and_after_it_finished(simulation: Simulat
     async with visited(simulation, ids) as session:
         await asyncio.sleep(2)
         async with session.get(f"/v1/tasks/{task_id}") as response:
-            before = await told(response)
+            before = await json_of(response)
         assert (before["state"], before["kind"], before["record"], before["account"]) == (
             "waiting",
             None,
@@ -46,7 +46,7 @@ async def test_one_task_is_told_before_and_after_it_finished(simulation: Simulat
         assert before["ref"] == {"url": "https://example.com/0.png"}
         await asyncio.sleep(30)
         async with session.get(f"/v1/tasks/{task_id}") as response:
-            after = await told(response)
+            after = await json_of(response)
     record = next(record for record in simulation.records() if record["task_id"] == task_id)
     assert (after["state"], after["kind"], after["record"], after["due_at"]) == (
         "finished",
@@ -63,7 +63,7 @@ async def test_one_task_is_told_before_and_after_it_finished(simulation: Simulat
 async def test_an_id_that_nobody_fed_is_404_in_json(simulation: Simulation, name: str) -> None:
     url = URL(f"{BASE}/v1/tasks/{name}", encoded=True)
     async with visited(simulation) as session, session.get(url) as response:
-        assert (response.status, (await told(response))["error"]) == (404, "not_found")
+        assert (response.status, (await json_of(response))["error"]) == (404, "not_found")
 
 
 async def test_paging_brings_every_finished_task_once_in_the_order_of_the_file(simulation: Simulation) -> None:
@@ -108,7 +108,7 @@ async def test_a_reader_that_waits_hears_of_a_finished_task_within_a_second(simu
 async def test_a_query_that_cannot_be_is_refused_with_what_could(simulation: Simulation, query: dict[str, str]) -> None:
     async with visited(simulation) as session, session.get("/v1/finished", params=query) as response:
         assert response.status == 400
-        assert next(iter(query)) in (await told(response))["message"]
+        assert next(iter(query)) in (await json_of(response))["message"]
 
 
 async def test_head_tells_the_cursor_without_the_records(simulation: Simulation) -> None:

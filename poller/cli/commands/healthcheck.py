@@ -42,14 +42,15 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     older than `max_age_s`.
     """
     from poller.config import address_of
-    from poller.store import last_beat, without_secret
+    from poller.core.text import redacted_url
+    from poller.store import last_beat
 
     if url is not None:
         message, answered_by = request_health(url)
         return message, answered_by is not None
     beat = last_beat(settings.state)
     if beat is None:
-        return f"no poller is running on {without_secret(settings.state)}", False
+        return f"no poller is running on {redacted_url(settings.state)}", False
     pid, at = beat
     address = address_of(settings.listen)
     if address is not None and address.port:

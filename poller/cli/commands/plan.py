@@ -123,7 +123,7 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
 
     counted, how = InputCounter(), feeding(settings)
     for spec in inputs:
-        await feed(spec, counted, how, on_chunk=lambda _chunk, _added: None)
+        await feed(spec, counted, how)
     return counted
 
 

@@ -37,12 +37,13 @@ async def request_reload(settings: Settings) -> tuple[str, Exit]:
     """Send SIGHUP to the running poller and wait for the result; return the message and the exit code."""
     from poller.app.reload import RESULT
     from poller.cli.records import open_state
-    from poller.store import last_beat, without_secret
+    from poller.core.text import redacted_url
+    from poller.store import last_beat
 
     failed = Exit.NOT_ALL_COMPLETE
     beat = last_beat(settings.state)
     if beat is None:
-        return f"no poller is running on {without_secret(settings.state)}. Name another state with --state", failed
+        return f"no poller is running on {redacted_url(settings.state)}. Name another state with --state", failed
     pid = beat[0]
     if not _is_poller(pid):
         return f"process {pid}, which runs on the state, is not on this machine. Send SIGHUP to it where it is", failed

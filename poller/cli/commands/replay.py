@@ -15,6 +15,7 @@ from poller.cli.options import Config, Settings, State, epoch_of, settings_of
 from poller.core.errors import ConfigError, Exit
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
+from poller.core.text import KIND_TEXT
 
 EXAMPLES = "\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind canceled --kind not_found"
 
@@ -41,8 +42,8 @@ def replay(
 
 def _known_kinds(names: list[str]) -> frozenset[str]:
     for name in names:
-        if name not in completion.KINDS:
-            raise ConfigError(f"--kind {name}: there is no such kind; known are {', '.join(completion.KINDS)}")
+        if name not in KIND_TEXT:
+            raise ConfigError(f"--kind {name}: there is no such kind; known are {', '.join(KIND_TEXT)}")
     return frozenset(names)
 
 
@@ -121,9 +122,9 @@ async def _export(store: Store, sink: Sink, selection: Selection) -> int:
 
 
 def _is_selected(record: Delivery, selection: Selection) -> bool:
-    import orjson
+    from poller.core.record import decode
 
-    fields = orjson.loads(record.body)
-    finished_at = datetime.fromisoformat(fields["seen_at"]).timestamp()
+    fields = decode(record.body)
+    finished_at = datetime.fromisoformat(fields.seen_at).timestamp()
     in_time = selection.since is None or finished_at >= selection.since
-    return in_time and (not selection.kinds or fields["kind"] in selection.kinds)
+    return in_time and (not selection.kinds or fields.kind in selection.kinds)

@@ -4,24 +4,25 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poller.cli.options import AsJson, Config, Settings, State, epoch_of, settings_of
 from poller.cli.output_file import new_file
+from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.protocols import Clock
+from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
-    from poller.reports.failures.groups import Findings, Gathering
-    from poller.reports.reasons import Columns, Facts
-    from poller.reports.retryable import Verdict
+    from poller.reports.finished_task import FinishedTask
+    from poller.reports.retryable import RetryAdvice
 
 EXAMPLES = (
     "\b\nExamples:\n  poller report --html report.html\n"
@@ -62,28 +63,21 @@ def report(
     It prints reasons with counts, hosts, samples, and what could be retried; also during a run. With md5 or size
     columns in your input, the finished files are compared.
     """
-    from poller.reports.reasons import COLUMN_NAMES
     from poller.reports.resubmit import OPTIONS
 
-    wanted = Wanted(
+    options = ReportOptions(
         files=tuple(files or ()),
         account=account,
         since=epoch_of(since),
-        columns=_columns(_pairs(column or [], "--column", tuple(COLUMN_NAMES))),
+        columns=Columns(named=_pairs(column or [], "--column", tuple(COLUMN_NAMES))),
         as_json=as_json,
         html=html,
         csv=csv,
         resubmit=resubmit,
         rest=rest,
-        given=_pairs(set_ or [], "--set", OPTIONS),
+        defaults=_pairs(set_ or [], "--set", OPTIONS),
     )
-    return asyncio.run(write_report(settings_of(config, state=state), wanted))
-
-
-def _columns(named: Mapping[str, str]) -> "Columns":
-    from poller.reports.reasons import Columns
-
-    return Columns(named=named)
+    return asyncio.run(write_report(settings_of(config, state=state), options))
 
 
 def _pairs(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
@@ -99,70 +93,78 @@ def _pairs(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a report is made of, and where it goes."""
+class ReportOptions:
+    """The input of a report, its filters and its output files."""
 
     files: tuple[Path, ...] = ()  # JSONL files of finished tasks; none: the state
     account: str | None = None  # only tasks of this one
     since: float | None = None  # only tasks that finished from this instant on
-    columns: "Columns" = field(default_factory=lambda: _columns({}))
+    columns: Columns = field(default_factory=Columns)
     as_json: bool = False
     html: Path | None = None
     csv: Path | None = None
     resubmit: Path | None = None
     rest: Path | None = None  # None: beside `resubmit`
-    given: Mapping[str, str] = field(default_factory=dict)  # options for bodies whose rows do not have them
+    defaults: Mapping[str, str] = field(default_factory=dict)  # options for bodies whose rows lack them
+
+    def selects(self, task: "FinishedTask") -> bool:
+        is_in_time = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
+        return is_in_time and self.account in (None, task.account)
 
 
-async def write_report(settings: Settings, wanted: Wanted, clock: Clock = time.time) -> Exit:
+async def write_report(settings: Settings, options: ReportOptions, clock: Clock = time.time) -> Exit:
     """Report on every finished task.
 
     Raises `InputError`, `StoreUnusable`, `SinkError` for a file that cannot be written, and `ConfigError`; in each case
     no file was changed.
     """
-    from poller.cli.records import open_state, records_of
-    from poller.reports.failures.groups import Gathering
-    from poller.reports.failures.to_html import page_of
-    from poller.store import without_secret
+    import orjson
 
-    wanted = _with_rest(wanted)
-    gathering = Gathering()
+    from poller.reports.failures.groups import FailureReport
+    from poller.reports.failures.to_html import to_html
+    from poller.reports.failures.to_json import to_json
+    from poller.reports.failures.to_text import to_text
+    from poller.reports.retryable import retry_advice
+
+    options = _with_rest(options)
+    failures = FailureReport()
+    counts = {"waiting": 0, "pruned": 0}
     with ExitStack() as files:
-        failures = _Failures(wanted, files)
-        if wanted.files:
-            waiting = pruned = 0
-            for body, location in _in_files(wanted.files):
-                _take(body, location, wanted, gathering, failures)
-        else:
-            async with open_state(settings) as store:
-                sums = await store.sums()
-                waiting, pruned = sums.waiting, sums.pruned
-                async for record in records_of(store):
-                    _take(record.body, f"record {record.number}", wanted, gathering, failures)
-        found = gathering.findings()
-        if wanted.html is not None:
-            title = ", ".join(path.name for path in wanted.files) or without_secret(settings.state)
-            page = page_of(found, waiting=waiting, pruned=pruned, made_at=clock(), title=title)
-            files.enter_context(new_file(wanted.html)).write(page)
-    _print(found, as_json=wanted.as_json, waiting=waiting, pruned=pruned)
-    failures.print_summary()
+        failed_tasks = _FailedTaskFiles(options, files)
+        records = _records_in_files(options.files) if options.files else _records_in_state(settings, counts)
+        async with aclosing(records):
+            async for body, origin in records:
+                task = _read(body, origin, options.columns)
+                if options.selects(task):
+                    advice = retry_advice(task) if task.reason is not None else None
+                    failures.add(task, advice)
+                    if advice is not None:
+                        failed_tasks.add(task, advice, body)
+        if options.html is not None:
+            title = ", ".join(path.name for path in options.files) or redacted_url(settings.state)
+            page = to_html(failures, **counts, made_at=clock(), title=title)
+            files.enter_context(new_file(options.html)).write(page)
+    text = orjson.dumps(to_json(failures, **counts)).decode() if options.as_json else to_text(failures, **counts)
+    sys.stdout.write(text + "\n")
+    sys.stderr.write("".join(f"{line}\n" for line in failed_tasks.summary()))
     return Exit.ALL_COMPLETE
 
 
-def _with_rest(wanted: Wanted) -> Wanted:
-    if wanted.resubmit is None:
-        if wanted.rest is not None:
-            raise ConfigError("--rest FILE takes what --resubmit FILE leaves: give both")
-        return wanted
-    rest = wanted.rest or wanted.resubmit.with_name(f"{wanted.resubmit.stem}.rest{wanted.resubmit.suffix}")
-    outputs = [path for path in (wanted.html, wanted.csv, wanted.resubmit, rest) if path is not None]
+def _with_rest(options: ReportOptions) -> ReportOptions:
+    """Return the options with the default for `rest`. Raises `ConfigError` where outputs collide."""
+    if options.resubmit is None:
+        if options.rest is not None:
+            raise ConfigError("--rest FILE needs --resubmit FILE: it receives the tasks that are not resubmitted")
+        return options
+    rest = options.rest or options.resubmit.with_name(f"{options.resubmit.stem}.rest{options.resubmit.suffix}")
+    outputs = [path for path in (options.html, options.csv, options.resubmit, rest) if path is not None]
     doubled = [path for path, count in Counter(path.absolute() for path in outputs).items() if count > 1]
     if doubled:
-        raise ConfigError(f"two answers cannot go to one file: {doubled[0]}")
-    return replace(wanted, rest=rest)
+        raise ConfigError(f"two outputs cannot go to one file: {doubled[0]}. Name another file for one of them.")
+    return replace(options, rest=rest)
 
 
-def _in_files(files: tuple[Path, ...]) -> Iterator[tuple[bytes, str]]:
+async def _records_in_files(files: tuple[Path, ...]) -> AsyncGenerator[tuple[bytes, str]]:
     from poller.cli.records import lines_of
 
     names = ", ".join(path.name for path in files)
@@ -171,105 +173,89 @@ def _in_files(files: tuple[Path, ...]) -> Iterator[tuple[bytes, str]]:
             yield line, f"{names}, line {number:,}"
 
 
-def _take(body: bytes, location: str, wanted: Wanted, gathering: "Gathering", failures: "_Failures") -> None:
-    from poller.reports.reasons import facts_of
-    from poller.reports.retryable import verdict
+async def _records_in_state(settings: Settings, counts: dict[str, int]) -> AsyncGenerator[tuple[bytes, str]]:
+    from poller.cli.records import open_state, records_of
+
+    async with open_state(settings) as store:
+        sums = await store.sums()
+        counts.update(waiting=sums.waiting, pruned=sums.pruned)
+        async for record in records_of(store):
+            yield record.body, f"record {record.number}"
+
+
+def _read(body: bytes, origin: str, columns: Columns) -> "FinishedTask":
+    from poller.reports.finished_task import read_record
 
     try:
-        facts = facts_of(body, wanted.columns)
+        return read_record(body, columns)
     except ValueError as error:
-        raise InputError(f"{location}: {error}; a report reads what `poller run` wrote") from None
-    if wanted.account not in (None, facts.account):
-        return
-    if wanted.since is not None and (facts.seen_at is None or facts.seen_at < wanted.since):
-        return
-    judged = verdict(facts) if facts.reason is not None else None
-    gathering.add(facts, judged)
-    if judged is not None:
-        failures.add(facts, judged, body)
+        raise InputError(f"{origin}: {error}. A report reads the output of `poller run`.") from None
 
 
-def _print(found: "Findings", *, as_json: bool, waiting: int, pruned: int) -> None:
-    import orjson
+class _FailedTaskFiles:
+    """Writes each failed task to the output files, and counts what they contain."""
 
-    from poller.reports.failures.to_text import json_of, text_of
+    def __init__(self, options: ReportOptions, files: ExitStack) -> None:
+        from poller.reports.failures.to_csv import CsvWriter
 
-    if as_json:
-        sys.stdout.write(orjson.dumps(json_of(found, waiting=waiting, pruned=pruned)).decode() + "\n")
-    else:
-        sys.stdout.write(text_of(found, waiting=waiting, pruned=pruned) + "\n")
+        self._options = options
+        self._csv = CsvWriter(files.enter_context(new_file(options.csv))) if options.csv else None
+        self._bodies = files.enter_context(new_file(options.resubmit)) if options.resubmit else None
+        self._rest = files.enter_context(new_file(options.rest)) if options.rest else None
+        self._account: str | None = None  # of all bodies
+        self._counts: Counter[str] = Counter()  # lines by file
+        self._invalid_rows: Counter[str] = Counter()
+        self._missing_options: Counter[str] = Counter()
 
-
-class _Failures:
-    """Writes each failed task to the requested files, and counts them."""
-
-    def __init__(self, wanted: Wanted, files: ExitStack) -> None:
-        from poller.reports.failures.to_csv import Sheet
-
-        self._wanted = wanted
-        self._sheet = Sheet(files.enter_context(new_file(wanted.csv))) if wanted.csv else None
-        self._bodies: TextIO | None = None
-        self._rest: TextIO | None = None
-        if wanted.resubmit is not None and wanted.rest is not None:
-            self._bodies = files.enter_context(new_file(wanted.resubmit))
-            self._rest = files.enter_context(new_file(wanted.rest))
-        self._account: str | None = None
-        self._ready = 0
-        self._left = 0
-        self._unusable: Counter[str] = Counter()
-        self._lacking: Counter[str] = Counter()
-
-    def add(self, facts: "Facts", judged: "Verdict", body: bytes) -> None:
+    def add(self, task: "FinishedTask", advice: "RetryAdvice", record: bytes) -> None:
         """Write one failed task."""
-        if self._sheet is not None:
-            self._sheet.add(facts, judged)
-        if self._bodies is not None and self._rest is not None:
-            self._resubmit(facts, judged, body, self._bodies, self._rest)
-
-    def _resubmit(self, facts: "Facts", judged: "Verdict", body: bytes, bodies: TextIO, rest: TextIO) -> None:
         import orjson
 
-        from poller.reports.resubmit import body_of, lacks, rest_line
-        from poller.reports.retryable import Verdict
+        from poller.reports.resubmit import missing_options, rest_line, start_body
+        from poller.reports.retryable import RetryAdvice
 
-        if judged.again:
+        if self._csv is not None:
+            self._csv.add(task, advice)
+        if self._bodies is None or self._rest is None:
+            return
+        if advice.retryable:
             try:
-                again = body_of(facts, self._wanted.columns, self._wanted.given)
+                body = start_body(task, self._options.columns, self._options.defaults)
             except ValueError as error:
-                self._unusable[str(error)[:80]] += 1
-                judged = Verdict(again=False, why=f"{judged.why}; but {error}")
+                self._invalid_rows[str(error)[:80]] += 1
+                advice = RetryAdvice(retryable=False, why=f"{advice.why}; but {error}")
             else:
-                self._only_one_account(facts.account)
-                self._lacking.update(lacks(again))
-                self._ready += 1
-                bodies.write(orjson.dumps(again).decode() + "\n")
+                self._check_account(task.account)
+                self._missing_options.update(missing_options(body))
+                self._counts["bodies"] += 1
+                self._bodies.write(orjson.dumps(body).decode() + "\n")
                 return
-        self._left += 1
-        rest.write(rest_line(facts, judged, body).decode() + "\n")
+        self._counts["rest"] += 1
+        self._rest.write(rest_line(task, advice, record).decode() + "\n")
 
-    def _only_one_account(self, account: str) -> None:
-        """A body does not name its account: those of two accounts in one file would be started with the wrong token."""
+    def _check_account(self, account: str) -> None:
+        """Bodies do not name their account: in one file, those of two accounts would be sent with the wrong token."""
         self._account = self._account or account
         if account != self._account:
             raise ConfigError(
-                f"imports of the accounts {self._account!r} and {account!r} are to be started again, each with its own "
-                "token: write one file for each, with --account NAME"
+                f"the accounts {self._account!r} and {account!r} both have imports to resubmit, with different tokens. "
+                "Write one file for each account, with --account NAME."
             )
 
-    def print_summary(self) -> None:
-        """Print on stderr what was written, and what a person has yet to add."""
-        from poller.reports.resubmit import FOLDERS
+    def summary(self) -> Iterator[str]:
+        """Yield the files that were written, and what a person must add to the bodies."""
+        from poller.reports.resubmit import FOLDERS, NO_URL_IN_ROW
 
-        wanted = self._wanted
-        lines = [f"{path}: written" for path in (wanted.html, wanted.csv) if path is not None]
-        if wanted.resubmit is not None:
-            lines.append(f"{wanted.resubmit}: {self._ready:,} bodies for HubSpot's start call")
-            lines.append(f"{wanted.rest}: {self._left:,} tasks that are not in it, each with the reason")
-            lines += [f"  {count:,} are worth another try, but {why}" for why, count in self._unusable.most_common(5)]
-            if any("names no URL" in why for why in self._unusable):
-                lines.append("  if a column of yours holds the URL under another name: --column url=NAME")
-            for name, count in self._lacking.items():
-                lines.append(f"  {count:,} bodies lack {' or '.join(FOLDERS) if name in FOLDERS else name}")
-            if self._lacking:
-                lines.append("  HubSpot demands these: add them with --set, such as --set access=PRIVATE")
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        options = self._options
+        yield from (f"{path}: written" for path in (options.html, options.csv) if path is not None)
+        if options.resubmit is None:
+            return
+        yield f"{options.resubmit}: {self._counts['bodies']:,} bodies for HubSpot's start call"
+        yield f"{options.rest}: {self._counts['rest']:,} tasks that are not resubmitted, each with the reason"
+        yield from (f"  {count:,} could be retried, but {why}" for why, count in self._invalid_rows.most_common(5))
+        if NO_URL_IN_ROW in self._invalid_rows:
+            yield "  if one of your columns contains the URL under another name: --column url=NAME"
+        for name, count in self._missing_options.items():
+            yield f"  {count:,} bodies lack {' or '.join(FOLDERS) if name in FOLDERS else name}"
+        if self._missing_options:
+            yield "  HubSpot requires these: add them with --set, such as --set access=PRIVATE"

@@ -62,19 +62,20 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
 
 
 def _id_in(named: str, settings: Settings) -> str:
-    from poller.sources.parsing.line import Feeding, id_from, read_json
+    from poller.sources import ReadOptions
+    from poller.sources.parsing.line import id_from, read_json
 
     if not named.startswith(("{", '"')):
         return id_from(named)
     accounts = frozenset(settings.account_settings())
-    return read_json(named.encode(), Feeding(accounts=accounts, default_account=settings.account)).task_id
+    return read_json(named.encode(), ReadOptions(accounts=accounts, default_account=settings.account)).task_id
 
 
 async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> str:
     """Return a message that helps to find a task that is not in the state."""
-    from poller.store import without_secret
+    from poller.core.text import redacted_url
 
-    lines = [f"poller: task {task_id} is not in the state {without_secret(settings.state)}"]
+    lines = [f"poller: task {task_id} is not in the state {redacted_url(settings.state)}"]
     near = [task.task_id for variant in _variants(task_id) for task in await store.task_details(variant)]
     if near:
         lines.append(f"  a similar one is: {near[0]}")

@@ -1,14 +1,14 @@
-"""Counts a million records in the memory of a few thousand: what is rare beyond a limit is lumped together. Pure."""
+"""Counters in bounded memory, for any number of records. Pure."""
 
-from bisect import bisect_right
 from collections import Counter
 
-LONGEST_TIMELINE = 240  # spans of time that are told apart
+LONGEST_TIMELINE = 240  # spans
 FIRST_SPAN_S = 10.0
+TOP = 10
 
 
-class Tally:
-    """Counts names, at most `most` apart; when there are more, the rarer half goes to `others`. Its total is exact."""
+class BoundedCounter:
+    """Counts at most `most` names: beyond, the rarer half moves to `others`. The total is exact."""
 
     def __init__(self, most: int) -> None:
         self.counts: Counter[str] = Counter()
@@ -24,13 +24,13 @@ class Tally:
             self.others += self.counts.total() - sum(kept.values())
             self.counts = Counter(kept)
 
-    def top(self, most: int) -> tuple[tuple[str, int], ...]:
-        """Return the most frequent names with their counts."""
-        return tuple(sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most])
+    def top(self) -> list[tuple[str, int]]:
+        """Return the `TOP` most frequent names with their counts."""
+        return sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP]
 
 
 class Timeline:
-    """Counts successes and failures in equal spans of time, which grow wider as the time covered grows."""
+    """Counts successes and failures in equal spans of time, which double when there are too many."""
 
     def __init__(self) -> None:
         self.span_s = FIRST_SPAN_S
@@ -53,7 +53,7 @@ class Timeline:
         self._spans = spans
 
     def spans(self) -> tuple[tuple[float, int, int], ...]:
-        """Return begin, successes and failures of each span, without gaps as long as there are not too many."""
+        """Return begin, successes and failures of each span, empty spans included."""
         if not self._spans:
             return ()
         while max(self._spans) - min(self._spans) >= LONGEST_TIMELINE:
@@ -64,14 +64,3 @@ class Timeline:
 
 
 DURATION_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 86_400)
-
-
-class DurationCounts:
-    """Counts how long imports took, in fixed steps from a second to a day."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(DURATION_BOUNDS_S) + 1)
-
-    def add(self, duration_s: float) -> None:
-        """Count one import."""
-        self.counts[bisect_right(DURATION_BOUNDS_S, duration_s)] += 1

@@ -1,69 +1,58 @@
-"""Writes failed tasks as CSV, a row each, that no spreadsheet program takes for formulas. Pure."""
+"""Writes failed tasks as CSV, one row each. No cell is a formula for a spreadsheet program. Pure."""
 
 import csv
 from typing import TextIO
 
 import orjson
 
+from poller.core.text import redacted_url
 from poller.core.timestamps import iso
-from poller.reports.reasons import Facts, shown_url
-from poller.reports.retryable import Verdict
+from poller.reports.finished_task import FinishedTask
+from poller.reports.retryable import RetryAdvice
 
 HEADER = (
-    "task_id", "account", "kind", "category", "reason", "try_again", "why", "host", "extension", "url", "file_id",
+    "task_id", "account", "kind", "category", "reason", "retryable", "why", "host", "extension", "url", "file_id",
     "correlation_id", "seen_at", "ref",
 )  # fmt: skip
-_FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # also full-width
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width signs
 
 
-class Sheet:
-    """The rows of one file, header first."""
+class CsvWriter:
+    """Writes the header, then a row for each failed task."""
 
     def __init__(self, file: TextIO) -> None:
         self._rows = csv.writer(file, lineterminator="\r\n")
         self._rows.writerow(HEADER)
 
-    def add(self, facts: Facts, judged: Verdict) -> None:
+    def add(self, task: FinishedTask, advice: RetryAdvice) -> None:
         """Write the row of one failed task."""
-        reason = facts.reason
+        reason = task.reason
         row = (
-            facts.task_id,
-            facts.account,
-            reason.kind if reason else facts.kind,
+            task.task_id,
+            task.account,
+            reason.kind if reason else task.kind,
             reason.category if reason else None,
             reason.message if reason else None,
-            "yes" if judged.again else "no",
-            judged.why,
-            facts.host,
-            facts.extension,
-            shown_url(facts.url) if facts.url else None,
-            facts.file_id,
-            facts.correlation_id,
-            None if facts.seen_at is None else iso(facts.seen_at),
-            orjson.dumps(_without_url(facts)).decode() if facts.ref else None,
+            "yes" if advice.retryable else "no",
+            advice.why,
+            task.host,
+            task.extension,
+            redacted_url(task.url) if task.url else None,
+            task.file_id,
+            task.correlation_id,
+            None if task.seen_at is None else iso(task.seen_at),
+            orjson.dumps(_without_url(task)).decode() if task.ref else None,
         )
         self._rows.writerow([harmless(cell) for cell in row])
 
 
-def _without_url(facts: Facts) -> dict[str, object]:
-    """A row's own URL may be signed, and stands in a column of its own."""
-    return {name: value for name, value in facts.ref.items() if value != facts.url}
+def _without_url(task: FinishedTask) -> dict[str, object]:
+    """Return the row without its URL, which may be signed and has a column of its own."""
+    return {name: value for name, value in task.ref.items() if value != task.url}
 
 
 def harmless(cell: str | None) -> str:
-    """Return a cell that is read as text; a spreadsheet would run one that begins like a formula."""
+    """Return a cell that a spreadsheet reads as text, also where it begins like a formula."""
     if not cell:
         return ""
     text = cell.replace("\0", "")

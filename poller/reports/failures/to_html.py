@@ -1,29 +1,32 @@
-"""Writes a report as one HTML page that needs nothing beside itself: no script, no other file. All text is escaped."""
+"""Renders a failure report as one self-contained HTML page: no script, no other file. All text is escaped."""
 
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from poller.core.model import Kind
+from poller.core.text import kind_label, printable
 from poller.core.timestamps import iso
 from poller.reports import charts
-from poller.reports.failures.groups import FailureSample, Findings, Group, HostGroup, kind_shown
-from poller.reports.failures.to_text import UNTOLD, again_text, printable
+from poller.reports.failures.counters import BoundedCounter
+from poller.reports.failures.groups import FailureReport, FailureShare, ReasonGroup
+from poller.reports.failures.to_text import UNNAMED, retry_text
+from poller.reports.finished_task import FinishedTask
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
 
 
-def page_of(found: Findings, *, waiting: int, pruned: int, made_at: float, title: str) -> str:
-    """Return the whole page. `title` says what was reported on."""
+def to_html(report: FailureReport, *, waiting: int, pruned: int, made_at: float, title: str) -> str:
+    """Return the whole page. `title` names the input of the report."""
     sections = (
-        _head(found, waiting=waiting, pruned=pruned, made_at=made_at, title=title),
-        _time(found),
-        _groups(found),
-        _places("Source hosts", "host", found.hosts),
-        _places("File types", "extension", found.extensions),
-        _kinds(found),
+        _head(report, waiting=waiting, pruned=pruned, made_at=made_at, title=title),
+        _charts(report),
+        _groups(report),
+        _shares("Source hosts", "host", report.hosts()),
+        _shares("File types", "extension", report.extensions()),
+        _kinds(report),
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -35,119 +38,111 @@ def page_of(found: Findings, *, waiting: int, pruned: int, made_at: float, title
     )
 
 
-def _head(found: Findings, *, waiting: int, pruned: int, made_at: float, title: str) -> str:
-    good = found.finished - found.failed
-    share = f"{found.failed / found.finished:.1%}" if found.finished else "0 %"
+def _head(report: FailureReport, *, waiting: int, pruned: int, made_at: float, title: str) -> str:
+    good = report.finished - report.failed
+    share = f"{report.failed / report.finished:.1%}" if report.finished else "0 %"
     tiles = [
-        ("", "finished", found.finished),
+        ("", "finished", report.finished),
         ("good", "complete", good),
-        ("bad", f"not complete ({share})", found.failed),
+        ("bad", f"not complete ({share})", report.failed),
     ]
-    tiles += [("", "worth another try", found.again)] if found.failed else []
+    tiles += [("", "can be retried", report.retryable)] if report.failed else []
     tiles += [("", "without an outcome yet", waiting)] if waiting else []
     tiles += [("", "past retention", pruned)] if pruned else []
     items = "".join(f'<li class="{name}"><b>{count:,}</b>{escape(label)}</li>' for name, label, count in tiles)
     return (
-        f"<h1>What became of the imports</h1>"
-        f'<p class="soft">{_text(title)} · made {iso(made_at)[:16].replace("T", " ")} UTC</p>'
-        f'<ul class="tiles">{items}</ul>\n{_compared(found)}'
+        "<h1>Import outcomes</h1>"
+        f'<p class="soft">{_text(title)} · created {iso(made_at)[:16].replace("T", " ")} UTC</p>'
+        f'<ul class="tiles">{items}</ul>\n{_compared(report)}'
     )
 
 
-def _compared(found: Findings) -> str:
-    if not found.compared:
+def _compared(report: FailureReport) -> str:
+    if not report.compared:
         return ""
-    sums = " and ".join(f"{count:,} by {escape(name)}" for name, count in sorted(found.compared.items()))
+    sums = " and ".join(f"{count:,} by {escape(name)}" for name, count in sorted(report.compared.items()))
     return f"<p>Files compared with your rows: {sums}.</p>\n"
 
 
-def _time(found: Findings) -> str:
-    over_time = charts.over_time(found.timeline, found.span_s)
-    taken = charts.durations(found.durations)
+def _charts(report: FailureReport) -> str:
+    over_time = charts.over_time(report.timeline.spans(), report.timeline.span_s)
+    durations = charts.durations(report.durations.counts)
     key = '<p class="soft key"><i class="good"></i>complete<i class="bad"></i>not complete</p>'
     parts = [f"<h2>Outcomes over time (UTC)</h2>{over_time}{key}\n"] if over_time else []
-    parts += [f"<h2>How long imports took</h2>{taken}\n"] if taken else []
+    parts += [f"<h2>How long imports took</h2>{durations}\n"] if durations else []
     return "".join(parts)
 
 
-def _groups(found: Findings) -> str:
-    if not found.groups:
-        return (
-            "<h2>Reasons</h2><p>Every finished task is complete.</p>\n"
-            if found.finished
-            else "<p>Nothing has finished yet.</p>\n"
-        )
-    return "<h2>Reasons</h2>\n" + "".join(_group(group, found.failed) for group in found.groups)
+def _groups(report: FailureReport) -> str:
+    if not report.finished:
+        return "<p>Nothing has finished yet.</p>\n"
+    groups = "".join(_group(group, report.failed) for group in report.groups())
+    return f"<h2>Reasons</h2>\n{groups or '<p>Every finished task is complete.</p>'}\n"
 
 
-def _group(group: Group, failed: int) -> str:
-    title = ": ".join(part for part in (group.reason.category, group.reason.message) if part)
-    again = "yes" if group.again == group.count else ""
+def _group(group: ReasonGroup, failed: int) -> str:
+    retryable = "yes" if group.retryable == group.count else ""
     return (
-        f"<article><h3>{_text(title)}</h3>"
+        f"<article><h3>{_text(group.reason.text)}</h3>"
         f'<p><b class="num">{group.count:,}</b> '
         f'<span class="soft">{group.count / failed:.1%} of those not complete</span></p>'
         f"{charts.meter(group.count, failed, 'bad')}"
-        f'<p><span class="tag">{escape(kind_shown(group.reason.kind))}</span>'
-        f'<span class="tag {again}">try again: {_text(again_text(group))}</span></p>'
+        f'<p><span class="tag">{escape(group.label)}</span>'
+        f'<span class="tag {retryable}">retry: {_text(retry_text(group))}</span></p>'
         f"{_counts('Hosts', group.hosts)}{_counts('Extensions', group.extensions)}{_samples(group.samples)}</article>\n"
     )
 
 
-def _counts(what: str, counts: Sequence[tuple[str, int]]) -> str:
-    named = ", ".join(f"{_text(name)} {count:,}" for name, count in counts if name not in UNTOLD)
-    return f'<p class="soft">{what}: {named}</p>' if named else ""
+def _counts(title: str, counter: BoundedCounter) -> str:
+    named = ", ".join(f"{_text(name)} {count:,}" for name, count in counter.top() if name not in UNNAMED)
+    return f'<p class="soft">{title}: {named}</p>' if named else ""
 
 
-def _samples(samples: Sequence[FailureSample]) -> str:
-    if not samples:
-        return ""
+def _samples(samples: Sequence[FinishedTask]) -> str:
     rows = "".join(
-        f"<tr><td><code>{_text(sample.task_id)}</code></td><td>{_text(sample.url or _row_of(sample))}</td>"
+        f"<tr><td><code>{_text(sample.task_id)}</code></td><td>{_text(sample.url or _row_text(sample))}</td>"
         f"<td><code>{_text(sample.correlation_id or '')}</code></td></tr>"
         for sample in samples
     )
-    return (
-        "<details open><summary>Samples</summary>"
-        '<table class="samples"><thead><tr><th scope="col">task</th>'
-        '<th scope="col">your row</th><th scope="col">correlation id, for HubSpot support</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></details>"
+    head = (
+        '<th scope="col">task</th><th scope="col">your row</th><th scope="col">correlation id, for HubSpot support</th>'
     )
+    return f"<details open><summary>Samples</summary>{_table('samples', head, rows)}</details>" if rows else ""
 
 
-def _row_of(sample: FailureSample) -> str:
+def _row_text(sample: FinishedTask) -> str:
     return ", ".join(f"{name}: {value}" for name, value in sample.ref.items())
 
 
-def _places(title: str, noun: str, places: Sequence[HostGroup]) -> str:
-    if not places or all(place.name in UNTOLD for place in places):
+def _shares(title: str, noun: str, shares: Sequence[FailureShare]) -> str:
+    if all(share.name in UNNAMED for share in shares):
         return ""
     rows = "".join(
-        f'<tr><td>{_text(place.name)}</td><td class="num">{place.failed:,}</td><td class="num">{place.all:,}</td>'
-        f'<td class="num">{place.failed / place.all:.1%}</td>'
-        f'<td class="bar">{charts.meter(place.failed, place.all, "bad")}</td></tr>'
-        for place in places
+        f'<tr><td>{_text(share.name)}</td><td class="num">{share.failed:,}</td><td class="num">{share.all:,}</td>'
+        f'<td class="num">{share.failed / share.all:.1%}</td>'
+        f'<td class="bar">{charts.meter(share.failed, share.all, "bad")}</td></tr>'
+        for share in shares
     )
-    return (
-        f'<h2>{title}</h2><table class="places"><thead><tr>'
+    head = (
         f'<th scope="col">{noun}</th><th scope="col" class="num">not complete</th><th scope="col" class="num">of</th>'
-        f'<th scope="col" class="num">share</th><td class="bar"></td></tr></thead>'
-        f"<tbody>{rows}</tbody></table>\n"
+        '<th scope="col" class="num">share</th><td class="bar"></td>'
     )
+    return f"<h2>{title}</h2>{_table('shares', head, rows)}\n"
 
 
-def _kinds(found: Findings) -> str:
-    rows = "".join(
-        f'<tr><td>{_text(kind.replace("_", " "))}</td><td class="num">{count:,}</td></tr>'
-        for kind, count in found.kinds.items()
-    )
-    if not rows or set(found.kinds) == {Kind.COMPLETE}:
+def _kinds(report: FailureReport) -> str:
+    if set(report.kinds) <= {Kind.COMPLETE}:
         return ""
-    return (
-        '<h2>Outcomes</h2><table><thead><tr><th scope="col">outcome</th>'
-        '<th scope="col" class="num">tasks</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>\n"
+    rows = "".join(
+        f'<tr><td>{_text(kind_label(kind))}</td><td class="num">{count:,}</td></tr>'
+        for kind, count in report.kinds.items()
     )
+    head = '<th scope="col">outcome</th><th scope="col" class="num">tasks</th>'
+    return f"<h2>Outcomes</h2>{_table('kinds', head, rows)}\n"
+
+
+def _table(name: str, head: str, rows: str) -> str:
+    return f'<table class="{name}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _text(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from poller.core.model import Delivery
+from poller.core.record import decode
 
 CODES = {"%Y": r"(?P<Y>[0-9]{4})", "%m": r"(?P<m>[0-9]{2})", "%d": r"(?P<d>[0-9]{2})", "%%": "%"}
 NO_DAY = "1970-01-01"  # of a record that tells none
@@ -125,15 +126,8 @@ def _order(match: re.Match[str]) -> tuple[str, int]:
     return "".join(groups.get(code, "") for code in "Ymd"), int(groups["number"] or 0)
 
 
-class _SeenPart(msgspec.Struct):
-    seen_at: str
-
-
-_DECODER = msgspec.json.Decoder(_SeenPart)
-
-
 def _day_of(body: bytes) -> str:
     try:
-        return date.fromisoformat(_DECODER.decode(body).seen_at[:10]).isoformat()
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return date.fromisoformat(decode(body).seen_at[:10]).isoformat()
+    except ValueError:
         return NO_DAY

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import Annotated, ClassVar, Protocol, Self
 
-import msgspec
 from pydantic import Field, model_validator
 
 from poller.config.value_types import Seconds
 from poller.core.errors import ConfigError
 from poller.core.model import Delivery, Retry, Written
+from poller.core.record import decode
 from poller.sinks.backoff import DOUBLING_S, jittered_s
 from poller.sinks.batches import Portion, Portions, RecordRefused
 from poller.sinks.table import UrlTable, plain_url
@@ -97,7 +97,7 @@ class SqlSink:
     async def _send(self, portion: Portion) -> Retry | RecordRefused | None:
         try:
             rows = [_row(delivery) for delivery in portion]
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except ValueError as error:
             return RecordRefused(reason=f"is not a record that can be read: {error}")
         verdict = await self._database.upsert(rows)
         if not isinstance(verdict, Retry):
@@ -107,21 +107,8 @@ class SqlSink:
         return Retry(reason=verdict.reason, wait_s=jittered_s(DOUBLING_S, self._failures, self._rng))
 
 
-class _RecordFields(msgspec.Struct):
-    """What has a column of its own."""
-
-    kind: str | None = None
-    status: str | None = None
-    num_errors: int | None = None
-    polls: int | None = None
-    seen_at: str | None = None
-
-
-_DECODER = msgspec.json.Decoder(_RecordFields)
-
-
 def _row(delivery: Delivery) -> Row:
-    fields = _DECODER.decode(delivery.body)
+    fields = decode(delivery.body)
     status = fields.status and fields.status.replace("\0", "\ufffd")  # PostgreSQL's text holds no NUL
     return (
         delivery.account,

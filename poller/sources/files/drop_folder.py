@@ -1,6 +1,6 @@
-"""A drop folder: each file put into it is read whole once it has come to rest, and then moved to `done` beside it.
+"""A drop folder: each file put into it is read whole once it is at rest, and then moved to `done` beside it.
 
-Killed between storing and moving, the next run knows the file again and only moves it.
+After a crash between storing and moving, the next run recognizes the file and only moves it.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import fcntl
 import os
 import re
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,88 +16,71 @@ from pathlib import Path
 import structlog
 
 from poller.core.errors import InputError
-from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock
+from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
-from poller.sources.files.open_file import opened, source_name
+from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
-from poller.sources.files.rotation import COMPRESSED
+from poller.sources.files.rotated_files import COMPRESSED
 from poller.sources.intake import Intake
-from poller.sources.parsing.line import Feeding
+from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
 
 DONE, FAILED = "done", "failed"
-TELL_S = 60.0  # how often a fault that lasts is met again
+RETRY_MOVE_S = 60.0  # after a move that failed
 
 _TEMPORARY = re.compile(r"\..*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL)
-
-Signature = tuple[int, int, int]  # inode, size, time of change
 
 
 @dataclass(slots=True)
 class _SeenFile:
-    """A file that lies in the folder."""
+    """A file in the folder."""
 
-    signature: Signature
-    since: float  # loop time at which it first polled so
-    goes_to: str | None = None  # it has only to be moved: every line is stored, or it cannot be read
-    quiet_until: float = 0.0  # after a move that failed
+    signature: tuple[int, int, int]  # inode, size, time of change
+    since: float  # loop time at which it was first seen so
+    move_to: str | None = None  # it is only to be moved: every line is stored, or it cannot be read
+    retry_move_at: float = 0.0  # after a move that failed
 
 
 class DropFolder:
-    """One drop folder. What `follow` says is whether to wait for more once it is empty."""
+    """Reads and moves what is in one drop folder."""
 
-    def __init__(
-        self,
-        folder: str,
-        intake: Intake,
-        feeding: Feeding,
-        *,
-        follow: bool,
-        settle_s: float,
-        clock: Clock,
-        on_chunk: Callable[[Chunk, Added], None],
-    ) -> None:
+    def __init__(self, folder: str, store: Intake, options: ReadOptions, *, settle_s: float, clock: Clock) -> None:
         self._folder = Path(folder)
-        self._name = source_name(folder)
-        self._intake = intake
-        self._feeding = feeding
-        self._follow = follow
+        self._store = store
+        self._options = options
         self._settle_s = settle_s
         self._clock = clock
-        self._on_chunk = on_chunk
         self._seen: dict[str, _SeenFile] = {}
-        self._begun: set[int] = set()  # inodes of files whose reading this run began
-        self._said: str | None = None
+        self._started: set[int] = set()  # inodes of files that this run began to read
+        self._faults = FaultLog(source_name(folder))
 
-    async def run(self) -> None:
-        """Read and move what comes. Raises `InputError` where the folder cannot be read and is not waited for."""
+    async def run(self, *, follow: bool) -> None:
+        """Read and move every file; `follow`: then wait for more. Raises `InputError` for a folder that cannot be read
+        and is not waited for."""
         while True:
             try:
-                waiting = await self._go_round()
+                has_more = await self._read_rested()
             except InputError as fault:
-                if not self._follow:
+                if not follow:
                     raise
-                self._say_once(str(fault))
-                waiting = True
-            if not waiting and not self._follow:
+                self._faults.warn(str(fault))
+                has_more = True
+            if not has_more and not follow:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def _go_round(self) -> bool:
-        """Take every file that is at rest, oldest first; tell whether there are others."""
-        waiting = False
+    async def _read_rested(self) -> bool:
+        """Read and move every file that is at rest, oldest first; return whether there are others."""
+        has_more = False
         for name, facts in sorted(self._files(), key=lambda file: (file[1].st_mtime_ns, file[0])):
-            seen = self._note(name, facts)
-            if seen.goes_to is not None:
-                self._put_away(name, seen.goes_to, seen)
-                continue
-            if not self._rests(name, facts, seen):
-                waiting = True
-                continue
-            waiting |= not await self._take(name, seen)
-        return waiting
+            seen = self._observe(name, facts)
+            if seen.move_to is not None:
+                self._move(name, seen.move_to, seen)
+            elif not self._is_at_rest(name, facts, seen) or not await self._read_and_move(name, seen):
+                has_more = True
+        return has_more
 
     def _files(self) -> list[tuple[str, os.stat_result]]:
         found = []
@@ -114,81 +96,73 @@ class DropFolder:
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         return found
 
-    def _note(self, name: str, facts: os.stat_result) -> _SeenFile:
+    def _observe(self, name: str, facts: os.stat_result) -> _SeenFile:
         signature = facts.st_ino, facts.st_size, facts.st_mtime_ns
         seen = self._seen.get(name)
         if seen is None or seen.signature != signature:
             seen = self._seen[name] = _SeenFile(signature, asyncio.get_running_loop().time())
         return seen
 
-    def _rests(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
-        """Tell whether the file is whole: unchanged since long before it was seen (it was renamed into the folder), or
-        since `settle_s`, and open for writing to nobody as far as can be known."""
+    def _is_at_rest(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
+        """Whether the file is whole: unchanged for `settle_s` (also when it was renamed into the folder at that age),
+        and not open for writing as far as can be known."""
         rested_s = asyncio.get_running_loop().time() - seen.since
         if rested_s < self._settle_s and not (rested_s > 0 and self._clock() - facts.st_mtime >= self._settle_s):
             return False
         if _is_being_written(self._folder / name):
-            self._say_once(f"{name} is still open for writing")
+            self._faults.warn(f"{name} is still open for writing")
             return False
         return True
 
-    async def _take(self, name: str, seen: _SeenFile) -> bool:
-        """Read the file and put it away; False where it turned out to be still growing."""
+    async def _read_and_move(self, name: str, seen: _SeenFile) -> bool:
+        """Read the file and move it; False where it was still growing."""
         path = self._folder / name
         try:
             if not await self._read(path, seen):
                 return False
         except InputError as fault:
-            if _is_gone(path):
+            if stat_of(str(path), follow_symlinks=False) is None:
                 return True
             log.warning("source.file_failed", source=source_name(str(path)), reason=str(fault))
-            seen.goes_to = FAILED
+            seen.move_to = FAILED
         else:
-            seen.goes_to = DONE
-        self._begun.discard(seen.signature[0])
-        self._put_away(name, seen.goes_to, seen)
-        self._said = None
+            seen.move_to = DONE
+        self._started.discard(seen.signature[0])
+        self._move(name, seen.move_to, seen)
+        self._faults.clear()
         return True
 
     async def _read(self, path: Path, seen: _SeenFile) -> bool:
-        """Store every line there is; tell whether the file has not grown meanwhile."""
+        """Store every line there is; return whether the file did not grow."""
         if path.name.endswith(COMPRESSED):
             raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
         inode = seen.signature[0]
-        is_new = inode not in self._begun
-        self._begun.add(inode)
-        await feed(str(path), self._intake, self._feeding, on_chunk=self._on_chunk, whole=is_new)
-        return await self._is_read_to_its_end(path)
+        is_new = inode not in self._started
+        self._started.add(inode)
+        await feed(str(path), self._store, self._options, whole=is_new)
+        known = await self._store.open_source(source_name(str(path)))
+        with open_file(str(path), 0) as file:
+            return known is not None and file.size == known[1].offset and file.holds(known[1])
 
-    async def _is_read_to_its_end(self, path: Path) -> bool:
-        known = await self._intake.open_source(source_name(str(path)))
-        with opened(str(path), 0) as source:
-            return known is not None and source.size == known[1].offset and source.holds(known[1])
-
-    def _put_away(self, name: str, into: str, seen: _SeenFile) -> None:
-        """Move the file; what cannot be moved is said, and tried again from time to time."""
+    def _move(self, name: str, into: str, seen: _SeenFile) -> None:
+        """Move the file. A failure is logged, and the move retried after `RETRY_MOVE_S`."""
         now = asyncio.get_running_loop().time()
-        if now < seen.quiet_until:
+        if now < seen.retry_move_at:
             return
         path = self._folder / name
         try:
             moved = move_into(path, self._folder / into)
         except OSError as error:
-            seen.quiet_until = now + TELL_S
+            seen.retry_move_at = now + RETRY_MOVE_S
             log.warning("source.file_not_moved", source=source_name(str(path)), to=into, reason=error.strerror)
         else:
             log.info("source.file_moved", source=source_name(str(path)), to=source_name(str(moved)))
-
-    def _say_once(self, fault: str) -> None:
-        if fault != self._said:
-            log.warning("source.waited_for", source=self._name, reason=fault)
-            self._said = fault
 
 
 def move_into(path: Path, folder: Path) -> Path:
     """Move a file into a folder beside it, under a name that is free there; return where it is now.
 
-    A link first, then the removal: nothing is ever overwritten, and killed in between, the next call finishes it.
+    Links, then unlinks: nothing is ever overwritten, and after a crash in between the next call finishes the move.
     """
     folder.mkdir(exist_ok=True)
     number = 0
@@ -203,19 +177,15 @@ def move_into(path: Path, folder: Path) -> Path:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EMLINK):
                 raise
-            return path.rename(target)  # no links here, or not for this owner; the name was free a moment ago
+            return path.rename(target)  # links are not allowed here; the name was free a moment ago
         path.unlink()
         return target
 
 
-def _is_gone(path: Path) -> bool:
-    return not os.path.lexists(path)
-
-
 def _is_being_written(path: Path) -> bool:
-    """Tell whether some process has the file open for writing, where Linux lets us know: a read lease is refused then.
+    """Whether some process has the file open for writing. Linux refuses a read lease then; elsewhere this is unknown.
 
-    Whoever opens it in the instant of the lease would be told to us by a signal; one that is ignored by default.
+    A process that opens the file during the lease makes the kernel send SIGURG, which is ignored by default.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return False

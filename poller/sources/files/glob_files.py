@@ -1,125 +1,128 @@
-"""The files that match a pattern. Followed, new ones are picked up; one that was rotated within the pattern, from
-`ids.txt` to `ids.txt.1`, is known again by its content and not read a second time."""
+"""The files that match a pattern. When followed, new matches are read as they appear; a file that was rotated within
+the pattern, from `ids.txt` to `ids.txt.1`, is recognized by its content and not read a second time."""
 
 import asyncio
 import glob
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
 from poller.core.errors import InputError
-from poller.core.model import Added, Chunk, Position
+from poller.core.model import Position
 from poller.sources.files.follow import follow
 from poller.sources.files.followed_file import POLL_S, QUIET_POLLS
-from poller.sources.files.open_file import opened, source_name
+from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
-from poller.sources.files.registry import Claims
-from poller.sources.files.rotation import COMPRESSED
-from poller.sources.intake import Valve
-from poller.sources.parsing.line import Feeding
+from poller.sources.files.registry import FileRegistry
+from poller.sources.files.rotated_files import COMPRESSED
+from poller.sources.intake import ChunkWriter
+from poller.sources.options import ReadOptions
 
 log = structlog.get_logger()
 
-GONE_POLLS = 60  # a file that is missing for so long is not waited for any more
+GONE_POLLS = 60  # a file that is missing for this long is not followed any more
 _MARK = re.compile(r"[._-]\d[\dT:._-]*")  # a counter or a date in the name of a rotated file
-
-OnChunk = Callable[[Chunk, Added], None]
-
-
-def matching(pattern: str) -> list[str]:
-    """Return the files that match, by name. `**` stands for folders, also several."""
-    return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207 - paths as written
-
-
-async def feed_matches(
-    pattern: str, intake: Valve, feeding: Feeding, *, owner: object, claims: Claims, on_chunk: OnChunk
-) -> None:
-    """Read each match to its end, one after the other. Raises `InputError`."""
-    for path in matching(pattern):
-        if claims.take(path, owner) and not await _was_read_elsewhere(path, intake):
-            await feed(path, intake, feeding, on_chunk=on_chunk)
 
 
 @dataclass(slots=True)
-class _Match:
-    """A file that matches now."""
+class _RotatedFile:
+    """A match that has the name of a rotated file."""
 
     facts: os.stat_result
     polls: int = 0  # since it last changed
     settled: bool = False  # nothing is to be done until it changes
 
 
-class MatchFollower:
-    """Follows every match for as long as it is there."""
+class GlobReader:
+    """Reads the files that match one pattern."""
 
     def __init__(
-        self, pattern: str, intake: Valve, feeding: Feeding, *, owner: object, claims: Claims, on_chunk: OnChunk
+        self, pattern: str, writer: ChunkWriter, options: ReadOptions, source: object, registry: FileRegistry
     ) -> None:
+        """`source` is who claims the files in `registry`."""
         self._pattern = pattern
-        self._intake = intake
-        self._feeding = feeding
-        self._owner = owner
-        self._claims = claims
-        self._on_chunk = on_chunk
+        self._writer = writer
+        self._options = options
+        self._source = source
+        self._registry = registry
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._missing: dict[str, int] = {}  # polls since a followed file was last there
-        self._rotated: dict[str, _Match] = {}
+        self._rotated: dict[str, _RotatedFile] = {}
 
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as following:
+    async def read(self) -> None:
+        """Read each match to its end, one after the other. Raises `InputError`."""
+        for path in self._matches():
+            if self._registry.claim(path, self._source) and not await self._was_read_elsewhere(path):
+                await feed(path, self._writer, self._options)
+
+    async def follow(self) -> None:
+        """Follow every match for as long as it exists."""
+        async with asyncio.TaskGroup() as group:
             while True:
-                paths = matching(self._pattern)
+                paths = self._matches()
                 for path in paths:
-                    await self._meet(path, set(paths), following)
-                await self._let_go(set(paths))
+                    await self._visit(path, set(paths), group)
+                await self._forget_missing(set(paths))
                 await asyncio.sleep(POLL_S)
 
-    async def _meet(self, path: str, matches: set[str], following: asyncio.TaskGroup) -> None:
+    def _matches(self) -> list[str]:
+        """Return the files that match, by name. `**` matches folders, also several."""
+        return sorted(path for path in glob.glob(self._pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207 - paths as written
+
+    async def _visit(self, path: str, matches: set[str], group: asyncio.TaskGroup) -> None:
         if path in self._followed:
             return
-        facts = _poll(path)
-        if facts is None or not self._claims.take(path, self._owner):
+        facts = stat_of(path)
+        if facts is None or not self._registry.claim(path, self._source):
             return
         if is_rotated(path, matches):
             await self._read_rotated(path, facts)
-        elif not self._claims.is_read(facts) and not await _was_read_elsewhere(path, self._intake):
-            self._followed[path] = following.create_task(
-                follow(path, self._intake, self._feeding, on_chunk=self._on_chunk, claims=self._claims)
-            )
+        elif not self._registry.is_followed(facts) and not await self._was_read_elsewhere(path):
+            self._followed[path] = group.create_task(follow(path, self._writer, self._options, registry=self._registry))
 
     async def _read_rotated(self, path: str, facts: os.stat_result) -> None:
-        """Read a file that has the name of a rotated one once nobody follows it and it rests; unless it was read."""
-        match = self._rotated.get(path)
-        if match is None or _changed(match.facts, facts):
-            match = self._rotated[path] = _Match(facts)
-        match.polls += 1
-        if match.settled or match.polls <= 2 * QUIET_POLLS or self._claims.is_read(facts):
+        """Read a file that has the name of a rotated one, once it is at rest and not followed; unless it was read."""
+        rotated = self._rotated.get(path)
+        if rotated is None or _changed(rotated.facts, facts):
+            rotated = self._rotated[path] = _RotatedFile(facts)
+        rotated.polls += 1
+        if rotated.settled or rotated.polls <= 2 * QUIET_POLLS or self._registry.is_followed(facts):
             return
-        match.settled = True
+        rotated.settled = True
         if path.endswith(COMPRESSED):
             return
         try:
-            if not await _was_read_elsewhere(path, self._intake):
-                await feed(path, self._intake, self._feeding, on_chunk=self._on_chunk)
+            if not await self._was_read_elsewhere(path):
+                await feed(path, self._writer, self._options)
         except InputError as fault:
             log.warning("source.waited_for", source=source_name(path), reason=str(fault))
 
-    async def _let_go(self, matches: set[str]) -> None:
-        self._rotated = {path: match for path, match in self._rotated.items() if path in matches}
+    async def _forget_missing(self, matches: set[str]) -> None:
+        self._rotated = {path: rotated for path, rotated in self._rotated.items() if path in matches}
         for path in list(self._followed):
-            missing = 0 if path in matches else self._missing.get(path, 0) + 1
-            self._missing[path] = missing
-            if missing > GONE_POLLS:
-                async with self._intake.shut:
+            self._missing[path] = 0 if path in matches else self._missing.get(path, 0) + 1
+            if self._missing[path] > GONE_POLLS:
+                async with self._writer.lock:
                     self._followed.pop(path).cancel()
                 del self._missing[path]
 
+    async def _was_read_elsewhere(self, path: str) -> bool:
+        """Whether the file was read to its present end under another name only."""
+        if await self._writer.open_source(source_name(path)) is not None:
+            return False
+        try:
+            with open_file(path, 0) as file:
+                size = file.size
+                position = Position(offset=size, fingerprint=file.fingerprint(size))
+                return size > 0 and await self._writer.was_read(position)
+        except InputError:
+            return False
+
 
 def is_rotated(path: str, matches: set[str]) -> bool:
-    """Tell whether the name is that of another match with a counter or a date added."""
+    """Whether the name is that of another match with a counter or a date added."""
     folder, name = os.path.split(path)
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
@@ -128,25 +131,6 @@ def is_rotated(path: str, matches: set[str]) -> bool:
     marks = ((mark.start(), mark.start() + len(mark[0].rstrip("._-:T"))) for mark in _MARK.finditer(name))
     bases = (name[:begin] + name[end:] for begin, end in marks)
     return any(os.path.join(folder, base) in matches for base in bases)  # noqa: PTH118 - paths as written
-
-
-async def _was_read_elsewhere(path: str, intake: Valve) -> bool:
-    """Tell whether the file was read to its present end under another name only."""
-    if await intake.open_source(source_name(path)) is not None:
-        return False
-    try:
-        with opened(path, 0) as source:
-            size = source.size
-            return size > 0 and await intake.was_read(Position(offset=size, fingerprint=source.fingerprint(size)))
-    except InputError:
-        return False
-
-
-def _poll(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)  # noqa: PTH116 - the path as the person wrote it
-    except OSError:
-        return None
 
 
 def _changed(before: os.stat_result, now: os.stat_result) -> bool:

@@ -1,4 +1,4 @@
-"""Open and read what is fed: files, which can be read on later, and streams, which cannot. Never blocks on a stream."""
+"""Open and read files, which can be resumed later, and streams, which cannot. Never blocks on a stream."""
 
 import asyncio
 import hashlib
@@ -26,8 +26,16 @@ def source_name(spec: str) -> str:
     return os.fsencode(Path(spec).absolute()).decode("utf-8", "backslashreplace")
 
 
+def stat_of(path: str, *, follow_symlinks: bool = True) -> os.stat_result | None:
+    """Return the `stat` of what is at the path; None if there is nothing."""
+    try:
+        return os.stat(path, follow_symlinks=follow_symlinks)  # noqa: PTH116 - the path as the person wrote it
+    except OSError:
+        return None
+
+
 def check_readable(specs: Sequence[str]) -> None:
-    """Raise `InputError` naming every file that cannot be read. Standard input is not polled."""
+    """Raise `InputError` naming every file that cannot be read. Standard input is not checked."""
     faults = [fault for spec in specs if spec != STDIN and (fault := _fault(Path(spec)))]
     if faults:
         raise InputError("cannot read the input: " + "; ".join(faults))
@@ -54,30 +62,30 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def fingerprint_of(proof: bytes, facts: os.stat_result) -> str:
-    """Return the digest of a file's beginning and end as far as it was read, and by what to find the file once it was
-    renamed or copied: its inode and the time of its last change."""
+    """Return the digest of the beginning and end of what was read, and what identifies a renamed or copied file: its
+    inode and the time of its last change."""
     return f"{hashlib.sha256(proof).hexdigest()} {facts.st_ino} {facts.st_mtime_ns}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
-    """An open source."""
+class OpenFile:
+    """An open file or stream."""
 
     name: str
     fd: int
-    seekable: bool  # a file that can be read on where an earlier run stopped
+    seekable: bool  # a file that can be resumed where an earlier run stopped
 
     async def block(self) -> bytes:
-        """Return the next bytes, empty at the end. Waits for them without holding up the event loop."""
+        """Return the next bytes, empty at the end. Waits for them without blocking the event loop."""
         while True:
             if not self.seekable:
                 await _readable(self.fd)
-            with _refusals_told(self.name), suppress(BlockingIOError):  # O_NONBLOCK, and another reader was quicker
+            with _os_errors_translated(self.name), suppress(BlockingIOError):  # another reader was faster
                 return os.read(self.fd, BLOCK)
 
     @property
     def has_more_now(self) -> bool:
-        """More can be read at once, the end included."""
+        """Whether a read returns at once, also at the end."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         return bool(poll.poll(0))
@@ -88,29 +96,29 @@ class Input:
         return self.facts().st_size
 
     def facts(self) -> os.stat_result:
-        """Return what the file system says of the open file."""
-        with _refusals_told(self.name):
+        """Return the open file's `stat`."""
+        with _os_errors_translated(self.name):
             return os.fstat(self.fd)
 
     def at(self, offset: int, length: int = BLOCK) -> bytes:
         """Return up to `length` of the file's bytes from `offset` on."""
-        with _refusals_told(self.name):
+        with _os_errors_translated(self.name):
             return os.pread(self.fd, length, offset)
 
     def fingerprint(self, offset: int) -> str:
-        """Return what proves later that the file's first `offset` bytes are still the same."""
+        """Return the proof that the file's first `offset` bytes are still the same."""
         length = min(PROVEN_BYTES, offset)
         return fingerprint_of(self.at(0, length) + self.at(offset - length, length), self.facts())
 
     def holds(self, position: Position) -> bool:
-        """Tell whether this is the file that was read up to `position`."""
+        """Whether this is the file that was read up to `position`."""
         if position.offset > self.size:
             return False
         digest, ours = (text.partition(" ")[0] for text in (position.fingerprint, self.fingerprint(position.offset)))
         return digest in ("", ours)
 
-    def is_the_one(self, position: Position) -> bool:
-        """Tell whether this very file was read up to `position`, and was not changed since."""
+    def is_unchanged_since(self, position: Position) -> bool:
+        """Whether this very file was read up to `position`, and was not changed since."""
         return position.fingerprint == self.fingerprint(position.offset)
 
     def blocks_before(self, offset: int) -> Iterator[bytes]:
@@ -121,7 +129,7 @@ class Input:
             at += len(block)
 
     def line_start(self, offset: int) -> int:
-        """Return where the line begins that holds the byte before `offset`."""
+        """Return the start of the line that contains the byte before `offset`."""
         while offset > 0:
             length = min(PROVEN_BYTES, offset)
             break_at = self.at(offset - length, length).rfind(b"\n")
@@ -132,24 +140,24 @@ class Input:
 
 
 @contextmanager
-def opened(spec: str, stdin: int) -> Iterator[Input]:
-    """Open a source, and close it unless it is standard input. Raises `InputError` where that is refused."""
+def open_file(spec: str, stdin: int) -> Iterator[OpenFile]:
+    """Open a file or stream, and close it unless it is standard input. Raises `InputError` where that fails."""
     name, fd = source_name(spec), stdin
-    with _refusals_told(name):
+    with _os_errors_translated(name):
         if spec != STDIN:
             fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not block
         mode = os.fstat(fd).st_mode
     try:
         if stat.S_ISDIR(mode):
             raise InputError(f"cannot read the input: {name} is a folder, not a file")
-        yield Input(name=name, fd=fd, seekable=spec != STDIN and stat.S_ISREG(mode))
+        yield OpenFile(name=name, fd=fd, seekable=spec != STDIN and stat.S_ISREG(mode))
     finally:
         if spec != STDIN:
             os.close(fd)
 
 
 @contextmanager
-def _refusals_told(name: str) -> Iterator[None]:
+def _os_errors_translated(name: str) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
@@ -164,7 +172,7 @@ async def _readable(fd: int) -> None:
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(fd, ready.set)
-    except PermissionError:  # epoll's word for a regular file or /dev/null, which never block
+    except PermissionError:  # epoll refuses regular files and /dev/null, which never block
         return
     try:
         await ready.wait()

@@ -1,39 +1,39 @@
-"""Which files a run reads, so that none is read twice under two names: sources, symbolic links, rotation."""
+"""Which source of a run reads which file, so that none is read twice: not by two sources, not under two names."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from poller.sources.files.open_file import Input
+from poller.sources.files.open_file import OpenFile
 
 
-class Claims:
-    """Shared by all sources of a run. A claim on a path lasts until its owner gives it up."""
+class FileRegistry:
+    """Shared by all sources of a run. A path belongs to the source that claimed it first, until that releases it."""
 
     def __init__(self) -> None:
-        self._owners: dict[str, object] = {}  # by real path
-        self._open: Counter[tuple[int, int]] = Counter()  # device and inode of files that are being followed
+        self._claims: dict[str, object] = {}  # the source that reads it, by real path
+        self._followed: Counter[tuple[int, int]] = Counter()  # device and inode
 
-    def take(self, path: str, owner: object) -> bool:
-        """Claim the file at `path`; False where another owner has it."""
-        return self._owners.setdefault(os.path.realpath(path), owner) == owner
+    def claim(self, path: str, source: object) -> bool:
+        """Claim the file at `path`; False where another source has it."""
+        return self._claims.setdefault(os.path.realpath(path), source) == source
 
-    def give_up(self, owner: object) -> None:
-        """Let others have what `owner` claimed."""
-        self._owners = {path: whose for path, whose in self._owners.items() if whose != owner}
+    def release(self, source: object) -> None:
+        """Release all that `source` claimed."""
+        self._claims = {path: claimant for path, claimant in self._claims.items() if claimant != source}
 
     @contextmanager
-    def reading(self, source: Input) -> Iterator[None]:
-        """The open file is being followed meanwhile, whatever its name becomes."""
-        facts = source.facts()
+    def following(self, file: OpenFile) -> Iterator[None]:
+        """Register the open file as followed meanwhile, under whatever name."""
+        facts = file.facts()
         key = facts.st_dev, facts.st_ino
-        self._open[key] += 1
+        self._followed[key] += 1
         try:
             yield
         finally:
-            self._open[key] -= 1
+            self._followed[key] -= 1
 
-    def is_read(self, facts: os.stat_result) -> bool:
-        """Tell whether this very file is being followed, under this or another name."""
-        return self._open[facts.st_dev, facts.st_ino] > 0
+    def is_followed(self, facts: os.stat_result) -> bool:
+        """Whether this very file is being followed, under this or another name."""
+        return self._followed[facts.st_dev, facts.st_ino] > 0

@@ -1,4 +1,4 @@
-"""Read CSV: the header, and records that may run over several lines. A broken record hurts no other line."""
+"""Read CSV: the header, and records that may span several lines. A broken record affects no other line."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,8 @@ import orjson
 
 from poller.core.errors import InputError
 from poller.core.model import Fed
-from poller.sources.parsing.line import ACCOUNT_NAME, Feeding, Gathered, account_from, id_from, text_of
+from poller.sources.options import ReadOptions
+from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, id_from, text_of
 from poller.sources.parsing.lines import Line
 
 _DELIMITERS = (",", ";", "\t")
@@ -17,19 +18,19 @@ _NAME_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class CsvTable:
     """Reads the records below one header."""
 
-    feeding: Feeding
+    options: ReadOptions
     delimiter: str
     names: tuple[str, ...]  # the columns, each name once
     id_at: int
     account_at: int | None
 
-    def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: Gathered) -> int:
+    def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines) -> int:
         """Read the records that begin within the first `count` lines; return how many lines they took.
 
-        Stops before a record that may run on into lines not there yet, but where `final` says that none will come.
+        Stops before a record that may continue in lines not there yet, unless `final`: no more will come.
         """
         at = 0
         while at < count:
@@ -46,7 +47,7 @@ class Table:
         return at
 
     def _record(self, lines: Sequence[Line], at: int, final: bool) -> tuple[int, Fed | None]:
-        """Return how many lines the record at `at` takes, 0 where that cannot be known yet, and what it is."""
+        """Return how many lines the record at `at` takes (0: not known yet), and its task."""
         text = text_of(lines[at])
         if not text.strip():
             return 1, None
@@ -70,15 +71,15 @@ class Table:
         if self.id_at >= len(fields):
             raise ValueError(f"no id: the line ends before the column {self.names[self.id_at]}")
         task_id = id_from(fields[self.id_at])
-        account = self.feeding.default_account
+        account = self.options.default_account
         ref = dict(zip(self.names, fields, strict=False))
         del ref[self.names[self.id_at]]
         if self.account_at is not None:
-            account = account_from(ref.pop(self.names[self.account_at], None), self.feeding)
+            account = account_from(ref.pop(self.names[self.account_at], None), self.options)
         return Fed(account=account, task_id=task_id, ref=orjson.dumps(ref) if ref else None)
 
     def is_record(self, text: str) -> bool:
-        """Tell whether a line by itself has every column and a usable id."""
+        """Whether a line alone is a record: every column and a usable id."""
         alone = csv.reader((text, ""), delimiter=self.delimiter)
         try:
             fields = next(alone)
@@ -89,15 +90,15 @@ class Table:
 
 
 class _RecordLines:
-    """The lines of one record, handed out as `csv.reader` asks for them: it asks on while a quote is open."""
+    """Iterates over the lines of one record: `csv.reader` takes another while a quote is open."""
 
-    def __init__(self, table: Table, lines: Sequence[Line], at: int) -> None:
+    def __init__(self, table: CsvTable, lines: Sequence[Line], at: int) -> None:
         self._table = table
         self._lines = lines
         self._at = at
         self._bytes = 0
         self.taken = 0
-        self.unclosed = False  # it asked on, and got nothing
+        self.unclosed = False  # `csv.reader` wanted another line, and got none
         self.lacks_lines = False  # because there are no more yet
 
     def __iter__(self) -> Iterator[str]:
@@ -114,12 +115,12 @@ class _RecordLines:
         return line
 
     def _next_line(self, line: Line) -> str | None:
-        """Return the line if it may belong to the record. One that is a record by itself is not swallowed."""
+        """Return the line if it may belong to the record, None if it is a record of its own."""
         self._bytes += len(line) + 1
         line_break = "\r\n" if isinstance(line, bytes) and line.endswith(b"\r") else "\n"
         if self.taken == 0:
             return text_of(line) + line_break
-        if self._bytes > self._table.feeding.max_line_bytes:
+        if self._bytes > self._table.options.max_line_bytes:
             return None
         try:
             text = text_of(line)
@@ -130,33 +131,33 @@ class _RecordLines:
         return text + line_break
 
 
-def table_under(header: str, feeding: Feeding) -> Table | None:
-    """Return the reader of what stands under `header`, None if it is no CSV header with an id column."""
-    tables = [table for delimiter in _DELIMITERS if (table := _table(header, delimiter, feeding)) is not None]
+def find_table(header: str, options: ReadOptions) -> CsvTable | None:
+    """Return the reader of the records below `header`, None if it is not a CSV header with an id column."""
+    tables = [table for delimiter in _DELIMITERS if (table := _table(header, delimiter, options)) is not None]
     return max(tables, key=lambda table: len(table.names), default=None)
 
 
-def table_demanded(header: str, feeding: Feeding, source: str) -> Table:
-    """As `table_under`, but raises `InputError` naming the columns found."""
-    table = table_under(header, feeding)
+def require_table(header: str, options: ReadOptions, source: str) -> CsvTable:
+    """As `find_table`, but raises `InputError` naming the columns found."""
+    table = find_table(header, options)
     if table is not None:
         return table
     columns = max((_columns(header, delimiter) or [] for delimiter in _DELIMITERS), key=len)
     found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in columns[:_COLUMNS_SHOWN]) or "none"
     raise InputError(
-        f"{source}: the CSV header has no column {' or '.join(feeding.id_names)}. Columns found: {found}. "
+        f"{source}: the CSV header has no column {' or '.join(options.id_names)}. Columns found: {found}. "
         "Name the one that holds the task ids with --id-column."
     )
 
 
-def _table(header: str, delimiter: str, feeding: Feeding) -> Table | None:
+def _table(header: str, delimiter: str, options: ReadOptions) -> CsvTable | None:
     columns = _columns(header, delimiter)
-    id_at = _find(columns, feeding.id_names) if columns else None
+    id_at = _find(columns, options.id_names) if columns else None
     if columns is None or id_at is None:
         return None
     account_at = _find(columns, (ACCOUNT_NAME,))
-    return Table(
-        feeding=feeding,
+    return CsvTable(
+        options=options,
         delimiter=delimiter,
         names=_distinct(columns),
         id_at=id_at,
@@ -175,7 +176,7 @@ def _columns(header: str, delimiter: str) -> list[str] | None:
 
 
 def _find(columns: Sequence[str], names: Sequence[str]) -> int | None:
-    """Return where the first of `names` stands that is there at all; capital letters matter only if they can."""
+    """Return the column of the first of `names` that exists; an exact match wins over one that ignores case."""
     for name in names:
         if name in columns:
             return columns.index(name)
@@ -184,7 +185,7 @@ def _find(columns: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _distinct(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns' names as keys of one object: nameless and repeated ones get their column's number."""
+    """Return the columns' names as keys of one object; empty and repeated ones get their column's number."""
     names: dict[str, None] = {}
     for number, column in enumerate(columns, 1):
         name = column or f"column_{number}"

@@ -1,20 +1,18 @@
-"""Read one input line: an id, a status URL, or JSON. Pure: bytes in, `Fed` out; `ValueError` tells people why not."""
+"""Parse one input line: an id, a status URL, or JSON. Pure: bytes in, `Fed` out; a `ValueError` gives the reason."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import orjson
 
 from poller.core.model import Fed, Rejection
 from poller.core.task_id import TASK_ID_PATTERN, task_id_of
-from poller.sources.parsing.lines import Line, Overlong, excerpt
+from poller.sources.options import ReadOptions
+from poller.sources.parsing.lines import Line, OverlongLine, excerpt
 
-Format = Literal["auto", "text", "jsonl", "csv"]
-
-ID_NAMES = ("task_id", "taskId", "id")  # the first one present counts
 ACCOUNT_NAME = "account"
 NAMES_SHOWN = 10
 
@@ -23,29 +21,12 @@ _PLAIN_IDS = re.compile(rb"(?:[A-Za-z0-9\-_~=+][A-Za-z0-9\-._~=+]{0,255}\n)*")  
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _STATUS_URL = re.compile(r"https?://[^/?#\s]+/(?:[^?#]*/)?tasks/([^/?#]*)/status/?(?:[?#].*)?", re.IGNORECASE)
 _JSON_STARTS = (b"{", b"[", b'"')
-_DEEPEST_REF = 254  # levels: what orjson writes, and far from what any reader refuses
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feeding:
-    """How input is read."""
-
-    format: Format = "auto"
-    id_column: str | None = None  # key or column that holds the id; None: the first of `ID_NAMES` present
-    accounts: frozenset[str]
-    default_account: str  # of lines that name none
-    max_line_bytes: int = 65_536
-    chunk_lines: int = 30_000  # stored in some 45 ms, 130 ms where ids come in no order, so that polls go on meanwhile
-
-    @property
-    def id_names(self) -> tuple[str, ...]:
-        """Where the id is sought, in this order."""
-        return ID_NAMES if self.id_column is None else (self.id_column,)
+_DEEPEST_REF = 254  # levels: the most that orjson writes; readers accept far more
 
 
 @dataclass(slots=True)
-class Gathered:
-    """What lines turned out to be, while a chunk is being put together."""
+class ParsedLines:
+    """The parsed lines of a chunk that is being built: tasks, rejected lines, a count of blank ones."""
 
     fed: list[Fed] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
@@ -64,14 +45,14 @@ class Gathered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SingleLines:
-    """Reads input in which every line stands for itself: text, JSON, or each line as it polls."""
+class PlainLines:
+    """Reads input in which every line is one task: text, JSON, or both."""
 
-    feeding: Feeding
+    options: ReadOptions
 
-    def read(self, lines: Sequence[Line], count: int, first: int, _final: bool, into: Gathered) -> int:
+    def read(self, lines: Sequence[Line], count: int, first: int, _final: bool, into: ParsedLines) -> int:
         """Read the first `count` lines, of which the first has the number `first`; return how many were read."""
-        account, strict_json = self.feeding.default_account, self.feeding.format == "jsonl"
+        account, strict_json = self.options.default_account, self.options.format == "jsonl"
         if not strict_json and (ids := _plain_ids(lines[:count])):
             into.fed += [Fed(account=account, task_id=task_id) for task_id in ids]
             return len(ids)
@@ -91,15 +72,15 @@ class SingleLines:
         if not text:
             return None
         encoded = text.encode()
-        if self.feeding.format == "jsonl" or (self.feeding.format == "auto" and encoded.startswith(_JSON_STARTS)):
-            return read_json(encoded, self.feeding)
+        if self.options.format == "jsonl" or (self.options.format == "auto" and encoded.startswith(_JSON_STARTS)):
+            return read_json(encoded, self.options)
         if is_comment(text):
             return None
-        return Fed(account=self.feeding.default_account, task_id=id_from(text))
+        return Fed(account=self.options.default_account, task_id=id_from(text))
 
 
 def _plain_ids(lines: Sequence[Line]) -> list[str]:
-    """Return the ids where every line is nothing but one, as in most files: one look at them all. Else nothing."""
+    """Return the ids if every line is just an id, as in most files (one match for all lines); else nothing."""
     try:
         text = b"\n".join(lines) + b"\n"  # type: ignore[arg-type]  # a line too long raises
     except TypeError:
@@ -109,13 +90,13 @@ def _plain_ids(lines: Sequence[Line]) -> list[str]:
 
 
 def is_comment(text: str) -> bool:
-    """Tell whether a line of text is there for people only."""
+    """Whether a line of text is a comment."""
     return text.lstrip().startswith("#")
 
 
 def text_of(line: Line) -> str:
-    """Return the line as text, without its line break. Raises `ValueError` where it is none or too long."""
-    if isinstance(line, Overlong):
+    """Return the line as text, without its line break. Raises `ValueError` where it is not text or too long."""
+    if isinstance(line, OverlongLine):
         raise ValueError(f"the line is {line.length} bytes long, more than a line may have")  # noqa: TRY004 - not a type
     try:
         text = line.decode("utf-8")
@@ -127,7 +108,7 @@ def text_of(line: Line) -> str:
 
 
 def id_from(text: str) -> str:
-    """Return the id that `text` is, or that a status URL names. The URL is not decoded and never followed."""
+    """Return the id in `text`, an id or a status URL. The URL is not decoded and never requested."""
     text = text.strip()
     if _URL.match(text) is None:
         return task_id_of(text)
@@ -136,40 +117,40 @@ def id_from(text: str) -> str:
     raise ValueError("a URL, but not that of a task's status (…/tasks/{id}/status)")
 
 
-def account_from(value: object, feeding: Feeding) -> str:
-    """Return the account that a line names, or the default. Raises `ValueError` for one that is not configured."""
+def account_from(value: object, options: ReadOptions) -> str:
+    """Return the account in a line, or the default. Raises `ValueError` for one that is not configured."""
     if value is None:
-        return feeding.default_account
+        return options.default_account
     if not isinstance(value, str):
         raise ValueError(f'"{ACCOUNT_NAME}" is not a string')  # noqa: TRY004 - the input's type, not the caller's
     name = value.strip()
     if not name:
-        return feeding.default_account
-    if name not in feeding.accounts:
-        known = sorted(feeding.accounts)
+        return options.default_account
+    if name not in options.accounts:
+        known = sorted(options.accounts)
         more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
         raise ValueError(f"unknown account; known: {', '.join(known[:NAMES_SHOWN])}{more}")
     return name
 
 
-def read_json(line: bytes, feeding: Feeding) -> Fed:
-    """Read a JSON object, string or whole number. All keys but the id's and the account's become `ref`, untouched."""
+def read_json(line: bytes, options: ReadOptions) -> Fed:
+    """Read a JSON object, string or whole number. All keys except id and account become `ref`, untouched."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise ValueError(f"broken JSON: {error}") from None
     if not isinstance(value, dict):
-        return Fed(account=feeding.default_account, task_id=_json_id(value, line))
-    name = next((name for name in feeding.id_names if name in value), None)
+        return Fed(account=options.default_account, task_id=_json_id(value, line))
+    name = next((name for name in options.id_names if name in value), None)
     if name is None:
-        raise ValueError(f"no id: none of the keys {', '.join(feeding.id_names)}")
+        raise ValueError(f"no id: none of the keys {', '.join(options.id_names)}")
     if len(value) == 1 and isinstance(value[name], str):
-        return Fed(account=feeding.default_account, task_id=id_from(value[name]))
+        return Fed(account=options.default_account, task_id=id_from(value[name]))
     raw = _raw_values(line, value)
     task_id = _json_id(value[name], bytes(raw.pop(name)))
-    account = feeding.default_account
+    account = options.default_account
     if ACCOUNT_NAME in raw:
-        account = account_from(value[ACCOUNT_NAME], feeding)
+        account = account_from(value[ACCOUNT_NAME], options)
         del raw[ACCOUNT_NAME]
     return Fed(account=account, task_id=task_id, ref=_object(raw) if raw else None)
 
@@ -184,7 +165,7 @@ def _json_id(value: object, raw: bytes) -> str:
 
 
 def _raw_values(line: bytes, value: dict[str, Any]) -> dict[str, msgspec.Raw]:
-    """Return each key's value as its bytes, so that numbers come out as they went in."""
+    """Return each key's value as its bytes, so that numbers keep their digits."""
     if line.count(b"[") + line.count(b"{") > _DEEPEST_REF:
         try:
             orjson.dumps(value)

@@ -1,14 +1,16 @@
-"""Cut a stream of bytes into lines, however the stream is cut into blocks. A line too long is counted, never held."""
+"""Cut a stream of bytes into lines, whatever blocks it arrives in. A line that is too long is counted, never held."""
 
 from dataclasses import dataclass
+
+from poller.core.text import printable
 
 EXCERPT_LENGTH = 120  # characters
 _EXCERPT_BYTES = 4 * EXCERPT_LENGTH  # enough for that many characters of UTF-8
 
 
 @dataclass(frozen=True, slots=True)
-class Overlong:
-    """What is left of a line that is too long: its beginning, and its length in bytes as `len()`."""
+class OverlongLine:
+    """A line that is too long: its beginning, and its full length in bytes as `len()`."""
 
     beginning: bytes
     length: int
@@ -17,16 +19,16 @@ class Overlong:
         return self.length
 
 
-Line = bytes | Overlong  # without its LF; a CR before it is still there
+Line = bytes | OverlongLine  # without its LF; a CR before it is still there
 
 
-class Splitter:
+class LineSplitter:
     """Cuts blocks at LF. Holds at most `max_line_bytes` of an unfinished line."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
         self._held = bytearray()
-        self._length = 0  # of the unfinished line, also where less of it is held
+        self._length = 0  # of the unfinished line, whether or not all of it is held
 
     def push(self, block: bytes) -> list[Line]:
         """Return the lines that `block` completes."""
@@ -45,7 +47,7 @@ class Splitter:
 
     @property
     def is_within_line(self) -> bool:
-        """The input so far ends without a line break."""
+        """Whether the input so far ends without a line break."""
         return self._length > 0
 
     def rest(self) -> Line | None:
@@ -60,16 +62,15 @@ class Splitter:
         held, length = bytes(self._held), self._length
         self._held.clear()
         self._length = 0
-        return held if length <= self._max_line_bytes else Overlong(held[:_EXCERPT_BYTES], length)
+        return held if length <= self._max_line_bytes else OverlongLine(held[:_EXCERPT_BYTES], length)
 
     def _bounded(self, line: bytes) -> Line:
         if len(line) <= self._max_line_bytes:
             return line
-        return Overlong(line[: min(_EXCERPT_BYTES, self._max_line_bytes)], len(line))
+        return OverlongLine(line[: min(_EXCERPT_BYTES, self._max_line_bytes)], len(line))
 
 
 def excerpt(line: Line) -> str:
     """Return the line's beginning for people: at most 120 characters, unprintable ones replaced."""
-    beginning = line.beginning if isinstance(line, Overlong) else line[:_EXCERPT_BYTES]
-    text = beginning.decode("utf-8", "replace").strip()[:EXCERPT_LENGTH]
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    beginning = line.beginning if isinstance(line, OverlongLine) else line[:_EXCERPT_BYTES]
+    return printable(beginning.decode("utf-8", "replace").strip()[:EXCERPT_LENGTH])

@@ -1,65 +1,61 @@
-"""Turn blocks of bytes into chunks of read lines. Pure: what comes out does not depend on how the bytes were cut."""
+"""Turn blocks of bytes into chunks of parsed lines. Pure: the result does not depend on the size of the blocks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from poller.core.model import Chunk, Position, Rejection
-from poller.sources.parsing.csv_table import Table, table_demanded, table_under
-from poller.sources.parsing.line import Feeding, Gathered, SingleLines, is_comment, text_of
-from poller.sources.parsing.lines import Line, Splitter, excerpt
+from poller.sources.options import ReadOptions
+from poller.sources.parsing.csv_table import CsvTable, find_table, require_table
+from poller.sources.parsing.line import ParsedLines, PlainLines, is_comment, text_of
+from poller.sources.parsing.lines import Line, LineSplitter, excerpt
 
 _BOM = "\N{ZERO WIDTH NO-BREAK SPACE}".encode()
 
 
-class Reading(Protocol):
-    """Reads lines of one format, each as a whole or as part of a record."""
+class LineReader(Protocol):
+    """Parses lines of one format. A record is one line, or several."""
 
-    def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: Gathered, /) -> int:
+    def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines, /) -> int:
         """Read what begins within the first `count` lines (the first has the number `first`) into `into`; return how
         many lines that took. Fewer than `count`: it needs more lines, unless `final`."""
         ...
 
 
-def reading_of(line: str, feeding: Feeding, source: str) -> Reading:
-    """Return how input is read whose first line with content is `line`. Raises `InputError` for a CSV without ids."""
-    if feeding.format == "csv":
-        return table_demanded(line, feeding, source)
-    table = table_under(line, feeding) if feeding.format == "auto" else None
-    return table or SingleLines(feeding=feeding)
+def reader_for(line: str, options: ReadOptions, source: str) -> LineReader:
+    """Return the reader for input whose first line with content is `line`. Raises `InputError` for CSV without ids."""
+    if options.format == "csv":
+        return require_table(line, options, source)
+    table = find_table(line, options) if options.format == "auto" else None
+    return table or PlainLines(options=options)
 
 
 class Parser:
-    """Reads one source. Holds no more than one block, one unfinished line and one chunk."""
+    """Parses one source. Holds at most one block, one unfinished line and one chunk."""
 
     def __init__(
-        self, feeding: Feeding, source: str, *, start: Position | None = None, reading: Reading | None = None
+        self, options: ReadOptions, source: str, *, start: Position | None = None, reader: LineReader | None = None
     ) -> None:
-        """`source` names the input in errors; `start` is where it is read on, and `reading` what is known of it."""
-        self._feeding = feeding
+        """`source` names the input in errors; `start` is where it resumes, and `reader` its format if that is known."""
+        self._options = options
         self._source = source
         self._position = replace(start or Position(), fingerprint="", ended=False)
-        self._reading = reading
-        self._splitter = Splitter(feeding.max_line_bytes)
+        self.reader = reader  # None until a line with content was seen
+        self._splitter = LineSplitter(options.max_line_bytes)
         self._pending: list[Line] = []
         self._at_beginning = self._position.offset == 0
         self._last_break = 1  # length of the line break after the last line
 
     @property
-    def reading(self) -> Reading | None:
-        """How the input is read; None while no line with content was seen."""
-        return self._reading
-
-    @property
     def is_within_line(self) -> bool:
-        """The last line has no line break yet."""
+        """Whether the last line has no line break yet."""
         return self._splitter.is_within_line
 
     def push(self, block: bytes) -> Iterator[Chunk]:
         """Yield the full chunks that `block` completes."""
         self._append(self._splitter.push(block))
-        while len(self._pending) >= self._feeding.chunk_lines:
-            chunk = self._take(self._feeding.chunk_lines, final=False)
+        while len(self._pending) >= self._options.chunk_lines:
+            chunk = self._take(self._options.chunk_lines, final=False)
             if chunk is None:
                 return
             yield chunk
@@ -69,13 +65,13 @@ class Parser:
         return self._take(len(self._pending), final=False)
 
     def end(self) -> Iterator[Chunk]:
-        """Yield what is left. The last chunk, which may be empty, says that the source has ended."""
+        """Yield what is left. The last chunk, which may be empty, marks the source as ended."""
         last = self._splitter.rest()
         if last is not None:
             self._append([last])
             self._last_break = 0
-        while len(self._pending) > self._feeding.chunk_lines:
-            chunk = self._take(self._feeding.chunk_lines, final=True)
+        while len(self._pending) > self._options.chunk_lines:
+            chunk = self._take(self._options.chunk_lines, final=True)
             if chunk is not None:
                 yield chunk
         chunk = self._take(len(self._pending), final=True)
@@ -83,7 +79,7 @@ class Parser:
         yield replace(chunk or Chunk(fed=(), rejected=(), blank=0, position=self._position), position=self._position)
 
     def end_within_line(self, reason: str) -> Iterator[Chunk]:
-        """As `end`, where a last line without a line break is only a part of one: it is rejected."""
+        """As `end`, but reject a last line without a line break: it is only a part of one."""
         torn = self._splitter.rest()
         for chunk in self.end():
             if torn is None or not chunk.position.ended:
@@ -105,10 +101,10 @@ class Parser:
         self._pending += lines
 
     def _take(self, count: int, *, final: bool) -> Chunk | None:
-        into = Gathered()
-        taken = 0 if self._reading else self._detect(count, into)
-        if self._reading and taken < count:
-            taken += self._reading.read(
+        into = ParsedLines()
+        taken = 0 if self.reader else self._detect(count, into)
+        if self.reader and taken < count:
+            taken += self.reader.read(
                 self._pending[taken:] if taken else self._pending,
                 count - taken,
                 self._position.line + taken + 1,
@@ -120,8 +116,8 @@ class Parser:
         self._advance(taken)
         return Chunk(fed=tuple(into.fed), rejected=tuple(into.rejected), blank=into.blank, position=self._position)
 
-    def _detect(self, count: int, into: Gathered) -> int:
-        """Read lines up to the first that tells the format, a CSV header included; return how many."""
+    def _detect(self, count: int, into: ParsedLines) -> int:
+        """Read lines up to the first that shows the format, a CSV header included; return how many."""
         for at, line in enumerate(self._pending[:count]):
             try:
                 text = text_of(line)
@@ -129,8 +125,8 @@ class Parser:
                 into.reject(self._position.line + at + 1, line, reason)
                 continue
             if text.strip() and not is_comment(text):
-                self._reading = reading_of(text, self._feeding, self._source)
-                if not isinstance(self._reading, Table):
+                self.reader = reader_for(text, self._options, self._source)
+                if not isinstance(self.reader, CsvTable):
                     return at
                 into.blank += 1
                 return at + 1
@@ -147,15 +143,15 @@ class Parser:
         )
 
 
-def reading_so_far(blocks: Iterator[bytes], feeding: Feeding, source: str) -> Reading | None:
-    """Return how a source is read of which `blocks` were read before; None if they do not tell yet."""
-    parser = Parser(feeding, source)
+def detect_reader(blocks: Iterator[bytes], options: ReadOptions, source: str) -> LineReader | None:
+    """Return the reader for a source that begins with `blocks`; None if they do not show the format yet."""
+    parser = Parser(options, source)
     for block in blocks:
         for _chunk in parser.push(block):
             pass
         parser.flush()
-        if parser.reading is not None:
-            return parser.reading
+        if parser.reader is not None:
+            return parser.reader
     for _chunk in parser.end():
         pass
-    return parser.reading
+    return parser.reader

@@ -191,7 +191,7 @@ async def _record_again(connection: AsyncConnection, settled: Sequence[Settled])
             [each.missing_at for each in again],
             [each.status and storable(each.status) for each in again],
             [each.requested_at for each in again],
-            [each.trace for each in settled],
+            [each.poll_line for each in settled],
         ),
     )
     return updated.rowcount
@@ -219,7 +219,7 @@ async def _record_finished(connection: AsyncConnection, settled: Sequence[Settle
             [record.reason and storable(record.reason) for record in records],
             [record.seen_at for record in records],
             [record.body for record in records],
-            [each.trace for each in settled],
+            [each.poll_line for each in settled],
             LONGEST,
         ),
     )

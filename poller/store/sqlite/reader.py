@@ -11,7 +11,6 @@ from poller.core.model import (
     DeadLetter,
     Delivery,
     Kind,
-    Record,
     Rejection,
     SinkSums,
     SourceSums,
@@ -19,6 +18,7 @@ from poller.core.model import (
     TaskDetails,
 )
 from poller.core.poll_log import polls as polls_of
+from poller.core.record import restore
 from poller.store.sqlite.errors import translated
 
 TOP_REASONS = 10
@@ -138,7 +138,7 @@ def task_details_of(row: Sequence[Any], deliveries: Mapping[str, str]) -> TaskDe
         status=status,
         poll_log=polls_of(poll_log),
         kind=kind,
-        record=None if kind is None else Record(body=body, kind=kind, reason=reason, seen_at=seen_at),
+        record=None if kind is None else restore(body, kind=kind, reason=reason, seen_at=seen_at),
         deliveries=deliveries,
     )
 

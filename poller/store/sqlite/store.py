@@ -470,7 +470,7 @@ def _rows_to_poll_again(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
             again.missing_at,
             again.status and storable(again.status),
             again.requested_at,
-            each.trace,
+            each.poll_line,
             -LONGEST,
             each.task.key,
         )
@@ -483,7 +483,7 @@ def _rows_finished(settled: Sequence[Settled]) -> list[tuple[Any, ...]]:
     return [
         (
             str(record.kind),
-            each.trace,
+            each.poll_line,
             -LONGEST,
             each.task.key,
             record.reason and storable(record.reason),

@@ -11,11 +11,12 @@ import orjson
 
 from poller import __version__
 from poller.core.errors import StoreError
+from poller.core.histogram import Histogram
 from poller.core.model import GateReading, JsonObject, Kind, Pause, SourceSums
 from poller.core.protocols import Clock, Store
-from poller.core.text import WORDS
+from poller.core.text import PAUSE_TEXT
 from poller.engine import DeliveryLoop, Service
-from poller.engine.history import BOUNDS_S, STEP_S, History, RecentReason, Spread, Step
+from poller.engine.history import STEP_S, History, RecentReason, Step
 from poller.engine.metrics import Metrics
 from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
 
@@ -75,7 +76,7 @@ class Overview:
             "took": _spread(self._history.took),
             "late": _spread(self._history.late),
             "reasons": _reasons(self._history.reasons, metrics.finished),
-            "troubles": [{"reason": reason, "count": count} for reason, count in metrics.troubles.most_common(8)],
+            "troubles": [{"reason": reason, "count": count} for reason, count in metrics.failed_polls.most_common(8)],
             "sinks": [self._sink(loop) for loop in service.delivery_loops],
             "sources": _sources(await self._sources()),
             "warning": asdict(service.warning) if service.warning else None,
@@ -151,7 +152,7 @@ def _lane(name: str, reading: GateReading, due_at: float | None) -> JsonObject:
     return {
         "account": name,
         "pause": state.pause,
-        "says": WORDS.get(state.pause or ""),
+        "says": PAUSE_TEXT.get(state.pause or ""),
         "detail": state.pause_detail,
         "resume_at": state.resume_at,
         "is_stuck": state.pause in STUCK,
@@ -194,13 +195,13 @@ def _pace(history: History) -> JsonObject:
     }
 
 
-def _spread(spread: Spread) -> JsonObject:
+def _spread(histogram: Histogram) -> JsonObject:
     return {
-        "bounds_s": BOUNDS_S,
-        "counts": spread.counts,
-        "total": spread.total,
-        "half_s": spread.quantile(0.5),
-        "most_s": spread.quantile(0.95),
+        "bounds_s": histogram.bounds,
+        "counts": histogram.counts,
+        "total": histogram.total,
+        "half_s": histogram.quantile(0.5),
+        "most_s": histogram.quantile(0.95),
     }
 
 

@@ -38,7 +38,7 @@ def listening(*args: str, folder: Path, listen: str = "127.0.0.1:0", **env: str)
     """Run the poller; yields it with its page's address."""
     flags = ("--listen", listen, "--no-progress", *args)
     with running("run", *flags, folder=folder, env=environ(**env)) as poller:
-        wait_until(poller.told("web.started"), "the page's server")
+        wait_until(poller.logged("web.started"), "the page's server")
         (started,) = [event for event in poller.events() if event["event"] == "web.started"]
         yield poller, started["url"]
 
@@ -125,7 +125,7 @@ def test_a_refused_token_is_told_with_its_remedy_and_readable_too(browser: Brows
         ):
             expect(page.locator("#state")).to_have_text("needs you", timeout=PATIENCE_MS)
             expect(page.locator("#notices")).to_contain_text("Paused: token refused")
-            expect(page.locator("#notices")).to_contain_text("replace it, the run goes on by itself")
+            expect(page.locator("#notices")).to_contain_text("replace it, then polling resumes by itself")
             expect(page.locator("#when")).to_have_text("no forecast")
             assert_readable(page)
             assert seen.console == []

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.core.histogram import Histogram
 from poller.core.model import Kind, Record, Sums
-from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History, Spread, Step
+from poller.core.record import restore
+from poller.core.text import KIND_TEXT
+from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History, Step
 from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
 
 NOW = 1_767_571_200.0
@@ -128,7 +131,7 @@ def record(number: int, *, reason: str | None = None, took_s: float = 5.0, **fie
         **fields,
     }
     kind = Kind(str(body["kind"]))
-    return Record(body=orjson.dumps(body), kind=kind, reason=reason, seen_at=NOW + took_s + 2)
+    return restore(orjson.dumps(body), kind=kind, reason=reason, seen_at=NOW + took_s + 2)
 
 
 def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empty() -> None:
@@ -168,13 +171,19 @@ def test_a_reason_counts_on_from_earlier_runs_and_keeps_its_latest_samples() -> 
 
 def test_records_of_earlier_runs_are_samples_that_are_not_counted_again() -> None:
     history = History()
-    history.begin(NOW, replace(NOTHING, reasons=(("canceled", 7), ("HTTP 404: HubSpot does not know this id", 2))))
-    history.recall(record(1, kind="canceled", errors=None).body)
-    history.recall(record(2, kind="not_found", errors=None).body)
-    history.recall(record(3, kind="canceled", errors=[{"message": "another reason"}]).body)
+    canceled, missing = KIND_TEXT["canceled"], f"HTTP 404: {KIND_TEXT['not_found']}"
+    answered = "the server answered {}"
+    reasons = ((canceled, 7), (missing, 2), (answered.format(404), 3), (answered.format(503), 4))
+    history.begin(NOW, replace(NOTHING, reasons=reasons))
+    history.add_earlier(record(1, kind="canceled", errors=None).body)
+    history.add_earlier(record(2, kind="not_found", errors=None).body)
+    history.add_earlier(record(3, kind="canceled", errors=[{"message": "another reason"}]).body)
+    history.add_earlier(record(4, kind="canceled", errors=[{"message": answered.format(503)}]).body)
     assert {name: (each.count, len(each.samples)) for name, each in history.reasons.items()} == {
-        "canceled": (7, 1),
-        "HTTP 404: HubSpot does not know this id": (2, 1),
+        canceled: (7, 1),
+        missing: (2, 1),
+        answered.format(404): (3, 0),
+        answered.format(503): (4, 1),
     }
 
 
@@ -208,7 +217,7 @@ def test_a_huge_ref_is_cut() -> None:
 
 @given(st.lists(st.floats(0, 2e5), min_size=1))
 def test_quantiles_rise_and_stay_within_the_bounds(seconds: list[float]) -> None:
-    spread = Spread()
+    spread = Histogram(BOUNDS_S)
     for each in seconds:
         spread.add(each)
     found = [spread.quantile(share) for share in (0.0, 0.1, 0.5, 0.95, 1.0)]

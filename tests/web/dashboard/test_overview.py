@@ -14,7 +14,7 @@ from poller.core.protocols import Clock
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from poller.web.dashboard import FILES, PUBLIC_PATHS
 from tests.support.simulation import Simulation
-from tests.support.site import SITE_TOKEN, WITH_TOKEN, told, visited
+from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
 MIXED = Scenario(
     seed=3,
@@ -26,7 +26,7 @@ MIXED = Scenario(
 async def overview_of(session: aiohttp.ClientSession) -> Any:
     async with session.get("/v1/overview") as response:
         assert response.status == 200
-        return await told(response)
+        return await json_of(response)
 
 
 async def at_rest(simulation: Simulation, session: aiohttp.ClientSession) -> tuple[Any, Sums]:

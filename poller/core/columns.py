@@ -1,0 +1,64 @@
+"""Finds what a report needs in the person's row (`ref`): the columns by their names, and the source file. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+LONGEST_NAME = 100  # characters of a host or a file name that are kept
+
+DUPLICATE_OPTIONS = ("duplicateValidationStrategy", "duplicateValidationScope")
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "url": ("url", "sourceurl", "fileurl", "downloadurl", "importurl", "source", "href", "link"),
+    "md5": ("md5", "filemd5", "md5sum", "md5hash", "contentmd5", "checksummd5"),
+    "size": ("size", "filesize", "sizebytes", "bytes", "contentlength"),
+    "name": ("name", "filename"),
+    "folderId": ("folderid", "parentfolderid"),
+    **{name: (name.lower(),) for name in ("access", "folderPath", "ttl", "expiresAt", "overwrite", *DUPLICATE_OPTIONS)},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The person's column for each meaning: `named` ones by their exact name in `ref`, others by `COLUMN_NAMES`."""
+
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, ref: Mapping[str, Any], meaning: str) -> Any:
+        """Return the value of the column with this meaning; None where there is none."""
+        if (name := self.named.get(meaning)) is not None:
+            return ref.get(name)
+        wanted = COLUMN_NAMES[meaning]
+        return next(
+            (value for name, value in ref.items() if normalized(name) in wanted and value not in (None, "")), None
+        )
+
+
+@lru_cache(maxsize=4096)  # every row has the same columns
+def normalized(name: str) -> str:
+    """Return a column's name without case and separators: `Folder ID` and `folder_id` are `folderid`."""
+    return re.sub(r"[\s_.-]", "", name).casefold()
+
+
+class SourceFile(NamedTuple):
+    """The file that an import reads."""
+
+    url: str | None
+    host: str | None
+    name: str  # the last piece of the URL's path; may be empty
+
+
+def source_file(ref: object, columns: Columns | None = None) -> SourceFile:
+    """Return the source file that the person's row names."""
+    url = (columns or Columns()).value(ref, "url") if isinstance(ref, dict) else None
+    if not isinstance(url, str) or not (url := url.strip()):
+        return SourceFile(None, None, "")
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        host = parts.hostname
+    except ValueError:
+        return SourceFile(url, None, "")
+    name = unquote(parts.path.rstrip("/").rpartition("/")[2])
+    return SourceFile(url, host[:LONGEST_NAME] if host else None, name[-LONGEST_NAME:])

@@ -1,0 +1,103 @@
+"""An account's polls on their way to the disk: recorded in groups, logged and counted only after the commit."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+from msgspec import Struct
+
+from poller.core.log import is_debug
+from poller.core.model import Outcome, Poll, Record, Running, Settled
+from poller.core.protocols import Store
+from poller.engine.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class Polled(Struct, frozen=True, kw_only=True):
+    """A poll made and decided, not recorded yet."""
+
+    outcome: Outcome
+    settled: Settled
+    poll: Poll
+    at: float  # when it was decided
+
+
+class Recorder:
+    """Records an account's polls: each commit takes all that were made during the commit before."""
+
+    def __init__(
+        self, account: str, *, store: Store, metrics: Metrics, on_recorded: Callable[[Record | None], None]
+    ) -> None:
+        self.ended = False
+        self._account = account
+        self._store = store
+        self._metrics = metrics
+        self._on_recorded = on_recorded
+        self._unrecorded: list[Polled] = []
+        self._has_unrecorded = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._unknown_statuses: set[str | None] = set()
+
+    def count(self, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
+        """Count an answered request, also one whose outcome is not recorded."""
+        self._metrics.add_poll(self._account, outcome, request_s=request_s, gate_s=gate_s)
+
+    def add(self, polled: Polled) -> None:
+        """Take a poll for the next commit."""
+        self._unrecorded.append(polled)
+        self._has_unrecorded.set()
+
+    async def wait_for_room(self, limit: int) -> None:
+        """Wait until fewer than `limit` polls are unrecorded: a crash would repeat them all."""
+        while len(self._unrecorded) >= limit:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    def end(self) -> None:
+        """Return from `run` once everything is recorded."""
+        self.ended = True
+        self._has_unrecorded.set()
+
+    async def run(self, *, save: Callable[[], None], on_commit: Callable[[Sequence[Polled]], None]) -> None:
+        """Record until `end`. `save` is called before each commit, `on_commit` after it with the recorded polls."""
+        while self._unrecorded or not self.ended:
+            await self._has_unrecorded.wait()
+            self._has_unrecorded.clear()
+            polled, self._unrecorded = self._unrecorded, []
+            self._has_room.set()
+            save()
+            await self._store.record([each.settled for each in polled])
+            for each in polled:
+                self._log(each)
+                if (record := each.settled.record) is not None:
+                    self._metrics.finish(record.kind)
+                self._on_recorded(record)
+            on_commit(polled)
+
+    def _log(self, polled: Polled) -> None:
+        outcome, poll, task, record = polled.outcome, polled.poll, polled.settled.task, polled.settled.record
+        if is_debug():
+            log.debug(
+                "poll.answered",
+                account=self._account,
+                task_id=task.task_id,
+                outcome=poll.outcome,
+                detail=poll.detail,
+                polls=task.polls + 1,
+                again_in_s=poll.again_in_s and round(poll.again_in_s, 3),
+            )
+        if isinstance(outcome, Running) and not outcome.known and outcome.status not in self._unknown_statuses:
+            self._unknown_statuses.add(outcome.status)
+            log.warning("status.unknown", account=self._account, status=outcome.status, task_id=task.task_id)
+        if record is not None:
+            log.info(
+                "task.finished",
+                account=self._account,
+                task_id=task.task_id,
+                kind=record.kind.value,
+                polls=task.polls + 1,
+                waited_s=round(polled.at - task.fed_at, 3),
+                reason=record.reason,
+                correlation_id=outcome.correlation_id,
+            )

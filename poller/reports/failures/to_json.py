@@ -1,0 +1,48 @@
+"""Renders a failure report for programs; docs/answers.md describes the keys. Pure."""
+
+from dataclasses import asdict
+
+from poller.core.model import JsonObject, Kind
+from poller.core.timestamps import iso
+from poller.reports.failures.counters import DURATION_BOUNDS_S
+from poller.reports.failures.groups import FailureReport, ReasonGroup
+
+SAMPLE = ("task_id", "account", "url", "correlation_id", "file_id", "ref")
+
+
+def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
+    """Return the report as one object. Keys may be added, never removed."""
+    return {
+        "finished": report.finished,
+        "complete": report.kinds.get(Kind.COMPLETE, 0),
+        "failed": report.failed,
+        "retryable": report.retryable,
+        "waiting": waiting,
+        "pruned": pruned,
+        "kinds": dict(report.kinds),
+        "reasons": [_group(group) for group in report.groups()],
+        "hosts": [asdict(share) for share in report.hosts()],
+        "extensions": [asdict(share) for share in report.extensions()],
+        "compared": dict(report.compared),
+        "import_seconds": [
+            {"below": bound, "imports": count}
+            for bound, count in zip((*DURATION_BOUNDS_S, None), report.durations.counts, strict=True)
+        ],
+    }
+
+
+def _group(group: ReasonGroup) -> JsonObject:
+    return {
+        "kind": group.reason.kind,
+        "category": group.reason.category,
+        "reason": group.reason.message,
+        "count": group.count,
+        "retryable": group.retryable,
+        "why": group.why or group.why_not,
+        "why_not": group.why_not or None,
+        "hosts": dict(group.hosts.top()),
+        "extensions": dict(group.extensions.top()),
+        "first_at": None if group.first_at is None else iso(group.first_at),
+        "last_at": None if group.last_at is None else iso(group.last_at),
+        "samples": [{name: getattr(sample, name) for name in SAMPLE} for sample in group.samples],
+    }

@@ -1,0 +1,181 @@
+"""Find the input file to read next in a folder where files are rotated: the one read last, under any name, until
+nothing of it is left; then those that came after it and were rotated away unread; then the one at the path."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from poller.core.errors import InputError
+from poller.core.model import Position
+from poller.sources.files.open_file import OpenFile, open_file, source_name
+
+log = structlog.get_logger()
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z", ".zip")
+_SLACK_NS = 60_000_000_000  # a file may be written to for this long after it was renamed
+
+_NextFile = tuple[OpenFile, Position | None]  # where to resume it; None: it was never read
+
+
+@contextmanager
+def next_file(spec: str, known: Position | None) -> Iterator[_NextFile]:
+    """Open the file to read now of a source read up to `known`; yield it with the position to resume from, None for a
+    file that was never read. Raises `InputError` where there is nothing yet."""
+    with ExitStack() as kept:
+        with ExitStack() as stack:
+            file, start = _choose(spec, known, stack)
+            fd = os.dup(file.fd)  # all others are closed
+            kept.callback(os.close, fd)
+        yield replace(file, fd=fd), start
+
+
+def _choose(spec: str, known: Position | None, stack: ExitStack) -> _NextFile:
+    try:
+        at_path = _open_file(Path(spec), stack)
+    except InputError:
+        if known is None or (chosen := _choose_known(spec, None, known, stack)) is None:
+            raise
+        return chosen
+    chosen = None if known is None else _choose_known(spec, at_path, known, stack)
+    return chosen or (at_path, None)
+
+
+def _choose_known(spec: str, at_path: OpenFile | None, known: Position, stack: ExitStack) -> _NextFile | None:
+    """Return the file to read before the one at the path, or that one if it is to be resumed; else None."""
+    name, folder = source_name(spec), _Folder(Path(spec), at_path, stack)
+    last_read = folder.last_read(known)
+    if last_read is not None:
+        if last_read.size > known.offset or not known.ended:
+            log.info("source.rest_found", source=name, file=last_read.name, offset=known.offset, line=known.line)
+            return last_read, known
+        unread = folder.oldest_since(last_read)
+    else:
+        if at_path is not None and at_path.holds(known):
+            return at_path, known
+        if at_path is not None and not known.ended:
+            log.warning("source.rest_not_found", source=name, offset=known.offset, line=known.line)
+        unread = folder.rewritten(known)
+    if unread is None:
+        return None
+    log.info("source.unseen_found", source=name, file=unread.name)
+    return unread, None
+
+
+def has_copy(spec: str, file: OpenFile, known: Position) -> bool:
+    """Whether another file of the folder holds what was read of `file` up to `known`."""
+    with ExitStack() as stack:
+        return _Folder(Path(spec), file, stack).last_read(known) is not None
+
+
+def _open_file(path: Path, stack: ExitStack) -> OpenFile:
+    file = stack.enter_context(open_file(str(path), 0))
+    if not file.seekable:
+        raise InputError(f"cannot follow {path}: it is neither a file nor a named pipe")
+    return file
+
+
+class _Folder:
+    """The files beside a followed one."""
+
+    def __init__(self, path: Path, current: OpenFile | None, stack: ExitStack) -> None:
+        self._path = path
+        self._current = current
+        self._inode = None if current is None else current.facts().st_ino
+        self._stack = stack
+
+    def last_read(self, known: Position) -> OpenFile | None:
+        """Return the file that was read up to `known` where it is not the one at the path: renamed, or copied before
+        the one at the path was truncated."""
+        inode, changed_ns = _inode_and_change(known)
+        holds = self._current is not None and self._current.holds(known)
+        if inode is None or (inode == self._inode and holds):
+            return None
+        renamed = self._longest_holding(self._others(inode), known, 0)
+        if renamed is not None or known.offset == 0 or holds:
+            return renamed
+        copies = (path for path in self._others() if path.name.startswith(self._path.stem))
+        return self._longest_holding(copies, known, changed_ns)
+
+    def rewritten(self, known: Position) -> OpenFile | None:
+        """Return the file that was read up to `known` where it was truncated, rewritten and renamed since."""
+        inode, changed_ns = _inode_and_change(known)
+        if inode is None:
+            return None
+        files = (file for path in self._others(inode) if (file := self._open(path)) is not None)
+        return next((file for file in files if file.facts().st_mtime_ns >= changed_ns), None)
+
+    def oldest_since(self, last_read: OpenFile) -> OpenFile | None:
+        """Return the oldest file that took the path after `last_read` did, and was rotated away itself since."""
+        order = _RotationOrder(self._path.name)
+        rank = order.rank(os.path.basename(last_read.name))  # noqa: PTH119 - a name, not a path
+        if rank is None:
+            return None
+        since_ns = last_read.facts().st_mtime_ns - _SLACK_NS
+        ranked = [(found, entry.name) for entry in self._entries() if (found := order.rank(entry.name)) is not None]
+        for found, name in sorted(ranked):
+            if found[0] == rank[0] and found > rank:
+                file = self._open(self._path.parent / name)
+                if file is not None and file.facts().st_mtime_ns >= since_ns and not self._is_current(file):
+                    return file
+        return None
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self._path.parent) as entries:
+                return [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+        except OSError:
+            return []
+
+    def _others(self, inode: int | None = None) -> Iterator[Path]:
+        """Yield the files that are not the one at the path; of an inode, if one is given."""
+        for entry in self._entries():
+            if entry.inode() != self._inode and inode in (None, entry.inode()):
+                yield self._path.parent / entry.name
+
+    def _longest_holding(self, paths: Iterator[Path], known: Position, changed_ns: int) -> OpenFile | None:
+        """Return the longest file that holds what was read and was not last changed before that."""
+        files = [file for path in paths if (file := self._open(path)) is not None]
+        holding = [file for file in files if file.holds(known) and file.facts().st_mtime_ns >= changed_ns]
+        return max(holding, key=lambda file: file.size, default=None)
+
+    def _open(self, path: Path) -> OpenFile | None:
+        if path.name.endswith(COMPRESSED):
+            return None
+        try:
+            return _open_file(path, self._stack)
+        except InputError:
+            return None
+
+    def _is_current(self, file: OpenFile) -> bool:
+        return self._current is not None and os.path.samestat(file.facts(), self._current.facts())
+
+
+def _inode_and_change(position: Position) -> tuple[int | None, int]:
+    """Return the inode of the file read, and when it had last been changed; None where a position does not name it."""
+    _, _, identity = position.fingerprint.partition(" ")
+    inode, _, changed_ns = identity.partition(" ")
+    return (int(inode), int(changed_ns)) if inode and changed_ns else (None, 0)
+
+
+class _RotationOrder:
+    """The order of rotated files by their names: of dates the later is newer, of counters the smaller."""
+
+    def __init__(self, name: str) -> None:
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name, not a path
+        mark = r"[._-](\d[\dT:._-]*)"
+        patterns = [f"{re.escape(name)}{mark}"] + ([f"{re.escape(stem)}{mark}{re.escape(suffix)}"] if suffix else [])
+        self._pattern = re.compile("|".join(patterns))
+
+    def rank(self, name: str) -> tuple[bool, int, str] | None:
+        """Return the sort key of a rotated file, from old to new within one kind of mark; None for another file."""
+        match = self._pattern.fullmatch(name)
+        if match is None:
+            return None
+        mark = next(group for group in match.groups() if group is not None)
+        is_counter = mark.isdigit() and len(mark) <= 3
+        return (True, -int(mark), "") if is_counter else (False, 0, mark)
