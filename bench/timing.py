@@ -22,15 +22,15 @@ from poller.schedule.policy import LONGEST_GAP_S
 SEED = 1
 PROCESSES = 2
 RATES = (60.0, 10.0)
-PRICES_S = (0.02, 0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0)
-OPTIMAL_PRICES_S = (0.1, 0.3, 1.0, 2.0, 4.0, 10.0, 30.0)
+COSTS_S = (0.02, 0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0)
+OPTIMAL_COSTS_S = (0.1, 0.3, 1.0, 2.0, 4.0, 10.0, 30.0)
 WARM_UP = 1 / 3  # of the tasks; the rest is the steady state
 UNLIMITED = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a policy cost, and how late it was."""
+    """The polls and the lateness of a policy."""
 
     polls: float  # per task
     mean_s: float
@@ -90,16 +90,16 @@ class Compared:
     per_second: float
     others: Mapping[str, Result]
     default: Result
-    priced: Mapping[float, Result]
-    optimal: Sequence[Result]  # by rising price, without a limit
+    by_cost: Mapping[float, Result]
+    optimal: Sequence[Result]  # by rising poll cost, without a limit
     optimal_within: Sequence[Result]  # the same where no gap is longer than the default allows
     clairvoyant: Result
 
     def equal_or_better(self, other: Result) -> tuple[float, Result] | None:
-        """Return the price and the result with the fewest polls that is at most 5 % later and needs no more polls."""
+        """Return poll cost and result of the fewest polls that is at most 5 % later and needs no more polls."""
         fitting = [
-            (price_s, mine)
-            for price_s, mine in self.priced.items()
+            (poll_cost_s, mine)
+            for poll_cost_s, mine in self.by_cost.items()
             if mine.polls <= other.polls and mine.mean_s <= other.mean_s * 1.05
         ]
         return min(fitting, key=lambda each: each[1].polls, default=None)
@@ -119,9 +119,9 @@ def compare(workload: str, per_second: float) -> Compared:
     return Compared(
         workload=workload,
         per_second=per_second,
-        others={name: simulate(tasks, make(), per_second) for name, make in OTHERS.items()},
+        others={name: simulate(tasks, build(), per_second) for name, build in OTHERS.items()},
         default=simulate(tasks, Learning(), per_second),
-        priced=_priced(tasks, per_second),
+        by_cost=_by_cost(tasks, per_second),
         optimal=_optimal(tasks, math.inf),
         optimal_within=_optimal(tasks, LONGEST_GAP_S),
         clairvoyant=simulate(tasks, Clairvoyant(), per_second),
@@ -129,13 +129,13 @@ def compare(workload: str, per_second: float) -> Compared:
 
 
 def _optimal(tasks: Sequence[Import], longest_gap_s: float) -> list[Result]:
-    """Return what the bound needs at each price, were there no limit on requests."""
-    found = [Optimal(tasks, price_s, min(longest_gap_s, UNLIMITED)) for price_s in OPTIMAL_PRICES_S]
+    """Return the bound's results for each poll cost, without a limit on requests."""
+    found = [Optimal(tasks, poll_cost_s, min(longest_gap_s, UNLIMITED)) for poll_cost_s in OPTIMAL_COSTS_S]
     return [simulate(tasks, policy, UNLIMITED) for policy in found]
 
 
-def _priced(tasks: Sequence[Import], per_second: float) -> dict[float, Result]:
-    return {price_s: simulate(tasks, Learning(price_s), per_second) for price_s in PRICES_S}
+def _by_cost(tasks: Sequence[Import], per_second: float) -> dict[float, Result]:
+    return {poll_cost_s: simulate(tasks, Learning(poll_cost_s), per_second) for poll_cost_s in COSTS_S}
 
 
 def main() -> None:

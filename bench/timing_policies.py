@@ -1,14 +1,14 @@
-"""The policies that are compared: plain intervals, the service's own back-off, what it learns, and two bounds."""
+"""The compared policies: plain intervals, the service's back-off, its learned timing, and two bounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bench.timing_workloads import DEADLINE_S, Import
-from poller.schedule import Learned, Price
+from poller.schedule import PollPlanner, Tradeoff
 from poller.schedule.hazard import BANDS, EDGES, WIDTHS, band_of
-from poller.schedule.inspection import Inspection, plan
-from poller.schedule.policy import LONGEST_GAP_S, LONGEST_PRICED_GAP_S
+from poller.schedule.inspection import InspectionPlan, plan_inspection
+from poller.schedule.policy import LONGEST_GAP_BY_COST_S, LONGEST_GAP_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Poll:
 
 
 class Policy(Protocol):
-    """Says how long to wait: for the first poll of a task just fed, and after each poll that found it unfinished."""
+    """Returns waits: for the first poll of a task just fed, and after each poll that found it unfinished."""
 
     def first_poll_s(self, task: Import) -> float: ...
 
@@ -57,46 +57,46 @@ class BackOff:
 
 
 class Learning:
-    """`polling.policy = "learned"`; without a price as a person gets it who sets none."""
+    """`polling.policy = "learned"`; without a poll cost: the default."""
 
-    def __init__(self, price_s: float | None = None) -> None:
-        if price_s is None:
-            self.learned = Learned(Price(longest_gap_s=LONGEST_GAP_S))
+    def __init__(self, poll_cost_s: float | None = None) -> None:
+        if poll_cost_s is None:
+            self.planner = PollPlanner(Tradeoff(longest_gap_s=LONGEST_GAP_S))
         else:
-            shortest_s = min(1.0, price_s)
-            self.learned = Learned(
-                Price(poll_cost_s=price_s, longest_gap_s=LONGEST_PRICED_GAP_S, shortest_gap_s=shortest_s)
+            shortest_s = min(1.0, poll_cost_s)
+            self.planner = PollPlanner(
+                Tradeoff(poll_cost_s=poll_cost_s, longest_gap_s=LONGEST_GAP_BY_COST_S, shortest_gap_s=shortest_s)
             )
 
     def first_poll_s(self, _task: Import) -> float:
-        return self.learned.first_poll_s
+        return self.planner.first_poll_s
 
     def gap_s(self, poll: Poll) -> float:
-        learned, task, first = self.learned, poll.task, poll.polls == 0
+        planner, task, first = self.planner, poll.task, poll.polls == 0
         age_s = poll.now - task.requested_at
         if first:
-            learned.fed(task.fed_at - task.requested_at)
+            planner.fed(task.fed_at - task.requested_at)
         else:
-            learned.waited(poll.now - poll.due_at)
+            planner.waited(poll.now - poll.due_at)
         if poll.finished:
-            learned.finished(poll.number, age_s, task.took_s, first=first)
+            planner.finished(poll.number, age_s, task.took_s, first=first)
         else:
-            learned.unfinished(poll.number, age_s, first=first)
-        learned.refresh(poll.now)
-        return 0.0 if poll.finished else learned.gap_s(age_s)
+            planner.unfinished(poll.number, age_s, first=first)
+        planner.refresh(poll.now)
+        return 0.0 if poll.finished else planner.gap_s(age_s)
 
 
 class Optimal:
-    """The optimal inspection policy for these very imports, each half of the feed by itself: nothing to learn. With no
-    gap longer than `longest_gap_s`."""
+    """The optimal inspection policy with perfect knowledge of these imports, planned for each half of the feed. No gap
+    is longer than `longest_gap_s`."""
 
-    def __init__(self, tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> None:
+    def __init__(self, tasks: Sequence[Import], poll_cost_s: float, longest_gap_s: float) -> None:
         self._half_at = tasks[len(tasks) // 2].requested_at
         early = [task for task in tasks if task.requested_at < self._half_at] or tasks
         late = [task for task in tasks if task.requested_at >= self._half_at]
-        self._plans = [_plan_for(half, price_s, longest_gap_s) for half in (early, late)]
+        self._plans = [_plan_for(half, poll_cost_s, longest_gap_s) for half in (early, late)]
 
-    def _plan(self, task: Import) -> Inspection:
+    def _plan(self, task: Import) -> InspectionPlan:
         return self._plans[task.requested_at >= self._half_at]
 
     def first_poll_s(self, task: Import) -> float:
@@ -107,7 +107,7 @@ class Optimal:
         return self._plan(poll.task).gap_s(poll.now - poll.task.requested_at)
 
 
-def _plan_for(tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> Inspection:
+def _plan_for(tasks: Sequence[Import], poll_cost_s: float, longest_gap_s: float) -> InspectionPlan:
     events, exposure_s = [0.0] * BANDS, [0.0] * BANDS
     for task in tasks:
         last = band_of(task.took_s)
@@ -117,9 +117,9 @@ def _plan_for(tasks: Sequence[Import], price_s: float, longest_gap_s: float) -> 
             events[last] += 1
             exposure_s[last] += task.took_s - EDGES[last]
     rates = [count / seconds if seconds else 1.0 for count, seconds in zip(events, exposure_s, strict=True)]
-    gone = band_of(DEADLINE_S) + 1  # given up by then: nothing more to pay
+    gone = band_of(DEADLINE_S) + 1  # given up by then: no more cost
     rates[gone:] = [1.0] * (BANDS - gone)
-    return plan(EDGES, rates, [longest_gap_s] * (BANDS + 1), price_s)
+    return plan_inspection(EDGES, rates, [longest_gap_s] * (BANDS + 1), poll_cost_s)
 
 
 class Clairvoyant:

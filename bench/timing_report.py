@@ -1,4 +1,4 @@
-"""Writes what was compared as a Markdown table and as a plot, drawn by hand so that no plotting library is needed."""
+"""Writes the comparison as a Markdown table and as a plot, without a plotting library."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from bench.timing import Compared, Result
 
 HEAD = (
-    "| {} | polls | mean late s | p95 s | worst s | drained s | learned at a price: polls / mean late s |\n"
+    "| {} | polls | mean late s | p95 s | worst s | drained s | learned at a poll cost: polls / mean late s |\n"
     "|---|---|---|---|---|---|---|\n"
 )
 WIDTH, HEIGHT, MARGIN, COLUMNS = 300, 210, 34, 3
@@ -24,20 +24,20 @@ def _one_table(each: "Compared") -> str:
     lines = [HEAD.format(f"**{each.workload}**, {each.per_second:g} a second")]
     for name, other in each.others.items():
         found = each.equal_or_better(other)
-        said = "–" if found is None else f"{found[0]:g} s: {found[1].polls:.2f} / {found[1].mean_s:.2f}"
-        lines.append(_row(name, other, said))
+        note = "–" if found is None else f"{found[0]:g} s: {found[1].polls:.2f} / {found[1].mean_s:.2f}"
+        lines.append(_row(name, other, note))
     over, within = each.over_the_bound(each.optimal), each.over_the_bound(each.optimal_within)
-    said = "" if math.isnan(over) else f"once learned {over:.2f} × the bound"
-    said += "" if math.isnan(within) else f", {within:.2f} × that with no gap over 60 s"
-    lines.append(_row("**learned** (default)", each.default, said))
+    note = "" if math.isnan(over) else f"once learned {over:.2f} × the bound"
+    note += "" if math.isnan(within) else f", {within:.2f} × that with no gap over 60 s"
+    lines.append(_row("**learned** (default)", each.default, note))
     lines.append(_row("clairvoyant", each.clairvoyant, ""))
     return "".join(lines)
 
 
-def _row(name: str, result: "Result", said: str) -> str:
+def _row(name: str, result: "Result", note: str) -> str:
     return (
         f"| {name} | {result.polls:.2f} | {result.mean_s:.2f} | {result.p95_s:.1f} | {result.worst_s:.1f}"
-        f" | {result.drained_s:.0f} | {said} |\n"
+        f" | {result.drained_s:.0f} | {note} |\n"
     )
 
 
@@ -58,12 +58,13 @@ def plot(compared: "Sequence[Compared]") -> str:
         f' role="img" aria-label="Polls per task and mean lateness of each policy"><style>{style}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{panels}'
         f'<text x="8" y="{rows * HEIGHT + 12}">Across: polls per task. Up: mean lateness, s. Both logarithmic. '
-        "Line: learned, by price; dot on it: the default. Dashed: optimal inspection. Red: fixed rules.</text></svg>\n"
+        "Line: learned, by poll cost; dot on it: the default. Dashed: optimal inspection. Red: fixed rules."
+        "</text></svg>\n"
     )
 
 
 def _panel(each: "Compared") -> str:
-    learned = " ".join(_point(result) for result in each.priced.values())
+    learned = " ".join(_point(result) for result in each.by_cost.values())
     optimal = " ".join(_point(result) for result in each.optimal)
     x, y = _point(each.default).split(",")
     others = "".join(_dot(name, result) for name, result in each.others.items())
@@ -71,7 +72,7 @@ def _panel(each: "Compared") -> str:
         f'<text class="t" x="{MARGIN}" y="14">{each.workload}</text>'
         f'<rect class="f" x="{MARGIN}" y="20" width="{WIDTH - MARGIN - 8}" height="{HEIGHT - 44}"/>{_ticks()}'
         f'<polyline class="o" points="{optimal}"/><polyline class="l" points="{learned}"/>{others}'
-        f'<circle class="d" cx="{x}" cy="{y}" r="5"><title>learned, default price</title></circle>'
+        f'<circle class="d" cx="{x}" cy="{y}" r="5"><title>learned, default poll cost</title></circle>'
     )
 
 

@@ -7,7 +7,7 @@ from random import Random
 
 TASKS = 3000
 FED_A_SECOND = 4.0
-DEADLINE_S = 4320.0  # after feeding; what never finishes is given up then
+DEADLINE_S = 4320.0  # after feeding; an unfinished task is given up then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Import:
 
     @property
     def seen_from(self) -> float:
-        """From when on a poll would find it finished."""
+        """The earliest instant at which a poll finds it finished."""
         return max(self.requested_at + self.took_s, self.fed_at)
 
 

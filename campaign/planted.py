@@ -18,7 +18,7 @@ class Bug:
 
 
 STORE = ("store/test_sqlite", "store/test_store", "store/test_outbox", "store/test_machine")
-JSONL = ("sinks/test_files_and_stdout", "sinks/test_rotation")
+JSONL = ("sinks/test_files", "sinks/test_rotation")
 GATE = ("hubspot/limits/test_gate", "hubspot/limits/test_gate_simulated")
 CLIENT = ("hubspot/test_client",)
 
@@ -176,7 +176,7 @@ BUGS = (
     # --- sinks: exactly once, or at least once and known as such
     Bug(
         name="jsonl-not-synced",
-        file="poller/sinks/files/jsonl.py",
+        file="poller/sinks/files/sink.py",
         old="        file.sync()\n        self._kept[file.path]",
         new="        self._kept[file.path]",
         tests=JSONL,
@@ -191,8 +191,8 @@ BUGS = (
     Bug(
         name="jsonl-failed-sync-ignored",
         file="poller/sinks/files/line_file.py",
-        old="        os.fdatasync(fd)\n    except OSError as error:\n",
-        new="        os.fdatasync(fd)\n    except OSError as error:\n        return\n",
+        old="            os.fdatasync(self._fd)\n        except OSError as error:\n",
+        new="            os.fdatasync(self._fd)\n        except OSError as error:\n            return\n",
         tests=JSONL,
     ),
     Bug(
@@ -212,7 +212,7 @@ BUGS = (
     Bug(
         name="jsonl-tail-cut-where-readers-saw-it",
         file="poller/sinks/files/line_file.py",
-        old="        ours = _common_length(tail, expected)\n",
+        old="        ours = next((at for at, byte in enumerate(tail) if byte != expected[at]), len(tail))\n",
         new="        ours = 0\n",
         tests=JSONL,
     ),
@@ -239,7 +239,7 @@ BUGS = (
     ),
     Bug(
         name="jsonl-full-disk-acknowledged",
-        file="poller/sinks/files/jsonl.py",
+        file="poller/sinks/files/sink.py",
         old="                return self._make_retry(error)",
         new="                self._make_retry(error)",
         tests=JSONL,
@@ -250,6 +250,34 @@ BUGS = (
         old="MODE = 0o600",
         new="MODE = 0o644",
         tests=JSONL,
+    ),
+    Bug(
+        name="csv-header-with-each-batch",
+        file="poller/sinks/files/rotation.py",
+        old="            if position.offset == 0:\n",
+        new="            if not lines:\n",
+        tests=JSONL,
+    ),
+    Bug(
+        name="csv-other-columns-accepted",
+        file="poller/sinks/files/line_file.py",
+        old="            file._refuse_other_header(header[:written])\n",
+        new="",
+        tests=JSONL,
+    ),
+    Bug(
+        name="csv-cell-is-a-formula",
+        file="poller/sinks/files/csv_lines.py",
+        old='[harmless(" ".join(cell.splitlines())) for cell in cells]',
+        new='[" ".join(cell.splitlines()) for cell in cells]',
+        tests=("sinks/test_csv",),
+    ),
+    Bug(
+        name="csv-line-break-in-a-cell",
+        file="poller/sinks/files/csv_lines.py",
+        old='harmless(" ".join(cell.splitlines()))',
+        new="harmless(cell)",
+        tests=("sinks/test_csv",),
     ),
     Bug(
         name="delivered-before-written",
@@ -284,20 +312,20 @@ BUGS = (
     Bug(
         name="webhook-retry-after-ignored",
         file="poller/sinks/webhook/sink.py",
-        old="        if asked_s is not None:\n            wait_s =",
+        old="        if requested_s is not None:\n            wait_s =",
         new="        if False:\n            wait_s =",
         tests=("sinks/test_webhook",),
     ),
     Bug(
         name="webhook-id-of-the-attempt",
         file="poller/sinks/webhook/sink.py",
-        old="        message = message_id(portion)\n",
-        new='        message = message_id(portion) + f"{self._clock()}"\n',
+        old="        message = message_id(batch)\n",
+        new='        message = message_id(batch) + f"{self._clock()}"\n',
         tests=("sinks/test_webhook",),
     ),
     Bug(
         name="sql-insert-instead-of-upsert",
-        file="poller/sinks/sql/sqlite.py",
+        file="poller/sinks/sql/sink.py",
         old="ON CONFLICT (account, task_id) DO UPDATE SET {changes}",
         new="",
         tests=("sinks/test_sql",),
@@ -327,7 +355,7 @@ BUGS = (
     Bug(
         name="body-cap-off",
         file="poller/hubspot/connection.py",
-        old="            if size > most:\n",
+        old="            if size > limit:\n",
         new="            if size < 0:\n",
         tests=CLIENT,
     ),
@@ -341,15 +369,15 @@ BUGS = (
     Bug(
         name="kept-connection-not-checked",
         file="poller/hubspot/connection.py",
-        old="            if line.is_clean and self._now()",
+        old="            if connection.is_clean and self._now()",
         new="            if self._now()",
         tests=CLIENT,
     ),
     Bug(
         name="connection-kept-forever",
         file="poller/hubspot/connection.py",
-        old="- line.idle_since <= KEEPALIVE_S:",
-        new="- line.idle_since <= 1e9:",
+        old="- connection.idle_since <= KEEPALIVE_S:",
+        new="- connection.idle_since <= 1e9:",
         tests=CLIENT,
     ),
     Bug(
@@ -369,8 +397,8 @@ BUGS = (
     Bug(
         name="distrusted-connection-kept",
         file="poller/hubspot/client.py",
-        old="reply.end(keep=is_named)",
-        new="reply.end(keep=True)",
+        old="reply.release(keep=is_named)",
+        new="reply.release(keep=True)",
         tests=CLIENT,
     ),
     Bug(
@@ -439,8 +467,8 @@ BUGS = (
     Bug(
         name="retry-after-ignored",
         file="poller/hubspot/classify.py",
-        old='    told = (_header(headers, "Retry-After") or "").strip()\n',
-        new='    told = ""\n',
+        old='return parse_retry_after(_header(headers, "Retry-After"), sent_at',
+        new='return parse_retry_after("", sent_at',
         tests=("hubspot/test_classify",),
     ),
     Bug(
@@ -496,15 +524,15 @@ BUGS = (
     Bug(
         name="daily-reserve-ignored",
         file="poller/hubspot/limits/quota.py",
-        old="        return math.ceil(self.reserve * daily - 1e-6) if self.reserve < 1 else int(self.reserve)",
+        old="        return math.ceil(self._reserve * daily - 1e-6) if self._reserve < 1 else int(self._reserve)",
         new="        return 0 * daily",
         tests=GATE,
     ),
     Bug(
-        name="unanswered-slot-never-counted",
+        name="abandoned-slot-never-counted",
         file="poller/hubspot/limits/gate.py",
-        old="        if not self._told:\n            self._told = True\n            self._gate.leave_untold(self)",
-        new="        if not self._told:\n            self._told = True",
+        old="            self._is_held = False\n            self._gate.abandon(self)",
+        new="            self._is_held = False",
         tests=GATE,
     ),
     Bug(

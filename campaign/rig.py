@@ -202,7 +202,7 @@ class Rig:
         ]
 
     def _kind(self, task_id: str) -> str:
-        return self.api.truth(task_id).kind.value
+        return self.api.expected(task_id).kind.value
 
     def _kinds(self) -> set[str]:
         return {self._kind(task_id) for task_id in self.ids}

@@ -2,7 +2,9 @@
 
 import atexit
 import contextlib
+import csv
 import functools
+import io
 import itertools
 import re
 import shutil
@@ -53,6 +55,7 @@ class Target(Protocol):
 class JsonlFile:
     """Byte for byte what the store holds, in its order, and nothing else."""
 
+    kind = "jsonl"
     files: Sequence[str] = ("finished.jsonl",)
 
     def __init__(self, folder: Path) -> None:
@@ -60,7 +63,7 @@ class JsonlFile:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Spec]:
-        yield f"jsonl:{self.files[0]}"
+        yield f"{self.kind}:{self.files[0]}"
 
     def read(self) -> bytes:
         path = self._folder / self.files[0]
@@ -78,6 +81,20 @@ class JsonlFile:
                 f"the store holds {len(due):,} bytes in {len(records)} records"
             )
         return wrong
+
+
+class CsvFile(JsonlFile):
+    """One header, then a row a record in the store's order, and nothing else."""
+
+    kind = "csv"
+    files: Sequence[str] = ("finished.csv",)
+
+    def violations(self, records: Sequence[bytes]) -> list[str]:
+        wrong = [f"{path.name} was set aside" for path in self._folder.glob(f"{self.files[0]}.*")]
+        rows = csv.DictReader(io.StringIO(self.read().decode(), newline=""), strict=True)
+        found = [(row["account"], row["task_id"], row["seen_at"]) for row in rows]
+        due = [(record["account"], record["task_id"], record["seen_at"]) for record in map(orjson.loads, records)]
+        return wrong if found == due else [*wrong, f"csv: {len(found)} rows; the store holds {len(due)} records"]
 
 
 class RotatedFiles:
@@ -273,6 +290,7 @@ class Receiver:
 
 TARGETS: dict[str, type[Target]] = {
     "jsonl": JsonlFile,
+    "csv": CsvFile,
     "rotated": RotatedFiles,
     "sql": SqlFile,
     "stdout": StandardOutput,

@@ -17,6 +17,7 @@ import typer
 from docs.record_schema import SCHEMA
 from poller.cli.app import app
 from poller.config.merge import flag, variable
+from poller.web.openapi import describe
 
 HOUSE = Path(__file__).parent.parent
 FOLDER = HOUSE / "docs" / "reference"
@@ -210,7 +211,7 @@ def pages() -> dict[str, str]:
     return {
         "config.md": settings_page((HOUSE / "config.example.toml").read_text("utf-8")),
         "commands.md": commands_page(),
-        "http.md": http_page(json.loads((HOUSE / "poller" / "web" / "openapi.json").read_text("utf-8"))),
+        "http.md": http_page(describe()),
         "record.md": record_page(),
         "record.schema.json": record_schema(),
     }

@@ -22,7 +22,7 @@ from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
-from poller.schedule import AccountTiming, Unreadable, knowledge_name
+from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, make_sink
 
@@ -94,7 +94,7 @@ class Builder:
             clock=environment.clock,
             monotonic=environment.monotonic or asyncio.get_running_loop().time,
             rng=rng,
-            has_new_token=tokens.has_news,
+            has_new_token=tokens.has_changed,
         )
         return Lane(
             name,
@@ -112,7 +112,7 @@ class Builder:
             lane = service.lanes[name]
             lane.keep_knowledge()
             lane.apply(**await self._lane_settings(name, settings, tokens, service))
-        has_new_token = None if tokens is None else tokens.has_news
+        has_new_token = None if tokens is None else tokens.has_changed
         self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
 
     async def _lane_settings(
@@ -145,12 +145,12 @@ class Builder:
         """Return the account's learned timing with what is stored of it; None where another policy is chosen."""
         if account.polling.policy != "learned":
             return None
-        kept_as, price = knowledge_name(name, account.status_path), account.price()
+        kept_as, tradeoff = knowledge_key(name, account.status_path), account.polling_rules().tradeoff
         try:
-            return AccountTiming(kept_as, price, await self.store.knowledge(kept_as))
-        except Unreadable as reason:
+            return AccountTiming(kept_as, tradeoff, await self.store.knowledge(kept_as))
+        except KnowledgeUnreadable as reason:
             log.warning("timing.forgotten", account=name, reason=str(reason))
-            return AccountTiming(kept_as, price)
+            return AccountTiming(kept_as, tradeoff)
 
     # --- tokens
 
@@ -224,5 +224,5 @@ class _HiddenToken:
     def refused(self, token: str) -> None:
         self._source.refused(token)
 
-    def has_news(self) -> bool:
-        return self._source.has_news()
+    def has_changed(self) -> bool:
+        return self._source.has_changed()

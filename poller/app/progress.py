@@ -13,12 +13,12 @@ from rich.text import Text
 
 from poller.core.model import Kind
 from poller.core.protocols import Clock
-from poller.core.text import PAUSE_TEXT, duration
+from poller.core.text import PAUSE_TEXT
 from poller.engine.metrics import Metrics
+from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
 REDRAW_S = 0.25
 RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last tasks would seem fast
-LEAST_FINISHED = 5  # fewer in that time are no basis for a forecast
 
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
 
@@ -103,6 +103,8 @@ class Progress:
     def _left(self) -> str:
         if not self._metrics.waiting:
             return "" if self._ended() else "waiting for input"
-        if self._pauses() or self._grown(2)[1] < LEAST_FINISHED:
-            return ""
-        return f"about {duration(max(1, round(self._metrics.waiting / self._per_s(2))))} left"
+        now, (seconds, finished) = self._clock(), self._grown(2)
+        step = Step(seconds=seconds, polls=0, finished=finished, paused=False)
+        lanes = [LaneOutlook(is_paused=True)] if self._pauses() else []
+        cast = forecast(now=now, waiting=self._metrics.waiting, paces=recent_paces([step]), lanes=lanes)
+        return time_left(cast, now)

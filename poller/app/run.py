@@ -33,7 +33,7 @@ from poller.hubspot.client import Connections
 from poller.reports.ledger import exit_code, failed_polls, imbalances, summary
 from poller.sources import Source, check_sources
 from poller.store import open_store
-from poller.web import Overview, Run, make_site
+from poller.web import Overview, RunContext, make_site
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -76,7 +76,7 @@ async def run_process(
 
 @asynccontextmanager
 async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator["Tracer | None"]:
-    if not traces.are_wanted(settings.traces, environ):
+    if not traces.is_enabled(settings.traces, environ):
         yield None
         return
     provider = traces.open_provider(environ)
@@ -211,7 +211,7 @@ async def _open_site(
     delivery. Raises `ConfigError` where an address that the person set is taken; where the default is, the run has no
     server."""
     environment = builder.environment
-    site = Run(
+    site = RunContext(
         service=service,
         store=builder.store,
         metrics=builder.metrics,

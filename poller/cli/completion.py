@@ -6,6 +6,7 @@ from poller.core.text import KIND_TEXT
 
 SINKS = {
     "jsonl:finished.jsonl": "a file: each finished task exactly once, as a line",
+    "csv:finished.csv": "a file: each finished task exactly once, as a row",
     "stdout": "lines on standard output",
     "webhook:https://": "signed POST requests",
     "sql:sqlite:///finished.db": "a table in SQLite",

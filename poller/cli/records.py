@@ -9,6 +9,7 @@ from poller.core.errors import InputError
 from poller.core.model import Delivery
 from poller.core.protocols import Store
 from poller.sinks import written_files
+from poller.sinks.files.csv_lines import CSV
 from poller.store import StateReader, read_store
 
 PAGE = 1000  # records read at a time
@@ -42,6 +43,10 @@ def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
         for file_path in written_files(path) if "%" in path.name else [path]:
             try:
                 with file_path.open("rb") as file:
+                    if file.peek().startswith(CSV.header):
+                        raise InputError(
+                            f"{file_path} is a csv sink's: its rows are not whole records; name a jsonl file"
+                        )
                     for line in file:
                         yield line.removesuffix(b"\n")
             except OSError as error:

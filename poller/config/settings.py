@@ -39,7 +39,6 @@ from poller.config.value_types import (
     url_like,
     whole_from_one,
 )
-from poller.schedule import Price
 from poller.schedule.policy import LONGEST_GAP_S, Polling
 
 DEFAULT_SINK = "jsonl:finished.jsonl"
@@ -159,15 +158,6 @@ class AccountSettings(BaseModel):
     def expects_result(self) -> bool:
         """Whether a COMPLETE without `result` has its own kind. Source-code extracts never have one."""
         return "source-code/extract" not in self.status_path if self.expect_result is None else self.expect_result
-
-    def price(self) -> Price:
-        """Return the trade-off between requests and lateness, as the learned timing needs it."""
-        rules = self.polling_rules()
-        return Price(
-            poll_cost_s=rules.price_s,
-            longest_gap_s=min(rules.ceiling_s, rules.deadline_s),
-            shortest_gap_s=rules.first_gap_s,
-        )
 
     def polling_rules(self) -> Polling:
         """Return the timing rules as the policy needs them."""

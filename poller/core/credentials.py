@@ -1,4 +1,4 @@
-"""Reads secrets from variables and files. No error ever holds one."""
+"""Reads secrets from environment variables and files. No error contains one."""
 
 import re
 import stat
@@ -11,43 +11,43 @@ LARGEST_FILE = 65_536
 
 
 def secret_in_env(name: str, environ: Mapping[str, str]) -> str:
-    """Return the secret in a variable. Raises `ConfigError` naming the variable."""
+    """Return the secret in an environment variable. Raises `ConfigError` naming the variable."""
     value = environ.get(name, "").strip()
     if not value:
         raise ConfigError(
-            f"the environment variable {name} is not set or empty: it should hold the secret; export {name}=…, or "
-            "name another variable or a file in its place (for HubSpot's token --token-env and --token-file)"
+            f"the environment variable {name} is not set or empty: it must contain the secret. Export {name}=…, or "
+            "name another variable or a file (for HubSpot's token with --token-env or --token-file)."
         )
     return checked_token(value, f"the environment variable {name}")
 
 
 def secret_in_file(path: Path) -> str:
-    """Return the secret in a regular file, without white space around it. Raises `ConfigError` naming the file."""
+    """Return the content of a regular file, stripped. Raises `ConfigError` naming the file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError(f"{path} is not a regular file: it should hold the secret and nothing else")
+            raise ConfigError(f"{path} is not a regular file. It must contain the secret and nothing else.")
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the secret in {path}: {path_problem(error)}") from None
     if len(raw) > LARGEST_FILE:
-        raise ConfigError(f"{path} is too large: it should hold the secret and nothing else")
+        raise ConfigError(f"{path} is too large. It must contain the secret and nothing else.")
     value = raw.decode("utf-8-sig", errors="replace").strip()
     if not value:
-        raise ConfigError(f"{path} is empty: it should hold the secret")
+        raise ConfigError(f"{path} is empty. It must contain the secret.")
     return checked_token(value, str(path))
 
 
 def checked_token(value: str, where: str) -> str:
-    """Return `value` where it can be a token. Raises `ConfigError` naming `where`.
+    """Return `value` if it can be a token. Raises `ConfigError` naming `where`.
 
-    A line break or a space inside would end up in a header; quotes around it are a frequent slip.
+    A line break or a space would end up in a header; quotes around a token are a frequent mistake.
     """
     if re.fullmatch(r"[!-~]{1,8192}", value) is None or value[0] in "\"'":
-        raise ConfigError(f"{where} does not hold a token: only printable ASCII without spaces and quotes can be one")
+        raise ConfigError(f"{where} is not a token. A token is printable ASCII without spaces and quotes.")
     return value
 
 
 def path_problem(error: Exception) -> str:
-    """Return why a path cannot be used, without the path."""
+    """Return why a path cannot be used; the text does not contain the path."""
     return (error.strerror if isinstance(error, OSError) else None) or "the path cannot be used"

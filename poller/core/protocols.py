@@ -32,19 +32,19 @@ Clock = Callable[[], float]  # seconds since the epoch, UTC
 
 
 class TokenSource(Protocol):
-    """Yields one account's bearer token. The token is never logged, stored or put into an exception."""
+    """The source of one account's bearer token. The token is never logged, stored or put into an exception."""
 
     async def token(self) -> str:
-        """Return the token to use now. Raises `ConfigError` where there is none, naming where it was sought."""
+        """Return the token to use now. Raises `ConfigError` where there is none; the message names the source."""
         ...
 
     def refused(self, token: str) -> None:
-        """HubSpot refused `token`: the next `token()` must read or refresh it anew."""
+        """HubSpot refused `token`: the next `token()` must re-read or refresh it."""
         ...
 
-    def has_news(self) -> bool:
-        """Whether a person changed what the next `token()` reads. Cheap, without network; asked every few seconds
-        while the token is refused, so that a remedy works at once."""
+    def has_changed(self) -> bool:
+        """Whether a person changed what the next `token()` reads. Cheap, without network; called every few seconds
+        while the token is refused, so that a fix works at once."""
         ...
 
 
@@ -52,7 +52,7 @@ class StatusClient(Protocol):
     """Makes one poll. One client an account; all share the connections."""
 
     async def poll(self, task: Task) -> Answer:
-        """Ask for `task`'s status with at most one HTTP request. Never raises for anything that the network, the
+        """Request `task`'s status with at most one HTTP request. Never raises for anything that the network, the
         server or the token source does: those are outcomes. Returns within the request time-out."""
         ...
 
@@ -61,13 +61,13 @@ class Slot(Protocol):
     """The right to send exactly one request."""
 
     def answered(self, answer: Answer) -> None:
-        """Tell what came of the request, once, as soon as it is known. A slot that is left untold counts as a request
-        that may have reached the server at the moment of leaving."""
+        """Pass in the answer to the request, once, as soon as it is there. A slot that is left without one counts as a
+        request that may have reached the server at the moment of leaving."""
         ...
 
 
 class Gate(Protocol):
-    """Decides when an account's next request may leave. The only place that knows limits and pauses."""
+    """Decides when an account's next request may leave. The only part that knows limits and pauses."""
 
     @property
     def pause(self) -> Pause | None:
@@ -84,23 +84,23 @@ class Gate(Protocol):
         """How long the account has been paused, ever, up to this instant. Deadlines do not run meanwhile."""
         ...
 
-    def slot(self, about: object = None) -> AbstractAsyncContextManager[Slot]:
+    def slot(self, subject: object = None) -> AbstractAsyncContextManager[Slot]:
         """Wait for the right to send one request. Raises `GateClosed` on entering once `close` was called.
 
-        `about` is what the request asks for, such as a task's key: one thing that keeps failing is not an outage.
+        `subject` is what it requests, such as a task's key: one task that keeps failing is not an outage.
         """
         ...
 
     def state(self) -> AccountState:
-        """What must survive a restart, as of now."""
+        """Return what must survive a restart, as of now."""
         ...
 
     def reading(self) -> GateReading:
-        """How the account stands with its limits, for people and metrics. Cheap."""
+        """Return the account's use of its limits, for people and metrics. Cheap."""
         ...
 
     def close(self) -> None:
-        """Let nobody in any more, and wake those who wait. Slots given out stay valid."""
+        """Raise `GateClosed` in all that wait and all that come. Slots taken before remain valid."""
         ...
 
 

@@ -8,6 +8,7 @@ from poller.core.model import Kind, Pause
 LONGEST_SHOWN = 160  # characters of a text of unknown origin
 LONGEST_URL = 300
 _WEB = ("http", "https", "")  # schemes whose paths may contain an @
+_SCHEMES = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _HOSTS = re.compile(r"(?:\[[^\]@]*\]|[^:@\[\]]*)(?::[0-9]*)?(?:,[^:@\[\]]*(?::[0-9]*)?)*")
 
 KIND_TEXT: Mapping[str, str] = {
@@ -62,7 +63,9 @@ def redacted_url(url: str) -> str:
     if url.startswith("sqlite:"):
         return url
     address = re.split(r"[?#]", url, maxsplit=1)[0]
-    scheme, separator, rest = address.partition("://") if "://" in address else ("", "", address)
+    scheme, separator, rest = address.partition("://")
+    if not separator or not _SCHEMES.fullmatch(scheme):
+        scheme, separator, rest = "", "", address
     authority, slash, path = rest.partition("/")
     host = authority.rpartition("@")[2]
     if scheme.lower() not in _WEB or not _HOSTS.fullmatch(host):

@@ -19,6 +19,7 @@ from poller.core.reason import reason_of
 from poller.core.record import RecordFields, decode
 from poller.core.text import KIND_TEXT
 from poller.core.timestamps import epoch
+from poller.schedule.forecast import Step
 
 STEP_S = 10.0
 STEPS = 360  # an hour
@@ -33,16 +34,6 @@ BOUNDS_S = (
     *(factor * MINUTE for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0)),
     *(factor * HOUR for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 24.0)),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Ten seconds of a run; the first and the unfinished last one are shorter."""
-
-    seconds: float
-    polls: int
-    finished: int
-    paused: bool  # some account sent nothing at its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

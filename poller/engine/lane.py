@@ -130,7 +130,7 @@ class Lane:
             outcome,
             now=now,
             paused_s=self.gate.paused_s,
-            weather=self.gate.pause is Pause.OUTAGE,
+            is_outage=self.gate.pause is Pause.OUTAGE,
             polling=self._polling,
             rng=self._rng,
             learned_gap_s=learned_gap_s,
@@ -164,7 +164,7 @@ class Lane:
             self._timing.forget(task)
         if self._timing.refresh(now):
             self._store.delay_first_polls(self.account, self._timing.first_poll_s)
-            learned = self._timing.learned
+            learned = self._timing.planner
             log.debug(
                 "timing.planned",
                 account=self.account,

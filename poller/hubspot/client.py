@@ -1,6 +1,6 @@
-"""Make one poll: one HTTP request over shared connections, and whatever comes of it as an `Answer`. Never raises.
+"""Poll a task: one HTTP request over shared connections, whose result is always an `Answer`. Never raises.
 
-aiohttp's exceptions hold the token. They end here: only their meaning, a word of `Trouble`, gets out.
+aiohttp's exceptions hold the token, so they end here: callers get a word of `Trouble`.
 """
 
 import asyncio
@@ -10,20 +10,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import aiohttp
 import structlog
-from aiohttp import http_exceptions
 from yarl import URL
 
 from poller import __version__
 from poller.core.errors import ConfigError
-from poller.core.model import Answer, Finished, Outcome, Refused, Running, Task, Unreachable
+from poller.core.http_errors import http_error
+from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
 from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify, read_limits
-from poller.hubspot.connection import KEEPALIVE_S, BodyTooLarge, HostConnections, Reply, connections_to, read_body
+from poller.hubspot.connection import KEEPALIVE_S, BodyTooLarge, HostPool, Reply, open_pool, read_body
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 
@@ -55,47 +55,18 @@ class Trouble(StrEnum):
     CLIENT = "client_error"  # something else inside the HTTP client
 
 
-# The first that fits counts. A test fails when aiohttp has an exception that only `ClientError` covers.
-TROUBLES: Final[tuple[tuple[type[BaseException], Trouble], ...]] = (
-    (BodyTooLarge, Trouble.TOO_LARGE),
-    (aiohttp.ClientConnectorDNSError, Trouble.DNS),
-    (aiohttp.ClientProxyConnectionError, Trouble.PROXY),
-    (aiohttp.ClientHttpProxyError, Trouble.PROXY),
-    (aiohttp.ClientConnectorCertificateError, Trouble.CERTIFICATE),
-    (aiohttp.ServerFingerprintMismatch, Trouble.CERTIFICATE),
-    (aiohttp.ClientSSLError, Trouble.TLS),
-    (TimeoutError, Trouble.TIMEOUT),
-    (aiohttp.ClientConnectorError, Trouble.REFUSED),
-    (aiohttp.ClientOSError, Trouble.RESET),
-    (aiohttp.ClientConnectionResetError, Trouble.RESET),
-    (aiohttp.ClientConnectionError, Trouble.LOST),
-    (aiohttp.ClientPayloadError, Trouble.CUT),
-    (aiohttp.ClientResponseError, Trouble.BAD_HTTP),
-    (aiohttp.InvalidURL, Trouble.BAD_URL),
-    (aiohttp.NonHttpUrlClientError, Trouble.BAD_URL),
-    (aiohttp.RedirectClientError, Trouble.BAD_URL),
-    (http_exceptions.PayloadEncodingError, Trouble.CUT),
-    (http_exceptions.HttpProcessingError, Trouble.BAD_HTTP),
-    (aiohttp.UploadAbortedError, Trouble.CLIENT),
-    (aiohttp.WSMessageTypeError, Trouble.CLIENT),
-    (aiohttp.ClientError, Trouble.CLIENT),
-    (ssl.SSLError, Trouble.TLS),
-    (ConnectionError, Trouble.RESET),
-    (OSError, Trouble.RESET),
-)
-
-
 def trouble_of(error: BaseException) -> Trouble:
     """Return what an exception of the HTTP client means. Logs the class name, and no more, of one that is not known."""
-    for known, trouble in TROUBLES:
-        if isinstance(error, known):
-            return trouble
+    if isinstance(error, BodyTooLarge):
+        return Trouble.TOO_LARGE
+    if (word := http_error(error)) is not None:
+        return Trouble(word)
     log.warning("poll.broken", error=type(error).__name__)
     return Trouble.CLIENT
 
 
 class _Failed(Exception):
-    """Stands for an exception of aiohttp, without its request and the token therein."""
+    """Replaces an exception of aiohttp, which holds the request and so the token."""
 
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble.value)
@@ -105,8 +76,8 @@ class _Failed(Exception):
 async def _send_once(
     request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 ) -> aiohttp.ClientResponse:
-    """Send a request. aiohttp repeats an idempotent one by itself when the connection drops; it does not know
-    `_Failed`, so every request of ours reaches the server at most once."""
+    """Send a request at most once. aiohttp repeats an idempotent request when the connection drops, but not after an
+    exception that it does not know, such as `_Failed`."""
     try:
         return await send(request)
     except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
@@ -114,8 +85,8 @@ async def _send_once(
 
 
 class Connections:
-    """The process's connections to HubSpot, shared by all accounts: one session that keeps connections, one that
-    never does. No cookies, no netrc, no proxy but the one given. Use with `async with`."""
+    """All connections of the process to HubSpot, shared by all accounts: two sessions, of which one keeps connections,
+    and a `HostPool` for each host. No cookies, no netrc, no proxy but the one given. Use with `async with`."""
 
     def __init__(
         self,
@@ -124,13 +95,13 @@ class Connections:
         ca_file: Path | None = None,
         connector: Callable[[bool], aiohttp.BaseConnector] | None = None,
     ) -> None:
-        """`connector` makes a connector without a limit of its own, given whether to close each connection after its
+        """`connector` builds a connector without a limit; its argument is whether to close each connection after its
         first answer."""
         self._proxy = proxy
         self._ca_file = ca_file
         self._make_connector = connector or self._tcp_connector
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
-        self._wires: dict[tuple[URL, bool], HostConnections] = {}  # by origin, and whether its connections are fresh
+        self._pools: dict[tuple[URL, bool], HostPool] = {}  # by origin and `fresh`
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` where the CA file cannot be used."""
@@ -140,21 +111,20 @@ class Connections:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for wire in self._wires.values():
-            wire.close()
+        for pool in self._pools.values():
+            pool.close()
         for session in self._sessions or ():
             await session.close()
 
-    async def wire(self, host: URL, *, fresh: bool) -> HostConnections:
-        """Return the way to the host of a URL, one for all accounts; `fresh` where a connection that was used before
-        cannot be trusted."""
+    async def pool(self, host: URL, *, fresh: bool) -> HostPool:
+        """Return the pool for the host of a URL. `fresh`: each of its connections serves one answer only."""
         key = host.origin(), fresh
-        if key not in self._wires:
-            self._wires[key] = await connections_to(self._session_of(fresh=fresh), host, fresh=fresh)
-        return self._wires[key]
+        if key not in self._pools:
+            self._pools[key] = await open_pool(self._session_of(fresh=fresh), host, fresh=fresh)
+        return self._pools[key]
 
     async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
-        """Send a form, for OAuth. Raises `TokenUnavailable` where no answer comes."""
+        """POST a form to the OAuth endpoint; return status and body. Raises `TokenUnavailable` without an answer."""
         try:
             async with (
                 asyncio.timeout(POST_TIMEOUT_S),
@@ -170,7 +140,7 @@ class Connections:
             word = failed.trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             word = trouble_of(error)
-        raise TokenUnavailable(f"the token endpoint could not be asked: {word}")
+        raise TokenUnavailable(f"the token endpoint did not answer: {word}")
 
     def _session_of(self, *, fresh: bool) -> aiohttp.ClientSession:
         if self._sessions is None:
@@ -183,7 +153,7 @@ class Connections:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             proxy=self._proxy,
-            timeout=aiohttp.ClientTimeout(),  # none: `asyncio.timeout` covers all of a poll, to the millisecond
+            timeout=aiohttp.ClientTimeout(),  # none: the caller limits the time of the whole request
             middlewares=(_send_once,),
         )
 
@@ -205,9 +175,9 @@ class Connections:
 class HubSpotClient:
     """One account's `StatusClient`.
 
-    aiohttp can give an answer that nobody asked for, left over on a kept connection, to the next request (its issue
-    13656). So a kept connection lives on only after an answer that names the task asked for; a final answer that
-    names none is believed only over a fresh connection; and so is a repeated "not found", which cannot name any.
+    aiohttp can give a stray answer, left over on a kept connection, to the next request (its issue 13656). So a
+    connection is kept only after an answer that names the polled task. A final answer that names no task counts only
+    over a fresh connection, and so does a repeated "not found", which cannot name one.
     """
 
     def __init__(
@@ -221,27 +191,27 @@ class HubSpotClient:
         max_body_bytes: int = 1_048_576,
         user_agent: str = USER_AGENT,
     ) -> None:
-        """`status_path` holds `{task_id}`; `base_url` may have a path, which stands before it."""
+        """`status_path` contains `{task_id}`; it is appended to `base_url`, which may have a path."""
         self._connections = connections
         template = base_url.rstrip("/") + status_path
-        self._sample = status_url(template, "A")  # None: nothing can be asked for
+        self._sample = status_url(template, "A")  # None: the URL is invalid
         self._before_id, _, self._after_id = _path_of(template).partition("{task_id}")
         self._tokens = tokens
         self._timeout = SharedTimeout(request_timeout_s)
         self._max_body_bytes = max_body_bytes
         self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {user_agent}\r\n"
-        self._wires: dict[bool, HostConnections] = {}  # by whether their connections are fresh
-        self._names_tasks = names_tasks(status_path)
-        self._told: set[Trouble] = set()
+        self._pools: dict[bool, HostPool] = {}  # by `fresh`
+        self._expects_task_ids = answers_name_task(status_path)
+        self._warned: set[Trouble] = set()
 
     async def poll(self, task: Task) -> Answer:
-        """Ask for `task`'s status with at most one request; see `StatusClient`."""
+        """Request `task`'s status, at most once; see `StatusClient`."""
         if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)
         try:
             with self._timeout:
                 token = await self._tokens.token()
-                answer = await self._ask(self._sample, token, task)
+                answer = await self._request(self._sample, token, task)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:
@@ -252,23 +222,23 @@ class HubSpotClient:
             self._tokens.refused(token)
         return answer
 
-    async def _ask(self, host: URL, token: str, task: Task) -> Answer:
-        fresh = task.missing_at is not None or not self._names_tasks
-        wire = self._wires.get(fresh)
-        if wire is None:
-            wire = self._wires[fresh] = await self._connections.wire(host, fresh=fresh)
+    async def _request(self, host: URL, token: str, task: Task) -> Answer:
+        fresh = task.missing_at is not None or not self._expects_task_ids
+        pool = self._pools.get(fresh)
+        if pool is None:
+            pool = self._pools[fresh] = await self._connections.pool(host, fresh=fresh)
         target = f"{self._before_id}{in_path(task.task_id)}{self._after_id}"
-        reply = await wire.get(target, f"Authorization: Bearer {token}\r\n{self._headers}")
+        reply = await pool.get(target, f"Authorization: Bearer {token}\r\n{self._headers}")
         is_named = False
         try:
-            answer = self._believed(await self._read_answer(reply), task, fresh=fresh)
-            is_named = _named(answer.outcome) is not None
+            answer = self._checked(await self._read_answer(reply), task, fresh=fresh)
+            is_named = isinstance(answer.outcome, Running | Finished) and answer.outcome.task_id is not None
         finally:
-            reply.end(keep=is_named)
+            reply.release(keep=is_named)
         return answer
 
     async def _read_answer(self, reply: Reply) -> Answer:
-        """An error answer says enough by its status and headers, even if its body is too large or cut."""
+        """Classify an error answer by status and headers even where its body is too large or cut."""
         is_success = 200 <= reply.status <= 299
         body, trouble = await read_body(reply.content, self._max_body_bytes if is_success else LARGEST_PROBLEM)
         limits = read_limits(reply.headers)
@@ -276,35 +246,36 @@ class HubSpotClient:
             return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
         return Answer(outcome=classify(reply.status, reply.headers, body), limits=limits)
 
-    def _believed(self, answer: Answer, task: Task, *, fresh: bool) -> Answer:
-        """Replace an answer that may be, or is, another task's."""
+    def _checked(self, answer: Answer, task: Task, *, fresh: bool) -> Answer:
+        """Return `answer`, or an `Unreachable` where it is, or may be, another task's."""
         outcome = answer.outcome
         if not isinstance(outcome, Running | Finished):
             return answer
         if outcome.task_id is not None:
             if outcome.task_id == task.task_id:
                 return answer
-            return self._distrusted(Trouble.FOREIGN, task)
-        if fresh or _is_blank(outcome):
+            return self._reject(Trouble.FOREIGN, task)
+        is_blank = isinstance(outcome, Running) and outcome.status is None  # an empty or `null` body decides nothing
+        if fresh or is_blank:
             return answer
-        self._names_tasks = False
-        return self._distrusted(Trouble.UNNAMED, task)
+        self._expects_task_ids = False
+        return self._reject(Trouble.UNNAMED, task)
 
-    def _distrusted(self, trouble: Trouble, task: Task) -> Answer:
-        """Tell of the first of its kind loudly: it may be a proxy that mixes answers up."""
-        say = log.debug if trouble in self._told else log.warning
-        self._told.add(trouble)
-        say("answer.distrusted", task_id=task.task_id, reason=trouble.value)
+    def _reject(self, trouble: Trouble, task: Task) -> Answer:
+        """Log the first of each kind as a warning: a proxy may be mixing answers up."""
+        write = log.debug if trouble in self._warned else log.warning
+        self._warned.add(trouble)
+        write("answer.distrusted", task_id=task.task_id, reason=trouble.value)
         return _unreachable(trouble)
 
 
-def names_tasks(status_path: str) -> bool:
-    """Tell whether the answers of a path's family name their task; those of exports and source code never do."""
+def answers_name_task(status_path: str) -> bool:
+    """Return whether answers of this path contain the task's id; those of exports and source code never do."""
     return "/exports/" not in status_path and "/source-code/" not in status_path
 
 
 def status_url(template: str, task_id: str) -> URL | None:
-    """Return the URL that asks for exactly this task; None where there is no such URL."""
+    """Return the URL of exactly this task's status; None where there is none."""
     if not is_task_id(task_id):
         return None
     text = template.replace("{task_id}", in_path(task_id))
@@ -317,19 +288,10 @@ def status_url(template: str, task_id: str) -> URL | None:
 
 
 def _path_of(url: str) -> str:
-    """Return what follows scheme and host, found without a URL library."""
+    """Return what follows scheme and host, unparsed, to compare a URL library's result with."""
     _, _, rest = url.partition("://")
     _, slash, path = rest.partition("/")
     return slash + path
-
-
-def _is_blank(outcome: Running | Finished) -> bool:
-    """An empty or `null` body names nobody, and decides nothing."""
-    return isinstance(outcome, Running) and outcome.status is None
-
-
-def _named(outcome: Outcome) -> str | None:
-    return outcome.task_id if isinstance(outcome, Running | Finished) else None
 
 
 def _unreachable(trouble: Trouble) -> Answer:

@@ -1,5 +1,7 @@
-"""One GET over a connection of an aiohttp session, without the session's own request: the same connector and the same
-parser at half the processor time. Sends once, follows nothing, keeps no cookie. Raises aiohttp's exceptions.
+"""A pool of connections to one host: sends GETs through aiohttp's connector and parser, at half the processor time of
+its session. Sends each request once, follows no redirect, keeps no cookie. Raises aiohttp's exceptions.
+
+The only module that uses non-public parts of aiohttp; tests/hubspot/test_connection.py names each of them.
 """
 
 import asyncio
@@ -20,15 +22,15 @@ MOST_HEADERS = 1024
 READ_AT_ONCE = 65_536
 KEEPALIVE_S = 15.0  # shorter than the idle time-outs of usual servers, so that they seldom close first
 
-_UNTIMED = aiohttp.ClientTimeout()  # the caller times all of a poll
+_NO_TIMEOUT = aiohttp.ClientTimeout()  # the caller limits the time of the whole poll
 
 
 class BodyTooLarge(Exception):
-    """The decoded body is larger than the caller wants."""
+    """The decoded body is larger than the caller's limit."""
 
 
-class _Line:
-    """A connection of the connector's with its parser, both kept from one answer to the next."""
+class _PooledConnection:
+    """A connection of the connector and its parser, both reused from one answer to the next."""
 
     __slots__ = ("connection", "idle_since", "protocol", "transport")
 
@@ -48,7 +50,7 @@ class _Line:
 
     @property
     def is_clean(self) -> bool:
-        """Whether it stands, and nothing has come on it that nobody asked for."""
+        """Whether it is open and has received nothing beyond the answers to its requests."""
         return not self.transport.is_closing() and not self.protocol.should_close
 
     def close(self) -> None:
@@ -56,83 +58,83 @@ class _Line:
 
 
 class Reply:
-    """An answer whose headers are read. Its connection is held until `end`."""
+    """An answer whose headers are read. It holds its connection until `release`."""
 
-    __slots__ = ("_line", "_wire", "content", "headers", "status")
+    __slots__ = ("_connection", "_pool", "content", "headers", "status")
 
     def __init__(
-        self, wire: "HostConnections", line: _Line, message: RawResponseMessage, content: StreamReader
+        self, pool: "HostPool", connection: _PooledConnection, message: RawResponseMessage, content: StreamReader
     ) -> None:
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.content = content
-        self._wire = wire
-        self._line = line
+        self._pool = pool
+        self._connection = connection
 
-    def end(self, *, keep: bool) -> None:
-        """Give the connection back; one that is not to be kept, or cannot, is closed."""
-        self._wire.take_back(self._line, keep=keep)
+    def release(self, *, keep: bool) -> None:
+        """Return the connection to the pool, or close it: where `keep` is false or it cannot be reused."""
+        self._pool.take_back(self._connection, keep=keep)
 
 
-class HostConnections:
-    """The way to one host through a session's connector, its proxy included."""
+class HostPool:
+    """The connections to one host, made by a session's connector, through its proxy if it has one."""
 
     def __init__(self, session: aiohttp.ClientSession, template: aiohttp.ClientRequest, *, fresh: bool) -> None:
         """`fresh`: each connection serves one answer only."""
         self._session = session
         self._template = template
         self._fresh = fresh
-        self._idle: deque[_Line] = deque()  # the longest idle first
+        self._idle: deque[_PooledConnection] = deque()  # longest idle first
         self._now = asyncio.get_running_loop().time
         proxied = template.proxy is not None and not template.is_ssl()
         self._origin = str(template.url.origin()) if proxied else ""
         self._version_and_host = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n"
 
     async def get(self, target: str, headers: str) -> Reply:
-        """Ask for `target`, a path. `headers` are lines, each with its CRLF, without Host."""
-        line = self._idle_line() or await self._new_line()
+        """Request `target`, a path. `headers` are lines, each with its CRLF, without Host."""
+        connection = self._idle_connection() or await self._new_connection()
         try:
-            line.transport.write(
+            connection.transport.write(
                 f"GET {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}\r\n".encode()
             )
-            message, content = await line.protocol.read()
-            while 100 <= message.code <= 199 and message.code != 101:  # only an announcement of the answer
-                message, content = await line.protocol.read()
+            message, content = await connection.protocol.read()
+            while 100 <= message.code <= 199 and message.code != 101:  # informational: the answer follows
+                message, content = await connection.protocol.read()
         except BaseException:
-            line.close()
+            connection.close()
             raise
-        return Reply(self, line, message, content)
+        return Reply(self, connection, message, content)
 
-    def take_back(self, line: _Line, *, keep: bool) -> None:
-        """Keep a connection for the next request if it may be kept and can be; close it otherwise."""
-        if keep and not self._fresh and line.is_clean:
-            line.idle_since = self._now()
-            self._idle.append(line)
+    def take_back(self, connection: _PooledConnection, *, keep: bool) -> None:
+        """Keep a connection for the next request where `keep` and its state allow it; close it otherwise."""
+        if keep and not self._fresh and connection.is_clean:
+            connection.idle_since = self._now()
+            self._idle.append(connection)
         else:
-            line.close()
+            connection.close()
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.popleft().close()
 
-    def _idle_line(self) -> _Line | None:
+    def _idle_connection(self) -> _PooledConnection | None:
         while self._idle:
-            line = self._idle.popleft()
-            if line.is_clean and self._now() - line.idle_since <= KEEPALIVE_S:
-                return line
-            line.close()
+            connection = self._idle.popleft()
+            if connection.is_clean and self._now() - connection.idle_since <= KEEPALIVE_S:
+                return connection
+            connection.close()
         return None
 
-    async def _new_line(self) -> _Line:
+    async def _new_connection(self) -> _PooledConnection:
         connector = self._session.connector
         if connector is None:
             raise RuntimeError("the session is closed")
         while True:
-            connection = await connector.connect(self._template, [], _UNTIMED)
+            connection = await connector.connect(self._template, [], _NO_TIMEOUT)
             protocol, transport = connection.protocol, connection.transport
             if protocol is not None and transport is not None and not protocol.should_close:
-                return _Line(connection, protocol, transport)
+                return _PooledConnection(connection, protocol, transport)
             connection.close()
 
     def _for_proxy(self) -> str:
@@ -141,8 +143,8 @@ class HostConnections:
         return f"Proxy-Authorization: {self._template.headers['Proxy-Authorization']}\r\n"
 
 
-async def read_body(content: StreamReader, most: int) -> tuple[bytes, Exception | None]:
-    """Return a body up to `most` decoded bytes; with less than the whole body comes the reason."""
+async def read_body(content: StreamReader, limit: int) -> tuple[bytes, Exception | None]:
+    """Return a body of up to `limit` decoded bytes, and the error where that is not the whole body."""
     chunks: list[bytes] = []
     size = 0
     try:
@@ -150,31 +152,31 @@ async def read_body(content: StreamReader, most: int) -> tuple[bytes, Exception 
             is_whole = content.is_eof()
             chunk = content.read_nowait() if is_whole else await content.readany()
             size += len(chunk)
-            if size > most:
+            if size > limit:
                 return b"".join(chunks), BodyTooLarge()
             chunks.append(chunk)
             if is_whole:
                 return (chunk if len(chunks) == 1 else b"".join(chunks)), None
-    except Exception as error:  # noqa: BLE001 - the caller knows what each class means
+    except Exception as error:  # noqa: BLE001 - the caller classifies it
         return b"".join(chunks), error
 
 
-async def connections_to(session: aiohttp.ClientSession, url: URL, *, fresh: bool) -> HostConnections:
-    """Return the way to the host of `url`. Sends nothing: aiohttp makes the request from which the connector learns
-    host, TLS and proxy, and it is taken away just before it would leave."""
+async def open_pool(session: aiohttp.ClientSession, url: URL, *, fresh: bool) -> HostPool:
+    """Return a pool for the host of `url`. Sends nothing: aiohttp builds the request that gives the connector host, TLS
+    and proxy, and a middleware captures it before it is sent."""
     try:
-        async with session.get(url, middlewares=(_take_away,)):
+        async with session.get(url, middlewares=(_capture,)):
             pass
-    except _TakenAwayError as taken:
-        return HostConnections(session, taken.request, fresh=fresh)
+    except _CapturedError as captured:
+        return HostPool(session, captured.request, fresh=fresh)
     raise RuntimeError("aiohttp sent a request past its middleware")
 
 
-class _TakenAwayError(Exception):
+class _CapturedError(Exception):
     def __init__(self, request: aiohttp.ClientRequest) -> None:
         super().__init__()
         self.request = request
 
 
-async def _take_away(request: aiohttp.ClientRequest, _send: ClientHandlerType) -> NoReturn:
-    raise _TakenAwayError(request)
+async def _capture(request: aiohttp.ClientRequest, _send: ClientHandlerType) -> NoReturn:
+    raise _CapturedError(request)

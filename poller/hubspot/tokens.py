@@ -1,7 +1,7 @@
-"""Where bearer tokens come from: the environment, a file, or OAuth. Nothing here ever shows a token.
+"""The sources of bearer tokens: the environment, a file, or OAuth. No message and no repr contains a secret.
 
-A token that cannot be had for a reason a person must see to raises `ConfigError`; one that may be had later raises
-`TokenUnavailable`. Neither message, nor any repr, holds a secret.
+Where a person must act to have a token, `token()` raises `ConfigError`; where there may be one later,
+`TokenUnavailable`.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ log = structlog.get_logger()
 
 Post = Callable[[str, Mapping[str, str]], Awaitable[tuple[int, bytes]]]  # url, form → status, body
 
-USUAL_LIFE_S = 1800.0  # HubSpot's access tokens; taken where an answer does not say
-SHORTEST_LIFE_S, LONGEST_LIFE_S = 60.0, 86_400.0  # what is believed
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0  # after failures that pass by themselves
-REFUSED_BACKOFF_S = 5.0  # after a refusal: a person's remedy should work within seconds
+USUAL_LIFE_S = 1800.0  # of HubSpot's access tokens; the default where an answer has no `expires_in`
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 60.0, 86_400.0  # bounds of `expires_in`
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0  # after temporary failures
+REFUSED_BACKOFF_S = 5.0  # after a refusal: a person's fix should work within seconds
 
 
 class TokenUnavailable(Exception):
-    """There is no token now, but there may be one later: the token endpoint is down, throttled or out of reach."""
+    """There is no token now, but may be later: the token endpoint is down, throttled or unreachable."""
 
 
 class EnvToken:
-    """A token in an environment variable. It cannot change while the process lives."""
+    """A token in an environment variable, which cannot change while the process runs."""
 
     __slots__ = ("_environ", "_name", "_token")
 
@@ -49,14 +49,14 @@ class EnvToken:
         return self._token
 
     def refused(self, token: str) -> None:
-        """Nothing to read anew."""
+        """The variable cannot have changed."""
 
-    def has_news(self) -> bool:
+    def has_changed(self) -> bool:
         return False
 
 
 class FileToken:
-    """A token in a file, such as a Docker or Kubernetes secret; read again when refused and when the file changes."""
+    """A token in a file, such as a Docker or Kubernetes secret; re-read when refused and when the file changes."""
 
     __slots__ = ("_path", "_seen", "_token")
 
@@ -66,7 +66,7 @@ class FileToken:
         self._seen: tuple[int, ...] = ()
 
     async def token(self) -> str:
-        """Return what the file holds. Raises `ConfigError` where it is missing, empty or cannot hold a token."""
+        """Return the file's content. Raises `ConfigError` where it is missing, empty or not a token."""
         identity = _identity(self._path)
         if self._token is None or identity != self._seen:
             self._token, self._seen = None, identity
@@ -74,12 +74,12 @@ class FileToken:
         return self._token
 
     def refused(self, token: str) -> None:
-        """Read the file again next time, even if it looks unchanged."""
+        """Re-read the file on the next use, even if it looks unchanged."""
         if token == self._token:
             self._token = None
 
-    def has_news(self) -> bool:
-        return _is_new(self._path, self._seen)
+    def has_changed(self) -> bool:
+        return _is_changed(self._path, self._seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,10 @@ class _Access:
 
 
 class OAuthToken:
-    """Access tokens of an OAuth app, renewed ahead of their end, once for all who wait.
+    """Access tokens of an OAuth app, renewed before they expire, by one request however many callers wait.
 
-    The refresh token is `refresh_token` until `refresh_token_file` exists; a new one that HubSpot returns is kept in
-    that file. `post` sends a form to `token_url` and raises `TokenUnavailable` where the network does not let it.
+    The refresh token is `refresh_token` until `refresh_token_file` exists; a new one that HubSpot returns is written to
+    that file. `post` sends a form to `token_url` and raises `TokenUnavailable` on a network error.
     """
 
     def __init__(
@@ -109,18 +109,18 @@ class OAuthToken:
     ) -> None:
         self._client_id, self._client_secret = client_id, client_secret
         self._refresh_token, self._file = refresh_token, refresh_token_file
-        self._file_seen: tuple[int, ...] = ()  # the file's identity when it was read last
+        self._file_seen: tuple[int, ...] = ()  # the file's identity when it was last read
         self._token_url, self._post, self._clock = token_url, post, clock
         self._access: _Access | None = None
         self._renewing = asyncio.Lock()
         self._failure: ConfigError | TokenUnavailable | None = None  # the latest, until a renewal succeeds
         self._failures = 0
-        self._quiet_until = 0.0
+        self._retry_at = 0.0
 
     async def token(self) -> str:
-        """Return an access token that has not ended. Raises `ConfigError` or `TokenUnavailable` if none can be had."""
+        """Return an access token that has not expired. Raises `ConfigError` or `TokenUnavailable` if there is none."""
         access = self._access
-        if access is not None and (self._clock() < access.refresh_at or self._others_see_to(access)):
+        if access is not None and (self._clock() < access.refresh_at or self._is_being_renewed(access)):
             return access.token
         async with self._renewing:
             return await self._renewed_token()
@@ -130,25 +130,25 @@ class OAuthToken:
         if self._access is not None and token == self._access.token:
             self._access = None
 
-    def has_news(self) -> bool:
-        """A person may have put another refresh token into the file."""
-        return self._failure is not None and self._file is not None and _is_new(self._file, self._file_seen)
+    def has_changed(self) -> bool:
+        """Whether a person may have put another refresh token into the file."""
+        return self._failure is not None and self._file is not None and _is_changed(self._file, self._file_seen)
 
-    def _others_see_to(self, access: _Access) -> bool:
+    def _is_being_renewed(self, access: _Access) -> bool:
         return self._renewing.locked() and self._clock() < access.ends_at
 
     async def _renewed_token(self) -> str:
-        """A renewal that fails ahead of time is borne while the old token lasts."""
+        """Renew the token if necessary; a failure does not matter until the old token expires."""
         now = self._clock()
         if self._access is not None and now < self._access.refresh_at:
-            return self._access.token  # somebody else renewed it meanwhile
-        is_quiet = now < self._quiet_until <= now + LONGEST_BACKOFF_S  # beyond that the clock was set back
-        if not is_quiet or self.has_news():
+            return self._access.token  # another caller renewed it meanwhile
+        is_backing_off = now < self._retry_at <= now + LONGEST_BACKOFF_S  # beyond that the clock was set back
+        if not is_backing_off or self.has_changed():
             await self._renew()
         access = self._access
         if access is not None and self._clock() < access.ends_at:
             return access.token
-        failure = self._failure or TokenUnavailable("the access token ended before it could be used")
+        failure = self._failure or TokenUnavailable("the access token expired before it could be used")
         raise type(failure)(str(failure))
 
     async def _renew(self) -> None:
@@ -156,17 +156,17 @@ class OAuthToken:
             self._access = await self._request()
         except TokenUnavailable as failure:
             wait_s = min(FIRST_BACKOFF_S * 2.0 ** min(self._failures, 16), LONGEST_BACKOFF_S)
-            self._leave_alone(failure, wait_s)
+            self._back_off(failure, wait_s)
         except ConfigError as failure:
-            self._leave_alone(failure, REFUSED_BACKOFF_S)
+            self._back_off(failure, REFUSED_BACKOFF_S)
         else:
-            self._failure, self._failures, self._quiet_until = None, 0, 0.0
+            self._failure, self._failures, self._retry_at = None, 0, 0.0
 
-    def _leave_alone(self, failure: ConfigError | TokenUnavailable, wait_s: float) -> None:
-        """Until then, all who ask get the same failure without a request."""
+    def _back_off(self, failure: ConfigError | TokenUnavailable, wait_s: float) -> None:
+        """Raise the same failure without a request for `wait_s`."""
         self._failure = failure.with_traceback(None)
         self._failures += 1
-        self._quiet_until = self._clock() + wait_s
+        self._retry_at = self._clock() + wait_s
         log.warning("token.not_renewed", reason=str(failure), failures=self._failures, wait_s=wait_s)
 
     async def _request(self) -> _Access:
@@ -185,30 +185,30 @@ class OAuthToken:
         return access
 
     def _current_refresh_token(self) -> str:
-        """The file wins once it exists: it holds the newest one, and a person may put another there."""
+        """Return the file's token once the file exists: it is the newest, and a person may replace it."""
         if self._file is not None and (self._refresh_token is None or self._file.exists()):
             self._file_seen = _identity(self._file)
             return secret_in_file(self._file)
         if self._refresh_token is None:
-            raise ConfigError("oauth: there is no refresh token: set refresh_token_env or refresh_token_file")
+            raise ConfigError("oauth: there is no refresh token. Set refresh_token_env or refresh_token_file.")
         return self._refresh_token
 
     def _keep(self, renewed: str) -> None:
         self._refresh_token = renewed
         if self._file is None:
             log.warning(
-                "token.not_kept", reason="no refresh_token_file is set: the new refresh token ends with this run"
+                "token.not_kept", reason="no refresh_token_file is set: the new refresh token is lost after this run"
             )
             return
         try:
             _write_secret(self._file, renewed)
         except OSError as error:
-            self._file = None  # the file holds the old one; the new one is in memory
+            self._file = None  # it contains the old token; the new one is in memory
             log.warning("token.not_kept", reason=f"cannot write refresh_token_file: {error.strerror}")
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written or replaced, also through Kubernetes' swapped symbolic links."""
+    """Return what changes when a file is written or replaced, also by Kubernetes' swapped symbolic links."""
     try:
         now = path.stat()
     except (OSError, ValueError) as error:
@@ -216,7 +216,7 @@ def _identity(path: Path) -> tuple[int, ...]:
     return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
 
 
-def _is_new(path: Path, seen: tuple[int, ...]) -> bool:
+def _is_changed(path: Path, seen: tuple[int, ...]) -> bool:
     try:
         return _identity(path) != seen
     except ConfigError:  # there is nothing to read
@@ -224,15 +224,15 @@ def _is_new(path: Path, seen: tuple[int, ...]) -> bool:
 
 
 def _granted(status: int, body: bytes, began_at: float) -> tuple[_Access, str | None]:
-    """Read the token endpoint's answer: the access token, and the refresh token that comes with it."""
+    """Return the access token in the token endpoint's answer, and the refresh token that comes with it."""
     if status in (408, 423, 425, 429, 477) or not (200 <= status <= 299 or 400 <= status <= 499):
         raise TokenUnavailable(f"the token endpoint answered {status}")
     if status == 404:
-        raise ConfigError("oauth: the token endpoint answered 404: check token_path and base_url")
+        raise ConfigError("oauth: the token endpoint answered 404. Check token_path and base_url.")
     if status >= 400:
         raise ConfigError(
-            f"oauth: HubSpot refused the refresh token ({status}): check client_id, client_secret and the refresh "
-            "token, or let the account's owner install the app again"
+            f"oauth: HubSpot refused the refresh token ({status}). Check client_id, client_secret and the refresh "
+            "token, or have the app reinstalled in the account."
         )
     try:
         answer = orjson.loads(body)
@@ -247,22 +247,22 @@ def _granted(status: int, body: bytes, began_at: float) -> tuple[_Access, str | 
     return access, renewed if isinstance(renewed, str) and re.fullmatch(r"[!-~]{1,8192}", renewed) else None
 
 
-def _life_s(told: object) -> float:
-    if isinstance(told, bool) or not isinstance(told, int | float) or not told > 0:
+def _life_s(expires_in: object) -> float:
+    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or not expires_in > 0:
         return USUAL_LIFE_S
-    return min(max(float(told), SHORTEST_LIFE_S), LONGEST_LIFE_S)
+    return min(max(float(expires_in), SHORTEST_LIFE_S), LONGEST_LIFE_S)
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    """Replace the file's content in one step, readable by its owner only, on disk when this returns."""
-    path = path.resolve()  # replace what a link points to, not the link
+    """Replace the file's content atomically, with mode 0600; it is on disk when this returns."""
+    path = path.resolve()  # replace the target of a link, not the link
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secret.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - `temporary` is a name, as mkstemp gave it
+        os.replace(temporary, path)  # noqa: PTH105 - `temporary` is a str from mkstemp
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

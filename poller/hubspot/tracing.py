@@ -1,5 +1,5 @@
-"""A span a poll for OpenTelemetry, where the extra `otel` is installed and a collector is named. Otherwise nothing of
-it is imported, and a poll costs nothing more. No span holds a token, a body or a URL beyond the path's template.
+"""One OpenTelemetry span for each poll, where the extra `otel` is installed and a collector is configured. Otherwise
+nothing of it is imported, and polls cost nothing more. No span contains a token, a body or a URL with an id in it.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-EXPORT_TIMEOUT_S = 3.0  # with all its retries: a collector that is away must not hold up the end of a run
+EXPORT_TIMEOUT_S = 3.0  # with all retries: a collector that is down must not delay the end of a run
 TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
-def are_wanted(setting: Literal["auto", "on", "off"], environ: Mapping[str, str]) -> bool:
-    """Whether spans are to be sent; "auto": where the environment names a collector and the extra is installed."""
+def is_enabled(setting: Literal["auto", "on", "off"], environ: Mapping[str, str]) -> bool:
+    """Return whether to send spans; "auto": where the environment names a collector and the extra is installed."""
     if setting == "auto":
-        told_off = environ.get("OTEL_SDK_DISABLED") == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
-        return not told_off and any(environ.get(name) for name in ENDPOINTS) and _is_installed()
+        is_disabled = environ.get("OTEL_SDK_DISABLED") == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+        return not is_disabled and any(environ.get(name) for name in ENDPOINTS) and _is_installed()
     return setting == "on"
 
 
@@ -38,27 +38,27 @@ def _is_installed() -> bool:
 
 
 def open_provider(environ: Mapping[str, str]) -> "TracerProvider":
-    """Return what sends spans in batches, from a thread of its own, to the collector that the environment names.
+    """Return a provider that sends spans in batches, from its own thread, to the collector that the environment names.
 
-    Raises `ConfigError` where the extra is missing. The caller shuts it down, which sends what is left.
+    Raises `ConfigError` where the extra is missing. The caller shuts it down, which sends the remaining spans.
     """
     if not _is_installed():
-        raise ConfigError('traces = "on" needs the extra `otel`: pip install "hubspot-import-poller[otel]"')
+        raise ConfigError('traces = "on" needs the extra `otel`. Run: pip install "hubspot-import-poller[otel]"')
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    named = {"service.name": environ.get("OTEL_SERVICE_NAME") or "poller", "service.version": __version__}
-    provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-    told = any(environ.get(name) for name in TIMEOUTS)
-    exporter = OTLPSpanExporter(timeout=None if told else EXPORT_TIMEOUT_S)
+    attributes = {"service.name": environ.get("OTEL_SERVICE_NAME") or "poller", "service.version": __version__}
+    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+    is_timeout_set = any(environ.get(name) for name in TIMEOUTS)
+    exporter = OTLPSpanExporter(timeout=None if is_timeout_set else EXPORT_TIMEOUT_S)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 
 class TracedClient:
-    """A `StatusClient` that tells each of another's polls as a span."""
+    """A `StatusClient` that records each poll of another client as a span."""
 
     def __init__(
         self, client: StatusClient, tracer: "Tracer", *, clock: Clock, account: str, base_url: str, status_path: str
@@ -80,14 +80,14 @@ class TracedClient:
         }
 
     async def poll(self, task: Task) -> Answer:
-        """Poll as the other client does; see `StatusClient`."""
+        """Poll with the other client; see `StatusClient`."""
         span = self._tracer.start_span(f"GET {self._path}", kind=self._kind, start_time=self._now_ns())
         span.set_attributes({**self._known, "poller.task_id": task.task_id, "poller.polls": task.polls + 1})
         try:
             answer = await self._client.poll(task)
-            span.set_attributes(_said(answer))
-            if (trouble := _trouble(answer)) is not None:
-                span.set_attribute("error.type", trouble)
+            span.set_attributes(_attributes(answer))
+            if (error := _error_type(answer)) is not None:
+                span.set_attribute("error.type", error)
                 span.set_status(self._error)
             return answer
         finally:
@@ -97,21 +97,21 @@ class TracedClient:
         return int(self._clock() * 1_000_000_000)
 
 
-def _said(answer: Answer) -> dict[str, str | int]:
+def _attributes(answer: Answer) -> dict[str, str | int]:
     outcome = answer.outcome
-    said: dict[str, str | int] = {"poller.outcome": type(outcome).__name__.lower()}
+    attributes: dict[str, str | int] = {"poller.outcome": type(outcome).__name__.lower()}
     if outcome.correlation_id is not None:
-        said["hubspot.correlation_id"] = outcome.correlation_id
+        attributes["hubspot.correlation_id"] = outcome.correlation_id
     match outcome:
         case Running(status=str(status)) | Finished(status=status):
-            said["hubspot.task.status"] = status
+            attributes["hubspot.task.status"] = status
         case Missing(code=code):
-            said["http.response.status_code"] = code
-    return said
+            attributes["http.response.status_code"] = code
+    return attributes
 
 
-def _trouble(answer: Answer) -> str | None:
-    """Return why a poll told nothing of its task. A missing task is an answer, not an error."""
+def _error_type(answer: Answer) -> str | None:
+    """Return why a poll did not show its task's status. A missing task is an answer, not an error."""
     match answer.outcome:
         case Throttled(policy=policy):
             return f"throttled_{policy}"

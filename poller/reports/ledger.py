@@ -80,6 +80,11 @@ def merged(sources: Sequence[SourceSums]) -> list[tuple[SourceSums, int]]:
     return _added_up(by_name, lambda name: f"{_folder(name)}/…" if folders[_folder(name)] >= FEWEST_OF_FOLDER else name)
 
 
+def by_name(sources: Iterable[SourceSums]) -> list[SourceSums]:
+    """Return the sources, those of one name (a file that was rotated) added up."""
+    return [source for source, _ in _added_up([(source, 1) for source in sources], lambda name: name)]
+
+
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 

@@ -4,17 +4,18 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from poller.config import AccountSettings
 from poller.core.errors import ConfigError
 from poller.core.model import AccountState, JsonObject
 from poller.core.text import duration
-from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
-from poller.schedule import Course, Learned, Lifetimes, SimulatedRun, Unreadable, recalled
+from poller.schedule import Course, KnowledgeUnreadable, PollPlanner, SimulatedRun, SurvivalCurve, planner_from
 from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
-from poller.schedule.simulate import forecast
+from poller.schedule.forecast import LaneOutlook, forecast
+from poller.schedule.simulate import simulate_run
 
 DEFAULT_REQUESTS, DEFAULT_WINDOW_S = 100, 10.0  # until HubSpot's answers contain the limits
 ANSWER_S = 0.1  # a slot is held until the answer, and a window more
@@ -83,7 +84,7 @@ def plan_account(
     learned = _learned(account, knowledge)
     courses, based_on = _courses(learned, durations)
     per_second = _per_second(account)
-    simulated = forecast(
+    simulated = simulate_run(
         tasks,
         courses,
         per_second=per_second,
@@ -91,7 +92,9 @@ def plan_account(
         gap_s=_plain_gap_s(account),
         learned=learned if rules.policy == "learned" else None,
     )
-    quota, share = _quota(account, state, simulated, now)
+    outlook, pace = _outlook(account, state, now), tasks / max(simulated.lasts_s, 1e-9)
+    done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=simulated.polls / tasks)
+    quota = _quota(outlook, simulated, now)
     fits = quota is None or simulated.polls <= quota
     per_task = simulated.polls / tasks
     return AccountPlan(
@@ -100,31 +103,31 @@ def plan_account(
         polls=simulated.polls,
         polls_per_task=round(per_task, 2),
         lasts_s=round(simulated.lasts_s, 1),
-        ends_at=datetime.fromtimestamp(now + simulated.lasts_s, UTC).isoformat(timespec="seconds"),
+        ends_at=datetime.fromtimestamp(done.at or now + simulated.lasts_s, UTC).isoformat(timespec="seconds"),
         per_second=round(per_second, 2),
         mean_late_s=round(simulated.mean_late_s, 1),
         timed_out=simulated.timed_out,
         based_on=based_on,
         quota=quota,
-        quota_share=share,
+        quota_share=round(simulated.polls / account.daily_limit, 4) if account.daily_limit else None,
         fits=fits,
         tasks_that_fit=None if quota is None else min(tasks, int(quota / per_task)),
     )
 
 
-def _learned(account: AccountSettings, knowledge: bytes | None) -> Learned:
-    price = account.price()
+def _learned(account: AccountSettings, knowledge: bytes | None) -> PollPlanner:
+    tradeoff = account.polling_rules().tradeoff
     try:
-        return Learned(price) if knowledge is None else recalled(price, knowledge)
-    except Unreadable:
-        return Learned(price)
+        return PollPlanner(tradeoff) if knowledge is None else planner_from(tradeoff, knowledge)
+    except KnowledgeUnreadable:
+        return PollPlanner(tradeoff)
 
 
-def _courses(learned: Learned, durations: str | None) -> tuple[Callable[[int], list[Course]], str]:
+def _courses(learned: PollPlanner, durations: str | None) -> tuple[Callable[[int], list[Course]], str]:
     """Return the simulated tasks, evenly spread over the durations in a random order; and what the durations are
     based on."""
     if durations is None and learned.hazard.finished >= ENOUGH_FINISHED:
-        lifetimes = Lifetimes(learned.hazard.rates()[0])
+        lifetimes = SurvivalCurve(learned.hazard.rates()[0])
         age_s = learned.usual_feeding_age_s
 
         def known(played: int) -> list[Course]:
@@ -165,25 +168,24 @@ def _per_second(account: AccountSettings) -> float:
     return (account.requests or DEFAULT_REQUESTS) / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
 
 
-def _quota(
-    account: AccountSettings, state: AccountState, simulated: SimulatedRun, now: float
-) -> tuple[int | None, float | None]:
-    """Return how many requests the run may still make, and the share of a day's requests that it takes."""
-    if account.daily_limit is None:
-        return None, None
-    quota = DailyQuota(
-        limit=account.daily_limit,
-        reserve=account.daily_reserve,
-        time_zone=account.time_zone,
-        clock=lambda: now,
-        day=state.day,
-        day_requests=state.day_requests,
-    )
-    days_later = math.ceil(
-        max(0.0, now + simulated.lasts_s - quota.resets_at) / 86_400
-    )  # they have quotas of their own
-    left = max(0, int(quota.own_left())) + days_later * int(quota.usable)
-    return left, round(simulated.polls / account.daily_limit, 4)
+def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
+    """Return how many requests are left today and usable in a whole day, and when the day ends."""
+    zone = ZoneInfo(account.time_zone)
+    today = datetime.fromtimestamp(now, zone)
+    midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone).timestamp()
+    if (limit := account.daily_limit) is None:
+        return LaneOutlook(resets_at=midnight)
+    usable = int(limit - (account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve))
+    used = state.day_requests if state.day == today.date().isoformat() else 0
+    return LaneOutlook(daily_left=max(0, usable - used), daily_usable=usable, resets_at=midnight)
+
+
+def _quota(outlook: LaneOutlook, simulated: SimulatedRun, now: float) -> int | None:
+    """Return how many requests the run may send until it ends; None: not known."""
+    if outlook.daily_left is None or outlook.daily_usable is None:
+        return None
+    later_s = max(0.0, simulated.lasts_s - (outlook.resets_at - now))  # requests after midnight count for the next days
+    return outlook.daily_left + math.ceil(later_s / 86_400) * outlook.daily_usable
 
 
 def _lines(plan: AccountPlan) -> list[str]:

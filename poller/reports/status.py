@@ -1,68 +1,132 @@
-"""How a state stands, for programs and as one line for those who wait. Pure."""
+"""The ledger for programs, and as one line for people who watch it. Pure.
+
+`LedgerCounts` is the one JSON shape of the ledger: `poller status --json` and the live page carry it.
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
-from poller.core.model import AccountState, JsonObject, Kind, Sums
-from poller.core.text import duration, printable
+from msgspec import Struct
+
+from poller.core.model import AccountState, Kind, Pause, SinkSums, SourceSums, Sums
+from poller.core.text import printable
 from poller.core.timestamps import iso
+from poller.reports.task import Instant, instant
+from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
 
-def standing_json(sums: Sums, *, differences: Sequence[str], owner: tuple[int, float] | None, now: float) -> JsonObject:
-    """Return the ledger for programs; docs/answers.md describes the shape, which only grows.
+class LedgerCounts(Struct, frozen=True, kw_only=True):
+    """Tasks, lines and records, each counted in exactly one place."""
 
-    `differences` are the sums that do not hold; `owner` is the process at work on the state and its last sign of life.
-    """
+    tasks: int
+    waiting: int
+    finished: int
+    complete: int
+    kinds: dict[Kind, int]
+    sources: Sequence[SourceSums]
+    sinks: Sequence[SinkSums]
+
+
+class AccountView(Struct, frozen=True, kw_only=True):
+    """One account's pause and its requests of the day."""
+
+    pause: Pause | None
+    pause_detail: str | None
+    resume_at: Instant | None
+    paused_s: float
+    day: str | None
+    day_requests: int
+
+
+class ReasonCount(Struct, frozen=True, kw_only=True):
+    """A reason why tasks are not plainly complete, and how many of them have it."""
+
+    reason: str
+    count: int
+
+
+class RunningProcess(Struct, frozen=True, kw_only=True):
+    """The process that works on the state."""
+
+    pid: int
+    heartbeat_at: Instant
+
+
+class LedgerView(LedgerCounts, frozen=True, kw_only=True):
+    """The whole ledger. docs/answers.md describes it; keys are only added."""
+
+    at: Instant
+    balanced: bool
+    differences: Sequence[str]
+    pruned: int
+    polls: int
+    polls_per_task: float | None
+    accounts: dict[str, AccountView]
+    reasons: list[ReasonCount]
+    run: RunningProcess | None
+
+
+def ledger_view(
+    sums: Sums, *, differences: Sequence[str], heartbeat: tuple[int, float] | None, now: float
+) -> LedgerView:
+    """Return the ledger for programs. `differences` are the sums that do not hold; `heartbeat` is the process that
+    works on the state, with the instant of its last heartbeat."""
     tasks = sums.waiting + sums.finished
-    return {
-        "at": iso(now),
-        "balanced": not differences,
-        "differences": list(differences),
-        "tasks": tasks,
-        "waiting": sums.waiting,
-        "finished": sums.finished,
-        "complete": sums.kinds.get(Kind.COMPLETE, 0),
-        "kinds": {str(kind): sums.kinds.get(kind, 0) for kind in Kind},
-        "pruned": sums.pruned,
-        "polls": sums.polls,
-        "polls_per_task": round(sums.polls / tasks, 3) if tasks else None,
-        "sources": [asdict(source) for source in sums.sources],
-        "sinks": [asdict(sink) for sink in sums.sinks],
-        "accounts": {name: _account_json(state) for name, state in sums.accounts.items()},
-        "reasons": [{"reason": reason, "count": count} for reason, count in sums.reasons],
-        "run": None if owner is None else {"pid": owner[0], "showed_life_at": iso(owner[1])},
-    }
+    return LedgerView(
+        at=iso(now),
+        balanced=not differences,
+        differences=differences,
+        tasks=tasks,
+        waiting=sums.waiting,
+        finished=sums.finished,
+        complete=sums.kinds.get(Kind.COMPLETE, 0),
+        kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
+        pruned=sums.pruned,
+        polls=sums.polls,
+        polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
+        sources=sums.sources,
+        sinks=sums.sinks,
+        accounts={name: _account_view(state) for name, state in sums.accounts.items()},
+        reasons=[ReasonCount(reason=reason, count=count) for reason, count in sums.reasons],
+        run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
+    )
 
 
-def _account_json(state: AccountState) -> JsonObject:
-    return {
-        "pause": state.pause,
-        "pause_detail": state.pause_detail,
-        "resume_at": None if state.resume_at is None else iso(state.resume_at),
-        "paused_s": round(state.paused_s, 3),
-        "day": state.day or None,
-        "requests_of_day": state.day_requests,
-    }
+def _account_view(state: AccountState) -> AccountView:
+    return AccountView(
+        pause=Pause(state.pause) if state.pause else None,
+        pause_detail=state.pause_detail,
+        resume_at=instant(state.resume_at),
+        paused_s=round(state.paused_s, 3),
+        day=state.day or None,
+        day_requests=state.day_requests,
+    )
 
 
-def standing_line(sums: Sums, *, now: float, before: tuple[float, int] | None, at_work: bool = True) -> str:
-    """Return one line; `before` is an earlier instant with the number of finished tasks then."""
+def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_running: bool = True) -> str:
+    """Return the ledger in one line; `before` is an earlier instant with the number of finished tasks then."""
     tasks = sums.waiting + sums.finished
-    bad = sums.finished - sums.kinds.get(Kind.COMPLETE, 0)
+    not_complete = sums.finished - sums.kinds.get(Kind.COMPLETE, 0)
     share = f" ({sums.finished / tasks:.1%})" if tasks else ""
-    parts = [f"{sums.finished:,} of {tasks:,} finished{share}", f"{bad:,} not complete", f"{sums.polls:,} polls"]
-    parts += [pace] if at_work and (pace := _pace(sums, now, before)) else []
+    parts = [
+        f"{sums.finished:,} of {tasks:,} finished{share}",
+        f"{not_complete:,} not complete",
+        f"{sums.polls:,} polls",
+    ]
+    parts += _pace(sums, now, before) if is_running else []
     undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
     parts += [f"{undelivered:,} undelivered"] if undelivered else []
     parts += [
         f"account {name} is paused: {printable(state.pause)}" for name, state in sums.accounts.items() if state.pause
     ]
-    parts += [] if at_work else ["no run is at work"]
+    parts += [] if is_running else ["no run is active"]
     return f"{iso(now)[:19]}Z  {', '.join(parts)}"
 
 
-def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> str:
-    if before is None or now <= before[0] or not sums.waiting:
-        return ""
-    rate = (sums.finished - before[1]) / (now - before[0])
-    return f"{rate:.3g} a second, {duration(sums.waiting / rate)} left at this pace" if rate > 0 else ""
+def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]:
+    """Return the pace since `before`, and the time left where it can be forecast."""
+    if before is None or now <= before[0] or not sums.waiting or sums.finished <= before[1]:
+        return []
+    step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=False)
+    lanes = [LaneOutlook(is_paused=bool(state.pause), resume_at=state.resume_at) for state in sums.accounts.values()]
+    left = time_left(forecast(now=now, waiting=sums.waiting, paces=recent_paces([step]), lanes=lanes), now)
+    return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

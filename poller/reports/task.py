@@ -1,124 +1,172 @@
-"""Tells the story of one task: when it was fed, every poll of it, what became of it, and who has it. Pure."""
+"""One task, for people and for programs: when it was fed, each poll, its outcome, and which sinks have it. Pure.
 
-import orjson
+`TaskView` is the one JSON shape of a task: `poller why --json` and GET /v1/tasks/{task_id} answer with it.
+"""
 
-from poller.core.model import AccountState, JsonObject, Poll, TaskDetails
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw, Struct
+
+from poller.core.model import AccountState, Kind, Pause, Poll, TaskDetails
 from poller.core.text import duration, printable
 from poller.core.timestamps import iso
 
 INDENT = " " * 13
 
+# --- for programs ----------------------------------------------------------------------------------------------------
 
-def story_text(story: TaskDetails, account: AccountState, now: float) -> str:
-    """Return one task's story as people read it."""
+Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, UTC
+JsonObjectBytes = Annotated[Raw | None, Meta(extra_json_schema={"type": ["object", "null"]})]
+
+
+class PollView(Struct, frozen=True, kw_only=True):
+    """One status request for the task."""
+
+    at: Instant
+    gate_s: Annotated[float, Meta(description="waited at the gate")]
+    took_s: float
+    outcome: str
+    detail: Annotated[str | int | None, Meta(description="HubSpot's status word, its HTTP status, or a reason")]
+    next_in_s: Annotated[float | None, Meta(description="until the next poll was due; null: it was the last")]
+
+
+class TaskView(Struct, frozen=True, kw_only=True):
+    """Everything that the state holds of one task. docs/answers.md describes it; keys are only added."""
+
+    task_id: str
+    account: str
+    state: Literal["waiting", "finished"]
+    kind: Kind | None
+    reason: Annotated[str | None, Meta(description="why it is not plainly complete")]
+    status: Annotated[str | None, Meta(description="the status that HubSpot returned last")]
+    polls: Annotated[int, Meta(description="status requests so far")]
+    errors: Annotated[int, Meta(description="consecutive failed polls")]
+    fed_at: Instant
+    requested_at: Annotated[Instant | None, Meta(description="when the import was started at HubSpot")]
+    due_at: Annotated[Instant | None, Meta(description="when it is polled next")]
+    seen_at: Annotated[Instant | None, Meta(description="when its outcome was seen")]
+    account_pause: Annotated[Pause | None, Meta(description="why its account sends no requests now")]
+    ref: Annotated[JsonObjectBytes, Meta(description="what was fed with the id")]
+    record: Annotated[JsonObjectBytes, Meta(description="the finished task, as every sink gets it")]
+    deliveries: Annotated[dict[str, str], Meta(description="by sink: delivered, undelivered or `dead: REASON`")]
+    poll_log: Annotated[list[PollView], Meta(description="the latest polls, oldest first")]
+
+
+def task_view(task: TaskDetails, account: AccountState) -> TaskView:
+    """Return one task for programs."""
+    record = task.record
+    return TaskView(
+        task_id=task.task_id,
+        account=task.account,
+        state="waiting" if task.kind is None else "finished",
+        kind=task.kind,
+        reason=None if record is None else record.reason,
+        status=task.status,
+        polls=task.polls,
+        errors=task.errors,
+        fed_at=iso(task.fed_at),
+        requested_at=instant(task.requested_at),
+        due_at=iso(task.due_at) if task.kind is None else None,
+        seen_at=None if record is None else iso(record.seen_at),
+        account_pause=Pause(account.pause) if account.pause else None,
+        ref=None if task.ref is None else Raw(task.ref),
+        record=None if record is None else Raw(record.body),
+        deliveries=dict(task.deliveries),
+        poll_log=[_poll_view(poll) for poll in task.poll_log],
+    )
+
+
+def instant(at: float | None) -> str | None:
+    """Return an instant as RFC 3339, None where there is none."""
+    return None if at is None else iso(at)
+
+
+def _poll_view(poll: Poll) -> PollView:
+    return PollView(
+        at=iso(poll.at),
+        gate_s=poll.gate_s,
+        took_s=poll.took_s,
+        outcome=poll.outcome,
+        detail=poll.detail,
+        next_in_s=poll.again_in_s,
+    )
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+def task_text(task: TaskDetails, account: AccountState, now: float) -> str:
+    """Return one task as lines for people."""
     lines = [
-        f"{story.task_id}  (account {story.account})",
-        _line("fed", f"{_at(story.fed_at)}, {_ago(now - story.fed_at)}"),
+        f"{task.task_id}  (account {task.account})",
+        _line("fed", f"{_at(task.fed_at)}, {_ago(now - task.fed_at)}"),
     ]
-    if story.ref is not None:
-        lines.append(INDENT + printable(story.ref.decode("utf-8", "replace")))
-    if story.requested_at is not None:
-        lines.append(_line("requested", f"{_at(story.requested_at)}, as HubSpot tells"))
-    lines += [*_polls(story), *_end(story, account, now)]
-    lines += [
-        _line("sink" if first else "", f"{printable(sink)}: {printable(state)}") for first, sink, state in _sinks(story)
-    ]
-    return "\n".join(lines)
+    if task.ref is not None:
+        lines.append(INDENT + printable(task.ref.decode("utf-8", "replace")))
+    if task.requested_at is not None:
+        lines.append(_line("requested", f"{_at(task.requested_at)}, by HubSpot's clock"))
+    return "\n".join([*lines, *_polls(task), *_end(task, account, now), *_sinks(task)])
 
 
-def _line(name: str, said: str) -> str:
-    return f"{name:<13}{said}"
+def _line(name: str, text: str) -> str:
+    return f"{name:<13}{text}"
 
 
-def _at(instant: float) -> str:
-    return iso(instant).replace("T", " ").replace("Z", " UTC")
+def _at(at: float) -> str:
+    return iso(at).replace("T", " ").replace("Z", " UTC")
 
 
 def _ago(seconds: float) -> str:
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
-def _polls(story: TaskDetails) -> list[str]:
-    if not story.polls:
+def _polls(task: TaskDetails) -> list[str]:
+    if not task.polls:
         return [_line("polls", "none yet")]
-    lines = [_line("polls", f"{story.polls:,}{f', of which {story.errors} in a row failed' if story.errors else ''}")]
-    unkept = story.polls - len(story.poll_log)
-    if unkept > 0:
-        lines.append(
-            f"{INDENT}the first {unkept:,} are not kept in detail" if unkept > 1 else f"{INDENT}the first is not kept"
-        )
-    return lines + [INDENT + _poll_text(number, poll) for number, poll in enumerate(story.poll_log, max(0, unkept) + 1)]
+    lines = [_line("polls", f"{task.polls:,}{f', the last {task.errors} failed' if task.errors else ''}")]
+    dropped = task.polls - len(task.poll_log)
+    if dropped > 0:
+        lines.append(f"{INDENT}the first {f'{dropped:,} are' if dropped > 1 else 'is'} no longer in the log")
+    return lines + [INDENT + _poll_text(number, poll) for number, poll in enumerate(task.poll_log, max(0, dropped) + 1)]
 
 
 def _poll_text(number: int, poll: Poll) -> str:
-    says = "" if poll.detail is None else f" {printable(str(poll.detail))}"
+    detail = "" if poll.detail is None else f" {printable(str(poll.detail))}"
     then = "the last one" if poll.again_in_s is None else f"next {duration(poll.again_in_s)} later"
     return (
         f"{number:>3}  {_at(poll.at)}  waited {duration(poll.gate_s)} at the gate, took {duration(poll.took_s)}: "
-        f"{poll.outcome}{says}; {then}"
+        f"{poll.outcome}{detail}; {then}"
     )
 
 
-def _end(story: TaskDetails, account: AccountState, now: float) -> list[str]:
-    if story.kind is not None:
-        kind = str(story.kind).replace("_", " ")
-        record = story.record
-        if record is None:
-            return [_line("finished", kind)]
-        lines = [
-            _line(
-                "finished", f"{kind}, {_at(record.seen_at)}, {duration(record.seen_at - story.fed_at)} after it was fed"
-            )
-        ]
-        if record.reason:
-            lines.append(INDENT + printable(record.reason))
-        correlation = record.correlation_id
-        return [*lines, f"{INDENT}correlation id {correlation}, for HubSpot's support"] if correlation else lines
-    due = f"next poll due {_at(story.due_at)}, {_ago(now - story.due_at)}"
-    lines = [_line("waiting", f"{printable(story.status)} was HubSpot's last word; {due}" if story.status else due)]
+def _end(task: TaskDetails, account: AccountState, now: float) -> list[str]:
+    return _waiting(task, account, now) if task.kind is None else _finished(task, str(task.kind).replace("_", " "))
+
+
+def _waiting(task: TaskDetails, account: AccountState, now: float) -> list[str]:
+    due = f"next poll due {_at(task.due_at)}, {_ago(now - task.due_at)}"
+    lines = [_line("waiting", f"last status {printable(task.status)}; {due}" if task.status else due)]
     if account.pause:
-        why = f" ({printable(account.pause_detail)})" if account.pause_detail else ""
+        detail = f" ({printable(account.pause_detail)})" if account.pause_detail else ""
         until = f", until about {_at(account.resume_at)}" if account.resume_at is not None else ""
-        lines.append(f"{INDENT}the account is paused: {account.pause}{why}{until}")
+        lines.append(f"{INDENT}the account is paused: {account.pause}{detail}{until}")
     return lines
 
 
-def _sinks(story: TaskDetails) -> list[tuple[bool, str, str]]:
-    if story.kind is None:
+def _finished(task: TaskDetails, kind: str) -> list[str]:
+    record = task.record
+    if record is None:
+        return [_line("finished", kind)]
+    after = duration(record.seen_at - task.fed_at)
+    lines = [_line("finished", f"{kind}, {_at(record.seen_at)}, {after} after it was fed")]
+    if record.reason:
+        lines.append(INDENT + printable(record.reason))
+    correlation = record.correlation_id
+    return [*lines, f"{INDENT}correlation id {correlation}, for HubSpot's support"] if correlation else lines
+
+
+def _sinks(task: TaskDetails) -> list[str]:
+    if task.kind is None:
         return []
-    return [(number == 0, sink, state) for number, (sink, state) in enumerate(story.deliveries.items())]
-
-
-def story_json(story: TaskDetails, account: AccountState) -> JsonObject:
-    """Return one task's story for programs; docs/answers.md describes the shape, which only grows."""
-    record = story.record
-    return {
-        "task_id": story.task_id,
-        "account": story.account,
-        "state": "waiting" if story.kind is None else "finished",
-        "kind": None if story.kind is None else str(story.kind),
-        "reason": None if record is None else record.reason,
-        "status": story.status,
-        "fed_at": iso(story.fed_at),
-        "requested_at": None if story.requested_at is None else iso(story.requested_at),
-        "next_poll_at": None if story.kind is not None else iso(story.due_at),
-        "finished_at": None if record is None else iso(record.seen_at),
-        "polls": story.polls,
-        "failed_polls_in_a_row": story.errors,
-        "poll_log": [_poll_json(poll) for poll in story.poll_log],
-        "account_pause": account.pause,
-        "ref": None if story.ref is None else orjson.Fragment(story.ref),
-        "record": None if record is None else orjson.Fragment(record.body),
-        "deliveries": dict(story.deliveries),
-    }
-
-
-def _poll_json(poll: Poll) -> JsonObject:
-    return {
-        "at": iso(poll.at),
-        "gate_s": poll.gate_s,
-        "took_s": poll.took_s,
-        "outcome": poll.outcome,
-        "says": poll.detail,
-        "next_in_s": poll.again_in_s,
-    }
+    texts = [f"{printable(sink)}: {printable(state)}" for sink, state in task.deliveries.items()]
+    return [_line("" if number else "sink", text) for number, text in enumerate(texts)]

@@ -1,18 +1,9 @@
-"""A simulated, seeded HubSpot: `scenario` describes it, `api` behaves so without I/O, `server` serves it."""
+"""A simulated, seeded HubSpot: `scenario` describes it, `api` implements it without I/O, `server` serves it."""
 
-from poller.sandbox.api import SandboxApi, Stats
-from poller.sandbox.scenario import (
-    FAULTS,
-    Fate,
-    Outage,
-    Scenario,
-    parse_fate,
-    parse_fault,
-    parse_latency_ms,
-    parse_outage,
-)
+from poller.sandbox.api import SandboxApi
+from poller.sandbox.scenario import FAULTS, Fate, Outage, Scenario, parse_outage
 from poller.sandbox.server import make_app, serve
-from poller.sandbox.truth import Family, Truth
+from poller.sandbox.tasks import Family
 from poller.schedule.durations import parse_durations
 
 __all__ = [
@@ -22,13 +13,8 @@ __all__ = [
     "Outage",
     "SandboxApi",
     "Scenario",
-    "Stats",
-    "Truth",
     "make_app",
     "parse_durations",
-    "parse_fate",
-    "parse_fault",
-    "parse_latency_ms",
     "parse_outage",
     "serve",
 ]

@@ -1,4 +1,4 @@
-"""A simulated HubSpot: tasks, tokens, quota and what each request is answered. No I/O, the clock is passed in.
+"""A simulated HubSpot: tasks, tokens, quota and the answer to each request. No I/O, the clock is passed in.
 
 All chance follows from (seed, task id, number of the poll), so one seed gives one behaviour in any order of arrival.
 """
@@ -15,20 +15,20 @@ import orjson
 
 from poller.core.protocols import Clock
 from poller.sandbox import reply as replies
-from poller.sandbox.faults import Spoilt, spoil
+from poller.sandbox.faults import FaultContext, spoil
 from poller.sandbox.quota import Arrival, Quota
-from poller.sandbox.reply import Ask, SimulatedReply, Transmission
-from poller.sandbox.scenario import Fate, Scenario, chance
-from poller.sandbox.truth import (
+from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission
+from poller.sandbox.scenario import Fate, Scenario, chance, pick
+from poller.sandbox.tasks import (
     STATUS_HOST,
+    ExpectedOutcome,
     Family,
-    Plan,
-    Truth,
+    SimulatedTask,
+    expected_outcome,
     id_decodes,
-    plan_of,
+    simulated_task,
     status_fields,
     task_id_of,
-    truth_of,
 )
 
 STATS_PATH = "/_sandbox/stats"
@@ -53,16 +53,16 @@ class _Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What the sandbox counted, served at `/_sandbox/stats`."""
+    """The sandbox's counts, served at `/_sandbox/stats`."""
 
     tasks: int
-    requests_total: int  # API requests as they arrived; the token endpoint is counted by itself
+    requests_total: int  # API requests at arrival; the token endpoint has its own count
     token_requests_total: int
     polls_total: int  # status requests for known tasks
     polls_max: int  # for one task
     throttled_total: int  # 429s of both kinds
     throttled_daily_total: int
-    errors_total: int  # codes from 400 on, and answers that did not arrive whole
+    errors_total: int  # codes from 400 up, and answers that did not arrive whole
     max_in_window: int  # most arrivals in any rolling window
     requests: int  # the limit that `max_in_window` must not exceed
     window_s: float
@@ -72,11 +72,11 @@ class Stats:
 
 
 class SandboxApi:
-    """One simulated HubSpot. Its outages count from the moment it is made."""
+    """One simulated HubSpot. The times of its outages count from its creation."""
 
     def __init__(self, scenario: Scenario, clock: Clock) -> None:
         self.scenario = scenario
-        self.scope_missing = scenario.scope_missing  # may be switched while it runs
+        self.scope_missing = scenario.scope_missing  # may change while it runs
         self._clock = clock
         self._began_at = clock()
         self._tasks: dict[str, _Started] = {}
@@ -102,12 +102,12 @@ class SandboxApi:
         """Start `count` imports now; the same seed gives the same ids."""
         return [self.start() for _ in range(count)]
 
-    def truth(self, task_id: str, family: Family = Family.FILES) -> Truth:
-        """Return what becomes of a started task. Raises `KeyError` for an id that was never started."""
-        return truth_of(self.scenario.seed, self._plan(task_id), family)
+    def expected(self, task_id: str, family: Family = Family.FILES) -> ExpectedOutcome:
+        """Return the outcome of a started task. Raises `KeyError` for an id that was never started."""
+        return expected_outcome(self._task(task_id), family)
 
     def polls(self, task_id: str) -> int:
-        """Return how often a started task's status was asked for."""
+        """Return how often a started task was polled."""
         return self._tasks[task_id].polls
 
     def accept_token(self, token: str) -> None:
@@ -139,19 +139,19 @@ class SandboxApi:
 
     # --- requests
 
-    def respond(self, ask: Ask) -> SimulatedReply:
-        """Answer a request that arrives at this instant. `SimulatedReply.wait_s` says how long the answer takes."""
-        if ask.path == STATS_PATH:
+    def respond(self, request: SandboxRequest) -> SandboxReply:
+        """Return the reply to a request that arrives now; `SandboxReply.wait_s` is its latency."""
+        if request.path == STATS_PATH:
             return replies.json_reply(200, self.stats())
-        if ask.path in TOKEN_PATHS:
+        if request.path in TOKEN_PATHS:
             self._counts["token_requests"] += 1
             name = f"token {self._counts['token_requests']}"
-            return self._finished(self._refresh(ask, self._correlation_id(name)), name)
+            return self._finished(self._refresh(request, self._correlation_id(name)), name)
         self._counts["requests"] += 1
-        arrival = self._quota(ask.token).arrive(self._clock())
-        found = _find_status(ask.path)
+        arrival = self._quota(request.token).arrive(self._clock())
+        found = _find_status(request.path)
         name = self._name_of(found, self._counts["requests"])
-        answer = self._answer(ask, arrival, found, name)
+        answer = self._answer(request, arrival, found, name)
         return self._finished(replace(answer, headers={**self._limit_headers(arrival), **answer.headers}), name)
 
     def _quota(self, token: str | None) -> Quota:
@@ -161,32 +161,36 @@ class SandboxApi:
         return self._quotas[key]
 
     def _name_of(self, found: tuple[Family, str] | None, number: int) -> str:
-        """Name the request by task and poll; those of no known task by their order of arrival."""
+        """Return a name of the request: by task and poll, or without a known task by its order of arrival."""
         if found is None or (started := self._tasks.get(found[1])) is None:
             return f"request {number}"
         started.polls += 1
         return f"{found[1]} {started.polls}"
 
-    def _answer(self, ask: Ask, arrival: Arrival, found: tuple[Family, str] | None, name: str) -> SimulatedReply:
+    def _answer(
+        self, request: SandboxRequest, arrival: Arrival, found: tuple[Family, str] | None, name: str
+    ) -> SandboxReply:
         family, correlation_id = found[0] if found else Family.FILES, self._correlation_id(name)
         if outage := self._outage():
-            good, fields = self._poll(found, correlation_id) if found else (SimulatedReply(body=b"{}"), None)
+            good, fields = self._poll(found, correlation_id) if found else (SandboxReply(body=b"{}"), None)
             return self._spoilt(good, outage, family, fields, name)
-        if refusal := self._refusal(ask, arrival, family, correlation_id):
+        if refusal := self._refusal(request, arrival, family, correlation_id):
             return refusal
         if found is None:
-            return self._start_call(ask, correlation_id)
-        if ask.method != "GET":
+            return self._start_call(request, correlation_id)
+        if request.method != "GET":
             return replies.html(405, "Error 405 Method Not Allowed")
         good, fields = self._poll(found, correlation_id)
-        fault = self._fault_of(name)
+        fault = pick(self._poll_faults, chance(self.scenario.seed, name, "fault"))
         return self._spoilt(good, fault, family, fields, name) if fault else good
 
-    def _refusal(self, ask: Ask, arrival: Arrival, family: Family, correlation_id: str) -> SimulatedReply | None:
-        """Return why the account is not answered, if so; the token comes before the limits."""
-        if self._issued.get(ask.token or "", float("inf")) <= self._clock():
+    def _refusal(
+        self, request: SandboxRequest, arrival: Arrival, family: Family, correlation_id: str
+    ) -> SandboxReply | None:
+        """Return the refusal of the account, if there is one; the token is checked before the limits."""
+        if self._issued.get(request.token or "", float("inf")) <= self._clock():
             return replies.token_expired(correlation_id)
-        if not self._token_accepted(ask.token):
+        if not self._token_accepted(request.token):
             return replies.token_refused(correlation_id)
         if arrival.exceeded:
             self._counts["throttled"] += 1
@@ -200,40 +204,40 @@ class SandboxApi:
             return False
         return self._accepted is None or token in self._accepted or token in self._issued
 
-    def _poll(self, found: tuple[Family, str], correlation_id: str) -> tuple[SimulatedReply, dict[str, Any] | None]:
+    def _poll(self, found: tuple[Family, str], correlation_id: str) -> tuple[SandboxReply, dict[str, Any] | None]:
         family, task_id = found
-        plan = self._plan(task_id) if task_id in self._tasks else None
-        if plan is None or plan.fate is Fate.UNKNOWN:
-            decodes = id_decodes(task_id) if plan is None else chance(self.scenario.seed, task_id, "404") < 0.5
+        task = self._task(task_id) if task_id in self._tasks else None
+        if task is None or task.fate is Fate.UNKNOWN:
+            decodes = id_decodes(task_id) if task is None else task.draw("404") < 0.5
             refusal = replies.unknown_id(task_id, correlation_id) if decodes else replies.undecodable_id(correlation_id)
             return refusal, None
-        fields = status_fields(self.scenario.seed, plan, family, self._clock())
+        fields = status_fields(task, family, self._clock())
         return replies.json_reply(200, fields), fields
 
-    def _plan(self, task_id: str) -> Plan:
+    def _task(self, task_id: str) -> SimulatedTask:
         started = self._tasks[task_id]
-        return plan_of(self.scenario, task_id, started.born_at, started.url)
+        return simulated_task(self.scenario, task_id, started.born_at, started.url)
 
-    def _start_call(self, ask: Ask, correlation_id: str) -> SimulatedReply:
-        if not _START.fullmatch(ask.path):
+    def _start_call(self, request: SandboxRequest, correlation_id: str) -> SandboxReply:
+        if not _START.fullmatch(request.path):
             return replies.wrong_path()
-        if ask.method != "POST":
+        if request.method != "POST":
             return replies.html(405, "Error 405 Method Not Allowed")
-        url = _url_in(ask.body)
+        url = _url_in(request.body)
         if url is None:
             message = "Invalid input JSON: Some required fields were not set: [url]"
             return replies.error(400, "VALIDATION_ERROR", message, correlation_id)
         task_id = self.start(url)
         return replies.json_reply(
-            202, {"id": task_id, "links": {"status": f"{STATUS_HOST}{ask.path}/tasks/{task_id}/status"}}
+            202, {"id": task_id, "links": {"status": f"{STATUS_HOST}{request.path}/tasks/{task_id}/status"}}
         )
 
-    def _refresh(self, ask: Ask, correlation_id: str) -> SimulatedReply:
+    def _refresh(self, request: SandboxRequest, correlation_id: str) -> SandboxReply:
         if self._counts["token_requests"] <= self.scenario.oauth_refusals:
             return replies.throttled("TEN_SECONDLY_ROLLING", correlation_id, 1)
-        form = {name: values[0] for name, values in parse_qs(ask.body.decode(errors="replace")).items()}
+        form = {name: values[0] for name, values in parse_qs(request.body.decode(errors="replace")).items()}
         whole = form.get("grant_type") == "refresh_token" and form.get("client_id") and form.get("client_secret")
-        if ask.method != "POST" or not whole or form.get("refresh_token") != self._refresh_token:
+        if request.method != "POST" or not whole or form.get("refresh_token") != self._refresh_token:
             return replies.refresh_refused(correlation_id)
         number = len(self._issued) + 1
         access_token = f"sandbox-access-{number}"
@@ -256,54 +260,49 @@ class SandboxApi:
         since_s = self._clock() - self._began_at
         return next((out.fault for out in self.scenario.outages if out.from_s <= since_s < out.to_s), None)
 
-    def _fault_of(self, name: str) -> str | None:
-        draw = chance(self.scenario.seed, name, "fault")
-        for fault, share in self._poll_faults.items():
-            if draw < share:
-                return fault
-            draw -= share
-        return None
-
     def _spoilt(
-        self, good: SimulatedReply, fault: str, family: Family, fields: dict[str, Any] | None, name: str
-    ) -> SimulatedReply:
-        at_hand = Spoilt(
+        self, good: SandboxReply, fault: str, family: Family, fields: dict[str, Any] | None, name: str
+    ) -> SandboxReply:
+        context = FaultContext(
             family=family,
             correlation_id=self._correlation_id(name),
             variant=chance(self.scenario.seed, name, "variant"),
             fields=fields,
             foreign=self._foreign(family),
         )
-        bad = spoil(good, fault, at_hand)
+        bad = spoil(good, fault, context)
         self._faults[fault] += bad is not good
         return bad
 
     def _foreign(self, family: Family) -> dict[str, Any]:
-        """Return the finished answer of a task that nobody started."""
+        """Return the finished answer of a task that was never started."""
         stranger = task_id_of(self.scenario.seed, -1)
-        plan = plan_of(replace(self.scenario, fates={}), stranger, self._began_at, None)
-        return status_fields(self.scenario.seed, plan, family, plan.ends_at)
+        task = simulated_task(replace(self.scenario, fates={}), stranger, self._began_at, None)
+        return status_fields(task, family, task.ends_at)
 
     def _limit_headers(self, arrival: Arrival) -> dict[str, str]:
-        told = self.scenario
-        if not told.send_headers:
+        scenario = self.scenario
+        if not scenario.send_headers:
             return {}
         headers = {
-            "X-HubSpot-RateLimit-Max": str(told.requests),
-            "X-HubSpot-RateLimit-Remaining": str(max(0, told.requests - arrival.in_window)),
-            "X-HubSpot-RateLimit-Interval-Milliseconds": str(round(told.window_s * 1000)),
+            "X-HubSpot-RateLimit-Max": str(scenario.requests),
+            "X-HubSpot-RateLimit-Remaining": str(max(0, scenario.requests - arrival.in_window)),
+            "X-HubSpot-RateLimit-Interval-Milliseconds": str(round(scenario.window_s * 1000)),
         }
-        if told.daily is not None:
-            headers["X-HubSpot-RateLimit-Daily"] = str(told.daily)
-            headers["X-HubSpot-RateLimit-Daily-Remaining"] = str(max(0, told.daily - arrival.today))
+        if scenario.daily is not None:
+            headers["X-HubSpot-RateLimit-Daily"] = str(scenario.daily)
+            headers["X-HubSpot-RateLimit-Daily-Remaining"] = str(max(0, scenario.daily - arrival.today))
         return headers
 
     def _correlation_id(self, name: str) -> str:
         return str(UUID(int=int(chance(self.scenario.seed, name, "correlation") * 2**53) << 75 | len(name)))
 
-    def _finished(self, reply: SimulatedReply, name: str) -> SimulatedReply:
+    def _finished(self, reply: SandboxReply, name: str) -> SandboxReply:
         self._codes[str(reply.code)] += 1
-        self._counts["errors"] += reply.code >= 400 or reply.wire not in (Transmission.WHOLE, Transmission.STRAY)
+        self._counts["errors"] += reply.code >= 400 or reply.transmission not in (
+            Transmission.WHOLE,
+            Transmission.STRAY,
+        )
         headers = {"x-hubspot-correlation-id": self._correlation_id(name), **reply.headers}
         return replace(reply, headers=headers, wait_s=self._latency_s(name))
 

@@ -1,4 +1,4 @@
-"""Count requests as strictly as HubSpot could: at arrival, in every rolling window and every day, refused ones too."""
+"""Counts requests as strictly as HubSpot could: at arrival, in each rolling window and each day, refused ones too."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Policy = Literal["TEN_SECONDLY_ROLLING", "DAILY"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One request as the quota saw it."""
+    """The quota's view of one request."""
 
     in_window: int  # requests in the window that ends here, this one included
     today: int
@@ -35,7 +35,7 @@ class Quota:
         self._window: deque[float] = deque()
 
     def arrive(self, now: float) -> Arrival:
-        """Count a request that arrives at `now`, and say whether it is one too many."""
+        """Count a request that arrives at `now`; the result includes the limit that it exceeds."""
         window = self._window
         window.append(now)
         while window[0] <= now - self._scenario.window_s:

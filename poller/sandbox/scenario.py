@@ -1,6 +1,6 @@
-"""What a simulated HubSpot shall be like, as frozen data, and how people write it on a command line.
+"""The description of a simulated HubSpot as frozen data, and the parsers of its command-line form.
 
-Every parser raises `ValueError` with a message that says what was written and what would be right.
+Every parser raises `ValueError`; the message contains the text and the right form.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,12 @@ from enum import StrEnum
 from hashlib import blake2b
 from itertools import pairwise
 from types import MappingProxyType
+from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from poller.schedule.durations import DEFAULT_DURATIONS, Durations, parse_durations, parse_number
 
+_T = TypeVar("_T")
 SHARES_SLACK = 1e-9  # float sums of shares such as 0.1 + 0.2 are not exact
 
 FAULTS: Mapping[str, str] = MappingProxyType(
@@ -27,7 +29,7 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "477": "the account is moving data centre, with Retry-After",
         "530": "the token's origin is not reachable",
         "reset": "the connection is reset in mid-body",
-        "truncated": "the body ends early: less than its Content-Length, or cut where no length was told",
+        "truncated": "the body ends early: less than its Content-Length, or cut without a Content-Length",
         "empty": "200 without a body",
         "null": "200 with `null`",
         "array": "200 with the answer inside an array",
@@ -35,8 +37,8 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "html404": "404 with an HTML page, as on a wrong path",
         "wrong_types": "fields of another JSON type than documented",
         "unknown_status": "a status word that HubSpot never documented",
-        "foreign_id": "the finished answer of another task (where the endpoint tells ids)",
-        "stray": "after the answer, the unasked answer of another task on the idle connection",
+        "foreign_id": "the finished answer of another task (where the endpoint sends ids)",
+        "stray": "after the answer, a stray answer of another task on the idle connection",
         "huge": "a body of 4 MiB",
         "gzip_bomb": "64 kB of gzip that unpack to 64 MiB",
         "deep": "JSON nested 200,000 deep",
@@ -53,20 +55,29 @@ FAULTS: Mapping[str, str] = MappingProxyType(
 
 
 def chance(*words: object) -> float:
-    """Return a number in [0, 1) that these words alone decide, so that no order of arrival changes it."""
+    """Return a number in [0, 1) that depends on these words alone, not on any order of arrival."""
     digest = blake2b("\x1f".join(map(str, words)).encode(errors="surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
+def pick(shares: Mapping[_T, float], draw: float) -> _T | None:
+    """Return the key that a number in [0, 1) falls on; None beyond the sum of the shares."""
+    for key, share in shares.items():
+        if draw < share:
+            return key
+        draw -= share
+    return None
+
+
 class Fate(StrEnum):
-    """What will become of a simulated task."""
+    """How a simulated task ends."""
 
     COMPLETE = "complete"
     COMPLETE_WITH_ERRORS = "complete_with_errors"
     COMPLETE_WITHOUT_RESULT = "complete_without_result"
     CANCELED = "canceled"
-    NEVER = "never"  # stays PROCESSING for ever
-    UNKNOWN = "unknown"  # asked for, it answers 404 or 400
+    NEVER = "never"  # stays PROCESSING forever
+    UNKNOWN = "unknown"  # its status request returns 404 or 400
 
 
 # --- shares, latency, outages ----------------------------------------------------------------------------------------
@@ -135,11 +146,11 @@ def parse_outage(spec: str) -> Outage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A simulated HubSpot. Shares are from 0 to 1; raises `ValueError` where they cannot be kept."""
+    """A simulated HubSpot. Shares are from 0 to 1. Raises `ValueError` for values that cannot hold."""
 
     seed: int = 1
     durations: Durations = field(default_factory=lambda: parse_durations(DEFAULT_DURATIONS))
-    fates: Mapping[Fate, float] = field(  # what is left of 1 is plainly complete
+    fates: Mapping[Fate, float] = field(  # the remainder to 1 is complete
         default_factory=lambda: {
             Fate.COMPLETE_WITH_ERRORS: 0.06,
             Fate.COMPLETE_WITHOUT_RESULT: 0.01,
@@ -148,7 +159,7 @@ class Scenario:
     )
     faults: Mapping[str, float] = field(default_factory=dict)  # share of polls (`big_ints`: of tasks)
     outages: tuple[Outage, ...] = ()
-    hang_s: float = 300.0  # how long the fault `hang` keeps silent
+    hang_s: float = 300.0  # the silence of the fault `hang`
 
     latency_s: tuple[float, float] = (0.02, 0.08)  # uniform between
     slow_share: float = 0.0  # share of requests that take `slow_s` instead
@@ -156,17 +167,17 @@ class Scenario:
 
     requests: int = 100  # in any rolling window, counted at arrival, 429s included
     window_s: float = 10.0
-    window_per_token: bool = False  # each token has limits of its own; else all share one
+    window_per_token: bool = False  # each token has its own limits; otherwise all share one
     daily: int | None = None  # requests a day; None: no limit, and no daily headers, as for OAuth apps
     daily_zone: str = "UTC"  # the day ends at midnight there …
-    daily_every_s: float | None = None  # … or so often, from the start
+    daily_every_s: float | None = None  # … or at this interval, from the start
     send_headers: bool = True  # X-HubSpot-RateLimit-*
     send_retry_after: bool = False  # with 429
 
     tokens: frozenset[str] | None = None  # bearer tokens accepted; None: any
     scope_missing: bool = False  # every call answers 403
     refresh_token: str = "sandbox-refresh"  # noqa: S105 - opens nothing but the sandbox
-    rotate_refresh_token: bool = False  # each refresh hands out a new one, and the old one is void
+    rotate_refresh_token: bool = False  # each refresh returns a new one and invalidates the old one
     oauth_expires_s: float = 1800.0
     oauth_refusals: int = 0  # the first calls of the token endpoint answer 429
 

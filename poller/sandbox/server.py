@@ -1,26 +1,26 @@
-"""Serve a `SandboxApi` over HTTP with aiohttp: brings each reply as its `Transmission` says, down to resets."""
+"""Serves a `SandboxApi` over HTTP with aiohttp: sends each reply as its `Transmission` requires, resets included."""
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import struct
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from poller.config import Address, is_loopback_host
 from poller.core.errors import ConfigError
 from poller.sandbox.api import SandboxApi
-from poller.sandbox.reply import Ask, SimulatedReply, Transmission
+from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission
 
 DRIP_BYTES, DRIP_EVERY_S = 5, 1.0
-STRAY_AFTER_S = 0.001  # by then the client has put the connection back among the idle ones
+STRAY_AFTER_S = 0.001  # by then the connection is idle again in the client's pool
 
 API: web.AppKey[SandboxApi] = web.AppKey("api", SandboxApi)
 
 
 def make_app(api: SandboxApi) -> web.Application:
-    """Return the application that answers every path by asking `api`."""
+    """Return an application that answers every path with `api`."""
     app = web.Application()
     app[API] = api
     app.router.add_route("*", "/{path:.*}", _handle)
@@ -33,9 +33,10 @@ async def serve(
 ) -> AsyncIterator[str]:
     """Serve `api` while the context lasts; yields the base URL. Port 0 takes a free one.
 
-    Raises `ConfigError` where the port cannot be had, or `host` would open the sandbox to other machines unasked.
+    Raises `ConfigError` where the port is not available, or where `host` is reachable from other machines without
+    `beyond_loopback`.
     """
-    if not beyond_loopback and not _is_loopback(host):
+    if not beyond_loopback and not is_loopback_host(host):
         raise ConfigError(f"sandbox: host {host!r} is reachable from other machines; use 127.0.0.1, ::1 or localhost")
     runner = web.AppRunner(make_app(api), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -46,38 +47,30 @@ async def serve(
             raise ConfigError(
                 f"sandbox: cannot listen on {host} port {port}: {reason.strerror or reason}; port 0 takes a free one"
             ) from None
-        bound_port: int = runner.addresses[0][1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
+        yield f"http://{Address(host=host, port=runner.addresses[0][1])}"
     finally:
         await runner.cleanup()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:
     body = await request.read()
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    ask = Ask(
+    received = SandboxRequest(
         method=request.method,
         path=request.rel_url.raw_path,
         token=token if scheme.lower() == "bearer" else None,
         body=body,
     )
     api = request.app[API]
-    reply = api.respond(ask)  # counts the arrival, before any latency
+    reply = api.respond(received)  # counts the arrival, before any latency
     await asyncio.sleep(reply.wait_s)
-    return await _bring(request, reply, api.scenario.hang_s)
+    return await _send(request, reply, api.scenario.hang_s)
 
 
-async def _bring(request: web.Request, reply: SimulatedReply, hang_s: float) -> web.StreamResponse:
-    match reply.wire:
+async def _send(request: web.Request, reply: SandboxReply, hang_s: float) -> web.StreamResponse:
+    match reply.transmission:
         case Transmission.WHOLE:
-            return _response(reply)
+            return web.Response(status=reply.code, body=reply.body, headers=reply.http_headers)
         case Transmission.STRAY:
             return _FollowedByStray(reply, request)
         case Transmission.DRIP:
@@ -86,29 +79,21 @@ async def _bring(request: web.Request, reply: SimulatedReply, hang_s: float) -> 
             await asyncio.sleep(hang_s)
             _reset(request)
         case Transmission.RESET:
-            _write_half(request, reply, tell_length=True)
-            await asyncio.sleep(STRAY_AFTER_S)  # the half arrives before the reset throws it away
+            _write_half(request, reply, with_length=True)
+            await asyncio.sleep(STRAY_AFTER_S)  # the half arrives before the reset discards it
             _reset(request)
         case Transmission.CUT_LENGTH | Transmission.CUT_BARE:
-            _write_half(request, reply, tell_length=reply.wire is Transmission.CUT_LENGTH)
+            _write_half(request, reply, with_length=reply.transmission is Transmission.CUT_LENGTH)
             if request.transport:
                 request.transport.close()
-    return web.Response()  # finds the connection closed, and goes nowhere
-
-
-def _response(reply: SimulatedReply) -> web.Response:
-    return web.Response(
-        status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
-    )
+    return web.Response()  # never sent: the connection is closed
 
 
 class _FollowedByStray(web.Response):
-    """An answer after which another one, that nobody asked for, comes on the same connection."""
+    """An answer that is followed by a stray one on the same connection."""
 
-    def __init__(self, reply: SimulatedReply, request: web.Request) -> None:
-        super().__init__(
-            status=reply.code, body=reply.body, headers={"Content-Type": reply.content_type, **reply.headers}
-        )
+    def __init__(self, reply: SandboxReply, request: web.Request) -> None:
+        super().__init__(status=reply.code, body=reply.body, headers=reply.http_headers)
         self._stray = _head(reply, len(reply.stray)) + reply.stray
         self._connection = request
 
@@ -119,10 +104,10 @@ class _FollowedByStray(web.Response):
             self._connection.transport.write(self._stray)
 
 
-async def _drip(request: web.Request, reply: SimulatedReply) -> web.StreamResponse:
-    response = web.StreamResponse(status=reply.code, headers={"Content-Type": reply.content_type, **reply.headers})
+async def _drip(request: web.Request, reply: SandboxReply) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.code, headers=reply.http_headers)
     response.content_length = len(reply.body)
-    with contextlib.suppress(ConnectionError):  # the client had enough
+    with contextlib.suppress(ConnectionError):  # the client closed the connection
         await response.prepare(request)
         for at in range(0, len(reply.body), DRIP_BYTES):
             await response.write(reply.body[at : at + DRIP_BYTES])
@@ -130,21 +115,20 @@ async def _drip(request: web.Request, reply: SimulatedReply) -> web.StreamRespon
     return response
 
 
-def _write_half(request: web.Request, reply: SimulatedReply, *, tell_length: bool) -> None:
+def _write_half(request: web.Request, reply: SandboxReply, *, with_length: bool) -> None:
     if request.transport:
-        head = _head(reply, len(reply.body) if tell_length else None)
+        head = _head(reply, len(reply.body) if with_length else None)
         request.transport.write(head + reply.body[: len(reply.body) // 2])
 
 
-def _head(reply: SimulatedReply, length: int | None) -> bytes:
-    headers = {"Content-Type": reply.content_type, **reply.headers}
-    headers |= {"Connection": "close"} if length is None else {"Content-Length": str(length)}
+def _head(reply: SandboxReply, length: int | None) -> bytes:
+    headers = reply.http_headers | ({"Connection": "close"} if length is None else {"Content-Length": str(length)})
     lines = [f"HTTP/1.1 {reply.code} Sandbox", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join((*lines, "", "")).encode()
 
 
 def _reset(request: web.Request) -> None:
-    """Close so that the peer gets RST; an in-memory connection has no socket, and its `abort` is one."""
+    """Close with RST. An in-memory connection has no socket; its `abort` has the same effect."""
     if request.transport is None:
         return
     if (sock := request.transport.get_extra_info("socket")) is not None:

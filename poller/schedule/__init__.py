@@ -1,19 +1,19 @@
-"""When to poll next, learned from how long imports took. Pure: instants and ages come in, waits go out."""
+"""Decides when to poll next, from how long imports took. Pure: instants and ages in, waits out."""
 
-from poller.schedule.account import AccountTiming, Unreadable, knowledge_name, recalled
-from poller.schedule.learned import Learned, Price
-from poller.schedule.simulate import Course, SimulatedRun, forecast
-from poller.schedule.survival import Lifetimes
+from poller.schedule.account import AccountTiming, KnowledgeUnreadable, knowledge_key, planner_from
+from poller.schedule.learned import PollPlanner, Tradeoff
+from poller.schedule.simulate import Course, SimulatedRun, simulate_run
+from poller.schedule.survival import SurvivalCurve
 
 __all__ = [
     "AccountTiming",
     "Course",
-    "Learned",
-    "Lifetimes",
-    "Price",
+    "KnowledgeUnreadable",
+    "PollPlanner",
     "SimulatedRun",
-    "Unreadable",
-    "forecast",
-    "knowledge_name",
-    "recalled",
+    "SurvivalCurve",
+    "Tradeoff",
+    "knowledge_key",
+    "planner_from",
+    "simulate_run",
 ]

@@ -1,7 +1,7 @@
-"""How likely an import is to finish at each age, learned from those that did and those that have not yet.
+"""The hazard of imports: their chance to finish at each age, learned from finished and unfinished ones.
 
-The hazard is constant within a band of ages; bands grow geometrically. Events are finished imports, exposure is the
-time that imports were watched unfinished, so waiting ones count too. Both fade, so that a change is followed.
+The hazard is constant within a band of ages; bands grow geometrically. Events are finished imports; exposure is the
+time for which imports were observed unfinished, so waiting ones count too. Both fade, to follow changes.
 """
 
 from bisect import bisect_right
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 FIRST_EDGE_S = 0.5
 RATIO = 1.12  # of one band's end to its beginning
 OLDEST_S = 40 * 86_400.0
-MEMORY = 200.0  # a finished import counts 1/e as much after so many more
-PRIOR_EVENTS = 0.4  # of weight given to "as likely to finish between 1 and 2 minutes as between 1 and 2 hours"
+MEMORY = 200.0  # after this many more finished imports, one counts 1/e as much
+PRIOR_EVENTS = 0.4  # weight of the prior "as likely to finish between 1 and 2 minutes as between 1 and 2 hours"
 PRIOR_AGE_S = 10.0  # below it the prior is flat
-NEIGHBOURS = 3  # bands on each side that a band with few events leans on …
-LEAN_EVENTS = 3.0  # … with the weight of so many events
+NEIGHBOURS = 3  # bands on each side that smooth a band with few events …
+SMOOTHING_EVENTS = 3.0  # … with the weight of this many events
 LARGEST_WEIGHT = 1e9
 
 
@@ -31,7 +31,7 @@ WIDTHS = tuple(EDGES[band + 1] - EDGES[band] for band in range(BANDS))
 
 
 def band_of(age_s: float) -> int:
-    """Return the number of the band that holds the age."""
+    """Return the number of the band that contains the age."""
     return min(bisect_right(EDGES, age_s), BANDS) - 1
 
 
@@ -40,13 +40,13 @@ class Hazard:
 
     def __init__(self) -> None:
         self.finished = 0  # ever
-        self._weight = 1.0  # of what happens now; grows, so that the past need not be rewritten to fade
+        self._weight = 1.0  # of new events; grows, so that old counts fade without being rewritten
         self._events = [0.0] * BANDS
         self._partly_s = [0.0] * BANDS  # exposure of those that entered or left inside the band
         self._crossing = [0.0] * (BANDS + 1)  # change in the number of those that crossed the whole band
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
-        """An import was unfinished between these ages, and then finished or not."""
+        """Count an import that was unfinished between these ages and then finished or not."""
         to_s = min(max(to_s, from_s), OLDEST_S)
         first, last = band_of(from_s), band_of(to_s)
         if first >= last:
@@ -70,7 +70,7 @@ class Hazard:
 
     @classmethod
     def of(cls, finished: int, events: Sequence[float], exposure_s: Sequence[float]) -> "Hazard":
-        """Return counts as they were when `events()` and `exposure_s()` told them."""
+        """Restore the counts that `events()` and `exposure_s()` returned."""
         hazard = cls()
         hazard.finished = finished
         hazard._events, hazard._partly_s = list(events), list(exposure_s)
@@ -81,7 +81,7 @@ class Hazard:
         return [count / self._weight for count in self._events]
 
     def exposure_s(self) -> list[float]:
-        """Return the faded seconds watched by band."""
+        """Return the faded seconds of exposure by band."""
         exposure, crossing = [], 0.0
         for band in range(BANDS):
             crossing += self._crossing[band]
@@ -89,15 +89,15 @@ class Hazard:
         return exposure
 
     def rates(self) -> tuple[list[float], list[float]]:
-        """Return by band: the chance per second to finish, and how many imports that is learned from."""
+        """Return by band: the chance per second to finish, and the number of imports observed."""
         events, exposure = self.events(), self.exposure_s()
         at_risk = [seconds / width for seconds, width in zip(exposure, WIDTHS, strict=True)]
         return [_rate(band, events, exposure) for band in range(BANDS)], at_risk
 
 
 def _rate(band: int, events: Sequence[float], exposure: Sequence[float]) -> float:
-    """Lean a band on its neighbours, and those on the prior, as far as they have seen little themselves."""
+    """Smooth a band's rate by its neighbours', and theirs by the prior, the more the less data they have."""
     low, high = max(0, band - NEIGHBOURS), min(BANDS, band + NEIGHBOURS + 1)
     prior = 1 / (PRIOR_AGE_S + (EDGES[band] + EDGES[band + 1]) / 2)
-    around = (sum(events[low:high]) + PRIOR_EVENTS) / (sum(exposure[low:high]) + PRIOR_EVENTS / prior)
-    return (events[band] + LEAN_EVENTS) / (exposure[band] + LEAN_EVENTS / around)
+    smoothed = (sum(events[low:high]) + PRIOR_EVENTS) / (sum(exposure[low:high]) + PRIOR_EVENTS / prior)
+    return (events[band] + SMOOTHING_EVENTS) / (exposure[band] + SMOOTHING_EVENTS / smoothed)

@@ -1,4 +1,4 @@
-"""When to poll next at something that ends at an unknown time: the optimal inspection policy, for a price a poll.
+"""The optimal inspection policy: when to poll something that ends at an unknown time, given the cost of a poll.
 
 Barlow, Hunter and Proschan, "Optimum checking procedures", SIAM J. Appl. Math. 11 (1963); inside a band of constant
 hazard the gaps are equal and follow Keller's square-root law (1974) in its exact form.
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_RATE = 1e-9  # a second; keeps the arithmetic finite
-LONGEST_STRETCH = 60.0  # hazard times gap is never thought larger
+LONGEST_STRETCH = 60.0  # upper bound of hazard times gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """A plan by age: how long after an unfinished poll the next one is best, and what is then still to be paid."""
+class InspectionPlan:
+    """A plan by age: the best wait after a poll that found the task unfinished, and the expected cost from then on."""
 
     edges: Sequence[float]
     rates: Sequence[float]  # the hazard by band
     gaps_s: Sequence[float]  # at each edge
-    costs_s: Sequence[float]  # expected from each edge on: polls times price, and lateness
+    costs_s: Sequence[float]  # expected from each edge on: polls times their cost, and lateness
 
     def gap_s(self, age_s: float) -> float:
         """Return the best wait for a task that is unfinished at this age."""
@@ -31,7 +31,7 @@ class Inspection:
         return self.gaps_s[band] + share * (self.gaps_s[band + 1] - self.gaps_s[band])
 
     def cost_s(self, age_s: float) -> float:
-        """Return what a task that is unfinished at this age will still cost."""
+        """Return the expected cost of a task that is unfinished at this age."""
         band = bisect_right(self.edges, age_s) - 1
         if band >= len(self.rates):
             return self.costs_s[-1]
@@ -40,19 +40,19 @@ class Inspection:
 
 
 def _cost_inside(rate: float, low: float, high: float, age_s: float, costs_s: Sequence[float]) -> float:
-    """Return the cost between two edges from that at both: what is paid within the band in proportion, what comes after
-    by the chance to get there. A straight line would be far off where some tasks never finish."""
+    """Return the cost between two edges from the costs at both: in proportion within the band, by the chance to get
+    there after it. A straight line would be far off where some tasks never finish."""
     here_s, after_s = costs_s
     within_s = here_s - math.exp(-rate * (high - low)) * after_s
     return (high - age_s) / (high - low) * within_s + math.exp(-rate * (high - age_s)) * after_s
 
 
-def even_gap_s(rate: float, price_s: float) -> float:
-    """Return the best gap where the hazard stays constant: about sqrt(2 · price / rate).
+def even_gap_s(rate: float, poll_cost_s: float) -> float:
+    """Return the best gap where the hazard stays constant: about sqrt(2 · cost / rate).
 
-    Solves e^x - 1 - x = rate · price for x = rate · gap, by Newton's method from a bound above.
+    Solves e^x - 1 - x = rate · cost for x = rate · gap, by Newton's method from a bound above.
     """
-    target = rate * price_s
+    target = rate * poll_cost_s
     x = min(math.sqrt(2 * target), math.log1p(target) + 1.5)
     for _ in range(4):
         grown = math.exp(x)
@@ -60,40 +60,47 @@ def even_gap_s(rate: float, price_s: float) -> float:
     return x / rate
 
 
-def plan(edges: Sequence[float], rates: Sequence[float], limits_s: Sequence[float], price_s: float) -> Inspection:
+def plan_inspection(
+    edges: Sequence[float], rates: Sequence[float], limits_s: Sequence[float], poll_cost_s: float
+) -> InspectionPlan:
     """Plan backwards from the oldest age. `rates` are the hazard by band, `limits_s` the longest gap at each edge."""
     last = len(edges) - 1
     gaps_s, costs_s = [0.0] * (last + 1), [0.0] * (last + 1)
-    gaps_s[last], costs_s[last] = _for_ever(max(rates[-1], LEAST_RATE), price_s, limits_s[last])
+    gaps_s[last], costs_s[last] = _beyond_last_edge(max(rates[-1], LEAST_RATE), poll_cost_s, limits_s[last])
     for band in range(last - 1, -1, -1):
         rate = max(rates[band], LEAST_RATE)
-        best = _evenly(rate, edges[band + 1] - edges[band], price_s, limits_s[band], costs_s[band + 1])
-        costs_s[band], gaps_s[band] = min(best, _one_poll(band, edges, rates, limits_s[band], price_s, costs_s))
-    return Inspection(edges=edges, rates=rates, gaps_s=gaps_s, costs_s=costs_s)
+        best = _evenly(rate, edges[band + 1] - edges[band], poll_cost_s, limits_s[band], costs_s[band + 1])
+        costs_s[band], gaps_s[band] = min(best, _one_poll(band, edges, rates, limits_s[band], poll_cost_s, costs_s))
+    return InspectionPlan(edges=edges, rates=rates, gaps_s=gaps_s, costs_s=costs_s)
 
 
-def _for_ever(rate: float, price_s: float, limit_s: float) -> tuple[float, float]:
-    gap_s = min(even_gap_s(rate, price_s), limit_s)
-    return gap_s, (price_s + gap_s) / -math.expm1(-rate * gap_s) - 1 / rate
+def _beyond_last_edge(rate: float, poll_cost_s: float, limit_s: float) -> tuple[float, float]:
+    gap_s = min(even_gap_s(rate, poll_cost_s), limit_s)
+    return gap_s, (poll_cost_s + gap_s) / -math.expm1(-rate * gap_s) - 1 / rate
 
 
-def _evenly(rate: float, width_s: float, price_s: float, limit_s: float, after_s: float) -> tuple[float, float]:
-    """Return cost and gap of crossing the band with equal gaps, the last poll of its end."""
-    polls = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_gap_s(rate, price_s)), 1)
+def _evenly(rate: float, width_s: float, poll_cost_s: float, limit_s: float, after_s: float) -> tuple[float, float]:
+    """Return cost and gap of crossing the band with equal gaps, the last poll at its end."""
+    polls = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_gap_s(rate, poll_cost_s)), 1)
     gap_s = width_s / polls
     done_a_gap, done = -math.expm1(-rate * gap_s), -math.expm1(-rate * width_s)
-    a_poll = price_s + gap_s - done_a_gap / rate
+    a_poll = poll_cost_s + gap_s - done_a_gap / rate
     return a_poll * done / done_a_gap + (1 - done) * after_s, gap_s
 
 
 def _one_poll(
-    band: int, edges: Sequence[float], rates: Sequence[float], limit_s: float, price_s: float, costs_s: Sequence[float]
+    band: int,
+    edges: Sequence[float],
+    rates: Sequence[float],
+    limit_s: float,
+    poll_cost_s: float,
+    costs_s: Sequence[float],
 ) -> tuple[float, float]:
     """Return cost and gap of the best single poll: at an edge, at the longest gap, or by the square-root law."""
     start = edges[band]
     best = (math.inf, limit_s)
     lasting, unfinished_s = 1.0, 0.0  # chance to be unfinished at the band's beginning, its integral up to there
-    own = start + even_gap_s(max(rates[band], LEAST_RATE), price_s)
+    own = start + even_gap_s(max(rates[band], LEAST_RATE), poll_cost_s)
     end = start + limit_s
     for at in range(band, len(rates)):
         low, high, rate = edges[at], edges[at + 1], max(rates[at], LEAST_RATE)
@@ -104,7 +111,7 @@ def _one_poll(
                 after_s = costs_s[at + 1]
                 if target < high:
                     after_s = _cost_inside(rate, low, high, target, (costs_s[at], after_s))
-                best = min(best, (price_s + target - start - area_s + lasting * left * after_s, target - start))
+                best = min(best, (poll_cost_s + target - start - area_s + lasting * left * after_s, target - start))
         if high >= end:
             break
         left = math.exp(-min(rate * (high - low), LONGEST_STRETCH))

@@ -1,4 +1,4 @@
-"""Learns from every answer of one account how long its imports take, and plans the next polls by it."""
+"""Learns from every answer of one account how long its imports take, and plans its polls."""
 
 import math
 from collections import deque
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from statistics import median
 
 from poller.schedule.hazard import BANDS, EDGES, Hazard
-from poller.schedule.inspection import Inspection, plan
-from poller.schedule.survival import Lifetimes
+from poller.schedule.inspection import InspectionPlan, plan_inspection
+from poller.schedule.survival import SurvivalCurve
 
 REPLAN_EVERY_S = 10.0
 REPLAN_EVENTS = 50
 REPLAN_LEAST_S = 1.0
 GUARD_S = 10.0  # where little is known, a gap is at most this …
 GUARD_SHARE = 0.25  # … or this share of the age
-KNOWN = 6.0  # imports watched at an age, for it to count as known
-KNOWN_AT_FIRST = 30.0  # imports known, for the first poll of others to be put off
+KNOWN = 6.0  # imports observed at an age, for it to count as known
+KNOWN_AT_FIRST = 30.0  # imports known, before first polls are delayed
 FEEDING_AGES = 64  # the latest ages at feeding are remembered
-WEIGHED_AGES = 8  # so many of them are weighed
-WATCHED = 20_000  # imports followed from poll to poll; with more waiting, an even sample of them
-PRESSED = 2.0  # gaps aim at so many times the wait behind the limit
+WEIGHED_AGES = 8  # sample of them that is weighed
+WATCHED = 20_000  # imports followed from poll to poll; of more, an even sample
+PRESSURE_TARGET = 2.0  # gaps aim at this multiple of the wait behind the limit
 RECENT = 0.7  # of waits and gaps, the share that still counts at the next plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Tradeoff:
     """The person's trade-off between requests and promptness."""
 
     poll_cost_s: float = 3.0  # seconds of lateness that one request is worth
@@ -33,17 +33,17 @@ class Price:
     shortest_gap_s: float = 1.0
 
 
-class Learned:
-    """One account's knowledge of its imports. `key` tells one import from another, as the store's numbers do."""
+class PollPlanner:
+    """Plans the polls of one account by how long its imports take. `key` identifies an import."""
 
-    def __init__(self, price: Price, hazard: Hazard | None = None, feeding_ages_s: Sequence[float] = ()) -> None:
-        self.price = price
+    def __init__(self, tradeoff: Tradeoff, hazard: Hazard | None = None, feeding_ages_s: Sequence[float] = ()) -> None:
+        self._tradeoff = tradeoff
         self.hazard = hazard or Hazard()
-        self.first_poll_s = 0.0  # how long after its feeding a fresh import is best polled
-        self.pressure = 1.0  # by how much polls are dearer because the limit is reached
+        self.first_poll_s = 0.0  # the best wait from a fresh import's feeding to its first poll
+        self.pressure = 1.0  # factor on the cost of a poll while polls wait behind the limit
         self.feeding_ages_s: deque[float] = deque(feeding_ages_s, maxlen=FEEDING_AGES)
-        self._seen_at_age: dict[int, float] = {}  # of watched imports: the age at the last poll
-        self._sampled = 1  # of every so many keys one is watched
+        self._seen_at_age: dict[int, float] = {}  # by watched import: the age at the last poll
+        self._sampled = 1  # one of this many keys is watched
         self._events = 0  # since the last plan
         self._planned_at = -math.inf
         self._waits_s = self._waited = 0.0
@@ -53,32 +53,32 @@ class Learned:
     # --- deciding
 
     def gap_s(self, age_s: float) -> float:
-        """Return how long to wait after a poll that found the import unfinished at this age."""
+        """Return the wait after a poll that found the import unfinished at this age."""
         self._planned += 1
-        self._gaps_s += self._bounded(self._unpressed.gap_s(age_s))
+        self._gaps_s += self._bounded(self._base_plan.gap_s(age_s))
         return self._bounded(self._plan.gap_s(age_s))
 
     def _bounded(self, gap_s: float) -> float:
-        return max(min(gap_s, self.price.longest_gap_s), self.price.shortest_gap_s)
+        return max(min(gap_s, self._tradeoff.longest_gap_s), self._tradeoff.shortest_gap_s)
 
     @property
     def usual_feeding_age_s(self) -> float:
-        """How old an import is, as a rule, when it is fed."""
+        """The median age of an import when it is fed."""
         return median(self.feeding_ages_s) if self.feeding_ages_s else 0.0
 
     # --- learning
 
     def fed(self, age_s: float) -> None:
-        """An import's first answer told how old it was when it was fed."""
+        """Note the age at which an import was fed."""
         self.feeding_ages_s.append(age_s)
 
     def waited(self, wait_s: float) -> None:
-        """A second or later poll was made so long after it was due."""
+        """Note how long after its due time a second or later poll was made."""
         self._waits_s += wait_s
         self._waited += 1
 
     def unfinished(self, key: int, age_s: float, *, first: bool) -> None:
-        """A poll found the import unfinished. `first`: it is the first that told anything."""
+        """A poll found the import unfinished. `first`: no poll before showed its status."""
         before_s = 0.0 if first else self._seen_at_age.get(key)
         if before_s is not None:
             self.hazard.watch(before_s, age_s, finished=False)
@@ -89,7 +89,7 @@ class Learned:
                 self._seen_at_age = {key: age for key, age in self._seen_at_age.items() if key % self._sampled == 0}
 
     def finished(self, key: int, age_s: float, took_s: float | None, *, first: bool) -> None:
-        """A poll found the import finished; `took_s` where it is told how long it took."""
+        """A poll found the import finished; `took_s` is its duration where known."""
         before_s = 0.0 if first else self._seen_at_age.get(key)
         self.forget(key)
         if before_s is None:
@@ -100,7 +100,7 @@ class Learned:
         self._events += 1
 
     def forget(self, key: int) -> None:
-        """The import is polled no more."""
+        """Forget an import that is not polled any more."""
         self._seen_at_age.pop(key, None)
         if self._sampled > 1 and len(self._seen_at_age) < WATCHED // 8:
             self._sampled //= 2
@@ -108,21 +108,21 @@ class Learned:
     # --- planning
 
     def refresh(self, now: float) -> bool:
-        """Plan anew if it is time for it; return whether it was."""
+        """Recompute the plan if that is due; return whether it was."""
         since_s = abs(now - self._planned_at)
         if since_s < REPLAN_LEAST_S or (since_s < REPLAN_EVERY_S and self._events < REPLAN_EVENTS):
             return False
         self._planned_at = now
         self._events = 0
-        self._press()
+        self._update_pressure()
         self._replan()
         return True
 
-    def _press(self) -> None:
-        """Make polls dearer while they pile up behind the limit: each then waits, whatever is planned."""
+    def _update_pressure(self) -> None:
+        """Raise the cost of polls while they wait behind the limit, so that fewer are planned."""
         wait_s = self._waits_s / self._waited if self._waited else 0.0
         gap_s = self._gaps_s / self._planned if self._planned else math.inf
-        self.pressure = max(1.0, PRESSED * wait_s / gap_s) ** 2
+        self.pressure = max(1.0, PRESSURE_TARGET * wait_s / gap_s) ** 2
         self._waits_s *= RECENT
         self._waited *= RECENT
         self._gaps_s *= RECENT
@@ -131,28 +131,28 @@ class Learned:
     def _replan(self) -> None:
         rates, at_risk = self.hazard.rates()
         limits_s = [self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES)]
-        price_s = self.price.poll_cost_s
-        self._unpressed = self._plan = plan(EDGES, rates, limits_s, price_s)
+        poll_cost_s = self._tradeoff.poll_cost_s
+        self._base_plan = self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s)
         if self.pressure > 1.0:
-            self._plan = plan(EDGES, rates, limits_s, price_s * self.pressure)
+            self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure)
         self.first_poll_s = 0.0
         if at_risk[0] >= KNOWN_AT_FIRST and self.feeding_ages_s:
-            self.first_poll_s = self._best_first_poll_s(self._plan, Lifetimes(rates))
+            self.first_poll_s = self._best_first_poll_s(self._plan, SurvivalCurve(rates))
 
     def _longest_s(self, age_s: float, known: float) -> float:
-        """Thin data must not park an import for long."""
-        longest_s = self.price.longest_gap_s
+        """Return the longest gap at an age: shorter where few imports are known."""
+        longest_s = self._tradeoff.longest_gap_s
         return longest_s if known >= KNOWN else min(longest_s, max(GUARD_S, age_s * GUARD_SHARE))
 
-    def _best_first_poll_s(self, made: Inspection, lifetimes: Lifetimes) -> float:
-        """Weigh, for the ages at which imports were fed lately, what each delay of the first poll would cost."""
+    def _best_first_poll_s(self, inspection: InspectionPlan, curve: SurvivalCurve) -> float:
+        """Return the delay of the first poll that costs least at the ages at which imports were recently fed."""
         ages = sorted(self.feeding_ages_s)[:: max(1, len(self.feeding_ages_s) // WEIGHED_AGES)]
 
         def cost_s(delay_s: float) -> float:
             return sum(
-                lifetimes.late_s(age_s, age_s + delay_s)
-                + lifetimes.left(age_s + delay_s) * made.cost_s(age_s + delay_s)
+                curve.lateness_s(age_s, age_s + delay_s)
+                + curve.unfinished(age_s + delay_s) * inspection.cost_s(age_s + delay_s)
                 for age_s in ages
             )
 
-        return min((0.0, *(edge for edge in EDGES[1:] if edge <= self.price.longest_gap_s)), key=cost_s)
+        return min((0.0, *(edge for edge in EDGES[1:] if edge <= self._tradeoff.longest_gap_s)), key=cost_s)

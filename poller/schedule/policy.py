@@ -1,4 +1,4 @@
-"""Decide what a poll means for its task. Pure: no clock, no network, chance passed in."""
+"""Decides what happens to a task after a poll. Pure: no clock, no network; chance is passed in."""
 
 from dataclasses import dataclass
 from random import Random
@@ -18,40 +18,45 @@ from poller.core.model import (
     Throttled,
     Unreachable,
 )
+from poller.schedule.learned import Tradeoff
 
-POLL_COST_S = 3.0  # earlier than the back-off with fewer polls, on imports of seconds and of minutes: docs/timing.md
+POLL_COST_S = 3.0  # earlier than the back-off with fewer polls, for imports of seconds and of minutes: docs/timing.md
 LONGEST_GAP_S = 60.0
-LONGEST_PRICED_GAP_S = 900.0  # where the person said what a poll is worth, that decides; this is only a stop
-FAILURES_BEFORE_TIMED_OUT = 5  # a task that only ever fails is given up at its deadline after so many in a row
+LONGEST_GAP_BY_COST_S = 900.0  # upper bound where the person set `poll_cost_s`, which then decides
+FAILURES_BEFORE_TIMED_OUT = 5  # in a row: then a task whose polls all fail is given up at its deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polling:
     """One account's timing rules. All durations in seconds."""
 
-    policy: Literal["learned", "backoff", "fixed"] = "learned"  # how the next poll of a running task is chosen
-    poll_cost_s: float | None = None  # learned: seconds of lateness that one poll is worth; None: `POLL_COST_S`
+    policy: Literal["learned", "backoff", "fixed"] = "learned"  # how to choose the next poll of a running task
+    poll_cost_s: float | None = None  # learned: the lateness that one poll is worth; None: `POLL_COST_S`
     first_gap_s: float = 1.0  # least time between two polls of a running task
-    longest_gap_s: float | None = None  # most time between two; None: 60, 900 with a poll price of the person's own
-    age_share: float = 0.25  # backoff: between them, this share of the task's age
-    jitter: float = 0.1  # backoff: gaps vary by up to this share, so that a feed's tasks spread out
-    missing_again_s: float = 30.0  # a 400/404 must be seen again after at least this long
+    longest_gap_s: float | None = None  # most time between two; None: 60, or 900 with a `poll_cost_s`
+    age_share: float = 0.25  # backoff: the gap as a share of the task's age
+    jitter: float = 0.1  # backoff: gaps vary by up to this share, so that tasks fed together spread out
+    missing_again_s: float = 30.0  # a 400/404 counts when a poll at least this much later returns it too
     failure_gap_s: float = 2.0  # back-off after the first failed poll; doubles with each
     longest_failure_gap_s: float = 300.0
     deadline_s: float = 86_400.0  # age at which an unfinished task is given up
     expects_result: bool = True  # the endpoint promises `result` with COMPLETE
 
     @property
-    def price_s(self) -> float:
-        """What one poll is worth, in seconds of lateness."""
-        return POLL_COST_S if self.poll_cost_s is None else self.poll_cost_s
+    def tradeoff(self) -> Tradeoff:
+        """What learned timing plans by."""
+        return Tradeoff(
+            poll_cost_s=POLL_COST_S if self.poll_cost_s is None else self.poll_cost_s,
+            longest_gap_s=min(self.ceiling_s, self.deadline_s),
+            shortest_gap_s=self.first_gap_s,
+        )
 
     @property
     def ceiling_s(self) -> float:
         """The most time between two polls of a running task."""
         if self.longest_gap_s is not None:
             return self.longest_gap_s
-        return LONGEST_PRICED_GAP_S if self.policy == "learned" and self.poll_cost_s is not None else LONGEST_GAP_S
+        return LONGEST_GAP_BY_COST_S if self.policy == "learned" and self.poll_cost_s is not None else LONGEST_GAP_S
 
 
 def decide(
@@ -60,16 +65,15 @@ def decide(
     *,
     now: float,
     paused_s: float,
-    weather: bool,
+    is_outage: bool,
     polling: Polling,
     rng: Random,
     learned_gap_s: float | None = None,
 ) -> Decision:
     """Return what to do with `task` after `outcome`.
 
-    `paused_s` is the account's paused time so far (deadlines do not run meanwhile). `weather` says that the account
-    as a whole is in an outage, so that a failed poll says nothing about this task. `learned_gap_s` is what learned
-    timing has to say of a task that is still running.
+    `paused_s` is the account's paused time so far: deadlines do not run during pauses. `is_outage`: the account has an
+    outage, so that a failed poll is not this task's. `learned_gap_s` is learned timing's gap for a running task.
     """
     age_s = max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))
     overdue = age_s >= polling.deadline_s
@@ -91,7 +95,7 @@ def decide(
         case Throttled() | Refused():
             return _poll_again_unchanged(task, at=now)
         case Unreachable():
-            if weather:
+            if is_outage:
                 return _poll_again_unchanged(task, at=now + polling.first_gap_s)
             if overdue and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
@@ -129,7 +133,7 @@ def _failure_gap_s(errors: int, polling: Polling, rng: Random) -> float:
 
 
 def _decide_missing(task: Task, now: float, polling: Polling) -> Decision:
-    """A 404 is believed when it is seen twice, apart: right after its start a task may not be known everywhere yet."""
+    """Finish after two 404s some time apart: right after its start a task may not be known everywhere yet."""
     first_at = now if task.missing_at is None else task.missing_at
     if task.missing_at is not None and now - first_at >= polling.missing_again_s:
         return Finish(kind=Kind.NOT_FOUND)

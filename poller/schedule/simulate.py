@@ -1,17 +1,17 @@
-"""Plays a run through before it begins: how many polls it would take, and how long. Pure; no I/O and no real time."""
+"""A model of a whole run before it begins: how many polls it takes, and how long. Pure; no I/O and no real time."""
 
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from poller.schedule.learned import Learned
+from poller.schedule.learned import PollPlanner
 
-MOST_PLAYED = 4000  # of more tasks a part is played, under the same part of the limit
+MOST_PLAYED = 4000  # of more tasks this many are played, at the same share of the rate limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """One task to be: how old it is when fed, and how long it takes in all (infinity: it never finishes)."""
+    """A future task: its age when it is fed, and how long it takes in all (infinity: it never finishes)."""
 
     age_s: float
     took_s: float
@@ -19,7 +19,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedRun:
-    """What a run would take."""
+    """What a run takes in the model."""
 
     polls: int
     lasts_s: float
@@ -27,17 +27,17 @@ class SimulatedRun:
     timed_out: int
 
 
-def forecast(
+def simulate_run(
     count: int,
     courses: Callable[[int], Sequence[Course]],
     *,
     per_second: float,
     deadline_s: float,
     gap_s: Callable[[float], float],
-    learned: Learned | None = None,
+    learned: PollPlanner | None = None,
 ) -> SimulatedRun:
-    """Play `count` tasks fed at once. `courses` makes as many as are played. `gap_s` is the wait at an age since
-    feeding; `learned`, which goes on learning, takes its place."""
+    """Play `count` tasks that are fed at once. `courses` returns as many courses as are played. `gap_s` returns the
+    wait at an age since feeding; `learned` replaces it and continues to learn."""
     if count == 0:
         return SimulatedRun(polls=0, lasts_s=0.0, mean_late_s=0.0, timed_out=0)
     played = min(count, MOST_PLAYED)
@@ -56,9 +56,9 @@ def _play(
     spacing_s: float,
     deadline_s: float,
     gap_s: Callable[[float], float],
-    learned: Learned | None,
+    learned: PollPlanner | None,
 ) -> tuple[int, float, list[float]]:
-    """Return polls, the instant of the last one, and how late each finished task was seen."""
+    """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
     first_s = 0.0 if learned is None else learned.first_poll_s
     due = [(first_s, turn, turn, 0) for turn in range(len(courses))]  # due, turn, task, polls
     polls, now, late_s = 0, -spacing_s, []
@@ -78,9 +78,9 @@ def _play(
     return polls, max(0.0, now), late_s
 
 
-def _learn(learned: Learned, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
+def _learn(learned: PollPlanner, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
     age_s = now + course.age_s
-    key = -1 - number  # not one that the store gave
+    key = -1 - number  # no key of the store is negative
     if not first:
         learned.waited(now - due_at)
     if course.took_s <= age_s:

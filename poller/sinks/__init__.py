@@ -1,6 +1,7 @@
-"""Sinks: where finished tasks go. One file a kind; a sink is named by a spec, `KIND:TARGET`, or by a table."""
+"""Sinks: where finished tasks go, one kind a module or package. A spec, `KIND:TARGET`, or a table names a sink."""
 
-from poller.sinks.files.jsonl import written_files
-from poller.sinks.registry import SinkEnvironment, SinkSpec, check_sinks, make_sink, make_sinks
+from poller.sinks.files.rotation import written_files
+from poller.sinks.registry import SinkSpec, check_sinks, make_sink, make_sinks
+from poller.sinks.table import SinkEnvironment
 
 __all__ = ["SinkEnvironment", "SinkSpec", "check_sinks", "make_sink", "make_sinks", "written_files"]

@@ -1,14 +1,33 @@
-"""How long a sink waits before it tries again: longer after each failure in a row, spread by full jitter. Pure."""
+"""How long a sink waits before a retry: longer after each failure in a row, spread by full jitter."""
 
 from collections.abc import Sequence
 from random import Random
+
+from poller.core.model import Retry
 
 DOUBLING_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 
 
 def jittered_s(steps_s: Sequence[float], failures: int, rng: Random) -> float:
-    """Return anything between nothing and the step of the n-th failure in a row; the last step stands for all later.
+    """Return a wait between 0 and the step of the n-th failure in a row; after the last step, that one is repeated.
 
-    Full jitter, for it spreads many senders best (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    Full jitter, because it spreads many senders best (AWS Architecture Blog, "Exponential Backoff And Jitter").
     """
     return rng.uniform(0.0, steps_s[min(failures, len(steps_s)) - 1])
+
+
+class Backoff:
+    """Counts failures in a row and doubles the wait, up to a minute."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Forget the failures after a success."""
+        self._failures = 0
+
+    def retry(self, reason: str) -> Retry:
+        """Count a failure and return when to try again."""
+        self._failures += 1
+        return Retry(reason=reason, wait_s=jittered_s(DOUBLING_S, self._failures, self._rng))

@@ -1,7 +1,7 @@
 """Finished tasks as lines on standard output: at least once, in order, never a torn line while the process lives.
 
-Waits until the reader takes more instead of blocking the loop, and leaves O_NONBLOCK alone: a terminal or pipe may be
-shared with other programs, which do not expect it.
+Waits until the reader takes more instead of blocking the loop. Never sets O_NONBLOCK: a terminal or pipe may be shared
+with other programs, which do not expect it.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from poller.core.errors import OutputClosed, SinkError
 from poller.core.model import Delivery, Retry, Written
-from poller.sinks.table import SinkTable
+from poller.sinks.table import SinkEnvironment, SinkTable
 
 RETRY_S = 5.0  # full disk behind a redirection
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO}  # EIO: the terminal hung up
+GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO}  # EIO: the terminal was closed
 
 
 class StdoutTable(SinkTable):
@@ -27,14 +27,17 @@ class StdoutTable(SinkTable):
     KIND: ClassVar[str] = "stdout"
     EXAMPLE: ClassVar[str] = "stdout"
 
+    def make(self, environment: SinkEnvironment) -> "StdoutSink":  # noqa: ARG002 - the class's
+        return StdoutSink()
+
 
 class StdoutSink:
-    """Writes records to a file descriptor that it does not own, and so never closes."""
+    """Writes records to a file descriptor that others opened, and so never closes it."""
 
     def __init__(self, fd: int = 1) -> None:
         self.name = "stdout"
         self._fd = fd
-        self._waits = True  # False for files and devices, which are always ready
+        self._is_pollable = True  # false for files and devices, which are always ready
         self._sent: dict[int, int] = {}  # bytes written of each record of a batch that was interrupted
 
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:  # noqa: ARG002 - the protocol's
@@ -44,11 +47,11 @@ class StdoutSink:
             raise SinkError(
                 f"standard output is closed ({error.strerror}); give it a reader, or use --sink jsonl:PATH"
             ) from None
-        self._waits = not stat.S_ISREG(mode) and self._pollable()
+        self._is_pollable = not stat.S_ISREG(mode) and self._can_wait()
         return None
 
-    def _pollable(self) -> bool:
-        """Return whether the loop can wait for it; epoll refuses /dev/null, for one."""
+    def _can_wait(self) -> bool:
+        """Return whether the loop can wait for it; epoll refuses /dev/null, for example."""
         loop = asyncio.get_running_loop()
         try:
             loop.add_writer(self._fd, lambda: None)
@@ -64,25 +67,25 @@ class StdoutSink:
         except OSError as error:
             if error.errno in FULL:
                 return Retry(reason=f"standard output: {error.strerror}", wait_s=RETRY_S)
-            if self._waits and error.errno in GONE:
+            if self._is_pollable and error.errno in GONE:
                 raise OutputClosed(
-                    "whoever read our standard output went away; undelivered records stay in the state: run again"
+                    "the reader of standard output went away; undelivered records stay in the state: run again"
                 ) from None
             raise SinkError(f"standard output cannot be written to: {error.strerror}") from None
         self._sent.clear()
         return Written()
 
     async def _send(self, delivery: Delivery) -> None:
-        """Write what is still missing of a record: a batch that comes again continues in the middle of its line."""
+        """Write the rest of a record: a batch that comes again continues in the middle of its line."""
         line = delivery.body + b"\n"
         while (done := self._sent.get(delivery.number, 0)) < len(line):
-            if self._waits:
+            if self._is_pollable:
                 await self._ready()
             try:
                 # a pipe that is ready takes this much without blocking
                 self._sent[delivery.number] = done + os.write(self._fd, line[done : done + select.PIPE_BUF])
             except BlockingIOError:
-                await asyncio.sleep(0)  # somebody who shares it set O_NONBLOCK
+                await asyncio.sleep(0)  # another program that shares it set O_NONBLOCK
 
     async def _ready(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,7 +97,7 @@ class StdoutSink:
             loop.remove_writer(self._fd)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

@@ -1,180 +1,194 @@
-"""POST /v1/tasks: the lines of a request become tasks, and the answer comes only when all of them are on disk.
+"""POST /v1/tasks: the lines of a request become tasks, and the response comes only when all of them are on disk.
 
-A request is read to its end before its first line is stored: one that is too large, or no JSON, stores nothing.
+A request is read to its end before its first line is stored: one that is too large, or not JSON, stores nothing.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Annotated
 
 import structlog
 from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec.structs import asdict
 
 from poller.core.errors import PollerError
 from poller.core.model import Added, Chunk, Position, Rejection
 from poller.sources import ReadOptions
-from poller.web.auth import answer, as_json
-from poller.web.context import Run
-from poller.web.request_body import Held, RequestRefused, chunks_of, format_of
+from poller.web.context import RunContext
+from poller.web.request_body import HeldBytes, chunks_of, format_of
+from poller.web.responses import RequestRefused, json_response, query_of
 
 log = structlog.get_logger()
 
-SOURCE = "http"  # the name under which the ledger has what came this way
-UNWRITABLE_S = 2.0  # a disk that is full may be so for this long before the asker is told
+SOURCE = "http"  # the source's name in the ledger
+UNWRITABLE_S = 2.0  # how long the client waits for a state that cannot be written
 RETRY_AFTER_S = 5
 
+Count = Annotated[int, Meta(ge=0)]
 
-@dataclass(slots=True)
-class Outcome:
-    """What became of a request's lines so far."""
 
-    accepted: int = 0
-    duplicate: int = 0
-    blank: int = 0
-    rejected: list[Rejection] = field(default_factory=list)
-    failed: PollerError | None = None  # why the rest will not be stored
+class FeedQuery(Struct, frozen=True):
+    """The query of POST /v1/tasks."""
 
-    @property
-    def lines(self) -> int:
-        return self.accepted + self.duplicate + self.blank + len(self.rejected)
+    account: Annotated[str | UnsetType, Meta(description="The account of lines that name none.")] = UNSET
+    id_column: Annotated[
+        Annotated[str, Meta(min_length=1)] | UnsetType, Meta(description="The CSV column or JSON key with the id.")
+    ] = UNSET
+
+
+class FeedResult(Struct, kw_only=True):
+    """Where each line of a request went: lines = accepted + duplicate + blank + rejected."""
+
+    lines: Count = 0
+    accepted: Annotated[Count, Meta(description="new tasks; they are on disk")] = 0
+    duplicate: Annotated[Count, Meta(description="ids that the account has already")] = 0
+    blank: Annotated[Count, Meta(description="blank lines, comments, a CSV's header")] = 0
+    rejected: Annotated[list[Rejection], Meta(description="`line` counts from 1, elements for a JSON array")] = field(
+        default_factory=list
+    )
 
     def add(self, chunk: Chunk, added: Added) -> None:
         """Count a chunk that is on disk."""
+        self.lines += _lines(chunk)
         self.accepted += added.tasks
         self.duplicate += added.duplicates
         self.blank += chunk.blank
         self.rejected += chunk.rejected
 
-    def told(self) -> dict[str, object]:
-        return {
-            "lines": self.lines,
-            "accepted": self.accepted,
-            "duplicate": self.duplicate,
-            "blank": self.blank,
-            "rejected": [{"line": each.line, "reason": each.reason, "excerpt": each.excerpt} for each in self.rejected],
-        }
+
+class FeedFailure(FeedResult, kw_only=True):
+    """A request of which not all lines are stored: an error, and where the lines went."""
+
+    error: str
+    message: str
+    pending: Annotated[int | UnsetType, Meta(description="lines that may still be stored")] = UNSET
 
 
 class Feeder:
-    """Takes requests with lines, many at a time."""
+    """Stores the lines of requests, many requests at the same time."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunContext) -> None:
         self._run = run
-        self._held = Held()
-        self._opening = asyncio.Lock()
-        self._number: int | None = None  # the store's own, of the source
-        self._line = 0  # the last line of the source that was given out
-        self._staff = asyncio.TaskGroup()
-        self._storing: set[asyncio.Task[None]] = set()
+        self._held = HeldBytes()
+        self._source_lock = asyncio.Lock()
+        self._source_number: int | None = None  # the store's own
+        self._line = 0  # the last line number of the source in use
+        self._tasks = asyncio.TaskGroup()
+        self._storing: set[asyncio.Task[PollerError | None]] = set()
 
-    async def work(self, _app: web.Application) -> AsyncIterator[None]:
-        """While the server is up: store what was read, also for askers who do not wait."""
-        async with self._staff:
+    async def serve(self, _app: web.Application) -> AsyncIterator[None]:
+        """While the server is up, store what was read, also for clients that do not wait."""
+        async with self._tasks:
             yield
-            for task in self._storing:
-                task.cancel()
+            for storing in self._storing:
+                storing.cancel()
 
     async def post(self, request: web.Request) -> web.Response:
         """Answer POST /v1/tasks."""
-        with self._run.service.feeding() as on_stored:  # a run that is nearly done waits for what is on its way
+        with self._run.service.feeding() as on_stored:  # a run that is nearly done waits for a body in transit
             try:
                 self._refuse_when_closed()
                 chunks = await chunks_of(request, self._feeding_of(request), self._held)
                 self._refuse_when_closed()
             except RequestRefused as refusal:
-                return _refused(refusal)
+                message = f"{refusal}. Nothing of this request is stored."
+                return _failure(FeedResult(), refusal.error, message, status=refusal.status)
             return await self._store(chunks, on_stored)
 
     def _refuse_when_closed(self) -> None:
         if self._run.service.draining or self._run.service.is_ending:
-            raise RequestRefused(503, "draining", "the run is ending and takes no more tasks: ask the next one")
+            raise RequestRefused(503, "draining", "The run is ending and accepts no more tasks: ask the next one")
         if not self._run.store.writable:
-            raise RequestRefused(503, "unwritable", "the state cannot be written now: its disk is full or out of reach")
+            raise RequestRefused(503, "unwritable", "The state cannot be written now: its disk is full or unreachable")
 
     def _feeding_of(self, request: web.Request) -> ReadOptions:
-        """Return how the request's lines are to be read, by its Content-Type and its query."""
+        """Return how the request's lines are read, by its Content-Type and its query."""
         own, accounts = self._run.feeding, frozenset(self._run.service.lanes)
-        account = request.query.get("account", own.default_account)
+        query = query_of(request, FeedQuery)
+        account = query.account or own.default_account
         if account not in accounts:
             known = ", ".join(sorted(accounts))
-            raise RequestRefused(400, "unknown_account", f"there is no account of this name; known: {known}")
+            raise RequestRefused(400, "unknown_account", f"There is no account of this name; known: {known}")
         return replace(
             own,
             format=format_of(request),
-            id_column=request.query.get("id_column", own.id_column),
+            id_column=query.id_column or own.id_column,
             accounts=accounts,
             default_account=account,
         )
 
     async def _store(self, chunks: Sequence[Chunk], on_stored: Callable[[Chunk, Added], None]) -> web.Response:
-        """Have the chunks stored; wait for it as long as the state can be written."""
-        outcome = Outcome()
-        storing = self._staff.create_task(self._store_all(chunks, outcome, on_stored))
-        self._storing = {task for task in self._storing if not task.done()} | {storing}
+        """Store the chunks; wait for it as long as the state can be written."""
+        result = FeedResult()
+        storing = self._tasks.create_task(self._store_all(chunks, result, on_stored))
+        self._storing = {each for each in self._storing if not each.done()} | {storing}
         while not storing.done():
             await asyncio.wait({storing}, timeout=UNWRITABLE_S)
             if not storing.done() and not self._run.store.writable:
-                return _unfinished(outcome, sum(map(_lines, chunks)) - outcome.lines)
-        if outcome.failed is not None:
-            return answer(503, "unavailable", f"{outcome.failed}; the lines told here are stored", **outcome.told())
+                return _unwritable(result, sum(map(_lines, chunks)) - result.lines)
+        if (error := storing.result()) is not None:
+            return _failure(result, "unavailable", f"{error}. The counted lines are stored.")
         log.info(
             "tasks.fed",
             source=SOURCE,
-            tasks=outcome.accepted,
-            duplicates=outcome.duplicate,
-            rejected=len(outcome.rejected),
-            blank=outcome.blank,
+            tasks=result.accepted,
+            duplicates=result.duplicate,
+            rejected=len(result.rejected),
+            blank=result.blank,
         )
-        return as_json(outcome.told())
+        return json_response(result)
 
     async def _store_all(
-        self, chunks: Sequence[Chunk], outcome: Outcome, on_stored: Callable[[Chunk, Added], None]
-    ) -> None:
+        self, chunks: Sequence[Chunk], result: FeedResult, on_stored: Callable[[Chunk, Added], None]
+    ) -> PollerError | None:
+        """Store chunk after chunk. Return the error that prevents the rest from being stored."""
         with self._run.service.feeding():
             try:
                 number = await self._source()
                 before, self._line = self._line, self._line + chunks[-1].position.line
                 for chunk in chunks:
-                    added = await self._run.store.add(number, _placed(chunk, before))
+                    added = await self._run.store.add(number, _renumbered(chunk, before))
                     on_stored(chunk, added)
-                    outcome.add(chunk, added)
+                    result.add(chunk, added)
             except PollerError as error:
-                outcome.failed = error
+                return error
+        return None
 
     async def _source(self) -> int:
-        """Return the store's number of the source; it goes on where an earlier run left it."""
-        async with self._opening:
-            if self._number is None:
+        """Return the store's number of the source; its lines continue where an earlier run ended."""
+        async with self._source_lock:
+            if self._source_number is None:
                 known = await self._run.store.open_source(SOURCE)
-                self._number, position = known or (await self._run.store.new_source(SOURCE), Position())
+                self._source_number, position = known or (await self._run.store.new_source(SOURCE), Position())
                 self._line = position.line
-            return self._number
+            return self._source_number
 
 
 def _lines(chunk: Chunk) -> int:
     return len(chunk.fed) + len(chunk.rejected) + chunk.blank
 
 
-def _placed(chunk: Chunk, before: int) -> Chunk:
-    """Return the chunk with its lines counted on from what all requests brought before."""
+def _renumbered(chunk: Chunk, before: int) -> Chunk:
+    """Return the chunk with its line numbers continued after the lines of all requests before."""
     rejected = tuple(replace(each, line=before + each.line) for each in chunk.rejected)
     return replace(chunk, rejected=rejected, position=Position(line=before + chunk.position.line))
 
 
-def _refused(refusal: RequestRefused) -> web.Response:
-    message = f"{refusal}; nothing of this request is stored"
-    return _later(answer(refusal.status, refusal.error, message, **Outcome().told()))
-
-
-def _unfinished(outcome: Outcome, pending: int) -> web.Response:
+def _unwritable(result: FeedResult, pending: int) -> web.Response:
     message = (
-        f"the state cannot be written now: its disk is full or out of reach. {outcome.lines} lines are stored; "
-        f"{pending} wait and may still be: send them again later, known ids count as duplicates"
+        f"The state cannot be written now: its disk is full or unreachable; {result.lines} lines are stored, {pending} "
+        "may still be. Send them again later: known ids count as duplicates."
     )
-    return _later(answer(503, "unwritable", message, pending=pending, **outcome.told()))
+    return _failure(result, "unwritable", message, pending=pending)
 
 
-def _later(response: web.Response) -> web.Response:
-    if response.status == 503:
+def _failure(
+    result: FeedResult, error: str, message: str, *, status: int = 503, pending: int | UnsetType = UNSET
+) -> web.Response:
+    body = FeedFailure(error=error, message=message, pending=pending, **asdict(result))
+    response = json_response(body, status=status)
+    if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

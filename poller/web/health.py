@@ -1,56 +1,107 @@
-"""Is it alive, and is it ready? For probes, load balancers and people; no token is needed."""
+"""Whether the run is alive and ready, for probes, load balancers and people; needs no token."""
 
-from typing import Any
+from typing import Annotated, Literal
 
 from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from poller.core.model import Pause
-from poller.core.timestamps import iso
-from poller.web.auth import MAY_SEE, as_json
-from poller.web.context import RUN, Run
+from poller.engine import DeliveryLoop
+from poller.reports.task import Instant, instant
+from poller.web.auth import SEES_DETAILS
+from poller.web.context import RUN, RunContext
+from poller.web.responses import json_response
 
-STUCK = frozenset({Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH})  # a person must act
+NEEDS_PERSON = frozenset({Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH})  # no other pause does
+
+Detail = Annotated[str | UnsetType | None, Meta(description="for people; only with the token, where one is set")]
 
 
-async def healthz(request: web.Request) -> web.Response:
-    """The event loop runs. `poller healthcheck` compares the process id with that of the state's owner."""
+class Alive(Struct, frozen=True, kw_only=True):
+    """The event loop runs."""
+
+    status: Literal["alive"] = "alive"
+    pid: int
+    version: str
+    up_s: float
+
+
+class AccountReadiness(Struct, frozen=True, kw_only=True):
+    """Whether an account can be polled, or will be without help."""
+
+    ready: bool
+    pause: Pause | None
+    resume_at: Instant | None
+    detail: Detail = UNSET
+
+
+class SinkReadiness(Struct, frozen=True, kw_only=True):
+    """Whether a sink accepts records."""
+
+    ready: bool
+    state: Literal["delivering", "failing", "stopped"]
+    detail: Detail = UNSET
+
+
+class StoreReadiness(Struct, frozen=True, kw_only=True):
+    """Whether the state can be written."""
+
+    ready: bool
+    state: Literal["writable", "unwritable"]
+
+
+class Readiness(Struct, frozen=True, kw_only=True):
+    """The state of each component."""
+
+    ready: bool
+    draining: bool
+    store: StoreReadiness
+    accounts: dict[str, AccountReadiness]
+    sinks: dict[str, SinkReadiness]
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """Answer GET /healthz. `poller healthcheck` compares the process id with that of the state's lock."""
     run = request.app[RUN]
     up_s = round(run.clock() - run.began_at, 3)
-    return as_json({"status": "alive", "pid": run.pid, "version": run.version, "up_s": up_s})
+    return json_response(Alive(pid=run.pid, version=run.version, up_s=up_s))
 
 
-async def readyz(request: web.Request) -> web.Response:
-    """200 while the run can take tasks and poll them; 503 with the component that cannot."""
-    told = readiness(request.app[RUN], detailed=request[MAY_SEE])
-    return as_json(told, status=200 if told["ready"] else 503)
+async def get_readiness(request: web.Request) -> web.Response:
+    """Answer GET /readyz: 200 while the run accepts and polls tasks, else 503 with the component that cannot."""
+    found = readiness(request.app[RUN], detailed=request[SEES_DETAILS])
+    return json_response(found, status=200 if found.ready else 503)
 
 
-def readiness(run: Run, *, detailed: bool) -> dict[str, Any]:
-    """Return each component's state. Texts for people are left out unless `detailed`: they may name hosts."""
+def readiness(run: RunContext, *, detailed: bool) -> Readiness:
+    """Return the state of each component. Details for people, which may name hosts, only if `detailed`."""
     accounts = {name: _account(run, name, detailed=detailed) for name in run.service.lanes}
-    ending = run.service.draining or run.service.is_ending
-    components = [run.store.writable, not ending, *(account["ready"] for account in accounts.values())]
-    return {
-        "ready": all(components),
-        "draining": ending,
-        "store": {"ready": run.store.writable, "state": "writable" if run.store.writable else "unwritable"},
-        "accounts": accounts,
-        "sinks": {loop.sink.name: _sink(loop, detailed=detailed) for loop in run.service.delivery_loops},
-    }
+    ending, writable = run.service.draining or run.service.is_ending, run.store.writable
+    return Readiness(
+        ready=writable and not ending and all(account.ready for account in accounts.values()),
+        draining=ending,
+        store=StoreReadiness(ready=writable, state="writable" if writable else "unwritable"),
+        accounts=accounts,
+        sinks={loop.sink.name: sink_readiness(loop, detailed=detailed) for loop in run.service.delivery_loops},
+    )
 
 
-def _account(run: Run, name: str, *, detailed: bool) -> dict[str, Any]:
-    """A pause that ends by itself is no reason to take the run out of service."""
+def _account(run: RunContext, name: str, *, detailed: bool) -> AccountReadiness:
+    """A pause that ends by itself does not make the run unready."""
     state = run.service.lanes[name].gate.state()
-    told = {
-        "ready": state.pause not in STUCK,
-        "pause": state.pause,
-        "resume_at": None if state.resume_at is None else iso(state.resume_at),
-    }
-    return told | ({"detail": state.pause_detail} if detailed else {})
+    return AccountReadiness(
+        ready=state.pause not in NEEDS_PERSON,
+        pause=Pause(state.pause) if state.pause else None,
+        resume_at=instant(state.resume_at),
+        detail=state.pause_detail if detailed else UNSET,
+    )
 
 
-def _sink(loop: Any, *, detailed: bool) -> dict[str, Any]:
-    stopped, failing = loop.stopped_by is not None, loop.backlog_reason is not None
-    told = {"ready": not failing, "state": "stopped" if stopped else "failing" if failing else "delivering"}
-    return told | ({"detail": loop.backlog_reason} if detailed else {})
+def sink_readiness(loop: DeliveryLoop, *, detailed: bool = True) -> SinkReadiness:
+    """Return whether the loop's sink accepts records."""
+    failing = loop.backlog_reason is not None
+    return SinkReadiness(
+        ready=not failing,
+        state="stopped" if loop.stopped_by is not None else "failing" if failing else "delivering",
+        detail=loop.backlog_reason if detailed else UNSET,
+    )

@@ -1,54 +1,46 @@
-"""The routes: which path is answered by what, behind the guard."""
+"""The routes: which handler answers which path."""
 
-from pathlib import Path
-
-import orjson
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from poller.core.protocols import TokenSource
 from poller.web.add_tasks import Feeder
-from poller.web.auth import Guard, add_headers, as_json, translate_errors
-from poller.web.context import RUN, Run
+from poller.web.auth import Guard
+from poller.web.context import RUN, RunContext
 from poller.web.dashboard import add_page
 from poller.web.dashboard.overview import Overview
-from poller.web.health import healthz, readyz
-from poller.web.loop_lag import Lag
+from poller.web.health import get_health, get_readiness
+from poller.web.loop_lag import LoopLag
 from poller.web.metrics import metrics_handler
-from poller.web.tasks import finished, one_task
+from poller.web.openapi import describe
+from poller.web.responses import add_headers, json_response, translate_errors
+from poller.web.tasks import get_finished, get_task
 
 
-def make_site(run: Run, overview: Overview, tokens: TokenSource | None) -> web.Application:
-    """Return the application that serves `run`. With `tokens`, whoever asks must bring what they say."""
+def make_site(run: RunContext, overview: Overview, tokens: TokenSource | None) -> web.Application:
+    """Return the application that serves `run`. With `tokens`, clients must send the token that they yield."""
     guard = Guard(tokens, clock=run.clock)
-    app = web.Application(middlewares=[translate_errors, guard.middleware()])
+    app = web.Application(middlewares=[translate_errors, guard.check])
     app[RUN] = run
     app.on_response_prepare.append(add_headers)
-    feeder, lag = Feeder(run), Lag()
-    app.cleanup_ctx.append(feeder.work)
-    app.cleanup_ctx.append(lag.work)
+    feeder, lag = Feeder(run), LoopLag()
+    app.cleanup_ctx.append(feeder.serve)
+    app.cleanup_ctx.append(lag.measure)
     app.router.add_routes(
         [
-            web.get("/healthz", healthz),
-            web.get("/readyz", readyz),
+            web.get("/healthz", get_health),
+            web.get("/readyz", get_readiness),
             web.get("/metrics", metrics_handler(run, lag)),
             web.post("/v1/tasks", feeder.post),
-            web.get("/v1/tasks/{task_id}", one_task),
-            web.get("/v1/finished", finished),
-            web.get("/v1/openapi.json", _description(run)),
+            web.get("/v1/tasks/{task_id}", get_task),
+            web.get("/v1/finished", get_finished),
+            web.get("/v1/openapi.json", get_description),
         ]
     )
     add_page(app, overview)
     return app
 
 
-def _description(run: Run) -> Handler:
-    """Return the handler of the OpenAPI description: openapi.json beside this module, with this run's accounts."""
-    described = orjson.loads((Path(__file__).parent / "openapi.json").read_bytes())
-    described["info"]["version"] = run.version
-
-    async def describe(_: web.Request) -> web.Response:
-        described["components"]["schemas"]["Account"]["enum"] = sorted(run.service.lanes)
-        return as_json(described)
-
-    return describe
+async def get_description(request: web.Request) -> web.Response:
+    """Answer GET /v1/openapi.json, with this run's accounts."""
+    run = request.app[RUN]
+    return json_response(describe(version=run.version, accounts=sorted(run.service.lanes)))

@@ -1,4 +1,4 @@
-"""The server's socket: its limits, and its end. Open before work begins, closed after the last delivery."""
+"""The server's socket: its limits and its end. It opens before work begins and closes after the last delivery."""
 
 import asyncio
 import errno
@@ -6,31 +6,31 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from poller.config import Address
 from poller.core.errors import ConfigError
 
-HEAD_S = 15.0  # for a connection's first request to arrive; aiohttp itself would wait for ever
+FIRST_REQUEST_S = 15.0  # for a connection's first request to arrive; aiohttp itself has no limit
 IDLE_S = 60.0  # between two requests of a connection
-MOST_CONNECTIONS = 500
-END_S = 2.0  # for answers under way when the run has ended
+MAX_CONNECTIONS = 500
+SHUTDOWN_S = 2.0  # for responses in flight when the run has ended
 
 
 @asynccontextmanager
 async def listen(app: web.Application, address: Address) -> AsyncIterator[Address]:
-    """Serve `app` while the context lasts; yields the address with the port that was taken.
+    """Serve `app` while the context lasts; yields the address with its real port.
 
-    Raises `ConfigError` where the address cannot be had.
+    Raises `ConfigError` where the address cannot be bound.
     """
-    doorman = _Doorman()
-    app.middlewares.insert(0, doorman.middleware())
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=END_S)
+    limiter = _ConnectionLimiter()
+    app.middlewares.insert(0, limiter.stop_timer)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
-    doorman.server = runner.server
+    limiter.server = runner.server
     listener: asyncio.Server | None = None
     try:
-        listener = await _open(doorman, address)
+        listener = await _bind(limiter, address)
         yield address.at(listener.sockets[0].getsockname()[1])
     finally:
         if listener is not None:
@@ -38,7 +38,7 @@ async def listen(app: web.Application, address: Address) -> AsyncIterator[Addres
         await runner.cleanup()
 
 
-async def _open(factory: "_Doorman", address: Address) -> asyncio.Server:
+async def _bind(factory: "_ConnectionLimiter", address: Address) -> asyncio.Server:
     try:
         return await asyncio.get_running_loop().create_server(factory, address.host, address.port, backlog=256)
     except OSError as error:
@@ -48,36 +48,33 @@ async def _open(factory: "_Doorman", address: Address) -> asyncio.Server:
         ) from None
 
 
-class _Doorman:
-    """Makes the protocol of each connection: turns away those that are too many, and drops those that stay silent."""
+class _ConnectionLimiter:
+    """The factory of connections' protocols: refuses connections over the limit and drops silent ones."""
 
     def __init__(self) -> None:
-        self.server: web.Server | None = None  # there once the application is set up
+        self.server: web.Server | None = None  # set once the application is set up
         self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
 
     def __call__(self) -> asyncio.Protocol:
-        if self.server is None or len(self.server.connections) >= MOST_CONNECTIONS:
-            return _TurnedAway()
+        if self.server is None or len(self.server.connections) >= MAX_CONNECTIONS:
+            return _RefusedConnection()
         protocol = self.server()
-        self._silent[protocol] = asyncio.get_running_loop().call_later(HEAD_S, self._drop, protocol)
+        self._silent[protocol] = asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._drop, protocol)
         return protocol
 
-    def middleware(self) -> Middleware:
-        @web.middleware
-        async def hear(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if (timer := self._silent.pop(request.protocol, None)) is not None:
-                timer.cancel()
-            return await handler(request)
-
-        return hear
+    @web.middleware
+    async def stop_timer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (timer := self._silent.pop(request.protocol, None)) is not None:
+            timer.cancel()
+        return await handler(request)
 
     def _drop(self, protocol: web.RequestHandler) -> None:
         del self._silent[protocol]
         protocol.force_close()
 
 
-class _TurnedAway(asyncio.Protocol):
-    """A connection too many."""
+class _RefusedConnection(asyncio.Protocol):
+    """A connection over the limit: closed at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()

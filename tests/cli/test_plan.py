@@ -65,6 +65,7 @@ async def test_a_plan_that_does_not_fit_into_the_day_has_how_many_tasks_would(
     assert (plan["tasks"], plan["duplicates"], plan["rejected"], plan["fits"]) == (1000, 1, 1, False)
     assert account["quota"] == 900
     assert 400 <= account["tasks_that_fit"] <= 900
+    assert account["ends_at"] >= "2026-01-06T"  # it waits for the account's midnight
     code, plan = await planned(tmp_path, ids, capsys, "fixed:5", daily_limit=10_000)
     assert (code, plan["fits"]) == (Exit.ALL_COMPLETE, True)
 

@@ -21,11 +21,11 @@ from poller.cli.commands.report import write_report as report
 from poller.cli.records import open_state
 from poller.config import load
 from poller.core.columns import Columns
+from poller.core.csv_cells import harmless
 from poller.core.errors import ConfigError, Exit, InputError, SinkError
 from poller.core.protocols import Clock
-from poller.reports.failures.to_csv import harmless
 from poller.sandbox import Scenario, parse_durations
-from poller.sandbox.reply import Ask, SimulatedReply
+from poller.sandbox.reply import SandboxReply, SandboxRequest
 from tests.support.browser import chromium, opened
 from tests.support.simulation import Simulation, settings_for
 
@@ -45,7 +45,7 @@ def failing_by_url(simulation: Simulation) -> None:
     """Let HubSpot end each import with the errors that its address asks for."""
     spoil = {name.encode(): errors for name, (_, errors) in INJECTED.items()}
 
-    def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+    def stage(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
         if b'"COMPLETE"' not in reply.body:
             return reply
         answer = orjson.loads(reply.body)
@@ -76,7 +76,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def start(simulation: Simulation, body: bytes) -> str:
-    reply = simulation.api.respond(Ask(method="POST", path=START, token="pat", body=body))
+    reply = simulation.api.respond(SandboxRequest(method="POST", path=START, token="pat", body=body))
     assert reply.code == 202, reply.body
     return str(orjson.loads(reply.body)["id"])
 

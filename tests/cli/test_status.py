@@ -1,17 +1,20 @@
-"""`poller status --json` and `--watch`: a stable shape for programs, and lines or a display for people."""
+"""`poller status --json` and `--watch`: a stable shape for programs, and lines or a redrawn screen for people."""
 
 import asyncio
+import re
 import signal
 from pathlib import Path
 
+import msgspec
 import orjson
 import pytest
 
 from poller.cli.commands.status import print_status, watch_status
 from poller.core.errors import Exit
-from poller.core.model import AccountState, Sums
+from poller.core.model import AccountState, SinkSums, Sums
 from poller.core.protocols import Clock
-from poller.reports.status import standing_line
+from poller.reports.status import AccountView, LedgerView, ReasonCount, RunningProcess, status_line
+from poller.reports.task import PollView, TaskView
 from poller.sandbox import Scenario, parse_durations
 from tests.support.processes import run, running, wait_until
 from tests.support.simulation import Simulation, settings_for
@@ -23,6 +26,15 @@ KEYS = {
 }  # fmt: skip
 
 
+ANSWERS = (Path(__file__).parents[2] / "docs" / "answers.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("shape", [LedgerView, AccountView, RunningProcess, ReasonCount, TaskView, PollView])
+def test_the_documented_keys_are_those_of_the_code(shape: type[msgspec.Struct]) -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", ANSWERS))
+    assert set(shape.__struct_fields__) - documented == set()
+
+
 async def test_the_ledger_for_programs_has_a_stable_shape(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -30,14 +42,14 @@ async def test_the_ledger_for_programs_has_a_stable_shape(
     await simulation.run(simulation.write_ids(20))
     capsys.readouterr()
     assert await print_status(settings_for(tmp_path), as_json=True, clock=clock) is Exit.ALL_COMPLETE
-    fields = orjson.loads(capsys.readouterr().out)
-    assert fields.keys() == KEYS
-    assert (fields["tasks"], fields["finished"], fields["waiting"], fields["complete"]) == (20, 20, 0, 20)
-    assert fields["balanced"] is True
-    assert fields["kinds"]["complete"] == 20
-    assert fields["sinks"][0]["delivered"] == 20
-    assert fields["accounts"]["default"]["pause"] is None
-    assert fields["run"] is None
+    ledger = orjson.loads(capsys.readouterr().out)
+    assert ledger.keys() == KEYS
+    assert (ledger["tasks"], ledger["finished"], ledger["waiting"], ledger["complete"]) == (20, 20, 0, 20)
+    assert ledger["balanced"] is True
+    assert ledger["kinds"]["complete"] == 20
+    assert ledger["sinks"][0]["delivered"] == 20
+    assert ledger["accounts"]["default"]["pause"] is None
+    assert ledger["run"] is None
 
 
 async def test_watching_prints_a_line_each_time_where_there_is_no_terminal(
@@ -55,25 +67,40 @@ async def test_watching_prints_a_line_each_time_where_there_is_no_terminal(
         watching.cancel()
     lines = [line for line in capsys.readouterr().out.splitlines() if "of 30 finished" in line]
     assert len(lines) > 10
-    assert any("left at this pace" in line for line in lines)
+    assert any(re.search(r"[\d.]+ a second, about \d+ s left", line) for line in lines)
     assert "30 of 30 finished (100.0%), 0 not complete" in lines[-1]
     assert not any("\x1b" in line for line in lines)
 
 
-def test_a_line_names_what_is_paused_and_what_is_undelivered() -> None:
+NOW = 1_767_600_000.0
+
+
+def line_of(account: AccountState) -> str:
+    sinks = (SinkSums(name="webhook:x", delivered=30, undelivered=20, dead=0, attached=True),)
     sums = Sums(
-        sources=(), sinks=(), accounts={"main": AccountState(pause="daily_quota")}, waiting=5, finished=5, polls=12,
-        kinds={"complete": 4, "canceled": 1}, reasons=(),
+        sources=(), sinks=sinks, accounts={"main": account}, waiting=50, finished=50, polls=120,
+        kinds={"complete": 49, "canceled": 1}, reasons=(),
     )  # fmt: skip
-    assert standing_line(sums, now=1_767_600_000.0, before=(1_767_599_990.0, 0)) == (
-        "2026-01-05T08:00:00Z  5 of 10 finished (50.0%), 1 not complete, 12 polls, 0.5 a second, 10 s left at this "
-        "pace, account main is paused: daily_quota"
+    return status_line(sums, now=NOW, before=(NOW - 10, 0))
+
+
+def test_a_line_has_the_pace_the_time_left_and_what_is_undelivered() -> None:
+    assert line_of(AccountState()) == (
+        "2026-01-05T08:00:00Z  50 of 100 finished (50.0%), 1 not complete, 120 polls, 5 a second, about 10 s left, "
+        "20 undelivered"
     )
+
+
+def test_a_line_names_a_pause_and_counts_it_in_the_time_left() -> None:
+    until = line_of(AccountState(pause="daily_quota", resume_at=NOW + 60))
+    assert until.endswith("5 a second, about 1 min 10 s left, 20 undelivered, account main is paused: daily_quota")
+    unknown = line_of(AccountState(pause="token_refused"))
+    assert unknown.endswith("5 a second, 20 undelivered, account main is paused: token_refused")
 
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("flags", [["--watch"], ["--watch", "--json"]])
-def test_ctrl_c_ends_a_watch_without_a_message(flags: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_watch_silently(flags: list[str], tmp_path: Path) -> None:
     assert run("run", "-", "--listen", "off", folder=tmp_path).returncode == 65
     out = tmp_path / "out.txt"
     with out.open("wb") as stdout, running("status", *flags, folder=tmp_path, stdout=stdout) as watching:

@@ -1,4 +1,4 @@
-"""`poller why`: everything in the state about one task, however it is named, also during a run."""
+"""`poller why`: everything that the state holds of one task, in any form of its id, also during a run."""
 
 import asyncio
 from dataclasses import replace
@@ -13,20 +13,20 @@ from poller.core.errors import Exit
 from poller.core.model import AccountState, Kind, Poll, TaskDetails
 from poller.core.protocols import Clock
 from poller.core.record import restore
-from poller.reports.task import story_text
+from poller.reports.task import task_text
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
 
 SLOW = Scenario(durations=parse_durations("fixed:40"), fates={}, requests=1000)
 
 
-async def printed(
+async def answer(
     simulation: Simulation, named: str, capsys: pytest.CaptureFixture[str], *, as_json: bool = False
 ) -> tuple[Exit, str, str]:
     capsys.readouterr()
     code = await print_task(settings_for(simulation.folder), named, as_json=as_json, clock=simulation.clock)
-    output = capsys.readouterr()
-    return code, output.out, output.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 async def run_beside(simulation: Simulation, ids: Path, seconds: float, poll: Any) -> Any:
@@ -38,7 +38,7 @@ async def run_beside(simulation: Simulation, ids: Path, seconds: float, poll: An
     return seen
 
 
-async def test_everything_about_a_task_is_printed_while_it_waits_and_when_it_is_finished(
+async def test_a_task_is_shown_while_it_waits_and_when_it_is_finished(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, SLOW)
@@ -46,13 +46,13 @@ async def test_everything_about_a_task_is_printed_while_it_waits_and_when_it_is_
     task_id = ids.read_text().splitlines()[1].split(",")[0]
 
     async def poll() -> tuple[Exit, str, str]:
-        return await printed(simulation, task_id, capsys)
+        return await answer(simulation, task_id, capsys)
 
     code, waiting, _ = await run_beside(simulation, ids, 20.0, poll)
     assert code is Exit.ALL_COMPLETE
     assert "next poll due" in waiting
     assert "https://example.com/0.png" in waiting
-    code, done, _ = await printed(simulation, task_id, capsys)
+    code, done, _ = await answer(simulation, task_id, capsys)
     assert code is Exit.ALL_COMPLETE
     assert "finished     complete" in done
     assert f"jsonl:{tmp_path}/finished.jsonl: delivered" in done
@@ -63,22 +63,24 @@ async def test_everything_about_a_task_is_printed_while_it_waits_and_when_it_is_
     assert "finished COMPLETE; the last one" in done
 
 
-async def test_the_json_of_a_task_has_its_record_untouched(
+async def test_the_json_of_a_task_holds_the_record_untouched(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, SLOW)
     ids = simulation.write_ids(2)
     await simulation.run(ids)
     record = simulation.records()[0]
-    code, out, _ = await printed(simulation, record["task_id"], capsys, as_json=True)
-    fields = orjson.loads(out)
+    code, out, _ = await answer(simulation, record["task_id"], capsys, as_json=True)
+    task = orjson.loads(out)
     assert code is Exit.ALL_COMPLETE
-    assert (fields["state"], fields["kind"], fields["record"]) == ("finished", "complete", record)
-    assert fields["polls"] == len(fields["poll_log"]) == record["polls"]
-    assert fields["deliveries"] == {f"jsonl:{tmp_path}/finished.jsonl": "delivered"}
-    assert [poll["next_in_s"] is None for poll in fields["poll_log"]] == [False] * (fields["polls"] - 1) + [True]
-    assert fields["finished_at"] == record["seen_at"]
-    assert fields["ref"] == record["ref"]
+    assert (task["state"], task["kind"], task["record"]) == ("finished", "complete", record)
+    assert task["polls"] == len(task["poll_log"]) == record["polls"]
+    assert task["deliveries"] == {f"jsonl:{tmp_path}/finished.jsonl": "delivered"}
+    assert [poll["next_in_s"] is None for poll in task["poll_log"]] == [False] * (task["polls"] - 1) + [True]
+    assert task["seen_at"] == record["seen_at"]
+    assert (task["due_at"], task["errors"]) == (None, 0)
+    assert task["poll_log"][-1]["detail"] == "COMPLETE"
+    assert task["ref"] == record["ref"]
 
 
 async def test_locators_and_urls_name_a_task_too(
@@ -90,7 +92,7 @@ async def test_locators_and_urls_name_a_task_too(
     url = f"https://api-na1.hubspot.com/files/v3/files/import-from-url/async/tasks/{task_id}/status"
     locator = orjson.dumps({"id": task_id, "links": {"status": url}}).decode()
     for named in (task_id, f" {task_id}\n", url, locator, f'"{task_id}"'):
-        code, out, _ = await printed(simulation, named, capsys)
+        code, out, _ = await answer(simulation, named, capsys)
         assert (code, out.split()[0]) == (Exit.ALL_COMPLETE, task_id)
 
 
@@ -102,14 +104,14 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
     ids.write_text(f"{ids.read_text()}bad id here,https://example.com/x.png\n")
     await simulation.run(ids)
     task_id = simulation.records()[0]["task_id"]
-    code, out, err = await printed(simulation, "AAAAunknown", capsys)
+    code, out, err = await answer(simulation, "AAAAunknown", capsys)
     assert (code, out) == (Exit.NOT_ALL_COMPLETE, "")
     assert "task AAAAunknown is not in the state" in err
     assert f"has 1 tasks from {ids}" in err
-    code, _, err = await printed(simulation, f"{task_id}=", capsys)
+    code, _, err = await answer(simulation, f"{task_id}=", capsys)
     assert code is Exit.NOT_ALL_COMPLETE
     assert f"a similar one is: {task_id}" in err
-    code, _, err = await printed(simulation, "here", capsys)
+    code, _, err = await answer(simulation, "here", capsys)
     assert "line 3" in err
     assert "was rejected" in err
 
@@ -118,12 +120,12 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
 async def test_what_cannot_be_an_id_is_a_wrong_command_line(
     named: str, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = await printed(Simulation(tmp_path, clock, SLOW), named, capsys)
+    code, out, err = await answer(Simulation(tmp_path, clock, SLOW), named, capsys)
     assert (code, out) == (Exit.USAGE, "")
     assert "names no task" in err
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- text ------------------------------------------------------------------------------------------------------------
 
 POLL = Poll(at=1_767_600_000.0, gate_s=0.0, took_s=0.12, outcome="unreachable", detail="http_503", again_in_s=90.0)
 TASK = TaskDetails(
@@ -140,26 +142,27 @@ TASK = TaskDetails(
 )
 
 
-def test_polls_that_are_not_kept_are_counted_and_the_others_keep_their_numbers() -> None:
-    text = story_text(TASK, AccountState(), now=1_767_600_010.0)
-    assert "the first 28 are not kept" in text
+def test_polls_dropped_from_the_log_are_counted_and_the_others_keep_their_numbers() -> None:
+    text = task_text(TASK, AccountState(), now=1_767_600_010.0)
+    assert "the first 28 are no longer in the log" in text
+    assert "polls        30, the last 2 failed" in text
     assert " 29  2026-01-05 08:00:00.000 UTC  waited 0 s at the gate, took 0.12 s: unreachable http_503" in text
     assert "next 1 min 30 s later" in text
-    assert "PROCESSING was HubSpot's last word; next poll due 2026-01-05 08:01:30.000 UTC, in 1 min 20 s" in text
+    assert "last status PROCESSING; next poll due 2026-01-05 08:01:30.000 UTC, in 1 min 20 s" in text
     assert "\x1b" not in text
 
 
 def test_a_paused_account_is_the_reason_for_waiting() -> None:
     paused = AccountState(pause="daily_quota", pause_detail="used up", resume_at=1_767_650_000.0)
-    text = story_text(TASK, paused, now=1_767_600_010.0)
+    text = task_text(TASK, paused, now=1_767_600_010.0)
     assert "the account is paused: daily_quota (used up), until about 2026-01-05 21:53:20.000 UTC" in text
 
 
-def test_each_sink_is_shown_with_its_delivery() -> None:
+def test_each_sink_is_shown_with_the_state_of_the_record() -> None:
     record = restore(b'{"correlation_id":"c-1"}', kind=Kind.CANCELED, reason="canceled", seen_at=1_767_600_001.0)
     sinks = {"jsonl:a": "delivered", "webhook:b": "undelivered", "sql:c": "dead: too long"}
     done = replace(TASK, kind=Kind.CANCELED, record=record, deliveries=sinks)
-    lines = story_text(done, AccountState(), now=0.0).splitlines()
+    lines = task_text(done, AccountState(), now=0.0).splitlines()
     indent = " " * 13
     assert lines[-3:] == [
         "sink         jsonl:a: delivered",

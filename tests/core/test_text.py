@@ -48,6 +48,7 @@ def test_text_of_unknown_origin_cannot_steer_a_terminal_and_is_short(text: str) 
         ("example.com/icon@2x.png", "example.com/icon@2x.png"),
         ("HTTPS://me:wo/rd@example.com/a", "HTTPS://example.com/a"),
         ("me:word@example.com/a", "example.com/a"),
+        ("me:word@example.com/a://b", "example.com/a://b"),
         ("https://[::1]:8443/a", "https://[::1]:8443/a"),
         ("sqlite:////var/a@b?.db", "sqlite:////var/a@b?.db"),
         ("postgresql://me:pw@host:5432/db?password=pw", "postgresql://host:5432/db"),

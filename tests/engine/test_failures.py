@@ -17,7 +17,7 @@ from poller.core.protocols import Clock
 from poller.core.record import restore
 from poller.engine.failures import FEWEST, LATEST, LEAST_SHARE, DominantReason, FailureWatch, at_least
 from poller.sandbox import Scenario, parse_durations
-from poller.sandbox.reply import Ask, SimulatedReply
+from poller.sandbox.reply import SandboxReply, SandboxRequest
 from poller.sandbox.scenario import Fate
 from tests.support.simulation import Simulation, named
 
@@ -126,7 +126,7 @@ def spoil_every(simulation: Simulation, nth: int) -> None:
     """Make every n-th import end with the same error."""
     errors = [{"category": "DOWNLOAD_FAILED", "message": "The file's server answered 404"}]
 
-    def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+    def stage(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
         answer = orjson.loads(reply.body) if b'"COMPLETE"' in reply.body else {}
         if not answer or sum(answer["taskId"].encode()) % nth:
             return reply

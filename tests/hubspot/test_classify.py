@@ -1,4 +1,4 @@
-"""What an answer says: every status, every body, and what may never come of it."""
+"""The outcome of an answer: every status, every body, and the outcomes that a body must never have."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -124,7 +124,7 @@ def test_a_running_status_is_known_in_any_case(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "instant"),
+    ("value", "instant"),
     [
         ("2026-01-05T00:00:00Z", 1_767_571_200.0),
         ("2026-01-05T01:00:00.25+01:00", 1_767_571_200.25),
@@ -137,8 +137,8 @@ def test_a_running_status_is_known_in_any_case(word: str) -> None:
         (None, None),
     ],
 )
-def test_a_running_task_tells_when_it_was_requested_or_nothing(told: object, instant: float | None) -> None:
-    body = orjson.dumps({"status": "PROCESSING", "requestedAt": told})
+def test_a_running_task_has_its_request_instant_or_none(value: object, instant: float | None) -> None:
+    body = orjson.dumps({"status": "PROCESSING", "requestedAt": value})
     assert classify(200, JSON, body) == Running(status="PROCESSING", requested_at=instant)
 
 
@@ -177,7 +177,7 @@ def test_an_unknown_word_is_shown_short_and_printable() -> None:
         (b'{"status":1}', "no_status"),
     ],
 )
-def test_a_2xx_body_that_says_nothing_is_weather(body: bytes, reason: str) -> None:
+def test_a_2xx_body_without_a_status_is_unreachable(body: bytes, reason: str) -> None:
     assert unreachable(200, body).reason == reason
 
 
@@ -223,7 +223,7 @@ def test_line_breaks_between_tokens_become_spaces() -> None:
     assert outcome.result == b'{    "name": "a\\nb" }'
 
 
-def test_of_doubled_keys_the_last_counts_for_every_field() -> None:
+def test_of_repeated_keys_the_last_counts_for_every_field() -> None:
     outcome = finished(
         b'{"status":"PENDING","result":1,"errors":[1],"status":"COMPLETE","result":2,"err\\u006frs":null}'
     )
@@ -236,7 +236,7 @@ def test_null_counts_as_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "errors", "number", "has_errors"),
+    ("value", "errors", "number", "has_errors"),
     [
         (b"3", b"[]", 3, False),
         (b"0", b"[{}]", 0, True),
@@ -250,24 +250,24 @@ def test_null_counts_as_absent() -> None:
     ],
 )
 def test_errors_are_counted_from_num_errors_or_else_from_the_errors(
-    told: bytes, errors: bytes, number: int, has_errors: bool
+    value: bytes, errors: bytes, number: int, has_errors: bool
 ) -> None:
-    outcome = finished(b'{"status":"COMPLETE","numErrors":' + told + b',"errors":' + errors + b"}")
+    outcome = finished(b'{"status":"COMPLETE","numErrors":' + value + b',"errors":' + errors + b"}")
     assert (outcome.num_errors, outcome.has_errors) == (number, has_errors)
 
 
-@pytest.mark.parametrize(("told", "task_id"), [(b'"a"', "a"), (b"12", "12"), (b"true", None), (b"{}", None)])
-def test_make_task_id_is_a_text_or_a_whole_number(told: bytes, task_id: str | None) -> None:
-    assert finished(b'{"status":"COMPLETE","taskId":' + told + b"}").task_id == task_id
+@pytest.mark.parametrize(("value", "task_id"), [(b'"a"', "a"), (b"12", "12"), (b"true", None), (b"{}", None)])
+def test_a_task_id_is_text_or_a_whole_number(value: bytes, task_id: str | None) -> None:
+    assert finished(b'{"status":"COMPLETE","taskId":' + value + b"}").task_id == task_id
 
 
-@pytest.mark.parametrize("told", [b"7", b"[]", b'"' + b"x" * 65 + b'"'])
-def test_an_instant_that_is_none_is_left_out(told: bytes) -> None:
-    assert finished(b'{"status":"COMPLETE","requestedAt":' + told + b"}").requested_at is None
+@pytest.mark.parametrize("value", [b"7", b"[]", b'"' + b"x" * 65 + b'"'])
+def test_an_invalid_instant_is_left_out(value: bytes) -> None:
+    assert finished(b'{"status":"COMPLETE","requestedAt":' + value + b"}").requested_at is None
 
 
 @pytest.mark.parametrize("field", [b"errors", b"result"])
-def test_a_field_nested_too_deep_for_readers_is_weather(field: bytes) -> None:
+def test_a_field_nested_too_deep_for_readers_is_unreachable(field: bytes) -> None:
     def body(levels: int) -> bytes:
         return b'{"status":"COMPLETE","' + field + b'":' + b'{"a":[' * (levels // 2) + b"]}" * (levels // 2) + b"}"
 
@@ -284,7 +284,7 @@ def test_half_of_a_utf16_pair_is_replaced_so_that_the_task_can_end() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_400_and_404_json_say_that_the_id_is_unknown(status: int) -> None:
+def test_400_and_404_json_mean_an_unknown_id(status: int) -> None:
     body = b'{"status":"error","message":"Provided ID could not be decoded.","correlationId":"ab-1","category":"X"}'
     assert classify(status, JSON, body) == Missing(
         code=status, message="Provided ID could not be decoded.", correlation_id="ab-1"
@@ -295,7 +295,7 @@ def test_400_and_404_json_say_that_the_id_is_unknown(status: int) -> None:
     ("headers", "body"),
     [({"content-type": "text/HTML; charset=utf-8"}, b"nothing"), ({}, b"  \n<!doctype html>"), (JSON, b"<html>")],
 )
-def test_404_html_is_a_wrong_path_and_says_which_setting(headers: dict[str, str], body: bytes) -> None:
+def test_404_html_is_a_wrong_path_and_names_the_setting(headers: dict[str, str], body: bytes) -> None:
     outcome = classify(404, headers, body)
     assert isinstance(outcome, Refused)
     assert outcome.reason == "wrong_path"
@@ -303,7 +303,7 @@ def test_404_html_is_a_wrong_path_and_says_which_setting(headers: dict[str, str]
 
 
 @pytest.mark.parametrize(("status", "body"), [(404, b""), (404, b"[]"), (400, b"<html>"), (400, b"null"), (404, b"no")])
-def test_a_400_or_404_that_is_neither_is_weather(status: int, body: bytes) -> None:
+def test_a_400_or_404_that_is_neither_is_unreachable(status: int, body: bytes) -> None:
     assert unreachable(status, body).reason == f"http_{status}"
 
 
@@ -311,7 +311,7 @@ def test_a_400_or_404_that_is_neither_is_weather(status: int, body: bytes) -> No
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b'{"category":"EXPIRED_AUTHENTICATION"}', b'{"category":"pat-na1-x"}']
 )
-def test_a_refused_token_is_the_accounts_trouble(status: int, body: bytes) -> None:
+def test_a_refused_token_pauses_the_account(status: int, body: bytes) -> None:
     outcome = classify(status, JSON, body)
     assert isinstance(outcome, Refused)
     assert outcome.reason == "token_refused"
@@ -349,7 +349,7 @@ def test_a_missing_scope_is_named(body: bytes, named: str) -> None:
         (b"", "window"),
     ],
 )
-def test_429_tells_which_limit_was_hit(body: bytes, policy: str) -> None:
+def test_429_names_the_limit_that_was_hit(body: bytes, policy: str) -> None:
     outcome = classify(429, JSON | {"retry-after": "7"}, body)
     assert isinstance(outcome, Throttled)
     assert (outcome.policy, outcome.retry_after_s) == (policy, 7.0)
@@ -359,14 +359,14 @@ def test_477_is_a_migration() -> None:
     assert classify(477, {"Retry-After": "99999999"}, b"") == Throttled(policy="migrating", retry_after_s=86_400.0)
 
 
-@pytest.mark.parametrize(("told", "wait_s"), [(None, 2.0), ("1", 2.0), ("30", 30.0), ("x", 2.0)])
-def test_423_waits_at_least_two_seconds(told: str | None, wait_s: float) -> None:
-    headers = {} if told is None else {"Retry-After": told}
+@pytest.mark.parametrize(("value", "wait_s"), [(None, 2.0), ("1", 2.0), ("30", 30.0), ("x", 2.0)])
+def test_423_waits_at_least_two_seconds(value: str | None, wait_s: float) -> None:
+    headers = {} if value is None else {"Retry-After": value}
     assert unreachable(423, headers=headers) == Unreachable(reason="http_423", retry_after_s=wait_s)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 410, 500, 502, 503, 504, 521, 526])
-def test_everything_else_is_weather_by_number(status: int) -> None:
+def test_everything_else_is_unreachable_with_its_number(status: int) -> None:
     assert unreachable(status, b'{"status":"COMPLETE"}').reason == f"http_{status}"
 
 
@@ -380,7 +380,7 @@ def http_date(seconds: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("told", "wait_s"),
+    ("value", "wait_s"),
     [
         ("0", 0.0),
         (" 12 ", 12.0),
@@ -397,8 +397,8 @@ def http_date(seconds: float) -> str:
         ("٣", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_and_clamped(told: str, wait_s: float | None) -> None:
-    assert unreachable(503, headers={"RETRY-AFTER": told, "date": http_date(0)}).retry_after_s == wait_s
+def test_retry_after_is_seconds_or_a_date_and_clamped(value: str, wait_s: float | None) -> None:
+    assert unreachable(503, headers={"RETRY-AFTER": value, "date": http_date(0)}).retry_after_s == wait_s
 
 
 def test_a_retry_date_without_the_answers_own_date_is_ignored() -> None:
@@ -406,8 +406,8 @@ def test_a_retry_date_without_the_answers_own_date_is_ignored() -> None:
 
 
 @given(st.text() | st.floats().map(str) | st.integers().map(str), st.text() | st.just(http_date(0)))
-def test_a_wait_is_never_negative_nor_more_than_a_day(told: str, date: str) -> None:
-    wait_s = unreachable(503, headers={"Retry-After": told, "Date": date}).retry_after_s
+def test_a_wait_is_never_negative_nor_more_than_a_day(value: str, date: str) -> None:
+    wait_s = unreachable(503, headers={"Retry-After": value, "Date": date}).retry_after_s
     assert wait_s is None or (math.isfinite(wait_s) and 0 <= wait_s <= 86_400)
 
 
@@ -441,11 +441,11 @@ def test_limits_are_read_in_any_case_of_letters() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["", "-1", "1e3", "0x10", "٣", "100, 100", "99999999999", "1" * 5000, "NaN"])
-def test_limits_that_are_nonsense_are_not_believed(nonsense: str) -> None:
+def test_limits_that_are_nonsense_are_ignored(nonsense: str) -> None:
     names = ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
     assert read_limits({f"X-HubSpot-RateLimit-{name}": nonsense for name in names}) == NO_LIMITS
 
 
-@pytest.mark.parametrize(("name", "told"), [("Max", "0"), ("Interval-Milliseconds", "99"), ("Daily", "0")])
-def test_limits_that_would_stop_the_poller_are_not_believed(name: str, told: str) -> None:
-    assert read_limits({f"X-HubSpot-RateLimit-{name}": told}) == NO_LIMITS
+@pytest.mark.parametrize(("name", "value"), [("Max", "0"), ("Interval-Milliseconds", "99"), ("Daily", "0")])
+def test_limits_that_would_stop_the_poller_are_ignored(name: str, value: str) -> None:
+    assert read_limits({f"X-HubSpot-RateLimit-{name}": value}) == NO_LIMITS

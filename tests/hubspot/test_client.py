@@ -22,14 +22,14 @@ import structlog
 from aiohttp import client_exceptions, http_exceptions
 
 from poller.core.errors import ConfigError
+from poller.core.http_errors import HTTP_ERRORS
 from poller.core.model import Answer, Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
 from poller.hubspot.client import (
     LARGEST_PROBLEM,
-    TROUBLES,
     Connections,
     HubSpotClient,
     Trouble,
-    names_tasks,
+    answers_name_task,
     status_url,
     trouble_of,
 )
@@ -57,13 +57,13 @@ class Reply:
     data: bytes
     close: bool = False
     reset: bool = False
-    late: bytes = b""  # sent after `late_s`, asked for or not
+    late: bytes = b""  # sent after `late_s`, requested or not
     late_s: float = 0.01
     drip_s: float | None = None  # one byte at a time
 
 
 def stray(body: bytes, status: str = "200 OK") -> Reply:
-    """Answer well, then leave another answer on the connection."""
+    """Answer correctly, then leave another answer on the connection."""
     return Reply(http(COMPLETE), late=http(body, status))
 
 
@@ -136,7 +136,7 @@ class Tokens:
     def refused(self, token: str) -> None:
         self.refusals.append(token)
 
-    def has_news(self) -> bool:
+    def has_changed(self) -> bool:
         return False
 
 
@@ -149,7 +149,7 @@ async def client_of(
 
 
 async def outcomes(*replies: Reply | bytes, polls: int = 1, gap_s: float = 0.1, **how: Any) -> list[Outcome]:
-    """Return what so many polls one task say."""
+    """Return the outcomes of this many polls of one task."""
     async with answering(*replies) as server, client_of(server.url, **how) as client:
         found = []
         for _ in range(polls):
@@ -188,7 +188,7 @@ async def test_a_poll_is_one_get_with_the_token_in_its_header_only() -> None:
     "task_id",
     ["", ".", "..", "a/b", "../../oauth/v1/x", "a%41", "a?b", "a#b", "a\r\nX: y", "\ud800", "ä", "a" * 257, "a b"],
 )
-async def test_a_hostile_id_is_never_asked_for(task_id: str) -> None:
+async def test_a_hostile_id_is_never_requested(task_id: str) -> None:
     async with answering(http(COMPLETE)) as server, client_of(server.url) as client:
         answer = await client.poll(make_task(task_id=task_id))
     assert answer.outcome == Unreachable(reason="bad_url")
@@ -235,7 +235,7 @@ async def test_connections_are_kept_after_answers_that_name_their_task() -> None
         (orjson.dumps({"status": "COMPLETE", "taskId": "another"}), "foreign_answer"),
     ],
 )
-async def test_a_body_that_says_nothing_of_this_task_is_weather(body: bytes, reason: str) -> None:
+async def test_a_body_without_this_task_s_status_is_unreachable(body: bytes, reason: str) -> None:
     assert await reason_of(http(body)) == reason
 
 
@@ -273,7 +273,7 @@ BAD_GZIP = http(b"\x1f\x8b\x08nonsense", "200 OK", "Content-Encoding: gzip")
         (Reply(b"HTTP/1.1 103 Early\r\n\r\n" * 100, drip_s=0.2), "timeout"),
     ],
 )
-async def test_a_broken_connection_is_weather_within_the_timeout(reply: Reply, reason: str) -> None:
+async def test_a_broken_connection_is_unreachable_within_the_timeout(reply: Reply, reason: str) -> None:
     began = asyncio.get_running_loop().time()
     assert await reason_of(reply, request_timeout_s=7.3) == reason
     assert asyncio.get_running_loop().time() - began < 7.5
@@ -359,9 +359,9 @@ async def test_a_stray_answer_on_an_idle_connection_is_thrown_away_with_it() -> 
     assert server.connections == 2
 
 
-async def test_a_stray_answer_of_another_task_is_not_believed_and_the_connection_is_dropped() -> None:
+async def test_a_stray_answer_of_another_task_is_rejected_and_the_connection_is_dropped() -> None:
     other = orjson.dumps({"status": "CANCELED", "taskId": "another"})
-    first = Reply(http(other) + http(COMPLETE))  # comes when the request has left already
+    first = Reply(http(other) + http(COMPLETE))  # arrives when the request has been sent
     async with answering(http(COMPLETE), first, http(COMPLETE)) as server, client_of(server.url) as client:
         found = [(await client.poll(make_task())).outcome for _ in range(4)]
     assert found[1] == Unreachable(reason="foreign_answer")
@@ -369,7 +369,7 @@ async def test_a_stray_answer_of_another_task_is_not_believed_and_the_connection
     assert server.connections == 2
 
 
-async def test_an_unnamed_answer_is_believed_only_over_a_fresh_connection() -> None:
+async def test_an_unnamed_answer_counts_only_over_a_fresh_connection() -> None:
     async with answering(http(COMPLETE), http(UNNAMED)) as server, client_of(server.url) as client:
         found = [(await client.poll(make_task())).outcome for _ in range(4)]
     assert found[1] == Unreachable(reason="unnamed_answer")
@@ -409,7 +409,7 @@ async def test_no_connection_is_kept_after_an_answer_that_names_no_task(reply: b
 async def test_families_that_send_no_id_start_with_fresh_connections(path: str, named: bool) -> None:
     found = await outcomes(http(UNNAMED), polls=2, path=path)
     assert [isinstance(outcome, Finished) for outcome in found] == [not named, True]
-    assert names_tasks(path) == named
+    assert answers_name_task(path) == named
 
 
 # --- one request a poll ----------------------------------------------------------------------------------------------
@@ -437,14 +437,14 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_used() -> N
 # --- no connection ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_refused_connection_is_weather() -> None:
+async def test_a_refused_connection_is_unreachable() -> None:
     async with answering(http(COMPLETE)) as server:
         pass
     async with client_of(server.url) as client:
         assert (await client.poll(make_task())).outcome == Unreachable(reason="connection_refused")
 
 
-async def test_a_server_without_tls_is_weather() -> None:
+async def test_a_server_without_tls_is_unreachable() -> None:
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http(b"", "400 Bad Request"))
         await writer.drain()
@@ -456,7 +456,7 @@ async def test_a_server_without_tls_is_weather() -> None:
         assert (await client.poll(make_task())).outcome == Unreachable(reason="tls")
 
 
-async def test_a_broken_proxy_is_weather() -> None:
+async def test_a_broken_proxy_is_unreachable() -> None:
     async with answering(http(b"", "407 Proxy Authentication Required")) as proxy:
         through = Connections(proxy=f"http://user:{TOKEN}@127.0.0.1:{proxy.port}")
         async with client_of("https://api.example", connections=through) as client:
@@ -498,8 +498,8 @@ def _classes_of(*modules: Any) -> list[type[Exception]]:
 
 @pytest.mark.parametrize("known", _classes_of(client_exceptions, http_exceptions))
 def test_every_exception_class_of_aiohttp_has_a_meaning(known: type[Exception]) -> None:
-    covering = next(covered for covered, _ in TROUBLES if issubclass(known, covered))
-    assert covering is not aiohttp.ClientError or known is aiohttp.ClientError
+    covering = next(covered for covered, _ in HTTP_ERRORS if issubclass(known, covered))
+    assert covering != (aiohttp.ClientError,) or known is aiohttp.ClientError
 
 
 @pytest.mark.parametrize("error", [ValueError(TOKEN), UnicodeError(TOKEN), AssertionError(TOKEN), RuntimeError(TOKEN)])
@@ -521,7 +521,7 @@ def test_an_unknown_exception_is_logged_by_its_class_only(
         (BrokenPipeError(), Trouble.RESET),
     ],
 )
-def test_an_exception_gets_the_most_telling_meaning(error: Exception, trouble: Trouble) -> None:
+def test_an_exception_gets_its_most_specific_meaning(error: Exception, trouble: Trouble) -> None:
     assert trouble_of(error) is trouble
 
 
@@ -595,7 +595,7 @@ async def test_the_token_is_in_no_log_repr_or_traceback(
     assert TOKEN not in text
 
 
-async def test_a_form_is_posted_and_a_broken_endpoint_is_told_without_it() -> None:
+async def test_a_form_is_posted_and_a_broken_endpoint_raises_an_error_without_it() -> None:
     async with Connections() as connections:
         async with answering(http(b"{}", "400 Bad")) as server:
             assert await connections.post(server.url + "/oauth", {"client_secret": TOKEN}) == (400, b"{}")
@@ -615,12 +615,12 @@ async def test_a_redirect_never_carries_the_secrets_of_a_form_elsewhere() -> Non
         assert elsewhere.requests == []
 
 
-async def test_answers_that_mix_tasks_up_are_told_loudly_once(events: list[MutableMapping[str, Any]]) -> None:
+async def test_answers_that_mix_tasks_up_are_a_warning_once(events: list[MutableMapping[str, Any]]) -> None:
     body = orjson.dumps({"status": "PENDING", "taskId": "another"})
     found = await outcomes(http(body), polls=5)
     assert found == [Unreachable(reason="foreign_answer")] * 5
-    told = [event["log_level"] for event in events if event["event"] == "answer.distrusted"]
-    assert told == ["warning", "debug", "debug", "debug", "debug"]
+    levels = [event["log_level"] for event in events if event["event"] == "answer.distrusted"]
+    assert levels == ["warning", "debug", "debug", "debug", "debug"]
 
 
 async def test_an_empty_body_means_running_and_stays_with_kept_connections() -> None:

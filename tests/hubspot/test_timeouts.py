@@ -1,4 +1,4 @@
-"""One timer for many waits: each ends in its own time, and nobody's cancellation is mistaken for another's."""
+"""One timer for many waits: each ends at its own time, and no cancellation from elsewhere counts as a time-out."""
 
 import asyncio
 
@@ -28,16 +28,16 @@ async def test_each_wait_has_the_whole_time_however_many_run() -> None:
 
 
 class Counting(SharedTimeout):
-    """Tells how often its timer went off."""
+    """Counts how often its timer fired."""
 
     wakes = 0
 
-    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
         self.wakes += 1
-        super()._interrupt(loop)
+        super()._cancel_late(loop)
 
 
-async def test_a_task_waits_again_and_again_and_one_timer_serves_all() -> None:
+async def test_a_task_can_wait_many_times_and_one_timer_serves_all() -> None:
     shared = Counting(30.0)
 
     async def poll_often() -> None:
@@ -48,7 +48,7 @@ async def test_a_task_waits_again_and_again_and_one_timer_serves_all() -> None:
     assert 10 <= shared.wakes <= 12  # 3,000 waits in 300 s
 
 
-async def test_a_cancellation_from_elsewhere_is_none_of_its_business() -> None:
+async def test_a_cancellation_from_elsewhere_passes_through() -> None:
     shared = SharedTimeout(30.0)
     waiting = asyncio.create_task(waited(shared, 0.0, 100.0))
     await asyncio.sleep(10)
@@ -59,16 +59,16 @@ async def test_a_cancellation_from_elsewhere_is_none_of_its_business() -> None:
 
 
 class Joined(SharedTimeout):
-    """Somebody else cancels the waiting task in the turn in which its time is over."""
+    """Cancels the waiting task in the turn in which its time is over."""
 
     waiting: "asyncio.Task[None]"
 
-    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
-        super()._interrupt(loop)
+    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        super()._cancel_late(loop)
         self.waiting.cancel()
 
 
-async def test_cancelled_in_the_very_turn_in_which_it_is_over_it_stays_cancelled() -> None:
+async def test_a_cancellation_in_the_turn_of_the_time_out_stays_a_cancellation() -> None:
     shared = Joined(30.0)
 
     async def run() -> None:

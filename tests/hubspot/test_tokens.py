@@ -1,4 +1,4 @@
-"""Tokens: read anew when they change, renewed once for all who wait, and never shown."""
+"""Tokens: re-read when they change, renewed by one request for all callers, and never shown."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def test_what_cannot_be_a_token_is_refused_without_being_shown(value: str)
 # --- file ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+async def test_a_file_that_changes_is_re_read(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_bytes(b"\xef\xbb\xbffirst\r\n")
     tokens = FileToken(path)
@@ -53,7 +53,7 @@ async def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     assert await tokens.token() == "second"
 
 
-async def test_a_kubernetes_secret_that_is_swapped_is_read_again(tmp_path: Path) -> None:
+async def test_a_kubernetes_secret_that_is_swapped_is_re_read(tmp_path: Path) -> None:
     for version in ("one", "two"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "token").write_text(version)
@@ -66,7 +66,7 @@ async def test_a_kubernetes_secret_that_is_swapped_is_read_again(tmp_path: Path)
     assert await tokens.token() == "two"
 
 
-async def test_a_refused_file_is_read_again_though_it_looks_unchanged(
+async def test_a_refused_file_is_re_read_though_it_looks_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("poller.hubspot.tokens._identity", lambda _: (1,))
@@ -124,7 +124,7 @@ async def test_a_file_without_a_token_is_named_and_used_once_it_has_one(
 
 
 @pytest.mark.parametrize("make", [_make_missing, _make_empty, _make_large])
-async def test_a_file_that_changed_since_it_was_read_is_news_until_it_is_read_again(
+async def test_a_file_counts_as_changed_from_its_change_until_it_is_re_read(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "token"
@@ -132,17 +132,17 @@ async def test_a_file_that_changed_since_it_was_read_is_news_until_it_is_read_ag
     tokens = FileToken(path)
     await tokens.token()
     tokens.refused("first")
-    assert not tokens.has_news()
+    assert not tokens.has_changed()
     path.unlink()
     make(path)
     with pytest.raises(ConfigError):
         await tokens.token()
-    assert not tokens.has_news()
+    assert not tokens.has_changed()
     path.unlink(missing_ok=True)
     path.write_text("second-one")
-    assert tokens.has_news()
+    assert tokens.has_changed()
     await tokens.token()
-    assert not tokens.has_news()
+    assert not tokens.has_changed()
 
 
 # --- OAuth -----------------------------------------------------------------------------------------------------------
@@ -151,12 +151,12 @@ Clock = Callable[[], float]
 
 
 class TokenEndpoint:
-    """A token endpoint: hands out access-1, access-2, … or whatever it is told to answer."""
+    """A token endpoint: grants access-1, access-2, …, or gives the `answer` that a test sets."""
 
     def __init__(self) -> None:
         self.forms: list[dict[str, str]] = []
         self.answer: tuple[int, bytes] | None = None
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
         self.extra: dict[str, Any] = {}
         self.granted = 0
 
@@ -164,8 +164,8 @@ class TokenEndpoint:
         assert url == URL
         self.forms.append(dict(form))
         await asyncio.sleep(0.5)
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         if self.answer is not None:
             return self.answer
         self.granted += 1
@@ -191,7 +191,7 @@ def oauth(
     )
 
 
-async def test_a_token_is_asked_for_once_by_all_who_wait(endpoint: TokenEndpoint, clock: Clock) -> None:
+async def test_a_token_is_requested_once_for_all_callers(endpoint: TokenEndpoint, clock: Clock) -> None:
     tokens = oauth(endpoint, clock)
     assert await asyncio.gather(*(tokens.token() for _ in range(50))) == ["access-1"] * 50
     assert endpoint.forms == [
@@ -204,7 +204,7 @@ async def test_a_token_is_asked_for_once_by_all_who_wait(endpoint: TokenEndpoint
     ]
 
 
-async def test_a_token_is_renewed_before_it_ends_while_others_use_the_old_one(
+async def test_a_token_is_renewed_before_it_expires_while_other_callers_use_the_old_one(
     endpoint: TokenEndpoint, clock: Clock
 ) -> None:
     tokens = oauth(endpoint, clock)
@@ -216,11 +216,11 @@ async def test_a_token_is_renewed_before_it_ends_while_others_use_the_old_one(
     assert endpoint.granted == 2
 
 
-@pytest.mark.parametrize("told", [1, 59, None, "1800", -5, True])
+@pytest.mark.parametrize("expires_in", [1, 59, None, "1800", -5, True])
 async def test_an_odd_life_time_never_makes_a_request_for_each_poll(
-    endpoint: TokenEndpoint, clock: Clock, told: object
+    endpoint: TokenEndpoint, clock: Clock, expires_in: object
 ) -> None:
-    endpoint.extra = {"expires_in": told}
+    endpoint.extra = {"expires_in": expires_in}
     tokens = oauth(endpoint, clock)
     for _ in range(100):
         await tokens.token()
@@ -238,7 +238,7 @@ async def test_a_refused_token_is_renewed_once(endpoint: TokenEndpoint, clock: C
 
 
 @pytest.mark.parametrize("answer", [(429, b""), (503, b""), (302, b""), (200, b"<html>"), (200, b"[]"), (200, b"{}")])
-async def test_an_endpoint_in_trouble_is_left_alone_for_longer_and_longer(
+async def test_a_failing_endpoint_is_requested_more_and_more_rarely(
     endpoint: TokenEndpoint, clock: Clock, answer: tuple[int, bytes]
 ) -> None:
     endpoint.answer = answer
@@ -253,12 +253,12 @@ async def test_an_endpoint_in_trouble_is_left_alone_for_longer_and_longer(
     assert await tokens.token() == "access-1"
 
 
-async def test_an_endpoint_in_trouble_does_no_harm_while_the_old_token_lasts(
+async def test_a_failing_endpoint_does_no_harm_while_the_old_token_is_valid(
     endpoint: TokenEndpoint, clock: Clock
 ) -> None:
     tokens = oauth(endpoint, clock)
     await tokens.token()
-    endpoint.trouble = TokenUnavailable("out of reach")
+    endpoint.error = TokenUnavailable("out of reach")
     await asyncio.sleep(1700)
     assert await tokens.token() == "access-1"
     await asyncio.sleep(120)
@@ -266,7 +266,7 @@ async def test_an_endpoint_in_trouble_does_no_harm_while_the_old_token_lasts(
         await tokens.token()
 
 
-async def test_another_refresh_token_in_the_file_is_news_only_while_the_old_one_fails(
+async def test_another_refresh_token_in_the_file_counts_as_a_change_only_while_the_old_one_fails(
     endpoint: TokenEndpoint, clock: Clock, tmp_path: Path
 ) -> None:
     path = tmp_path / "refresh"
@@ -275,17 +275,19 @@ async def test_another_refresh_token_in_the_file_is_news_only_while_the_old_one_
     endpoint.answer = (400, b"{}")
     with pytest.raises(ConfigError):
         await tokens.token()
-    assert not tokens.has_news()
+    assert not tokens.has_changed()
     endpoint.answer = None
     path.write_text("refresh-two")
-    assert tokens.has_news()
-    assert await tokens.token() == "access-1"  # at once, though the endpoint was to be left alone for 5 s
+    assert tokens.has_changed()
+    assert await tokens.token() == "access-1"  # at once, without the back-off of 5 s
     path.write_text("refresh-three")
-    assert not tokens.has_news()
+    assert not tokens.has_changed()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_a_refused_refresh_token_is_a_persons_to_mend(endpoint: TokenEndpoint, clock: Clock, status: int) -> None:
+async def test_a_refused_refresh_token_raises_a_config_error(
+    endpoint: TokenEndpoint, clock: Clock, status: int
+) -> None:
     endpoint.answer = (status, b'{"message":"BAD_REFRESH_TOKEN hush-hush"}')
     tokens = oauth(endpoint, clock)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Traces: a span a poll with OpenTelemetry's names, on the run's own clock, without a token, and only where wanted."""
+"""Traces: one span a poll with OpenTelemetry's names, on the run's clock, without a token, and only where enabled."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.hubspot.tracing import EXPORT_TIMEOUT_S, are_wanted
+from poller.hubspot.tracing import EXPORT_TIMEOUT_S, is_enabled
 from poller.sandbox import Scenario
 from poller.sandbox.scenario import Fate
 from tests.support.processes import environ, hubspot, running, wait_until
@@ -30,7 +30,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 
 
 async def traced(folder: Path, clock: Clock, scenario: Scenario, exporter: InMemorySpanExporter) -> list[ReadableSpan]:
-    """Run 20 imports to their end; return the spans told on the way."""
+    """Run 20 imports to their end; return the recorded spans."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     simulation = Simulation(folder, clock, scenario)
@@ -39,31 +39,31 @@ async def traced(folder: Path, clock: Clock, scenario: Scenario, exporter: InMem
     return list(exporter.get_finished_spans())
 
 
-async def test_each_poll_is_a_client_span_that_says_what_was_asked_and_what_came_of_it(
+async def test_each_poll_is_a_client_span_with_the_request_and_its_result(
     tmp_path: Path, clock: Clock, exporter: InMemorySpanExporter
 ) -> None:
     spans = await traced(tmp_path, clock, Scenario(latency_s=(0.05, 0.05), fates={Fate.COMPLETE: 1.0}), exporter)
-    asked = [span for span in spans if span.attributes]
-    assert len(asked) >= 20
-    last = [span for span in asked if (span.attributes or {})["poller.outcome"] == "finished"]
+    polls = [span for span in spans if span.attributes]
+    assert len(polls) >= 20
+    last = [span for span in polls if (span.attributes or {})["poller.outcome"] == "finished"]
     assert len(last) == 20
-    for span in asked:
-        said = dict(span.attributes or {})
+    for span in polls:
+        attributes = dict(span.attributes or {})
         assert span.kind is SpanKind.CLIENT
-        assert span.name == f"GET {said['url.template']}"
+        assert span.name == f"GET {attributes['url.template']}"
         assert "{task_id}" in span.name
-        assert (said["http.request.method"], said["server.address"], said["server.port"]) == (
+        assert (attributes["http.request.method"], attributes["server.address"], attributes["server.port"]) == (
             "GET",
             "api.hubapi.com",
             443,
         )
-        assert said["hubspot.task.status"] in ("PENDING", "PROCESSING", "COMPLETE")
+        assert attributes["hubspot.task.status"] in ("PENDING", "PROCESSING", "COMPLETE")
         assert span.start_time is not None
         assert span.end_time is not None
         assert 50_000_000 <= span.end_time - span.start_time < 100_000_000  # nanoseconds of the virtual clock
 
 
-async def test_trouble_is_an_error_span_with_its_type_and_a_missing_task_is_none(
+async def test_a_failed_poll_is_an_error_span_with_its_type_and_a_missing_task_is_not(
     tmp_path: Path, clock: Clock, exporter: InMemorySpanExporter
 ) -> None:
     scenario = Scenario(fates={Fate.UNKNOWN: 0.5, Fate.COMPLETE: 0.5}, faults={"503": 0.3})
@@ -93,20 +93,20 @@ async def test_no_span_holds_the_token(tmp_path: Path, clock: Clock, exporter: I
         ("on", {}, True),
     ],
 )
-def test_spans_are_sent_where_a_collector_is_named_or_a_person_says_so(
+def test_spans_are_sent_where_a_collector_or_the_setting_is_given(
     setting: Literal["auto", "on", "off"], environ: dict[str, str], wanted: bool
 ) -> None:
-    assert are_wanted(setting, environ) is wanted
+    assert is_enabled(setting, environ) is wanted
 
 
-def test_nothing_of_opentelemetry_is_loaded_where_it_is_not_wanted() -> None:
+def test_nothing_of_opentelemetry_is_imported_where_it_is_not_enabled() -> None:
     program = "import sys, poller.app.run; print([name for name in sys.modules if name.startswith('opentelemetry')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert done.stdout == "[]\n"
 
 
 @pytest.mark.real_time
-def test_a_collector_that_is_away_delays_the_end_by_seconds_only(tmp_path: Path) -> None:
+def test_a_collector_that_is_down_delays_the_end_by_seconds_only(tmp_path: Path) -> None:
     with hubspot(tmp_path / "hubspot", "--fate", "complete=1", imports=5) as simulated:
         ids = simulated.ids_file(tmp_path, 5)
         env = environ(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""The simulated HubSpot keeps its word: strict counting, one behaviour a seed, every fault as named on the wire."""
+"""The simulated HubSpot: strict counting, one behaviour for each seed, each fault as its name promises."""
 
 import asyncio
 import json
@@ -26,14 +26,12 @@ from poller.sandbox import (
     Scenario,
     make_app,
     parse_durations,
-    parse_fate,
-    parse_fault,
-    parse_latency_ms,
     parse_outage,
     serve,
 )
 from poller.sandbox.faults import BOMB_BYTES, HUGE_BYTES, NESTING
-from poller.sandbox.reply import Ask, SimulatedReply
+from poller.sandbox.reply import SandboxReply, SandboxRequest
+from poller.sandbox.scenario import parse_fate, parse_fault, parse_latency_ms
 from tests.support.virtual import MemoryConnector, serving
 
 Clock = Callable[[], float]
@@ -47,8 +45,8 @@ def path_of(task_id: str) -> str:
     return f"/files/v3/files/import-from-url/async/tasks/{task_id}/status"
 
 
-def ask(task_id: str, token: str | None = "pat") -> Ask:  # noqa: S107 - opens nothing
-    return Ask(method="GET", path=path_of(task_id), token=token)
+def request_for(task_id: str, token: str | None = "pat") -> SandboxRequest:  # noqa: S107 - opens nothing
+    return SandboxRequest(method="GET", path=path_of(task_id), token=token)
 
 
 class Hand:
@@ -71,7 +69,7 @@ async def client_of(api: SandboxApi) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def json_of(reply: SimulatedReply) -> Any:
+def json_of(reply: SandboxReply) -> Any:
     return orjson.loads(reply.body)
 
 
@@ -93,7 +91,7 @@ def test_the_first_number_of_a_lognormal_is_its_median() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parse", "spec", "told"),
+    ("parse", "spec", "hint"),
     [
         (parse_durations, "gamma:2", "unknown shape 'gamma'"),
         (parse_durations, "uniform:9,1", "low end"),
@@ -110,8 +108,8 @@ def test_the_first_number_of_a_lognormal_is_its_median() -> None:
         (parse_outage, "60=503", "FROM-TO=FAULT"),
     ],
 )
-def test_a_wrong_spec_is_refused_in_words_that_help(parse: Callable[[str], object], spec: str, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_a_wrong_spec_is_refused_with_a_hint(parse: Callable[[str], object], spec: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(hint)):
         parse(spec)
 
 
@@ -141,8 +139,8 @@ def test_a_status_goes_from_pending_over_processing_to_its_end() -> None:
     seen = []
     for second in range(102):
         clock.now = BEGAN_AT + second
-        seen.append(json_of(api.respond(ask(task_id)))["status"])
-    last = json_of(api.respond(ask(task_id)))
+        seen.append(json_of(api.respond(request_for(task_id)))["status"])
+    last = json_of(api.respond(request_for(task_id)))
     assert list(dict.fromkeys(seen)) == ["PENDING", "PROCESSING", "COMPLETE"]
     assert seen.index("COMPLETE") == 100
     assert last["taskId"] == task_id
@@ -168,30 +166,30 @@ def test_one_seed_gives_one_behaviour_in_any_order_of_arrival(rng: Any, seed: in
         clock.now += 40
         if shuffled:
             rng.shuffle(polls)
-        orders.append(sorted((task_id, str(api.respond(ask(task_id)))) for task_id in polls))
+        orders.append(sorted((task_id, str(api.respond(request_for(task_id)))) for task_id in polls))
     assert orders[0] == orders[1]
 
 
-def test_the_truth_is_what_the_answers_say_byte_for_byte() -> None:
+def test_the_expected_outcome_is_in_the_answers_byte_for_byte() -> None:
     fates = dict.fromkeys(Fate, 1 / 6)
     scenario = Scenario(durations=INSTANT, fates=fates, faults={"big_ints": 0.3}, requests=10_000)
     api = SandboxApi(scenario, Hand())
     kinds = Counter[Kind]()
     for task_id in api.preload(600):
-        truth, reply = api.truth(task_id), api.respond(ask(task_id))
-        kinds[truth.kind] += 1
-        if truth.kind is Kind.NOT_FOUND:
+        expected, reply = api.expected(task_id), api.respond(request_for(task_id))
+        kinds[expected.kind] += 1
+        if expected.kind is Kind.NOT_FOUND:
             assert reply.code in (400, 404)
             assert json_of(reply)["category"]
             continue
         answer = json_of(reply)
-        assert answer["status"] == truth.status
-        assert answer.get("numErrors") == truth.num_errors
-        assert (truth.kind is Kind.COMPLETE_WITH_ERRORS) == bool(answer.get("errors") or answer.get("numErrors"))
-        assert (truth.kind is Kind.COMPLETE) <= (answer.get("result") is not None)
-        for name, told in (("errors", truth.errors), ("result", truth.result)):
+        assert answer["status"] == expected.status
+        assert answer.get("numErrors") == expected.num_errors
+        assert (expected.kind is Kind.COMPLETE_WITH_ERRORS) == bool(answer.get("errors") or answer.get("numErrors"))
+        assert (expected.kind is Kind.COMPLETE) <= (answer.get("result") is not None)
+        for name, value in (("errors", expected.errors), ("result", expected.result)):
             assert (
-                told is None if answer.get(name) is None else b'"%s":%s' % (name.encode(), told or b"?") in reply.body
+                value is None if answer.get(name) is None else b'"%s":%s' % (name.encode(), value or b"?") in reply.body
             )
     assert len(kinds) == 6
     assert min(kinds.values()) > 60
@@ -199,16 +197,16 @@ def test_the_truth_is_what_the_answers_say_byte_for_byte() -> None:
 
 def test_reasons_vary_and_numbers_of_errors_disagree_sometimes() -> None:
     api = SandboxApi(Scenario(durations=INSTANT, fates={Fate.COMPLETE_WITH_ERRORS: 1.0}), Hand())
-    truths = [api.truth(task_id) for task_id in api.preload(300)]
-    messages = {error["message"] for truth in truths for error in orjson.loads(truth.errors or b"[]")}
-    assert {truth.kind for truth in truths} == {Kind.COMPLETE_WITH_ERRORS}
+    expectations = [api.expected(task_id) for task_id in api.preload(300)]
+    messages = {error["message"] for expected in expectations for error in orjson.loads(expected.errors or b"[]")}
+    assert {expected.kind for expected in expectations} == {Kind.COMPLETE_WITH_ERRORS}
     assert len(messages) >= 5
-    assert any(truth.num_errors == 0 for truth in truths)
-    assert any(truth.errors is None and truth.num_errors for truth in truths)
+    assert any(expected.num_errors == 0 for expected in expectations)
+    assert any(expected.errors is None and expected.num_errors for expected in expectations)
 
 
 @pytest.mark.parametrize(
-    ("path", "family", "result", "tells_id"),
+    ("path", "family", "result", "has_task_id"),
     [
         ("/files/2026-09/files/import-from-url/async/tasks/{}/status", Family.FILES, dict, True),
         ("/files/v3/folders/update/async/tasks/{}/status", Family.FOLDERS, dict, True),
@@ -216,19 +214,19 @@ def test_reasons_vary_and_numbers_of_errors_disagree_sometimes() -> None:
         ("/cms/v3/source-code/extract/async/tasks/{}/status", Family.SOURCE_CODE, type(None), False),
     ],
 )
-def test_every_family_answers_in_its_own_shape(path: str, family: Family, result: type, tells_id: bool) -> None:
+def test_every_family_answers_in_its_own_shape(path: str, family: Family, result: type, has_task_id: bool) -> None:
     api = SandboxApi(Scenario(durations=INSTANT, fates={}), Hand())
     task_id = api.start()
-    answer = json_of(api.respond(Ask(method="GET", path=path.format(task_id), token="pat")))
+    answer = json_of(api.respond(SandboxRequest(method="GET", path=path.format(task_id), token="pat")))
     assert isinstance(answer.get("result"), result)
-    assert ("taskId" in answer) is tells_id
-    assert api.truth(task_id, family).kind is Kind.COMPLETE
+    assert ("taskId" in answer) is has_task_id
+    assert api.expected(task_id, family).kind is Kind.COMPLETE
 
 
 def test_unknown_ids_undecodable_ids_and_wrong_paths_differ() -> None:
     api = SandboxApi(Scenario(), Hand())
-    unknown, undecodable = api.respond(ask("AAAAEZ6whGI")), api.respond(ask("x%21"))
-    wrong_path = api.respond(Ask(method="GET", path="/files/v9/nothing", token="pat"))
+    unknown, undecodable = api.respond(request_for("AAAAEZ6whGI")), api.respond(request_for("x%21"))
+    wrong_path = api.respond(SandboxRequest(method="GET", path="/files/v9/nothing", token="pat"))
     assert (unknown.code, undecodable.code, wrong_path.code) == (404, 400, 404)
     assert json_of(undecodable)["message"] == "Provided ID could not be decoded."
     assert wrong_path.content_type.startswith("text/html")
@@ -266,7 +264,7 @@ def test_the_window_is_strict_and_counts_what_it_refuses(gaps: list[float], limi
         at.append(clock.now)
         in_window = sum(clock.now - 10 < arrival for arrival in at)
         worst = max(worst, in_window)
-        codes.append((api.respond(ask(task_id)).code == 429, in_window > limit))
+        codes.append((api.respond(request_for(task_id)).code == 429, in_window > limit))
     assert all(refused == over for refused, over in codes)
     assert api.stats().max_in_window == worst
 
@@ -274,7 +272,7 @@ def test_the_window_is_strict_and_counts_what_it_refuses(gaps: list[float], limi
 def test_429_and_the_headers_are_those_of_hubspot() -> None:
     api = SandboxApi(Scenario(requests=2, daily=3, send_retry_after=True), Hand())
     task_id = api.start()
-    replies = [api.respond(ask(task_id)) for _ in range(4)]
+    replies = [api.respond(request_for(task_id)) for _ in range(4)]
     window, daily = json_of(replies[2]), json_of(replies[3])
     assert [reply.code for reply in replies] == [200, 200, 429, 429]
     assert [window["policyName"], daily["policyName"]] == ["TEN_SECONDLY_ROLLING", "DAILY"]
@@ -299,7 +297,7 @@ def test_the_daily_quota_comes_back_at_its_reset_and_not_before(reset: dict[str,
     codes = []
     for second in (0, 1, after_s - 0.5, after_s):
         clock.now = BEGAN_AT + second
-        codes.append(api.respond(ask(task_id)).code)
+        codes.append(api.respond(request_for(task_id)).code)
     assert codes == [200, 429, 429, 200]
     assert api.stats().throttled_daily_total == 2
 
@@ -309,7 +307,7 @@ def test_tokens_share_one_window_unless_each_has_its_own() -> None:
     for window_per_token in (False, True):
         api = SandboxApi(Scenario(requests=2, window_per_token=window_per_token), Hand())
         task_id = api.start()
-        counts.append([api.respond(ask(task_id, token)).code for token in ("a", "b", "a", "b")])
+        counts.append([api.respond(request_for(task_id, token)).code for token in ("a", "b", "a", "b")])
     assert counts == [[200, 200, 429, 429], [200, 200, 200, 200]]
 
 
@@ -336,12 +334,12 @@ async def test_an_arrival_counts_when_it_arrives_not_when_it_is_answered(clock: 
 def test_tokens_are_refused_accepted_and_may_lack_a_scope() -> None:
     api = SandboxApi(Scenario(tokens=frozenset({"good"})), Hand())
     task_id = api.start()
-    before = [api.respond(ask(task_id, token)).code for token in ("good", "bad", None)]
+    before = [api.respond(request_for(task_id, token)).code for token in ("good", "bad", None)]
     api.refuse_token("good")
     api.accept_token("bad")
-    after = [api.respond(ask(task_id, token)).code for token in ("good", "bad")]
+    after = [api.respond(request_for(task_id, token)).code for token in ("good", "bad")]
     api.scope_missing = True
-    refusal = api.respond(ask(task_id, "bad"))
+    refusal = api.respond(request_for(task_id, "bad"))
     assert (before, after, refusal.code) == ([200, 401, 401], [401, 200], 403)
     assert json_of(refusal)["errors"][0]["context"]["requiredScopes"] == ["files"]
 
@@ -352,15 +350,15 @@ def test_the_token_endpoint_refreshes_rotates_and_its_tokens_expire() -> None:
     api = SandboxApi(scenario, clock)
     task_id = api.start()
 
-    def refresh(token: str) -> SimulatedReply:
+    def refresh(token: str) -> SandboxReply:
         form = f"grant_type=refresh_token&refresh_token={token}&client_id=c&client_secret=s"
-        return api.respond(Ask(method="POST", path="/oauth/2026-03/token", body=form.encode()))
+        return api.respond(SandboxRequest(method="POST", path="/oauth/2026-03/token", body=form.encode()))
 
     busy, granted, stale = (refresh("sandbox-refresh") for _ in range(3))
     access_token = json_of(granted)["access_token"]
-    fresh = api.respond(ask(task_id, access_token))
+    fresh = api.respond(request_for(task_id, access_token))
     clock.now += 1800
-    expired = api.respond(ask(task_id, access_token))
+    expired = api.respond(request_for(task_id, access_token))
     again = refresh(json_of(granted)["refresh_token"])
     assert [reply.code for reply in (busy, granted, stale, fresh, expired, again)] == [429, 200, 400, 200, 401, 200]
     assert json_of(granted)["expires_in"] == 1800
@@ -430,7 +428,7 @@ async def test_wrong_types_come_in_several_forms(clock: Clock) -> None:
     assert any(body["status"] == "PROCESSING" and body["errors"] == "none" for body in bodies)
 
 
-async def test_html404_redirect_and_big_headers_are_what_they_say(clock: Clock) -> None:
+async def test_html404_redirect_and_big_headers_are_as_named(clock: Clock) -> None:
     *_, page = await _poll_at_fault("html404", clock)
     *_, redirect = await _poll_at_fault("redirect", clock)
     *_, refused = await _poll_at_fault("big_headers", clock)
@@ -481,11 +479,13 @@ def test_an_outage_holds_for_its_span_and_starts_no_tasks() -> None:
     clock = Hand()
     api = SandboxApi(Scenario(outages=(Outage(from_s=10, to_s=20, fault="503"),)), clock)
     task_id = api.start()
-    start = Ask(method="POST", path="/files/v3/files/import-from-url/async", token="pat", body=b'{"url":"https://a"}')
+    start = SandboxRequest(
+        method="POST", path="/files/v3/files/import-from-url/async", token="pat", body=b'{"url":"https://a"}'
+    )
     codes = []
     for second in (9.9, 10, 19.9, 20):
         clock.now = BEGAN_AT + second
-        codes.append((api.respond(ask(task_id)).code, api.respond(start).code))
+        codes.append((api.respond(request_for(task_id)).code, api.respond(start).code))
     assert codes == [(200, 202), (503, 503), (503, 503), (200, 202)]
     assert api.stats().tasks == 3
 

@@ -1,4 +1,4 @@
-"""What is learned of how long imports take, and when to poll next by it."""
+"""Learned timing: the hazard of imports, and the polls planned by it."""
 
 import math
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.model import Finished, Missing, Outcome, Running
-from poller.schedule import AccountTiming, Learned, Lifetimes, Price, Unreadable
+from poller.schedule import AccountTiming, KnowledgeUnreadable, PollPlanner, SurvivalCurve, Tradeoff
 from poller.schedule.hazard import BANDS, EDGES, MEMORY, Hazard, band_of
-from poller.schedule.inspection import even_gap_s, plan
+from poller.schedule.inspection import even_gap_s, plan_inspection
 from tests.support.makers import make_task
 
-PRICE = Price()
+TRADEOFF = Tradeoff()
 NOW = 1_767_571_200.0  # 2026-01-05
 
 
@@ -25,24 +25,24 @@ def lognormal_s(median_s: float, sigma: float, seed: int = 1) -> Iterator[float]
         yield median_s * math.exp(sigma * rng.gauss(0, 1))
 
 
-def taught(durations: Iterator[float], count: int, price: Price = PRICE) -> Learned:
-    learned = Learned(price)
-    teach(learned, durations, count)
-    return learned
+def trained(durations: Iterator[float], count: int, tradeoff: Tradeoff = TRADEOFF) -> PollPlanner:
+    planner = PollPlanner(tradeoff)
+    train(planner, durations, count)
+    return planner
 
 
-def teach(learned: Learned, durations: Iterator[float], count: int) -> None:
+def train(planner: PollPlanner, durations: Iterator[float], count: int) -> None:
     for key in range(count):
         took_s = next(durations)
-        learned.fed(0.5)
-        learned.finished(key, took_s + 1, took_s, first=True)
-    learned.refresh(learned.hazard.finished * 100.0)
+        planner.fed(0.5)
+        planner.finished(key, took_s + 1, took_s, first=True)
+    planner.refresh(planner.hazard.finished * 100.0)
 
 
 # --- the hazard
 
 
-def test_a_constant_hazard_is_found_again() -> None:
+def test_a_constant_hazard_is_estimated() -> None:
     hazard, rng = Hazard(), Random(1)
     for _ in range(2000):
         took_s = rng.expovariate(1 / 50)
@@ -61,7 +61,7 @@ def test_imports_that_never_finish_lower_the_hazard_of_their_age() -> None:
     assert more.rates()[0][band_of(80)] < some.rates()[0][band_of(80)] / 2
 
 
-def test_the_exposure_is_the_time_watched_however_it_is_cut() -> None:
+def test_the_exposure_is_the_time_observed_however_it_is_divided() -> None:
     whole, parts = Hazard(), Hazard()
     whole.watch(0.0, 777.7, finished=False)
     for from_s, to_s in ((0.0, 0.2), (0.2, 3.0), (3.0, 3.1), (3.1, 400.0), (400.0, 777.7)):
@@ -70,38 +70,38 @@ def test_the_exposure_is_the_time_watched_however_it_is_cut() -> None:
     assert sum(whole.exposure_s()) == pytest.approx(777.7)
 
 
-def test_what_was_long_ago_fades() -> None:
+def test_old_counts_fade() -> None:
     hazard = Hazard()
-    for _ in range(20_000):  # past the point where weights are written anew
+    for _ in range(20_000):  # past the point where weights are rescaled
         hazard.watch(0.0, 10.0, finished=True)
     assert sum(hazard.events()) == pytest.approx(MEMORY, rel=0.01)
 
 
-def test_lifetimes_give_back_the_quantiles_that_were_seen() -> None:
-    learned = taught(lognormal_s(30, 1.0), 3000)
-    lifetimes = Lifetimes(learned.hazard.rates()[0])
-    assert lifetimes.quantile_s(0.5) == pytest.approx(30, rel=0.15)
-    assert lifetimes.quantile_s(0.9) == pytest.approx(30 * math.exp(1.2816), rel=0.25)
-    assert lifetimes.left(lifetimes.quantile_s(0.7)) == pytest.approx(0.3)
+def test_a_survival_curve_has_the_quantiles_of_its_imports() -> None:
+    planner = trained(lognormal_s(30, 1.0), 3000)
+    curve = SurvivalCurve(planner.hazard.rates()[0])
+    assert curve.quantile_s(0.5) == pytest.approx(30, rel=0.15)
+    assert curve.quantile_s(0.9) == pytest.approx(30 * math.exp(1.2816), rel=0.25)
+    assert curve.unfinished(curve.quantile_s(0.7)) == pytest.approx(0.3)
 
 
 # --- the plan
 
 
-@given(rate=st.floats(1e-6, 10), price_s=st.floats(0.01, 1000))
-def test_where_the_hazard_is_constant_no_other_gap_is_cheaper(rate: float, price_s: float) -> None:
+@given(rate=st.floats(1e-6, 10), poll_cost_s=st.floats(0.01, 1000))
+def test_where_the_hazard_is_constant_no_other_gap_is_cheaper(rate: float, poll_cost_s: float) -> None:
     def cost_s(gap_s: float) -> float:
-        return (price_s + gap_s) / -math.expm1(-rate * gap_s)
+        return (poll_cost_s + gap_s) / -math.expm1(-rate * gap_s)
 
-    best = even_gap_s(rate, price_s)
+    best = even_gap_s(rate, poll_cost_s)
     assert cost_s(best) <= min(cost_s(best * 0.9), cost_s(best * 1.1)) * (1 + 1e-9)
 
 
 def test_a_dead_time_is_crossed_in_one_gap() -> None:
     rates = [1e-7 if edge < 100 else 0.05 for edge in EDGES[:-1]]
-    made = plan(EDGES, rates, [1e6] * (BANDS + 1), 3.0)
-    assert 95 <= made.gap_s(0.0) <= 130
-    assert made.gap_s(200.0) == pytest.approx(even_gap_s(0.05, 3.0), rel=0.3)
+    inspection = plan_inspection(EDGES, rates, [1e6] * (BANDS + 1), 3.0)
+    assert 95 <= inspection.gap_s(0.0) <= 130
+    assert inspection.gap_s(200.0) == pytest.approx(even_gap_s(0.05, 3.0), rel=0.3)
 
 
 @given(
@@ -111,87 +111,87 @@ def test_a_dead_time_is_crossed_in_one_gap() -> None:
     waits_s=st.lists(st.floats(0, 1e4), max_size=20),
 )
 def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: float, waits_s: list[float]) -> None:
-    learned = Learned(Price(longest_gap_s=ceiling_s))
-    teach(learned, lognormal_s(30, 1.2, seed), seed)
+    planner = PollPlanner(Tradeoff(longest_gap_s=ceiling_s))
+    train(planner, lognormal_s(30, 1.2, seed), seed)
     for wait_s in waits_s:
-        learned.gap_s(age_s)
-        learned.waited(wait_s)
-    learned.refresh(1e9)
-    assert 1.0 <= learned.gap_s(age_s) <= ceiling_s
-    assert 0.0 <= learned.first_poll_s <= ceiling_s
+        planner.gap_s(age_s)
+        planner.waited(wait_s)
+    planner.refresh(1e9)
+    assert 1.0 <= planner.gap_s(age_s) <= ceiling_s
+    assert 0.0 <= planner.first_poll_s <= ceiling_s
 
 
-def test_little_knowledge_parks_nothing_for_long() -> None:
-    learned = taught(iter([5.0] * 50), 50, Price(poll_cost_s=100, longest_gap_s=900))
-    learned.unfinished(1000, 3000.0, first=True)
-    learned.refresh(1e9)
-    assert learned.gap_s(1000.0) <= 250
+def test_with_little_knowledge_gaps_stay_short() -> None:
+    planner = trained(iter([5.0] * 50), 50, Tradeoff(poll_cost_s=100, longest_gap_s=900))
+    planner.unfinished(1000, 3000.0, first=True)
+    planner.refresh(1e9)
+    assert planner.gap_s(1000.0) <= 250
 
 
-def test_a_dearer_poll_comes_later() -> None:
-    cheap, dear = (taught(lognormal_s(30, 1.2), 500, Price(poll_cost_s=price_s)) for price_s in (1, 10))
+def test_a_higher_poll_cost_means_longer_gaps() -> None:
+    cheap, dear = (trained(lognormal_s(30, 1.2), 500, Tradeoff(poll_cost_s=poll_cost_s)) for poll_cost_s in (1, 10))
     assert all(cheap.gap_s(age_s) < dear.gap_s(age_s) for age_s in (5, 20, 60, 200))
 
 
 # --- the first poll
 
 
-def test_fresh_imports_are_first_polled_at_when_some_are_likely_to_be_done() -> None:
-    learned = taught(lognormal_s(45, 0.2), 500)
-    assert 20 <= learned.first_poll_s <= 60
+def test_fresh_imports_are_first_polled_when_some_are_likely_to_be_done() -> None:
+    planner = trained(lognormal_s(45, 0.2), 500)
+    assert 20 <= planner.first_poll_s <= 60
 
 
-def test_a_backlog_is_polled_at_at_once() -> None:
-    learned = taught(lognormal_s(30, 0.5), 500)
+def test_a_backlog_is_polled_at_once() -> None:
+    planner = trained(lognormal_s(30, 0.5), 500)
     for _ in range(64):
-        learned.fed(3600.0)
-    learned.refresh(1e9)
-    assert learned.first_poll_s == 0
+        planner.fed(3600.0)
+    planner.refresh(1e9)
+    assert planner.first_poll_s == 0
 
 
-def test_nothing_is_put_off_before_anything_is_known() -> None:
-    assert Learned(PRICE).first_poll_s == 0
-    assert taught(lognormal_s(45, 0.2), 10).first_poll_s == 0
+def test_no_first_poll_is_delayed_before_anything_is_known() -> None:
+    assert PollPlanner(TRADEOFF).first_poll_s == 0
+    assert trained(lognormal_s(45, 0.2), 10).first_poll_s == 0
 
 
 # --- under the limit, and after a change
 
 
-def test_polls_get_dearer_while_they_pile_up_behind_the_limit_and_cheap_again_after() -> None:
-    learned = taught(lognormal_s(30, 1.2), 500)
-    usual_s = learned.gap_s(100.0)
+def test_polls_cost_more_while_they_wait_behind_the_limit_and_the_usual_after() -> None:
+    planner = trained(lognormal_s(30, 1.2), 500)
+    usual_s = planner.gap_s(100.0)
     for _ in range(50):
-        learned.gap_s(100.0)
-        learned.waited(60.0)
-    learned.refresh(1e6)
-    assert learned.pressure > 1
-    assert learned.gap_s(100.0) > usual_s
+        planner.gap_s(100.0)
+        planner.waited(60.0)
+    planner.refresh(1e6)
+    assert planner.pressure > 1
+    assert planner.gap_s(100.0) > usual_s
     for turn in range(30):
-        learned.gap_s(100.0)
-        learned.waited(0.0)
-        learned.refresh(2e6 + 100 * turn)
-    assert learned.pressure == 1
-    assert learned.gap_s(100.0) == pytest.approx(usual_s)
+        planner.gap_s(100.0)
+        planner.waited(0.0)
+        planner.refresh(2e6 + 100 * turn)
+    assert planner.pressure == 1
+    assert planner.gap_s(100.0) == pytest.approx(usual_s)
 
 
 def test_a_change_is_relearned_within_500_finished_tasks() -> None:
-    changed, fresh = taught(lognormal_s(30, 0.8), 3000), taught(lognormal_s(240, 0.5, 2), 3000)
-    teach(changed, lognormal_s(240, 0.5, 3), 500)
+    changed, fresh = trained(lognormal_s(30, 0.8), 3000), trained(lognormal_s(240, 0.5, 2), 3000)
+    train(changed, lognormal_s(240, 0.5, 3), 500)
     assert changed.first_poll_s == pytest.approx(fresh.first_poll_s, rel=0.35)
     for age_s in (60, 150, 300):
         assert changed.gap_s(age_s) == pytest.approx(fresh.gap_s(age_s), rel=0.35)
 
 
-def test_with_more_waiting_than_can_be_watched_an_even_part_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_more_imports_than_can_be_watched_an_even_sample_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poller.schedule.learned.WATCHED", 100)
-    learned = Learned(PRICE)
+    planner = PollPlanner(TRADEOFF)
     for key in range(1000):
-        learned.unfinished(key, 1.0, first=True)
-    assert len(learned._seen_at_age) <= 100
+        planner.unfinished(key, 1.0, first=True)
+    assert len(planner._seen_at_age) <= 100
     for key in range(1000):
-        learned.finished(key, 50.0, 40.0, first=False)
-    assert 0 < learned.hazard.finished <= 100
-    assert learned._seen_at_age == {}
+        planner.finished(key, 50.0, 40.0, first=False)
+    assert 0 < planner.hazard.finished <= 100
+    assert planner._seen_at_age == {}
 
 
 # --- an account's timing
@@ -201,49 +201,49 @@ def finished(requested_at: str | None, completed_at: str | None) -> Finished:
     return Finished(status="COMPLETE", num_errors=0, requested_at=requested_at, completed_at=completed_at)
 
 
-def test_how_long_an_import_took_is_what_hubspot_says() -> None:
-    timing = AccountTiming("a", PRICE)
+def test_an_imports_duration_comes_from_hubspots_instants() -> None:
+    timing = AccountTiming("a", TRADEOFF)
     outcome = finished("2026-01-05T00:00:00Z", "2026-01-05T00:00:42Z")
     assert timing.learn(make_task(fed_at=NOW), outcome, asked_at=NOW + 600, now=NOW + 600) is None
-    assert timing.learned.hazard.events()[band_of(42)] > 0.9
+    assert timing.planner.hazard.events()[band_of(42)] > 0.9
 
 
 @pytest.mark.parametrize("requested_at", [None, "nonsense", "1970-01-01T00:00:00Z", "2099-01-01T00:00:00Z"])
 def test_without_sensible_instants_the_time_since_feeding_serves(requested_at: str | None) -> None:
-    timing = AccountTiming("a", PRICE)
+    timing = AccountTiming("a", TRADEOFF)
     timing.learn(make_task(fed_at=NOW), finished(requested_at, requested_at), asked_at=NOW + 100, now=NOW + 100)
-    assert timing.learned.hazard.events()[band_of(50)] > 0.9  # the middle of what is known
+    assert timing.planner.hazard.events()[band_of(50)] > 0.9  # the middle of the known bounds
 
 
 @pytest.mark.parametrize("outcome", [Missing(code=404), Running(status="PENDING")])
 def test_only_a_running_task_gets_a_gap(outcome: Outcome) -> None:
-    gap_s = AccountTiming("a", PRICE).learn(make_task(fed_at=NOW), outcome, asked_at=NOW + 1, now=NOW + 1)
+    gap_s = AccountTiming("a", TRADEOFF).learn(make_task(fed_at=NOW), outcome, asked_at=NOW + 1, now=NOW + 1)
     assert (gap_s is not None) == isinstance(outcome, Running)
 
 
-def test_knowledge_survives_being_kept() -> None:
-    timing = AccountTiming("a", PRICE)
-    teach(timing.learned, lognormal_s(30, 1.2), 500)
-    again = AccountTiming("a", PRICE, timing.knowledge())
-    assert again.learned.hazard.finished == 500
-    assert again.first_poll_s == pytest.approx(timing.first_poll_s)
+def test_knowledge_survives_a_restart() -> None:
+    timing = AccountTiming("a", TRADEOFF)
+    train(timing.planner, lognormal_s(30, 1.2), 500)
+    restored = AccountTiming("a", TRADEOFF, timing.knowledge())
+    assert restored.planner.hazard.finished == 500
+    assert restored.first_poll_s == pytest.approx(timing.first_poll_s)
     for age_s in (3, 30, 300):
-        assert again.learned.gap_s(age_s) == pytest.approx(timing.learned.gap_s(age_s), rel=0.01)
+        assert restored.planner.gap_s(age_s) == pytest.approx(timing.planner.gap_s(age_s), rel=0.01)
 
 
 @pytest.mark.parametrize(
     "damaged",
     [b"", b"{", b"[]", b"null", b'{"version": 1}', b'{"version": 99, "bands": [0.5, 1.12, 3]}'],
 )
-def test_knowledge_that_cannot_be_used_says_so(damaged: bytes) -> None:
-    with pytest.raises(Unreadable):
-        AccountTiming("a", PRICE, damaged)
+def test_knowledge_that_cannot_be_used_raises(damaged: bytes) -> None:
+    with pytest.raises(KnowledgeUnreadable):
+        AccountTiming("a", TRADEOFF, damaged)
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("events", [1.0]), ("events", ["x"]), ("exposure_s", None), ("finished", "?")]
 )
-def test_a_damaged_part_spoils_the_whole(key: str, value: object) -> None:
-    noted = orjson.loads(AccountTiming("a", PRICE).knowledge())
-    with pytest.raises(Unreadable):
-        AccountTiming("a", PRICE, orjson.dumps(noted | {key: value}))
+def test_one_damaged_part_makes_all_unreadable(key: str, value: object) -> None:
+    stored = orjson.loads(AccountTiming("a", TRADEOFF).knowledge())
+    with pytest.raises(KnowledgeUnreadable):
+        AccountTiming("a", TRADEOFF, orjson.dumps(stored | {key: value}))

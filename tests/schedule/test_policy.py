@@ -1,4 +1,4 @@
-"""What a poll means for its task."""
+"""What is decided for a task after a poll."""
 
 from random import Random
 
@@ -31,10 +31,10 @@ def decided(
     *,
     now: float = NOW,
     paused_s: float = 0.0,
-    weather: bool = False,
+    is_outage: bool = False,
     polling: Polling = POLLING,
 ) -> Finish | PollAgain:
-    return decide(task, outcome, now=now, paused_s=paused_s, weather=weather, polling=polling, rng=Random(0))
+    return decide(task, outcome, now=now, paused_s=paused_s, is_outage=is_outage, polling=polling, rng=Random(0))
 
 
 def again(decision: Finish | PollAgain) -> PollAgain:
@@ -42,7 +42,7 @@ def again(decision: Finish | PollAgain) -> PollAgain:
     return decision
 
 
-def test_a_running_task_is_polled_at_again_after_a_quarter_of_its_age() -> None:
+def test_a_running_task_is_polled_again_after_a_quarter_of_its_age() -> None:
     assert again(decided(make_task(fed_at=NOW - 100), Running(status="PENDING"))).at == NOW + 25
 
 
@@ -62,7 +62,7 @@ def test_the_gap_stays_within_its_bounds_whatever_the_jitter(age_s: float, seed:
             Running(status="PENDING"),
             now=NOW,
             paused_s=0,
-            weather=False,
+            is_outage=False,
             polling=polling,
             rng=Random(seed),
         )
@@ -110,17 +110,17 @@ def test_kinds_follow_status_errors_and_result() -> None:
     }
 
 
-def test_errors_make_it_complete_with_errors_even_where_num_errors_says_none() -> None:
+def test_errors_make_it_complete_with_errors_even_where_num_errors_is_zero() -> None:
     outcome = Finished(status="COMPLETE", num_errors=0, errors=b"[{}]", has_errors=True, result=b"{}")
     assert decided(make_task(), outcome) == Finish(kind=Kind.COMPLETE_WITH_ERRORS)
 
 
-def test_where_the_endpoint_promises_no_result_none_is_missed() -> None:
+def test_an_endpoint_that_promises_no_result_completes_without_one() -> None:
     outcome = Finished(status="COMPLETE", num_errors=0)
     assert decided(make_task(), outcome, polling=Polling(expects_result=False)) == Finish(kind=Kind.COMPLETE)
 
 
-def test_an_unknown_id_is_believed_only_when_seen_twice_apart() -> None:
+def test_an_unknown_id_counts_only_when_seen_twice_some_time_apart() -> None:
     first = again(decided(make_task(), Missing(code=404)))
     assert (first.at, first.missing_at) == (NOW + POLLING.missing_again_s, NOW)
     too_soon = decided(make_task(missing_at=NOW - 1), Missing(code=404))
@@ -149,7 +149,7 @@ def test_the_server_may_ask_for_a_longer_back_off() -> None:
 
 def test_an_outage_never_times_a_task_out_nor_counts_against_it() -> None:
     task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=99)
-    assert again(decided(task, Unreachable(reason="reset"), weather=True)).errors == 99
+    assert again(decided(task, Unreachable(reason="reset"), is_outage=True)).errors == 99
 
 
 def test_a_task_that_alone_keeps_failing_is_given_up_at_its_deadline() -> None:
@@ -166,7 +166,7 @@ def test_back_off_is_capped_after_any_number_of_failures(errors: int, seed: int)
         Unreachable(reason="reset"),
         now=NOW,
         paused_s=0,
-        weather=False,
+        is_outage=False,
         polling=POLLING,
         rng=Random(seed),
     )

@@ -13,7 +13,7 @@ from poller.core.errors import Exit
 from poller.core.model import AccountState, Pause
 from poller.core.protocols import Clock
 from poller.sandbox import FAULTS, Fate, Outage, Scenario, parse_durations
-from poller.sandbox.reply import Ask, SimulatedReply, error, html, scope_missing, throttled, wrong_path
+from poller.sandbox.reply import SandboxReply, SandboxRequest, error, html, scope_missing, throttled, wrong_path
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
 
 Events = list[MutableMapping[str, Any]]
@@ -49,7 +49,7 @@ async def test_an_outage_of_ten_minutes_costs_few_errors_no_outcome_and_full_pac
     ids = simulation.write_ids(400)
     arrived: list[float] = []
 
-    def note(_ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+    def note(_ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
         arrived.append(loop_time())
         return reply
 
@@ -147,7 +147,7 @@ async def test_tasks_that_are_broken_by_themselves_time_out_and_delay_no_other(
     ids = simulation.write_ids(60)
     broken = {line.split(",")[0] for line in ids.read_text().splitlines()[1 : 1 + count]}
 
-    def stage(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+    def stage(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
         is_broken = any(task_id in ask.path for task_id in broken)
         return replace(error(500, "INTERNAL_ERROR", "internal error", "c"), wait_s=0.1) if is_broken else reply
 
@@ -176,19 +176,19 @@ async def account_after(simulation: Simulation, ids: Path, seconds: float) -> Ac
     ("reply", "pause", "detail"),
     [
         (scope_missing("files", "c"), Pause.SCOPE_MISSING, "the token lacks the scope files"),
-        (wrong_path(), Pause.WRONG_PATH, "there is no such API path; check status_path"),
+        (wrong_path(), Pause.WRONG_PATH, "this API path does not exist. Check base_url"),
         (html(530, "Error 1016"), Pause.TOKEN_REFUSED, "HubSpot refused the token (530)"),
         (error(503, "X", "down", "c"), Pause.OUTAGE, "most polls fail, the latest with http_503"),
         (throttled("DAILY", "c", None), Pause.DAILY_QUOTA, "the account's daily limit is used up"),
     ],
 )
 async def test_status_shows_why_the_lane_waits_and_it_resumes_by_itself_when_the_reason_is_gone(
-    tmp_path: Path, clock: Clock, reply: SimulatedReply, pause: Pause, detail: str
+    tmp_path: Path, clock: Clock, reply: SandboxReply, pause: Pause, detail: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, SEVERAL)
     ids = simulation.write_ids(30)
 
-    def stage(_ask: Ask, answer: SimulatedReply) -> SimulatedReply:
+    def stage(_ask: SandboxRequest, answer: SandboxReply) -> SandboxReply:
         return replace(reply, wait_s=0.1) if 10 <= loop_time() < 120 else answer
 
     simulation.api.stage = stage
@@ -207,7 +207,7 @@ async def test_a_retry_after_in_seconds_or_as_a_date_is_kept(
     ids = simulation.write_ids(30)
     arrived: list[float] = []
 
-    def stage(_ask: Ask, good: SimulatedReply) -> SimulatedReply:
+    def stage(_ask: SandboxRequest, good: SandboxReply) -> SandboxReply:
         arrived.append(loop_time())
         if not 20 <= loop_time() < 30:
             return good

@@ -13,7 +13,7 @@ import pytest
 from poller.core.model import Pause
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
-from poller.sandbox.reply import Ask, SimulatedReply, Transmission
+from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission
 from tests.support.simulation import Simulation
 from tests.support.virtual import EPOCH
 
@@ -156,8 +156,12 @@ async def finished_at(folder: Path, clock: Clock, *, accounts: int, tasks: int, 
     fed = [(name, simulation.api.start()) for _ in range(tasks) for name in names]
     ids.write_text("".join(f'{{"id": "{task_id}", "account": "{name}"}}\n' for name, task_id in fed))
 
-    def fail(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
-        return replace(reply, wire=Transmission.HANG) if dead is not None and ask.token == f"pat-na1-{dead}" else reply
+    def fail(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        return (
+            replace(reply, transmission=Transmission.HANG)
+            if dead is not None and ask.token == f"pat-na1-{dead}"
+            else reply
+        )
 
     simulation.api.stage = fail
     flags = {"account": names[0], "accounts": {name: {"token_env": name.replace("-", "_")} for name in names}}

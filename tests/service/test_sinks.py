@@ -1,6 +1,8 @@
 """Several sinks in one run of the whole service: none waits for a dead one, and after crashes each has everything."""
 
 import asyncio
+import csv
+import io
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -104,6 +106,7 @@ async def test_after_crashes_every_sink_has_each_outcome(tmp_path: Path, clock: 
     async with receiver.listening() as url:
         sinks: list[str | dict[str, Any]] = [
             {"kind": "jsonl", "path": str(path), "rotate_bytes": 15_000},
+            {"kind": "csv", "path": str(path.with_suffix(".csv")), "rotate_bytes": 15_000},
             f"sql:sqlite:///{tmp_path}/finished.db",
             {"kind": "webhook", "url": url, "batch": 1, "concurrency": 3},
         ]
@@ -113,9 +116,13 @@ async def test_after_crashes_every_sink_has_each_outcome(tmp_path: Path, clock: 
                     await simulation.run(ids, {"sinks": sinks})
         assert await simulation.run(ids, {"sinks": sinks}) is Exit.NOT_ALL_COMPLETE
     lines = [line for file in written_files(path) for line in file.read_bytes().splitlines()]
+    csv_files = written_files(path.with_suffix(".csv"))
+    csv_rows = [row for file in csv_files for row in csv.DictReader(io.StringIO(file.read_text(), newline=""))]
     in_files = {orjson.loads(line)["task_id"]: line for line in lines}
     assert len(written_files(path)) > 2
     assert len(lines) == len(in_files) == 100
+    assert len(csv_files) > 1
+    assert [row["task_id"] for row in csv_rows] == [orjson.loads(line)["task_id"] for line in lines]
     assert {task_id: record.encode() for task_id, record in rows(tmp_path).items()} == in_files
     assert {body for _, body in receiver.taken} == set(lines)
     assert len({message for message, _ in receiver.taken}) == 100, "doubles carry the same id"

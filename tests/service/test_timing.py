@@ -23,7 +23,7 @@ def waits_s(simulation: Simulation) -> list[float]:
     """Return for each finished task how long after its end it was seen."""
     late = []
     for record in simulation.records():
-        ends_at = simulation.api.truth(record["task_id"]).ends_at
+        ends_at = simulation.api.expected(record["task_id"]).ends_at
         seen_at = datetime.fromisoformat(record["seen_at"]).timestamp()
         late.append(seen_at - max(ends_at or seen_at, EPOCH))
     return late

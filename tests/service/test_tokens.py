@@ -17,7 +17,7 @@ from poller.core.model import Pause
 from poller.core.protocols import Clock
 from poller.reports.ledger import summary
 from poller.sandbox import Scenario, parse_durations
-from poller.sandbox.reply import Ask, SimulatedReply
+from poller.sandbox.reply import SandboxReply, SandboxRequest
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
 
 SECRET, REFRESH = "client-secret-hush", "refresh-first-hush"
@@ -93,7 +93,7 @@ async def test_a_token_is_in_nothing_that_a_run_produces(
     ids, secret = simulation.write_ids(60), tmp_path / "token"
     secret.write_text(first)
 
-    def parrot(ask: Ask, reply: SimulatedReply) -> SimulatedReply:
+    def parrot(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
         """Show the token wherever a server could."""
         echoed = f"Bearer {ask.token} {ask.token}"
         headers = {**reply.headers, "X-Token": echoed, "WWW-Authenticate": echoed}
@@ -138,7 +138,7 @@ async def test_a_token_file_that_comes_late_or_is_emptied_for_a_while_is_waited_
         await asyncio.sleep(5)
         assert simulation.api.stats().requests_total > asked
     assert account.pause == Pause.TOKEN_REFUSED
-    assert "is empty: it should hold the secret" in (account.pause_detail or "")
+    assert "is empty. It must contain the secret" in (account.pause_detail or "")
     assert running.result() is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
 

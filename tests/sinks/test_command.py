@@ -1,6 +1,6 @@
 """The command sink with real programs: acknowledged by exit status, out of time, killed with its children."""
 
-# ruff: noqa: ASYNC240 - what the tests poll are small local files
+# ruff: noqa: ASYNC240 - the tests read small local files
 
 import asyncio
 import os
@@ -10,7 +10,6 @@ import textwrap
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -18,7 +17,8 @@ import pytest
 from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Sink
-from poller.sinks import SinkEnvironment, make_sink
+from poller.sinks import make_sink
+from tests.support.makers import sink_environment
 
 pytestmark = pytest.mark.real_time
 
@@ -37,15 +37,10 @@ def lines(batch: list[Delivery]) -> bytes:
     return b"".join(one.body + b"\n" for one in batch)
 
 
-def around(**environ: str) -> SinkEnvironment:
-    environ = {"PATH": os.environ["PATH"]} | environ
-    return SinkEnvironment(clock=time.time, rng=Random(0), environ=environ, hidden=frozenset({"HUBSPOT_TOKEN"}))
-
-
 async def python(program: str, folder: Path, **options: Any) -> Sink:
     """Return an open sink that runs `program` with a folder to write to."""
     command = [sys.executable, "-c", textwrap.dedent(program), str(folder)]
-    sink = make_sink({"kind": "command", "command": command} | options, around(HUBSPOT_TOKEN="secret"))
+    sink = make_sink({"kind": "command", "command": command} | options, sink_environment(HUBSPOT_TOKEN="secret"))
     await sink.open(None, [])
     return sink
 
@@ -80,18 +75,18 @@ async def test_a_large_batch_passes_through_a_small_pipe(tmp_path: Path) -> None
         ("import time; time.sleep(60)", "no end within 0.5 s"),
     ],
 )
-async def test_anything_but_0_and_65_is_tried_again(tmp_path: Path, end: str, reason: str) -> None:
-    program = f"import os, sys\nif not os.path.exists(sys.argv[1] + '/again'):\n    {end}\n" + textwrap.dedent(KEEP)
+async def test_anything_but_0_and_65_is_retried(tmp_path: Path, end: str, reason: str) -> None:
+    program = f"import os, sys\nif not os.path.exists(sys.argv[1] + '/retried'):\n    {end}\n" + textwrap.dedent(KEEP)
     sink = await python(program, tmp_path, timeout_s=0.5 if "sleep" in end else 30)
     answer = await sink.write(deliveries(2))
     assert isinstance(answer, Retry)
     assert answer.reason == reason
-    (tmp_path / "again").touch()
+    (tmp_path / "retried").touch()
     assert await sink.write(deliveries(2)) == Written()
     assert (tmp_path / "kept").read_bytes() == lines(deliveries(2))
 
 
-async def test_status_65_refuses_and_only_the_guilty_records_die(tmp_path: Path, events: Events) -> None:
+async def test_status_65_makes_dead_letters_of_the_guilty_records_only(tmp_path: Path, events: Events) -> None:
     sink = await python(
         """
         import sys
@@ -105,7 +100,7 @@ async def test_status_65_refuses_and_only_the_guilty_records_die(tmp_path: Path,
     )
     assert await sink.write(deliveries(12)) == Written(refused=dict.fromkeys((3, 9), "exit status 65: no such import"))
     assert (tmp_path / "kept").read_bytes() == lines([one for one in deliveries(12) if one.number not in (3, 9)])
-    assert {event["event"] for event in events} == {"command.complained"}
+    assert {event["event"] for event in events} == {"command.failed"}
 
 
 async def test_a_program_out_of_time_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -138,7 +133,7 @@ async def test_a_cancelled_write_kills_its_program(tmp_path: Path) -> None:
 
 
 async def all_gone(file: Path) -> bool:
-    """Tell whether the processes listed in a file end within a second or two."""
+    """Return whether the processes listed in a file end within a second or two."""
     for _ in range(100):
         if not any(is_alive(int(pid)) for pid in file.read_text().split()):
             return True
@@ -151,7 +146,7 @@ def is_alive(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # killed, and not yet fetched by whoever adopted it
+    return state != "Z"  # killed, and not yet reaped
 
 
 async def test_a_child_that_lives_on_with_the_output_open_is_not_waited_for(tmp_path: Path) -> None:
@@ -174,23 +169,23 @@ async def test_a_program_that_reads_nothing_may_still_acknowledge(tmp_path: Path
     assert await (await python("pass", tmp_path)).write(batch) == Written()
 
 
-async def test_what_a_program_says_is_logged_within_bounds(tmp_path: Path, events: Events) -> None:
+async def test_a_program_s_output_is_logged_within_bounds(tmp_path: Path, events: Events) -> None:
     sink = await python("import sys; print('loaded'); sys.stdout.flush(); sys.stderr.write('x' * 9_000)", tmp_path)
     for _ in range(3):
         await sink.write(deliveries(1))
     (event,) = events
-    assert (event["event"], event["log_level"]) == ("command.spoke", "info"), "and the next ones are folded"
-    assert event["said"].startswith("loaded")
-    assert len(event["said"]) == 1000
+    assert (event["event"], event["log_level"]) == ("command.wrote", "info"), "and the next ones are folded"
+    assert event["output"].startswith("loaded")
+    assert len(event["output"]) == 1000
     assert event["more_bytes"] == 9_007 - 1000
 
 
-async def test_a_failing_program_s_words_are_a_warning(tmp_path: Path, events: Events) -> None:
+async def test_a_failing_program_s_output_is_a_warning(tmp_path: Path, events: Events) -> None:
     sink = await python("raise SystemExit('cannot connect')", tmp_path)
     await sink.write(deliveries(1))
     (event,) = events
-    assert (event["event"], event["log_level"]) == ("command.complained", "warning")
-    assert (event["status"], event["said"]) == (1, "cannot connect")
+    assert (event["event"], event["log_level"]) == ("command.failed", "warning")
+    assert (event["status"], event["output"]) == (1, "cannot connect")
 
 
 async def test_hubspot_s_token_is_not_handed_on(tmp_path: Path) -> None:
@@ -201,7 +196,7 @@ async def test_hubspot_s_token_is_not_handed_on(tmp_path: Path) -> None:
     assert "HUBSPOT_TOKEN" not in names
 
 
-async def test_waits_double_up_to_a_minute_and_begin_anew_after_success(tmp_path: Path) -> None:
+async def test_waits_double_up_to_a_minute_and_start_again_after_success(tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
     sink = await python("import os, sys; sys.exit(os.path.exists(sys.argv[1] + '/fail'))", tmp_path)
     waits = []
@@ -222,16 +217,16 @@ async def test_waits_double_up_to_a_minute_and_begin_anew_after_success(tmp_path
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_program_that_is_not_there_is_said_at_the_start() -> None:
-    with pytest.raises(SinkError, match=r"no program '\./nowhere'"):
-        await make_sink("command:./nowhere --now", around()).open(None, [])
+async def test_a_missing_program_is_refused_at_the_start() -> None:
+    with pytest.raises(SinkError, match=r"no executable '\./nowhere'"):
+        await make_sink("command:./nowhere --now", sink_environment()).open(None, [])
 
 
 async def test_a_program_that_vanishes_meanwhile_is_waited_for(tmp_path: Path) -> None:
     program = tmp_path / "load"
     program.write_text("#!/bin/sh\nexit 0\n")
     program.chmod(0o700)
-    sink = make_sink(f"command:{program}", around())
+    sink = make_sink(f"command:{program}", sink_environment())
     await sink.open(None, [])
     assert await sink.write(deliveries(1)) == Written()
     program.unlink()
@@ -241,22 +236,23 @@ async def test_a_program_that_vanishes_meanwhile_is_waited_for(tmp_path: Path) -
 
 
 def test_a_line_is_split_as_a_shell_would_and_never_run_by_one() -> None:
-    line = make_sink("command:load 'a b' $HOME", around())
-    table = make_sink({"kind": "command", "command": ["load", "a b", "$HOME"]}, around())
+    line = make_sink("command:load 'a b' $HOME", sink_environment())
+    table = make_sink({"kind": "command", "command": ["load", "a b", "$HOME"]}, sink_environment())
     assert line.name == table.name
 
 
 @pytest.mark.parametrize("spec", ["command", "command: ", {"kind": "command", "command": []}, "command:load 'a"])
 def test_an_unusable_command_is_a_configuration_error(spec: Any) -> None:
     with pytest.raises(ConfigError, match=r"^sink command"):
-        make_sink(spec, around())
+        make_sink(spec, sink_environment())
 
 
 def test_names_tell_commands_apart_and_show_no_arguments() -> None:
     names = [
-        make_sink(f"command:{line}", around()).name for line in ("/opt/load", "load -p hunter2", "load -p hunter3")
+        make_sink(f"command:{line}", sink_environment()).name
+        for line in ("/opt/load", "load -p hunter2", "load -p hunter3")
     ]
     assert names[0] == "command:load"
     assert len(set(names)) == 3
     assert "hunter" not in str(names)
-    assert make_sink("command:load -p hunter2", around()).name == names[1]
+    assert make_sink("command:load -p hunter2", sink_environment()).name == names[1]

@@ -1,11 +1,10 @@
-"""From specs and tables to sinks, other people's among them, and what is said where that cannot be."""
+"""Sinks are made of specs and tables, other people's among them; wrong ones are refused with the remedy."""
 
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -14,20 +13,21 @@ from poller.core.errors import ConfigError, Exit
 from poller.core.model import Delivery
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
-from poller.sinks import SinkEnvironment, check_sinks, make_sink, make_sinks, written_files
-from poller.sinks.files.jsonl import JsonlSink
+from poller.sinks import check_sinks, make_sink, make_sinks, written_files
+from poller.sinks.files.sink import FileSink
 from poller.sinks.registry import KINDS
 from poller.sinks.stdout import StdoutSink
+from tests.support.makers import sink_environment
 from tests.support.simulation import Simulation
 
 EXAMPLE = Path(__file__).parent / "sink_plugin"
-AROUND = SinkEnvironment(clock=lambda: 0.0, rng=Random(0), environ={"PATH": "/bin"})
+ENVIRONMENT = sink_environment()
 Install = Callable[[str, Mapping[str, str], str], None]
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Return a function that installs a package of one module, as pip would: the code, and what says what it brings."""
+    """Return a function that installs a package of one module, as pip would: its code and its metadata."""
     site = tmp_path / "site-packages"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
@@ -72,10 +72,10 @@ def test_the_readme_shows_the_example_whole() -> None:
 
 def test_a_package_is_loaded_only_when_its_sink_is_named(install: Install) -> None:
     install("poller-sink-loud", {"loud": "loud_sink:make"}, "raise SystemExit('loaded')")
-    assert make_sink("jsonl:x.jsonl").name == "jsonl:x.jsonl"
+    assert make_sink("jsonl:x.jsonl", ENVIRONMENT).name == "jsonl:x.jsonl"
     check_sinks(["loud:x"])
     with pytest.raises(SystemExit, match="loaded"):
-        make_sink("loud:x")
+        make_sink("loud:x", ENVIRONMENT)
 
 
 def test_target_options_and_a_name_reach_a_package_s_sink(install: Install) -> None:
@@ -90,14 +90,14 @@ def make(target, options):
     return sink
 """
     install("poller-sink-mine", {"mine": "mine_sink:make"}, code)
-    sink: Any = make_sink({"kind": "mine", "target": "here", "speed": 3})
+    sink: Any = make_sink({"kind": "mine", "target": "here", "speed": 3}, ENVIRONMENT)
     assert (sink.name, sink.given) == ("mine:here", ("here", {"speed": 3}))
-    assert make_sink({"kind": "mine", "name": "other"}).name == "other"
-    assert make_sink("mine").name == "mine:"
+    assert make_sink({"kind": "mine", "name": "other"}, ENVIRONMENT).name == "other"
+    assert make_sink("mine", ENVIRONMENT).name == "mine:"
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "problem"),
     [
         ("def make(target, options): return object()", "is no sink: it has no name, open, write, close"),
         ("def make(target, options): raise ValueError('needs a target')", "ValueError: needs a target"),
@@ -105,45 +105,69 @@ def make(target, options):
         ("other = 1", "cannot be made: AttributeError"),
     ],
 )
-def test_a_package_that_brings_no_sink_is_named(install: Install, code: str, told: str) -> None:
+def test_a_package_without_a_usable_sink_is_named(install: Install, code: str, problem: str) -> None:
     install("poller-sink-bad", {"bad": "bad_sink:make"}, code)
     with pytest.raises(ConfigError) as caught:
-        make_sink("bad:x")
+        make_sink("bad:x", ENVIRONMENT)
     assert str(caught.value).startswith("sink bad of the package poller-sink-bad ")
-    assert told in str(caught.value)
+    assert problem in str(caught.value)
 
 
-def test_nobody_brings_a_kind_that_there_is_already(install: Install) -> None:
+def test_a_kind_that_two_packages_define_is_refused(install: Install) -> None:
     install("poller-sink-mine", {"jsonl": "mine_sink:make", "other": "mine_sink:make"}, "")
     install("poller-sink-yours", {"other": "yours_sink:make"}, "")
-    with pytest.raises(ConfigError, match="jsonl is brought by poller itself and by poller-sink-mine"):
-        make_sink("jsonl:x")
-    with pytest.raises(ConfigError, match="other is brought by poller-sink-mine and by poller-sink-yours"):
+    with pytest.raises(ConfigError, match="jsonl is defined by poller itself and by poller-sink-mine"):
+        make_sink("jsonl:x", ENVIRONMENT)
+    with pytest.raises(ConfigError, match="other is defined by poller-sink-mine and by poller-sink-yours"):
         check_sinks(["other"])
-    assert make_sink("stdout").name == "stdout"
+    assert make_sink("stdout", ENVIRONMENT).name == "stdout"
 
 
 def test_kinds_of_packages_are_among_the_known_ones(install: Install) -> None:
     install("poller-sink-mine", {"mine": "mine_sink:make"}, "")
-    with pytest.raises(ConfigError, match="known kinds: command, jsonl, mine, sql, stdout, webhook"):
-        make_sink("kafka:x")
+    with pytest.raises(ConfigError, match="known kinds: command, csv, jsonl, mine, sql, stdout, webhook"):
+        make_sink("kafka:x", ENVIRONMENT)
 
 
 # --- specs and tables ------------------------------------------------------------------------------------------------
 
 
-def test_a_table_says_what_a_spec_does_and_more() -> None:
-    assert make_sink({"kind": "jsonl", "path": "a.jsonl"}).name == make_sink("jsonl:a.jsonl").name
-    assert make_sink({"kind": "jsonl", "target": "a.jsonl"}).name == "jsonl:a.jsonl"
-    assert isinstance(make_sink({"kind": "jsonl", "path": "f-%Y%m%d.jsonl", "rotate_bytes": 10**6}), JsonlSink)
-    assert isinstance(make_sink({"kind": "stdout", "name": "out"}), StdoutSink)
+def test_a_spec_names_its_sink() -> None:
+    assert make_sink("stdout", ENVIRONMENT).name == "stdout"
+    assert make_sink("jsonl:out/finished.jsonl", ENVIRONMENT).name == "jsonl:out/finished.jsonl"
+    assert make_sink("jsonl:./a:b.jsonl", ENVIRONMENT).name == "jsonl:a:b.jsonl"
+
+
+@pytest.mark.parametrize("spec", ["", "kafka:topic", "jsonl", "jsonl:", "stdout:x", "finished.jsonl"])
+def test_an_unusable_spec_is_a_configuration_error(spec: str) -> None:
+    with pytest.raises(ConfigError):
+        make_sink(spec, ENVIRONMENT)
+
+
+def test_an_unknown_kind_is_answered_with_the_known_ones_and_a_bare_path_with_the_right_spec() -> None:
+    with pytest.raises(ConfigError, match="known kinds: command, csv, jsonl, sql, stdout, webhook"):
+        make_sink("kafka:topic", ENVIRONMENT)
+    with pytest.raises(ConfigError, match="write jsonl:finished"):
+        make_sink("finished.jsonl", ENVIRONMENT)
+
+
+def test_a_table_has_a_spec_s_settings_and_more() -> None:
+    assert (
+        make_sink({"kind": "jsonl", "path": "a.jsonl"}, ENVIRONMENT).name
+        == make_sink("jsonl:a.jsonl", ENVIRONMENT).name
+    )
+    assert make_sink({"kind": "jsonl", "target": "a.jsonl"}, ENVIRONMENT).name == "jsonl:a.jsonl"
+    assert isinstance(
+        make_sink({"kind": "jsonl", "path": "f-%Y%m%d.jsonl", "rotate_bytes": 10**6}, ENVIRONMENT), FileSink
+    )
+    assert isinstance(make_sink({"kind": "stdout", "name": "out"}, ENVIRONMENT), StdoutSink)
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "problem"),
     [
         ("jsonl", "sink jsonl needs a target, such as jsonl:finished.jsonl"),
-        ("stdout:x", "sink stdout takes nothing behind it; write just: stdout"),
+        ("stdout:x", "sink stdout takes no target; write just: stdout"),
         ({"kind": "jsonl"}, "sink jsonl needs a target"),
         ({"kind": "jsonl", "rotate_bytes": 10_000}, "sink jsonl: path: is missing"),
         ({"kind": "jsonl", "path": "a", "rotate_bytes": 1}, "rotate_bytes: must be greater than or equal to 4096"),
@@ -156,14 +180,14 @@ def test_a_table_says_what_a_spec_does_and_more() -> None:
         ("finished.jsonl", "for a file write jsonl:finished.jsonl"),
     ],
 )
-def test_what_cannot_be_is_said_when_made_and_when_checked(spec: Any, told: str) -> None:
-    for attempt in (lambda: make_sink(spec, AROUND), lambda: check_sinks([spec])):
+def test_a_wrong_spec_is_refused_when_made_and_when_checked(spec: Any, problem: str) -> None:
+    for attempt in (lambda: make_sink(spec, ENVIRONMENT), lambda: check_sinks([spec])):
         with pytest.raises(ConfigError) as caught:
             attempt()
-        assert told in str(caught.value)
+        assert problem in str(caught.value)
 
 
-def test_every_problem_of_a_table_is_told_at_once() -> None:
+def test_every_problem_of_a_table_is_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_sinks([{"kind": "webhook", "url": "x", "batch": "many", "colour": 1}])
     assert [line.split(":")[1].strip() for line in str(caught.value).splitlines()] == ["url", "batch", "colour"]
@@ -181,18 +205,18 @@ def test_checking_needs_no_secret_and_opens_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_sinks_of_one_name_are_told_how_to_differ() -> None:
+def test_two_sinks_of_one_name_are_refused_with_the_remedy() -> None:
     same = [{"kind": "webhook", "url": f"https://x.example/in?key={key}"} for key in ("a", "b")]
     with pytest.raises(ConfigError, match=r"two have the name webhook:https://x.example/in; give one another"):
-        make_sinks(same, AROUND)
-    names = [sink.name for sink in make_sinks([same[0], same[1] | {"name": "b"}, "stdout"], AROUND)]
+        make_sinks(same, ENVIRONMENT)
+    names = [sink.name for sink in make_sinks([same[0], same[1] | {"name": "b"}, "stdout"], ENVIRONMENT)]
     assert names == ["webhook:https://x.example/in", "b", "stdout"]
 
 
 async def test_the_files_of_a_sink_that_does_not_rotate_are_its_one_file(tmp_path: Path) -> None:
     path = tmp_path / "finished.jsonl"
     assert written_files(path) == []
-    sink = make_sink(f"jsonl:{path}")
+    sink = make_sink(f"jsonl:{path}", ENVIRONMENT)
     await sink.open(None, [])
     await sink.write([Delivery(number=1, account="a", task_id="t", body=b"{}")])
     await sink.close()
@@ -209,7 +233,7 @@ def test_the_example_of_settings_holds_every_setting_of_every_sink_with_its_defa
     check_sinks(tables)
     assert {table["kind"] for table in tables} == KINDS.keys() - {"stdout"}
     for table in tables:
-        model = KINDS[table["kind"]].table
+        model = KINDS[table["kind"]]
         assert [key for key in model.model_fields if key not in sample] == []
         read = model.read({key: value for key, value in table.items() if key != "kind"})
         changed = {key for key in read.model_fields_set if getattr(read, key) != model.model_fields[key].default}

@@ -1,6 +1,6 @@
-"""JSONL sinks over several files: each record exactly once in their sequence, whatever dies when."""
+"""File sinks over several files: each record exactly once in their sequence, whatever dies when."""
 
-# ruff: noqa: ASYNC240 - what the tests poll are small local files
+# ruff: noqa: ASYNC240 - the tests read small local files
 
 import asyncio
 import errno
@@ -19,23 +19,22 @@ from hypothesis import strategies as st
 from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.sinks import make_sink, written_files
-from poller.sinks.files.jsonl import JsonlSink
-from poller.sinks.files.rotation import PathPattern, Rotation, place_from, position_of
-from tests.sinks.test_files_and_stdout import Crash, dying
+from poller.sinks.files.jsonl import JSONL
+from poller.sinks.files.rotation import FilePosition, LineFormat, Rotation, decode_position, encode_position
+from poller.sinks.files.sink import FileSink
+from tests.sinks.test_files import FORMATS, Crash, content, dying, form, lines
+from tests.support.makers import sink_environment
 
+__all__ = ["form"]  # a fixture
 Events = list[MutableMapping[str, Any]]
 
 
 def record(number: int, day: str = "2026-01-05", size: int = 0) -> Delivery:
-    body = b'{"task_id":"%d","seen_at":"%sT10:00:00.000Z","pad":"%s"}' % (number, day.encode(), b"x" * size)
+    body = b'{"task_id":"%d","seen_at":"%sT10:00:00.000Z","ref":{"pad":"%s"}}' % (number, day.encode(), b"x" * size)
     return Delivery(number=number, account="main", task_id=str(number), body=body)
 
 
-def lines(batch: Sequence[Delivery]) -> bytes:
-    return b"".join(one.body + b"\n" for one in batch)
-
-
-async def deliver(sink: JsonlSink, position: bytes | None, *batches: Sequence[Delivery]) -> bytes | None:
+async def deliver(sink: FileSink, position: bytes | None, *batches: Sequence[Delivery]) -> bytes | None:
     """One life of a sink: open, write the batches, close."""
     try:
         position = await sink.open(position, [one for batch in batches for one in batch])
@@ -48,34 +47,43 @@ async def deliver(sink: JsonlSink, position: bytes | None, *batches: Sequence[De
     return position
 
 
-def contents(path: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in written_files(path))
+def contents(form: LineFormat, path: Path) -> bytes:
+    """Return the lines of all files, without each one's header."""
+    found = [file.read_bytes() for file in written_files(path)]
+    assert all(data.startswith(form.header) for data in found if data)
+    return b"".join(data[len(form.header) :] for data in found)
 
 
-async def test_each_day_has_its_file_by_the_day_on_which_the_record_was_seen(tmp_path: Path) -> None:
+async def test_each_day_has_its_file_by_the_day_on_which_the_record_was_seen(form: LineFormat, tmp_path: Path) -> None:
     path = tmp_path / "finished-%Y%m%d.jsonl"
     batch = [record(1, "2026-01-05"), record(2, "2026-01-06"), record(3, "2026-01-06"), record(4, "2026-02-01")]
-    await deliver(JsonlSink(path), None, batch[:3], batch[3:])
+    await deliver(FileSink(path, form), None, batch[:3], batch[3:])
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
-        "finished-20260105.jsonl": lines(batch[:1]),
-        "finished-20260106.jsonl": lines(batch[1:3]),
-        "finished-20260201.jsonl": lines(batch[3:]),
+        "finished-20260105.jsonl": content(form, batch[:1]),
+        "finished-20260106.jsonl": content(form, batch[1:3]),
+        "finished-20260201.jsonl": content(form, batch[3:]),
     }
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in tmp_path.iterdir())
 
 
-async def test_a_record_seen_before_midnight_that_comes_after_it_stays_in_the_new_day(tmp_path: Path) -> None:
+async def test_a_record_seen_before_midnight_that_comes_after_it_stays_in_the_new_day(
+    form: LineFormat, tmp_path: Path
+) -> None:
     path = tmp_path / "%d.%m.%Y.jsonl"
-    await deliver(JsonlSink(path), None, [record(1, "2025-12-31"), record(2, "2026-01-01"), record(3, "2025-12-31")])
+    await deliver(
+        FileSink(path, form), None, [record(1, "2025-12-31"), record(2, "2026-01-01"), record(3, "2025-12-31")]
+    )
     assert [file.name for file in written_files(path)] == ["31.12.2025.jsonl", "01.01.2026.jsonl"]
-    assert contents(path) == lines([record(1, "2025-12-31"), record(2, "2026-01-01"), record(3, "2025-12-31")])
+    assert contents(form, path) == lines(
+        form, [record(1, "2025-12-31"), record(2, "2026-01-01"), record(3, "2025-12-31")]
+    )
 
 
-async def test_a_file_is_followed_by_the_next_before_it_grows_too_large(tmp_path: Path) -> None:
+async def test_a_file_is_followed_by_the_next_before_it_grows_too_large(form: LineFormat, tmp_path: Path) -> None:
     path = tmp_path / "finished.jsonl"
     batch = [record(number) for number in range(10, 22)]
-    sizes = len(lines(batch[:3]))
-    await deliver(JsonlSink(path, rotate_bytes=sizes), None, batch[:5], batch[5:])
+    sizes = len(content(form, batch[:3]))
+    await deliver(FileSink(path, form, rotate_bytes=sizes), None, batch[:5], batch[5:])
     assert [file.name for file in written_files(path)] == [
         "finished.jsonl",
         "finished.1.jsonl",
@@ -83,35 +91,37 @@ async def test_a_file_is_followed_by_the_next_before_it_grows_too_large(tmp_path
         "finished.3.jsonl",
     ]
     assert all(file.stat().st_size <= sizes for file in tmp_path.iterdir())
-    assert contents(path) == lines(batch)
+    assert contents(form, path) == lines(form, batch)
 
 
-async def test_a_record_larger_than_a_file_may_be_has_one_of_its_own(tmp_path: Path) -> None:
+async def test_a_record_larger_than_a_file_may_be_has_one_of_its_own(form: LineFormat, tmp_path: Path) -> None:
     batch = [record(1), record(2, size=10_000), record(3)]
-    await deliver(JsonlSink(tmp_path / "f.jsonl", rotate_bytes=5000), None, batch)
-    assert [file.read_bytes() for file in written_files(tmp_path / "f.jsonl")] == [lines([one]) for one in batch]
+    await deliver(FileSink(tmp_path / "f.jsonl", form, rotate_bytes=5000), None, batch)
+    assert [file.read_bytes() for file in written_files(tmp_path / "f.jsonl")] == [
+        content(form, [one]) for one in batch
+    ]
 
 
-async def test_days_and_sizes_go_together_and_numbers_begin_anew_each_day(tmp_path: Path) -> None:
+async def test_days_and_sizes_combine_and_numbers_start_at_0_each_day(form: LineFormat, tmp_path: Path) -> None:
     path = tmp_path / "f-%Y%m%d.jsonl"
     batch = [record(n, day, size=3000) for n, day in enumerate(["2026-01-05"] * 3 + ["2026-01-06"] * 2)]
-    position = await deliver(JsonlSink(path, rotate_bytes=5000), None, batch)
+    position = await deliver(FileSink(path, form, rotate_bytes=5000), None, batch)
     assert [file.name for file in written_files(path)] == [
         *("f-20260105.jsonl", "f-20260105.1.jsonl", "f-20260105.2.jsonl"),
         *("f-20260106.jsonl", "f-20260106.1.jsonl"),
     ]
     assert position is not None
-    assert place_from(position) == PathPattern(day="2026-01-06", number=1, offset=len(lines(batch[4:])))
+    assert decode_position(position) == FilePosition(day="2026-01-06", number=1, offset=len(content(form, batch[4:])))
 
 
-async def test_rotation_can_begin_on_a_file_that_grew_without(tmp_path: Path) -> None:
+async def test_rotation_can_begin_on_a_file_that_grew_without(form: LineFormat, tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     batch = [record(number, size=3000) for number in range(4)]
-    position = await deliver(JsonlSink(path), None, batch[:3])
-    assert position == b"%d" % len(lines(batch[:3]))
-    await deliver(JsonlSink(path, rotate_bytes=5000), position, batch[3:])
+    position = await deliver(FileSink(path, form), None, batch[:3])
+    assert position == b"%d" % len(content(form, batch[:3]))
+    await deliver(FileSink(path, form, rotate_bytes=5000), position, batch[3:])
     assert [file.name for file in written_files(path)] == ["f.jsonl", "f.1.jsonl"]
-    assert contents(path) == lines(batch)
+    assert contents(form, path) == lines(form, batch)
 
 
 async def test_only_files_of_the_name_s_pattern_are_listed(tmp_path: Path) -> None:
@@ -130,19 +140,19 @@ async def test_only_files_of_the_name_s_pattern_are_listed(tmp_path: Path) -> No
     ]
 
 
-async def test_a_new_sink_refuses_data_in_any_of_its_files(tmp_path: Path) -> None:
+async def test_a_new_sink_refuses_data_in_any_of_its_files(form: LineFormat, tmp_path: Path) -> None:
     for path, found in (("f-%Y.jsonl", "f-2025.jsonl"), ("g.jsonl", "g.3.jsonl")):
         (tmp_path / found).write_bytes(b"precious\n")
         with pytest.raises(SinkError, match=found):
-            await deliver(JsonlSink(tmp_path / path, rotate_bytes=5000), None, [record(1)])
+            await deliver(FileSink(tmp_path / path, form, rotate_bytes=5000), None, [record(1)])
 
 
 async def test_a_full_disk_at_the_change_of_files_writes_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Events
+    form: LineFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
     path = tmp_path / "f-%Y%m%d.jsonl"
     batch = [record(1, "2026-01-05"), record(2, "2026-01-06")]
-    real, room = os.pwrite, [len(lines(batch[:1])) + 10]
+    real, room = os.pwrite, [len(content(form, batch[:1])) + 10]
 
     def nearly_full(fd: int, data: bytes, offset: int) -> int:
         if room[0] <= 0:
@@ -151,55 +161,57 @@ async def test_a_full_disk_at_the_change_of_files_writes_nothing_twice(
         room[0] -= count
         return count
 
-    sink = JsonlSink(path)
+    sink = FileSink(path, form)
     await sink.open(None, batch)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", nearly_full)
         answer = await sink.write(batch)
     assert isinstance(answer, Retry)
     assert "f-20260106.jsonl: No space left" in answer.reason
-    assert contents(path) == lines(batch[:1]), "readers see no half line"
+    assert contents(form, path) == lines(form, batch[:1]), "readers see no half line"
     assert isinstance(await sink.write([*batch, record(3, "2026-01-06")]), Written)
     await sink.close()
-    assert contents(path) == lines([*batch, record(3, "2026-01-06")])
+    assert contents(form, path) == lines(form, [*batch, record(3, "2026-01-06")])
     assert events == []
 
 
-async def test_foreign_lines_in_the_file_that_is_left_are_kept_in_another(tmp_path: Path, events: Events) -> None:
+async def test_foreign_lines_in_the_file_that_is_left_are_kept_in_another(
+    form: LineFormat, tmp_path: Path, events: Events
+) -> None:
     path = tmp_path / "f-%Y%m%d.jsonl"
-    sink = JsonlSink(path)
+    sink = FileSink(path, form)
     await sink.open(None, [])
     await sink.write([record(1, "2026-01-05")])
     with (tmp_path / "f-20260105.jsonl").open("ab") as file:
         file.write(b"foreign\n")
     await sink.write([record(2, "2026-01-06")])
     await sink.close()
-    assert contents(path) == lines([record(1, "2026-01-05"), record(2, "2026-01-06")])
+    assert contents(form, path) == lines(form, [record(1, "2026-01-05"), record(2, "2026-01-06")])
     assert [event["event"] for event in events] == ["sink.foreign_tail"]
 
 
-async def test_a_dated_file_moved_away_is_begun_anew(tmp_path: Path) -> None:
+async def test_a_dated_file_moved_away_is_followed_by_a_new_one(form: LineFormat, tmp_path: Path) -> None:
     path = tmp_path / "f-%Y%m%d.jsonl"
-    sink = JsonlSink(path)
+    sink = FileSink(path, form)
     await sink.open(None, [])
     await sink.write([record(1)])
     (tmp_path / "f-20260105.jsonl").rename(tmp_path / "archived")
     answer = await sink.write([record(2)])
     assert isinstance(answer, Retry)
-    assert answer.position == position_of(PathPattern(day="2026-01-05"))
+    assert answer.position == encode_position(FilePosition(day="2026-01-05"))
     await sink.write([record(2)])
     await sink.close()
-    assert contents(path) == lines([record(2)])
+    assert contents(form, path) == lines(form, [record(2)])
 
 
 @pytest.mark.parametrize("name", ["f-%H.jsonl", "f-%m%d.jsonl", "f-%Y%d.jsonl", "f-%Y%Y.jsonl", "%Y/f.jsonl", "f%"])
 def test_an_unusable_pattern_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigError, match="sink jsonl: path: "):
-        make_sink(f"jsonl:{name}")
+        make_sink(f"jsonl:{name}", sink_environment())
 
 
 def test_two_percent_signs_are_one() -> None:
-    assert Rotation(path=Path("100%%.jsonl")).file_at(PathPattern()) == Path("100%.jsonl")
+    assert Rotation(path=Path("100%%.jsonl"), format=JSONL).file_at(FilePosition()) == Path("100%.jsonl")
 
 
 DAYS = ["2026-01-04", "2026-01-05", "2026-01-06", "2026-02-01"]
@@ -211,25 +223,31 @@ ROTATIONS = st.builds(
 )
 
 
-@given(records=RECORDS, rotation=ROTATIONS, cuts=st.lists(st.integers(0, 25), max_size=5))
+@given(
+    form=st.sampled_from(FORMATS),
+    records=RECORDS,
+    rotation=ROTATIONS,
+    cuts=st.lists(st.integers(0, 25), max_size=5),
+)
 def test_where_a_record_goes_does_not_depend_on_the_batches(
-    records: list[Delivery], rotation: tuple[str, int | None], cuts: list[int]
+    form: LineFormat, records: list[Delivery], rotation: tuple[str, int | None], cuts: list[int]
 ) -> None:
-    files = Rotation(path=Path(rotation[0]), most_bytes=rotation[1])
+    files = Rotation(path=Path(rotation[0]), format=form, most_bytes=rotation[1])
 
     def placed(batches: Sequence[Sequence[Delivery]]) -> dict[tuple[str, int, int], int]:
-        place, bytes_at = PathPattern(), {}
+        position, bytes_at = FilePosition(), {}
         for batch in batches:
-            for part in files.parts(place, batch):
+            for part in files.parts(position, batch):
                 for at, byte in enumerate(part.lines):
-                    bytes_at[(part.place.day, part.place.number, part.place.offset + at)] = byte
-                place = part.end
+                    bytes_at[(part.start.day, part.start.number, part.start.offset + at)] = byte
+                position = part.end
         return bytes_at
 
     bounds = [0, *sorted(cuts), len(records)]
     in_pieces = [records[begin:end] for begin, end in pairwise(bounds)]
     assert placed(in_pieces) == placed([records])
-    assert len(placed([records])) == len(lines(records)), "no byte stands at another's place"
+    headers = len(form.header) * len({(day, number) for day, number, _ in placed([records])})
+    assert len(placed([records])) == len(lines(form, records)) + headers, "no byte overwrites another"
 
 
 class Life:
@@ -239,8 +257,8 @@ class Life:
         self.undelivered = list(records)
         self.position: bytes | None = None
 
-    async def run(self, path: Path, most: int | None, rng: Random, forget: float = 0.0) -> None:
-        sink = JsonlSink(path, rotate_bytes=most)
+    async def run(self, form: LineFormat, path: Path, most: int | None, rng: Random, forget: float = 0.0) -> None:
+        sink = FileSink(path, form, rotate_bytes=most)
         try:
             self.position = await sink.open(self.position, self.undelivered[:10])
             while self.undelivered:
@@ -257,13 +275,18 @@ class Life:
 
 @settings(max_examples=200, deadline=None)
 @given(
+    form=st.sampled_from(FORMATS),
     records=RECORDS,
     rotation=ROTATIONS,
     crashes=st.lists(st.tuples(st.integers(0, 15), st.floats(0, 1)), max_size=6),
     seed=st.integers(0, 1000),
 )
-def test_each_record_stands_once_in_the_files_after_any_crashes(
-    records: list[Delivery], rotation: tuple[str, int | None], crashes: list[tuple[int, float]], seed: int
+def test_each_record_is_once_in_the_files_after_any_crashes(
+    form: LineFormat,
+    records: list[Delivery],
+    rotation: tuple[str, int | None],
+    crashes: list[tuple[int, float]],
+    seed: int,
 ) -> None:
     rng, life = Random(seed), Life(records)
     with TemporaryDirectory() as folder:
@@ -271,9 +294,9 @@ def test_each_record_stands_once_in_the_files_after_any_crashes(
         for before_call, torn in crashes:
             try:
                 with dying(before_call, torn):
-                    asyncio.run(life.run(path, rotation[1], rng, forget=0.2))
+                    asyncio.run(life.run(form, path, rotation[1], rng, forget=0.2))
             except Crash:
                 pass
-        asyncio.run(life.run(path, rotation[1], rng))
-        assert contents(path) == lines(records)
+        asyncio.run(life.run(form, path, rotation[1], rng))
+        assert contents(form, path) == lines(form, records)
         assert set(written_files(path)) == set(Path(folder).iterdir()), "nothing was taken for foreign"

@@ -21,8 +21,9 @@ import pytest
 from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, Sink
-from poller.sinks import SinkEnvironment, make_sink
+from poller.sinks import make_sink
 from poller.store import open_store
+from tests.support.makers import sink_environment
 
 Events = list[MutableMapping[str, Any]]
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -42,12 +43,8 @@ def records(count: int) -> list[Delivery]:
     return [record(number) for number in range(count)]
 
 
-def around(**environ: str) -> SinkEnvironment:
-    return SinkEnvironment(clock=lambda: 0.0, rng=Random(0), environ=environ)
-
-
 async def opened(spec: Any, **environ: str) -> Sink:
-    sink = make_sink(spec, around(**environ))
+    sink = make_sink(spec, sink_environment(**environ))
     try:
         await sink.open(None, [])
     except BaseException:
@@ -66,7 +63,7 @@ async def written(spec: Any, *batches: Sequence[Delivery]) -> list[Written | Ret
 
 @pytest.fixture
 def database_url(postgres_server: str) -> Iterator[str]:
-    """Return the URL of a database whose tables stand in a schema of this test alone."""
+    """Return the URL of a database whose tables are in a schema of this test alone."""
     schema = f"sinks_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(postgres_server, autocommit=True, options="-c client_min_messages=warning") as connection:
         connection.execute(f"CREATE SCHEMA {schema}".encode())
@@ -147,7 +144,7 @@ async def test_what_is_no_record_dies_alone(url: str, query: Query) -> None:
     assert query("SELECT task_id FROM poller_finished ORDER BY 1") == [("t0",), ("t2",)]
 
 
-async def test_nul_in_a_record_hurts_nobody(url: str, query: Query) -> None:
+async def test_nul_in_a_record_is_replaced(url: str, query: Query) -> None:
     extra = b',"ref":{"a":"\\u0000"}'
     body = record(0, extra=extra).body.replace(b'"COMPLETE"', b'"CO\\u0000"')
     (answer,) = await written(f"sql:{url}", [Delivery(number=0, account="main", task_id="t0", body=body)])
@@ -239,14 +236,16 @@ async def test_a_poller_s_own_state_is_not_written_to(tmp_path: Path, clock: Clo
         await opened(f"sql:sqlite:///{tmp_path}/poller.db")
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"precious data\n" * 500, "not a database"), (None, "folder does not")])
-async def test_what_cannot_be_a_database_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"precious data\n" * 500, "not a database"), (None, "folder does not")]
+)
+async def test_what_cannot_be_a_database_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "finished.db"
     if content is None:
         file = tmp_path / "nowhere" / "finished.db"
     else:
         file.write_bytes(content)
-    with pytest.raises(SinkError, match=told):
+    with pytest.raises(SinkError, match=message):
         await opened(f"sql:sqlite:///{file}")
 
 
@@ -291,7 +290,7 @@ asyncio.run(main())
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_is_cut_is_made_anew(database_url: str) -> None:
+async def test_a_connection_that_is_cut_is_made_again(database_url: str) -> None:
     sink = await opened(f"sql:{database_url}")
     assert await sink.write(records(2)) == Written()
     with psycopg.connect(database_url, autocommit=True) as other:
@@ -325,7 +324,7 @@ async def test_the_record_can_be_searched_as_json_and_the_instant_as_an_instant(
     assert rows == [("complete", 3, 1767571200), ("complete", 3, 1767571201)]
 
 
-async def test_a_table_may_stand_in_a_schema(database_url: str) -> None:
+async def test_a_table_may_be_in_a_schema(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as other:
         other.execute("DROP SCHEMA IF EXISTS hub CASCADE")
         other.execute("CREATE SCHEMA hub")
@@ -335,7 +334,7 @@ async def test_a_table_may_stand_in_a_schema(database_url: str) -> None:
         other.execute("DROP SCHEMA hub CASCADE")
 
 
-async def test_a_server_that_is_down_is_weather_and_its_password_is_not_told(events: Events) -> None:
+async def test_a_server_that_is_down_is_retried_and_its_password_is_not_shown(events: Events) -> None:
     sink = await opened("sql:postgresql://me:hunter2@127.0.0.1:1/nothing")
     answer = await sink.write(records(1))
     await sink.close()
@@ -355,7 +354,7 @@ def test_without_the_driver_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "psycopg", None)
     monkeypatch.delitem(sys.modules, "poller.sinks.sql.postgres", raising=False)
     with pytest.raises(ConfigError, match=r"pip install 'hubspot-import-poller\[postgres\]'"):
-        make_sink("sql:postgresql://localhost/x", around())
+        make_sink("sql:postgresql://localhost/x", sink_environment())
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -371,16 +370,16 @@ def test_without_the_driver_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_the_name_is_stable_and_holds_no_password(spec: Any, name: str) -> None:
-    assert make_sink(spec, around(DB="postgresql://me:hunter2@db/x")).name == name
+    assert make_sink(spec, sink_environment(DB="postgresql://me:hunter2@db/x")).name == name
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "message"),
     [
         ({}, "needs a target, such as sql:sqlite:///finished.db"),
         ({"table": "x"}, "needs one of url, url_env and url_file, such as sql:sqlite:///finished.db"),
-        ({"url": "finished.db"}, "url must be sqlite:///PATH or postgresql://"),
-        ({"url": "mysql://hunter2@x/y"}, "url must be sqlite:///PATH or postgresql://"),
+        ({"url": "finished.db"}, "url: must be sqlite:///PATH or postgresql://"),
+        ({"url": "mysql://hunter2@x/y"}, "url: must be sqlite:///PATH or postgresql://"),
         ({"url": "postgresql://me:p@ss/hunter2@x/y"}, "write them as %20 and %40"),
         ({"url_env": "DB"}, "DB is not set"),
         ({"url": "sqlite:///x.db", "tabel": "x"}, "tabel: there is no such setting; did you mean table?"),
@@ -388,10 +387,10 @@ def test_the_name_is_stable_and_holds_no_password(spec: Any, name: str) -> None:
         ({"url": "sqlite:///x.db", "table": "s.x"}, "SQLite knows no schemas"),
     ],
 )
-def test_a_wrong_setting_is_named_and_no_value_shown(table: dict[str, Any], told: str) -> None:
+def test_a_wrong_setting_is_named_and_no_value_shown(table: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_sink({"kind": "sql"} | table, around())
-    assert told in str(caught.value)
+        make_sink({"kind": "sql"} | table, sink_environment())
+    assert message in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 

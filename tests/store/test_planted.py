@@ -10,7 +10,8 @@ import pytest
 
 from poller.core.model import Chunk, Fed, Kind, Position, Settled, Written
 from poller.core.record import restore
-from poller.sinks.files.jsonl import JsonlSink
+from poller.sinks.files.jsonl import JSONL
+from poller.sinks.files.sink import FileSink
 from poller.store import SqliteStore, open_store
 from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.schema import open_writing
@@ -88,7 +89,7 @@ async def test_a_new_file_is_opened_for_lines_only_with_its_name_on_disk(
 ) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
-    sink = JsonlSink(tmp_path / "finished.jsonl")
+    sink = FileSink(tmp_path / "finished.jsonl", JSONL)
     await sink.open(None, [])
     await sink.close()
     assert os.stat(tmp_path).st_ino in synced  # noqa: PTH116 - the loop has nothing else to do

@@ -1,8 +1,12 @@
 """Makers of the plain data that many tests start from."""
 
+import os
+from random import Random
 from typing import Any
 
 from poller.core.model import Task
+from poller.sinks import SinkEnvironment
+from tests.support.virtual import EPOCH
 
 
 def make_task(**changes: Any) -> Task:
@@ -21,3 +25,13 @@ def make_task(**changes: Any) -> Task:
         "paused_base_s": 0.0,
     }
     return Task(**fields | changes)
+
+
+def sink_environment(**environ: str) -> SinkEnvironment:
+    """Return an environment for sinks with these variables, beside PATH. HUBSPOT_TOKEN is hidden from commands."""
+    return SinkEnvironment(
+        clock=lambda: EPOCH,
+        rng=Random(0),
+        environ={"PATH": os.environ["PATH"]} | environ,
+        hidden=frozenset({"HUBSPOT_TOKEN"}),
+    )

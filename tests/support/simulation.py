@@ -22,7 +22,7 @@ from poller.core.protocols import Clock
 from poller.engine import Service
 from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, make_app
-from poller.sandbox.reply import Ask, SimulatedReply
+from poller.sandbox.reply import SandboxReply, SandboxRequest
 from poller.store import read_store
 from tests.support.virtual import MemoryConnector, Server, SimulatedNetwork, serving
 
@@ -43,9 +43,9 @@ def settings_for(folder: Path, flags: Mapping[str, Any] | None = None) -> Settin
 class StagedApi(SandboxApi):
     """A sandbox whose replies a test can change, one by one."""
 
-    stage: Callable[[Ask, SimulatedReply], SimulatedReply] = staticmethod(lambda _, reply: reply)
+    stage: Callable[[SandboxRequest, SandboxReply], SandboxReply] = staticmethod(lambda _, reply: reply)
 
-    def respond(self, ask: Ask) -> SimulatedReply:
+    def respond(self, ask: SandboxRequest) -> SandboxReply:
         return self.stage(ask, super().respond(ask))
 
 
@@ -155,7 +155,7 @@ class Simulation:
 
     def ask_as_another(self, token: str = TOKEN) -> int:
         """Send a request of another client of the account; return the status code."""
-        return self.api.respond(Ask(method="GET", path="/crm/v3/objects/contacts", token=token)).code
+        return self.api.respond(SandboxRequest(method="GET", path="/crm/v3/objects/contacts", token=token)).code
 
 
 def assert_each_has_its_right_outcome_once(simulation: Simulation, ids: Path) -> None:
@@ -164,8 +164,8 @@ def assert_each_has_its_right_outcome_once(simulation: Simulation, ids: Path) ->
     records = simulation.records()
     assert Counter(record["task_id"] for record in records) == Counter(fed)
     for record in records:
-        truth = simulation.api.truth(record["task_id"])
-        assert record["kind"] == KINDS.get(truth.kind.value, truth.kind.value), record
+        expected = simulation.api.expected(record["task_id"])
+        assert record["kind"] == KINDS.get(expected.kind.value, expected.kind.value), record
         assert record["ref"] == {"url": f"https://example.com/{number_of[record['task_id']]}.png"}
 
 

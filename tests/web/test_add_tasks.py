@@ -1,4 +1,4 @@
-"""POST /v1/tasks: every line of a request ends in one place of the ledger, and what was answered is on disk."""
+"""POST /v1/tasks: each line of a request is counted in the ledger once, and every accepted one is on disk."""
 
 import asyncio
 import gzip
@@ -17,8 +17,8 @@ from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.sandbox import Scenario, parse_durations
-from poller.web.jsonarray import ArrayLines
-from poller.web.request_body import MOST_BYTES
+from poller.web.request_body import MAX_BYTES, MAX_COMMAS, elements_of
+from poller.web.responses import RequestRefused
 from tests.support.simulation import Simulation, named
 from tests.support.site import BASE, json_of, visited
 from tests.support.virtual import MemoryConnector
@@ -50,7 +50,7 @@ async def test_ids_posted_as_text_become_tasks_and_are_finished(simulation: Simu
     assert {record["task_id"] for record in simulation.records()} == set(ids)
 
 
-async def test_each_content_type_is_read_as_it_says(simulation: Simulation) -> None:
+async def test_each_content_type_is_read_in_its_format(simulation: Simulation) -> None:
     one, two, three, four, five, six = simulation.api.preload(6)
     async with visited(simulation) as session:
         lines = b'{"task_id": "%s", "url": "https://a/1"}\n"%s"\n' % (one.encode(), two.encode())
@@ -66,7 +66,7 @@ async def test_each_content_type_is_read_as_it_says(simulation: Simulation) -> N
             assert "Content-Type: text/plain" in (await json_of(response))["message"]
 
 
-async def test_the_ledger_has_it_as_one_source_whose_lines_go_on_after_a_restart(simulation: Simulation) -> None:
+async def test_the_ledger_has_one_source_whose_lines_continue_after_a_restart(simulation: Simulation) -> None:
     ids = simulation.api.preload(4)
     async with visited(simulation) as session:
         await post(session, "\n".join([*ids[:2], "!"]), TEXT)
@@ -80,7 +80,7 @@ async def test_the_ledger_has_it_as_one_source_whose_lines_go_on_after_a_restart
     ]
 
 
-async def test_a_request_of_too_many_lines_stores_nothing_and_says_so(simulation: Simulation) -> None:
+async def test_a_request_of_too_many_lines_stores_nothing(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         for body, headers in (
             ("\n".join(f"id{n}" for n in range(10_001)), TEXT),
@@ -90,7 +90,7 @@ async def test_a_request_of_too_many_lines_stores_nothing_and_says_so(simulation
                 answer = await json_of(response)
                 assert (response.status, answer["error"], answer["accepted"]) == (413, "too_many_lines", 0)
                 assert "10,000" in answer["message"]
-                assert "nothing of this request is stored" in answer["message"]
+                assert "Nothing of this request is stored" in answer["message"]
     assert (await simulation.sums()).waiting == 0
 
 
@@ -100,8 +100,8 @@ async def test_ten_thousand_lines_and_a_header_are_not_too_many(simulation: Simu
     assert (answer["accepted"], answer["blank"]) == (10_000, 1)
 
 
-async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulation: Simulation) -> None:
-    big, blank = b"x" * (MOST_BYTES + 1), gzip.compress(b"\n" * 1_000_000)
+async def test_a_body_that_is_too_large_is_refused_compressed_or_not(simulation: Simulation) -> None:
+    big, blank = b"x" * (MAX_BYTES + 1), gzip.compress(b"\n" * 1_000_000)
     async with visited(simulation) as session:
         for body, headers in ((big, TEXT), (gzip.compress(big), TEXT | {"Content-Encoding": "gzip"})):
             async with session.post("/v1/tasks", data=io.BytesIO(body), headers=headers) as response:
@@ -113,36 +113,41 @@ async def test_a_body_that_is_too_large_is_refused_however_it_is_packed(simulati
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "reason"),
     [
-        (b"[1, 2", "cut off"),
-        (b"[1 2] 3", "outside"),
-        (b"[1,,2]", "missing"),
-        (b'["a\n"]', "line break"),
-        (b"[1,2)", "cut off"),
-        (b"[1}", "wrong bracket"),
-        (b"", "no JSON"),
-        (b"hello", "no JSON"),
-        (b'{"id": ', "no JSON"),
+        (b"[1, 2", "truncated"),
+        (b"[1 2] 3", "expected ',' or ']' (byte 3)"),
+        (b"[1] 3", "trailing characters"),
+        (b"[1,,2]", "byte 3"),
+        (b'["a\n"]', "byte 3"),
+        (b"[1,2)", "byte 4"),
+        (b"[1}", "byte 2"),
+        (b'["ok", {"id": tru}]', "byte 15"),
+        (b"", "truncated"),
+        (b"hello", "byte 0"),
+        (b'{"id": ', "truncated"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
     ],
 )
-async def test_what_is_no_json_stores_nothing(simulation: Simulation, body: bytes, says: str) -> None:
+async def test_a_body_that_is_not_json_stores_nothing(simulation: Simulation, body: bytes, reason: str) -> None:
     async with visited(simulation) as session, session.post("/v1/tasks", data=body, headers=JSON) as response:
         answer = await json_of(response)
         assert response.status == 400
-        assert says in answer["message"]
+        assert "JSON" in answer["message"]
+        assert reason in answer["message"]
     assert (await simulation.sums()).sources == ()
 
 
-async def test_elements_that_are_no_ids_are_rejected_one_by_one(simulation: Simulation) -> None:
-    body = b'[null, 17, "a/b", {"x": 1}, ' + b"[" * 3000 + b"]" * 3000 + b', {"id": tru}, "ok"]'
+async def test_elements_that_are_not_ids_are_rejected_one_by_one(simulation: Simulation) -> None:
+    body = b'[null, 17, "a/b", {"x": 1}, ' + b"[" * 300 + b"]" * 300 + b', {"id": true}, "ok"]'
     async with visited(simulation) as session:
         answer = await post(session, body, JSON)
     assert answer["accepted"] == 2
     assert [each["line"] for each in answer["rejected"]] == [1, 3, 4, 5, 6]
 
 
-async def test_a_csv_without_an_id_column_says_which_columns_there_are(simulation: Simulation) -> None:
+async def test_a_csv_without_an_id_column_is_refused_naming_its_columns(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         async with session.post("/v1/tasks", data="name,nr\na,1\n", headers=CSV) as response:
             assert response.status == 400
@@ -170,7 +175,7 @@ async def test_lines_go_to_the_account_they_name_or_to_that_of_the_query(simulat
             assert "eu, us" in (await json_of(response))["message"]
 
 
-async def test_a_slow_body_is_given_up_after_a_minute(simulation: Simulation) -> None:
+async def test_a_slow_body_is_refused_after_a_minute(simulation: Simulation) -> None:
     async def drip() -> Any:
         for _ in range(100):
             yield b"a"
@@ -183,7 +188,7 @@ async def test_a_slow_body_is_given_up_after_a_minute(simulation: Simulation) ->
         assert 60 <= asyncio.get_running_loop().time() - began < 62
 
 
-async def test_a_finite_run_waits_for_the_body_that_is_on_its_way(simulation: Simulation) -> None:
+async def test_a_finite_run_waits_for_a_body_in_transit(simulation: Simulation) -> None:
     ids = simulation.api.preload(2)
     file = simulation.folder / "ids.txt"
     file.write_text(f"{ids[0]}\n")
@@ -203,7 +208,7 @@ async def test_a_finite_run_waits_for_the_body_that_is_on_its_way(simulation: Si
     assert len(simulation.records()) == 2
 
 
-async def test_feeding_is_told_by_one_event_a_request(simulation: Simulation, events: list[Any]) -> None:
+async def test_a_request_logs_one_event(simulation: Simulation, events: list[Any]) -> None:
     async with visited(simulation) as session:
         await post(session, "a1\na1\n/\n\n", TEXT)
     (event,) = named(events, "tasks.fed")
@@ -217,21 +222,30 @@ JSONS = st.recursive(
 
 
 @settings(max_examples=40)
-@given(st.lists(JSONS, max_size=8), st.randoms(use_true_random=False), st.sampled_from([None, 2]))
-def test_however_an_array_is_cut_and_spaced_its_elements_come_out_as_lines(
-    values: list[Any], rng: Any, indent: int | None
+@given(st.lists(JSONS, max_size=8), st.booleans(), st.sampled_from([None, 2]))
+def test_each_element_of_an_array_is_one_line_whatever_its_white_space(
+    values: list[Any], ascii_only: bool, indent: int | None
 ) -> None:
-    body = json.dumps(values, indent=indent, ensure_ascii=rng.random() < 0.5).encode()
-    lines, array, at = b"", ArrayLines(), 0
-    while at < len(body):
-        end = at + rng.randrange(1, 9)
-        lines += array.push(body[at:end])
-        at = end
-    array.end()
-    assert [json.loads(line) for line in lines.split(b"\n") if line.strip()] == values
+    lines = elements_of(json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode())
+    assert not any(b"\n" in line for line in lines)
+    assert [json.loads(line) for line in lines] == values
 
 
-async def test_a_full_disk_is_told_at_once_and_what_waits_for_it_counts_once_there_is_room(
+@pytest.mark.parametrize("body", [b"[" * MAX_BYTES, b"," * MAX_BYTES, b"[" + b"," * (MAX_BYTES - 1)])
+def test_a_hostile_array_is_refused_without_being_decoded(body: bytes) -> None:
+    """Each stops at its first wrong or too deep byte, or, for many commas, before the decoder sees it."""
+    with pytest.raises((ValueError, RequestRefused)):
+        elements_of(body)
+
+
+def test_an_array_of_too_many_elements_is_refused_before_they_are_counted() -> None:
+    with pytest.raises(RequestRefused, match="10,000 lines"):
+        elements_of(b"[" + b"1," * (MAX_COMMAS + 1) + b"!")  # not JSON: nothing decoded it
+    with pytest.raises(RequestRefused, match="10,000 lines"):
+        elements_of(b"[" + b"1," * 10_000 + b"1]")
+
+
+async def test_a_full_disk_is_answered_at_once_and_its_lines_are_stored_once_there_is_room(
     simulation: Simulation,
 ) -> None:
     body = "\n".join(f"id-{number}" for number in range(3000))

@@ -1,4 +1,4 @@
-"""/metrics: it passes the rules of promtool's lint, says what the run did, and is what docs/metrics.md describes."""
+"""GET /metrics passes the rules of promtool's lint, has the run's numbers, and is what docs/metrics.md describes."""
 
 import asyncio
 import re
@@ -47,7 +47,7 @@ def value(metrics: dict[str, Metric], name: str, **labels: str) -> float:
     return float(found)
 
 
-async def test_the_numbers_are_the_run_s(simulation: Simulation) -> None:
+async def test_the_numbers_are_those_of_the_run(simulation: Simulation) -> None:
     async with visited(simulation, simulation.write_ids(50)) as session:
         body = simulation.api.preload(1)[0] + "\n/\n\n"
         async with session.post("/v1/tasks", data=body, headers={"Content-Type": "text/plain"}) as response:
@@ -72,7 +72,7 @@ async def test_the_numbers_are_the_run_s(simulation: Simulation) -> None:
     assert value(metrics, "poller_window_requests_limit") == 100
 
 
-async def test_the_outbox_of_a_sink_that_takes_nothing_grows_and_ages(simulation: Simulation) -> None:
+async def test_the_outbox_of_a_failing_sink_grows_and_ages(simulation: Simulation) -> None:
     flags = {"sinks": [f"jsonl:{simulation.folder}/finished.jsonl", "command:false"]}
     async with visited(simulation, simulation.write_ids(5), flags | {"shutdown_s": 1}) as session:
         await asyncio.sleep(120)
@@ -82,7 +82,7 @@ async def test_the_outbox_of_a_sink_that_takes_nothing_grows_and_ages(simulation
     assert 60 < value(metrics, "poller_sink_oldest_undelivered_age_seconds", sink="command:false") < 120
 
 
-async def test_a_pause_is_told_by_its_reason(tmp_path: Path, clock: Clock) -> None:
+async def test_a_pause_is_counted_by_its_reason(tmp_path: Path, clock: Clock) -> None:
     down = Scenario(outages=(Outage(from_s=0, to_s=100, fault="503"),), durations=parse_durations("fixed:1"))
     simulation = Simulation(tmp_path, clock, down)
     async with visited(simulation, simulation.write_ids(20)) as session:
@@ -95,7 +95,7 @@ async def test_a_pause_is_told_by_its_reason(tmp_path: Path, clock: Clock) -> No
         metrics = await scraped(session)
     assert value(metrics, "poller_account_paused", reason="outage") == 0
     assert 60 < value(metrics, "poller_account_paused_seconds_total") < 120
-    assert value(metrics, "poller_poll_troubles_total", reason="http_503") > 0
+    assert value(metrics, "poller_poll_failures_total", reason="http_503") > 0
 
 
 def openmetrics(text: str) -> Iterable[Metric]:
@@ -118,8 +118,8 @@ async def test_it_passes_the_lint(simulation: Simulation) -> None:
 
 
 def faults(metric: Metric) -> Iterable[str]:
-    """Yield what promtool's `check metrics` would complain of, and what this house asks for besides."""
-    name = metric.name  # as the parser tells it: a counter's without _total
+    """Yield what promtool's `check metrics` and our own rules find wrong."""
+    name = metric.name  # without _total for a counter
     if not metric.documentation.strip():
         yield f"{name}: no HELP"
     if not re.fullmatch(r"poller_[a-z0-9]+(_[a-z0-9]+)*", name):
@@ -150,15 +150,15 @@ def test_the_lint_finds_what_it_is_for() -> None:
     assert len(list(faults(bad))) == 5
 
 
-async def test_docs_metrics_md_is_what_the_server_tells(tmp_path: Path, clock: Clock) -> None:
+async def test_docs_metrics_md_lists_what_the_server_has(tmp_path: Path, clock: Clock) -> None:
     down = Scenario(outages=(Outage(from_s=0, to_s=9, fault="503"),), daily=50_000)  # else some have no sample
     simulation = Simulation(tmp_path, clock, down)
     async with visited(simulation, simulation.write_ids(20)) as session:
         await asyncio.sleep(60)
         metrics = await scraped(session)
     rows = [row(metric) for metric in metrics.values()]
-    told = re.findall(r"(?m)^\| `poller_.*$", DOCS)
-    assert told == rows, "docs/metrics.md must have:\n" + "\n".join(rows)
+    listed = re.findall(r"(?m)^\| `poller_.*$", DOCS)
+    assert listed == rows, "docs/metrics.md must have:\n" + "\n".join(rows)
 
 
 def row(metric: Metric) -> str:

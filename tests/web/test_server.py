@@ -1,4 +1,4 @@
-"""Health, readiness and who may ask: the admin server in memory, on virtual time."""
+"""Health, readiness and access: the admin server in memory, on virtual time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,14 +6,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from aiohttp import web
 
 from poller.config import Address, address_of, load
 from poller.core.errors import ConfigError
+from poller.core.model import Kind, Pause
 from poller.core.protocols import Clock
 from poller.sandbox import Outage, Scenario, parse_durations
 from poller.web import listen
+from poller.web.openapi import describe
 from tests.support.simulation import Simulation, named
 from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
@@ -78,7 +81,7 @@ async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_no_tasks(simu
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/finished", "/nowhere"])
-async def test_every_answer_keeps_browsers_out_of_mischief(simulation: Simulation, path: str) -> None:
+async def test_every_response_has_the_security_headers(simulation: Simulation, path: str) -> None:
     async with visited(simulation) as session, session.get(path) as response:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Cache-Control"] == "no-store"
@@ -86,7 +89,7 @@ async def test_every_answer_keeps_browsers_out_of_mischief(simulation: Simulatio
         assert response.headers["Server"] == "poller"
 
 
-async def test_what_is_not_there_is_said_in_json(simulation: Simulation) -> None:
+async def test_an_unknown_path_is_answered_in_json(simulation: Simulation) -> None:
     async with visited(simulation) as session:
         async with session.get("/nowhere") as response:
             assert (response.status, (await json_of(response))["error"]) == (404, "not_found")
@@ -95,12 +98,54 @@ async def test_what_is_not_there_is_said_in_json(simulation: Simulation) -> None
             assert "POST" in (await json_of(response))["message"]
 
 
-async def test_the_description_has_every_path_and_this_run_s_accounts(simulation: Simulation) -> None:
+async def test_the_description_has_every_path_and_this_runs_accounts(simulation: Simulation) -> None:
     async with visited(simulation) as session, session.get("/v1/openapi.json") as response:
         described = await json_of(response)
     assert described["components"]["schemas"]["Account"]["enum"] == ["default"]
     data = {path for path in simulation.site_paths if not path.startswith("/page/")}
     assert described["paths"].keys() == data
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "status"),
+    [
+        ("get", "/healthz", "", 200),
+        ("get", "/readyz", "", 200),
+        ("get", "/v1/overview", "", 200),
+        ("get", "/v1/tasks/{task_id}", "", 200),
+        ("get", "/v1/tasks/{task_id}", "?account=other", 404),
+        ("get", "/v1/finished", "?limit=x", 400),
+        ("post", "/v1/tasks", "", 200),
+        ("post", "/v1/tasks", "?account=other", 400),
+        ("post", "/v1/tasks", "?id_column=", 400),
+    ],
+)
+async def test_a_served_response_is_valid_by_the_description(
+    simulation: Simulation, method: str, path: str, query: str, status: int
+) -> None:
+    task_id = simulation.api.preload(1)[0]
+    async with visited(simulation) as session:
+        text = {"Content-Type": "text/plain"}
+        async with session.post("/v1/tasks", data=f"{task_id}\nno id\n", headers=text):
+            await asyncio.sleep(40)
+        async with session.get("/v1/openapi.json") as response:
+            described = await json_of(response)
+        url = path.replace("{task_id}", task_id) + query
+        async with session.request(method, url, data="a b\n" if method == "post" else None, headers=text) as response:
+            assert response.status == status
+            body = await json_of(response)
+    responses = described["components"]["responses"]
+    answer = described["paths"][path][method]["responses"][str(status)]
+    answer = responses[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+    schema = answer["content"]["application/json"]["schema"]
+    validator = jsonschema.Draft202012Validator({**schema, "components": described["components"]})
+    assert [error.message for error in validator.iter_errors(body)] == []
+    assert validator.is_valid({}) is False  # the schema requires something
+
+
+def test_the_description_has_every_kind_and_pause_of_the_code() -> None:
+    schemas = describe()["components"]["schemas"]
+    assert (set(schemas["Kind"]["enum"]), set(schemas["Pause"]["enum"])) == (set(Kind), set(Pause))
 
 
 # --- without a token -------------------------------------------------------------------------------------------------
@@ -118,7 +163,7 @@ async def test_without_a_token_a_foreign_host_is_refused(simulation: Simulation,
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8321", "127.1.2.3", "[::1]:8321"])
-async def test_this_machine_s_own_names_are_fine(simulation: Simulation, host: str) -> None:
+async def test_the_own_names_of_this_machine_are_accepted(simulation: Simulation, host: str) -> None:
     async with visited(simulation) as session, session.get("/v1/finished", headers={"Host": host}) as response:
         assert response.status == 200
 
@@ -136,7 +181,7 @@ async def test_this_machine_s_own_names_are_fine(simulation: Simulation, host: s
         ({}, 200),
     ],
 )
-async def test_a_post_that_another_site_s_page_makes_a_browser_send_is_refused(
+async def test_a_post_sent_by_a_page_of_another_site_is_refused(
     simulation: Simulation, headers: dict[str, str], status: int
 ) -> None:
     own = {"Content-Type": "text/plain", "Host": "127.0.0.1:8321"} | headers
@@ -170,7 +215,9 @@ async def test_with_a_token_all_but_health_needs_it(simulation: Simulation, even
     assert len(named(events, "web.refused")) == 1
 
 
-async def test_a_browser_without_the_token_gets_the_page_that_asks_for_it_and_no_data(simulation: Simulation) -> None:
+async def test_a_browser_without_the_token_receives_the_page_but_no_data(
+    simulation: Simulation,
+) -> None:
     async with visited(simulation, None, WITH_TOKEN) as session:
         async with session.get("/") as response:
             assert (response.status, response.content_type) == (401, "text/html")
@@ -231,7 +278,7 @@ async def test_a_connection_that_is_idle_or_half_way_into_its_next_request_is_dr
 
 
 async def test_more_connections_than_are_allowed_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poller.web.server.MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("poller.web.server.MAX_CONNECTIONS", 3)
     async with greeter() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         await asyncio.sleep(0.1)
@@ -254,7 +301,7 @@ def test_listening_beyond_this_machine_needs_a_token(tmp_path: Path, listen: str
 @pytest.mark.parametrize(
     "listen", ["8321", ":8321", "localhost", "a b:1", "::1:80", "[x]:1", "h:99999", "http://h:1", "h:-1"]
 )
-def test_what_is_no_address_is_refused(tmp_path: Path, listen: str) -> None:
+def test_a_listen_value_that_is_not_an_address_is_refused(tmp_path: Path, listen: str) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
         load(None, {"listen": listen}, {}, secrets_dir=tmp_path)
 

@@ -1,4 +1,4 @@
-"""What the server tells of tasks: one by its id, and all that finished, page by page."""
+"""The tasks that the server returns: one by its id, and all finished ones, page by page."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ async def page(session: aiohttp.ClientSession, **query: str) -> tuple[list[bytes
         return (await response.read()).splitlines(), response.headers["X-Next-After"]
 
 
-async def test_one_task_is_told_before_and_after_it_finished(simulation: Simulation) -> None:
+async def test_one_task_is_shown_before_and_after_it_finished(simulation: Simulation) -> None:
     ids = simulation.write_ids(5)
     task_id = ids.read_text().splitlines()[1].split(",")[0]
     async with visited(simulation, ids) as session:
@@ -55,12 +55,13 @@ async def test_one_task_is_told_before_and_after_it_finished(simulation: Simulat
         None,
     )
     assert list(after["deliveries"].values()) == ["delivered"]
+    assert (after["seen_at"], after["account_pause"]) == (record["seen_at"], None)
     assert len(after["poll_log"]) == after["polls"] == record["polls"]
     assert after["poll_log"][-1]["outcome"] == "finished"
 
 
 @pytest.mark.parametrize("name", ["unknown", "..%2F..", "%00", "a%20b", "x" * 1000])
-async def test_an_id_that_nobody_fed_is_404_in_json(simulation: Simulation, name: str) -> None:
+async def test_an_id_that_was_not_fed_is_404_in_json(simulation: Simulation, name: str) -> None:
     url = URL(f"{BASE}/v1/tasks/{name}", encoded=True)
     async with visited(simulation) as session, session.get(url) as response:
         assert (response.status, (await json_of(response))["error"]) == (404, "not_found")
@@ -82,7 +83,7 @@ async def test_paging_brings_every_finished_task_once_in_the_order_of_the_file(s
     assert len(lines) == 57
 
 
-async def test_a_reader_that_waits_hears_of_a_finished_task_within_a_second(simulation: Simulation) -> None:
+async def test_a_waiting_client_receives_a_finished_task_within_a_second(simulation: Simulation) -> None:
     loop = asyncio.get_running_loop()
     async with visited(simulation, simulation.write_ids(1)) as session:
         lines, _ = await page(session, wait_s="60")
@@ -105,13 +106,15 @@ async def test_a_reader_that_waits_hears_of_a_finished_task_within_a_second(simu
         {"wait_s": "nan"},
     ],
 )
-async def test_a_query_that_cannot_be_is_refused_with_what_could(simulation: Simulation, query: dict[str, str]) -> None:
+async def test_an_unusable_query_is_refused_by_the_name_of_its_parameter(
+    simulation: Simulation, query: dict[str, str]
+) -> None:
     async with visited(simulation) as session, session.get("/v1/finished", params=query) as response:
         assert response.status == 400
         assert next(iter(query)) in (await json_of(response))["message"]
 
 
-async def test_head_tells_the_cursor_without_the_records(simulation: Simulation) -> None:
+async def test_head_returns_the_cursor_without_the_records(simulation: Simulation) -> None:
     async with visited(simulation, simulation.write_ids(4)) as session:
         await asyncio.sleep(30)
         async with session.head("/v1/finished") as response:

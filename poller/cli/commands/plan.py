@@ -130,12 +130,12 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
 async def _known(settings: Settings) -> Mapping[str, tuple[bytes | None, AccountState]]:
     """Return what the state has of each account; nothing where there is no state."""
     from poller.cli.records import open_state
-    from poller.schedule import knowledge_name
+    from poller.schedule import knowledge_key
 
     try:
         async with open_state(settings) as store:
             return {
-                name: (await store.knowledge(knowledge_name(name, account.status_path)), await store.account(name))
+                name: (await store.knowledge(knowledge_key(name, account.status_path)), await store.account(name))
                 for name, account in settings.account_settings().items()
             }
     except StoreUnusable:

@@ -27,7 +27,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="SPEC",
-            help="jsonl:PATH, stdout, webhook:URL, sql:URL or command:COMMAND; repeatable. [jsonl:finished.jsonl]",
+            help="jsonl:PATH, csv:PATH, stdout, webhook:URL, sql:URL, command:LINE; repeatable. [jsonl:finished.jsonl]",
             autocompletion=completion.sinks,
         ),
     ] = None,

@@ -57,7 +57,7 @@ async def watch_status(
 ) -> None:
     """Print the ledger every few seconds until interrupted: in place on a terminal, else one line each time."""
     from poller.reports.ledger import summary
-    from poller.reports.status import standing_line
+    from poller.reports.status import status_line
     from poller.store import last_beat
 
     in_place = sys.stdout.isatty() and not as_json
@@ -70,7 +70,7 @@ async def watch_status(
                 _write(_json_line(settings, sums, clock()))
             else:
                 at_work = last_beat(settings.state) is not None
-                line = standing_line(sums, now=clock(), before=began, at_work=at_work)
+                line = status_line(sums, now=clock(), before=began, is_running=at_work)
                 _write(_in_place(f"{line}\n{summary(sums)}") if in_place else f"{line}\n")
             began = began or (clock(), sums.finished)
             await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
@@ -107,15 +107,15 @@ async def _sums(settings: Settings) -> Sums:
 
 
 def _json_line(settings: Settings, sums: Sums, now: float) -> str:
-    import orjson
+    from msgspec.json import encode
 
     from poller.reports.ledger import imbalances
-    from poller.reports.status import standing_json
+    from poller.reports.status import ledger_view
     from poller.store import last_beat
 
     differences = [str(imbalance) for imbalance in imbalances(sums)]
-    fields = standing_json(sums, differences=differences, owner=last_beat(settings.state), now=now)
-    return orjson.dumps(fields).decode() + "\n"
+    fields = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
+    return encode(fields).decode() + "\n"
 
 
 def _in_place(text: str) -> str:

@@ -38,10 +38,10 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
 
     Exit code 1 where it is not in the state, 2 for what cannot be an id.
     """
-    import orjson
+    from msgspec.json import encode
 
     from poller.cli.records import open_state
-    from poller.reports.task import story_json, story_text
+    from poller.reports.task import task_text, task_view
 
     try:
         task_id = _id_in(named.strip(), settings)
@@ -56,7 +56,7 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
         now = clock()
         accounts = [await store.account(task.account) for task in tasks]
     for task, account in zip(tasks, accounts, strict=True):
-        text = orjson.dumps(story_json(task, account)).decode() if as_json else story_text(task, account, now)
+        text = encode(task_view(task, account)).decode() if as_json else task_text(task, account, now)
         sys.stdout.write(text + "\n")
     return Exit.ALL_COMPLETE
 

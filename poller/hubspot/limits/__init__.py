@@ -1,8 +1,9 @@
 """Decides when an account's next request may leave: limits as the server counts them, the day's quota, pauses.
 
-`account.py` lets requests through; `window.py`, `quota.py`, `pause.py` and `weather.py` each know one reason to wait.
+`gate.py` releases requests; `admission.py` queues them; `windows.py`, `quota.py`, `concurrency.py` and `pause.py` each
+know one reason to wait.
 """
 
-from poller.hubspot.limits.gate import AccountGate, GateLimits, enough_workers
+from poller.hubspot.limits.gate import AccountGate, GateLimits
 
-__all__ = ["AccountGate", "GateLimits", "enough_workers"]
+__all__ = ["AccountGate", "GateLimits"]

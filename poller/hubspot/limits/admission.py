@@ -1,6 +1,6 @@
-"""Lets those who wait through one by one, in the order in which they came, evenly paced.
+"""FIFO admission queue: releases waiting requests one at a time, evenly paced.
 
-Only the first in the queue watches the clock, so a lane costs one timer however many wait.
+Only the first in the queue holds a timer, so a lane costs one timer however many requests wait.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from aiolimiter import AsyncLimiter
 from poller.core.protocols import GateClosed
 from poller.hubspot.limits.window import Window
 
-TOGETHER_S = 0.0005  # slept longer by this, so that slots that come free together cost one wake-up
+TOGETHER_S = 0.0005  # added to each sleep, so that slots that come free together cost one wake-up
 
 
 class AdmissionQueue:
-    """`wait_s` tells how long nobody may pass: 0 is now, infinity until `wake`. It is asked again after each wait."""
+    """`wait_s` returns for how long none may pass: 0 is now, infinity until `wake`. Called again after each wait."""
 
     def __init__(self, wait_s: Callable[[], float], window: Window) -> None:
         self._wait_s = wait_s
@@ -28,29 +28,31 @@ class AdmissionQueue:
         self.set_pace(window)
 
     def set_pace(self, window: Window) -> None:
-        """Spread what passes evenly over `window`, but for a small burst."""
+        """Spread admissions evenly over `window`, except for a small burst."""
         burst = max(1, window.limit // 50)
         self._pace = AsyncLimiter(burst, burst * window.window_s / window.limit)
 
-    async def let_through(self, take: Callable[[], None]) -> None:
+    async def admit(self, take: Callable[[], None]) -> None:
         """Wait, then call `take` and return. Cancelled while waiting, takes nothing. Raises `GateClosed`."""
         if not self._queue.locked() and not self._closed and self._wait_s() <= 0 and self._pace.has_capacity():
-            await self._pace.acquire()  # at once, as there is room; to queue would keep a queue alive that nobody needs
+            await (
+                self._pace.acquire()
+            )  # returns at once; without this shortcut every request would go through the queue
             take()
             return
         async with self._queue:
             await self._until_free()
-            if await self._keep_pace():  # that took a while: poll again
+            if await self._keep_pace():  # time has passed: check again
                 await self._until_free()
             take()
 
     def wake(self) -> None:
-        """What `wait_s` tells may have changed."""
+        """The result of `wait_s` may have changed."""
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
     def close(self) -> None:
-        """Turn away those who wait, and all who come."""
+        """Raise `GateClosed` in all waiting and all later calls of `admit`."""
         self._closed = True
         self.wake()
         if self._pacing is not None:
@@ -66,7 +68,7 @@ class AdmissionQueue:
             await self._sleep(wait_s)
 
     async def _keep_pace(self) -> bool:
-        """Wait for this one's turn in the pace; return whether that took time."""
+        """Wait until the pace allows the next admission; return whether that took time."""
         if self._pace.has_capacity():
             await self._pace.acquire()
             return False

@@ -1,91 +1,122 @@
-"""A lane's pause: its reason, its probes, how long it lasts, and what the log says of it."""
+"""The pause of a lane: its reason, its probes, how long it lasts, and its log events."""
 
 import math
 from collections import Counter
+from random import Random
+from typing import assert_never
 
 import structlog
 
-from poller.core.model import Pause
+from poller.core.model import Pause, Refused, Throttled, Unreachable
 from poller.core.protocols import Clock
+from poller.hubspot.limits.outage import RequestCounts
+from poller.hubspot.limits.quota import DailyQuota
+from poller.hubspot.limits.window import Window
 
 log = structlog.get_logger()
 
 LONGEST_THROTTLED_S = 300.0
 LONGEST_MIGRATING_S = 86_400.0  # HubSpot's own bound of a 477's Retry-After
-LONGEST_GAP_S = 60.0  # between two probes
-SHORT_GAP_S = 8.0  # longest gap while errors are few: a lane is back within 10 s of the API
-LOGGED_AGAIN_S = 600.0
+LONGEST_PROBE_GAP_S = 60.0
+SHORT_PROBE_GAP_S = 8.0  # longest gap while errors are few: a lane is back within 10 s of the API
+LOG_EVERY_S = 600.0
+QUARTER_S = 900.0  # every time zone's midnight falls on a quarter hour of UTC
+
+
+class Probes:
+    """The requests that leave during a pause, one at a time, to see whether it is over."""
+
+    def __init__(self, counts: RequestCounts, *, monotonic: Clock, rng: Random) -> None:
+        self.due_at = 0.0  # when the next one may leave, monotonic
+        self.number = 0  # of the request that is out; 0: none
+        self.failed = 0  # since the pause has its present reason
+        self._counts = counts
+        self._monotonic = monotonic
+        self._rng = rng
+
+    def send(self, number: int, *, is_outage: bool) -> None:
+        """Request `number` leaves as the probe. In an outage another follows when this one takes long: a request that
+        hangs until its time-out must not hide that the API is back."""
+        overdue_in_s = SHORT_PROBE_GAP_S if self._counts.errors_are_few else LONGEST_PROBE_GAP_S
+        self.number = number
+        self.due_at = self._monotonic() + overdue_in_s if is_outage else math.inf
+
+    def wait(self, wait_s: float) -> None:
+        """Let the next probe leave in `wait_s`."""
+        self.number = 0
+        self.due_at = self._monotonic() + wait_s
+
+    def fail(self, asked_s: float | None = None) -> None:
+        """The probe showed neither the pause's reason nor its end; `asked_s` is the server's Retry-After."""
+        self.failed += 1
+        self.wait(self.outage_gap_s(self.failed, asked_s))
+
+    def outage_gap_s(self, failures: int, asked_s: float | None) -> float:
+        share = self._rng.uniform(0.85, 1.0)
+        return outage_wait_s(asked_s, failures=failures, errors_are_few=self._counts.errors_are_few, share=share)
+
+    def quarter_in_s(self, now: float) -> float:
+        """Return a wait to just after the next quarter hour of UTC; `now` is the wall clock's."""
+        return QUARTER_S - now % QUARTER_S + self._rng.uniform(1.0, 3.0)
 
 
 class LanePause:
-    """At most one pause at a time. While it lasts, one request at a time may leave to see whether it is over.
+    """At most one pause at a time. While it lasts, only probes leave."""
 
-    In an outage a probe that is out for long is given up and followed by the next: a request that hangs until its
-    time-out must not keep the lane from seeing that the API is back.
-    """
-
-    def __init__(self, account: str, *, monotonic: Clock, paused_s: float) -> None:
+    def __init__(self, account: str, probes: Probes, *, clock: Clock, monotonic: Clock, paused_s: float) -> None:
+        self.probes = probes
         self.reason: Pause | None = None
-        self.detail: str | None = None
+        self.detail: str | None = None  # for people: the cause
         self.resume_at: float | None = None  # forecast, wall clock
-        self.probe_at = 0.0  # when the next probe may leave, monotonic
-        self.probe = 0  # number of the request that is out as a probe; 0: none
-        self.era = 0  # turns when a pause begins and when it ends: a request of an earlier era says nothing of this one
+        self.era = 0  # changes when a pause begins and when it ends: answers to requests of an earlier era do not count
         self.begun: Counter[Pause] = Counter()  # pauses of this run, by reason
-        self.failed = 0  # probes of this pause since its reason is what it is
+        self._account = account
+        self._clock = clock
+        self._monotonic = monotonic
         self._began_at = 0.0
         self._ended_at = 0.0
         self._throttled = 0  # consecutive window pauses
         self._logged_at = 0.0
-        self._account = account
-        self._monotonic = monotonic
         self._base_s = paused_s
 
     @property
     def paused_s(self) -> float:
-        """All pauses together, ever, up to this instant."""
+        """The length of all pauses, earlier runs included, up to now."""
         return self._base_s + self._this_s()
 
-    def failures(self, reason: Pause) -> int:
-        """Return how many probes in a row met `reason`, the one that has just met it included."""
-        return self.failed + 1 if reason is self.reason else 0
+    def throttle(self, outcome: Throttled, window: Window) -> None:
+        """HubSpot returned 429 for the rolling window."""
+        if self.reason is None and self._monotonic() - self._ended_at > 2 * window.window_s:
+            self._throttled = 0  # no relapse
+        wait_s = throttled_wait_s(outcome.retry_after_s, window_s=window.hold_s, relapses=self._throttled)
+        self._throttled += 1
+        detail = f"HubSpot answered 429: {window.limit} requests in {window.window_s:g} s are used up, not by us alone"
+        self._begin(Pause.THROTTLED, detail, wait_s, self._clock() + wait_s)
 
-    def relapses(self, *, within_s: float) -> int:
-        """Return how many throttlings came before this one, each `within_s` after the other."""
-        if self.reason is None and self._monotonic() - self._ended_at > within_s:
-            self._throttled = 0
-        return self._throttled
+    def use_up_day(self, quota: DailyQuota, detail: str | None = None) -> None:
+        """The day's quota is used up, as `detail` or the quota's own count shows."""
+        wait_s = self.probes.quarter_in_s(self._clock())
+        self._begin(Pause.DAILY_QUOTA, detail or quota.why_none_is_left(), wait_s, quota.resets_at)
 
-    def begin(self, reason: Pause, detail: str, *, wait_s: float, resume_at: float | None = None) -> None:
-        """Pause, or go on pausing, for `reason`; the next probe may leave in `wait_s`."""
-        now = self._monotonic()
-        news = reason is not self.reason
-        if self.reason is None:
-            self._began_at = now
-            self.era += 1
-        self.failed = 0 if news else self.failed + 1
-        self.begun[reason] += news
-        if reason is Pause.THROTTLED:
-            self._throttled += 1
-        self.reason, self.detail, self.resume_at = reason, detail, resume_at
-        self.probe_at = now + wait_s
-        self.probe = 0
-        if news or now - self._logged_at >= LOGGED_AGAIN_S:
-            self._log_paused(now, resume_in_s=wait_s if resume_at is not None else None)
+    def migrate(self, outcome: Throttled) -> None:
+        """HubSpot returned 477."""
+        asked_s = LONGEST_PROBE_GAP_S if outcome.retry_after_s is None else outcome.retry_after_s
+        wait_s = min(max(asked_s, 1.0), LONGEST_MIGRATING_S)
+        detail = "HubSpot answered 477: it is moving the account to another data centre"
+        self._begin(Pause.MIGRATING, detail, wait_s, self._clock() + wait_s)
 
-    def send_probe(self, number: int, *, overdue_in_s: float) -> None:
-        """Request `number` leaves as the probe."""
-        self.probe = number
-        self.probe_at = self._monotonic() + overdue_in_s if self.reason is Pause.OUTAGE else math.inf
+    def refuse(self, outcome: Refused) -> None:
+        """HubSpot refuses the account until a person acts."""
+        reason = pause_of(outcome)
+        self._begin(reason, outcome.detail, refused_wait_s(self._failures(reason)))
 
-    def go_on(self, wait_s: float) -> None:
-        """The probe told nothing new; the next may leave in `wait_s`."""
-        self.failed += 1
-        self.probe_at = self._monotonic() + wait_s
-        self.probe = 0
+    def lose_api(self, outcome: Unreachable) -> None:
+        """The API is down."""
+        gap_s = self.probes.outage_gap_s(self._failures(Pause.OUTAGE), outcome.retry_after_s)
+        self._begin(Pause.OUTAGE, f"most polls fail, the latest with {outcome.reason}", gap_s)
 
     def end(self) -> None:
-        """The reason is gone."""
+        """End the pause."""
         if self.reason is None:
             return
         log.info("lane.resumed", account=self._account, pause=self.reason.value, paused_s=round(self._this_s(), 3))
@@ -93,43 +124,66 @@ class LanePause:
         self.era += 1
         self._ended_at = self._monotonic()
         self.reason = self.detail = self.resume_at = None
-        self.probe = 0
-        self.failed = 0
+        self.probes.number = 0
+        self.probes.failed = 0
+
+    def _failures(self, reason: Pause) -> int:
+        """Return how many probes in a row met `reason`, the latest included."""
+        return self.probes.failed + 1 if reason is self.reason else 0
+
+    def _begin(self, reason: Pause, detail: str, wait_s: float, resume_at: float | None = None) -> None:
+        """Pause, or continue the pause, for `reason`; the next probe may leave in `wait_s`."""
+        now = self._monotonic()
+        is_new = reason is not self.reason
+        self.probes.failed = self._failures(reason)
+        if self.reason is None:
+            self._began_at = now
+            self.era += 1
+        self.begun[reason] += is_new
+        self.reason, self.detail, self.resume_at = reason, detail, resume_at
+        self.probes.wait(wait_s)
+        if is_new or now - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = now
+            log.warning(
+                "lane.paused",
+                account=self._account,
+                pause=reason.value,
+                detail=detail,
+                resume_in_s=None if resume_at is None else round(wait_s, 3),
+            )
 
     def _this_s(self) -> float:
         return 0.0 if self.reason is None else self._monotonic() - self._began_at
 
-    def _log_paused(self, now: float, *, resume_in_s: float | None) -> None:
-        self._logged_at = now
-        log.warning(
-            "lane.paused",
-            account=self._account,
-            pause=self.reason and self.reason.value,
-            detail=self.detail,
-            resume_in_s=None if resume_in_s is None else round(resume_in_s, 3),
-        )
+
+def pause_of(outcome: Refused) -> Pause:
+    """Return the pause that a refusal causes."""
+    match outcome.reason:
+        case "token_refused":
+            return Pause.TOKEN_REFUSED
+        case "scope_missing":
+            return Pause.SCOPE_MISSING
+        case "wrong_path":
+            return Pause.WRONG_PATH
+        case _:
+            assert_never(outcome.reason)
 
 
 def throttled_wait_s(asked_s: float | None, *, window_s: float, relapses: int) -> float:
-    """Return how long to wait after a 429: what HubSpot asked for, else one window; more when they repeat."""
+    """Return the wait after a 429: its Retry-After, or one window; longer after each relapse."""
     wait_s = window_s if asked_s is None else max(asked_s, 1.0)
     return float(min(wait_s * 1.5 ** min(relapses, 20), LONGEST_THROTTLED_S))
 
 
-def migrating_wait_s(asked_s: float | None) -> float:
-    """Return how long to wait after a 477."""
-    return LONGEST_GAP_S if asked_s is None else min(max(asked_s, 1.0), LONGEST_MIGRATING_S)
-
-
 def refused_wait_s(failures: int) -> float:
     """Return the gap to the next probe while a person must act: 5, 10, 20 … 60 s."""
-    return float(min(5 * 2 ** min(failures, 10), LONGEST_GAP_S))
+    return float(min(5 * 2 ** min(failures, 10), LONGEST_PROBE_GAP_S))
 
 
 def outage_wait_s(asked_s: float | None, *, failures: int, errors_are_few: bool, share: float) -> float:
-    """Return the gap to the next probe while the API is down: 1, 2, 4, 8, 8 … s, or on to 60 s once errors are many.
+    """Return the gap to the next probe while the API is down: 1, 2, 4, 8, 8 … s, or up to 60 s once errors are many.
 
     `share` below 1 shortens it, so that replicas do not probe in step.
     """
-    gap_s = min(2.0 ** min(failures, 10), SHORT_GAP_S if errors_are_few else LONGEST_GAP_S)
-    return max(gap_s * share, min(asked_s or 0.0, LONGEST_GAP_S))
+    gap_s = min(2.0 ** min(failures, 10), SHORT_PROBE_GAP_S if errors_are_few else LONGEST_PROBE_GAP_S)
+    return max(gap_s * share, min(asked_s or 0.0, LONGEST_PROBE_GAP_S))

@@ -1,7 +1,7 @@
-"""What the server may still count of our requests, and how much of its window others use.
+"""The requests that the server may still count, and the share of its window that others use.
 
-A request arrives somewhere between leaving and its answer, so its slot is held until the answer and one window more.
-Stamping slots when requests leave let 123 arrivals into a window of 100 at 50-300 ms latency; this lets in 100 at most.
+A request arrives between its sending and its answer, so its slot is held until the answer and one window more. Slots
+stamped at sending let 123 arrivals into a window of 100 at 50-300 ms latency; these let in 100 at most.
 """
 
 import math
@@ -10,10 +10,10 @@ from collections import deque
 from dataclasses import dataclass
 
 CLOCK_DRIFT = 0.002  # the server's seconds may be this much longer than ours
-KEPT_S = 60.0  # instants are kept this long past the longest window, for answers to requests that left long ago
-CAUTION = 0.05  # of the limit is given up with each refusal …
-CAUTION_FADES = 0.003  # … and taken back by so much of the limit each window
-TRIM_AT = 512  # below so many instants, old ones are not worth removing
+KEPT_S = 60.0  # instants are kept this long past the longest window, for late answers
+CAUTION = 0.05  # share of the limit that each refusal takes off …
+CAUTION_FADES = 0.003  # … and share of it that each window gives back
+TRIM_AT = 512  # with fewer instants, old ones are not worth removing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,31 +30,31 @@ class Window:
 
 
 class HeldSlots:
-    """One account's requests that any window may still count: in flight, or answered not long ago."""
+    """One account's requests that any window may still count: in flight, or ended recently."""
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self._answered_at: list[float] = []  # ascending
+        self._ended_at: list[float] = []  # ascending
 
     def take(self) -> None:
-        """A request leaves."""
+        """Take a slot for a request that leaves."""
         self.in_flight += 1
 
-    def answer(self, now: float, longest_s: float) -> None:
-        """A request came to its end; `longest_s` is the longest window that counts it."""
+    def release(self, now: float, longest_s: float) -> None:
+        """A request has ended; `longest_s` is the longest window that counts it."""
         self.in_flight -= 1
-        instants = self._answered_at
+        instants = self._ended_at
         instants.append(now)
         if len(instants) > TRIM_AT and instants[len(instants) // 2] < now - longest_s - KEPT_S:
             del instants[: bisect_right(instants, now - longest_s - KEPT_S)]
 
     def used(self, window: Window, now: float) -> int:
         """Return how many slots of `window` are taken."""
-        return self.in_flight + len(self._answered_at) - bisect_right(self._answered_at, now - window.hold_s)
+        return self.in_flight + len(self._ended_at) - bisect_right(self._ended_at, now - window.hold_s)
 
     def free_in_s(self, window: Window, capacity: int, now: float) -> float:
         """Return when one of `capacity` slots is free: 0 is now, infinity means that an answer must come first."""
-        instants = self._answered_at
+        instants = self._ended_at
         first = bisect_right(instants, now - window.hold_s)
         inside = len(instants) - first
         excess = self.in_flight + inside - capacity + 1
@@ -65,14 +65,14 @@ class HeldSlots:
         return instants[first + excess - 1] + window.hold_s - now
 
     def counted_at_most(self, window: Window, sent_at: float) -> int:
-        """Return the most that the server can have counted as ours for a request that left at `sent_at` and whose
-        answer is arriving now, itself included."""
-        return self.in_flight + len(self._answered_at) - bisect_right(self._answered_at, sent_at - window.hold_s)
+        """Return the most requests of ours that the server can have counted for one sent at `sent_at` and answered now,
+        itself included."""
+        return self.in_flight + len(self._ended_at) - bisect_right(self._ended_at, sent_at - window.hold_s)
 
 
 class Others:
-    """How much of a window to leave to other clients: what was proved within the last window, and a caution that
-    grows with each refusal that our own count cannot explain and then fades."""
+    """The share of a window to leave to other clients: the share proved within the last window, and a caution that
+    grows with each refusal that our own count does not explain, and then fades."""
 
     def __init__(self) -> None:
         self._proved: deque[tuple[float, int]] = deque()  # (until, share), shares falling
@@ -80,7 +80,7 @@ class Others:
         self._cautioned_at = 0.0
 
     def prove(self, share: int, window: Window, now: float) -> None:
-        """An answer's counts show that others took at least `share`."""
+        """An answer's counts prove that others took at least `share` slots."""
         if share <= 0:
             return
         while self._proved and self._proved[-1][1] <= share:
@@ -88,22 +88,22 @@ class Others:
         self._proved.append((now + window.hold_s, share))
 
     def refuse(self, unseen: int, window: Window, now: float) -> None:
-        """The server refused a request that by our count was within the limit; `unseen` slots must be others'."""
+        """The server refused a request that was within the limit by our count; `unseen` slots must be others'."""
         grown = self._caution_left(window, now) + max(1.0, CAUTION * window.limit)
         self._caution, self._cautioned_at = min(max(grown, unseen), window.limit - 1.0), now
 
     def capacity(self, window: Window, now: float) -> int:
-        """Return what is left of `window` for us. While others are seen a little stays to spare, as they may take more
-        before we see it."""
+        """Return the slots of `window` that are left for us. While others use it, a few stay empty, because they
+        may take more before we see it."""
         share = math.ceil(self._caution_left(window, now))
         while self._proved and self._proved[0][0] <= now:
             self._proved.popleft()
         if self._proved:
-            share += self._proved[0][1] + spare_slots(window)
+            share += self._proved[0][1] + min(10, 1 + window.limit // 50)
         return max(1, window.limit - share)
 
     def easier_in_s(self, window: Window, now: float) -> float:
-        """Return when `capacity` may grow by the mere passing of time."""
+        """Return when `capacity` may grow by time alone."""
         proved_s = self._proved[0][0] - now if self._proved else math.inf
         caution = self._caution_left(window, now)
         if not caution:
@@ -119,11 +119,6 @@ class Others:
         return max(0.0, left)
 
 
-def spare_slots(window: Window) -> int:
-    """Return how many slots stay empty while others share the window: 2 %, at least one, at most ten."""
-    return min(10, 1 + window.limit // 50)
-
-
 def _fading(window: Window) -> float:
-    """Return how many slots of caution are given up a second."""
+    """Return how many slots of caution fade each second."""
     return CAUTION_FADES * window.limit / window.window_s

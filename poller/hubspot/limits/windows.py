@@ -1,106 +1,121 @@
-"""The windows in force for an account, as the person set them and as HubSpot's headers tell."""
+"""The windows in force for an account: the person's, and the one that HubSpot's headers report."""
 
 from poller.core.model import AccountState, RateLimits
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app
 DEFAULT_WINDOW_S = 10.0
-LONGEST_WINDOW_S = 3600.0  # a header that tells more is taken for nonsense
+LONGEST_WINDOW_S = 3600.0  # a longer interval in a header is nonsense
 STALE_S = 120.0  # the state left by a run that was killed may be this old: a request's time-out and the gap of saves
 
 
 class AccountWindows:
     """A request may leave when a slot is free in every window in force.
 
-    The headers' window takes effect at once. Where it is wider than the person's, the person's stays in force; where
-    the person set none, it stands alone. Only the headers' window is shared with other clients.
+    The headers' window takes effect at once. The person's remains in force beside it; the default does not. Only the
+    headers' window is shared with other clients.
     """
 
     def __init__(self, requests: int | None, window_s: float | None) -> None:
-        self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
-        self._own_stays = requests is not None
-        self._told: Window | None = None
-        self._both_count = False  # the person's window beside another that the headers tell
+        self._reported: Window | None = None
         self._held = HeldSlots()
         self._others = Others()
+        self._full_until = 0.0
+        self._set(requests, window_s)
 
-    def retune(self, requests: int | None, window_s: float | None) -> bool:
-        """Keep to another limit of the person's; tell whether all is known that it counts."""
-        longest_s = self.own.window_s if self._told is None else max(self.own.window_s, self._told.window_s)
+    def _set(self, requests: int | None, window_s: float | None) -> None:
         self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
-        self._own_stays = requests is not None
-        self._both_count = self._own_stays and self._told is not None and self._told != self.own
-        return self.own.window_s <= longest_s + KEPT_S
+        self._own_remains = requests is not None
+        self._both_count = self._own_remains and self._reported is not None and self._reported != self.own
+
+    def apply(self, requests: int | None, window_s: float | None, now: float) -> None:
+        """Use another limit of the person's from now on. Where its window reaches back further than the instants that
+        are kept, it counts as full for its whole length."""
+        longest_s = self._longest_s
+        self._set(requests, window_s)
+        if self.own.window_s > longest_s + KEPT_S:
+            self.fill(self.own.hold_s, now)
+
+    def fill(self, for_s: float, now: float) -> None:
+        """Treat all slots as taken for this long: unknown requests may have been sent."""
+        self._full_until = now + for_s
+
+    def full_for_s(self, now: float) -> float:
+        """Return for how long `fill` still holds; 0 or less: not any more."""
+        return self._full_until - now
 
     @property
     def in_flight(self) -> int:
-        """How many requests have left and not come to their end."""
+        """How many requests have left and not ended."""
         return self._held.in_flight
 
     @property
     def tighter(self) -> Window:
         """The window that allows fewer requests a second."""
-        if self._told is None:
+        if self._reported is None:
             return self.own
-        if not self._own_stays:
-            return self._told
-        return min(self._told, self.own, key=lambda window: window.limit / window.window_s)
+        if not self._own_remains:
+            return self._reported
+        return min(self._reported, self.own, key=lambda window: window.limit / window.window_s)
 
     def used(self, now: float) -> int:
         """Return how many slots of the tighter window are taken."""
         return self._held.used(self.tighter, now)
 
     def take(self) -> None:
-        """A request leaves."""
+        """Take a slot for a request that leaves."""
         self._held.take()
 
-    def give_back(self, now: float) -> None:
-        """A request came to its end; its slots stay taken for a window more."""
-        longest_s = self.own.window_s if self._told is None else max(self.own.window_s, self._told.window_s)
-        self._held.answer(now, longest_s)
+    def release(self, now: float) -> None:
+        """A request has ended; its slots remain taken for one more window."""
+        self._held.release(now, self._longest_s)
 
     def free_in_s(self, now: float) -> float:
         """Return when a request may leave: 0 is now, infinity means that an answer must come first."""
-        if self._told is None:
+        if self._reported is None:
             return self._shared_free_in_s(self.own, now)
-        wait_s = self._shared_free_in_s(self._told, now)
+        wait_s = self._shared_free_in_s(self._reported, now)
         if self._both_count:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
 
     def learn(self, limits: RateLimits) -> Window | None:
-        """Take over what an answer's headers tell; return the window if it is news."""
-        told, limit, interval_s = self._told, limits.max, limits.interval_s
-        if told is not None and limit == told.limit and interval_s == told.window_s:
+        """Use the limits that an answer's headers report; return the window if it is new."""
+        reported, limit, interval_s = self._reported, limits.max, limits.interval_s
+        if reported is not None and limit == reported.limit and interval_s == reported.window_s:
             return None
         limit = limit if limit is not None and limit > 0 else None
         if interval_s is not None and not 0 < interval_s <= LONGEST_WINDOW_S:
             interval_s = None
         if limit is None and interval_s is None:
             return None
-        known = self._told or self.own
+        known = self._reported or self.own
         window = Window(limit=limit or known.limit, window_s=interval_s or known.window_s)
-        if window == self._told:
+        if window == self._reported:
             return None
-        self._told = window
-        self._both_count = self._own_stays and window != self.own
+        self._reported = window
+        self._both_count = self._own_remains and window != self.own
         return window if window != known else None
 
     def learn_others(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
-        """See from the answer to a request that left at `sent_at`, while that still holds its slot, what others use."""
-        window = self._told
+        """Learn how much others use from the answer to a request sent at `sent_at` that still holds its slot."""
+        window = self._reported
         if window is None or limits.max != window.limit or limits.remaining is None:
             return
         used = window.limit - max(0, limits.remaining)
         self._others.prove(used - self._held.counted_at_most(window, sent_at), window, now)
 
     def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
-        """HubSpot refused a request that by our count was within the limit: others share it. Where its headers tell
-        how many they are, a little more caution will do; else all that we did not use was theirs."""
-        window = self._told or self.own
-        told = limits.max is not None and limits.remaining is not None
-        unseen = 0 if told else window.limit - self._held.counted_at_most(window, sent_at)
+        """HubSpot refused a request that was within the limit by our count: others share it. Where its headers report
+        the count, a little more caution is enough; otherwise all that we did not use counts as theirs."""
+        window = self._reported or self.own
+        is_reported = limits.max is not None and limits.remaining is not None
+        unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)
         self._others.refuse(unseen, window, now)
+
+    @property
+    def _longest_s(self) -> float:
+        return self.own.window_s if self._reported is None else max(self.own.window_s, self._reported.window_s)
 
     def _shared_free_in_s(self, window: Window, now: float) -> float:
         capacity = self._others.capacity(window, now)
@@ -109,7 +124,7 @@ class AccountWindows:
 
 
 def assumed_used_s(state: AccountState, window: Window, now: float) -> float:
-    """Return for how long the window must be taken for used after a restart. `now` is the wall clock's."""
+    """Return for how long after a restart the window counts as full. `now` is the wall clock's."""
     if state.active_at is None:
         return 0.0
     idle_s = now - state.active_at

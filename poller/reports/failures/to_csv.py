@@ -5,6 +5,7 @@ from typing import TextIO
 
 import orjson
 
+from poller.core.csv_cells import harmless
 from poller.core.text import redacted_url
 from poller.core.timestamps import iso
 from poller.reports.finished_task import FinishedTask
@@ -14,7 +15,6 @@ HEADER = (
     "task_id", "account", "kind", "category", "reason", "retryable", "why", "host", "extension", "url", "file_id",
     "correlation_id", "seen_at", "ref",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width signs
 
 
 class CsvWriter:
@@ -49,11 +49,3 @@ class CsvWriter:
 def _without_url(task: FinishedTask) -> dict[str, object]:
     """Return the row without its URL, which may be signed and has a column of its own."""
     return {name: value for name, value in task.ref.items() if value != task.url}
-
-
-def harmless(cell: str | None) -> str:
-    """Return a cell that a spreadsheet reads as text, also where it begins like a formula."""
-    if not cell:
-        return ""
-    text = cell.replace("\0", "")
-    return f"'{text}" if text.lstrip(" \u00a0\ufeff").startswith(_FORMULA) else text

@@ -1,6 +1,6 @@
-"""A file of lines that belongs to this process alone, written at offsets, and what a crash or somebody else left in it.
+"""A locked file of lines, written at offsets, and the repair of what a crash or another program left in it.
 
-What others left behind our own lines is moved to a file of its own, never dropped; torn pieces of lines are cut off.
+Lines of others after our own are moved to a file of their own, never dropped; torn pieces of lines are cut off.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ COPY_BYTES = 1 << 20
 
 
 class LineFile:
-    """An open, locked, regular file. Methods raise `OSError` for what the file system does, `SinkError` where a person
+    """An open, locked, regular file. Methods raise `OSError` for errors of the file system, `SinkError` where a person
     must act."""
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -26,8 +26,8 @@ class LineFile:
         self._fd = fd
 
     @classmethod
-    def open(cls, path: Path, *, written: int) -> Self:
-        """Open `path`, of which we wrote the first `written` bytes; with none, it may be created."""
+    def open(cls, path: Path, *, written: int, header: bytes = b"") -> Self:
+        """Open `path`, of which we wrote the first `written` bytes, `header` first; with none, it may be created."""
         _refuse_non_file(path)
         try:
             fd = os.open(path, os.O_RDWR | (0 if written else os.O_CREAT), MODE)
@@ -38,6 +38,7 @@ class LineFile:
             _lock(fd, path)
             _sync_folder(path.parent)
             file.refuse_other(written)
+            file._refuse_other_header(header[:written])
         except BaseException:
             file.close()
             raise
@@ -48,7 +49,7 @@ class LineFile:
         return os.fstat(self._fd).st_size
 
     def is_at_path(self) -> bool:
-        """Tell whether the path still leads here: the file may have been moved, deleted or replaced."""
+        """Return whether the path still leads here: the file may have been moved, deleted or replaced."""
         try:
             there = self.path.stat()
         except FileNotFoundError:
@@ -65,8 +66,15 @@ class LineFile:
         else:
             return
         raise SinkError(
-            f"{self.path} {found}; restore it, or move it away and choose a new file name to get every record once more"
+            f"{self.path} {found}; restore it, or move it away and choose a new file name to get every record again"
         )
+
+    def _refuse_other_header(self, header: bytes) -> None:
+        if os.pread(self._fd, len(header), 0) != header:
+            raise SinkError(
+                f"{self.path} begins with other columns than this version writes; "
+                "choose a new file name to get every record again"
+            )
 
     def write(self, lines: bytes, offset: int) -> None:
         left, at = memoryview(lines), offset
@@ -78,7 +86,13 @@ class LineFile:
         os.ftruncate(self._fd, end)
 
     def sync(self) -> None:
-        _sync(self._fd, self.path)
+        """A failed sync may have lost the data while a second one reports success: never retry."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise SinkError(
+                f"{self.path}: the disk failed to store lines ({error.strerror}); check the disk, then run again"
+            ) from None
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -86,10 +100,10 @@ class LineFile:
             self._fd = -1
 
     def settle_tail(self, start: int, expected: bytes) -> tuple[int, Path | None]:
-        """Leave behind `start` nothing but a beginning of `expected`; return its end, and where foreign lines went."""
+        """Leave nothing after `start` but a prefix of `expected`; return its end, and the file of foreign lines."""
         size = self.size
         tail = os.pread(self._fd, len(expected), start)
-        ours = _common_length(tail, expected)
+        ours = next((at for at, byte in enumerate(tail) if byte != expected[at]), len(tail))
         if size <= start + ours:
             return size, None
         cut_at = start + expected.rfind(b"\n", 0, ours) + 1
@@ -109,7 +123,7 @@ class LineFile:
                 copy.write(piece, at - start)
             copy.sync()
         except OSError:
-            aside.unlink()  # half a copy helps nobody: the lines are still where they were
+            aside.unlink()  # half a copy is useless: the lines are still in this file
             raise
         finally:
             copy.close()
@@ -136,18 +150,8 @@ def _missing(path: Path, written: int) -> SinkError:
         return SinkError(f"{path}: its folder does not exist; create it, or choose another path")
     return SinkError(
         f"{path} is missing, but {written:,} bytes were written to it; "
-        "restore it, or choose a new file name to get every record once more"
+        "restore it, or choose a new file name to get every record again"
     )
-
-
-def _sync(fd: int, path: Path) -> None:
-    """A failed sync may have dropped the data for good while a second one reports success: never try again."""
-    try:
-        os.fdatasync(fd)
-    except OSError as error:
-        raise SinkError(
-            f"{path}: the disk failed to store what was written ({error.strerror}); check the disk, then run again"
-        ) from None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -162,11 +166,11 @@ def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SinkError(f"{path} is being written by {_find_owner(fd)}; stop it, or choose another path") from None
+        raise SinkError(f"{path} is being written by {_lock_holder(fd)}; stop it, or choose another path") from None
 
 
-def _find_owner(fd: int) -> str:
-    """Return a name for who holds the lock, from Linux's table of locks."""
+def _lock_holder(fd: int) -> str:
+    """Return a name for the process that holds the lock, from Linux's table of locks."""
     inode = os.fstat(fd).st_ino
     with suppress(OSError):
         for entry in Path("/proc/locks").read_text().splitlines():
@@ -176,16 +180,8 @@ def _find_owner(fd: int) -> str:
     return "another process"
 
 
-def _common_length(tail: bytes, expected: bytes) -> int:
-    if expected.startswith(tail):
-        return len(tail)
-    return next(
-        (at for at, (found, due) in enumerate(zip(tail, expected, strict=False)) if found != due), len(expected)
-    )
-
-
 def _is_torn(tail: bytes, expected: bytes) -> bool:
-    """Say whether `tail` is our own write with holes: after a power cut, blocks that never arrived read as zeros."""
+    """Return whether `tail` is our own write with holes: after a power cut, lost blocks read as zeros."""
     return all(found in (due, 0) for found, due in zip(tail, expected, strict=False))
 
 

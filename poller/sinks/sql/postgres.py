@@ -1,4 +1,4 @@
-"""The `sql` sink's table in PostgreSQL, through psycopg 3, which is imported only here and only when asked for."""
+"""The `sql` sink's table in PostgreSQL, through psycopg 3, which is imported only here and only when needed."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,18 +6,16 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from poller.core.errors import SinkError
-from poller.core.model import Retry
-from poller.sinks.batches import RecordRefused
-from poller.sinks.sql.sink import COLUMNS, Row
+from poller.sinks.batches import BatchRefused
+from poller.sinks.sql.sink import Row, create_table, quoted, upsert_row
 
 OF_THE_RECORD = ("22", "23", "54")  # SQLSTATE classes: data exception, constraint violation, limit exceeded
 FOR_A_PERSON = ("28", "3D", "3F", "42", "0A")  # login, no such database or schema, syntax and rights, not supported
 
 
-class PostgresTable:
+class PostgresDatabase:
     """A `Database`. `json` keeps the record as it is, to the byte; cast it to `jsonb` to search in it."""
 
     def __init__(self, url: str, table: str, *, sink: str, timeout_s: float) -> None:
@@ -25,33 +23,11 @@ class PostgresTable:
         self._table = table
         self._sink = sink
         self._timeout_s = timeout_s
-        name = sql.Identifier(*table.split("."))
-        self._create = sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} (account text NOT NULL, task_id text NOT NULL, kind text NOT NULL,"
-            " status text, num_errors bigint, polls bigint, seen_at timestamptz NOT NULL, record json NOT NULL,"
-            " PRIMARY KEY (account, task_id))"
-        ).format(name)
-        self._upsert = sql.SQL(
-            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (account, task_id) DO UPDATE SET {}"
-        ).format(
-            name,
-            sql.SQL(", ").join(map(sql.Identifier, COLUMNS)),
-            sql.SQL(", ").join(sql.Placeholder() * len(COLUMNS)),
-            sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(c)) for c in COLUMNS[2:]),
-        )
-        self._name = name
+        self._create = create_table(table, instant="timestamptz", json="json").encode()
+        self._upsert = upsert_row(table, placeholder="%s").encode()
         self._connection: psycopg.AsyncConnection[Any] | None = None
 
-    async def open(self) -> Retry | None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._connect()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            verdict = await self._judge(error)
-            return verdict if isinstance(verdict, Retry) else None
-        return None
-
-    async def upsert(self, rows: Sequence[Row]) -> Retry | RecordRefused | None:
+    async def upsert(self, rows: Sequence[Row]) -> BatchRefused | str | None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = await self._connect()
@@ -59,7 +35,7 @@ class PostgresTable:
                     await cursor.execute("SET LOCAL synchronous_commit = on")
                     await cursor.executemany(self._upsert, rows)
         except (psycopg.Error, OSError, TimeoutError) as error:
-            return await self._judge(error)
+            return await self._classify(error)
         return None
 
     async def close(self) -> None:
@@ -83,25 +59,26 @@ class PostgresTable:
         return connection
 
     async def _create_table(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Create the table only where there is none: who may not create one may still fill it."""
-        found = await connection.execute("SELECT to_regclass(%s)", (self._name.as_string(connection),))
+        """Create the table only where there is none: a login without that right may still fill it."""
+        found = await connection.execute("SELECT to_regclass(%s)", (quoted(self._table),))
         if await found.fetchone() == (None,):
             await connection.execute(self._create)
 
-    async def _judge(self, error: BaseException) -> Retry | RecordRefused:
-        """Tell what passes from what does not. A commit whose answer was lost is just done again."""
-        state = getattr(error, "sqlstate", None) or ""
-        said = _said(error)
+    async def _classify(self, error: BaseException) -> BatchRefused | str:
+        """Return what an error means. A commit whose answer was lost is repeated, which changes nothing."""
+        state, message = getattr(error, "sqlstate", None) or "", _message(error)
         if state.startswith(OF_THE_RECORD):
-            return RecordRefused(reason=said)
+            return BatchRefused(reason=message)
         await self.close()
         if state.startswith(FOR_A_PERSON) or _is_for_a_person(error):
-            raise SinkError(f"sink {self._sink}: table {self._table} cannot be used: {said}; mend that, then run again")
-        return Retry(reason=said, wait_s=0.0)
+            raise SinkError(
+                f"sink {self._sink}: table {self._table} cannot be used: {message}; fix that, then run again"
+            )
+        return message
 
 
-def _said(error: BaseException) -> str:
-    """Return the server's own short message. libpq's messages can hold host and user, never a password."""
+def _message(error: BaseException) -> str:
+    """Return the server's own short message. libpq's messages may contain host and user, never a password."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     diagnosis = getattr(error, "diag", None)
@@ -110,7 +87,7 @@ def _said(error: BaseException) -> str:
 
 
 def _is_for_a_person(error: BaseException) -> bool:
-    """Tell of what carries no SQLSTATE: a URL that libpq cannot read, and a login that the server refused in words."""
+    """Return whether an error without SQLSTATE needs a person: an unreadable URL, or a login refused in words."""
     refused = ("password authentication failed", "no pg_hba.conf entry", "does not exist", "no password supplied")
     if isinstance(error, psycopg.OperationalError):
         return any(text in str(error) for text in refused)

@@ -1,21 +1,22 @@
-"""Finished tasks as rows of a table in somebody's database, one per (account, task_id): exactly once, by upsert.
+"""Finished tasks as rows of a table in your database, one per (account, task_id): exactly once, by upsert.
 
-What differs between SQLite and PostgreSQL stands in `sql_sqlite.py` and `sql_postgres.py`.
+`sqlite.py` and `postgres.py` contain what differs between the two databases.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
-from typing import Annotated, ClassVar, Protocol, Self
+from typing import Annotated, ClassVar, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from poller.config.value_types import Seconds
 from poller.core.errors import ConfigError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.record import decode
-from poller.sinks.backoff import DOUBLING_S, jittered_s
-from poller.sinks.batches import Portion, Portions, RecordRefused
-from poller.sinks.table import UrlTable, plain_url
+from poller.sinks.backoff import Backoff
+from poller.sinks.batches import Batch, BatchRefused, BatchSender
+from poller.sinks.table import SinkEnvironment, UrlTable, plain_url
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
@@ -34,44 +35,79 @@ class SqlTable(UrlTable):
     )
     timeout_s: Annotated[Seconds, Field(le=600)] = 30.0
 
-    @model_validator(mode="after")
-    def _url_is_known(self) -> Self:
-        if self.url is not None:
-            refuse_unknown(self.url)
-        return self
+    @classmethod
+    def check_url(cls, url: str) -> str:
+        """Return `url`. Raises `ValueError` unless it names a database of SQLite or PostgreSQL."""
+        if url.startswith(POSTGRES):
+            plain_url(url)
+        elif not url.startswith(SQLITE) or url == SQLITE:
+            raise ValueError("must be sqlite:///PATH or postgresql://user@host/database")
+        return url
+
+    def make(self, environment: SinkEnvironment) -> "SqlSink":
+        url = self.find_url(environment.environ)
+        name = self.name_for(url)
+        return SqlSink(name, self._database(url, name), rng=environment.rng)
+
+    def _database(self, url: str, name: str) -> "Database":
+        if not url.startswith(POSTGRES):
+            if "." in self.table:
+                raise ConfigError("sink sql: table: SQLite knows no schemas; name just the table")
+            from poller.sinks.sql.sqlite import SqliteDatabase
+
+            return SqliteDatabase(Path(url.removeprefix(SQLITE)), self.table, sink=name)
+        try:
+            from poller.sinks.sql.postgres import PostgresDatabase
+        except ImportError:
+            raise ConfigError(
+                "sink sql: PostgreSQL needs its driver: pip install 'hubspot-import-poller[postgres]'"
+            ) from None
+        return PostgresDatabase(url, self.table, sink=name, timeout_s=self.timeout_s)
 
     def name_for(self, url: str) -> str:
-        """Return the database's name, and the table's where it is not the usual one."""
-        usual = self.table == SqlTable.model_fields["table"].default
+        """Return the database's name, and the table's unless it is the default."""
+        is_default = self.table == SqlTable.model_fields["table"].default
         name = f"sql:{url}" if self.url is not None and url.startswith(SQLITE) else super().name_for(url)
-        return name if usual else f"{name}#{self.table}"
-
-
-def refuse_unknown(url: str) -> None:
-    """Raise `ValueError` where no database of ours is meant."""
-    if not url.startswith((SQLITE, *POSTGRES)) or url == SQLITE:
-        raise ValueError("url must be sqlite:///PATH or postgresql://user@host/database")
-    if url.startswith(POSTGRES):
-        try:
-            plain_url("sql", url)
-        except ConfigError as error:
-            raise ValueError(str(error).removeprefix("sink sql: ")) from None
+        return name if is_default else f"{name}#{self.table}"
 
 
 class Database(Protocol):
-    """One table of one database. `Retry.wait_s` of an answer is not polled."""
+    """One table of one database."""
 
-    async def open(self) -> Retry | None:
-        """Make sure that the table is there. Raises `SinkError` where a person must act."""
-        ...
+    async def upsert(self, rows: Sequence[Row]) -> BatchRefused | str | None:
+        """Store all rows in one transaction, or none. Connects and creates the table as needed.
 
-    async def upsert(self, rows: Sequence[Row]) -> Retry | RecordRefused | None:
-        """Put all rows in one transaction, or none. Connects anew as needed."""
+        Returns the reason where a retry may help. Raises `SinkError` where a person must act.
+        """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connection."""
         ...
+
+
+def create_table(table: str, *, instant: str, json: str) -> str:
+    """Return the statement that creates the table, given a database's own types."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (account text NOT NULL, task_id text NOT NULL, kind text NOT NULL,"
+        f" status text, num_errors bigint, polls bigint, seen_at {instant} NOT NULL, record {json} NOT NULL,"
+        " PRIMARY KEY (account, task_id))"
+    )
+
+
+def upsert_row(table: str, *, placeholder: str) -> str:
+    """Return the statement that inserts a row, or replaces the one of the same task."""
+    values = ", ".join([placeholder] * len(COLUMNS))
+    changes = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[2:])
+    return (
+        f"INSERT INTO {quoted(table)} ({', '.join(COLUMNS)}) VALUES ({values})"  # noqa: S608 - a checked name
+        f" ON CONFLICT (account, task_id) DO UPDATE SET {changes}"
+    )
+
+
+def quoted(table: str) -> str:
+    """Return a table's name, which `SqlTable` has checked, for a statement."""
+    return ".".join(f'"{part}"' for part in table.split("."))
 
 
 class SqlSink:
@@ -80,31 +116,29 @@ class SqlSink:
     def __init__(self, name: str, database: Database, *, rng: Random) -> None:
         self.name = name
         self._database = database
-        self._rng = rng
-        self._failures = 0
-        self._portions = Portions(self._send, size=500)
+        self._backoff = Backoff(rng)
+        self._batches = BatchSender(self._send, size=500)
 
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:  # noqa: ARG002 - the protocol's
-        await self._database.open()  # one that is away is met again by the first write
+        await self._database.upsert(())  # one that is unavailable is retried by the first write
         return None
 
     async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
-        return await self._portions.write(batch)
+        return await self._batches.write(batch)
 
     async def close(self) -> None:
         await self._database.close()
 
-    async def _send(self, portion: Portion) -> Retry | RecordRefused | None:
+    async def _send(self, batch: Batch) -> Retry | BatchRefused | None:
         try:
-            rows = [_row(delivery) for delivery in portion]
+            rows = [_row(delivery) for delivery in batch]
         except ValueError as error:
-            return RecordRefused(reason=f"is not a record that can be read: {error}")
-        verdict = await self._database.upsert(rows)
-        if not isinstance(verdict, Retry):
-            self._failures = 0
-            return verdict
-        self._failures += 1
-        return Retry(reason=verdict.reason, wait_s=jittered_s(DOUBLING_S, self._failures, self._rng))
+            return BatchRefused(reason=f"is not a record that can be read: {error}")
+        result = await self._database.upsert(rows)
+        if isinstance(result, str):
+            return self._backoff.retry(result)
+        self._backoff.reset()
+        return result
 
 
 def _row(delivery: Delivery) -> Row:

@@ -9,14 +9,13 @@ from pathlib import Path
 import structlog
 
 from poller.core.errors import SinkError
-from poller.core.model import Retry
-from poller.sinks.batches import RecordRefused
-from poller.sinks.sql.sink import COLUMNS, Row
+from poller.sinks.batches import BatchRefused
+from poller.sinks.sql.sink import Row, create_table, upsert_row
 
 log = structlog.get_logger()
 
 OUR_STATE = 0x506F6C6C  # `application_id` of a poller's state
-WAIT_FOR_LOCK_S = 0.1  # blocks the loop: the batch comes again anyway
+WAIT_FOR_LOCK_S = 0.1  # blocks the loop, so it is short: the batch comes again
 PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -30,34 +29,18 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 OF_THE_RECORD = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 
 
-class SqliteTable:
+class SqliteDatabase:
     """A `Database`."""
 
     def __init__(self, path: Path, table: str, *, sink: str) -> None:
         self._path = path
         self._sink = sink
-        self._create = (
-            f'CREATE TABLE IF NOT EXISTS "{table}" (account TEXT NOT NULL, task_id TEXT NOT NULL, kind TEXT NOT NULL,'
-            " status TEXT, num_errors INTEGER, polls INTEGER, seen_at TEXT NOT NULL, record TEXT NOT NULL,"
-            " PRIMARY KEY (account, task_id))"
-        )
-        changes = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[2:])
-        self._upsert = (
-            f'INSERT INTO "{table}" ({", ".join(COLUMNS)}) VALUES ({", ".join("?" * len(COLUMNS))})'  # noqa: S608 - a checked name
-            f" ON CONFLICT (account, task_id) DO UPDATE SET {changes}"
-        )
+        self._create = create_table(table, instant="text", json="text")
+        self._upsert = upsert_row(table, placeholder="?")
         self._connection: sqlite3.Connection | None = None
         self._identity: os.stat_result | None = None
 
-    async def open(self) -> Retry | None:
-        try:
-            self._connect()
-        except sqlite3.Error as error:
-            verdict = self._judge(error)
-            return verdict if isinstance(verdict, Retry) else None
-        return None
-
-    async def upsert(self, rows: Sequence[Row]) -> Retry | RecordRefused | None:
+    async def upsert(self, rows: Sequence[Row]) -> BatchRefused | str | None:
         try:
             connection = self._connect()
             connection.execute("BEGIN IMMEDIATE")
@@ -68,7 +51,7 @@ class SqliteTable:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            return self._judge(error)
+            return self._classify(error)
         return None
 
     async def close(self) -> None:
@@ -77,7 +60,7 @@ class SqliteTable:
             self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
-        """Return the connection; to a new file where the old one was moved or deleted."""
+        """Return the connection, to a new file after the old one was moved or deleted."""
         if self._connection is not None and self._is_at_path():
             return self._connection
         if self._connection is not None:
@@ -97,7 +80,7 @@ class SqliteTable:
         return connection
 
     def _create_privately(self) -> None:
-        """Records name people's files."""
+        """Create the file for its owner alone: records name people's files."""
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         except FileNotFoundError:
@@ -117,10 +100,10 @@ class SqliteTable:
         if mark == OUR_STATE:
             raise SinkError(f"{self._path} is the state of a poller; name another file for the sink")
 
-    def _judge(self, error: sqlite3.Error) -> Retry | RecordRefused:
+    def _classify(self, error: sqlite3.Error) -> BatchRefused | str:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         if (code & 0xFF) in PASSING or code in PASSING_IO:
-            return Retry(reason=f"{self._path}: {error}", wait_s=0.0)
+            return f"{self._path}: {error}"
         if (code & 0xFF) in OF_THE_RECORD:
-            return RecordRefused(reason=str(error))
-        raise SinkError(f"{self._path} cannot be used: {error}; mend that, then run again") from None
+            return BatchRefused(reason=str(error))
+        raise SinkError(f"{self._path} cannot be used: {error}; fix that, then run again") from None

@@ -1,33 +1,101 @@
-"""Everything the live page shows, as one JSON object: from the run's memory, never by counting the store's rows.
+"""What the live page shows, as one JSON object: from the run's memory, never by counting the store's rows.
 
-Only due times and the few rows of the sources are read from the store, at most once a second for all who poll.
+Only due times and the few rows of the sources are read from the store, at most once a second for all viewers.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
+from typing import Literal
 
-import orjson
+from msgspec import Struct
+from msgspec.json import encode
 
 from poller import __version__
 from poller.core.errors import StoreError
 from poller.core.histogram import Histogram
-from poller.core.model import GateReading, JsonObject, Kind, Pause, SourceSums
+from poller.core.model import GateReading, Kind, SinkSums, SourceSums
 from poller.core.protocols import Clock, Store
 from poller.core.text import PAUSE_TEXT
 from poller.engine import DeliveryLoop, Service
-from poller.engine.history import STEP_S, History, RecentReason, Step
+from poller.engine.failures import DominantReason
+from poller.engine.history import STEP_S, History, RecentReason, Sample
 from poller.engine.metrics import Metrics
-from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
+from poller.reports.ledger import by_name
+from poller.reports.status import LedgerCounts, ReasonCount
+from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
+from poller.web.health import NEEDS_PERSON, SinkReadiness, sink_readiness
 
-FRESH_S = 1.0  # an overview so young serves the next viewer, too
+FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
 TOP_REASONS = 12
-LONGEST_LIST = 200  # sources
-STUCK = frozenset({Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH})  # a person must act
+MAX_SOURCES = 200  # the latest ones
+
+RunState = Literal["running", "idle", "paused", "stuck", "draining", "finished"]
+
+
+class LaneView(Struct, frozen=True, kw_only=True):
+    """One account: its limits and its pause."""
+
+    account: str
+    due_at: float | None
+    meaning: str | None  # of the pause, for people
+    needs_person: bool
+    reading: GateReading
+
+
+class PaceView(Struct, frozen=True, kw_only=True):
+    """The last hour in steps, oldest first: one number of each list is one step."""
+
+    step_s: float
+    end_at: float
+    seconds: list[float]
+    polls: list[int]
+    finished: list[int]
+    paused: list[bool]
+
+
+class SpreadView(Struct, frozen=True, kw_only=True):
+    """How durations are distributed: counts up to each bound, the last one beyond."""
+
+    bounds_s: Sequence[float]
+    counts: list[int]
+    total: int
+    median_s: float | None
+    p95_s: float | None
+
+
+class RecentReasonView(ReasonCount, frozen=True, kw_only=True):
+    """A reason with its latest tasks, the latest first."""
+
+    kind: str | None
+    samples: list[Sample]
+
+
+class RunSnapshot(Struct, frozen=True, kw_only=True):
+    """A run now, as the live page shows it."""
+
+    now: float
+    version: str
+    started_at: float | None
+    state: RunState
+    ledger: LedgerCounts
+    polls: int  # of this run
+    polls_per_task: float | None
+    rejected: int  # lines of this run
+    is_fed: bool  # no more input comes
+    forecast: Forecast
+    lanes: list[LaneView]
+    pace: PaceView
+    took: SpreadView
+    late: SpreadView
+    reasons: list[RecentReasonView]
+    failed_polls: list[ReasonCount]
+    sinks: dict[str, SinkReadiness]
+    warning: DominantReason | None
 
 
 class Overview:
-    """Draws the live page's data of one run. `deadline_s` is the longest of its accounts'."""
+    """Takes snapshots of one run. `deadline_s` is the longest of its accounts'."""
 
     def __init__(
         self, *, service: Service, metrics: Metrics, store: Store, clock: Clock, deadline_s: float | None = None
@@ -40,64 +108,68 @@ class Overview:
         self.deadline_s = deadline_s  # a reload replaces it
         self._fed_at = clock()
         self._fed = 0
-        self._drawn = b""
-        self._drawn_at = float("-inf")
+        self._encoded = b""
+        self._encoded_at = float("-inf")
 
     async def json(self, *, fresh: bool = False) -> bytes:
-        """Return the overview as of now, or, if it need not be fresh, of a second ago."""
-        if fresh or not 0 <= self._clock() - self._drawn_at < FRESH_S:
-            self._drawn, self._drawn_at = orjson.dumps(await self.draw()), self._clock()
-        return self._drawn
+        """Return the snapshot as JSON; unless `fresh`, it may be up to a second old."""
+        if fresh or not 0 <= self._clock() - self._encoded_at < FRESH_S:
+            self._encoded, self._encoded_at = encode(await self.snapshot()), self._clock()
+        return self._encoded
 
-    async def draw(self) -> JsonObject:
-        """Return the overview as of now."""
-        now, metrics, service = self._clock(), self._metrics, self._service
-        lanes = {name: lane.gate.reading() for name, lane in service.lanes.items()}
+    async def snapshot(self) -> RunSnapshot:
+        """Return the run as of now."""
+        now, metrics, service, history = self._clock(), self._metrics, self._service, self._history
+        readings = {name: lane.gate.reading() for name, lane in service.lanes.items()}
         due = await self._due()
-        return {
-            "now": now,
-            "version": __version__,
-            "started_at": self._history.began_at or None,
-            "state": self._state(lanes),
-            "counts": {
-                "finished": metrics.finished,
-                "waiting": metrics.waiting,
-                "known": metrics.known,
-                "is_all": service.fed and not service.endless,
-                "rejected": metrics.rejected,
-                "duplicates": metrics.duplicates,
-                "polls": metrics.polls,
-                "polls_per_task": self._polls_per_task(),
-            },
-            "kinds": [{"kind": kind.value, "count": metrics.kinds[kind]} for kind in Kind],
-            "forecast": asdict(self._forecast(now, lanes, due)),
-            "lanes": [_lane(name, reading, due.get(name)) for name, reading in lanes.items()],
-            "pace": _pace(self._history),
-            "took": _spread(self._history.took),
-            "late": _spread(self._history.late),
-            "reasons": _reasons(self._history.reasons, metrics.finished),
-            "troubles": [{"reason": reason, "count": count} for reason, count in metrics.failed_polls.most_common(8)],
-            "sinks": [self._sink(loop) for loop in service.delivery_loops],
-            "sources": _sources(await self._sources()),
-            "warning": asdict(service.warning) if service.warning else None,
-        }
+        return RunSnapshot(
+            now=now,
+            version=__version__,
+            started_at=history.began_at or None,
+            state=self._state(readings),
+            ledger=await self._ledger(),
+            polls=metrics.polls,
+            polls_per_task=self._polls_per_task(),
+            rejected=metrics.rejected,
+            is_fed=service.fed and not service.endless,
+            forecast=self._forecast(now, readings, due),
+            lanes=[_lane(name, reading, due.get(name)) for name, reading in readings.items()],
+            pace=_pace(history),
+            took=_spread(history.took),
+            late=_spread(history.late),
+            reasons=_reasons(history.reasons),
+            failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
+            sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
+            warning=service.warning,
+        )
 
-    def _state(self, lanes: Mapping[str, GateReading]) -> str:
-        """Say in one word how it goes."""
+    async def _ledger(self) -> LedgerCounts:
+        metrics = self._metrics
+        return LedgerCounts(
+            tasks=metrics.known,
+            waiting=metrics.waiting,
+            finished=metrics.finished,
+            complete=metrics.kinds[Kind.COMPLETE],
+            kinds={kind: metrics.kinds[kind] for kind in Kind},
+            sources=by_name(reversed(await self._sources()))[:MAX_SOURCES],
+            sinks=[self._sink(loop) for loop in self._service.delivery_loops],
+        )
+
+    def _state(self, readings: Mapping[str, GateReading]) -> RunState:
         service, metrics = self._service, self._metrics
-        pauses = [reading.state.pause for reading in lanes.values() if reading.state.pause]
+        pauses = [reading.state.pause for reading in readings.values() if reading.state.pause]
         if not metrics.waiting and service.fed and not service.endless:
             return "finished"
         if service.draining:
             return "draining"
-        if any(pause in STUCK for pause in pauses):
+        if any(pause in NEEDS_PERSON for pause in pauses):
             return "stuck"
-        if pauses and len(pauses) == len(lanes):
+        if pauses and len(pauses) == len(readings):
             return "paused"
         return "running" if metrics.waiting else "idle"
 
     async def _due(self) -> dict[str, float | None]:
-        """Return when each account's next poll is due; None where nothing waits, or the store cannot tell now."""
+        """Return when each account's next poll is due; None where no task waits, or the store cannot be read now."""
         due: dict[str, float | None] = {}
         with suppress(StoreError):
             for name in self._service.lanes:
@@ -109,70 +181,50 @@ class Overview:
             return await self._store.sources()
         return ()
 
-    def _forecast(self, now: float, lanes: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
-        metrics = self._metrics
+    def _forecast(self, now: float, readings: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
+        metrics, history = self._metrics, self._history
         if metrics.tasks != self._fed:
             self._fed, self._fed_at = metrics.tasks, now
+        current = history.unfinished(now, metrics.polls, metrics.finished, paused=False)
         return forecast(
             now=now,
             waiting=metrics.waiting,
             is_open=self._service.endless or not self._service.fed,
-            steps=[*self._history.steps, self._unfinished(now)],
-            lanes=[_future(name, reading, due.get(name)) for name, reading in lanes.items()],
+            paces=recent_paces([*history.steps, current]),
+            lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=None if self.deadline_s is None else self._fed_at + self.deadline_s,
         )
 
-    def _unfinished(self, now: float) -> Step:
-        return self._history.unfinished(now, self._metrics.polls, self._metrics.finished, paused=False)
-
     def _polls_per_task(self) -> float | None:
-        """Return how many polls an outcome has cost in this run; None while there is none."""
+        """Return how many polls an outcome has cost in this run; None before the first outcome."""
         finished = self._metrics.finished - (self._history.before.finished if self._history.before else 0)
         return self._metrics.polls / finished if finished > 0 else None
 
-    def _sink(self, loop: DeliveryLoop) -> JsonObject:
-        """Tell of one sink, what earlier runs delivered included."""
-        name, metrics, sums = loop.sink.name, self._metrics, self._history.before
-        before = next((sink for sink in sums.sinks if sink.name == name), None) if sums else None
-        delivered = metrics.delivered[name] + (before.delivered if before else 0)
-        dead = metrics.dead[name] + (before.dead if before else 0)
-        return {
-            "name": name,
-            "delivered": delivered,
-            "behind": metrics.undelivered(name),
-            "dead": dead,
-            "state": "stopped" if loop.stopped_by else "failing" if loop.backlog_reason else "ok",
-            "reason": loop.backlog_reason,
-        }
+    def _sink(self, loop: DeliveryLoop) -> SinkSums:
+        """Return where the sink's records went, including those of earlier runs."""
+        name, metrics, before = loop.sink.name, self._metrics, self._history.before
+        new = SinkSums(name=name, delivered=0, undelivered=0, dead=0, attached=True, missed=metrics.missed_before)
+        known = next((sink for sink in before.sinks if sink.name == name), new) if before else new
+        return replace(
+            known,
+            delivered=known.delivered + metrics.delivered[name],
+            undelivered=metrics.undelivered(name),
+            dead=known.dead + metrics.dead[name],
+            attached=True,
+        )
 
 
-def _lane(name: str, reading: GateReading, due_at: float | None) -> JsonObject:
-    state = reading.state
-    return {
-        "account": name,
-        "pause": state.pause,
-        "says": PAUSE_TEXT.get(state.pause or ""),
-        "detail": state.pause_detail,
-        "resume_at": state.resume_at,
-        "is_stuck": state.pause in STUCK,
-        "used": reading.window_used,
-        "limit": reading.window_limit,
-        "window_s": reading.window_s,
-        "in_flight": reading.in_flight,
-        "requests": reading.requests,
-        "errors": reading.errors,
-        "day_requests": state.day_requests,
-        "daily_left": reading.daily_left,
-        "daily_usable": reading.daily_usable,
-        "resets_at": reading.resets_at,
-        "due_at": due_at,
-    }
+def _lane(name: str, reading: GateReading, due_at: float | None) -> LaneView:
+    pause = reading.state.pause
+    needs_person = pause in NEEDS_PERSON
+    return LaneView(
+        account=name, due_at=due_at, meaning=PAUSE_TEXT.get(pause or ""), needs_person=needs_person, reading=reading
+    )
 
 
-def _future(name: str, reading: GateReading, due_at: float | None) -> LaneOutlook:
+def _outlook(reading: GateReading, due_at: float | None) -> LaneOutlook:
     return LaneOutlook(
-        account=name,
         rate_per_s=reading.window_limit / reading.window_s,
         is_paused=reading.state.pause is not None,
         resume_at=reading.state.resume_at,
@@ -183,57 +235,30 @@ def _future(name: str, reading: GateReading, due_at: float | None) -> LaneOutloo
     )
 
 
-def _pace(history: History) -> JsonObject:
-    steps = list(history.steps)
-    return {
-        "step_s": STEP_S,
-        "end_at": history.steps_end_at,
-        "seconds": [round(step.seconds, 1) for step in steps],
-        "polls": [step.polls for step in steps],
-        "finished": [step.finished for step in steps],
-        "paused": [int(step.paused) for step in steps],
-    }
+def _pace(history: History) -> PaceView:
+    return PaceView(
+        step_s=STEP_S,
+        end_at=history.steps_end_at,
+        seconds=[round(step.seconds, 1) for step in history.steps],
+        polls=[step.polls for step in history.steps],
+        finished=[step.finished for step in history.steps],
+        paused=[step.paused for step in history.steps],
+    )
 
 
-def _spread(histogram: Histogram) -> JsonObject:
-    return {
-        "bounds_s": histogram.bounds,
-        "counts": histogram.counts,
-        "total": histogram.total,
-        "half_s": histogram.quantile(0.5),
-        "most_s": histogram.quantile(0.95),
-    }
+def _spread(spread: Histogram) -> SpreadView:
+    return SpreadView(
+        bounds_s=spread.bounds,
+        counts=spread.counts,
+        total=spread.total,
+        median_s=spread.quantile(0.5),
+        p95_s=spread.quantile(0.95),
+    )
 
 
-def _reasons(reasons: Mapping[str, RecentReason], finished: int) -> list[JsonObject]:
+def _reasons(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
     top = sorted(reasons.items(), key=lambda item: (-item[1].count, item[0]))[:TOP_REASONS]
     return [
-        {
-            "reason": name,
-            "count": reason.count,
-            "share": reason.count / finished if finished else 0.0,
-            "kind": reason.kind,
-            "samples": [asdict(sample) for sample in reversed(reason.samples)],
-        }
-        for name, reason in top
+        RecentReasonView(reason=name, count=found.count, kind=found.kind, samples=[*reversed(found.samples)])
+        for name, found in top
     ]
-
-
-def _sources(sources: Iterable[SourceSums]) -> list[JsonObject]:
-    """Return the sources, those of one name (a file that was rotated) together, the latest first."""
-    folded: dict[str, SourceSums] = {}
-    for source in sources:
-        before = folded.pop(source.name, None)
-        folded[source.name] = source if before is None else _together(before, source)
-    return [asdict(source) for source in [*folded.values()][: -LONGEST_LIST - 1 : -1]]
-
-
-def _together(before: SourceSums, source: SourceSums) -> SourceSums:
-    return replace(
-        source,
-        lines=before.lines + source.lines,
-        tasks=before.tasks + source.tasks,
-        duplicates=before.duplicates + source.duplicates,
-        rejected=before.rejected + source.rejected,
-        blank=before.blank + source.blank,
-    )

@@ -23,7 +23,8 @@ from poller.core.model import (
 )
 from poller.core.protocols import Clock, Gate, GateClosed
 from poller.hubspot.limits import AccountGate, GateLimits
-from poller.hubspot.limits.outage import Concurrency, OutageDetector
+from poller.hubspot.limits.concurrency import Concurrency
+from poller.hubspot.limits.outage import OutageDetector
 from poller.hubspot.limits.pause import outage_wait_s, refused_wait_s, throttled_wait_s
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -77,7 +78,7 @@ async def test_it_is_a_gate(clock: Clock) -> None:
     assert gate.pause is None
 
 
-async def test_those_who_wait_pass_in_the_order_in_which_they_came(clock: Clock) -> None:
+async def test_waiting_requests_leave_in_the_order_of_their_arrival(clock: Clock) -> None:
     gate = make_gate(clock, requests=5, window_s=1.0)
     passed: list[int] = []
 
@@ -99,31 +100,31 @@ async def test_a_cancelled_waiter_takes_nothing(clock: Clock) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3), gate.slot():
                 pytest.fail("the window is full")
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert await poll(gate) == pytest.approx(10.02, abs=0.01)
-    assert gate.requests_total == 2
+    assert gate.reading().requests == 2
 
 
-async def test_a_slot_left_untold_is_held_from_its_leaving_for_a_window(clock: Clock) -> None:
+async def test_a_slot_left_without_an_answer_is_held_for_a_window_from_then_on(clock: Clock) -> None:
     gate = make_gate(clock, requests=1, window_s=10.0)
     async with gate.slot():
         await asyncio.sleep(3)
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert await poll(gate) == pytest.approx(13.02, abs=0.01)
 
 
-async def test_after_closing_nobody_passes_and_slots_given_out_stay_valid(clock: Clock) -> None:
+async def test_after_closing_no_request_leaves_and_slots_taken_before_stay_valid(clock: Clock) -> None:
     gate = make_gate(clock)
     async with gate.slot() as slot:
         gate.close()
         with pytest.raises(GateClosed):
             await poll(gate)
         slot.answered(GOOD)
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert gate.state().active_at == pytest.approx(clock())
 
 
-async def test_closing_wakes_also_who_waits_for_the_pace(clock: Clock) -> None:
+async def test_closing_also_wakes_a_request_that_waits_for_the_pace(clock: Clock) -> None:
     gate = make_gate(clock, requests=2, window_s=1000.0)
     await poll(gate)
 
@@ -212,12 +213,12 @@ async def test_answers_to_requests_that_left_before_the_pause_neither_end_nor_ex
         await poll(gate)
     async with gate.slot() as first, gate.slot() as second, gate.slot() as third:
         first.answered(Answer(outcome=Throttled(policy="window")))
-        resume_at = gate.resume_at
+        resume_at = gate.state().resume_at
         await asyncio.sleep(5)
         second.answered(GOOD)
         third.answered(Answer(outcome=Throttled(policy="migrating", retry_after_s=80_000)))
     assert gate.pause is Pause.THROTTLED
-    assert gate.resume_at == resume_at
+    assert gate.state().resume_at == resume_at
 
 
 async def test_a_probe_that_is_cancelled_makes_way_for_the_next(clock: Clock) -> None:
@@ -230,7 +231,7 @@ async def test_a_probe_that_is_cancelled_makes_way_for_the_next(clock: Clock) ->
     assert gate.pause is None
 
 
-async def test_a_refused_token_is_tried_again_ever_more_rarely(clock: Clock) -> None:
+async def test_a_refused_token_is_retried_more_and_more_rarely(clock: Clock) -> None:
     gate = make_gate(clock)
     times = [await poll(gate, PAUSES[6][0]) for _ in range(8)]
     gaps = [round(b - a) for a, b in pairwise(times)]
@@ -281,13 +282,13 @@ async def test_the_reason_of_a_pause_may_change_without_ending_it(
     began_at = await poll(gate, Throttled(policy="window"))
     await poll(gate, Refused(reason="scope_missing", detail="needs the scope files"))
     assert gate.pause is Pause.SCOPE_MISSING
-    assert gate.pause_detail == "needs the scope files"
+    assert gate.state().pause_detail == "needs the scope files"
     ended_at = await poll(gate)
     assert [event["event"] for event in events] == ["lane.paused", "lane.paused", "lane.resumed"]
     assert gate.paused_s == pytest.approx(ended_at - began_at)
 
 
-async def test_time_paused_in_earlier_runs_counts_on(clock: Clock) -> None:
+async def test_time_paused_in_earlier_runs_counts(clock: Clock) -> None:
     gate = make_gate(clock, AccountState(paused_s=1000.0))
     await poll(gate, PAUSES[6][0])
     await asyncio.sleep(3)
@@ -305,10 +306,10 @@ async def test_five_failures_in_a_row_are_an_outage(clock: Clock) -> None:
     assert not is_paused(gate)
     await poll(gate, DOWN)
     assert gate.pause is Pause.OUTAGE
-    assert gate.resume_at is None
+    assert gate.state().resume_at is None
 
 
-async def test_probes_in_an_outage_come_ever_more_rarely_and_never_in_step(clock: Clock) -> None:
+async def test_probes_in_an_outage_come_more_and_more_rarely_and_never_in_step(clock: Clock) -> None:
     gate = make_gate(clock)
     await bring_down(gate)
     times = [await poll(gate, DOWN) for _ in range(40)]
@@ -328,13 +329,13 @@ def test_gaps_in_an_outage_double_up_to_8_s_while_errors_are_few_else_to_60_s() 
     assert outage_wait_s(9999.0, failures=0, errors_are_few=True, share=1) == 60
 
 
-def test_failures_about_fewer_than_three_different_tasks_are_no_outage() -> None:
-    weather = OutageDetector()
+def test_failures_of_fewer_than_three_different_tasks_are_no_outage() -> None:
+    outage = OutageDetector()
     for turn in range(40):
-        weather.note(turn % 2, failed=True)
-    assert not weather.is_outage
-    weather.note("a third", failed=True)
-    assert weather.is_outage
+        outage.note(turn % 2, failed=True)
+    assert not outage.is_outage
+    outage.note("a third task", failed=True)
+    assert outage.is_outage
 
 
 def test_four_of_five_polls_failing_are_an_outage_and_three_of_four_are_not() -> None:
@@ -346,8 +347,8 @@ def test_four_of_five_polls_failing_are_an_outage_and_three_of_four_are_not() ->
     assert not three_of_four.is_outage
 
 
-def test_time_outs_of_one_generation_halve_the_concurrency_once_and_good_answers_raise_it_by_one_a_round() -> None:
-    concurrency = Concurrency(16)
+def test_time_outs_of_one_round_halve_the_concurrency_once_and_good_answers_raise_it_by_one_a_round() -> None:
+    concurrency = Concurrency(16, TEN_S)
     for _ in range(15):
         concurrency.succeed()
     assert concurrency.allowed == 16
@@ -361,13 +362,26 @@ def test_time_outs_of_one_generation_halve_the_concurrency_once_and_good_answers
     assert concurrency.allowed == 4
 
 
+def test_fewer_workers_lower_the_concurrency_at_once_and_the_persons_number_decides() -> None:
+    concurrency = Concurrency(None, Window(limit=1000, window_s=10.0))
+    assert concurrency.workers == 40
+    for _ in range(39):
+        concurrency.succeed()
+    assert concurrency.allowed == 40
+    concurrency.fit(TEN_S)
+    assert (concurrency.workers, concurrency.allowed) == (16, 16)
+    concurrency.configured = 3
+    concurrency.fit(TEN_S)
+    assert (concurrency.workers, concurrency.allowed) == (3, 3)
+
+
 async def test_concurrency_starts_with_one_and_never_exceeds_the_workers(clock: Clock) -> None:
     gate = make_gate(clock, requests=1000, window_s=1.0, workers=4)
     seen: list[int] = []
 
     async def one() -> None:
         async with gate.slot() as slot:
-            seen.append(gate.in_flight)
+            seen.append(gate.reading().in_flight)
             await asyncio.sleep(1)
             slot.answered(GOOD)
 
@@ -386,7 +400,7 @@ def rate_limits(most: int | None, interval_s: float | None = None) -> RateLimits
 
 
 @pytest.mark.parametrize(
-    ("requests", "told", "limit"),
+    ("requests", "headers", "limit"),
     [
         (100, rate_limits(50), 50),
         (100, rate_limits(190, 10.0), 100),
@@ -399,18 +413,18 @@ def rate_limits(most: int | None, interval_s: float | None = None) -> RateLimits
     ],
 )
 async def test_headers_lower_a_limit_and_raise_only_what_the_person_did_not_set(
-    clock: Clock, requests: int | None, told: RateLimits, limit: int
+    clock: Clock, requests: int | None, headers: RateLimits, limit: int
 ) -> None:
     gate = make_gate(clock, requests=requests)
-    await poll(gate, limits=told)
-    assert gate.window_limit == limit
+    await poll(gate, limits=headers)
+    assert gate.reading().window_limit == limit
 
 
 def test_a_lower_limit_takes_effect_at_once() -> None:
     windows = AccountWindows(100, 10.0)
     for _ in range(30):
         windows.take()
-        windows.give_back(1.0)
+        windows.release(1.0)
     assert windows.free_in_s(1.0) == 0
     windows.learn(rate_limits(20))
     assert windows.free_in_s(1.0) == pytest.approx(10.02)
@@ -420,7 +434,7 @@ def test_a_longer_interval_counts_what_left_before_it_was_known() -> None:
     windows = AccountWindows(None, 10.0)
     for _ in range(100):
         windows.take()
-        windows.give_back(1.0)
+        windows.release(1.0)
     windows.learn(rate_limits(100, 60.0))
     assert windows.free_in_s(20.0) == pytest.approx(41.12)
 
@@ -453,7 +467,7 @@ NEVER, JUST_NOW, LONG_AGO, LATER = None, 1000.0, 500.0, 2000.0
         (LATER, False, 10.02),
     ],
 )
-def test_after_a_restart_the_window_is_taken_for_used(active_at: float | None, clean: bool, wait_s: float) -> None:
+def test_after_a_restart_the_window_counts_as_full(active_at: float | None, clean: bool, wait_s: float) -> None:
     state = AccountState(active_at=active_at, clean=clean)
     assert assumed_used_s(state, TEN_S, JUST_NOW) == pytest.approx(wait_s)
 
@@ -470,7 +484,7 @@ async def test_a_run_that_ended_before_its_first_request_leaves_no_shorter_wait(
 
 
 class Wall:
-    """A wall clock that stands until set."""
+    """A wall clock that changes only when set."""
 
     def __init__(self, at: float) -> None:
         self.at = at
@@ -484,7 +498,7 @@ def make_quota(wall: Wall, **settings: Any) -> DailyQuota:
     return DailyQuota(clock=wall, **(defaults | settings))
 
 
-def told(remaining: int, daily: int | None = 1000) -> RateLimits:
+def reported(remaining: int, daily: int | None = 1000) -> RateLimits:
     return RateLimits(daily=daily, daily_remaining=remaining)
 
 
@@ -503,59 +517,59 @@ def test_a_clock_set_back_gives_no_second_quota() -> None:
     quota = make_quota(wall, limit=1)
     quota.send()
     wall.at = EPOCH - 3600
-    assert quota.own_left() == 0
+    assert quota.configured_left() == 0
     wall.at = EPOCH + 10
-    assert quota.own_left() == 0
+    assert quota.configured_left() == 0
 
 
 @pytest.mark.parametrize(("reserve", "left"), [(0, 100), (0.1, 0), (0.0005, 99), (30, 70), (1, 99), (500, -400)])
 def test_the_reserve_is_a_share_or_a_number(reserve: float, left: int) -> None:
     quota = make_quota(Wall(EPOCH), reserve=reserve)
-    quota.note(told(100), sent_at=1, now=2)
+    quota.learn(reported(100), sent_at=1, now=2)
     assert quota.left() == left
 
 
 def test_with_both_sources_the_lower_counts_each_with_its_own_share() -> None:
     quota = make_quota(Wall(EPOCH), limit=100, reserve=0.2)
-    quota.note(told(900), sent_at=1, now=2)
+    quota.learn(reported(900), sent_at=1, now=2)
     assert quota.left() == 80
-    quota.note(told(250), sent_at=3, now=4)
+    quota.learn(reported(250), sent_at=3, now=4)
     assert quota.left() == 50
 
 
 def test_an_account_without_headers_or_limit_is_unlimited() -> None:
     quota = make_quota(Wall(EPOCH), reserve=0.5)
-    quota.note(RateLimits(), sent_at=1, now=2)
+    quota.learn(RateLimits(), sent_at=1, now=2)
     assert quota.left(16) == float("inf")
 
 
 def test_answers_out_of_order_do_not_raise_what_is_left_and_a_reset_does() -> None:
     quota = make_quota(Wall(EPOCH))
-    quota.note(told(10), sent_at=1, now=2)
-    quota.note(told(14), sent_at=1.5, now=3)
+    quota.learn(reported(10), sent_at=1, now=2)
+    quota.learn(reported(14), sent_at=1.5, now=3)
     assert quota.left() == 10
-    quota.note(told(990), sent_at=4, now=5)
+    quota.learn(reported(990), sent_at=4, now=5)
     assert quota.left() == 990
-    quota.note(told(9), sent_at=3.5, now=6)  # counted before the reset
+    quota.learn(reported(9), sent_at=3.5, now=6)  # counted before the reset
     assert quota.left() == 990
 
 
-def test_a_request_whose_answer_told_nothing_counts_until_a_later_one_tells() -> None:
+def test_a_request_without_reported_quota_counts_until_a_later_report() -> None:
     quota = make_quota(Wall(EPOCH))
-    quota.note(told(10), sent_at=1, now=2)
-    quota.note(RateLimits(), sent_at=2, now=3)
+    quota.learn(reported(10), sent_at=1, now=2)
+    quota.learn(RateLimits(), sent_at=2, now=3)
     assert quota.left(in_flight=2) == 7
-    quota.note(told(8), sent_at=4, now=5)
+    quota.learn(reported(8), sent_at=4, now=5)
     assert quota.left() == 8
 
 
-async def test_a_quota_probe_that_shows_no_quota_goes_on_pausing_until_one_does(clock: Clock) -> None:
+async def test_a_quota_probe_that_shows_no_quota_continues_the_pause_until_one_does(clock: Clock) -> None:
     gate = make_gate(clock, daily_reserve=10)
-    await poll(gate, limits=told(10))
-    times = [await poll(gate, limits=told(9 - n)) for n in range(3)]
+    await poll(gate, limits=reported(10))
+    times = [await poll(gate, limits=reported(9 - n)) for n in range(3)]
     assert gate.pause is Pause.DAILY_QUOTA
     assert [at // 900 for at in times] == [1, 2, 3]
     assert max(at % 900 for at in times) <= 3.1
-    assert gate.resume_at == EPOCH + 86_400
-    await poll(gate, limits=told(999))
+    assert gate.state().resume_at == EPOCH + 86_400
+    await poll(gate, limits=reported(999))
     assert not is_paused(gate)

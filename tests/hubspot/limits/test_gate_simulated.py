@@ -25,22 +25,22 @@ FRESH = AccountState()
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedServer:
-    """Counts requests in a rolling window when they arrive, as HubSpot does, and tells the counts."""
+    """Counts requests in a rolling window when they arrive, as HubSpot does, and reports the counts."""
 
     limit: int
     window_s: float
-    tells: bool = True  # sends the headers of the window
+    reports: bool = True  # sends the headers of the window
     daily: int | None = None
     refused: int = 0  # 429s
-    weather: Callable[[float], str | None] = lambda _: None  # an Unreachable reason, by the time
+    failure: Callable[[float], str | None] = lambda _: None  # an Unreachable reason, by the time
     accepted: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)  # every arrival from our gate, refused or not
     used_today: int = 0
 
     def arrive(self, now: float) -> Answer:
         used = len(self.accepted) - bisect_right(self.accepted, now - self.window_s)
-        if self.weather(now):
-            return Answer(outcome=Unreachable(reason=self.weather(now) or ""))
+        if self.failure(now):
+            return Answer(outcome=Unreachable(reason=self.failure(now) or ""))
         outcome: Outcome = RUNNING
         if used >= self.limit:
             self.refused += 1
@@ -56,7 +56,7 @@ class SimulatedServer:
 
     def _headers(self, used: int) -> RateLimits:
         left = None if self.daily is None else self.daily - self.used_today
-        if not self.tells:
+        if not self.reports:
             return RateLimits(daily=self.daily, daily_remaining=left)
         return RateLimits(
             max=self.limit,
@@ -118,7 +118,7 @@ async def keep_busy(
     latency: Callable[[Random], float] = usual,
     beside: Coroutine[None, None, None] | None = None,
 ) -> None:
-    """Run workers that always have a task due; then stop as a killed process does: nothing is told any more."""
+    """Run workers that always have a task due; then stop as a killed process does: no more answers are reported."""
     rng = Random(1)
 
     async def work() -> None:
@@ -134,11 +134,11 @@ async def keep_busy(
                 group.create_task(beside)
 
 
-@pytest.mark.parametrize(("limit", "window_s", "tells"), [(100, 10.0, True), (200, 2.0, True), (100, 10.0, False)])
+@pytest.mark.parametrize(("limit", "window_s", "reports"), [(100, 10.0, True), (200, 2.0, True), (100, 10.0, False)])
 async def test_a_busy_lane_gets_97_percent_of_what_answer_anchored_slots_allow_and_never_a_429(
-    clock: Clock, limit: int, window_s: float, tells: bool
+    clock: Clock, limit: int, window_s: float, reports: bool
 ) -> None:
-    server = SimulatedServer(limit=limit, window_s=window_s, tells=tells)
+    server = SimulatedServer(limit=limit, window_s=window_s, reports=reports)
     gate = make_gate(clock, requests=limit, window_s=window_s, workers=64)
     await keep_busy(gate, server, for_s=13 * window_s, workers=64)
     rate = sum(at > window_s for at in server.ours) / (12 * window_s)
@@ -173,11 +173,13 @@ async def test_of_two_windows_neither_is_overrun(clock: Clock) -> None:
     assert len(server.ours) > 550
 
 
-@pytest.mark.parametrize(("pattern", "tells", "most_429"), [("even", True, 3), ("bursts", True, 3), ("even", False, 9)])
+@pytest.mark.parametrize(
+    ("pattern", "reports", "most_429"), [("even", True, 3), ("bursts", True, 3), ("even", False, 9)]
+)
 async def test_another_client_taking_30_of_100_gets_them_at_the_cost_of_a_handful_of_429(
-    clock: Clock, pattern: str, tells: bool, most_429: int
+    clock: Clock, pattern: str, reports: bool, most_429: int
 ) -> None:
-    server = SimulatedServer(limit=100, window_s=10.0, tells=tells)
+    server = SimulatedServer(limit=100, window_s=10.0, reports=reports)
     gate = make_gate(clock, requests=100)
     theirs = [0, 0]  # answered, refused
 
@@ -240,7 +242,7 @@ async def test_restarted_in_order_it_waits_only_for_what_is_left_of_the_window(c
 OUTAGE_FROM, OUTAGE_S = 600.0, 600.0
 
 
-def ten_minutes_of_weather(now: float) -> str | None:
+def failure_of_ten_minutes(now: float) -> str | None:
     phase = (now - OUTAGE_FROM) / (OUTAGE_S / 3)
     if not 0 <= phase < 3:
         return None
@@ -252,12 +254,12 @@ async def test_an_outage_of_ten_minutes_costs_few_errors_and_ends_without_a_burs
     clock: Clock, begins_at: float
 ) -> None:
     shift_s = OUTAGE_FROM - begins_at
-    server = SimulatedServer(limit=100, window_s=10.0, weather=lambda now: ten_minutes_of_weather(now + shift_s))
+    server = SimulatedServer(limit=100, window_s=10.0, failure=lambda now: failure_of_ten_minutes(now + shift_s))
     gate = make_gate(clock, requests=100)
     ends_at = begins_at + OUTAGE_S
     await keep_busy(gate, server, for_s=ends_at + 300)
     back_at = next(at for at in server.accepted if at > ends_at)
-    assert gate.errors_total < max(40, 0.05 * gate.requests_total)
+    assert gate.reading().errors < max(40, 0.05 * gate.reading().requests)
     assert gate.paused_s == pytest.approx(back_at - begins_at, abs=3)
     assert back_at - ends_at < (9 if begins_at > 60 else 61)
     assert worst_window([at for at in server.accepted if at > ends_at], 1.0) <= 16
@@ -265,7 +267,7 @@ async def test_an_outage_of_ten_minutes_costs_few_errors_and_ends_without_a_burs
 
 
 async def test_a_gone_outage_of_quick_errors_is_noticed_within_10_s_while_errors_are_few(clock: Clock) -> None:
-    server = SimulatedServer(limit=100, window_s=10.0, weather=lambda now: "http_503" if 600 <= now < 800 else None)
+    server = SimulatedServer(limit=100, window_s=10.0, failure=lambda now: "http_503" if 600 <= now < 800 else None)
     gate = make_gate(clock, requests=100)
     await keep_busy(gate, server, for_s=820)
     assert sum(800 < at <= 820 for at in server.accepted) > 100
@@ -327,7 +329,7 @@ polls = st.lists(
     st.tuples(
         st.floats(0, 4, allow_nan=False),  # latency
         st.floats(0, 1, allow_nan=False),  # share of it until arrival
-        st.sampled_from(["good", "good", "good", "reset", "timeout", "untold", "503", "lower", "higher"]),
+        st.sampled_from(["good", "good", "good", "reset", "timeout", "abandoned", "503", "lower", "higher"]),
     ),
     min_size=1,
     max_size=60,
@@ -357,7 +359,7 @@ async def arrivals_of(polls: list[tuple[float, float, str]], limit: int, window_
                 await asyncio.sleep(latency_s * share)
                 arrivals.append(loop.time())
                 await asyncio.sleep(latency_s * (1 - share))
-                if what != "untold":
+                if what != "abandoned":
                     slot.answered(answer_for(what, limit, window_s))
 
     async with asyncio.TaskGroup() as group:
@@ -380,14 +382,14 @@ def answer_for(what: str, limit: int, window_s: float) -> Answer:
             return Answer(outcome=Unreachable(reason=what))
 
 
-async def test_closing_turns_all_who_wait_away_at_once(clock: Clock) -> None:
+async def test_closing_rejects_all_waiting_requests_at_once(clock: Clock) -> None:
     gate = make_gate(clock, requests=1, window_s=100.0)
     turned_away: list[float] = []
 
     async def wait() -> None:
         try:
             async with gate.slot():
-                pytest.fail("nobody may pass")
+                pytest.fail("no request may leave")
         except GateClosed:
             turned_away.append(loop_time())
 
@@ -399,5 +401,5 @@ async def test_closing_turns_all_who_wait_away_at_once(clock: Clock) -> None:
         await asyncio.sleep(0.001)
         assert len(turned_away) == 50
         slot.answered(Answer(outcome=RUNNING))
-    assert gate.in_flight == 0
+    assert gate.reading().in_flight == 0
     assert math.isclose(max(turned_away), 1, abs_tol=0.001)

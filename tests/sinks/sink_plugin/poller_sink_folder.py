@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from poller.core.model import Delivery, Retry, Written
+from poller.sinks.plugin import Delivery, Retry, Written
 
 
 class FolderSink:
     def __init__(self, folder: Path) -> None:
-        self.name = f"folder:{folder}"  # stays the same across restarts, and shows no secret
+        self.name = f"folder:{folder}"  # the same after a restart, and without secrets
         self._folder = folder
 
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> None:
-        """Files need no connection, and a file that is written twice is no double."""
+        """Nothing to open. Writing a file twice makes no duplicate."""
 
     async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
         try:
@@ -24,7 +24,7 @@ class FolderSink:
         return Written()
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""
 
 
 def make(target: str, options: Mapping[str, object]) -> FolderSink:

@@ -1,4 +1,4 @@
-"""The live page in a real Chromium, beside real runs: right numbers, no request elsewhere, readable by everybody."""
+"""The live page in a real Chromium, with real runs: right numbers, no request elsewhere, accessible."""
 
 import asyncio
 import re
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def listening(*args: str, folder: Path, listen: str = "127.0.0.1:0", **env: str) -> Iterator[tuple[Running, str]]:
-    """Run the poller; yields it with its page's address."""
+    """Run the poller; yields it with the address of its page."""
     flags = ("--listen", listen, "--no-progress", *args)
     with running("run", *flags, folder=folder, env=environ(**env)) as poller:
         wait_until(poller.logged("web.started"), "the page's server")
@@ -64,12 +64,12 @@ def rows(page: Page, table: str) -> list[list[str]]:
     return [row.locator("th, td").all_text_contents() for row in page.locator(f"#{table} tbody tr").all()]
 
 
-POLLS: list[tuple[Literal["light", "dark"], int]] = [("light", 360), ("dark", 1440), ("light", 1440), ("dark", 360)]
+VIEWS: list[tuple[Literal["light", "dark"], int]] = [("light", 360), ("dark", 1440), ("light", 1440), ("dark", 360)]
 
 
-def assert_readable(page: Page, polls: int = 2) -> None:
-    """At the width of a phone and of a desk, light and dark: nothing to scroll sideways, nothing that axe finds."""
-    for scheme, width in POLLS[:polls]:
+def assert_readable(page: Page, views: int = 2) -> None:
+    """At the width of a phone and of a desk, light and dark: no sideways scrolling, no violation that axe finds."""
+    for scheme, width in VIEWS[:views]:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -78,7 +78,7 @@ def assert_readable(page: Page, polls: int = 2) -> None:
         assert not found, f"{scheme}, {width} px: {found}"
 
 
-def test_during_a_run_the_page_shows_what_the_store_holds_and_asks_nobody_else(
+def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
     browser: Browser, tmp_path: Path
 ) -> None:
     flags = ("--durations", "uniform:0.2,6", "--fate", "complete=0.6", "--fate", "canceled=0.4")
@@ -110,13 +110,13 @@ def test_during_a_run_the_page_shows_what_the_store_holds_and_asks_nobody_else(
             assert HOSTILE in (sample.text_content() or "")
             assert page.locator("#reasons img").count() == 0
             assert page.title() == "100 % finished – poller"
-            assert_readable(page, len(POLLS))
+            assert_readable(page, len(VIEWS))
             page.wait_for_timeout(100)
             assert seen.hosts == {urlsplit(url).netloc}
             assert seen.console == []
 
 
-def test_a_refused_token_is_told_with_its_remedy_and_readable_too(browser: Browser, tmp_path: Path) -> None:
+def test_a_refused_token_is_shown_with_its_remedy(browser: Browser, tmp_path: Path) -> None:
     with hubspot(tmp_path / "hubspot", "--token", "another", imports=5) as simulated:
         ids = simulated.ids_file(tmp_path, 5)
         with (
@@ -131,7 +131,7 @@ def test_a_refused_token_is_told_with_its_remedy_and_readable_too(browser: Brows
             assert seen.console == []
 
 
-def test_it_says_when_it_lost_the_connection_and_comes_back_by_itself(browser: Browser, tmp_path: Path) -> None:
+def test_it_shows_a_lost_connection_and_reconnects_by_itself(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as free:
         listen = f"127.0.0.1:{free.getsockname()[1]}"
@@ -143,7 +143,7 @@ def test_it_says_when_it_lost_the_connection_and_comes_back_by_itself(browser: B
         expect(page.locator("#done-text")).to_have_text("no task has been fed yet")
         poller.process.kill()
         expect(page.locator("#line-text")).to_have_text(re.compile("^no connection"), timeout=PATIENCE_MS)
-        expect(page.locator("#state")).to_have_text("out of sight")
+        expect(page.locator("#state")).to_have_text("connection lost")
         poller.ended()
     with listening(*args, folder=tmp_path, listen=listen):
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
@@ -174,7 +174,7 @@ def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_pa
         assert "the-right-one" not in page.content()
 
 
-def test_a_hidden_tab_asks_nothing(browser: Browser, tmp_path: Path) -> None:
+def test_a_hidden_tab_sends_no_request(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("")
     with (
         listening("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", folder=tmp_path) as (_, url),

@@ -1,6 +1,7 @@
-"""The live page's data: what the overview says is what the store says. In memory, on virtual time."""
+"""The live page's data equals the store's. In memory, on virtual time."""
 
 import asyncio
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from poller.core.model import Sums
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
-from poller.web.dashboard import FILES, PUBLIC_PATHS
+from poller.web.dashboard import FILES
 from tests.support.simulation import Simulation
 from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
@@ -34,24 +35,23 @@ async def at_rest(simulation: Simulation, session: aiohttp.ClientSession) -> tup
     for _ in range(100):
         await asyncio.sleep(0.03)
         overview, sums = await overview_of(session), await simulation.sums()
-        if overview["counts"]["finished"] == sums.finished == overview["sinks"][0]["delivered"]:
+        if overview["ledger"]["finished"] == sums.finished == overview["ledger"]["sinks"][0]["delivered"]:
             break
     return overview, sums
 
 
 def assert_equal(overview: Any, sums: Sums) -> None:
-    counts = overview["counts"]
+    counts = overview["ledger"]
     assert (counts["finished"], counts["waiting"]) == (sums.finished, sums.waiting)
-    assert {each["kind"]: each["count"] for each in overview["kinds"] if each["count"]} == dict(sums.kinds)
+    assert (counts["tasks"], counts["complete"]) == (sums.finished + sums.waiting, sums.kinds.get("complete", 0))
+    assert {kind: count for kind, count in counts["kinds"].items() if count} == dict(sums.kinds)
     reasons = {each["reason"]: each["count"] for each in overview["reasons"]}
     assert list(reasons.items())[: len(sums.reasons)] == list(sums.reasons)
-    shown = [(sink["name"], sink["delivered"], sink["behind"], sink["dead"]) for sink in overview["sinks"]]
-    assert shown == [(sink.name, sink.delivered, sink.undelivered, sink.dead) for sink in sums.sinks if sink.attached]
-    lines = [(each["name"], each["lines"], each["tasks"], each["rejected"]) for each in overview["sources"]]
-    assert lines == [(each.name, each.lines, each.tasks, each.rejected) for each in sums.sources]
+    assert counts["sinks"] == [asdict(sink) for sink in sums.sinks if sink.attached]
+    assert counts["sources"] == [asdict(source) for source in sums.sources]
 
 
-async def test_whenever_it_is_asked_the_overview_equals_the_store(tmp_path: Path, clock: Clock) -> None:
+async def test_at_any_time_the_overview_equals_the_store(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, MIXED)
     ids = simulation.write_ids(400)
     with ids.open("a") as more:
@@ -62,13 +62,13 @@ async def test_whenever_it_is_asked_the_overview_equals_the_store(tmp_path: Path
             overview, sums = await at_rest(simulation, session)
             assert_equal(overview, sums)
         assert overview["state"] == "idle"
-        assert overview["forecast"]["word"] == "open"
-        assert overview["took"]["total"] + overview["kinds"][4]["count"] == 400
+        assert overview["forecast"]["state"] == "open"
+        assert overview["took"]["total"] + overview["ledger"]["kinds"]["not_found"] == 400
         assert sum(overview["pace"]["finished"]) == 400
-        assert overview["counts"]["rejected"] == 1
+        assert overview["rejected"] == 1
 
 
-async def test_after_a_restart_it_goes_on_where_it_was_with_samples_and_durations(tmp_path: Path, clock: Clock) -> None:
+async def test_after_a_restart_it_continues_with_samples_and_durations(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, MIXED)
     ids = simulation.write_ids(400)
     await simulation.run_for(60, ids)
@@ -80,22 +80,22 @@ async def test_after_a_restart_it_goes_on_where_it_was_with_samples_and_duration
         assert all(reason["samples"] for reason in overview["reasons"])
 
 
-async def test_the_forecast_is_near_what_comes(tmp_path: Path, clock: Clock) -> None:
+async def test_the_forecast_is_near_the_real_end(tmp_path: Path, clock: Clock) -> None:
     """Rate-limited: 1,000 tasks that are done already, ten polls a second."""
     simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:1")))
     async with visited(simulation, simulation.write_ids(1000)) as session:
         await asyncio.sleep(40)
         forecast = (await overview_of(session))["forecast"]
-        assert forecast["word"] == "pace"
+        assert forecast["state"] == "estimated"
         await asyncio.sleep(forecast["at"] - clock() - 15)
-        assert (await overview_of(session))["counts"]["waiting"] > 0
+        assert (await overview_of(session))["ledger"]["waiting"] > 0
         await asyncio.sleep(30)
-        assert (await overview_of(session))["counts"]["waiting"] == 0
+        assert (await overview_of(session))["ledger"]["waiting"] == 0
 
 
-@pytest.mark.parametrize(("fault", "state", "word"), [("401", "stuck", "blocked"), ("503", "paused", "blocked")])
-async def test_a_paused_account_says_why_and_shades_the_chart(
-    tmp_path: Path, clock: Clock, fault: str, state: str, word: str
+@pytest.mark.parametrize(("fault", "state", "forecast"), [("401", "stuck", "blocked"), ("503", "paused", "blocked")])
+async def test_a_paused_account_has_its_reason_and_shades_the_chart(
+    tmp_path: Path, clock: Clock, fault: str, state: str, forecast: str
 ) -> None:
     scenario = Scenario(outages=(Outage(from_s=0, to_s=9999, fault=fault),))
     simulation = Simulation(tmp_path, clock, scenario)
@@ -104,10 +104,11 @@ async def test_a_paused_account_says_why_and_shades_the_chart(
         overview = await overview_of(session)
     (lane,) = overview["lanes"]
     assert overview["state"] == state
-    assert overview["forecast"]["word"] == word
-    assert lane["pause"]
-    assert lane["says"]
-    assert overview["pace"]["paused"][-1] == 1
+    assert overview["forecast"]["state"] == forecast
+    assert lane["reading"]["state"]["pause"]
+    assert lane["meaning"]
+    assert lane["needs_person"] is (state == "stuck")
+    assert overview["pace"]["paused"][-1] is True
 
 
 async def events_of(session: aiohttp.ClientSession) -> list[tuple[str, Any]]:
@@ -127,8 +128,8 @@ async def test_a_stream_ends_with_the_end_of_the_run(tmp_path: Path, clock: Cloc
         events = await events_of(session)
     assert [name for name, _ in events].count("end") == 1
     name, last = events[-1]
-    assert (name, last["state"], last["counts"]["finished"]) == ("end", "finished", 20)
-    assert last["sinks"][0]["delivered"] == 20
+    assert (name, last["state"], last["ledger"]["finished"]) == ("end", "finished", 20)
+    assert last["ledger"]["sinks"][0]["delivered"] == 20
     instants = [overview["now"] for _, overview in events[:-1]]
     assert all(1.9 < later - earlier < 3.1 for earlier, later in pairwise(instants))
 
@@ -136,7 +137,7 @@ async def test_a_stream_ends_with_the_end_of_the_run(tmp_path: Path, clock: Cloc
 async def test_no_more_than_a_few_streams_are_served_at_once(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poller.web.dashboard.MOST_STREAMS", 1)
+    monkeypatch.setattr("poller.web.dashboard.MAX_STREAMS", 1)
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:60")))
     async with visited(simulation, simulation.write_ids(2)) as session:
         async with session.get("/v1/overview/stream") as first:
@@ -148,8 +149,8 @@ async def test_no_more_than_a_few_streams_are_served_at_once(
             assert third.status == 200
 
 
-@pytest.mark.parametrize("path", sorted(PUBLIC_PATHS))
-async def test_the_page_s_files_hold_no_data_and_allow_nothing_from_elsewhere(
+@pytest.mark.parametrize("path", sorted(FILES))
+async def test_the_files_of_the_page_hold_no_data_and_load_nothing_from_elsewhere(
     tmp_path: Path, clock: Clock, path: str
 ) -> None:
     simulation = Simulation(tmp_path, clock, Scenario())
@@ -164,7 +165,7 @@ async def test_the_page_s_files_hold_no_data_and_allow_nothing_from_elsewhere(
         assert foreign not in body.replace("http://www.w3.org/2000/svg", "")
 
 
-async def test_with_a_token_the_page_comes_without_and_its_data_only_with_it(tmp_path: Path, clock: Clock) -> None:
+async def test_the_page_needs_no_token_but_its_data_does(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario())
     async with visited(simulation, None, WITH_TOKEN) as session:
         for path in ("/v1/overview", "/v1/overview/stream"):

@@ -1,6 +1,6 @@
-// The two charts, as inline SVG. Everything is drawn anew when its data or its width changed; nothing is animated.
+// The two charts, as inline SVG. A chart is redrawn when its data or its size changes; nothing is animated.
 
-import { at, bound, count, duration, rate, time } from "./words.js";
+import { at, bound, count, duration, rate, time } from "./text.js";
 
 const NS = "http://www.w3.org/2000/svg";
 
@@ -13,7 +13,7 @@ function svg(name, attributes = {}, ...children) {
 
 const label = (x, y, text, attributes = {}) => svg("text", { x, y, ...attributes }, text);
 
-// Round numbers above and below: ticks a person would write.
+// Round numbers, from 0 to the first above `top`.
 function ticks(top, most) {
   const rough = top / most;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -23,7 +23,7 @@ function ticks(top, most) {
   return all;
 }
 
-// Steps of ten seconds, or of a minute once there are many; the first of a run is shorter.
+// Steps of ten seconds, or of a minute when there are many; a run's first step is shorter.
 export function spans(pace) {
   const perSpan = pace.polls.length > 90 ? 6 : 1;
   const all = [];
@@ -47,7 +47,7 @@ function timeTicks(from, to, most) {
   return all;
 }
 
-const SHORTEST_S = 300; // a run that just began does not fill the width
+const SHORTEST_S = 300; // a run that has just started does not fill the width
 
 export function drawPace(host, { seconds, all }, readOut) {
   const width = host.clientWidth;
@@ -83,7 +83,7 @@ export function drawPace(host, { seconds, all }, readOut) {
     width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": all.length
       ? `Outcomes and polls per second since ${time(from)}. The table below has the numbers.`
-      : "No figures yet: the first come after ten seconds.",
+      : "No figures yet: the first ones come after ten seconds.",
   }, grid, paused);
   if (all.length) {
     const area = `${middle(all[0])},${floor} ${line("finished")} ${middle(all.at(-1))},${floor}`;
@@ -117,7 +117,7 @@ export function drawPace(host, { seconds, all }, readOut) {
   host.replaceChildren(drawing);
 }
 
-// The bands that are worth showing: from the first to the last that holds something, and a neighbour each.
+// The bands to show: from the first to the last that is not empty, and one neighbour on each side.
 export function bands(spread) {
   const first = spread.counts.findIndex((n) => n > 0);
   if (first < 0) return [];
@@ -132,12 +132,12 @@ export function bands(spread) {
   return all;
 }
 
-// Bands lie on a logarithmic scale and differ in width, so a bar's area is its count. The two open ends get a doubling.
+// Bands are on a logarithmic scale and differ in width, so a bar's area is its count. The two open ends get a factor of two.
 const left = (band) => Math.log(band.low || band.high / 2);
 const right = (band) => Math.log(band.high === Infinity ? band.low * 2 : band.high);
 const density = (band) => band.count / (right(band) - left(band));
 
-const NARROWEST = Math.log(64); // of the whole scale: a few equal durations make no wall
+const NARROWEST = Math.log(64); // of the whole scale: a few equal durations do not fill the chart
 
 export function drawSpread(host, spread, all) {
   const width = host.clientWidth;
@@ -147,13 +147,13 @@ export function drawSpread(host, spread, all) {
   const drawing = svg("svg", {
     width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": all.length
-      ? `How long ${count(spread.total)} imports took: half under ${duration(spread.half_s)}, 95 % under ${duration(spread.most_s)}. The table below has the numbers.`
+      ? `How long ${count(spread.total)} imports took: half under ${duration(spread.median_s)}, 95 % under ${duration(spread.p95_s)}. The table below has the numbers.`
       : "Nothing measured yet.",
   });
   drawing.append(svg("line", { class: "floor", x1: 0, x2: width, y1: floor + 0.5, y2: floor + 0.5 }));
   host.replaceChildren(drawing);
   if (!all.length) {
-    drawing.append(label(width / 2, height / 2, "no import has been seen to its end yet", { "text-anchor": "middle" }));
+    drawing.append(label(width / 2, height / 2, "no import has ended yet", { "text-anchor": "middle" }));
     return;
   }
   const from = left(all[0]);
@@ -178,8 +178,8 @@ export function drawSpread(host, spread, all) {
     drawing.append(svg("line", { class: "floor", x1: high, x2: high, y1: floor, y2: floor + 4 }));
     drawing.append(label(middle, height - 6, text, { "text-anchor": "middle" }));
   }
-  const place = (seconds) => Math.min(Math.max(x(Math.log(Math.max(seconds, 0.01))), begin), x(right(all.at(-1))));
-  const [half, nearly] = [place(spread.half_s), place(spread.most_s)];
+  const xOf = (seconds) => Math.min(Math.max(x(Math.log(Math.max(seconds, 0.01))), begin), x(right(all.at(-1))));
+  const [half, nearly] = [xOf(spread.median_s), xOf(spread.p95_s)];
   const isCrowded = nearly - half < 48;
   const mark = (at, name) => {
     drawing.append(svg("line", { class: "mark", x1: at, x2: at, y1: name ? 16 : edge.top, y2: floor }));

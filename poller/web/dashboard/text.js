@@ -1,4 +1,4 @@
-// Numbers, durations and instants as a person would say them. No DOM.
+// Numbers, durations and instants as text for people. No DOM.
 
 const whole = new Intl.NumberFormat("en-US");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
@@ -55,7 +55,7 @@ export function at(instant, now, { seconds = false } = {}) {
   return `${day.format(date)}, ${time}`;
 }
 
-// From one instant to another, the day said once.
+// From one instant to another; the day appears once.
 export const span = (from, to, now) => `${at(from, now)} to ${sameDay(from, to) ? time(to) : at(to, now)}`;
 
 export const time = (instant) => clock.format(new Date(instant * 1000));
@@ -70,7 +70,7 @@ export function ref(json) {
       .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
       .join("   ");
   } catch {
-    return String(json); // it was cut
+    return String(json); // it was truncated
   }
 }
 

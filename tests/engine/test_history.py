@@ -1,4 +1,4 @@
-"""The forecast of the live page, and the history it is made from."""
+"""The recent past of a run: steps, reasons with samples, durations."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -12,112 +12,10 @@ from poller.core.histogram import Histogram
 from poller.core.model import Kind, Record, Sums
 from poller.core.record import restore
 from poller.core.text import KIND_TEXT
-from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History, Step
-from poller.web.dashboard.forecast import Forecast, LaneOutlook, forecast
+from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History
 
 NOW = 1_767_571_200.0
-LANE = LaneOutlook(
-    account="default",
-    rate_per_s=10.0,
-    is_paused=False,
-    resume_at=None,
-    next_due_at=NOW,
-    daily_left=None,
-    daily_usable=None,
-    resets_at=NOW + 36_000,
-)
 NOTHING = Sums(sources=(), sinks=(), accounts={}, waiting=0, finished=0, polls=0, kinds={}, reasons=(("canceled", 7),))
-
-
-def steps(*finished: int, paused: bool = False) -> list[Step]:
-    return [Step(seconds=10.0, polls=100, finished=each, paused=paused) for each in finished]
-
-
-def of(
-    waiting: int, *, past: list[Step] | None = None, lanes: list[LaneOutlook] | None = None, open_: bool = False
-) -> Forecast:
-    return forecast(
-        now=NOW,
-        waiting=waiting,
-        is_open=open_,
-        steps=past or [],
-        lanes=[LANE] if lanes is None else lanes,
-        polls_per_task=2.0,
-        times_out_at=NOW + 86_400,
-    )
-
-
-# --- the forecast ----------------------------------------------------------------------------------------------------
-
-
-def test_without_waiting_tasks_it_is_done_or_open() -> None:
-    assert of(0).word == "done"
-    assert of(0, open_=True).word == "open"
-
-
-def test_a_steady_pace_goes_on() -> None:
-    found = of(3600, past=steps(*[80] * 60))
-    assert (found.word, found.at) == ("pace", NOW + 450)
-    assert found.earliest_at == found.latest_at == NOW + 450
-
-
-def test_a_pace_that_falls_gives_a_later_forecast_and_says_how_unsure_it_is() -> None:
-    found = of(1000, past=steps(*[80] * 30, *[20] * 3))
-    assert found.at is not None
-    assert found.earliest_at is not None
-    assert found.at == found.latest_at == NOW + 500
-    assert found.earliest_at < found.at
-
-
-def test_nothing_is_promised_sooner_than_one_poll_each_at_the_limit() -> None:
-    found = of(36_000, past=steps(*[5000] * 6))
-    assert found.at == NOW + 3600
-
-
-def test_too_few_outcomes_foretell_nothing_but_the_bounds() -> None:
-    assert of(100, past=steps(1, 2, 1)) == Forecast(word="soon", earliest_at=NOW + 10, latest_at=NOW + 86_400)
-
-
-def test_a_poll_that_is_due_late_holds_up_the_end() -> None:
-    found = of(1, past=steps(*[80] * 30), lanes=[replace(LANE, next_due_at=NOW + 500)])
-    assert found.at == NOW + 500
-
-
-def test_time_spent_paused_does_not_slow_the_pace() -> None:
-    found = of(800, past=steps(*[80] * 30) + steps(*[0] * 30, paused=True))
-    assert found.at == NOW + 100
-
-
-def test_a_pause_with_an_end_comes_on_top_and_one_without_forbids_a_forecast() -> None:
-    past = steps(*[80] * 30)
-    assert of(800, past=past, lanes=[replace(LANE, is_paused=True, resume_at=NOW + 600)]).at == NOW + 700
-    assert of(800, past=past, lanes=[replace(LANE, is_paused=True)]).word == "blocked"
-
-
-def test_a_paused_account_without_work_blocks_nobody() -> None:
-    idle = replace(LANE, is_paused=True, next_due_at=None)
-    assert of(800, past=steps(*[80] * 30), lanes=[LANE, idle]).word == "pace"
-
-
-@pytest.mark.parametrize(("left", "days"), [(5000, 0), (1000, 1), (0, 2)])
-def test_the_days_quota_makes_it_wait_for_midnights(left: int, days: int) -> None:
-    lane = replace(LANE, daily_left=left, daily_usable=1200)
-    found = of(1000, past=steps(*[80] * 30), lanes=[lane])
-    assert found.quota_days == days
-    assert found.at is not None
-    assert found.at >= (NOW + 36_000 + (days - 1) * 86_400 if days else NOW + 125)
-
-
-@given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 10_000), st.booleans())), st.integers(0, 10**7))
-def test_any_history_gives_a_forecast_within_its_own_bounds(past: list[tuple[float, int, bool]], waiting: int) -> None:
-    found = of(waiting, past=[Step(seconds=s, polls=n, finished=n, paused=p) for s, n, p in past])
-    if found.at is not None:
-        assert found.earliest_at is not None
-        assert found.latest_at is not None
-        assert NOW < found.earliest_at <= found.at <= found.latest_at
-
-
-# --- the history -----------------------------------------------------------------------------------------------------
 
 
 def record(number: int, *, reason: str | None = None, took_s: float = 5.0, **fields: object) -> Record:

@@ -1,0 +1,112 @@
+"""The forecast of a run's end: pace, rate limits, the day's quota and pauses."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces, time_left
+
+NOW = 1_767_571_200.0
+LANE = LaneOutlook(rate_per_s=10.0, next_due_at=NOW, resets_at=NOW + 36_000)
+
+
+def steps(*finished: int, paused: bool = False) -> list[Step]:
+    return [Step(seconds=10.0, polls=100, finished=each, paused=paused) for each in finished]
+
+
+def of(
+    waiting: int, *, past: list[Step] | None = None, lanes: list[LaneOutlook] | None = None, is_open: bool = False
+) -> Forecast:
+    return forecast(
+        now=NOW,
+        waiting=waiting,
+        is_open=is_open,
+        paces=recent_paces(past or []),
+        lanes=[LANE] if lanes is None else lanes,
+        polls_per_task=2.0,
+        times_out_at=NOW + 86_400,
+    )
+
+
+def test_without_waiting_tasks_it_is_done_or_open() -> None:
+    assert of(0).state == "done"
+    assert of(0, is_open=True).state == "open"
+
+
+def test_a_steady_pace_is_continued() -> None:
+    found = of(3600, past=steps(*[80] * 60))
+    assert (found.state, found.at) == ("estimated", NOW + 450)
+    assert found.earliest_at == found.latest_at == NOW + 450
+
+
+def test_a_falling_pace_gives_a_later_forecast_and_a_wider_range() -> None:
+    found = of(1000, past=steps(*[80] * 30, *[20] * 3))
+    assert found.at is not None
+    assert found.earliest_at is not None
+    assert found.at == found.latest_at == NOW + 500
+    assert found.earliest_at < found.at
+
+
+def test_no_forecast_is_earlier_than_one_poll_a_task_at_the_rate_limit() -> None:
+    found = of(36_000, past=steps(*[5000] * 6))
+    assert found.at == NOW + 3600
+
+
+def test_too_few_outcomes_give_only_the_bounds() -> None:
+    assert of(100, past=steps(1, 2, 1)) == Forecast(state="too_early", earliest_at=NOW + 10, latest_at=NOW + 86_400)
+
+
+def test_the_run_does_not_end_before_the_next_poll_is_due() -> None:
+    found = of(1, past=steps(*[80] * 30), lanes=[replace(LANE, next_due_at=NOW + 500)])
+    assert found.at == NOW + 500
+
+
+def test_time_spent_paused_does_not_slow_the_pace() -> None:
+    found = of(800, past=steps(*[80] * 30) + steps(*[0] * 30, paused=True))
+    assert found.at == NOW + 100
+
+
+def test_a_pause_with_a_known_end_is_added_and_one_without_prevents_a_forecast() -> None:
+    past = steps(*[80] * 30)
+    assert of(800, past=past, lanes=[replace(LANE, is_paused=True, resume_at=NOW + 600)]).at == NOW + 700
+    assert of(800, past=past, lanes=[replace(LANE, is_paused=True)]).state == "blocked"
+
+
+def test_a_paused_account_without_tasks_does_not_block_the_forecast() -> None:
+    idle = replace(LANE, is_paused=True, next_due_at=None)
+    assert of(800, past=steps(*[80] * 30), lanes=[LANE, idle]).state == "estimated"
+
+
+@pytest.mark.parametrize(("left", "days"), [(5000, 0), (1000, 1), (0, 2)])
+def test_a_used_up_daily_quota_adds_the_midnights_to_wait_for(left: int, days: int) -> None:
+    lane = replace(LANE, daily_left=left, daily_usable=1200)
+    found = of(1000, past=steps(*[80] * 30), lanes=[lane])
+    assert found.quota_days == days
+    assert found.at is not None
+    assert found.at >= (NOW + 36_000 + (days - 1) * 86_400 if days else NOW + 125)
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 10_000), st.booleans())), st.integers(0, 10**7))
+def test_any_history_gives_a_forecast_within_its_own_bounds(past: list[tuple[float, int, bool]], waiting: int) -> None:
+    found = of(waiting, past=[Step(seconds=s, polls=n, finished=n, paused=p) for s, n, p in past])
+    if found.at is not None:
+        assert found.earliest_at is not None
+        assert found.latest_at is not None
+        assert NOW < found.earliest_at <= found.at <= found.latest_at
+
+
+def test_a_reserve_that_leaves_no_request_of_a_day_prevents_a_forecast() -> None:
+    lane = replace(LANE, daily_left=0, daily_usable=0)
+    assert of(1000, past=steps(*[80] * 30), lanes=[lane]).state == "blocked"
+
+
+def test_without_known_limits_only_the_pace_counts() -> None:
+    found = forecast(now=NOW, waiting=90, paces=[9.0])
+    assert (found.state, found.at, time_left(found, NOW)) == ("estimated", NOW + 10, "about 10 s left")
+
+
+@pytest.mark.parametrize("waiting", [0, 5])
+def test_no_time_left_is_shown_without_an_estimate(waiting: int) -> None:
+    assert time_left(of(waiting), NOW) == ""
