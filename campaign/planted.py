@@ -579,6 +579,21 @@ BUGS = (
         new="        self._held += piece",
         tests=("sources/test_parsing",),
     ),
+    # --- a reload
+    Bug(
+        name="reload-without-the-server",
+        file="poller/app/run.py",
+        old="        site.feeding = inputs.feeding(now)\n",
+        new="        site.feeding = inputs.feeding(settings)\n",
+        tests=("app/test_reload",),
+    ),
+    Bug(
+        name="reload-without-the-sinks-patience",
+        file="poller/engine/service.py",
+        old="            loop.apply(give_up_s=give_up_s)\n",
+        new="            pass\n",
+        tests=("app/test_reload",),
+    ),
     # --- the log
     Bug(
         name="secrets-not-hidden",

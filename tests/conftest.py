@@ -1,4 +1,4 @@
-"""Wires virtual time into every async test, and gives tests their clock, their chance and their log."""
+"""Runs every async test in virtual time, and has the fixtures for clock, chance, log and stores."""
 
 import asyncio
 import fcntl
@@ -20,23 +20,12 @@ from tests.support.postgres import fresh_schema, running_server
 from tests.support.store_makers import Open
 from tests.support.virtual import EPOCH, VirtualLoop, loop_time
 
-# A loaded machine draws slowly; that says nothing about the code.
+# Examples take longer on a loaded machine.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
-DEFAULT_PORTS = {
-    ("process", "test_web"),
-    ("project", "test_deploy"),
-    ("project", "test_docs"),
-    ("project", "test_docs_pages"),
-}
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    # stands here only until pyproject.toml says asyncio_default_fixture_loop_scope = "function"
-    config._inicache.setdefault("asyncio_default_fixture_loop_scope", "function")
-    config.addinivalue_line("markers", "real_time: run this async test on the normal loop and the real clock")
+def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` does that, and the poller would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -58,8 +47,8 @@ def _idle_connections_age_in_loop_time() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _default_ports_alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """With `-n`, other files run meanwhile: those whose tests want the default ports take turns."""
-    if (request.path.parent.name, request.path.stem) not in DEFAULT_PORTS:
+    """With `-n`, other files run at the same time: the tests marked `default_ports` take turns."""
+    if not request.node.get_closest_marker("default_ports"):
         yield
         return
     with (tmp_path_factory.getbasetemp().parent / "ports.lock").open("w") as lock:
@@ -68,8 +57,8 @@ def _default_ports_alone(request: pytest.FixtureRequest, tmp_path_factory: pytes
 
 
 @pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
-    """What a command configures in this process must not decide what the next test sees."""
+def _log_restored() -> Iterator[None]:
+    """Restore the log: a command that runs in this process configures it."""
     root, kept = logging.getLogger(), dict(structlog.get_config())
     before = (root.handlers, root.level, logging.raiseExceptions)
     yield
@@ -110,7 +99,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the URL of a state in PostgreSQL that does not exist yet. Virtual time waits for a busy server."""
+    """Return the URL of a state in PostgreSQL that does not exist yet. Virtual time waits longer for a busy server."""
     monkeypatch.setattr("tests.support.virtual.SOCKET_GRACE_S", 0.5)
     with fresh_schema(postgres_server) as url:
         yield url
@@ -142,7 +131,7 @@ def kept_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def open_kept(kept_url: str, clock: Clock) -> AsyncIterator[Open]:
-    """Open the state at `kept_url` as often as the test likes; all are closed at its end."""
+    """Return a function that opens the state at `kept_url`; all are closed at the end of the test."""
     opened: list[Store] = []
 
     async def open_it() -> Store:

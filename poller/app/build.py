@@ -1,16 +1,17 @@
-"""The parts of a run, each made from settings, also from such that change later: sources, sinks, accounts."""
+"""From settings to the live parts of a run: accounts and sinks, at the start and on a reload."""
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import assert_never
+from types import MappingProxyType
+from typing import TypedDict
 
 import structlog
 
 from poller.app.environment import Environment
-from poller.config import AccountSettings, OAuthTable, Settings, SourceTable
+from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
@@ -22,96 +23,24 @@ from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
+from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, make_sink
-from poller.sources import STDIN, ReadOptions, Source
 
 log = structlog.get_logger()
 
-DEFAULT_SINK = "jsonl:finished.jsonl"
 
-# --- sources ---------------------------------------------------------------------------------------------------------
+class LaneSettings(TypedDict):
+    """All that settings decide of a lane: arguments of `Lane` at the start, and of its `apply` later."""
 
-
-def feeding(settings: Settings) -> ReadOptions:
-    """Return how lines are read where nothing else is said."""
-    return ReadOptions(
-        format=settings.input.format,
-        id_column=settings.input.id_column,
-        accounts=frozenset(settings.account_settings()),
-        default_account=settings.account,
-        max_line_bytes=settings.input.max_line_bytes,
-    )
-
-
-def sources(settings: Settings, inputs: Sequence[str]) -> list[Source]:
-    """Return the sources on the command line, then those of the settings; each file is one."""
-    read = feeding(settings)
-    given = [_file(path, follow=settings.follow, read=read) for path in inputs]
-    return given + [source for table in settings.sources for source in _sources_of(table, settings.follow, read)]
-
-
-def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
-    """Whether the run goes on when its work is done."""
-    return settings.follow or any(source.follow for source in named)
-
-
-def missing_places(settings: Settings) -> list[str]:
-    """Return, for people, which sources of the settings are not there now; those that follow are waited for."""
-    named = [source for source in sources(settings, []) if source.kind in ("file", "folder")]
-    absent = [source for source in named if not Path(source.location).exists()]
-    return [f"{source}: is not there{', and waited for' if source.follow else ''}" for source in absent]
-
-
-def _sources_of(table: SourceTable, run_follows: bool, read: ReadOptions) -> list[Source]:
-    own = replace(
-        read,
-        format=table.format or read.format,
-        id_column=table.id_column or read.id_column,
-        default_account=table.account or read.default_account,
-    )
-    follow = run_follows if table.follow is None else table.follow
-    match table.found_kind:
-        case "file":
-            return [_file(path, follow=follow, read=own) for path in table.paths]
-        case "stdin":
-            return [_file(STDIN, follow=False, read=own)]
-        case "glob":
-            return [Source(kind="glob", location=table.glob or "", follow=follow, options=own)]
-        case "folder":
-            place, settle_s = table.folder or "", table.settle_s
-            return [Source(kind="folder", location=place, follow=follow, options=own, settle_s=settle_s)]
-        case _:
-            assert_never(table.found_kind)
-
-
-def _file(path: str, *, follow: bool, read: ReadOptions) -> Source:
-    is_stdin = path == STDIN
-    return Source(kind="stdin" if is_stdin else "file", location=path, follow=follow and not is_stdin, options=read)
-
-
-# --- sinks and accounts ----------------------------------------------------------------------------------------------
-
-
-def sink_specs(settings: Settings) -> list[SinkSpec]:
-    """Return where finished tasks go."""
-    return list(settings.sinks) or [DEFAULT_SINK]
-
-
-def gate_limits(account: AccountSettings) -> GateLimits:
-    """Return what the person set for the account's gate."""
-    return GateLimits(
-        requests=account.requests,
-        window_s=account.window_s,
-        workers=account.workers,
-        daily_limit=account.daily_limit,
-        daily_reserve=account.daily_reserve,
-        time_zone=account.time_zone,
-    )
+    client: StatusClient
+    polling: Polling
+    timing: AccountTiming | None
+    limits: GiveUpRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """Makes the parts of one run."""
+    """Builds the parts of one run, and applies other settings to its lanes."""
 
     environment: Environment
     store: Store
@@ -119,28 +48,48 @@ class Builder:
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
 
+    # --- sinks
+
+    def delivery_loops(
+        self, settings: Settings, kept: Mapping[str, DeliveryLoop] = MappingProxyType({})
+    ) -> list[DeliveryLoop]:
+        """Return a delivery loop for each sink: that of the same spec in `kept`, or a new one, not opened yet.
+
+        Raises `ConfigError`.
+        """
+        loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in settings.sink_specs]
+        names = [loop.sink.name for loop in loops]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
+        return loops
+
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
-        """Return the way to a sink, not opened yet. Raises `ConfigError`."""
-        environment, hidden = self.environment, settings.secret_variables()
-        around = SinkEnvironment(
-            clock=environment.clock, rng=environment.rng, environ=environment.environ, hidden=hidden
+        """Return the delivery loop of a sink, not opened yet. Raises `ConfigError`."""
+        environment = self.environment
+        outside = SinkEnvironment(
+            clock=environment.clock,
+            rng=environment.rng,
+            environ=environment.environ,
+            hidden=settings.secret_variables(),
         )
         return DeliveryLoop(
-            make_sink(spec, around),
+            make_sink(spec, outside),
             store=self.store,
             metrics=self.metrics,
             clock=environment.clock,
             give_up_s=settings.give_up_s,
         )
 
+    # --- accounts
+
     async def lane(self, name: str, settings: Settings, service: Service) -> Lane:
-        """Return an account, ready to work. Raises `ConfigError` where it has no token."""
+        """Return an account's lane, ready to run. Raises `ConfigError` where the account has no token."""
         account, environment = settings.account_settings()[name], self.environment
         rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
         gate = self.gates[name] = AccountGate(
             name,
-            gate_limits(account),
+            _gate_limits(account),
             state=await self.store.account(name),
             clock=environment.clock,
             monotonic=environment.monotonic or asyncio.get_running_loop().time,
@@ -151,20 +100,34 @@ class Builder:
             name,
             store=self.store,
             gate=gate,
-            client=self.client(name, account, tokens),
-            polling=account.polling_rules(),
-            timing=await self.timing(name, account),
             recorder=Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
             clock=environment.clock,
             rng=rng,
-            limits=GiveUpRules(
-                give_up_s=settings.give_up_s,
-                needs_token=len(settings.account_settings()) == 1 and not service.endless,
-            ),
+            **await self._lane_settings(name, settings, tokens, service),
         )
 
-    def client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:
-        """Return what makes the account's polls."""
+    async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
+        """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
+        if tokens is not None:
+            lane = service.lanes[name]
+            lane.keep_knowledge()
+            lane.apply(**await self._lane_settings(name, settings, tokens, service))
+        has_new_token = None if tokens is None else tokens.has_changed
+        self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
+
+    async def _lane_settings(
+        self, name: str, settings: Settings, tokens: TokenSource, service: Service
+    ) -> LaneSettings:
+        account = settings.account_settings()[name]
+        is_only_account = len(settings.account_settings()) == 1
+        return LaneSettings(
+            client=self._client(name, account, tokens),
+            polling=account.polling_rules(),
+            timing=await self._timing(name, account),
+            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_token=is_only_account and not service.endless),
+        )
+
+    def _client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:
         client: StatusClient = HubSpotClient(
             self.connections,
             base_url=account.base_url,
@@ -174,27 +137,35 @@ class Builder:
             max_body_bytes=account.max_body_bytes,
         )
         if self.environment.tracer is not None:
-            asked = {"account": name, "base_url": account.base_url, "status_path": account.status_path}
-            client = traces.TracedClient(client, self.environment.tracer, clock=self.environment.clock, **asked)
+            attributes = {"account": name, "base_url": account.base_url, "status_path": account.status_path}
+            client = traces.TracedClient(client, self.environment.tracer, clock=self.environment.clock, **attributes)
         return client
 
-    async def timing(self, name: str, account: AccountSettings) -> AccountTiming | None:
-        """Return the account's learned timing with what is kept of it; None where another policy is chosen."""
-        rules = account.polling_rules()
-        if rules.policy != "learned":
+    async def _timing(self, name: str, account: AccountSettings) -> AccountTiming | None:
+        """Return the account's learned timing with what is stored of it; None where another policy is chosen."""
+        if account.polling.policy != "learned":
             return None
-        kept_as = knowledge_key(name, account.status_path)
+        kept_as, tradeoff = knowledge_key(name, account.status_path), account.polling_rules().tradeoff
         try:
-            return AccountTiming(kept_as, rules.tradeoff, await self.store.knowledge(kept_as))
+            return AccountTiming(kept_as, tradeoff, await self.store.knowledge(kept_as))
         except KnowledgeUnreadable as reason:
             log.warning("timing.forgotten", account=name, reason=str(reason))
-            return AccountTiming(kept_as, rules.tradeoff)
+            return AccountTiming(kept_as, tradeoff)
+
+    # --- tokens
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
         if account.oauth is not None:
             return self._oauth(account.base_url, account.oauth)
-        return await stored_token(account.token_file, account.token_env, self.environment.environ)
+        return await _stored_token(account.token_file, account.token_env, self.environment.environ)
+
+    async def site_token(self, settings: Settings) -> TokenSource | None:
+        """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
+        file, variable = settings.listen_token_file, settings.listen_token_env
+        if file is None and variable is None:
+            return None
+        return await _stored_token(file, variable or "", self.environment.environ)
 
     def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
         environ = self.environment.environ
@@ -218,22 +189,26 @@ class Builder:
         return _HiddenToken(source)
 
 
-async def stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
+def _gate_limits(account: AccountSettings) -> GateLimits:
+    return GateLimits(
+        requests=account.requests,
+        window_s=account.window_s,
+        workers=account.workers,
+        daily_limit=account.daily_limit,
+        daily_reserve=account.daily_reserve,
+        time_zone=account.time_zone,
+    )
+
+
+async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
     """Return a token in a file, or else in a variable. Raises `ConfigError` where there is none."""
     source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, environ))
     await source.token()
     return source
 
 
-def refuse_same_names(delivery_loops: Sequence[DeliveryLoop]) -> None:
-    """Raise `ConfigError` where two sinks have the same name."""
-    names = [loop.sink.name for loop in delivery_loops]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"sinks: two have the name {twice[0]}; give one another, in its [[sinks]] table: name = …")
-
-
 class _HiddenToken:
-    """Hands on another source's tokens, each of them known to the log as something never to show."""
+    """A token source that registers each token with the log, which then never writes it."""
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source

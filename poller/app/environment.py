@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What a run takes from outside itself. Tests bring their own time, chance and network."""
+    """What a run takes from outside itself. Tests pass their own time, chance and network."""
 
     clock: Clock = time.time
-    monotonic: Clock | None = None  # never jumps; None: the loop's clock
+    monotonic: Clock | None = None  # never jumps; None: the event loop's clock
     rng: random.Random = field(default_factory=random.SystemRandom)
-    stdin: int = 0
+    stdin: int = 0  # file descriptor
     environ: Mapping[str, str]
-    connections: Callable[[Settings], Connections]
-    console: Console | None = None  # where the progress display is drawn; None: nowhere
-    tracer: "Tracer | None" = None  # who is told of every poll; None: nobody
-    on_service: Callable[[Service], None] = lambda _service: None  # told before work begins
+    connections: Callable[[Settings], Connections]  # to HubSpot, not opened yet
+    console: Console | None = None  # shows the progress display; None: no display
+    tracer: "Tracer | None" = None  # gets a span for each poll; None: no spans
+    on_start: Callable[[Service], None] = lambda _service: None  # called before work begins
     open_site: Callable[[web.Application, Address], AbstractAsyncContextManager[Address]] = listen
-    reread: Callable[[], Settings] | None = None  # the settings as they are now; None: they cannot change
-    set_log: Callable[[Settings], None] = lambda _settings: None  # told of the settings' log
+    read_settings: Callable[[], Settings] | None = None  # reads them for a reload; None: they cannot change
+    apply_to_log: Callable[[Settings], None] = lambda _settings: None

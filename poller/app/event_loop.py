@@ -1,4 +1,4 @@
-"""How a process is set up to spend little on each poll: the event loop, the memory allocator, the garbage collector."""
+"""Sets up the process so that a poll is cheap: the event loop, the memory allocator, the garbage collector."""
 
 import asyncio
 import gc
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-RECEIVE_BUFFER = 262_144  # what asyncio asks the allocator for with each read
+RECEIVE_BUFFER = 262_144  # bytes that asyncio allocates for each read
 
 
 def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -26,12 +26,12 @@ def _fastest_loop() -> asyncio.AbstractEventLoop:
 
 
 def _keep_large_blocks() -> None:
-    """glibc maps a block as large as asyncio's receive buffer anew for every read, three system calls each, until one
-    that is larger was given back."""
+    """Free one large block, so that glibc keeps blocks of the size of asyncio's receive buffer. Else it maps and unmaps
+    one for every read, three system calls each."""
     bytearray(4 * RECEIVE_BUFFER)
 
 
 def tune_garbage_collector() -> None:
-    """What lives now lives to the end: never walk it again. Polls leave few cycles, so walk the others seldom."""
+    """Freeze all current objects: they live until exit. Polls leave few cycles, so collect rarely."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

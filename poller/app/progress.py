@@ -1,4 +1,4 @@
-"""The progress display on a terminal's stderr. It reads counters and draws; it changes nothing."""
+"""The progress display on a terminal's stderr. Reads counters and draws; changes nothing."""
 
 import asyncio
 from collections import deque
@@ -18,13 +18,13 @@ from poller.engine.metrics import Metrics
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
 REDRAW_S = 0.25
-RATES_OVER_S = 10.0  # HubSpot's own window; longer, and the slow last tasks would look fast
+RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last tasks would seem fast
 
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
 
 
 class Progress:
-    """Draws until cancelled: done of known, kinds, polls, rates, pauses, and when it may be finished."""
+    """Draws until cancelled: done of known, kinds, polls, rates, pauses, and the time left."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Progress:
     ) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._pauses = pauses  # account or sink → why it waits
+        self._pauses = pauses  # account or sink → reason
         self._ended = ended  # whether the input has ended, so that "known" is all
         self._draining = draining
         self._samples: deque[tuple[float, int, int]] = deque()  # instant, polls, finished
@@ -77,9 +77,9 @@ class Progress:
         if self._metrics.rejected:
             yield Text(f"{self._metrics.rejected:,} input lines rejected", style="yellow")
         if self._draining():
-            yield Text("stopping: finishing what is in flight; Ctrl-C again stops at once", style="yellow")
+            yield Text("stopping: finishing polls in flight; Ctrl-C again stops at once", style="yellow")
         for name, reason in self._pauses().items():
-            yield Text(f"{name} waits: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
+            yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
 
     def _kinds(self) -> Text:
         counts = [(kind, self._metrics.kinds[kind]) for kind in Kind if self._metrics.kinds[kind]]

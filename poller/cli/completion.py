@@ -1,6 +1,6 @@
-"""What the shell offers after Tab where an option takes one of a few words. Light: each Tab starts the program anew."""
+"""What the shell offers after Tab where an option takes one of a few words. Light: each Tab starts the program."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from poller.core.text import KIND_TEXT
 
@@ -17,36 +17,28 @@ STATES = {"sqlite:///poller.db": "a file of this folder", "postgresql://": "a da
 LEVELS = {
     "debug": "every poll",
     "info": "every finished task",
-    "warning": "what a person should see",
+    "warning": "what needs attention",
     "error": "what stops work",
 }
 DURATIONS = {
     "lognormal:30,1.2": "median 30 s, and a long tail",
     "fixed:10": "10 s each",
-    "uniform:5,60": "anything from 5 to 60 s",
+    "uniform:5,60": "evenly from 5 to 60 s",
 }
 
-Offer = tuple[str, str]  # a word, and what it means
+Offer = tuple[str, str]  # a word, and its meaning
 
 
-def sinks(incomplete: str) -> Iterator[Offer]:
-    return _offered(SINKS, incomplete)
+def _offering(words: Mapping[str, str]) -> Callable[[str], Iterator[Offer]]:
+    """Return the completion of an option that takes one of `words`."""
+
+    def offer(incomplete: str) -> Iterator[Offer]:
+        return _offered(words, incomplete)
+
+    return offer
 
 
-def states(incomplete: str) -> Iterator[Offer]:
-    return _offered(STATES, incomplete)
-
-
-def kinds(incomplete: str) -> Iterator[Offer]:
-    return _offered(KIND_TEXT, incomplete)
-
-
-def levels(incomplete: str) -> Iterator[Offer]:
-    return _offered(LEVELS, incomplete)
-
-
-def durations(incomplete: str) -> Iterator[Offer]:
-    return _offered(DURATIONS, incomplete)
+sinks, states, kinds, levels, durations = map(_offering, (SINKS, STATES, KIND_TEXT, LEVELS, DURATIONS))
 
 
 def fates(incomplete: str) -> Iterator[Offer]:

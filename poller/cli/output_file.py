@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all, readable by its owner alone: answers hold other people's addresses."""
+"""Writes a file whole or not at all, with mode 0600: reports contain other people's URLs."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from poller.core.errors import SinkError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[TextIO]:
-    """Yield a file that takes the place of `path` once the block ends well; otherwise nothing changes.
+    """Yield a file that replaces `path` when the block ends without an error; otherwise nothing changes.
 
     Raises `SinkError` where it cannot be written.
     """

@@ -1,7 +1,7 @@
 """Every setting: where it may come from, its default, its range. An unknown or impossible one stops the start with a
-message that names place and remedy, and never holds a secret.
+message that has its location and the remedy, and never a secret.
 
-The settings of an account may stand at the top, as the default of every account, and in `[accounts.NAME]`.
+Account settings at the top are the defaults of every account; `[accounts.NAME]` overrides them.
 """
 
 from poller.config.address import Address, address_of, is_loopback_host

@@ -1,4 +1,4 @@
-"""Where the server listens: reads `HOST:PORT`, and says whether that can be reached from other machines. Pure."""
+"""The address on which the server listens: `HOST:PORT`, and whether other machines can reach it. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class Address:
         return Address(host=self.host, port=port)
 
     def near(self) -> "Address":
-        """Return where this machine itself reaches it: an address that stands for all is none to connect to."""
+        """Return where this machine reaches it: loopback for an address that means all interfaces."""
         return Address(host={"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), port=self.port)  # noqa: S104 - compared, not bound
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a name or address is this machine's own for sure."""
+    """Return whether a name or address is certainly this machine's own."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,29 +1,20 @@
-"""Owns where settings come from: flags > environment (`POLLER_…`, `__` nests) > secrets files > TOML > defaults."""
+"""Loads settings: flags > environment (`POLLER_…`, `__` nests) > secrets files > TOML > defaults."""
 
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from poller.config.merge import PREFIX, KeyPath, dotted, flag, overlay, variable
-from poller.config.messages import told
+from poller.config.messages import messages_of
 from poller.config.settings import Settings
 from poller.core.errors import ConfigError
 
 SECRETS_DIR = Path("/run/secrets")  # where Docker and Kubernetes put secrets by default
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """What one source says, and how to name a key of it to a person."""
-
-    values: dict[str, Any]
-    name: Callable[[KeyPath], str]
 
 
 def load(
@@ -38,17 +29,17 @@ def load(
     """
     toml = _read_toml(config_file) if config_file else {}
     secrets = _read_secrets(secrets_dir)
-    layers = (
-        Layer(values=toml, name=lambda path: f"{config_file}: {dotted(path)}"),
-        Layer(values=_from_variables(secrets, toml), name=lambda path: str(secrets_dir / variable(path).lower())),
-        Layer(values=_from_variables(environ, toml), name=variable),
-        Layer(values=_given(flags), name=flag),
+    layers: tuple[tuple[dict[str, Any], Callable[[KeyPath], str]], ...] = (  # values, and the name of a key for people
+        (toml, lambda path: f"{config_file}: {dotted(path)}"),
+        (_from_variables(secrets, toml), lambda path: str(secrets_dir / variable(path).lower())),
+        (_from_variables(environ, toml), variable),
+        (_given(flags), flag),
     )
     merged: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
-    for layer in layers:
-        merged = overlay(merged, layer.values)
-        origins |= {path: layer.name(path) for path in _leaves(layer.values)}
+    for values, name in layers:
+        merged = overlay(merged, values)
+        origins |= {path: name(path) for path in _leaves(values)}
     try:
         settings = Settings(**merged)
     except ValidationError as error:
@@ -56,20 +47,20 @@ def load(
     else:
         settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
         return settings
-    raise ConfigError("\n".join(told(problems, origins)))
+    raise ConfigError("\n".join(messages_of(problems, origins)))
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; start from config.example.toml, or name another with -c") from None
+        raise ConfigError(f"{file}: no such file. Start from config.example.toml, or name another with -c") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        raise ConfigError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not TOML: {error}; text stands in quotes, a table begins with [name]") from None
+        raise ConfigError(f"{file}: not TOML: {error}. Text needs quotes, a table begins with [name]") from None
 
 
 def _read_secrets(folder: Path) -> dict[str, str]:
@@ -83,7 +74,8 @@ def _read_secrets(folder: Path) -> dict[str, str]:
 
 
 def _from_variables(variables: Mapping[str, str], toml: Mapping[str, Any]) -> dict[str, Any]:
-    source = EnvSettingsSource(Settings)
+    settings_type = cast("type[BaseSettings]", Settings)  # the source reads only its fields
+    source = EnvSettingsSource(settings_type, env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True)
     source.env_vars = {name.lower(): value for name, value in variables.items() if value}
     try:
         values = source()

@@ -1,16 +1,16 @@
-"""Owns keys and how layers of settings are laid on each other: a key's place, its names for people, the merge. Pure."""
+"""Keys of settings and their names for people, and how layers of settings are merged. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
-KeyPath = tuple[str, ...]  # a key's place: ("accounts", "eu", "workers")
+KeyPath = tuple[str, ...]  # such as ("accounts", "eu", "workers")
 PREFIX = "POLLER_"
-TOKEN_KEYS = frozenset({"token_env", "token_file", "oauth"})  # naming one way to a token displaces inherited others
+TOKEN_KEYS = frozenset({"token_env", "token_file", "oauth"})  # setting one of them unsets those of lower layers
 _FLAGS = {"sinks": "--sink", "input.format": "--format", "input.id_column": "--id-column", "progress": "--no-progress"}
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `over` laid on it, table by table. A way to a token in `over` displaces those of `base`."""
+    """Return `base` with the values of `over`, table by table. A token key in `over` unsets the others of `base`."""
     chosen = TOKEN_KEYS & over.keys()
     kept = {key: value for key, value in base.items() if not chosen or key not in TOKEN_KEYS - chosen}
     for key, value in over.items():

@@ -1,4 +1,4 @@
-"""Owns what people are told of settings: problems with place and remedy, and the settings in force. No secrets."""
+"""Messages on settings: problems with location and remedy, and the settings in force. Never a secret. Pure."""
 
 import json
 import re
@@ -38,12 +38,12 @@ _WORDS = {
 }
 
 
-def told(problems: Iterable[ErrorDetails], origins: Mapping[KeyPath, str]) -> list[str]:
-    """Return one line a problem. What an account merely inherits is told once, where it stands."""
+def messages_of(problems: Iterable[ErrorDetails], origins: Mapping[KeyPath, str]) -> list[str]:
+    """Return one line a problem. One that accounts inherit is reported once, where it was set."""
     found = [(tuple(str(part) for part in problem["loc"]), problem["type"], problem["msg"]) for problem in problems]
     return list(
         dict.fromkeys(
-            f"{_place(path, origins)}{_message(path, kind, text)}"
+            f"{_location(path, origins)}{_message(path, kind, text)}"
             for path, kind, text in found
             if _is_own(path, origins) or (path[2:], kind, text) not in found
         )
@@ -55,13 +55,13 @@ def _is_own(path: KeyPath, origins: Mapping[KeyPath, str]) -> bool:
     return path[0:1] != ("accounts",) or any(path[:size] in origins for size in range(3, len(path) + 1))
 
 
-def _place(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
+def _location(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
     exact = next((origins[path[:size]] for size in range(len(path), 0, -1) if path[:size] in origins), None)
     inherited = next((origins[path[2:size]] for size in range(len(path), 2, -1) if path[2:size] in origins), None)
-    place = exact or (inherited if path[0:1] == ("accounts",) else None) or dotted(path)
+    location = exact or (inherited if path[0:1] == ("accounts",) else None) or dotted(path)
     if path[0:1] == ("sources",) and len(path) > 1:
-        place = ": ".join((f"{origins.get(path[:1], 'sources')}, table {int(path[1]) + 1}", *path[2:3]))
-    return f"{place}: " if place else ""
+        location = ": ".join((f"{origins.get(path[:1], 'sources')}, table {int(path[1]) + 1}", *path[2:3]))
+    return f"{location}: " if location else ""
 
 
 def _message(path: KeyPath, kind: str, text: str) -> str:
@@ -72,15 +72,15 @@ def _message(path: KeyPath, kind: str, text: str) -> str:
 
 def _unknown(key: str, known: Mapping[str, str]) -> str:
     if key in ("token", "access_token", "api_key"):
-        return "a token does not belong into settings; name where it stands: token_env or token_file"
+        return "a token does not belong into settings. Name where it is: token_env or token_file"
     if f"{key}_env" in known:
-        return f"a secret does not belong into settings; name where it stands: {key}_env or {key}_file"
+        return f"a secret does not belong into settings. Name where it is: {key}_env or {key}_file"
     nearest = _nearest(key, known)
     return "there is no such setting" + (f"; did you mean {nearest}?" if nearest else "; see config.example.toml")
 
 
 def _known_keys(table: KeyPath) -> dict[str, str]:
-    """Return the keys that may stand in `table`, and those of its own tables, each with how to write it there."""
+    """Return the keys of `table` and of the tables in it, each with how to write it there."""
     model: type[BaseModel] = Settings
     if table[0:1] == ("sources",):
         model, table = SourceTable, ()
@@ -95,7 +95,7 @@ def _known_keys(table: KeyPath) -> dict[str, str]:
 
 
 def problems_in_table(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line a problem of a table that stands by itself, such as a sink's."""
+    """Return one line a problem of a single table, such as a sink's."""
     known = {key: key for key in model.model_fields}
     lines = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
@@ -111,9 +111,9 @@ def _nearest(key: str, known: Mapping[str, str]) -> str | None:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return `POLLER_…` variables that set nothing, each with the nearest that would.
+    """Return `POLLER_…` variables that set nothing, each with the most similar one that does.
 
-    Worth a warning only: Kubernetes itself injects such as POLLER_SERVICE_HOST for a service named poller.
+    They are not errors: Kubernetes sets POLLER_SERVICE_HOST for a service named poller.
     """
     known = {variable((key,)): variable((key,)) for key in Settings.model_fields}
     known |= {
@@ -124,10 +124,10 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def describe(settings: Settings) -> str:
-    """Return the settings in force as TOML-like text, each that is no default with its origin. Holds no secret."""
+    """Return the settings in force as TOML-like text, each that was set with its origin. Has no secret."""
     origins = settings._origins  # noqa: SLF001 - this module's own field
     values = settings.model_dump(mode="json")
-    values["sources"] = [table.told() for table in settings.sources]
+    values["sources"] = [table.to_json() for table in settings.sources]
     accounts = values.pop("accounts")
     lines = list(_described(values, (), origins))
     for name, own in accounts.items():
@@ -150,7 +150,7 @@ def _described(
 
 
 def _shown(value: object) -> str:
-    """Hide what URLs may carry, a user with password and a query with a key, and what a sink's own keys may."""
+    """Hide what may be secret: user and query of URLs, and values of a sink's own keys."""
     if isinstance(value, list):
         value = [_without_secrets(each) if isinstance(each, dict) else each for each in value]
     text = "unset" if value is None else json.dumps(value, ensure_ascii=False)
@@ -158,5 +158,5 @@ def _shown(value: object) -> str:
 
 
 def _without_secrets(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A sink's table is judged only by its sink: till then a key may hold what it should merely name."""
+    """Only the sink itself validates its table: before that, a key may have a secret in place of its location."""
     return {key: "***" if _SECRET_KEY.search(key) else value for key, value in table.items()}

@@ -1,7 +1,8 @@
-"""Owns every setting: its name, default and range. Defaults of the timing rules are taken from `policy.Polling`."""
+"""Every setting: its name, default and range. The defaults of the timing rules are those of `policy.Polling`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -13,10 +14,10 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import NoDecode
 
-from poller.config.address import address_of, listen_address
-from poller.config.merge import PREFIX, TOKEN_KEYS, KeyPath, overlay, variable
+from poller.config.address import address_of, is_loopback_host, listen_address
+from poller.config.merge import TOKEN_KEYS, KeyPath, overlay, variable
 from poller.config.sources import SourceTable, source_tables
 from poller.config.value_types import (
     AccountName,
@@ -28,7 +29,6 @@ from poller.config.value_types import (
     absolute_path,
     http_url,
     is_account_name,
-    is_loopback,
     known_zone,
     no_bool,
     plain_base,
@@ -41,14 +41,15 @@ from poller.config.value_types import (
 )
 from poller.schedule.policy import LONGEST_GAP_S, Polling
 
+DEFAULT_SINK = "jsonl:finished.jsonl"
 _RULES = Polling()
-
+_FIXED = object()  # marks a setting that only a restart changes; a reload applies all others
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
 
 
 class PollingTable(BaseModel):
-    """When to poll again; the meaning of each stands at `policy.Polling`."""
+    """When to poll again; the meaning of each is defined in `policy.Polling`."""
 
     model_config = _STRICT
 
@@ -72,7 +73,7 @@ class PollingTable(BaseModel):
 
 
 class OAuthTable(BaseModel):
-    """How to get access tokens of a public app. The refresh token file is rewritten when HubSpot renews the token."""
+    """How to get access tokens of a public app. The refresh token file is rewritten when HubSpot sends a new one."""
 
     model_config = _STRICT
 
@@ -148,69 +149,52 @@ class AccountSettings(BaseModel):
         chosen = sorted(key for key in TOKEN_KEYS & self.model_fields_set if getattr(self, key) is not None)
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} are set together: keep the one the token is to come from")
-        if self.base_url.startswith("http://") and not self.allow_http and not is_loopback(self.base_url):
-            raise ValueError("base_url would send the token unencrypted: use https://, or say allow_http = true")
+        url = urlsplit(self.base_url)
+        if url.scheme == "http" and not self.allow_http and not is_loopback_host(url.hostname or ""):
+            raise ValueError("base_url would send the token unencrypted: use https://, or set allow_http = true")
         return self
 
     @property
     def expects_result(self) -> bool:
-        """Whether a COMPLETE without `result` is worth its own kind. Source-code extracts never promise one."""
+        """Whether a COMPLETE without `result` has its own kind. Source-code extracts never have one."""
         return "source-code/extract" not in self.status_path if self.expect_result is None else self.expect_result
 
     def polling_rules(self) -> Polling:
-        """Return the timing rules as the policy wants them."""
+        """Return the timing rules as the policy needs them."""
         return Polling(**self.polling.model_dump(), deadline_s=self.deadline_s, expects_result=self.expects_result)
 
 
-class Settings(BaseSettings, AccountSettings):
+class Settings(AccountSettings):
     """All settings. Its account settings are the defaults of `accounts`, which holds every account's merged ones."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_default=False,
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-    )
-
-    state: Annotated[str, AfterValidator(url_like)] = "sqlite:///poller.db"
-    account: AccountName = "default"  # of ids that name none
+    state: Annotated[str, AfterValidator(url_like), _FIXED] = "sqlite:///poller.db"
+    account: AccountName = "default"  # of ids without one
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
-    sources: Annotated[list[SourceTable], NoDecode, BeforeValidator(source_tables)] = []  # beside the command line's
+    sources: Annotated[
+        list[SourceTable], NoDecode, BeforeValidator(source_tables)
+    ] = []  # and those of the command line
     sinks: Annotated[list[str | dict[str, Any]], NoDecode, BeforeValidator(sink_specs)] = []  # specs and tables
     log: LogTable = LogTable()
-    listen: Annotated[str, AfterValidator(listen_address)] = "127.0.0.1:8321"
-    listen_token_env: Annotated[Variable | None, Empty] = None
-    listen_token_file: Annotated[Path | None, Empty] = None
-    follow: bool = False
-    progress: bool = True
-    summary_every_s: Seconds = 30.0
-    traces: Literal["auto", "on", "off"] = "auto"
+    listen: Annotated[str, AfterValidator(listen_address), _FIXED] = "127.0.0.1:8321"
+    listen_token_env: Annotated[Variable | None, Empty, _FIXED] = None
+    listen_token_file: Annotated[Path | None, Empty, _FIXED] = None
+    follow: Annotated[bool, _FIXED] = False
+    progress: Annotated[bool, _FIXED] = True
+    summary_every_s: Annotated[Seconds, _FIXED] = 30.0
+    traces: Annotated[Literal["auto", "on", "off"], _FIXED] = "auto"
     shutdown_s: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=86_400)] = 30.0
-    give_up_s: Annotated[Seconds | None, Word] = None  # None: wait for the API and the sinks for ever
+    give_up_s: Annotated[Seconds | None, Word] = None  # None: wait forever
     stop_on_failures: Annotated[
-        Annotated[float, BeforeValidator(share_or_count), Field(gt=0, le=1e12, allow_inf_nan=False)] | None, Word
+        Annotated[float, BeforeValidator(share_or_count), Field(gt=0, le=1e12, allow_inf_nan=False)] | None,
+        Word,
+        _FIXED,
     ] = None  # a share of a run's outcomes below 1, else a number of them; None: never
-    retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: for ever
-    proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty] = None
-    ca_file: Annotated[Path | None, Empty] = None
+    retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: forever
+    proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty, _FIXED] = None
+    ca_file: Annotated[Path | None, Empty, _FIXED] = None
 
     _origins: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings' own
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load` merges the sources itself, to know where each value came from."""
-        return (init_settings,)
 
     @model_validator(mode="before")
     @classmethod
@@ -255,12 +239,22 @@ class Settings(BaseSettings, AccountSettings):
             raise ValueError("sources: standard input can be read only once")
         return self
 
+    @classmethod
+    def fixed(cls) -> frozenset[str]:
+        """Return the names of the settings that only a restart changes."""
+        return frozenset(name for name, info in cls.model_fields.items() if _FIXED in info.metadata)
+
     def account_settings(self) -> dict[str, AccountSettings]:
         """Return every account's settings; where none is configured, the one account the top describes."""
         if self.accounts:
             return dict(self.accounts)
         own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
         return {self.account: AccountSettings.model_validate(own)}
+
+    @property
+    def sink_specs(self) -> list[str | dict[str, Any]]:
+        """Where finished tasks go: the sinks that were set, or else a file."""
+        return list(self.sinks) or [DEFAULT_SINK]
 
     def secret_variables(self) -> frozenset[str]:
         """Return the names of the environment variables that hold HubSpot's tokens and secrets."""

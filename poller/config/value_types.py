@@ -1,10 +1,9 @@
-"""Owns the kinds of value a setting can have: what is accepted, and what is said where it is not. Pure; no messages
-repeat a value, because a secret may stand where something else was wanted.
+"""The types of settings' values: what is accepted, and the message where it is not. Pure. No message repeats the value,
+because it may be a secret in the wrong setting.
 """
 
 import json
 import re
-from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -58,9 +57,9 @@ def whole_from_one(value: float) -> float:
 
 def share_or_count(value: object) -> object:
     """`0.2` and `"20%"` are a share of the outcomes, `500` is a number of them."""
-    told = share_or_number(no_bool(value))
+    share = share_or_number(no_bool(value))
     try:
-        number = float(told)  # type: ignore[arg-type]
+        number = float(share)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = 0.0
     if number <= 0 or (number >= 1 and not number.is_integer()):
@@ -117,7 +116,7 @@ def url_like(url: str) -> str:
 def sink_specs(value: object) -> object:
     """Accept one spec, a list of specs and tables with a `kind`, and such a list as JSON (environment).
 
-    Whether the kind exists and what else its table may hold is for `poller.sinks` to say.
+    `poller.sinks` validates the kind and the other keys of a table.
     """
     if isinstance(value, str):
         value = json.loads(value) if value.lstrip().startswith("[") else [value]
@@ -138,17 +137,9 @@ def _sink_spec(sink: object) -> object:
     return sink
 
 
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 Count = Annotated[int, BeforeValidator(no_bool), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
 Variable = Annotated[str, AfterValidator(variable_name)]
-Word = BeforeValidator(unset_word)  # "auto" and "never" stand for None, which TOML cannot say
-Empty = BeforeValidator(unset_empty)  # "" stands for None
+Word = BeforeValidator(unset_word)  # "auto" and "never" mean None, which TOML does not have
+Empty = BeforeValidator(unset_empty)  # "" means None
 AccountName = Annotated[str, AfterValidator(account_name)]

@@ -187,19 +187,16 @@ class Lane:
             state = replace(self.gate.state(), active_at=self._clock(), clean=False)
             self._store.save_account(self.account, state)
 
-    def use_client(self, client: StatusClient) -> None:
-        """Make the next polls with another client."""
-        self._client = client
-
     def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""
         if self._timing is not None:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge())
 
-    def retune(self, polling: Polling, timing: AccountTiming | None, give_up_s: float | None) -> None:
-        """Follow other rules from the next poll on."""
-        self._polling, self._timing = polling, timing
-        self._give_up.rules = replace(self._give_up.rules, give_up_s=give_up_s)
+    def apply(
+        self, *, client: StatusClient, polling: Polling, timing: AccountTiming | None, limits: GiveUpRules
+    ) -> None:
+        """Use other settings from the next poll on."""
+        self._client, self._polling, self._timing, self._give_up.rules = client, polling, timing, limits
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.first_poll_s)
 
     def wake(self) -> None:

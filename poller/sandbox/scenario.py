@@ -3,21 +3,18 @@
 Every parser raises `ValueError`; the message contains the text and the right form.
 """
 
-import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 from itertools import pairwise
-from statistics import NormalDist
 from types import MappingProxyType
 from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-DEFAULT_DURATIONS = "lognormal:30,1.2"
-_T = TypeVar("_T")
+from poller.schedule.durations import DEFAULT_DURATIONS, Durations, parse_durations, parse_number
 
+_T = TypeVar("_T")
 SHARES_SLACK = 1e-9  # float sums of shares such as 0.1 + 0.2 are not exact
 
 FAULTS: Mapping[str, str] = MappingProxyType(
@@ -83,83 +80,6 @@ class Fate(StrEnum):
     UNKNOWN = "unknown"  # its status request returns 404 or 400
 
 
-# --- durations -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DurationPart:
-    """One distribution of a mix."""
-
-    share: float
-    shape: str  # "fixed", "uniform" or "lognormal"
-    first: float  # seconds: the value, the low end, the median
-    second: float = 0.0  # the high end in seconds, sigma of the logarithm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Durations:
-    """How long tasks take, from the start call to their end."""
-
-    parts: tuple[DurationPart, ...]
-
-    def draw_s(self, pick: float, draw: float) -> float:
-        """Return a duration in seconds for two numbers in [0, 1): which part, and where in it."""
-        part = self.parts[-1]
-        for candidate in self.parts:
-            if pick < candidate.share:
-                part = candidate
-                break
-            pick -= candidate.share
-        if part.shape == "uniform":
-            return part.first + draw * (part.second - part.first)
-        if part.shape == "lognormal":
-            return part.first * math.exp(part.second * NormalDist().inv_cdf(max(draw, 1e-12)))
-        return part.first
-
-
-def parse_durations(spec: str) -> Durations:
-    """Read `fixed:S`, `uniform:LOW,HIGH`, `lognormal:MEDIAN,SIGMA` or `mix:SHARE@…,SHARE@…`."""
-    if not spec.startswith("mix:"):
-        return Durations(parts=(_parse_part(spec, share=1.0),))
-    parts = []
-    for piece in re.split(r",(?=[\d.]+@)", spec.removeprefix("mix:")):
-        share, at, rest = piece.partition("@")
-        if not at:
-            raise ValueError(
-                f"durations {spec!r}: {piece!r} has no share; write it as in mix:0.95@fixed:5,0.05@fixed:90"
-            )
-        parts.append(_parse_part(rest, share=_number(share, f"the share of {piece!r}")))
-    if abs(sum(part.share for part in parts) - 1) > 1e-6:
-        raise ValueError(f"durations {spec!r}: the shares must add up to 1")
-    return Durations(parts=tuple(parts))
-
-
-def _parse_part(spec: str, share: float) -> DurationPart:
-    shape, _, rest = spec.partition(":")
-    wanted = {"fixed": 1, "uniform": 2, "lognormal": 2}.get(shape)
-    if wanted is None:
-        raise ValueError(
-            f"durations {spec!r}: unknown shape {shape!r}; use fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA "
-            "(seconds) or mix:SHARE@…,SHARE@…"
-        )
-    numbers = [_number(text, f"durations {spec!r}") for text in rest.split(",")]
-    if len(numbers) != wanted:
-        raise ValueError(f"durations {spec!r}: {shape} takes {wanted} number(s), not {len(numbers)}")
-    if shape == "uniform" and numbers[0] > numbers[1]:
-        raise ValueError(f"durations {spec!r}: the low end must not exceed the high end")
-    return DurationPart(share=share, shape=shape, first=numbers[0], second=numbers[1] if wanted == 2 else 0.0)
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(f"{where}: {text!r} is not a number") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{where}: {text!r} must be a finite number of at least 0")
-    return number
-
-
 # --- shares, latency, outages ----------------------------------------------------------------------------------------
 
 
@@ -179,7 +99,7 @@ def _parse_share(spec: str, noun: str, names: Iterable[str]) -> tuple[str, float
     _check_name(name, noun, names)
     if not equals:
         raise ValueError(f"{noun} {spec!r}: write NAME=SHARE, such as {name}=0.05")
-    share = _number(share_text, f"{noun} {spec!r}")
+    share = parse_number(share_text, f"{noun} {spec!r}")
     if share > 1:
         raise ValueError(f"{noun} {spec!r}: the share must be from 0 to 1")
     return name, share
@@ -193,8 +113,8 @@ def _check_name(name: str, noun: str, names: Iterable[str]) -> None:
 def parse_latency_ms(spec: str) -> tuple[float, float]:
     """Read `MIN-MAX` or `N`, in milliseconds; return seconds."""
     low_text, dash, high_text = spec.partition("-")
-    low = _number(low_text, f"latency {spec!r}")
-    high = _number(high_text, f"latency {spec!r}") if dash else low
+    low = parse_number(low_text, f"latency {spec!r}")
+    high = parse_number(high_text, f"latency {spec!r}") if dash else low
     if low > high:
         raise ValueError(f"latency {spec!r}: write the smaller number first")
     return low / 1000, high / 1000
@@ -216,7 +136,9 @@ def parse_outage(spec: str) -> Outage:
     from_text, dash, to_text = span.partition("-")
     if not dash:
         raise ValueError(f"outage {spec!r}: write FROM-TO=FAULT in seconds, such as 60-120=503")
-    return Outage(from_s=_number(from_text, f"outage {spec!r}"), to_s=_number(to_text, f"outage {spec!r}"), fault=fault)
+    return Outage(
+        from_s=parse_number(from_text, f"outage {spec!r}"), to_s=parse_number(to_text, f"outage {spec!r}"), fault=fault
+    )
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------

@@ -10,14 +10,14 @@ from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RunContext:
     """The parts of one run that its server shows and feeds."""
 
     service: Service
     store: Store
     metrics: Metrics
-    feeding: ReadOptions  # how lines that arrive over HTTP are read; the accounts are the service's lanes
+    feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     clock: Clock
     version: str
     pid: int

@@ -1,4 +1,4 @@
-"""What makes a poll cheap must change nothing of what it promises."""
+"""What makes a poll cheap changes none of its promises."""
 
 import asyncio
 import gc
@@ -38,17 +38,17 @@ def test_a_run_needs_no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("usual_collector")
-def test_what_lives_at_the_start_is_not_collected_over_and_over() -> None:
+def test_objects_of_the_start_are_not_collected_again() -> None:
     tune_garbage_collector()
     assert gc.get_freeze_count() > 0
 
 
-@pytest.mark.parametrize(("level", "tells"), [(logging.DEBUG, True), (logging.INFO, False), (logging.ERROR, False)])
-def test_debug_events_are_not_even_made_where_nobody_reads_them(level: int, tells: bool) -> None:
+@pytest.mark.parametrize(("level", "written"), [(logging.DEBUG, True), (logging.INFO, False), (logging.ERROR, False)])
+def test_debug_events_are_not_built_where_they_are_not_written(level: int, written: bool) -> None:
     before = structlog.get_config()["wrapper_class"]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     try:
-        assert is_debug() is tells
+        assert is_debug() is written
     finally:
         structlog.configure(wrapper_class=before)
 

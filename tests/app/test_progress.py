@@ -1,4 +1,4 @@
-"""The progress display: what it shows, at any width, and what it does not pretend to know."""
+"""The progress display: what it shows, at any width, and when it has no forecast."""
 
 import asyncio
 import io
@@ -79,7 +79,7 @@ def test_at_usual_widths_the_first_three_lines_are_not_broken(screen: Screen, wi
     assert len(lines) == 3
 
 
-def test_it_foretells_nothing_from_too_few_finished_tasks_or_while_it_waits(screen: Screen) -> None:
+def test_there_is_no_forecast_from_too_few_finished_tasks_or_during_a_pause(screen: Screen) -> None:
     screen.metrics.waiting = 7
     screen.work(1, finished_per_s=4)
     assert "left" not in screen.shown()
@@ -90,7 +90,7 @@ def test_it_foretells_nothing_from_too_few_finished_tasks_or_while_it_waits(scre
     assert "left" not in screen.shown()
 
 
-def test_an_open_input_is_told_by_a_plus(screen: Screen) -> None:
+def test_an_open_input_is_shown_by_a_plus(screen: Screen) -> None:
     screen.ended = False
     assert "0 of 200,000+ done" in screen.shown()
     screen.metrics.waiting = 0
@@ -98,22 +98,22 @@ def test_an_open_input_is_told_by_a_plus(screen: Screen) -> None:
 
 
 @pytest.mark.parametrize("pause", list(Pause))
-def test_every_pause_has_words_for_people(screen: Screen, pause: Pause) -> None:
+def test_every_pause_has_a_message(screen: Screen, pause: Pause) -> None:
     screen.pauses = {"emea": pause.value}
-    assert f"emea waits: {PAUSE_TEXT[pause]}" in screen.shown(250)
+    assert f"emea: {PAUSE_TEXT[pause]}" in screen.shown(250)
 
 
-def test_a_waiting_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:
+def test_a_failing_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:
     screen.pauses = {"jsonl:finished.jsonl": "no space left"}
     screen.metrics.rejected = 1_234
     screen.draining = True
     shown = screen.shown(250)
-    assert "jsonl:finished.jsonl waits: no space left" in shown
+    assert "jsonl:finished.jsonl: no space left" in shown
     assert "1,234 input lines rejected" in shown
     assert "Ctrl-C again stops at once" in shown
 
 
-async def test_it_redraws_until_cancelled_and_leaves_the_last_picture(screen: Screen) -> None:
+async def test_it_redraws_until_cancelled_and_leaves_the_last_display(screen: Screen) -> None:
     out = io.StringIO()
     async with asyncio.TaskGroup() as group:
         showing = group.create_task(screen.progress.show(Console(file=out, width=80, force_terminal=True)))

@@ -1,25 +1,38 @@
-"""The promises of a reload: what can change changes at once and loses nothing, the rest is said, a mistake costs
-nothing."""
+"""The promises of a reload: live settings are applied at once and nothing is lost, the others are reported, and wrong
+settings change nothing."""
 
 import asyncio
 import signal
-from collections import Counter
-from collections.abc import AsyncIterator, MutableMapping
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import asynccontextmanager
+from datetime import tzinfo
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
+from aiohttp import web
+from pydantic import BaseModel
+from yarl import URL
 
 from poller.app.reload import RESULT, differences
+from poller.config import PollingTable, Settings
+from poller.config.settings import InputTable, LogTable
 from poller.core.errors import Exit
-from poller.core.protocols import Clock
+from poller.core.protocols import Clock, TokenSource
+from poller.engine.history import History
+from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from poller.store import read_store
+from poller.web import Overview, RunContext, make_site
 from tests.support.processes import counted, environ, hubspot, run, running, wait_until
 from tests.support.simulation import TOKEN, Simulation, named, settings_for
+from tests.support.site import BASE
+from tests.support.virtual import MemoryConnector
 
 Events = list[MutableMapping[str, Any]]
 
@@ -33,18 +46,19 @@ class Reloaded(Simulation):
         super().__init__(folder, clock, scenario)
         self.flags: dict[str, Any] = {"follow": True, **flags}
         self.reread = lambda: settings_for(folder, self.flags)
+        self.environ = {"HUBSPOT_TOKEN": TOKEN}
 
     @asynccontextmanager
     async def at_work(self, ids: Path | None = None) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(self.run(ids, self.flags))
+            running = group.create_task(self.run(ids, self.flags, environ=self.environ))
             await asyncio.sleep(3)
             yield
             self.drain()
         assert running.result() in (Exit.ALL_COMPLETE, Exit.WORK_LEFT)
 
     async def reload(self, **changes: Any) -> dict[str, Any]:
-        """Reload with these settings; return what it answers."""
+        """Reload with these settings; return the result."""
         self.flags = {name: value for name, value in (self.flags | changes).items() if value is not None}
         before = await self._result()
         assert self.service is not None
@@ -81,7 +95,7 @@ def written(folder: Path, pattern: str) -> list[str]:
 # --- sinks -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_sink_that_is_added_gets_everything_and_one_taken_out_is_let_go(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_that_is_added_gets_everything_and_one_that_is_removed_ends(tmp_path: Path, clock: Clock) -> None:
     one, two = f"jsonl:{tmp_path}/finished.jsonl", f"jsonl:{tmp_path}/two.jsonl"
     simulation = Reloaded(tmp_path, clock)
     ids = simulation.append(50)
@@ -99,7 +113,7 @@ async def test_a_sink_that_is_added_gets_everything_and_one_taken_out_is_let_go(
     assert [(sink.name, sink.attached) for sink in (await simulation.sums()).sinks] == [(one, False), (two, True)]
 
 
-async def test_a_sink_whose_options_change_goes_on_where_it_was(tmp_path: Path, clock: Clock) -> None:
+async def test_a_sink_whose_options_change_continues_where_it_was(tmp_path: Path, clock: Clock) -> None:
     simulation = Reloaded(tmp_path, clock)
     ids = simulation.append(100)
     table = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl"}
@@ -175,7 +189,7 @@ async def test_a_higher_limit_and_more_workers_are_used_at_once_and_a_lower_one_
     assert simulation.api.stats().throttled_total == 0
 
 
-async def test_an_account_that_is_added_works_and_one_taken_out_leaves_its_tasks_waiting(
+async def test_an_account_that_is_added_works_and_one_that_is_removed_leaves_its_tasks_waiting(
     tmp_path: Path, clock: Clock
 ) -> None:
     slow = Scenario(fates={}, durations=parse_durations("fixed:500"), requests=1000)
@@ -216,7 +230,7 @@ async def test_another_token_file_is_read_and_tried_at_once(tmp_path: Path, cloc
     assert simulation.delivered("finished.jsonl") == Counter(ids)
 
 
-async def test_other_polling_rules_hold_from_the_next_poll_on(tmp_path: Path, clock: Clock) -> None:
+async def test_other_polling_rules_apply_from_the_next_poll_on(tmp_path: Path, clock: Clock) -> None:
     slow = Scenario(fates={}, durations=parse_durations("fixed:100000"), requests=1000)
     simulation = Reloaded(tmp_path, clock, slow, polling={"policy": "fixed", "longest_gap_s": 100.0})
     simulation.append(1)
@@ -265,7 +279,7 @@ async def test_sources_come_and_go_and_each_line_counts_once(tmp_path: Path, clo
     assert sum(source.lines for source in (await simulation.sums()).sources) == 15
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- what is reported -------------------------------------------------------------------------------------------------
 
 
 async def test_what_cannot_change_is_named_and_stays_named_until_a_restart(
@@ -294,10 +308,189 @@ async def test_broken_settings_change_nothing(tmp_path: Path, clock: Clock, even
     assert [event["log_level"] for event in named(events, "config.refused")] == ["error", "error"]
 
 
-def test_differences_are_told_by_the_names_people_write() -> None:
+def test_differences_have_the_names_that_people_write() -> None:
     old = {"log": {"level": "info"}, "accounts": {"eu": {"requests": 5}, "us": {}}, "sinks": []}
     new = {"log": {"level": "debug"}, "accounts": {"eu": {"requests": 6}, "asia": {}}, "sinks": ["stdout"]}
     assert differences(old, new) == ["accounts.asia", "accounts.eu.requests", "accounts.us", "log.level", "sinks"]
+
+
+# --- the server ------------------------------------------------------------------------------------------------------
+
+
+async def test_lines_over_http_and_the_deadline_on_the_page_follow_the_settings(tmp_path: Path, clock: Clock) -> None:
+    slow = Scenario(fates={}, durations=parse_durations("fixed:5000"))
+    accounts = {"eu": {"workers": 4}, "us": {"workers": 4}}
+    simulation = Reloaded(tmp_path, clock, slow, listen="127.0.0.1:8321", accounts=accounts, account="eu")
+    (first, second) = simulation.api.preload(2)
+    async with simulation.at_work():
+        assert simulation.site is not None
+        async with aiohttp.ClientSession(BASE, connector=MemoryConnector(simulation.site)) as session:
+
+            async def post(body: str) -> dict[str, Any]:
+                async with session.post("/v1/tasks", data=body, headers={"Content-Type": "text/csv"}) as response:
+                    return dict(await response.json())
+
+            async def latest_at() -> float:
+                async with session.get("/v1/overview") as response:
+                    return float((await response.json())["forecast"]["latest_at"])
+
+            assert (await post(f"import,id\nnone,{first}\n"))["accepted"] == 1
+            before, fed_at = await latest_at(), clock()
+            await simulation.reload(account="us", input={"id_column": "import"}, deadline_s=1000.0)
+            await asyncio.sleep(2)
+            assert before == pytest.approx(fed_at + 86_400, abs=5)
+            assert await latest_at() == pytest.approx(fed_at + 1000, abs=5)
+            assert (await post(f"import,id\n{second},none\n"))["accepted"] == 1
+            async with session.get(f"/v1/tasks/{second}") as response:
+                assert (await response.json())["account"] == "us"
+
+
+# --- every setting ---------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, type[BaseModel]] = {"polling": PollingTable, "input": InputTable, "log": LogTable}
+CHANGES: dict[str, Any] = {  # another value of each setting
+    "account": "other",
+    "accounts": {"default": {"workers": 16}, "eu": {"workers": 16}},
+    "allow_http": True,  # changes nothing without `base_url`
+    "base_url": "https://api.example.com",
+    "ca_file": "ca.pem",
+    "daily_limit": 1000,
+    "daily_reserve": 0.5,
+    "deadline_s": 1000.0,
+    "expect_result": False,
+    "follow": False,
+    "give_up_s": 100.0,
+    "input.format": "csv",
+    "input.id_column": "import",
+    "input.max_line_bytes": 1000,
+    "listen": "127.0.0.1:1",
+    "listen_token_env": "OTHER",
+    "listen_token_file": "token",
+    "log.format": "json",
+    "log.level": "debug",
+    "max_body_bytes": 2048,
+    "oauth": {"client_id": "me", "client_secret_env": "OTHER", "refresh_token_env": "OTHER"},
+    "polling.age_share": 0.5,
+    "polling.failure_gap_s": 3.0,
+    "polling.first_gap_s": 3.0,
+    "polling.jitter": 0.5,
+    "polling.longest_failure_gap_s": 99.0,
+    "polling.longest_gap_s": 99.0,
+    "polling.missing_again_s": 99.0,
+    "polling.policy": "backoff",
+    "polling.poll_cost_s": 9.0,
+    "progress": False,
+    "proxy": "http://127.0.0.1:9",
+    "request_timeout_s": 5.0,
+    "requests": 50,
+    "retention_s": 1000.0,
+    "shutdown_s": 5.0,
+    "sinks": ["stdout"],
+    "sources": [{"glob": "*.txt", "follow": True}],
+    "state": "sqlite:///other.db",
+    "status_path": "/crm/v3/exports/export/async/tasks/{task_id}/status",
+    "stop_on_failures": 5.0,
+    "summary_every_s": 5.0,
+    "time_zone": "Europe/Berlin",
+    "token_env": "OTHER",
+    "token_file": "token",
+    "traces": "on",
+    "window_s": 20.0,
+    "workers": 3,
+}
+
+
+InForce = Callable[[str, dict[str, Any], dict[str, Any]], Awaitable[tuple[dict[str, Any], set[tuple[str, str]]]]]
+LIVE = tuple(f"poller.{room}." for room in ("app", "engine", "hubspot", "schedule", "sinks", "sources", "web"))
+COUNTS = (Metrics, History)
+COUNTED = frozenset({"_workers"})  # the workers that a lane has started: idle ones stay
+
+
+def flags_of(name: str) -> dict[str, Any]:
+    """Return flags that change one setting."""
+    table, dot, key = name.rpartition(".")
+    if name == "allow_http":
+        return {"allow_http": True, "base_url": "http://example.com"}
+    return {table: {key: CHANGES[name]}} if dot else {name: CHANGES[name]}
+
+
+def every_setting() -> set[str]:
+    return {
+        f"{name}.{key}" if key else name
+        for name in Settings.model_fields
+        for key in (TABLES[name].model_fields if name in TABLES else [""])
+    }
+
+
+def values_in(part: object, path: str = "", seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Yield every plain value that a live part of the poller reaches, with its path; no counts, instants or caches."""
+    if isinstance(part, str | int | float | Path | URL | tzinfo | None):
+        yield path, repr(part)
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from values_in(value, f"{path}[{key}]", seen)
+    elif isinstance(part, Sequence | Set | deque):
+        yield from chain.from_iterable(values_in(value, f"{path}[]", seen) for value in part)
+    elif type(part).__module__.startswith(LIVE) and not isinstance(part, COUNTS) and id(part) not in seen:
+        names = chain(getattr(part, "__dict__", ()), *(getattr(base, "__slots__", ()) for base in type(part).__mro__))
+        for name in names:
+            if name not in COUNTED and not name.endswith(("_at", "_until")):
+                yield from values_in(getattr(part, name), f"{path}.{name}", seen | {id(part)})
+
+
+@pytest.fixture
+def in_force(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> InForce:
+    """Return a function that starts with some settings and reloads with others; it returns the answer of the reload and
+    the values in all parts of the run."""
+    sites: list[object] = []
+    logged: list[LogTable] = []
+
+    def record_site(site: RunContext, overview: Overview, tokens: TokenSource | None) -> web.Application:
+        sites[:] = [site, overview]
+        return make_site(site, overview, tokens)
+
+    monkeypatch.setattr("poller.app.run.make_site", record_site)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text(TOKEN)
+
+    async def start_and_reload(
+        folder: str, start: dict[str, Any], later: dict[str, Any]
+    ) -> tuple[dict[str, Any], set[tuple[str, str]]]:
+        (tmp_path / folder).mkdir()
+        simulation = Reloaded(tmp_path / folder, clock, listen="127.0.0.1:8321", **start)
+        simulation.environ["OTHER"] = "a-token-of-another-variable"
+        simulation.apply_to_log = lambda settings: logged.append(settings.log)
+        async with simulation.at_work():
+            answer = await simulation.reload(**later)
+            parts = [simulation.service, *sites, logged[-1].model_dump()]
+            return answer, {(path.replace(folder, ""), value.replace(folder, "")) for path, value in values_in(parts)}
+
+    return start_and_reload
+
+
+def test_every_setting_has_another_value_here() -> None:
+    assert CHANGES.keys() == every_setting()
+
+
+@pytest.mark.parametrize("name", sorted(every_setting()))
+async def test_a_reload_has_the_effect_of_a_restart_or_reports_that_it_needs_one(in_force: InForce, name: str) -> None:
+    changed = flags_of(name)
+    _, before = await in_force("run-before", {}, {})
+    answer, after = await in_force("run-reloaded", {}, changed)
+    if name in Settings.fixed():
+        assert (answer["changed"], answer["needs_restart"], after) == ([], [name], before)
+    else:
+        _, restarted = await in_force("run-restarted", changed, {})
+        assert answer["needs_restart"] == []
+        assert after != before
+        assert after ^ restarted == set()
+
+
+async def test_a_command_sink_does_not_get_the_tokens_of_accounts_that_a_reload_adds(in_force: InForce) -> None:
+    start = {"sinks": ["command:cat"]}
+    _, reloaded = await in_force("run-reloaded", start, {"token_env": "OTHER"})
+    _, restarted = await in_force("run-restarted", start | {"token_env": "OTHER"}, {})
+    assert reloaded ^ restarted == set()
 
 
 # --- nothing is lost, nothing is doubled -----------------------------------------------------------------------------
@@ -340,7 +533,7 @@ async def test_reloaded_at_random_while_at_work_every_line_and_every_outcome_cou
 
 
 @pytest.mark.real_time
-def test_poller_reload_applies_a_changed_file_and_tells_what_came_of_it(tmp_path: Path) -> None:
+def test_poller_reload_applies_a_changed_file_and_prints_the_result(tmp_path: Path) -> None:
     config, flags = tmp_path / "config.toml", ("-c", "config.toml")
     config.write_text('listen = "off"\nsources = ["ids.txt"]\nfollow = true\nsinks = ["jsonl:one.jsonl"]\n')
     assert run("reload", *flags, folder=tmp_path).returncode == 1

@@ -1,4 +1,4 @@
-"""The command line: help with examples, messages that name the flag, exit codes, and no weight before it is needed."""
+"""The command line: help with examples, messages that name the flag, exit codes, and no slow import before its use."""
 
 import re
 import signal
@@ -40,12 +40,12 @@ def test_without_arguments_the_help_is_shown() -> None:
     assert "Commands:" in shown.output
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert poller("--version").stdout == f"poller {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_s_help_has_an_example_whose_flags_exist(name: str) -> None:
+def test_the_help_of_every_command_has_an_example_whose_flags_exist(name: str) -> None:
     shown = poller(name, "--help")
     assert shown.exit_code == 0
     examples = re.findall(rf"(?m)^    .*(poller {name} ?.*)$", shown.output)
@@ -55,7 +55,7 @@ def test_every_command_s_help_has_an_example_whose_flags_exist(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_says_what_it_is_for(name: str) -> None:
+def test_every_option_has_help(name: str) -> None:
     silent = [option.name for option in COMMANDS[name].params if not getattr(option, "help", None)]
     assert silent == []
 
@@ -65,9 +65,9 @@ def test_every_command_is_summed_up_in_a_line_of_80_columns() -> None:
     assert re.findall(r"(?m)^  .*\.\.\.$", shown) == []
 
 
-def test_help_loads_nothing_of_weight() -> None:
+def test_help_imports_nothing_that_is_slow_to_import() -> None:
     heavy = ["aiohttp", "pydantic", "rich.console", "structlog", "sqlite3", "orjson", "poller.app.run"]
-    program = f"import sys, poller.cli; print([name for name in {heavy} if name in sys.modules])"
+    program = f"import sys, poller.cli.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert done.stdout == "[]\n"
 
@@ -91,7 +91,7 @@ def test_help_loads_nothing_of_weight() -> None:
         ("--workers", "0"),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_name_of_its_flag(here: Path, flag: str, value: str) -> None:
+def test_a_wrong_value_is_refused_with_the_name_of_its_flag(here: Path, flag: str, value: str) -> None:
     refused = poller("run", flag, value)
     assert refused.exit_code == Exit.CONFIG, refused.output
     assert refused.stderr.startswith("poller: ")
@@ -99,18 +99,18 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_flag(here: Path, flag: str,
     assert list(here.iterdir()) == []
 
 
-def test_a_mistyped_flag_is_told_with_the_nearest_right_one(here: Path) -> None:
+def test_the_message_on_a_mistyped_flag_has_the_most_similar_one(here: Path) -> None:
     refused = poller("run", "--reqests", "5")
     assert refused.exit_code == Exit.USAGE
     assert "--requests" in refused.stderr
 
 
-def test_several_problems_are_told_together(here: Path) -> None:
+def test_several_problems_are_reported_together(here: Path) -> None:
     refused = poller("run", "--requests", "0", "--workers", "0")
     assert [line.split(":")[0].strip(" -") for line in refused.stderr.splitlines()] == ["poller", "workers"]
 
 
-def test_a_sink_of_an_unknown_kind_is_told_with_the_known_ones(here: Path) -> None:
+def test_the_message_on_an_unknown_kind_of_sink_has_the_known_ones(here: Path) -> None:
     refused = poller("run", "--sink", "nonsense:x")
     assert refused.exit_code == Exit.CONFIG
     assert "nonsense" in refused.stderr
@@ -124,28 +124,30 @@ def test_an_input_file_that_is_not_there_is_named(here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
-def test_status_without_a_state_says_where_it_looked(here: Path) -> None:
+def test_status_without_a_state_names_the_missing_file(here: Path) -> None:
     refused = poller("status", "--state", "sqlite:///elsewhere.db")
     assert refused.exit_code == Exit.CANNOT_CREATE
     assert "elsewhere.db" in refused.stderr
 
 
-def test_an_unknown_kind_to_replay_is_told_with_the_known_ones(here: Path) -> None:
+def test_the_message_on_an_unknown_kind_to_replay_has_the_known_ones(here: Path) -> None:
     refused = poller("replay", "--sink", "stdout", "--kind", "failed")
     assert refused.exit_code == Exit.CONFIG
     assert "complete_with_errors" in refused.stderr
 
 
-def test_a_variable_that_sets_nothing_is_a_warning_with_the_nearest_one(
+def test_a_variable_that_sets_nothing_is_a_warning_with_the_most_similar_one(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLLER_REQUETS", "50")
-    told = poller("check-config")
-    assert told.exit_code == 0
-    assert told.stderr == ("warning: POLLER_REQUETS is not a setting and is ignored; did you mean POLLER_REQUESTS?\n")
+    checked = poller("check-config")
+    assert checked.exit_code == 0
+    assert checked.stderr == (
+        "warning: POLLER_REQUETS is not a setting and is ignored; did you mean POLLER_REQUESTS?\n"
+    )
 
 
-def test_the_demo_touches_no_folder_that_is_not_its_own(here: Path) -> None:
+def test_the_demo_deletes_nothing_in_a_folder_that_is_not_its_own(here: Path) -> None:
     (here / "poller-demo").mkdir()
     (here / "poller-demo" / "thesis.txt").write_text("dear")
     refused = poller("demo")
@@ -163,19 +165,19 @@ def test_a_sandbox_that_would_lose_the_ids_it_starts_is_refused(here: Path) -> N
 
 
 @pytest.mark.real_time
-def test_output_that_cannot_be_written_is_told_and_fails(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        told = run("check-config", folder=tmp_path, stdout=full, stderr=subprocess.PIPE, capture_output=False)
-    assert told.returncode == Exit.CANNOT_CREATE
-    assert told.stderr.splitlines() == ["poller: standard output cannot be written to: No space left on device"]
+        checked = run("check-config", folder=tmp_path, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert checked.returncode == Exit.CANNOT_CREATE
+    assert checked.stderr.splitlines() == ["poller: standard output cannot be written to: No space left on device"]
 
 
 @pytest.mark.real_time
 def test_a_reader_of_the_settings_may_leave_early(tmp_path: Path) -> None:
-    with running("check-config", folder=tmp_path, stdout=subprocess.PIPE) as told:
-        told.stdout.close()
-        told.ended()
-        assert told.log() == ""
+    with running("check-config", folder=tmp_path, stdout=subprocess.PIPE) as checked:
+        checked.stdout.close()
+        checked.ended()
+        assert checked.log() == ""
 
 
 @pytest.mark.real_time
@@ -188,7 +190,7 @@ def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
         assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()
 
 
-def test_a_file_in_place_of_a_command_is_told_how_to_be_polled(here: Path) -> None:
+def test_the_message_on_a_file_in_place_of_a_command_has_the_right_command(here: Path) -> None:
     (here / "ids.txt").write_text("AAAAEZ6whGI\n")
-    said = poller("ids.txt")
-    assert (said.exit_code, "poller run ids.txt" in said.output) == (Exit.USAGE, True)
+    refused = poller("ids.txt")
+    assert (refused.exit_code, "poller run ids.txt" in refused.output) == (Exit.USAGE, True)

@@ -38,7 +38,7 @@ def offered(line: str) -> list[str]:
         ("poller sandbox --fault 50", {"500=", "502=", "503=", "504="}),
     ],
 )
-def test_tab_offers_what_may_stand_there(line: str, expected: set[str]) -> None:
+def test_tab_offers_what_is_possible(line: str, expected: set[str]) -> None:
     assert expected <= set(offered(line))
 
 

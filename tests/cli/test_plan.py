@@ -9,8 +9,7 @@ import pytest
 from poller.cli.commands.plan import print_plan
 from poller.core.errors import ConfigError, Exit
 from poller.core.protocols import Clock
-from poller.sandbox import Scenario
-from poller.sandbox.scenario import parse_durations
+from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
 from tests.support.virtual import loop_time
 
@@ -41,7 +40,7 @@ async def test_a_plan_is_within_a_tenth_of_what_the_run_then_takes(
     assert account["polls"] == pytest.approx((await simulation.sums()).polls, rel=0.1)
 
 
-async def test_a_plan_rests_on_what_the_state_knows_of_the_account(
+async def test_a_plan_is_based_on_what_the_state_has_learned_of_the_account(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(seed=6, durations=parse_durations("uniform:30,60"), fates={}))
@@ -50,12 +49,12 @@ async def test_a_plan_rests_on_what_the_state_knows_of_the_account(
     _, plan = await planned(tmp_path, ids, capsys)
     (account,) = plan["accounts"]
     await simulation.run(ids)
-    assert "400 finished tasks" in account["rests_on"]
+    assert "400 finished tasks" in account["based_on"]
     assert account["lasts_s"] == pytest.approx(loop_time() - began, rel=0.25)
     assert account["polls"] == pytest.approx((await simulation.sums()).polls - polls, rel=0.25)
 
 
-async def test_what_does_not_fit_into_the_day_is_said_with_what_would(
+async def test_a_plan_that_does_not_fit_into_the_day_has_how_many_tasks_would(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = tmp_path / "ids.txt"
@@ -71,26 +70,26 @@ async def test_what_does_not_fit_into_the_day_is_said_with_what_would(
     assert (code, plan["fits"]) == (Exit.ALL_COMPLETE, True)
 
 
-async def test_the_text_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_text_has_a_line_for_each_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text("".join(f"AAAA{number}\n" for number in range(50)))
     settings = settings_for(tmp_path, {"daily_limit": 40})
     code = await print_plan(settings, [str(ids)], durations=None, as_json=False, now=DAY)
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert code is Exit.NOT_ALL_COMPLETE
-    assert [line.split()[0] for line in said.splitlines()] == (
-        ["input", "account", "polls", "time", "lateness", "rests", "quota", "NO"]
+    assert [line.split()[0] for line in text.splitlines()] == (
+        ["input", "account", "polls", "time", "lateness", "based", "quota", "NO"]
     )
 
 
-async def test_durations_that_nobody_can_read_are_a_setting_that_is_wrong(tmp_path: Path) -> None:
+async def test_durations_that_cannot_be_read_are_a_wrong_setting(tmp_path: Path) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text("AAAA1\n")
     with pytest.raises(ConfigError, match="--durations"):
         await print_plan(settings_for(tmp_path), [str(ids)], durations="often", as_json=False, now=DAY)
 
 
-async def test_more_tasks_than_are_played_take_their_share_of_the_limit(
+async def test_more_tasks_than_are_simulated_take_their_share_of_the_limit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = tmp_path / "ids.txt"

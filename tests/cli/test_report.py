@@ -16,8 +16,9 @@ import orjson
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
-from poller.cli.commands.replay import reading
-from poller.cli.commands.report import ReportOptions, report
+from poller.cli.commands.report import ReportOptions
+from poller.cli.commands.report import write_report as report
+from poller.cli.records import open_state
 from poller.config import load
 from poller.core.columns import Columns
 from poller.core.csv_cells import harmless
@@ -112,7 +113,7 @@ async def test_five_injected_reasons_are_found_and_the_retryable_imports_complet
         {f"{name}.example.com": count} for name, (count, _) in INJECTED.items()
     ]
     assert all(sample["correlation_id"] for each in found["reasons"] for sample in each["samples"])
-    async with reading(settings_for(tmp_path)) as state:
+    async with open_state(settings_for(tmp_path)) as state:
         counts = dict((await state.sums()).reasons)
     assert counts == {f"{each['category']}: {each['reason']}": each["count"] for each in found["reasons"]}
 

@@ -9,7 +9,7 @@ import msgspec
 import orjson
 import pytest
 
-from poller.cli.commands.status import status_json, watch
+from poller.cli.commands.status import print_status, watch_status
 from poller.core.errors import Exit
 from poller.core.model import AccountState, SinkSums, Sums
 from poller.core.protocols import Clock
@@ -41,7 +41,7 @@ async def test_the_ledger_for_programs_has_a_stable_shape(
     simulation = Simulation(tmp_path, clock, SLOW)
     await simulation.run(simulation.write_ids(20))
     capsys.readouterr()
-    assert await status_json(settings_for(tmp_path), clock) is Exit.ALL_COMPLETE
+    assert await print_status(settings_for(tmp_path), as_json=True, clock=clock) is Exit.ALL_COMPLETE
     ledger = orjson.loads(capsys.readouterr().out)
     assert ledger.keys() == KEYS
     assert (ledger["tasks"], ledger["finished"], ledger["waiting"], ledger["complete"]) == (20, 20, 0, 20)
@@ -61,7 +61,7 @@ async def test_watching_prints_a_line_each_time_where_there_is_no_terminal(
         work = group.create_task(simulation.run(ids))
         await asyncio.sleep(3)
         capsys.readouterr()
-        watching = group.create_task(watch(settings_for(tmp_path), as_json=False, clock=clock))
+        watching = group.create_task(watch_status(settings_for(tmp_path), as_json=False, clock=clock))
         await work
         await asyncio.sleep(3)
         watching.cancel()

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from poller.cli.commands.why import why
+from poller.cli.commands.why import print_task
 from poller.core.errors import Exit
 from poller.core.model import AccountState, Kind, Poll, TaskDetails
 from poller.core.protocols import Clock
@@ -24,7 +24,7 @@ async def answer(
     simulation: Simulation, named: str, capsys: pytest.CaptureFixture[str], *, as_json: bool = False
 ) -> tuple[Exit, str, str]:
     capsys.readouterr()
-    code = await why(settings_for(simulation.folder), named, as_json=as_json, clock=simulation.clock)
+    code = await print_task(settings_for(simulation.folder), named, as_json=as_json, clock=simulation.clock)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -106,11 +106,11 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
     task_id = simulation.records()[0]["task_id"]
     code, out, err = await answer(simulation, "AAAAunknown", capsys)
     assert (code, out) == (Exit.NOT_ALL_COMPLETE, "")
-    assert "knows no task AAAAunknown" in err
-    assert f"fed 1 tasks from {ids}" in err
+    assert "task AAAAunknown is not in the state" in err
+    assert f"has 1 tasks from {ids}" in err
     code, _, err = await answer(simulation, f"{task_id}=", capsys)
     assert code is Exit.NOT_ALL_COMPLETE
-    assert f"one that differs little: {task_id}" in err
+    assert f"a similar one is: {task_id}" in err
     code, _, err = await answer(simulation, "here", capsys)
     assert "line 3" in err
     assert "was rejected" in err

@@ -1,4 +1,4 @@
-"""Settings: where they may come from, what is refused, and what people are told."""
+"""Settings: where they may come from, what is refused, and the messages."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from poller.cli.app import InputFormat
+from poller.cli.options import InputFormat
 from poller.config import AccountSettings, OAuthTable, PollingTable, Settings, describe, load, unknown_variables
 from poller.config.settings import InputTable, LogTable
 from poller.core.errors import ConfigError
@@ -105,7 +105,7 @@ def test_sinks_are_specs_tables_or_one_word(toml: Any) -> None:
     assert toml("", environ={"POLLER_SINKS": '["stdout", {"kind": "sql"}]'}).sinks == ["stdout", {"kind": "sql"}]
 
 
-def test_what_a_sink_s_table_may_hide_is_not_described(toml: Any) -> None:
+def test_secrets_in_a_sink_s_table_are_not_described(toml: Any) -> None:
     table = {
         "kind": "webhook",
         "secret": SECRET,
@@ -148,19 +148,19 @@ def test_an_account_inherits_what_it_does_not_set(toml: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"), [('"20%"', 0.2), ("0.25", 0.25), ("20000", 20_000), ('"12.5 %"', 0.125), ("0", 0)]
+    ("text", "meant"), [('"20%"', 0.2), ("0.25", 0.25), ("20000", 20_000), ('"12.5 %"', 0.125), ("0", 0)]
 )
-def test_the_daily_reserve_is_a_share_or_a_number(toml: Any, said: str, meant: float) -> None:
-    assert toml(f"daily_reserve = {said}").daily_reserve == meant
-    assert toml("", environ={"POLLER_DAILY_RESERVE": said.strip('"')}).daily_reserve == meant
+def test_the_daily_reserve_is_a_share_or_a_number(toml: Any, text: str, meant: float) -> None:
+    assert toml(f"daily_reserve = {text}").daily_reserve == meant
+    assert toml("", environ={"POLLER_DAILY_RESERVE": text.strip('"')}).daily_reserve == meant
 
 
-def test_limits_between_settings_are_judged_after_merging(toml: Any) -> None:
+def test_limits_between_settings_are_checked_after_merging(toml: Any) -> None:
     settings = toml("polling.first_gap_s = 0.1\n[accounts.eu]\npolling.longest_gap_s = 0.5")
     assert settings.account_settings()["eu"].polling.first_gap_s == 0.1
 
 
-def test_an_own_way_to_a_token_displaces_the_inherited_one(toml: Any) -> None:
+def test_an_own_token_setting_unsets_the_inherited_one(toml: Any) -> None:
     settings = toml("token_file = 'top'\n[accounts.eu]\ntoken_env = 'EU'")
     assert (settings.accounts["eu"].token_env, settings.accounts["eu"].token_file) == ("EU", None)
     flagged = toml("token_file = 'top'", flags={"token_env": "MINE"})
@@ -177,7 +177,7 @@ def test_the_only_account_is_that_of_ids_without_one_and_of_several_one_must_be_
     ]
 
 
-def test_what_an_account_inherits_wrongly_is_told_once_and_where_it_stands(toml: Any) -> None:
+def test_a_wrong_setting_that_accounts_inherit_is_reported_once_and_where_it_was_set(toml: Any) -> None:
     text = "workers = 0\n[accounts.eu]\n[accounts.us]\nworkers = -1"
     assert problems(toml, text) == [
         "workers: must be greater than 0",
@@ -200,7 +200,7 @@ def test_oauth_needs_each_secret_once_and_is_shown_without_it(toml: Any) -> None
     assert SECRET not in describe(secret) + repr(secret)
 
 
-def test_a_result_is_expected_by_the_path_s_family_unless_said() -> None:
+def test_a_result_is_expected_by_the_path_s_family_unless_set() -> None:
     extract = "/cms/v3/source-code/extract/async/tasks/{task_id}/status"
     assert AccountSettings().expects_result
     assert not AccountSettings(status_path=extract).expects_result
@@ -211,7 +211,7 @@ def test_a_result_is_expected_by_the_path_s_family_unless_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("wrokers = 3", "wrokers: there is no such setting; did you mean workers?"),
         ("longest_gap = 3", "longest_gap: there is no such setting; did you mean polling.longest_gap_s?"),
@@ -246,11 +246,11 @@ def test_a_result_is_expected_by_the_path_s_family_unless_said() -> None:
         ("[oauth]\nrefresh_token_file = 'r'", "oauth.client_id: is missing"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_by_name_in_words(toml: Any, text: str, told: str) -> None:
-    assert [line[: len(told)] for line in problems(toml, text)] == [told]
+def test_an_impossible_setting_is_refused_by_name_with_a_reason(toml: Any, text: str, message: str) -> None:
+    assert [line[: len(message)] for line in problems(toml, text)] == [message]
 
 
-def test_all_problems_are_told_each_with_its_place(toml: Any, tmp_path: Path) -> None:
+def test_all_problems_are_reported_each_with_its_location(toml: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         toml("wrokers = 3", {"window_s": -1.0, "sinks": ["?"]}, {"POLLER_LOG__LEVEL": "loud", "POLLER_LOG__X": "1"})
     assert sorted(str(caught.value).splitlines()) == [
@@ -263,7 +263,7 @@ def test_all_problems_are_told_each_with_its_place(toml: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:80"])
-def test_plain_http_is_for_this_machine_or_for_those_who_say_so(toml: Any, host: str) -> None:
+def test_plain_http_is_for_this_machine_or_where_it_is_allowed(toml: Any, host: str) -> None:
     assert toml(f"base_url = 'http://{host}/'").base_url == f"http://{host}"
     assert toml("base_url = 'http://example.com'\nallow_http = true").base_url == "http://example.com"
 
@@ -286,7 +286,7 @@ def test_plain_http_is_for_this_machine_or_for_those_who_say_so(toml: Any, host:
         f"oauth = {{client_id = 'x', client_secret = ['{SECRET}'], refresh_token_file = 'r'}}",
     ],
 )
-def test_no_message_holds_a_token_that_stands_in_the_wrong_place(toml: Any, text: str) -> None:
+def test_no_message_has_a_token_that_is_in_the_wrong_setting(toml: Any, text: str) -> None:
     assert SECRET not in "\n".join(problems(toml, text))
     name, _, value = text.partition(" = ")
     with pytest.raises(ConfigError) as caught:
@@ -295,21 +295,21 @@ def test_no_message_holds_a_token_that_stands_in_the_wrong_place(toml: Any, text
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"workers = \n", "(at line 1, column 11)"),
-        (b"state = poller.db\n", "text stands in quotes"),
+        (b"state = poller.db\n", "Text needs quotes"),
         (b"state = '\xff'\n", "byte 9 is not UTF-8"),
         (None, "no such file"),
     ],
 )
 def test_a_file_that_is_not_toml_is_named_with_line_and_remedy(
-    tmp_path: Path, content: bytes | None, told: str
+    tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     file = tmp_path / "config.toml"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         load(file, {}, {}, tmp_path)
     assert str(file) in str(caught.value)
 
@@ -351,10 +351,10 @@ def test_a_table_in_one_variable_is_refused_with_the_way_to_set_it(toml: Any) ->
         toml("", environ={"POLLER_LOG": "json"})
 
 
-# --- what is told ----------------------------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def test_variables_that_set_nothing_are_listed_with_the_nearest_that_would() -> None:
+def test_variables_that_set_nothing_are_listed_with_the_most_similar_one() -> None:
     environ = {
         "POLLER_SERVICE_HOST": "10.0.0.1",
         "POLLER_WORKER": "3",
@@ -369,7 +369,7 @@ def test_variables_that_set_nothing_are_listed_with_the_nearest_that_would() -> 
     assert unknown["POLLER_LOG_FORMAT"] == "POLLER_LOG__FORMAT"
 
 
-def test_the_description_names_the_origin_of_all_that_is_no_default(toml: Any, tmp_path: Path) -> None:
+def test_the_description_has_the_origin_of_each_setting_that_was_set(toml: Any, tmp_path: Path) -> None:
     settings = toml(
         "workers = 3\nproxy = 'http://me:hunter2@proxy:3128'\n[accounts.eu]\ntoken_env = 'EU'\npolling.jitter = 0",
         {"input": {"format": "csv"}},
@@ -392,7 +392,7 @@ def _uncommented() -> str:
     return re.sub(r"(?m)^# (?=[a-z_]+ = )", "", EXAMPLE.read_text("utf-8"))
 
 
-def test_the_example_as_it_stands_sets_nothing(tmp_path: Path) -> None:
+def test_the_example_sets_nothing(tmp_path: Path) -> None:
     assert load(EXAMPLE, {}, {}, tmp_path / "none").model_dump() == Settings().model_dump()
 
 

@@ -144,4 +144,4 @@ def test_check_config_lists_the_sources_and_which_do_not_exist(tmp_path: Path) -
     done = run("check-config", "-c", "config.toml", folder=tmp_path)
     assert done.returncode == 0
     assert 'sources = [{"folder": "none", "follow": true}]' in done.stdout
-    assert "warning: folder none: is not there, and waited for" in done.stderr
+    assert "warning: folder none does not exist yet; a run waits for it" in done.stderr

@@ -25,6 +25,8 @@ from poller.core.model import Kind, Pause
 from poller.web.metrics import OUTCOMES
 from tests.support.processes import TOKEN, environ, hubspot, run, running, wait_until
 
+pytestmark = pytest.mark.default_ports
+
 HOUSE = Path(__file__).parents[2]
 DEPLOY = HOUSE / "deploy"
 DOCKERFILE = (HOUSE / "Dockerfile").read_text("utf-8")

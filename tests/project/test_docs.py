@@ -20,6 +20,8 @@ from poller.core.errors import Exit
 from poller.core.model import Kind, Pause
 from tests.support.processes import TOKEN, environ, hubspot, records, running, wait_until
 
+pytestmark = pytest.mark.default_ports
+
 HOUSE = Path(__file__).parents[2]
 README = (HOUSE / "README.md").read_text("utf-8")
 LEVELS = {"debug", "info", "warning", "error"}

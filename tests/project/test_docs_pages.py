@@ -21,6 +21,8 @@ from poller.sinks import check_sinks
 from tests.project.test_docs import COMMANDS, has_target, settings_names
 from tests.support.processes import environ, hubspot, records, run
 
+pytestmark = pytest.mark.default_ports
+
 HOUSE = Path(__file__).parents[2]
 DOCS = HOUSE / "docs"
 PAGES = sorted(str(file.relative_to(HOUSE)) for file in DOCS.rglob("*.md"))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from poller.core.protocols import Clock
-from poller.sandbox import Scenario
-from poller.sandbox.scenario import Fate, parse_durations
+from poller.sandbox import Scenario, parse_durations
+from poller.sandbox.scenario import Fate
 from poller.store import open_store
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
 from tests.support.virtual import EPOCH, loop_time

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.cli.commands.replay import verify
+from poller.cli.commands.verify import verify_files
 from poller.core.errors import Exit, InputError
 from poller.core.model import Delivery
 from poller.core.protocols import Clock
@@ -148,4 +148,4 @@ async def test_a_run_writes_a_row_a_task_and_verify_refuses_the_file(tmp_path: P
     assert [row["task_id"] for row in rows] == [record["task_id"] for record in records]
     assert [row["result_url"] for row in rows] == [record["result"]["url"] for record in records]
     with pytest.raises(InputError, match=r"finished-2026.csv is a csv sink's: .* name a jsonl file"):
-        await verify(settings_for(tmp_path), [file])
+        await verify_files(settings_for(tmp_path), [file])

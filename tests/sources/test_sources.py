@@ -512,5 +512,5 @@ def test_a_source_that_makes_no_sense_is_refused_with_location_and_remedy(
 
 def test_sources_may_be_plain_paths_and_come_from_the_environment(tmp_path: Path) -> None:
     settings = load(None, {}, {"POLLER_SOURCES": '["a.txt", {"folder": "in", "follow": true}]'}, secrets_dir=tmp_path)
-    assert [table.told() for table in settings.sources] == [{"path": "a.txt"}, {"folder": "in", "follow": True}]
+    assert [table.to_json() for table in settings.sources] == [{"path": "a.txt"}, {"folder": "in", "follow": True}]
     assert [table.found_kind for table in settings_for(tmp_path, {"sources": [{"kind": "stdin"}]}).sources] == ["stdin"]

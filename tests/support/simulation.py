@@ -68,6 +68,7 @@ class Simulation:
         self.service: Service | None = None
         self.reread: Callable[[], Settings] | None = None  # returns the settings for a reload
         self.tracer: Tracer | None = None
+        self.apply_to_log: Callable[[Settings], None] = lambda _settings: None
         self.network = SimulatedNetwork(rng=Random(seed), latency_s=one_way_s)
         self._server: Server | None = None
         self.site: Server | None = None  # the run's own server, once it is up and `listen` is not off
@@ -105,9 +106,10 @@ class Simulation:
                 rng=Random(self.seed),
                 environ={"HUBSPOT_TOKEN": TOKEN} if environ is None else environ,
                 connections=lambda _settings: Connections(connector=connector),
-                on_service=self._keep,
-                reread=self.reread,
+                on_start=self._keep,
+                read_settings=self.reread,
                 tracer=self.tracer,
+                apply_to_log=self.apply_to_log,
                 open_site=self._open_site,
             )
             return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], environment)

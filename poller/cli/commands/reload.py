@@ -1,66 +1,82 @@
-"""Ask the run at work on a state to apply its settings anew, and tell what came of it."""
+"""`poller reload`: sends SIGHUP to the poller running on a state, and prints the result."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import orjson
+import typer
 
-from poller.app.reload import RESULT
-from poller.config import Settings
+from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
-from poller.core.text import redacted_url
-from poller.store import StateReader, last_beat, read_store
 
-ANSWER_S = 60.0  # a sink that is taken out, and polls in flight of an account, may take a while
-POLL_EVERY_S = 0.1
+if TYPE_CHECKING:
+    from poller.store import StateReader
+
+EXAMPLES = "\b\nExample:\n  poller reload --state sqlite:////data/poller.db"
+RESULT_WITHIN_S = 60.0  # removing a sink, and polls in flight of an account, may take a while
+READ_EVERY_S = 0.1
 
 
-async def ask_to_reload(settings: Settings) -> tuple[str, int]:
-    """Send SIGHUP to the run and wait for what it says; return what to tell and the exit code."""
+def reload(config: Config = None, state: State = None) -> Exit:
+    """Reload the settings of the running poller.
+
+    It sends SIGHUP and prints the result: what changed, and what needs a restart. Settings that are wrong change
+    nothing. Exit code 78 where they are; 1 where no poller is running.
+    """
+    message, code = asyncio.run(request_reload(settings_of(config, state=state)))
+    typer.echo(message, err=code is not Exit.ALL_COMPLETE)
+    return code
+
+
+async def request_reload(settings: Settings) -> tuple[str, Exit]:
+    """Send SIGHUP to the running poller and wait for the result; return the message and the exit code."""
+    from poller.app.reload import RESULT
+    from poller.cli.records import open_state
+    from poller.core.text import redacted_url
+    from poller.store import last_beat
+
+    failed = Exit.NOT_ALL_COMPLETE
     beat = last_beat(settings.state)
     if beat is None:
-        return f"no run is at work on {redacted_url(settings.state)}: nothing to reload; see --state", 1
+        return f"no poller is running on {redacted_url(settings.state)}. Name another state with --state", failed
     pid = beat[0]
     if not _is_poller(pid):
-        return f"process {pid}, which owns the state, is no poller on this machine: send SIGHUP to it where it runs", 1
-    reader = await read_store(settings.state)
-    try:
+        return f"process {pid}, which runs on the state, is not on this machine. Send SIGHUP to it where it is", failed
+    async with open_state(settings) as reader:
         before = await reader.knowledge(RESULT)
         try:
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
-            return f"process {pid} cannot be asked to reload: {error.strerror}", 1
+            return f"cannot send SIGHUP to process {pid}: {error.strerror}", failed
         with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_S):
-                return _told(pid, await _answer(reader, before))
-    finally:
-        await reader.close()
-    return f"process {pid} was asked, but has not answered yet: its log says config.reloaded or config.refused", 1
+            async with asyncio.timeout(RESULT_WITHIN_S):
+                return _message(pid, await _next_result(reader, RESULT, before))
+    return f"process {pid} has not reloaded yet. See config.reloaded or config.refused in its log", failed
 
 
-async def _answer(reader: StateReader, before: bytes | None) -> Mapping[str, Any]:
+async def _next_result(reader: "StateReader", name: str, before: bytes | None) -> Mapping[str, Any]:
     while True:
-        answer = await reader.knowledge(RESULT)
-        if answer is not None and answer != before:
-            result: Mapping[str, Any] = orjson.loads(answer)
-            return result
-        await asyncio.sleep(POLL_EVERY_S)
+        result = await reader.knowledge(name)
+        if result is not None and result != before:
+            fields: Mapping[str, Any] = json.loads(result)
+            return fields
+        await asyncio.sleep(READ_EVERY_S)
 
 
-def _told(pid: int, result: Mapping[str, Any]) -> tuple[str, int]:
+def _message(pid: int, result: Mapping[str, Any]) -> tuple[str, Exit]:
     if "refused" in result:
-        return f"process {pid} refused; nothing changed:\n{result['refused']}", Exit.CONFIG
+        return f"process {pid} refused the settings; nothing changed:\n{result['refused']}", Exit.CONFIG
     lines = [f"process {pid} reloaded; changed: {', '.join(result['changed']) or 'nothing'}"]
     if result["needs_restart"]:
-        lines.append(f"only a restart changes: {', '.join(result['needs_restart'])}")
+        lines.append(f"needs a restart: {', '.join(result['needs_restart'])}")
     if result["left_waiting"]:
-        lines.append(f"removed, their tasks wait in the state: {', '.join(result['left_waiting'])}")
-    return "\n".join(lines), 0
+        lines.append(f"removed accounts whose tasks wait in the state: {', '.join(result['left_waiting'])}")
+    return "\n".join(lines), Exit.ALL_COMPLETE
 
 
 def _is_poller(pid: int) -> bool:

@@ -1,30 +1,95 @@
-"""`poller report`: reads the finished tasks once and writes the report, in bounded memory."""
+"""`poller report`: streams the finished tasks once and groups the failed ones by reason, in bounded memory."""
 
+import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
+import typer
 
-from poller.cli.commands.replay import lines_of, reading, records_of
+from poller.cli.options import AsJson, Config, Settings, State, epoch_of, settings_of
 from poller.cli.output_file import new_file
-from poller.config import Settings
-from poller.core.columns import Columns
+from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.protocols import Clock
 from poller.core.text import redacted_url
-from poller.reports.failures.groups import FailureReport
-from poller.reports.failures.to_csv import CsvWriter
-from poller.reports.failures.to_html import to_html
-from poller.reports.failures.to_json import to_json
-from poller.reports.failures.to_text import to_text
-from poller.reports.finished_task import FinishedTask, read_record
-from poller.reports.resubmit import FOLDERS, NO_URL_IN_ROW, missing_options, rest_line, start_body
-from poller.reports.retryable import RetryAdvice, retry_advice
+
+if TYPE_CHECKING:
+    from poller.reports.finished_task import FinishedTask
+    from poller.reports.retryable import RetryAdvice
+
+EXAMPLES = (
+    "\b\nExamples:\n  poller report --html report.html\n"
+    "  poller report --resubmit again.jsonl --set access=PRIVATE\n"
+    "  poller report finished.jsonl --json | jq '.reasons[0]'"
+)
+
+
+def report(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE", help="JSONL files of finished tasks. [the state]")
+    ] = None,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one page that needs no other file.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a row for each task not complete.")] = None,
+    resubmit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write start call bodies for the tasks that could be retried."),
+    ] = None,
+    rest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the others go, with the reason. [FILE.rest]")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MEANING=NAME", help="Your column for url, md5, size or an option; repeatable."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="For bodies whose row has no such column; repeatable."),
+    ] = None,
+    account: Annotated[str | None, typer.Option(metavar="NAME", help="Only tasks of this account.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only tasks finished at or after this instant (UTC).")] = None,
+) -> Exit:
+    """Group the tasks that are not complete by reason.
+
+    It prints reasons with counts, hosts, samples, and what could be retried; also during a run. With md5 or size
+    columns in your input, the finished files are compared.
+    """
+    from poller.reports.resubmit import OPTIONS
+
+    options = ReportOptions(
+        files=tuple(files or ()),
+        account=account,
+        since=epoch_of(since),
+        columns=Columns(named=_pairs(column or [], "--column", tuple(COLUMN_NAMES))),
+        as_json=as_json,
+        html=html,
+        csv=csv,
+        resubmit=resubmit,
+        rest=rest,
+        defaults=_pairs(set_ or [], "--set", OPTIONS),
+    )
+    return asyncio.run(write_report(settings_of(config, state=state), options))
+
+
+def _pairs(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE, names in any case. Raises `ConfigError`."""
+    pairs = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
+        if right is None or not equals or not value.strip():
+            raise ConfigError(f"{flag} {spec}: write NAME=VALUE with one of the names {', '.join(known)}")
+        pairs[right] = value.strip()
+    return pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +107,25 @@ class ReportOptions:
     rest: Path | None = None  # None: beside `resubmit`
     defaults: Mapping[str, str] = field(default_factory=dict)  # options for bodies whose rows lack them
 
-    def selects(self, task: FinishedTask) -> bool:
+    def selects(self, task: "FinishedTask") -> bool:
         is_in_time = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
         return is_in_time and self.account in (None, task.account)
 
 
-async def report(settings: Settings, options: ReportOptions, clock: Clock = time.time) -> Exit:
+async def write_report(settings: Settings, options: ReportOptions, clock: Clock = time.time) -> Exit:
     """Report on every finished task.
 
     Raises `InputError`, `StoreUnusable`, `SinkError` for a file that cannot be written, and `ConfigError`; in each case
     no file was changed.
     """
+    import orjson
+
+    from poller.reports.failures.groups import FailureReport
+    from poller.reports.failures.to_html import to_html
+    from poller.reports.failures.to_json import to_json
+    from poller.reports.failures.to_text import to_text
+    from poller.reports.retryable import retry_advice
+
     options = _with_rest(options)
     failures = FailureReport()
     counts = {"waiting": 0, "pruned": 0}
@@ -92,6 +165,8 @@ def _with_rest(options: ReportOptions) -> ReportOptions:
 
 
 async def _records_in_files(files: tuple[Path, ...]) -> AsyncGenerator[tuple[bytes, str]]:
+    from poller.cli.records import lines_of
+
     names = ", ".join(path.name for path in files)
     for number, line in enumerate(lines_of(files), 1):
         if line.strip():
@@ -99,14 +174,18 @@ async def _records_in_files(files: tuple[Path, ...]) -> AsyncGenerator[tuple[byt
 
 
 async def _records_in_state(settings: Settings, counts: dict[str, int]) -> AsyncGenerator[tuple[bytes, str]]:
-    async with reading(settings) as store:
+    from poller.cli.records import open_state, records_of
+
+    async with open_state(settings) as store:
         sums = await store.sums()
         counts.update(waiting=sums.waiting, pruned=sums.pruned)
         async for record in records_of(store):
             yield record.body, f"record {record.number}"
 
 
-def _read(body: bytes, origin: str, columns: Columns) -> FinishedTask:
+def _read(body: bytes, origin: str, columns: Columns) -> "FinishedTask":
+    from poller.reports.finished_task import read_record
+
     try:
         return read_record(body, columns)
     except ValueError as error:
@@ -117,6 +196,8 @@ class _FailedTaskFiles:
     """Writes each failed task to the output files, and counts what they contain."""
 
     def __init__(self, options: ReportOptions, files: ExitStack) -> None:
+        from poller.reports.failures.to_csv import CsvWriter
+
         self._options = options
         self._csv = CsvWriter(files.enter_context(new_file(options.csv))) if options.csv else None
         self._bodies = files.enter_context(new_file(options.resubmit)) if options.resubmit else None
@@ -126,8 +207,13 @@ class _FailedTaskFiles:
         self._invalid_rows: Counter[str] = Counter()
         self._missing_options: Counter[str] = Counter()
 
-    def add(self, task: FinishedTask, advice: RetryAdvice, record: bytes) -> None:
+    def add(self, task: "FinishedTask", advice: "RetryAdvice", record: bytes) -> None:
         """Write one failed task."""
+        import orjson
+
+        from poller.reports.resubmit import missing_options, rest_line, start_body
+        from poller.reports.retryable import RetryAdvice
+
         if self._csv is not None:
             self._csv.add(task, advice)
         if self._bodies is None or self._rest is None:
@@ -158,6 +244,8 @@ class _FailedTaskFiles:
 
     def summary(self) -> Iterator[str]:
         """Yield the files that were written, and what a person must add to the bodies."""
+        from poller.reports.resubmit import FOLDERS, NO_URL_IN_ROW
+
         options = self._options
         yield from (f"{path}: written" for path in (options.html, options.csv) if path is not None)
         if options.resubmit is None:
@@ -167,10 +255,7 @@ class _FailedTaskFiles:
         yield from (f"  {count:,} could be retried, but {why}" for why, count in self._invalid_rows.most_common(5))
         if NO_URL_IN_ROW in self._invalid_rows:
             yield "  if one of your columns contains the URL under another name: --column url=NAME"
-        yield from (f"  {count:,} bodies lack {_option(name)}" for name, count in self._missing_options.items())
+        for name, count in self._missing_options.items():
+            yield f"  {count:,} bodies lack {' or '.join(FOLDERS) if name in FOLDERS else name}"
         if self._missing_options:
             yield "  HubSpot requires these: add them with --set, such as --set access=PRIVATE"
-
-
-def _option(name: str) -> str:
-    return " or ".join(FOLDERS) if name in FOLDERS else name

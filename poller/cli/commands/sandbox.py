@@ -1,4 +1,4 @@
-"""Runs the sandbox for a person: flags to a scenario, ids to a file, until a signal ends it."""
+"""`poller sandbox`: serves a simulated HubSpot until a signal ends it."""
 
 import asyncio
 import signal
@@ -7,48 +7,73 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from poller.cli import completion
 from poller.core.errors import ConfigError
-from poller.sandbox.api import SandboxApi
-from poller.sandbox.scenario import Scenario, parse_durations, parse_fate, parse_fault, parse_latency_ms, parse_outage
-from poller.sandbox.server import serve
+
+if TYPE_CHECKING:
+    from poller.sandbox import SandboxApi
+
+EXAMPLES = "\b\nExample:\n  poller sandbox --port 8080 --tasks 5000 --ids-file ids.txt --fault 503=0.05"
 
 
-def scenario(
-    *,
-    seed: int,
-    durations: str,
-    requests: int,
-    window_s: float,
-    latency_ms: str,
-    fates: Sequence[str],
-    faults: Sequence[str],
-    outages: Sequence[str],
-    daily: int | None,
-    tokens: Sequence[str],
-) -> Scenario:
-    """Return the scenario that the flags describe. Raises `ConfigError` saying which is wrong, and what is right."""
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 8080,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same tasks.")] = 1,
+    tasks: Annotated[int, typer.Option(min=0, metavar="N", help="Imports to start at once.")] = 0,
+    ids_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their ids go.")] = None,
+    durations: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…",
+            autocompletion=completion.durations,
+        ),
+    ] = "lognormal:30,1.2",
+    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Allowed per window.")] = 100,
+    window_s: Annotated[float, typer.Option(metavar="S", help="The rolling window.")] = 10.0,
+    latency_ms: Annotated[str, typer.Option(metavar="MIN-MAX", help="How long answers take.")] = "20-80",
+    fate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="Share of tasks; repeatable.", autocompletion=completion.fates),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="Share of polls; repeatable.", autocompletion=completion.faults),
+    ] = None,
+    outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None,
+    daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None,
+    token: Annotated[list[str] | None, typer.Option(metavar="TOKEN", help="Accepted ones. [any]")] = None,
+) -> None:
+    """Serve a simulated HubSpot on loopback.
+
+    With faults on demand. Its counters are at /_sandbox/stats. Ctrl-C ends it.
+    """
+    from poller.sandbox.api import SandboxApi
+    from poller.sandbox.scenario import Scenario, parse_fate, parse_fault, parse_latency_ms, parse_outage
+    from poller.schedule.durations import parse_durations
+
     try:
-        plain = Scenario(
+        scenario = Scenario(
             seed=seed,
             durations=parse_durations(durations),
             requests=requests,
             window_s=window_s,
             latency_s=parse_latency_ms(latency_ms),
-            faults=dict(map(parse_fault, faults)),
-            outages=tuple(map(parse_outage, outages)),
+            faults=dict(map(parse_fault, fault or [])),
+            outages=tuple(map(parse_outage, outage or [])),
             daily=daily,
-            tokens=frozenset(tokens) or None,
+            tokens=frozenset(token or []) or None,
         )
-        return replace(plain, fates=dict(map(parse_fate, fates))) if fates else plain
+        if fate:
+            scenario = replace(scenario, fates=dict(map(parse_fate, fate)))
     except ValueError as error:
         raise ConfigError(f"sandbox: {error}") from None
-
-
-def serve_here(*, port: int, scenario: Scenario, tasks: int, ids_file: Path | None) -> None:
-    """Serve until SIGINT or SIGTERM. Raises `ConfigError` where the port or the file cannot be had."""
     if bool(tasks) != bool(ids_file):
-        raise ConfigError("sandbox: --tasks N and --ids-file FILE go together: started ids must go somewhere")
+        raise ConfigError("sandbox: --tasks N needs --ids-file FILE for the started ids. Give both or neither")
     api = SandboxApi(scenario, time.time)
     if ids_file is not None:
         _write_ids(ids_file, api.preload(tasks))
@@ -62,7 +87,10 @@ def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
         raise ConfigError(f"sandbox: cannot write {ids_file}: {error.strerror}") from None
 
 
-async def _serve(api: SandboxApi, port: int, ids_file: Path) -> None:
+async def _serve(api: "SandboxApi", port: int, ids_file: Path) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    from poller.sandbox.server import serve
+
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -73,11 +101,11 @@ async def _serve(api: SandboxApi, port: int, ids_file: Path) -> None:
         )
         sys.stderr.flush()
         await ended.wait()
-    sys.stderr.write(_counted(api))
+    sys.stderr.write(_summary(api))
 
 
-def _counted(api: SandboxApi) -> str:
-    """Return the closing lines: what was asked, and how it was answered."""
+def _summary(api: "SandboxApi") -> str:
+    """Return the closing lines: the requests and the answers."""
     stats = api.stats()
     codes = ", ".join(f"{count:,} × {code}" for code, count in sorted(stats.codes.items())) or "none"
     faults = ", ".join(f"{name} {count:,}" for name, count in sorted(stats.faults.items())) or "none"

@@ -1,38 +1,68 @@
-"""`poller status --json` and `--watch`: how the state stands, for programs, and again and again for those who wait."""
+"""`poller status`: the ledger of a state, once or every few seconds, and what it rejected; also during a run."""
 
 import asyncio
 import sys
 import time
 from contextlib import suppress
+from typing import Annotated
 
-from msgspec.json import encode
+import typer
 
-from poller.cli.commands.replay import reading
-from poller.config import Settings
+from poller.cli.options import AsJson, Config, Settings, State, settings_of
 from poller.core.errors import Exit
 from poller.core.model import Sums
 from poller.core.protocols import Clock
-from poller.reports.ledger import imbalances, summary
-from poller.reports.status import ledger_view, status_line
-from poller.store import last_beat
 
+EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
-REST = 4  # counting a large state takes a while: so many times as long is left alone after it
+IDLE_RATIO = 4  # --watch waits at least this many times as long as the state took to count
 HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-async def status_json(settings: Settings, clock: Clock = time.time) -> Exit:
-    """Print how the state stands as one JSON object. Exit code 70 where the ledger does not balance."""
+def status(
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it every few seconds, until Ctrl-C.")] = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="List the rejected input lines as JSON lines.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="List the dead letters of sinks as JSON lines.")] = False,
+) -> Exit:
+    """Print the ledger, also during a run.
+
+    It has what was fed, what has its outcome, what is delivered, and why an account is paused.
+
+    Exit code 70 where the ledger does not balance.
+    """
+    settings = settings_of(config, state=state)
+    if rejected or dead:
+        return asyncio.run(print_refused(settings, dead=not rejected))
+    if watch:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(watch_status(settings, as_json=as_json))
+        return Exit.ALL_COMPLETE
+    return asyncio.run(print_status(settings, as_json=as_json))
+
+
+async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
+    """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
+    from poller.reports.ledger import imbalances, summary
+
     sums = await _sums(settings)
-    _write(_json_line(settings, sums, clock()))
+    _write(_json_line(settings, sums, clock()) if as_json else f"{summary(sums)}\n")
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
 
 
-async def watch(settings: Settings, *, as_json: bool, clock: Clock = time.time, every_s: float = EVERY_S) -> Exit:
-    """Show how the state stands every few seconds until interrupted: in place on a terminal, else a line each time."""
+async def watch_status(
+    settings: Settings, *, as_json: bool, clock: Clock = time.time, every_s: float = EVERY_S
+) -> None:
+    """Print the ledger every few seconds until interrupted: in place on a terminal, else one line each time."""
+    from poller.reports.ledger import summary
+    from poller.reports.status import status_line
+    from poller.store import last_beat
+
     in_place = sys.stdout.isatty() and not as_json
     began: tuple[float, int] | None = None
-    with suppress(BrokenPipeError):  # whoever read it went away: that is the end of it
+    with suppress(BrokenPipeError):
         while True:
             started_at = clock()
             sums = await _sums(settings)
@@ -43,23 +73,53 @@ async def watch(settings: Settings, *, as_json: bool, clock: Clock = time.time, 
                 line = status_line(sums, now=clock(), before=began, is_running=at_work)
                 _write(_in_place(f"{line}\n{summary(sums)}") if in_place else f"{line}\n")
             began = began or (clock(), sums.finished)
-            await asyncio.sleep(max(every_s, REST * (clock() - started_at)))
+            await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
+
+
+async def print_refused(settings: Settings, *, dead: bool) -> Exit:
+    """Print every rejected input line, or every dead letter with its record, as a JSON object a line."""
+    import orjson
+
+    from poller.cli.records import open_state
+
+    rows: list[dict[str, object]]
+    async with open_state(settings) as store:
+        if dead:
+            rows = [
+                {"sink": each.sink, "reason": each.reason, "refused_at": each.refused_at}
+                | {"record": orjson.Fragment(each.delivery.body)}
+                for each in await store.dead_letters()
+            ]
+        else:
+            rows = [
+                {"source": source, "line": each.line, "reason": each.reason, "excerpt": each.excerpt}
+                for source, each in await store.rejections()
+            ]
+    sys.stdout.writelines(orjson.dumps(row).decode() + "\n" for row in rows)
     return Exit.ALL_COMPLETE
 
 
 async def _sums(settings: Settings) -> Sums:
-    async with reading(settings) as store:
+    from poller.cli.records import open_state
+
+    async with open_state(settings) as store:
         return await store.sums()
 
 
 def _json_line(settings: Settings, sums: Sums, now: float) -> str:
+    from msgspec.json import encode
+
+    from poller.reports.ledger import imbalances
+    from poller.reports.status import ledger_view
+    from poller.store import last_beat
+
     differences = [str(imbalance) for imbalance in imbalances(sums)]
-    told = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
-    return encode(told).decode() + "\n"
+    fields = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
+    return encode(fields).decode() + "\n"
 
 
 def _in_place(text: str) -> str:
-    """Return what draws `text` over what stood there, without a flicker."""
+    """Return the text with what draws it over the one before, without a flicker."""
     return HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in text.splitlines()) + CLEAR_BELOW
 
 

@@ -139,7 +139,7 @@ class AccountGate:
     def close(self) -> None:
         self._admission.close()
 
-    def retune(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
+    def apply(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
         """Use other limits from now on; all that was learned and counted stays. A pause for which a person had to act
         is probed at once."""
         self._windows.apply(limits.requests, limits.window_s, self._monotonic())

@@ -18,7 +18,7 @@ _NAME_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CsvTable:
+class CsvReader:
     """Reads the records below one header."""
 
     options: ReadOptions
@@ -92,7 +92,7 @@ class CsvTable:
 class _RecordLines:
     """Iterates over the lines of one record: `csv.reader` takes another while a quote is open."""
 
-    def __init__(self, table: CsvTable, lines: Sequence[Line], at: int) -> None:
+    def __init__(self, table: CsvReader, lines: Sequence[Line], at: int) -> None:
         self._table = table
         self._lines = lines
         self._at = at
@@ -131,13 +131,13 @@ class _RecordLines:
         return text + line_break
 
 
-def find_table(header: str, options: ReadOptions) -> CsvTable | None:
+def find_table(header: str, options: ReadOptions) -> CsvReader | None:
     """Return the reader of the records below `header`, None if it is not a CSV header with an id column."""
     tables = [table for delimiter in _DELIMITERS if (table := _table(header, delimiter, options)) is not None]
     return max(tables, key=lambda table: len(table.names), default=None)
 
 
-def require_table(header: str, options: ReadOptions, source: str) -> CsvTable:
+def require_table(header: str, options: ReadOptions, source: str) -> CsvReader:
     """As `find_table`, but raises `InputError` naming the columns found."""
     table = find_table(header, options)
     if table is not None:
@@ -150,13 +150,13 @@ def require_table(header: str, options: ReadOptions, source: str) -> CsvTable:
     )
 
 
-def _table(header: str, delimiter: str, options: ReadOptions) -> CsvTable | None:
+def _table(header: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
     columns = _columns(header, delimiter)
     id_at = _find(columns, options.id_names) if columns else None
     if columns is None or id_at is None:
         return None
     account_at = _find(columns, (ACCOUNT_NAME,))
-    return CsvTable(
+    return CsvReader(
         options=options,
         delimiter=delimiter,
         names=_distinct(columns),

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from poller.core.model import Chunk, Position, Rejection
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.csv_table import CsvTable, find_table, require_table
+from poller.sources.parsing.csv_table import CsvReader, find_table, require_table
 from poller.sources.parsing.line import ParsedLines, PlainLines, is_comment, text_of
 from poller.sources.parsing.lines import Line, LineSplitter, excerpt
 
@@ -126,7 +126,7 @@ class Parser:
                 continue
             if text.strip() and not is_comment(text):
                 self.reader = reader_for(text, self._options, self._source)
-                if not isinstance(self.reader, CsvTable):
+                if not isinstance(self.reader, CsvReader):
                     return at
                 into.blank += 1
                 return at + 1

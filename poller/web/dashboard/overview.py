@@ -105,7 +105,7 @@ class Overview:
         self._history = service.history
         self._store = store
         self._clock = clock
-        self._deadline_s = deadline_s
+        self.deadline_s = deadline_s  # a reload replaces it
         self._fed_at = clock()
         self._fed = 0
         self._encoded = b""
@@ -193,7 +193,7 @@ class Overview:
             paces=recent_paces([*history.steps, current]),
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
-            times_out_at=None if self._deadline_s is None else self._fed_at + self._deadline_s,
+            times_out_at=None if self.deadline_s is None else self._fed_at + self.deadline_s,
         )
 
     def _polls_per_task(self) -> float | None:

@@ -1,0 +1,66 @@
+"""From settings to sources: how lines are read, which sources a run has, whether it ends. Pure, but for file checks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from poller.config import Settings, SourceTable
+from poller.sources import STDIN, ReadOptions, Source
+
+
+def feeding(settings: Settings) -> ReadOptions:
+    """Return how lines are read where their source has no options of its own."""
+    return ReadOptions(
+        format=settings.input.format,
+        id_column=settings.input.id_column,
+        accounts=frozenset(settings.account_settings()),
+        default_account=settings.account,
+        max_line_bytes=settings.input.max_line_bytes,
+    )
+
+
+def sources(settings: Settings, inputs: Sequence[str]) -> list[Source]:
+    """Return the sources on the command line, then those of the settings; each file is one."""
+    defaults = feeding(settings)
+    named = [_file(path, follow=settings.follow, read=defaults) for path in inputs]
+    return named + [source for table in settings.sources for source in _sources_of(table, settings.follow, defaults)]
+
+
+def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
+    """Whether the run continues when its work is done."""
+    return settings.follow or any(source.follow for source in named)
+
+
+def missing_sources(settings: Settings) -> list[str]:
+    """Return a message for each source of the settings that does not exist now."""
+    named = [source for source in sources(settings, []) if source.kind in ("file", "folder")]
+    absent = [source for source in named if not Path(source.location).exists()]
+    return [f"{source} does not exist{' yet; a run waits for it' if source.follow else ''}" for source in absent]
+
+
+def _sources_of(table: SourceTable, run_follows: bool, defaults: ReadOptions) -> list[Source]:
+    read = replace(
+        defaults,
+        format=table.format or defaults.format,
+        id_column=table.id_column or defaults.id_column,
+        default_account=table.account or defaults.default_account,
+    )
+    follow = run_follows if table.follow is None else table.follow
+    match table.found_kind:
+        case "file":
+            return [_file(path, follow=follow, read=read) for path in table.paths]
+        case "stdin":
+            return [_file(STDIN, follow=False, read=read)]
+        case "glob":
+            return [Source(kind="glob", location=table.glob or "", follow=follow, options=read)]
+        case "folder":
+            folder, settle_s = table.folder or "", table.settle_s
+            return [Source(kind="folder", location=folder, follow=follow, options=read, settle_s=settle_s)]
+        case _:
+            assert_never(table.found_kind)
+
+
+def _file(path: str, *, follow: bool, read: ReadOptions) -> Source:
+    is_stdin = path == STDIN
+    return Source(kind="stdin" if is_stdin else "file", location=path, follow=follow and not is_stdin, options=read)

@@ -1,0 +1,28 @@
+"""`poller check-config`: prints the settings in force, or what is wrong with them."""
+
+import os
+
+import typer
+
+from poller.cli.options import Config, settings_of
+
+EXAMPLES = "\b\nExample:\n  poller check-config -c config.toml"
+
+
+def check_config(config: Config = None) -> None:
+    """Print the settings in force, or what is wrong with them.
+
+    Reads them as `run` would. Exit code 78 where something is wrong.
+    """
+    from poller.app.inputs import missing_sources
+    from poller.config import describe, unknown_variables
+    from poller.sinks import check_sinks
+
+    settings = settings_of(config)
+    check_sinks(settings.sinks)
+    typer.echo(describe(settings))
+    for missing in missing_sources(settings):
+        typer.echo(f"warning: {missing}", err=True)
+    for name, nearest in unknown_variables(os.environ).items():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        typer.echo(f"warning: {name} is not a setting and is ignored{hint}", err=True)

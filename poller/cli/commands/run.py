@@ -1,0 +1,124 @@
+"""`poller run`: polls every id until its outcome is in every sink."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poller.cli import completion
+from poller.cli.options import Config, DefaultAccount, Format, IdColumn, LogFormat, State, settings_of
+from poller.core.errors import Exit
+
+EXAMPLES = (
+    "\b\nExamples:\n  poller run ids.txt --sink jsonl:done.jsonl\n"
+    "  cat ids.txt | poller run - --sink stdout | jq .\n  poller run -c config.toml ids.csv"
+)
+
+
+def run(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="Ids as text, JSON lines or CSV; - for stdin.")
+    ] = None,
+    config: Config = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="jsonl:PATH, csv:PATH, stdout, webhook:URL, sql:URL, command:LINE; repeatable. [jsonl:finished.jsonl]",
+            autocompletion=completion.sinks,
+        ),
+    ] = None,
+    state: State = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Scheme and host. [https://api.hubapi.com]")
+    ] = None,
+    status_path: Annotated[str | None, typer.Option(metavar="PATH", help="Path template with {task_id}.")] = None,
+    account: DefaultAccount = None,
+    token_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variable with the token. [HUBSPOT_TOKEN]")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token.")] = None,
+    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window.")] = None,
+    window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Polls at a time. [16, or as the limit needs]")
+    ] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option(metavar="S", help="Age at which an unfinished task is timed_out. [86400]")
+    ] = None,
+    give_up_s: Annotated[
+        float | None, typer.Option(metavar="S", help="End with code 69 after S seconds of outage. [never]")
+    ] = None,
+    stop_on_failures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="Stop with code 75 when this share of the outcomes is not complete, such as 20%."
+        ),
+    ] = None,
+    format: Format = None,  # noqa: A002 - the flag's name
+    id_column: IdColumn = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep running; read files on as they grow or are rotated, like tail -F.")
+    ] = False,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the live page, metrics and feeding; or off. [127.0.0.1:8321]"),
+    ] = None,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress display on a terminal.")] = False,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="How logs are written. [auto: console on a terminal, else json]")
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]", autocompletion=completion.levels),
+    ] = None,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 also when some are not complete.")] = False,
+) -> Exit:
+    """Poll every id until its outcome is in every sink.
+
+    Run the same command again to continue where it stopped. Without FILE it finishes the tasks in the state.
+
+    \b
+    Exit codes:
+       0  every task is complete
+       1  every task has its outcome, some are not complete
+       2  the command line is wrong
+      65  the input has no usable id
+      69  an outage or a failing sink lasted longer than --give-up-s
+      70  the ledger does not balance: a defect
+      73  the state or an output file cannot be used
+      75  stopped with work left: run the same command again
+      77  HubSpot refuses the token
+      78  a setting is wrong
+    """
+    from poller.app.event_loop import run_event_loop
+    from poller.app.run import run_process
+
+    flags = {
+        "sinks": sink,
+        "state": state,
+        "base_url": base_url,
+        "status_path": status_path,
+        "account": account,
+        "token_env": token_env,
+        "token_file": token_file,
+        "requests": requests,
+        "window_s": window_s,
+        "workers": workers,
+        "deadline_s": deadline_s,
+        "give_up_s": give_up_s,
+        "stop_on_failures": stop_on_failures,
+        "input": {"format": format, "id_column": id_column},
+        "follow": follow or None,
+        "listen": listen,
+        "progress": False if no_progress else None,
+        "log": {"format": log_format, "level": log_level},
+    }
+    if "-" in (files or []) and sys.stdin.isatty():
+        typer.echo("poller: reading ids from the terminal, one a line; Ctrl-D ends them", err=True)
+    read_settings = partial(settings_of, config, **flags)
+    code = run_event_loop(run_process(read_settings(), files or [], os.environ, read_settings))
+    return Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code

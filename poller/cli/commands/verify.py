@@ -1,0 +1,47 @@
+"""`poller verify`: compares JSONL files with the state."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poller.cli.options import Config, Settings, State, settings_of
+from poller.core.errors import Exit
+
+EXAMPLES = "\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db"
+
+
+def verify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="JSONL files, in the order of their writing.")],
+    config: Config = None,
+    state: State = None,
+) -> Exit:
+    """Verify a JSONL file against the state.
+
+    Each finished task must be in it exactly once, byte for byte, and nothing else. Exit code 0 where they are equal; 1
+    with the differences listed.
+    """
+    return asyncio.run(verify_files(settings_of(config, state=state), files))
+
+
+async def verify_files(settings: Settings, files: Sequence[Path]) -> Exit:
+    """Print each difference between the files, read one after the other, and the state. Raises `InputError`."""
+    from poller.cli.records import lines_of, open_state, records_of
+    from poller.reports.verify import compare
+
+    async with open_state(settings) as store:
+        compared = await compare(lines_of(files), records_of(store))
+        finished = set()
+        if suspects := compared.suspects():
+            finished = {key async for each in records_of(store) if (key := (each.account, each.task_id)) in suspects}
+        pruned = (await store.sums()).pruned
+    if pruned and not compared.is_equal:
+        sys.stdout.write(f"{pruned:,} outcomes are past their retention: their lines cannot be checked any more\n")
+    for difference in compared.differences(finished):
+        sys.stdout.write(difference + "\n")
+    answer = "equal" if compared.is_equal else "DIFFERENT"
+    sys.stdout.write(f"{compared.lines:,} lines, {compared.records:,} finished tasks: {answer}\n")
+    return Exit.ALL_COMPLETE if compared.is_equal else Exit.NOT_ALL_COMPLETE

@@ -1,0 +1,62 @@
+"""What several commands share: their options, and the step from flags to settings."""
+
+import os
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from poller.cli import completion
+
+if TYPE_CHECKING:
+    from poller.config import Settings as Settings
+else:
+    Settings = Any  # for annotations: pydantic takes long to import
+
+
+class InputFormat(StrEnum):
+    """How input lines are read."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class LogFormat(StrEnum):
+    """How log events are written."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+Config = Annotated[
+    Path | None, typer.Option("-c", "--config", metavar="FILE", help="TOML settings; see config.example.toml.")
+]
+State = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="sqlite:///PATH or postgresql://USER@HOST/NAME. [sqlite:///poller.db]",
+        autocompletion=completion.states,
+    ),
+]
+DefaultAccount = Annotated[str | None, typer.Option(metavar="NAME", help="Account of lines that name none.")]
+Format = Annotated[InputFormat | None, typer.Option(help="How lines are read. [auto]")]
+IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="CSV column or JSON key of the id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def settings_of(config: Path | None, **flags: Any) -> Settings:
+    """Return the settings in force. Raises `ConfigError`."""
+    from poller.config import load
+
+    return load(config, flags, os.environ)
+
+
+def epoch_of(moment: datetime | None) -> float | None:
+    """Return a flag's instant in seconds since the epoch; one without a time zone is UTC."""
+    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()

@@ -1,0 +1,209 @@
+"""What a run would take: polls, time and quota, from what is known of the account's imports. Pure."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from poller.config import AccountSettings
+from poller.core.errors import ConfigError
+from poller.core.model import AccountState, JsonObject
+from poller.core.text import duration
+from poller.hubspot.limits.window import CLOCK_DRIFT
+from poller.schedule import Course, KnowledgeUnreadable, PollPlanner, SimulatedRun, SurvivalCurve, planner_from
+from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
+from poller.schedule.forecast import LaneOutlook, forecast
+from poller.schedule.simulate import simulate_run
+
+DEFAULT_REQUESTS, DEFAULT_WINDOW_S = 100, 10.0  # until HubSpot's answers contain the limits
+ANSWER_S = 0.1  # a slot is held until the answer, and a window more
+ENOUGH_FINISHED = 100  # imports, from which on what was learned is better than an assumption
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountPlan:
+    """What one account's part of a run would take."""
+
+    account: str
+    tasks: int
+    polls: int
+    polls_per_task: float
+    lasts_s: float
+    ends_at: str
+    per_second: float
+    mean_late_s: float
+    timed_out: int
+    based_on: str  # where the durations come from
+    quota: int | None  # requests left today; None: not known
+    quota_share: float | None  # of the day's requests
+    fits: bool
+    tasks_that_fit: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run would find in its input, and what each account's part would take."""
+
+    lines: int
+    duplicates: int
+    rejected: int
+    accounts: tuple[AccountPlan, ...]
+
+    @property
+    def tasks(self) -> int:
+        return sum(each.tasks for each in self.accounts)
+
+    @property
+    def fits(self) -> bool:
+        """Every account's part fits into what is left of today's quota."""
+        return all(each.fits for each in self.accounts)
+
+    def to_json(self) -> JsonObject:
+        counts = {name: getattr(self, name) for name in ("lines", "tasks", "duplicates", "rejected", "fits")}
+        return counts | {"accounts": [asdict(each) for each in self.accounts]}
+
+    def to_text(self) -> str:
+        head = f"input      {self.tasks:,} tasks, {self.duplicates:,} duplicates, {self.rejected:,} rejected lines"
+        return "\n".join([head, *(line for each in self.accounts for line in _lines(each))])
+
+
+def plan_account(
+    name: str,
+    account: AccountSettings,
+    tasks: int,
+    knowledge: bytes | None,
+    state: AccountState,
+    durations: str | None,
+    now: float,
+) -> AccountPlan:
+    """Simulate the account's part of the run, at its limits. Raises `ConfigError` for durations that cannot be read."""
+    rules = account.polling_rules()
+    learned = _learned(account, knowledge)
+    courses, based_on = _courses(learned, durations)
+    per_second = _per_second(account)
+    simulated = simulate_run(
+        tasks,
+        courses,
+        per_second=per_second,
+        deadline_s=rules.deadline_s,
+        gap_s=_plain_gap_s(account),
+        learned=learned if rules.policy == "learned" else None,
+    )
+    outlook, pace = _outlook(account, state, now), tasks / max(simulated.lasts_s, 1e-9)
+    done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=simulated.polls / tasks)
+    quota = _quota(outlook, simulated, now)
+    fits = quota is None or simulated.polls <= quota
+    per_task = simulated.polls / tasks
+    return AccountPlan(
+        account=name,
+        tasks=tasks,
+        polls=simulated.polls,
+        polls_per_task=round(per_task, 2),
+        lasts_s=round(simulated.lasts_s, 1),
+        ends_at=datetime.fromtimestamp(done.at or now + simulated.lasts_s, UTC).isoformat(timespec="seconds"),
+        per_second=round(per_second, 2),
+        mean_late_s=round(simulated.mean_late_s, 1),
+        timed_out=simulated.timed_out,
+        based_on=based_on,
+        quota=quota,
+        quota_share=round(simulated.polls / account.daily_limit, 4) if account.daily_limit else None,
+        fits=fits,
+        tasks_that_fit=None if quota is None else min(tasks, int(quota / per_task)),
+    )
+
+
+def _learned(account: AccountSettings, knowledge: bytes | None) -> PollPlanner:
+    tradeoff = account.polling_rules().tradeoff
+    try:
+        return PollPlanner(tradeoff) if knowledge is None else planner_from(tradeoff, knowledge)
+    except KnowledgeUnreadable:
+        return PollPlanner(tradeoff)
+
+
+def _courses(learned: PollPlanner, durations: str | None) -> tuple[Callable[[int], list[Course]], str]:
+    """Return the simulated tasks, evenly spread over the durations in a random order; and what the durations are
+    based on."""
+    if durations is None and learned.hazard.finished >= ENOUGH_FINISHED:
+        lifetimes = SurvivalCurve(learned.hazard.rates()[0])
+        age_s = learned.usual_feeding_age_s
+
+        def known(played: int) -> list[Course]:
+            (shares,) = _spread(played, 1)
+            return [Course(age_s=age_s, took_s=lifetimes.quantile_s(share)) for share in shares]
+
+        return known, f"{learned.hazard.finished:,} finished tasks of this account"
+    spec = durations or DEFAULT_DURATIONS
+    try:
+        drawn = parse_durations(spec)
+    except ValueError as error:
+        raise ConfigError(f"--durations: {error}") from None
+
+    def assumed(played: int) -> list[Course]:
+        picks, draws = _spread(played, 2)
+        return [Course(age_s=0.0, took_s=drawn.draw_s(*each)) for each in zip(picks, draws, strict=True)]
+
+    return assumed, f"durations {spec}, {'assumed' if durations is None else 'given'}"
+
+
+def _spread(count: int, times: int) -> list[list[float]]:
+    """Return numbers spread evenly over 0 to 1, each time in another order; the seed is fixed."""
+    rng = random.Random(SEED)  # noqa: S311 - spreads, keeps no secret
+    evenly = [(number + 0.5) / count for number in range(count)]
+    return [rng.sample(evenly, count) for _ in range(times)]
+
+
+def _plain_gap_s(account: AccountSettings) -> Callable[[float], float]:
+    rules = account.polling_rules()
+    if rules.policy == "fixed":
+        return lambda _age_s: rules.ceiling_s
+    return lambda age_s: min(max(age_s * rules.age_share, rules.first_gap_s), rules.ceiling_s)
+
+
+def _per_second(account: AccountSettings) -> float:
+    """A slot is held until the answer and a window more."""
+    window_s = account.window_s or DEFAULT_WINDOW_S
+    return (account.requests or DEFAULT_REQUESTS) / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
+
+
+def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
+    """Return how many requests are left today and usable in a whole day, and when the day ends."""
+    zone = ZoneInfo(account.time_zone)
+    today = datetime.fromtimestamp(now, zone)
+    midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone).timestamp()
+    if (limit := account.daily_limit) is None:
+        return LaneOutlook(resets_at=midnight)
+    usable = int(limit - (account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve))
+    used = state.day_requests if state.day == today.date().isoformat() else 0
+    return LaneOutlook(daily_left=max(0, usable - used), daily_usable=usable, resets_at=midnight)
+
+
+def _quota(outlook: LaneOutlook, simulated: SimulatedRun, now: float) -> int | None:
+    """Return how many requests the run may send until it ends; None: not known."""
+    if outlook.daily_left is None or outlook.daily_usable is None:
+        return None
+    later_s = max(0.0, simulated.lasts_s - (outlook.resets_at - now))  # requests after midnight count for the next days
+    return outlook.daily_left + math.ceil(later_s / 86_400) * outlook.daily_usable
+
+
+def _lines(plan: AccountPlan) -> list[str]:
+    lines = [
+        f"account    {plan.account}: {plan.tasks:,} tasks, at most {plan.per_second:g} requests a second",
+        f"polls      about {plan.polls:,}, {plan.polls_per_task:g} per task",
+        f"time       about {duration(plan.lasts_s)}: started now, finished at {plan.ends_at}",
+        f"lateness   {plan.mean_late_s:g} s from a task's end to the poll that sees it, on average",
+        f"based on   {plan.based_on}",
+    ]
+    if plan.timed_out:
+        lines.append(f"timed out  about {plan.timed_out:,} tasks that do not finish before the deadline")
+    if plan.quota is None or plan.quota_share is None:
+        return [*lines, "quota      not known before the first answer; set it with --daily N"]
+    lines.append(f"quota      {plan.quota_share:.1%} of a day's requests; {plan.quota:,} are left for the run")
+    if not plan.fits:
+        lines.append(
+            f"NO         it does not fit into today's quota; about {plan.tasks_that_fit:,} tasks would. Feed fewer, or"
+            " set polling.poll_cost_s higher; a run that is started now continues on the next day"
+        )
+    return lines
