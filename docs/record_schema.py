@@ -32,7 +32,7 @@ SCHEMA: Final[dict[str, Any]] = {
         "requested_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
         "started_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
         "completed_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
-        "seen_at": {"type": "string", "format": "date-time", "description": "when the poll was made that told it, UTC"},
+        "seen_at": {"type": "string", "format": "date-time", "description": "when the last poll was made, UTC"},
         "polls": {"type": "integer", "minimum": 1, "description": "how many requests the task cost"},
         "ref": {
             "type": ["object", "null"],

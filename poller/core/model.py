@@ -7,7 +7,7 @@ person is kept as the received bytes, so that it comes out as it went in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from msgspec import Struct
 
@@ -263,6 +263,17 @@ class Pause(StrEnum):
     WRONG_PATH = "wrong_path"
     MIGRATING = "migrating"
     OUTAGE = "outage"
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether it lasts until a person acts."""
+        match self:
+            case Pause.TOKEN_REFUSED | Pause.SCOPE_MISSING | Pause.WRONG_PATH:
+                return True
+            case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE:
+                return False
+            case _:
+                assert_never(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,6 @@ from poller.web.auth import SEES_DETAILS
 from poller.web.context import RUN, RunContext
 from poller.web.responses import json_response
 
-NEEDS_PERSON = frozenset({Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH})  # no other pause does
-
 Detail = Annotated[str | UnsetType | None, Meta(description="for people; only with the token, where one is set")]
 
 
@@ -90,7 +88,7 @@ def _account(run: RunContext, name: str, *, detailed: bool) -> AccountReadiness:
     """A pause that ends by itself does not make the run unready."""
     state = run.service.lanes[name].gate.state()
     return AccountReadiness(
-        ready=state.pause not in NEEDS_PERSON,
+        ready=not (state.pause and Pause(state.pause).needs_person),
         pause=Pause(state.pause) if state.pause else None,
         resume_at=instant(state.resume_at),
         detail=state.pause_detail if detailed else UNSET,

@@ -149,7 +149,7 @@ class AccountGate:
         self._quota.apply(limit=limits.daily_limit, reserve=limits.daily_reserve, time_zone=limits.time_zone)
         if has_new_token is not None:
             self._has_new_token = has_new_token
-        if self._pause.reason in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_PATH):
+        if self._pause.reason is not None and self._pause.reason.needs_person:
             self._pause.probes.due_at = min(self._pause.probes.due_at, self._monotonic())
         elif self._pause.reason is Pause.DAILY_QUOTA:
             self._resume()

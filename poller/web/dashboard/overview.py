@@ -14,7 +14,7 @@ from msgspec.json import encode
 from poller import __version__
 from poller.core.errors import StoreError
 from poller.core.histogram import Histogram
-from poller.core.model import GateReading, Kind, SinkSums, SourceSums
+from poller.core.model import GateReading, Kind, Pause, SinkSums, SourceSums
 from poller.core.protocols import Clock, Store
 from poller.core.text import PAUSE_TEXT
 from poller.engine import DeliveryLoop, Service
@@ -24,7 +24,7 @@ from poller.engine.metrics import Metrics
 from poller.reports.ledger import by_name
 from poller.reports.status import LedgerCounts, ReasonCount
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
-from poller.web.health import NEEDS_PERSON, SinkReadiness, sink_readiness
+from poller.web.health import SinkReadiness, sink_readiness
 
 FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
 TOP_REASONS = 12
@@ -162,7 +162,7 @@ class Overview:
             return "finished"
         if service.draining:
             return "draining"
-        if any(pause in NEEDS_PERSON for pause in pauses):
+        if any(Pause(pause).needs_person for pause in pauses):
             return "stuck"
         if pauses and len(pauses) == len(readings):
             return "paused"
@@ -217,7 +217,7 @@ class Overview:
 
 def _lane(name: str, reading: GateReading, due_at: float | None) -> LaneView:
     pause = reading.state.pause
-    needs_person = pause in NEEDS_PERSON
+    needs_person = bool(pause and Pause(pause).needs_person)
     return LaneView(
         account=name, due_at=due_at, meaning=PAUSE_TEXT.get(pause or ""), needs_person=needs_person, reading=reading
     )
