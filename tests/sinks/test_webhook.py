@@ -413,7 +413,7 @@ async def opened(table: dict[str, Any]) -> None:
     ("table", "problem"),
     [
         ({"timeot_s": 3}, "timeot_s: there is no such setting; did you mean timeout_s?"),
-        ({"secret": "hunter2"}, "secret: a secret does not belong into settings; name where it stands: secret_env"),
+        ({"secret": "hunter2"}, "secret: a secret does not belong into settings. Name where it is: secret_env"),
         ({"batch": 0}, "batch: must be greater than 0"),
         ({"batch": True}, "batch: must be a number"),
         ({"concurrency": 65}, "concurrency: must be less than or equal to 64"),
