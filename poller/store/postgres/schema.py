@@ -5,10 +5,11 @@ Instants of tasks and records are the poller's, as in every store; the database'
 
 from contextlib import suppress
 
-from psycopg import AsyncConnection, errors, sql
+from psycopg import AsyncConnection, errors
+from psycopg.sql import SQL, Identifier
 
 from poller.core.errors import StoreUnusable
-from poller.store.postgres.dsn import Dsn
+from poller.store.postgres.dsn import Dsn, fetch_all, fetch_first
 from poller.store.versions import refuse_newer
 
 VERSION_1 = """
@@ -19,7 +20,7 @@ CREATE TABLE replica ( -- a process at work on this state; its row is its right 
     pid integer NOT NULL,
     started_at double precision NOT NULL,
     beat_at double precision NOT NULL,
-    commits bigint NOT NULL DEFAULT 0 -- the number of its latest transaction; see `_InDoubt`
+    commits bigint NOT NULL DEFAULT 0 -- the number of its latest transaction; see `Writer._in_doubt`
 );
 CREATE TABLE account (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -136,15 +137,14 @@ VERSION = len(MIGRATIONS)
 
 async def make_schema(connection: AsyncConnection, dsn: Dsn) -> None:
     """Create the schema where there is none. Its tables come with `migrate`, under the owner's lock."""
-    row = await (
-        await connection.execute("SELECT to_regnamespace(%s), getdatabaseencoding()", (dsn.schema,))
-    ).fetchone()
-    found, encoding = row or (None, None)
+    ((found, encoding),) = await fetch_all(
+        connection, "SELECT to_regnamespace(%s), getdatabaseencoding()", (dsn.schema,)
+    )
     if encoding != "UTF8":
         raise StoreUnusable(f"the database of {dsn.shown} is encoded as {encoding}. Use one with encoding UTF8.")
     if found is None:
         with suppress(errors.DuplicateSchema, errors.UniqueViolation):  # another poller made it just now
-            await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(dsn.schema)))
+            await connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(dsn.schema)))
 
 
 async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
@@ -160,15 +160,13 @@ async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
 
 async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:
     """Return the version of the tables, 0 where there are none. Raises `StoreUnusable` for newer and foreign ones."""
-    tables = await connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')", (dsn.schema,)
-    )
-    names = {name for (name,) in await tables.fetchall()}
+    query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')"
+    names = {name for (name,) in await fetch_all(connection, query, (dsn.schema,))}
     if not names:
         return 0
     if not {"state_version", "replica", "undelivered"} <= names:
         raise StoreUnusable(f"{dsn.shown} holds tables of another program. Name another schema: ?schema=NAME.")
-    row = await (await connection.execute("SELECT version FROM state_version")).fetchone()
+    row = await fetch_first(connection, "SELECT version FROM state_version")
     version = int(row[0]) if row is not None else 0
     refuse_newer(version, VERSION, dsn.shown)
     return version
