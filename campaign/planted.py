@@ -202,6 +202,13 @@ BUGS = (
         tests=("engine/test_recorder",),
     ),
     Bug(
+        name="deleted-state-unnoticed",
+        file="poller/store/sqlite/lock.py",
+        old="                if _identity(path) != identity:",
+        new="                if False:",
+        tests=("store/test_sqlite",),
+    ),
+    Bug(
         name="ids-out-of-feeding-order",
         file="poller/store/sqlite/task_queue.py",
         old="SELECT ? + key, ?, ?",
