@@ -209,6 +209,13 @@ BUGS = (
         tests=("store/test_sqlite",),
     ),
     Bug(
+        name="pruning-rests-a-second",
+        file="poller/engine/service.py",
+        old="                await asyncio.sleep(loop.time() - began)\n",
+        new="                await asyncio.sleep(1.0)\n",
+        tests=("engine/test_pruning",),
+    ),
+    Bug(
         name="ids-out-of-feeding-order",
         file="poller/store/sqlite/task_queue.py",
         old="SELECT ? + key, ?, ?",
