@@ -1,5 +1,6 @@
 """What is on disk before the first request of a run: a crash right after it must not forget the window."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,9 +14,7 @@ from tests.support.simulation import Simulation
 SLOW = Scenario(seed=3, durations=parse_durations("fixed:20"))
 
 
-async def test_the_account_is_on_disk_as_in_use_before_the_first_request_of_each_run(
-    tmp_path: Path, clock: Clock
-) -> None:
+async def test_the_account_is_on_disk_as_in_use_before_the_first_request(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, SLOW)
     on_disk: list[tuple[float | None, int]] = []
 
@@ -26,13 +25,16 @@ async def test_the_account_is_on_disk_as_in_use_before_the_first_request_of_each
         return reply
 
     simulation.api.stage = read_disk
-    for number in range(3):
-        ids = tmp_path / f"{number}.txt"
-        ids.write_text("\n".join(simulation.api.preload(2)))
-        began_at = clock()
-        assert await simulation.run(ids) is Exit.ALL_COMPLETE  # it ends in order: the account is noted as clean
-        ((active_at, clean),) = on_disk
-        assert clean == 0
-        assert active_at is not None
-        assert active_at >= began_at
-        on_disk.clear()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(simulation.write_ids(3)))
+        await asyncio.sleep(5)
+        simulation.drain()
+    assert running.result() is Exit.WORK_LEFT  # it ended in order: the account is noted as clean
+    on_disk.clear()
+    await asyncio.sleep(300)
+    began_at = clock()
+    assert await simulation.run(None) is Exit.ALL_COMPLETE
+    ((active_at, clean),) = on_disk
+    assert clean == 0
+    assert active_at is not None
+    assert active_at >= began_at
