@@ -220,7 +220,14 @@ BUGS = (
         file="poller/engine/lane.py",
         old="        await self._store.flush()  # before the first request",
         new="        # before the first request",
-        tests=("service/test_first_request",),
+        tests=("service/test_resumed_run",),
+    ),
+    Bug(
+        name="future-state-waited-for",
+        file="poller/store/sqlite/task_queue.py",
+        old="max(due_at - :ahead_s, :now) ELSE due_at END",
+        new="due_at ELSE due_at END",
+        tests=("store/test_store", "service/test_resumed_run"),
     ),
     Bug(
         name="ids-out-of-feeding-order",

@@ -1,9 +1,11 @@
-"""What is on disk before the first request of a run: a crash right after it must not forget the window."""
+"""The start of a run on a state that another run left: the window is on disk first, and a wrong clock is undone."""
 
 import asyncio
 import sqlite3
+from collections.abc import MutableMapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
@@ -38,3 +40,18 @@ async def test_the_account_is_on_disk_as_in_use_before_the_first_request(tmp_pat
     assert clean == 0
     assert active_at is not None
     assert active_at >= began_at
+
+
+async def test_a_state_from_the_future_is_polled_now_and_no_task_ends_early(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(20)
+    simulation.clock = lambda: clock() + 365 * 86_400.0
+    await simulation.run_for(8, ids)
+    simulation.clock = clock
+    before = clock()
+    assert await simulation.run(ids) is Exit.ALL_COMPLETE
+    assert clock() - before < 60
+    jumps = [event for event in events if event["event"] == "clock.jumped"]
+    assert [round(event["by_s"], -2) for event in jumps] == [-365 * 86_400.0]
