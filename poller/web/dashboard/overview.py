@@ -140,7 +140,7 @@ class Overview:
             reasons=_reasons(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
-            warning=service.warning,
+            warning=service.failures.warning,
         )
 
     async def _ledger(self) -> LedgerCounts:
