@@ -15,6 +15,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from poller import __version__
 from poller.core.histogram import Histogram
 from poller.core.model import GateReading, Kind, Outcome, Pause
 from poller.core.record import decode
@@ -49,7 +50,7 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "sink_failing": (GAUGE, ("sink",), "1 while the sink accepts nothing."),
     "store_writable": (GAUGE, (), "0 while the state cannot be written."),
     "draining": (GAUGE, (), "1 while the run ends."),
-    "event_loop_lag_seconds": (GAUGE, (), "Longest delay of a timer of the event loop in the last 15 to 30 s."),
+    "event_loop_lag_seconds": (GAUGE, (), "Longest delay of a timer of the event loop in the last 30 s."),
     "build_info": (GAUGE, ("version", "python"), "Always 1; the labels name the versions."),
 }
 
@@ -150,7 +151,7 @@ class RunCollector(Collector):
         yield "store_writable", [((), run.store.writable)]
         yield "draining", [((), run.service.is_ending)]
         yield "event_loop_lag_seconds", [((), self._lag.worst_s)]
-        yield "build_info", [((run.version, platform.python_version()), 1)]
+        yield "build_info", [((__version__, platform.python_version()), 1)]
 
 
 def _labelled(numbers: Mapping[str, float]) -> Samples:
