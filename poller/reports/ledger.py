@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from poller.core.errors import Exit
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
@@ -28,23 +27,17 @@ class Imbalance:
 def imbalances(sums: Sums) -> list[Imbalance]:
     """Return every equation of the ledger that does not hold; empty when it balances."""
     tasks = sums.waiting + sums.finished
-    checks = chain(
-        (_source_equation(source) for source in sums.sources),
-        [("tasks fed = waiting + finished", sum(source.tasks for source in sums.sources), tasks)],
-        [("finished = outcomes by kind", sums.finished, sum(sums.kinds.values()))],
-        (_sink_equation(sink, sums.finished) for sink in sums.sinks if sink.attached),
-    )
+    checks = [
+        ("tasks fed = waiting + finished", sum(source.tasks for source in sums.sources), tasks),
+        ("finished = outcomes by kind", sums.finished, sum(sums.kinds.values())),
+    ]
+    for source in sums.sources:
+        parts = source.tasks + source.duplicates + source.rejected + source.blank
+        checks.append((f"{source.name}: lines = tasks + duplicates + rejected + blank", source.lines, parts))
+    for sink in (sink for sink in sums.sinks if sink.attached):
+        parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
+        checks.append((f"{sink.name}: finished = delivered + undelivered + dead + missed", sums.finished, parts))
     return [Imbalance(what=what, left=left, right=right) for what, left, right in checks if left != right]
-
-
-def _source_equation(source: SourceSums) -> tuple[str, int, int]:
-    parts = source.tasks + source.duplicates + source.rejected + source.blank
-    return f"{source.name}: lines = tasks + duplicates + rejected + blank", source.lines, parts
-
-
-def _sink_equation(sink: SinkSums, finished: int) -> tuple[str, int, int]:
-    parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
-    return f"{sink.name}: finished = delivered + undelivered + dead + missed", finished, parts
 
 
 def exit_code(sums: Sums) -> Exit:

@@ -64,17 +64,12 @@ def metrics_handler(run: RunContext, lag: LoopLag) -> Handler:
     scrape = make_aiohttp_handler(registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        sinks = [loop.sink.name for loop in run.service.delivery_loops]
-        collector.oldest_at = {name: await _oldest_at(run, name) for name in sinks}
+        for name in (loop.sink.name for loop in run.service.delivery_loops):
+            first = await run.store.undelivered(name, 1)
+            collector.oldest_at[name] = epoch(decode(first[0].body).seen_at) if first else None
         return await scrape(request)
 
     return metrics
-
-
-async def _oldest_at(run: RunContext, sink: str) -> float | None:
-    """Return when the first task in the sink's outbox finished; None where the outbox is empty."""
-    first = await run.store.undelivered(sink, 1)
-    return epoch(decode(first[0].body).seen_at) if first else None
 
 
 class RunCollector(Collector):
@@ -83,7 +78,7 @@ class RunCollector(Collector):
     def __init__(self, run: RunContext, lag: LoopLag) -> None:
         self._run = run
         self._lag = lag
-        self.oldest_at: Mapping[str, float | None] = {}  # by sink: when the first task in its outbox finished
+        self.oldest_at: dict[str, float | None] = {}  # by sink: when the first task in its outbox finished
 
     def collect(self) -> Iterator[Metric]:
         numbers = dict(chain(self._tasks(), self._polls(), self._accounts(), self._sinks(), self._process()))
