@@ -68,8 +68,9 @@ class Progress:
         return table
 
     def _polls(self) -> Text:
-        polls = self._metrics.polls
-        return Text(f"{polls:,} polls, {self._per_s(1):.1f} per second", style="dim")
+        seconds, polls = self._grown(1)
+        per_s = polls / seconds if seconds > 0 else 0.0
+        return Text(f"{self._metrics.polls:,} polls, {per_s:.1f} per second", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self._metrics.finished:
@@ -95,10 +96,6 @@ class Progress:
         """Return in how many seconds a sampled number grew by how much."""
         first, last = self._samples[0], self._samples[-1]
         return last[0] - first[0], int(last[what] - first[what])
-
-    def _per_s(self, what: int) -> float:
-        elapsed_s, grown = self._grown(what)
-        return grown / elapsed_s if elapsed_s > 0 else 0.0
 
     def _left(self) -> str:
         if not self._metrics.waiting:
