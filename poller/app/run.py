@@ -251,7 +251,9 @@ async def _run_service(
                 group.create_task(reload.run()),
             ]
             if environment.console is not None:
-                progress = Progress(metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed)
+                progress = Progress(
+                    metrics=metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed
+                )
                 watchers.append(group.create_task(progress.show(environment.console)))
             try:
                 await service.run()
