@@ -64,7 +64,7 @@ async def run_process(
         environment = Environment(
             environ=environ,
             monotonic=time.monotonic,
-            connections=connect,
+            connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
             console=display,
             tracer=tracer,
             read_settings=read_settings,
@@ -83,11 +83,6 @@ async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncItera
         yield provider.get_tracer("poller", __version__)
     finally:
         await asyncio.to_thread(provider.shutdown)  # sends the last spans; may take seconds where the collector is down
-
-
-def connect(settings: Settings) -> Connections:
-    """Return the run's connections to HubSpot, not opened yet."""
-    return Connections(proxy=settings.proxy, ca_file=settings.ca_file)
 
 
 async def _run_with_signals(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:
@@ -255,24 +250,21 @@ async def _run_service(
                 group.create_task(reload.run()),
             ]
             if environment.console is not None:
-                watchers.append(group.create_task(_progress(service, metrics, environment).show(environment.console)))
+                progress = Progress(
+                    metrics=metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed
+                )
+                watchers.append(group.create_task(progress.show(environment.console)))
             try:
                 await service.run()
             finally:
                 for watcher in watchers:
                     watcher.cancel()
     except* PollerError as errors:
-        ended_by = _first(errors)
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        ended_by = error if isinstance(error, PollerError) else None
     return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
-
-
-def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _progress(service: Service, metrics: Metrics, environment: Environment) -> Progress:
-    return Progress(metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed)
 
 
 async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:

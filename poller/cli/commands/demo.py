@@ -1,8 +1,8 @@
 """`poller demo`: starts imports on a simulated HubSpot on loopback, and runs the real service against it."""
 
 import asyncio
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = "\b\nExample:\n  poller demo --directory /tmp/poller-demo"
 TOKEN = "sandbox-token"  # noqa: S105 - opens only the sandbox
+_print = partial(typer.echo, err=True)
 FILES = ("ids.jsonl", "finished.jsonl", "poller.db", "poller.db-wal", "poller.db-shm", "poller.db.lock")
 
 
@@ -92,8 +93,3 @@ def _settings(base_url: str, directory: Path) -> Settings:
         "log": {"level": "warning"},
     }
     return load(None, flags, {}, secrets_dir=directory / "no-secrets")
-
-
-def _print(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -10,6 +10,7 @@ import typer
 
 from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
+from poller.core.text import redacted_url
 
 EXAMPLES = "\b\nExample:\n  poller healthcheck --state sqlite:////data/poller.db"
 TIMEOUT_S = 5.0
@@ -42,7 +43,6 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     older than `max_age_s`.
     """
     from poller.config import address_of
-    from poller.core.text import redacted_url
     from poller.store import last_beat
 
     if url is not None:

@@ -13,6 +13,7 @@ import typer
 
 from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
+from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
     from poller.store import StateReader
@@ -37,7 +38,6 @@ async def request_reload(settings: Settings) -> tuple[str, Exit]:
     """Send SIGHUP to the running poller and wait for the result; return the message and the exit code."""
     from poller.app.reload import RESULT
     from poller.cli.records import open_state
-    from poller.core.text import redacted_url
     from poller.store import last_beat
 
     failed = Exit.NOT_ALL_COMPLETE

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -95,13 +94,13 @@ async def _serve(api: "SandboxApi", port: int, ids_file: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serve(api, port=port) as base_url:
-        sys.stderr.write(
+        typer.echo(
             f"simulated HubSpot at {base_url} (Ctrl-C ends it)\n"
-            f"poll it: HUBSPOT_TOKEN=any poller run {ids_file} --base-url {base_url}\n"
+            f"poll it: HUBSPOT_TOKEN=any poller run {ids_file} --base-url {base_url}",
+            err=True,
         )
-        sys.stderr.flush()
         await ended.wait()
-    sys.stderr.write(_summary(api))
+    typer.echo(_summary(api), err=True)
 
 
 def _summary(api: "SandboxApi") -> str:
@@ -111,5 +110,5 @@ def _summary(api: "SandboxApi") -> str:
     faults = ", ".join(f"{name} {count:,}" for name, count in sorted(stats.faults.items())) or "none"
     return (
         f"{stats.requests_total:,} requests, at most {stats.max_in_window:,} in any {stats.window_s:g} s "
-        f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}\n"
+        f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}"
     )

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.json import encode
 
 from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
     from poller.store import StateReader
@@ -38,8 +40,6 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
 
     Exit code 1 where it is not in the state, 2 for what cannot be an id.
     """
-    from msgspec.json import encode
-
     from poller.cli.records import open_state
     from poller.reports.task import task_text, task_view
 
@@ -73,8 +73,6 @@ def _id_in(named: str, settings: Settings) -> str:
 
 async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> str:
     """Return a message that helps to find a task that is not in the state."""
-    from poller.core.text import redacted_url
-
     lines = [f"poller: task {task_id} is not in the state {redacted_url(settings.state)}"]
     near = [task.task_id for variant in _variants(task_id) for task in await store.task_details(variant)]
     if near:
