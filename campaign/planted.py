@@ -609,4 +609,19 @@ BUGS = (
         new="    if False:\n",
         tests=("core/test_log",),
     ),
+    # --- the server
+    Bug(
+        name="silent-connections-keep-a-request-out",
+        file="poller/web/server.py",
+        old="        if idle:\n",
+        new="        if False:\n",
+        tests=("web/test_server",),
+    ),
+    Bug(
+        name="a-body-of-an-unknown-encoding-is-read-as-it-is",
+        file="poller/web/request_body.py",
+        old='    if encoding not in ("identity", "gzip", "deflate"):\n',
+        new="    if False:\n",
+        tests=("web/test_add_tasks",),
+    ),
 )
