@@ -624,4 +624,25 @@ BUGS = (
         new="    if False:\n",
         tests=("web/test_add_tasks",),
     ),
+    Bug(
+        name="tasks-whose-storing-failed-are-answered-200",
+        file="poller/web/add_tasks.py",
+        old="        match storing.result():\n",
+        new="        match None:\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="a-post-waits-for-the-store-without-a-limit",
+        file="poller/web/add_tasks.py",
+        old=" or asyncio.get_running_loop().time() >= ends_at\n",
+        new="\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="a-read-waits-for-the-store-without-a-limit",
+        file="poller/web/context.py",
+        old="        async with asyncio.timeout(STORE_S):\n",
+        new="        async with asyncio.timeout(None):\n",
+        tests=("web/test_store_limit",),
+    ),
 )

@@ -67,8 +67,11 @@ function showWhen(overview) {
 }
 
 function notices(overview) {
-  const { now, lanes, sinks, warning, state, rejected } = overview;
+  const { now, lanes, sinks, store, warning, state, rejected } = overview;
   const all = [];
+  if (!store.ready) {
+    all.push({ key: "store", tone: "bad", title: "The state cannot be written", text: "It does not answer, or its disk is full; nothing is acknowledged until it can. The log names the reason." });
+  }
   if (warning) {
     all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
   }
