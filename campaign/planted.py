@@ -645,4 +645,11 @@ BUGS = (
         new="        async with asyncio.timeout(None):\n",
         tests=("web/test_store_limit",),
     ),
+    Bug(
+        name="the-name-of-a-source-reaches-the-terminal-as-it-is",
+        file="poller/reports/ledger.py",
+        old="{without_controls(source.name)}{many}",
+        new="{source.name}{many}",
+        tests=("reports/test_ledger",),
+    ),
 )

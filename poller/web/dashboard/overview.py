@@ -93,6 +93,7 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     reasons: list[RecentReasonView]
     failed_polls: list[ReasonCount]
     sinks: dict[str, SinkReadiness]
+    refusals: dict[str, str]  # by sink: why it refused its latest dead letter of this run
     warning: DominantReason | None
 
 
@@ -141,6 +142,7 @@ class Overview:
             reasons=_reasons(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
+            refusals={loop.sink.name: loop.refusal for loop in service.delivery_loops if loop.refusal is not None},
             warning=service.warning,
         )
 
