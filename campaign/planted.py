@@ -609,4 +609,47 @@ BUGS = (
         new="    if False:\n",
         tests=("core/test_log",),
     ),
+    # --- the server
+    Bug(
+        name="silent-connections-keep-a-request-out",
+        file="poller/web/server.py",
+        old="        if idle:\n",
+        new="        if False:\n",
+        tests=("web/test_server",),
+    ),
+    Bug(
+        name="a-body-of-an-unknown-encoding-is-read-as-it-is",
+        file="poller/web/request_body.py",
+        old='    if encoding not in ("identity", "gzip", "deflate"):\n',
+        new="    if False:\n",
+        tests=("web/test_add_tasks",),
+    ),
+    Bug(
+        name="tasks-whose-storing-failed-are-answered-200",
+        file="poller/web/add_tasks.py",
+        old="        match storing.result():\n",
+        new="        match None:\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="a-post-waits-for-the-store-without-a-limit",
+        file="poller/web/add_tasks.py",
+        old=" or asyncio.get_running_loop().time() >= ends_at\n",
+        new="\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="a-read-waits-for-the-store-without-a-limit",
+        file="poller/web/context.py",
+        old="        async with asyncio.timeout(STORE_S):\n",
+        new="        async with asyncio.timeout(None):\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="the-name-of-a-source-reaches-the-terminal-as-it-is",
+        file="poller/reports/ledger.py",
+        old="{without_controls(source.name)}{many}",
+        new="{source.name}{many}",
+        tests=("reports/test_ledger",),
+    ),
 )

@@ -24,7 +24,7 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, PollerError
 from poller.core.model import Sums
 from poller.core.protocols import Store
-from poller.core.text import redacted_url
+from poller.core.text import redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
@@ -315,5 +315,5 @@ def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed:
 def _print(text: str) -> None:
     """Write to stderr for a person; ignore that it was closed."""
     stream = logs.QuietStream(sys.stderr)
-    stream.write(f"{text}\n")
+    stream.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
     stream.flush()
