@@ -21,7 +21,7 @@ from poller.app.progress import Progress
 from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
 from poller.core import log as logs
-from poller.core.errors import ConfigError, Exit, PollerError
+from poller.core.errors import ConfigError, Exit, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
 from poller.core.text import redacted_url, without_controls
@@ -138,11 +138,26 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         apply_to_site = await _open_site(settings, builder, service, stack)
         reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
         error = await _run_service(service, settings, metrics, environment, reload)
-        sums = await store.sums()
+        sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     is_all_fed = service.fed and not service.endless
     return _conclude(sums, metrics, error, unfed=_nothing_fed(sums, metrics, sources) if is_all_fed else None)
+
+
+async def _closing_sums(store: Store, state: str) -> Sums:
+    """Return the sums. Raises `StoreError` where the state is out of reach: the run must end in time."""
+    reading = asyncio.ensure_future(store.sums())
+    try:
+        while not (await asyncio.wait([reading], timeout=0.5))[0]:
+            if not store.writable:
+                raise StoreError(
+                    f"the state {redacted_url(state)} does not answer, so the sums of this run are unknown. What was "
+                    "acknowledged is stored: run the same command again to continue"
+                )
+        return reading.result()
+    finally:
+        reading.cancel()
 
 
 async def _build_service(

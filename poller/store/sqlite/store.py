@@ -77,7 +77,7 @@ class SqliteStore(SqliteReader, NotingStore):
     async def next_due_at(self, account: str) -> float | None:
         return self._read(task_queue.next_due_at, account, self._leases.held)
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
         if held:
             await self._commits.run(
@@ -85,6 +85,7 @@ class SqliteStore(SqliteReader, NotingStore):
                 rows=len(held),
                 on_commit=lambda: self._leases.end_recording(held),
             )
+        return held
 
     def release(self, tasks: Sequence[Task]) -> None:
         self._leases.release(tasks)
