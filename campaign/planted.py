@@ -502,8 +502,8 @@ BUGS = (
     Bug(
         name="retry-after-ignored",
         file="poller/hubspot/classify.py",
-        old='return parse_retry_after(_header(headers, "Retry-After"), sent_at',
-        new='return parse_retry_after("", sent_at',
+        old='        _header(headers, "Retry-After"),',
+        new='        "",',
         tests=("hubspot/test_classify",),
     ),
     Bug(
@@ -521,6 +521,34 @@ BUGS = (
         tests=("core/test_record", "service/test_service"),
     ),
     # --- the gate: the quota is never overrun
+    Bug(
+        name="sporadic-429-pauses-the-account",
+        file="poller/hubspot/limits/gate.py",
+        old="            if has_room and not self._throttles.is_frequent:",
+        new="            if False:",
+        tests=GATE,
+    ),
+    Bug(
+        name="frequent-429s-with-room-never-pause",
+        file="poller/hubspot/limits/gate.py",
+        old="            if has_room and not self._throttles.is_frequent:",
+        new="            if has_room:",
+        tests=GATE,
+    ),
+    Bug(
+        name="pauses-for-429s-never-get-shorter",
+        file="poller/hubspot/limits/outage.py",
+        old="            self._good, self.relapses = 0, max(0, self.relapses - 1)",
+        new="            self._good = 0",
+        tests=GATE,
+    ),
+    Bug(
+        name="a-429d-request-goes-back-at-once",
+        file="poller/schedule/policy.py",
+        old="            return _poll_again_unchanged(task, at=now + _throttled_gap_s(outcome, rng))",
+        new="            return _poll_again_unchanged(task, at=now)",
+        tests=("schedule/test_policy",),
+    ),
     Bug(
         name="slot-free-when-the-answer-comes",
         file="poller/hubspot/limits/window.py",
@@ -587,9 +615,8 @@ BUGS = (
     Bug(
         name="429-costs-the-task-an-error",
         file="poller/schedule/policy.py",
-        old="        case Throttled() | Refused():\n            return _poll_again_unchanged(task, at=now)",
-        new="        case Throttled() | Refused():\n"
-        "            return PollAgain(at=now, errors=task.errors + 1, missing_at=None, status=None)",
+        old="        case Throttled():\n",
+        new="        case Throttled():\n            return PollAgain(at=now, errors=task.errors + 1)\n",
         tests=("schedule/test_policy",),
     ),
     # --- feeding
