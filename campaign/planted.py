@@ -714,4 +714,11 @@ BUGS = (
         new="{source.name}{many}",
         tests=("reports/test_ledger",),
     ),
+    Bug(
+        name="slow-requests-keep-a-probe-out",
+        file="poller/web/server.py",
+        old="        if len(self._busy) >= MAX_REQUESTS and request.path not in PROBES:\n",
+        new="        if False:\n",
+        tests=("web/test_server",),
+    ),
 )

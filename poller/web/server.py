@@ -10,10 +10,13 @@ from aiohttp.typedefs import Handler
 
 from poller.config import Address
 from poller.core.errors import ConfigError
+from poller.web.auth import PROBES
+from poller.web.responses import error_response
 
 FIRST_REQUEST_S = 15.0  # for a connection's first request to arrive; aiohttp itself has no limit
 IDLE_S = 60.0  # between two requests of a connection
 MAX_CONNECTIONS = 500  # beyond, a new one replaces one without a request
+MAX_REQUESTS = 400  # in work at the same time; probes beyond are answered, too
 SHUTDOWN_S = 2.0  # for responses in flight when the run has ended
 
 
@@ -53,8 +56,8 @@ async def _bind(factory: "_ConnectionLimiter", address: Address) -> asyncio.Serv
 class _ConnectionLimiter:
     """The factory of connections' protocols: drops silent connections, and bounds the number of all.
 
-    A connection over the bound replaces the oldest silent one, else the oldest one between two requests, so that
-    connections that ask nothing cannot keep a health check out. It is refused where all have a request in work.
+    A connection over the bound replaces the oldest silent one, else the oldest one between two requests. A part of them
+    never has a request in work, so that neither silent connections nor slow requests keep a health check out.
     """
 
     def __init__(self) -> None:
@@ -82,8 +85,10 @@ class _ConnectionLimiter:
 
     @web.middleware
     async def track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note that the connection has a request in work."""
+        """Note that the connection has a request in work; refuse the request where too many are."""
         self._stop_timer(request.protocol)
+        if len(self._busy) >= MAX_REQUESTS and request.path not in PROBES:
+            return error_response(503, "busy", "Too many requests are in work at the same time. Retry soon.")
         self._busy.add(request.protocol)
         try:
             return await handler(request)

@@ -250,6 +250,7 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 async def say_hello(request: web.Request) -> web.Response:
     if request.path == "/slow":
         await asyncio.sleep(5)
+        await request.read()
     return web.Response(text="hello")
 
 
@@ -257,7 +258,8 @@ async def say_hello(request: web.Request) -> web.Response:
 async def greeter() -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_get("/", say_hello)
-    app.router.add_get("/slow", say_hello)
+    app.router.add_get("/healthz", say_hello)
+    app.router.add_route("*", "/slow", say_hello)
     async with listen(app, Address(host="127.0.0.1", port=0)) as address:
         yield address.port
 
@@ -316,10 +318,30 @@ async def test_five_hundred_silent_connections_do_not_keep_a_request_out() -> No
         stack.callback(writer.close)
         writer.write(GET)
         assert (await reader.readuntil(b"hello"))[-5:] == b"hello"
-        assert loop.time() - began_at < 0.5
         assert await held[1][0].read() == b""
+        assert loop.time() - began_at < 0.5
         held[0][1].write(GET)
         assert (await held[0][0].readuntil(b"hello"))[-5:] == b"hello"
+
+
+@pytest.mark.parametrize("slow", [b"GET /slow HTTP/1.1", b"POST /slow HTTP/1.1\r\nContent-Length: 9"])
+async def test_slow_requests_and_stalled_bodies_do_not_keep_a_probe_out(slow: bytes) -> None:
+    async with greeter() as port, AsyncExitStack() as stack:
+        held = []
+        for _ in range(520):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(slow + b"\r\nHost: localhost\r\n\r\n")
+            held.append(reader)
+        await asyncio.sleep(0.5)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        writer.write(GET.replace(b"/ ", b"/healthz "))
+        async with asyncio.timeout(0.5):
+            assert (await reader.readuntil(b"hello"))[-5:] == b"hello"
+        refused = await held[-1].readuntil(b"}")
+        assert b" 503 " in refused
+        assert b'"error":"busy"' in refused
 
 
 async def test_idle_connections_make_room_where_none_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +356,8 @@ async def test_idle_connections_make_room_where_none_is_silent(monkeypatch: pyte
         stack.callback(writer.close)
         writer.write(GET)
         assert (await reader.readuntil(b"hello"))[-5:] == b"hello"
-        assert await held[2][0].read() == b""
+        async with asyncio.timeout(0.5):
+            assert await held[2][0].read() == b""
         for _, each in held[:2]:
             each.close()
 
