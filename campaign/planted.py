@@ -202,6 +202,20 @@ BUGS = (
         tests=("engine/test_recorder",),
     ),
     Bug(
+        name="deleted-state-unnoticed",
+        file="poller/store/sqlite/lock.py",
+        old="                if _identity(path) != identity:",
+        new="                if False:",
+        tests=("store/test_sqlite",),
+    ),
+    Bug(
+        name="pruning-rests-a-second",
+        file="poller/engine/service.py",
+        old="                await asyncio.sleep(loop.time() - began)\n",
+        new="                await asyncio.sleep(1.0)\n",
+        tests=("engine/test_pruning",),
+    ),
+    Bug(
         name="ids-out-of-feeding-order",
         file="poller/store/sqlite/task_queue.py",
         old="SELECT ? + key, ?, ?",

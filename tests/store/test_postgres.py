@@ -90,7 +90,7 @@ async def test_a_lock_that_is_not_our_own_is_left_to_its_holder(postgres_url: st
     await asyncio.sleep(1)
     assert await (await holder.execute("SELECT 1")).fetchone() == (1,)
     await holder.close()
-    await retake_lock(other, before=0)
+    await take_lock(other, dsn)
     await other.close()
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that is frozen under a run: its connections stay open and nothing answers."""
+"""A state that goes away under a run: a server that is frozen, whose connections stay open, and deleted files."""
 
 import http.client
 import os
@@ -83,3 +83,19 @@ def test_a_frozen_server_is_reported_in_seconds_and_the_run_ends_in_time(
         both = finished + Counter(e["task_id"] for e in service.events() if e["event"] == "task.finished")
     assert set(both.values()) == {1}
     assert counted(tmp_path / "finished.jsonl") == Counter(ids.read_text().split())
+
+
+def test_a_run_whose_state_is_deleted_ends_with_73_within_seconds(tmp_path: Path) -> None:
+    with hubspot(tmp_path / "api", "--durations", "fixed:600", imports=20) as api:
+        ids = api.ids_file(tmp_path, 20)
+        with running(
+            "run", str(ids), "--log-format", "json", folder=tmp_path, env=environ(POLLER_BASE_URL=api.url)
+        ) as run:
+            wait_until(run.logged("run.started"), "the start")
+            time.sleep(1)
+            for file in tmp_path.glob("poller.db*"):
+                file.unlink()
+            began = time.monotonic()
+            assert run.ended() == 73
+            assert time.monotonic() - began < 10
+        assert "was moved or deleted while it was in use" in run.log()
