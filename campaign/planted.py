@@ -70,15 +70,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="if task.lease == RECORDING or self.held.get(task.key) != task.lease:",
-        new="if task.lease == RECORDING:",
+        old="            if self._is_held(each.task):",
+        new="            if each.task.lease != RECORDING:",
         tests=STORE,
     ),
     Bug(
         name="release-of-another-lease",
         file="poller/store/leases.py",
-        old="if task.lease != RECORDING and self.held.get(task.key) == task.lease",
-        new="if task.key in self.held",
+        old="for task in tasks if self._is_held(task)",
+        new="for task in tasks if task.key in self.held",
         tests=STORE,
     ),
     Bug(

@@ -5,7 +5,6 @@ aiohttp's exceptions hold the token, so they end here: callers get a word of `Tr
 
 import asyncio
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +16,7 @@ import structlog
 from yarl import URL
 
 from poller import __version__
+from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
 from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
@@ -158,18 +158,10 @@ class Connections:
         )
 
     def _tcp_connector(self, fresh: bool) -> aiohttp.BaseConnector:
-        trusted = self._trusted()
+        trusted = trusted_by(self._ca_file)
         if fresh:
             return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted, force_close=True)
         return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted, keepalive_timeout=KEEPALIVE_S)
-
-    def _trusted(self) -> ssl.SSLContext | bool:
-        if self._ca_file is None:
-            return True
-        try:
-            return ssl.create_default_context(cafile=self._ca_file)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"ca_file {self._ca_file} cannot be used: {error}") from None
 
 
 class HubSpotClient:

@@ -19,7 +19,7 @@ from poller.store.postgres import PostgresStore
 from poller.store.postgres.dsn import connect, parse
 from poller.store.postgres.errors import may_pass, store_error
 from poller.store.postgres.reader import PostgresReader
-from poller.store.postgres.schema import VERSION_1, VERSION_2
+from poller.store.postgres.schema import MIGRATIONS
 from tests.support.store_makers import feed, finished, ids, kill, running
 
 Events = list[MutableMapping[str, Any]]
@@ -292,7 +292,7 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
 ) -> None:
     await store.close()
     schema = parse(postgres_url).schema
-    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1}".encode())
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {MIGRATIONS[0]}".encode())
     database.execute(
         "INSERT INTO state_version VALUES (1);"
         " INSERT INTO account (name) VALUES ('main');"
@@ -314,7 +314,7 @@ async def test_a_state_of_version_2_is_migrated_with_its_polls_and_what_was_prun
 ) -> None:
     await store.close()
     schema = parse(postgres_url).schema
-    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1} {VERSION_2}".encode())
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {MIGRATIONS[0]} {MIGRATIONS[1]}".encode())
     database.execute(
         "INSERT INTO state_version VALUES (2);"
         " INSERT INTO account (name) VALUES ('main');"

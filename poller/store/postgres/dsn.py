@@ -1,7 +1,9 @@
 """The address of a PostgreSQL state, and a connection to it. What is shown of it contains neither user nor password."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, conninfo
@@ -86,3 +88,13 @@ def _shown(given: dict[str, str], schema: str) -> str:
 async def connect(dsn: Dsn) -> AsyncConnection:
     """Connect in autocommit mode: all transactions are explicit. Raises `psycopg.Error`."""
     return await AsyncConnection.connect(dsn.conninfo, autocommit=True)
+
+
+async def fetch_all(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Return all rows of a query."""
+    return await (await connection.execute(query.encode(), values)).fetchall()
+
+
+async def fetch_first(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """Return the first row of a query; None if there is none."""
+    return await (await connection.execute(query.encode(), values)).fetchone()

@@ -40,14 +40,6 @@ class _Write:
     future: asyncio.Future[Any] | None  # None: no caller waits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _InDoubt:
-    """A transaction whose commit was sent, and the results that hold if it counts."""
-
-    number: int
-    results: list[Any]
-
-
 class Writer:
     """Collects operations for `linger_s` and commits them together, in order."""
 
@@ -63,7 +55,7 @@ class Writer:
         self._due_at: float | None = None
         self._woken = asyncio.Event()
         self._commits = 0  # transactions of ours that count
-        self._in_doubt: _InDoubt | None = None
+        self._in_doubt: tuple[int, list[Any]] | None = None  # a commit that was sent: its number; results if it counts
         self._unwritable_since: float | None = None
         self._closing = False
         self._ended: str | None = None  # why nothing can be stored any more
@@ -213,15 +205,15 @@ class Writer:
             self._connection = await self._reconnect()
         if (doubtful := self._in_doubt) is not None:
             self._in_doubt = None
-            if doubtful.number == self._commits:
-                return doubtful.results
+            if doubtful[0] == self._commits:
+                return doubtful[1]
         connection, number = self._connection, self._commits + 1
         await connection.execute("BEGIN")
         await self._confirm_ownership(connection, number)
         results: list[Any] = []
         for apply, group in groupby(batch, key=lambda write: write.apply):
             results += await apply(connection, [write.payload for write in group])
-        self._in_doubt = _InDoubt(number=number, results=results)
+        self._in_doubt = number, results
         await connection.execute("COMMIT")
         self._in_doubt, self._commits = None, number
         return results

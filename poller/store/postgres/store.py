@@ -16,17 +16,16 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.errors import StoreError
-from poller.core.model import AccountState, Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
-from poller.core.protocols import Clock, Store
+from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
+from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
-from poller.store.leases import Leases
 from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
-from poller.store.unsaved import Unsaved
+from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -35,22 +34,16 @@ Values = TypeVarTuple("Values")
 LOG_AFTER_TRIES = 5  # every connection of the pool may be broken
 
 
-class PostgresStore(PostgresReads, Store):
+class PostgresStore(PostgresReads, NotingStore):
     """The writing half; reads use the pool, and retry for as long as the server is out of reach."""
 
     def __init__(self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, dsn: Dsn, clock: Clock) -> None:
+        super().__init__(writer.check)
         self._writer = writer
         self._pool = pool
         self._dsn = dsn
         self._clock = clock
-        self._leases = Leases()
         self._releasing = 0  # releases not committed yet
-        self._first_poll_s: dict[str, float] = {}  # by account, where its first polls are put off
-        self._accounts: Unsaved[AccountState] = Unsaved(
-            lambda: self._write_soon(self._accounts, task_queue.save_accounts)
-        )
-        self._knowledge: Unsaved[bytes] = Unsaved(lambda: self._write_soon(self._knowledge, task_queue.save_knowledge))
-        self._noted_accounts, self._noted_knowledge = self._accounts.noted, self._knowledge.noted
         self._beaten_at = clock()
         self._is_beating = False
         self._is_unreadable = False
@@ -91,9 +84,6 @@ class PostgresStore(PostgresReads, Store):
         return await self._write(task_queue.add, source, chunk, paused_s, self._first_poll_s, self._clock())
 
     # --- polling
-
-    def delay_first_polls(self, account: str, delay_s: float) -> None:
-        self._first_poll_s[account] = delay_s
 
     async def claim(self, account: str, limit: int) -> list[Task]:
         self._writer.check()
@@ -138,21 +128,11 @@ class PostgresStore(PostgresReads, Store):
 
     # --- what is remembered
 
-    def save_account(self, name: str, state: AccountState) -> None:
-        self._writer.check()
-        self._accounts.note(name, state)
+    def _save_soon(self) -> None:
+        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(self._save), (), on_commit=lambda _: self._end_saving())
 
-    def save_knowledge(self, name: str, knowledge: bytes) -> None:
-        self._writer.check()
-        self._knowledge.note(name, knowledge)
-
-    def _write_soon(
-        self, unsaved: Unsaved[T], save: Callable[[AsyncConnection, Mapping[str, T]], Awaitable[None]]
-    ) -> None:
-        async def write(connection: AsyncConnection) -> None:
-            await save(connection, unsaved.begin_write())
-
-        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(write), (), on_commit=lambda _: unsaved.end_write())
+    async def _save(self, connection: AsyncConnection) -> None:
+        await task_queue.save(connection, *self._begin_saving())
 
     async def flush(self) -> None:
         await self._write(_write_nothing)

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
-from poller.store.postgres.reader import fetch_all, fetch_first
+from poller.store.postgres.dsn import fetch_all, fetch_first
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
@@ -208,17 +208,13 @@ def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
-async def save_knowledge(connection: AsyncConnection, learned: Mapping[str, bytes]) -> None:
-    """Store what was learned, in place of what was known under these names."""
+async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
+    """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
     await connection.execute(
         "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
         " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
         (list(learned), list(learned.values())),
     )
-
-
-async def save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
-    """Store the states of accounts. The requests of a day never decrease."""
     known = await accounts_of(connection, set(noted))
     for name, state in sorted(noted.items()):
         number, _ = known[name]
