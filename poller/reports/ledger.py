@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from poller.core.errors import Exit
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
 
 MOST_SOURCES = 20  # with a line each; beyond, one line a folder
@@ -45,15 +44,6 @@ def _source_equation(source: SourceSums) -> tuple[str, int, int]:
 def _sink_equation(sink: SinkSums, finished: int) -> tuple[str, int, int]:
     parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
     return f"{sink.name}: finished = delivered + undelivered + dead + missed", finished, parts
-
-
-def exit_code(sums: Sums) -> Exit:
-    """Return the exit code of a run that leaves these sums."""
-    if sums.waiting or any(sink.undelivered for sink in sums.sinks if sink.attached):
-        return Exit.WORK_LEFT
-    if sums.finished != sums.kinds.get(Kind.COMPLETE, 0) or any(sink.dead for sink in sums.sinks):
-        return Exit.NOT_ALL_COMPLETE
-    return Exit.ALL_COMPLETE
 
 
 def ledger(sums: Sums) -> str:
