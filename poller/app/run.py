@@ -1,7 +1,6 @@
 """The composition root: builds a run from its settings, runs it, and returns its exit code."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -36,7 +35,7 @@ from poller.reports.ledger import failed_polls, imbalances, summary
 from poller.reports.work import Work, WorkNote, begun, exit_code, work_note, work_of, work_text
 from poller.sources import Source, check_sources
 from poller.store import open_store
-from poller.web import Overview, RunContext, make_site
+from poller.web import RunContext, make_site
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -268,24 +267,20 @@ async def _open_site(
         service=service,
         store=builder.store,
         metrics=builder.metrics,
-        feeding=inputs.feeding(settings),
         clock=environment.clock,
-        version=__version__,
-        pid=os.getpid(),
-        began_at=environment.clock(),
+        feeding=inputs.feeding(settings),
+        deadline_s=_longest_deadline_s(settings),
     )
-    overview = Overview(service=service, metrics=builder.metrics, store=builder.store, clock=environment.clock)
 
     def apply(now: Settings) -> None:
         site.feeding = inputs.feeding(now)
-        overview.deadline_s = max(account.deadline_s for account in now.account_settings().values())
+        site.deadline_s = _longest_deadline_s(now)
 
-    apply(settings)
     if (address := address_of(settings.listen)) is None:
         return apply
     tokens = await builder.site_token(settings)
     try:
-        taken = await stack.enter_async_context(environment.open_site(make_site(site, overview, tokens), address))
+        taken = await stack.enter_async_context(environment.open_site(make_site(site, tokens), address))
     except ConfigError as error:
         if "listen" in settings.model_fields_set:
             raise
@@ -295,6 +290,10 @@ async def _open_site(
     if environment.console is not None:
         _print(f"poller: live page at http://{taken.near()}/")
     return apply
+
+
+def _longest_deadline_s(settings: Settings) -> float:
+    return max(account.deadline_s for account in settings.account_settings().values())
 
 
 async def _run_service(

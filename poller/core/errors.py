@@ -70,8 +70,6 @@ class Defect(PollerError):
 class OutputClosed(PollerError):
     """The reader of our standard output is gone; undelivered records stay in the store."""
 
-    exit_code = Exit.WORK_LEFT
-
 
 class TokenRefused(PollerError):
     """HubSpot refused the token before any poll of a finite run succeeded."""
@@ -81,8 +79,6 @@ class TokenRefused(PollerError):
 
 class TooManyFailures(PollerError):
     """More tasks failed than `stop_on_failures` allows; the run drained."""
-
-    exit_code = Exit.WORK_LEFT
 
 
 class GaveUp(PollerError):

@@ -137,7 +137,7 @@ class Throttled(Struct, frozen=True, kw_only=True):
 class Refused(Struct, frozen=True, kw_only=True):
     """The account sends no requests until a person or a new token changes something; the task is not the cause."""
 
-    reason: Literal["token_refused", "scope_missing", "wrong_path"]
+    reason: Literal["token_refused", "scope_missing", "wrong_path"]  # the pause's value
     detail: str  # for people; names the missing scopes
     correlation_id: str | None = None
 

@@ -17,11 +17,9 @@ class RunContext:
     service: Service
     store: Store
     metrics: Metrics
-    feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     clock: Clock
-    version: str
-    pid: int
-    began_at: float
+    feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
+    deadline_s: float  # the longest of the accounts'; a reload replaces it
 
 
 RUN: web.AppKey[RunContext] = web.AppKey("run", RunContext)

@@ -1,10 +1,12 @@
 """Whether the run is alive and ready, for probes, load balancers and people; needs no token."""
 
+import os
 from typing import Annotated, Literal
 
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from poller import __version__
 from poller.core.model import Pause
 from poller.engine import DeliveryLoop
 from poller.reports.task import Instant, instant
@@ -61,8 +63,8 @@ class Readiness(Struct, frozen=True, kw_only=True):
 async def get_health(request: web.Request) -> web.Response:
     """Answer GET /healthz. `poller healthcheck` compares the process id with that of the state's lock."""
     run = request.app[RUN]
-    up_s = round(run.clock() - run.began_at, 3)
-    return json_response(Alive(pid=run.pid, version=run.version, up_s=up_s))
+    up_s = round(run.clock() - run.service.history.began_at, 3)
+    return json_response(Alive(pid=os.getpid(), version=__version__, up_s=up_s))
 
 
 async def get_readiness(request: web.Request) -> web.Response:

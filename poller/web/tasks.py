@@ -67,7 +67,7 @@ async def get_finished(request: web.Request) -> web.StreamResponse:
         "X-Next-After": str(last),
         "Link": f'</v1/finished?after={last}&limit={query.limit}>; rel="next"',
     }
-    return await _send(request, b"".join(record.body + b"\n" for record in page), headers)
+    return await _send(request, web.Response(body=b"".join(record.body + b"\n" for record in page), headers=headers))
 
 
 async def _page(run: RunContext, after: int, limit: int) -> list[Delivery]:
@@ -100,15 +100,11 @@ async def _wait_for_page(run: RunContext, query: FinishedQuery) -> list[Delivery
     return []
 
 
-async def _send(request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send a body that may be large; a client that receives it too slowly is disconnected."""
-    response = web.StreamResponse(headers=headers)
-    response.content_length = len(body)
+async def _send(request: web.Request, response: web.Response) -> web.Response:
+    """Send a response that may be large; a client that receives it too slowly is disconnected."""
     try:
         async with asyncio.timeout(MAX_SEND_S):
             await response.prepare(request)
-            if request.method != "HEAD":
-                await response.write(body)
             await response.write_eof()
     except TimeoutError:
         if request.transport is not None:

@@ -65,6 +65,6 @@ def test_the_rotations_of_a_followed_file_are_one_line_with_their_number() -> No
 def test_of_more_than_twenty_files_those_of_one_folder_are_one_line() -> None:
     dropped = [replace(SOURCE, name=f"/in/{number}.csv") for number in range(500)]
     others = [replace(SOURCE, name="-"), replace(SOURCE, name="/home/ids.txt")]
-    rows = [(source.name, source.lines, count) for source, count in merged([*others, *dropped])]
+    rows = [(source.name, source.lines, count) for source, count in merged([*others, *dropped], by_folder=True)]
     assert rows == [("-", 12, 1), ("/home/ids.txt", 12, 1), ("/in/…", 6000, 500)]
-    assert len(merged(dropped[:20])) == 20
+    assert len(merged(dropped[:20], by_folder=True)) == 20

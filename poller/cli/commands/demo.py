@@ -1,6 +1,5 @@
 """`poller demo`: starts imports on a simulated HubSpot on loopback, and runs the real service against it."""
 
-import asyncio
 import time
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import Settings
+from poller.cli.options import Settings, run_async
 from poller.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def demo(
         "HubSpot is simulated here: a server on this machine's loopback that allows 200 requests per 2 s.\n"
         f"{imports:,} imports are started, then each is polled until it has its outcome; some fail on purpose."
     )
-    code = asyncio.run(_run(api, directory, imports))
+    code = run_async(_run(api, directory, imports))
     if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
         return code
     stats, ids, finished = api.stats(), directory / FILES[0], directory / FILES[1]

@@ -1,6 +1,5 @@
 """`poller sandbox`: serves a simulated HubSpot until a signal ends it."""
 
-import asyncio
 import signal
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from poller.cli import completion
+from poller.cli.options import run_async
 from poller.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def sandbox(
     api = SandboxApi(scenario, time.time)
     if ids_file is not None:
         _write_ids(ids_file, api.preload(tasks))
-    asyncio.run(_serve(api, port, ids_file or Path("ids.txt")))
+    run_async(_serve(api, port, ids_file or Path("ids.txt")))
 
 
 def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
@@ -88,6 +88,8 @@ def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
 
 async def _serve(api: "SandboxApi", port: int, ids_file: Path) -> None:
     """Serve until SIGINT or SIGTERM."""
+    import asyncio
+
     from poller.sandbox.server import serve
 
     ended = asyncio.Event()

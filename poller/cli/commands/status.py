@@ -1,6 +1,5 @@
 """`poller status`: the ledger of a state, once or every few seconds, and what it rejected; also during a run."""
 
-import asyncio
 import sys
 import time
 from contextlib import suppress
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 from msgspec.json import encode
 
-from poller.cli.options import AsJson, Config, Settings, State, settings_of
+from poller.cli.options import AsJson, Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.model import Sums
 from poller.core.protocols import Clock
@@ -37,12 +36,12 @@ def status(
     """
     settings = settings_of(config, state=state)
     if rejected or dead:
-        return asyncio.run(print_refused(settings, dead=not rejected))
+        return run_async(print_refused(settings, dead=not rejected))
     if watch:
         with suppress(KeyboardInterrupt):
-            asyncio.run(watch_status(settings, as_json=as_json))
+            run_async(watch_status(settings, as_json=as_json))
         return Exit.ALL_COMPLETE
-    return asyncio.run(print_status(settings, as_json=as_json))
+    return run_async(print_status(settings, as_json=as_json))
 
 
 async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
@@ -56,6 +55,8 @@ async def watch_status(
     settings: Settings, *, as_json: bool, clock: Clock = time.time, every_s: float = EVERY_S
 ) -> None:
     """Print the ledger every few seconds until interrupted: in place on a terminal, else one line each time."""
+    import asyncio
+
     from poller.reports.status import status_line
     from poller.store import last_beat
 

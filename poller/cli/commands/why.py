@@ -1,6 +1,5 @@
 """`poller why`: everything that the state knows of one task, also during a run."""
 
-import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec.json import encode
 
-from poller.cli.options import Config, Settings, State, settings_of
+from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.core.text import redacted_url
@@ -32,7 +31,7 @@ def why(
 
     Exit code 1 where the task is not in the state.
     """
-    return asyncio.run(print_task(settings_of(config, state=state), task, as_json=as_json))
+    return run_async(print_task(settings_of(config, state=state), task, as_json=as_json))
 
 
 async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Clock = time.time) -> Exit:

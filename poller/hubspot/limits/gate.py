@@ -164,8 +164,6 @@ class AccountGate:
     def _wait_s(self) -> float:
         """Return how long nothing can leave: 0 is now, infinity until something happens."""
         now, in_flight = self._monotonic(), self._windows.in_flight
-        if (full_s := self._windows.full_for_s(now)) > 0:
-            return full_s
         if self._pause.reason is None and self._quota.left(in_flight) <= 0:
             if self._quota.left() > 0:
                 return math.inf  # requests in flight may be counted already: their answers will show

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from random import Random
-from typing import assert_never
 
 import structlog
 
@@ -107,7 +106,7 @@ class LanePause:
 
     def refuse(self, outcome: Refused) -> None:
         """HubSpot refuses the account until a person acts."""
-        reason = pause_of(outcome)
+        reason = Pause(outcome.reason)
         self._begin(reason, outcome.detail, refused_wait_s(self._failures(reason)))
 
     def lose_api(self, outcome: Unreachable) -> None:
@@ -154,19 +153,6 @@ class LanePause:
 
     def _this_s(self) -> float:
         return 0.0 if self.reason is None else self._monotonic() - self._began_at
-
-
-def pause_of(outcome: Refused) -> Pause:
-    """Return the pause that a refusal causes."""
-    match outcome.reason:
-        case "token_refused":
-            return Pause.TOKEN_REFUSED
-        case "scope_missing":
-            return Pause.SCOPE_MISSING
-        case "wrong_path":
-            return Pause.WRONG_PATH
-        case _:
-            assert_never(outcome.reason)
 
 
 def throttled_wait_s(asked_s: float | None, *, window_s: float, relapses: int) -> float:

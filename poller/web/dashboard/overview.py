@@ -15,15 +15,14 @@ from poller import __version__
 from poller.core.errors import StoreError
 from poller.core.histogram import Histogram
 from poller.core.model import GateReading, Kind, Pause, SinkSums, SourceSums
-from poller.core.protocols import Clock, Store
 from poller.core.text import PAUSE_TEXT
-from poller.engine import DeliveryLoop, Service
+from poller.engine import DeliveryLoop
 from poller.engine.failures import DominantReason
 from poller.engine.history import STEP_S, History, RecentReason, Sample
-from poller.engine.metrics import Metrics
-from poller.reports.ledger import by_name
+from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
+from poller.web.context import RunContext
 from poller.web.health import SinkReadiness, sink_readiness
 
 FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
@@ -95,18 +94,13 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
 
 
 class Overview:
-    """Takes snapshots of one run. `deadline_s` is the longest of its accounts'."""
+    """Takes snapshots of one run."""
 
-    def __init__(
-        self, *, service: Service, metrics: Metrics, store: Store, clock: Clock, deadline_s: float | None = None
-    ) -> None:
-        self._service = service
-        self._metrics = metrics
-        self._history = service.history
-        self._store = store
-        self._clock = clock
-        self.deadline_s = deadline_s  # a reload replaces it
-        self._fed_at = clock()
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._service, self._metrics, self._history = run.service, run.metrics, run.service.history
+        self._store, self._clock = run.store, run.clock
+        self._fed_at = run.clock()
         self._fed = 0
         self._encoded = b""
         self._encoded_at = float("-inf")
@@ -140,7 +134,7 @@ class Overview:
             reasons=_reasons(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
-            warning=service.warning,
+            warning=service.failures.warning,
         )
 
     async def _ledger(self) -> LedgerCounts:
@@ -151,7 +145,7 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
-            sources=by_name(reversed(await self._sources()))[:MAX_SOURCES],
+            sources=[source for source, _ in merged(reversed(await self._sources()))[:MAX_SOURCES]],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )
 
@@ -193,7 +187,7 @@ class Overview:
             paces=recent_paces([*history.steps, current]),
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
-            times_out_at=None if self.deadline_s is None else self._fed_at + self.deadline_s,
+            times_out_at=self._fed_at + self._run.deadline_s,
         )
 
     def _polls_per_task(self) -> float | None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, MutableMapping
 from itertools import pairwise
 from random import Random
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -237,6 +237,12 @@ async def test_a_refused_token_is_retried_more_and_more_rarely(clock: Clock) -> 
     gaps = [round(b - a) for a, b in pairwise(times)]
     assert gaps == [5, 10, 20, 40, 60, 60, 60]
     assert [refused_wait_s(n) for n in (0, 4, 9999)] == [5, 60, 60]
+
+
+def test_every_refusal_is_a_pause_that_needs_a_person() -> None:
+    reasons = get_args(get_type_hints(Refused)["reason"])
+    assert reasons
+    assert all(Pause(reason).needs_person for reason in reasons)
 
 
 @pytest.mark.parametrize("reason", ["token_refused", "scope_missing"])
