@@ -644,6 +644,34 @@ BUGS = (
     ),
     # --- a reload
     Bug(
+        name="reload-to-a-longer-window-forgets-what-was-sent",
+        file="poller/hubspot/limits/windows.py",
+        old="        longest_s = self._longest_s\n",
+        new="        longest_s = self._longest_s\n        self._held = HeldSlots()\n",
+        tests=("hubspot/limits/test_gate",),
+    ),
+    Bug(
+        name="reload-to-a-window-longer-than-what-is-kept",
+        file="poller/hubspot/limits/windows.py",
+        old="            self.fill(self.own.hold_s, now)",
+        new="            pass",
+        tests=("hubspot/limits/test_gate",),
+    ),
+    Bug(
+        name="refresh-token-not-synced",
+        file="poller/hubspot/tokens.py",
+        old="            os.fsync(file.fileno())\n",
+        new="",
+        tests=("hubspot/test_tokens",),
+    ),
+    Bug(
+        name="refresh-tokens-name-not-synced",
+        file="poller/hubspot/tokens.py",
+        old="        os.fsync(folder)\n",
+        new="        pass\n",
+        tests=("hubspot/test_tokens",),
+    ),
+    Bug(
         name="reload-without-the-server",
         file="poller/app/run.py",
         old="        site.feeding = inputs.feeding(now)\n",
