@@ -91,8 +91,8 @@ BUGS = (
     Bug(
         name="duplicates-counted-as-tasks",
         file="poller/store/sqlite/task_queue.py",
-        old="Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)",
-        new="Added(tasks=len(chunk.fed), duplicates=0)",
+        old="Added(tasks=tasks, duplicates=duplicates,",
+        new="Added(tasks=len(chunk.fed), duplicates=0,",
         tests=STORE,
     ),
     Bug(
@@ -331,10 +331,9 @@ BUGS = (
     Bug(
         name="delivered-before-written",
         file="poller/engine/delivery.py",
-        old="        match await self.sink.write(batch):",
-        new="        from poller.core.model import Written\n\n"
-        "        await self._store.delivered(self.sink.name, batch, Written())\n"
-        "        match await self.sink.write(batch):",
+        old="            result = await self.sink.write(batch)\n",
+        new="            await self._store.delivered(self.sink.name, batch, Written())\n"
+        "            result = await self.sink.write(batch)\n",
         tests=("engine/test_delivery", "service/test_service"),
     ),
     Bug(
@@ -655,7 +654,99 @@ BUGS = (
         new="        self._held += piece",
         tests=("sources/test_parsing",),
     ),
+    # --- commands
+    Bug(
+        name="exit-code-of-all-earlier-work",
+        file="poller/reports/work.py",
+        old="    next_start = start if is_work_left(sums) else work_start(sums)",
+        new="    next_start = start",
+        tests=("reports/test_work", "service/test_service"),
+    ),
+    Bug(
+        name="rejected-lines-under-code-0",
+        file="poller/reports/work.py",
+        old="work.not_complete or work.rejected or",
+        new="work.not_complete or",
+        tests=("reports/test_work", "service/test_service"),
+    ),
+    Bug(
+        name="failed-duplicates-under-code-0",
+        file="poller/store/sqlite/task_queue.py",
+        old="failed=_count_failed(connection, chunk) if duplicates else 0",
+        new="failed=0",
+        tests=("store/test_outbox", "service/test_service"),
+    ),
+    Bug(
+        name="replay-doubles-a-file",
+        file="poller/cli/commands/replay.py",
+        old="    if sink.has_data():\n",
+        new="    if False:\n",
+        tests=("cli/test_replay",),
+    ),
+    Bug(
+        name="replay-attaches-before-it-may-be-refused",
+        file="poller/cli/commands/replay.py",
+        old="    await loop.open(None if from_start",
+        new="    await store.attach_sinks([name])\n    await loop.open(None if from_start",
+        tests=("cli/test_replay",),
+    ),
+    Bug(
+        name="replay-from-the-start-keeps-the-position",
+        file="poller/store/sqlite/outbox.py",
+        old="    if from_start:\n",
+        new="    if False:\n",
+        tests=("store/test_outbox",),
+    ),
+    Bug(
+        name="refused-run-attaches-its-sinks",
+        file="poller/app/run.py",
+        old="    positions = await store.positions(names)\n",
+        new="    positions = await store.attach_sinks(names)\n",
+        tests=("cli/test_replay",),
+    ),
+    Bug(
+        name="defect-of-a-sink-ends-the-run",
+        file="poller/engine/delivery.py",
+        old="        except Exception as error:\n",
+        new="        except ArithmeticError as error:\n",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="defect-ends-with-code-1",
+        file="poller/app/run.py",
+        old="    except* Exception as errors:\n",
+        new="    except* ArithmeticError as errors:\n",
+        tests=("service/test_service",),
+    ),
     # --- a reload
+    Bug(
+        name="reload-to-a-longer-window-forgets-what-was-sent",
+        file="poller/hubspot/limits/windows.py",
+        old="        longest_s = self._longest_s\n",
+        new="        longest_s = self._longest_s\n        self._held = HeldSlots()\n",
+        tests=("hubspot/limits/test_gate",),
+    ),
+    Bug(
+        name="reload-to-a-window-longer-than-what-is-kept",
+        file="poller/hubspot/limits/windows.py",
+        old="            self.fill(self.own.hold_s, now)",
+        new="            pass",
+        tests=("hubspot/limits/test_gate",),
+    ),
+    Bug(
+        name="refresh-token-not-synced",
+        file="poller/hubspot/tokens.py",
+        old="            os.fsync(file.fileno())\n",
+        new="",
+        tests=("hubspot/test_tokens",),
+    ),
+    Bug(
+        name="refresh-tokens-name-not-synced",
+        file="poller/hubspot/tokens.py",
+        old="        os.fsync(folder)\n",
+        new="        pass\n",
+        tests=("hubspot/test_tokens",),
+    ),
     Bug(
         name="reload-without-the-server",
         file="poller/app/run.py",

@@ -137,15 +137,16 @@ class Reload:
         replaced = [loop for loop in service.delivery_loops if loop.sink.name in names]
         for loop in replaced:
             await service.end_delivery(loop)
-        positions = await store.attach_sinks(list(dict.fromkeys([*current, *names])))
+        positions = await store.positions(names)
         try:
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
         except PollerError:
             for loop in fresh:
-                await loop.sink.close()
+                await loop.close()
             await self._restore(replaced, current)
             raise
+        await store.attach_sinks(list(dict.fromkeys([*current, *names])))
         for loop in fresh:
             service.begin_delivery(loop)
         for loop in [each for each in service.delivery_loops if each not in wanted]:
@@ -155,7 +156,7 @@ class Reload:
 
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
         """Open sinks again as they were. One that had stopped before, and cannot be opened, stays stopped."""
-        positions = await self.builder.store.attach_sinks(list(current))
+        positions = await self.builder.store.positions(list(current))
         for before in replaced:
             loop = self.builder.delivery_loop(current[before.sink.name], self.settings)
             try:

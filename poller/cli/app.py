@@ -47,6 +47,13 @@ class Commands(typer.core.TyperGroup):
             code = error.exit_code
         except KeyboardInterrupt:  # before or after a run, which handles the signal itself
             code = Exit.WORK_LEFT
+        except Exception as error:
+            if _is_handled_elsewhere(error):
+                raise
+            from poller.core.defect import defect
+
+            _print_error(defect(error))
+            code = Exit.INTERNAL
         raise typer.Exit(code or 0) from None
 
 
@@ -71,6 +78,16 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
+
+
+def _is_handled_elsewhere(error: Exception) -> bool:
+    """Whether typer or `_flush` handles it: a wrong command line, an exit, a closed or full standard output."""
+    if isinstance(error, OSError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            return True
+    return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
 
 
 def _print_error(error: PollerError) -> None:

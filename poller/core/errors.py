@@ -10,11 +10,11 @@ class Exit(IntEnum):
     """Exit codes of `poller` (values from 64 on follow BSD sysexits)."""
 
     ALL_COMPLETE = 0
-    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`
+    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`, or lines were rejected
     USAGE = 2
     NO_INPUT = 65  # nothing usable in the input
     UNREACHABLE = 69  # a sink or the API out of reach for longer than `give_up_s`
-    INTERNAL = 70  # the ledger does not balance: a defect of the poller
+    INTERNAL = 70  # a defect of the poller: the ledger does not balance, or an exception that no code expects
     CANNOT_CREATE = 73  # an output or state file cannot be used
     WORK_LEFT = 75  # stopped with work left: run again to continue
     TOKEN_REFUSED = 77
@@ -59,6 +59,12 @@ class SinkError(PollerError):
     """A sink that cannot be used as configured, or whose target was changed by another program."""
 
     exit_code = Exit.CANNOT_CREATE
+
+
+class Defect(PollerError):
+    """An exception that the code does not expect."""
+
+    exit_code = Exit.INTERNAL
 
 
 class OutputClosed(PollerError):

@@ -87,6 +87,7 @@ class Added:
 
     tasks: int
     duplicates: int
+    failed: int = 0  # duplicates whose task has an outcome already, but not `complete`
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Service:
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
+        self.on_chunk: Callable[[], None] = lambda: None  # called after each stored chunk of input
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
         self.failures = FailureWatch(stop_on_failures)
         self._store = store
@@ -153,12 +154,12 @@ class Service:
             await asyncio.wait([task], timeout=SINK_END_S)
             task.cancel()
             await asyncio.wait([task])
-        await loop.sink.close()
+        await loop.close()
 
     async def close_sinks(self) -> None:
         """Close every sink: the run is over, or could not start."""
         for loop in self.delivery_loops:
-            await loop.sink.close()
+            await loop.close()
 
     def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
         """Use other settings from now on."""
@@ -212,6 +213,7 @@ class Service:
 
     def _on_chunk(self, chunk: Chunk, added: Added) -> None:
         self._metrics.add_chunk(chunk, added)
+        self.on_chunk()
         for account in {line.account for line in chunk.fed} & self.lanes.keys():
             self.lanes[account].wake()
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from poller.core.errors import Exit
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
 from poller.core.text import without_controls
 
@@ -39,15 +38,6 @@ def imbalances(sums: Sums) -> list[Imbalance]:
         parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
         checks.append((f"{sink.name}: finished = delivered + undelivered + dead + missed", sums.finished, parts))
     return [Imbalance(what=what, left=left, right=right) for what, left, right in checks if left != right]
-
-
-def exit_code(sums: Sums) -> Exit:
-    """Return the exit code of a run that leaves these sums."""
-    if sums.waiting or any(sink.undelivered for sink in sums.sinks if sink.attached):
-        return Exit.WORK_LEFT
-    if sums.finished != sums.kinds.get(Kind.COMPLETE, 0) or any(sink.dead for sink in sums.sinks):
-        return Exit.NOT_ALL_COMPLETE
-    return Exit.ALL_COMPLETE
 
 
 def ledger(sums: Sums) -> str:

@@ -147,6 +147,17 @@ def test_status_without_a_state_names_the_missing_file(here: Path) -> None:
     assert "elsewhere.db" in refused.stderr
 
 
+def test_an_exception_that_no_code_expects_is_70_and_never_1(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_more: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("poller.cli.commands.status.settings_of", broken)
+    result = poller("status")
+    assert result.exit_code == Exit.INTERNAL
+    assert "poller: unexpected RuntimeError: a bug (test_app.py, line" in result.output
+    assert "report it" in result.output
+
+
 def test_the_message_on_an_unknown_kind_to_replay_has_the_known_ones(here: Path) -> None:
     refused = poller("replay", "--sink", "stdout", "--kind", "failed")
     assert refused.exit_code == Exit.CONFIG

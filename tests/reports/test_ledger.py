@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from poller.core.errors import Exit
 from poller.core.model import AccountState, SinkSums, SourceSums, Sums
-from poller.reports.ledger import exit_code, imbalances, ledger, merged, summary
+from poller.reports.ledger import imbalances, ledger, merged, summary
 
 SOURCE = SourceSums(name="ids.txt", lines=12, tasks=8, duplicates=1, rejected=2, blank=1, ended=True)
 SINK = SinkSums(name="stdout", delivered=8, undelivered=0, dead=0, attached=True)
@@ -42,20 +41,6 @@ def test_a_lost_task_a_lost_outcome_and_a_lost_record_are_each_found() -> None:
 
 def test_a_sink_of_an_earlier_run_is_not_checked() -> None:
     assert imbalances(replace(SUMS, sinks=(SINK, replace(SINK, delivered=1, attached=False)))) == []
-
-
-def test_the_exit_code_is_complete_not_complete_or_work_left() -> None:
-    dead = replace(SUMS, sinks=(replace(SINK, delivered=7, dead=1),))
-    canceled = replace(SUMS, kinds={"complete": 7, "canceled": 1})
-    undelivered = replace(SUMS, sinks=(replace(SINK, delivered=7, undelivered=1),))
-    codes = [exit_code(sums) for sums in (SUMS, canceled, dead, replace(SUMS, waiting=3), undelivered)]
-    assert codes == [
-        Exit.ALL_COMPLETE,
-        Exit.NOT_ALL_COMPLETE,
-        Exit.NOT_ALL_COMPLETE,
-        Exit.WORK_LEFT,
-        Exit.WORK_LEFT,
-    ]
 
 
 def test_the_summary_names_kinds_polls_reasons_and_pauses() -> None:

@@ -78,7 +78,7 @@ async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
         urls = (f"https://assets.example.com/catalogue/{number:05}.png" for number in range(imports))
         ids.write_bytes(b"".join(orjson.dumps({"task_id": api.start(url), "url": url}) + b"\n" for url in urls))
         _print(f"Their ids, with the URL of each: {ids}\n")
-        return await run_process(_settings(base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
+        return await run_process(partial(_settings, base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
 
 
 def _settings(base_url: str, directory: Path) -> Settings:

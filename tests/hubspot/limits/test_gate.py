@@ -455,6 +455,16 @@ def test_a_longer_interval_counts_what_left_before_it_was_known() -> None:
     assert windows.free_in_s(20.0) == pytest.approx(41.12)
 
 
+@pytest.mark.parametrize(("window_s", "wait_s"), [(5.0, 0.0), (60.0, 41.12), (600.0, 601.2)])
+def test_other_limits_of_a_reload_count_what_was_sent_before(window_s: float, wait_s: float) -> None:
+    windows = AccountWindows(100, 10.0)
+    for _ in range(100):
+        windows.take()
+        windows.release(1.0)
+    windows.apply(100, window_s, 20.0)
+    assert windows.free_in_s(20.0) == pytest.approx(wait_s)
+
+
 async def test_a_learned_limit_is_logged_once(clock: Clock, events: list[MutableMapping[str, Any]]) -> None:
     gate = make_gate(clock)
     for most in (190, 190, 250, 190):
