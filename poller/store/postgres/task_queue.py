@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
@@ -55,7 +55,9 @@ async def add(
     """Store a chunk and the position after it. By account: `paused_s` is noted but not stored yet, `first_poll_s` is
     how long after now the first poll is due."""
     tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
-    added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
+    duplicates = len(chunk.fed) - tasks
+    failed = await _count_failed(connection, chunk) if duplicates else 0
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed)
     if chunk.rejected:
         await connection.execute(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
@@ -98,6 +100,18 @@ async def _insert_tasks(
         ),
     )
     return inserted.rowcount
+
+
+async def _count_failed(connection: AsyncConnection, chunk: Chunk) -> int:
+    """Return how many lines have a task with an outcome that is not complete: those of new tasks have none yet."""
+    found = await fetch_all(
+        connection,
+        "SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS line (account, task_id)"
+        " JOIN account a ON a.name = line.account JOIN task t ON t.account = a.id AND t.task_id = line.task_id"
+        " WHERE t.kind <> %s",
+        ([fed.account for fed in chunk.fed], [fed.task_id for fed in chunk.fed], Kind.COMPLETE.value),
+    )
+    return int(found[0][0])
 
 
 async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:

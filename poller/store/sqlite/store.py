@@ -116,6 +116,10 @@ class SqliteStore(SqliteReader, NotingStore):
         wanted = tuple(dict.fromkeys(names))
         return await self._write(outbox.attach_sinks, wanted)
 
+    async def positions(self, sinks: Sequence[str]) -> Mapping[str, bytes | None]:
+        noted = self._read(outbox.positions)
+        return {sink: noted.get(sink) for sink in sinks}
+
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
         return self._read(outbox.undelivered, sink, limit)
 
@@ -127,9 +131,9 @@ class SqliteStore(SqliteReader, NotingStore):
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
 
-    async def replay(self, sink: str, selection: Selection) -> int:
-        refuse_unknown_sink(sink, self._read(outbox.sink_names))
-        return await self._write(outbox.replay, sink, selection)
+    async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
+        refuse_unknown_sink(sink, self._read(outbox.positions))
+        return await self._write(outbox.replay, sink, selection, from_start)
 
     async def rebase_instants(self) -> float:
         return await self._write(task_queue.rebase_instants, self._clock())
