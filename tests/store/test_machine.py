@@ -135,7 +135,9 @@ class StoreMachine(RuleBasedStateMachine):
         bad = tuple(Rejection(line=n, reason="bad", excerpt="?") for n in range(rejected))
         chunk = Chunk(fed=fed, rejected=bad, blank=blank, position=Position())
         added = self.run(self.store.add(self.source, chunk))
-        assert added == Added(tasks=len(new), duplicates=len(ids) - len(new))
+        known = [self.tasks.get((account, task_id)) for task_id in ids]
+        failed = sum(task is not None and task.kind not in (None, Kind.COMPLETE) for task in known)
+        assert added == Added(tasks=len(new), duplicates=len(ids) - len(new), failed=failed)
         for task_id in new:
             self.keys += 1
             self.tasks[account, task_id] = ModelTask(identity=(account, task_id), key=self.keys, due_at=self.now)
