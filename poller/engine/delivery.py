@@ -53,7 +53,7 @@ class DeliveryLoop:
             await self._deliver_all()
         except SinkError as error:
             self.stopped_by, self.backlog_reason = error, str(error)
-            self._log_stopped(error)
+            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)  # noqa: TRY400 - a message
             self.on_stopped()
 
     async def close(self) -> None:
@@ -62,10 +62,7 @@ class DeliveryLoop:
             with self._defects_as_sink_errors("close"):
                 await self.sink.close()
         except SinkError as error:
-            self._log_stopped(error)
-
-    def _log_stopped(self, error: SinkError) -> None:
-        log.error("sink.stopped", sink=self.sink.name, reason=str(error), exc_info=error.__cause__)
+            log.error("sink.stopped", sink=self.sink.name, reason=str(error))  # noqa: TRY400 - a message
 
     @contextmanager
     def _defects_as_sink_errors(self, call: str) -> Iterator[None]:
@@ -75,10 +72,11 @@ class DeliveryLoop:
         except PollerError:
             raise
         except Exception as error:
+            log.exception("sink.crashed", sink=self.sink.name, call=call)
             raise SinkError(
                 f"sink {self.sink.name}: its code failed in {call}: {error_message(error)}. Fix the sink and "
                 "run again: no record is lost"
-            ) from error
+            ) from None
 
     async def _deliver_all(self) -> None:
         while not self._stopping.is_set():

@@ -131,7 +131,7 @@ async def test_a_selection_is_not_taken_for_the_whole_of_a_deleted_file(tmp_path
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("sink", ["jsonl:notes.txt", "jsonl:no/such/folder.jsonl", "command:/no/such/program"])
+@pytest.mark.parametrize("sink", ["jsonl:notes.txt", "jsonl:no/such/folder.jsonl", "csv:no/such/folder.csv"])
 async def test_a_new_sink_that_cannot_be_opened_stays_unknown(tmp_path: Path, clock: Clock, sink: str) -> None:
     await finished_run(tmp_path, clock)
     (tmp_path / "notes.txt").write_text("mine\n")
