@@ -23,10 +23,10 @@ from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
 from poller.core import log as logs
 from poller.core.defect import defect
-from poller.core.errors import ConfigError, Exit, InputError, PollerError
+from poller.core.errors import ConfigError, Exit, InputError, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
-from poller.core.text import redacted_url
+from poller.core.text import redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
@@ -162,7 +162,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         apply_to_site = await _open_site(settings, builder, service, stack)
         reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
         error = await _run_service(service, settings, metrics, environment, reload)
-        sums = await store.sums()
+        sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
@@ -199,6 +199,21 @@ class _GivenWork:
     def work(self, sums: Sums) -> Work:
         """Return what became of it."""
         return work_of(sums, self._note, self._metrics.failed_duplicates)
+
+
+async def _closing_sums(store: Store, state: str) -> Sums:
+    """Return the sums. Raises `StoreError` where the state is out of reach: the run must end in time."""
+    reading = asyncio.ensure_future(store.sums())
+    try:
+        while not (await asyncio.wait([reading], timeout=0.5))[0]:
+            if not store.writable:
+                raise StoreError(
+                    f"the state {redacted_url(state)} does not answer, so the sums of this run are unknown. What was "
+                    "acknowledged is stored: run the same command again to continue"
+                )
+        return reading.result()
+    finally:
+        reading.cancel()
 
 
 async def _build_service(
@@ -385,5 +400,5 @@ def _conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | Non
 def _print(text: str) -> None:
     """Write to stderr for a person; ignore that it was closed."""
     stream = logs.QuietStream(sys.stderr)
-    stream.write(f"{text}\n")
+    stream.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
     stream.flush()

@@ -91,7 +91,9 @@ def _is_handled_elsewhere(error: Exception) -> bool:
 
 
 def _print_error(error: PollerError) -> None:
-    first, *others = str(error).splitlines() or [type(error).__name__]
+    from poller.core.text import without_controls
+
+    first, *others = map(without_controls, str(error).splitlines() or [type(error).__name__])
     typer.echo("\n".join([f"poller: {first}", *(f"  {line}" for line in others)]), err=True)
 
 

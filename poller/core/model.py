@@ -130,7 +130,7 @@ class Throttled(Struct, frozen=True, kw_only=True):
     """The account must wait; the task is not the cause."""
 
     policy: Literal["window", "daily", "migrating"]  # 429 ten-secondly or unnamed, 429 DAILY, 477
-    retry_after_s: float | None = None  # as sent, clamped to 0 … 86,400
+    retry_after_s: float | None = None  # as sent, clamped to 1 … 900
     correlation_id: str | None = None
 
 

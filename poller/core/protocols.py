@@ -154,9 +154,10 @@ class PollStore(Protocol):
     async def next_due_at(self, account: str) -> float | None:
         """Return when the earliest task that is waiting and not leased is due; None if there is none."""
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         """Count one poll for each task and store its decision; for finished ones, in the same transaction, the record
-        and one undelivered row per attached sink. Skips a task whose lease is not held any more."""
+        and one undelivered row per attached sink. Returns those that are stored: a task whose lease is not held any
+        more is skipped."""
 
     def release(self, tasks: Sequence[Task]) -> None:
         """Give leases back unused."""

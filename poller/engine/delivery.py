@@ -28,6 +28,7 @@ class DeliveryLoop:
         self.sink = sink
         self.backlog_reason: str | None = None  # why writes fail now
         self.stopped_by: SinkError | None = None  # why it stopped until a person acts
+        self.refusal: str | None = None  # why the sink refused the latest dead letter of this run
         self.on_stopped: Callable[[], None] = lambda: None
         self._store = store
         self._metrics = metrics
@@ -108,6 +109,7 @@ class DeliveryLoop:
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
                 self._metrics.dead[self.sink.name] += len(written.refused)
                 if written.refused:
+                    self.refusal = list(written.refused.values())[-1]
                     reason = next(iter(written.refused.values()))
                     log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
             case _:

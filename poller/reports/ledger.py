@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
+from poller.core.text import without_controls
 
 MOST_SOURCES = 20  # with a line each; beyond, one line a folder
 _COUNTS = ("lines", "tasks", "duplicates", "rejected", "blank")
@@ -20,7 +21,7 @@ class Imbalance:
     right: int
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.left:,} is not {self.right:,}"
+        return f"{without_controls(self.what)}: {self.left:,} is not {self.right:,}"
 
 
 def imbalances(sums: Sums) -> list[Imbalance]:
@@ -80,7 +81,7 @@ def _source_line(source: SourceSums, count: int) -> str:
     many = f" × {count:,}" if count > 1 else ""
     return (
         f"  {'fed':<10} {source.lines:,} lines = {source.tasks:,} tasks + {source.duplicates:,} duplicates "
-        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {source.name}{many}"
+        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {without_controls(source.name)}{many}"
     )
 
 
@@ -88,7 +89,7 @@ def _sink_line(sink: SinkSums, finished: int) -> str:
     missed = f" + {sink.missed:,} past retention before" if sink.missed else ""
     return (
         f"  {'sink':<10} {finished:,} finished = {sink.delivered:,} delivered + {sink.undelivered:,} undelivered "
-        f"+ {sink.dead:,} dead{missed}   {sink.name}"
+        f"+ {sink.dead:,} dead{missed}   {without_controls(sink.name)}"
     )
 
 
@@ -96,12 +97,12 @@ def summary(sums: Sums) -> str:
     """Return the summary of a run: ledger, kinds, polls per task, pauses, most frequent reasons."""
     parts = [ledger(sums), _kinds(sums), _polls(sums)]
     parts += [
-        f"account {name} is paused: {_pause(state.pause, state.pause_detail)}"
+        f"account {name} is paused: {without_controls(_pause(state.pause, state.pause_detail))}"
         for name, state in sums.accounts.items()
         if state.pause
     ]
-    if sums.reasons:
-        parts.append("top reasons\n" + "\n".join(f"  {count:>9,}  {reason}" for reason, count in sums.reasons))
+    reasons = [f"  {count:>9,}  {without_controls(reason)}" for reason, count in sums.reasons]
+    parts += ["\n".join(["top reasons", *reasons])] if reasons else []
     return "\n".join(part for part in parts if part)
 
 

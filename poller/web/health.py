@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from poller import __version__
 from poller.core.model import Pause
+from poller.core.protocols import Store
 from poller.engine import DeliveryLoop
 from poller.reports.task import Instant, instant
 from poller.web.auth import SEES_DETAILS
@@ -80,10 +81,15 @@ def readiness(run: RunContext, *, detailed: bool) -> Readiness:
     return Readiness(
         ready=writable and not ending and all(account.ready for account in accounts.values()),
         draining=ending,
-        store=StoreReadiness(ready=writable, state="writable" if writable else "unwritable"),
+        store=store_readiness(run.store),
         accounts=accounts,
         sinks={loop.sink.name: sink_readiness(loop, detailed=detailed) for loop in run.service.delivery_loops},
     )
+
+
+def store_readiness(store: Store) -> StoreReadiness:
+    """Return whether the state can be written."""
+    return StoreReadiness(ready=store.writable, state="writable" if store.writable else "unwritable")
 
 
 def _account(run: RunContext, name: str, *, detailed: bool) -> AccountReadiness:

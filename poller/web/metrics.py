@@ -5,6 +5,7 @@ Labels never hold ids. docs/metrics.md repeats the table `METRICS`, and a test c
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate, chain
 from typing import get_args
 
@@ -16,12 +17,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from poller import __version__
+from poller.core.errors import PollerError
 from poller.core.histogram import Histogram
 from poller.core.model import GateReading, Kind, Outcome, Pause
 from poller.core.record import decode
 from poller.core.timestamps import epoch
-from poller.web.context import RunContext
+from poller.web.context import RunContext, store_limit
 from poller.web.loop_lag import LoopLag
+from poller.web.responses import RequestRefused
 
 Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the number
 
@@ -64,9 +67,11 @@ def metrics_handler(run: RunContext, lag: LoopLag) -> Handler:
     scrape = make_aiohttp_handler(registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        for name in (loop.sink.name for loop in run.service.delivery_loops):
-            first = await run.store.undelivered(name, 1)
-            collector.oldest_at[name] = epoch(decode(first[0].body).seen_at) if first else None
+        with suppress(PollerError, RequestRefused):  # without the store all other metrics are still scraped
+            async with store_limit():
+                for name in (loop.sink.name for loop in run.service.delivery_loops):
+                    first = await run.store.undelivered(name, 1)
+                    collector.oldest_at[name] = epoch(decode(first[0].body).seen_at) if first else None
         return await scrape(request)
 
     return metrics

@@ -134,6 +134,13 @@ def test_an_input_file_that_is_not_there_is_named(here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+def test_the_name_of_a_file_in_a_message_cannot_steer_the_terminal(here: Path) -> None:
+    refused = poller("run", "ids\x1b[2J\x07\x9b.txt")
+    assert refused.exit_code != 0
+    assert "ids\ufffd[2J\ufffd\ufffd.txt" in refused.output
+    assert all(sign.isprintable() or sign == "\n" for sign in refused.output)
+
+
 def test_status_without_a_state_names_the_missing_file(here: Path) -> None:
     refused = poller("status", "--state", "sqlite:///elsewhere.db")
     assert refused.exit_code == Exit.CANNOT_CREATE

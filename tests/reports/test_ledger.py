@@ -62,6 +62,20 @@ def test_the_rotations_of_a_followed_file_are_one_line_with_their_number() -> No
     assert "12 lines = 8 tasks + 1 duplicates + 2 rejected + 1 blank or comment   other\n" in text
 
 
+def test_no_name_in_it_can_steer_a_terminal() -> None:
+    hostile = "/in/\x1b[2J\x07\x9b31m\u202eids\udcff.csv"
+    named = replace(
+        SUMS,
+        sources=(replace(SOURCE, name=hostile),),
+        sinks=tuple(replace(sink, name=hostile) for sink in SUMS.sinks),
+        reasons=((hostile, 1),),
+        accounts={"eu": AccountState(pause="scope_missing", pause_detail=hostile)},
+    )
+    text = summary(named) + "\n".join(map(str, imbalances(replace(named, finished=99))))
+    assert text.count("/in/\ufffd[2J\ufffd\ufffd31m\ufffdids\ufffd.csv") == 5
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+
+
 def test_of_more_than_twenty_files_those_of_one_folder_are_one_line() -> None:
     dropped = [replace(SOURCE, name=f"/in/{number}.csv") for number in range(500)]
     others = [replace(SOURCE, name="-"), replace(SOURCE, name="/home/ids.txt")]

@@ -103,7 +103,7 @@ class AccountWindows:
 
     def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """HubSpot refused a request that was within the limit by our count: others share it. Where its headers report
-        the count, a little more caution is enough; otherwise all that we did not use counts as theirs."""
+        the count, a little more caution is enough; without them all that we did not use counts as theirs."""
         window = self._reported or self.own
         is_reported = limits.max is not None and limits.remaining is not None
         unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)

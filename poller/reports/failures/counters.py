@@ -60,4 +60,5 @@ class Timeline:
         return tuple((number * self.span_s, good, bad) for number, (good, bad) in counts)
 
 
-DURATION_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 86_400)
+# Each about twice the one before: columns of equal width then show no hump that is only a wider bin.
+DURATION_BOUNDS_S = (1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1800, *(hours * 3600 for hours in (1, 2, 4, 8, 16)))

@@ -11,7 +11,8 @@ from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError, StoreLocked
 from poller.core.timestamps import iso
-from poller.store.postgres.dsn import Dsn, fetch_all, fetch_first, parse
+from poller.store.postgres.connection import fetch_all, fetch_first
+from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 
 PROBE_TRIES = 20  # a server needs a moment to notice that the last owner was killed

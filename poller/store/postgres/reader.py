@@ -10,7 +10,8 @@ from psycopg import AsyncConnection
 from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, SinkSums, SourceSums, Sums, TaskDetails
 from poller.core.protocols import StateReader
 from poller.store import rows
-from poller.store.postgres.dsn import Dsn, fetch_all, fetch_first
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
+from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
 
 T = TypeVar("T")
@@ -152,7 +153,7 @@ class PostgresReader(PostgresReads):
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         try:
-            return await read(self._connection, *values)
+            return await answered(read(self._connection, *values), self._connection, within_s=ANSWER_WITHIN_S)
         except psycopg.Error as error:
             raise store_error(error, self._dsn) from None
 

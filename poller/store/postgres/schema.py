@@ -10,7 +10,8 @@ from psycopg import AsyncConnection, errors
 from psycopg.sql import SQL, Identifier
 
 from poller.core.errors import StoreUnusable
-from poller.store.postgres.dsn import Dsn, fetch_all, fetch_first
+from poller.store.postgres.connection import fetch_all, fetch_first
+from poller.store.postgres.dsn import Dsn
 from poller.store.versions import refuse_newer
 
 # The n-th file brings a state of version n - 1 to n. Published ones are never edited.

@@ -20,6 +20,7 @@ from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settl
 from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
 from poller.store.postgres import outbox, task_queue
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
@@ -103,17 +104,23 @@ class PostgresStore(PostgresReads, NotingStore):
             await self.flush()
         return await self._read(task_queue.next_due_at, account)
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
-        if held:
-            await self._writer.run(self._record, held, on_commit=lambda _: self._leases.end_recording(held))
+        if not held:
+            return []
+        stored: list[Settled] = await self._writer.run(
+            self._record, held, on_commit=lambda _: self._leases.end_recording(held)
+        )
+        return stored
 
-    async def _record(self, connection: AsyncConnection, batches: Sequence[Sequence[Settled]]) -> Sequence[None]:
+    async def _record(
+        self, connection: AsyncConnection, batches: Sequence[Sequence[Settled]]
+    ) -> Sequence[Sequence[Settled]]:
         settled = [each for batch in batches for each in batch]
-        late = len(settled) - await task_queue.record(connection, settled)
-        if late:
+        stored = await task_queue.record(connection, settled)
+        if late := len(settled) - len(stored):
             log.warning("lease.lost", path=self._dsn.shown, polls=late)
-        return [None] * len(batches)
+        return [[each for each in batch if each.task.key in stored] for batch in batches]
 
     def release(self, tasks: Sequence[Task]) -> None:
         released = self._leases.release(tasks)
@@ -172,7 +179,7 @@ class PostgresStore(PostgresReads, NotingStore):
             return
         self._closed = True
         await self._writer.close()
-        await self._pool.close()
+        await self._pool.close(timeout=0.5)  # its workers may wait for a server that is out of reach
         log.info("store.closed", path=self._dsn.shown)
 
     async def _write(self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -187,7 +194,7 @@ class PostgresStore(PostgresReads, NotingStore):
             self._writer.check()
             try:
                 async with self._pool.connection() as connection:
-                    found = await read(connection, *values)
+                    found = await answered(read(connection, *values), connection, within_s=ANSWER_WITHIN_S * 2**tries)
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None

@@ -10,12 +10,12 @@ from typing import TypeVar, TypeVarTuple
 
 import structlog
 
-from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
+from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Sums, Task, Written
 from poller.core.protocols import Clock
 from poller.store.intervals import SAVE_WITHIN_S
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
 from poller.store.sqlite import outbox, task_queue
-from poller.store.sqlite.errors import may_pass, store_error
+from poller.store.sqlite.errors import may_pass, moved, store_error
 from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.lock import ProcessLock
 from poller.store.sqlite.reader import SqliteReader
@@ -45,8 +45,16 @@ class SqliteStore(SqliteReader, NotingStore):
         return self._commits.writable
 
     def beat(self) -> None:
-        if self._lock is not None:
-            self._lock.beat(self._clock())
+        if self._lock is not None and self._lock.beat(self._clock()):
+            self._check_files()
+
+    def _check_files(self) -> None:
+        if self._lock is not None and (path := self._lock.missing_file()) is not None:
+            self._commits.end(moved(str(path)), "moved")
+
+    async def sums(self) -> Sums:
+        self._check_files()
+        return await super().sums()
 
     # --- feeding
 
@@ -77,7 +85,7 @@ class SqliteStore(SqliteReader, NotingStore):
     async def next_due_at(self, account: str) -> float | None:
         return self._read(task_queue.next_due_at, account, self._leases.held)
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
         if held:
             await self._commits.run(
@@ -85,6 +93,7 @@ class SqliteStore(SqliteReader, NotingStore):
                 rows=len(held),
                 on_commit=lambda: self._leases.end_recording(held),
             )
+        return held
 
     def release(self, tasks: Sequence[Task]) -> None:
         self._leases.release(tasks)

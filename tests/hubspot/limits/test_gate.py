@@ -146,7 +146,7 @@ PAUSES: list[tuple[Outcome, Pause, float]] = [
     (Throttled(policy="window", retry_after_s=25), Pause.THROTTLED, 25),
     (Throttled(policy="window", retry_after_s=86_400), Pause.THROTTLED, 300),
     (Throttled(policy="migrating"), Pause.MIGRATING, 60),
-    (Throttled(policy="migrating", retry_after_s=7200), Pause.MIGRATING, 7200),
+    (Throttled(policy="migrating", retry_after_s=7200), Pause.MIGRATING, 900),
     (Throttled(policy="daily"), Pause.DAILY_QUOTA, 902),
     (Refused(reason="token_refused", detail="expired"), Pause.TOKEN_REFUSED, 5),
     (Refused(reason="scope_missing", detail="needs files"), Pause.SCOPE_MISSING, 5),
@@ -267,6 +267,16 @@ async def test_throttling_that_repeats_waits_longer_up_to_300_s(clock: Clock) ->
     assert gaps[0] == pytest.approx(10, abs=0.1)
     assert gaps[-1] == pytest.approx(300, abs=0.1)
     assert throttled_wait_s(0.0, window_s=10, relapses=0) == 1
+
+
+async def test_after_good_answers_the_next_pause_for_429s_is_shorter_again(clock: Clock) -> None:
+    gate = make_gate(clock, requests=1000)
+    times = [await poll(gate, Throttled(policy="window")) for _ in range(5)]
+    for _ in range(100):
+        await poll(gate)
+    times += [await poll(gate, Throttled(policy="window")) for _ in range(2)]
+    assert times[4] - times[3] == pytest.approx(10 * 1.5**3, rel=0.01)
+    assert times[6] - times[5] == pytest.approx(10, rel=0.01)
 
 
 async def test_a_pause_is_logged_once_then_every_ten_minutes_and_its_end_once(
