@@ -35,6 +35,7 @@ class DeliveryLoop:
         self._clock = clock
         self._give_up_s = give_up_s
         self._failing_since: float | None = None
+        self._is_opened = False
         self._opened_at: bytes | None = None  # the position to note before anything is written
         self._woken = asyncio.Event()
         self._ending = False
@@ -45,10 +46,11 @@ class DeliveryLoop:
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
             self._opened_at = await self.sink.open(position, following)
+        self._is_opened = True
 
     async def run(self) -> None:
         """Deliver until `end` was called and the outbox is empty, `stop` was called, or the sink needs a person."""
-        if self._opened_at is not None:
+        if self._is_opened:
             await self._store.note_position(self.sink.name, self._opened_at)
         try:
             await self._deliver_all()
