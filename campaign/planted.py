@@ -561,8 +561,8 @@ BUGS = (
     Bug(
         name="bom-not-stripped",
         file="poller/sources/parsing/parser.py",
-        old="if isinstance(first, bytes) and first.startswith(_BOM):",
-        new="if False and isinstance(first, bytes):",
+        old="self._splitter.push(beginning[content.mark_bytes :])",
+        new="self._splitter.push(beginning)",
         tests=("sources/test_parsing",),
     ),
     Bug(
@@ -578,6 +578,27 @@ BUGS = (
         old="        self._held += piece[: max(0, self._max_line_bytes - len(self._held))]",
         new="        self._held += piece",
         tests=("sources/test_parsing",),
+    ),
+    Bug(
+        name="rounded-ids-polled",
+        file="poller/core/task_id.py",
+        old="not is_rounded(text) and not _WORD",
+        new="not _WORD",
+        tests=("sources/test_odd_inputs",),
+    ),
+    Bug(
+        name="utf-16-offset-in-characters",
+        file="poller/sources/parsing/lines.py",
+        old='        return len(text.decode("utf-8", "surrogatepass").encode(self._encoding, "surrogatepass"))',
+        new="        return len(text)",
+        tests=("sources/test_odd_inputs",),
+    ),
+    Bug(
+        name="packed-input-read-as-lines",
+        file="poller/sources/parsing/content.py",
+        old="    refuse_other_content(beginning, source)\n    mark_bytes",
+        new="    mark_bytes",
+        tests=("sources/test_odd_inputs",),
     ),
     # --- a reload
     Bug(

@@ -11,7 +11,8 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile, open_file
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.parser import Parser, detect_reader
+from poller.sources.parsing.content import Content, recognize
+from poller.sources.parsing.parser import Parser
 
 log = structlog.get_logger()
 
@@ -28,12 +29,11 @@ async def feed(spec: str, store: FeedStore, options: ReadOptions, *, stdin: int 
         if start.ended and file.seekable and file.size == start.offset:
             log.info("source.found_unchanged", source=file.name, lines=start.line)
             return
-        start = resume_position(file, start)
+        parser, start = resumed_parser(file, start, options, file.name)
         log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
         counts = SourceCounts(file.name)
         if file.seekable:
             os.lseek(file.fd, start.offset, os.SEEK_SET)
-        parser = resumed_parser(file, start, options, file.name)
 
         async def commit(chunk: Chunk) -> None:
             if file.seekable:
@@ -63,21 +63,32 @@ async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple
     return await store.new_source(file.name), Position()
 
 
-def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: str) -> Parser:
-    """Return a parser for what follows `start`, in the format that the part before it shows. `name` is for errors."""
-    reader = detect_reader(file.blocks_before(start.offset), options, name) if start.offset else None
-    return Parser(options, name, start=start, reader=reader)
+def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: str) -> tuple[Parser, Position]:
+    """Return a parser for what follows `start`, in the format that the part before it shows, and where it resumes.
+
+    `name` is for errors.
+    """
+    content = recognize(file.beginning(), options.format, name) if start.offset else Content()
+    start = _resume_position(file, start, content)
+    return Parser.resumed(options, name, start, content, file.blocks_before(start.offset)), start
 
 
-def resume_position(file: OpenFile, start: Position) -> Position:
+def _resume_position(file: OpenFile, start: Position, content: Content) -> Position:
     """Return where to resume a file that ended without a line break and has grown since.
 
     If only the line break came: behind it. If the line itself grew: at its start, for only a part of it was read.
     """
-    if start.offset == 0 or file.at(start.offset - 1, 1) == b"\n":
+    if start.offset == 0 or content.is_json or not is_line_open(file, start, content):
         return start
-    following = file.at(start.offset, 2)
-    if following.startswith(b"\n") or following == b"\r\n":
-        return replace(start, offset=start.offset + following.index(b"\n") + 1)
+    ending, carriage = content.break_bytes, "\r".encode(content.encoding)
+    following = file.at(start.offset, 2 * len(ending))
+    if following.startswith(ending) or following == carriage + ending:
+        return replace(start, offset=start.offset + following.index(ending) + len(ending))
     log.warning("source.line_grew", source=file.name, line=start.line)
-    return replace(start, offset=file.line_start(start.offset), line=start.line - 1)
+    return replace(start, offset=file.line_start(start.offset, ending), line=start.line - 1)
+
+
+def is_line_open(file: OpenFile, position: Position, content: Content) -> bool:
+    """Whether the file had no line break yet where it was read to."""
+    width = len(content.break_bytes)
+    return position.offset > 0 and file.at(position.offset - width, width) != content.break_bytes
