@@ -600,6 +600,20 @@ BUGS = (
         new="    mark_bytes",
         tests=("sources/test_odd_inputs",),
     ),
+    Bug(
+        name="dropped-links-followed",
+        file="poller/sources/files/open_file.py",
+        old="    if not links and Path(spec).is_symlink():",
+        new="    links = True\n    if not links:",
+        tests=("sources/test_sources",),
+    ),
+    Bug(
+        name="dropped-file-without-a-usable-line-is-done",
+        file="poller/sources/files/drop_folder.py",
+        old="        if rejected and not usable:",
+        new="        if False:",
+        tests=("sources/test_sources",),
+    ),
     # --- a reload
     Bug(
         name="reload-without-the-server",

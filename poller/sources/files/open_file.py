@@ -154,16 +154,23 @@ class OpenFile:
 
 
 @contextmanager
-def open_file(spec: str, stdin: int) -> Iterator[OpenFile]:
-    """Open a file or stream, and close it unless it is standard input. Raises `InputError` where that fails."""
+def open_file(spec: str, stdin: int = 0, *, links: bool = True) -> Iterator[OpenFile]:
+    """Open a file or stream, and close it unless it is standard input. Raises `InputError` where that fails.
+
+    Without `links` it must be a regular file: who may put a file into a folder could lead a link to a secret.
+    """
     name, fd = source_name(spec), stdin
+    if not links and Path(spec).is_symlink():
+        raise InputError(f"cannot read the input: {name} is a link; only regular files are read here")
     with _os_errors_translated(name):
-        if spec != STDIN:
-            fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not block
+        if spec != STDIN:  # a pipe without a writer must not block
+            fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
         mode = os.fstat(fd).st_mode
     try:
         if stat.S_ISDIR(mode):
             raise InputError(f"cannot read the input: {name} is a folder, not a file")
+        if not links and not stat.S_ISREG(mode):
+            raise InputError(f"cannot read the input: {name} is not a regular file")
         yield OpenFile(name=name, fd=fd, seekable=spec != STDIN and stat.S_ISREG(mode))
     finally:
         if spec != STDIN:

@@ -17,21 +17,30 @@ from poller.sources.parsing.parser import Parser
 log = structlog.get_logger()
 
 
-async def feed(spec: str, store: FeedStore, options: ReadOptions, *, stdin: int = 0, whole: bool = False) -> None:
-    """Read a source (a path, or "-" for `stdin`) to its end into the store.
+async def feed(
+    spec: str,
+    store: FeedStore,
+    options: ReadOptions,
+    *,
+    stdin: int = 0,
+    whole: bool = False,
+    links: bool = True,
+) -> SourceCounts:
+    """Read a source (a path, or "-" for `stdin`) to its end into the store; return where its lines went in this run.
 
     A file known to the store is resumed where it was left, one that changed is read from the start, a stream is
     always new. `whole`: nothing writes to the file any more; one that begins like a file read to its end is a new one.
-    Raises `InputError` for what cannot be read, and for a CSV header without an id column.
+    Raises `InputError` for what cannot be read, and for a CSV header without an id column; without `links`, also for
+    all but regular files.
     """
-    with open_file(spec, stdin) as file:
+    with open_file(spec, stdin, links=links) as file:
+        counts = SourceCounts(file.name)
         number, start = await _find_start(file, store, whole=whole)
         if start.ended and file.seekable and file.size == start.offset:
             log.info("source.found_unchanged", source=file.name, lines=start.line)
-            return
+            return counts
         parser, start = resumed_parser(file, start, options, file.name)
         log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
-        counts = SourceCounts(file.name)
         if file.seekable:
             os.lseek(file.fd, start.offset, os.SEEK_SET)
 
@@ -51,6 +60,7 @@ async def feed(spec: str, store: FeedStore, options: ReadOptions, *, stdin: int 
         for chunk in parser.end():
             await commit(chunk)
         counts.log_end()
+        return counts
 
 
 async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple[int, Position]:

@@ -74,8 +74,8 @@ def refuse_other_content(beginning: bytes, source: str) -> None:
     found = next(((what, remedy) for magic, what, remedy in _NOT_TEXT if beginning.startswith(magic)), None)
     if beginning.startswith(b"PK\x03\x04"):
         is_workbook = b"[Content_Types].xml" in beginning or b"xl/" in beginning
-        is_sheet = b"opendocument.spreadsheet" in beginning
-        what = "an Excel workbook" if is_workbook else "an OpenDocument spreadsheet" if is_sheet else ""
+        is_open_document = b"opendocument.spreadsheet" in beginning
+        what = "an Excel workbook" if is_workbook else "an OpenDocument spreadsheet" if is_open_document else ""
         found = (what, _TO_CSV) if what else ("a zip archive", _UNPACK)
     if found is None and b"\0" in beginning and not beginning.startswith(tuple(_UTF16_MARKS)):
         found = _found_in_nuls(beginning.lstrip(b"\0"))
