@@ -70,15 +70,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="if task.lease == RECORDING or self.held.get(task.key) != task.lease:",
-        new="if task.lease == RECORDING:",
+        old="            if self._is_held(each.task):",
+        new="            if each.task.lease != RECORDING:",
         tests=STORE,
     ),
     Bug(
         name="release-of-another-lease",
         file="poller/store/leases.py",
-        old="if task.lease != RECORDING and self.held.get(task.key) == task.lease",
-        new="if task.key in self.held",
+        old="for task in tasks if self._is_held(task)",
+        new="for task in tasks if task.key in self.held",
         tests=STORE,
     ),
     Bug(
@@ -165,6 +165,41 @@ BUGS = (
         old="    return code in PASSING_IO or",
         new="    return code in PASSING_IO | FAILED_FSYNC or",
         tests=STORE,
+    ),
+    Bug(
+        name="silent-server-waited-for",
+        file="poller/store/postgres/group_commit.py",
+        old="within_s=within_s, on_silence=self._note_silence)",
+        new="within_s=within_s)",
+        tests=("store/test_postgres_outage",),
+    ),
+    Bug(
+        name="frozen-connection-kept",
+        file="poller/store/postgres/connection.py",
+        old="    with suppress(OSError, psycopg.Error), socket.socket",
+        new="    return\n    with suppress(OSError, psycopg.Error), socket.socket",
+        tests=("store/test_postgres_outage",),
+    ),
+    Bug(
+        name="lock-of-another-ended",
+        file="poller/store/postgres/lock.py",
+        old="    if row == (before,):  # our own",
+        new="    if row is not None:  # our own",
+        tests=("store/test_postgres",),
+    ),
+    Bug(
+        name="postponed-without-its-lease",
+        file="poller/store/postgres/task_queue.py",
+        old='" WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key"',
+        new='" WHERE t.key = x.key RETURNING t.key"',
+        tests=("store/test_postgres",),
+    ),
+    Bug(
+        name="unstored-polls-logged",
+        file="poller/engine/recorder.py",
+        old="if id(each.settled) in stored]",
+        new="if stored is not None]",
+        tests=("engine/test_recorder",),
     ),
     Bug(
         name="ids-out-of-feeding-order",
@@ -467,8 +502,8 @@ BUGS = (
     Bug(
         name="retry-after-ignored",
         file="poller/hubspot/classify.py",
-        old='return parse_retry_after(_header(headers, "Retry-After"), sent_at',
-        new='return parse_retry_after("", sent_at',
+        old='        _header(headers, "Retry-After"),',
+        new='        "",',
         tests=("hubspot/test_classify",),
     ),
     Bug(
@@ -486,6 +521,34 @@ BUGS = (
         tests=("core/test_record", "service/test_service"),
     ),
     # --- the gate: the quota is never overrun
+    Bug(
+        name="sporadic-429-pauses-the-account",
+        file="poller/hubspot/limits/gate.py",
+        old="            if has_room and not self._throttles.is_frequent:",
+        new="            if False:",
+        tests=GATE,
+    ),
+    Bug(
+        name="frequent-429s-with-room-never-pause",
+        file="poller/hubspot/limits/gate.py",
+        old="            if has_room and not self._throttles.is_frequent:",
+        new="            if has_room:",
+        tests=GATE,
+    ),
+    Bug(
+        name="pauses-for-429s-never-get-shorter",
+        file="poller/hubspot/limits/outage.py",
+        old="            self._good, self.relapses = 0, max(0, self.relapses - 1)",
+        new="            self._good = 0",
+        tests=GATE,
+    ),
+    Bug(
+        name="a-429d-request-goes-back-at-once",
+        file="poller/schedule/policy.py",
+        old="            return _poll_again_unchanged(task, at=now + _throttled_gap_s(outcome, rng))",
+        new="            return _poll_again_unchanged(task, at=now)",
+        tests=("schedule/test_policy",),
+    ),
     Bug(
         name="slot-free-when-the-answer-comes",
         file="poller/hubspot/limits/window.py",
@@ -510,7 +573,7 @@ BUGS = (
     Bug(
         name="headers-loosen-the-persons-limit",
         file="poller/hubspot/limits/windows.py",
-        old="        if self._both_count:",
+        old="        if self._own_remains and self._reported != self.own:",
         new="        if False:",
         tests=GATE,
     ),
@@ -552,9 +615,8 @@ BUGS = (
     Bug(
         name="429-costs-the-task-an-error",
         file="poller/schedule/policy.py",
-        old="        case Throttled() | Refused():\n            return _poll_again_unchanged(task, at=now)",
-        new="        case Throttled() | Refused():\n"
-        "            return PollAgain(at=now, errors=task.errors + 1, missing_at=None, status=None)",
+        old="        case Throttled():\n",
+        new="        case Throttled():\n            return PollAgain(at=now, errors=task.errors + 1)\n",
         tests=("schedule/test_policy",),
     ),
     # --- feeding

@@ -14,7 +14,6 @@ from poller.app.environment import Environment
 from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
-from poller.core.errors import ConfigError
 from poller.core.protocols import StatusClient, Store, TokenSource
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.metrics import Metrics
@@ -24,7 +23,7 @@ from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
-from poller.sinks import SinkEnvironment, SinkSpec, make_sink
+from poller.sinks import SinkEnvironment, SinkSpec, make_sink, refuse_same_names
 
 log = structlog.get_logger()
 
@@ -58,9 +57,7 @@ class Builder:
         Raises `ConfigError`.
         """
         loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in settings.sink_specs]
-        names = [loop.sink.name for loop in loops]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
+        refuse_same_names([loop.sink for loop in loops])
         return loops
 
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:

@@ -21,7 +21,7 @@ from poller.app.progress import Progress
 from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
 from poller.core import log as logs
-from poller.core.errors import ConfigError, Exit, PollerError
+from poller.core.errors import ConfigError, Exit, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
 from poller.core.text import redacted_url, without_controls
@@ -64,7 +64,7 @@ async def run_process(
         environment = Environment(
             environ=environ,
             monotonic=time.monotonic,
-            connections=connect,
+            connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
             console=display,
             tracer=tracer,
             read_settings=read_settings,
@@ -83,11 +83,6 @@ async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncItera
         yield provider.get_tracer("poller", __version__)
     finally:
         await asyncio.to_thread(provider.shutdown)  # sends the last spans; may take seconds where the collector is down
-
-
-def connect(settings: Settings) -> Connections:
-    """Return the run's connections to HubSpot, not opened yet."""
-    return Connections(proxy=settings.proxy, ca_file=settings.ca_file)
 
 
 async def _run_with_signals(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:
@@ -143,11 +138,26 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         apply_to_site = await _open_site(settings, builder, service, stack)
         reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
         error = await _run_service(service, settings, metrics, environment, reload)
-        sums = await store.sums()
+        sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     is_all_fed = service.fed and not service.endless
     return _conclude(sums, metrics, error, unfed=_nothing_fed(sums, metrics, sources) if is_all_fed else None)
+
+
+async def _closing_sums(store: Store, state: str) -> Sums:
+    """Return the sums. Raises `StoreError` where the state is out of reach: the run must end in time."""
+    reading = asyncio.ensure_future(store.sums())
+    try:
+        while not (await asyncio.wait([reading], timeout=0.5))[0]:
+            if not store.writable:
+                raise StoreError(
+                    f"the state {redacted_url(state)} does not answer, so the sums of this run are unknown. What was "
+                    "acknowledged is stored: run the same command again to continue"
+                )
+        return reading.result()
+    finally:
+        reading.cancel()
 
 
 async def _build_service(
@@ -255,24 +265,21 @@ async def _run_service(
                 group.create_task(reload.run()),
             ]
             if environment.console is not None:
-                watchers.append(group.create_task(_progress(service, metrics, environment).show(environment.console)))
+                progress = Progress(
+                    metrics=metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed
+                )
+                watchers.append(group.create_task(progress.show(environment.console)))
             try:
                 await service.run()
             finally:
                 for watcher in watchers:
                     watcher.cancel()
     except* PollerError as errors:
-        ended_by = _first(errors)
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        ended_by = error if isinstance(error, PollerError) else None
     return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
-
-
-def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _progress(service: Service, metrics: Metrics, environment: Environment) -> Progress:
-    return Progress(metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed)
 
 
 async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:

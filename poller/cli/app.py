@@ -69,18 +69,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-app.command(epilog=run.EXAMPLES)(run.run)
-app.command(epilog=check_config.EXAMPLES)(check_config.check_config)
-app.command(epilog=plan.EXAMPLES)(plan.plan)
-app.command(epilog=status.EXAMPLES)(status.status)
-app.command(epilog=why.EXAMPLES)(why.why)
-app.command(epilog=report.EXAMPLES)(report.report)
-app.command(epilog=verify.EXAMPLES)(verify.verify)
-app.command(epilog=replay.EXAMPLES)(replay.replay)
-app.command(epilog=reload.EXAMPLES)(reload.reload)
-app.command(epilog=healthcheck.EXAMPLES)(healthcheck.healthcheck)
-app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=sandbox.EXAMPLES)(sandbox.sandbox)
+for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
+    app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 
 
 def _print_error(error: PollerError) -> None:

@@ -1,6 +1,7 @@
-"""Reads secrets from environment variables and files. No error contains one."""
+"""Reads secrets from environment variables and files, and trusted certificates. No error contains a secret."""
 
 import re
+import ssl
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,16 @@ def checked_token(value: str, where: str) -> str:
     if re.fullmatch(r"[!-~]{1,8192}", value) is None or value[0] in "\"'":
         raise ConfigError(f"{where} is not a token. A token is printable ASCII without spaces and quotes.")
     return value
+
+
+def trusted_by(ca_file: Path | None, setting: str = "ca_file") -> ssl.SSLContext | bool:
+    """Return what aiohttp checks certificates against: the file's, or without one the system's."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{setting} {ca_file} cannot be used: {error}") from None
 
 
 def path_problem(error: Exception) -> str:

@@ -64,8 +64,6 @@ class SinkError(PollerError):
 class OutputClosed(PollerError):
     """The reader of our standard output is gone; undelivered records stay in the store."""
 
-    exit_code = Exit.WORK_LEFT
-
 
 class TokenRefused(PollerError):
     """HubSpot refused the token before any poll of a finite run succeeded."""
@@ -75,8 +73,6 @@ class TokenRefused(PollerError):
 
 class TooManyFailures(PollerError):
     """More tasks failed than `stop_on_failures` allows; the run drained."""
-
-    exit_code = Exit.WORK_LEFT
 
 
 class GaveUp(PollerError):

@@ -36,16 +36,13 @@ class TokenSource(Protocol):
 
     async def token(self) -> str:
         """Return the token to use now. Raises `ConfigError` where there is none; the message names the source."""
-        ...
 
     def refused(self, token: str) -> None:
         """HubSpot refused `token`: the next `token()` must re-read or refresh it."""
-        ...
 
     def has_changed(self) -> bool:
         """Whether a person changed what the next `token()` reads. Cheap, without network; called every few seconds
         while the token is refused, so that a fix works at once."""
-        ...
 
 
 class StatusClient(Protocol):
@@ -54,7 +51,6 @@ class StatusClient(Protocol):
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status with at most one HTTP request. Never raises for anything that the network, the
         server or the token source does: those are outcomes. Returns within the request time-out."""
-        ...
 
 
 class Slot(Protocol):
@@ -63,7 +59,6 @@ class Slot(Protocol):
     def answered(self, answer: Answer) -> None:
         """Pass in the answer to the request, once, as soon as it is there. A slot that is left without one counts as a
         request that may have reached the server at the moment of leaving."""
-        ...
 
 
 class Gate(Protocol):
@@ -72,36 +67,29 @@ class Gate(Protocol):
     @property
     def pause(self) -> Pause | None:
         """Why no requests leave now; None while they do. Single probes may leave during a pause."""
-        ...
 
     @property
     def workers(self) -> int:
         """How many requests may be in flight at once, at most; grows when a higher limit is learned."""
-        ...
 
     @property
     def paused_s(self) -> float:
         """How long the account has been paused, ever, up to this instant. Deadlines do not run meanwhile."""
-        ...
 
     def slot(self, subject: object = None) -> AbstractAsyncContextManager[Slot]:
         """Wait for the right to send one request. Raises `GateClosed` on entering once `close` was called.
 
         `subject` is what it requests, such as a task's key: one task that keeps failing is not an outage.
         """
-        ...
 
     def state(self) -> AccountState:
         """Return what must survive a restart, as of now."""
-        ...
 
     def reading(self) -> GateReading:
         """Return the account's use of its limits, for people and metrics. Cheap."""
-        ...
 
     def close(self) -> None:
         """Raise `GateClosed` in all that wait and all that come. Slots taken before remain valid."""
-        ...
 
 
 class GateClosed(Exception):
@@ -120,7 +108,6 @@ class Sink(Protocol):
         `following` are the first undelivered records, the very bytes and order that `write` will bring first.
         Returns the position to note before anything is written. Raises `SinkError` where a person must act.
         """
-        ...
 
     async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
         """Write the batch, in order. Called by one caller at a time.
@@ -131,11 +118,9 @@ class Sink(Protocol):
         the same bytes and in the same order, may come again in other batches. Raises `SinkError` where a person must
         act, `OutputClosed` where the reader is gone for good. Cancellation may leave the batch partly written.
         """
-        ...
 
     async def close(self) -> None:
         """Let go of files and connections. Called once, also after an error."""
-        ...
 
 
 class FeedStore(Protocol):
@@ -169,9 +154,10 @@ class PollStore(Protocol):
     async def next_due_at(self, account: str) -> float | None:
         """Return when the earliest task that is waiting and not leased is due; None if there is none."""
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         """Count one poll for each task and store its decision; for finished ones, in the same transaction, the record
-        and one undelivered row per attached sink. Skips a task whose lease is not held any more."""
+        and one undelivered row per attached sink. Returns those that are stored: a task whose lease is not held any
+        more is skipped."""
 
     def release(self, tasks: Sequence[Task]) -> None:
         """Give leases back unused."""

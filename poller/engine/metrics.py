@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from poller.core.histogram import Histogram
-from poller.core.model import Added, Chunk, Finished, Kind, Missing, Outcome, Running, Sums, Throttled
+from poller.core.model import Added, Chunk, Kind, Outcome, Sums
+from poller.core.poll_log import failure_reason
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -88,8 +89,7 @@ class Metrics:
         polls.classes[type(outcome)] += 1
         polls.request.add(request_s)
         polls.gate.add(gate_s)
-        if not isinstance(outcome, Running | Finished | Missing):
-            reason = f"throttled_{outcome.policy}" if isinstance(outcome, Throttled) else outcome.reason
+        if (reason := failure_reason(outcome)) is not None:
             self.failed_polls[reason] += 1
 
     def finish(self, kind: Kind) -> None:

@@ -10,7 +10,7 @@ from poller.core.errors import TooManyFailures
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, Store
 from poller.engine.delivery import DeliveryLoop
-from poller.engine.failures import DominantReason, FailureWatch
+from poller.engine.failures import FailureWatch
 from poller.engine.history import History
 from poller.engine.ingest import Ingest
 from poller.engine.lane import Lane
@@ -47,7 +47,7 @@ class Service:
         self.history = History()
         self.draining = False
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
-        self._failures = FailureWatch(stop_on_failures)
+        self.failures = FailureWatch(stop_on_failures)
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -212,14 +212,9 @@ class Service:
                 loop.wake()
             self._end_if_idle()
 
-    @property
-    def warning(self) -> DominantReason | None:
-        """The reason that ends many of the latest tasks, if one does."""
-        return self._failures.warning
-
     def _watch_failures(self, record: Record) -> None:
         """Warn as soon as one reason dominates; drain where too many tasks fail."""
-        if (found := self._failures.add(record)) is not None:
+        if (found := self.failures.add(record)) is not None:
             log.warning(
                 "failures.dominated",
                 reason=found.reason,
@@ -228,9 +223,9 @@ class Service:
                 share=found.share,
                 samples=list(found.samples),
             )
-        if self._failures.is_too_much and not self.is_ending:
+        if self.failures.is_too_much and not self.is_ending:
             self.stopped_by = TooManyFailures(
-                f"stopped by --stop-on-failures: {self._failures.message()}\n`poller report` shows the reasons. Once "
+                f"stopped by --stop-on-failures: {self.failures.message()}\n`poller report` shows the reasons. Once "
                 "they are gone, run the same command again: it continues where it stopped"
             )
             self.drain()

@@ -28,10 +28,15 @@ KINDS: Mapping[str, type[SinkTable]] = {
 def make_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment) -> list[Sink]:
     """Return the sinks of `specs`, each with a name of its own. Raises `ConfigError`."""
     sinks = [make_sink(spec, environment) for spec in specs]
+    refuse_same_names(sinks)
+    return sinks
+
+
+def refuse_same_names(sinks: Sequence[Sink]) -> None:
+    """Raise `ConfigError` where two sinks have one name: the state knows them by it."""
     names = [sink.name for sink in sinks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"sinks: two have the name {twice[0]}; give one another, in its [[sinks]] table: name = …")
-    return sinks
+        raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
 
 
 def make_sink(spec: SinkSpec, environment: SinkEnvironment) -> Sink:

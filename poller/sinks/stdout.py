@@ -88,18 +88,12 @@ class StdoutSink:
                 await asyncio.sleep(0)  # another program that shares it set O_NONBLOCK
 
     async def _ready(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_writer(self._fd, _settle, ready)
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_writer(self._fd, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             loop.remove_writer(self._fd)
 
     async def close(self) -> None:
         """Nothing to close."""
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -169,6 +169,17 @@ async def test_a_program_that_reads_nothing_may_still_acknowledge(tmp_path: Path
     assert await (await python("pass", tmp_path)).write(batch) == Written()
 
 
+def test_a_program_that_ends_before_its_input_is_written_is_judged_by_its_status_under_uvloop_too() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def write() -> list[Written | Retry]:
+        sink = make_sink("command:false", sink_environment())
+        await sink.open(None, [])
+        return [await sink.write(deliveries(500)) for _ in range(30)]
+
+    assert {type(result) for result in uvloop.run(write())} == {Retry}
+
+
 async def test_a_program_s_output_is_logged_within_bounds(tmp_path: Path, events: Events) -> None:
     sink = await python("import sys; print('loaded'); sys.stdout.flush(); sys.stderr.write('x' * 9_000)", tmp_path)
     for _ in range(3):

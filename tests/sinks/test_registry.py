@@ -207,7 +207,7 @@ def test_checking_needs_no_secret_and_opens_nothing(tmp_path: Path) -> None:
 
 def test_two_sinks_of_one_name_are_refused_with_the_remedy() -> None:
     same = [{"kind": "webhook", "url": f"https://x.example/in?key={key}"} for key in ("a", "b")]
-    with pytest.raises(ConfigError, match=r"two have the name webhook:https://x.example/in; give one another"):
+    with pytest.raises(ConfigError, match=r"two have the name webhook:https://x.example/in. Give one another"):
         make_sinks(same, ENVIRONMENT)
     names = [sink.name for sink in make_sinks([same[0], same[1] | {"name": "b"}, "stdout"], ENVIRONMENT)]
     assert names == ["webhook:https://x.example/in", "b", "stdout"]

@@ -1,6 +1,5 @@
 """`poller replay`: delivers finished tasks to a sink again, or to a new one."""
 
-import asyncio
 import os
 import random
 import time
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from poller.cli import completion
-from poller.cli.options import Config, Settings, State, epoch_of, settings_of
+from poller.cli.options import Config, Settings, State, epoch_of, run_async, settings_of
 from poller.core.errors import ConfigError, Exit
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
@@ -37,7 +36,7 @@ def replay(
     only those, once.
     """
     selection = Selection(since=epoch_of(since), kinds=_known_kinds(kind or []), dead=dead)
-    return asyncio.run(replay_to(settings_of(config, state=state), sink, selection))
+    return run_async(replay_to(settings_of(config, state=state), sink, selection))
 
 
 def _known_kinds(names: list[str]) -> frozenset[str]:
@@ -104,6 +103,8 @@ async def _deliver_again(store: Store, sink: Sink, selection: Selection | None, 
 
 async def _export(store: Store, sink: Sink, selection: Selection) -> int:
     """Write once to a sink that stays unknown to the state."""
+    import asyncio
+
     from poller.cli.records import PAGE
 
     await sink.open(None, [])

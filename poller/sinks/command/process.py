@@ -70,7 +70,7 @@ async def run(command: Sequence[str], data: bytes, *, environ: Mapping[str, str]
 
 def _write_all(transport: asyncio.SubprocessTransport, data: bytes) -> None:
     """Write all of the input; a program that does not read it all may still succeed."""
-    stdin = cast("asyncio.WriteTransport | None", transport.get_pipe_transport(0))
-    if stdin is not None:
+    stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
+    with suppress(RuntimeError):  # uvloop's, where the program has ended already
         stdin.write(data)
         stdin.write_eof()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from poller.core.disk import is_at_path
 from poller.core.errors import SinkError
 
 MODE = 0o600  # records name people's files
@@ -49,12 +50,8 @@ class LineFile:
         return os.fstat(self._fd).st_size
 
     def is_at_path(self) -> bool:
-        """Return whether the path still leads here: the file may have been moved, deleted or replaced."""
-        try:
-            there = self.path.stat()
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(there, os.fstat(self._fd))
+        """Return whether the path still leads here."""
+        return is_at_path(self.path, os.fstat(self._fd))
 
     def refuse_other(self, written: int) -> None:
         """Raise `SinkError` where this cannot be the file of which we wrote `written` bytes."""

@@ -79,11 +79,9 @@ class Database(Protocol):
 
         Returns the reason where a retry may help. Raises `SinkError` where a person must act.
         """
-        ...
 
     async def close(self) -> None:
         """Close the connection."""
-        ...
 
 
 def create_table(table: str, *, instant: str, json: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from poller.core.disk import FULL, PASSING_IO
+from poller.core.disk import FULL, PASSING_IO, is_at_path
 from poller.core.errors import SinkError
 from poller.sinks.batches import BatchRefused
 from poller.sinks.sql.sink import Row, create_table, upsert_row
@@ -59,7 +59,7 @@ class SqliteDatabase:
 
     def _connect(self) -> sqlite3.Connection:
         """Return the connection, to a new file after the old one was moved or deleted."""
-        if self._connection is not None and self._is_at_path():
+        if self._connection is not None and is_at_path(self._path, self._identity):
             return self._connection
         if self._connection is not None:
             log.warning("sink.file_moved", sink=self._sink, position=None)
@@ -86,12 +86,6 @@ class SqliteDatabase:
         except OSError as error:
             if error.errno not in FULL:
                 raise SinkError(f"{self._path} cannot be used: {error.strerror}; choose another path") from None
-
-    def _is_at_path(self) -> bool:
-        try:
-            return self._identity is not None and os.path.samestat(self._path.stat(), self._identity)
-        except FileNotFoundError:
-            return False
 
     def _refuse_our_state(self, connection: sqlite3.Connection) -> None:
         (mark,) = connection.execute("PRAGMA application_id").fetchone()

@@ -4,7 +4,6 @@ Only 2xx is success. A record that the receiver refuses (4xx) becomes a dead let
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ from yarl import URL
 
 from poller import __version__
 from poller.config.value_types import Count, Empty, Seconds, Variable, http_url, no_bool
-from poller.core.credentials import secret_in_env, secret_in_file
+from poller.core.credentials import secret_in_env, secret_in_file, trusted_by
 from poller.core.errors import ConfigError, SinkError
 from poller.core.http_errors import http_error
 from poller.core.log import keep_secret
@@ -197,13 +196,5 @@ class WebhookSink:
         return Retry(reason=reason, wait_s=wait_s)
 
     def _tcp_connector(self) -> aiohttp.BaseConnector:
-        return aiohttp.TCPConnector(limit=0, ssl=_trusted(self._table.ca_file), force_close=True)
-
-
-def _trusted(ca_file: Path | None) -> ssl.SSLContext | bool:
-    if ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"sink webhook: ca_file {ca_file} cannot be used: {error}") from None
+        trusted = trusted_by(self._table.ca_file, "sink webhook: ca_file")
+        return aiohttp.TCPConnector(limit=0, ssl=trusted, force_close=True)

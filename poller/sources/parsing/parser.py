@@ -19,7 +19,6 @@ class LineReader(Protocol):
     def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines, /) -> int:
         """Read what begins within the first `count` lines (the first has the number `first`) into `into`; return how
         many lines that took. Fewer than `count`: it needs more lines, unless `final`."""
-        ...
 
 
 def reader_for(line: str, options: ReadOptions, source: str) -> LineReader:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import AsyncConnection
 
 from poller.core.model import Delivery, Selection
-from poller.store.postgres.reader import fetch_all
+from poller.store.postgres.connection import fetch_all
 from poller.store.rows import delivery_of
 
 LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"

@@ -7,10 +7,10 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 from poller.core.errors import StoreLocked, StoreUnusable
+from poller.core.timestamps import iso
 from poller.store.intervals import BEAT_EVERY_S
 from poller.store.sqlite.errors import unusable_path
 
@@ -104,5 +104,4 @@ def _owner(descriptor: int) -> str:
     words = os.pread(descriptor, 100, 0).decode("ascii", "replace").split()
     if len(words) != 2:
         return "another poller"
-    since = datetime.fromtimestamp(float(words[1]), UTC).isoformat(timespec="seconds")
-    return f"another poller: process {words[0]}, started {since}"
+    return f"another poller: process {words[0]}, started {iso(float(words[1]))}"

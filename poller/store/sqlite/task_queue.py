@@ -175,14 +175,10 @@ def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> No
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
-def save_knowledge(connection: Connection, learned: Mapping[str, bytes]) -> None:
-    """Store what was learned, in place of what was known under these names."""
+def save(connection: Connection, accounts: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
+    """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
     connection.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned.items())
-
-
-def save_accounts(connection: Connection, noted: Mapping[str, AccountState]) -> None:
-    """Store the states of accounts. The requests of a day never decrease."""
-    for name, state in noted.items():
+    for name, state in accounts.items():
         number, _ = _account_base(connection, name, {})
         connection.execute(
             "UPDATE account SET active_at = ?, clean = ?, paused_s = ?, day = ?, pause = ?, pause_detail = ?,"

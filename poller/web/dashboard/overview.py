@@ -142,8 +142,8 @@ class Overview:
             reasons=_reasons(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
+            warning=service.failures.warning,
             refusals={loop.sink.name: loop.refusal for loop in service.delivery_loops if loop.refusal is not None},
-            warning=service.warning,
         )
 
     def _ledger(self) -> LedgerCounts:
