@@ -216,6 +216,20 @@ BUGS = (
         tests=("engine/test_pruning",),
     ),
     Bug(
+        name="window-not-on-disk-at-first",
+        file="poller/engine/lane.py",
+        old="        await self._store.flush()  # before the first request",
+        new="        # before the first request",
+        tests=("service/test_resumed_run",),
+    ),
+    Bug(
+        name="future-state-waited-for",
+        file="poller/store/sqlite/task_queue.py",
+        old="max(due_at - :ahead_s, :now) ELSE due_at END",
+        new="due_at ELSE due_at END",
+        tests=("store/test_store", "service/test_resumed_run"),
+    ),
+    Bug(
         name="ids-out-of-feeding-order",
         file="poller/store/sqlite/task_queue.py",
         old="SELECT ? + key, ?, ?",
