@@ -769,6 +769,27 @@ BUGS = (
         tests=("sinks/test_webhook",),
     ),
     Bug(
+        name="sql-number-unbounded",
+        file="poller/sinks/sql/sink.py",
+        old="        _bounded(fields.num_errors),",
+        new="        fields.num_errors,",
+        tests=("sinks/test_sql",),
+    ),
+    Bug(
+        name="sql-statements-prepared-behind-a-pooler",
+        file="poller/sinks/sql/postgres.py",
+        old='PASSING = ("26000", "42P05")',
+        new='PASSING = ("42P05",)',
+        tests=("sinks/test_sql",),
+    ),
+    Bug(
+        name="line-separators-raw-in-records",
+        file="poller/core/record.py",
+        old="        if sign in body:",
+        new="        if False:",
+        tests=("core/test_record",),
+    ),
+    Bug(
         name="give-up-counts-at-tries-only",
         file="poller/engine/delivery.py",
         old="asyncio.timeout(min(retry_at - now(), patience_s))",
