@@ -139,6 +139,9 @@ class FeedStore(Protocol):
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
         New tasks are due as `delay_first_polls` set it; their deadline's base is their account's noted `paused_s`."""
 
+    async def sources(self) -> Sequence[SourceSums]:
+        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+
 
 class PollStore(Protocol):
     """The queue and the schedule of a lane, and what it remembers."""

@@ -9,7 +9,12 @@ import re
 LONGEST_ID = 256
 TASK_ID_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9\-._~=+]{1,256}"  # to be matched in full
 
+# Never an id, though the characters are allowed: numbers that a spreadsheet rounded, and words for a missing value.
+ROUNDED_PATTERN = r"[0-9]+[.,][0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+[eE][+-][0-9]+"
+WORD_PATTERN = r"(?i:null|none|nan|nil|undefined|true|false|id|task[_-]?id)"
+
 _TASK_ID = re.compile(TASK_ID_PATTERN)
+_ROUNDED, _WORD = re.compile(ROUNDED_PATTERN), re.compile(WORD_PATTERN)
 _WRONG_CHARACTER = re.compile(r"[^A-Za-z0-9\-._~=+]")
 
 
@@ -23,9 +28,14 @@ def in_path(task_id: str) -> str:
     return task_id.replace("=", "%3D").replace("+", "%2B")
 
 
+def is_rounded(text: str) -> bool:
+    """Return whether `text` is a number as a spreadsheet rounds long ones, such as `1.76E+14`."""
+    return _ROUNDED.fullmatch(text) is not None
+
+
 def task_id_of(text: str) -> str:
-    """Return `text` if it is a task id; otherwise raise `ValueError` with a reason for people."""
-    if _TASK_ID.fullmatch(text) is not None:
+    """Return `text` if it can be an id; otherwise raise `ValueError` with a reason for people."""
+    if _TASK_ID.fullmatch(text) and not is_rounded(text) and not _WORD.fullmatch(text):
         return text
     raise ValueError(_reason(text))
 
@@ -33,6 +43,13 @@ def task_id_of(text: str) -> str:
 def _reason(text: str) -> str:
     if not text:
         return "the id is empty"
+    if is_rounded(text):
+        return f"{text} is a number that a spreadsheet rounded, not an id: export the column as text"
+    if _WORD.fullmatch(text):
+        what = "column name, as in a second header line" if text.lower().endswith("id") else "missing value"
+        return f"{text} is a {what}, not an id"
+    if "\ufffd" in text:
+        return "the id is not UTF-8: save the file as UTF-8"
     if wrong := _WRONG_CHARACTER.search(text):
         return f"the id holds {wrong.group()!a}; allowed are only A-Z a-z 0-9 - . _ ~ = +"
     if len(text) > LONGEST_ID:

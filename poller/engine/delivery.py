@@ -1,6 +1,7 @@
 """A delivery loop: one sink and its outbox. Delivers in order, at its own pace; no other sink waits for it."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import assert_never
@@ -35,26 +36,30 @@ class DeliveryLoop:
         self._clock = clock
         self._give_up_s = give_up_s
         self._failing_since: float | None = None
+        self._is_opened = False
         self._opened_at: bytes | None = None  # the position to note before anything is written
         self._woken = asyncio.Event()
         self._ending = False
         self._stopping = asyncio.Event()
+        self._reconsider = asyncio.Event()  # ends a wait for the next try, which may not be worth it any more
+        self._drained_at = math.inf  # loop time at which a drain ends
 
     async def open(self, position: bytes | None) -> None:
         """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
             self._opened_at = await self.sink.open(position, following)
+        self._is_opened = True
 
     async def run(self) -> None:
         """Deliver until `end` was called and the outbox is empty, `stop` was called, or the sink needs a person."""
-        if self._opened_at is not None:
+        if self._is_opened:
             await self._store.note_position(self.sink.name, self._opened_at)
         try:
             await self._deliver_all()
         except SinkError as error:
             self.stopped_by, self.backlog_reason = error, str(error)
-            self._log_stopped(error)
+            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)  # noqa: TRY400 - a message
             self.on_stopped()
 
     async def close(self) -> None:
@@ -63,10 +68,7 @@ class DeliveryLoop:
             with self._defects_as_sink_errors("close"):
                 await self.sink.close()
         except SinkError as error:
-            self._log_stopped(error)
-
-    def _log_stopped(self, error: SinkError) -> None:
-        log.error("sink.stopped", sink=self.sink.name, reason=str(error), exc_info=error.__cause__)
+            log.error("sink.stopped", sink=self.sink.name, reason=str(error))  # noqa: TRY400 - a message
 
     @contextmanager
     def _defects_as_sink_errors(self, call: str) -> Iterator[None]:
@@ -76,10 +78,11 @@ class DeliveryLoop:
         except PollerError:
             raise
         except Exception as error:
+            log.exception("sink.crashed", sink=self.sink.name, call=call)
             raise SinkError(
                 f"sink {self.sink.name}: its code failed in {call}: {error_message(error)}. Fix the sink and "
                 "run again: no record is lost"
-            ) from error
+            ) from None
 
     async def _deliver_all(self) -> None:
         while not self._stopping.is_set():
@@ -102,9 +105,7 @@ class DeliveryLoop:
                 if position is not None:
                     await self._store.note_position(self.sink.name, position)
                 self._note_failure(reason)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._stopping.wait()
+                await self._wait(wait_s)
             case Written() as written:
                 self._note_success()
                 await self._store.delivered(self.sink.name, batch, written)
@@ -124,11 +125,34 @@ class DeliveryLoop:
         if reason != self.backlog_reason:
             log.warning("sink.failed", sink=self.sink.name, reason=reason)
         self.backlog_reason = reason
-        if self._give_up_s is not None and now - self._failing_since >= self._give_up_s:
-            raise GaveUp(
-                f"sink {self.sink.name}: {reason}, for {now - self._failing_since:.0f} s; nothing is lost. Run the "
-                "same command again when the sink is back"
-            )
+
+    async def _wait(self, wait_s: float) -> None:
+        """Wait for the next try. Raises `GaveUp` as soon as the sink has failed for `give_up_s`; stops the loop where
+        a drain ends before the next try."""
+        now = asyncio.get_running_loop().time
+        retry_at = now() + wait_s
+        while not self._stopping.is_set() and now() < retry_at:
+            patience_s = self._patience_s()
+            if retry_at > self._drained_at:
+                self.stop()
+                return
+            self._reconsider.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(retry_at - now(), patience_s)):
+                    await self._reconsider.wait()
+        self._patience_s()
+
+    def _patience_s(self) -> float:
+        """Return how much longer the sink may fail. Raises `GaveUp` where it may not."""
+        if self._give_up_s is None or self._failing_since is None:
+            return math.inf
+        failing_s = self._clock() - self._failing_since
+        if failing_s < self._give_up_s:
+            return self._give_up_s - failing_s
+        raise GaveUp(
+            f"sink {self.sink.name}: {self.backlog_reason}, for {failing_s:.0f} s; nothing is lost. Run the same "
+            "command again when the sink is back"
+        )
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
@@ -142,10 +166,17 @@ class DeliveryLoop:
     def apply(self, *, give_up_s: float | None) -> None:
         """Use another limit from now on."""
         self._give_up_s = give_up_s
+        self._reconsider.set()
+
+    def drain(self, until: float) -> None:
+        """The run ends at this loop time: do not wait for a try that comes later."""
+        self._drained_at = until
+        self._reconsider.set()
 
     def stop(self) -> None:
         """Return from `run` after the current write."""
         self._stopping.set()
+        self._reconsider.set()
         self.wake()
 
     def end(self) -> None:

@@ -275,4 +275,7 @@ class Service:
             log.info("run.draining", waiting=self._metrics.waiting, shutdown_s=self._shutdown_s)
             self._done.set()
             if self._limit is not None:
-                self._limit.reschedule(asyncio.get_running_loop().time() + self._shutdown_s)
+                until = asyncio.get_running_loop().time() + self._shutdown_s
+                self._limit.reschedule(until)
+                for loop in self.delivery_loops:
+                    loop.drain(until)

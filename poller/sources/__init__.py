@@ -9,12 +9,14 @@ from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
+from poller.sources.parsing.content import Content
 from poller.sources.parsing.parser import Parser
 from poller.sources.source import Reader, Source, check_sources
 
 __all__ = [
     "STDIN",
     "ChunkWriter",
+    "Content",
     "FileRegistry",
     "Parser",
     "ReadOptions",

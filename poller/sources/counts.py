@@ -15,8 +15,15 @@ class SourceCounts:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._tasks = self._duplicates = self._rejected = self._blank = 0
+        self.rejected = 0
+        self.first_reason = ""  # of a rejected line
+        self._tasks = self._duplicates = self._blank = 0
         self._folded: list[int] = []  # line numbers not logged yet
+
+    @property
+    def usable(self) -> int:
+        """Lines with a task, new or known."""
+        return self._tasks + self._duplicates
 
     def add(self, chunk: Chunk, added: Added) -> None:
         """Count a stored chunk."""
@@ -24,8 +31,9 @@ class SourceCounts:
         self._duplicates += added.duplicates
         self._blank += chunk.blank
         for rejection in chunk.rejected:
-            self._rejected += 1
-            if self._rejected <= _LOGGED_SINGLY:
+            self.rejected += 1
+            self.first_reason = self.first_reason or f"line {rejection.line}: {rejection.reason}"
+            if self.rejected <= _LOGGED_SINGLY:
                 log.warning("source.line_rejected", source=self._source, line=rejection.line, reason=rejection.reason)
                 continue
             self._folded.append(rejection.line)
@@ -48,10 +56,10 @@ class SourceCounts:
         log.info(
             "source.ended",
             source=self._source,
-            lines=self._tasks + self._duplicates + self._rejected + self._blank,
+            lines=self._tasks + self._duplicates + self.rejected + self._blank,
             tasks=self._tasks,
             duplicates=self._duplicates,
-            rejected=self._rejected,
+            rejected=self.rejected,
             blank=self._blank,
         )
 

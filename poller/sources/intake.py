@@ -19,6 +19,7 @@ class ChunkWriter:
         self.lock = asyncio.Lock()
         self.open_source = store.open_source
         self.was_read = store.was_read
+        self.sources = store.sources
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
         async with self.lock:

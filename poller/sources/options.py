@@ -13,7 +13,7 @@ class ReadOptions:
     """How the lines of one source are read."""
 
     format: Format = "auto"
-    id_column: str | None = None  # key or column that holds the id; None: the first of `ID_NAMES` present
+    id_column: str | None = None  # key, column or column's number that holds the id; None: the first of `ID_NAMES`
     accounts: frozenset[str]
     default_account: str  # of lines that name none
     max_line_bytes: int = 65_536
@@ -23,3 +23,9 @@ class ReadOptions:
     def id_names(self) -> tuple[str, ...]:
         """Keys or columns that may hold the id, the first one present counts."""
         return ID_NAMES if self.id_column is None else (self.id_column,)
+
+    @property
+    def id_number(self) -> int | None:
+        """The number of the column with the id, from 1, where a person gave a number."""
+        text = self.id_column or ""
+        return int(text) if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 10_000 else None

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from poller.core.errors import InputError
 from poller.core.model import Chunk
-from poller.sources import Parser, ReadOptions
+from poller.sources import Content, Parser, ReadOptions
 from poller.sources.options import Format
 from poller.web.responses import RequestRefused
 
@@ -122,11 +122,11 @@ def _too_many_lines() -> RequestRefused:
 class _LineBody:
     """Parses blocks as they arrive, and stops at too many lines."""
 
-    def __init__(self, feeding: ReadOptions) -> None:
+    def __init__(self, feeding: ReadOptions, content: Content | None = None) -> None:
         self.chunks: list[Chunk] = []
         self.length = 0
         self._lines = self._blank = 0
-        self._parser = Parser(feeding, "the body")
+        self._parser = Parser(feeding, "the body", content)
 
     def push(self, block: bytes) -> None:
         self._keep(self._parser.push(block))
@@ -147,7 +147,7 @@ class _JsonBody(_LineBody):
     """One JSON text as lines: each element of an array, or the one value that it is."""
 
     def __init__(self, feeding: ReadOptions) -> None:
-        super().__init__(feeding)
+        super().__init__(feeding, Content())  # an element that is an array is no id
         self._text = bytearray()
 
     def push(self, block: bytes) -> None:

@@ -246,12 +246,63 @@ async def test_only_the_guilty_records_of_a_batch_are_dead_letters(
     assert receiver.taken == [f"t{number}" for number in range(25) if number not in (3, 17, 18)], "order holds"
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 451])
-async def test_other_4xx_dead_letter_the_record_at_once(receiver: Receiver, clock: Clock, status: int) -> None:
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 407, 418])
+async def test_a_receiver_that_refuses_everything_for_a_while_costs_no_record(
+    receiver: Receiver, clock: Clock, status: int
+) -> None:
+    receiver.rule = lambda _request, _body: status if len(receiver.requests) <= 5 else 200
+    async with receiver.sink(clock) as sink:
+        assert await until_written(sink, deliveries(5)) == Written()
+    assert receiver.taken == [one.task_id for one in deliveries(5)]
+
+
+@pytest.mark.parametrize("status", [401, 404])
+async def test_a_record_that_is_refused_on_the_first_steps_of_the_schedule_is_a_dead_letter(
+    receiver: Receiver, clock: Clock, status: int
+) -> None:
+    receiver.rule = lambda _request, body: status if b"t1" in body else 200
+    async with receiver.sink(clock) as sink:
+        written = await until_written(sink, deliveries(3))
+    assert written.refused == {1: f"it answered {status}, 6 times in a row"}
+    assert receiver.taken == ["t0", "t2"]
+    assert asyncio.get_running_loop().time() <= sum(SCHEDULE_S[:5])
+
+
+@pytest.mark.parametrize("value", ["0", "0.0", "date", "past"])
+@pytest.mark.parametrize("status", [429, 503, 500])
+async def test_a_receiver_that_asks_for_no_wait_gets_no_more_requests_than_the_schedule_s_pace(
+    receiver: Receiver, clock: Clock, status: int, value: str
+) -> None:
+    def refuse(_request: web.Request, _body: bytes) -> web.Response:
+        now = clock() + 86_400  # the receiver's clock is a day ahead
+        dates = {"date": now, "past": now - 3600}
+        text = format_datetime(datetime.fromtimestamp(dates[value], UTC), usegmt=True) if value in dates else value
+        date = format_datetime(datetime.fromtimestamp(now, UTC), usegmt=True)
+        return web.Response(status=status, headers={"Retry-After": text, "Date": date})
+
+    receiver.rule = refuse
+    async with receiver.sink(clock) as sink:
+        for _ in range(8):
+            answer = await sink.write(deliveries(1))
+            assert isinstance(answer, Retry)
+            assert SCHEDULE_S[0] <= answer.wait_s <= 1.1 * SCHEDULE_S[0]
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422, 451])
+async def test_a_4xx_about_the_record_makes_a_dead_letter_at_once(
+    receiver: Receiver, clock: Clock, status: int
+) -> None:
     receiver.rule = lambda _request, _body: status
     async with receiver.sink(clock) as sink:
         assert await sink.write(deliveries(1)) == Written(refused={0: f"it answered {status}"})
     assert len(receiver.requests) == 1
+
+
+async def test_a_record_that_cannot_be_signed_is_a_dead_letter(receiver: Receiver, clock: Clock) -> None:
+    batch = [delivery(0, b'{"task_id":"t0"}'), delivery(1, b'{"task_id":"\xff"}'), delivery(2, b'{"task_id":"t2"}')]
+    async with receiver.sink(clock, key=key_of(SECRET), batch=3) as sink:
+        assert await sink.write(batch) == Written(refused={1: "is not UTF-8: it cannot be signed"})
+    assert receiver.taken == ["t0", "t2"]
 
 
 async def test_gone_stops_the_sink(receiver: Receiver, clock: Clock) -> None:
@@ -302,7 +353,9 @@ async def test_waits_follow_the_schedule_with_full_jitter(receiver: Receiver, cl
 @pytest.mark.parametrize("form", ["120", "date"])
 async def test_retry_after_is_honoured(receiver: Receiver, clock: Clock, form: str) -> None:
     value = form if form == "120" else format_datetime(datetime.fromtimestamp(EPOCH + 120, UTC), usegmt=True)
-    receiver.rule = lambda _request, _body: web.Response(status=429, headers={"Retry-After": value})
+    date = format_datetime(datetime.fromtimestamp(EPOCH, UTC), usegmt=True)
+    headers = {"Retry-After": value, "Date": date}
+    receiver.rule = lambda _request, _body: web.Response(status=429, headers=headers)
     async with receiver.sink(clock) as sink:
         answer = await sink.write(deliveries(1))
     assert isinstance(answer, Retry)

@@ -332,6 +332,49 @@ async def test_the_rest_of_a_truncated_file_is_read_from_the_copy_beside_it(
     assert await sums(store) == [(3, 3, 0, 0, True), (1, 1, 0, 0, False)]
 
 
+async def test_the_target_of_a_link_that_was_rotated_in_its_own_folder_while_the_poller_was_down_is_read_to_its_end(
+    store: Store, ids: Path
+) -> None:
+    target = ids.parent / "logs" / "imports.log"
+    target.parent.mkdir()
+    append(target, b"A1\n")
+    os.symlink(target, ids)  # noqa: PTH211 - in a test
+    async with following(ids, store):
+        pass
+    append(target, b"A2\n")
+    target.rename(f"{target}.2")
+    append(target.with_name("imports.log.1"), b"A3\n")
+    append(target, b"A4\n")
+    async with following(ids, store):
+        await asyncio.sleep(LONG_S)
+    assert await fed_ids(store) == ["A1", "A2", "A3", "A4"]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_the_nuls_that_a_truncation_leaves_before_the_first_line_cost_no_line(
+    store: Store, ids: Path, is_running: bool
+) -> None:
+    def truncate_under_the_writer() -> None:
+        os.truncate(ids, 0)
+        with ids.open("r+b") as file:
+            file.seek(60_000)  # where the writer was
+            file.write(b"B1\nB2\n")
+
+    append(ids, b"".join(b"A%d\n" % number for number in range(100)))
+    async with following(ids, store):
+        if is_running:
+            truncate_under_the_writer()
+            await asyncio.sleep(LONG_S)
+    if not is_running:
+        truncate_under_the_writer()
+    async with following(ids, store):
+        await asyncio.sleep(LONG_S)
+        append(ids, b"B3\n")
+        await asyncio.sleep(LONG_S)
+    assert (await fed_ids(store))[100:] == ["B1", "B2", "B3"]
+    assert [rejected for *_, rejected, _ in await sums(store)] == [0, 0]
+
+
 async def test_an_older_file_that_begins_alike_is_not_taken_for_a_copy(store: Store, ids: Path) -> None:
     append(ids.with_name("ids.csv.1"), b"id,n\nOLD,1\n")
     os.utime(ids.with_name("ids.csv.1"), (1, 1))

@@ -18,7 +18,7 @@ from poller.core.model import Chunk
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import ReadOptions, Source, check_sources
+from poller.sources import ChunkWriter, ReadOptions, Source, check_sources, feed
 from poller.sources.files.drop_folder import move_into
 from poller.sources.files.glob_files import is_rotated
 from poller.store import open_store
@@ -116,7 +116,7 @@ async def test_dropped_files_are_read_whole_and_moved_to_done(store: Store, cloc
         (tmp_path / "c.jsonl").write_text('{"id": "C1"}\n')
         await asyncio.sleep(SOON_S)
     assert sorted(await fed_ids(store)) == ["A1", "B1", "B2", "C1"]
-    assert names(tmp_path / "done") == {"a.csv", "b.txt", "c.jsonl"}
+    assert names(tmp_path / "done") == {"a.csv", "b.1-rejected.txt", "c.jsonl"}
     assert names(tmp_path) == {"done"}
     assert sorted(await lines(store)) == [(1, 1, 0, 0), (2, 1, 0, 0), (3, 2, 0, 1)]
 
@@ -214,10 +214,86 @@ async def test_what_cannot_be_read_goes_to_failed_and_holds_up_no_other(
     assert any("unpack it" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.xlsx", b"PK\x03\x04[Content_Types].xml", "Excel workbook"),
+        ("a.csv", b"name,url\nx,y\n", "Columns found: 'name', 'url'"),
+        ("a.json", b'[{"name": 1}]', "line 1: no id: there is no key"),
+        ("a.txt", b"a b\nnull\n", "no line of"),
+    ],
+)
+async def test_a_dropped_file_without_a_usable_line_goes_to_failed(
+    store: Store, clock: Clock, tmp_path: Path, events: Events, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    await feed_all(store, clock, folder(tmp_path))
+    assert names(tmp_path / "failed") == {name}
+    assert not (tmp_path / "done").exists()
+    assert reason in named(events, "source.file_failed")[0]["reason"]
+
+
+async def test_a_dropped_file_with_some_rejected_lines_is_marked_in_its_name_and_in_the_log(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    (tmp_path / "a.txt").write_text("A1\na b\nnull\n")
+    (tmp_path / "b.txt").write_text("# none today\n")
+    await feed_all(store, clock, folder(tmp_path))
+    assert names(tmp_path / "done") == {"a.2-rejected.txt", "b.txt"}
+    [moved, _] = named(events, "source.file_moved")
+    assert (moved["log_level"], moved["rejected"]) == ("warning", 2)
+
+
+@pytest.mark.parametrize(("content", "where"), [("a b\n", "failed/a.txt"), ("A1\na b\n", "done/a.1-rejected.txt")])
+async def test_a_dropped_file_is_judged_alike_where_the_run_was_killed_before_it_was_moved(
+    store: Store, clock: Clock, tmp_path: Path, content: str, where: str
+) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    writer = ChunkWriter(store, lambda _chunk, _added: None)
+    await feed(str(tmp_path / "a.txt"), writer, READ)  # what a killed run had stored
+    await feed_all(store, clock, folder(tmp_path))
+    assert (tmp_path / where).exists()
+
+
+async def test_a_link_in_a_drop_folder_is_not_followed(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("SECRET\n")
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    (drop / "a.txt").symlink_to(secret)
+    (drop / "b.txt").write_text("B1\n")
+    await feed_all(store, clock, folder(drop))
+    assert await fed_ids(store) == ["B1"]
+    assert (drop / "failed/a.txt").is_symlink()
+    assert secret.read_text() == "SECRET\n"
+    assert "link" in named(events, "source.file_failed")[0]["reason"]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_pattern_follows_no_link(store: Store, clock: Clock, tmp_path: Path, follow: bool) -> None:
+    outside = tmp_path / "outside"
+    inside = tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    (outside / "s.txt").write_text("SECRET\n")
+    (inside / "a.txt").write_text("A1\n")
+    (inside / "l.txt").symlink_to(outside / "s.txt")
+    (inside / "d").symlink_to(outside)
+    (tmp_path / "alias").symlink_to(inside)
+    async with reading(store, clock, pattern(tmp_path / "alias" / "**" / "*.txt", follow=follow)):
+        if follow:  # a followed file that is replaced by a link is not followed there
+            (inside / "a.txt").unlink()
+            (inside / "a.txt").symlink_to(outside / "s.txt")
+            await asyncio.sleep(20)
+    assert await fed_ids(store) == ["A1"]
+
+
 async def test_a_file_that_cannot_be_moved_is_not_read_again_and_is_moved_later(
     store: Store, clock: Clock, tmp_path: Path, events: Events
 ) -> None:
-    (tmp_path / "done").write_text("in the way")
+    (tmp_path / "done").write_text("# in the way\n")
     (tmp_path / "a.txt").write_text("A1\n")
     async with reading(store, clock, folder(tmp_path, follow=True)):
         await asyncio.sleep(100)

@@ -9,7 +9,7 @@ import typer
 
 from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, run_async, settings_of
 from poller.core.errors import Exit, StoreUnusable
-from poller.core.model import AccountState, Added, Chunk, Position
+from poller.core.model import AccountState, Added, Chunk, Position, SourceSums
 
 EXAMPLES = "\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000"
 
@@ -70,6 +70,9 @@ class InputCounter:
 
     async def was_read(self, _position: Position) -> bool:
         return False
+
+    async def sources(self) -> Sequence[SourceSums]:
+        return ()
 
     async def add(self, _source: int, chunk: Chunk) -> Added:
         tasks = 0

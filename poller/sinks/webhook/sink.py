@@ -1,6 +1,7 @@
 """Finished tasks as signed POST requests: at least once, in order, with an id that duplicates share.
 
-Only 2xx is success. A record that the receiver refuses (4xx) becomes a dead letter; an unavailable receiver is retried.
+Only 2xx is success. A record that the receiver refuses (4xx) becomes a dead letter, after some retries where the fault
+may be the receiver's; an unavailable receiver is retried.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from poller.core.http_errors import http_error
 from poller.core.log import keep_secret
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
-from poller.core.retry_after import parse_retry_after
+from poller.core.retry_after import http_date, parse_retry_after
 from poller.sinks.backoff import jittered_s
 from poller.sinks.batches import Batch, BatchRefused, BatchSender
 from poller.sinks.table import SinkEnvironment, UrlTable
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 # Waits after the 1st, 2nd, … failure; the attempts of the Standard Webhooks text.
 SCHEDULE_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 NOT_NOW = {408, 425, 429}
+OF_THE_RECORD = {400, 409, 413, 414, 415, 422, 431, 451}  # other 4xx, such as 401 and 404, may be the receiver's fault
+PATIENCE = 5  # retries of those, on the first steps of the schedule, before a record is a dead letter
 UNAVAILABLE = {502, 503, 504, *range(520, 528), 530}  # sent by a proxy in front of the receiver
 
 # The reason words of `http_error`, for people.
@@ -140,6 +143,8 @@ class WebhookSink:
 
     async def _send(self, batch: Batch) -> Retry | BatchRefused | None:
         message = message_id(batch)
+        if self._key is not None and not all(map(_is_text, batch)):
+            return BatchRefused(reason="is not UTF-8: it cannot be signed")
         answer = await self._post(message, self._body(batch))
         result = self._retry(message, answer) if isinstance(answer, str) else self._classify(message, answer)
         if not isinstance(result, Retry):
@@ -178,14 +183,19 @@ class WebhookSink:
                 f"sink {self.name}: its receiver answered 410 Gone; remove the sink, or set another url. Undelivered "
                 "records stay in the state."
             )
-        if 400 <= status <= 499 and status not in NOT_NOW:
+        if status in OF_THE_RECORD:
             return BatchRefused(reason=reason)
         if 300 <= status <= 399:
             return self._retry(message, f"{reason}; redirects are not followed: set url to the target")
         failures = self._failures.get(message, 0) + 1
-        if status not in NOT_NOW | UNAVAILABLE and failures > len(self._table.retries_s):
+        retries = len(self._table.retries_s) if status > 499 else min(PATIENCE, len(self._table.retries_s))
+        if status not in NOT_NOW | UNAVAILABLE and failures > retries:
             return BatchRefused(reason=f"{reason}, {failures} times in a row", every_record=True)
-        requested_s = parse_retry_after(answer.headers.get("Retry-After"), sent_at=self._clock())
+        requested_s = parse_retry_after(
+            answer.headers.get("Retry-After"),
+            sent_at=http_date(answer.headers.get("Date")),
+            floor_s=self._table.retries_s[0],
+        )
         return self._retry(message, reason, requested_s=requested_s)
 
     def _retry(self, message: str, reason: str, *, requested_s: float | None = None) -> Retry:
@@ -198,3 +208,10 @@ class WebhookSink:
     def _tcp_connector(self) -> aiohttp.BaseConnector:
         trusted = trusted_by(self._table.ca_file, "sink webhook: ca_file")
         return aiohttp.TCPConnector(limit=0, ssl=trusted, force_close=True)
+
+
+def _is_text(delivery: Delivery) -> bool:
+    try:
+        return bool(delivery.body.decode())
+    except UnicodeDecodeError:
+        return False

@@ -1,4 +1,5 @@
-"""A drop folder: each file put into it is read whole once it is at rest, and then moved to `done` beside it.
+"""A drop folder: each file put into it is read whole once it is at rest, and then moved beside it: to `done`, or where
+no line of it was usable to `failed`. Where some lines were rejected, its new name contains how many.
 
 After a crash between storing and moving, the next run recognizes the file and only moves it.
 """
@@ -39,6 +40,7 @@ class _SeenFile:
     signature: tuple[int, int, int]  # inode, size, time of change
     since: float  # loop time at which it was first seen so
     move_to: str | None = None  # it is only to be moved: every line is stored, or it cannot be read
+    rejected: int = 0  # lines, of a file to be moved to `done`
     retry_move_at: float = 0.0  # after a move that failed
 
 
@@ -87,8 +89,9 @@ class DropFolder:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError):
-                        if entry.is_file() and not _TEMPORARY.fullmatch(entry.name):
-                            found.append((entry.name, entry.stat()))
+                        is_link = entry.is_symlink() and not entry.is_dir()
+                        if (is_link or entry.is_file(follow_symlinks=False)) and not _TEMPORARY.fullmatch(entry.name):
+                            found.append((entry.name, entry.stat(follow_symlinks=False)))
         except OSError as error:
             raise InputError(f"cannot read the folder {self._folder}: {error.strerror}") from None
         names = {name for name, _ in found}
@@ -117,7 +120,8 @@ class DropFolder:
         """Read the file and move it; False where it was still growing."""
         path = self._folder / name
         try:
-            if not await self._read(path, seen):
+            rejected = await self._read(path, seen)
+            if rejected is None:
                 return False
         except InputError as fault:
             if stat_of(str(path), follow_symlinks=False) is None:
@@ -125,23 +129,35 @@ class DropFolder:
             log.warning("source.file_failed", source=source_name(str(path)), reason=str(fault))
             seen.move_to = FAILED
         else:
-            seen.move_to = DONE
+            seen.move_to, seen.rejected = DONE, rejected
         self._started.discard(seen.signature[0])
         self._move(name, seen.move_to, seen)
         self._faults.clear()
         return True
 
-    async def _read(self, path: Path, seen: _SeenFile) -> bool:
-        """Store every line there is; return whether the file did not grow."""
-        if path.name.endswith(COMPRESSED):
-            raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
-        inode = seen.signature[0]
+    async def _read(self, path: Path, seen: _SeenFile) -> int | None:
+        """Store every line there is; return how many were rejected, None where the file grew meanwhile.
+
+        Raises `InputError` where no line is usable.
+        """
+        name, inode = source_name(str(path)), seen.signature[0]
         is_new = inode not in self._started
         self._started.add(inode)
-        await feed(str(path), self._store, self._options, whole=is_new)
-        known = await self._store.open_source(source_name(str(path)))
-        with open_file(str(path), 0) as file:
-            return known is not None and file.size == known[1].offset and file.holds(known[1])
+        if path.name.endswith(COMPRESSED):
+            raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
+        counts = await feed(str(path), self._store, self._options, whole=is_new, links=False)
+        known = await self._store.open_source(name)
+        with open_file(str(path), links=False) as file:
+            if known is None or file.size != known[1].offset or not file.holds(known[1]):
+                return None
+        usable, rejected = counts.usable, counts.rejected
+        if usable + counts.rejected < known[1].line:  # an earlier run read a part of it, or there are blank lines
+            sums = next(sums for sums in reversed(await self._store.sources()) if sums.name == name)
+            usable, rejected = sums.tasks + sums.duplicates, sums.rejected
+        if rejected and not usable:
+            first = f", {counts.first_reason}" if counts.first_reason else ""
+            raise InputError(f"cannot read the input: no line of {path} is usable{first}")
+        return rejected
 
     def _move(self, name: str, into: str, seen: _SeenFile) -> None:
         """Move the file. A failure is logged, and the move retried after `RETRY_MOVE_S`."""
@@ -150,23 +166,29 @@ class DropFolder:
             return
         path = self._folder / name
         try:
-            moved = move_into(path, self._folder / into)
+            moved = move_into(path, self._folder / into, mark=f".{seen.rejected}-rejected" if seen.rejected else "")
         except OSError as error:
             seen.retry_move_at = now + RETRY_MOVE_S
             log.warning("source.file_not_moved", source=source_name(str(path)), to=into, reason=error.strerror)
         else:
-            log.info("source.file_moved", source=source_name(str(path)), to=source_name(str(moved)))
+            report = log.warning if seen.rejected else log.info
+            report(
+                "source.file_moved",
+                source=source_name(str(path)),
+                to=source_name(str(moved)),
+                rejected=seen.rejected,
+            )
 
 
-def move_into(path: Path, folder: Path) -> Path:
-    """Move a file into a folder beside it, under a name that is free there; return where it is now.
+def move_into(path: Path, folder: Path, *, mark: str = "") -> Path:
+    """Move a file into a folder beside it, under a name with `mark` that is free there; return where it is now.
 
     Links, then unlinks: nothing is ever overwritten, and after a crash in between the next call finishes the move.
     """
     folder.mkdir(exist_ok=True)
     number = 0
     while True:
-        target = folder / (f"{path.stem}.{number}{path.suffix}" if number else path.name)
+        target = folder / f"{path.stem}{mark}{f'.{number}' if number else ''}{path.suffix}"
         try:
             os.link(path, target, follow_symlinks=False)
         except FileExistsError:
@@ -189,7 +211,7 @@ def _is_being_written(path: Path) -> bool:
     if not hasattr(fcntl, "F_SETLEASE"):
         return False
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -26,27 +26,35 @@ RETRY_POLLS = 60  # an unreadable file is opened again after this many at most
 _TRUNCATED = "the file was truncated before this line had its line break"
 
 
-async def follow(spec: str, store: FeedStore, options: ReadOptions, *, registry: FileRegistry | None = None) -> None:
+async def follow(
+    spec: str,
+    store: FeedStore,
+    options: ReadOptions,
+    *,
+    registry: FileRegistry | None = None,
+    links: bool = True,
+) -> None:
     """Feed the file at the path `spec` for as long as the run lasts.
 
     A line counts once its line break is there. What cannot be read is logged once, and waited for. A named pipe is
     reopened for each writer; a pipe without a name, which a shell's `<(…)` makes, ends with its writer.
     """
-    await _Follower(spec, store, options, registry or FileRegistry()).run()
+    await _Follower(spec, store, options, registry or FileRegistry(), links).run()
 
 
 class _Follower:
-    def __init__(self, spec: str, store: FeedStore, options: ReadOptions, registry: FileRegistry) -> None:
+    def __init__(self, spec: str, store: FeedStore, options: ReadOptions, registry: FileRegistry, links: bool) -> None:
         self._path = spec
         self._name = source_name(spec)
         self._store = store
         self._options = options
         self._registry = registry
+        self._links = links
         self._faults = FaultLog(self._name)
 
     async def run(self) -> None:
         while True:
-            before = stat_of(self._path)
+            before = stat_of(self._path, follow_symlinks=self._links)
             try:
                 if before is None or not stat.S_ISFIFO(before.st_mode):
                     await self._read_one_file()
@@ -65,7 +73,7 @@ class _Follower:
 
     async def _read_one_file(self) -> None:
         known = await self._store.open_source(self._name)
-        with next_file(self._path, None if known is None else known[1]) as (file, start):
+        with next_file(self._path, None if known is None else known[1], links=self._links) as (file, start):
             if known is not None and start is not None:
                 await self._read(file, known[0], start)
                 return
@@ -91,7 +99,7 @@ class _Follower:
         """Wait until the path shows another file or another state of it; not forever, for some faults do not show."""
         for _ in range(RETRY_POLLS):
             await asyncio.sleep(POLL_S)
-            if _signature(stat_of(self._path)) != _signature(before):
+            if _signature(stat_of(self._path, follow_symlinks=self._links)) != _signature(before):
                 return
 
 

@@ -10,9 +10,10 @@ from poller.core.model import Chunk, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile
-from poller.sources.files.read import resume_position, resumed_parser
+from poller.sources.files.read import is_line_open, resumed_parser
 from poller.sources.files.tail import Tail, Truncated, is_at
 from poller.sources.options import ReadOptions
+from poller.sources.parsing.content import recognize
 from poller.sources.parsing.parser import Parser
 
 log = structlog.get_logger()
@@ -94,17 +95,18 @@ class FollowedFile:
                 raise Truncated
             if self._is_last_line_open():
                 return None, None
-            start = resume_position(self._file, self.position)
-            self._parser = resumed_parser(self._file, start, self._options, self._name)
+            self._parser, start = resumed_parser(self._file, self.position, self._options, self._name)
             self._tail = Tail(self._file, start.offset, 2 * self._options.max_line_bytes)
         return self._parser, self._tail
 
     def _is_last_line_open(self) -> bool:
         """Whether an earlier run without `follow` took a last line without a line break, and nothing came since."""
-        offset = self.position.offset
-        if offset == 0 or self._file.at(offset - 1, 1) == b"\n":
+        if self.position.offset == 0:
             return False
-        return self._file.at(offset, 2) in (b"", b"\r")
+        content = recognize(self._file.beginning(), self._options.format, self._name)
+        following = self._file.at(self.position.offset, 2)
+        is_open = not content.is_json and is_line_open(self._file, self.position, content)
+        return is_open and following in (b"", "\r".encode(content.encoding))
 
     async def _commit(self, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:

@@ -55,7 +55,7 @@ class GlobReader:
         """Read each match to its end, one after the other. Raises `InputError`."""
         for path in self._matches():
             if self._registry.claim(path, self._source) and not await self._was_read_elsewhere(path):
-                await feed(path, self._writer, self._options)
+                await feed(path, self._writer, self._options, links=False)
 
     async def follow(self) -> None:
         """Follow every match for as long as it exists."""
@@ -68,8 +68,18 @@ class GlobReader:
                 await asyncio.sleep(POLL_S)
 
     def _matches(self) -> list[str]:
-        """Return the files that match, by name. `**` matches folders, also several."""
-        return sorted(path for path in glob.glob(self._pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207 - paths as written
+        """Return the regular files that match, by name. `**` matches folders, also several; no link is followed."""
+        found = glob.glob(self._pattern, recursive=True)  # noqa: PTH207 - paths as written
+        return sorted(path for path in found if os.path.isfile(path) and not self._leads_by_link(path))  # noqa: PTH113
+
+    def _leads_by_link(self, path: str) -> bool:
+        """Whether a part of the path that the pattern does not name itself is a link."""
+        fixed = os.path.dirname(self._pattern[: re.search(r"[*?[]|$", self._pattern).start()])  # type: ignore[union-attr]  # noqa: PTH120
+        while len(path) > len(fixed):
+            if os.path.islink(path):  # noqa: PTH114 - paths as written
+                return True
+            path = os.path.dirname(path)  # noqa: PTH120 - paths as written
+        return False
 
     async def _visit(self, path: str, matches: set[str], group: asyncio.TaskGroup) -> None:
         if path in self._followed:
@@ -80,7 +90,8 @@ class GlobReader:
         if is_rotated(path, matches):
             await self._read_rotated(path, facts)
         elif not self._registry.is_followed(facts) and not await self._was_read_elsewhere(path):
-            self._followed[path] = group.create_task(follow(path, self._writer, self._options, registry=self._registry))
+            following = follow(path, self._writer, self._options, registry=self._registry, links=False)
+            self._followed[path] = group.create_task(following)
 
     async def _read_rotated(self, path: str, facts: os.stat_result) -> None:
         """Read a file that has the name of a rotated one, once it is at rest and not followed; unless it was read."""
@@ -95,7 +106,7 @@ class GlobReader:
             return
         try:
             if not await self._was_read_elsewhere(path):
-                await feed(path, self._writer, self._options)
+                await feed(path, self._writer, self._options, links=False)
         except InputError as fault:
             log.warning("source.waited_for", source=source_name(path), reason=str(fault))
 
@@ -113,7 +124,7 @@ class GlobReader:
         if await self._writer.open_source(source_name(path)) is not None:
             return False
         try:
-            with open_file(path, 0) as file:
+            with open_file(path, links=False) as file:
                 size = file.size
                 position = Position(offset=size, fingerprint=file.fingerprint(size))
                 return size > 0 and await self._writer.was_read(position)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from poller.core.errors import InputError
 from poller.core.model import Position
+from poller.sources.parsing.content import BEGINNING_BYTES, refuse_other_content
 
 STDIN = "-"  # the source that is standard input
 
@@ -47,7 +48,8 @@ def _fault(path: Path) -> str | None:
         if stat.S_ISDIR(mode):
             return f"{path} is a folder, not a file"
         if stat.S_ISREG(mode):  # a pipe would notice a reader that comes and goes
-            path.open("rb").close()
+            with path.open("rb") as file:
+                refuse_other_content(file.read(BEGINNING_BYTES), str(path))
         elif not os.access(path, os.R_OK):
             return f"{path}: no permission to read it"
     except (OSError, ValueError) as error:
@@ -128,28 +130,47 @@ class OpenFile:
             yield block
             at += len(block)
 
-    def line_start(self, offset: int) -> int:
+    def line_start(self, offset: int, line_break: bytes) -> int:
         """Return the start of the line that contains the byte before `offset`."""
+        width = len(line_break)
         while offset > 0:
             length = min(PROVEN_BYTES, offset)
-            break_at = self.at(offset - length, length).rfind(b"\n")
+            piece = self.at(offset - length, length)
+            break_at = piece.rfind(line_break)
+            while break_at >= 0 and (offset - length + break_at) % width:  # two halves of two characters
+                break_at = piece.rfind(line_break, 0, break_at + width - 1)
             if break_at >= 0:
-                return offset - length + break_at + 1
+                return offset - length + break_at + width
             offset -= length
         return 0
 
+    def beginning(self) -> bytes:
+        """Return the first bytes by which the content is recognized, without NULs before them."""
+        at, found = 0, b""
+        while not found and (block := self.at(at)):
+            found = block.lstrip(b"\0")
+            at += len(block)
+        return self.at(at - len(found), BEGINNING_BYTES)
+
 
 @contextmanager
-def open_file(spec: str, stdin: int) -> Iterator[OpenFile]:
-    """Open a file or stream, and close it unless it is standard input. Raises `InputError` where that fails."""
+def open_file(spec: str, stdin: int = 0, *, links: bool = True) -> Iterator[OpenFile]:
+    """Open a file or stream, and close it unless it is standard input. Raises `InputError` where that fails.
+
+    Without `links` it must be a regular file: who may put a file into a folder could lead a link to a secret.
+    """
     name, fd = source_name(spec), stdin
+    if not links and Path(spec).is_symlink():
+        raise InputError(f"cannot read the input: {name} is a link; only regular files are read here")
     with _os_errors_translated(name):
-        if spec != STDIN:
-            fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer must not block
+        if spec != STDIN:  # a pipe without a writer must not block
+            fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
         mode = os.fstat(fd).st_mode
     try:
         if stat.S_ISDIR(mode):
             raise InputError(f"cannot read the input: {name} is a folder, not a file")
+        if not links and not stat.S_ISREG(mode):
+            raise InputError(f"cannot read the input: {name} is not a regular file")
         yield OpenFile(name=name, fd=fd, seekable=spec != STDIN and stat.S_ISREG(mode))
     finally:
         if spec != STDIN:

@@ -11,29 +11,38 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile, open_file
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.parser import Parser, detect_reader
+from poller.sources.parsing.content import Content, recognize
+from poller.sources.parsing.parser import Parser
 
 log = structlog.get_logger()
 
 
-async def feed(spec: str, store: FeedStore, options: ReadOptions, *, stdin: int = 0, whole: bool = False) -> None:
-    """Read a source (a path, or "-" for `stdin`) to its end into the store.
+async def feed(
+    spec: str,
+    store: FeedStore,
+    options: ReadOptions,
+    *,
+    stdin: int = 0,
+    whole: bool = False,
+    links: bool = True,
+) -> SourceCounts:
+    """Read a source (a path, or "-" for `stdin`) to its end into the store; return where its lines went in this run.
 
     A file known to the store is resumed where it was left, one that changed is read from the start, a stream is
     always new. `whole`: nothing writes to the file any more; one that begins like a file read to its end is a new one.
-    Raises `InputError` for what cannot be read, and for a CSV header without an id column.
+    Raises `InputError` for what cannot be read, and for a CSV header without an id column; without `links`, also for
+    all but regular files.
     """
-    with open_file(spec, stdin) as file:
+    with open_file(spec, stdin, links=links) as file:
+        counts = SourceCounts(file.name)
         number, start = await _find_start(file, store, whole=whole)
         if start.ended and file.seekable and file.size == start.offset:
             log.info("source.found_unchanged", source=file.name, lines=start.line)
-            return
-        start = resume_position(file, start)
+            return counts
+        parser, start = resumed_parser(file, start, options, file.name)
         log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
-        counts = SourceCounts(file.name)
         if file.seekable:
             os.lseek(file.fd, start.offset, os.SEEK_SET)
-        parser = resumed_parser(file, start, options, file.name)
 
         async def commit(chunk: Chunk) -> None:
             if file.seekable:
@@ -51,6 +60,7 @@ async def feed(spec: str, store: FeedStore, options: ReadOptions, *, stdin: int 
         for chunk in parser.end():
             await commit(chunk)
         counts.log_end()
+        return counts
 
 
 async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple[int, Position]:
@@ -63,21 +73,32 @@ async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple
     return await store.new_source(file.name), Position()
 
 
-def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: str) -> Parser:
-    """Return a parser for what follows `start`, in the format that the part before it shows. `name` is for errors."""
-    reader = detect_reader(file.blocks_before(start.offset), options, name) if start.offset else None
-    return Parser(options, name, start=start, reader=reader)
+def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: str) -> tuple[Parser, Position]:
+    """Return a parser for what follows `start`, in the format that the part before it shows, and where it resumes.
+
+    `name` is for errors.
+    """
+    content = recognize(file.beginning(), options.format, name) if start.offset else Content()
+    start = _resume_position(file, start, content)
+    return Parser.resumed(options, name, start, content, file.blocks_before(start.offset)), start
 
 
-def resume_position(file: OpenFile, start: Position) -> Position:
+def _resume_position(file: OpenFile, start: Position, content: Content) -> Position:
     """Return where to resume a file that ended without a line break and has grown since.
 
     If only the line break came: behind it. If the line itself grew: at its start, for only a part of it was read.
     """
-    if start.offset == 0 or file.at(start.offset - 1, 1) == b"\n":
+    if start.offset == 0 or content.is_json or not is_line_open(file, start, content):
         return start
-    following = file.at(start.offset, 2)
-    if following.startswith(b"\n") or following == b"\r\n":
-        return replace(start, offset=start.offset + following.index(b"\n") + 1)
+    ending, carriage = content.break_bytes, "\r".encode(content.encoding)
+    following = file.at(start.offset, 2 * len(ending))
+    if following.startswith(ending) or following == carriage + ending:
+        return replace(start, offset=start.offset + following.index(ending) + len(ending))
     log.warning("source.line_grew", source=file.name, line=start.line)
-    return replace(start, offset=file.line_start(start.offset), line=start.line - 1)
+    return replace(start, offset=file.line_start(start.offset, ending), line=start.line - 1)
+
+
+def is_line_open(file: OpenFile, position: Position, content: Content) -> bool:
+    """Whether the file had no line break yet where it was read to."""
+    width = len(content.break_bytes)
+    return position.offset > 0 and file.at(position.offset - width, width) != content.break_bytes

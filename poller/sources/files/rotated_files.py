@@ -23,20 +23,20 @@ _NextFile = tuple[OpenFile, Position | None]  # where to resume it; None: it was
 
 
 @contextmanager
-def next_file(spec: str, known: Position | None) -> Iterator[_NextFile]:
+def next_file(spec: str, known: Position | None, *, links: bool = True) -> Iterator[_NextFile]:
     """Open the file to read now of a source read up to `known`; yield it with the position to resume from, None for a
-    file that was never read. Raises `InputError` where there is nothing yet."""
+    file that was never read. Raises `InputError` where there is nothing yet, and for a link without `links`."""
     with ExitStack() as kept:
         with ExitStack() as stack:
-            file, start = _choose(spec, known, stack)
+            file, start = _choose(spec, known, stack, links)
             fd = os.dup(file.fd)  # all others are closed
             kept.callback(os.close, fd)
         yield replace(file, fd=fd), start
 
 
-def _choose(spec: str, known: Position | None, stack: ExitStack) -> _NextFile:
+def _choose(spec: str, known: Position | None, stack: ExitStack, links: bool) -> _NextFile:
     try:
-        at_path = _open_file(Path(spec), stack)
+        at_path = _open_file(Path(spec), stack, links)
     except InputError:
         if known is None or (chosen := _choose_known(spec, None, known, stack)) is None:
             raise
@@ -47,9 +47,10 @@ def _choose(spec: str, known: Position | None, stack: ExitStack) -> _NextFile:
 
 def _choose_known(spec: str, at_path: OpenFile | None, known: Position, stack: ExitStack) -> _NextFile | None:
     """Return the file to read before the one at the path, or that one if it is to be resumed; else None."""
-    name, folder = source_name(spec), _Folder(Path(spec), at_path, stack)
-    last_read = folder.last_read(known)
-    if last_read is not None:
+    name, folders = source_name(spec), _folders(spec, at_path, stack)
+    found = [(folder, file) for folder in folders if (file := folder.last_read(known)) is not None]
+    if found:
+        folder, last_read = found[0]
         if last_read.size > known.offset or not known.ended:
             log.info("source.rest_found", source=name, file=last_read.name, offset=known.offset, line=known.line)
             return last_read, known
@@ -59,7 +60,7 @@ def _choose_known(spec: str, at_path: OpenFile | None, known: Position, stack: E
             return at_path, known
         if at_path is not None and not known.ended:
             log.warning("source.rest_not_found", source=name, offset=known.offset, line=known.line)
-        unread = folder.rewritten(known)
+        unread = next((file for folder in folders if (file := folder.rewritten(known)) is not None), None)
     if unread is None:
         return None
     log.info("source.unseen_found", source=name, file=unread.name)
@@ -69,14 +70,21 @@ def _choose_known(spec: str, at_path: OpenFile | None, known: Position, stack: E
 def has_copy(spec: str, file: OpenFile, known: Position) -> bool:
     """Whether another file of the folder holds what was read of `file` up to `known`."""
     with ExitStack() as stack:
-        return _Folder(Path(spec), file, stack).last_read(known) is not None
+        return any(folder.last_read(known) is not None for folder in _folders(spec, file, stack))
 
 
-def _open_file(path: Path, stack: ExitStack) -> OpenFile:
-    file = stack.enter_context(open_file(str(path), 0))
+def _open_file(path: Path, stack: ExitStack, links: bool) -> OpenFile:
+    file = stack.enter_context(open_file(str(path), links=links))
     if not file.seekable:
         raise InputError(f"cannot follow {path}: it is neither a file nor a named pipe")
     return file
+
+
+def _folders(spec: str, current: OpenFile | None, stack: ExitStack) -> list["_Folder"]:
+    """Return where rotated files may be: beside the path, and where it is a link beside the file it leads to."""
+    path = Path(spec)
+    paths = (path, Path(os.path.realpath(path))) if path.is_symlink() else (path,)
+    return [_Folder(each, current, stack) for each in paths]
 
 
 class _Folder:
@@ -147,7 +155,7 @@ class _Folder:
         if path.name.endswith(COMPRESSED):
             return None
         try:
-            return _open_file(path, self._stack)
+            return _open_file(path, self._stack, links=False)
         except InputError:
             return None
 

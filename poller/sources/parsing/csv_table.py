@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from poller.core.errors import InputError
+from poller.core.csv_cells import without_mark
 from poller.core.model import Fed
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, id_from, text_of
+from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, find_name, id_from, text_of
 from poller.sources.parsing.lines import Line
 
 _DELIMITERS = (",", ";", "\t")
-_COLUMNS_SHOWN = 20
-_NAME_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +22,7 @@ class CsvReader:
     options: ReadOptions
     delimiter: str
     names: tuple[str, ...]  # the columns, each name once
+    has_header: bool = True  # the first line names the columns
     id_at: int
     account_at: int | None
 
@@ -70,7 +69,9 @@ class CsvReader:
             )
         if self.id_at >= len(fields):
             raise ValueError(f"no id: the line ends before the column {self.names[self.id_at]}")
-        task_id = id_from(fields[self.id_at])
+        if fields[self.id_at] in self.names:
+            raise ValueError("a second header line, not a record: feed files with other columns by themselves")
+        task_id = id_from(without_mark(fields[self.id_at]))
         account = self.options.default_account
         ref = dict(zip(self.names, fields, strict=False))
         del ref[self.names[self.id_at]]
@@ -80,13 +81,8 @@ class CsvReader:
 
     def is_record(self, text: str) -> bool:
         """Whether a line alone is a record: every column and a usable id."""
-        alone = csv.reader((text, ""), delimiter=self.delimiter)
-        try:
-            fields = next(alone)
-            id_from(fields[self.id_at])
-        except (csv.Error, ValueError, IndexError):
-            return False
-        return alone.line_num == 1 and len(fields) == len(self.names)
+        fields = _columns(text, self.delimiter) or []
+        return len(fields) == len(self.names) and _is_id(without_mark(fields[self.id_at]))
 
 
 class _RecordLines:
@@ -131,38 +127,45 @@ class _RecordLines:
         return text + line_break
 
 
-def find_table(header: str, options: ReadOptions) -> CsvReader | None:
-    """Return the reader of the records below `header`, None if it is not a CSV header with an id column."""
-    tables = [table for delimiter in _DELIMITERS if (table := _table(header, delimiter, options)) is not None]
+def find_table(line: str, options: ReadOptions, delimiter: str | None = None) -> CsvReader | None:
+    """Return the reader of the records that `line` begins, None if it is no CSV with an id column.
+
+    `line` is the header; the first record where the id column is given by number and `line` has an id there.
+    """
+    delimiters = (delimiter,) if delimiter else _DELIMITERS
+    tables = [table for each in delimiters if (table := _table(line, each, options)) is not None]
     return max(tables, key=lambda table: len(table.names), default=None)
 
 
-def require_table(header: str, options: ReadOptions, source: str) -> CsvReader:
-    """As `find_table`, but raises `InputError` naming the columns found."""
-    table = find_table(header, options)
-    if table is not None:
-        return table
-    columns = max((_columns(header, delimiter) or [] for delimiter in _DELIMITERS), key=len)
-    found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in columns[:_COLUMNS_SHOWN]) or "none"
-    raise InputError(
-        f"{source}: the CSV header has no column {' or '.join(options.id_names)}. Columns found: {found}. "
-        "Name the one that holds the task ids with --id-column."
-    )
+def columns_of(line: str, delimiter: str | None = None) -> list[str]:
+    """Return the fields of a line, by the delimiter that gives most."""
+    return max((_columns(line, each) or [] for each in ((delimiter,) if delimiter else _DELIMITERS)), key=len)
 
 
-def _table(header: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
-    columns = _columns(header, delimiter)
-    id_at = _find(columns, options.id_names) if columns else None
-    if columns is None or id_at is None:
+def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
+    columns = _columns(line, delimiter) or []
+    id_at, has_header = find_name(columns, options.id_names), True
+    number = options.id_number if line.lstrip()[:1] not in ("{", "[") else None
+    if id_at is None and number is not None and number <= len(columns):
+        id_at, has_header = number - 1, not _is_id(columns[number - 1])
+    if id_at is None:
         return None
-    account_at = _find(columns, (ACCOUNT_NAME,))
+    account_at = find_name(columns, (ACCOUNT_NAME,)) if has_header else None
     return CsvReader(
         options=options,
         delimiter=delimiter,
-        names=_distinct(columns),
+        names=_distinct(columns if has_header else [""] * len(columns)),
+        has_header=has_header,
         id_at=id_at,
         account_at=account_at if account_at != id_at else None,
     )
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return bool(id_from(text))
+    except ValueError:
+        return False
 
 
 def _columns(header: str, delimiter: str) -> list[str] | None:
@@ -173,15 +176,6 @@ def _columns(header: str, delimiter: str) -> list[str] | None:
     except csv.Error:
         return None
     return [name.strip() for name in names] if reader.line_num == 1 else None
-
-
-def _find(columns: Sequence[str], names: Sequence[str]) -> int | None:
-    """Return the column of the first of `names` that exists; an exact match wins over one that ignores case."""
-    for name in names:
-        if name in columns:
-            return columns.index(name)
-    folded = [column.casefold() for column in columns]
-    return next((folded.index(name.casefold()) for name in names if name.casefold() in folded), None)
 
 
 def _distinct(columns: Sequence[str]) -> tuple[str, ...]:

@@ -9,17 +9,22 @@ import msgspec
 import orjson
 
 from poller.core.model import Fed, Rejection
-from poller.core.task_id import TASK_ID_PATTERN, task_id_of
+from poller.core.task_id import ROUNDED_PATTERN, TASK_ID_PATTERN, WORD_PATTERN, task_id_of
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.lines import Line, OverlongLine, excerpt
 
 ACCOUNT_NAME = "account"
 NAMES_SHOWN = 10
+_FOUND_SHOWN, _NAME_SHOWN = 20, 40  # names, and characters of each
 
-_PLAIN_ID = re.compile(TASK_ID_PATTERN.encode())
-_PLAIN_IDS = re.compile(rb"(?:[A-Za-z0-9\-_~=+][A-Za-z0-9\-._~=+]{0,255}\n)*")  # no dot in front: `..` is no id
+_NEVER_ID = f"(?:{ROUNDED_PATTERN}|{WORD_PATTERN})"
+_PLAIN_ID = re.compile(rf"(?!{_NEVER_ID}\Z){TASK_ID_PATTERN}".encode())
+_PLAIN_IDS = re.compile(  # no dot in front: `..` is no id
+    rf"(?:(?!{_NEVER_ID}\n)[A-Za-z0-9\-_~=+][A-Za-z0-9\-._~=+]{{0,255}}\n)*".encode()
+)
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _STATUS_URL = re.compile(r"https?://[^/?#\s]+/(?:[^?#]*/)?tasks/([^/?#]*)/status/?(?:[?#].*)?", re.IGNORECASE)
+_CELL_ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NULL!|NUM!)")
 _JSON_STARTS = (b"{", b"[", b'"')
 _DEEPEST_REF = 254  # levels: the most that orjson writes; readers accept far more
 
@@ -90,21 +95,32 @@ def _plain_ids(lines: Sequence[Line]) -> list[str]:
 
 
 def is_comment(text: str) -> bool:
-    """Whether a line of text is a comment."""
-    return text.lstrip().startswith("#")
+    """Whether a line of text is a comment; a spreadsheet's `#N/A` or `#REF!` is none."""
+    stripped = text.strip()
+    return stripped.startswith("#") and _CELL_ERROR.fullmatch(stripped) is None
 
 
 def text_of(line: Line) -> str:
-    """Return the line as text, without its line break. Raises `ValueError` where it is not text or too long."""
+    """Return the line as text, without its line break. Raises `ValueError` where it is binary or too long.
+
+    Bytes that are not UTF-8 become U+FFFD, which no id may contain: they cost their own column, not the line.
+    """
     if isinstance(line, OverlongLine):
         raise ValueError(f"the line is {line.length} bytes long, more than a line may have")  # noqa: TRY004 - not a type
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line): save the file as UTF-8") from None
+    text = line.decode("utf-8", "replace")
     if "\0" in text:
         raise ValueError("the line holds NUL characters: if the file is UTF-16, save it as UTF-8")
     return text.removesuffix("\r")
+
+
+def is_json(text: str, columns: Sequence[str]) -> bool:
+    """Whether a line of text with these columns is meant as JSON."""
+    return text.lstrip().startswith(("{", "[")) or (text.lstrip().startswith('"') and len(columns) == 1)
+
+
+def is_url(text: str) -> bool:
+    """Whether a line of text is meant as a URL."""
+    return _URL.match(text.strip()) is not None
 
 
 def id_from(text: str) -> str:
@@ -115,6 +131,24 @@ def id_from(text: str) -> str:
     if url := _STATUS_URL.fullmatch(text):
         return task_id_of(url.group(1))
     raise ValueError("a URL, but not that of a task's status (…/tasks/{id}/status)")
+
+
+def find_name(names: Sequence[str], wanted: Sequence[str]) -> int | None:
+    """Return where the first of `wanted` is that exists; an exact match wins over one that ignores case."""
+    for name in wanted:
+        if name in names:
+            return names.index(name)
+    folded = [name.casefold() for name in names]
+    return next((folded.index(name.casefold()) for name in wanted if name.casefold() in folded), None)
+
+
+def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:
+    """Return, for people, that no key or column is named as the id's, which there are, and the remedy."""
+    found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in names[:_FOUND_SHOWN]) or "none"
+    return (
+        f"there is no {noun} {' or '.join(options.id_names)}. {noun.capitalize()}s found: {found}. "
+        "Name the one that holds the task ids with --id-column"
+    )
 
 
 def account_from(value: object, options: ReadOptions) -> str:
@@ -141,9 +175,11 @@ def read_json(line: bytes, options: ReadOptions) -> Fed:
         raise ValueError(f"broken JSON: {error}") from None
     if not isinstance(value, dict):
         return Fed(account=options.default_account, task_id=_json_id(value, line))
-    name = next((name for name in options.id_names if name in value), None)
-    if name is None:
-        raise ValueError(f"no id: none of the keys {', '.join(options.id_names)}")
+    keys = list(value)
+    id_at = find_name(keys, options.id_names)
+    if id_at is None:
+        raise ValueError(f"no id: {missing_name('key', keys, options)}")
+    name = keys[id_at]
     if len(value) == 1 and isinstance(value[name], str):
         return Fed(account=options.default_account, task_id=id_from(value[name]))
     raw = _raw_values(line, value)
@@ -159,8 +195,10 @@ def _json_id(value: object, raw: bytes) -> str:
     if isinstance(value, str):
         return id_from(value)
     digits = raw.strip()
-    if digits.isdigit():  # not str(value): orjson reads integers beyond 64 bits as floats
+    if digits.isdigit() or value is None:  # not str(value): orjson reads integers beyond 64 bits as floats
         return task_id_of(digits.decode("ascii"))
+    if isinstance(value, float):
+        raise ValueError(f"{digits.decode('ascii')} is not a whole number: a program rounded the id")  # noqa: TRY004
     raise ValueError("the id is neither a string nor a whole number")
 
 

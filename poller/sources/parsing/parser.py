@@ -1,16 +1,31 @@
 """Turn blocks of bytes into chunks of parsed lines. Pure: the result does not depend on the size of the blocks."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, Self
 
+from poller.core.errors import InputError
 from poller.core.model import Chunk, Position, Rejection
+from poller.core.task_id import is_rounded
+from poller.core.text import printable
 from poller.sources.options import ReadOptions
-from poller.sources.parsing.csv_table import CsvReader, find_table, require_table
-from poller.sources.parsing.line import ParsedLines, PlainLines, is_comment, text_of
-from poller.sources.parsing.lines import Line, LineSplitter, excerpt
+from poller.sources.parsing.content import BEGINNING_BYTES, Content, recognize
+from poller.sources.parsing.csv_table import CsvReader, columns_of, find_table
+from poller.sources.parsing.line import (
+    ParsedLines,
+    PlainLines,
+    id_from,
+    is_comment,
+    is_json,
+    is_url,
+    missing_name,
+    text_of,
+)
+from poller.sources.parsing.lines import JsonSplitter, Line, LineSplitter, excerpt
 
-_BOM = "\N{ZERO WIDTH NO-BREAK SPACE}".encode()
+_SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?\s*", re.IGNORECASE)  # a first line that Excel reads and writes
+_LINE_SHOWN = 80  # characters
 
 
 class LineReader(Protocol):
@@ -21,38 +36,87 @@ class LineReader(Protocol):
         many lines that took. Fewer than `count`: it needs more lines, unless `final`."""
 
 
-def reader_for(line: str, options: ReadOptions, source: str) -> LineReader:
-    """Return the reader for input whose first line with content is `line`. Raises `InputError` for CSV without ids."""
-    if options.format == "csv":
-        return require_table(line, options, source)
-    table = find_table(line, options) if options.format == "auto" else None
-    return table or PlainLines(options=options)
+def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | None) -> LineReader:
+    """Return the reader for input whose first usable line is `line`.
+
+    Raises `InputError` for CSV without an id column, naming what was found, and `ValueError` for a line that shows no
+    format, such as a title.
+    """
+    if options.format in ("auto", "csv") and (table := find_table(line, options, delimiter)) is not None:
+        return table
+    columns = columns_of(line, delimiter)
+    if options.format == "csv" and len(columns) == 1 and " " in line.strip():
+        raise ValueError(f"a title, not a header: {missing_name('column', columns, options)}")
+    if options.format == "csv" or (options.format == "auto" and delimiter):
+        raise _no_id_column(line, columns, options, source)
+    if options.format == "auto" and not is_json(line, columns):
+        try:
+            id_from(line)
+        except ValueError:
+            if sum(map(bool, columns)) > 1 and not is_url(line) and not is_rounded(line.strip()):
+                raise _no_id_column(line, columns, options, source) from None
+            raise
+    return PlainLines(options=options)
+
+
+def _no_id_column(line: str, columns: Sequence[str], options: ReadOptions, source: str) -> InputError:
+    begins = printable(line.strip()[:_LINE_SHOWN])
+    return InputError(
+        f"{source}: {missing_name('column', columns, options)}: its name, or its number where the file has no header. "
+        f"The first line: {begins}"
+    )
 
 
 class Parser:
     """Parses one source. Holds at most one block, one unfinished line and one chunk."""
 
-    def __init__(
-        self, options: ReadOptions, source: str, *, start: Position | None = None, reader: LineReader | None = None
-    ) -> None:
-        """`source` names the input in errors; `start` is where it resumes, and `reader` its format if that is known."""
+    def __init__(self, options: ReadOptions, source: str, content: Content | None = None) -> None:
+        """`source` names the input in errors; `content` is how it is read, None where its first bytes decide."""
+        self.reader: LineReader | None = None  # None until a usable line was seen
         self._options = options
         self._source = source
-        self._position = replace(start or Position(), fingerprint="", ended=False)
-        self.reader = reader  # None until a line with content was seen
-        self._splitter = LineSplitter(options.max_line_bytes)
+        self._position = Position()
+        self._content = content
+        self._splitter = LineSplitter(options.max_line_bytes, Content())
+        self._beginning = bytearray()  # what was not recognized yet
+        self._nuls = 0  # before it: a writer went on at its old offset after its file was truncated
         self._pending: list[Line] = []
-        self._at_beginning = self._position.offset == 0
-        self._last_break = 1  # length of the line break after the last line
+        self._delimiter: str | None = None  # named by a first line `sep=;`
+
+    @classmethod
+    def resumed(
+        cls, options: ReadOptions, source: str, start: Position, content: Content, before: Iterator[bytes]
+    ) -> Self:
+        """Return a parser for what follows `start`, in the format that the input `before` it shows."""
+        parser = cls(options, source)
+        if start.offset == 0:
+            return parser
+        parser._begin(content)
+        known = cls(options, source, content)
+        for block in before:
+            for _chunk in known.push(block):
+                pass
+            known.flush()
+            if known.reader is not None:
+                break
+        for _chunk in known.end() if known.reader is None else ():
+            pass
+        parser.reader, parser._delimiter = known.reader, known._delimiter
+        parser._position = replace(start, fingerprint="", ended=False)
+        return parser
 
     @property
     def is_within_line(self) -> bool:
         """Whether the last line has no line break yet."""
-        return self._splitter.is_within_line
+        return bool(self._beginning) or self._splitter.is_within_line
 
     def push(self, block: bytes) -> Iterator[Chunk]:
-        """Yield the full chunks that `block` completes."""
-        self._append(self._splitter.push(block))
+        """Yield the full chunks that `block` completes. Raises `InputError` for what is no text, and for CSV without
+        an id column."""
+        if self._begun:
+            self._pending += self._splitter.push(block)
+        elif not self._collect(block):
+            return
         while len(self._pending) >= self._options.chunk_lines:
             chunk = self._take(self._options.chunk_lines, final=False)
             if chunk is None:
@@ -61,43 +125,80 @@ class Parser:
 
     def flush(self) -> Chunk | None:
         """Return a chunk of the lines at hand, None where there are none that can be read yet."""
+        if self._beginning:
+            self._recognize()
         return self._take(len(self._pending), final=False)
 
     def end(self) -> Iterator[Chunk]:
         """Yield what is left. The last chunk, which may be empty, marks the source as ended."""
+        self._end_beginning()
         last = self._splitter.rest()
         if last is not None:
-            self._append([last])
-            self._last_break = 0
+            self._pending.append(last)
         while len(self._pending) > self._options.chunk_lines:
             chunk = self._take(self._options.chunk_lines, final=True)
             if chunk is not None:
                 yield chunk
         chunk = self._take(len(self._pending), final=True)
-        self._position = replace(self._position, ended=True)
+        offset = self._position.offset + self._splitter.trailing_bytes
+        self._position = replace(self._position, offset=offset, ended=True)
         yield replace(chunk or Chunk(fed=(), rejected=(), blank=0, position=self._position), position=self._position)
 
     def end_within_line(self, reason: str) -> Iterator[Chunk]:
         """As `end`, but reject a last line without a line break: it is only a part of one."""
+        self._end_beginning()
         torn = self._splitter.rest()
+        size = 0 if torn is None else self._splitter.sizes.pop()
         for chunk in self.end():
             if torn is None or not chunk.position.ended:
                 yield chunk
                 continue
             rejection = Rejection(line=chunk.position.line + 1, reason=reason, excerpt=excerpt(torn))
-            self._position = replace(
-                chunk.position, offset=chunk.position.offset + len(torn), line=chunk.position.line + 1
-            )
+            self._position = replace(chunk.position, offset=chunk.position.offset + size, line=chunk.position.line + 1)
             yield replace(chunk, rejected=(*chunk.rejected, rejection), position=self._position)
 
-    def _append(self, lines: list[Line]) -> None:
-        if self._at_beginning and lines:
-            self._at_beginning = False
-            first = lines[0]
-            if isinstance(first, bytes) and first.startswith(_BOM):
-                lines[0] = first.removeprefix(_BOM)
-                self._position = replace(self._position, offset=len(_BOM))
-        self._pending += lines
+    # --- the beginning
+
+    _begun = False
+
+    def _collect(self, block: bytes) -> bool:
+        """Keep the first bytes until they can be recognized; return whether they are."""
+        if not self._beginning:
+            found = block.lstrip(b"\0")
+            self._nuls += len(block) - len(found)
+            block = found
+        self._beginning += block
+        if len(self._beginning) < BEGINNING_BYTES:
+            return False
+        self._recognize()
+        return True
+
+    def _recognize(self) -> None:
+        beginning = bytes(self._beginning)
+        self._beginning.clear()
+        content = self._content or recognize(beginning[:BEGINNING_BYTES], self._options.format, self._source)
+        self._begin(content)
+        self._position = replace(self._position, offset=self._nuls + content.mark_bytes)
+        self._pending += self._splitter.push(beginning[content.mark_bytes :])
+
+    def _begin(self, content: Content) -> None:
+        self._begun = True
+        splitter = JsonSplitter if content.is_json else LineSplitter
+        self._splitter = splitter(self._options.max_line_bytes, content)
+        if content.is_json:
+            self.reader = PlainLines(options=replace(self._options, format="jsonl"))
+
+    def _end_beginning(self) -> None:
+        """Recognize an input that is short. One of NULs alone is a line that is refused."""
+        if self._begun:
+            return
+        has_only_nuls = self._nuls > 0 and not self._beginning
+        self._recognize()
+        if has_only_nuls:
+            self._pending.append(b"\0")
+            self._splitter.sizes.append(0)
+
+    # --- lines
 
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
@@ -116,41 +217,34 @@ class Parser:
         return Chunk(fed=tuple(into.fed), rejected=tuple(into.rejected), blank=into.blank, position=self._position)
 
     def _detect(self, count: int, into: ParsedLines) -> int:
-        """Read lines up to the first that shows the format, a CSV header included; return how many."""
+        """Read lines up to the first that shows the format, a CSV header included; return how many.
+
+        A title before it is a rejected line.
+        """
         for at, line in enumerate(self._pending[:count]):
             try:
                 text = text_of(line)
+                if not text.strip() or is_comment(text) or self._names_delimiter(text):
+                    into.blank += 1
+                    continue
+                self.reader = reader_for(text, self._options, self._source, self._delimiter)
             except ValueError as reason:
                 into.reject(self._position.line + at + 1, line, reason)
                 continue
-            if text.strip() and not is_comment(text):
-                self.reader = reader_for(text, self._options, self._source)
-                if not isinstance(self.reader, CsvReader):
-                    return at
-                into.blank += 1
-                return at + 1
+            if not (isinstance(self.reader, CsvReader) and self.reader.has_header):
+                return at
             into.blank += 1
+            return at + 1
         return count
 
+    def _names_delimiter(self, text: str) -> bool:
+        if self._options.format not in ("auto", "csv") or (found := _SEPARATOR.fullmatch(text)) is None:
+            return False
+        self._delimiter = found[1]
+        return True
+
     def _advance(self, lines: int) -> None:
-        length = sum(map(len, self._pending[:lines])) + lines
-        del self._pending[:lines]
-        if not self._pending:
-            length += self._last_break - 1
-        self._position = replace(
-            self._position, offset=self._position.offset + length, line=self._position.line + lines
-        )
-
-
-def detect_reader(blocks: Iterator[bytes], options: ReadOptions, source: str) -> LineReader | None:
-    """Return the reader for a source that begins with `blocks`; None if they do not show the format yet."""
-    parser = Parser(options, source)
-    for block in blocks:
-        for _chunk in parser.push(block):
-            pass
-        parser.flush()
-        if parser.reader is not None:
-            return parser.reader
-    for _chunk in parser.end():
-        pass
-    return parser.reader
+        sizes = self._splitter.sizes
+        offset = self._position.offset + sum(sizes[:lines])
+        del self._pending[:lines], sizes[:lines]
+        self._position = replace(self._position, offset=offset, line=self._position.line + lines)

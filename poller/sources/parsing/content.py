@@ -1,0 +1,93 @@
+"""Recognizes an input by its first bytes: its encoding, what ends its lines, and content that is no text. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from poller.core.errors import InputError
+from poller.sources.options import Format
+
+BEGINNING_BYTES = 4096  # what is known of an input when it is recognized
+
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+_UNPACK, _TO_CSV = "Unpack it, and feed the file inside.", "Save it as CSV (UTF-8), and feed that file."
+_NOT_TEXT: tuple[tuple[bytes, str, str], ...] = (  # first bytes, what has them, the remedy
+    (b"\x1f\x8b", "compressed by gzip", _UNPACK),
+    (b"\x1f\x9d", "compressed by compress", _UNPACK),
+    (b"BZh", "compressed by bzip2", _UNPACK),
+    (b"\xfd7zXZ\0", "compressed by xz", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK),
+    (b"\x04\x22\x4d\x18", "compressed by lz4", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook (.xls)", _TO_CSV),
+    (b"%PDF-", "a PDF document", _TO_CSV),
+    (b"PAR1", "a Parquet file", _TO_CSV),
+    (b"SQLite format 3\0", "a SQLite database", "Export its ids as CSV, and feed that file."),
+    (b"\xff\xfe\0\0", "encoded in UTF-32", "Save it as UTF-8."),
+)
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # never in a line of text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """How the bytes of an input become lines."""
+
+    encoding: Literal["utf-8", "utf-16-le", "utf-16-be"] = "utf-8"
+    line_break: Literal["\n", "\r"] = "\n"
+    is_json: bool = False  # one JSON text: arrays, or objects over several lines; a line is an element
+    mark_bytes: int = 0  # a byte order mark before the first line
+
+    @property
+    def break_bytes(self) -> bytes:
+        """What ends a line in the source."""
+        return self.line_break.encode(self.encoding)
+
+
+def recognize(beginning: bytes, format: Format, source: str) -> Content:  # noqa: A002 - the option's name
+    """Return how an input with these first bytes is read. Raises `InputError` for content that is no text."""
+    for mark, encoding in _UTF16_MARKS.items():
+        if beginning.startswith(mark) and not beginning.startswith(b"\xff\xfe\0\0"):
+            text = beginning[2 : len(beginning) // 2 * 2].decode(encoding, "replace").encode()
+            return _text_content(text, format, encoding, 2)
+    refuse_other_content(beginning, source)
+    mark_bytes = len(_UTF8_MARK) if beginning.startswith(_UTF8_MARK) else 0
+    return _text_content(beginning[mark_bytes:], format, "utf-8", mark_bytes)
+
+
+def _text_content(text: bytes, format: Format, encoding: str, mark_bytes: int) -> Content:  # noqa: A002 - as above
+    stripped = text.lstrip()
+    is_json = format in ("auto", "jsonl") and (
+        stripped[:1] == b"[" or re.match(rb"\{[ \t]*\r?\n", stripped) is not None
+    )
+    has_only_cr = b"\n" not in text and b"\r" in text.rstrip() and stripped[:1] not in (b"{", b"[")
+    return Content(
+        encoding="utf-8" if encoding == "utf-8" else "utf-16-le" if encoding == "utf-16-le" else "utf-16-be",
+        line_break="\r" if has_only_cr and not is_json else "\n",
+        is_json=is_json,
+        mark_bytes=mark_bytes,
+    )
+
+
+def refuse_other_content(beginning: bytes, source: str) -> None:
+    """Raise `InputError` where these first bytes are no text, with what they are and the remedy."""
+    found = next(((what, remedy) for magic, what, remedy in _NOT_TEXT if beginning.startswith(magic)), None)
+    if beginning.startswith(b"PK\x03\x04"):
+        is_workbook = b"[Content_Types].xml" in beginning or b"xl/" in beginning
+        is_open_document = b"opendocument.spreadsheet" in beginning
+        what = "an Excel workbook" if is_workbook else "an OpenDocument spreadsheet" if is_open_document else ""
+        found = (what, _TO_CSV) if what else ("a zip archive", _UNPACK)
+    if found is None and b"\0" in beginning and not beginning.startswith(tuple(_UTF16_MARKS)):
+        found = _found_in_nuls(beginning.lstrip(b"\0"))
+    if found is not None:
+        raise InputError(f"cannot read the input: {source} is {found[0]}, not text. {found[1]}")
+
+
+def _found_in_nuls(beginning: bytes) -> tuple[str, str] | None:
+    """Return what an input with NULs is; None where most of its lines are text, so that each is judged by itself."""
+    lines = [line for line in beginning.split(b"\n") if line.strip()]
+    if sum(_CONTROL.search(line) is not None for line in lines) * 2 <= len(lines):
+        return None
+    if beginning[:64].count(b"\0") * 3 > len(beginning[:64]):
+        return "encoded in UTF-16 without a byte order mark", "Save it as UTF-8."
+    return "binary", "Feed a text, JSON Lines or CSV file."

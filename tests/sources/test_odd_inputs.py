@@ -1,0 +1,197 @@
+"""Inputs as people have them: what becomes of each line of each, as `docs/input.md` lists it."""
+
+import gzip
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from poller.core.errors import InputError
+from poller.core.model import Chunk
+from poller.sources import Content, Parser, ReadOptions
+from poller.sources.files.open_file import open_file
+from poller.sources.files.read import resumed_parser
+
+ROOT = Path(__file__).parents[2]
+
+
+def packed(*names: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, "x" * 50)
+    return data.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd:
+    """An input and what becomes of it: its ids, a word of each rejected line's reason, or of the whole refusal."""
+
+    name: str  # as in docs/input.md
+    data: bytes
+    ids: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+    refused: str = ""
+    id_column: str | None = None
+
+
+ROWS = "task_id,url\nA1,https://x/1\nA2,https://x/2\n"
+NO_COLUMN = "there is no column task_id or taskId or id"
+
+ODD = (
+    Odd(name="UTF-8 with a byte order mark", data=b"\xef\xbb\xbfA1\nA2\n", ids=("A1", "A2")),
+    Odd(name="UTF-16, little-endian", data=b"\xff\xfe" + ROWS.encode("utf-16-le"), ids=("A1", "A2")),
+    Odd(name="UTF-16, big-endian", data=b"\xfe\xff" + ROWS.encode("utf-16-be"), ids=("A1", "A2")),
+    Odd(
+        name="a JSON array in UTF-16",
+        data=b"\xff\xfe" + '[\r\n  {"id": "A1", "n": "ü😀"},\r\n  "A2"\r\n]\r\n'.encode("utf-16-le"),
+        ids=("A1", "A2"),
+    ),
+    Odd(name="UTF-16 without a mark", data=ROWS.encode("utf-16-le"), refused="encoded in UTF-16 without"),
+    Odd(name="UTF-32", data="\ufeffA1\n".encode("utf-32-le"), refused="encoded in UTF-32"),
+    Odd(name="Windows-1252 in another column", data="id,n\nA1,Müller\nA2,x\n".encode("cp1252"), ids=("A1", "A2")),
+    Odd(name="Windows-1252 in the id", data="A1\nÄ2\nA3\n".encode("cp1252"), ids=("A1", "A3"), rejected=("not UTF-8",)),
+    Odd(name="Windows line ends", data=b"A1\r\nA2\r\n", ids=("A1", "A2")),
+    Odd(name="CR as the only line end", data=b"A1\rA2\r\rA3\r", ids=("A1", "A2", "A3")),
+    Odd(name="a CSV with CR as the only line end", data=ROWS.replace("\n", "\r").encode(), ids=("A1", "A2")),
+    Odd(name="no line break at the end", data=b"A1\nA2", ids=("A1", "A2")),
+    Odd(name="a first line `sep=;`", data=b"sep=;\r\ntask_id;n\r\nA1;1,5\r\n", ids=("A1",)),
+    Odd(
+        name="a title line first",
+        data=b"Imports of November\n\n" + ROWS.encode(),
+        ids=("A1", "A2"),
+        rejected=("the id holds ' '",),
+    ),
+    Odd(name="a CSV without an id column", data=b"name,url\na,b\n", refused=f"{NO_COLUMN}. Columns found: 'name'"),
+    Odd(
+        name="a CSV without a header", data=b"A1,https://x/1\nA2,https://x/2\n", refused="its number where the file has"
+    ),
+    Odd(
+        name="a CSV without a header, and the column's number",
+        data=b"https://x/1;A1\nhttps://x/2;A2\n",
+        id_column="2",
+        ids=("A1", "A2"),
+    ),
+    Odd(
+        name="a header, and the column's number",
+        data=b"url,import task\nhttps://x/1,A1\n",
+        id_column="2",
+        ids=("A1",),
+    ),
+    Odd(name="another spelling of the column", data=b"TASKID\tn\nA1\t1\n", ids=("A1",)),
+    Odd(name="another spelling of the key", data=b'{"TaskId":"A1"}\n{"TASK_ID":"A2","n":1}\n', ids=("A1", "A2")),
+    Odd(name="another key", data=b'{"job":"A1","u":1}\n', rejected=("Keys found: 'job', 'u'",)),
+    Odd(
+        name="two exports joined, each with its header",
+        data=ROWS.encode() + ROWS.replace("A", "B").encode(),
+        ids=("A1", "A2", "B1", "B2"),
+        rejected=("a second header line",),
+    ),
+    Odd(name="a header among ids", data=b"A1\ntask_id\nA2\n", ids=("A1", "A2"), rejected=("second header line",)),
+    Odd(
+        name="two exports joined, with other columns",
+        data=ROWS.encode() + b"url,task_id\n",
+        ids=("A1", "A2"),
+        rejected=("a second header line",),
+    ),
+    Odd(
+        name="ids that a spreadsheet rounded",
+        data=b"1.76E+14\n1,76E+14\n1.76e14\n3E+5\n17.0\nA1\n",
+        ids=("A1",),
+        rejected=("a spreadsheet rounded",) * 5,
+    ),
+    Odd(
+        name="a rounded id in JSON", data=b'{"id":1.76E+14}\n{"id":1E30}\n', rejected=("a program rounded the id",) * 2
+    ),
+    Odd(
+        name="words for a missing id",
+        data=b"null\nNone\nNaN\nnil\nundefined\nTRUE\nA1\n",
+        ids=("A1",),
+        rejected=("a missing value",) * 6,
+    ),
+    Odd(name="a missing id in JSON", data=b'{"id":null}\n{"id":"None"}\n', rejected=("a missing value",) * 2),
+    Odd(name="a spreadsheet's errors", data=b"A1\n#N/A\n#REF!\n# mine\n", ids=("A1",), rejected=("'#'",) * 2),
+    Odd(name="a JSON array on one line", data=b'["A1","A2",3]', ids=("A1", "A2", "3")),
+    Odd(
+        name="a JSON array over several lines",
+        data=b'[\n  {\n    "id": "A1",\n    "n": [1, "]"]\n  },\n  {"id": "A2"},\n  {"n": 2}\n]\n',
+        ids=("A1", "A2"),
+        rejected=("there is no key",),
+    ),
+    Odd(name="an empty JSON array", data=b"[]\n"),
+    Odd(name="a JSON array that is cut off", data=b'["A1","A2', ids=("A1",), rejected=("broken JSON",)),
+    Odd(name="JSON arrays one after another", data=b'["A1"]\n["A2"]\n', ids=("A1", "A2")),
+    Odd(name="JSON objects over several lines", data=b'{\n  "id": "A1"\n}\n{\n  "id": "A2"\n}\n', ids=("A1", "A2")),
+    Odd(name="JSON objects without line breaks", data=b'{"id":"A1"}{"id":"A2"}\n', rejected=("broken JSON",)),
+    Odd(name="compressed by gzip", data=gzip.compress(b"A1\n"), refused="is compressed by gzip, not text. Unpack it"),
+    Odd(name="an Excel workbook", data=packed("[Content_Types].xml", "xl/workbook.xml"), refused="an Excel workbook"),
+    Odd(name="a zip archive", data=packed("ids.txt"), refused="a zip archive, not text. Unpack it"),
+    Odd(name="an old Excel workbook", data=b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), refused="workbook (.xls)"),
+    Odd(name="binary content", data=bytes(range(256)) * 3, refused="is binary, not text"),
+    Odd(name="NULs in one line of text", data=b"A1\nA\0B\nA2\n", ids=("A1", "A2"), rejected=("NUL",)),
+    Odd(name="NULs before the first line", data=bytes(9000) + b"A1\nA2\n", ids=("A1", "A2")),
+    Odd(name="nothing but NULs", data=bytes(9000), rejected=("NUL",)),
+    Odd(name="quotes and commas around ids", data=b"'A1',\nA2,\n\"A3\"\n", ids=("A3",), rejected=('"\'"', "','")),
+    Odd(name="ids that a report quoted", data=b"\xef\xbb\xbftask_id,n\n'-id,1\n'=x,2\n", ids=("-id", "=x")),
+    Odd(name="a status URL", data=b"https://api.hubapi.com/files/v3/async/tasks/A1/status\n", ids=("A1",)),
+    Odd(name="URLs of files", data=b"https://x/a,b.png\nhttps://x/b.png\n", rejected=("a URL, but not",) * 2),
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize("odd", ODD, ids=[odd.name for odd in ODD])
+def test_each_line_of_an_odd_input_is_read_or_rejected_with_the_reason(odd: Odd, size: int) -> None:
+    options = ReadOptions(accounts=frozenset({"main"}), default_account="main", id_column=odd.id_column)
+    parser = Parser(options, "ids.txt")
+    blocks = [odd.data[at : at + size] for at in range(0, len(odd.data), size)]
+    if odd.refused:
+        with pytest.raises(InputError, match=re.escape(odd.refused)) as error:
+            _ = [[*parser.push(block)] for block in blocks] + [[*parser.end()]]
+        assert "ids.txt" in str(error.value)
+        return
+    chunks = [chunk for block in blocks for chunk in parser.push(block)] + list(parser.end())
+    assert tuple(fed.task_id for chunk in chunks for fed in chunk.fed) == odd.ids
+    reasons = [rejection.reason for chunk in chunks for rejection in chunk.rejected]
+    assert len(reasons) == len(odd.rejected)
+    assert all(word in reason for word, reason in zip(odd.rejected, reasons, strict=True)), reasons
+    assert chunks[-1].position.offset == len(odd.data)
+
+
+def test_a_column_in_another_encoding_loses_only_its_own_letters() -> None:
+    parser = Parser(ReadOptions(accounts=frozenset({"main"}), default_account="main"), "ids.txt")
+    chunks = [*parser.push("id,n,u\nA1,Müller,x\n".encode("cp1252")), *parser.end()]
+    assert [fed.ref for chunk in chunks for fed in chunk.fed] == ['{"n":"M\ufffdller","u":"x"}'.encode()]
+
+
+def test_the_page_lists_exactly_these_inputs() -> None:
+    rows = [line for line in (ROOT / "docs/input.md").read_text().splitlines() if line.startswith("| ")]
+    listed = [row.split(" | ")[0].removeprefix("| ").strip() for row in rows]
+    assert [name for name in listed if name not in ("input", "---")] == [odd.name for odd in ODD]
+
+
+def test_an_element_that_is_an_array_is_rejected_where_the_caller_has_cut_the_text() -> None:
+    parser = Parser(ReadOptions(accounts=frozenset({"main"}), default_account="main"), "the body", Content())
+    chunks = [*parser.push(b'["A1"]\n"A2"\n'), *parser.end()]
+    assert [fed.task_id for chunk in chunks for fed in chunk.fed] == ["A2"]
+
+
+def test_a_file_in_utf_16_is_resumed_where_it_was_left_and_when_its_last_line_grew(tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    text = "task_id,n\n" + "".join(f"A{number},😀\n" for number in range(5)) + "A5"
+    rules = ReadOptions(accounts=frozenset({"main"}), default_account="main", chunk_lines=3)
+    path.write_bytes(b"\xff\xfe" + text.encode("utf-16-le"))
+    positions = [chunk.position for chunk in _chunks(Parser(rules, "ids.csv"), path.read_bytes())]
+    path.write_bytes(b"\xff\xfe" + f"{text}6,x\nA7,y\n".encode("utf-16-le"))
+    for position in positions:
+        with open_file(str(path), 0) as file:
+            parser, start = resumed_parser(file, position, rules, "ids.csv")
+            rest = [fed.task_id for chunk in _chunks(parser, file.at(start.offset)) for fed in chunk.fed]
+        first = start.line - 1  # the header is a line, too
+        assert rest == [*(f"A{number}" for number in range(first, 5)), "A56", "A7"]
+
+
+def _chunks(parser: Parser, data: bytes) -> list[Chunk]:
+    return [*parser.push(data), *parser.end()]
