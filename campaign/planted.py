@@ -174,10 +174,10 @@ BUGS = (
         tests=("store/test_postgres_outage",),
     ),
     Bug(
-        name="frozen-connection-kept",
+        name="connecting-without-limit",
         file="poller/store/postgres/connection.py",
-        old="    with suppress(OSError, psycopg.Error), socket.socket",
-        new="    return\n    with suppress(OSError, psycopg.Error), socket.socket",
+        old="async with asyncio.timeout(CONNECT_WITHIN_S):",
+        new="async with asyncio.timeout(None):",
         tests=("store/test_postgres_outage",),
     ),
     Bug(
