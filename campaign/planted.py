@@ -216,6 +216,20 @@ BUGS = (
         tests=("engine/test_pruning",),
     ),
     Bug(
+        name="window-not-on-disk-at-first",
+        file="poller/engine/lane.py",
+        old="        await self._store.flush()  # before the first request",
+        new="        # before the first request",
+        tests=("service/test_resumed_run",),
+    ),
+    Bug(
+        name="future-state-waited-for",
+        file="poller/store/sqlite/task_queue.py",
+        old="max(due_at - :ahead_s, :now) ELSE due_at END",
+        new="due_at ELSE due_at END",
+        tests=("store/test_store", "service/test_resumed_run"),
+    ),
+    Bug(
         name="ids-out-of-feeding-order",
         file="poller/store/sqlite/task_queue.py",
         old="SELECT ? + key, ?, ?",
@@ -753,6 +767,27 @@ BUGS = (
         old="PATIENCE = 5",
         new="PATIENCE = 0",
         tests=("sinks/test_webhook",),
+    ),
+    Bug(
+        name="sql-number-unbounded",
+        file="poller/sinks/sql/sink.py",
+        old="        _bounded(fields.num_errors),",
+        new="        fields.num_errors,",
+        tests=("sinks/test_sql",),
+    ),
+    Bug(
+        name="sql-statements-prepared-behind-a-pooler",
+        file="poller/sinks/sql/postgres.py",
+        old='PASSING = ("26000", "42P05")',
+        new='PASSING = ("42P05",)',
+        tests=("sinks/test_sql",),
+    ),
+    Bug(
+        name="line-separators-raw-in-records",
+        file="poller/core/record.py",
+        old="        if sign in body:",
+        new="        if False:",
+        tests=("core/test_record",),
     ),
     Bug(
         name="give-up-counts-at-tries-only",

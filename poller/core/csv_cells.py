@@ -9,3 +9,8 @@ def harmless(cell: str | None) -> str:
         return ""
     text = cell.replace("\0", "")
     return f"'{text}" if text.lstrip(" \u00a0\ufeff").startswith(_FORMULA) else text
+
+
+def without_mark(cell: str) -> str:
+    """Return what `harmless` made a cell of: without the quote in front of what begins like a formula."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell

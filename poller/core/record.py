@@ -39,7 +39,7 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
     return Record(
-        body=orjson.dumps(fields),
+        body=_on_one_line(orjson.dumps(fields)),
         kind=kind,
         reason=_reason(task, outcome, kind),
         seen_at=seen_at,
@@ -50,6 +50,14 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         completed_at=final.completed_at if final else None,
         correlation_id=outcome.correlation_id,
     )
+
+
+def _on_one_line(body: bytes) -> bytes:
+    """Return the record with U+2028, U+2029 and U+0085 escaped: some readers of lines end one there."""
+    for sign, escape in _LINE_ENDS:
+        if sign in body:
+            body = body.replace(sign, escape)
+    return body
 
 
 def _spliced(json: bytes | None) -> orjson.Fragment | None:
@@ -90,6 +98,7 @@ class RecordFields(msgspec.Struct, frozen=True):
     correlation_id: str | None = None
 
 
+_LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 _decoder = msgspec.json.Decoder(RecordFields)
 
 

@@ -289,7 +289,7 @@ async def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path, capsys: pytest.Ca
     errors = [{"category": "X", "message": HOSTILE}]
     file = write(tmp_path, timeout(1, ref=ref) | {"task_id": "-2+3", "errors": errors, "correlation_id": "@SUM(A1)"})
     await reported(capsys, files=(file,), csv=tmp_path / "failed.csv")
-    (row,) = csv.DictReader(io.StringIO((tmp_path / "failed.csv").read_text()))
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "failed.csv").read_text("utf-8-sig")))
     assert row["task_id"] == "'-2+3"
     assert row["correlation_id"] == "'@SUM(A1)"
     assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]

@@ -41,6 +41,17 @@ def test_what_hubspot_and_the_person_wrote_comes_out_byte_for_byte() -> None:
     assert b'"ref":' + ref + b"," in body
 
 
+def test_what_some_readers_take_for_the_end_of_a_line_is_escaped() -> None:
+    signs = "\u2028\u2029\x85"
+    outcome = Finished(status="COMPLETE", num_errors=1, errors=f'["{signs}"]'.encode(), result=b"{}")
+    body = render(
+        make_task(ref=f'{{"{signs}":"{signs}"}}'.encode()), outcome, Kind.COMPLETE_WITH_ERRORS, seen_at=9.0
+    ).body
+    assert len(body.decode().splitlines()) == 1
+    assert orjson.loads(body)["ref"] == {signs: signs}
+    assert orjson.loads(body)["errors"] == [signs]
+
+
 def test_the_poll_that_finishes_a_task_is_counted() -> None:
     record = render(make_task(polls=4), Finished(status="CANCELED", num_errors=0), Kind.CANCELED, seen_at=0.0)
     assert orjson.loads(record.body)["polls"] == 5

@@ -4,9 +4,12 @@
 
 import asyncio
 import os
+import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import closing
 from itertools import count
@@ -22,6 +25,7 @@ from poller.core.errors import ConfigError, SinkError
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, Sink
 from poller.sinks import make_sink
+from poller.sinks.sql.postgres import PostgresDatabase
 from poller.store import open_store
 from tests.support.makers import sink_environment
 
@@ -142,6 +146,92 @@ async def test_what_is_no_record_dies_alone(url: str, query: Query) -> None:
     assert isinstance(answer, Written)
     assert answer.refused.keys() == {1}
     assert query("SELECT task_id FROM poller_finished ORDER BY 1") == [("t0",), ("t2",)]
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**70), 10**30])
+async def test_a_number_beyond_64_bits_is_bounded_in_its_column_and_exact_in_the_record(
+    url: str, query: Query, number: int
+) -> None:
+    body = record(0).body.replace(b'"num_errors":0', b'"num_errors":%d' % number)
+    one = Delivery(number=0, account="main", task_id="t0", body=body)
+    assert await written(f"sql:{url}", [one, *records(3)[1:]]) == [Written()]
+    assert query("SELECT num_errors FROM poller_finished ORDER BY task_id")[0] in ((2**63 - 1,), (-(2**63),))
+    assert query("SELECT CAST(record AS text) FROM poller_finished ORDER BY task_id")[0] == (body.decode(),)
+
+
+async def test_every_record_can_be_cast_to_jsonb_and_a_nul_is_named_where_it_cannot_be_stored(
+    database_url: str,
+) -> None:
+    one = record(0, extra=b',"ref":{"a":"x\\u0000\\u0000","b":"\\\\u0000"}')
+    assert await written(f"sql:{database_url}", [one]) == [Written()]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        found = connection.execute("SELECT record::jsonb -> 'ref' FROM poller_finished").fetchone()
+        assert found == ({"a": "x\ufffd\ufffd", "b": "\\u0000"},)
+        connection.execute("ALTER TABLE poller_finished ADD CHECK (task_id <> 't1')")
+    [answer] = await written(f"sql:{database_url}", records(2)[1:])
+    assert isinstance(answer, Written)
+    assert "violates check constraint" in answer.refused[1]
+    assert "Failing row contains" in answer.refused[1]
+
+
+@pytest.fixture
+def pooled_url(postgres_server: str) -> Iterator[str]:
+    """Return the URL of a PgBouncer in transaction mode in front of the server, with two connections to it."""
+    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    server = psycopg.conninfo.conninfo_to_dict(postgres_server)
+    keys = " ".join(f"{key}={value}" for key, value in server.items() if key in ("host", "port", "user", "password"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        settings = Path(folder) / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\npooled = {keys} dbname={server['dbname']}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
+            "default_pool_size = 2\nserver_idle_timeout = 1\n"
+        )
+        host = Path(str(server.get("host", "/")))
+        as_owner = ["-u", host.owner()] if os.getuid() == 0 and host.is_dir() else []  # it refuses to run as root
+        command = [program, "-q", *as_owner, str(settings)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as pooler:  # noqa: S603 - our own
+            try:
+                yield f"postgresql://{server.get('user', 'postgres')}@127.0.0.1:{port}/pooled"
+            finally:
+                pooler.terminate()
+
+
+async def until_up(sink: Sink) -> None:
+    for _ in range(100):
+        if isinstance(await sink.write(records(1)), Written):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the pooler does not answer")
+
+
+@pytest.mark.real_time
+async def test_through_a_pooler_in_transaction_mode_every_row_arrives(pooled_url: str, postgres_server: str) -> None:
+    table = f"pooled_{os.getpid()}"
+    sinks = [make_sink({"kind": "sql", "url": pooled_url, "table": table}, sink_environment()) for _ in range(2)]
+    for sink in sinks:
+        await until_up(sink)
+    for at in range(20):  # psycopg would prepare a statement at its fifth use
+        batch = [record(number) for number in range(at * 10, at * 10 + 10)]
+        assert await asyncio.gather(*(sink.write(batch) for sink in sinks)) == [Written(), Written()]
+    for sink in sinks:
+        await sink.close()
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        assert connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (200,)
+        connection.execute(f"DROP TABLE {table}".encode())
+
+
+@pytest.mark.parametrize("state", ["26000", "42P05"])
+async def test_a_prepared_statement_that_a_pooler_lost_is_a_failure_that_passes(state: str) -> None:
+    database = PostgresDatabase("postgresql://x/y", "t", sink="sql", timeout_s=1)
+    error = psycopg.errors.lookup(state)("prepared statement does not exist")
+    assert await database._classify(error) == "prepared statement does not exist"
 
 
 async def test_nul_in_a_record_is_replaced(url: str, query: Query) -> None:

@@ -298,6 +298,13 @@ async def test_a_4xx_about_the_record_makes_a_dead_letter_at_once(
     assert len(receiver.requests) == 1
 
 
+async def test_a_record_that_cannot_be_signed_is_a_dead_letter(receiver: Receiver, clock: Clock) -> None:
+    batch = [delivery(0, b'{"task_id":"t0"}'), delivery(1, b'{"task_id":"\xff"}'), delivery(2, b'{"task_id":"t2"}')]
+    async with receiver.sink(clock, key=key_of(SECRET), batch=3) as sink:
+        assert await sink.write(batch) == Written(refused={1: "is not UTF-8: it cannot be signed"})
+    assert receiver.taken == ["t0", "t2"]
+
+
 async def test_gone_stops_the_sink(receiver: Receiver, clock: Clock) -> None:
     receiver.rule = lambda _request, _body: 410
     async with receiver.sink(clock, concurrency=3) as sink:

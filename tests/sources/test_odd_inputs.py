@@ -135,6 +135,7 @@ ODD = (
     Odd(name="NULs before the first line", data=bytes(9000) + b"A1\nA2\n", ids=("A1", "A2")),
     Odd(name="nothing but NULs", data=bytes(9000), rejected=("NUL",)),
     Odd(name="quotes and commas around ids", data=b"'A1',\nA2,\n\"A3\"\n", ids=("A3",), rejected=('"\'"', "','")),
+    Odd(name="ids that a report quoted", data=b"\xef\xbb\xbftask_id,n\n'-id,1\n'=x,2\n", ids=("-id", "=x")),
     Odd(name="a status URL", data=b"https://api.hubapi.com/files/v3/async/tasks/A1/status\n", ids=("A1",)),
     Odd(name="URLs of files", data=b"https://x/a,b.png\nhttps://x/b.png\n", rejected=("a URL, but not",) * 2),
 )

@@ -21,6 +21,7 @@ class CsvWriter:
     """Writes the header, then a row for each failed task."""
 
     def __init__(self, file: TextIO) -> None:
+        file.write("\ufeff")  # Excel takes a file without a byte order mark for Windows-1252
         self._rows = csv.writer(file, lineterminator="\r\n")
         self._rows.writerow(HEADER)
 

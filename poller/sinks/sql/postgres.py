@@ -1,6 +1,7 @@
 """The `sql` sink's table in PostgreSQL, through psycopg 3, which is imported only here and only when needed."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,12 +12,15 @@ from poller.core.errors import SinkError
 from poller.sinks.batches import BatchRefused
 from poller.sinks.sql.sink import Row, create_table, quoted, upsert_row
 
+PASSING = ("26000", "42P05")  # a prepared statement that a pooler in front of the server lost or kept
 OF_THE_RECORD = ("22", "23", "54")  # SQLSTATE classes: data exception, constraint violation, limit exceeded
 FOR_A_PERSON = ("28", "3D", "3F", "42", "0A")  # login, no such database or schema, syntax and rights, not supported
 
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # not the text of an escaped backslash and u0000
+
 
 class PostgresDatabase:
-    """A `Database`. `json` keeps the record as it is, to the byte; cast it to `jsonb` to search in it."""
+    """A `Database`. `json` keeps the record as it is, to the byte but for NULs; cast it to `jsonb` to search in it."""
 
     def __init__(self, url: str, table: str, *, sink: str, timeout_s: float) -> None:
         self._url = url
@@ -33,7 +37,7 @@ class PostgresDatabase:
                 connection = await self._connect()
                 async with connection.transaction(), connection.cursor() as cursor:
                     await cursor.execute("SET LOCAL synchronous_commit = on")
-                    await cursor.executemany(self._upsert, rows)
+                    await cursor.executemany(self._upsert, [_without_nul(row) for row in rows])
         except (psycopg.Error, OSError, TimeoutError) as error:
             return await self._classify(error)
         return None
@@ -48,7 +52,11 @@ class PostgresDatabase:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         connection = await psycopg.AsyncConnection.connect(
-            self._url, autocommit=True, connect_timeout=max(2, round(self._timeout_s)), application_name="poller"
+            self._url,
+            autocommit=True,
+            prepare_threshold=None,  # a pooler in transaction mode may take another server for each transaction
+            connect_timeout=max(2, round(self._timeout_s)),
+            application_name="poller",
         )
         try:
             await self._create_table(connection)
@@ -67,14 +75,23 @@ class PostgresDatabase:
     async def _classify(self, error: BaseException) -> BatchRefused | str:
         """Return what an error means. A commit whose answer was lost is repeated, which changes nothing."""
         state, message = getattr(error, "sqlstate", None) or "", _message(error)
-        if state.startswith(OF_THE_RECORD):
-            return BatchRefused(reason=message)
+        if state.startswith(OF_THE_RECORD) or isinstance(error, psycopg.DataError):
+            detail = getattr(getattr(error, "diag", None), "message_detail", None)
+            return BatchRefused(reason=f"{message} ({detail[:200]})" if detail else message)
         await self.close()
+        if state in PASSING:
+            return message
         if state.startswith(FOR_A_PERSON) or _is_for_a_person(error):
             raise SinkError(
                 f"sink {self._sink}: table {self._table} cannot be used: {message}; fix that, then run again"
             )
         return message
+
+
+def _without_nul(row: Row) -> Row:
+    """Return the row with `\\u0000` in its record replaced: `jsonb` has no NUL, and one would fail every cast."""
+    *columns, record = row
+    return *columns, _NUL.sub(r"\1\\ufffd", record) if isinstance(record, str) and "\\u0000" in record else record
 
 
 def _message(error: BaseException) -> str:

@@ -139,6 +139,11 @@ class SqlSink:
         return result
 
 
+def _bounded(number: int | None) -> int | None:
+    """Return a number that a 64-bit column can hold; the record has the exact one."""
+    return None if number is None else max(-(2**63), min(number, 2**63 - 1))
+
+
 def _row(delivery: Delivery) -> Row:
     fields = decode(delivery.body)
     status = fields.status and fields.status.replace("\0", "\ufffd")  # PostgreSQL's text holds no NUL
@@ -147,8 +152,8 @@ def _row(delivery: Delivery) -> Row:
         delivery.task_id,
         fields.kind,
         status,
-        fields.num_errors,
-        fields.polls,
+        _bounded(fields.num_errors),
+        _bounded(fields.polls),
         fields.seen_at,
         delivery.body.decode(),
     )

@@ -50,6 +50,8 @@ class SqliteDatabase:
                     connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             return self._classify(error)
+        except (OverflowError, ValueError) as error:  # a value that SQLite cannot hold
+            return BatchRefused(reason=str(error))
         return None
 
     async def close(self) -> None:

@@ -143,6 +143,8 @@ class WebhookSink:
 
     async def _send(self, batch: Batch) -> Retry | BatchRefused | None:
         message = message_id(batch)
+        if self._key is not None and not all(map(_is_text, batch)):
+            return BatchRefused(reason="is not UTF-8: it cannot be signed")
         answer = await self._post(message, self._body(batch))
         result = self._retry(message, answer) if isinstance(answer, str) else self._classify(message, answer)
         if not isinstance(result, Retry):
@@ -206,3 +208,10 @@ class WebhookSink:
     def _tcp_connector(self) -> aiohttp.BaseConnector:
         trusted = trusted_by(self._table.ca_file, "sink webhook: ca_file")
         return aiohttp.TCPConnector(limit=0, ssl=trusted, force_close=True)
+
+
+def _is_text(delivery: Delivery) -> bool:
+    try:
+        return bool(delivery.body.decode())
+    except UnicodeDecodeError:
+        return False

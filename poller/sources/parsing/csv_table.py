@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from poller.core.csv_cells import without_mark
 from poller.core.model import Fed
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, find_name, id_from, text_of
@@ -70,7 +71,7 @@ class CsvReader:
             raise ValueError(f"no id: the line ends before the column {self.names[self.id_at]}")
         if fields[self.id_at] in self.names:
             raise ValueError("a second header line, not a record: feed files with other columns by themselves")
-        task_id = id_from(fields[self.id_at])
+        task_id = id_from(without_mark(fields[self.id_at]))
         account = self.options.default_account
         ref = dict(zip(self.names, fields, strict=False))
         del ref[self.names[self.id_at]]
@@ -81,7 +82,7 @@ class CsvReader:
     def is_record(self, text: str) -> bool:
         """Whether a line alone is a record: every column and a usable id."""
         fields = _columns(text, self.delimiter) or []
-        return len(fields) == len(self.names) and _is_id(fields[self.id_at])
+        return len(fields) == len(self.names) and _is_id(without_mark(fields[self.id_at]))
 
 
 class _RecordLines:
