@@ -817,6 +817,20 @@ BUGS = (
         new="        if False:",
         tests=("sources/test_sources",),
     ),
+    Bug(
+        name="stop-is-not-shown",
+        file="poller/app/run.py",
+        old="draining=lambda: service.draining,",
+        new="draining=lambda: False,",
+        tests=("app/test_progress",),
+    ),
+    Bug(
+        name="sighup-before-the-start-is-forgotten",
+        file="poller/app/run.py",
+        old="            self._is_reload_asked = True\n",
+        new="            pass\n",
+        tests=("process/test_process",),
+    ),
     # --- a reload
     Bug(
         name="reload-to-a-longer-window-forgets-what-was-sent",
