@@ -70,15 +70,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="if task.lease == RECORDING or self.held.get(task.key) != task.lease:",
-        new="if task.lease == RECORDING:",
+        old="            if self._is_held(each.task):",
+        new="            if each.task.lease != RECORDING:",
         tests=STORE,
     ),
     Bug(
         name="release-of-another-lease",
         file="poller/store/leases.py",
-        old="if task.lease != RECORDING and self.held.get(task.key) == task.lease",
-        new="if task.key in self.held",
+        old="for task in tasks if self._is_held(task)",
+        new="for task in tasks if task.key in self.held",
         tests=STORE,
     ),
     Bug(
@@ -91,8 +91,8 @@ BUGS = (
     Bug(
         name="duplicates-counted-as-tasks",
         file="poller/store/sqlite/task_queue.py",
-        old="Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)",
-        new="Added(tasks=len(chunk.fed), duplicates=0)",
+        old="Added(tasks=tasks, duplicates=duplicates,",
+        new="Added(tasks=len(chunk.fed), duplicates=0,",
         tests=STORE,
     ),
     Bug(
@@ -165,6 +165,55 @@ BUGS = (
         old="    return code in PASSING_IO or",
         new="    return code in PASSING_IO | FAILED_FSYNC or",
         tests=STORE,
+    ),
+    Bug(
+        name="silent-server-waited-for",
+        file="poller/store/postgres/group_commit.py",
+        old="within_s=within_s, on_silence=self._note_silence)",
+        new="within_s=within_s)",
+        tests=("store/test_postgres_outage",),
+    ),
+    Bug(
+        name="frozen-connection-kept",
+        file="poller/store/postgres/connection.py",
+        old="    with suppress(OSError, psycopg.Error), socket.socket",
+        new="    return\n    with suppress(OSError, psycopg.Error), socket.socket",
+        tests=("store/test_postgres_outage",),
+    ),
+    Bug(
+        name="lock-of-another-ended",
+        file="poller/store/postgres/lock.py",
+        old="    if row == (before,):  # our own",
+        new="    if row is not None:  # our own",
+        tests=("store/test_postgres",),
+    ),
+    Bug(
+        name="postponed-without-its-lease",
+        file="poller/store/postgres/task_queue.py",
+        old='" WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key"',
+        new='" WHERE t.key = x.key RETURNING t.key"',
+        tests=("store/test_postgres",),
+    ),
+    Bug(
+        name="unstored-polls-logged",
+        file="poller/engine/recorder.py",
+        old="if id(each.settled) in stored]",
+        new="if stored is not None]",
+        tests=("engine/test_recorder",),
+    ),
+    Bug(
+        name="deleted-state-unnoticed",
+        file="poller/store/sqlite/lock.py",
+        old="                if _identity(path) != identity:",
+        new="                if False:",
+        tests=("store/test_sqlite",),
+    ),
+    Bug(
+        name="pruning-rests-a-second",
+        file="poller/engine/service.py",
+        old="                await asyncio.sleep(loop.time() - began)\n",
+        new="                await asyncio.sleep(1.0)\n",
+        tests=("engine/test_pruning",),
     ),
     Bug(
         name="ids-out-of-feeding-order",
@@ -282,10 +331,9 @@ BUGS = (
     Bug(
         name="delivered-before-written",
         file="poller/engine/delivery.py",
-        old="        match await self.sink.write(batch):",
-        new="        from poller.core.model import Written\n\n"
-        "        await self._store.delivered(self.sink.name, batch, Written())\n"
-        "        match await self.sink.write(batch):",
+        old="            result = await self.sink.write(batch)\n",
+        new="            await self._store.delivered(self.sink.name, batch, Written())\n"
+        "            result = await self.sink.write(batch)\n",
         tests=("engine/test_delivery", "service/test_service"),
     ),
     Bug(
@@ -467,8 +515,8 @@ BUGS = (
     Bug(
         name="retry-after-ignored",
         file="poller/hubspot/classify.py",
-        old='return parse_retry_after(_header(headers, "Retry-After"), sent_at',
-        new='return parse_retry_after("", sent_at',
+        old='        _header(headers, "Retry-After"),',
+        new='        "",',
         tests=("hubspot/test_classify",),
     ),
     Bug(
@@ -486,6 +534,34 @@ BUGS = (
         tests=("core/test_record", "service/test_service"),
     ),
     # --- the gate: the quota is never overrun
+    Bug(
+        name="sporadic-429-pauses-the-account",
+        file="poller/hubspot/limits/gate.py",
+        old="            if has_room and not self._throttles.is_frequent:",
+        new="            if False:",
+        tests=GATE,
+    ),
+    Bug(
+        name="frequent-429s-with-room-never-pause",
+        file="poller/hubspot/limits/gate.py",
+        old="            if has_room and not self._throttles.is_frequent:",
+        new="            if has_room:",
+        tests=GATE,
+    ),
+    Bug(
+        name="pauses-for-429s-never-get-shorter",
+        file="poller/hubspot/limits/outage.py",
+        old="            self._good, self.relapses = 0, max(0, self.relapses - 1)",
+        new="            self._good = 0",
+        tests=GATE,
+    ),
+    Bug(
+        name="a-429d-request-goes-back-at-once",
+        file="poller/schedule/policy.py",
+        old="            return _poll_again_unchanged(task, at=now + _throttled_gap_s(outcome, rng))",
+        new="            return _poll_again_unchanged(task, at=now)",
+        tests=("schedule/test_policy",),
+    ),
     Bug(
         name="slot-free-when-the-answer-comes",
         file="poller/hubspot/limits/window.py",
@@ -510,7 +586,7 @@ BUGS = (
     Bug(
         name="headers-loosen-the-persons-limit",
         file="poller/hubspot/limits/windows.py",
-        old="        if self._both_count:",
+        old="        if self._own_remains and self._reported != self.own:",
         new="        if False:",
         tests=GATE,
     ),
@@ -552,9 +628,8 @@ BUGS = (
     Bug(
         name="429-costs-the-task-an-error",
         file="poller/schedule/policy.py",
-        old="        case Throttled() | Refused():\n            return _poll_again_unchanged(task, at=now)",
-        new="        case Throttled() | Refused():\n"
-        "            return PollAgain(at=now, errors=task.errors + 1, missing_at=None, status=None)",
+        old="        case Throttled():\n",
+        new="        case Throttled():\n            return PollAgain(at=now, errors=task.errors + 1)\n",
         tests=("schedule/test_policy",),
     ),
     # --- feeding
@@ -663,7 +738,99 @@ BUGS = (
         new="        if False:",
         tests=("sources/test_sources",),
     ),
+    # --- commands
+    Bug(
+        name="exit-code-of-all-earlier-work",
+        file="poller/reports/work.py",
+        old="    next_start = start if is_work_left(sums) else work_start(sums)",
+        new="    next_start = start",
+        tests=("reports/test_work", "service/test_service"),
+    ),
+    Bug(
+        name="rejected-lines-under-code-0",
+        file="poller/reports/work.py",
+        old="work.not_complete or work.rejected or",
+        new="work.not_complete or",
+        tests=("reports/test_work", "service/test_service"),
+    ),
+    Bug(
+        name="failed-duplicates-under-code-0",
+        file="poller/store/sqlite/task_queue.py",
+        old="failed=_count_failed(connection, chunk) if duplicates else 0",
+        new="failed=0",
+        tests=("store/test_outbox", "service/test_service"),
+    ),
+    Bug(
+        name="replay-doubles-a-file",
+        file="poller/cli/commands/replay.py",
+        old="    if sink.has_data():\n",
+        new="    if False:\n",
+        tests=("cli/test_replay",),
+    ),
+    Bug(
+        name="replay-attaches-before-it-may-be-refused",
+        file="poller/cli/commands/replay.py",
+        old="    await loop.open(None if from_start",
+        new="    await store.attach_sinks([name])\n    await loop.open(None if from_start",
+        tests=("cli/test_replay",),
+    ),
+    Bug(
+        name="replay-from-the-start-keeps-the-position",
+        file="poller/store/sqlite/outbox.py",
+        old="    if from_start:\n",
+        new="    if False:\n",
+        tests=("store/test_outbox",),
+    ),
+    Bug(
+        name="refused-run-attaches-its-sinks",
+        file="poller/app/run.py",
+        old="    positions = await store.positions(names)\n",
+        new="    positions = await store.attach_sinks(names)\n",
+        tests=("cli/test_replay",),
+    ),
+    Bug(
+        name="defect-of-a-sink-ends-the-run",
+        file="poller/engine/delivery.py",
+        old="        except Exception as error:\n",
+        new="        except ArithmeticError as error:\n",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="defect-ends-with-code-1",
+        file="poller/app/run.py",
+        old="    except* Exception as errors:\n",
+        new="    except* ArithmeticError as errors:\n",
+        tests=("service/test_service",),
+    ),
     # --- a reload
+    Bug(
+        name="reload-to-a-longer-window-forgets-what-was-sent",
+        file="poller/hubspot/limits/windows.py",
+        old="        longest_s = self._longest_s\n",
+        new="        longest_s = self._longest_s\n        self._held = HeldSlots()\n",
+        tests=("hubspot/limits/test_gate",),
+    ),
+    Bug(
+        name="reload-to-a-window-longer-than-what-is-kept",
+        file="poller/hubspot/limits/windows.py",
+        old="            self.fill(self.own.hold_s, now)",
+        new="            pass",
+        tests=("hubspot/limits/test_gate",),
+    ),
+    Bug(
+        name="refresh-token-not-synced",
+        file="poller/hubspot/tokens.py",
+        old="            os.fsync(file.fileno())\n",
+        new="",
+        tests=("hubspot/test_tokens",),
+    ),
+    Bug(
+        name="refresh-tokens-name-not-synced",
+        file="poller/hubspot/tokens.py",
+        old="        os.fsync(folder)\n",
+        new="        pass\n",
+        tests=("hubspot/test_tokens",),
+    ),
     Bug(
         name="reload-without-the-server",
         file="poller/app/run.py",
@@ -692,5 +859,55 @@ BUGS = (
         old='    if type(error).__module__.startswith("aiohttp") or hasattr(error, "request_info"):\n',
         new="    if False:\n",
         tests=("core/test_log",),
+    ),
+    # --- the server
+    Bug(
+        name="silent-connections-keep-a-request-out",
+        file="poller/web/server.py",
+        old="        if idle:\n",
+        new="        if False:\n",
+        tests=("web/test_server",),
+    ),
+    Bug(
+        name="a-body-of-an-unknown-encoding-is-read-as-it-is",
+        file="poller/web/request_body.py",
+        old='    if encoding not in ("identity", "gzip", "deflate"):\n',
+        new="    if False:\n",
+        tests=("web/test_add_tasks",),
+    ),
+    Bug(
+        name="tasks-whose-storing-failed-are-answered-200",
+        file="poller/web/add_tasks.py",
+        old="        match storing.result():\n",
+        new="        match None:\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="a-post-waits-for-the-store-without-a-limit",
+        file="poller/web/add_tasks.py",
+        old=" or asyncio.get_running_loop().time() >= ends_at\n",
+        new="\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="a-read-waits-for-the-store-without-a-limit",
+        file="poller/web/context.py",
+        old="        async with asyncio.timeout(STORE_S):\n",
+        new="        async with asyncio.timeout(None):\n",
+        tests=("web/test_store_limit",),
+    ),
+    Bug(
+        name="the-name-of-a-source-reaches-the-terminal-as-it-is",
+        file="poller/reports/ledger.py",
+        old="{without_controls(source.name)}{many}",
+        new="{source.name}{many}",
+        tests=("reports/test_ledger",),
+    ),
+    Bug(
+        name="slow-requests-keep-a-probe-out",
+        file="poller/web/server.py",
+        old="        if len(self._busy) >= MAX_REQUESTS and request.path not in PROBES:\n",
+        new="        if False:\n",
+        tests=("web/test_server",),
     ),
 )

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -23,24 +24,16 @@ RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last t
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
 
 
+@dataclass(slots=True, kw_only=True)
 class Progress:
     """Draws until cancelled: done of known, kinds, polls, rates, pauses, and the time left."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        *,
-        clock: Clock,
-        pauses: Callable[[], Mapping[str, str]],
-        ended: Callable[[], bool],
-        draining: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._pauses = pauses  # account or sink → reason
-        self._ended = ended  # whether the input has ended, so that "known" is all
-        self._draining = draining
-        self._samples: deque[tuple[float, int, int]] = deque()  # instant, polls, finished
+    metrics: Metrics
+    clock: Clock
+    pauses: Callable[[], Mapping[str, str]]  # account or sink → reason
+    ended: Callable[[], bool]  # whether the input has ended, so that "known" is all
+    draining: Callable[[], bool] = lambda: False
+    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
 
     async def show(self, console: Console) -> None:
         """Redraw four times a second. Cancel it to leave the last picture on the screen."""
@@ -58,36 +51,37 @@ class Progress:
         return Group(self._bar(), self._polls(), *self._remarks())
 
     def _bar(self) -> RenderableType:
-        metrics = self._metrics
+        metrics = self.metrics
         table = Table.grid(padding=(0, 2))
         table.add_row(
             ProgressBar(total=max(metrics.known, 1), completed=metrics.finished, width=32),
-            Text(f"{metrics.finished:,} of {metrics.known:,}{'' if self._ended() else '+'} done", style="bold"),
+            Text(f"{metrics.finished:,} of {metrics.known:,}{'' if self.ended() else '+'} done", style="bold"),
             Text(self._left()),
         )
         return table
 
     def _polls(self) -> Text:
-        polls = self._metrics.polls
-        return Text(f"{polls:,} polls, {self._per_s(1):.1f} per second", style="dim")
+        seconds, polls = self._grown(1)
+        per_s = polls / seconds if seconds > 0 else 0.0
+        return Text(f"{self.metrics.polls:,} polls, {per_s:.1f} per second", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
-        if self._metrics.finished:
+        if self.metrics.finished:
             yield self._kinds()
-        if self._metrics.rejected:
-            yield Text(f"{self._metrics.rejected:,} input lines rejected", style="yellow")
-        if self._draining():
+        if self.metrics.rejected:
+            yield Text(f"{self.metrics.rejected:,} input lines rejected", style="yellow")
+        if self.draining():
             yield Text("stopping: finishing polls in flight; Ctrl-C again stops at once", style="yellow")
-        for name, reason in self._pauses().items():
+        for name, reason in self.pauses().items():
             yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
 
     def _kinds(self) -> Text:
-        counts = [(kind, self._metrics.kinds[kind]) for kind in Kind if self._metrics.kinds[kind]]
+        counts = [(kind, self.metrics.kinds[kind]) for kind in Kind if self.metrics.kinds[kind]]
         return Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
 
     def _sample(self) -> None:
-        now = self._clock()
-        self._samples.append((now, self._metrics.polls, self._metrics.finished))
+        now = self.clock()
+        self._samples.append((now, self.metrics.polls, self.metrics.finished))
         while now - self._samples[0][0] > RATES_OVER_S:
             self._samples.popleft()
 
@@ -96,15 +90,11 @@ class Progress:
         first, last = self._samples[0], self._samples[-1]
         return last[0] - first[0], int(last[what] - first[what])
 
-    def _per_s(self, what: int) -> float:
-        elapsed_s, grown = self._grown(what)
-        return grown / elapsed_s if elapsed_s > 0 else 0.0
-
     def _left(self) -> str:
-        if not self._metrics.waiting:
-            return "" if self._ended() else "waiting for input"
-        now, (seconds, finished) = self._clock(), self._grown(2)
+        if not self.metrics.waiting:
+            return "" if self.ended() else "waiting for input"
+        now, (seconds, finished) = self.clock(), self._grown(2)
         step = Step(seconds=seconds, polls=0, finished=finished, paused=False)
-        lanes = [LaneOutlook(is_paused=True)] if self._pauses() else []
-        cast = forecast(now=now, waiting=self._metrics.waiting, paces=recent_paces([step]), lanes=lanes)
+        lanes = [LaneOutlook(is_paused=True)] if self.pauses() else []
+        cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=lanes)
         return time_left(cast, now)

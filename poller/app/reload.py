@@ -5,6 +5,7 @@ one `apply` each to the service and to what `run` passes (site, log).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -24,39 +25,32 @@ log = structlog.get_logger()
 RESULT = "reload"  # the store's name for the result of the latest reload, which `poller reload` reads
 
 
+@dataclass(slots=True)
 class Reload:
     """Has a run's settings, and applies other ones."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        input_specs: Sequence[str],
-        service: Service,
-        builder: Builder,
-        apply: Sequence[Callable[[Settings], None]],
-    ) -> None:
-        self._settings = settings
-        self._input_specs = input_specs
-        self._service = service
-        self._builder = builder
-        self._apply_to_others = apply
-        self._count = 0
+    settings: Settings  # in force
+    input_specs: Sequence[str]
+    service: Service
+    builder: Builder
+    apply_to_others: Sequence[Callable[[Settings], None]]
+    count: int = 0
 
     async def run(self) -> None:
         """Reload each time that `service.reload_asked` is set."""
         while True:
-            await self._service.reload_asked.wait()
-            self._service.reload_asked.clear()
-            if not self._service.is_ending:
+            await self.service.reload_asked.wait()
+            self.service.reload_asked.clear()
+            if not self.service.is_ending:
                 await self._reload()
 
     async def _reload(self) -> None:
         """Read the settings again and apply them. Where they are wrong, nothing changes and the reason is reported."""
-        self._count += 1
+        self.count += 1
         result: dict[str, Any]
         try:
-            read = self._builder.environment.read_settings
-            result = await self._apply(self._settings if read is None else read())
+            read = self.builder.environment.read_settings
+            result = await self._apply(self.settings if read is None else read())
         except PollerError as error:
             reason = str(error)
             log.error("config.refused", reason=reason)  # noqa: TRY400 - a traceback does not help a person
@@ -68,33 +62,33 @@ class Reload:
                 needs_restart=result["needs_restart"],
                 left_waiting=result["left_waiting"],
             )
-        at = self._builder.environment.clock()
-        self._builder.store.save_knowledge(RESULT, orjson.dumps({"count": self._count, "at": at, **result}))
-        await self._builder.store.flush()
+        at = self.builder.environment.clock()
+        self.builder.store.save_knowledge(RESULT, orjson.dumps({"count": self.count, "at": at, **result}))
+        await self.builder.store.flush()
 
     async def _apply(self, wanted: Settings) -> dict[str, Any]:
         """Apply what can be; first what may be refused, then the rest."""
-        old, service = self._settings, self._service
+        old, service = self.settings, self.service
         new = wanted.model_copy(update={name: getattr(old, name) for name in Settings.fixed()})
         removed = old.account_settings().keys() - new.account_settings().keys()
         if removed and not service.endless:
             new, removed = _with_accounts_of(old, new), set[str]()
         needs_restart = differences(_by_name(new), _by_name(wanted))
-        sources = inputs.sources(new, self._input_specs)
+        sources = inputs.sources(new, self.input_specs)
         check_sources(source for source in sources if source not in service.ingest.sources)
         tokens, lanes = await self._prepare_accounts(new)
         await self._apply_to_sinks(new)
         service.endless |= inputs.is_endless(new, sources)
         for name, source in tokens.items():
-            await self._builder.apply(name, new, source, service)
+            await self.builder.apply(name, new, source, service)
         for lane in lanes:
             service.begin_lane(lane)
         await service.ingest.change(sources)
         left_waiting = [name for name in sorted(removed) if await self._end_account(name)]
         service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
-        for apply in self._apply_to_others:
+        for apply in self.apply_to_others:
             apply(new)
-        self._settings = new
+        self.settings = new
         changed = [name for name in differences(_by_name(old), _by_name(wanted)) if name not in needs_restart]
         return {"changed": changed, "needs_restart": needs_restart, "left_waiting": left_waiting}
 
@@ -103,33 +97,33 @@ class Reload:
     async def _prepare_accounts(self, new: Settings) -> tuple[dict[str, TokenSource | None], list[Lane]]:
         """Return the accounts that stay, with their tokens where they changed, and the lanes of new accounts. Raises
         `ConfigError` for one that has no token."""
-        old, wanted = self._settings.account_settings(), new.account_settings()
-        same_patience = new.give_up_s == self._settings.give_up_s
+        old, wanted = self.settings.account_settings(), new.account_settings()
+        same_patience = new.give_up_s == self.settings.give_up_s
         tokens = {
-            name: None if account == old[name] and same_patience else await self._builder.tokens(account)
+            name: None if account == old[name] and same_patience else await self.builder.tokens(account)
             for name, account in wanted.items()
             if name in old
         }
-        return tokens, [await self._builder.lane(name, new, self._service) for name in wanted if name not in old]
+        return tokens, [await self.builder.lane(name, new, self.service) for name in wanted if name not in old]
 
     async def _end_account(self, name: str) -> bool:
         """End an account's work; return whether it leaves tasks waiting."""
-        await self._service.end_lane(name)
-        return await self._builder.store.next_due_at(name) is not None
+        await self.service.end_lane(name)
+        return await self.builder.store.next_due_at(name) is not None
 
     # --- sinks
 
     async def _apply_to_sinks(self, new: Settings) -> None:
         """Open new sinks, and again those that changed or had stopped, or all where they must not see other variables;
         then close those not wanted any more. Where one cannot be opened, restore all."""
-        old, loops = self._settings, self._service.delivery_loops
+        old, loops = self.settings, self.service.delivery_loops
         specs, hidden_as_before = old.sink_specs, old.secret_variables() == new.secret_variables()
         kept = {
             repr(spec): loop
             for spec, loop in zip(specs, loops, strict=True)
             if hidden_as_before and not _must_reopen(loop, spec)
         }
-        wanted = self._builder.delivery_loops(new, kept)
+        wanted = self.builder.delivery_loops(new, kept)
         fresh = [loop for loop in wanted if loop not in kept.values()]
         if fresh or len(wanted) != len(loops):
             current = dict(zip([loop.sink.name for loop in loops], specs, strict=True))
@@ -138,20 +132,21 @@ class Reload:
     async def _exchange(
         self, fresh: list[DeliveryLoop], wanted: list[DeliveryLoop], current: Mapping[str, SinkSpec]
     ) -> None:
-        service, store = self._service, self._builder.store
+        service, store = self.service, self.builder.store
         names = [loop.sink.name for loop in fresh]
         replaced = [loop for loop in service.delivery_loops if loop.sink.name in names]
         for loop in replaced:
             await service.end_delivery(loop)
-        positions = await store.attach_sinks(list(dict.fromkeys([*current, *names])))
+        positions = await store.positions(names)
         try:
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
         except PollerError:
             for loop in fresh:
-                await loop.sink.close()
+                await loop.close()
             await self._restore(replaced, current)
             raise
+        await store.attach_sinks(list(dict.fromkeys([*current, *names])))
         for loop in fresh:
             service.begin_delivery(loop)
         for loop in [each for each in service.delivery_loops if each not in wanted]:
@@ -161,14 +156,14 @@ class Reload:
 
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
         """Open sinks again as they were. One that had stopped before, and cannot be opened, stays stopped."""
-        positions = await self._builder.store.attach_sinks(list(current))
+        positions = await self.builder.store.positions(list(current))
         for before in replaced:
-            loop = self._builder.delivery_loop(current[before.sink.name], self._settings)
+            loop = self.builder.delivery_loop(current[before.sink.name], self.settings)
             try:
                 await loop.open(positions[loop.sink.name])
             except SinkError as error:
                 loop.stopped_by, loop.backlog_reason = error, str(error)
-            self._service.begin_delivery(loop)
+            self.service.begin_delivery(loop)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:

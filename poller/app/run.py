@@ -1,16 +1,16 @@
 """The composition root: builds a run from its settings, runs it, and returns its exit code."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec.json import encode
+from msgspec.structs import replace
 from rich.console import Console
 
 from poller import __version__
@@ -22,18 +22,20 @@ from poller.app.progress import Progress
 from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
 from poller.core import log as logs
-from poller.core.errors import ConfigError, Exit, PollerError
+from poller.core.defect import defect
+from poller.core.errors import ConfigError, Exit, InputError, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
-from poller.core.text import redacted_url
+from poller.core.text import redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
-from poller.reports.ledger import exit_code, failed_polls, imbalances, summary
+from poller.reports.ledger import failed_polls, imbalances, summary
+from poller.reports.work import Work, WorkNote, begun, exit_code, work_note, work_of, work_text
 from poller.sources import Source, check_sources
 from poller.store import open_store
-from poller.web import Overview, RunContext, make_site
+from poller.web import RunContext, make_site
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -44,17 +46,29 @@ HISTORY, HISTORY_PAGE = 500, 50  # records; each may have a body of a megabyte
 
 
 async def run_process(
-    settings: Settings,
+    read_settings: Callable[[], Settings], input_specs: Sequence[str], environ: Mapping[str, str]
+) -> Exit:
+    """Run as this process: logs, progress and summary on stderr; the first SIGTERM or SIGINT drains, the second stops
+    at once. SIGHUP reloads, but drains where the terminal was closed. Raises `PollerError`."""
+    signals = _Signals()
+    signals.handle()  # before the settings are read: a SIGHUP after that must reload them
+    try:
+        return await _run_with_logs(read_settings, input_specs, environ, signals)
+    except asyncio.CancelledError:
+        _print("poller: stopped at once; nothing is lost. Run the same command again to continue")
+        return Exit.WORK_LEFT
+
+
+async def _run_with_logs(
+    read_settings: Callable[[], Settings],
     input_specs: Sequence[str],
     environ: Mapping[str, str],
-    read_settings: Callable[[], Settings] | None = None,
+    signals: "_Signals",
 ) -> Exit:
-    """Run as this process: logs, progress and summary on stderr; SIGTERM and SIGINT drain, SIGHUP reloads.
-
-    Raises `PollerError`.
-    """
+    settings = read_settings()
     console = Console(stderr=True)
     display = console if settings.progress and console.is_terminal else None
+    signals.has_display = display is not None
 
     def apply_to_log(now: Settings) -> None:
         quiet = display is not None and "level" not in now.log.model_fields_set
@@ -65,13 +79,14 @@ async def run_process(
         environment = Environment(
             environ=environ,
             monotonic=time.monotonic,
-            connections=connect,
+            connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
             console=display,
             tracer=tracer,
+            on_start=signals.on_start,
             read_settings=read_settings,
             apply_to_log=apply_to_log,
         )
-        return await _run_with_signals(settings, input_specs, environment)
+        return await run(settings, input_specs, environment)
 
 
 @asynccontextmanager
@@ -86,43 +101,44 @@ async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncItera
         await asyncio.to_thread(provider.shutdown)  # sends the last spans; may take seconds where the collector is down
 
 
-def connect(settings: Settings) -> Connections:
-    """Return the run's connections to HubSpot, not opened yet."""
-    return Connections(proxy=settings.proxy, ca_file=settings.ca_file)
+class _Signals:
+    """Stops or reloads the run of this process on signals, also on those that came before it began."""
 
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._service: Service | None = None
+        self._had_terminal = sys.stderr.isatty()
+        self._is_reload_asked = False  # before the service began
+        self.has_display = False  # which shows that the run is stopping
 
-async def _run_with_signals(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:
-    """Run; the first SIGTERM or SIGINT drains, the second stops at once. SIGHUP reloads, but drains where the terminal
-    was closed."""
-    loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
-    services: list[Service] = []
+    def handle(self) -> None:
+        """Handle the signals from now on."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
-    def on_stop_signal() -> None:
-        if services and not services[0].draining:
-            services[0].drain()
-        elif this_task is not None:
-            this_task.cancel()
-
-    def on_start(service: Service) -> None:
-        services.append(service)
+    def on_start(self, service: Service) -> None:
+        self._service = service
+        if self._is_reload_asked:
+            service.reload_asked.set()
         tune_garbage_collector()
 
-    had_terminal = sys.stderr.isatty()
+    def _stop(self) -> None:
+        if self._service is not None and not self._service.draining:
+            self._service.drain()
+            if not self.has_display:
+                _print("poller: stopping: polls in flight are finished and delivered. A second signal stops at once")
+        elif self._task is not None:
+            self._task.cancel()
 
-    def on_sighup() -> None:
-        if had_terminal and not sys.stderr.isatty():
-            on_stop_signal()
-        elif services:
-            services[0].reload_asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_stop_signal)
-    loop.add_signal_handler(signal.SIGHUP, on_sighup)
-    try:
-        return await run(settings, input_specs, replace(environment, on_start=on_start))
-    except asyncio.CancelledError:
-        _print("poller: stopped at once; nothing is lost. Run the same command again to continue")
-        return Exit.WORK_LEFT
+    def _hang_up(self) -> None:
+        if self._had_terminal and not sys.stderr.isatty():
+            self._stop()
+        elif self._service is not None:
+            self._service.reload_asked.set()
+        else:
+            self._is_reload_asked = True
 
 
 async def run(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:
@@ -139,16 +155,65 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         connections = await stack.enter_async_context(environment.connections(settings))
         builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
         service = await _build_service(settings, sources, builder, stack)
+        given = await _GivenWork.begin(store, metrics)
+        service.on_chunk = given.save
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         environment.on_start(service)
         apply_to_site = await _open_site(settings, builder, service, stack)
         reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
         error = await _run_service(service, settings, metrics, environment, reload)
-        sums = await store.sums()
+        sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
-    is_all_fed = service.fed and not service.endless
-    return _conclude(sums, metrics, error, unfed=_nothing_fed(sums, metrics, sources) if is_all_fed else None)
+    state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
+    if error is None and service.fed and not service.endless:
+        error = _nothing_fed(sums, metrics, sources, state_flag)
+    return _conclude(sums, given.work(sums), metrics, error, state_flag)
+
+
+class _GivenWork:
+    """What this run was given; noted in the state, so that the run after a crash has the same answer."""
+
+    NOTED_AS = "work"
+
+    def __init__(self, store: Store, metrics: Metrics, note: WorkNote) -> None:
+        self._store, self._metrics, self._note = store, metrics, note
+        self._saved = 0  # failed duplicates
+
+    @classmethod
+    async def begin(cls, store: Store, metrics: Metrics) -> "_GivenWork":
+        """Note the work before its first line is stored."""
+        note = work_note(await store.knowledge(cls.NOTED_AS), await store.sums())
+        store.save_knowledge(cls.NOTED_AS, encode(note))
+        await store.flush()
+        return cls(store, metrics, note)
+
+    def save(self) -> None:
+        """Note the failed duplicates of a chunk; all other sums are in the state."""
+        if self._metrics.failed_duplicates > self._saved:
+            self._saved = self._metrics.failed_duplicates
+            note = begun(self._note)
+            note = replace(note, failed_duplicates=note.failed_duplicates + self._saved)
+            self._store.save_knowledge(self.NOTED_AS, encode(note))
+
+    def work(self, sums: Sums) -> Work:
+        """Return what became of it."""
+        return work_of(sums, self._note, self._metrics.failed_duplicates)
+
+
+async def _closing_sums(store: Store, state: str) -> Sums:
+    """Return the sums. Raises `StoreError` where the state is out of reach: the run must end in time."""
+    reading = asyncio.ensure_future(store.sums())
+    try:
+        while not (await asyncio.wait([reading], timeout=0.5))[0]:
+            if not store.writable:
+                raise StoreError(
+                    f"the state {redacted_url(state)} does not answer, so the sums of this run are unknown. What was "
+                    "acknowledged is stored: run the same command again to continue"
+                )
+        return reading.result()
+    finally:
+        reading.cancel()
 
 
 async def _build_service(
@@ -172,9 +237,11 @@ async def _build_service(
     )
     stack.push_async_callback(service.close_sinks)
     service.delivery_loops = builder.delivery_loops(settings)
-    positions = await store.attach_sinks([loop.sink.name for loop in service.delivery_loops])
+    names = [loop.sink.name for loop in service.delivery_loops]
+    positions = await store.positions(names)
     for loop in service.delivery_loops:
         await loop.open(positions[loop.sink.name])
+    await store.attach_sinks(names)
     for name in settings.account_settings():
         service.lanes[name] = await builder.lane(name, settings, service)
     await _load_history(service, store, sums, environment.clock())
@@ -215,24 +282,20 @@ async def _open_site(
         service=service,
         store=builder.store,
         metrics=builder.metrics,
-        feeding=inputs.feeding(settings),
         clock=environment.clock,
-        version=__version__,
-        pid=os.getpid(),
-        began_at=environment.clock(),
+        feeding=inputs.feeding(settings),
+        deadline_s=_longest_deadline_s(settings),
     )
-    overview = Overview(service=service, metrics=builder.metrics, store=builder.store, clock=environment.clock)
 
     def apply(now: Settings) -> None:
         site.feeding = inputs.feeding(now)
-        overview.deadline_s = max(account.deadline_s for account in now.account_settings().values())
+        site.deadline_s = _longest_deadline_s(now)
 
-    apply(settings)
     if (address := address_of(settings.listen)) is None:
         return apply
     tokens = await builder.site_token(settings)
     try:
-        taken = await stack.enter_async_context(environment.open_site(make_site(site, overview, tokens), address))
+        taken = await stack.enter_async_context(environment.open_site(make_site(site, tokens), address))
     except ConfigError as error:
         if "listen" in settings.model_fields_set:
             raise
@@ -242,6 +305,10 @@ async def _open_site(
     if environment.console is not None:
         _print(f"poller: live page at http://{taken.near()}/")
     return apply
+
+
+def _longest_deadline_s(settings: Settings) -> float:
+    return max(account.deadline_s for account in settings.account_settings().values())
 
 
 async def _run_service(
@@ -256,24 +323,28 @@ async def _run_service(
                 group.create_task(reload.run()),
             ]
             if environment.console is not None:
-                watchers.append(group.create_task(_progress(service, metrics, environment).show(environment.console)))
+                progress = Progress(
+                    metrics=metrics,
+                    clock=environment.clock,
+                    pauses=service.pauses,
+                    ended=lambda: service.fed,
+                    draining=lambda: service.draining,
+                )
+                watchers.append(group.create_task(progress.show(environment.console)))
             try:
                 await service.run()
             finally:
                 for watcher in watchers:
                     watcher.cancel()
     except* PollerError as errors:
-        ended_by = _first(errors)
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        ended_by = error if isinstance(error, PollerError) else None
+    except* Exception as errors:
+        log.exception("run.failed")
+        ended_by = defect(errors)
     return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
-
-
-def _first(errors: BaseExceptionGroup[PollerError]) -> PollerError:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _progress(service: Service, metrics: Metrics, environment: Environment) -> Progress:
-    return Progress(metrics, clock=environment.clock, pauses=service.pauses, ended=lambda: service.fed)
 
 
 async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:
@@ -293,28 +364,33 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
         )
 
 
-def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source]) -> str | None:
-    """Return a message where the input had nothing to do; None where it had."""
+def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_flag: str) -> InputError | None:
+    """Return the error where the input had nothing to do; None where it had."""
     if metrics.tasks or metrics.duplicates:
         return None
     if metrics.rejected:
-        return "no usable id in the input. `poller status --rejected` lists each line with its reason"
+        listed = f"`poller status --rejected{state_flag}` lists each line with its reason"
+        return InputError(f"no usable id in the input. {listed}")
     if sums.waiting or sums.finished:
         return None
-    return "the input has no id" if sources else "no input was given, and the state has no tasks: poller run FILE"
+    return InputError(
+        "the input has no id" if sources else "no input was given, and the state has no tasks: poller run FILE"
+    )
 
 
-def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed: str | None) -> Exit:
+def _conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str) -> Exit:
     """Print the closing summary; return the exit code."""
-    _print("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls)))))
-    code, message = exit_code(sums), None
+    _print("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls), work_text(work, state_flag)))))
+    code, message = exit_code(sums, work), None
     if broken := imbalances(sums):
         log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])
         code = Exit.INTERNAL
     elif error is not None:
         code, message = error.exit_code, str(error)
-    elif unfed is not None:
-        code, message = Exit.NO_INPUT, unfed
+    elif code is Exit.WORK_LEFT:
+        undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
+        left = f"{sums.waiting:,} tasks wait and {undelivered:,} records are not delivered"
+        message = f"stopped with work left: {left}. Run the same command again to continue"
     if message is not None:
         _print(f"poller: {message}")
     log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
@@ -324,5 +400,5 @@ def _conclude(sums: Sums, metrics: Metrics, error: PollerError | None, *, unfed:
 def _print(text: str) -> None:
     """Write to stderr for a person; ignore that it was closed."""
     stream = logs.QuietStream(sys.stderr)
-    stream.write(f"{text}\n")
+    stream.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
     stream.flush()

@@ -47,6 +47,13 @@ class Commands(typer.core.TyperGroup):
             code = error.exit_code
         except KeyboardInterrupt:  # before or after a run, which handles the signal itself
             code = Exit.WORK_LEFT
+        except Exception as error:
+            if _is_handled_elsewhere(error):
+                raise
+            from poller.core.defect import defect
+
+            _print_error(defect(error))
+            code = Exit.INTERNAL
         raise typer.Exit(code or 0) from None
 
 
@@ -69,22 +76,24 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-app.command(epilog=run.EXAMPLES)(run.run)
-app.command(epilog=check_config.EXAMPLES)(check_config.check_config)
-app.command(epilog=plan.EXAMPLES)(plan.plan)
-app.command(epilog=status.EXAMPLES)(status.status)
-app.command(epilog=why.EXAMPLES)(why.why)
-app.command(epilog=report.EXAMPLES)(report.report)
-app.command(epilog=verify.EXAMPLES)(verify.verify)
-app.command(epilog=replay.EXAMPLES)(replay.replay)
-app.command(epilog=reload.EXAMPLES)(reload.reload)
-app.command(epilog=healthcheck.EXAMPLES)(healthcheck.healthcheck)
-app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=sandbox.EXAMPLES)(sandbox.sandbox)
+for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
+    app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
+
+
+def _is_handled_elsewhere(error: Exception) -> bool:
+    """Whether typer or `_flush` handles it: a wrong command line, an exit, a closed or full standard output."""
+    if isinstance(error, OSError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            return True
+    return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
 
 
 def _print_error(error: PollerError) -> None:
-    first, *others = str(error).splitlines() or [type(error).__name__]
+    from poller.core.text import without_controls
+
+    first, *others = map(without_controls, str(error).splitlines() or [type(error).__name__])
     typer.echo("\n".join([f"poller: {first}", *(f"  {line}" for line in others)]), err=True)
 
 

@@ -1,10 +1,11 @@
 """What several commands share: their options, and the step from flags to settings."""
 
 import os
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from poller.config import Settings as Settings
 else:
     Settings = Any  # for annotations: pydantic takes long to import
+
+T = TypeVar("T")
 
 
 class InputFormat(StrEnum):
@@ -48,6 +51,13 @@ DefaultAccount = Annotated[str | None, typer.Option(metavar="NAME", help="Accoun
 Format = Annotated[InputFormat | None, typer.Option(help="How lines are read. [auto]")]
 IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="CSV column or JSON key of the id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end on an event loop of its own."""
+    import asyncio
+
+    return asyncio.run(work)
 
 
 def settings_of(config: Path | None, **flags: Any) -> Settings:

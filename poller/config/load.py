@@ -44,10 +44,9 @@ def load(
         settings = Settings(**merged)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
-    else:
-        settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
-        return settings
-    raise ConfigError("\n".join(messages_of(problems, origins)))
+        raise ConfigError("\n".join(messages_of(problems, origins))) from None
+    settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
+    return settings
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

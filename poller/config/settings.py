@@ -1,5 +1,6 @@
 """Every setting: its name, default and range. The defaults of the timing rules are those of `policy.Polling`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -20,15 +21,16 @@ from poller.config.address import address_of, is_loopback_host, listen_address
 from poller.config.merge import TOKEN_KEYS, KeyPath, overlay, variable
 from poller.config.sources import SourceTable, source_tables
 from poller.config.value_types import (
+    ACCOUNT_NAME,
     AccountName,
     Count,
     Empty,
     Seconds,
+    StateUrl,
+    UrlPath,
     Variable,
     Word,
-    absolute_path,
     http_url,
-    is_account_name,
     known_zone,
     no_bool,
     plain_base,
@@ -36,7 +38,6 @@ from poller.config.value_types import (
     share_or_number,
     sink_specs,
     status_template,
-    url_like,
     whole_from_one,
 )
 from poller.schedule.policy import LONGEST_GAP_S, Polling
@@ -83,7 +84,7 @@ class OAuthTable(BaseModel):
     client_secret_file: Path | None = None
     refresh_token_env: Variable | None = None
     refresh_token_file: Path | None = None
-    token_path: Annotated[str, AfterValidator(absolute_path)] = "/oauth/2026-03/token"  # noqa: S105 - a path
+    token_path: UrlPath = "/oauth/2026-03/token"  # noqa: S105 - a path
 
     @model_validator(mode="after")
     def _each_secret_has_one_place(self) -> Self:
@@ -167,7 +168,7 @@ class AccountSettings(BaseModel):
 class Settings(AccountSettings):
     """All settings. Its account settings are the defaults of `accounts`, which holds every account's merged ones."""
 
-    state: Annotated[str, AfterValidator(url_like), _FIXED] = "sqlite:///poller.db"
+    state: Annotated[StateUrl, _FIXED] = "sqlite:///poller.db"
     account: AccountName = "default"  # of ids without one
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
@@ -205,7 +206,7 @@ class Settings(AccountSettings):
         top = {key: value for key, value in values.items() if key in AccountSettings.model_fields}
         merged = {name: overlay(top, own) if isinstance(own, dict) else own for name, own in accounts.items()}
         first = next(iter(accounts), "")
-        only = {"account": first} if len(accounts) == 1 and is_account_name(first) else {}
+        only = {"account": first} if len(accounts) == 1 and re.fullmatch(ACCOUNT_NAME, first) else {}
         return only | values | {"accounts": merged}
 
     @model_validator(mode="after")

@@ -1,12 +1,11 @@
 """The `[[sources]]` tables: the keys of each kind of source. Pure."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from poller.config.value_types import AccountName, Empty, Seconds
+from poller.config.value_types import AccountName, Empty, Seconds, distinct
 
 Kind = Literal["file", "glob", "folder", "stdin"]
 
@@ -76,11 +75,9 @@ class SourceTable(BaseModel):
 
 def source_tables(value: object) -> object:
     """Accept one path, a list of paths and tables, and such a list as JSON (environment)."""
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else [value]
-    if not isinstance(value, list | tuple):
-        raise ValueError('must be a list such as ["ids.txt"], or [[sources]] tables')  # noqa: TRY004 - pydantic collects it
-    tables = [{"path": each} if isinstance(each, str | Path) else each for each in value]
-    if any(table in tables[:at] for at, table in enumerate(tables)):
-        raise ValueError("names a source twice")
-    return tables
+    return distinct(
+        value,
+        lambda each: {"path": each} if isinstance(each, str | Path) else each,
+        noun="source",
+        example="ids.txt",
+    )

@@ -4,43 +4,32 @@ because it may be a secret in the wrong setting.
 
 import json
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 _SINK_KIND = "[a-z][a-z0-9_-]*"
+ACCOUNT_NAME = "[A-Za-z0-9_.-]{1,64}"
+
+
+def shaped(pattern: str, message: str) -> AfterValidator:
+    """Return a validator that accepts text of which the whole matches `pattern`."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(message)
+        return text
+
+    return AfterValidator(check)
 
 
 def no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - pydantic collects ValueError only
     return value
-
-
-def unset_word(value: object) -> object:
-    return None if value in ("", "auto", "never") else value
-
-
-def unset_empty(value: object) -> object:
-    return None if value == "" else value
-
-
-def variable_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name):
-        raise ValueError("must be the name of an environment variable that holds the secret, not the secret itself")
-    return name
-
-
-def is_account_name(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is not None
-
-
-def account_name(name: str) -> str:
-    if not is_account_name(name):
-        raise ValueError("an account's name is 1 to 64 of A-Z a-z 0-9 _ . -")
-    return name
 
 
 def share_or_number(value: object) -> object:
@@ -101,16 +90,16 @@ def status_template(path: str) -> str:
     return path
 
 
-def absolute_path(path: str) -> str:
-    if not re.fullmatch(r"/(?!/)[A-Za-z0-9_.~/-]+", path):
-        raise ValueError("must be a plain path that starts with /")
-    return path
-
-
-def url_like(url: str) -> str:
-    if not re.match(r"[a-z][a-z0-9+]*://", url):
-        raise ValueError('must be a URL such as "sqlite:///poller.db"')
-    return url
+def distinct(value: object, read: Callable[[Any], object], *, noun: str, example: str) -> list[object]:
+    """Return the entries of a list, each as `read` returns it. Accepts one entry alone, and JSON (environment)."""
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f'must be a list such as ["{example}"], or [[{noun}s]] tables')  # noqa: TRY004 - pydantic collects it
+    entries = [read(each) for each in value]
+    if any(entry in entries[:at] for at, entry in enumerate(entries)):
+        raise ValueError(f"names a {noun} twice")
+    return entries
 
 
 def sink_specs(value: object) -> object:
@@ -118,14 +107,7 @@ def sink_specs(value: object) -> object:
 
     `poller.sinks` validates the kind and the other keys of a table.
     """
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else [value]
-    if not isinstance(value, list | tuple):
-        raise ValueError('must be a list such as ["jsonl:finished.jsonl"], or [[sinks]] tables')  # noqa: TRY004 - pydantic collects it
-    specs = [_sink_spec(sink) for sink in value]
-    if any(spec in specs[:at] for at, spec in enumerate(specs)):
-        raise ValueError("names a sink twice")
-    return specs
+    return distinct(value, _sink_spec, noun="sink", example="jsonl:finished.jsonl")
 
 
 def _sink_spec(sink: object) -> object:
@@ -139,7 +121,15 @@ def _sink_spec(sink: object) -> object:
 
 Count = Annotated[int, BeforeValidator(no_bool), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
-Variable = Annotated[str, AfterValidator(variable_name)]
-Word = BeforeValidator(unset_word)  # "auto" and "never" mean None, which TOML does not have
-Empty = BeforeValidator(unset_empty)  # "" means None
-AccountName = Annotated[str, AfterValidator(account_name)]
+Word = BeforeValidator(lambda value: None if value in ("", "auto", "never") else value)  # TOML has no null
+Empty = BeforeValidator(lambda value: None if value == "" else value)
+AccountName = Annotated[str, shaped(ACCOUNT_NAME, "an account's name is 1 to 64 of A-Z a-z 0-9 _ . -")]
+UrlPath = Annotated[str, shaped(r"/(?!/)[A-Za-z0-9_.~/-]+", "must be a plain path that starts with /")]
+StateUrl = Annotated[str, shaped(r"(?s)[a-z][a-z0-9+]*://.*", 'must be a URL such as "sqlite:///poller.db"')]
+Variable = Annotated[
+    str,
+    shaped(
+        r"[A-Za-z_][A-Za-z0-9_]{0,127}",
+        "must be the name of an environment variable that holds the secret, not the secret itself",
+    ),
+]

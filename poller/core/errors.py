@@ -10,11 +10,11 @@ class Exit(IntEnum):
     """Exit codes of `poller` (values from 64 on follow BSD sysexits)."""
 
     ALL_COMPLETE = 0
-    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`
+    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`, or lines were rejected
     USAGE = 2
     NO_INPUT = 65  # nothing usable in the input
     UNREACHABLE = 69  # a sink or the API out of reach for longer than `give_up_s`
-    INTERNAL = 70  # the ledger does not balance: a defect of the poller
+    INTERNAL = 70  # a defect of the poller: the ledger does not balance, or an exception that no code expects
     CANNOT_CREATE = 73  # an output or state file cannot be used
     WORK_LEFT = 75  # stopped with work left: run again to continue
     TOKEN_REFUSED = 77
@@ -61,10 +61,14 @@ class SinkError(PollerError):
     exit_code = Exit.CANNOT_CREATE
 
 
+class Defect(PollerError):
+    """An exception that the code does not expect."""
+
+    exit_code = Exit.INTERNAL
+
+
 class OutputClosed(PollerError):
     """The reader of our standard output is gone; undelivered records stay in the store."""
-
-    exit_code = Exit.WORK_LEFT
 
 
 class TokenRefused(PollerError):
@@ -75,8 +79,6 @@ class TokenRefused(PollerError):
 
 class TooManyFailures(PollerError):
     """More tasks failed than `stop_on_failures` allows; the run drained."""
-
-    exit_code = Exit.WORK_LEFT
 
 
 class GaveUp(PollerError):

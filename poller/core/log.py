@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, TextIO, cast
 
@@ -18,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from poller.core.protocols import Clock
+from poller.core.timestamps import iso
 
 _HIDDEN = "***"
 _TOKEN_LIKE = re.compile(r"(?i)(?<=bearer )[^\s\"',}]+|(?<=bearer%20)[^\s\"',}&]+|\bpat-[a-z0-9]{2,4}-[a-z0-9-]{8,}")
@@ -80,21 +80,19 @@ class QuietStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        return self._attempt(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, act: Callable[[], int | None]) -> int:
         try:
-            return self._stream.write(text)
+            return act() or 0
         except BrokenPipeError:
             self._forget()
         except (OSError, ValueError):  # no space; closed file
             pass
         return 0
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self._forget()
-        except (OSError, ValueError):
-            pass
 
     def _forget(self) -> None:
         """On a closed pipe, redirect to /dev/null so that Python does not exit with 120."""
@@ -186,9 +184,8 @@ def error_message(error: BaseException) -> str:
 
 def _timestamp(clock: Clock) -> Processor:
     def add(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-        at = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         name, level = event.pop("event", ""), event.pop("level", "info")
-        return {"timestamp": at, "level": level, "event": name, **event}
+        return {"timestamp": iso(clock()), "level": level, "event": name, **event}
 
     return add
 

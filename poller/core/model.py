@@ -87,6 +87,7 @@ class Added:
 
     tasks: int
     duplicates: int
+    failed: int = 0  # duplicates whose task has an outcome already, but not `complete`
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------
@@ -129,14 +130,14 @@ class Throttled(Struct, frozen=True, kw_only=True):
     """The account must wait; the task is not the cause."""
 
     policy: Literal["window", "daily", "migrating"]  # 429 ten-secondly or unnamed, 429 DAILY, 477
-    retry_after_s: float | None = None  # as sent, clamped to 0 … 86,400
+    retry_after_s: float | None = None  # as sent, clamped to 1 … 900
     correlation_id: str | None = None
 
 
 class Refused(Struct, frozen=True, kw_only=True):
     """The account sends no requests until a person or a new token changes something; the task is not the cause."""
 
-    reason: Literal["token_refused", "scope_missing", "wrong_path"]
+    reason: Literal["token_refused", "scope_missing", "wrong_path"]  # the pause's value
     detail: str  # for people; names the missing scopes
     correlation_id: str | None = None
 

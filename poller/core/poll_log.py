@@ -29,6 +29,19 @@ def outcome_detail(outcome: Outcome) -> str | int | None:
             assert_never(outcome)
 
 
+def failure_reason(outcome: Outcome) -> str | None:
+    """Return why a poll did not show its task's status; None where it did. A missing task is an answer."""
+    match outcome:
+        case Running() | Finished() | Missing():
+            return None
+        case Throttled():
+            return f"throttled_{outcome.policy}"
+        case Refused() | Unreachable():
+            return outcome.reason
+        case _:
+            assert_never(outcome)
+
+
 def poll_line(poll: Poll) -> str:
     """Return the line that adds `poll` to a poll log."""
     detail = poll.detail.encode("utf-8", "replace").decode() if isinstance(poll.detail, str) else poll.detail

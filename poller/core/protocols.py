@@ -157,9 +157,10 @@ class PollStore(Protocol):
     async def next_due_at(self, account: str) -> float | None:
         """Return when the earliest task that is waiting and not leased is due; None if there is none."""
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         """Count one poll for each task and store its decision; for finished ones, in the same transaction, the record
-        and one undelivered row per attached sink. Skips a task whose lease is not held any more."""
+        and one undelivered row per attached sink. Returns those that are stored: a task whose lease is not held any
+        more is skipped."""
 
     def release(self, tasks: Sequence[Task]) -> None:
         """Give leases back unused."""
@@ -181,6 +182,9 @@ class DeliveryStore(Protocol):
         """Make these, and only these, the sinks of the run; return each one's noted position. A sink gets everything
         that finished while it was not attached, also before it was first named."""
 
+    async def positions(self, sinks: Sequence[str]) -> Mapping[str, bytes | None]:
+        """Return each sink's noted position, None for one without; changes nothing."""
+
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
         """Return the first undelivered records that are safely on disk, in the order in which they finished."""
 
@@ -191,9 +195,10 @@ class DeliveryStore(Protocol):
     async def note_position(self, sink: str, position: bytes | None) -> None:
         """Note a sink's position by itself, after `Sink.open`."""
 
-    async def replay(self, sink: str, selection: Selection) -> int:
+    async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
         """Put the selected records that are kept back into the sink's outbox, dead letters too; return how many. One
-        that is undelivered already stays as it is. Raises `ConfigError` for a sink that the state does not know."""
+        that is undelivered already stays as it is. `from_start` forgets the sink's position in the same transaction.
+        Raises `ConfigError` for a sink that the state does not know."""
 
 
 class StateReader(Protocol):

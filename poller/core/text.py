@@ -48,9 +48,14 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def without_controls(text: str) -> str:
+    """Return text that cannot steer a terminal, such as a file's name: unprintable characters are replaced."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
 def printable(text: str) -> str:
     """Return text that cannot steer a terminal, at most `LONGEST_SHOWN` characters of it."""
-    shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    shown = without_controls(text)
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 1]}…"
 
 

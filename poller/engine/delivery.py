@@ -2,13 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import assert_never
 
 import structlog
 
-from poller.core.errors import GaveUp, SinkError
+from poller.core.errors import GaveUp, PollerError, SinkError
+from poller.core.log import error_message
 from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
@@ -28,12 +29,14 @@ class DeliveryLoop:
         self.sink = sink
         self.backlog_reason: str | None = None  # why writes fail now
         self.stopped_by: SinkError | None = None  # why it stopped until a person acts
+        self.refusal: str | None = None  # why the sink refused the latest dead letter of this run
         self.on_stopped: Callable[[], None] = lambda: None
         self._store = store
         self._metrics = metrics
         self._clock = clock
         self._give_up_s = give_up_s
         self._failing_since: float | None = None
+        self._opened_at: bytes | None = None  # the position to note before anything is written
         self._woken = asyncio.Event()
         self._ending = False
         self._stopping = asyncio.Event()
@@ -41,19 +44,45 @@ class DeliveryLoop:
         self._drained_at = math.inf  # loop time at which a drain ends
 
     async def open(self, position: bytes | None) -> None:
-        """Open the sink. Raises `SinkError` where a person must act."""
+        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
-        await self._store.note_position(self.sink.name, await self.sink.open(position, following))
+        with self._defects_as_sink_errors("open"):
+            self._opened_at = await self.sink.open(position, following)
 
     async def run(self) -> None:
         """Deliver until `end` was called and the outbox is empty, `stop` was called, or the sink needs a person."""
+        if self._opened_at is not None:
+            await self._store.note_position(self.sink.name, self._opened_at)
         try:
             await self._deliver_all()
         except SinkError as error:
             self.stopped_by, self.backlog_reason = error, str(error)
-        if self.stopped_by is not None:
-            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
+            self._log_stopped(error)
             self.on_stopped()
+
+    async def close(self) -> None:
+        """Close the sink. A defect of it is logged: the others are closed all the same."""
+        try:
+            with self._defects_as_sink_errors("close"):
+                await self.sink.close()
+        except SinkError as error:
+            self._log_stopped(error)
+
+    def _log_stopped(self, error: SinkError) -> None:
+        log.error("sink.stopped", sink=self.sink.name, reason=str(error), exc_info=error.__cause__)
+
+    @contextmanager
+    def _defects_as_sink_errors(self, call: str) -> Iterator[None]:
+        """A sink may be other people's code: what it raises against its contract stops this sink alone."""
+        try:
+            yield
+        except PollerError:
+            raise
+        except Exception as error:
+            raise SinkError(
+                f"sink {self.sink.name}: its code failed in {call}: {error_message(error)}. Fix the sink and "
+                "run again: no record is lost"
+            ) from error
 
     async def _deliver_all(self) -> None:
         while not self._stopping.is_set():
@@ -67,7 +96,11 @@ class DeliveryLoop:
                 await asyncio.sleep(0 if self._ending else self.LINGER_S)
 
     async def _deliver(self, batch: Sequence[Delivery]) -> None:
-        match await self.sink.write(batch):
+        with self._defects_as_sink_errors("write"):
+            result = await self.sink.write(batch)
+            if not isinstance(result, Written | Retry):
+                raise TypeError(f"it returned {type(result).__name__}, not Written or Retry")
+        match result:
             case Retry(reason=reason, wait_s=wait_s, position=position):
                 if position is not None:
                     await self._store.note_position(self.sink.name, position)
@@ -79,9 +112,10 @@ class DeliveryLoop:
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
                 self._metrics.dead[self.sink.name] += len(written.refused)
                 if written.refused:
+                    self.refusal = list(written.refused.values())[-1]
                     reason = next(iter(written.refused.values()))
                     log.warning("sink.refused", sink=self.sink.name, records=len(written.refused), reason=reason)
-            case result:
+            case _:
                 assert_never(result)
 
     def _note_failure(self, reason: str) -> None:

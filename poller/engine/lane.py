@@ -62,7 +62,7 @@ class Lane:
         """Work until stopped; then save the account's state as ended in order."""
         self.save()
         if self._timing is not None:
-            self._store.delay_first_polls(self.account, self._timing.first_poll_s)
+            self._store.delay_first_polls(self.account, self._timing.planner.first_poll_s)
         await self._store.flush()  # before the first request: a crash from here on must not forget the window
         async with asyncio.TaskGroup() as recording:
             recording.create_task(self._recorder.run(save=self.save, on_commit=self._on_commit))
@@ -160,11 +160,11 @@ class Lane:
     def _plan_polls(self, task: Task, decision: Decision, now: float) -> None:
         if self._timing is None:
             return
+        learned = self._timing.planner
         if isinstance(decision, Finish):
-            self._timing.forget(task)
-        if self._timing.refresh(now):
-            self._store.delay_first_polls(self.account, self._timing.first_poll_s)
-            learned = self._timing.planner
+            learned.forget(task.key)
+        if learned.refresh(now):
+            self._store.delay_first_polls(self.account, learned.first_poll_s)
             log.debug(
                 "timing.planned",
                 account=self.account,
@@ -197,7 +197,7 @@ class Lane:
     ) -> None:
         """Use other settings from the next poll on."""
         self._client, self._polling, self._timing, self._give_up.rules = client, polling, timing, limits
-        self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.first_poll_s)
+        self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:
         """Check the queue: tasks may have become due."""

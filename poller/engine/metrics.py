@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from poller.core.histogram import Histogram
-from poller.core.model import Added, Chunk, Finished, Kind, Missing, Outcome, Running, Sums, Throttled
+from poller.core.model import Added, Chunk, Kind, Outcome, Sums
+from poller.core.poll_log import failure_reason
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -38,6 +39,7 @@ class Metrics:
     lines: int = 0  # input lines read in this run
     tasks: int = 0
     duplicates: int = 0
+    failed_duplicates: int = 0  # whose task ended before, but not complete
     rejected: int = 0
     blank: int = 0
     polls: int = 0  # answers of this run
@@ -78,6 +80,7 @@ class Metrics:
         self.lines += len(chunk.fed) + len(chunk.rejected) + chunk.blank
         self.tasks += added.tasks
         self.duplicates += added.duplicates
+        self.failed_duplicates += added.failed
         self.rejected += len(chunk.rejected)
         self.blank += chunk.blank
         self.waiting += added.tasks
@@ -88,8 +91,7 @@ class Metrics:
         polls.classes[type(outcome)] += 1
         polls.request.add(request_s)
         polls.gate.add(gate_s)
-        if not isinstance(outcome, Running | Finished | Missing):
-            reason = f"throttled_{outcome.policy}" if isinstance(outcome, Throttled) else outcome.reason
+        if (reason := failure_reason(outcome)) is not None:
             self.failed_polls[reason] += 1
 
     def finish(self, kind: Kind) -> None:

@@ -67,7 +67,8 @@ class Recorder:
             polled, self._unrecorded = self._unrecorded, []
             self._has_room.set()
             save()
-            await self._store.record([each.settled for each in polled])
+            stored = {id(each) for each in await self._store.record([each.settled for each in polled])}
+            polled = [each for each in polled if id(each.settled) in stored]  # the others' leases were lost
             for each in polled:
                 self._log(each)
                 if (record := each.settled.record) is not None:

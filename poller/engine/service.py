@@ -10,7 +10,7 @@ from poller.core.errors import TooManyFailures
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, Store
 from poller.engine.delivery import DeliveryLoop
-from poller.engine.failures import DominantReason, FailureWatch
+from poller.engine.failures import FailureWatch
 from poller.engine.history import History
 from poller.engine.ingest import Ingest
 from poller.engine.lane import Lane
@@ -19,7 +19,7 @@ from poller.sources import Source
 
 log = structlog.get_logger()
 
-PRUNED_AT_ONCE = 1000
+PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
@@ -46,8 +46,9 @@ class Service:
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
+        self.on_chunk: Callable[[], None] = lambda: None  # called after each stored chunk of input
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
-        self._failures = FailureWatch(stop_on_failures)
+        self.failures = FailureWatch(stop_on_failures)
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -153,12 +154,12 @@ class Service:
             await asyncio.wait([task], timeout=SINK_END_S)
             task.cancel()
             await asyncio.wait([task])
-        await loop.sink.close()
+        await loop.close()
 
     async def close_sinks(self) -> None:
         """Close every sink: the run is over, or could not start."""
         for loop in self.delivery_loops:
-            await loop.sink.close()
+            await loop.close()
 
     def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
         """Use other settings from now on."""
@@ -184,13 +185,25 @@ class Service:
         )
 
     async def _prune(self) -> None:
-        """Delete what is past its retention, in small transactions, so that other work need not wait."""
         while True:
-            retention_s = self._retention_s
-            pruned = 0 if retention_s is None else await self._store.prune(self._clock() - retention_s, PRUNED_AT_ONCE)
+            await self._prune_expired()
+            await asyncio.sleep(PRUNE_EVERY_S)
+
+    async def _prune_expired(self) -> None:
+        """Delete all that is past its retention. Half of the time is for other work: pruning must be faster than tasks
+        finish, and hold nothing up."""
+        loop, pruned = asyncio.get_running_loop(), 0
+        try:
+            while self._retention_s is not None:
+                began = loop.time()
+                latest = await self._store.prune(self._clock() - self._retention_s, PRUNED_AT_ONCE)
+                pruned += latest
+                if latest < PRUNED_AT_ONCE:
+                    break
+                await asyncio.sleep(loop.time() - began)
+        finally:
             if pruned:
                 log.info("tasks.pruned", tasks=pruned)
-            await asyncio.sleep(1.0 if pruned == PRUNED_AT_ONCE else PRUNE_EVERY_S)
 
     def pauses(self) -> dict[str, str]:
         """Return the paused lanes and failing sinks, each with its reason."""
@@ -200,6 +213,7 @@ class Service:
 
     def _on_chunk(self, chunk: Chunk, added: Added) -> None:
         self._metrics.add_chunk(chunk, added)
+        self.on_chunk()
         for account in {line.account for line in chunk.fed} & self.lanes.keys():
             self.lanes[account].wake()
 
@@ -212,14 +226,9 @@ class Service:
                 loop.wake()
             self._end_if_idle()
 
-    @property
-    def warning(self) -> DominantReason | None:
-        """The reason that ends many of the latest tasks, if one does."""
-        return self._failures.warning
-
     def _watch_failures(self, record: Record) -> None:
         """Warn as soon as one reason dominates; drain where too many tasks fail."""
-        if (found := self._failures.add(record)) is not None:
+        if (found := self.failures.add(record)) is not None:
             log.warning(
                 "failures.dominated",
                 reason=found.reason,
@@ -228,9 +237,9 @@ class Service:
                 share=found.share,
                 samples=list(found.samples),
             )
-        if self._failures.is_too_much and not self.is_ending:
+        if self.failures.is_too_much and not self.is_ending:
             self.stopped_by = TooManyFailures(
-                f"stopped by --stop-on-failures: {self._failures.message()}\n`poller report` shows the reasons. Once "
+                f"stopped by --stop-on-failures: {self.failures.message()}\n`poller report` shows the reasons. Once "
                 "they are gone, run the same command again: it continues where it stopped"
             )
             self.drain()

@@ -34,6 +34,7 @@ Headers = Mapping[str, str]  # names in any case; of repeated names the first co
 
 DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest common reader, stops at 128
 LOCKED_WAIT_S = 2.0  # HubSpot's least wait after a 423
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 900.0  # a Retry-After may come from anybody on the way
 LONGEST_WORD = 64
 LONGEST_INTEGER = 12  # digits in a header
 
@@ -318,4 +319,9 @@ def _correlation_id(headers: Headers, document: JsonObject | None) -> str | None
 
 def _retry_after_s(headers: Headers) -> float | None:
     """Return the wait that HubSpot requests. A date counts from the answer's own `Date`, so no clock has to agree."""
-    return parse_retry_after(_header(headers, "Retry-After"), sent_at=http_date(_header(headers, "Date")))
+    return parse_retry_after(
+        _header(headers, "Retry-After"),
+        sent_at=http_date(_header(headers, "Date")),
+        floor_s=SHORTEST_WAIT_S,
+        ceiling_s=LONGEST_WAIT_S,
+    )

@@ -5,7 +5,7 @@ aiohttp's exceptions hold the token, so they end here: callers get a word of `Tr
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from poller.core.model import Answer, Finished, Refused, Running, Task, Unreacha
 from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify, read_limits
-from poller.hubspot.connection import KEEPALIVE_S, BodyTooLarge, HostPool, Reply, open_pool, read_body
+from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, read_body
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 
@@ -65,25 +65,6 @@ def trouble_of(error: BaseException) -> Trouble:
     return Trouble.CLIENT
 
 
-class _Failed(Exception):
-    """Replaces an exception of aiohttp, which holds the request and so the token."""
-
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.value)
-        self.trouble = trouble
-
-
-async def _send_once(
-    request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
-) -> aiohttp.ClientResponse:
-    """Send a request at most once. aiohttp repeats an idempotent request when the connection drops, but not after an
-    exception that it does not know, such as `_Failed`."""
-    try:
-        return await send(request)
-    except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
-        raise _Failed(trouble_of(error)) from None
-
-
 class Connections:
     """All connections of the process to HubSpot, shared by all accounts: two sessions, of which one keeps connections,
     and a `HostPool` for each host. No cookies, no netrc, no proxy but the one given. Use with `async with`."""
@@ -100,12 +81,13 @@ class Connections:
         self._proxy = proxy
         self._ca_file = ca_file
         self._make_connector = connector or self._tcp_connector
-        self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by `fresh`; empty: not open
         self._pools: dict[tuple[URL, bool], HostPool] = {}  # by origin and `fresh`
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` where the CA file cannot be used."""
-        self._sessions = (self._session(self._make_connector(False)), self._session(self._make_connector(True)))
+        for fresh in (False, True):
+            self._sessions[fresh] = self._session(self._make_connector(fresh))
         return self
 
     async def __aexit__(
@@ -113,14 +95,14 @@ class Connections:
     ) -> None:
         for pool in self._pools.values():
             pool.close()
-        for session in self._sessions or ():
+        for session in self._sessions.values():
             await session.close()
 
     async def pool(self, host: URL, *, fresh: bool) -> HostPool:
         """Return the pool for the host of a URL. `fresh`: each of its connections serves one answer only."""
         key = host.origin(), fresh
         if key not in self._pools:
-            self._pools[key] = await open_pool(self._session_of(fresh=fresh), host, fresh=fresh)
+            self._pools[key] = await open_pool(self._sessions[fresh], host, fresh=fresh)
         return self._pools[key]
 
     async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
@@ -128,7 +110,7 @@ class Connections:
         try:
             async with (
                 asyncio.timeout(POST_TIMEOUT_S),
-                self._session_of(fresh=True).post(
+                self._sessions[True].post(
                     URL(url), data=dict(form), headers={"User-Agent": USER_AGENT}, allow_redirects=False
                 ) as response,
             ):
@@ -136,16 +118,9 @@ class Connections:
                 if trouble is None:
                     return response.status, body
             word = trouble_of(trouble)
-        except _Failed as failed:
-            word = failed.trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             word = trouble_of(error)
         raise TokenUnavailable(f"the token endpoint did not answer: {word}")
-
-    def _session_of(self, *, fresh: bool) -> aiohttp.ClientSession:
-        if self._sessions is None:
-            raise RuntimeError("the connections are not open")
-        return self._sessions[fresh]
 
     def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -154,14 +129,10 @@ class Connections:
             trust_env=False,
             proxy=self._proxy,
             timeout=aiohttp.ClientTimeout(),  # none: the caller limits the time of the whole request
-            middlewares=(_send_once,),
         )
 
     def _tcp_connector(self, fresh: bool) -> aiohttp.BaseConnector:
-        trusted = trusted_by(self._ca_file)
-        if fresh:
-            return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted, force_close=True)
-        return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted, keepalive_timeout=KEEPALIVE_S)
+        return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted_by(self._ca_file), force_close=fresh)
 
 
 class HubSpotClient:
@@ -181,7 +152,6 @@ class HubSpotClient:
         tokens: TokenSource,
         request_timeout_s: float = 30.0,
         max_body_bytes: int = 1_048_576,
-        user_agent: str = USER_AGENT,
     ) -> None:
         """`status_path` contains `{task_id}`; it is appended to `base_url`, which may have a path."""
         self._connections = connections
@@ -191,7 +161,7 @@ class HubSpotClient:
         self._tokens = tokens
         self._timeout = SharedTimeout(request_timeout_s)
         self._max_body_bytes = max_body_bytes
-        self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {user_agent}\r\n"
+        self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {USER_AGENT}\r\n"
         self._pools: dict[bool, HostPool] = {}  # by `fresh`
         self._expects_task_ids = answers_name_task(status_path)
         self._warned: set[Trouble] = set()

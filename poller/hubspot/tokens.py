@@ -36,8 +36,6 @@ class TokenUnavailable(Exception):
 class EnvToken:
     """A token in an environment variable, which cannot change while the process runs."""
 
-    __slots__ = ("_environ", "_name", "_token")
-
     def __init__(self, name: str, environ: Mapping[str, str]) -> None:
         self._name, self._environ = name, environ
         self._token: str | None = None
@@ -57,8 +55,6 @@ class EnvToken:
 
 class FileToken:
     """A token in a file, such as a Docker or Kubernetes secret; re-read when refused and when the file changes."""
-
-    __slots__ = ("_path", "_seen", "_token")
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -120,7 +116,8 @@ class OAuthToken:
     async def token(self) -> str:
         """Return an access token that has not expired. Raises `ConfigError` or `TokenUnavailable` if there is none."""
         access = self._access
-        if access is not None and (self._clock() < access.refresh_at or self._is_being_renewed(access)):
+        usable_until = 0.0 if access is None else access.ends_at if self._renewing.locked() else access.refresh_at
+        if access is not None and self._clock() < usable_until:
             return access.token
         async with self._renewing:
             return await self._renewed_token()
@@ -133,9 +130,6 @@ class OAuthToken:
     def has_changed(self) -> bool:
         """Whether a person may have put another refresh token into the file."""
         return self._failure is not None and self._file is not None and _is_changed(self._file, self._file_seen)
-
-    def _is_being_renewed(self, access: _Access) -> bool:
-        return self._renewing.locked() and self._clock() < access.ends_at
 
     async def _renewed_token(self) -> str:
         """Renew the token if necessary; a failure does not matter until the old token expires."""

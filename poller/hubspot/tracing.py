@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from poller import __version__
 from poller.core.errors import ConfigError
-from poller.core.model import Answer, Finished, Missing, Refused, Running, Task, Throttled, Unreachable
+from poller.core.model import Answer, Finished, Missing, Running, Task
+from poller.core.poll_log import failure_reason, outcome_name
 from poller.core.protocols import Clock, StatusClient
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class TracedClient:
         try:
             answer = await self._client.poll(task)
             span.set_attributes(_attributes(answer))
-            if (error := _error_type(answer)) is not None:
+            if (error := failure_reason(answer.outcome)) is not None:
                 span.set_attribute("error.type", error)
                 span.set_status(self._error)
             return answer
@@ -99,7 +100,7 @@ class TracedClient:
 
 def _attributes(answer: Answer) -> dict[str, str | int]:
     outcome = answer.outcome
-    attributes: dict[str, str | int] = {"poller.outcome": type(outcome).__name__.lower()}
+    attributes: dict[str, str | int] = {"poller.outcome": outcome_name(outcome)}
     if outcome.correlation_id is not None:
         attributes["hubspot.correlation_id"] = outcome.correlation_id
     match outcome:
@@ -108,13 +109,3 @@ def _attributes(answer: Answer) -> dict[str, str | int]:
         case Missing(code=code):
             attributes["http.response.status_code"] = code
     return attributes
-
-
-def _error_type(answer: Answer) -> str | None:
-    """Return why a poll did not show its task's status. A missing task is an answer, not an error."""
-    match answer.outcome:
-        case Throttled(policy=policy):
-            return f"throttled_{policy}"
-        case Refused(reason=reason) | Unreachable(reason=reason):
-            return reason
-    return None

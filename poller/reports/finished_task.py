@@ -89,17 +89,16 @@ def _compare(ref: Mapping[str, Any], result: object, columns: Columns) -> tuple[
     """Compare the finished file with md5 and size of the row. Return what was comparable, and the difference."""
     if not ref or not isinstance(result, dict):
         return frozenset(), None
-    compared, difference = [], None
-    for name, expected, found in (
-        ("md5", _md5(columns.value(ref, "md5")), _md5(result.get("fileMd5"))),
-        ("size", _size(columns.value(ref, "size")), _size(result.get("size"))),
-    ):
-        if expected is not None and found is not None:
-            compared.append(name)
-            if expected != found and difference is None:
-                message = f"the finished file's {name} is not the one in your row"
-                difference = Reason(DIFFERS, f"{name.upper()}_MISMATCH", message)
-    return frozenset(compared), difference
+    pairs: dict[str, tuple[object, object]] = {
+        "md5": (_md5(columns.value(ref, "md5")), _md5(result.get("fileMd5"))),
+        "size": (_size(columns.value(ref, "size")), _size(result.get("size"))),
+    }
+    known = {name: pair for name, pair in pairs.items() if None not in pair}
+    for name, (expected, found) in known.items():
+        if expected != found:
+            message = f"the finished file's {name} is not the one in your row"
+            return frozenset(known), Reason(DIFFERS, f"{name.upper()}_MISMATCH", message)
+    return frozenset(known), None
 
 
 def _md5(value: object) -> str | None:

@@ -1,12 +1,11 @@
 """The ledger: the sums of lines, tasks and deliveries, whether they balance, and their text. Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
-from poller.core.errors import Exit
 from poller.core.model import Kind, SinkSums, SourceSums, Sums
+from poller.core.text import without_controls
 
 MOST_SOURCES = 20  # with a line each; beyond, one line a folder
 _COUNTS = ("lines", "tasks", "duplicates", "rejected", "blank")
@@ -22,43 +21,28 @@ class Imbalance:
     right: int
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.left:,} is not {self.right:,}"
+        return f"{without_controls(self.what)}: {self.left:,} is not {self.right:,}"
 
 
 def imbalances(sums: Sums) -> list[Imbalance]:
     """Return every equation of the ledger that does not hold; empty when it balances."""
     tasks = sums.waiting + sums.finished
-    checks = chain(
-        (_source_equation(source) for source in sums.sources),
-        [("tasks fed = waiting + finished", sum(source.tasks for source in sums.sources), tasks)],
-        [("finished = outcomes by kind", sums.finished, sum(sums.kinds.values()))],
-        (_sink_equation(sink, sums.finished) for sink in sums.sinks if sink.attached),
-    )
+    checks = [
+        ("tasks fed = waiting + finished", sum(source.tasks for source in sums.sources), tasks),
+        ("finished = outcomes by kind", sums.finished, sum(sums.kinds.values())),
+    ]
+    for source in sums.sources:
+        parts = source.tasks + source.duplicates + source.rejected + source.blank
+        checks.append((f"{source.name}: lines = tasks + duplicates + rejected + blank", source.lines, parts))
+    for sink in (sink for sink in sums.sinks if sink.attached):
+        parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
+        checks.append((f"{sink.name}: finished = delivered + undelivered + dead + missed", sums.finished, parts))
     return [Imbalance(what=what, left=left, right=right) for what, left, right in checks if left != right]
-
-
-def _source_equation(source: SourceSums) -> tuple[str, int, int]:
-    parts = source.tasks + source.duplicates + source.rejected + source.blank
-    return f"{source.name}: lines = tasks + duplicates + rejected + blank", source.lines, parts
-
-
-def _sink_equation(sink: SinkSums, finished: int) -> tuple[str, int, int]:
-    parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
-    return f"{sink.name}: finished = delivered + undelivered + dead + missed", finished, parts
-
-
-def exit_code(sums: Sums) -> Exit:
-    """Return the exit code of a run that leaves these sums."""
-    if sums.waiting or any(sink.undelivered for sink in sums.sinks if sink.attached):
-        return Exit.WORK_LEFT
-    if sums.finished != sums.kinds.get(Kind.COMPLETE, 0) or any(sink.dead for sink in sums.sinks):
-        return Exit.NOT_ALL_COMPLETE
-    return Exit.ALL_COMPLETE
 
 
 def ledger(sums: Sums) -> str:
     """Return the ledger as text, one equation a line."""
-    lines = [_source_line(source, count) for source, count in merged(sums.sources)]
+    lines = [_source_line(source, count) for source, count in merged(sums.sources, by_folder=True)]
     lines.append(
         f"  {'tasks':<10} {sums.waiting + sums.finished:,} = {sums.finished:,} finished + {sums.waiting:,} waiting"
     )
@@ -68,48 +52,36 @@ def ledger(sums: Sums) -> str:
     return "\n".join(["ledger" + ("" if broken else " (balanced)"), *lines])
 
 
-def merged(sources: Sequence[SourceSums]) -> list[tuple[SourceSums, int]]:
+def merged(sources: Iterable[SourceSums], *, by_folder: bool = False) -> list[tuple[SourceSums, int]]:
     """Return the sums of sources with one name, such as the rotations of a file, and how many sources each is.
 
-    Of more than `MOST_SOURCES` names, those in one folder are merged too.
+    With `by_folder`, of more than `MOST_SOURCES` names those in one folder are merged too.
     """
-    by_name = _added_up([(source, 1) for source in sources], lambda name: name)
-    if len(by_name) <= MOST_SOURCES:
-        return by_name
-    folders = Counter(_folder(source.name) for source, _ in by_name)
-    return _added_up(by_name, lambda name: f"{_folder(name)}/…" if folders[_folder(name)] >= FEWEST_OF_FOLDER else name)
-
-
-def by_name(sources: Iterable[SourceSums]) -> list[SourceSums]:
-    """Return the sources, those of one name (a file that was rotated) added up."""
-    return [source for source, _ in _added_up([(source, 1) for source in sources], lambda name: name)]
+    groups: dict[str, list[SourceSums]] = {}
+    for source in sources:
+        groups.setdefault(source.name, []).append(source)
+    if by_folder and len(groups) > MOST_SOURCES:
+        folders, by_name, groups = Counter(map(_folder, groups)), groups, {}
+        for name, group in by_name.items():
+            folder = _folder(name)
+            groups.setdefault(f"{folder}/…" if folders[folder] >= FEWEST_OF_FOLDER else name, []).extend(group)
+    return [(_sum(name, group), len(group)) for name, group in groups.items()]
 
 
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _added_up(sources: Iterable[tuple[SourceSums, int]], rename: Callable[[str], str]) -> list[tuple[SourceSums, int]]:
-    sums: dict[str, tuple[SourceSums, int]] = {}
-    for source, count in sources:
-        name = rename(source.name)
-        known = sums.get(name)
-        sums[name] = (
-            (replace(source, name=name), count) if known is None else (_sum(known[0], source), known[1] + count)
-        )
-    return list(sums.values())
-
-
-def _sum(one: SourceSums, other: SourceSums) -> SourceSums:
-    sums = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
-    return replace(one, ended=one.ended and other.ended, **sums)
+def _sum(name: str, group: Sequence[SourceSums]) -> SourceSums:
+    counts = {count: sum(getattr(source, count) for source in group) for count in _COUNTS}
+    return replace(group[0], name=name, ended=all(source.ended for source in group), **counts)
 
 
 def _source_line(source: SourceSums, count: int) -> str:
     many = f" × {count:,}" if count > 1 else ""
     return (
         f"  {'fed':<10} {source.lines:,} lines = {source.tasks:,} tasks + {source.duplicates:,} duplicates "
-        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {source.name}{many}"
+        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {without_controls(source.name)}{many}"
     )
 
 
@@ -117,7 +89,7 @@ def _sink_line(sink: SinkSums, finished: int) -> str:
     missed = f" + {sink.missed:,} past retention before" if sink.missed else ""
     return (
         f"  {'sink':<10} {finished:,} finished = {sink.delivered:,} delivered + {sink.undelivered:,} undelivered "
-        f"+ {sink.dead:,} dead{missed}   {sink.name}"
+        f"+ {sink.dead:,} dead{missed}   {without_controls(sink.name)}"
     )
 
 
@@ -125,12 +97,12 @@ def summary(sums: Sums) -> str:
     """Return the summary of a run: ledger, kinds, polls per task, pauses, most frequent reasons."""
     parts = [ledger(sums), _kinds(sums), _polls(sums)]
     parts += [
-        f"account {name} is paused: {_pause(state.pause, state.pause_detail)}"
+        f"account {name} is paused: {without_controls(_pause(state.pause, state.pause_detail))}"
         for name, state in sums.accounts.items()
         if state.pause
     ]
-    if sums.reasons:
-        parts.append("top reasons\n" + "\n".join(f"  {count:>9,}  {reason}" for reason, count in sums.reasons))
+    reasons = [f"  {count:>9,}  {without_controls(reason)}" for reason, count in sums.reasons]
+    parts += ["\n".join(["top reasons", *reasons])] if reasons else []
     return "\n".join(part for part in parts if part)
 
 

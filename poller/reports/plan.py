@@ -4,13 +4,13 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime
 
 from poller.config import AccountSettings
 from poller.core.errors import ConfigError
 from poller.core.model import AccountState, JsonObject
 from poller.core.text import duration
+from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.schedule import Course, KnowledgeUnreadable, PollPlanner, SimulatedRun, SurvivalCurve, planner_from
 from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
@@ -170,14 +170,18 @@ def _per_second(account: AccountSettings) -> float:
 
 def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
     """Return how many requests are left today and usable in a whole day, and when the day ends."""
-    zone = ZoneInfo(account.time_zone)
-    today = datetime.fromtimestamp(now, zone)
-    midnight = datetime.combine(today.date() + timedelta(days=1), datetime.min.time(), zone).timestamp()
-    if (limit := account.daily_limit) is None:
-        return LaneOutlook(resets_at=midnight)
-    usable = int(limit - (account.daily_reserve * limit if account.daily_reserve < 1 else account.daily_reserve))
-    used = state.day_requests if state.day == today.date().isoformat() else 0
-    return LaneOutlook(daily_left=max(0, usable - used), daily_usable=usable, resets_at=midnight)
+    quota = DailyQuota(
+        limit=account.daily_limit,
+        reserve=account.daily_reserve,
+        time_zone=account.time_zone,
+        clock=lambda: now,
+        day=state.day,
+        day_requests=state.day_requests,
+    )
+    if account.daily_limit is None:
+        return LaneOutlook(resets_at=quota.resets_at)
+    left, usable = max(0, int(quota.configured_left())), max(0, int(quota.usable))
+    return LaneOutlook(daily_left=left, daily_usable=usable, resets_at=quota.resets_at)
 
 
 def _quota(outlook: LaneOutlook, simulated: SimulatedRun, now: float) -> int | None:

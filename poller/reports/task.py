@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Raw, Struct
 
 from poller.core.model import AccountState, Kind, Pause, Poll, TaskDetails
-from poller.core.text import duration, printable
+from poller.core.text import duration, kind_label, printable
 from poller.core.timestamps import iso
 
 INDENT = " " * 13
@@ -105,7 +105,8 @@ def task_text(task: TaskDetails, account: AccountState, now: float) -> str:
         lines.append(INDENT + printable(task.ref.decode("utf-8", "replace")))
     if task.requested_at is not None:
         lines.append(_line("requested", f"{_at(task.requested_at)}, by HubSpot's clock"))
-    return "\n".join([*lines, *_polls(task), *_end(task, account, now), *_sinks(task)])
+    end = _waiting(task, account, now) if task.kind is None else _finished(task, kind_label(task.kind))
+    return "\n".join([*lines, *_polls(task), *end, *_sinks(task)])
 
 
 def _line(name: str, text: str) -> str:
@@ -137,10 +138,6 @@ def _poll_text(number: int, poll: Poll) -> str:
         f"{number:>3}  {_at(poll.at)}  waited {duration(poll.gate_s)} at the gate, took {duration(poll.took_s)}: "
         f"{poll.outcome}{detail}; {then}"
     )
-
-
-def _end(task: TaskDetails, account: AccountState, now: float) -> list[str]:
-    return _waiting(task, account, now) if task.kind is None else _finished(task, str(task.kind).replace("_", " "))
 
 
 def _waiting(task: TaskDetails, account: AccountState, now: float) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from poller.core.model import Delivery
+from poller.core.text import without_controls
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ def _problem(identity: tuple[str, str] | None, altered: set[tuple[str, str]], fi
     if identity is None:
         return "is not a record: cut off, or written by another program"
     account, task_id = identity
-    task = f"task {task_id} of account {account}"
+    task = without_controls(f"task {task_id} of account {account}")
     if identity in altered:
         return f"{task} differs from its record"
     return f"{task} is in the file twice" if identity in finished else f"{task} is not in the state"

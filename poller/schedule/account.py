@@ -53,19 +53,6 @@ class AccountTiming:
         self.planner.unfinished(task.key, age_s, first=first)
         return self.planner.gap_s(age_s)
 
-    def forget(self, task: Task) -> None:
-        """Forget a task that is not polled any more."""
-        self.planner.forget(task.key)
-
-    @property
-    def first_poll_s(self) -> float:
-        """The best wait from a task's feeding to its first poll."""
-        return self.planner.first_poll_s
-
-    def refresh(self, now: float) -> bool:
-        """Recompute the plan if that is due; return whether it was."""
-        return self.planner.refresh(now)
-
     def to_save(self, now: float) -> bytes | None:
         """Return the knowledge to save, at most every `SAVE_EVERY_S`."""
         if abs(now - self._saved_at) < SAVE_EVERY_S:
@@ -112,7 +99,7 @@ def planner_from(tradeoff: Tradeoff, knowledge: bytes) -> PollPlanner:
         version, bands = stored["version"], stored["bands"]
         if version != VERSION or bands != _BANDS:
             raise KnowledgeUnreadable(f"it is of version {version!r} with bands {bands!r}, not {VERSION} with {_BANDS}")
-        hazard = Hazard.of(
+        hazard = Hazard(
             int(stored["finished"]), _numbers(stored["events"], BANDS), _numbers(stored["exposure_s"], BANDS)
         )
         ages_s = _numbers(stored["feeding_ages_s"], None)[-FEEDING_AGES:]

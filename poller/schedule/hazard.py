@@ -28,6 +28,7 @@ def _edges() -> tuple[float, ...]:
 EDGES = _edges()
 BANDS = len(EDGES) - 1
 WIDTHS = tuple(EDGES[band + 1] - EDGES[band] for band in range(BANDS))
+_NONE_YET = (0.0,) * BANDS
 
 
 def band_of(age_s: float) -> int:
@@ -38,11 +39,14 @@ def band_of(age_s: float) -> int:
 class Hazard:
     """Fading counts of events and exposure by band of age."""
 
-    def __init__(self) -> None:
-        self.finished = 0  # ever
+    def __init__(
+        self, finished: int = 0, events: Sequence[float] = _NONE_YET, exposure_s: Sequence[float] = _NONE_YET
+    ) -> None:
+        """Continue from what `finished`, `events()` and `exposure_s()` were."""
+        self.finished = finished  # ever
         self._weight = 1.0  # of new events; grows, so that old counts fade without being rewritten
-        self._events = [0.0] * BANDS
-        self._partly_s = [0.0] * BANDS  # exposure of those that entered or left inside the band
+        self._events = list(events)
+        self._partly_s = list(exposure_s)  # of those that entered or left inside the band; restored: all exposure
         self._crossing = [0.0] * (BANDS + 1)  # change in the number of those that crossed the whole band
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
@@ -67,14 +71,6 @@ class Hazard:
             for counts in (self._events, self._partly_s, self._crossing):
                 counts[:] = [count / self._weight for count in counts]
             self._weight = 1.0
-
-    @classmethod
-    def of(cls, finished: int, events: Sequence[float], exposure_s: Sequence[float]) -> "Hazard":
-        """Restore the counts that `events()` and `exposure_s()` returned."""
-        hazard = cls()
-        hazard.finished = finished
-        hazard._events, hazard._partly_s = list(events), list(exposure_s)
-        return hazard
 
     def events(self) -> list[float]:
         """Return the faded number of finished imports by band."""

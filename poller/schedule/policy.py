@@ -24,6 +24,7 @@ POLL_COST_S = 3.0  # earlier than the back-off with fewer polls, for imports of 
 LONGEST_GAP_S = 60.0
 LONGEST_GAP_BY_COST_S = 900.0  # upper bound where the person set `poll_cost_s`, which then decides
 FAILURES_BEFORE_TIMED_OUT = 5  # in a row: then a task whose polls all fail is given up at its deadline
+THROTTLED_GAP_S, LONGEST_THROTTLED_GAP_S = 1.0, 300.0  # of a task whose request was answered with 429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,9 @@ def decide(
             )
         case Missing():
             return _decide_missing(task, now, polling)
-        case Throttled() | Refused():
+        case Throttled():
+            return _poll_again_unchanged(task, at=now + _throttled_gap_s(outcome, rng))
+        case Refused():
             return _poll_again_unchanged(task, at=now)
         case Unreachable():
             if is_outage:
@@ -100,7 +103,7 @@ def decide(
             if overdue and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
             return PollAgain(
-                at=now + max(_failure_gap_s(task.errors, polling, rng), outcome.retry_after_s or 0.0),
+                at=now + _failure_gap_s(task.errors, polling, rng, outcome.retry_after_s or 0.0),
                 errors=task.errors + 1,
                 missing_at=task.missing_at,
                 status=task.status,
@@ -126,10 +129,17 @@ def _running_gap_s(age_s: float, polling: Polling, rng: Random) -> float:
     return min(gap_s * rng.uniform(1 - polling.jitter, 1 + polling.jitter), polling.ceiling_s)
 
 
-def _failure_gap_s(errors: int, polling: Polling, rng: Random) -> float:
-    """Full jitter over a doubling, capped range (AWS's term), with half of the first gap as its floor."""
+def _failure_gap_s(errors: int, polling: Polling, rng: Random, asked_s: float) -> float:
+    """Full jitter over a doubling, capped range (AWS's term), with half of the first gap as its floor, or `asked_s`
+    where HubSpot requests a longer wait that is not absurd."""
     ceiling = min(polling.failure_gap_s * 2.0 ** min(errors, 32), polling.longest_failure_gap_s)
-    return rng.uniform(polling.failure_gap_s / 2, ceiling)
+    return max(rng.uniform(polling.failure_gap_s / 2, ceiling), min(asked_s, polling.longest_failure_gap_s))
+
+
+def _throttled_gap_s(outcome: Throttled, rng: Random) -> float:
+    """Return about a second, or what HubSpot requests: where only this request was refused, only it waits."""
+    asked_s = min(outcome.retry_after_s or 0.0, LONGEST_THROTTLED_GAP_S)
+    return max(asked_s, THROTTLED_GAP_S) * rng.uniform(1.0, 1.25)
 
 
 def _decide_missing(task: Task, now: float, polling: Polling) -> Decision:

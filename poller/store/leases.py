@@ -19,13 +19,15 @@ class Leases:
 
     def begin_recording(self, settled: Sequence[Settled]) -> list[Settled]:
         """Return those whose lease is held. Until `end_recording` they can be neither recorded nor released."""
-        return [each for each in settled if self._mark(each.task)]
+        recorded = []
+        for each in settled:
+            if self._is_held(each.task):
+                self.held[each.task.key] = RECORDING
+                recorded.append(each)
+        return recorded
 
-    def _mark(self, task: Task) -> bool:
-        if task.lease == RECORDING or self.held.get(task.key) != task.lease:
-            return False
-        self.held[task.key] = RECORDING
-        return True
+    def _is_held(self, task: Task) -> bool:
+        return task.lease != RECORDING and self.held.get(task.key) == task.lease
 
     def end_recording(self, settled: Sequence[Settled]) -> None:
         """Let go of leases whose polls are committed."""
@@ -35,9 +37,7 @@ class Leases:
 
     def release(self, tasks: Sequence[Task]) -> dict[int, int]:
         """Let go of those of these leases that are held and not being recorded; return them."""
-        released = {
-            task.key: task.lease for task in tasks if task.lease != RECORDING and self.held.get(task.key) == task.lease
-        }
+        released = {task.key: task.lease for task in tasks if self._is_held(task)}
         for key in released:
             del self.held[key]
         return released

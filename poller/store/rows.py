@@ -1,7 +1,7 @@
 """Rows to model and model to rows, for every kind of store. Each driver uses these columns in this order."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +49,7 @@ def storable_name(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def refuse_unknown_sink(sink: str, known: Sequence[str]) -> None:
+def refuse_unknown_sink(sink: str, known: Collection[str]) -> None:
     """Raise `ConfigError` where `sink` is not one of those that the state knows."""
     if sink not in known:
         raise ConfigError(

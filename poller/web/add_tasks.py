@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 from poller.core.errors import PollerError
 from poller.core.model import Added, Chunk, Position, Rejection
 from poller.sources import ReadOptions
-from poller.web.context import RunContext
+from poller.web.context import NO_ANSWER, STORE_S, RunContext
 from poller.web.request_body import HeldBytes, chunks_of, format_of
 from poller.web.responses import RequestRefused, json_response, query_of
 
@@ -76,7 +76,7 @@ class Feeder:
         self._source_number: int | None = None  # the store's own
         self._line = 0  # the last line number of the source in use
         self._tasks = asyncio.TaskGroup()
-        self._storing: set[asyncio.Task[PollerError | None]] = set()
+        self._storing: set[asyncio.Task[Exception | None]] = set()
 
     async def serve(self, _app: web.Application) -> AsyncIterator[None]:
         """While the server is up, store what was read, also for clients that do not wait."""
@@ -101,7 +101,7 @@ class Feeder:
         if self._run.service.draining or self._run.service.is_ending:
             raise RequestRefused(503, "draining", "The run is ending and accepts no more tasks: ask the next one")
         if not self._run.store.writable:
-            raise RequestRefused(503, "unwritable", "The state cannot be written now: its disk is full or unreachable")
+            raise RequestRefused(503, "unwritable", NO_ANSWER)
 
     def _feeding_of(self, request: web.Request) -> ReadOptions:
         """Return how the request's lines are read, by its Content-Type and its query."""
@@ -120,16 +120,21 @@ class Feeder:
         )
 
     async def _store(self, chunks: Sequence[Chunk], on_stored: Callable[[Chunk, Added], None]) -> web.Response:
-        """Store the chunks; wait for it as long as the state can be written."""
+        """Store the chunks; wait for it as long as the state can be written, and no longer than `STORE_S`."""
         result = FeedResult()
         storing = self._tasks.create_task(self._store_all(chunks, result, on_stored))
         self._storing = {each for each in self._storing if not each.done()} | {storing}
+        ends_at = asyncio.get_running_loop().time() + STORE_S
         while not storing.done():
             await asyncio.wait({storing}, timeout=UNWRITABLE_S)
-            if not storing.done() and not self._run.store.writable:
+            is_over = not self._run.store.writable or asyncio.get_running_loop().time() >= ends_at
+            if is_over and not storing.done():
                 return _unwritable(result, sum(map(_lines, chunks)) - result.lines)
-        if (error := storing.result()) is not None:
-            return _failure(result, "unavailable", f"{error}. The counted lines are stored.")
+        match storing.result():
+            case PollerError() as error:
+                return _failure(result, "unavailable", f"{str(error).rstrip('.')}. The counted lines are stored.")
+            case Exception() as defect:
+                raise defect
         log.info(
             "tasks.fed",
             source=SOURCE,
@@ -142,8 +147,9 @@ class Feeder:
 
     async def _store_all(
         self, chunks: Sequence[Chunk], result: FeedResult, on_stored: Callable[[Chunk, Added], None]
-    ) -> PollerError | None:
-        """Store chunk after chunk. Return the error that prevents the rest from being stored."""
+    ) -> Exception | None:
+        """Store chunk after chunk. Return the error that prevents the rest from being stored: raised here, it would end
+        the run."""
         with self._run.service.feeding():
             try:
                 number = await self._source()
@@ -152,7 +158,7 @@ class Feeder:
                     added = await self._run.store.add(number, _renumbered(chunk, before))
                     on_stored(chunk, added)
                     result.add(chunk, added)
-            except PollerError as error:
+            except Exception as error:  # noqa: BLE001 - the caller raises it
                 return error
         return None
 
@@ -178,8 +184,8 @@ def _renumbered(chunk: Chunk, before: int) -> Chunk:
 
 def _unwritable(result: FeedResult, pending: int) -> web.Response:
     message = (
-        f"The state cannot be written now: its disk is full or unreachable; {result.lines} lines are stored, {pending} "
-        "may still be. Send them again later: known ids count as duplicates."
+        f"{NO_ANSWER}; {result.lines} lines are stored, {pending} may still be. Send them again later: known ids count "
+        "as duplicates."
     )
     return _failure(result, "unwritable", message, pending=pending)
 

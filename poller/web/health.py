@@ -1,11 +1,14 @@
 """Whether the run is alive and ready, for probes, load balancers and people; needs no token."""
 
+import os
 from typing import Annotated, Literal
 
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from poller import __version__
 from poller.core.model import Pause
+from poller.core.protocols import Store
 from poller.engine import DeliveryLoop
 from poller.reports.task import Instant, instant
 from poller.web.auth import SEES_DETAILS
@@ -61,8 +64,8 @@ class Readiness(Struct, frozen=True, kw_only=True):
 async def get_health(request: web.Request) -> web.Response:
     """Answer GET /healthz. `poller healthcheck` compares the process id with that of the state's lock."""
     run = request.app[RUN]
-    up_s = round(run.clock() - run.began_at, 3)
-    return json_response(Alive(pid=run.pid, version=run.version, up_s=up_s))
+    up_s = round(run.clock() - run.service.history.began_at, 3)
+    return json_response(Alive(pid=os.getpid(), version=__version__, up_s=up_s))
 
 
 async def get_readiness(request: web.Request) -> web.Response:
@@ -78,10 +81,15 @@ def readiness(run: RunContext, *, detailed: bool) -> Readiness:
     return Readiness(
         ready=writable and not ending and all(account.ready for account in accounts.values()),
         draining=ending,
-        store=StoreReadiness(ready=writable, state="writable" if writable else "unwritable"),
+        store=store_readiness(run.store),
         accounts=accounts,
         sinks={loop.sink.name: sink_readiness(loop, detailed=detailed) for loop in run.service.delivery_loops},
     )
+
+
+def store_readiness(store: Store) -> StoreReadiness:
+    """Return whether the state can be written."""
+    return StoreReadiness(ready=store.writable, state="writable" if store.writable else "unwritable")
 
 
 def _account(run: RunContext, name: str, *, detailed: bool) -> AccountReadiness:

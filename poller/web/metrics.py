@@ -5,6 +5,7 @@ Labels never hold ids. docs/metrics.md repeats the table `METRICS`, and a test c
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate, chain
 from typing import get_args
 
@@ -15,12 +16,15 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from poller import __version__
+from poller.core.errors import PollerError
 from poller.core.histogram import Histogram
 from poller.core.model import GateReading, Kind, Outcome, Pause
 from poller.core.record import decode
 from poller.core.timestamps import epoch
-from poller.web.context import RunContext
+from poller.web.context import RunContext, store_limit
 from poller.web.loop_lag import LoopLag
+from poller.web.responses import RequestRefused
 
 Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the number
 
@@ -49,7 +53,7 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "sink_failing": (GAUGE, ("sink",), "1 while the sink accepts nothing."),
     "store_writable": (GAUGE, (), "0 while the state cannot be written."),
     "draining": (GAUGE, (), "1 while the run ends."),
-    "event_loop_lag_seconds": (GAUGE, (), "Longest delay of a timer of the event loop in the last 15 to 30 s."),
+    "event_loop_lag_seconds": (GAUGE, (), "Longest delay of a timer of the event loop in the last 30 s."),
     "build_info": (GAUGE, ("version", "python"), "Always 1; the labels name the versions."),
 }
 
@@ -63,17 +67,14 @@ def metrics_handler(run: RunContext, lag: LoopLag) -> Handler:
     scrape = make_aiohttp_handler(registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        sinks = [loop.sink.name for loop in run.service.delivery_loops]
-        collector.oldest_at = {name: await _oldest_at(run, name) for name in sinks}
+        with suppress(PollerError, RequestRefused):  # without the store all other metrics are still scraped
+            async with store_limit():
+                for name in (loop.sink.name for loop in run.service.delivery_loops):
+                    first = await run.store.undelivered(name, 1)
+                    collector.oldest_at[name] = epoch(decode(first[0].body).seen_at) if first else None
         return await scrape(request)
 
     return metrics
-
-
-async def _oldest_at(run: RunContext, sink: str) -> float | None:
-    """Return when the first task in the sink's outbox finished; None where the outbox is empty."""
-    first = await run.store.undelivered(sink, 1)
-    return epoch(decode(first[0].body).seen_at) if first else None
 
 
 class RunCollector(Collector):
@@ -82,7 +83,7 @@ class RunCollector(Collector):
     def __init__(self, run: RunContext, lag: LoopLag) -> None:
         self._run = run
         self._lag = lag
-        self.oldest_at: Mapping[str, float | None] = {}  # by sink: when the first task in its outbox finished
+        self.oldest_at: dict[str, float | None] = {}  # by sink: when the first task in its outbox finished
 
     def collect(self) -> Iterator[Metric]:
         numbers = dict(chain(self._tasks(), self._polls(), self._accounts(), self._sinks(), self._process()))
@@ -150,7 +151,7 @@ class RunCollector(Collector):
         yield "store_writable", [((), run.store.writable)]
         yield "draining", [((), run.service.is_ending)]
         yield "event_loop_lag_seconds", [((), self._lag.worst_s)]
-        yield "build_info", [((run.version, platform.python_version()), 1)]
+        yield "build_info", [((__version__, platform.python_version()), 1)]
 
 
 def _labelled(numbers: Mapping[str, float]) -> Samples:

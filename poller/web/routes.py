@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from poller import __version__
 from poller.core.protocols import TokenSource
 from poller.web.add_tasks import Feeder
 from poller.web.auth import Guard
@@ -16,7 +17,7 @@ from poller.web.responses import add_headers, json_response, translate_errors
 from poller.web.tasks import get_finished, get_task
 
 
-def make_site(run: RunContext, overview: Overview, tokens: TokenSource | None) -> web.Application:
+def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
     """Return the application that serves `run`. With `tokens`, clients must send the token that they yield."""
     guard = Guard(tokens, clock=run.clock)
     app = web.Application(middlewares=[translate_errors, guard.check])
@@ -36,11 +37,10 @@ def make_site(run: RunContext, overview: Overview, tokens: TokenSource | None) -
             web.get("/v1/openapi.json", get_description),
         ]
     )
-    add_page(app, overview)
+    add_page(app, Overview(run))
     return app
 
 
 async def get_description(request: web.Request) -> web.Response:
     """Answer GET /v1/openapi.json, with this run's accounts."""
-    run = request.app[RUN]
-    return json_response(describe(version=run.version, accounts=sorted(run.service.lanes)))
+    return json_response(describe(version=__version__, accounts=sorted(request.app[RUN].service.lanes)))

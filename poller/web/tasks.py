@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from poller.core.model import Delivery, TaskDetails
 from poller.core.task_id import is_task_id
 from poller.reports.task import TaskView, task_view
-from poller.web.context import RUN, RunContext
+from poller.web.context import RUN, RunContext, store_limit
 from poller.web.responses import ErrorBody, error_response, json_response, query_of
 
 MAX_BYTES = 8 * 2**20  # a page; at least one record all the same
@@ -41,7 +41,8 @@ class AmbiguousTask(ErrorBody, kw_only=True):
 async def get_task(request: web.Request) -> web.Response:
     """Answer GET /v1/tasks/{task_id}."""
     run, account, task_id = request.app[RUN], request.query.get("account"), request.match_info["task_id"]
-    tasks = await run.store.task_details(task_id) if is_task_id(task_id) else []
+    async with store_limit():
+        tasks = await run.store.task_details(task_id) if is_task_id(task_id) else []
     found = [task for task in tasks if account in (None, task.account)]
     if not found:
         return error_response(404, "not_found", "No task with this id was fed, or it is past its retention.")
@@ -53,8 +54,10 @@ async def get_task(request: web.Request) -> web.Response:
 
 
 async def _view(run: RunContext, task: TaskDetails) -> TaskView:
-    lane = run.service.lanes.get(task.account)  # none: the account is no longer configured
-    return task_view(task, await run.store.account(task.account) if lane is None else lane.gate.state())
+    if (lane := run.service.lanes.get(task.account)) is not None:
+        return task_view(task, lane.gate.state())
+    async with store_limit():  # the account is no longer configured
+        return task_view(task, await run.store.account(task.account))
 
 
 async def get_finished(request: web.Request) -> web.StreamResponse:
@@ -67,7 +70,7 @@ async def get_finished(request: web.Request) -> web.StreamResponse:
         "X-Next-After": str(last),
         "Link": f'</v1/finished?after={last}&limit={query.limit}>; rel="next"',
     }
-    return await _send(request, b"".join(record.body + b"\n" for record in page), headers)
+    return await _send(request, web.Response(body=b"".join(record.body + b"\n" for record in page), headers=headers))
 
 
 async def _page(run: RunContext, after: int, limit: int) -> list[Delivery]:
@@ -75,7 +78,8 @@ async def _page(run: RunContext, after: int, limit: int) -> list[Delivery]:
     page: list[Delivery] = []
     size = 0
     while len(page) < limit:
-        batch = await run.store.records(page[-1].number if page else after, min(BATCH, limit - len(page)))
+        async with store_limit():
+            batch = await run.store.records(page[-1].number if page else after, min(BATCH, limit - len(page)))
         for record in batch:
             size += len(record.body)
             if page and size > MAX_BYTES:
@@ -100,15 +104,11 @@ async def _wait_for_page(run: RunContext, query: FinishedQuery) -> list[Delivery
     return []
 
 
-async def _send(request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send a body that may be large; a client that receives it too slowly is disconnected."""
-    response = web.StreamResponse(headers=headers)
-    response.content_length = len(body)
+async def _send(request: web.Request, response: web.Response) -> web.Response:
+    """Send a response that may be large; a client that receives it too slowly is disconnected."""
     try:
         async with asyncio.timeout(MAX_SEND_S):
             await response.prepare(request)
-            if request.method != "HEAD":
-                await response.write(body)
             await response.write_eof()
     except TimeoutError:
         if request.transport is not None:

@@ -23,7 +23,7 @@ class Screen:
         self.ended = True
         self.draining = False
         self.progress = Progress(
-            self.metrics,
+            metrics=self.metrics,
             clock=lambda: self.now,
             pauses=lambda: self.pauses,
             ended=lambda: self.ended,

@@ -28,7 +28,7 @@ from poller.engine.history import History
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from poller.store import read_store
-from poller.web import Overview, RunContext, make_site
+from poller.web import RunContext, make_site
 from tests.support.processes import counted, environ, hubspot, run, running, wait_until
 from tests.support.simulation import TOKEN, Simulation, named, settings_for
 from tests.support.site import BASE
@@ -445,9 +445,9 @@ def in_force(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> I
     sites: list[object] = []
     logged: list[LogTable] = []
 
-    def record_site(site: RunContext, overview: Overview, tokens: TokenSource | None) -> web.Application:
-        sites[:] = [site, overview]
-        return make_site(site, overview, tokens)
+    def record_site(site: RunContext, tokens: TokenSource | None) -> web.Application:
+        sites[:] = [site]
+        return make_site(site, tokens)
 
     monkeypatch.setattr("poller.app.run.make_site", record_site)
     monkeypatch.chdir(tmp_path)

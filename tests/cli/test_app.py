@@ -66,7 +66,17 @@ def test_every_command_is_summed_up_in_a_line_of_80_columns() -> None:
 
 
 def test_help_imports_nothing_that_is_slow_to_import() -> None:
-    heavy = ["aiohttp", "pydantic", "rich.console", "structlog", "sqlite3", "orjson", "poller.app.run"]
+    heavy = [
+        "aiohttp",
+        "asyncio",
+        "http.client",
+        "pydantic",
+        "rich.console",
+        "structlog",
+        "sqlite3",
+        "orjson",
+        "poller.app.run",
+    ]
     program = f"import sys, poller.cli.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert done.stdout == "[]\n"
@@ -124,10 +134,28 @@ def test_an_input_file_that_is_not_there_is_named(here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+def test_the_name_of_a_file_in_a_message_cannot_steer_the_terminal(here: Path) -> None:
+    refused = poller("run", "ids\x1b[2J\x07\x9b.txt")
+    assert refused.exit_code != 0
+    assert "ids\ufffd[2J\ufffd\ufffd.txt" in refused.output
+    assert all(sign.isprintable() or sign == "\n" for sign in refused.output)
+
+
 def test_status_without_a_state_names_the_missing_file(here: Path) -> None:
     refused = poller("status", "--state", "sqlite:///elsewhere.db")
     assert refused.exit_code == Exit.CANNOT_CREATE
     assert "elsewhere.db" in refused.stderr
+
+
+def test_an_exception_that_no_code_expects_is_70_and_never_1(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_args: object, **_more: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("poller.cli.commands.status.settings_of", broken)
+    result = poller("status")
+    assert result.exit_code == Exit.INTERNAL
+    assert "poller: unexpected RuntimeError: a bug (test_app.py, line" in result.output
+    assert "report it" in result.output
 
 
 def test_the_message_on_an_unknown_kind_to_replay_has_the_known_ones(here: Path) -> None:

@@ -1,8 +1,9 @@
 """Delivery: each sink at its own pace, through temporary and permanent failures."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from poller.core.record import render
 from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
 from poller.store import open_store
+
+Events = list[MutableMapping[str, Any]]
 
 
 class Receiver:
@@ -171,4 +174,57 @@ async def test_a_drain_waits_only_for_a_try_that_comes_before_its_end(
     await loop.run()
     assert asyncio.get_running_loop().time() - now == pytest.approx(ends_after_s, abs=0.5)
     assert receiver.taken == taken
+    await store.close()
+
+
+class DefectiveSink(Receiver):
+    """Code of other people that breaks its contract in one call."""
+
+    def __init__(self, broken_call: str) -> None:
+        super().__init__("theirs")
+        self._broken_call = broken_call
+
+    async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:
+        if self._broken_call == "open":
+            raise KeyError("their bug")
+        return await super().open(position, following)
+
+    async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+        if self._broken_call == "return":
+            return None  # type: ignore[return-value]
+        if self._broken_call == "write":
+            raise KeyError("their bug")
+        return await super().write(batch)
+
+    async def close(self) -> None:
+        if self._broken_call == "close":
+            raise KeyError("their bug")
+
+
+@pytest.mark.parametrize(("broken_call", "named"), [("write", "KeyError: 'their bug'"), ("return", "NoneType")])
+async def test_a_sink_whose_code_fails_stops_alone_and_loses_nothing(
+    tmp_path: Path, clock: Clock, events: Events, broken_call: str, named: str
+) -> None:
+    store = await store_with(clock, tmp_path, 5, "theirs", "fine")
+    theirs = delivery_loop_of(DefectiveSink(broken_call), store, clock)
+    fine = delivery_loop_of(Receiver("fine"), store, clock)
+    async with asyncio.TaskGroup() as group:
+        for delivery_loop in (theirs, fine):
+            delivery_loop.end()
+            group.create_task(delivery_loop.run())
+    assert isinstance(theirs.stopped_by, SinkError)
+    assert named in str(theirs.stopped_by)
+    assert [len(await store.undelivered(name, 10)) for name in ("theirs", "fine")] == [5, 0]
+    assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
+    await store.close()
+
+
+async def test_a_sink_whose_code_fails_as_it_opens_or_closes_is_named(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    store = await store_with(clock, tmp_path, 5, "theirs")
+    with pytest.raises(SinkError, match="sink theirs: its code failed in open: KeyError"):
+        await delivery_loop_of(DefectiveSink("open"), store, clock).open(None)
+    await delivery_loop_of(DefectiveSink("close"), store, clock).close()
+    assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
     await store.close()

@@ -147,7 +147,7 @@ async def test_a_run_warns_of_what_dominates_and_continues(tmp_path: Path, clock
     assert {finished[task_id] for task_id in warning["samples"]} == {"complete_with_errors"}
     assert [event["event"] for event in events[events.index(warning) :]].count("task.finished") > 100
     assert simulation.service is not None
-    assert simulation.service.warning is not None
+    assert simulation.service.failures.warning is not None
 
 
 async def test_a_good_run_brings_no_warning(tmp_path: Path, clock: Clock, events: list[Any]) -> None:

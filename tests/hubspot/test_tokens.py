@@ -317,6 +317,28 @@ async def test_a_new_refresh_token_is_kept_for_the_next_run(
     assert [form["refresh_token"] for form in endpoint.forms] == ["refresh-0", "refresh-1"]
 
 
+async def test_a_new_refresh_token_is_on_disk_before_its_file_is_and_then_the_name_is_too(
+    endpoint: TokenEndpoint, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, replace = os.fsync, os.replace
+    calls: list[tuple[str, bytes | str]] = []
+
+    def recorded_fsync(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        calls.append(("synced", path.name if path.is_dir() else path.read_bytes()))
+        fsync(fd)
+
+    def recorded_replace(source: str, target: Path) -> None:
+        calls.append(("renamed", target.name))
+        replace(source, target)
+
+    monkeypatch.setattr("os.fsync", recorded_fsync)
+    monkeypatch.setattr("os.replace", recorded_replace)
+    endpoint.extra = {"refresh_token": "refresh-1"}
+    await oauth(endpoint, clock, file=tmp_path / "refresh").token()
+    assert calls == [("synced", b"refresh-1\n"), ("renamed", "refresh"), ("synced", tmp_path.name)]
+
+
 async def test_a_refresh_token_that_cannot_be_kept_is_still_used(
     endpoint: TokenEndpoint, clock: Clock, tmp_path: Path, events: list[MutableMapping[str, Any]]
 ) -> None:

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -145,11 +146,56 @@ def test_a_signal_drains_and_the_same_command_resumes(
         first.signal(number)
         assert first.ended() == Exit.WORK_LEFT
         assert first.logged("run.draining")()
+        assert "poller: stopping: " in first.log()
+        assert "poller: stopped with work left: " in first.log()
+        assert "Run the same command again to continue" in first.log()
         assert "Traceback" not in first.log()
     delivered = counted(tmp_path / "finished.jsonl")
     assert 0 < delivered.total() < 100
     assert run(*command, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
+
+
+EARLY = """
+import os, signal, sys
+import poller.app.event_loop
+from poller.cli import app, options
+
+run_event_loop, settings_of = poller.app.event_loop.run_event_loop, options.settings_of
+signals = [signal.SIGHUP]
+
+def hang_up_first(main):
+    os.kill(os.getpid(), signal.SIGHUP)  # before anything handles it in the event loop
+    return run_event_loop(main)
+
+def hang_up_then(*args, **flags):
+    read = settings_of(*args, **flags)
+    for number in signals:
+        os.kill(os.getpid(), number)  # after the settings were read
+    signals.clear()
+    return read
+
+poller.app.event_loop.run_event_loop = hang_up_first
+app.run.settings_of = hang_up_then
+app.main()
+"""
+
+
+def test_a_sighup_in_the_first_moments_does_not_end_the_run_and_is_not_forgotten(
+    tmp_path: Path, complete: Hubspot
+) -> None:
+    ids = complete.ids_file(tmp_path, 20)
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", EARLY, "run", ids.name, "--base-url", complete.url, *SLOW],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == Exit.ALL_COMPLETE, done.stderr
+    assert done.stderr.count("config.reloaded") == 1
 
 
 def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complete: Hubspot) -> None:

@@ -280,6 +280,7 @@ def test_the_unit_waits_longer_than_a_drain_takes_and_reloads_on_sighup(tmp_path
 
 RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus-alerts.yaml").read_text("utf-8"))["groups"]
 ALERTS = [rule for group in RULES for rule in group["rules"]]
+ALERT_TESTS, PROMTOOL = Path(__file__).with_name("alerts.test.yaml"), shutil.which("promtool")
 DASHBOARD: dict[str, Any] = orjson.loads((DEPLOY / "grafana-dashboard.json").read_bytes())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ADDED = {"job", "instance"}  # by Prometheus
@@ -381,6 +382,23 @@ def test_the_alerts_are_rules_as_prometheus_wants_them() -> None:
         assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
         assert rule["annotations"].keys() == {"summary", "description"}
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_the_alerts_fire_on_the_series_of_their_trouble_and_on_no_others() -> None:
+    tested = subprocess.run([str(PROMTOOL), "test", "rules", ALERT_TESTS], capture_output=True, text=True, check=False)  # noqa: S603 - fixed arguments
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_every_alert_has_series_on_which_it_fires() -> None:
+    assert {rule["alert"] for rule in ALERTS} == set(re.findall(r'alertname="(\w+)"', ALERT_TESTS.read_text("utf-8")))
+
+
+def test_every_pause_that_needs_a_person_pages() -> None:
+    (query,) = (rule["expr"] for rule in ALERTS if rule["alert"] == "PollerAccountRefused")
+    ((_, labels),) = selectors(query)
+    assert '!~"' in query
+    assert set(labels["reason"].split("|")) == {pause.value for pause in Pause if not pause.needs_person}
 
 
 def test_the_dashboard_s_panels_do_not_overlap_and_share_one_data_source() -> None:

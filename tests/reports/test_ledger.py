@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from poller.core.errors import Exit
 from poller.core.model import AccountState, SinkSums, SourceSums, Sums
-from poller.reports.ledger import exit_code, imbalances, ledger, merged, summary
+from poller.reports.ledger import imbalances, ledger, merged, summary
 
 SOURCE = SourceSums(name="ids.txt", lines=12, tasks=8, duplicates=1, rejected=2, blank=1, ended=True)
 SINK = SinkSums(name="stdout", delivered=8, undelivered=0, dead=0, attached=True)
@@ -44,20 +43,6 @@ def test_a_sink_of_an_earlier_run_is_not_checked() -> None:
     assert imbalances(replace(SUMS, sinks=(SINK, replace(SINK, delivered=1, attached=False)))) == []
 
 
-def test_the_exit_code_is_complete_not_complete_or_work_left() -> None:
-    dead = replace(SUMS, sinks=(replace(SINK, delivered=7, dead=1),))
-    canceled = replace(SUMS, kinds={"complete": 7, "canceled": 1})
-    undelivered = replace(SUMS, sinks=(replace(SINK, delivered=7, undelivered=1),))
-    codes = [exit_code(sums) for sums in (SUMS, canceled, dead, replace(SUMS, waiting=3), undelivered)]
-    assert codes == [
-        Exit.ALL_COMPLETE,
-        Exit.NOT_ALL_COMPLETE,
-        Exit.NOT_ALL_COMPLETE,
-        Exit.WORK_LEFT,
-        Exit.WORK_LEFT,
-    ]
-
-
 def test_the_summary_names_kinds_polls_reasons_and_pauses() -> None:
     sums = replace(
         SUMS,
@@ -77,9 +62,23 @@ def test_the_rotations_of_a_followed_file_are_one_line_with_their_number() -> No
     assert "12 lines = 8 tasks + 1 duplicates + 2 rejected + 1 blank or comment   other\n" in text
 
 
+def test_no_name_in_it_can_steer_a_terminal() -> None:
+    hostile = "/in/\x1b[2J\x07\x9b31m\u202eids\udcff.csv"
+    named = replace(
+        SUMS,
+        sources=(replace(SOURCE, name=hostile),),
+        sinks=tuple(replace(sink, name=hostile) for sink in SUMS.sinks),
+        reasons=((hostile, 1),),
+        accounts={"eu": AccountState(pause="scope_missing", pause_detail=hostile)},
+    )
+    text = summary(named) + "\n".join(map(str, imbalances(replace(named, finished=99))))
+    assert text.count("/in/\ufffd[2J\ufffd\ufffd31m\ufffdids\ufffd.csv") == 5
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+
+
 def test_of_more_than_twenty_files_those_of_one_folder_are_one_line() -> None:
     dropped = [replace(SOURCE, name=f"/in/{number}.csv") for number in range(500)]
     others = [replace(SOURCE, name="-"), replace(SOURCE, name="/home/ids.txt")]
-    rows = [(source.name, source.lines, count) for source, count in merged([*others, *dropped])]
+    rows = [(source.name, source.lines, count) for source, count in merged([*others, *dropped], by_folder=True)]
     assert rows == [("-", 12, 1), ("/home/ids.txt", 12, 1), ("/in/…", 6000, 500)]
-    assert len(merged(dropped[:20])) == 20
+    assert len(merged(dropped[:20], by_folder=True)) == 20

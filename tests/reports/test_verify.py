@@ -58,6 +58,11 @@ async def test_a_foreign_line_and_a_torn_line_are_named() -> None:
     ]
 
 
+async def test_no_identity_in_a_line_can_steer_a_terminal() -> None:
+    hostile = orjson.dumps({"task_id": "\x1b[2Jt", "account": "\x9b1m"})
+    assert await differences([*LINES, hostile]) == ["line 6: task \ufffd[2Jt of account \ufffd1m is not in the state"]
+
+
 @given(data=st.data())
 async def test_a_file_is_equal_exactly_when_it_is_a_permutation_of_the_records(data: st.DataObject) -> None:
     lines = data.draw(st.lists(st.sampled_from([*LINES, b"{}", record(7).body]), max_size=8))

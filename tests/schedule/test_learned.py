@@ -226,7 +226,7 @@ def test_knowledge_survives_a_restart() -> None:
     train(timing.planner, lognormal_s(30, 1.2), 500)
     restored = AccountTiming("a", TRADEOFF, timing.knowledge())
     assert restored.planner.hazard.finished == 500
-    assert restored.first_poll_s == pytest.approx(timing.first_poll_s)
+    assert restored.planner.first_poll_s == pytest.approx(timing.planner.first_poll_s)
     for age_s in (3, 30, 300):
         assert restored.planner.gap_s(age_s) == pytest.approx(timing.planner.gap_s(age_s), rel=0.01)
 

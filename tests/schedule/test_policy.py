@@ -2,8 +2,10 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from poller.core.model import (
     Finish,
@@ -133,7 +135,21 @@ def test_an_unknown_id_counts_only_when_seen_twice_some_time_apart() -> None:
 def test_throttling_and_refusals_cost_the_task_nothing() -> None:
     task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=3, missing_at=5.0, status="PENDING")
     for outcome in (Throttled(policy="daily"), Refused(reason="token_refused", detail="")):
-        assert decided(task, outcome) == PollAgain(at=NOW, errors=3, missing_at=5.0, status="PENDING")
+        decision = again(decided(task, outcome))
+        assert replace(decision, at=NOW) == PollAgain(at=NOW, errors=3, missing_at=5.0, status="PENDING")
+
+
+@pytest.mark.parametrize(("asked_s", "least_s"), [(None, 1.0), (1.0, 1.0), (20.0, 20.0), (900.0, 300.0)])
+def test_a_request_that_was_answered_429_goes_back_after_a_second_or_what_hubspot_requests(
+    asked_s: float | None, least_s: float
+) -> None:
+    at = again(decided(make_task(), Throttled(policy="window", retry_after_s=asked_s))).at
+    assert least_s <= at - NOW <= 1.25 * least_s
+
+
+def test_a_wait_that_a_failure_requests_is_at_most_the_longest_gap() -> None:
+    decision = again(decided(make_task(), Unreachable(reason="http_503", retry_after_s=900.0)))
+    assert decision.at == NOW + POLLING.longest_failure_gap_s
 
 
 def test_failures_back_off_and_count_and_keep_what_was_known() -> None:

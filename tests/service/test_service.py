@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import MutableMapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,8 @@ from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
+
+Events = list[MutableMapping[str, Any]]
 
 SEVERAL = Scenario(
     seed=7,
@@ -141,5 +145,74 @@ async def test_each_task_gets_its_outcome_despite_a_thousand_hostile_lines_among
     rng.shuffle(lines)
     ids = tmp_path / "ids.txt"
     ids.write_bytes(b"\n".join(lines))
-    assert await simulation.run(ids, {"requests": 10_000, "workers": 200}) is Exit.ALL_COMPLETE
+    assert await simulation.run(ids, {"requests": 10_000, "workers": 200}) is Exit.NOT_ALL_COMPLETE
     assert Counter(record["task_id"].encode() for record in simulation.records()) == Counter(good)
+
+
+# --- the exit code is of what the run was given -----------------------------------------------------------------------
+
+CALM = Scenario(fates={}, durations=parse_durations("fixed:5"), requests=1000)
+
+
+def write_lines(simulation: Simulation, name: str, *lines: str) -> Path:
+    file = simulation.folder / name
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return file
+
+
+async def test_rejected_lines_are_exit_code_1_also_when_the_command_is_repeated(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, CALM)
+    ids = write_lines(simulation, "ids.txt", *simulation.api.preload(5), "no id at all")
+    for _ in range(2):
+        assert await simulation.run(ids) is Exit.NOT_ALL_COMPLETE
+        printed = capsys.readouterr().err
+        assert f"1  input lines rejected: poller status --rejected --state sqlite:///{tmp_path}/poller.db" in printed
+
+
+async def test_what_failed_on_monday_is_not_tuesdays_exit_code(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, CALM)
+    monday = write_lines(simulation, "monday.txt", "AAAAunknown1", "no id at all", *simulation.api.preload(3))
+    assert await simulation.run(monday) is Exit.NOT_ALL_COMPLETE
+    tuesday = write_lines(simulation, "tuesday.txt", *simulation.api.preload(3))
+    assert await simulation.run(tuesday) is Exit.ALL_COMPLETE
+    assert await simulation.run(tuesday) is Exit.ALL_COMPLETE
+    with monday.open("a") as file:
+        file.writelines(f"{task_id}\n" for task_id in simulation.api.preload(3))
+    assert await simulation.run(monday) is Exit.ALL_COMPLETE
+
+
+async def test_an_id_that_failed_before_and_is_fed_once_more_is_exit_code_1(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, CALM)
+    assert await simulation.run(write_lines(simulation, "monday.txt", "AAAAunknown1")) is Exit.NOT_ALL_COMPLETE
+    tuesday = write_lines(simulation, "tuesday.txt", "AAAAunknown1", *simulation.api.preload(3))
+    assert await simulation.run(tuesday) is Exit.NOT_ALL_COMPLETE
+
+
+async def test_a_run_that_continues_after_a_kill_speaks_of_all_that_was_given(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:200"), requests=1000))
+    ids = write_lines(simulation, "ids.txt", "AAAAunknown1", *simulation.api.preload(5))
+    await simulation.run_for(150, ids)
+    assert [record["kind"] for record in simulation.records()] == ["not_found"]
+    assert await simulation.run(ids) is Exit.NOT_ALL_COMPLETE
+
+
+# --- what no code expects ---------------------------------------------------------------------------------------------
+
+
+async def test_an_exception_that_no_code_expects_is_exit_code_70_with_a_message(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], events: Events
+) -> None:
+    def broken(*_args: object, **_more: object) -> None:
+        raise KeyError("a bug")
+
+    simulation = Simulation(tmp_path, clock, CALM)
+    ids = simulation.write_ids(5)
+    for part in ("poller.engine.lane.decide", "poller.engine.ingest.Reader.read"):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, broken)
+            assert await simulation.run(ids) is Exit.INTERNAL
+        assert "poller: unexpected KeyError: 'a bug' (test_service.py, line" in capsys.readouterr().err
+    assert [event["event"] for event in events].count("run.failed") == 2
+    assert await simulation.run(ids) is Exit.ALL_COMPLETE

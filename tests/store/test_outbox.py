@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from poller.core.errors import ConfigError
-from poller.core.model import DeadLetter, Kind, Selection, SinkSums, Sums, Written
+from poller.core.model import Added, DeadLetter, Kind, Selection, SinkSums, Sums, Written
 from poller.core.protocols import Clock, Store
 from poller.reports.ledger import imbalances
-from tests.support.store_makers import feed, finish, finished, ids, running
+from tests.support.store_makers import chunk_of, feed, finish, finished, ids, running
 
 # --- delivering ------------------------------------------------------------------------------------------------------
 
@@ -199,6 +199,23 @@ async def test_a_sink_that_is_away_gets_its_replay_when_it_is_back(store: Store)
     assert sink_sums(await store.sums(), "one") == (0, 3, 0)
     await store.attach_sinks(["one"])
     assert ids(await store.undelivered("one", 9)) == ["a", "b", "c"]
+
+
+async def test_a_replay_from_the_start_forgets_the_position_in_the_same_transaction(store: Store) -> None:
+    await store.attach_sinks(["one"])
+    await finish(store, "a", "b")
+    await store.delivered("one", await store.undelivered("one", 2), Written(position=b"42"))
+    assert await store.positions(["one", "unknown"]) == {"one": b"42", "unknown": None}
+    assert await store.replay("one", Selection(), from_start=True) == 2
+    assert await store.positions(["one"]) == {"one": None}
+
+
+async def test_lines_whose_task_ended_without_being_complete_are_counted(store: Store) -> None:
+    await finish(store, "good")
+    await finish(store, "bad", kind=Kind.NOT_FOUND)
+    await feed(store, "waiting")
+    added = await store.add(await store.new_source("b"), chunk_of("good", "bad", "bad", "waiting", "new"))
+    assert added == Added(tasks=1, duplicates=4, failed=2)
 
 
 async def test_a_replay_into_an_unknown_sink_is_refused_by_name_and_stops_nothing(store: Store) -> None:

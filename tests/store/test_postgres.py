@@ -16,11 +16,14 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import last_beat, open_store, read_store
 from poller.store.postgres import PostgresStore
-from poller.store.postgres.dsn import connect, parse
+from poller.store.postgres.connection import connect
+from poller.store.postgres.dsn import parse
 from poller.store.postgres.errors import may_pass, store_error
+from poller.store.postgres.lock import NotOwner, retake_lock, take_lock
 from poller.store.postgres.reader import PostgresReader
-from poller.store.postgres.schema import VERSION_1, VERSION_2
+from poller.store.postgres.schema import MIGRATIONS, make_schema
 from tests.support.store_makers import feed, finished, ids, kill, running
+from tests.support.virtual import EPOCH
 
 Events = list[MutableMapping[str, Any]]
 
@@ -65,14 +68,30 @@ def expire_leases(database: psycopg.Connection) -> None:
 async def test_a_poll_whose_lease_went_to_another_is_skipped(
     store: PostgresStore, database: psycopg.Connection, events: Events
 ) -> None:
-    await feed(store, "a", "b")
-    a, b = await store.claim("main", 2)
+    await feed(store, "a", "b", "c")
+    a, b, c = await store.claim("main", 3)
     expire_leases(database)
-    database.execute("UPDATE task SET lease = nextval('lease') WHERE task_id = 'a'")
-    await store.record([finished(a), running(b, 0.0)])
+    database.execute("UPDATE task SET lease = nextval('lease') WHERE task_id IN ('a', 'c')")
+    stored = await store.record([finished(a), running(b, 0.0), running(c, EPOCH + 3600)])
+    assert [each.task.task_id for each in stored] == ["b"]
     sums = await store.sums()
     assert (sums.finished, sums.polls) == (0, 1)
-    assert [event["polls"] for event in events if event["event"] == "lease.lost"] == [1]
+    assert value(database, "SELECT max(due_at) FROM task") < EPOCH + 3600
+    assert [event["polls"] for event in events if event["event"] == "lease.lost"] == [2]
+
+
+async def test_a_lock_that_is_not_our_own_is_left_to_its_holder(postgres_url: str) -> None:
+    dsn = parse(postgres_url)
+    holder, other = await connect(dsn), await connect(dsn)
+    await make_schema(holder, dsn)
+    await take_lock(holder, dsn)
+    with pytest.raises(NotOwner):
+        await retake_lock(other, before=other.info.backend_pid)
+    await asyncio.sleep(1)
+    assert await (await holder.execute("SELECT 1")).fetchone() == (1,)
+    await holder.close()
+    await take_lock(other, dsn)
+    await other.close()
 
 
 async def test_a_task_whose_lease_ended_can_be_claimed_and_the_first_poll_is_fenced_out(
@@ -292,7 +311,7 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
 ) -> None:
     await store.close()
     schema = parse(postgres_url).schema
-    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1}".encode())
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {MIGRATIONS[0]}".encode())
     database.execute(
         "INSERT INTO state_version VALUES (1);"
         " INSERT INTO account (name) VALUES ('main');"
@@ -314,7 +333,7 @@ async def test_a_state_of_version_2_is_migrated_with_its_polls_and_what_was_prun
 ) -> None:
     await store.close()
     schema = parse(postgres_url).schema
-    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {VERSION_1} {VERSION_2}".encode())
+    database.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}; {MIGRATIONS[0]} {MIGRATIONS[1]}".encode())
     database.execute(
         "INSERT INTO state_version VALUES (2);"
         " INSERT INTO account (name) VALUES ('main');"

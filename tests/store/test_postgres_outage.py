@@ -10,12 +10,13 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from poller.core.errors import Exit, StoreError
+from poller.core.errors import Exit, StoreError, StoreUnusable
 from poller.core.model import AccountState
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store, read_store
 from poller.store.postgres import PostgresStore
+from poller.store.postgres.connection import ANSWER_WITHIN_S
 from poller.store.postgres.dsn import parse
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
 from tests.support.store_makers import chunk_of, feed, finished, ids
@@ -49,6 +50,8 @@ class Wire:
         self.port = 0
         self.is_cut = False
         self.loses: Literal["commit", "answer"] | None = None  # of the next transaction; the wire breaks then
+        self.flows = asyncio.Event()  # while it is not set, the server seems to be frozen
+        self.flows.set()
 
     def url(self, state_url: str) -> str:
         """Return the URL of the same state, through this wire."""
@@ -84,6 +87,7 @@ class Wire:
     ) -> None:
         try:
             while data := await reader.read(65536):
+                await self.flows.wait()
                 if self.loses is not None and answers is not None and b"COMMIT\0" in data:
                     await self._lose(data, writer)
                     return
@@ -114,6 +118,7 @@ async def wire_to(server_url: str) -> AsyncIterator[Wire]:
     try:
         yield wire
     finally:
+        wire.flows.set()
         wire.cut()
         server.close()
 
@@ -125,7 +130,8 @@ async def wire(postgres_server: str, postgres_url: str, monkeypatch: pytest.Monk
     )  # a listening socket would be waited for at every step
     async with wire_to(postgres_server) as wire:
         yield wire
-        await asyncio.sleep(1)
+        wire.flows.set()
+        await asyncio.sleep(6)  # the pool's connections in the making end by then
 
 
 @pytest.fixture
@@ -196,6 +202,64 @@ async def test_reads_wait_for_the_server_too_and_it_is_logged_once(
     assert {task.result() for task in reading} == {await wired.open_source("ids.txt")}
     assert names(events) == ["store.unreadable", "store.readable"]
     assert (await wired.open_source("ids.txt") or (0, None))[0] == source
+
+
+async def test_a_frozen_server_is_an_outage_within_seconds_and_work_continues_by_itself(
+    wire: Wire, wired: PostgresStore, events: Events
+) -> None:
+    await wired.attach_sinks(["one"])
+    await feed(wired, "a")
+    (a,) = await wired.claim("main", 1)
+    wire.flows.clear()
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(wired.record([finished(a)])), group.create_task(wired.sources())]
+        await asyncio.sleep(5)
+        states = [wired.writable]
+        await asyncio.sleep(25)
+        assert not any(task.done() for task in waiting)
+        wire.flows.set()
+    assert [*states, wired.writable] == [False, True]
+    assert (await wired.sums()).finished == 1
+    assert names(events) == ["store.unwritable", "store.writable"]
+    assert "no answer" in events[-2]["reason"]
+
+
+async def test_a_connection_that_never_answers_is_replaced_and_what_it_committed_counts_once(
+    wire: Wire, wired: PostgresStore
+) -> None:
+    await wired.attach_sinks(["one"])
+    await feed(wired, "a")
+    (a,) = await wired.claim("main", 1)
+    wire.flows.clear()
+    stuck = wire.flows
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wired.record([finished(a)]))
+        await asyncio.sleep(1)
+        wire.flows = asyncio.Event()  # new connections work, the old one stays frozen
+        wire.flows.set()
+        await asyncio.sleep(ANSWER_WITHIN_S + 20)
+    stuck.set()
+    assert ((await wired.sums()).finished, ids(await wired.undelivered("one", 9))) == (1, ["a"])
+
+
+async def test_a_caller_that_is_cancelled_does_not_wait_for_a_frozen_server(wire: Wire, wired: PostgresStore) -> None:
+    await feed(wired, "a")
+    wire.flows.clear()
+    before = asyncio.get_running_loop().time()
+    for call in (wired.sums(), wired.claim("main", 1), feed(wired, "b")):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await call
+    await wired.close()
+    assert asyncio.get_running_loop().time() - before < 3 + 6
+
+
+async def test_a_frozen_server_cannot_be_opened(wire: Wire, postgres_url: str, clock: Clock) -> None:
+    wire.flows.clear()
+    with pytest.raises(StoreUnusable, match="no answer within 5 s"):
+        await opened_at(wire.url(postgres_url), clock)
+    with pytest.raises(StoreUnusable, match="no answer within 5 s"):
+        await read_store(wire.url(postgres_url))
 
 
 async def test_a_killed_server_connection_is_replaced(store: PostgresStore, postgres_url: str, events: Events) -> None:
@@ -279,6 +343,43 @@ async def test_the_service_finishes_right_through_lost_answers_and_a_server_that
     assert running.result() is Exit.NOT_ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, fed)
     assert simulation.api.stats().throttled_total == 0
+
+
+async def test_a_service_whose_server_is_frozen_drains_in_time_and_logs_nothing_as_finished(
+    tmp_path: Path, clock: Clock, wire: Wire, postgres_url: str, events: Events
+) -> None:
+    simulation = Simulation(tmp_path, clock, SEVERAL)
+    fed = simulation.write_ids(40)
+    took_s = 0.0
+
+    async def freeze() -> None:
+        nonlocal took_s
+        await next_request(simulation)
+        await asyncio.sleep(6)
+        wire.flows.clear()
+        at = len(events)
+        await asyncio.sleep(20)
+        assert not [event for event in events[at + 5 :] if event["event"] == "task.finished"]
+        simulation.drain()
+        took_s = -asyncio.get_running_loop().time()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(freeze())
+        with pytest.raises(StoreError, match="does not answer"):
+            await simulation.run(fed, {"state": wire.url(postgres_url), "shutdown_s": 8})
+    assert 0 < took_s + asyncio.get_running_loop().time() <= 10
+    wire.flows.set()
+    logged = {event["task_id"] for event in events if event["event"] == "task.finished"}
+    assert len(logged) <= (await stored_finished(postgres_url)) < 40
+    assert await simulation.run(fed, {"state": postgres_url}) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, fed)
+
+
+async def stored_finished(url: str) -> int:
+    reader = await read_store(url)
+    sums = await reader.sums()
+    await reader.close()
+    return sums.finished
 
 
 async def test_a_killed_service_continues_where_it_was(

@@ -53,6 +53,53 @@ async def open_file(file_url: str, clock: Clock) -> AsyncIterator[OpenFile]:
         await each.close()
 
 
+# --- files that disappear --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", ".lock", "-wal"])
+@pytest.mark.parametrize("way", ["deleted", "moved", "replaced"])
+async def test_a_state_whose_files_are_gone_ends_within_seconds(
+    open_file: OpenFile, tmp_path: Path, suffix: str, way: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await open_file()
+    await feed(store, "a")
+    store.beat()
+    store.save_account("main", AccountState())
+    path = tmp_path / f"poller.db{suffix}"
+    path.rename(tmp_path / "elsewhere")
+    if way == "deleted":
+        (tmp_path / "elsewhere").unlink()
+    if way == "replaced":
+        path.touch()
+    await asyncio.sleep(3)
+    store.beat()
+    with pytest.raises(StoreUnusable, match=r"poller\.db\S* was moved or deleted while it was in use"):
+        store.save_account("main", AccountState())
+    with pytest.raises(StoreUnusable):
+        await store.claim("main", 1)
+    assert [event["error"] for event in events if event["event"] == "store.failed"] == ["moved"]
+
+
+async def test_the_sums_of_a_state_that_was_just_deleted_are_refused(open_file: OpenFile, tmp_path: Path) -> None:
+    store = await open_file()
+    for suffix in ("", ".lock", "-wal"):
+        (tmp_path / f"poller.db{suffix}").unlink()
+    with pytest.raises(StoreUnusable):
+        await store.sums()
+
+
+async def test_a_folder_that_cannot_be_read_for_a_moment_is_no_lost_state(
+    open_file: OpenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    store = await open_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        await store.sums()
+
+
 # --- a disk that fails ----------------------------------------------------------------------------------------------
 
 

@@ -130,11 +130,12 @@ async def test_a_poll_under_a_released_lease_is_skipped(store: Store) -> None:
     (old,) = await store.claim("main", 1)
     store.release([old])
     (new,) = await store.claim("main", 1)
-    await store.record([finished(old)])
+    assert await store.record([finished(old)]) == []
+    assert await store.record([running(old, 0.0)]) == []
     store.release([old])
     assert await store.claim("main", 1) == []
     assert (await store.sums()).polls == 0
-    await store.record([finished(new)])
+    assert [each.task for each in await store.record([finished(new)])] == [new]
     assert (await store.sums()).kinds == {"complete": 1}
 
 

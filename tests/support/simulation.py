@@ -78,7 +78,7 @@ class Simulation:
     @asynccontextmanager
     async def _open_site(self, app: web.Application, address: Address) -> AsyncIterator[Address]:
         self.site_paths = {resource.canonical for resource in app.router.resources()}
-        async with serving(app) as self.site:
+        async with serving(app, auto_decompress=False) as self.site:
             self.site_is_open.set()
             yield address
         self.site_is_open.clear()

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from poller.core.errors import StoreError
 from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Rejection, Settled, Task
 from poller.core.protocols import Store
 from poller.core.record import restore
@@ -52,7 +53,7 @@ def ids(found: Sequence[Task] | Sequence[Delivery]) -> list[str]:
 async def kill(store: Store) -> None:
     """Stop the store as the kernel does at the end of a process: nothing more is written."""
     if isinstance(store, SqliteStore):
-        store._commits._refuse("killed")
+        store._commits._refuse(StoreError("killed"))
         store._closed = True
         store._connection.close()
         if store._lock is not None:

@@ -281,9 +281,9 @@ def _connect(
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[Server]:
+async def serving(app: web.Application, *, auto_decompress: bool = True) -> AsyncIterator[Server]:
     """Run `app` without a socket; yields what `MemoryConnector` takes."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=auto_decompress, shutdown_timeout=1)
     await runner.setup()
     try:
         assert runner.server is not None

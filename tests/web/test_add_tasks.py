@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,41 @@ async def test_a_body_that_is_too_large_is_refused_compressed_or_not(simulation:
             assert (response.status, (await json_of(response))["error"]) == (413, "too_many_lines")
         packed = gzip.compress(b"id1\nid2\n")
         assert (await post(session, packed, TEXT | {"Content-Encoding": "gzip"}))["accepted"] == 2
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "br", "compress", "gzip, gzip", "none"])
+async def test_a_content_encoding_that_is_not_known_is_refused_in_json(simulation: Simulation, encoding: str) -> None:
+    body, headers = io.BytesIO(b"id1\n"), TEXT | {"Content-Encoding": encoding}
+    async with visited(simulation) as session, session.post("/v1/tasks", data=body, headers=headers) as response:
+        answer = await json_of(response)
+        assert (response.status, answer["error"]) == (415, "unknown_content_encoding")
+        assert "gzip" in answer["message"]
+        assert "Nothing of this request is stored" in answer["message"]
+    assert (await simulation.sums()).waiting == 0
+
+
+RAW = zlib.compressobj(wbits=-15)
+DEFLATED = {"gzip": gzip.compress(b"id1\n") + gzip.compress(b"id2\n"), "deflate": zlib.compress(b"id1\nid2\n")}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [*DEFLATED.items(), ("deflate", RAW.compress(b"id1\nid2\n") + RAW.flush()), ("Identity", b"id1\nid2\n")],
+)
+async def test_a_body_is_unpacked_by_its_encoding(simulation: Simulation, encoding: str, body: bytes) -> None:
+    async with visited(simulation) as session:
+        headers = TEXT | {"Content-Encoding": encoding}
+        assert (await post(session, io.BytesIO(body), headers))["accepted"] == 2
+
+
+@pytest.mark.parametrize("body", [DEFLATED["gzip"][:-9], DEFLATED["deflate"][:-1], b"id1\nid2\n", b""])
+async def test_a_packed_body_that_is_cut_off_or_not_packed_stores_nothing(simulation: Simulation, body: bytes) -> None:
+    data, headers = io.BytesIO(body), TEXT | {"Content-Encoding": "gzip"}
+    async with visited(simulation) as session, session.post("/v1/tasks", data=data, headers=headers) as response:
+        answer = await json_of(response)
+        assert (response.status, answer["error"]) == (400, "unreadable")
+        assert "not encoded as its headers declare" in answer["message"]
+    assert (await simulation.sums()).waiting == 0
 
 
 @pytest.mark.parametrize(

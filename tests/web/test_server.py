@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,13 @@ async def test_a_token_that_is_replaced_in_its_file_counts_at_once(simulation: S
 # --- slow clients, on loopback sockets but virtual time -------------------------------------------------------------
 
 
-async def say_hello(_: web.Request) -> web.Response:
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def say_hello(request: web.Request) -> web.Response:
+    if request.path == "/slow":
+        await asyncio.sleep(5)
+        await request.read()
     return web.Response(text="hello")
 
 
@@ -252,6 +258,8 @@ async def say_hello(_: web.Request) -> web.Response:
 async def greeter() -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_get("/", say_hello)
+    app.router.add_get("/healthz", say_hello)
+    app.router.add_route("*", "/slow", say_hello)
     async with listen(app, Address(host="127.0.0.1", port=0)) as address:
         yield address.port
 
@@ -270,21 +278,87 @@ async def test_a_connection_whose_first_request_does_not_come_is_dropped(sent: b
 async def test_a_connection_that_is_idle_or_half_way_into_its_next_request_is_dropped_later() -> None:
     async with greeter() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT")
+        writer.write(GET + b"GET / HT")
         async with asyncio.timeout(100):
             assert (await reader.read()).count(b"hello") == 1
         assert 50 < asyncio.get_running_loop().time() < 70
         writer.close()
 
 
-async def test_more_connections_than_are_allowed_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_connections_than_are_allowed_are_turned_away_while_all_have_a_request_in_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("poller.web.server.MAX_CONNECTIONS", 3)
     async with greeter() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, each in held:
+            each.write(GET.replace(b"/ ", b"/slow "))
         await asyncio.sleep(0.1)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await reader.read() == b""
+        assert [(await each.readuntil(b"hello"))[-5:] for each, _ in held] == [b"hello"] * 3
         for _, each in [*held, (reader, writer)]:
+            each.close()
+
+
+async def test_five_hundred_silent_connections_do_not_keep_a_request_out() -> None:
+    """Those that ask nothing make room, the oldest first; those that have asked stay."""
+    loop = asyncio.get_running_loop()
+    async with greeter() as port, AsyncExitStack() as stack:
+        held = []
+        for number in range(520):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            held.append((reader, writer))
+            if number == 0:
+                writer.write(GET)
+                await reader.readuntil(b"hello")
+        began_at = loop.time()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        writer.write(GET)
+        assert (await reader.readuntil(b"hello"))[-5:] == b"hello"
+        assert await held[1][0].read() == b""
+        assert loop.time() - began_at < 0.5
+        held[0][1].write(GET)
+        assert (await held[0][0].readuntil(b"hello"))[-5:] == b"hello"
+
+
+@pytest.mark.parametrize("slow", [b"GET /slow HTTP/1.1", b"POST /slow HTTP/1.1\r\nContent-Length: 9"])
+async def test_slow_requests_and_stalled_bodies_do_not_keep_a_probe_out(slow: bytes) -> None:
+    async with greeter() as port, AsyncExitStack() as stack:
+        held = []
+        for _ in range(520):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(slow + b"\r\nHost: localhost\r\n\r\n")
+            held.append(reader)
+        await asyncio.sleep(0.5)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        writer.write(GET.replace(b"/ ", b"/healthz "))
+        async with asyncio.timeout(0.5):
+            assert (await reader.readuntil(b"hello"))[-5:] == b"hello"
+        refused = await held[-1].readuntil(b"}")
+        assert b" 503 " in refused
+        assert b'"error":"busy"' in refused
+
+
+async def test_idle_connections_make_room_where_none_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.web.server.MAX_CONNECTIONS", 2)
+    async with greeter() as port, AsyncExitStack() as stack:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for reader, writer in held[2:]:  # the first two had to make room for them
+            stack.callback(writer.close)
+            writer.write(GET)
+            await reader.readuntil(b"hello")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        writer.write(GET)
+        assert (await reader.readuntil(b"hello"))[-5:] == b"hello"
+        async with asyncio.timeout(0.5):
+            assert await held[2][0].read() == b""
+        for _, each in held[:2]:
             each.close()
 
 

@@ -1,14 +1,13 @@
 """`poller demo`: starts imports on a simulated HubSpot on loopback, and runs the real service against it."""
 
-import asyncio
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import Settings
+from poller.cli.options import Settings, run_async
 from poller.core.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = "\b\nExample:\n  poller demo --directory /tmp/poller-demo"
 TOKEN = "sandbox-token"  # noqa: S105 - opens only the sandbox
+_print = partial(typer.echo, err=True)
 FILES = ("ids.jsonl", "finished.jsonl", "poller.db", "poller.db-wal", "poller.db-shm", "poller.db.lock")
 
 
@@ -41,7 +41,7 @@ def demo(
         "HubSpot is simulated here: a server on this machine's loopback that allows 200 requests per 2 s.\n"
         f"{imports:,} imports are started, then each is polled until it has its outcome; some fail on purpose."
     )
-    code = asyncio.run(_run(api, directory, imports))
+    code = run_async(_run(api, directory, imports))
     if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
         return code
     stats, ids, finished = api.stats(), directory / FILES[0], directory / FILES[1]
@@ -78,7 +78,7 @@ async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
         urls = (f"https://assets.example.com/catalogue/{number:05}.png" for number in range(imports))
         ids.write_bytes(b"".join(orjson.dumps({"task_id": api.start(url), "url": url}) + b"\n" for url in urls))
         _print(f"Their ids, with the URL of each: {ids}\n")
-        return await run_process(_settings(base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
+        return await run_process(partial(_settings, base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
 
 
 def _settings(base_url: str, directory: Path) -> Settings:
@@ -92,8 +92,3 @@ def _settings(base_url: str, directory: Path) -> Settings:
         "log": {"level": "warning"},
     }
     return load(None, flags, {}, secrets_dir=directory / "no-secrets")
-
-
-def _print(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -1,6 +1,5 @@
 """`poller healthcheck`: is a poller running and alive? Imports little, since it runs every few seconds."""
 
-import http.client
 import json
 import time
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 
 from poller.cli.options import Config, Settings, State, settings_of
 from poller.core.errors import Exit
+from poller.core.text import redacted_url
 
 EXAMPLES = "\b\nExample:\n  poller healthcheck --state sqlite:////data/poller.db"
 TIMEOUT_S = 5.0
@@ -42,7 +42,6 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     older than `max_age_s`.
     """
     from poller.config import address_of
-    from poller.core.text import redacted_url
     from poller.store import last_beat
 
     if url is not None:
@@ -63,6 +62,8 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
 
 def request_health(url: str) -> tuple[str, int | None]:
     """Return a message on the server at `url`, and its process id; None where it is not alive."""
+    import http.client
+
     began = time.monotonic()
     try:
         status, body = _get(url)
@@ -75,6 +76,8 @@ def request_health(url: str) -> tuple[str, int | None]:
 
 
 def _get(url: str) -> tuple[int, bytes]:
+    import http.client
+
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("it is not a URL such as http://127.0.0.1:8321")

@@ -1,6 +1,5 @@
 """`poller plan`: what a run would take, before it begins. Requests nothing and stores nothing."""
 
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, settings_of
+from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, run_async, settings_of
 from poller.core.errors import Exit, StoreUnusable
 from poller.core.model import AccountState, Added, Chunk, Position, SourceSums
 
@@ -52,7 +51,7 @@ def plan(
         deadline_s=deadline_s,
         input={"format": format, "id_column": id_column},
     )
-    return asyncio.run(print_plan(settings, files, durations=durations, as_json=as_json))
+    return run_async(print_plan(settings, files, durations=durations, as_json=as_json))
 
 
 class InputCounter:

@@ -1,6 +1,5 @@
 """`poller reload`: sends SIGHUP to the poller running on a state, and prints the result."""
 
-import asyncio
 import json
 import os
 import signal
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from poller.cli.options import Config, Settings, State, settings_of
+from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
+from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
     from poller.store import StateReader
@@ -28,16 +28,17 @@ def reload(config: Config = None, state: State = None) -> Exit:
     It sends SIGHUP and prints the result: what changed, and what needs a restart. Settings that are wrong change
     nothing. Exit code 78 where they are; 1 where no poller is running.
     """
-    message, code = asyncio.run(request_reload(settings_of(config, state=state)))
+    message, code = run_async(request_reload(settings_of(config, state=state)))
     typer.echo(message, err=code is not Exit.ALL_COMPLETE)
     return code
 
 
 async def request_reload(settings: Settings) -> tuple[str, Exit]:
     """Send SIGHUP to the running poller and wait for the result; return the message and the exit code."""
+    import asyncio
+
     from poller.app.reload import RESULT
     from poller.cli.records import open_state
-    from poller.core.text import redacted_url
     from poller.store import last_beat
 
     failed = Exit.NOT_ALL_COMPLETE
@@ -60,6 +61,8 @@ async def request_reload(settings: Settings) -> tuple[str, Exit]:
 
 
 async def _next_result(reader: "StateReader", name: str, before: bytes | None) -> Mapping[str, Any]:
+    import asyncio
+
     while True:
         result = await reader.knowledge(name)
         if result is not None and result != before:

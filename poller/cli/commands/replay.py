@@ -1,21 +1,23 @@
 """`poller replay`: delivers finished tasks to a sink again, or to a new one."""
 
-import asyncio
 import os
 import random
 import time
 from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poller.cli import completion
-from poller.cli.options import Config, Settings, State, epoch_of, settings_of
-from poller.core.errors import ConfigError, Exit
+from poller.cli.options import Config, Settings, State, epoch_of, run_async, settings_of
+from poller.core.errors import ConfigError, Exit, SinkError
 from poller.core.model import Delivery, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
 from poller.core.text import KIND_TEXT
+
+if TYPE_CHECKING:
+    from poller.engine import DeliveryLoop
 
 EXAMPLES = "\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind canceled --kind not_found"
 
@@ -34,10 +36,11 @@ def replay(
     """Deliver finished tasks to a sink again, or to a new one. Not while a poller is running on the state.
 
     A known sink gets them again. A new one gets all of them and is known from then on; with --since or --kind it gets
-    only those, once.
+    only those, once. A jsonl or csv file never gets a record twice: name a new one, or delete it to have it written
+    again as a whole. A replay that is refused changes nothing.
     """
     selection = Selection(since=epoch_of(since), kinds=_known_kinds(kind or []), dead=dead)
-    return asyncio.run(replay_to(settings_of(config, state=state), sink, selection))
+    return run_async(replay_to(settings_of(config, state=state), sink, selection))
 
 
 def _known_kinds(names: list[str]) -> frozenset[str]:
@@ -52,24 +55,30 @@ async def replay_to(settings: Settings, spec: str, selection: Selection, clock: 
 
     A sink that the state knows gets them into its outbox again. One that it does not know gets all and is known from
     then on; with a selection it gets only those, once, and stays unknown. Raises `ConfigError`, `SinkError`, and
-    `StoreLocked` while a poller is running on the state.
+    `StoreLocked` while a poller is running on the state; the state is then as it was.
     """
     from poller.core import log as logs
+    from poller.engine import DeliveryLoop
+    from poller.engine.metrics import Metrics
     from poller.store import open_store
 
     logs.configure(format=settings.log.format, level=settings.log.level, clock=clock)
     async with AsyncExitStack() as stack:
+        metrics = Metrics()
         store = await open_store(settings.state, clock=clock)
         stack.push_async_callback(store.close)
         sink = _sink_of(settings, spec, clock)
-        stack.push_async_callback(sink.close)
+        loop = DeliveryLoop(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
+        stack.push_async_callback(loop.close)
         known = any(sums.name == sink.name for sums in (await store.sums()).sinks)
         if not known and selection.dead:
             raise ConfigError(f"the state has no dead letters of {sink.name}: it does not know that sink")
         if not known and selection != Selection():
             count = await _export(store, sink, selection)
         else:
-            count = await _deliver_again(store, sink, selection if known else None, clock)
+            from_start = known and _is_to_begin_anew(sink, selection)
+            await _deliver_again(store, loop, selection if known else None, from_start=from_start)
+            count = metrics.delivered[sink.name]
     typer.echo(f"{count:,} records delivered to {sink.name}", err=True)
     return Exit.ALL_COMPLETE
 
@@ -84,26 +93,45 @@ def _sink_of(settings: Settings, spec: str, clock: Clock) -> Sink:
     return next((sink for sink in configured if sink.name == spec), None) or make_sink(spec, environment)
 
 
-async def _deliver_again(store: Store, sink: Sink, selection: Selection | None, clock: Clock) -> int:
-    """Deliver what is in the sink's outbox, with a selection those records once more."""
-    from poller.engine import DeliveryLoop
-    from poller.engine.metrics import Metrics
+def _is_to_begin_anew(sink: Sink, selection: Selection) -> bool:
+    """Return whether the sink's file is written from its start, since it is gone. Raises `SinkError` where a record
+    would be in it twice."""
+    from poller.sinks.files.sink import FileSink
 
-    position = (await store.attach_sinks([sink.name]))[sink.name]
+    if not isinstance(sink, FileSink) or selection.dead:
+        return False
+    other_file = f"{sink.kind}:{sink.path.with_stem(sink.path.stem + '-2')}"
+    if sink.has_data():
+        raise SinkError(
+            f"{sink.name} contains these records already: a replay would write them twice. Name a new file, such as "
+            f"--sink {other_file}; or move the file away, then a replay writes all of it again"
+        )
+    if selection != Selection():
+        raise SinkError(
+            f"{sink.path} is gone, and the selected records alone would not be the whole file. Leave out --since and "
+            f"--kind to have all of it written again, or name a new file, such as --sink {other_file}"
+        )
+    return True
+
+
+async def _deliver_again(store: Store, loop: "DeliveryLoop", selection: Selection | None, *, from_start: bool) -> None:
+    """Deliver what is in the sink's outbox, with a selection those records once more. What may be refused comes before
+    the first change of the state."""
+    name = loop.sink.name
+    await loop.open(None if from_start else (await store.positions([name]))[name])
+    await store.attach_sinks([name])
     if selection is not None:
-        await store.replay(sink.name, selection)
-    metrics = Metrics()
-    loop = DeliveryLoop(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
-    await loop.open(position)
+        await store.replay(name, selection, from_start=from_start)
     loop.end()
     await loop.run()
     if loop.stopped_by is not None:
         raise loop.stopped_by
-    return metrics.delivered[sink.name]
 
 
 async def _export(store: Store, sink: Sink, selection: Selection) -> int:
     """Write once to a sink that stays unknown to the state."""
+    import asyncio
+
     from poller.cli.records import PAGE
 
     await sink.open(None, [])

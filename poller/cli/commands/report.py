@@ -1,6 +1,5 @@
 """`poller report`: streams the finished tasks once and groups the failed ones by reason, in bounded memory."""
 
-import asyncio
 import sys
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, Settings, State, epoch_of, settings_of
+from poller.cli.options import AsJson, Config, Settings, State, epoch_of, run_async, settings_of
 from poller.cli.output_file import new_file
 from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import ConfigError, Exit, InputError
@@ -77,7 +76,7 @@ def report(
         rest=rest,
         defaults=_pairs(set_ or [], "--set", OPTIONS),
     )
-    return asyncio.run(write_report(settings_of(config, state=state), options))
+    return run_async(write_report(settings_of(config, state=state), options))
 
 
 def _pairs(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:

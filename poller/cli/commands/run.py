@@ -1,6 +1,7 @@
 """`poller run`: polls every id until its outcome is in every sink."""
 
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -83,17 +84,18 @@ def run(
 
     \b
     Exit codes:
-       0  every task is complete
-       1  every task has its outcome, some are not complete
+       0  every task is complete, and no line of the input was rejected
+       1  every task has its outcome, some are not complete, or lines were rejected
        2  the command line is wrong
       65  the input has no usable id
       69  an outage or a failing sink lasted longer than --give-up-s
-      70  the ledger does not balance: a defect
+      70  a defect: the ledger does not balance, or the code failed
       73  the state or an output file cannot be used
       75  stopped with work left: run the same command again
       77  HubSpot refuses the token
       78  a setting is wrong
     """
+    _survive_early_sighup()
     from poller.app.event_loop import run_event_loop
     from poller.app.run import run_process
 
@@ -119,6 +121,18 @@ def run(
     }
     if "-" in (files or []) and sys.stdin.isatty():
         typer.echo("poller: reading ids from the terminal, one a line; Ctrl-D ends them", err=True)
-    read_settings = partial(settings_of, config, **flags)
-    code = run_event_loop(run_process(read_settings(), files or [], os.environ, read_settings))
+    code = run_event_loop(run_process(partial(settings_of, config, **flags), files or [], os.environ))
     return Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code
+
+
+def _survive_early_sighup() -> None:
+    """Until the run handles it, SIGHUP ends the process only where the terminal was closed. The settings are not read
+    yet, so a reload has nothing to do."""
+    had_terminal = sys.stderr.isatty()
+
+    def handle(_number: int, _frame: object) -> None:
+        if had_terminal and not sys.stderr.isatty():
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores it
+        signal.signal(signal.SIGHUP, handle)

@@ -1,8 +1,6 @@
 """`poller sandbox`: serves a simulated HubSpot until a signal ends it."""
 
-import asyncio
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from poller.cli import completion
+from poller.cli.options import run_async
 from poller.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def sandbox(
     api = SandboxApi(scenario, time.time)
     if ids_file is not None:
         _write_ids(ids_file, api.preload(tasks))
-    asyncio.run(_serve(api, port, ids_file or Path("ids.txt")))
+    run_async(_serve(api, port, ids_file or Path("ids.txt")))
 
 
 def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
@@ -89,19 +88,21 @@ def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
 
 async def _serve(api: "SandboxApi", port: int, ids_file: Path) -> None:
     """Serve until SIGINT or SIGTERM."""
+    import asyncio
+
     from poller.sandbox.server import serve
 
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serve(api, port=port) as base_url:
-        sys.stderr.write(
+        typer.echo(
             f"simulated HubSpot at {base_url} (Ctrl-C ends it)\n"
-            f"poll it: HUBSPOT_TOKEN=any poller run {ids_file} --base-url {base_url}\n"
+            f"poll it: HUBSPOT_TOKEN=any poller run {ids_file} --base-url {base_url}",
+            err=True,
         )
-        sys.stderr.flush()
         await ended.wait()
-    sys.stderr.write(_summary(api))
+    typer.echo(_summary(api), err=True)
 
 
 def _summary(api: "SandboxApi") -> str:
@@ -111,5 +112,5 @@ def _summary(api: "SandboxApi") -> str:
     faults = ", ".join(f"{name} {count:,}" for name, count in sorted(stats.faults.items())) or "none"
     return (
         f"{stats.requests_total:,} requests, at most {stats.max_in_window:,} in any {stats.window_s:g} s "
-        f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}\n"
+        f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}"
     )

@@ -1,17 +1,18 @@
 """`poller status`: the ledger of a state, once or every few seconds, and what it rejected; also during a run."""
 
-import asyncio
 import sys
 import time
 from contextlib import suppress
 from typing import Annotated
 
 import typer
+from msgspec.json import encode
 
-from poller.cli.options import AsJson, Config, Settings, State, settings_of
+from poller.cli.options import AsJson, Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.model import Sums
 from poller.core.protocols import Clock
+from poller.reports.ledger import imbalances, summary
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
@@ -35,20 +36,18 @@ def status(
     """
     settings = settings_of(config, state=state)
     if rejected or dead:
-        return asyncio.run(print_refused(settings, dead=not rejected))
+        return run_async(print_refused(settings, dead=not rejected))
     if watch:
         with suppress(KeyboardInterrupt):
-            asyncio.run(watch_status(settings, as_json=as_json))
+            run_async(watch_status(settings, as_json=as_json))
         return Exit.ALL_COMPLETE
-    return asyncio.run(print_status(settings, as_json=as_json))
+    return run_async(print_status(settings, as_json=as_json))
 
 
 async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
-    from poller.reports.ledger import imbalances, summary
-
     sums = await _sums(settings)
-    _write(_json_line(settings, sums, clock()) if as_json else f"{summary(sums)}\n")
+    typer.echo(_json(settings, sums, clock()) if as_json else summary(sums))
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
 
 
@@ -56,7 +55,8 @@ async def watch_status(
     settings: Settings, *, as_json: bool, clock: Clock = time.time, every_s: float = EVERY_S
 ) -> None:
     """Print the ledger every few seconds until interrupted: in place on a terminal, else one line each time."""
-    from poller.reports.ledger import summary
+    import asyncio
+
     from poller.reports.status import status_line
     from poller.store import last_beat
 
@@ -67,11 +67,11 @@ async def watch_status(
             started_at = clock()
             sums = await _sums(settings)
             if as_json:
-                _write(_json_line(settings, sums, clock()))
+                typer.echo(_json(settings, sums, clock()))
             else:
                 at_work = last_beat(settings.state) is not None
                 line = status_line(sums, now=clock(), before=began, is_running=at_work)
-                _write(_in_place(f"{line}\n{summary(sums)}") if in_place else f"{line}\n")
+                typer.echo(_in_place(f"{line}\n{summary(sums)}") if in_place else line, nl=not in_place)
             began = began or (clock(), sums.finished)
             await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
 
@@ -106,23 +106,15 @@ async def _sums(settings: Settings) -> Sums:
         return await store.sums()
 
 
-def _json_line(settings: Settings, sums: Sums, now: float) -> str:
-    from msgspec.json import encode
-
-    from poller.reports.ledger import imbalances
+def _json(settings: Settings, sums: Sums, now: float) -> str:
     from poller.reports.status import ledger_view
     from poller.store import last_beat
 
     differences = [str(imbalance) for imbalance in imbalances(sums)]
     fields = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
-    return encode(fields).decode() + "\n"
+    return encode(fields).decode()
 
 
 def _in_place(text: str) -> str:
     """Return the text with what draws it over the one before, without a flicker."""
     return HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in text.splitlines()) + CLEAR_BELOW
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -1,6 +1,5 @@
 """`poller verify`: compares JSONL files with the state."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poller.cli.options import Config, Settings, State, settings_of
+from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 
 EXAMPLES = "\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db"
@@ -24,7 +23,7 @@ def verify(
     Each finished task must be in it exactly once, byte for byte, and nothing else. Exit code 0 where they are equal; 1
     with the differences listed.
     """
-    return asyncio.run(verify_files(settings_of(config, state=state), files))
+    return run_async(verify_files(settings_of(config, state=state), files))
 
 
 async def verify_files(settings: Settings, files: Sequence[Path]) -> Exit:

@@ -1,16 +1,17 @@
 """`poller why`: everything that the state knows of one task, also during a run."""
 
-import asyncio
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.json import encode
 
-from poller.cli.options import Config, Settings, State, settings_of
+from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
     from poller.store import StateReader
@@ -30,7 +31,7 @@ def why(
 
     Exit code 1 where the task is not in the state.
     """
-    return asyncio.run(print_task(settings_of(config, state=state), task, as_json=as_json))
+    return run_async(print_task(settings_of(config, state=state), task, as_json=as_json))
 
 
 async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Clock = time.time) -> Exit:
@@ -38,8 +39,6 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
 
     Exit code 1 where it is not in the state, 2 for what cannot be an id.
     """
-    from msgspec.json import encode
-
     from poller.cli.records import open_state
     from poller.reports.task import task_text, task_view
 
@@ -73,8 +72,6 @@ def _id_in(named: str, settings: Settings) -> str:
 
 async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> str:
     """Return a message that helps to find a task that is not in the state."""
-    from poller.core.text import redacted_url
-
     lines = [f"poller: task {task_id} is not in the state {redacted_url(settings.state)}"]
     near = [task.task_id for variant in _variants(task_id) for task in await store.task_details(variant)]
     if near:

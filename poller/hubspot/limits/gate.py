@@ -26,7 +26,7 @@ from poller.core.model import (
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
-from poller.hubspot.limits.outage import OutageDetector, RequestCounts
+from poller.hubspot.limits.outage import OutageDetector, RequestCounts, ThrottleWatch
 from poller.hubspot.limits.pause import LanePause, Probes
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -73,6 +73,7 @@ class AccountGate:
         self._concurrency = Concurrency(limits.workers, self._windows.own)
         self._counts = RequestCounts()
         self._outage = OutageDetector()
+        self._throttles = ThrottleWatch()
         probes = Probes(self._counts, monotonic=monotonic, rng=rng)
         self._pause = LanePause(account, probes, clock=clock, monotonic=monotonic, paused_s=state.paused_s)
         self._quota = DailyQuota(
@@ -164,8 +165,6 @@ class AccountGate:
     def _wait_s(self) -> float:
         """Return how long nothing can leave: 0 is now, infinity until something happens."""
         now, in_flight = self._monotonic(), self._windows.in_flight
-        if (full_s := self._windows.full_for_s(now)) > 0:
-            return full_s
         if self._pause.reason is None and self._quota.left(in_flight) <= 0:
             if self._quota.left() > 0:
                 return math.inf  # requests in flight may be counted already: their answers will show
@@ -234,6 +233,7 @@ class AccountGate:
     def _judge(self, slot: "_HeldSlot", answer: Answer) -> None:
         outcome = answer.outcome
         self._outage.note(slot.subject, failed=isinstance(outcome, Unreachable))
+        self._throttles.note(throttled=isinstance(outcome, Throttled))
         match outcome:
             case Running() | Finished() | Missing():
                 self._concurrency.succeed()
@@ -265,11 +265,21 @@ class AccountGate:
             case "migrating":
                 self._pause.migrate(outcome)
             case "window":
-                if self._pause.reason is None:
-                    self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
-                self._pause.throttle(outcome, self._windows.tighter)
+                self._throttle_window(slot, outcome, limits)
             case _:
                 assert_never(outcome.policy)
+
+    def _throttle_window(self, slot: "_HeldSlot", outcome: Throttled, limits: RateLimits) -> None:
+        """Pause the account, unless the headers show room: such a 429 is sporadic and only its request goes back, while
+        they are few."""
+        has_room = limits.max is not None and limits.remaining is not None and limits.remaining > 0
+        if self._pause.reason is None:
+            if has_room and not self._throttles.is_frequent:
+                return
+            if not has_room:
+                self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
+        self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=self._throttles.relapses)
+        self._throttles.relapse()
 
     def _fail(self, slot: "_HeldSlot", outcome: Unreachable) -> None:
         if outcome.reason == "timeout":

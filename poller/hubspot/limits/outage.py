@@ -1,4 +1,6 @@
-"""Distinguishes an outage of the API from one broken task, by the latest polls of a lane."""
+"""Distinguishes an outage of the API from one broken task, and a limit that is reached from sporadic 429s, by the
+latest polls of a lane.
+"""
 
 from collections import deque
 
@@ -8,6 +10,9 @@ FAILED_IN_A_ROW = 5
 DIFFERENT = 3  # tasks that must have failed: one broken task only backs off itself
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.045  # of all requests; HubSpot asks for less than 5 % a day
+
+FREQUENT_429 = 0.2  # of the latest answers: more are no accident
+GOOD_FOR_SHORTER = 20  # good answers after which the next pause for 429s is shorter again
 
 
 class RequestCounts:
@@ -50,3 +55,30 @@ class OutageDetector:
         if len(failed) < FAILED_OF_REMEMBERED:
             failed = failed[-self._in_a_row :]
         return len(set(failed)) >= DIFFERENT
+
+
+class ThrottleWatch:
+    """The latest answers of a lane, 429 or not, and how much longer than the first its pauses for 429s are by now."""
+
+    def __init__(self) -> None:
+        self.relapses = 0
+        self._latest: deque[bool] = deque(maxlen=REMEMBERED)
+        self._good = 0
+
+    def note(self, *, throttled: bool) -> None:
+        """Note an answer."""
+        self._latest.append(throttled)
+        self._good += not throttled
+        if self._good >= GOOD_FOR_SHORTER:
+            self._good, self.relapses = 0, max(0, self.relapses - 1)
+
+    def relapse(self) -> None:
+        """A pause for 429s begins or goes on: its answers are judged afresh afterwards, and the next is longer."""
+        self.relapses += 1
+        self._good = 0
+        self._latest.clear()
+
+    @property
+    def is_frequent(self) -> bool:
+        """Whether too many of the latest answers are 429s to be sporadic ones."""
+        return sum(self._latest) > FREQUENT_429 * REMEMBERED

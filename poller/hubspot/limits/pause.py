@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from random import Random
-from typing import assert_never
 
 import structlog
 
@@ -16,7 +15,7 @@ from poller.hubspot.limits.window import Window
 log = structlog.get_logger()
 
 LONGEST_THROTTLED_S = 300.0
-LONGEST_MIGRATING_S = 86_400.0  # HubSpot's own bound of a 477's Retry-After
+LONGEST_MIGRATING_S = 900.0  # a 477 may name a day, but the account may be back any minute
 LONGEST_PROBE_GAP_S = 60.0
 SHORT_PROBE_GAP_S = 8.0  # longest gap while errors are few: a lane is back within 10 s of the API
 LOG_EVERY_S = 600.0
@@ -74,8 +73,6 @@ class LanePause:
         self._clock = clock
         self._monotonic = monotonic
         self._began_at = 0.0
-        self._ended_at = 0.0
-        self._throttled = 0  # consecutive window pauses
         self._logged_at = 0.0
         self._base_s = paused_s
 
@@ -84,13 +81,12 @@ class LanePause:
         """The length of all pauses, earlier runs included, up to now."""
         return self._base_s + self._this_s()
 
-    def throttle(self, outcome: Throttled, window: Window) -> None:
-        """HubSpot returned 429 for the rolling window."""
-        if self.reason is None and self._monotonic() - self._ended_at > 2 * window.window_s:
-            self._throttled = 0  # no relapse
-        wait_s = throttled_wait_s(outcome.retry_after_s, window_s=window.hold_s, relapses=self._throttled)
-        self._throttled += 1
+    def throttle(self, outcome: Throttled, window: Window, *, has_room: bool, relapses: int) -> None:
+        """HubSpot returned 429 for the rolling window; `has_room`: often, though its headers show room."""
+        wait_s = throttled_wait_s(outcome.retry_after_s, window_s=window.hold_s, relapses=relapses)
         detail = f"HubSpot answered 429: {window.limit} requests in {window.window_s:g} s are used up, not by us alone"
+        if has_room:
+            detail = "HubSpot often answers 429 though its headers show room: another of its limits is reached"
         self._begin(Pause.THROTTLED, detail, wait_s, self._clock() + wait_s)
 
     def use_up_day(self, quota: DailyQuota, detail: str | None = None) -> None:
@@ -107,7 +103,7 @@ class LanePause:
 
     def refuse(self, outcome: Refused) -> None:
         """HubSpot refuses the account until a person acts."""
-        reason = pause_of(outcome)
+        reason = Pause(outcome.reason)
         self._begin(reason, outcome.detail, refused_wait_s(self._failures(reason)))
 
     def lose_api(self, outcome: Unreachable) -> None:
@@ -122,7 +118,6 @@ class LanePause:
         log.info("lane.resumed", account=self._account, pause=self.reason.value, paused_s=round(self._this_s(), 3))
         self._base_s += self._this_s()
         self.era += 1
-        self._ended_at = self._monotonic()
         self.reason = self.detail = self.resume_at = None
         self.probes.number = 0
         self.probes.failed = 0
@@ -154,19 +149,6 @@ class LanePause:
 
     def _this_s(self) -> float:
         return 0.0 if self.reason is None else self._monotonic() - self._began_at
-
-
-def pause_of(outcome: Refused) -> Pause:
-    """Return the pause that a refusal causes."""
-    match outcome.reason:
-        case "token_refused":
-            return Pause.TOKEN_REFUSED
-        case "scope_missing":
-            return Pause.SCOPE_MISSING
-        case "wrong_path":
-            return Pause.WRONG_PATH
-        case _:
-            assert_never(outcome.reason)
 
 
 def throttled_wait_s(asked_s: float | None, *, window_s: float, relapses: int) -> float:

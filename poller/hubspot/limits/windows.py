@@ -26,7 +26,6 @@ class AccountWindows:
     def _set(self, requests: int | None, window_s: float | None) -> None:
         self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._own_remains = requests is not None
-        self._both_count = self._own_remains and self._reported is not None and self._reported != self.own
 
     def apply(self, requests: int | None, window_s: float | None, now: float) -> None:
         """Use another limit of the person's from now on. Where its window reaches back further than the instants that
@@ -39,10 +38,6 @@ class AccountWindows:
     def fill(self, for_s: float, now: float) -> None:
         """Treat all slots as taken for this long: unknown requests may have been sent."""
         self._full_until = now + for_s
-
-    def full_for_s(self, now: float) -> float:
-        """Return for how long `fill` still holds; 0 or less: not any more."""
-        return self._full_until - now
 
     @property
     def in_flight(self) -> int:
@@ -72,10 +67,12 @@ class AccountWindows:
 
     def free_in_s(self, now: float) -> float:
         """Return when a request may leave: 0 is now, infinity means that an answer must come first."""
+        if self._full_until > now:
+            return self._full_until - now
         if self._reported is None:
             return self._shared_free_in_s(self.own, now)
         wait_s = self._shared_free_in_s(self._reported, now)
-        if self._both_count:
+        if self._own_remains and self._reported != self.own:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
 
@@ -94,7 +91,6 @@ class AccountWindows:
         if window == self._reported:
             return None
         self._reported = window
-        self._both_count = self._own_remains and window != self.own
         return window if window != known else None
 
     def learn_others(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
@@ -107,7 +103,7 @@ class AccountWindows:
 
     def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """HubSpot refused a request that was within the limit by our count: others share it. Where its headers report
-        the count, a little more caution is enough; otherwise all that we did not use counts as theirs."""
+        the count, a little more caution is enough; without them all that we did not use counts as theirs."""
         window = self._reported or self.own
         is_reported = limits.max is not None and limits.remaining is not None
         unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)

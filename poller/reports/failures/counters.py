@@ -8,11 +8,10 @@ TOP = 10
 
 
 class BoundedCounter:
-    """Counts at most `most` names: beyond, the rarer half moves to `others`. The total is exact."""
+    """Counts at most `most` names: beyond, the rarer half is dropped."""
 
     def __init__(self, most: int) -> None:
         self.counts: Counter[str] = Counter()
-        self.others = 0
         self._most = most
 
     def add(self, name: str) -> None:
@@ -20,9 +19,7 @@ class BoundedCounter:
         self.counts[name] += 1
         if len(self.counts) > self._most:
             latest_first = reversed(list(self.counts.items()))
-            kept = dict(sorted(latest_first, key=lambda pair: -pair[1])[: self._most // 2])
-            self.others += self.counts.total() - sum(kept.values())
-            self.counts = Counter(kept)
+            self.counts = Counter(dict(sorted(latest_first, key=lambda pair: -pair[1])[: self._most // 2]))
 
     def top(self) -> list[tuple[str, int]]:
         """Return the `TOP` most frequent names with their counts."""
@@ -63,4 +60,5 @@ class Timeline:
         return tuple((number * self.span_s, good, bad) for number, (good, bad) in counts)
 
 
-DURATION_BOUNDS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 86_400)
+# Each about twice the one before: columns of equal width then show no hump that is only a wider bin.
+DURATION_BOUNDS_S = (1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1800, *(hours * 3600 for hours in (1, 2, 4, 8, 16)))

@@ -22,7 +22,7 @@ def to_html(report: FailureReport, *, waiting: int, pruned: int, made_at: float,
     """Return the whole page. `title` names the input of the report."""
     sections = (
         _head(report, waiting=waiting, pruned=pruned, made_at=made_at, title=title),
-        _charts(report),
+        _charts(report, waiting=waiting),
         _groups(report),
         _shares("Source hosts", "host", report.hosts()),
         _shares("File types", "extension", report.extensions()),
@@ -32,7 +32,7 @@ def to_html(report: FailureReport, *, waiting: int, pruned: int, made_at: float,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f'<meta name="referrer" content="no-referrer"><title>Import report: {escape(title)}</title>'
+        f'<meta name="referrer" content="no-referrer"><title>Import report: {_text(title)}</title>'
         f'<link rel="icon" href="data:,"><style>{STYLE}</style></head>\n'
         f"<body><main>\n{''.join(sections)}</main></body></html>\n"
     )
@@ -64,12 +64,13 @@ def _compared(report: FailureReport) -> str:
     return f"<p>Files compared with your rows: {sums}.</p>\n"
 
 
-def _charts(report: FailureReport) -> str:
+def _charts(report: FailureReport, *, waiting: int) -> str:
     over_time = charts.over_time(report.timeline.spans(), report.timeline.span_s)
     durations = charts.durations(report.durations.counts)
     key = '<p class="soft key"><i class="good"></i>complete<i class="bad"></i>not complete</p>'
     parts = [f"<h2>Outcomes over time (UTC)</h2>{over_time}{key}\n"] if over_time else []
-    parts += [f"<h2>How long imports took</h2>{durations}\n"] if durations else []
+    which = ", of those finished so far" if waiting else ""  # the longest are still missing
+    parts += [f"<h2>How long imports took{which}</h2>{durations}\n"] if durations else []
     return "".join(parts)
 
 

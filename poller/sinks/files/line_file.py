@@ -147,7 +147,7 @@ def _missing(path: Path, written: int) -> SinkError:
         return SinkError(f"{path}: its folder does not exist; create it, or choose another path")
     return SinkError(
         f"{path} is missing, but {written:,} bytes were written to it; "
-        "restore it, or choose a new file name to get every record again"
+        "restore it, or have all of it written again: poller replay with this --sink and --state"
     )
 
 

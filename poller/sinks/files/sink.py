@@ -61,7 +61,8 @@ class FileSink:
     """Appends lines to regular files. This process holds the lock of each file that it has open."""
 
     def __init__(self, path: Path, line_format: LineFormat, *, rotate_bytes: int | None = None) -> None:
-        self.name = f"{line_format.kind}:{path}"
+        self.kind, self.path = line_format.kind, path
+        self.name = f"{self.kind}:{path}"
         self._rotation = Rotation(path=path, format=line_format, most_bytes=rotate_bytes)
         self._position = FilePosition()
         self._file: LineFile | None = None
@@ -97,6 +98,11 @@ class FileSink:
             del self._kept[self._rotation.file_at(part.start)]
         self._position = parts[-1].end if parts else self._position
         return Written(position=encode_position(self._position))
+
+    def has_data(self) -> bool:
+        """Return whether a file of this sink exists and is not empty."""
+        with self._readable_errors():
+            return any(file.stat().st_size for file in written_files(self.path))
 
     async def close(self) -> None:
         if self._file is not None:

@@ -1,10 +1,10 @@
-"""The address of a PostgreSQL state, and a connection to it. What is shown of it contains neither user nor password."""
+"""The address of a PostgreSQL state. What is shown of it contains neither user nor password."""
 
 import re
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import AsyncConnection, conninfo
+from psycopg import conninfo
 
 from poller.core.errors import ConfigError
 
@@ -16,7 +16,7 @@ _SECRETS = ("password", "sslpassword")
 # died ends by then.
 CLIENT_DEFAULTS = {
     "application_name": "poller",
-    "connect_timeout": "10",
+    "connect_timeout": "5",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
@@ -81,8 +81,3 @@ def _shown(given: dict[str, str], schema: str) -> str:
     port = f":{given['port']}" if "port" in given and not host.startswith("/") else ""
     suffix = "" if schema == DEFAULT_SCHEMA else f"?schema={schema}"
     return f"postgresql://{host}{port}/{given.get('dbname', '')}{suffix}"
-
-
-async def connect(dsn: Dsn) -> AsyncConnection:
-    """Connect in autocommit mode: all transactions are explicit. Raises `psycopg.Error`."""
-    return await AsyncConnection.connect(dsn.conninfo, autocommit=True)

@@ -17,13 +17,14 @@ from psycopg import AsyncConnection
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
 from poller.store.intervals import RETRY_S
-from poller.store.postgres.dsn import Dsn, connect
+from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, SILENT_AFTER_S, answered, connect
+from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass, store_error
 from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
 
 log = structlog.get_logger()
 
-CLOSE_WITHIN_S = 10.0
+CLOSE_WITHIN_S = 10  # less where the server is out of reach
 
 Apply = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Any]]]  # payloads to results, in order
 
@@ -38,14 +39,6 @@ class _Write:
     on_commit: Callable[[Any], None] | None  # runs right after the commit, with the result
     abandoned: Callable[[Any], None] | None  # runs instead of the caller, where that was cancelled
     future: asyncio.Future[Any] | None  # None: no caller waits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _InDoubt:
-    """A transaction whose commit was sent, and the results that hold if it counts."""
-
-    number: int
-    results: list[Any]
 
 
 class Writer:
@@ -63,7 +56,7 @@ class Writer:
         self._due_at: float | None = None
         self._woken = asyncio.Event()
         self._commits = 0  # transactions of ours that count
-        self._in_doubt: _InDoubt | None = None
+        self._in_doubt: tuple[int, list[Any]] | None = None  # a commit that was sent: its number; results if it counts
         self._unwritable_since: float | None = None
         self._closing = False
         self._ended: str | None = None  # why nothing can be stored any more
@@ -128,12 +121,14 @@ class Writer:
         """Commit what is pending, once; where that fails, its callers get `StoreError`."""
         self._closing = True
         self._woken.set()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_WITHIN_S):
-                await self._working
+        for _ in range(CLOSE_WITHIN_S):
+            done, _ = await asyncio.wait([self._working], timeout=1.0 if self.writable else 0.5)
+            if done or not self.writable:
+                break
+        self._working.cancel()
+        await asyncio.wait([self._working])
         if self._connection is not None:
-            with suppress(psycopg.Error):
-                await self._connection.close()
+            await self._connection.close()
         self._refuse(f"{self._dsn.shown} is closed.")
 
     # --- the work --------------------------------------------------------------------------------------------------
@@ -168,7 +163,9 @@ class Writer:
     async def _store(self, batch: Sequence[_Write]) -> None:
         """Commit the batch, however long it takes, and let its callers return."""
         try:
-            while (results := await self._try_to_commit(batch)) is None:
+            within_s = ANSWER_WITHIN_S
+            while (results := await self._try_to_commit(batch, within_s)) is None:
+                within_s *= 2  # one of the statements may need that long
                 if self._closing:
                     self._refuse_unwritten(batch)
                 with suppress(TimeoutError):
@@ -189,10 +186,13 @@ class Writer:
             self._woken.clear()
             await self._woken.wait()
 
-    async def _try_to_commit(self, batch: Sequence[_Write]) -> list[Any] | None:
+    async def _try_to_commit(self, batch: Sequence[_Write], within_s: float) -> list[Any] | None:
         """Return the results of the committed batch; None where it must be retried."""
         try:
-            results = await self._transact(batch)
+            if self._connection is None:
+                self._connection = await self._reconnect()
+            work = self._transact(self._connection, batch)
+            results = await answered(work, self._connection, within_s=within_s, on_silence=self._note_silence)
         except (NotOwner, OSError) as error:
             self.note_outage(error_text(error, self._dsn))
             return None
@@ -208,20 +208,21 @@ class Writer:
             log.info("store.writable", path=self._dsn.shown, after_s=after_s)
         return results
 
-    async def _transact(self, batch: Sequence[_Write]) -> list[Any]:
-        if self._connection is None:
-            self._connection = await self._reconnect()
+    def _note_silence(self) -> None:
+        self.note_outage(f"no answer for {SILENT_AFTER_S:g} s")
+
+    async def _transact(self, connection: AsyncConnection, batch: Sequence[_Write]) -> list[Any]:
         if (doubtful := self._in_doubt) is not None:
             self._in_doubt = None
-            if doubtful.number == self._commits:
-                return doubtful.results
-        connection, number = self._connection, self._commits + 1
+            if doubtful[0] == self._commits:
+                return doubtful[1]
+        number = self._commits + 1
         await connection.execute("BEGIN")
         await self._confirm_ownership(connection, number)
         results: list[Any] = []
         for apply, group in groupby(batch, key=lambda write: write.apply):
             results += await apply(connection, [write.payload for write in group])
-        self._in_doubt = _InDoubt(number=number, results=results)
+        self._in_doubt = number, results
         await connection.execute("COMMIT")
         self._in_doubt, self._commits = None, number
         return results
@@ -239,20 +240,23 @@ class Writer:
         the server too: what that committed is final."""
         connection = await connect(self._dsn)
         try:
-            await retake_lock(connection, before=self._backend)
-            self._commits = await commits_of(connection, self._replica, self._dsn)
+            await answered(self._own_again(connection), connection, within_s=CONNECT_WITHIN_S)
         except BaseException:
             await connection.close()
             raise
         self._backend = connection.info.backend_pid
         return connection
 
+    async def _own_again(self, connection: AsyncConnection) -> None:
+        await retake_lock(connection, before=self._backend)
+        self._commits = await commits_of(connection, self._replica, self._dsn)
+
     async def _roll_back(self) -> None:
         connection = self._connection
         if connection is None:
             return
         try:
-            await connection.execute("ROLLBACK")
+            await answered(connection.execute("ROLLBACK"), connection, within_s=CONNECT_WITHIN_S)
             self._in_doubt = None  # the server answered: not committed
         except psycopg.Error:
             self._connection = None
@@ -262,7 +266,8 @@ class Writer:
         """Delete the owner's row. The next owner does not need this to succeed."""
         if self._connection is not None:
             with suppress(psycopg.Error):
-                await self._connection.execute("DELETE FROM replica WHERE id = %s", (self._replica,))
+                query = self._connection.execute("DELETE FROM replica WHERE id = %s", (self._replica,))
+                await answered(query, self._connection, within_s=CONNECT_WITHIN_S)
 
     def _end(self, why: str, name: str) -> None:
         if self._ended is None:

@@ -5,12 +5,13 @@ process. The next owner deletes that row, and with it the right of the one befor
 import asyncio
 import os
 import socket
-from datetime import UTC, datetime
 
 import psycopg
 from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError, StoreLocked
+from poller.core.timestamps import iso
+from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 
@@ -46,7 +47,7 @@ async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
     """Lock the state again after the connection with backend `before` broke. Raises `NotOwner`: retry later."""
     if await _locks(connection):
         return
-    row = await (await connection.execute(_HOLDER)).fetchone()
+    row = await fetch_first(connection, _HOLDER)
     if row == (before,):  # our own: the server has not noticed its end
         await connection.execute("SELECT pg_terminate_backend(%s)", row)
     raise NotOwner(
@@ -55,20 +56,18 @@ async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
 
 
 async def _locks(connection: AsyncConnection) -> bool:
-    row = await (await connection.execute(f"SELECT pg_try_advisory_lock({_KEY})")).fetchone()
-    return row == (True,)
+    return await fetch_first(connection, f"SELECT pg_try_advisory_lock({_KEY})") == (True,)
 
 
 async def _owner(connection: AsyncConnection) -> str:
     try:
-        row = await (await connection.execute("SELECT host, pid, started_at FROM replica ORDER BY id DESC")).fetchone()
+        row = await fetch_first(connection, "SELECT host, pid, started_at FROM replica ORDER BY id DESC")
     except psycopg.errors.UndefinedTable:
         row = None
     if row is None:
         return "another poller"
     host, pid, started_at = row
-    since = datetime.fromtimestamp(started_at, UTC).isoformat(timespec="seconds")
-    return f"another poller: process {pid} on {host}, started {since}"
+    return f"another poller: process {pid} on {host}, started {iso(started_at)}"
 
 
 async def register(connection: AsyncConnection, *, now: float) -> int:
@@ -76,19 +75,14 @@ async def register(connection: AsyncConnection, *, now: float) -> int:
     owner before ends here, and so do its leases."""
     await connection.execute("DELETE FROM replica")
     await connection.execute("UPDATE task SET lease = 0, lease_until = NULL WHERE kind IS NULL AND lease <> 0")
-    row = await (
-        await connection.execute(
-            "INSERT INTO replica (host, pid, started_at, beat_at) VALUES (%s, %s, %s, %s) RETURNING id",
-            (socket.gethostname(), os.getpid(), now, now),
-        )
-    ).fetchone()
-    assert row is not None  # noqa: S101 - RETURNING
-    return int(row[0])
+    sql = "INSERT INTO replica (host, pid, started_at, beat_at) VALUES (%s, %s, %s, %s) RETURNING id"
+    ((replica,),) = await fetch_all(connection, sql, (socket.gethostname(), os.getpid(), now, now))
+    return int(replica)
 
 
 async def commits_of(connection: AsyncConnection, replica: int, dsn: Dsn) -> int:
     """Return the number of the owner's latest transaction. Raises `StoreError` where it no longer owns the state."""
-    row = await (await connection.execute("SELECT commits FROM replica WHERE id = %s", (replica,))).fetchone()
+    row = await fetch_first(connection, "SELECT commits FROM replica WHERE id = %s", (replica,))
     if row is None:
         raise taken_over(dsn)
     return int(row[0])

@@ -8,7 +8,8 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.protocols import Clock
-from poller.store.postgres.dsn import Dsn, connect, parse
+from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect
+from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.lock import register, take_lock
@@ -20,7 +21,6 @@ from poller.store.versions import refuse_older
 log = structlog.get_logger()
 
 READERS = 4  # connections, beside the one that writes
-CONNECT_WITHIN_S = 5.0
 
 
 async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresStore:
@@ -34,7 +34,7 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
     try:
         connection = await connect(dsn)
         try:
-            replica = await _own(connection, dsn, now=clock())
+            replica = await answered(_own(connection, dsn, now=clock()), connection, within_s=ANSWER_WITHIN_S)
             pool = await _open_pool(dsn)
         except BaseException:
             await connection.close()
@@ -84,7 +84,8 @@ async def read_postgres(url: str) -> PostgresReader:
     try:
         connection = await connect(dsn)
         try:
-            refuse_older(await known_version(connection, dsn), VERSION, dsn.shown)
+            version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
+            refuse_older(version, VERSION, dsn.shown)
         except BaseException:
             await connection.close()
             raise

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import AsyncConnection
 
 from poller.core.model import Delivery, Selection
-from poller.store.postgres.reader import fetch_all
+from poller.store.postgres.connection import fetch_all
 from poller.store.rows import delivery_of
 
 LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
@@ -91,11 +91,11 @@ async def note_position(connection: AsyncConnection, sink: str, position: bytes 
     await connection.execute("UPDATE sink SET position = %s WHERE name = %s", (position, sink))
 
 
-async def sink_names(connection: AsyncConnection) -> list[str]:
-    return [name for (name,) in await fetch_all(connection, "SELECT name FROM sink ORDER BY id")]
+async def positions(connection: AsyncConnection) -> dict[str, bytes | None]:
+    return dict(await fetch_all(connection, "SELECT name, position FROM sink ORDER BY id"))
 
 
-async def replay(connection: AsyncConnection, sink: str, selection: Selection) -> int:
+async def replay(connection: AsyncConnection, sink: str, selection: Selection, from_start: bool) -> int:
     """Turn selected delivered and dead records into undelivered ones; return how many."""
     await connection.execute(LOCK_OUT_RECORDING)
     dead_only = " AND EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)"
@@ -116,6 +116,8 @@ async def replay(connection: AsyncConnection, sink: str, selection: Selection) -
     await connection.execute(
         "UPDATE sink SET delivered = delivered - %s WHERE name = %s", (replayed - revived.rowcount, sink)
     )
+    if from_start:
+        await note_position(connection, sink, None)
     return replayed
 
 

@@ -1,7 +1,7 @@
 """Reads a PostgreSQL state: sums, accounts, tasks, records. Works beside a writer."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg
@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, SinkSums, SourceSums, Sums, TaskDetails
 from poller.core.protocols import StateReader
 from poller.store import rows
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
 
@@ -17,21 +18,11 @@ T = TypeVar("T")
 Values = TypeVarTuple("Values")
 
 
-async def fetch_all(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Return all rows of a query."""
-    return await (await connection.execute(query.encode(), values)).fetchall()
-
-
-async def fetch_first(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-    """Return the first row of a query; None if there is none."""
-    return await (await connection.execute(query.encode(), values)).fetchone()
-
-
 class PostgresReads(StateReader):
     """The reading half of a PostgreSQL state, whatever the connection."""
 
-    _noted_accounts: Mapping[str, AccountState] = {}  # by the writer, not committed yet
-    _noted_knowledge: Mapping[str, bytes] = {}
+    _noted_accounts: dict[str, AccountState]  # by the writer, not committed yet
+    _noted_knowledge: dict[str, bytes]
 
     @abstractmethod
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -158,10 +149,11 @@ class PostgresReader(PostgresReads):
     def __init__(self, connection: AsyncConnection, dsn: Dsn) -> None:
         self._connection = connection
         self._dsn = dsn
+        self._noted_accounts, self._noted_knowledge = {}, {}
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         try:
-            return await read(self._connection, *values)
+            return await answered(read(self._connection, *values), self._connection, within_s=ANSWER_WITHIN_S)
         except psycopg.Error as error:
             raise store_error(error, self._dsn) from None
 

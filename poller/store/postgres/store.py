@@ -16,17 +16,17 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.errors import StoreError
-from poller.core.model import AccountState, Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
-from poller.core.protocols import Clock, Store
+from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
+from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
-from poller.store.leases import Leases
 from poller.store.postgres import outbox, task_queue
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
-from poller.store.unsaved import Unsaved
+from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -35,22 +35,16 @@ Values = TypeVarTuple("Values")
 LOG_AFTER_TRIES = 5  # every connection of the pool may be broken
 
 
-class PostgresStore(PostgresReads, Store):
+class PostgresStore(PostgresReads, NotingStore):
     """The writing half; reads use the pool, and retry for as long as the server is out of reach."""
 
     def __init__(self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, dsn: Dsn, clock: Clock) -> None:
+        super().__init__(writer.check)
         self._writer = writer
         self._pool = pool
         self._dsn = dsn
         self._clock = clock
-        self._leases = Leases()
         self._releasing = 0  # releases not committed yet
-        self._first_poll_s: dict[str, float] = {}  # by account, where its first polls are put off
-        self._accounts: Unsaved[AccountState] = Unsaved(
-            lambda: self._write_soon(self._accounts, task_queue.save_accounts)
-        )
-        self._knowledge: Unsaved[bytes] = Unsaved(lambda: self._write_soon(self._knowledge, task_queue.save_knowledge))
-        self._noted_accounts, self._noted_knowledge = self._accounts.noted, self._knowledge.noted
         self._beaten_at = clock()
         self._is_beating = False
         self._is_unreadable = False
@@ -92,9 +86,6 @@ class PostgresStore(PostgresReads, Store):
 
     # --- polling
 
-    def delay_first_polls(self, account: str, delay_s: float) -> None:
-        self._first_poll_s[account] = delay_s
-
     async def claim(self, account: str, limit: int) -> list[Task]:
         self._writer.check()
         if limit <= 0:
@@ -113,17 +104,23 @@ class PostgresStore(PostgresReads, Store):
             await self.flush()
         return await self._read(task_queue.next_due_at, account)
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
-        if held:
-            await self._writer.run(self._record, held, on_commit=lambda _: self._leases.end_recording(held))
+        if not held:
+            return []
+        stored: list[Settled] = await self._writer.run(
+            self._record, held, on_commit=lambda _: self._leases.end_recording(held)
+        )
+        return stored
 
-    async def _record(self, connection: AsyncConnection, batches: Sequence[Sequence[Settled]]) -> Sequence[None]:
+    async def _record(
+        self, connection: AsyncConnection, batches: Sequence[Sequence[Settled]]
+    ) -> Sequence[Sequence[Settled]]:
         settled = [each for batch in batches for each in batch]
-        late = len(settled) - await task_queue.record(connection, settled)
-        if late:
+        stored = await task_queue.record(connection, settled)
+        if late := len(settled) - len(stored):
             log.warning("lease.lost", path=self._dsn.shown, polls=late)
-        return [None] * len(batches)
+        return [[each for each in batch if each.task.key in stored] for batch in batches]
 
     def release(self, tasks: Sequence[Task]) -> None:
         released = self._leases.release(tasks)
@@ -138,21 +135,11 @@ class PostgresStore(PostgresReads, Store):
 
     # --- what is remembered
 
-    def save_account(self, name: str, state: AccountState) -> None:
-        self._writer.check()
-        self._accounts.note(name, state)
+    def _save_soon(self) -> None:
+        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(self._save), (), on_commit=lambda _: self._end_saving())
 
-    def save_knowledge(self, name: str, knowledge: bytes) -> None:
-        self._writer.check()
-        self._knowledge.note(name, knowledge)
-
-    def _write_soon(
-        self, unsaved: Unsaved[T], save: Callable[[AsyncConnection, Mapping[str, T]], Awaitable[None]]
-    ) -> None:
-        async def write(connection: AsyncConnection) -> None:
-            await save(connection, unsaved.begin_write())
-
-        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(write), (), on_commit=lambda _: unsaved.end_write())
+    async def _save(self, connection: AsyncConnection) -> None:
+        await task_queue.save(connection, *self._begin_saving())
 
     async def flush(self) -> None:
         await self._write(_write_nothing)
@@ -162,6 +149,10 @@ class PostgresStore(PostgresReads, Store):
     async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
         wanted = tuple(dict.fromkeys(names))
         return await self._write(outbox.attach_sinks, wanted)
+
+    async def positions(self, sinks: Sequence[str]) -> Mapping[str, bytes | None]:
+        noted = await self._read(outbox.positions)
+        return {sink: noted.get(sink) for sink in sinks}
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
         return await self._read(outbox.undelivered, sink, limit)
@@ -174,9 +165,9 @@ class PostgresStore(PostgresReads, Store):
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
 
-    async def replay(self, sink: str, selection: Selection) -> int:
-        refuse_unknown_sink(sink, await self._read(outbox.sink_names))
-        return await self._write(outbox.replay, sink, selection)
+    async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
+        refuse_unknown_sink(sink, await self._read(outbox.positions))
+        return await self._write(outbox.replay, sink, selection, from_start)
 
     async def prune(self, before: float, limit: int) -> int:
         return await self._write(outbox.prune, before, limit)
@@ -188,7 +179,7 @@ class PostgresStore(PostgresReads, Store):
             return
         self._closed = True
         await self._writer.close()
-        await self._pool.close()
+        await self._pool.close(timeout=0.5)  # its workers may wait for a server that is out of reach
         log.info("store.closed", path=self._dsn.shown)
 
     async def _write(self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -203,7 +194,7 @@ class PostgresStore(PostgresReads, Store):
             self._writer.check()
             try:
                 async with self._pool.connection() as connection:
-                    found = await read(connection, *values)
+                    found = await answered(read(connection, *values), connection, within_s=ANSWER_WITHIN_S * 2**tries)
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None

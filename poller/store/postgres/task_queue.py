@@ -10,10 +10,10 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
-from poller.store.postgres.reader import fetch_all, fetch_first
+from poller.store.postgres.connection import fetch_all, fetch_first
 
 LEASE_S = 60.0
 RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
@@ -54,7 +54,9 @@ async def add(
     """Store a chunk and the position after it. By account: `paused_s` is noted but not stored yet, `first_poll_s` is
     how long after now the first poll is due."""
     tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
-    added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
+    duplicates = len(chunk.fed) - tasks
+    failed = await _count_failed(connection, chunk) if duplicates else 0
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed)
     if chunk.rejected:
         await connection.execute(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
@@ -97,6 +99,18 @@ async def _insert_tasks(
         ),
     )
     return inserted.rowcount
+
+
+async def _count_failed(connection: AsyncConnection, chunk: Chunk) -> int:
+    """Return how many lines have a task with an outcome that is not complete: those of new tasks have none yet."""
+    found = await fetch_all(
+        connection,
+        "SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS line (account, task_id)"
+        " JOIN account a ON a.name = line.account JOIN task t ON t.account = a.id AND t.task_id = line.task_id"
+        " WHERE t.kind <> %s",
+        ([fed.account for fed in chunk.fed], [fed.task_id for fed in chunk.fed], Kind.COMPLETE.value),
+    )
+    return int(found[0][0])
 
 
 async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:
@@ -156,33 +170,34 @@ async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> Non
     )
 
 
-async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> int:
-    """Store the decisions, each task at most once in `settled`; return how many leases were still ours."""
-    stored = 0
+async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> set[int]:
+    """Store the decisions, each task at most once in `settled`; return the keys of those whose leases were still
+    ours."""
+    stored: list[rows.Row] = []
     if polled := rows.polled_rows(settled):
         stored += await _record_polled(connection, polled)
     if finished := rows.finished_rows(settled):
         stored += await _record_finished(connection, finished)
-    return stored
+    return {key for (key,) in stored}
 
 
-async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> int:
-    updated = await connection.execute(
+async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> Sequence[rows.Row]:
+    return await fetch_all(
+        connection,
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
         " poll_log = right(t.poll_log || x.poll_log, %s), lease = 0, lease_until = NULL"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
         " %s::double precision[], %s::text[], %s::double precision[])"
         " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at)"
-        " WHERE t.key = x.key AND t.lease = x.lease",
+        " WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key",
         (LONGEST, *_columns(polled)),
     )
-    return updated.rowcount
 
 
-async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> int:
+async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> Sequence[rows.Row]:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
-    ((stored,),) = await fetch_all(
+    return await fetch_all(
         connection,
         "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
         " %s::double precision[], %b::bytea[])"
@@ -194,10 +209,9 @@ async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.
         " ORDER BY nr RETURNING number),"
         " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE),"
         " owed AS (INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new)"
-        " SELECT count(*) FROM done",
+        " SELECT key FROM done",
         (*_columns(finished), LONGEST),
     )
-    return int(stored)
 
 
 def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
@@ -208,17 +222,13 @@ def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
-async def save_knowledge(connection: AsyncConnection, learned: Mapping[str, bytes]) -> None:
-    """Store what was learned, in place of what was known under these names."""
+async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
+    """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
     await connection.execute(
         "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
         " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
         (list(learned), list(learned.values())),
     )
-
-
-async def save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
-    """Store the states of accounts. The requests of a day never decrease."""
     known = await accounts_of(connection, set(noted))
     for name, state in sorted(noted.items()):
         number, _ = known[name]

@@ -33,7 +33,7 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
             "nothing acknowledged is lost."
         )
     if code == sqlite3.SQLITE_READONLY_DBMOVED:
-        return StoreError(f"{path} was moved or deleted while it was in use. Put it back and start again.")
+        return moved(path)
     if (code & 0xFF) == sqlite3.SQLITE_NOTADB:
         return StoreUnusable(f"{path} is not a poller state (not an SQLite database). Name another file: --state.")
     if (code & 0xFF) in DAMAGE:
@@ -41,6 +41,13 @@ def store_error(error: sqlite3.Error, path: str) -> StoreError:
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreError(
         f"{path} cannot be used any more: {error} ({name}). Start again: what was acknowledged is stored."
+    )
+
+
+def moved(path: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"{path} was moved or deleted while it was in use. Put it back and start again; without it a new state begins, "
+        "and every id must be fed once more."
     )
 
 

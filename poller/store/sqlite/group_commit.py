@@ -50,7 +50,7 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # when it is due; uvloop has no such attribute for timers that are due at once
         self._unwritable_since: float | None = None
-        self._ended: str | None = None  # why nothing can be stored any more
+        self._ended: StoreError | None = None  # why nothing can be stored any more
 
     @property
     def writable(self) -> bool:
@@ -60,7 +60,7 @@ class GroupCommit:
     def check(self) -> None:
         """Raise `StoreError` when the store has failed or is closed."""
         if self._ended is not None:
-            raise StoreError(self._ended)
+            raise _copy(self._ended)
 
     async def run(self, apply: Callable[[], T], *, rows: int = 1, on_commit: Callable[[], None] | None = None) -> T:
         """Return what `apply` returned, once it is committed. It will be, also when the caller is cancelled."""
@@ -78,8 +78,9 @@ class GroupCommit:
 
     def fail(self, error: sqlite3.Error) -> StoreError:
         """Refuse everything from now on; return what to raise."""
-        self._end(str(store_error(error, self._path)), error)
-        return store_error(error, self._path)
+        failure = store_error(error, self._path)
+        self.end(failure, getattr(error, "sqlite_errorname", type(error).__name__))
+        return failure
 
     def close(self) -> None:
         """Commit what is pending, once; where that fails, its callers get `StoreError`."""
@@ -88,7 +89,7 @@ class GroupCommit:
         if self._pending:
             log.warning("store.closed_unwritten", path=self._path, operations=len(self._pending))
         if self._ended is None:
-            self._refuse(f"{self._path} is closed.")
+            self._refuse(StoreError(f"{self._path} is closed."))
 
     def _append(self, operation: _Operation) -> None:
         self._pending.append(operation)
@@ -114,7 +115,8 @@ class GroupCommit:
                 self.fail(error)
         except Exception as error:  # noqa: BLE001 - a defect must reach the callers, not end in a timer's callback
             self._roll_back()
-            self._end(f"{self._path} was handed something it cannot store: {type(error).__name__}.", error)
+            name = type(error).__name__
+            self.end(StoreError(f"{self._path} was handed something it cannot store: {name}."), name)
         else:
             self._resolve(results)
 
@@ -161,21 +163,26 @@ class GroupCommit:
             log.error("store.unwritable", path=self._path, reason=str(error), retry_s=RETRY_S)
         self._timer, self._timer_at = self._loop.call_later(RETRY_S, self._commit), self._loop.time() + RETRY_S
 
-    def _end(self, why: str, error: Exception) -> None:
+    def end(self, failure: StoreError, error: str) -> None:
+        """Refuse everything from now on with `failure`, which the log has as `error`."""
         if self._ended is None:
-            name = getattr(error, "sqlite_errorname", type(error).__name__)
-            log.error("store.failed", path=self._path, reason=why, error=name)
-            self._refuse(why)
+            log.error("store.failed", path=self._path, reason=str(failure), error=error)
+            self._refuse(failure)
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: StoreError) -> None:
         self._cancel_timer()
         self._ended = why
         operations, self._pending, self._rows = self._pending, [], 0
         for operation in operations:
             if operation.future is not None and not operation.future.done():
-                operation.future.set_exception(StoreError(why))
+                operation.future.set_exception(_copy(why))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _copy(error: StoreError) -> StoreError:
+    """Return the same error for one more caller: an instance that is raised again keeps its earlier traceback."""
+    return type(error)(str(error))

@@ -7,10 +7,10 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 from poller.core.errors import StoreLocked, StoreUnusable
+from poller.core.timestamps import iso
 from poller.store.intervals import BEAT_EVERY_S
 from poller.store.sqlite.errors import unusable_path
 
@@ -29,14 +29,34 @@ class ProcessLock:
     def __init__(self, descriptor: int, *, beaten_at: float) -> None:
         self._descriptor: int | None = descriptor
         self._beaten_at = beaten_at
+        self._files: dict[Path, tuple[int, int]] = {}  # device and inode of each file of the state
 
-    def beat(self, now: float) -> None:
-        """Note a heartbeat; at most one write every `BEAT_EVERY_S`."""
+    def beat(self, now: float) -> bool:
+        """Note a heartbeat; at most one write every `BEAT_EVERY_S`. Return whether this was one."""
         if self._descriptor is None or 0 <= now - self._beaten_at < BEAT_EVERY_S:
-            return
+            return False
         self._beaten_at = now
         with contextlib.suppress(OSError):  # commits report a disk that is read-only
             os.utime(self._descriptor, (now, now))
+        return True
+
+    def watch(self, database: Path) -> None:
+        """Remember the files of the open state, for `missing_file`."""
+        files = (database, lock_path(database), database.with_name(database.name + "-wal"))
+        self._files = {path: _identity(path) for path in files}
+
+    def missing_file(self) -> Path | None:
+        """Return a file that was moved, deleted or replaced: what is committed from then on cannot be found again, and
+        another process would start with a new state."""
+        for path, identity in self._files.items():
+            try:
+                if _identity(path) != identity:
+                    return path
+            except (FileNotFoundError, NotADirectoryError):
+                return path
+            except OSError:  # says nothing about the file
+                continue
+        return None
 
     def release(self) -> None:
         """Release the lock. A second call does nothing."""
@@ -75,6 +95,11 @@ async def _lock_or_refuse(descriptor: int, database: Path) -> None:
     )
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def last_beat(database: Path) -> tuple[int, float] | None:
     """Return the owner's process id and its last heartbeat (an instant); None where no living process does."""
     try:
@@ -104,5 +129,4 @@ def _owner(descriptor: int) -> str:
     words = os.pread(descriptor, 100, 0).decode("ascii", "replace").split()
     if len(words) != 2:
         return "another poller"
-    since = datetime.fromtimestamp(float(words[1]), UTC).isoformat(timespec="seconds")
-    return f"another poller: process {words[0]}, started {since}"
+    return f"another poller: process {words[0]}, started {iso(float(words[1]))}"

@@ -36,6 +36,7 @@ async def open_sqlite(path: Path | None, *, clock: Clock, linger_s: float) -> Sq
     lock = await take_lock(path, now=clock())
     try:
         connection = open_writing(path)
+        lock.watch(path)
     except BaseException:
         lock.release()
         raise

@@ -85,11 +85,11 @@ def note_position(connection: Connection, sink: str, position: bytes | None) -> 
     connection.execute("UPDATE sink SET position = ? WHERE name = ?", (position, sink))
 
 
-def sink_names(connection: Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT name FROM sink ORDER BY id")]
+def positions(connection: Connection) -> dict[str, bytes | None]:
+    return dict(connection.execute("SELECT name, position FROM sink ORDER BY id"))
 
 
-def replay(connection: Connection, sink: str, selection: Selection) -> int:
+def replay(connection: Connection, sink: str, selection: Selection, from_start: bool) -> int:
     """Turn selected delivered and dead records into undelivered ones; return how many."""
     kinds = sorted(selection.kinds)
     of_kind = f" AND t.kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
@@ -108,6 +108,8 @@ def replay(connection: Connection, sink: str, selection: Selection) -> int:
         (sink,),
     ).rowcount
     connection.execute("UPDATE sink SET delivered = delivered - ? WHERE name = ?", (replayed - revived, sink))
+    if from_start:
+        note_position(connection, sink, None)
     return replayed
 
 

@@ -1,7 +1,7 @@
 """Reads an SQLite state: sums, accounts, tasks, records. Works beside a writer."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, TypeVarTuple
 
 from poller.core.model import (
@@ -30,8 +30,8 @@ class SqliteReader(StateReader):
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
         self._path = path
-        self._noted_accounts: Mapping[str, AccountState] = {}  # by the writer, not committed yet
-        self._noted_knowledge: Mapping[str, bytes] = {}
+        self._noted_accounts: dict[str, AccountState] = {}  # by the writer, not committed yet
+        self._noted_knowledge: dict[str, bytes] = {}
 
     def _read(self, read: Callable[[Connection, *Values], T], *values: *Values) -> T:
         """Return what `read` returns for the connection. Raises `StoreError`."""

@@ -10,24 +10,23 @@ from typing import TypeVar, TypeVarTuple
 
 import structlog
 
-from poller.core.model import AccountState, Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
-from poller.core.protocols import Clock, Store
+from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Sums, Task, Written
+from poller.core.protocols import Clock
 from poller.store.intervals import SAVE_WITHIN_S
-from poller.store.leases import Leases
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
 from poller.store.sqlite import outbox, task_queue
-from poller.store.sqlite.errors import may_pass, store_error
+from poller.store.sqlite.errors import may_pass, moved, store_error
 from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.lock import ProcessLock
 from poller.store.sqlite.reader import SqliteReader
-from poller.store.unsaved import Unsaved
+from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger()
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
 
 
-class SqliteStore(SqliteReader, Store):
+class SqliteStore(SqliteReader, NotingStore):
     """The writing half; reads run between two commits, on the same connection."""
 
     def __init__(
@@ -37,14 +36,8 @@ class SqliteStore(SqliteReader, Store):
         self._lock = lock
         self._clock = clock
         self._commits = GroupCommit(connection, path=path, linger_s=linger_s, clock=clock, beat=self.beat)
-        self._leases = Leases()
+        NotingStore.__init__(self, self._commits.check)
         self._last_lease = 0
-        self._first_poll_s: dict[str, float] = {}  # by account, where its first polls are put off
-        self._accounts: Unsaved[AccountState] = Unsaved(
-            lambda: self._write_soon(self._accounts, task_queue.save_accounts)
-        )
-        self._knowledge: Unsaved[bytes] = Unsaved(lambda: self._write_soon(self._knowledge, task_queue.save_knowledge))
-        self._noted_accounts, self._noted_knowledge = self._accounts.noted, self._knowledge.noted
         self._closed = False
 
     @property
@@ -52,8 +45,16 @@ class SqliteStore(SqliteReader, Store):
         return self._commits.writable
 
     def beat(self) -> None:
-        if self._lock is not None:
-            self._lock.beat(self._clock())
+        if self._lock is not None and self._lock.beat(self._clock()):
+            self._check_files()
+
+    def _check_files(self) -> None:
+        if self._lock is not None and (path := self._lock.missing_file()) is not None:
+            self._commits.end(moved(str(path)), "moved")
+
+    async def sums(self) -> Sums:
+        self._check_files()
+        return await super().sums()
 
     # --- feeding
 
@@ -72,9 +73,6 @@ class SqliteStore(SqliteReader, Store):
 
     # --- polling
 
-    def delay_first_polls(self, account: str, delay_s: float) -> None:
-        self._first_poll_s[account] = delay_s
-
     async def claim(self, account: str, limit: int) -> list[Task]:
         if limit <= 0:
             return []
@@ -87,7 +85,7 @@ class SqliteStore(SqliteReader, Store):
     async def next_due_at(self, account: str) -> float | None:
         return self._read(task_queue.next_due_at, account, self._leases.held)
 
-    async def record(self, settled: Sequence[Settled]) -> None:
+    async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
         if held:
             await self._commits.run(
@@ -95,23 +93,18 @@ class SqliteStore(SqliteReader, Store):
                 rows=len(held),
                 on_commit=lambda: self._leases.end_recording(held),
             )
+        return held
 
     def release(self, tasks: Sequence[Task]) -> None:
         self._leases.release(tasks)
 
     # --- what is remembered
 
-    def save_account(self, name: str, state: AccountState) -> None:
-        self._commits.check()
-        self._accounts.note(name, state)
-
-    def save_knowledge(self, name: str, knowledge: bytes) -> None:
-        self._commits.check()
-        self._knowledge.note(name, knowledge)
-
-    def _write_soon(self, unsaved: Unsaved[T], save: Callable[[sqlite3.Connection, Mapping[str, T]], None]) -> None:
+    def _save_soon(self) -> None:
         self._commits.run_within(
-            SAVE_WITHIN_S, lambda: save(self._connection, unsaved.begin_write()), on_commit=unsaved.end_write
+            SAVE_WITHIN_S,
+            lambda: task_queue.save(self._connection, *self._begin_saving()),
+            on_commit=self._end_saving,
         )
 
     async def flush(self) -> None:
@@ -122,6 +115,10 @@ class SqliteStore(SqliteReader, Store):
     async def attach_sinks(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
         wanted = tuple(dict.fromkeys(names))
         return await self._write(outbox.attach_sinks, wanted)
+
+    async def positions(self, sinks: Sequence[str]) -> Mapping[str, bytes | None]:
+        noted = self._read(outbox.positions)
+        return {sink: noted.get(sink) for sink in sinks}
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
         return self._read(outbox.undelivered, sink, limit)
@@ -134,9 +131,9 @@ class SqliteStore(SqliteReader, Store):
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
 
-    async def replay(self, sink: str, selection: Selection) -> int:
-        refuse_unknown_sink(sink, self._read(outbox.sink_names))
-        return await self._write(outbox.replay, sink, selection)
+    async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
+        refuse_unknown_sink(sink, self._read(outbox.positions))
+        return await self._write(outbox.replay, sink, selection, from_start)
 
     async def prune(self, before: float, limit: int) -> int:
         return await self._write(outbox.prune, before, limit)

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import orjson
 
-from poller.core.model import AccountState, Added, Chunk, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 
@@ -48,7 +48,8 @@ def add(
     """Store a chunk and the position after it. By account: `noted` is not stored yet, `first_poll_s` is how long after
     now the first poll is due."""
     tasks = _insert_tasks(connection, chunk, noted, first_poll_s, now)
-    added = Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
+    duplicates = len(chunk.fed) - tasks
+    added = Added(tasks=tasks, duplicates=duplicates, failed=_count_failed(connection, chunk) if duplicates else 0)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
         [(source, *row) for row in rows.rejection_rows(chunk)],
@@ -82,6 +83,18 @@ def _insert_tasks(
             [(*accounts[fed.account], fed.task_id, fed.ref, now, due_at[fed.account]) for fed in chunk.fed],
         )
     return connection.total_changes - before
+
+
+def _count_failed(connection: Connection, chunk: Chunk) -> int:
+    """Return how many lines have a task with an outcome that is not complete: those of new tasks have none yet."""
+    pairs = orjson.dumps([[fed.account, fed.task_id] for fed in chunk.fed]).decode()
+    (count,) = connection.execute(
+        "SELECT count(*) FROM json_each(?) line"
+        " CROSS JOIN account a ON a.name = json_extract(line.value, '$[0]')"
+        " CROSS JOIN task t ON t.account = a.id AND t.task_id = json_extract(line.value, '$[1]') WHERE t.kind <> ?",
+        (pairs, Kind.COMPLETE.value),
+    ).fetchone()
+    return int(count)
 
 
 def _insert_ids(connection: Connection, base: tuple[int, float], ids: Sequence[str], now: float, due_at: float) -> None:
@@ -175,14 +188,10 @@ def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> No
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
-def save_knowledge(connection: Connection, learned: Mapping[str, bytes]) -> None:
-    """Store what was learned, in place of what was known under these names."""
+def save(connection: Connection, accounts: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
+    """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
     connection.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned.items())
-
-
-def save_accounts(connection: Connection, noted: Mapping[str, AccountState]) -> None:
-    """Store the states of accounts. The requests of a day never decrease."""
-    for name, state in noted.items():
+    for name, state in accounts.items():
         number, _ = _account_base(connection, name, {})
         connection.execute(
             "UPDATE account SET active_at = ?, clean = ?, paused_s = ?, day = ?, pause = ?, pause_detail = ?,"

@@ -23,13 +23,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
-DATA_HEADERS = HEADERS | {"Cache-Control": "no-store"}
+HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 EVERY_S = 2.0  # between two events of a stream
 MAX_STREAMS = 64
 
@@ -39,7 +33,7 @@ def add_page(app: web.Application, overview: Overview) -> None:
     streams = _Streams(overview)
 
     async def get_overview(_: web.Request) -> web.Response:
-        return web.Response(body=await overview.json(), content_type="application/json", headers=DATA_HEADERS)
+        return web.Response(body=await overview.json(), content_type="application/json")
 
     app.router.add_routes([web.get(path, _static(*file)) for path, file in FILES.items()])
     app.router.add_get("/v1/overview", get_overview)
@@ -69,7 +63,7 @@ class _Streams:
         """Send an overview every `EVERY_S` seconds, and a last one at the end of the run."""
         if self._open >= MAX_STREAMS:
             raise RequestRefused(503, "busy", "Too many pages are open: close some")
-        response = web.StreamResponse(headers=DATA_HEADERS | {"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         self._open += 1
         try:
             await response.prepare(request)

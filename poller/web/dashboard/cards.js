@@ -67,8 +67,11 @@ function showWhen(overview) {
 }
 
 function notices(overview) {
-  const { now, lanes, sinks, warning, state, rejected } = overview;
+  const { now, lanes, ledger, refusals, sinks, store, warning, state, rejected } = overview;
   const all = [];
+  if (!store.ready) {
+    all.push({ key: "store", tone: "bad", title: "The state cannot be written", text: "It does not answer, or its disk is full; nothing is acknowledged until it can. The log names the reason." });
+  }
   if (warning) {
     all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
   }
@@ -85,6 +88,13 @@ function notices(overview) {
     const isStopped = sink.state === "stopped";
     const what = isStopped ? "has stopped, and a person must act" : "is failing; the poller retries";
     all.push({ key: `sink ${name}`, tone: isStopped ? "bad" : "warn", title: `${name} ${what}`, text: sentence(sink.detail) });
+  }
+  for (const { name, dead } of ledger.sinks.filter((each) => each.dead)) {
+    const latest = refusals[name] ? `The latest: ${sentence(refusals[name])} ` : "";
+    all.push({
+      key: `dead ${name}`, tone: "warn", title: `${name} refused ${plural(dead, "record")} for good`,
+      text: `${latest}To list them with their reasons: poller status --dead. To deliver them again: poller replay --dead`,
+    });
   }
   if (state === "draining") {
     all.push({ key: "draining", tone: "warn", title: "Stopping", text: "Requests in flight are finished. Run the same command again to continue." });
@@ -134,9 +144,10 @@ function showPace({ pace }) {
   ], drawn.all.map((span, index) => ({ ...span, key: drawn.all.length - index })).reverse());
 }
 
-function showTook({ took, late }) {
+function showTook({ took, late, ledger }) {
   const all = bands(took);
-  setText($("took-now"), took.total ? `half under ${duration(took.median_s)}, 95 % under ${duration(took.p95_s)}` : "");
+  const which = ledger.waiting ? "of those finished so far: " : ""; // the longest imports are still missing
+  setText($("took-now"), took.total ? `${which}half under ${duration(took.median_s)}, 95 % under ${duration(took.p95_s)}` : "");
   const seen = late.total ? ` Half of the outcomes were seen within ${duration(late.median_s)} of the import's end.` : "";
   setText($("took-note"), took.total ? `From request to completion, by HubSpot's clock: ${plural(took.total, "import")}.${seen}` : "");
   redraw($("took-chart"), `${took.total}`, (host) => drawSpread(host, took, all));

@@ -47,7 +47,7 @@ function timeTicks(from, to, most) {
   return all;
 }
 
-const SHORTEST_S = 300; // a run that has just started does not fill the width
+const SHORTEST_S = 120; // a run that has just started does not fill the width
 
 export function drawPace(host, { seconds, all }, readOut) {
   const width = host.clientWidth;

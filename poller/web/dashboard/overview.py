@@ -3,6 +3,7 @@
 Only due times and the few rows of the sources are read from the store, at most once a second for all viewers.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,17 +16,17 @@ from poller import __version__
 from poller.core.errors import StoreError
 from poller.core.histogram import Histogram
 from poller.core.model import GateReading, Kind, Pause, SinkSums, SourceSums
-from poller.core.protocols import Clock, Store
 from poller.core.text import PAUSE_TEXT
-from poller.engine import DeliveryLoop, Service
+from poller.engine import DeliveryLoop
 from poller.engine.failures import DominantReason
 from poller.engine.history import STEP_S, History, RecentReason, Sample
-from poller.engine.metrics import Metrics
-from poller.reports.ledger import by_name
+from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
-from poller.web.health import SinkReadiness, sink_readiness
+from poller.web.context import RunContext
+from poller.web.health import SinkReadiness, StoreReadiness, sink_readiness, store_readiness
 
+READ_S = 2.0  # for the store to answer
 FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
 TOP_REASONS = 12
 MAX_SOURCES = 200  # the latest ones
@@ -79,6 +80,7 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     started_at: float | None
     state: RunState
     ledger: LedgerCounts
+    store: StoreReadiness
     polls: int  # of this run
     polls_per_task: float | None
     rejected: int  # lines of this run
@@ -91,22 +93,20 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     reasons: list[RecentReasonView]
     failed_polls: list[ReasonCount]
     sinks: dict[str, SinkReadiness]
+    refusals: dict[str, str]  # by sink: why it refused its latest dead letter of this run
     warning: DominantReason | None
 
 
 class Overview:
-    """Takes snapshots of one run. `deadline_s` is the longest of its accounts'."""
+    """Takes snapshots of one run."""
 
-    def __init__(
-        self, *, service: Service, metrics: Metrics, store: Store, clock: Clock, deadline_s: float | None = None
-    ) -> None:
-        self._service = service
-        self._metrics = metrics
-        self._history = service.history
-        self._store = store
-        self._clock = clock
-        self.deadline_s = deadline_s  # a reload replaces it
-        self._fed_at = clock()
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._service, self._metrics, self._history = run.service, run.metrics, run.service.history
+        self._store, self._clock = run.store, run.clock
+        self._due: Mapping[str, float | None] = {}  # when each account's next poll is due; None: no task waits
+        self._sources: Sequence[SourceSums] = ()
+        self._fed_at = run.clock()
         self._fed = 0
         self._encoded = b""
         self._encoded_at = float("-inf")
@@ -121,13 +121,15 @@ class Overview:
         """Return the run as of now."""
         now, metrics, service, history = self._clock(), self._metrics, self._service, self._history
         readings = {name: lane.gate.reading() for name, lane in service.lanes.items()}
-        due = await self._due()
+        await self._read_store()
+        due = self._due
         return RunSnapshot(
             now=now,
             version=__version__,
             started_at=history.began_at or None,
             state=self._state(readings),
-            ledger=await self._ledger(),
+            ledger=self._ledger(),
+            store=store_readiness(self._store),
             polls=metrics.polls,
             polls_per_task=self._polls_per_task(),
             rejected=metrics.rejected,
@@ -140,10 +142,11 @@ class Overview:
             reasons=_reasons(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
-            warning=service.warning,
+            warning=service.failures.warning,
+            refusals={loop.sink.name: loop.refusal for loop in service.delivery_loops if loop.refusal is not None},
         )
 
-    async def _ledger(self) -> LedgerCounts:
+    def _ledger(self) -> LedgerCounts:
         metrics = self._metrics
         return LedgerCounts(
             tasks=metrics.known,
@@ -151,7 +154,7 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
-            sources=by_name(reversed(await self._sources()))[:MAX_SOURCES],
+            sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )
 
@@ -168,18 +171,13 @@ class Overview:
             return "paused"
         return "running" if metrics.waiting else "idle"
 
-    async def _due(self) -> dict[str, float | None]:
-        """Return when each account's next poll is due; None where no task waits, or the store cannot be read now."""
-        due: dict[str, float | None] = {}
-        with suppress(StoreError):
-            for name in self._service.lanes:
-                due[name] = await self._store.next_due_at(name)
-        return due
-
-    async def _sources(self) -> Sequence[SourceSums]:
-        with suppress(StoreError):
-            return await self._store.sources()
-        return ()
+    async def _read_store(self) -> None:
+        """Read what only the store has. Where it does not answer in time, the latest that it answered is shown."""
+        if self._store.writable:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(READ_S):
+                    self._due = {name: await self._store.next_due_at(name) for name in self._service.lanes}
+                    self._sources = await self._store.sources()
 
     def _forecast(self, now: float, readings: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
         metrics, history = self._metrics, self._history
@@ -193,7 +191,7 @@ class Overview:
             paces=recent_paces([*history.steps, current]),
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
-            times_out_at=None if self.deadline_s is None else self._fed_at + self.deadline_s,
+            times_out_at=self._fed_at + self._run.deadline_s,
         )
 
     def _polls_per_task(self) -> float | None:

@@ -16,7 +16,7 @@ export function share(part, all) {
   const percent = (100 * part) / all;
   if (part === all) return "100 %";
   if (percent >= 99.9) return "99.9 %"; // 100 only when it is all
-  return percent >= 10 || percent === 0 ? `${percent.toFixed(1)} %` : `${percent.toFixed(2)} %`;
+  return percent > 0 && percent < 0.1 ? "under 0.1 %" : `${percent.toFixed(1)} %`;
 }
 
 export function rate(perSecond) {

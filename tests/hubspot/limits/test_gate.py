@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, MutableMapping
 from itertools import pairwise
 from random import Random
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -146,7 +146,7 @@ PAUSES: list[tuple[Outcome, Pause, float]] = [
     (Throttled(policy="window", retry_after_s=25), Pause.THROTTLED, 25),
     (Throttled(policy="window", retry_after_s=86_400), Pause.THROTTLED, 300),
     (Throttled(policy="migrating"), Pause.MIGRATING, 60),
-    (Throttled(policy="migrating", retry_after_s=7200), Pause.MIGRATING, 7200),
+    (Throttled(policy="migrating", retry_after_s=7200), Pause.MIGRATING, 900),
     (Throttled(policy="daily"), Pause.DAILY_QUOTA, 902),
     (Refused(reason="token_refused", detail="expired"), Pause.TOKEN_REFUSED, 5),
     (Refused(reason="scope_missing", detail="needs files"), Pause.SCOPE_MISSING, 5),
@@ -239,6 +239,12 @@ async def test_a_refused_token_is_retried_more_and_more_rarely(clock: Clock) -> 
     assert [refused_wait_s(n) for n in (0, 4, 9999)] == [5, 60, 60]
 
 
+def test_every_refusal_is_a_pause_that_needs_a_person() -> None:
+    reasons = get_args(get_type_hints(Refused)["reason"])
+    assert reasons
+    assert all(Pause(reason).needs_person for reason in reasons)
+
+
 @pytest.mark.parametrize("reason", ["token_refused", "scope_missing"])
 async def test_another_token_is_tried_within_2_s_however_long_the_old_one_was_refused(
     clock: Clock, reason: Any
@@ -261,6 +267,16 @@ async def test_throttling_that_repeats_waits_longer_up_to_300_s(clock: Clock) ->
     assert gaps[0] == pytest.approx(10, abs=0.1)
     assert gaps[-1] == pytest.approx(300, abs=0.1)
     assert throttled_wait_s(0.0, window_s=10, relapses=0) == 1
+
+
+async def test_after_good_answers_the_next_pause_for_429s_is_shorter_again(clock: Clock) -> None:
+    gate = make_gate(clock, requests=1000)
+    times = [await poll(gate, Throttled(policy="window")) for _ in range(5)]
+    for _ in range(100):
+        await poll(gate)
+    times += [await poll(gate, Throttled(policy="window")) for _ in range(2)]
+    assert times[4] - times[3] == pytest.approx(10 * 1.5**3, rel=0.01)
+    assert times[6] - times[5] == pytest.approx(10, rel=0.01)
 
 
 async def test_a_pause_is_logged_once_then_every_ten_minutes_and_its_end_once(
@@ -437,6 +453,16 @@ def test_a_longer_interval_counts_what_left_before_it_was_known() -> None:
         windows.release(1.0)
     windows.learn(rate_limits(100, 60.0))
     assert windows.free_in_s(20.0) == pytest.approx(41.12)
+
+
+@pytest.mark.parametrize(("window_s", "wait_s"), [(5.0, 0.0), (60.0, 41.12), (600.0, 601.2)])
+def test_other_limits_of_a_reload_count_what_was_sent_before(window_s: float, wait_s: float) -> None:
+    windows = AccountWindows(100, 10.0)
+    for _ in range(100):
+        windows.take()
+        windows.release(1.0)
+    windows.apply(100, window_s, 20.0)
+    assert windows.free_in_s(20.0) == pytest.approx(wait_s)
 
 
 async def test_a_learned_limit_is_logged_once(clock: Clock, events: list[MutableMapping[str, Any]]) -> None:

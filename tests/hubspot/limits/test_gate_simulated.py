@@ -33,6 +33,8 @@ class SimulatedServer:
     daily: int | None = None
     refused: int = 0  # 429s
     failure: Callable[[float], str | None] = lambda _: None  # an Unreachable reason, by the time
+    sporadic: float = 0.0  # share of requests that get a 429 although the window has room
+    chance: Random = field(default_factory=lambda: Random(5))
     accepted: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)  # every arrival from our gate, refused or not
     used_today: int = 0
@@ -48,6 +50,11 @@ class SimulatedServer:
         elif self.daily is not None and self.used_today >= self.daily:
             self.refused += 1
             outcome = Throttled(policy="daily")
+        elif self.sporadic and self.chance.random() < self.sporadic:
+            self.refused += 1
+            self.accepted.append(now)  # it counts, as the strictest server would do
+            outcome = Throttled(policy="window")
+            used += 1
         else:
             self.accepted.append(now)
             self.used_today += 1
@@ -209,6 +216,57 @@ async def test_when_the_other_client_leaves_its_share_comes_back(clock: Clock) -
 
     await keep_busy(gate, server, for_s=120, beside=other())
     assert sum(at >= 60 for at in server.ours) >= 0.95 * 60 * 100 / 10.175
+
+
+async def polls_in(for_s: float, clock: Clock, sporadic: float) -> tuple[AccountGate, SimulatedServer, int]:
+    """Work with tasks that are always due, at most 100 in 2 s; return gate, server and the number of good answers."""
+    server = SimulatedServer(limit=100, window_s=2.0, sporadic=sporadic)
+    gate = make_gate(clock, workers=64)
+    await keep_busy(gate, server, for_s=for_s, workers=64)
+    return gate, server, len(server.ours) - server.refused
+
+
+@pytest.mark.parametrize("sporadic", [0.01, 0.03])
+async def test_sporadic_429s_with_room_in_the_headers_cost_little_more_than_themselves(
+    clock: Clock, sporadic: float
+) -> None:
+    _, _, without = await polls_in(90, clock, 0.0)
+    gate, server, answered = await polls_in(90, clock, sporadic)
+    assert answered >= 0.8 * without
+    assert server.refused <= 1.5 * sporadic * len(server.ours)
+    assert worst_window(server.ours, 2.0) <= 100
+    assert gate.paused_s < 10
+
+
+async def test_when_a_third_of_the_answers_are_429_the_lane_backs_off_and_is_back_once_they_end(clock: Clock) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, sporadic=0.3)
+    gate = make_gate(clock, workers=64)
+
+    async def end_them() -> None:
+        await asyncio.sleep(300)
+        server.sporadic = 0.0
+
+    await keep_busy(gate, server, for_s=900, workers=64, beside=end_them())
+    assert sum(at < 300 for at in server.ours) < 0.1 * 300 * 50
+    assert server.refused < 0.3 * 0.1 * 300 * 50
+    assert sum(at >= 660 for at in server.ours) >= 0.9 * 240 * 45
+    assert gate.pause is None
+
+
+async def test_a_429_without_room_pauses_the_account_at_once_and_one_with_room_only_when_they_are_frequent(
+    clock: Clock,
+) -> None:
+    full, free = (RateLimits(max=100, remaining=left, interval_s=10.0) for left in (0, 60))
+    for limits, refusals in ((full, 1), (free, 5)):
+        gate = make_gate(clock)
+        for _ in range(20):
+            async with gate.slot() as slot:
+                slot.answered(Answer(outcome=RUNNING, limits=limits))
+        for refusal in range(refusals):
+            assert gate.pause is None, refusal
+            async with gate.slot() as slot:
+                slot.answered(Answer(outcome=Throttled(policy="window"), limits=limits))
+        assert gate.pause is Pause.THROTTLED
 
 
 @pytest.mark.parametrize("save_is_late_by_s", [0.0, 1.0])

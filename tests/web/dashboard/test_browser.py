@@ -131,6 +131,26 @@ def test_a_refused_token_is_shown_with_its_remedy(browser: Browser, tmp_path: Pa
             assert seen.console == []
 
 
+def test_dead_letters_and_unfinished_tasks_are_shown_beside_the_figures(browser: Browser, tmp_path: Path) -> None:
+    with hubspot(tmp_path / "hubspot", "--durations", "mix:0.9@fixed:0.2,0.1@fixed:900", imports=40) as simulated:
+        refusing = "command:sh -c 'cat >/dev/null; echo no such column >&2; exit 65'"
+        ids = simulated.ids_file(tmp_path, 40)
+        with (
+            listening(str(ids), "--sink", refusing, "--base-url", simulated.url, folder=tmp_path) as (_, url),
+            opened(browser, url) as (page, seen),
+        ):
+            notices = page.locator("#notices")
+            expect(notices).to_contain_text("records for good", timeout=PATIENCE_MS)
+            expect(notices).to_contain_text("The latest: Exit status 65: no such column.")
+            expect(notices).to_contain_text("poller status --dead")
+            expect(page.locator("#took-now")).to_contain_text("of those finished so far: half under")
+            shares = "import('/page/text.js').then(({share}) => [[579, 10000], [3, 1e5], [0, 9], [99996, 1e5], [9, 9]]"
+            shown = page.evaluate(f"{shares}.map(([part, all]) => share(part, all)))")
+            assert shown == ["5.8 %", "under 0.1 %", "0.0 %", "99.9 %", "100 %"]
+            assert_readable(page)
+            assert seen.console == []
+
+
 def test_it_shows_a_lost_connection_and_reconnects_by_itself(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -1,6 +1,7 @@
 """The live page's data equals the store's. In memory, on virtual time."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +11,10 @@ import aiohttp
 import orjson
 import pytest
 
-from poller.core.model import Sums
+from poller.core.model import Delivery, Sums, Written
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
+from poller.sinks.stdout import StdoutSink
 from poller.web.dashboard import FILES
 from tests.support.simulation import Simulation
 from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
@@ -109,6 +111,26 @@ async def test_a_paused_account_has_its_reason_and_shades_the_chart(
     assert lane["meaning"]
     assert lane["needs_person"] is (state == "stuck")
     assert overview["pace"]["paused"][-1] is True
+
+
+async def test_dead_letters_are_shown_with_the_reason_of_the_latest(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered: list[Delivery] = []
+
+    async def refuse(_sink: StdoutSink, batch: Sequence[Delivery]) -> Written:
+        delivered.extend(batch)
+        return Written(refused={each.number: f"no room for {each.task_id}" for each in batch})
+
+    monkeypatch.setattr(StdoutSink, "write", refuse)
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:20")))
+    async with visited(simulation, simulation.write_ids(3), {"sinks": ["stdout"]}) as session:
+        before = await overview_of(session)
+        await asyncio.sleep(60)
+        overview, sums = await overview_of(session), await simulation.sums()
+    assert before["refusals"] == {}
+    assert overview["ledger"]["sinks"][0]["dead"] == sums.sinks[0].dead == 3
+    assert overview["refusals"] == {"stdout": f"no room for {delivered[-1].task_id}"}
 
 
 async def events_of(session: aiohttp.ClientSession) -> list[tuple[str, Any]]:

@@ -1,0 +1,117 @@
+"""What a run was given: its input and what an interrupted run left. Outcomes of earlier work do not count. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct, field, json
+from msgspec.structs import replace
+
+from poller.core.errors import Exit
+from poller.core.model import Kind, Sums
+
+
+class WorkStart(Struct, frozen=True, kw_only=True):
+    """The sums of a state when a piece of work began: nothing was left then of the work before."""
+
+    lines: int = 0  # input lines, of all sources
+    rejected: int = 0
+    finished: int = 0
+    complete: int = 0
+    dead: Mapping[str, int] = field(default_factory=dict)  # by sink
+
+
+class WorkNote(Struct, frozen=True, kw_only=True):
+    """What a state keeps of the current piece of work, so that the run after a crash has the same answer."""
+
+    start: WorkStart = WorkStart()
+    next_start: WorkStart = WorkStart()  # of the next piece, which begins with its first input line
+    failed_duplicates: int = 0  # input lines whose task had an outcome before, but not `complete`
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """What became of the work that a run was given."""
+
+    finished: int
+    not_complete: int
+    rejected: int
+    dead: int
+    failed_duplicates: int
+
+
+def work_start(sums: Sums) -> WorkStart:
+    """Return the start of work that begins with these sums."""
+    return WorkStart(
+        lines=_lines(sums),
+        rejected=sum(source.rejected for source in sums.sources),
+        finished=sums.finished,
+        complete=sums.kinds.get(Kind.COMPLETE, 0),
+        dead={sink.name: sink.dead for sink in sums.sinks if sink.dead},
+    )
+
+
+def work_note(noted: bytes | None, sums: Sums) -> WorkNote:
+    """Return the note of a run that begins with these sums. `noted` is that of the run before."""
+    note = current(json.decode(noted, type=WorkNote) if noted is not None else WorkNote(), sums)
+    dead = {sink.name: min(sink.dead, note.start.dead.get(sink.name, 0)) for sink in sums.sinks}  # some were replayed
+    start = replace(note.start, dead=dead)
+    next_start = start if is_work_left(sums) else work_start(sums)
+    return WorkNote(start=start, next_start=next_start, failed_duplicates=note.failed_duplicates)
+
+
+def current(note: WorkNote, sums: Sums) -> WorkNote:
+    """Return the note as of these sums: the next piece of work has begun where more lines were read."""
+    return begun(note) if _lines(sums) > note.next_start.lines else note
+
+
+def begun(note: WorkNote) -> WorkNote:
+    """Return the note after the first input line of a run."""
+    is_same = note.start == note.next_start
+    return note if is_same else WorkNote(start=note.next_start, next_start=note.next_start)
+
+
+def work_of(sums: Sums, note: WorkNote, failed_duplicates: int = 0) -> Work:
+    """Return what became of the work of a run that ends with these sums. `failed_duplicates` are those of this run."""
+    note = current(note, sums)
+    start = note.start
+    finished = sums.finished - start.finished
+    return Work(
+        finished=finished,
+        not_complete=finished - (sums.kinds.get(Kind.COMPLETE, 0) - start.complete),
+        rejected=sum(source.rejected for source in sums.sources) - start.rejected,
+        dead=sum(max(0, sink.dead - start.dead.get(sink.name, 0)) for sink in sums.sinks),
+        failed_duplicates=note.failed_duplicates + failed_duplicates,
+    )
+
+
+def is_work_left(sums: Sums) -> bool:
+    """Whether tasks wait, or records are not delivered."""
+    return bool(sums.waiting or any(sink.undelivered for sink in sums.sinks if sink.attached))
+
+
+def exit_code(sums: Sums, work: Work) -> Exit:
+    """Return the exit code of a run that ends with these sums: of the whole state, whether work is left; else of the
+    work that the run was given."""
+    if is_work_left(sums):
+        return Exit.WORK_LEFT
+    failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates
+    return Exit.NOT_ALL_COMPLETE if failed else Exit.ALL_COMPLETE
+
+
+def work_text(work: Work, state_flag: str = "") -> str:
+    """Return the work as lines for people. `state_flag` completes the commands that list more."""
+    return "\n".join(["this run", *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
+
+
+def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
+    yield work.finished, "tasks finished"
+    if work.not_complete:
+        yield work.not_complete, f"of them not complete: poller report{state_flag}"
+    if work.failed_duplicates:
+        yield work.failed_duplicates, "duplicates of tasks that ended earlier and are not complete"
+    if work.rejected:
+        yield work.rejected, f"input lines rejected: poller status --rejected{state_flag}"
+    if work.dead:
+        yield work.dead, f"records refused by a sink: poller status --dead{state_flag}"
+
+
+def _lines(sums: Sums) -> int:
+    return sum(source.lines for source in sums.sources)

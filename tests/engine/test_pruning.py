@@ -1,0 +1,81 @@
+"""Retention: finished tasks are deleted as fast as they come, and the state stops growing."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from poller.core.protocols import Clock
+from poller.engine import Service
+from poller.engine.metrics import Metrics
+from poller.store import SqliteStore, open_store
+from tests.support.store_makers import feed, finished
+
+RATE = 50  # tasks finish a second; a portion is less than half of it
+RETENTION_S = 60.0
+
+
+async def finish_tasks(store: SqliteStore, clock: Clock, seconds: int, began: int = 0) -> None:
+    for second in range(began, began + seconds):
+        await feed(store, *(f"task-{second}-{number}" for number in range(RATE)))
+        now = clock()
+        await store.record([finished(task, at=now) for task in await store.claim("main", RATE)])
+        await asyncio.sleep(1.0 - 0.1)
+
+
+def pages(store: SqliteStore) -> int:
+    (count,) = store._connection.execute("PRAGMA page_count").fetchone()
+    return int(count)
+
+
+async def test_pruning_keeps_pace_with_tasks_that_finish_and_the_state_has_a_plateau(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, events: list[MutableMapping[str, Any]]
+) -> None:
+    monkeypatch.setattr("poller.engine.service.PRUNED_AT_ONCE", RATE // 3)
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    assert isinstance(store, SqliteStore)
+    service = Service(store=store, metrics=Metrics(), clock=clock, endless=True, shutdown_s=5, retention_s=RETENTION_S)
+    kept, sizes = [], []
+    async with asyncio.TaskGroup() as group:
+        group.create_task(service.run())
+        for minutes in range(6):
+            await finish_tasks(store, clock, 60, began=60 * minutes)
+            kept.append(len(await store.records(0, 100_000)))
+            sizes.append(pages(store))
+        service.drain()
+    sums = await store.sums()
+    assert sums.finished == RATE * 60 * 6
+    assert max(kept) <= RATE * (RETENTION_S + 60 + 10)
+    assert sizes[-1] <= 1.05 * sizes[2]  # the sources stay
+    assert sum(event["tasks"] for event in events if event["event"] == "tasks.pruned") == sums.pruned
+    await store.close()
+
+
+async def test_pruning_leaves_half_of_the_time_for_other_work(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.engine.service.PRUNED_AT_ONCE", 10)
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    assert isinstance(store, SqliteStore)
+    await finish_tasks(store, clock, 10)
+    began_at: list[float] = []
+    ended_at: list[float] = []
+    prune = store.prune
+    loop = asyncio.get_running_loop()
+
+    async def timed(before: float, limit: int) -> int:
+        began_at.append(loop.time())
+        pruned = await prune(before, limit)
+        ended_at.append(loop.time())
+        return pruned
+
+    monkeypatch.setattr(store, "prune", timed)
+    service = Service(store=store, metrics=Metrics(), clock=clock, endless=True, shutdown_s=5, retention_s=0.0)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(service.run())
+        await asyncio.sleep(30)
+        service.drain()
+    at_work = [ended - began for began, ended in zip(began_at, ended_at, strict=True)]
+    rests = [began - ended for began, ended in zip(began_at[1:], ended_at, strict=False)]
+    assert len(rests) == RATE * 10 / 10
+    assert all(rest >= 0.99 * work for rest, work in zip(rests, at_work, strict=False))
+    await store.close()

@@ -1,0 +1,34 @@
+"""The recorder: what it reports as finished is stored."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from poller.core.model import Finished, Kind, Poll, Record
+from poller.core.protocols import Clock
+from poller.engine.metrics import Metrics
+from poller.engine.recorder import Polled, Recorder
+from poller.store import open_store
+from tests.support.store_makers import feed, finished
+
+
+async def test_a_poll_whose_lease_was_lost_is_neither_counted_nor_logged(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    await feed(store, "kept", "lost")
+    kept, lost = await store.claim("main", 2)
+    store.release([lost])
+    metrics, recorded, committed = Metrics(), list[Record | None](), list[str]()
+    recorder = Recorder("main", store=store, metrics=metrics, on_recorded=recorded.append)
+    poll = Poll(at=0.0, gate_s=0.0, took_s=0.1, outcome="finished", detail="COMPLETE", again_in_s=None)
+    for task in (lost, kept):
+        outcome = Finished(status="COMPLETE", num_errors=0)
+        recorder.add(Polled(outcome=outcome, settled=finished(task), poll=poll, at=0.0))
+    recorder.end()
+    await recorder.run(
+        save=lambda: None, on_commit=lambda polled: committed.extend(each.settled.task.task_id for each in polled)
+    )
+    assert [event["task_id"] for event in events if event["event"] == "task.finished"] == ["kept"]
+    assert (committed, len(recorded), metrics.kinds[Kind.COMPLETE]) == (["kept"], 1, 1)
+    assert (await store.sums()).finished == 1
+    await store.close()

@@ -1,0 +1,104 @@
+"""The work that a run was given: what its exit code speaks of, and what is earlier runs' business."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from msgspec.json import encode
+
+from poller.core.errors import Exit
+from poller.core.model import SinkSums, SourceSums, Sums
+from poller.reports.work import WorkNote, begun, exit_code, work_note, work_of, work_text
+
+SOURCE = SourceSums(name="ids.txt", lines=10, tasks=8, duplicates=1, rejected=0, blank=1, ended=True)
+SINK = SinkSums(name="jsonl:finished.jsonl", delivered=8, undelivered=0, dead=0, attached=True)
+SUMS = Sums(
+    sources=(SOURCE,),
+    sinks=(SINK,),
+    accounts={},
+    waiting=0,
+    finished=8,
+    polls=20,
+    kinds={"complete": 8},
+    reasons=(),
+)
+NOTHING = replace(SUMS, sources=(), finished=0, kinds={}, sinks=())
+CANCELED = replace(SUMS, kinds={"complete": 7, "canceled": 1})
+REJECTED = replace(SUMS, sources=(replace(SOURCE, tasks=7, rejected=1),))
+DEAD = replace(SUMS, sinks=(replace(SINK, delivered=7, dead=1),))
+WAITING = replace(CANCELED, waiting=3)
+UNDELIVERED = replace(SUMS, sinks=(replace(SINK, delivered=7, undelivered=1),))
+NEXT = SourceSums(name="next.txt", lines=2, tasks=2, duplicates=0, rejected=0, blank=0, ended=True)
+
+
+def with_next(sums: Sums, **changes: Any) -> Sums:
+    """Return the sums after a second run, which read two lines."""
+    return replace(
+        sums,
+        sources=(*sums.sources, replace(NEXT, **changes)),
+        finished=sums.finished + 2,
+        kinds={**sums.kinds, "complete": sums.kinds["complete"] + 2},
+    )
+
+
+def code_of(first: Sums, second: Sums, *, failed_duplicates: int = 0) -> Exit:
+    """Return the code of a run that ends with `second`, after one that began with nothing and ended with `first`."""
+    note = work_note(encode(work_note(None, NOTHING)), first)
+    return exit_code(second, work_of(second, note, failed_duplicates))
+
+
+@pytest.mark.parametrize(
+    ("sums", "code"),
+    [
+        (SUMS, Exit.ALL_COMPLETE),
+        (CANCELED, Exit.NOT_ALL_COMPLETE),
+        (REJECTED, Exit.NOT_ALL_COMPLETE),
+        (DEAD, Exit.NOT_ALL_COMPLETE),
+        (WAITING, Exit.WORK_LEFT),
+        (UNDELIVERED, Exit.WORK_LEFT),
+    ],
+)
+def test_the_exit_code_is_complete_not_complete_or_work_left(sums: Sums, code: Exit) -> None:
+    assert exit_code(sums, work_of(sums, work_note(None, NOTHING))) is code
+
+
+@pytest.mark.parametrize("earlier", [CANCELED, REJECTED, DEAD])
+def test_what_earlier_work_ended_with_does_not_decide_the_code_of_new_work(earlier: Sums) -> None:
+    assert code_of(earlier, with_next(earlier)) is Exit.ALL_COMPLETE
+    assert code_of(SUMS, with_next(SUMS, tasks=1, rejected=1)) is Exit.NOT_ALL_COMPLETE
+
+
+@pytest.mark.parametrize("earlier", [CANCELED, REJECTED, DEAD])
+def test_the_same_command_without_new_lines_has_the_same_code(earlier: Sums) -> None:
+    assert code_of(earlier, earlier) is Exit.NOT_ALL_COMPLETE
+    assert code_of(SUMS, SUMS) is Exit.ALL_COMPLETE
+
+
+def test_a_run_that_continues_a_stopped_one_speaks_of_both() -> None:
+    ended = with_next(replace(WAITING, waiting=0))
+    assert code_of(WAITING, ended) is Exit.NOT_ALL_COMPLETE
+
+
+def test_lines_whose_task_failed_before_are_not_complete_and_a_crash_does_not_hide_them() -> None:
+    ended = with_next(CANCELED, tasks=1, duplicates=1)
+    assert code_of(CANCELED, ended, failed_duplicates=1) is Exit.NOT_ALL_COMPLETE
+    note = begun(work_note(encode(work_note(None, NOTHING)), CANCELED))
+    noted = encode(WorkNote(start=note.start, next_start=note.next_start, failed_duplicates=1))
+    assert exit_code(ended, work_of(ended, work_note(noted, replace(ended, waiting=1)))) is Exit.NOT_ALL_COMPLETE
+
+
+def test_dead_letters_that_were_replayed_do_not_hide_new_ones() -> None:
+    noted = encode(work_note(encode(work_note(None, NOTHING)), DEAD))
+    note = work_note(noted, SUMS)
+    second = with_next(DEAD)
+    assert exit_code(second, work_of(second, note)) is Exit.NOT_ALL_COMPLETE
+
+
+def test_the_text_counts_this_run_and_completes_its_commands() -> None:
+    second = with_next(CANCELED, tasks=1, rejected=1)
+    note = work_note(encode(work_note(None, NOTHING)), CANCELED)
+    assert work_text(work_of(second, note), " --state sqlite:///my.db").splitlines() == [
+        "this run",
+        "          2  tasks finished",
+        "          1  input lines rejected: poller status --rejected --state sqlite:///my.db",
+    ]
