@@ -152,6 +152,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock)
         stack.push_async_callback(store.close)
+        if ahead_s := await store.rebase_instants():
+            log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
         connections = await stack.enter_async_context(environment.connections(settings))
         builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
         service = await _build_service(settings, sources, builder, stack)

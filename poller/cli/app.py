@@ -3,8 +3,11 @@
 Each command is a module in `commands/`. What takes long to import is imported in the functions that need it.
 """
 
+import codecs
 import errno
+import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
@@ -100,6 +103,9 @@ def _print_error(error: PollerError) -> None:
 def main() -> None:
     """Run the command line; the entry point of the distribution."""
     _replace_closed_streams()
+    codecs.register_error("json_escapes", _json_escapes)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="json_escapes")
     try:
         app()
     finally:
@@ -117,6 +123,14 @@ def _replace_closed_streams() -> None:
                 os.dup2(null, fd)
                 os.close(null)
             setattr(sys, name, open(os.devnull, "r" if fd == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - it stays open
+
+
+def _json_escapes(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that the stream's encoding lacks by JSON's escapes: what is JSON stays the same JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return re.sub("(....)", r"\\u\1", units), error.end
 
 
 def _flush(stream: TextIO) -> None:

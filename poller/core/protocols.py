@@ -246,6 +246,10 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     def beat(self) -> None:
         """Note the owner's heartbeat, which `poller healthcheck` sees from outside; every commit does so too."""
 
+    async def rebase_instants(self) -> float:
+        """Move back what an earlier run stored while its clock was ahead of ours; return by how many seconds, 0.0 for
+        nothing. Called before the run uses the state: the age and the waits of its tasks stay what they were."""
+
     async def prune(self, before: float, limit: int) -> int:
         """Delete up to `limit` tasks that finished before the instant; return how many. Keeps what an attached sink
         lacks or refused. The counts stay in `sums`; a pruned id that is fed once more is a new task."""

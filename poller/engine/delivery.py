@@ -36,6 +36,7 @@ class DeliveryLoop:
         self._clock = clock
         self._give_up_s = give_up_s
         self._failing_since: float | None = None
+        self._is_opened = False
         self._opened_at: bytes | None = None  # the position to note before anything is written
         self._woken = asyncio.Event()
         self._ending = False
@@ -48,16 +49,17 @@ class DeliveryLoop:
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
             self._opened_at = await self.sink.open(position, following)
+        self._is_opened = True
 
     async def run(self) -> None:
         """Deliver until `end` was called and the outbox is empty, `stop` was called, or the sink needs a person."""
-        if self._opened_at is not None:
+        if self._is_opened:
             await self._store.note_position(self.sink.name, self._opened_at)
         try:
             await self._deliver_all()
         except SinkError as error:
             self.stopped_by, self.backlog_reason = error, str(error)
-            self._log_stopped(error)
+            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)  # noqa: TRY400 - a message
             self.on_stopped()
 
     async def close(self) -> None:
@@ -66,10 +68,7 @@ class DeliveryLoop:
             with self._defects_as_sink_errors("close"):
                 await self.sink.close()
         except SinkError as error:
-            self._log_stopped(error)
-
-    def _log_stopped(self, error: SinkError) -> None:
-        log.error("sink.stopped", sink=self.sink.name, reason=str(error), exc_info=error.__cause__)
+            log.error("sink.stopped", sink=self.sink.name, reason=str(error))  # noqa: TRY400 - a message
 
     @contextmanager
     def _defects_as_sink_errors(self, call: str) -> Iterator[None]:
@@ -79,10 +78,11 @@ class DeliveryLoop:
         except PollerError:
             raise
         except Exception as error:
+            log.exception("sink.crashed", sink=self.sink.name, call=call)
             raise SinkError(
                 f"sink {self.sink.name}: its code failed in {call}: {error_message(error)}. Fix the sink and "
                 "run again: no record is lost"
-            ) from error
+            ) from None
 
     async def _deliver_all(self) -> None:
         while not self._stopping.is_set():

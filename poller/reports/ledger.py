@@ -95,24 +95,19 @@ def _sink_line(sink: SinkSums, finished: int) -> str:
 
 def summary(sums: Sums) -> str:
     """Return the summary of a run: ledger, kinds, polls per task, pauses, most frequent reasons."""
-    parts = [ledger(sums), _kinds(sums), _polls(sums)]
+    kinds = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
+    parts = [ledger(sums), _table("outcomes", kinds), _polls(sums)]
     parts += [
         f"account {name} is paused: {without_controls(_pause(state.pause, state.pause_detail))}"
         for name, state in sums.accounts.items()
         if state.pause
     ]
-    reasons = [f"  {count:>9,}  {without_controls(reason)}" for reason, count in sums.reasons]
-    parts += ["\n".join(["top reasons", *reasons])] if reasons else []
+    parts.append(_table("top reasons", sums.reasons))
     return "\n".join(part for part in parts if part)
 
 
 def _pause(pause: str, detail: str | None) -> str:
     return f"{pause} ({detail})" if detail else pause
-
-
-def _kinds(sums: Sums) -> str:
-    rows = [f"  {sums.kinds[kind]:>9,}  {kind}" for kind in Kind if sums.kinds.get(kind)]
-    return "\n".join(["outcomes", *rows]) if rows else ""
 
 
 def _polls(sums: Sums) -> str:
@@ -122,9 +117,10 @@ def _polls(sums: Sums) -> str:
 
 def failed_polls(counts: Mapping[str, int]) -> str:
     """Return the failed polls of this run, by reason, as text; empty where none failed."""
-    if not counts:
-        return ""
     rows = sorted(counts.items(), key=lambda reason: (-reason[1], reason[0]))
-    return "\n".join(
-        ["failed requests of this run, by reason", *(f"  {count:>9,}  {reason}" for reason, count in rows)]
-    )
+    return _table("failed requests of this run, by reason", rows)
+
+
+def _table(title: str, rows: Iterable[tuple[str, int]]) -> str:
+    lines = [f"  {count:>9,}  {without_controls(name)}" for name, count in rows]
+    return "\n".join([title, *lines]) if lines else ""

@@ -67,9 +67,10 @@ def metrics_handler(run: RunContext, lag: LoopLag) -> Handler:
     scrape = make_aiohttp_handler(registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
+        sinks = [loop.sink.name for loop in run.service.delivery_loops] if run.store.writable else []
         with suppress(PollerError, RequestRefused):  # without the store all other metrics are still scraped
             async with store_limit():
-                for name in (loop.sink.name for loop in run.service.delivery_loops):
+                for name in sinks:
                     first = await run.store.undelivered(name, 1)
                     collector.oldest_at[name] = epoch(decode(first[0].body).seen_at) if first else None
         return await scrape(request)

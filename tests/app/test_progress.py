@@ -3,14 +3,19 @@
 import asyncio
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from poller.app.progress import Progress
+from poller.core.errors import Exit
 from poller.core.model import Kind, Pause
+from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
 from poller.engine.metrics import Metrics
+from poller.sandbox import Scenario, parse_durations
+from tests.support.simulation import Simulation
 
 
 class Screen:
@@ -122,3 +127,16 @@ async def test_it_redraws_until_cancelled_and_leaves_the_last_display(screen: Sc
         showing.cancel()
     assert out.getvalue().count(" done") >= 12
     assert "canceled 1" in out.getvalue().rpartition(" done")[2]
+
+
+async def test_a_run_that_drains_shows_that_it_stops_and_how_to_stop_at_once(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:100")))
+    shown = io.StringIO()
+    simulation.console = Console(file=shown, force_terminal=True, width=100)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(simulation.write_ids(5)))
+        await asyncio.sleep(20)
+        assert "stopping" not in shown.getvalue()
+        simulation.drain()
+    assert running.result() is Exit.WORK_LEFT
+    assert "stopping: finishing polls in flight; Ctrl-C again stops at once" in shown.getvalue()

@@ -1,5 +1,6 @@
 """The command line: help with examples, messages that name the flag, exit codes, and no slow import before its use."""
 
+import json
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 from poller import __version__
 from poller.cli.app import app
 from poller.core.errors import Exit
-from tests.support.processes import TOKEN, run, running
+from tests.support.processes import TOKEN, environ, run, running
 
 GROUP = typer.main.get_command(app)
 COMMANDS: Mapping[str, click.Command] = vars(GROUP)["commands"]
@@ -198,6 +199,20 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         checked = run("check-config", folder=tmp_path, stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert checked.returncode == Exit.CANNOT_CREATE
     assert checked.stderr.splitlines() == ["poller: standard output cannot be written to: No space left on device"]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_terminal_cannot_encode_is_escaped_and_json_stays_the_same(tmp_path: Path, encoding: str) -> None:
+    url = "https://a/\u4e2d\U0001f600\xe9.png"
+    record = {"task_id": "t1", "account": "a", "kind": "canceled", "ref": {"url": url}, "errors": [], "polls": 1}
+    (tmp_path / "finished.jsonl").write_text(json.dumps(record, ensure_ascii=False) + "\n", "utf-8")
+    env = environ(PYTHONIOENCODING=encoding)
+    shown = run("report", "finished.jsonl", folder=tmp_path, env=env, encoding=encoding)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert ("\u4e2d" if encoding == "utf-8" else "\\u4e2d\\ud83d\\ude00") in shown.stdout
+    as_json = run("report", "finished.jsonl", "--json", folder=tmp_path, env=env, encoding=encoding)
+    assert json.loads(as_json.stdout)["reasons"][0]["samples"][0]["url"] == url
 
 
 @pytest.mark.real_time

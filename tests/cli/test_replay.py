@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from poller.cli.commands.replay import replay_to
 from poller.core.errors import ConfigError, Exit, PollerError, SinkError
-from poller.core.model import Chunk, Fed, Finished, Kind, Position, Selection, Settled
+from poller.core.model import Chunk, Delivery, Fed, Finished, Kind, Position, Selection, Settled, Written
 from poller.core.protocols import Clock
 from poller.core.record import render
 from poller.engine import DeliveryLoop
@@ -86,6 +86,42 @@ async def test_a_file_that_was_deleted_is_written_again_as_a_whole(tmp_path: Pat
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("stopped_after", ["a kill", "a file that is in the way"])
+async def test_a_replay_that_was_stopped_is_completed_by_the_same_command(
+    tmp_path: Path, clock: Clock, stopped_after: str
+) -> None:
+    await finished_run(tmp_path, clock)
+    file, sink = tmp_path / "finished.jsonl", f"jsonl:{tmp_path}/finished.jsonl"
+    before = file.read_bytes()
+    store = await open_store(f"sqlite:///{tmp_path}/poller.db", clock=clock)
+    await store.attach_sinks([sink])
+    await store.replay(sink, EVERYTHING, from_start=True)
+    if stopped_after == "a kill":  # with ten records in the file
+        batch = await store.undelivered(sink, 10)
+        lines = b"".join(each.body + b"\n" for each in batch)
+        file.write_bytes(lines)
+        await store.delivered(sink, batch, Written(position=b"%d" % len(lines)))
+    await store.close()
+    if stopped_after == "a kill":
+        assert await replay(tmp_path, clock, "jsonl:finished.jsonl") is Exit.ALL_COMPLETE
+    else:
+        with pytest.raises(SinkError, match="did not write"):
+            await replay(tmp_path, clock, "jsonl:finished.jsonl")
+    assert file.read_bytes() == before
+
+
+async def test_records_that_the_sink_refuses_are_not_code_0(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_sink: object, batch: Sequence[Delivery]) -> Written:
+        return Written(refused={each.number: "too large" for each in batch[:2]})
+
+    await finished_run(tmp_path, clock)
+    monkeypatch.setattr("poller.sinks.files.sink.FileSink.write", refuse)
+    assert await replay(tmp_path, clock, "jsonl:canceled.jsonl", CANCELED) is Exit.NOT_ALL_COMPLETE
+    assert await replay(tmp_path, clock, "jsonl:second.jsonl") is Exit.NOT_ALL_COMPLETE
+
+
 async def test_a_selection_is_not_taken_for_the_whole_of_a_deleted_file(tmp_path: Path, clock: Clock) -> None:
     await finished_run(tmp_path, clock)
     (tmp_path / "finished.jsonl").unlink()
@@ -95,7 +131,7 @@ async def test_a_selection_is_not_taken_for_the_whole_of_a_deleted_file(tmp_path
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("sink", ["jsonl:notes.txt", "jsonl:no/such/folder.jsonl", "command:/no/such/program"])
+@pytest.mark.parametrize("sink", ["jsonl:notes.txt", "jsonl:no/such/folder.jsonl", "csv:no/such/folder.csv"])
 async def test_a_new_sink_that_cannot_be_opened_stays_unknown(tmp_path: Path, clock: Clock, sink: str) -> None:
     await finished_run(tmp_path, clock)
     (tmp_path / "notes.txt").write_text("mine\n")

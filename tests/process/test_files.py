@@ -115,7 +115,7 @@ def replace_by_another(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (delete, "finished.jsonl is missing, but"),
+        (delete, "written again (with the same --state): poller replay --sink jsonl:finished.jsonl"),
         (replace_by_a_folder, "finished.jsonl is not a regular file"),
         (cut_short, "finished.jsonl holds 100 bytes, but"),
         (replace_by_another, "finished.jsonl was changed"),
@@ -133,6 +133,15 @@ def test_a_file_that_is_not_ours_any_more_is_refused_and_works_again_once_restor
     if spoil is replace_by_a_folder:
         stopped.file.rmdir()
     stopped.file.write_bytes(before)
+    assert run(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
+    assert counted(stopped.file) == stopped.fed
+
+
+def test_a_lost_file_is_written_again_by_the_command_that_the_message_names(stopped: Stopped) -> None:
+    stopped.file.unlink()
+    refused = run(*stopped.command, folder=stopped.folder)
+    command = refused.stderr.splitlines()[-1].partition(": poller ")[2]
+    assert run(*command.split(), folder=stopped.folder).returncode == 0
     assert run(*stopped.command, folder=stopped.folder).returncode == Exit.ALL_COMPLETE
     assert counted(stopped.file) == stopped.fed
 

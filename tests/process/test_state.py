@@ -71,6 +71,10 @@ def test_a_frozen_server_is_reported_in_seconds_and_the_run_ends_in_time(
                 before = time.monotonic()
                 assert status(service, "POST", "/v1/tasks") == 503
                 assert time.monotonic() - before < 2
+                for path, answer in (("/v1/overview", 200), ("/metrics", 200), ("/v1/tasks/a-new-id", 503)):
+                    before = time.monotonic()
+                    assert status(service, "GET", path) == answer
+                    assert time.monotonic() - before < 10
                 service.signal(signal.SIGTERM)
                 before = time.monotonic()
                 assert service.ended() == 75

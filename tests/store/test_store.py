@@ -278,6 +278,69 @@ async def test_everything_is_there_after_reopening(open_kept: Open) -> None:
     assert ids(await reopened.undelivered("one", 9)) == ["a"]
 
 
+YEAR_S = 365 * 86_400.0
+
+
+async def test_a_state_of_a_clock_that_was_ahead_is_moved_back_with_its_ages_and_waits(
+    kept_url: str, clock: Clock
+) -> None:
+    def ahead() -> float:
+        return clock() + YEAR_S
+
+    store = await open_store(kept_url, clock=clock)
+    await store.attach_sinks(["one"])
+    await feed(store, "before")
+    (before,) = await store.claim("main", 1)
+    await store.record([running(before, clock() + 600)])
+    await store.close()
+
+    store = await open_store(kept_url, clock=ahead)
+    assert ids(await store.claim("main", 1)) == ["before"]
+    await finish(store, "finished", at=ahead())
+    await feed(store, "missing", "soon")
+    missing, soon = await store.claim("main", 2)
+    await asyncio.sleep(100)
+    await store.record([running(soon, ahead() + 30), running(missing, ahead() + 20, missing_at=ahead() - 5)])
+    store.save_account("main", AccountState(active_at=ahead(), resume_at=ahead() + 60, pause="daily"))
+    await store.close()
+
+    store, now = await open_store(kept_url, clock=clock), clock()
+    assert await store.rebase_instants() == pytest.approx(YEAR_S, abs=1)
+    assert await store.rebase_instants() == 0.0
+    account = await store.account("main")
+    assert account.active_at == pytest.approx(now, abs=1)
+    assert account.resume_at == pytest.approx(now + 60, abs=1)
+    await asyncio.sleep(31)
+    tasks = {task.task_id: task for task in await store.claim("main", 9)}
+    assert tasks["missing"].missing_at == pytest.approx(now - 5, abs=1)
+    assert tasks["soon"].fed_at == pytest.approx(now - 100, abs=1)
+    assert tasks["before"].fed_at < tasks["soon"].fed_at
+    assert (tasks["soon"].due_at - tasks["missing"].due_at) == pytest.approx(10, abs=1)
+    await store.delivered("one", await store.undelivered("one", 9), Written())
+    assert await store.prune(now + 1, 9) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize("ahead_s", [-YEAR_S, -10.0, 0.0, 9.0])
+async def test_a_state_of_a_clock_that_was_right_or_behind_is_left_alone(
+    kept_url: str, clock: Clock, ahead_s: float
+) -> None:
+    store = await open_store(kept_url, clock=lambda: clock() + ahead_s)
+    await finish(store, "a", at=clock() + ahead_s)
+    await feed(store, "b")
+    store.save_account("main", AccountState(active_at=clock() + ahead_s, resume_at=clock() + 3600))
+    await store.close()
+    store = await open_store(kept_url, clock=clock)
+    before = await store.sums(), await store.task_details("b")
+    assert await store.rebase_instants() == 0.0
+    assert (await store.sums(), await store.task_details("b")) == before
+    await store.close()
+
+
+async def test_a_state_without_a_run_has_no_instants_to_move(store: Store) -> None:
+    assert await store.rebase_instants() == 0.0
+
+
 async def test_closing_commits_what_is_pending(open_kept: Open) -> None:
     store = await open_kept()
     source = await store.new_source("ids.txt")

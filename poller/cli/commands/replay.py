@@ -5,6 +5,7 @@ import random
 import time
 from contextlib import AsyncExitStack
 from datetime import datetime
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,17 +71,20 @@ async def replay_to(settings: Settings, spec: str, selection: Selection, clock: 
         sink = _sink_of(settings, spec, clock)
         loop = DeliveryLoop(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
         stack.push_async_callback(loop.close)
-        known = any(sums.name == sink.name for sums in (await store.sums()).sinks)
-        if not known and selection.dead:
+        known = next((sums for sums in (await store.sums()).sinks if sums.name == sink.name), None)
+        if known is None and selection.dead:
             raise ConfigError(f"the state has no dead letters of {sink.name}: it does not know that sink")
-        if not known and selection != Selection():
-            count = await _export(store, sink, selection)
+        if known is None and selection != Selection():
+            delivered, refused = await _export(store, sink, selection)
         else:
-            from_start = known and _is_to_begin_anew(sink, selection)
-            await _deliver_again(store, loop, selection if known else None, from_start=from_start)
-            count = metrics.delivered[sink.name]
-    typer.echo(f"{count:,} records delivered to {sink.name}", err=True)
-    return Exit.ALL_COMPLETE
+            is_stopped_replay = selection == Selection() and known is not None and known.undelivered > 0
+            what = _Outbox.AS_IT_IS if known is None else _outbox_for(sink, selection, is_stopped_replay)
+            await _deliver_again(store, loop, selection, what)
+            delivered, refused = metrics.delivered[sink.name], metrics.dead[sink.name]
+    typer.echo(f"{delivered:,} records delivered to {sink.name}", err=True)
+    if refused:
+        typer.echo(f"poller: {refused:,} records refused by {sink.name}: see sink.refused in the log", err=True)
+    return Exit.NOT_ALL_COMPLETE if refused else Exit.ALL_COMPLETE
 
 
 def _sink_of(settings: Settings, spec: str, clock: Clock) -> Sink:
@@ -93,13 +97,22 @@ def _sink_of(settings: Settings, spec: str, clock: Clock) -> Sink:
     return next((sink for sink in configured if sink.name == spec), None) or make_sink(spec, environment)
 
 
-def _is_to_begin_anew(sink: Sink, selection: Selection) -> bool:
-    """Return whether the sink's file is written from its start, since it is gone. Raises `SinkError` where a record
-    would be in it twice."""
+class _Outbox(Enum):
+    """What a replay does to the sink's outbox before it is delivered."""
+
+    AS_IT_IS = auto()
+    REFILLED = auto()
+    FROM_START = auto()  # the sink's file is gone: all of it is written again
+
+
+def _outbox_for(sink: Sink, selection: Selection, is_stopped_replay: bool) -> _Outbox:
+    """Return what to do with the outbox of a known sink. Raises `SinkError` where a file would have a record twice."""
     from poller.sinks.files.sink import FileSink
 
     if not isinstance(sink, FileSink) or selection.dead:
-        return False
+        return _Outbox.REFILLED
+    if is_stopped_replay and sink.has_data():
+        return _Outbox.AS_IT_IS
     other_file = f"{sink.kind}:{sink.path.with_stem(sink.path.stem + '-2')}"
     if sink.has_data():
         raise SinkError(
@@ -111,16 +124,15 @@ def _is_to_begin_anew(sink: Sink, selection: Selection) -> bool:
             f"{sink.path} is gone, and the selected records alone would not be the whole file. Leave out --since and "
             f"--kind to have all of it written again, or name a new file, such as --sink {other_file}"
         )
-    return True
+    return _Outbox.FROM_START
 
 
-async def _deliver_again(store: Store, loop: "DeliveryLoop", selection: Selection | None, *, from_start: bool) -> None:
-    """Deliver what is in the sink's outbox, with a selection those records once more. What may be refused comes before
-    the first change of the state."""
-    name = loop.sink.name
+async def _deliver_again(store: Store, loop: "DeliveryLoop", selection: Selection, outbox: _Outbox) -> None:
+    """Deliver what is in the sink's outbox. What may be refused comes before the first change of the state."""
+    name, from_start = loop.sink.name, outbox is _Outbox.FROM_START
     await loop.open(None if from_start else (await store.positions([name]))[name])
     await store.attach_sinks([name])
-    if selection is not None:
+    if outbox is not _Outbox.AS_IT_IS:
         await store.replay(name, selection, from_start=from_start)
     loop.end()
     await loop.run()
@@ -128,14 +140,14 @@ async def _deliver_again(store: Store, loop: "DeliveryLoop", selection: Selectio
         raise loop.stopped_by
 
 
-async def _export(store: Store, sink: Sink, selection: Selection) -> int:
-    """Write once to a sink that stays unknown to the state."""
+async def _export(store: Store, sink: Sink, selection: Selection) -> tuple[int, int]:
+    """Write once to a sink that stays unknown to the state; return how many records it took and refused."""
     import asyncio
 
     from poller.cli.records import PAGE
 
     await sink.open(None, [])
-    count, after = 0, 0
+    delivered, refused, after = 0, 0, 0
     while page := await store.records(after, PAGE):
         after = page[-1].number
         batch = [record for record in page if _is_selected(record, selection)]
@@ -144,9 +156,9 @@ async def _export(store: Store, sink: Sink, selection: Selection) -> int:
             if isinstance(written, Retry):
                 await asyncio.sleep(written.wait_s)
                 continue
-            count += len(batch) - len(written.refused)
+            delivered, refused = delivered + len(batch) - len(written.refused), refused + len(written.refused)
             break
-    return count
+    return delivered, refused
 
 
 def _is_selected(record: Delivery, selection: Selection) -> bool:

@@ -27,13 +27,14 @@ class LineFile:
         self._fd = fd
 
     @classmethod
-    def open(cls, path: Path, *, written: int, header: bytes = b"") -> Self:
-        """Open `path`, of which we wrote the first `written` bytes, `header` first; with none, it may be created."""
+    def open(cls, path: Path, *, written: int, header: bytes = b"", spec: str = "") -> Self:
+        """Open `path`, of which we wrote the first `written` bytes, `header` first; with none, it may be created.
+        `spec` names the sink for people."""
         _refuse_non_file(path)
         try:
             fd = os.open(path, os.O_RDWR | (0 if written else os.O_CREAT), MODE)
         except FileNotFoundError:
-            raise _missing(path, written) from None
+            raise _missing(path, written, spec) from None
         file = cls(path, fd)
         try:
             _lock(fd, path)
@@ -142,12 +143,12 @@ def _refuse_non_file(path: Path) -> None:
         raise SinkError(f"{path} is not a regular file; name a file, or use --sink stdout for pipes and devices")
 
 
-def _missing(path: Path, written: int) -> SinkError:
+def _missing(path: Path, written: int, spec: str) -> SinkError:
     if not path.parent.is_dir():
         return SinkError(f"{path}: its folder does not exist; create it, or choose another path")
     return SinkError(
-        f"{path} is missing, but {written:,} bytes were written to it; "
-        "restore it, or have all of it written again: poller replay with this --sink and --state"
+        f"{path} is missing, but {written:,} bytes were written to it; restore it, or have all of it written again "
+        f"(with the same --state): poller replay --sink {spec}"
     )
 
 

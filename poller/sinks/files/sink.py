@@ -62,7 +62,7 @@ class FileSink:
 
     def __init__(self, path: Path, line_format: LineFormat, *, rotate_bytes: int | None = None) -> None:
         self.kind, self.path = line_format.kind, path
-        self.name = f"{self.kind}:{path}"
+        self.name = self.spec = f"{self.kind}:{path}"
         self._rotation = Rotation(path=path, format=line_format, most_bytes=rotate_bytes)
         self._position = FilePosition()
         self._file: LineFile | None = None
@@ -146,7 +146,7 @@ class FileSink:
     def _switch_to(self, position: FilePosition) -> LineFile:
         path = self._rotation.file_at(position)
         if self._file is None or self._file.path != path:
-            opened = LineFile.open(path, written=position.offset, header=self._rotation.format.header)
+            opened = LineFile.open(path, written=position.offset, header=self._rotation.format.header, spec=self.spec)
             if self._file is not None:
                 self._file.close()
             self._file = opened

@@ -169,6 +169,9 @@ class PostgresStore(PostgresReads, NotingStore):
         refuse_unknown_sink(sink, await self._read(outbox.positions))
         return await self._write(outbox.replay, sink, selection, from_start)
 
+    async def rebase_instants(self) -> float:
+        return await self._write(task_queue.rebase_instants, self._clock())
+
     async def prune(self, before: float, limit: int) -> int:
         return await self._write(outbox.prune, before, limit)
 

@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
+from poller.store.intervals import CLOCK_TOLERANCE_S
 from poller.store.postgres.connection import fetch_all, fetch_first
 
 LEASE_S = 60.0
@@ -250,3 +251,26 @@ async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], l
                 " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
                 (number, state.day, state.day_requests),
             )
+
+
+async def rebase_instants(connection: AsyncConnection, now: float) -> float:
+    """Where the latest instant of a run is after now, move all that are by so much."""
+    ((latest,),) = await fetch_all(
+        connection, "SELECT greatest((SELECT max(active_at) FROM account), (SELECT max(seen_at) FROM record))"
+    )
+    if latest is None or latest - now <= CLOCK_TOLERANCE_S:
+        return 0.0
+    values = {"now": now, "ahead_s": latest - now}
+    for statement in (
+        "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
+        " ELSE due_at END,"
+        " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at END"
+        " WHERE kind IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s)",
+        "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s) WHERE active_at > %(now)s",
+        "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
+        "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",
+        "UPDATE dead SET at = least(at - %(ahead_s)s, %(now)s) WHERE at > %(now)s",
+    ):
+        await connection.execute(statement.encode(), values)
+    return float(latest - now)

@@ -11,6 +11,7 @@ import orjson
 from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
+from poller.store.intervals import CLOCK_TOLERANCE_S
 
 Connection = sqlite3.Connection
 Leased = Mapping[int, int]  # the keys of the tasks that are leased now
@@ -208,3 +209,25 @@ def save(connection: Connection, accounts: Mapping[str, AccountState], learned: 
                 " ON CONFLICT DO UPDATE SET requests = max(requests, excluded.requests)",
                 (number, state.day, state.day_requests),
             )
+
+
+def rebase_instants(connection: Connection, now: float) -> float:
+    """Where the latest instant of a run is after now, move all that are by so much."""
+    (latest,) = connection.execute(
+        "SELECT max(at) FROM (SELECT max(active_at) AS at FROM account UNION ALL SELECT max(seen_at) FROM record)"
+    ).fetchone()
+    if latest is None or latest - now <= CLOCK_TOLERANCE_S:
+        return 0.0
+    values = {"now": now, "ahead_s": latest - now}
+    for statement in (
+        "UPDATE task SET due_at = CASE WHEN due_at > :now THEN max(due_at - :ahead_s, :now) ELSE due_at END,"
+        " fed_at = CASE WHEN fed_at > :now THEN min(fed_at - :ahead_s, :now) ELSE fed_at END,"
+        " missing_at = CASE WHEN missing_at > :now THEN min(missing_at - :ahead_s, :now) ELSE missing_at END"
+        " WHERE kind IS NULL AND (due_at > :now OR fed_at > :now OR missing_at > :now)",
+        "UPDATE account SET active_at = min(active_at - :ahead_s, :now) WHERE active_at > :now",
+        "UPDATE account SET resume_at = resume_at - :ahead_s WHERE resume_at > :now",
+        "UPDATE record SET seen_at = seen_at - :ahead_s WHERE seen_at > :now",
+        "UPDATE dead SET at = min(at - :ahead_s, :now) WHERE at > :now",
+    ):
+        connection.execute(statement, values)
+    return float(latest - now)

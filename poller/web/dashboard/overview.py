@@ -26,7 +26,7 @@ from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_pac
 from poller.web.context import RunContext
 from poller.web.health import SinkReadiness, StoreReadiness, sink_readiness, store_readiness
 
-READ_S = 2.0  # for the store to answer
+READ_S = 4.0  # for the store to answer
 FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
 TOP_REASONS = 12
 MAX_SOURCES = 200  # the latest ones

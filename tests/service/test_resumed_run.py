@@ -1,0 +1,57 @@
+"""The start of a run on a state that another run left: the window is on disk first, and a wrong clock is undone."""
+
+import asyncio
+import sqlite3
+from collections.abc import MutableMapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario, parse_durations
+from poller.sandbox.reply import SandboxReply, SandboxRequest
+from tests.support.simulation import Simulation
+
+SLOW = Scenario(seed=3, durations=parse_durations("fixed:20"))
+
+
+async def test_the_account_is_on_disk_as_in_use_before_the_first_request(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    on_disk: list[tuple[float | None, int]] = []
+
+    def read_disk(_: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        if not on_disk:
+            with closing(sqlite3.connect(f"file:{tmp_path}/poller.db?mode=ro", uri=True)) as state:
+                on_disk.append(state.execute("SELECT active_at, clean FROM account").fetchone())
+        return reply
+
+    simulation.api.stage = read_disk
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(simulation.write_ids(3)))
+        await asyncio.sleep(5)
+        simulation.drain()
+    assert running.result() is Exit.WORK_LEFT  # it ended in order: the account is noted as clean
+    on_disk.clear()
+    await asyncio.sleep(300)
+    began_at = clock()
+    assert await simulation.run(None) is Exit.ALL_COMPLETE
+    ((active_at, clean),) = on_disk
+    assert clean == 0
+    assert active_at is not None
+    assert active_at >= began_at
+
+
+async def test_a_state_from_the_future_is_polled_now_and_no_task_ends_early(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(20)
+    simulation.clock = lambda: clock() + 365 * 86_400.0
+    await simulation.run_for(8, ids)
+    simulation.clock = clock
+    before = clock()
+    assert await simulation.run(ids) is Exit.ALL_COMPLETE
+    assert clock() - before < 60
+    jumps = [event for event in events if event["event"] == "clock.jumped"]
+    assert [round(event["by_s"], -2) for event in jumps] == [-365 * 86_400.0]
