@@ -686,8 +686,8 @@ BUGS = (
     Bug(
         name="failed-duplicates-under-code-0",
         file="poller/store/sqlite/task_queue.py",
-        old="failed=_count_failed(connection, chunk) if duplicates else 0",
-        new="failed=0",
+        old="duplicates=duplicates, failed=failed, other_refs",
+        new="duplicates=duplicates, failed=0, other_refs",
         tests=("store/test_outbox", "service/test_service"),
     ),
     Bug(
@@ -733,6 +733,13 @@ BUGS = (
         tests=("service/test_service",),
     ),
     # --- odd inputs and receivers
+    Bug(
+        name="other-refs-unnoticed",
+        file="poller/store/sqlite/task_queue.py",
+        old="IS NOT CAST(t.ref AS text)",
+        new="IS CAST(t.ref AS text)",
+        tests=("sources/test_parsing", "store/test_outbox"),
+    ),
     Bug(
         name="rounded-ids-polled",
         file="poller/core/task_id.py",

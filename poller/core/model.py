@@ -88,6 +88,7 @@ class Added:
     tasks: int
     duplicates: int
     failed: int = 0  # duplicates whose task has an outcome already, but not `complete`
+    other_refs: int = 0  # duplicates that were fed with another `ref`: the task keeps its first one
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------

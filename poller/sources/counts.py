@@ -18,6 +18,7 @@ class SourceCounts:
         self.rejected = 0
         self.first_reason = ""  # of a rejected line
         self._tasks = self._duplicates = self._blank = 0
+        self._other_refs = 0  # not logged yet
         self._folded: list[int] = []  # line numbers not logged yet
 
     @property
@@ -29,6 +30,7 @@ class SourceCounts:
         """Count a stored chunk."""
         self._tasks += added.tasks
         self._duplicates += added.duplicates
+        self._other_refs += added.other_refs
         self._blank += chunk.blank
         for rejection in chunk.rejected:
             self.rejected += 1
@@ -41,7 +43,10 @@ class SourceCounts:
                 self.log_folded()
 
     def log_folded(self) -> None:
-        """Log the rejected lines that were held back."""
+        """Log the rejected lines and other references that were held back."""
+        if self._other_refs:
+            log.warning("source.refs_differed", source=self._source, count=self._other_refs)
+            self._other_refs = 0
         if not self._folded:
             return
         first, last = self._folded[0], self._folded[-1]

@@ -138,6 +138,45 @@ async def test_a_sink_out_of_reach_for_longer_than_give_up_s_ends_the_run(tmp_pa
     await store.close()
 
 
+@pytest.mark.parametrize("give_up_s", [4.0, 600.0])
+async def test_give_up_s_counts_time_and_not_tries(tmp_path: Path, clock: Clock, give_up_s: float) -> None:
+    store = await store_with(clock, tmp_path, 1, "one")
+    down = [Retry(reason="down", wait_s=wait_s) for wait_s in (0.5, 300, 18_000, 86_400)]
+    loop = delivery_loop_of(Receiver("one", *down), store, clock, give_up_s=give_up_s)
+    began_at = asyncio.get_running_loop().time()
+    with pytest.raises(GaveUp, match=f"down, for {give_up_s:.0f} s"):
+        await loop.run()
+    assert asyncio.get_running_loop().time() - began_at == pytest.approx(give_up_s, abs=0.1)
+    await store.close()
+
+
+async def test_a_lower_give_up_s_counts_while_the_sink_waits_for_its_next_try(tmp_path: Path, clock: Clock) -> None:
+    store = await store_with(clock, tmp_path, 1, "one")
+    loop = delivery_loop_of(Receiver("one", Retry(reason="down", wait_s=86_400)), store, clock)
+    began_at = asyncio.get_running_loop().time()
+    asyncio.get_running_loop().call_later(100, lambda: loop.apply(give_up_s=60))
+    with pytest.raises(GaveUp):
+        await loop.run()
+    assert asyncio.get_running_loop().time() - began_at == pytest.approx(100, abs=0.1)
+    await store.close()
+
+
+@pytest.mark.parametrize(("wait_s", "ends_after_s", "taken"), [(600.0, 5.0, []), (10.0, 10.0, ["task-0"])])
+async def test_a_drain_waits_only_for_a_try_that_comes_before_its_end(
+    tmp_path: Path, clock: Clock, wait_s: float, ends_after_s: float, taken: list[str]
+) -> None:
+    store = await store_with(clock, tmp_path, 1, "one")
+    receiver = Receiver("one", Retry(reason="down", wait_s=wait_s))
+    loop = delivery_loop_of(receiver, store, clock)
+    now = asyncio.get_running_loop().time()
+    asyncio.get_running_loop().call_later(5, loop.end)
+    asyncio.get_running_loop().call_later(5, loop.drain, now + 35)
+    await loop.run()
+    assert asyncio.get_running_loop().time() - now == pytest.approx(ends_after_s, abs=0.5)
+    assert receiver.taken == taken
+    await store.close()
+
+
 class DefectiveSink(Receiver):
     """Code of other people that breaks its contract in one call."""
 
@@ -188,43 +227,4 @@ async def test_a_sink_whose_code_fails_as_it_opens_or_closes_is_named(
         await delivery_loop_of(DefectiveSink("open"), store, clock).open(None)
     await delivery_loop_of(DefectiveSink("close"), store, clock).close()
     assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
-    await store.close()
-
-
-@pytest.mark.parametrize("give_up_s", [4.0, 600.0])
-async def test_give_up_s_counts_time_and_not_tries(tmp_path: Path, clock: Clock, give_up_s: float) -> None:
-    store = await store_with(clock, tmp_path, 1, "one")
-    down = [Retry(reason="down", wait_s=wait_s) for wait_s in (0.5, 300, 18_000, 86_400)]
-    loop = delivery_loop_of(Receiver("one", *down), store, clock, give_up_s=give_up_s)
-    began_at = asyncio.get_running_loop().time()
-    with pytest.raises(GaveUp, match=f"down, for {give_up_s:.0f} s"):
-        await loop.run()
-    assert asyncio.get_running_loop().time() - began_at == pytest.approx(give_up_s, abs=0.1)
-    await store.close()
-
-
-async def test_a_lower_give_up_s_counts_while_the_sink_waits_for_its_next_try(tmp_path: Path, clock: Clock) -> None:
-    store = await store_with(clock, tmp_path, 1, "one")
-    loop = delivery_loop_of(Receiver("one", Retry(reason="down", wait_s=86_400)), store, clock)
-    began_at = asyncio.get_running_loop().time()
-    asyncio.get_running_loop().call_later(100, lambda: loop.apply(give_up_s=60))
-    with pytest.raises(GaveUp):
-        await loop.run()
-    assert asyncio.get_running_loop().time() - began_at == pytest.approx(100, abs=0.1)
-    await store.close()
-
-
-@pytest.mark.parametrize(("wait_s", "ends_after_s", "taken"), [(600.0, 5.0, []), (10.0, 10.0, ["task-0"])])
-async def test_a_drain_waits_only_for_a_try_that_comes_before_its_end(
-    tmp_path: Path, clock: Clock, wait_s: float, ends_after_s: float, taken: list[str]
-) -> None:
-    store = await store_with(clock, tmp_path, 1, "one")
-    receiver = Receiver("one", Retry(reason="down", wait_s=wait_s))
-    loop = delivery_loop_of(receiver, store, clock)
-    now = asyncio.get_running_loop().time()
-    asyncio.get_running_loop().call_later(5, loop.end)
-    asyncio.get_running_loop().call_later(5, loop.drain, now + 35)
-    await loop.run()
-    assert asyncio.get_running_loop().time() - now == pytest.approx(ends_after_s, abs=0.5)
-    assert receiver.taken == taken
     await store.close()

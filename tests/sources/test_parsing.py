@@ -626,3 +626,12 @@ async def test_rejected_lines_are_logged_singly_then_folded_and_never_with_their
     assert folded == [(1000, 21, 1020), (1000, 1021, 2020), (510, 2021, 2530)]
     assert (names[0], names[-1], events[-1]["lines"]) == ("source.opened", "source.ended", 2531)
     assert "cret" not in repr(events)
+
+
+async def test_another_ref_under_a_known_id_is_counted_in_one_warning(
+    store: Store, ids: Path, events: list[MutableMapping[str, Any]]
+) -> None:
+    write(ids, b"task_id,url\nA1,one\nA2,two\nA1,three\nA2,two\nA1,four\n")
+    assert await feed_all(ids, store, chunk_lines=4) == Added(tasks=2, duplicates=3)
+    assert [event["count"] for event in events if event["event"] == "source.refs_differed"] == [2]
+    assert [task.ref for task in await store.claim("main", 9)] == [b'{"url":"one"}', b'{"url":"two"}']

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from poller.core.errors import ConfigError
-from poller.core.model import Added, DeadLetter, Kind, Selection, SinkSums, Sums, Written
+from poller.core.model import Added, Chunk, DeadLetter, Fed, Kind, Position, Selection, SinkSums, Sums, Written
 from poller.core.protocols import Clock, Store
 from poller.reports.ledger import imbalances
 from tests.support.store_makers import chunk_of, feed, finish, finished, ids, running
@@ -216,6 +216,18 @@ async def test_lines_whose_task_ended_without_being_complete_are_counted(store: 
     await feed(store, "waiting")
     added = await store.add(await store.new_source("b"), chunk_of("good", "bad", "bad", "waiting", "new"))
     assert added == Added(tasks=1, duplicates=4, failed=2)
+
+
+async def test_lines_with_another_ref_under_a_known_id_are_counted_and_the_task_keeps_its_first(store: Store) -> None:
+    refs = (b'{"u":1}', b'{"u":2}', None, b'{"u":1}')
+    fed = tuple(Fed(account="default", task_id="a", ref=ref) for ref in refs)
+    chunk = Chunk(fed=fed, rejected=(), blank=0, position=Position())
+    assert await store.add(await store.new_source("a"), chunk) == Added(tasks=1, duplicates=3, other_refs=1)
+    without = Chunk(fed=(Fed(account="default", task_id="b"),), rejected=(), blank=0, position=Position())
+    await store.add(await store.new_source("b"), without)
+    with_ref = Chunk(fed=(Fed(account="default", task_id="b", ref=b"1"),), rejected=(), blank=0, position=Position())
+    assert (await store.add(await store.new_source("c"), with_ref)).other_refs == 1
+    assert [task.ref for task in await store.claim("default", 9)] == [b'{"u":1}', None]
 
 
 async def test_a_replay_into_an_unknown_sink_is_refused_by_name_and_stops_nothing(store: Store) -> None:

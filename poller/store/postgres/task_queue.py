@@ -56,8 +56,8 @@ async def add(
     how long after now the first poll is due."""
     tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
-    failed = await _count_failed(connection, chunk) if duplicates else 0
-    added = Added(tasks=tasks, duplicates=duplicates, failed=failed)
+    failed, other_refs = await _count_known(connection, chunk) if duplicates else (0, 0)
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
     if chunk.rejected:
         await connection.execute(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
@@ -102,16 +102,23 @@ async def _insert_tasks(
     return inserted.rowcount
 
 
-async def _count_failed(connection: AsyncConnection, chunk: Chunk) -> int:
-    """Return how many lines have a task with an outcome that is not complete: those of new tasks have none yet."""
+async def _count_known(connection: AsyncConnection, chunk: Chunk) -> tuple[int, int]:
+    """Return how many lines have a task with an outcome that is not complete (new tasks have none yet), and how many a
+    task with another `ref`."""
     found = await fetch_all(
         connection,
-        "SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS line (account, task_id)"
-        " JOIN account a ON a.name = line.account JOIN task t ON t.account = a.id AND t.task_id = line.task_id"
-        " WHERE t.kind <> %s",
-        ([fed.account for fed in chunk.fed], [fed.task_id for fed in chunk.fed], Kind.COMPLETE.value),
+        "SELECT count(*) FILTER (WHERE t.kind <> %s),"
+        " count(*) FILTER (WHERE line.ref IS NOT NULL AND line.ref IS DISTINCT FROM t.ref)"
+        " FROM unnest(%s::text[], %s::text[], %b::bytea[]) AS line (account, task_id, ref)"
+        " JOIN account a ON a.name = line.account JOIN task t ON t.account = a.id AND t.task_id = line.task_id",
+        (
+            Kind.COMPLETE.value,
+            [fed.account for fed in chunk.fed],
+            [fed.task_id for fed in chunk.fed],
+            [fed.ref for fed in chunk.fed],
+        ),
     )
-    return int(found[0][0])
+    return int(found[0][0]), int(found[0][1])
 
 
 async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:

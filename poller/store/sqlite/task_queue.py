@@ -50,7 +50,8 @@ def add(
     now the first poll is due."""
     tasks = _insert_tasks(connection, chunk, noted, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
-    added = Added(tasks=tasks, duplicates=duplicates, failed=_count_failed(connection, chunk) if duplicates else 0)
+    failed, other_refs = _count_known(connection, chunk) if duplicates else (0, 0)
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
         [(source, *row) for row in rows.rejection_rows(chunk)],
@@ -86,16 +87,19 @@ def _insert_tasks(
     return connection.total_changes - before
 
 
-def _count_failed(connection: Connection, chunk: Chunk) -> int:
-    """Return how many lines have a task with an outcome that is not complete: those of new tasks have none yet."""
-    pairs = orjson.dumps([[fed.account, fed.task_id] for fed in chunk.fed]).decode()
-    (count,) = connection.execute(
-        "SELECT count(*) FROM json_each(?) line"
+def _count_known(connection: Connection, chunk: Chunk) -> tuple[int, int]:
+    """Return how many lines have a task with an outcome that is not complete (new tasks have none yet), and how many a
+    task with another `ref`."""
+    lines = [[fed.account, fed.task_id, None if fed.ref is None else fed.ref.decode()] for fed in chunk.fed]
+    failed, other_refs = connection.execute(
+        "SELECT count(*) FILTER (WHERE t.kind <> ?),"
+        " count(*) FILTER (WHERE json_extract(line.value, '$[2]') IS NOT NULL"
+        " AND json_extract(line.value, '$[2]') IS NOT CAST(t.ref AS text)) FROM json_each(?) line"
         " CROSS JOIN account a ON a.name = json_extract(line.value, '$[0]')"
-        " CROSS JOIN task t ON t.account = a.id AND t.task_id = json_extract(line.value, '$[1]') WHERE t.kind <> ?",
-        (pairs, Kind.COMPLETE.value),
+        " CROSS JOIN task t ON t.account = a.id AND t.task_id = json_extract(line.value, '$[1]')",
+        (Kind.COMPLETE.value, orjson.dumps(lines).decode()),
     ).fetchone()
-    return int(count)
+    return int(failed), int(other_refs)
 
 
 def _insert_ids(connection: Connection, base: tuple[int, float], ids: Sequence[str], now: float, due_at: float) -> None:
