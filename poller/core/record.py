@@ -10,7 +10,6 @@ import orjson
 from poller.core.columns import source_file
 from poller.core.model import Finished, Kind, Missing, Outcome, Record, Running, Task
 from poller.core.reason import reason_of
-from poller.core.text import KIND_TEXT
 from poller.core.timestamps import iso
 
 TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish this import"
@@ -36,6 +35,8 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         "ref": _spliced(task.ref),
         "correlation_id": outcome.correlation_id,
     }
+    if isinstance(outcome, Missing) and outcome.message is not None:
+        fields["message"] = outcome.message
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
     return Record(
@@ -60,7 +61,8 @@ def _reason(task: Task, outcome: Outcome, kind: Kind) -> str | None:
     if kind is Kind.COMPLETE:
         return None
     if isinstance(outcome, Missing):
-        return f"HTTP {outcome.code}: {KIND_TEXT[Kind.NOT_FOUND]}"
+        reason = reason_of(kind, outcome.message, source_file(_decoded(task.ref)))
+        return reason and f"HTTP {outcome.code}: {reason.text}"
     errors = _decoded(outcome.errors) if isinstance(outcome, Finished) else None
     reason = reason_of(kind, errors, source_file(_decoded(task.ref)))
     return reason and reason.text
@@ -88,6 +90,7 @@ class RecordFields(msgspec.Struct, frozen=True):
     polls: int | None = None
     ref: msgspec.Raw = msgspec.Raw(b"null")
     correlation_id: str | None = None
+    message: str | None = None
 
 
 _decoder = msgspec.json.Decoder(RecordFields)

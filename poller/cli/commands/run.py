@@ -87,12 +87,12 @@ def run(
        1  every task has its outcome, some are not complete
        2  the command line is wrong
       65  the input has no usable id
-      69  an outage or a failing sink lasted longer than --give-up-s
+      69  no good answer, or a failing sink, lasted longer than --give-up-s
       70  the ledger does not balance: a defect
       73  the state or an output file cannot be used
       75  stopped with work left: run the same command again
       77  HubSpot refuses the token
-      78  a setting is wrong
+      78  a setting is wrong, also a host, path or account that the first answers refuse
     """
     from poller.app.event_loop import run_event_loop
     from poller.app.run import run_process
