@@ -487,6 +487,13 @@ BUGS = (
     ),
     # --- the gate: the quota is never overrun
     Bug(
+        name="a-jump-of-the-clock-counts-as-elapsed-time",
+        file="poller/core/steady_clock.py",
+        old="        return elapsed + self._started_ahead_s",
+        new="        return elapsed + self._wall_ahead_s",
+        tests=("service/test_clock",),
+    ),
+    Bug(
         name="a-strangers-404-is-an-outcome",
         file="poller/hubspot/classify.py",
         old="    if problem is not None and status in (400, 404) and _is_hubspots(headers, problem):",
@@ -522,7 +529,7 @@ BUGS = (
         tests=("schedule/test_policy", "service/test_who_answered"),
     ),
     Bug(
-        name="give-up-s-ignores-refusals",
+        name="refusals-do-not-count-for-giving-up",
         file="poller/engine/give_up.py",
         old="                self._check_length(outcome, now - self._failing_since)",
         new="                if isinstance(outcome, Unreachable):\n"

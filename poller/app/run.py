@@ -25,6 +25,7 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit, PollerError
 from poller.core.model import Sums
 from poller.core.protocols import Store
+from poller.core.steady_clock import SteadyClock
 from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
@@ -132,6 +133,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     """
     sources = inputs.sources(settings, input_specs)
     check_sources(sources)
+    monotonic = environment.monotonic or asyncio.get_running_loop().time
+    environment = replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock)

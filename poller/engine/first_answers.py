@@ -33,8 +33,7 @@ class FirstAnswers:
             self._latest_new_at = now
         if len(self._unknown) < ALL_UNKNOWN:
             return answer
-        refused = Refused(reason="wrong_account", detail=DETAIL, correlation_id=answer.outcome.correlation_id)
-        return replace(answer, outcome=refused)
+        return replace(answer, outcome=Refused(reason="wrong_account", detail=DETAIL))
 
     def holds(self, now: float, missing_again_s: float) -> bool:
         """Return whether an unknown id has no outcome yet: more ids are being polled for the first time."""
