@@ -39,6 +39,7 @@ SCHEMA: Final[dict[str, Any]] = {
             "description": "what you fed with the id: the other columns or keys of its line, untouched",
         },
         "correlation_id": {"type": ["string", "null"], "description": "HubSpot's support asks for it"},
+        "message": {"type": "string", "description": "only with `not_found`: HubSpot's own words about the id"},
         "note": {"type": "string", "description": "only with `timed_out`: that HubSpot may still finish the import"},
     },
     "required": [

@@ -14,9 +14,12 @@ from poller.app.environment import Environment
 from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
+from poller.core.model import Task
 from poller.core.protocols import StatusClient, Store, TokenSource
+from poller.core.record import decode
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.metrics import Metrics
+from poller.engine.witness import known_task
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
@@ -26,6 +29,8 @@ from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, make_sink, refuse_same_names
 
 log = structlog.get_logger()
+
+KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
 
 class LaneSettings(TypedDict):
@@ -93,7 +98,7 @@ class Builder:
             rng=rng,
             has_new_token=tokens.has_changed,
         )
-        return Lane(
+        lane = Lane(
             name,
             store=self.store,
             gate=gate,
@@ -102,6 +107,17 @@ class Builder:
             rng=rng,
             **await self._lane_settings(name, settings, tokens, service),
         )
+        if (known := await self._known_task(name)) is not None:
+            lane.know(known)
+        return lane
+
+    async def _known_task(self, account: str) -> Task | None:
+        """Return a task of the account whose outcome HubSpot reported, if one is among the first that are kept."""
+        for delivery in await self.store.records(0, KNOWN_AMONG):
+            fields = decode(delivery.body)
+            if delivery.account == account and fields.status in ("COMPLETE", "CANCELED"):
+                return known_task(account, delivery.task_id)
+        return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
         """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
@@ -121,7 +137,7 @@ class Builder:
             client=self._client(name, account, tokens),
             polling=account.polling_rules(),
             timing=await self._timing(name, account),
-            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_token=is_only_account and not service.endless),
+            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_answer=is_only_account and not service.endless),
         )
 
     def _client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:

@@ -1,6 +1,7 @@
 """The composition root: builds a run from its settings, runs it, and returns its exit code."""
 
 import asyncio
+import dataclasses
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ from poller.core.defect import defect
 from poller.core.errors import ConfigError, Exit, InputError, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
+from poller.core.steady_clock import SteadyClock
 from poller.core.text import redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics
@@ -148,6 +150,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     """
     sources = inputs.sources(settings, input_specs)
     check_sources(sources)
+    monotonic = environment.monotonic or asyncio.get_running_loop().time
+    environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock)

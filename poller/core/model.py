@@ -120,10 +120,10 @@ class Finished(Struct, frozen=True, kw_only=True):
 
 
 class Missing(Struct, frozen=True, kw_only=True):
-    """400 or 404 with JSON: HubSpot does not know this id (any more)."""
+    """400 or 404 with HubSpot's own JSON: HubSpot does not know this id (any more)."""
 
     code: int
-    message: str | None = None
+    message: str | None = None  # HubSpot's own words
     correlation_id: str | None = None
 
 
@@ -135,10 +135,23 @@ class Throttled(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class Refused(Struct, frozen=True, kw_only=True):
-    """The account sends no requests until a person or a new token changes something; the task is not the cause."""
+RefusalReason = Literal[
+    "token_refused",
+    "scope_missing",
+    "wrong_path",
+    "wrong_host",
+    "wrong_region",
+    "wrong_account",
+    "unknown_answer",
+    "untrusted_certificate",
+]  # each is a `Pause` that needs a person
 
-    reason: Literal["token_refused", "scope_missing", "wrong_path"]  # the pause's value
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """Not HubSpot's word on this task: a person must change something, such as token, host, path or proxy. Where other
+    tasks are answered meanwhile, the task is the cause; otherwise the account is."""
+
+    reason: RefusalReason
     detail: str  # for people; names the missing scopes
     correlation_id: str | None = None
 
@@ -263,6 +276,11 @@ class Pause(StrEnum):
     TOKEN_REFUSED = "token_refused"  # noqa: S105 - a reason, not a token
     SCOPE_MISSING = "scope_missing"
     WRONG_PATH = "wrong_path"
+    WRONG_HOST = "wrong_host"
+    WRONG_REGION = "wrong_region"
+    WRONG_ACCOUNT = "wrong_account"
+    UNKNOWN_ANSWER = "unknown_answer"
+    UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     MIGRATING = "migrating"
     OUTAGE = "outage"
 
@@ -270,7 +288,9 @@ class Pause(StrEnum):
     def needs_person(self) -> bool:
         """Whether it lasts until a person acts."""
         match self:
-            case Pause.TOKEN_REFUSED | Pause.SCOPE_MISSING | Pause.WRONG_PATH:
+            case Pause.TOKEN_REFUSED | Pause.SCOPE_MISSING | Pause.WRONG_PATH | Pause.WRONG_HOST:
+                return True
+            case Pause.WRONG_REGION | Pause.WRONG_ACCOUNT | Pause.UNKNOWN_ANSWER | Pause.UNTRUSTED_CERTIFICATE:
                 return True
             case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE:
                 return False

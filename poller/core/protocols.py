@@ -56,9 +56,10 @@ class StatusClient(Protocol):
 class Slot(Protocol):
     """The right to send exactly one request."""
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, *, of_witness: bool = False) -> None:
         """Pass in the answer to the request, once, as soon as it is there. A slot that is left without one counts as a
-        request that may have reached the server at the moment of leaving."""
+        request that may have reached the server at the moment of leaving. `of_witness`: the request was for a task
+        that was answered before, to see whether the account is answered now."""
 
 
 class Gate(Protocol):

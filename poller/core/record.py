@@ -10,7 +10,6 @@ import orjson
 from poller.core.columns import source_file
 from poller.core.model import Finished, Kind, Missing, Outcome, Record, Running, Task
 from poller.core.reason import reason_of
-from poller.core.text import KIND_TEXT
 from poller.core.timestamps import iso
 
 TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish this import"
@@ -36,6 +35,8 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         "ref": _spliced(task.ref),
         "correlation_id": outcome.correlation_id,
     }
+    if isinstance(outcome, Missing) and outcome.message is not None:
+        fields["message"] = outcome.message
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
     return Record(
@@ -68,7 +69,8 @@ def _reason(task: Task, outcome: Outcome, kind: Kind) -> str | None:
     if kind is Kind.COMPLETE:
         return None
     if isinstance(outcome, Missing):
-        return f"HTTP {outcome.code}: {KIND_TEXT[Kind.NOT_FOUND]}"
+        reason = reason_of(kind, outcome.message, source_file(_decoded(task.ref)))
+        return reason and f"HTTP {outcome.code}: {reason.text}"
     errors = _decoded(outcome.errors) if isinstance(outcome, Finished) else None
     reason = reason_of(kind, errors, source_file(_decoded(task.ref)))
     return reason and reason.text
@@ -96,6 +98,7 @@ class RecordFields(msgspec.Struct, frozen=True):
     polls: int | None = None
     ref: msgspec.Raw = msgspec.Raw(b"null")
     correlation_id: str | None = None
+    message: str | None = None
 
 
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))

@@ -26,6 +26,11 @@ PAUSE_TEXT: Mapping[str, str] = {
     Pause.TOKEN_REFUSED: "HubSpot refuses the token; replace it, then polling resumes by itself",
     Pause.SCOPE_MISSING: "the token lacks a scope; grant it, then polling resumes by itself",
     Pause.WRONG_PATH: "HubSpot does not know the path; check --base-url and --status-path",
+    Pause.WRONG_HOST: "the host redirects, which HubSpot's API never does; correct --base-url, or the proxy",
+    Pause.WRONG_REGION: "the account lives in another region of HubSpot; set --base-url to that region's host",
+    Pause.WRONG_ACCOUNT: "HubSpot knows none of the ids; use the token of the account that started these imports",
+    Pause.UNKNOWN_ANSWER: "the answers are not HubSpot's; check --base-url, and what is between here and HubSpot",
+    Pause.UNTRUSTED_CERTIFICATE: "the host's certificate is not trusted; check --base-url, or set ca_file",
     Pause.MIGRATING: "HubSpot is moving the account to another data center; polling resumes by itself",
     Pause.OUTAGE: "HubSpot does not answer; polling resumes by itself when a probe succeeds",
 }

@@ -1,20 +1,21 @@
-"""When a run stops waiting for an account: its token is refused at the start, or the API stays out of reach."""
+"""When a run stops waiting for an account: it is refused at the start, or stays without a good answer."""
 
 from dataclasses import dataclass
 from typing import assert_never
 
-from poller.core.errors import GaveUp, TokenRefused
+from poller.core.errors import ConfigError, GaveUp, TokenRefused
 from poller.core.model import Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
 
-REFUSALS_AT_START = 2  # one may be a token that was just being replaced
+REFUSALS_AT_START = 2  # for one reason in a row; one may be a token that was just being replaced
+NO_HOST_S = 20.0  # at the start: a name that cannot be resolved this long is wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUpRules:
     """When a run stops waiting for something that may never come back."""
 
-    give_up_s: float | None = None  # an outage or a failing sink this long ends the run; None: never
-    needs_token: bool = False  # a token refused before the first good answer ends the run
+    give_up_s: float | None = None  # no good answer, or a failing sink, this long ends the run; None: never
+    needs_answer: bool = False  # an account refused before HubSpot reported a first status ends the run
 
 
 class GiveUpWatch:
@@ -23,29 +24,44 @@ class GiveUpWatch:
     def __init__(self, account: str, rules: GiveUpRules) -> None:
         self.rules = rules
         self._account = account
-        self._had_good_answer = False
+        self._had_status = False
         self._failing_since: float | None = None
-        self._refusals = 0
+        self._latest = ""  # reason of the latest failure
+        self._in_a_row = 0  # failures for that reason
 
     def check(self, outcome: Outcome, now: float) -> None:
-        """Take the next outcome. Raises `TokenRefused` or `GaveUp`."""
+        """Take the next outcome. Raises `TokenRefused`, `ConfigError` or `GaveUp`."""
         match outcome:
             case Running() | Finished() | Missing():
-                self._had_good_answer = True
+                self._had_status |= not isinstance(outcome, Missing)
                 self._failing_since = None
-            case Refused(reason="token_refused", detail=detail):
-                self._refusals += 1
-                if self.rules.needs_token and not self._had_good_answer and self._refusals >= REFUSALS_AT_START:
-                    raise TokenRefused(f"account {self._account}: HubSpot refuses the token: {detail}")
-            case Unreachable(reason=reason):
+                self._in_a_row = 0
+            case Refused(reason=reason) | Unreachable(reason=reason):
                 self._failing_since = now if self._failing_since is None else self._failing_since
-                failing_s = now - self._failing_since
-                if self.rules.give_up_s is not None and failing_s >= self.rules.give_up_s:
-                    raise GaveUp(
-                        f"account {self._account}: no good answer for {failing_s:.0f} s (latest: {reason}); nothing is "
-                        "lost. Run the same command again when the API is back"
-                    )
-            case Refused() | Throttled():
+                self._in_a_row = self._in_a_row + 1 if reason == self._latest else 1
+                self._latest = reason
+                self._check_start(outcome, now - self._failing_since)
+                self._check_length(outcome, now - self._failing_since)
+            case Throttled():
                 pass
             case _:
                 assert_never(outcome)
+
+    def _check_start(self, outcome: Refused | Unreachable, failing_s: float) -> None:
+        if not self.rules.needs_answer or self._had_status or self._in_a_row < REFUSALS_AT_START:
+            return
+        match outcome:
+            case Refused(reason="token_refused", detail=detail):
+                raise TokenRefused(f"account {self._account}: {detail}")
+            case Refused(detail=detail):
+                raise ConfigError(f"account {self._account}: {detail}")
+            case Unreachable(reason="dns") if failing_s >= NO_HOST_S:
+                raise ConfigError(f"account {self._account}: the host of base_url has no address. Check base_url.")
+
+    def _check_length(self, outcome: Refused | Unreachable, failing_s: float) -> None:
+        if self.rules.give_up_s is not None and failing_s >= self.rules.give_up_s:
+            latest = outcome.detail if isinstance(outcome, Refused) else outcome.reason
+            raise GaveUp(
+                f"account {self._account}: no good answer for {failing_s:.0f} s (latest: {latest}); nothing is lost. "
+                "Run the same command again when the cause is gone"
+            )

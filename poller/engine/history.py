@@ -17,7 +17,6 @@ from poller.core.model import Kind, Record, Sums
 from poller.core.protocols import Clock
 from poller.core.reason import reason_of
 from poller.core.record import RecordFields, decode
-from poller.core.text import KIND_TEXT
 from poller.core.timestamps import epoch
 from poller.schedule.forecast import Step
 
@@ -83,10 +82,10 @@ class History:
         except ValueError:  # not a record, or nested deeper than orjson reads
             return
         self._measure(fields.requested_at, fields.completed_at, seen_at=None)
-        found = reason_of(fields.kind, errors, source_file(ref))
+        found = reason_of(fields.kind, errors or fields.message, source_file(ref))
         name = found.text if found is not None else fields.kind
         if fields.kind == Kind.NOT_FOUND:  # the record does not contain the HTTP status
-            name = next((known for known in self.reasons if known.endswith(KIND_TEXT[Kind.NOT_FOUND])), name)
+            name = next((known for known in self.reasons if known.endswith(name)), name)
         if (reason := self.reasons.get(name)) is not None:
             reason.kind = fields.kind
             reason.samples.append(_sample(fields))

@@ -10,19 +10,20 @@ from typing import assert_never
 
 import structlog
 
-from poller.core.model import Decision, Finish, Finished, Outcome, Pause, Poll, PollAgain, Running, Settled, Task
+from poller.core.model import Answer, Decision, Finish, Outcome, Poll, PollAgain, Settled, Task
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
 from poller.core.record import render
+from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.recorder import Polled, Recorder
+from poller.engine.witness import Witness
 from poller.schedule import AccountTiming
 from poller.schedule.policy import Polling, decide
 
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
-BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 
 
@@ -55,8 +56,13 @@ class Lane:
         self._give_up = GiveUpWatch(account, limits)
         self._due_tasks = DueTasks(account, store=store, gate=gate, clock=clock)
         self._workers = 0
-        self._answered: Task | None = None  # the latest with a status from HubSpot
-        self._is_probe_turn = False
+        self._witness = Witness()
+        self._first_answers = FirstAnswers()
+
+    def know(self, task: Task) -> None:
+        """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered."""
+        self._witness.task = task
+        self._first_answers.is_known = True
 
     async def run(self) -> None:
         """Work until stopped; then save the account's state as ended in order."""
@@ -83,11 +89,10 @@ class Lane:
         while (task := await self._due_tasks.next()) is not None:
             waiting_since = self._clock()
             try:
-                about = task.key if task.errors < BROKEN_AFTER else "tasks that are broken by themselves"
-                async with self.gate.slot(about) as slot:
-                    asked, asked_at = self._probe_of(task), self._clock()
-                    answer = await self._client.poll(asked)
-                    slot.answered(answer)
+                async with self.gate.slot(self._witness.subject(task)) as slot:
+                    asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
+                    answer = self._checked(asked, await self._client.poll(asked))
+                    slot.answered(answer, of_witness=asked is not task)
             except GateClosed:
                 self._store.release([task])
                 return
@@ -100,18 +105,14 @@ class Lane:
             else:
                 self._return_unpolled(task, asked, answer.outcome)
 
-    def _probe_of(self, task: Task) -> Task:
-        """In an outage, poll every other time a task that was answered before: if all waiting tasks are broken by
-        themselves, only that one shows that the API is up."""
-        if self.gate.pause is not Pause.OUTAGE or self._answered is None:
-            return task
-        self._is_probe_turn = not self._is_probe_turn
-        return self._answered if self._is_probe_turn else task
+    def _checked(self, task: Task, answer: Answer) -> Answer:
+        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, self._clock())
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""
         self._store.release([task])
         self.wake()
+        self._witness.note(probe, outcome)
         log.debug(
             "outage.probed",
             account=self.account,
@@ -130,17 +131,21 @@ class Lane:
             outcome,
             now=now,
             paused_s=self.gate.paused_s,
-            is_outage=self.gate.pause is Pause.OUTAGE,
+            is_paused=self.gate.pause is not None,
+            others_answered=self._witness.others_answered(task),
+            holds_unknown=self._holds_unknown(now),
             polling=self._polling,
             rng=self._rng,
             learned_gap_s=learned_gap_s,
         )
+        self._witness.note(task, outcome)
         self._plan_polls(task, decision, now)
         again, record = None, None
         match decision:
             case PollAgain():
                 again = decision
             case Finish(kind=kind):
+                self._witness.forget(task)
                 record = render(task, outcome, kind, seen_at=now)
             case _:
                 assert_never(decision)
@@ -154,8 +159,9 @@ class Lane:
         )
         settled = Settled(task=task, again=again, record=record, poll_line=poll_line(poll))
         self._recorder.add(Polled(outcome=outcome, settled=settled, poll=poll, at=now))
-        if isinstance(outcome, Running | Finished):
-            self._answered = task
+
+    def _holds_unknown(self, now: float) -> bool:
+        return not self._polling.trust_unknown and self._first_answers.holds(now, self._polling.missing_again_s)
 
     def _plan_polls(self, task: Task, decision: Decision, now: float) -> None:
         if self._timing is None:
@@ -197,6 +203,7 @@ class Lane:
     ) -> None:
         """Use other settings from the next poll on."""
         self._client, self._polling, self._timing, self._give_up.rules = client, polling, timing, limits
+        self._first_answers = FirstAnswers()  # the token may be another
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

@@ -20,20 +20,22 @@ from poller.core.model import (
     Missing,
     Outcome,
     RateLimits,
+    RefusalReason,
     Refused,
     Running,
     Throttled,
     Unreachable,
 )
-from poller.core.reason import generalized
 from poller.core.retry_after import http_date, parse_retry_after
-from poller.core.text import printable
+from poller.core.text import printable, redacted_url
 from poller.core.timestamps import epoch
 
 Headers = Mapping[str, str]  # names in any case; of repeated names the first counts
 
 DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest common reader, stops at 128
 LOCKED_WAIT_S = 2.0  # HubSpot's least wait after a 423
+MAY_PASS = (408, 423, 425, 429, 477)  # 4xx that need no person
+LONGEST_MESSAGE = 500  # characters of HubSpot's words that a record keeps
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 900.0  # a Retry-After may come from anybody on the way
 LONGEST_WORD = 64
 LONGEST_INTEGER = 12  # digits in a header
@@ -64,19 +66,15 @@ def classify(status: int, headers: Headers, body: bytes) -> Outcome:
         return _classify_success(headers, body)
     problem = _object(body)
     correlation_id = _correlation_id(headers, problem)
+    if problem is not None and status in (400, 404) and _is_hubspots(headers, problem):
+        message = problem.get("message")
+        words = message[:LONGEST_MESSAGE] if isinstance(message, str) else ""
+        words = "".join(sign if sign.isprintable() else " " for sign in words).strip()
+        return Missing(code=status, message=words or None, correlation_id=correlation_id)
+    if (refusal := _refusal(status, headers, body, problem)) is not None:
+        return Refused(reason=refusal[0], detail=refusal[1], correlation_id=correlation_id)
     retry_after_s = _retry_after_s(headers)
     match status:
-        case 400 | 404 if problem is not None:
-            message = problem.get("message")
-            text = generalized(message) if isinstance(message, str) else None
-            return Missing(code=status, message=text, correlation_id=correlation_id)
-        case 404 if _is_html(headers, body):
-            return Refused(reason="wrong_path", detail=_WRONG_PATH, correlation_id=correlation_id)
-        case 401 | 530:
-            detail = f"HubSpot refused the token ({status}{_category(problem)}): replace it"
-            return Refused(reason="token_refused", detail=detail, correlation_id=correlation_id)
-        case 403:
-            return Refused(reason="scope_missing", detail=_forbidden(problem), correlation_id=correlation_id)
         case 423:
             wait_s = max(LOCKED_WAIT_S, retry_after_s or 0.0)
             return Unreachable(reason="http_423", retry_after_s=wait_s, correlation_id=correlation_id)
@@ -92,10 +90,52 @@ def classify(status: int, headers: Headers, body: bytes) -> Outcome:
             )
 
 
-_WRONG_PATH = (
-    "HubSpot answered 404 with a web page: this API path does not exist. Check base_url and status_path, whose version "
-    "HubSpot may have retired."
-)
+def _refusal(
+    status: int, headers: Headers, body: bytes, problem: JsonObject | None
+) -> tuple[RefusalReason, str] | None:
+    """Return why a person must act, and the remedy; None for an answer that may change by itself."""
+    if 300 <= status <= 399:
+        return "wrong_host", _redirect(status, headers)
+    match status:
+        case 401 | 530:
+            return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it"
+        case 403 if _is_hubspots(headers, problem) or _scopes(problem):
+            return "scope_missing", _forbidden(problem)
+        case 405 | 410 | 415:
+            return "wrong_path", f"the host answered {status}: {_WRONG_PATH}"
+        case 404 if _is_html(headers, body):
+            return "wrong_path", f"the host answered 404 with a web page: {_WRONG_PATH}"
+        case 488:
+            return "wrong_region", _region(problem)
+        case _ if 400 <= status <= 499 and status not in MAY_PASS and not _is_hubspots(headers, problem):
+            return "unknown_answer", (
+                f"an answer {status} without HubSpot's marks came: check base_url, and the proxy or gateway on the way"
+            )
+    return None
+
+
+_WRONG_PATH = "this API path does not exist. Check base_url and status_path, whose version HubSpot may have retired."
+
+
+def _is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
+    """Return whether an error answer is HubSpot's own and not a proxy's, a gateway's or another service's."""
+    if _header(headers, "X-HubSpot-Correlation-Id"):
+        return True
+    words = [(problem or {}).get(name) for name in ("correlationId", "category")]
+    return any(isinstance(word, str) and word for word in words)
+
+
+def _redirect(status: int, headers: Headers) -> str:
+    location = _header(headers, "Location")
+    to = printable(redacted_url(location)) if location else "nowhere"
+    return f"the host answered {status} and points to {to}: set base_url to HubSpot's own host, or correct the proxy"
+
+
+def _region(problem: JsonObject | None) -> str:
+    region = (problem or {}).get("correctHublet")
+    if not isinstance(region, str) or re.fullmatch(r"[a-z0-9]{2,8}", region) is None:
+        return "the account lives in another region of HubSpot: set base_url to that region's host"
+    return f"the account lives in HubSpot's region {region}: set base_url to https://api-{region}.hubapi.com"
 
 
 _LIMITS = tuple(

@@ -179,7 +179,8 @@ class HubSpotClient:
         except TokenUnavailable:
             return _unreachable(Trouble.NO_TOKEN)
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
-            return _unreachable(trouble_of(error))
+            trouble = trouble_of(error)
+            return self._untrusted(error) if trouble is Trouble.CERTIFICATE else _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
         return answer
@@ -222,6 +223,13 @@ class HubSpotClient:
             return answer
         self._expects_task_ids = False
         return self._reject(Trouble.UNNAMED, task)
+
+    def _untrusted(self, error: Exception) -> Answer:
+        """Return that a person must act: no answer came, because the certificate was refused."""
+        why = getattr(getattr(error, "certificate_error", None), "verify_message", None) or "it cannot be verified"
+        host = self._sample.host if self._sample is not None else None
+        detail = f"the certificate of {host} was refused ({why}): check base_url, or set ca_file to the proxy's CA"
+        return Answer(outcome=Refused(reason="untrusted_certificate", detail=detail))
 
     def _reject(self, trouble: Trouble, task: Task) -> Answer:
         """Log the first of each kind as a warning: a proxy may be mixing answers up."""

@@ -58,7 +58,7 @@ def read_record(body: bytes, columns: Columns) -> FinishedTask:
         url=source.url,
         host=source.host,
         extension=extension_of(source.name),
-        reason=reason_of(record["kind"], record.get("errors"), source) or difference,
+        reason=reason_of(record["kind"], record.get("errors") or record.get("message"), source) or difference,
         correlation_id=record.get("correlation_id"),
         file_id=_file_id(result),
         errors=record.get("errors"),

@@ -23,6 +23,7 @@ from poller.schedule.learned import Tradeoff
 POLL_COST_S = 3.0  # earlier than the back-off with fewer polls, for imports of seconds and of minutes: docs/timing.md
 LONGEST_GAP_S = 60.0
 LONGEST_GAP_BY_COST_S = 900.0  # upper bound where the person set `poll_cost_s`, which then decides
+OVERDUE_DOUBLINGS = 2  # past its deadline only one more answer, of another task, is missing: no long gap
 FAILURES_BEFORE_TIMED_OUT = 5  # in a row: then a task whose polls all fail is given up at its deadline
 THROTTLED_GAP_S, LONGEST_THROTTLED_GAP_S = 1.0, 300.0  # of a task whose request was answered with 429
 
@@ -38,6 +39,7 @@ class Polling:
     age_share: float = 0.25  # backoff: the gap as a share of the task's age
     jitter: float = 0.1  # backoff: gaps vary by up to this share, so that tasks fed together spread out
     missing_again_s: float = 30.0  # a 400/404 counts when a poll at least this much later returns it too
+    trust_unknown: bool = False  # an unknown id is an outcome even where HubSpot knows none of the account's ids
     failure_gap_s: float = 2.0  # back-off after the first failed poll; doubles with each
     longest_failure_gap_s: float = 300.0
     deadline_s: float = 86_400.0  # age at which an unfinished task is given up
@@ -66,15 +68,19 @@ def decide(
     *,
     now: float,
     paused_s: float,
-    is_outage: bool,
+    is_paused: bool,
+    others_answered: bool,
+    holds_unknown: bool,
     polling: Polling,
     rng: Random,
     learned_gap_s: float | None = None,
 ) -> Decision:
     """Return what to do with `task` after `outcome`.
 
-    `paused_s` is the account's paused time so far: deadlines do not run during pauses. `is_outage`: the account has an
-    outage, so that a failed poll is not this task's. `learned_gap_s` is learned timing's gap for a running task.
+    `paused_s` is the account's paused time so far: deadlines do not run during pauses. `is_paused`: the account is
+    paused, so that a failed poll is not this task's. `others_answered`: other tasks were answered since this one's poll
+    failed before; only then a failed poll may end it. `holds_unknown`: an unknown id is no outcome yet.
+    `learned_gap_s` is learned timing's gap for a running task.
     """
     age_s = max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))
     overdue = age_s >= polling.deadline_s
@@ -92,22 +98,15 @@ def decide(
                 requested_at=outcome.requested_at,
             )
         case Missing():
-            return _decide_missing(task, now, polling)
+            return _decide_missing(task, now, polling, holds_unknown=holds_unknown)
         case Throttled():
             return _poll_again_unchanged(task, at=now + _throttled_gap_s(outcome, rng))
-        case Refused():
-            return _poll_again_unchanged(task, at=now)
-        case Unreachable():
-            if is_outage:
+        case Refused() | Unreachable():
+            if is_paused:
                 return _poll_again_unchanged(task, at=now + polling.first_gap_s)
-            if overdue and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
+            if overdue and others_answered and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
-            return PollAgain(
-                at=now + _failure_gap_s(task.errors, polling, rng, outcome.retry_after_s or 0.0),
-                errors=task.errors + 1,
-                missing_at=task.missing_at,
-                status=task.status,
-            )
+            return _poll_again_failed(task, outcome, now, polling, rng, overdue=overdue)
         case _:
             assert_never(outcome)
 
@@ -136,18 +135,34 @@ def _failure_gap_s(errors: int, polling: Polling, rng: Random, asked_s: float) -
     return max(rng.uniform(polling.failure_gap_s / 2, ceiling), min(asked_s, polling.longest_failure_gap_s))
 
 
+def _poll_again_failed(
+    task: Task, outcome: Refused | Unreachable, now: float, polling: Polling, rng: Random, *, overdue: bool
+) -> PollAgain:
+    asked_s = outcome.retry_after_s if isinstance(outcome, Unreachable) else None
+    doublings = min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors
+    return PollAgain(
+        at=now + _failure_gap_s(doublings, polling, rng, asked_s or 0.0),
+        errors=task.errors + 1,
+        missing_at=task.missing_at,
+        status=task.status,
+    )
+
+
 def _throttled_gap_s(outcome: Throttled, rng: Random) -> float:
     """Return about a second, or what HubSpot requests: where only this request was refused, only it waits."""
     asked_s = min(outcome.retry_after_s or 0.0, LONGEST_THROTTLED_GAP_S)
     return max(asked_s, THROTTLED_GAP_S) * rng.uniform(1.0, 1.25)
 
 
-def _decide_missing(task: Task, now: float, polling: Polling) -> Decision:
+def _decide_missing(task: Task, now: float, polling: Polling, *, holds_unknown: bool) -> Decision:
     """Finish after two 404s some time apart: right after its start a task may not be known everywhere yet."""
     first_at = now if task.missing_at is None else task.missing_at
-    if task.missing_at is not None and now - first_at >= polling.missing_again_s:
+    if task.missing_at is not None and now - first_at >= polling.missing_again_s and not holds_unknown:
         return Finish(kind=Kind.NOT_FOUND)
-    return PollAgain(at=first_at + polling.missing_again_s, errors=0, missing_at=first_at, status=task.status)
+    due_at = first_at + polling.missing_again_s
+    return PollAgain(
+        at=due_at if due_at > now else now + polling.missing_again_s, errors=0, missing_at=first_at, status=task.status
+    )
 
 
 def _poll_again_unchanged(task: Task, at: float) -> PollAgain:

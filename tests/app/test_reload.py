@@ -379,6 +379,7 @@ CHANGES: dict[str, Any] = {  # another value of each setting
     "polling.missing_again_s": 99.0,
     "polling.policy": "backoff",
     "polling.poll_cost_s": 9.0,
+    "polling.trust_unknown": True,
     "progress": False,
     "proxy": "http://127.0.0.1:9",
     "request_timeout_s": 5.0,

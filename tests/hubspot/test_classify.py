@@ -302,9 +302,95 @@ def test_404_html_is_a_wrong_path_and_names_the_setting(headers: dict[str, str],
     assert "status_path" in outcome.detail
 
 
-@pytest.mark.parametrize(("status", "body"), [(404, b""), (404, b"[]"), (400, b"<html>"), (400, b"null"), (404, b"no")])
-def test_a_400_or_404_that_is_neither_is_unreachable(status: int, body: bytes) -> None:
-    assert unreachable(status, body).reason == f"http_{status}"
+def refused(status: int, body: bytes = b"", headers: dict[str, str] = JSON) -> Refused:
+    outcome = classify(status, headers, body)
+    assert isinstance(outcome, Refused)
+    return outcome
+
+
+GATEWAYS = {
+    "kong": b'{"message":"no Route matched with those values"}',
+    "kong with an id": b'{"message":"no Route matched with those values","request_id":"5f4b0c"}',
+    "api gateway": b'{"message":"Not Found"}',
+    "fastapi": b'{"detail":"Not Found"}',
+    "spring": b'{"timestamp":"2026-01-05T00:00:00.000+00:00","status":404,"error":"Not Found","path":"/files/v3"}',
+    "express": b'{"error":"Cannot GET /files/v3"}',
+    "problem details": b'{"type":"about:blank","title":"Not Found","status":404}',
+    "empty marks": b'{"correlationId":"","category":null}',
+    "marks that are no text": b'{"correlationId":7,"category":["X"]}',
+    "an empty object": b"{}",
+    "nothing": b"",
+    "an array": b"[]",
+    "null": b"null",
+    "words": b"no",
+}
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("body", GATEWAYS.values(), ids=GATEWAYS.keys())
+def test_a_400_or_404_without_hubspots_marks_decides_nothing_about_a_task(status: int, body: bytes) -> None:
+    assert refused(status, body).reason == "unknown_answer"
+    assert f"an answer {status} without HubSpot's marks" in refused(status, body).detail
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (JSON, b'{"correlationId":"ab-1"}'),
+        (JSON, b'{"category":"OBJECT_NOT_FOUND"}'),
+        (JSON | {"X-HubSpot-Correlation-Id": "ab-1"}, b"{}"),
+    ],
+)
+def test_each_of_hubspots_marks_alone_makes_a_404_an_answer(headers: dict[str, str], body: bytes) -> None:
+    assert isinstance(classify(404, headers, body), Missing)
+
+
+@pytest.mark.parametrize("status", [402, 403, 406, 407, 409, 418, 422, 451])
+@pytest.mark.parametrize("body", [b"<html>Access denied</html>", b'{"message":"Forbidden"}', b""])
+def test_other_4xx_of_a_stranger_need_a_person(status: int, body: bytes) -> None:
+    assert refused(status, body, {"Content-Type": "text/html"}).reason == "unknown_answer"
+
+
+def test_another_4xx_of_hubspots_own_is_only_a_failed_poll() -> None:
+    assert unreachable(422, b'{"category":"X","correlationId":"ab-1"}').reason == "http_422"
+
+
+@pytest.mark.parametrize("status", [405, 410, 415])
+def test_a_path_that_is_not_served_any_more_is_a_wrong_path(status: int) -> None:
+    assert refused(status).reason == "wrong_path"
+    assert "status_path" in refused(status).detail
+
+
+@pytest.mark.parametrize(
+    ("body", "remedy"),
+    [
+        (b'{"correctHublet":"eu1"}', "set base_url to https://api-eu1.hubapi.com"),
+        (b'{"correctHublet":"evil.example/"}', "set base_url to that region's host"),
+        (b"", "set base_url to that region's host"),
+    ],
+)
+def test_488_names_the_right_region(body: bytes, remedy: str) -> None:
+    assert refused(488, body).reason == "wrong_region"
+    assert remedy in refused(488, body).detail
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 399])
+def test_a_redirect_is_a_wrong_host_and_names_where_it_points_without_its_secrets(status: int) -> None:
+    location = "https://me:secret@login.example/sso?token=secret#\x1b[2J"
+    outcome = refused(status, headers={"location": location})
+    assert outcome.reason == "wrong_host"
+    assert "points to https://login.example/sso:" in outcome.detail
+    assert "secret" not in outcome.detail
+    assert "points to nowhere" in refused(status).detail
+
+
+def test_hubspots_own_words_about_an_id_are_kept_in_the_record() -> None:
+    body = b'{"message":"This account is\\nbeing deactivated. \\u0000","category":"VALIDATION_ERROR"}'
+    outcome = classify(400, JSON, body)
+    assert outcome == Missing(code=400, message="This account is being deactivated.")
+    record = render(make_task(), outcome, Kind.NOT_FOUND, seen_at=0.0)
+    assert orjson.loads(record.body)["message"] == "This account is being deactivated."
+    assert record.reason == "HTTP 400: This account is being deactivated."
 
 
 @pytest.mark.parametrize("status", [401, 530])
@@ -329,7 +415,7 @@ def test_a_refused_token_pauses_the_account(status: int, body: bytes) -> None:
             b'{"category":"MISSING_SCOPES","errors":[{"context":[]},7,{"context":{"requiredScopes":{}}}]}',
             "MISSING_SCOPES",
         ),
-        (b"<html>", "403"),
+        (b'{"correlationId":"ab-1"}', "403"),
     ],
 )
 def test_a_missing_scope_is_named(body: bytes, named: str) -> None:
@@ -365,7 +451,7 @@ def test_423_waits_at_least_two_seconds(value: str | None, wait_s: float) -> Non
     assert unreachable(423, headers=headers) == Unreachable(reason="http_423", retry_after_s=wait_s)
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 410, 500, 502, 503, 504, 521, 526])
+@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504, 521, 526])
 def test_everything_else_is_unreachable_with_its_number(status: int) -> None:
     assert unreachable(status, b'{"status":"COMPLETE"}').reason == f"http_{status}"
 

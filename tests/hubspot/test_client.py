@@ -301,8 +301,8 @@ async def test_a_gzip_bomb_is_given_up_at_the_cap(status: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        http(b"<" * (LARGEST_PROBLEM + 1), "403 Forbidden"),
-        Reply(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 500\r\n\r\n{", close=True),
+        http(b"<" * (LARGEST_PROBLEM + 1), "403 Forbidden", "x-hubspot-correlation-id: ab-1"),
+        Reply(b"HTTP/1.1 403 Forbidden\r\nX-HubSpot-Correlation-Id: ab-1\r\nContent-Length: 500\r\n\r\n{", close=True),
     ],
 )
 async def test_an_error_status_counts_even_if_its_body_does_not(reply: Reply | bytes) -> None:
@@ -315,7 +315,10 @@ async def test_a_redirect_is_not_followed_and_its_target_gets_no_token() -> None
     async with answering(http(COMPLETE)) as other:
         for status in ("301 Moved", "302 Found", "307 Temporary", "308 Permanent"):
             reply = http(b"", status, f"Location: {other.url}/files")
-            assert await reason_of(reply) == f"http_{status[:3]}"
+            outcome = await outcome_of(reply)
+            assert isinstance(outcome, Refused)
+            assert outcome.reason == "wrong_host"
+            assert f"points to {other.url}/files" in outcome.detail
     assert other.requests == []
 
 

@@ -33,10 +33,21 @@ def decided(
     *,
     now: float = NOW,
     paused_s: float = 0.0,
-    is_outage: bool = False,
+    is_paused: bool = False,
+    others_answered: bool = True,
     polling: Polling = POLLING,
 ) -> Finish | PollAgain:
-    return decide(task, outcome, now=now, paused_s=paused_s, is_outage=is_outage, polling=polling, rng=Random(0))
+    return decide(
+        task,
+        outcome,
+        now=now,
+        paused_s=paused_s,
+        is_paused=is_paused,
+        others_answered=others_answered,
+        holds_unknown=False,
+        polling=polling,
+        rng=Random(0),
+    )
 
 
 def again(decision: Finish | PollAgain) -> PollAgain:
@@ -64,7 +75,9 @@ def test_the_gap_stays_within_its_bounds_whatever_the_jitter(age_s: float, seed:
             Running(status="PENDING"),
             now=NOW,
             paused_s=0,
-            is_outage=False,
+            is_paused=False,
+            others_answered=True,
+            holds_unknown=False,
             polling=polling,
             rng=Random(seed),
         )
@@ -135,7 +148,7 @@ def test_an_unknown_id_counts_only_when_seen_twice_some_time_apart() -> None:
 def test_throttling_and_refusals_cost_the_task_nothing() -> None:
     task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=3, missing_at=5.0, status="PENDING")
     for outcome in (Throttled(policy="daily"), Refused(reason="token_refused", detail="")):
-        decision = again(decided(task, outcome))
+        decision = again(decided(task, outcome, is_paused=True))
         assert replace(decision, at=NOW) == PollAgain(at=NOW, errors=3, missing_at=5.0, status="PENDING")
 
 
@@ -145,6 +158,14 @@ def test_a_request_that_was_answered_429_goes_back_after_a_second_or_what_hubspo
 ) -> None:
     at = again(decided(make_task(), Throttled(policy="window", retry_after_s=asked_s))).at
     assert least_s <= at - NOW <= 1.25 * least_s
+
+
+def test_a_failed_poll_ends_a_task_only_while_others_are_answered() -> None:
+    overdue = make_task(fed_at=NOW - POLLING.deadline_s, errors=99)
+    for outcome in (Unreachable(reason="reset"), Refused(reason="scope_missing", detail="")):
+        assert decided(overdue, outcome) == Finish(kind=Kind.TIMED_OUT)
+        assert again(decided(overdue, outcome, others_answered=False)).errors == 100
+        assert again(decided(overdue, outcome, is_paused=True)).errors == 99
 
 
 def test_a_wait_that_a_failure_requests_is_at_most_the_longest_gap() -> None:
@@ -165,7 +186,7 @@ def test_the_server_may_ask_for_a_longer_back_off() -> None:
 
 def test_an_outage_never_times_a_task_out_nor_counts_against_it() -> None:
     task = make_task(fed_at=NOW - 10 * POLLING.deadline_s, errors=99)
-    assert again(decided(task, Unreachable(reason="reset"), is_outage=True)).errors == 99
+    assert again(decided(task, Unreachable(reason="reset"), is_paused=True)).errors == 99
 
 
 def test_a_task_that_alone_keeps_failing_is_given_up_at_its_deadline() -> None:
@@ -182,7 +203,9 @@ def test_back_off_is_capped_after_any_number_of_failures(errors: int, seed: int)
         Unreachable(reason="reset"),
         now=NOW,
         paused_s=0,
-        is_outage=False,
+        is_paused=False,
+        others_answered=True,
+        holds_unknown=False,
         polling=POLLING,
         rng=Random(seed),
     )

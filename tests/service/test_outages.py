@@ -114,7 +114,7 @@ REASONS = {
         "http_500",
         "http_503",
     },
-    "bodies": {"unreadable_body", "body_too_large", "foreign_answer", "timeout", "body_cut", "http_302", "no_status"},
+    "bodies": {"unreadable_body", "body_too_large", "foreign_answer", "timeout", "body_cut", "wrong_host", "no_status"},
 }
 
 

@@ -26,7 +26,7 @@ from poller.core.model import (
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
-from poller.hubspot.limits.outage import OutageDetector, RequestCounts, ThrottleWatch
+from poller.hubspot.limits.outage import WITNESS, OutageDetector, RefusalDetector, RequestCounts, ThrottleWatch
 from poller.hubspot.limits.pause import LanePause, Probes
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -73,6 +73,7 @@ class AccountGate:
         self._concurrency = Concurrency(limits.workers, self._windows.own)
         self._counts = RequestCounts()
         self._outage = OutageDetector()
+        self._refusals = RefusalDetector()
         self._throttles = ThrottleWatch()
         probes = Probes(self._counts, monotonic=monotonic, rng=rng)
         self._pause = LanePause(account, probes, clock=clock, monotonic=monotonic, paused_s=state.paused_s)
@@ -181,7 +182,7 @@ class AccountGate:
         if reason is Pause.DAILY_QUOTA and probes.due_at <= now and self._quota.configured_left() <= 0:
             probes.wait(probes.quarter_in_s(self._clock()))
         wait_s = probes.due_at - now
-        if probes.number or reason not in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING):
+        if probes.number or reason not in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_ACCOUNT):
             return wait_s
         return 0.0 if self._has_new_token() else min(wait_s, TOKEN_CHECK_S)
 
@@ -232,20 +233,29 @@ class AccountGate:
 
     def _judge(self, slot: "_HeldSlot", answer: Answer) -> None:
         outcome = answer.outcome
-        self._outage.note(slot.subject, failed=isinstance(outcome, Unreachable))
+        is_good = isinstance(outcome, Running | Finished | Missing)
+        self._outage.note(slot.subject, failed=isinstance(outcome, Unreachable), succeeded=is_good)
         self._throttles.note(throttled=isinstance(outcome, Throttled))
         match outcome:
             case Running() | Finished() | Missing():
                 self._concurrency.succeed()
+                self._refusals.succeed()
                 self._resume()
             case Throttled():
                 self._throttle(slot, outcome, answer.limits)
             case Refused():
-                self._pause.refuse(outcome)
+                if self._concerns_account(slot, outcome.reason):
+                    self._pause.refuse(outcome)
             case Unreachable():
                 self._fail(slot, outcome)
             case _:
                 assert_never(outcome)
+
+    def _concerns_account(self, slot: "_HeldSlot", reason: str) -> bool:
+        """Return whether a refusal is the account's and not one task's: during a pause, and a wrong account by its
+        nature, which many tasks have shown."""
+        self._refusals.note(slot.subject, reason)
+        return self._pause.reason is not None or reason == Pause.WRONG_ACCOUNT or self._refusals.is_account
 
     def _resume(self) -> None:
         if self._pause.reason is None:
@@ -263,7 +273,8 @@ class AccountGate:
             case "daily":
                 self._pause.use_up_day(self._quota, "HubSpot answered 429: the account's daily limit is used up")
             case "migrating":
-                self._pause.migrate(outcome)
+                if self._concerns_account(slot, outcome.policy):
+                    self._pause.migrate(outcome)
             case "window":
                 self._throttle_window(slot, outcome, limits)
             case _:
@@ -318,7 +329,8 @@ class _HeldSlot:
             self._is_held = False
             self._gate.abandon(self)
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, *, of_witness: bool = False) -> None:
         if self._is_held:
             self._is_held = False
+            self.subject = WITNESS if of_witness else self.subject
             self._gate.learn(self, answer)

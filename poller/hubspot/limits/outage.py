@@ -1,5 +1,5 @@
-"""Distinguishes an outage of the API from one broken task, and a limit that is reached from sporadic 429s, by the
-latest polls of a lane.
+"""Distinguishes what concerns the account from what concerns one task, by the latest polls of a lane: an outage, a
+refusal, a rate limit.
 """
 
 from collections import deque
@@ -8,6 +8,8 @@ REMEMBERED = 20  # polls by which the API is judged
 FAILED_OF_REMEMBERED = 16
 FAILED_IN_A_ROW = 5
 DIFFERENT = 3  # tasks that must have failed: one broken task only backs off itself
+REFUSED_IN_A_ROW = 3  # requests, of at least two tasks, before the account counts as refused
+WITNESS = "a task that was answered before"  # subject of polls that only check whether the account is answered
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.045  # of all requests; HubSpot asks for less than 5 % a day
 
@@ -30,16 +32,18 @@ class RequestCounts:
 
 
 class OutageDetector:
-    """The latest polls of a lane, failed or not."""
+    """The latest polls of a lane, failed or not. Until the first good answer nothing shows that a task is to blame."""
 
     def __init__(self) -> None:
         self._latest: deque[tuple[bool, object]] = deque(maxlen=REMEMBERED)
         self._in_a_row = 0
+        self._had_success = False
 
-    def note(self, subject: object, *, failed: bool) -> None:
-        """Note the end of a poll of `subject`."""
+    def note(self, subject: object, *, failed: bool, succeeded: bool = False) -> None:
+        """Note the end of a poll of `subject`; neither: it was refused or throttled."""
         self._latest.append((failed, subject))
         self._in_a_row = self._in_a_row + 1 if failed else 0
+        self._had_success |= succeeded
 
     def clear(self) -> None:
         """Forget all polls, as after a pause."""
@@ -48,13 +52,41 @@ class OutageDetector:
 
     @property
     def is_outage(self) -> bool:
-        """Whether most polls of several tasks fail: the last 5, or 16 of the last 20."""
+        """Whether most polls of several tasks fail, or also the witness's: the last 5, or 16 of the last 20."""
         failed = [subject for failed, subject in self._latest if failed]
         if self._in_a_row < FAILED_IN_A_ROW and len(failed) < FAILED_OF_REMEMBERED:
             return False
         if len(failed) < FAILED_OF_REMEMBERED:
             failed = failed[-self._in_a_row :]
-        return len(set(failed)) >= DIFFERENT
+        return len(set(failed)) >= DIFFERENT or WITNESS in failed or not self._had_success
+
+
+class RefusalDetector:
+    """The refusals since the last good answer. One task that is refused while others are answered is that task's own
+    failure; until the first good answer nothing shows that."""
+
+    def __init__(self) -> None:
+        self._had_success = False
+        self._reason = ""
+        self._subjects: list[object] = []
+
+    def note(self, subject: object, reason: str) -> None:
+        """Note a refusal of `subject`."""
+        if reason != self._reason:
+            self._reason, self._subjects = reason, []
+        self._subjects.append(subject)
+
+    def succeed(self) -> None:
+        """Note a good answer."""
+        self._had_success = True
+        self._subjects = []
+
+    @property
+    def is_account(self) -> bool:
+        """Whether the account is refused: three requests in a row, of two tasks, for the same reason."""
+        if not self._had_success:
+            return bool(self._subjects)
+        return len(self._subjects) >= REFUSED_IN_A_ROW and len(set(self._subjects)) > 1
 
 
 class ThrottleWatch:

@@ -24,7 +24,7 @@ from poller.core.model import (
 from poller.core.protocols import Clock, Gate, GateClosed
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.limits.concurrency import Concurrency
-from poller.hubspot.limits.outage import OutageDetector
+from poller.hubspot.limits.outage import REFUSED_IN_A_ROW, WITNESS, OutageDetector
 from poller.hubspot.limits.pause import outage_wait_s, refused_wait_s, throttled_wait_s
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -59,6 +59,15 @@ async def poll(gate: AccountGate, outcome: Outcome | None = None, limits: RateLi
         left_at = asyncio.get_running_loop().time()
         slot.answered(Answer(outcome=outcome or GOOD.outcome, limits=limits or RateLimits()))
     return left_at
+
+
+async def pause(gate: AccountGate, outcome: Outcome) -> float:
+    """Let requests of different tasks end in `outcome` until the account pauses; return when the last one left."""
+    for _ in range(REFUSED_IN_A_ROW):
+        left_at = await poll(gate, outcome)
+        if is_paused(gate):
+            return left_at
+    raise AssertionError("no pause")
 
 
 def is_paused(gate: AccountGate) -> bool:
@@ -159,15 +168,15 @@ GOOD_OUTCOMES: list[Outcome] = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "pause", "wait_s"), PAUSES)
+@pytest.mark.parametrize(("outcome", "reason", "wait_s"), PAUSES)
 async def test_each_reason_pauses_for_its_time_and_ends_with_a_good_probe(
-    clock: Clock, outcome: Outcome, pause: Pause, wait_s: float
+    clock: Clock, outcome: Outcome, reason: Pause, wait_s: float
 ) -> None:
     gate = make_gate(clock)
     await poll(gate)
-    paused_at = await poll(gate, outcome)
-    assert gate.pause is pause
-    assert gate.state().pause == pause.value
+    paused_at = await pause(gate, outcome)
+    assert gate.pause is reason
+    assert gate.state().pause == reason.value
     probed_at = await poll(gate, GOOD_OUTCOMES[0])
     assert probed_at - paused_at == pytest.approx(wait_s, abs=1.2)
     assert not is_paused(gate)
@@ -347,6 +356,7 @@ def test_gaps_in_an_outage_double_up_to_8_s_while_errors_are_few_else_to_60_s() 
 
 def test_failures_of_fewer_than_three_different_tasks_are_no_outage() -> None:
     outage = OutageDetector()
+    outage.note(0, failed=False, succeeded=True)
     for turn in range(40):
         outage.note(turn % 2, failed=True)
     assert not outage.is_outage
@@ -354,8 +364,45 @@ def test_failures_of_fewer_than_three_different_tasks_are_no_outage() -> None:
     assert outage.is_outage
 
 
+def test_a_task_and_the_witness_failing_in_turn_are_an_outage() -> None:
+    outage = OutageDetector()
+    outage.note(0, failed=False, succeeded=True)
+    for turn in range(5):
+        outage.note(WITNESS if turn % 2 else 7, failed=True)
+    assert outage.is_outage
+
+
+def test_until_the_first_good_answer_any_task_that_keeps_failing_is_an_outage() -> None:
+    outage = OutageDetector()
+    for _ in range(5):
+        assert not outage.is_outage
+        outage.note(7, failed=True)
+    assert outage.is_outage
+
+
+@pytest.mark.parametrize("outcome", [each for each, _, _ in PAUSES[6:]])
+async def test_one_task_that_is_refused_while_others_are_answered_pauses_nothing(
+    clock: Clock, outcome: Outcome
+) -> None:
+    gate = make_gate(clock, requests=1000)
+    await poll(gate)
+    for turn in range(60):
+        async with gate.slot(7 if turn % 10 else turn) as slot:
+            slot.answered(Answer(outcome=outcome) if turn % 10 else GOOD)
+        assert not is_paused(gate)
+    for _ in range(2):
+        async with gate.slot(7) as slot:
+            slot.answered(Answer(outcome=outcome))
+    assert not is_paused(gate)
+    async with gate.slot(8) as slot:
+        slot.answered(Answer(outcome=outcome))
+    assert is_paused(gate)
+
+
 def test_four_of_five_polls_failing_are_an_outage_and_three_of_four_are_not() -> None:
     four_of_five, three_of_four = OutageDetector(), OutageDetector()
+    for detector in (four_of_five, three_of_four):
+        detector.note("good", failed=False, succeeded=True)
     for turn in range(40):
         four_of_five.note(turn, failed=turn % 5 != 0)
         three_of_four.note(turn, failed=turn % 4 != 0)

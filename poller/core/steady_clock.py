@@ -1,0 +1,28 @@
+"""The clock of a run: what the wall showed at its start, plus the time elapsed since. No jump of the wall moves it."""
+
+import structlog
+
+from poller.core.protocols import Clock
+
+log = structlog.get_logger()
+
+JUMP_S = 2.0  # between two readings; less is the clock service's usual correction
+
+
+class SteadyClock:
+    """Instants that grow as fast as time does: due times, deadlines and ages count only elapsed time, whatever is done
+    to the machine's clock. Logs each jump once."""
+
+    def __init__(self, wall: Clock, monotonic: Clock) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._wall_ahead_s = wall() - monotonic()
+        self._started_ahead_s = self._wall_ahead_s
+
+    def __call__(self) -> float:
+        elapsed = self._monotonic()
+        ahead_s = self._wall() - elapsed
+        jump_s, self._wall_ahead_s = ahead_s - self._wall_ahead_s, ahead_s
+        if abs(jump_s) >= JUMP_S:
+            log.warning("clock.jumped", by_s=round(jump_s, 3), since="the latest reading")
+        return elapsed + self._started_ahead_s

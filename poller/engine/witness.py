@@ -1,0 +1,71 @@
+"""Decides whom a failed poll concerns: the account, or a task that is broken by itself while others are answered."""
+
+from poller.core.model import Finished, Missing, Outcome, Pause, Refused, Running, Task, Unreachable
+
+BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
+BROKEN = "tasks that are broken by themselves"
+
+
+class Witness:
+    """Follows which tasks of a lane are answered, and keeps one of them to ask when in doubt: where all waiting tasks
+    are broken, only that one shows that the API answers the account."""
+
+    def __init__(self) -> None:
+        self.task: Task | None = None  # the latest with a status from HubSpot
+        self._answered = 0  # good answers so far
+        self._failing: dict[int, tuple[int, int]] = {}  # by task: good answers at its first and its latest failed poll
+        self._is_in_doubt = False  # the latest poll failed
+        self._is_turn = False
+
+    def note(self, task: Task, outcome: Outcome) -> None:
+        """Note the outcome of a poll of `task`."""
+        match outcome:
+            case Running() | Finished() | Missing():
+                self._answered += 1
+                self._is_in_doubt = False
+                self._failing.pop(task.key, None)
+                if not isinstance(outcome, Missing):
+                    self.task = task
+            case Refused() | Unreachable():
+                self._is_in_doubt = True
+                first, _ = self._failing.get(task.key, (self._answered, 0))
+                self._failing[task.key] = first, self._answered
+
+    def forget(self, task: Task) -> None:
+        """Forget a task that is not polled any more."""
+        self._failing.pop(task.key, None)
+
+    def others_answered(self, task: Task) -> bool:
+        """Return whether other tasks were answered since this one's latest failed poll."""
+        return task.key in self._failing and self._answered > self._failing[task.key][1]
+
+    def subject(self, task: Task) -> object:
+        """Return whose failure a failed poll of `task` would be: the same one for all that are broken by themselves."""
+        is_broken = task.key in self._failing and self._answered > self._failing[task.key][0]
+        return BROKEN if is_broken and task.errors >= BROKEN_AFTER else task.key
+
+    def instead_of(self, task: Task, pause: Pause | None) -> Task:
+        """Return the task to poll: while it is open whether the account is answered, every other time the witness."""
+        is_open = pause is not None and pause not in (Pause.THROTTLED, Pause.DAILY_QUOTA)
+        is_suspect = self._is_in_doubt and task.errors > 0 and not self.others_answered(task)
+        if self.task is None or not (is_open or is_suspect):
+            return task
+        self._is_turn = not self._is_turn
+        return self.task if self._is_turn else task
+
+
+def known_task(account: str, task_id: str) -> Task:
+    """Return a finished task of an earlier run, to be polled as a witness only."""
+    return Task(
+        key=0,
+        account=account,
+        task_id=task_id,
+        ref=None,
+        fed_at=0.0,
+        due_at=0.0,
+        polls=0,
+        errors=0,
+        missing_at=None,
+        status=None,
+        paused_base_s=0.0,
+    )

@@ -1,0 +1,78 @@
+"""A wall clock that jumps while the service runs: only elapsed time counts."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import MutableMapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+from poller.core.steady_clock import SteadyClock
+from poller.sandbox import Fate, Scenario, parse_durations
+from poller.sandbox.reply import SandboxReply, SandboxRequest
+from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
+
+Events = list[MutableMapping[str, Any]]
+HOUR, DAY = 3600.0, 86_400.0
+SHORT = Scenario(seed=3, durations=parse_durations("uniform:60,150"), latency_s=(0.05, 0.3))
+
+
+class JumpingClock:
+    """A wall clock that someone sets."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.set_by_s = 0.0
+        self._clock = clock
+
+    def __call__(self) -> float:
+        return self._clock() + self.set_by_s
+
+
+@pytest.mark.parametrize("jump_s", [-2 * DAY, -HOUR, HOUR, 2 * DAY])
+async def test_a_jump_ends_no_task_early_misses_no_poll_and_is_logged_once(
+    tmp_path: Path, clock: Clock, events: Events, jump_s: float
+) -> None:
+    scenario = replace(SHORT, fates={Fate.UNKNOWN: 0.1, Fate.NEVER: 0.1})
+    simulation = Simulation(tmp_path, clock, scenario)
+    ids = simulation.write_ids(120)
+    simulation.clock = wall = JumpingClock(clock)
+    polled: defaultdict[str, list[float]] = defaultdict(list)
+
+    def note(ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        polled[ask.path].append(asyncio.get_running_loop().time())
+        return reply
+
+    simulation.api.stage = note
+    asyncio.get_running_loop().call_later(40, setattr, wall, "set_by_s", jump_s)
+    flags = {"deadline_s": 400, "daily_limit": 10_000, "polling": {"policy": "fixed", "longest_gap_s": 20}}
+    assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert [event["by_s"] for event in named(events, "clock.jumped")] == [pytest.approx(jump_s, abs=1)]
+    never = [times for times in polled.values() if times[-1] > 200]
+    assert never
+    for times in never:
+        assert 400 <= times[-1] <= 430
+        assert max(after - before for before, after in pairwise(times)) < 30
+    for times in polled.values():
+        if len(times) == 2:  # unknown: asked twice
+            assert times[1] - times[0] >= 30
+    account = (await simulation.sums()).accounts["default"]
+    assert (account.day, account.day_requests) == ("2026-01-05", sum(map(len, polled.values())))
+    assert simulation.api.stats().throttled_total == 0
+    assert simulation.api.stats().max_in_window <= 100
+
+
+def test_small_corrections_are_no_jump_and_move_nothing(events: Events) -> None:
+    at = {"wall": 1000.0, "elapsed": 50.0}
+    steady = SteadyClock(lambda: at["wall"], lambda: at["elapsed"])
+    for _ in range(100):
+        at["elapsed"] += 10.0
+        at["wall"] += 10.01
+        steady()
+    assert steady() == 2000.0
+    assert named(events, "clock.jumped") == []
