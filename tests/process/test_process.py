@@ -323,7 +323,11 @@ REASONS_TO_END: dict[Exit, tuple[str, dict[str, str], str]] = {  # command, envi
     Exit.NO_INPUT: ("run bad.txt --base-url {url}", {}, "no usable id"),
     Exit.UNREACHABLE: ("run ids.txt --base-url http://127.0.0.1:9 --give-up-s 1", {}, "nothing is lost"),
     Exit.CANNOT_CREATE: ("run ids.txt --base-url {url} --sink jsonl:no/such/file.jsonl", {}, "no/such"),
-    Exit.TOKEN_REFUSED: ("run ids.txt --base-url {url}", {"HUBSPOT_TOKEN": "pat-na1-another-one"}, "HubSpot refused the token"),
+    Exit.TOKEN_REFUSED: (
+        "run ids.txt --base-url {url}",
+        {"HUBSPOT_TOKEN": "pat-na1-another-one"},
+        "HubSpot refused the token",
+    ),
     Exit.CONFIG: ("run ids.txt -c bad.toml", {}, "did you mean requests?"),
 }
 

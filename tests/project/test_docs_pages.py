@@ -1,12 +1,15 @@
 """The pages of docs/: every snippet is run or read, every link has a target, every setting and flag exists."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,18 +182,23 @@ def play(page: str, folder: Path, *, before: str = "", after: str = "", **variab
     mine = {port: free_port() for port in PORTS}
     for port, free in mine.items():
         text = re.sub(rf"\b{port}\b", free, text)
-    done = subprocess.run(  # noqa: S603 - the page's own commands
+    with subprocess.Popen(  # noqa: S603 - the page's own commands
         ["bash", "-c", text],  # noqa: S607 - whichever bash there is
         cwd=folder,
         env=environ(POLLER_LISTEN=f"127.0.0.1:{mine['8321']}", HOME=str(folder), **variables),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=90,
-        check=False,
-    )
+        start_new_session=True,
+    ) as shell:
+        try:
+            stdout, stderr = shell.communicate(timeout=90)
+        finally:
+            with suppress(ProcessLookupError):  # what the page left running
+                os.killpg(shell.pid, signal.SIGKILL)
     troubles = (folder / "troubles").read_text().splitlines() if (folder / "troubles").exists() else []
-    return Played(stdout=done.stdout, stderr=done.stderr, troubles=troubles)
+    return Played(stdout=stdout, stderr=stderr, troubles=troubles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
