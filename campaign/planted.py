@@ -836,7 +836,7 @@ BUGS = (
         name="sql-statements-prepared-behind-a-pooler",
         file="poller/sinks/sql/postgres.py",
         old='PASSING = ("26000", "42P05")',
-        new='PASSING = ("42P05",)',
+        new='PASSING = ("26000",)',
         tests=("sinks/test_sql",),
     ),
     Bug(
@@ -886,7 +886,7 @@ BUGS = (
         file="poller/app/run.py",
         old="            self._is_reload_asked = True\n",
         new="            pass\n",
-        tests=("process/test_process",),
+        tests=("app/test_event_loop",),
     ),
     # --- a reload
     Bug(

@@ -8,11 +8,16 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from poller.app import run
 from poller.app.event_loop import run_event_loop, tune_garbage_collector
 from poller.core.log import is_debug
+from poller.core.protocols import Clock
+from poller.engine import Service
+from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
 from poller.sources.parsing.line import ParsedLines, PlainLines
 from poller.sources.parsing.lines import Line, OverlongLine
+from poller.store import open_store
 
 
 @pytest.fixture
@@ -41,6 +46,17 @@ def test_a_run_needs_no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_objects_of_the_start_are_not_collected_again() -> None:
     tune_garbage_collector()
     assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.usefixtures("usual_collector")
+async def test_a_sighup_before_the_run_began_is_a_reload_once_it_has_begun(clock: Clock) -> None:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    signals = run._Signals()
+    signals._hang_up()
+    service = Service(store=store, metrics=Metrics(), clock=clock, endless=True, shutdown_s=5)
+    signals.on_start(service)
+    assert service.reload_asked.is_set()
+    await store.close()
 
 
 @pytest.mark.parametrize(("level", "written"), [(logging.DEBUG, True), (logging.INFO, False), (logging.ERROR, False)])
