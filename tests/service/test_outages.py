@@ -137,6 +137,21 @@ async def test_of_every_hostile_answer_a_twentieth_gives_each_task_its_right_out
     assert {reason for reason, count in counted.items() if count >= 10} >= reasons
 
 
+WEATHER = [*sorted(set(REFUSALS) - {"html404"}), "reset", "truncated", "empty", "html200", "hang", "drip"]
+
+
+async def test_in_mixed_weather_in_which_nearly_half_of_the_polls_fail_no_task_waits_for_long(
+    tmp_path: Path, clock: Clock
+) -> None:
+    short = Scenario(seed=7, durations=parse_durations("uniform:1,30"), faults=dict.fromkeys(WEATHER, 0.03))
+    simulation = Simulation(tmp_path, clock, replace(short, requests=1000, window_s=2.0))
+    ids = simulation.write_ids(400)
+    assert await simulation.run(ids) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert loop_time() < 120
+    assert simulation.api.stats().requests_total < 400 * 6
+
+
 @pytest.mark.parametrize("count", [1, 3, 30])
 @pytest.mark.parametrize("durations", ["fixed:1", "lognormal:30,0.8"])
 async def test_tasks_that_are_broken_by_themselves_time_out_and_delay_no_other(
