@@ -9,6 +9,7 @@ from poller.web.auth import Guard
 from poller.web.context import RUN, STATE, RunContext
 from poller.web.dashboard import add_page
 from poller.web.dashboard.overview import Overview
+from poller.web.dashboard.snapshot import Snapshots
 from poller.web.health import get_health, get_readiness
 from poller.web.loop_lag import LoopLag
 from poller.web.metrics import metrics_handler
@@ -37,7 +38,7 @@ def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
             web.get("/v1/openapi.json", get_description),
         ]
     )
-    add_page(app, Overview(run))
+    add_page(app, Snapshots(Overview(run).snapshot, clock=run.clock))
     return app
 
 
