@@ -31,10 +31,11 @@ class Hand:
         return self.now
 
 
+QUICK: dict[str, Any] = {"durations": parse_durations("fixed:10"), "fates": {}, "requests": 10_000}
+
+
 def sandbox(clock: Hand, **more: Any) -> SandboxApi:
-    return SandboxApi(
-        Scenario(**{"durations": parse_durations("fixed:10"), "fates": {}, "requests": 10_000} | more), clock
-    )
+    return SandboxApi(Scenario(**(QUICK | more)), clock)
 
 
 def post(api: SandboxApi, body: object, path: str = V3) -> SandboxReply:
