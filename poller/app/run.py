@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from poller import __version__
 from poller.app import inputs
-from poller.app.build import Builder
+from poller.app.build import Builder, site_token
 from poller.app.environment import Environment
 from poller.app.messages import conclude, nothing_fed, write
 from poller.app.progress import Progress
@@ -191,7 +191,7 @@ async def _open_site(
 
     if (address := address_of(settings.listen)) is None:
         return apply
-    tokens = await builder.site_token(settings)
+    tokens = await site_token(settings, environment.environ)
     try:
         taken = await stack.enter_async_context(environment.open_site(make_site(site, tokens), address))
     except ConfigError as error:
