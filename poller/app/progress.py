@@ -3,15 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from poller.app.live_block import LiveBlock
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
@@ -32,18 +31,25 @@ class Progress:
     clock: Clock
     pauses: Callable[[], Mapping[str, str]]  # account or sink → reason
     ended: Callable[[], bool]  # whether the input has ended, so that "known" is all
-    draining: Callable[[], bool] = lambda: False
+    ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
+    is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
 
-    async def show(self, console: Console) -> None:
+    async def show(self, block: LiveBlock) -> None:
         """Redraw four times a second. Cancel it to leave the last picture on the screen."""
-        with suppress(OSError), Live(self.draw(), console=console, auto_refresh=False, redirect_stdout=False) as live:
-            try:
-                while True:  # until the terminal is gone, if it goes
-                    await asyncio.sleep(REDRAW_S)
-                    live.update(self.draw(), refresh=True)
-            finally:
-                live.update(self.draw(), refresh=True)
+        try:
+            while True:
+                self._redraw(block)
+                await asyncio.sleep(REDRAW_S)
+        finally:
+            self._redraw(block)
+            block.leave()
+
+    def _redraw(self, block: LiveBlock) -> None:
+        if self.is_shared():
+            block.hide()
+        else:
+            block.draw(self.draw())
 
     def draw(self) -> RenderableType:
         """Return the display as of now."""
@@ -70,8 +76,8 @@ class Progress:
             yield self._kinds()
         if self.metrics.rejected:
             yield Text(f"{self.metrics.rejected:,} input lines rejected", style="yellow")
-        if self.draining():
-            yield Text("stopping: finishing polls in flight; Ctrl-C again stops at once", style="yellow")
+        if ending := self.ending():
+            yield Text(ending, style="yellow")
         for name, reason in self.pauses().items():
             yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
 

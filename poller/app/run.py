@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
@@ -13,7 +14,7 @@ from poller import __version__
 from poller.app import inputs
 from poller.app.build import Builder
 from poller.app.environment import Environment
-from poller.app.messages import conclude, nothing_fed, write
+from poller.app.messages import awaited, conclude, nothing_fed, write
 from poller.app.progress import Progress
 from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
@@ -26,6 +27,7 @@ from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.reports.work import Work, WorkNote, begun, work_note, work_of
+from poller.sinks.stdout import StdoutTable
 from poller.sources import Source, check_sources
 from poller.store import open_store
 from poller.web import RunContext, make_site
@@ -66,7 +68,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
     if error is None and service.fed and not service.endless:
         error = nothing_fed(sums, metrics, sources, state_flag)
-    return conclude(sums, given.work(sums), metrics, error, state_flag)
+    again = environment.again.text(is_fed=service.fed)
+    return conclude(sums, given.work(sums), metrics, error, state_flag, again)
 
 
 class _GivenWork:
@@ -200,8 +203,8 @@ async def _open_site(
         log.warning("web.not_started", address=str(address), reason=str(error))
         return apply
     log.info("web.started", url=f"http://{taken.near()}/", address=str(taken), port=taken.port, token=bool(tokens))
-    if environment.console is not None:
-        write(f"poller: live page at http://{taken.near()}/")
+    if environment.terminal is not None:
+        write(f"poller: live page at http://{taken.near()}/", environment.terminal)
     return apply
 
 
@@ -220,15 +223,9 @@ async def _run_service(
                 group.create_task(_log_summaries(service, metrics, settings.summary_every_s)),
                 group.create_task(reload.run()),
             ]
-            if environment.console is not None:
-                progress = Progress(
-                    metrics=metrics,
-                    clock=environment.clock,
-                    pauses=service.pauses,
-                    ended=lambda: service.fed,
-                    draining=lambda: service.draining,
-                )
-                watchers.append(group.create_task(progress.show(environment.console)))
+            if environment.terminal is not None:
+                progress = _progress(service, metrics, environment)
+                watchers.append(group.create_task(progress.show(environment.terminal)))
             try:
                 await service.run()
             finally:
@@ -243,6 +240,27 @@ async def _run_service(
         log.exception("run.failed")
         ended_by = defect(errors)
     return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
+
+
+def _progress(service: Service, metrics: Metrics, environment: Environment) -> Progress:
+    def ending() -> str:
+        waiting_for = awaited(service) if service.is_ending else ""
+        return f"{'stopping' if service.draining else 'ending'}: waiting for {waiting_for}" if waiting_for else ""
+
+    def is_shared() -> bool:
+        """Whether records are written to the terminal, or ids are typed there."""
+        printed = os.isatty(1) and any(loop.sink.name == StdoutTable.KIND for loop in service.delivery_loops)
+        typed = os.isatty(environment.stdin) and any(source.kind == "stdin" for source in service.ingest.sources)
+        return printed or (typed and not service.fed)
+
+    return Progress(
+        metrics=metrics,
+        clock=environment.clock,
+        pauses=service.pauses,
+        ended=lambda: service.fed,
+        ending=ending,
+        is_shared=is_shared,
+    )
 
 
 async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:
