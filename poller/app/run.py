@@ -1,12 +1,11 @@
-"""The composition root: builds a run from its settings, runs it, and returns its exit code."""
+"""A run as a command: its process, signals, display and closing summary, to its exit code."""
 
 import asyncio
-import dataclasses
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,18 +15,17 @@ from rich.console import Console
 
 from poller import __version__
 from poller.app import inputs
-from poller.app.build import Builder
+from poller.app.compose import open_run, open_site
 from poller.app.environment import Environment
 from poller.app.event_loop import tune_garbage_collector
 from poller.app.progress import Progress
 from poller.app.reload import Reload
-from poller.config import AccountSettings, Settings, address_of
+from poller.config import Settings
 from poller.core import log as logs
 from poller.core.defect import defect
-from poller.core.errors import ConfigError, Exit, InputError, PollerError, StoreError
+from poller.core.errors import Exit, InputError, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
-from poller.core.steady_clock import SteadyClock
 from poller.core.text import redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics
@@ -36,8 +34,6 @@ from poller.hubspot.client import Connections
 from poller.reports.ledger import failed_polls, imbalances, summary
 from poller.reports.work import Work, WorkNote, begun, exit_code, work_note, work_of, work_text
 from poller.sources import Source, check_sources
-from poller.store import open_store
-from poller.web import RunContext, make_site
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -150,25 +146,18 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     """
     sources = inputs.sources(settings, input_specs)
     check_sources(sources)
-    monotonic = environment.monotonic or asyncio.get_running_loop().time
-    environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
-    metrics = Metrics()
-    async with AsyncExitStack() as stack:
-        store = await open_store(settings.state, clock=environment.clock)
-        stack.push_async_callback(store.close)
-        if ahead_s := await store.rebase_instants():
-            log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
-        connections = await stack.enter_async_context(environment.connections(settings))
-        builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
-        service = await _build_service(settings, sources, builder, stack)
+    async with open_run(settings, sources, environment) as parts:
+        store, metrics, service = parts.store, parts.metrics, parts.service
         given = await _GivenWork.begin(store, metrics)
         service.on_chunk = given.save
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         environment.on_start(service)
-        apply_to_site = await _open_site(settings, builder, service, stack)
-        reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
-        error = await _run_service(service, settings, metrics, environment, reload)
-        sums = await _closing_sums(store, settings.state)
+        async with open_site(settings, parts) as site:
+            if site.url is not None and environment.console is not None:
+                _print(f"poller: live page at {site.url}")
+            reload = Reload(settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log])
+            error = await _run_service(service, settings, metrics, parts.builder.environment, reload)
+            sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
@@ -220,101 +209,6 @@ async def _closing_sums(store: Store, state: str) -> Sums:
         return reading.result()
     finally:
         reading.cancel()
-
-
-async def _build_service(
-    settings: Settings, sources: Sequence[Source], builder: Builder, stack: AsyncExitStack
-) -> Service:
-    """Build the service with its open sinks and its lanes. Sinks are closed when the stack unwinds."""
-    environment, store, metrics = builder.environment, builder.store, builder.metrics
-    sums = await store.sums()
-    metrics.begin(sums)
-    await _refuse_orphans(sums, settings.account_settings(), store)
-    service = Service(
-        store=store,
-        metrics=metrics,
-        clock=environment.clock,
-        sources=sources,
-        stdin=environment.stdin,
-        endless=inputs.is_endless(settings, sources),
-        shutdown_s=settings.shutdown_s,
-        retention_s=settings.retention_s,
-        stop_on_failures=settings.stop_on_failures,
-    )
-    stack.push_async_callback(service.close_sinks)
-    service.delivery_loops = builder.delivery_loops(settings)
-    names = [loop.sink.name for loop in service.delivery_loops]
-    positions = await store.positions(names)
-    for loop in service.delivery_loops:
-        await loop.open(positions[loop.sink.name])
-    await store.attach_sinks(names)
-    for name in settings.account_settings():
-        service.lanes[name] = await builder.lane(name, settings, service)
-    await _load_history(service, store, sums, environment.clock())
-    return service
-
-
-async def _load_history(service: Service, store: Store, sums: Sums, now: float) -> None:
-    """Load the sums of earlier runs and the latest of their records, for the live page."""
-    service.history.begin(now, sums)
-    after = max(0, sums.finished - HISTORY)
-    for _ in range(HISTORY // HISTORY_PAGE):
-        page = await store.records(after, HISTORY_PAGE)
-        for delivery in page:
-            after = delivery.number
-            service.history.add_earlier(delivery.body)
-        if len(page) < HISTORY_PAGE:
-            return
-
-
-async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
-    """Raise `ConfigError` where an account that is not configured has waiting tasks: the run would never end."""
-    for name in sums.accounts.keys() - accounts.keys():
-        if await store.next_due_at(name) is not None:
-            raise ConfigError(
-                f"the state has waiting tasks of account {name!r}, which is not configured (configured: "
-                f"{', '.join(accounts)}). Add [accounts.{name}], use --account {name}, or use another --state"
-            )
-
-
-async def _open_site(
-    settings: Settings, builder: Builder, service: Service, stack: AsyncExitStack
-) -> Callable[[Settings], None]:
-    """Open the server; return what applies other settings to it. It closes first when the stack unwinds, after the last
-    delivery. Raises `ConfigError` where an address that the person set is taken; where the default is, the run has no
-    server."""
-    environment = builder.environment
-    site = RunContext(
-        service=service,
-        store=builder.store,
-        metrics=builder.metrics,
-        clock=environment.clock,
-        feeding=inputs.feeding(settings),
-        deadline_s=_longest_deadline_s(settings),
-    )
-
-    def apply(now: Settings) -> None:
-        site.feeding = inputs.feeding(now)
-        site.deadline_s = _longest_deadline_s(now)
-
-    if (address := address_of(settings.listen)) is None:
-        return apply
-    tokens = await builder.site_token(settings)
-    try:
-        taken = await stack.enter_async_context(environment.open_site(make_site(site, tokens), address))
-    except ConfigError as error:
-        if "listen" in settings.model_fields_set:
-            raise
-        log.warning("web.not_started", address=str(address), reason=str(error))
-        return apply
-    log.info("web.started", url=f"http://{taken.near()}/", address=str(taken), port=taken.port, token=bool(tokens))
-    if environment.console is not None:
-        _print(f"poller: live page at http://{taken.near()}/")
-    return apply
-
-
-def _longest_deadline_s(settings: Settings) -> float:
-    return max(account.deadline_s for account in settings.account_settings().values())
 
 
 async def _run_service(
