@@ -777,7 +777,7 @@ BUGS = (
     ),
     Bug(
         name="defect-ends-with-code-1",
-        file="poller/app/run.py",
+        file="poller/app/compose.py",
         old="    except* Exception as errors:\n",
         new="    except* ArithmeticError as errors:\n",
         tests=("service/test_service",),
@@ -883,7 +883,7 @@ BUGS = (
     ),
     Bug(
         name="sighup-before-the-start-is-forgotten",
-        file="poller/app/run.py",
+        file="poller/app/signals.py",
         old="            self._is_reload_asked = True\n",
         new="            pass\n",
         tests=("app/test_event_loop",),

@@ -5,9 +5,10 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -15,7 +16,8 @@ from poller.app import inputs
 from poller.app.build import Builder
 from poller.app.environment import Environment
 from poller.config import AccountSettings, Settings, address_of
-from poller.core.errors import ConfigError
+from poller.core.defect import defect
+from poller.core.errors import ConfigError, PollerError
 from poller.core.model import Sums
 from poller.core.protocols import Store
 from poller.core.steady_clock import SteadyClock
@@ -162,3 +164,25 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
 
 def _longest_deadline_s(settings: Settings) -> float:
     return max(account.deadline_s for account in settings.account_settings().values())
+
+
+async def run_service(service: Service, watchers: Iterable[Coroutine[Any, Any, None]] = ()) -> PollerError | None:
+    """Run the service, and beside it the watchers. Return what ended it before its work was done."""
+    ended_by: PollerError | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = [group.create_task(each) for each in watchers]
+            try:
+                await service.run()
+            finally:
+                for watcher in watching:
+                    watcher.cancel()
+    except* PollerError as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        ended_by = error if isinstance(error, PollerError) else None
+    except* Exception as errors:
+        log.exception("run.failed")
+        ended_by = defect(errors)
+    return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
