@@ -1,6 +1,7 @@
 """The progress display on a terminal's stderr. Reads counters and draws; changes nothing."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,12 +11,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from poller.app.environment import Environment
 from poller.app.live_block import LiveBlock
+from poller.app.messages import awaited
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
+from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.sinks.stdout import StdoutTable
 
 REDRAW_S = 0.25
 RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last tasks would seem fast
@@ -104,3 +109,26 @@ class Progress:
         lanes = [LaneOutlook(is_paused=True)] if self.pauses() else []
         cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=lanes)
         return time_left(cast, now)
+
+
+def progress_of(service: Service, metrics: Metrics, environment: Environment) -> Progress:
+    """Return the display of a run."""
+
+    def ending() -> str:
+        waiting_for = awaited(service) if service.is_ending else ""
+        return f"{'stopping' if service.draining else 'ending'}: waiting for {waiting_for}" if waiting_for else ""
+
+    def is_shared() -> bool:
+        """Whether records are written to the terminal, or ids are typed there."""
+        printed = os.isatty(1) and any(loop.sink.name == StdoutTable.KIND for loop in service.delivery_loops)
+        typed = os.isatty(environment.stdin) and any(source.kind == "stdin" for source in service.ingest.sources)
+        return printed or (typed and not service.fed)
+
+    return Progress(
+        metrics=metrics,
+        clock=environment.clock,
+        pauses=service.pauses,
+        ended=lambda: service.fed,
+        ending=ending,
+        is_shared=is_shared,
+    )
