@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from poller.cli import completion
+from poller.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from poller.config import Settings as Settings
@@ -83,3 +84,15 @@ def command_line() -> tuple[str, ...]:
     found = shutil.which(name)
     is_found = found is not None and Path(found).absolute() == Path(program).absolute()
     return (name if is_found else program, *sys.argv[1:])
+
+
+def named_values(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE, names in any case. Raises `ConfigError`."""
+    pairs = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
+        if right is None or not equals or not value.strip():
+            raise ConfigError(f"{flag} {spec}: write NAME=VALUE with one of the names {', '.join(known)}")
+        pairs[right] = value.strip()
+    return pairs
