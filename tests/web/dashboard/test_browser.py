@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,10 +36,12 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def listening(*args: str, folder: Path, listen: str = "127.0.0.1:0", **env: str) -> Iterator[tuple[Running, str]]:
+def listening(
+    *args: str, folder: Path, listen: str = "127.0.0.1:0", stdin: int = subprocess.DEVNULL, **env: str
+) -> Iterator[tuple[Running, str]]:
     """Run the poller; yields it with the address of its page."""
     flags = ("--listen", listen, "--no-progress", *args)
-    with running("run", *flags, folder=folder, env=environ(**env)) as poller:
+    with running("run", *flags, folder=folder, env=environ(**env), stdin=stdin) as poller:
         wait_until(poller.logged("web.started"), "the page's server")
         (started,) = [event for event in poller.events() if event["event"] == "web.started"]
         yield poller, started["url"]
@@ -98,13 +101,15 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
     flags = ("--durations", "uniform:0.2,6", "--fate", "complete=0.6", "--fate", "canceled=0.4")
     with hubspot(tmp_path / "hubspot", *flags, imports=200) as simulated:
         quoted = HOSTILE.replace('"', '""')
-        ids = tmp_path / "ids.csv"
-        ids.write_text("task_id,name\n" + "".join(f'{task_id},"{quoted}"\n' for task_id in simulated.take(200)))
+        ids = "task_id,name\n" + "".join(f'{task_id},"{quoted}"\n' for task_id in simulated.take(200))
+        args = ("-", "--format", "csv", "--base-url", simulated.url)
         with (
-            listening(str(ids), "--base-url", simulated.url, folder=tmp_path) as (poller, url),
+            listening(*args, folder=tmp_path, stdin=subprocess.PIPE) as (poller, url),
             opened(browser, url) as (page, seen),
         ):
             expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+            with poller.stdin as stdin:  # only now, so that the page sees the run from its first task to its end
+                stdin.write(ids.encode())
             expect(page.locator("#state")).to_have_text("running")
             expect(page.locator("#line-text")).to_have_text(ENDED, timeout=PATIENCE_MS)
             assert poller.ended() == 1
@@ -117,7 +122,7 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
                 f"{sums.kinds['canceled']} · {sums.kinds['canceled'] / 2:.1f} %"
             )
             assert rows(page, "sinks-table") == [["jsonl:finished.jsonl", "200", "0", "0"]]
-            assert rows(page, "sources-table") == [[str(ids), "201", "200", "0", "0", "1"]]
+            assert rows(page, "sources-table") == [["-", "201", "200", "0", "0", "1"]]
             assert sum(number(took) for _, took, _ in rows(page, "took-table")) == 200
             page.locator("#reasons summary").click()
             sample = page.locator("#reasons .samples li").first
