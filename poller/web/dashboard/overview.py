@@ -154,6 +154,7 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
+            landed={kind: metrics.landed[kind] for kind in Kind},
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )
@@ -257,6 +258,8 @@ def _spread(spread: Histogram) -> SpreadView:
 def _reasons(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
     top = sorted(reasons.items(), key=lambda item: (-item[1].count, item[0]))[:TOP_REASONS]
     return [
-        RecentReasonView(reason=name, count=found.count, kind=found.kind, samples=[*reversed(found.samples)])
+        RecentReasonView(
+            reason=name, count=found.count, landed=found.landed, kind=found.kind, samples=[*reversed(found.samples)]
+        )
         for name, found in top
     ]
