@@ -883,7 +883,7 @@ BUGS = (
     ),
     Bug(
         name="sighup-before-the-start-is-forgotten",
-        file="poller/app/run.py",
+        file="poller/app/signals.py",
         old="            self._is_reload_asked = True\n",
         new="            pass\n",
         tests=("app/test_event_loop",),

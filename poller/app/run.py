@@ -2,145 +2,37 @@
 
 import asyncio
 import dataclasses
-import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 
 import structlog
 from msgspec.json import encode
 from msgspec.structs import replace
-from rich.console import Console
 
 from poller import __version__
 from poller.app import inputs
 from poller.app.build import Builder
 from poller.app.environment import Environment
-from poller.app.event_loop import tune_garbage_collector
+from poller.app.messages import conclude, nothing_fed, write
 from poller.app.progress import Progress
 from poller.app.reload import Reload
 from poller.config import AccountSettings, Settings, address_of
-from poller.core import log as logs
 from poller.core.defect import defect
-from poller.core.errors import ConfigError, Exit, InputError, PollerError, StoreError
+from poller.core.errors import ConfigError, Exit, PollerError, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
 from poller.core.steady_clock import SteadyClock
-from poller.core.text import redacted_url, without_controls
+from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.hubspot import tracing as traces
-from poller.hubspot.client import Connections
-from poller.reports.ledger import failed_polls, imbalances, summary
-from poller.reports.work import Work, WorkNote, begun, exit_code, work_note, work_of, work_text
+from poller.reports.work import Work, WorkNote, begun, work_note, work_of
 from poller.sources import Source, check_sources
 from poller.store import open_store
 from poller.web import RunContext, make_site
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
-
 log = structlog.get_logger()
 
 HISTORY, HISTORY_PAGE = 500, 50  # records; each may have a body of a megabyte
-
-
-async def run_process(
-    read_settings: Callable[[], Settings], input_specs: Sequence[str], environ: Mapping[str, str]
-) -> Exit:
-    """Run as this process: logs, progress and summary on stderr; the first SIGTERM or SIGINT drains, the second stops
-    at once. SIGHUP reloads, but drains where the terminal was closed. Raises `PollerError`."""
-    signals = _Signals()
-    signals.handle()  # before the settings are read: a SIGHUP after that must reload them
-    try:
-        return await _run_with_logs(read_settings, input_specs, environ, signals)
-    except asyncio.CancelledError:
-        _print("poller: stopped at once; nothing is lost. Run the same command again to continue")
-        return Exit.WORK_LEFT
-
-
-async def _run_with_logs(
-    read_settings: Callable[[], Settings],
-    input_specs: Sequence[str],
-    environ: Mapping[str, str],
-    signals: "_Signals",
-) -> Exit:
-    settings = read_settings()
-    console = Console(stderr=True)
-    display = console if settings.progress and console.is_terminal else None
-    signals.has_display = display is not None
-
-    def apply_to_log(now: Settings) -> None:
-        quiet = display is not None and "level" not in now.log.model_fields_set
-        logs.configure(format=now.log.format, level="warning" if quiet else now.log.level, clock=time.time)
-
-    apply_to_log(settings)
-    async with _tracing(settings, environ) as tracer:
-        environment = Environment(
-            environ=environ,
-            monotonic=time.monotonic,
-            connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
-            console=display,
-            tracer=tracer,
-            on_start=signals.on_start,
-            read_settings=read_settings,
-            apply_to_log=apply_to_log,
-        )
-        return await run(settings, input_specs, environment)
-
-
-@asynccontextmanager
-async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator["Tracer | None"]:
-    if not traces.is_enabled(settings.traces, environ):
-        yield None
-        return
-    provider = traces.open_provider(environ)
-    try:
-        yield provider.get_tracer("poller", __version__)
-    finally:
-        await asyncio.to_thread(provider.shutdown)  # sends the last spans; may take seconds where the collector is down
-
-
-class _Signals:
-    """Stops or reloads the run of this process on signals, also on those that came before it began."""
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._service: Service | None = None
-        self._had_terminal = sys.stderr.isatty()
-        self._is_reload_asked = False  # before the service began
-        self.has_display = False  # which shows that the run is stopping
-
-    def handle(self) -> None:
-        """Handle the signals from now on."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-
-    def on_start(self, service: Service) -> None:
-        self._service = service
-        if self._is_reload_asked:
-            service.reload_asked.set()
-        tune_garbage_collector()
-
-    def _stop(self) -> None:
-        if self._service is not None and not self._service.draining:
-            self._service.drain()
-            if not self.has_display:
-                _print("poller: stopping: polls in flight are finished and delivered. A second signal stops at once")
-        elif self._task is not None:
-            self._task.cancel()
-
-    def _hang_up(self) -> None:
-        if self._had_terminal and not sys.stderr.isatty():
-            self._stop()
-        elif self._service is not None:
-            self._service.reload_asked.set()
-        else:
-            self._is_reload_asked = True
 
 
 async def run(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:
@@ -173,8 +65,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
             error = service.stopped_by
     state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
     if error is None and service.fed and not service.endless:
-        error = _nothing_fed(sums, metrics, sources, state_flag)
-    return _conclude(sums, given.work(sums), metrics, error, state_flag)
+        error = nothing_fed(sums, metrics, sources, state_flag)
+    return conclude(sums, given.work(sums), metrics, error, state_flag)
 
 
 class _GivenWork:
@@ -309,7 +201,7 @@ async def _open_site(
         return apply
     log.info("web.started", url=f"http://{taken.near()}/", address=str(taken), port=taken.port, token=bool(tokens))
     if environment.console is not None:
-        _print(f"poller: live page at http://{taken.near()}/")
+        write(f"poller: live page at http://{taken.near()}/")
     return apply
 
 
@@ -368,43 +260,3 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             delivered=dict(metrics.delivered),
             paused=dict(service.pauses()),
         )
-
-
-def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_flag: str) -> InputError | None:
-    """Return the error where the input had nothing to do; None where it had."""
-    if metrics.tasks or metrics.duplicates:
-        return None
-    if metrics.rejected:
-        listed = f"`poller status --rejected{state_flag}` lists each line with its reason"
-        return InputError(f"no usable id in the input. {listed}")
-    if sums.waiting or sums.finished:
-        return None
-    return InputError(
-        "the input has no id" if sources else "no input was given, and the state has no tasks: poller run FILE"
-    )
-
-
-def _conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str) -> Exit:
-    """Print the closing summary; return the exit code."""
-    _print("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls), work_text(work, state_flag)))))
-    code, message = exit_code(sums, work), None
-    if broken := imbalances(sums):
-        log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])
-        code = Exit.INTERNAL
-    elif error is not None:
-        code, message = error.exit_code, str(error)
-    elif code is Exit.WORK_LEFT:
-        undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
-        left = f"{sums.waiting:,} tasks wait and {undelivered:,} records are not delivered"
-        message = f"stopped with work left: {left}. Run the same command again to continue"
-    if message is not None:
-        _print(f"poller: {message}")
-    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
-    return code
-
-
-def _print(text: str) -> None:
-    """Write to stderr for a person; ignore that it was closed."""
-    stream = logs.QuietStream(sys.stderr)
-    stream.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
-    stream.flush()

@@ -6,9 +6,10 @@ from poller import __version__
 from poller.core.protocols import TokenSource
 from poller.web.add_tasks import Feeder
 from poller.web.auth import Guard
-from poller.web.context import RUN, RunContext
+from poller.web.context import RUN, STATE, RunContext
 from poller.web.dashboard import add_page
 from poller.web.dashboard.overview import Overview
+from poller.web.dashboard.snapshot import Snapshots
 from poller.web.health import get_health, get_readiness
 from poller.web.loop_lag import LoopLag
 from poller.web.metrics import metrics_handler
@@ -21,7 +22,7 @@ def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
     """Return the application that serves `run`. With `tokens`, clients must send the token that they yield."""
     guard = Guard(tokens, clock=run.clock)
     app = web.Application(middlewares=[translate_errors, guard.check])
-    app[RUN] = run
+    app[STATE] = app[RUN] = run
     app.on_response_prepare.append(add_headers)
     feeder, lag = Feeder(run), LoopLag()
     app.cleanup_ctx.append(feeder.serve)
@@ -37,7 +38,7 @@ def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
             web.get("/v1/openapi.json", get_description),
         ]
     )
-    add_page(app, Overview(run))
+    add_page(app, Snapshots(Overview(run).snapshot, clock=run.clock))
     return app
 
 

@@ -97,7 +97,7 @@ def run(
     """
     _survive_early_sighup()
     from poller.app.event_loop import run_event_loop
-    from poller.app.run import run_process
+    from poller.app.process import run_process
 
     flags = {
         "sinks": sink,

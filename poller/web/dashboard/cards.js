@@ -53,7 +53,7 @@ function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: s
   const left = forecast.at - now;
   const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);
   const range = isWide ? ` (${span(forecast.earliest_at, forecast.latest_at, now)})` : "";
-  const paused = lanes.some((lane) => lane.reading.state.pause) ? ", once the pause is over" : "";
+  const paused = lanes.some((lane) => lane.pause) ? ", once the pause is over" : "";
   return [
     `about ${at(forecast.at, now)}`,
     `in ${duration(left)}${range}, at the recent pace${paused}${isFed ? "" : ", if nothing more is fed"}.${quota}`,
@@ -75,8 +75,8 @@ function notices(overview) {
   if (warning) {
     all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
   }
-  for (const lane of lanes.filter((each) => each.reading.state.pause)) {
-    const { pause, pause_detail: detail, resume_at: resumeAt } = lane.reading.state;
+  for (const lane of lanes.filter((each) => each.pause)) {
+    const { pause, pause_detail: detail, resume_at: resumeAt } = lane;
     const until = resumeAt ? ` Until about ${at(resumeAt, now, { seconds: resumeAt - now < 120 })}.` : "";
     const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";
     all.push({
@@ -196,8 +196,7 @@ function fillGauge(node, { hidden, name, used, limit, text }) {
 function fillLane(node, lane, now) {
   const [head, windowGauge, dayGauge, note, dayNote] = node.children;
   setText(head.children[0], lane.account);
-  const { reading, due_at: dueAt } = lane;
-  const { pause } = reading.state;
+  const { reading, pause, due_at: dueAt } = lane;
   const tone = pause ? (lane.needs_person ? "bad" : "warn") : "good";
   const isIdle = !pause && (dueAt === null || dueAt - now > 5);
   setText(head.children[1], pause ? pause.replaceAll("_", " ") : isIdle ? "waiting" : "working");

@@ -108,7 +108,7 @@ async def test_a_paused_account_has_its_reason_and_shades_the_chart(
     (lane,) = overview["lanes"]
     assert overview["state"] == state
     assert overview["forecast"]["state"] == forecast
-    assert lane["reading"]["state"]["pause"]
+    assert lane["pause"] == lane["reading"]["state"]["pause"] is not None
     assert lane["meaning"]
     assert lane["needs_person"] is (state == "stuck")
     assert overview["pace"]["paused"][-1] is True
