@@ -763,7 +763,7 @@ BUGS = (
     ),
     Bug(
         name="refused-run-attaches-its-sinks",
-        file="poller/app/run.py",
+        file="poller/app/compose.py",
         old="    positions = await store.positions(names)\n",
         new="    positions = await store.attach_sinks(names)\n",
         tests=("cli/test_replay",),
@@ -777,7 +777,7 @@ BUGS = (
     ),
     Bug(
         name="defect-ends-with-code-1",
-        file="poller/app/run.py",
+        file="poller/app/compose.py",
         old="    except* Exception as errors:\n",
         new="    except* ArithmeticError as errors:\n",
         tests=("service/test_service",),
@@ -919,9 +919,9 @@ BUGS = (
     ),
     Bug(
         name="reload-without-the-server",
-        file="poller/app/run.py",
-        old="        site.feeding = inputs.feeding(now)\n",
-        new="        site.feeding = inputs.feeding(settings)\n",
+        file="poller/app/compose.py",
+        old="        context.feeding = inputs.feeding(now)\n",
+        new="        context.feeding = inputs.feeding(settings)\n",
         tests=("app/test_reload",),
     ),
     Bug(
