@@ -50,6 +50,7 @@ class RecentReason:
     """One reason why tasks were not plainly complete: how many, and the latest of them."""
 
     count: int = 0
+    landed: int = 0  # of these: a file is there all the same
     kind: str | None = None  # of the latest
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
@@ -75,8 +76,9 @@ class History:
 
     def count_reasons(self, sums: Sums) -> None:
         """Take over the counts of the reasons; their samples stay."""
-        for reason, count in sums.reasons:
-            self.reasons.setdefault(reason, RecentReason()).count = count
+        for name, count, landed in sums.reasons:
+            reason = self.reasons.setdefault(name, RecentReason())
+            reason.count, reason.landed = count, landed
 
     def add_earlier(self, body: bytes) -> None:
         """Measure and sample the stored record of an earlier run, whose outcome is counted already."""
@@ -101,6 +103,7 @@ class History:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
             reason = self.reasons.setdefault(name, RecentReason())
             reason.count += 1
+            reason.landed += record.landed
             reason.kind = record.kind.value
             reason.samples.append(_sample(record))
 

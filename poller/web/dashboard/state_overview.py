@@ -149,6 +149,7 @@ def _ledger(sums: Sums) -> LedgerCounts:
         finished=sums.finished,
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
+        landed={kind: sums.landed.get(kind, 0) for kind in Kind},
         sources=sources,
         sinks=[sink for sink in sums.sinks if sink.attached],
     )
