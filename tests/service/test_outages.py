@@ -14,6 +14,7 @@ from poller.core.model import AccountState, Pause
 from poller.core.protocols import Clock
 from poller.sandbox import FAULTS, Fate, Outage, Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest, error, html, scope_missing, throttled, wrong_path
+from poller.sandbox.scenario import START_FAULTS
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
 
 Events = list[MutableMapping[str, Any]]
@@ -103,7 +104,7 @@ async def test_a_token_refused_for_five_minutes_loses_nothing_and_the_file_s_new
 
 
 REFUSALS = ["401", "403", "423", "477", "500", "502", "503", "504", "530", "html404"]
-HOSTILE = sorted(FAULTS.keys() - {*REFUSALS, "big_ints"})
+HOSTILE = sorted(FAULTS.keys() - START_FAULTS - {*REFUSALS, "big_ints"})
 REASONS = {
     "refusals": {
         "token_refused",
