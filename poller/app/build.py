@@ -166,10 +166,6 @@ class Builder:
             return self._oauth(account.base_url, account.oauth)
         return await _stored_token(account.token_file, account.token_env, self.environment.environ)
 
-    async def site_token(self, settings: Settings) -> TokenSource | None:
-        """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
-        return await _site_token(settings, self.environment.environ)
-
     def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
         secret, refresh_token = oauth_secrets(oauth, self.environment.environ)
         logs.keep_secret(secret)
@@ -202,7 +198,7 @@ async def check_build(settings: Settings, environment: Environment) -> None:
             oauth_secrets(account.oauth, environment.environ)
         else:
             await _stored_token(account.token_file, account.token_env, environment.environ)
-    await _site_token(settings, environment.environ)
+    await site_token(settings, environment.environ)
 
 
 def oauth_secrets(oauth: OAuthTable, environ: Mapping[str, str]) -> tuple[str, str | None]:
@@ -217,13 +213,6 @@ def oauth_secrets(oauth: OAuthTable, environ: Mapping[str, str]) -> tuple[str, s
     return secret, None if variable is None else secret_in_env(variable, environ)
 
 
-async def _site_token(settings: Settings, environ: Mapping[str, str]) -> TokenSource | None:
-    file, variable = settings.listen_token_file, settings.listen_token_env
-    if file is None and variable is None:
-        return None
-    return await _stored_token(file, variable or "", environ)
-
-
 def _gate_limits(account: AccountSettings) -> GateLimits:
     return GateLimits(
         requests=account.requests,
@@ -233,6 +222,14 @@ def _gate_limits(account: AccountSettings) -> GateLimits:
         daily_reserve=account.daily_reserve,
         time_zone=account.time_zone,
     )
+
+
+async def site_token(settings: Settings, environ: Mapping[str, str]) -> TokenSource | None:
+    """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
+    file, variable = settings.listen_token_file, settings.listen_token_env
+    if file is None and variable is None:
+        return None
+    return await _stored_token(file, variable or "", environ)
 
 
 async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:

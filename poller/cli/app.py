@@ -28,6 +28,7 @@ from poller.cli.commands import (
     run,
     sandbox,
     status,
+    ui,
     verify,
     why,
 )
@@ -81,7 +82,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
+for module in (run, check_config, plan, status, why, report, verify, replay, reload, ui, healthcheck, demo, sandbox):
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))
 app.command(import_files.NAME, epilog=import_files.EXAMPLES, cls=command_class(import_files))(
