@@ -55,6 +55,7 @@ class Polling:
             poll_cost_s=POLL_COST_S if self.poll_cost_s is None else self.poll_cost_s,
             longest_gap_s=min(self.ceiling_s, self.deadline_s),
             shortest_gap_s=self.first_gap_s,
+            deadline_s=self.deadline_s,
         )
 
     @property
@@ -96,8 +97,7 @@ def decide(
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
-            at = now + min(gap_s, polling.deadline_s - age_s)
-            return PollAgain(at=at, errors=0, status=outcome.status, requested_at=outcome.requested_at)
+            return _poll_again_running(outcome, now, min(gap_s, polling.deadline_s - age_s))
         case Missing():
             return _decide_missing(task, now, polling, holds_unknown=holds_unknown)
         case Throttled() if is_paused or outcome.policy != "migrating":
@@ -107,9 +107,8 @@ def decide(
                 return _poll_again_unchanged(task, at=now + polling.first_gap_s)
             if overdue and others_answered and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
-            errors = min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors
-            gap_s = _failure_gap_s(errors * _doublings(failed_share), polling, rng, _asked_s(outcome))
-            return PollAgain(at=now + gap_s, errors=task.errors + 1, missing_at=task.missing_at, status=task.status)
+            doublings = _doublings(failed_share) * (min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors)
+            return _poll_again_failed(task, now, _failure_gap_s(doublings, polling, rng, _asked_s(outcome)))
         case _:
             assert_never(outcome)
 
@@ -136,6 +135,21 @@ def _failure_gap_s(doublings: float, polling: Polling, rng: Random, asked_s: flo
     where HubSpot requests a longer wait that is not absurd."""
     ceiling = min(polling.failure_gap_s * 2.0 ** min(doublings, 32), polling.longest_failure_gap_s)
     return max(rng.uniform(polling.failure_gap_s / 2, ceiling), min(asked_s, polling.longest_failure_gap_s))
+
+
+def _poll_again_running(outcome: Running, now: float, gap_s: float) -> PollAgain:
+    return PollAgain(
+        at=now + gap_s,
+        errors=0,
+        status=outcome.status,
+        requested_at=outcome.requested_at,
+        seen_at=now,
+        started_at=outcome.started_at,
+    )
+
+
+def _poll_again_failed(task: Task, now: float, gap_s: float) -> PollAgain:
+    return PollAgain(at=now + gap_s, errors=task.errors + 1, missing_at=task.missing_at, status=task.status)
 
 
 def _asked_s(outcome: Refused | Unreachable | Throttled) -> float:
