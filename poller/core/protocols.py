@@ -152,8 +152,7 @@ class PollStore(Protocol):
         Not stored."""
 
     async def claim(self, account: str, limit: int) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process; in
-        PostgreSQL also a minute after the last `beat`."""
+        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process."""
 
     async def next_due_at(self, account: str) -> float | None:
         """Return when the earliest task that is waiting and not leased is due; None if there is none."""

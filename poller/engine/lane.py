@@ -1,6 +1,7 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from poller.schedule.policy import Polling, decide
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
+CLAIMED_A_WORKER = 4  # due tasks that are claimed at once: a claim costs about as much for many as for few
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 
 
@@ -226,25 +228,38 @@ class DueTasks:
         self._clock = clock
         self._claimed: deque[Task] = deque()
         self._claiming = asyncio.Lock()
+        self._more_are_due = False
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
         self._stopping = False
 
     async def next(self) -> Task | None:
-        """Wait for a due task; None once stopped. Workers take turns, so that one claim serves many."""
-        if self._claimed and not self._stopping:
+        """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""
+        if self._claimed and not self._stopping and (self._claiming.locked() or not self._is_short()):
             return self._claimed.popleft()
         async with self._claiming:
-            while not self._claimed and not self._stopping:
-                self._woken.clear()
-                self._claimed.extend(await self._store.claim(self._account, self._gate.workers))
-                if not self._claimed:
-                    await self._sleep_until_due()
+            while not self._stopping and (not self._claimed or self._is_short()):
+                await self._claim()
             return None if self._stopping else self._claimed.popleft()
 
+    def _is_short(self) -> bool:
+        """Whether to claim more before the last claimed task is handed out, so that no worker waits for a claim."""
+        return self._more_are_due and len(self._claimed) < self._gate.workers
+
+    async def _claim(self) -> None:
+        """Claim due tasks; where none is due, sleep."""
+        self._woken.clear()
+        limit = CLAIMED_A_WORKER * self._gate.workers
+        claimed = await self._store.claim(self._account, limit)
+        self._claimed.extend(claimed)
+        self._more_are_due = len(claimed) == limit
+        if not self._claimed:
+            await self._sleep_until_due()
+
     async def _sleep_until_due(self) -> None:
+        self._sleeps_until = math.inf  # while the schedule is read, every task that becomes due ends the sleep
         now, due_at = self._clock(), await self._store.next_due_at(self._account)
-        self._sleeps_until = min(now + LONGEST_SLEEP_S, due_at if due_at is not None else float("inf"))
+        self._sleeps_until = min(now + LONGEST_SLEEP_S, due_at if due_at is not None else math.inf)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()

@@ -197,11 +197,10 @@ def rejection_rows(chunk: Chunk) -> list[Row]:
 
 
 def polled_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, lease, poll_log, due_at, errors, missing_at, status, requested_at of the tasks that are polled again."""
+    """To: key, poll_log, due_at, errors, missing_at, status, requested_at of the tasks that are polled again."""
     return [
         (
             each.task.key,
-            each.task.lease,
             each.poll_line,
             again.at,
             again.errors,
@@ -215,11 +214,10 @@ def polled_rows(settled: Sequence[Settled]) -> list[Row]:
 
 
 def finished_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, lease, poll_log, kind; of the record: reason, seen_at, body."""
+    """To: key, poll_log, kind; of the record: reason, seen_at, body."""
     return [
         (
             each.task.key,
-            each.task.lease,
             each.poll_line,
             str(record.kind),
             record.reason and storable(record.reason),

@@ -35,9 +35,7 @@ class _Write:
 
     apply: Apply  # neighbours with the same one are applied in one call
     payload: Any
-    first: bool  # before what is not first: claims must not wait for others to share their commit
     on_commit: Callable[[Any], None] | None  # runs right after the commit, with the result
-    abandoned: Callable[[Any], None] | None  # runs instead of the caller, where that was cancelled
     future: asyncio.Future[Any] | None  # None: no caller waits
 
 
@@ -73,28 +71,16 @@ class Writer:
         if self._ended is not None:
             raise StoreError(self._ended)
 
-    async def run(
-        self,
-        apply: Apply,
-        payload: Any,
-        *,
-        first: bool = False,
-        on_commit: Callable[[Any], None] | None = None,
-        abandoned: Callable[[Any], None] | None = None,
-    ) -> Any:
+    async def run(self, apply: Apply, payload: Any, *, on_commit: Callable[[Any], None] | None = None) -> Any:
         """Return what `apply` returned for `payload`, once committed. It will be, also when the caller is cancelled."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        write = _Write(
-            apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=abandoned, future=future
-        )
-        self._append(write, within_s=0.0 if first else self._linger_s)
+        write = _Write(apply=apply, payload=payload, on_commit=on_commit, future=future)
+        self._append(write, within_s=self._linger_s)
         return await future
 
-    def run_within(
-        self, delay_s: float, apply: Apply, payload: Any, *, first: bool = False, on_commit: Callable[[Any], None]
-    ) -> None:
+    def run_within(self, delay_s: float, apply: Apply, payload: Any, *, on_commit: Callable[[Any], None]) -> None:
         """Have `payload` committed within `delay_s`; no caller waits for it."""
-        write = _Write(apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=None, future=None)
+        write = _Write(apply=apply, payload=payload, on_commit=on_commit, future=None)
         self._append(write, within_s=delay_s)
 
     def _append(self, write: _Write, *, within_s: float) -> None:
@@ -137,7 +123,6 @@ class Writer:
         try:
             while await self._wait_for_work():
                 batch, self._pending, self._due_at = self._pending, [], None
-                batch.sort(key=lambda write: not write.first)  # a stable sort: otherwise in order
                 await self._store(batch)
             await self._unregister()
         except StoreError as error:
@@ -287,9 +272,5 @@ class Writer:
 def _resolve(write: _Write, result: Any) -> None:
     if write.on_commit is not None:
         write.on_commit(result)
-    if write.future is None:
-        return
-    if not write.future.done():
+    if write.future is not None and not write.future.done():
         write.future.set_result(result)
-    elif write.abandoned is not None:
-        write.abandoned(result)

@@ -1,24 +1,19 @@
 """The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction. For
 the contracts, see core/protocols.
 
-A lease is a token and an end in the database's own time. A poll recorded under a token that is not the task's latest
-is skipped: its owner was too late.
+Leases are in the memory of the state's one owner. A claim only reads: it costs no commit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
 from poller.store.postgres.connection import fetch_all, fetch_first
-
-LEASE_S = 60.0
-RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
-
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
 
@@ -122,102 +117,80 @@ async def _count_known(connection: AsyncConnection, chunk: Chunk) -> tuple[int, 
 
 
 async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:
-    """Return each account's number and stored paused time, the accounts made as needed."""
-    wanted = sorted(names)  # in one order for every writer: no deadlocks
-    await connection.execute("INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (wanted,))
-    found = await fetch_all(connection, "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)", (wanted,))
+    """Return each account's number and stored paused time, the accounts made as needed.
+
+    Known accounts are not inserted again: every refused row would use up a number of the identity column.
+    """
+    query = "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)"
+    found = await fetch_all(connection, query, (list(names),))
+    if missing := sorted(names - {name for name, _, _ in found}):  # in one order for every writer: no deadlocks
+        insert = "INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+        await connection.execute(insert, (missing,))
+        found += await fetch_all(connection, query, (missing,))
     return {name: (number, paused_s) for name, number, paused_s in found}
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-async def claim(connection: AsyncConnection, account: str, limit: int, now: float) -> list[Task]:
-    """Lease up to `limit` due tasks, longest due first, except those that others hold or are just claiming."""
+async def find_due(
+    connection: AsyncConnection, account: str, limit: int, leased: Collection[int], now: float
+) -> list[rows.Row]:
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first."""
     # Not prepared: a plan for an unknown limit would sort all due tasks.
-    claimed = await connection.execute(
-        "UPDATE task SET lease = nextval('lease'), lease_until = clock_timestamp() + %s * interval '1 s'"
-        " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
-        " AND kind IS NULL AND due_at <= %s AND (lease_until IS NULL OR lease_until < clock_timestamp())"
-        " ORDER BY due_at, key LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " RETURNING key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at,"
-        " lease",
-        (LEASE_S, account, now, limit),
+    found = await connection.execute(
+        "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at"
+        " FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL AND due_at <= %s"
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
+        (account, now, list(leased), limit),
         prepare=False,
     )
-    tasks = [rows.task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
-    return sorted(tasks, key=lambda task: (task.due_at, task.key))
+    return list(await found.fetchall())
 
 
-async def next_due_at(connection: AsyncConnection, account: str) -> float | None:
-    row = await fetch_first(
-        connection,
+async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
+    found = await connection.execute(
         "SELECT due_at FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL"
-        " AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY due_at, key LIMIT 1",
-        (account,),
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1",
+        (account, list(leased)),
+        prepare=False,
     )
+    row = await found.fetchone()
     return None if row is None else row[0]
 
 
-async def renew(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
-    """Extend those leases (task key → token) that end soon and are still ours."""
-    await connection.execute(
-        "UPDATE task t SET lease_until = clock_timestamp() + %s * interval '1 s'"
-        " FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease) WHERE t.key = x.key AND t.lease = x.lease"
-        " AND t.lease_until < clock_timestamp() + %s * interval '1 s'",
-        (LEASE_S, list(leases), list(leases.values()), RENEW_BELOW_S),
-    )
-
-
-async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
-    """Give those leases (task key → token) back that are still ours."""
-    await connection.execute(
-        "UPDATE task t SET lease = 0, lease_until = NULL FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease)"
-        " WHERE t.key = x.key AND t.lease = x.lease",
-        (list(leases), list(leases.values())),
-    )
-
-
-async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> set[int]:
-    """Store the decisions, each task at most once in `settled`; return the keys of those whose leases were still
-    ours."""
-    stored: list[rows.Row] = []
+async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> None:
+    """Store the decisions, each task at most once in `settled`; the leases are held."""
     if polled := rows.polled_rows(settled):
-        stored += await _record_polled(connection, polled)
+        await _record_polled(connection, polled)
     if finished := rows.finished_rows(settled):
-        stored += await _record_finished(connection, finished)
-    return {key for (key,) in stored}
+        await _record_finished(connection, finished)
 
 
-async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> Sequence[rows.Row]:
-    return await fetch_all(
-        connection,
+async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> None:
+    await connection.execute(
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
-        " poll_log = right(t.poll_log || x.poll_log, %s), lease = 0, lease_until = NULL"
-        " FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
+        " poll_log = right(t.poll_log || x.poll_log, %s)"
+        " FROM unnest(%s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
         " %s::double precision[], %s::text[], %s::double precision[])"
-        " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at)"
-        " WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key",
+        " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at) WHERE t.key = x.key",
         (LONGEST, *_columns(polled)),
     )
 
 
-async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> Sequence[rows.Row]:
+async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> None:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
-    return await fetch_all(
-        connection,
-        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
+    await connection.execute(
+        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[],"
         " %s::double precision[], %b::bytea[])"
-        " WITH ORDINALITY AS x (key, lease, poll_log, kind, reason, seen_at, body, nr)),"
+        " WITH ORDINALITY AS x (key, poll_log, kind, reason, seen_at, body, nr)),"
         " done AS (UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s),"
-        " kind = x.kind, lease = 0, lease_until = NULL FROM x"
-        " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
-        " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
+        " kind = x.kind FROM x WHERE t.key = x.key),"
+        " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM x"
         " ORDER BY nr RETURNING number),"
-        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE),"
-        " owed AS (INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new)"
-        " SELECT key FROM done",
+        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
+        " INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new",
         (*_columns(finished), LONGEST),
     )
 
@@ -232,25 +205,38 @@ def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
 
 async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
     """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
-    await connection.execute(
-        "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
-        " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
-        (list(learned), list(learned.values())),
-    )
-    known = await accounts_of(connection, set(noted))
-    for name, state in sorted(noted.items()):
-        number, _ = known[name]
+    if learned:
         await connection.execute(
-            "UPDATE account SET active_at = %s, clean = %s, paused_s = %s, day = %s, pause = %s, pause_detail = %s,"
-            " resume_at = %s WHERE id = %s",
-            (*rows.account_row(state), number),
+            "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
+            " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+            (list(learned), list(learned.values())),
         )
-        if state.day:
-            await connection.execute(
-                "INSERT INTO account_day AS d (account, day, requests) VALUES (%s, %s, %s)"
-                " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
-                (number, state.day, state.day_requests),
-            )
+    if noted:
+        await _save_accounts(connection, noted)
+
+
+async def _save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
+    """Two statements for all accounts that are known, in one order for every writer: no deadlocks."""
+    names = sorted(noted)
+    table = [names, *_columns([rows.account_row(noted[name]) for name in names])]
+    update = (
+        "UPDATE account a SET active_at = x.active_at, clean = x.clean, paused_s = x.paused_s, day = x.day,"
+        " pause = x.pause, pause_detail = x.pause_detail, resume_at = x.resume_at"
+        " FROM unnest(%s::text[], %s::double precision[], %s::boolean[], %s::double precision[], %s::text[],"
+        " %s::text[], %s::text[], %s::double precision[])"
+        " AS x (name, active_at, clean, paused_s, day, pause, pause_detail, resume_at) WHERE a.name = x.name"
+    )
+    if (await connection.execute(update.encode(), table)).rowcount < len(names):
+        await accounts_of(connection, set(names))
+        await connection.execute(update.encode(), table)
+    if used := [(name, state.day, state.day_requests) for name, state in sorted(noted.items()) if state.day]:
+        await connection.execute(
+            "INSERT INTO account_day AS d (account, day, requests) SELECT a.id, x.day, x.requests"
+            " FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS x (name, day, requests)"
+            " JOIN account a ON a.name = x.name"
+            " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
+            _columns(used),
+        )
 
 
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:

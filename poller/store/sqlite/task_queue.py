@@ -8,7 +8,7 @@ from contextlib import closing
 
 import orjson
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
@@ -123,8 +123,8 @@ def _account_base(connection: Connection, name: str, noted: Mapping[str, Account
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-def claim(connection: Connection, account: str, limit: int, leased: Leased, last_lease: int, now: float) -> list[Task]:
-    """Return up to `limit` due tasks that are not leased, longest due first, each with a lease after `last_lease`."""
+def find_due(connection: Connection, account: str, limit: int, leased: Leased, now: float) -> list[rows.Row]:
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first."""
     keys = _due_keys(connection, account, limit, leased, now)
     found = connection.execute(
         "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at"  # noqa: S608 - placeholders
@@ -132,7 +132,7 @@ def claim(connection: Connection, account: str, limit: int, leased: Leased, last
         keys,
     )
     by_key = {row[0]: row for row in found}
-    return [rows.task_of(account, by_key[key], lease) for lease, key in enumerate(keys, start=last_lease + 1)]
+    return [by_key[key] for key in keys]
 
 
 def _due_keys(connection: Connection, account: str, limit: int, leased: Leased, now: float) -> list[int]:
@@ -167,7 +167,7 @@ def record(connection: Connection, settled: Sequence[Settled]) -> None:
         connection.executemany(
             "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
             " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at) WHERE key = ?",
-            [(poll_log, -LONGEST, *decision, key) for key, _, poll_log, *decision in polled],
+            [(poll_log, -LONGEST, *decision, key) for key, poll_log, *decision in polled],
         )
     if finished := rows.finished_rows(settled):
         _record_finished(connection, finished)
@@ -177,11 +177,11 @@ def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> No
     (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
     connection.executemany(
         "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ? WHERE key = ?",
-        [(poll_log, -LONGEST, kind, key) for key, _, poll_log, kind, *_ in finished],
+        [(poll_log, -LONGEST, kind, key) for key, poll_log, kind, *_ in finished],
     )
     connection.executemany(
         "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)",
-        [(key, *record) for key, _, _, _, *record in finished],
+        [(key, *record) for key, _, _, *record in finished],
     )
     connection.execute(
         "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"
