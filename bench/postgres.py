@@ -173,7 +173,6 @@ def _environ(tree: str, accounts: int) -> dict[str, str]:
     if accounts > 1:
         environ["POLLER_ACCOUNT"] = "a0"
         for number in range(accounts):
-            environ[f"POLLER_ACCOUNTS__a{number}__TOKEN"] = "bench"
             environ[f"POLLER_ACCOUNTS__a{number}__WORKERS"] = "4"
     return environ
 
@@ -193,7 +192,10 @@ def _lines(folder: Path, tasks: int, accounts: int, *, refs: bool = False) -> Pa
 
 
 def _event(run: Run, name: str) -> float:
-    return next(instant(event) for event in run.events if event["event"] == name)
+    for event in run.events:
+        if event["event"] == name:
+            return instant(event)
+    raise SystemExit(f"no {name}; the run ended with {run.exit_code}: {run.events[-1:]}")
 
 
 def _growth(samples: Sequence[tuple[float, float]], began: float, ended: float) -> float:

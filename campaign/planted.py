@@ -195,6 +195,13 @@ BUGS = (
         tests=("store/test_postgres",),
     ),
     Bug(
+        name="sleep-past-what-became-due",
+        file="poller/engine/lane.py",
+        old="        self._sleeps_until = math.inf ",
+        new="        pass ",
+        tests=("engine/test_due_tasks",),
+    ),
+    Bug(
         name="unstored-polls-logged",
         file="poller/engine/recorder.py",
         old="if id(each.settled) in stored]",

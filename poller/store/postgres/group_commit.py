@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
-from poller.store.intervals import RETRY_S
+from poller.store.intervals import HEAVY_ROWS, RETRY_S
 from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, SILENT_AFTER_S, answered, connect
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass, store_error
@@ -51,6 +51,7 @@ class Writer:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._pending: list[_Write] = []
+        self._rows = 0  # of what is pending
         self._due_at: float | None = None
         self._woken = asyncio.Event()
         self._commits = 0  # transactions of ours that count
@@ -71,11 +72,14 @@ class Writer:
         if self._ended is not None:
             raise StoreError(self._ended)
 
-    async def run(self, apply: Apply, payload: Any, *, on_commit: Callable[[Any], None] | None = None) -> Any:
+    async def run(
+        self, apply: Apply, payload: Any, *, rows: int = 1, on_commit: Callable[[Any], None] | None = None
+    ) -> Any:
         """Return what `apply` returned for `payload`, once committed. It will be, also when the caller is cancelled."""
         future: asyncio.Future[Any] = self._loop.create_future()
         write = _Write(apply=apply, payload=payload, on_commit=on_commit, future=future)
-        self._append(write, within_s=self._linger_s)
+        self._rows += rows
+        self._append(write, within_s=0.0 if self._rows >= HEAVY_ROWS else self._linger_s)
         return await future
 
     def run_within(self, delay_s: float, apply: Apply, payload: Any, *, on_commit: Callable[[Any], None]) -> None:
@@ -122,7 +126,7 @@ class Writer:
     async def _work(self) -> None:
         try:
             while await self._wait_for_work():
-                batch, self._pending, self._due_at = self._pending, [], None
+                batch, self._pending, self._rows, self._due_at = self._pending, [], 0, None
                 await self._store(batch)
             await self._unregister()
         except StoreError as error:

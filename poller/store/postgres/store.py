@@ -74,7 +74,8 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
-        return await self._write(task_queue.add, source, chunk, paused_s, self._first_poll_s, self._clock())
+        write = (source, chunk, paused_s, self._first_poll_s, self._clock())
+        return await self._write(task_queue.add, *write, rows=len(chunk.fed))
 
     # --- polling
 
@@ -94,7 +95,7 @@ class PostgresStore(PostgresReads, NotingStore):
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
         if held:
-            await self._writer.run(_record, held, on_commit=lambda _: self._leases.end_recording(held))
+            await self._writer.run(_record, held, rows=len(held), on_commit=lambda _: self._leases.end_recording(held))
         return held
 
     def release(self, tasks: Sequence[Task]) -> None:
@@ -127,7 +128,8 @@ class PostgresStore(PostgresReads, NotingStore):
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
         numbers = [delivery.number for delivery in batch]
         refused = {number: storable(reason) for number, reason in written.refused.items()}
-        await self._write(outbox.note_delivered, sink, numbers, refused, written.position, self._clock())
+        values = (sink, numbers, refused, written.position, self._clock())
+        await self._write(outbox.note_delivered, *values, rows=len(batch))
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
@@ -152,8 +154,10 @@ class PostgresStore(PostgresReads, NotingStore):
         await self._pool.close(timeout=0.5)  # its workers may wait for a server that is out of reach
         log.info("store.closed", path=self._dsn.shown)
 
-    async def _write(self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
-        result: T = await self._writer.run(_OneByOne(write), values)
+    async def _write(
+        self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values, rows: int = 1
+    ) -> T:
+        result: T = await self._writer.run(_OneByOne(write), values, rows=rows)
         return result
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
