@@ -196,7 +196,7 @@ BUGS = (
     ),
     Bug(
         name="sleep-past-what-became-due",
-        file="poller/engine/lane.py",
+        file="poller/engine/due_tasks.py",
         old="        self._sleeps_until = math.inf ",
         new="        pass ",
         tests=("engine/test_due_tasks",),
@@ -770,7 +770,7 @@ BUGS = (
     ),
     Bug(
         name="refused-run-attaches-its-sinks",
-        file="poller/app/run.py",
+        file="poller/app/compose.py",
         old="    positions = await store.positions(names)\n",
         new="    positions = await store.attach_sinks(names)\n",
         tests=("cli/test_replay",),
@@ -784,7 +784,7 @@ BUGS = (
     ),
     Bug(
         name="defect-ends-with-code-1",
-        file="poller/app/run.py",
+        file="poller/app/compose.py",
         old="    except* Exception as errors:\n",
         new="    except* ArithmeticError as errors:\n",
         tests=("service/test_service",),
@@ -883,14 +883,21 @@ BUGS = (
     ),
     Bug(
         name="stop-is-not-shown",
-        file="poller/app/run.py",
-        old="draining=lambda: service.draining,",
-        new="draining=lambda: False,",
+        file="poller/app/progress.py",
+        old="        ending=ending,\n",
+        new="",
         tests=("app/test_progress",),
     ),
     Bug(
+        name="log-lines-over-the-progress",
+        file="poller/app/live_block.py",
+        old='                self._put(f"{self._erased()}{whole}{end}{self._drawn()}")',
+        new='                self._put(f"{whole}{end}")',
+        tests=("app/test_live_block",),
+    ),
+    Bug(
         name="sighup-before-the-start-is-forgotten",
-        file="poller/app/run.py",
+        file="poller/app/signals.py",
         old="            self._is_reload_asked = True\n",
         new="            pass\n",
         tests=("app/test_event_loop",),
@@ -926,9 +933,9 @@ BUGS = (
     ),
     Bug(
         name="reload-without-the-server",
-        file="poller/app/run.py",
-        old="        site.feeding = inputs.feeding(now)\n",
-        new="        site.feeding = inputs.feeding(settings)\n",
+        file="poller/app/compose.py",
+        old="        context.feeding = inputs.feeding(now)\n",
+        new="        context.feeding = inputs.feeding(settings)\n",
         tests=("app/test_reload",),
     ),
     Bug(

@@ -1,146 +1,31 @@
-"""The composition root: builds a run from its settings, runs it, and returns its exit code."""
+"""A run as a command: builds it, runs it beside its display and reloads, and returns its exit code."""
 
 import asyncio
-import dataclasses
-import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import structlog
 from msgspec.json import encode
 from msgspec.structs import replace
-from rich.console import Console
 
 from poller import __version__
 from poller.app import inputs
-from poller.app.build import Builder
+from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.environment import Environment
-from poller.app.event_loop import tune_garbage_collector
-from poller.app.progress import Progress
+from poller.app.messages import conclude, nothing_fed, write
+from poller.app.progress import progress_of
 from poller.app.reload import Reload
-from poller.config import AccountSettings, Settings, address_of
-from poller.core import log as logs
-from poller.core.defect import defect
-from poller.core.errors import ConfigError, Exit, InputError, PollerError, StoreError
+from poller.config import Settings
+from poller.core.errors import Exit, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
-from poller.core.steady_clock import SteadyClock
-from poller.core.text import redacted_url, without_controls
+from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.hubspot import tracing as traces
-from poller.hubspot.client import Connections
-from poller.reports.ledger import failed_polls, imbalances, summary
-from poller.reports.work import Work, WorkNote, begun, exit_code, work_note, work_of, work_text
-from poller.sources import Source, check_sources
-from poller.store import open_store
-from poller.web import RunContext, make_site
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
+from poller.reports.work import Work, WorkNote, begun, work_note, work_of
+from poller.sources import check_sources
 
 log = structlog.get_logger()
-
-HISTORY, HISTORY_PAGE = 500, 50  # records; each may have a body of a megabyte
-
-
-async def run_process(
-    read_settings: Callable[[], Settings], input_specs: Sequence[str], environ: Mapping[str, str]
-) -> Exit:
-    """Run as this process: logs, progress and summary on stderr; the first SIGTERM or SIGINT drains, the second stops
-    at once. SIGHUP reloads, but drains where the terminal was closed. Raises `PollerError`."""
-    signals = _Signals()
-    signals.handle()  # before the settings are read: a SIGHUP after that must reload them
-    try:
-        return await _run_with_logs(read_settings, input_specs, environ, signals)
-    except asyncio.CancelledError:
-        _print("poller: stopped at once; nothing is lost. Run the same command again to continue")
-        return Exit.WORK_LEFT
-
-
-async def _run_with_logs(
-    read_settings: Callable[[], Settings],
-    input_specs: Sequence[str],
-    environ: Mapping[str, str],
-    signals: "_Signals",
-) -> Exit:
-    settings = read_settings()
-    console = Console(stderr=True)
-    display = console if settings.progress and console.is_terminal else None
-    signals.has_display = display is not None
-
-    def apply_to_log(now: Settings) -> None:
-        quiet = display is not None and "level" not in now.log.model_fields_set
-        logs.configure(format=now.log.format, level="warning" if quiet else now.log.level, clock=time.time)
-
-    apply_to_log(settings)
-    async with _tracing(settings, environ) as tracer:
-        environment = Environment(
-            environ=environ,
-            monotonic=time.monotonic,
-            connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
-            console=display,
-            tracer=tracer,
-            on_start=signals.on_start,
-            read_settings=read_settings,
-            apply_to_log=apply_to_log,
-        )
-        return await run(settings, input_specs, environment)
-
-
-@asynccontextmanager
-async def _tracing(settings: Settings, environ: Mapping[str, str]) -> AsyncIterator["Tracer | None"]:
-    if not traces.is_enabled(settings.traces, environ):
-        yield None
-        return
-    provider = traces.open_provider(environ)
-    try:
-        yield provider.get_tracer("poller", __version__)
-    finally:
-        await asyncio.to_thread(provider.shutdown)  # sends the last spans; may take seconds where the collector is down
-
-
-class _Signals:
-    """Stops or reloads the run of this process on signals, also on those that came before it began."""
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._service: Service | None = None
-        self._had_terminal = sys.stderr.isatty()
-        self._is_reload_asked = False  # before the service began
-        self.has_display = False  # which shows that the run is stopping
-
-    def handle(self) -> None:
-        """Handle the signals from now on."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-
-    def on_start(self, service: Service) -> None:
-        self._service = service
-        if self._is_reload_asked:
-            service.reload_asked.set()
-        tune_garbage_collector()
-
-    def _stop(self) -> None:
-        if self._service is not None and not self._service.draining:
-            self._service.drain()
-            if not self.has_display:
-                _print("poller: stopping: polls in flight are finished and delivered. A second signal stops at once")
-        elif self._task is not None:
-            self._task.cancel()
-
-    def _hang_up(self) -> None:
-        if self._had_terminal and not sys.stderr.isatty():
-            self._stop()
-        elif self._service is not None:
-            self._service.reload_asked.set()
-        else:
-            self._is_reload_asked = True
 
 
 async def run(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:
@@ -150,31 +35,25 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     """
     sources = inputs.sources(settings, input_specs)
     check_sources(sources)
-    monotonic = environment.monotonic or asyncio.get_running_loop().time
-    environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
-    metrics = Metrics()
-    async with AsyncExitStack() as stack:
-        store = await open_store(settings.state, clock=environment.clock)
-        stack.push_async_callback(store.close)
-        if ahead_s := await store.rebase_instants():
-            log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
-        connections = await stack.enter_async_context(environment.connections(settings))
-        builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
-        service = await _build_service(settings, sources, builder, stack)
+    async with open_run(settings, sources, environment) as parts:
+        store, metrics, service = parts.store, parts.metrics, parts.service
         given = await _GivenWork.begin(store, metrics)
         service.on_chunk = given.save
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         environment.on_start(service)
-        apply_to_site = await _open_site(settings, builder, service, stack)
-        reload = Reload(settings, input_specs, service, builder, [apply_to_site, environment.apply_to_log])
-        error = await _run_service(service, settings, metrics, environment, reload)
-        sums = await _closing_sums(store, settings.state)
+        async with open_site(settings, parts) as site:
+            if site.url is not None and environment.terminal is not None:
+                write(f"poller: live page at {site.url}", environment.terminal)
+            reload = Reload(settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log])
+            error = await run_service(service, _watchers(settings, parts, reload))
+            sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
     if error is None and service.fed and not service.endless:
-        error = _nothing_fed(sums, metrics, sources, state_flag)
-    return _conclude(sums, given.work(sums), metrics, error, state_flag)
+        error = nothing_fed(sums, metrics, sources, state_flag)
+    again = environment.again.text(is_fed=service.fed)
+    return conclude(sums, given.work(sums), metrics, error, state_flag, again)
 
 
 class _GivenWork:
@@ -222,135 +101,13 @@ async def _closing_sums(store: Store, state: str) -> Sums:
         reading.cancel()
 
 
-async def _build_service(
-    settings: Settings, sources: Sequence[Source], builder: Builder, stack: AsyncExitStack
-) -> Service:
-    """Build the service with its open sinks and its lanes. Sinks are closed when the stack unwinds."""
-    environment, store, metrics = builder.environment, builder.store, builder.metrics
-    sums = await store.sums()
-    metrics.begin(sums)
-    await _refuse_orphans(sums, settings.account_settings(), store)
-    service = Service(
-        store=store,
-        metrics=metrics,
-        clock=environment.clock,
-        sources=sources,
-        stdin=environment.stdin,
-        endless=inputs.is_endless(settings, sources),
-        shutdown_s=settings.shutdown_s,
-        retention_s=settings.retention_s,
-        stop_on_failures=settings.stop_on_failures,
-    )
-    stack.push_async_callback(service.close_sinks)
-    service.delivery_loops = builder.delivery_loops(settings)
-    names = [loop.sink.name for loop in service.delivery_loops]
-    positions = await store.positions(names)
-    for loop in service.delivery_loops:
-        await loop.open(positions[loop.sink.name])
-    await store.attach_sinks(names)
-    for name in settings.account_settings():
-        service.lanes[name] = await builder.lane(name, settings, service)
-    await _load_history(service, store, sums, environment.clock())
-    return service
-
-
-async def _load_history(service: Service, store: Store, sums: Sums, now: float) -> None:
-    """Load the sums of earlier runs and the latest of their records, for the live page."""
-    service.history.begin(now, sums)
-    after = max(0, sums.finished - HISTORY)
-    for _ in range(HISTORY // HISTORY_PAGE):
-        page = await store.records(after, HISTORY_PAGE)
-        for delivery in page:
-            after = delivery.number
-            service.history.add_earlier(delivery.body)
-        if len(page) < HISTORY_PAGE:
-            return
-
-
-async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
-    """Raise `ConfigError` where an account that is not configured has waiting tasks: the run would never end."""
-    for name in sums.accounts.keys() - accounts.keys():
-        if await store.next_due_at(name) is not None:
-            raise ConfigError(
-                f"the state has waiting tasks of account {name!r}, which is not configured (configured: "
-                f"{', '.join(accounts)}). Add [accounts.{name}], use --account {name}, or use another --state"
-            )
-
-
-async def _open_site(
-    settings: Settings, builder: Builder, service: Service, stack: AsyncExitStack
-) -> Callable[[Settings], None]:
-    """Open the server; return what applies other settings to it. It closes first when the stack unwinds, after the last
-    delivery. Raises `ConfigError` where an address that the person set is taken; where the default is, the run has no
-    server."""
-    environment = builder.environment
-    site = RunContext(
-        service=service,
-        store=builder.store,
-        metrics=builder.metrics,
-        clock=environment.clock,
-        feeding=inputs.feeding(settings),
-        deadline_s=_longest_deadline_s(settings),
-    )
-
-    def apply(now: Settings) -> None:
-        site.feeding = inputs.feeding(now)
-        site.deadline_s = _longest_deadline_s(now)
-
-    if (address := address_of(settings.listen)) is None:
-        return apply
-    tokens = await builder.site_token(settings)
-    try:
-        taken = await stack.enter_async_context(environment.open_site(make_site(site, tokens), address))
-    except ConfigError as error:
-        if "listen" in settings.model_fields_set:
-            raise
-        log.warning("web.not_started", address=str(address), reason=str(error))
-        return apply
-    log.info("web.started", url=f"http://{taken.near()}/", address=str(taken), port=taken.port, token=bool(tokens))
-    if environment.console is not None:
-        _print(f"poller: live page at http://{taken.near()}/")
-    return apply
-
-
-def _longest_deadline_s(settings: Settings) -> float:
-    return max(account.deadline_s for account in settings.account_settings().values())
-
-
-async def _run_service(
-    service: Service, settings: Settings, metrics: Metrics, environment: Environment, reload: Reload
-) -> PollerError | None:
-    """Run the service with its summary lines and its display. Return what ended it before its work was done."""
-    ended_by: PollerError | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            watchers = [
-                group.create_task(_log_summaries(service, metrics, settings.summary_every_s)),
-                group.create_task(reload.run()),
-            ]
-            if environment.console is not None:
-                progress = Progress(
-                    metrics=metrics,
-                    clock=environment.clock,
-                    pauses=service.pauses,
-                    ended=lambda: service.fed,
-                    draining=lambda: service.draining,
-                )
-                watchers.append(group.create_task(progress.show(environment.console)))
-            try:
-                await service.run()
-            finally:
-                for watcher in watchers:
-                    watcher.cancel()
-    except* PollerError as errors:
-        error: BaseException = errors
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        ended_by = error if isinstance(error, PollerError) else None
-    except* Exception as errors:
-        log.exception("run.failed")
-        ended_by = defect(errors)
-    return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
+def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Coroutine[Any, Any, None]]:
+    """Return what works beside the service: summary lines, reloads, the display."""
+    service, metrics, environment = parts.service, parts.metrics, parts.builder.environment
+    watchers = [_log_summaries(service, metrics, settings.summary_every_s), reload.run()]
+    if environment.terminal is not None:
+        watchers.append(progress_of(service, metrics, environment).show(environment.terminal))
+    return watchers
 
 
 async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:
@@ -368,43 +125,3 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             delivered=dict(metrics.delivered),
             paused=dict(service.pauses()),
         )
-
-
-def _nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_flag: str) -> InputError | None:
-    """Return the error where the input had nothing to do; None where it had."""
-    if metrics.tasks or metrics.duplicates:
-        return None
-    if metrics.rejected:
-        listed = f"`poller status --rejected{state_flag}` lists each line with its reason"
-        return InputError(f"no usable id in the input. {listed}")
-    if sums.waiting or sums.finished:
-        return None
-    return InputError(
-        "the input has no id" if sources else "no input was given, and the state has no tasks: poller run FILE"
-    )
-
-
-def _conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str) -> Exit:
-    """Print the closing summary; return the exit code."""
-    _print("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls), work_text(work, state_flag)))))
-    code, message = exit_code(sums, work), None
-    if broken := imbalances(sums):
-        log.error("ledger.broken", differences=[str(imbalance) for imbalance in broken])
-        code = Exit.INTERNAL
-    elif error is not None:
-        code, message = error.exit_code, str(error)
-    elif code is Exit.WORK_LEFT:
-        undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
-        left = f"{sums.waiting:,} tasks wait and {undelivered:,} records are not delivered"
-        message = f"stopped with work left: {left}. Run the same command again to continue"
-    if message is not None:
-        _print(f"poller: {message}")
-    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
-    return code
-
-
-def _print(text: str) -> None:
-    """Write to stderr for a person; ignore that it was closed."""
-    stream = logs.QuietStream(sys.stderr)
-    stream.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
-    stream.flush()

@@ -7,7 +7,7 @@ person is kept as the received bytes, so that it comes out as it went in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -38,6 +38,8 @@ class Task(Struct, frozen=True, kw_only=True):
     status: str | None  # HubSpot's last known status
     paused_base_s: float  # the account's paused time when the task was fed; see `decide` in schedule/policy.py
     requested_at: float | None = None  # when the import was started; None until HubSpot reported it
+    seen_at: float | None = None  # when a poll last found it unfinished
+    started_at: float | None = None  # when its processing began, by HubSpot's clock
     lease: int = 0  # fencing token of the claim
 
 
@@ -50,6 +52,15 @@ class Fed(Struct, frozen=True, kw_only=True):
     account: str
     task_id: str
     ref: bytes | None = None
+
+
+class FedRow(Struct, frozen=True, kw_only=True):
+    """One usable line of an import: what the start call gets, and who the row is."""
+
+    account: str
+    row: str  # its identity: the digest of its body, or the person's key
+    body: bytes  # the start call's JSON
+    ref: bytes  # JSON object: the row as it was fed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +90,7 @@ class Chunk:
     rejected: tuple[Rejection, ...]
     blank: int  # blank lines, comments, CSV header
     position: Position  # after the last of them
+    rows: tuple[FedRow, ...] = ()  # usable lines of an import, in place of `fed`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +113,7 @@ class Running(Struct, frozen=True, kw_only=True):
     known: bool = True  # False: an unknown status
     task_id: str | None = None  # the id in the body
     requested_at: float | None = None  # None where absent or nonsense
+    started_at: float | None = None  # the same
     correlation_id: str | None = None
 
 
@@ -198,6 +211,8 @@ class PollAgain(Struct, frozen=True, kw_only=True):
     missing_at: float | None = None
     status: str | None = None
     requested_at: float | None = None  # None: the known one stays
+    seen_at: float | None = None  # when this poll found it unfinished; None: it did not
+    started_at: float | None = None  # None: the known one stays
 
 
 class Finish(Struct, frozen=True, kw_only=True):
@@ -217,6 +232,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     body: bytes
     kind: Kind
+    landed: bool  # a file is there: `result` names one
     reason: str | None  # why it is not plainly complete; groups the summary
     seen_at: float
     account: str
@@ -404,6 +420,14 @@ class Selection:
     dead: bool = False  # only dead letters of the sink in question
 
 
+class ReasonSum(NamedTuple):
+    """One reason why tasks are not plainly complete."""
+
+    reason: str
+    tasks: int
+    landed: int  # of these: a file is there all the same
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
     """Everything the store counts, from the rows themselves: what the ledger is made of.
@@ -418,7 +442,8 @@ class Sums:
     finished: int
     polls: int
     kinds: Mapping[str, int]
-    reasons: tuple[tuple[str, int], ...]  # of records still kept, most frequent first, at most ten
+    landed: Mapping[str, int]  # by kind: how many of these have a file
+    reasons: tuple[ReasonSum, ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone
 
 

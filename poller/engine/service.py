@@ -181,7 +181,7 @@ class Service:
             self._clock,
             polls=lambda: self._metrics.polls,
             finished=lambda: self._metrics.finished,
-            paused=lambda: any(lane.gate.pause for lane in self.lanes.values()),
+            paused=lambda: sum(lane.gate.pause is not None for lane in self.lanes.values()) / max(1, len(self.lanes)),
         )
 
     async def _prune(self) -> None:
@@ -262,6 +262,12 @@ class Service:
         finally:
             self._feeds -= 1
             self._end_if_idle()
+
+    @property
+    def drain_left_s(self) -> float | None:
+        """How much longer a drain may take; None where the run does not drain, or has ended."""
+        until = self._limit.when() if self._limit is not None else None
+        return None if until is None else max(0.0, until - asyncio.get_running_loop().time())
 
     def _end_if_no_sink_is_left(self) -> None:
         """End the run when every sink has stopped: further polls would have no receiver."""

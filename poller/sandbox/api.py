@@ -11,16 +11,14 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 from uuid import UUID
 
-import orjson
-
 from poller.core.protocols import Clock
 from poller.sandbox import reply as replies
 from poller.sandbox.faults import FaultContext, spoil
 from poller.sandbox.quota import Arrival, Quota
 from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission
-from poller.sandbox.scenario import Fate, Scenario, chance, pick
+from poller.sandbox.scenario import START_FAULTS, Fate, Scenario, chance, pick
+from poller.sandbox.starts import Starts
 from poller.sandbox.tasks import (
-    STATUS_HOST,
     ExpectedOutcome,
     Family,
     SimulatedTask,
@@ -69,6 +67,11 @@ class Stats:
     today: int
     codes: Mapping[str, int]
     faults: Mapping[str, int]
+    starts_total: int  # valid start calls, accepted or not
+    starts_accepted: int
+    starts_max: int  # accepted for one URL
+    files: int
+    files_twice: int  # beside the first of the same content, folder and name
 
 
 class SandboxApi:
@@ -85,7 +88,9 @@ class SandboxApi:
         self._refused: set[str] = set()
         self._issued: dict[str, float] = {}  # OAuth access token → end of its life
         self._refresh_token = scenario.refresh_token
-        self._poll_faults = {name: share for name, share in scenario.faults.items() if name != "big_ints"}
+        of_polls = scenario.faults.keys() - START_FAULTS - {"big_ints"}
+        self._poll_faults = {name: share for name, share in scenario.faults.items() if name in of_polls}
+        self.starts = Starts(scenario, clock, begin=self.start, task=self._begun)
         self._counts: Counter[str] = Counter()
         self._codes: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -120,6 +125,8 @@ class SandboxApi:
 
     def stats(self) -> Stats:
         polls = [started.polls for started in self._tasks.values()]
+        self.starts.advance()
+        accepted = self.starts.accepted
         return Stats(
             tasks=len(self._tasks),
             requests_total=self._counts["requests"],
@@ -134,7 +141,12 @@ class SandboxApi:
             window_s=self.scenario.window_s,
             today=sum(quota.today for quota in self._quotas.values()),
             codes=dict(self._codes),
-            faults=dict(self._faults),
+            faults=dict(self._faults + self.starts.faults),
+            starts_total=len(self.starts.posts),
+            starts_accepted=accepted.total(),
+            starts_max=max(accepted.values(), default=0),
+            files=len(self.starts.files),
+            files_twice=self.starts.files.copies,
         )
 
     # --- requests
@@ -177,7 +189,8 @@ class SandboxApi:
         if refusal := self._refusal(request, arrival, family, correlation_id):
             return refusal
         if found is None:
-            return self._start_call(request, correlation_id)
+            is_start = _START.fullmatch(request.path)
+            return self.starts.respond(request, correlation_id, name) if is_start else replies.wrong_path()
         if request.method != "GET":
             return replies.html(405, "Error 405 Method Not Allowed")
         good, fields = self._poll(found, correlation_id)
@@ -215,22 +228,11 @@ class SandboxApi:
         return replies.json_reply(200, fields), fields
 
     def _task(self, task_id: str) -> SimulatedTask:
+        return self.starts.with_landing(self._begun(task_id))
+
+    def _begun(self, task_id: str) -> SimulatedTask:
         started = self._tasks[task_id]
         return simulated_task(self.scenario, task_id, started.born_at, started.url)
-
-    def _start_call(self, request: SandboxRequest, correlation_id: str) -> SandboxReply:
-        if not _START.fullmatch(request.path):
-            return replies.wrong_path()
-        if request.method != "POST":
-            return replies.html(405, "Error 405 Method Not Allowed")
-        url = _url_in(request.body)
-        if url is None:
-            message = "Invalid input JSON: Some required fields were not set: [url]"
-            return replies.error(400, "VALIDATION_ERROR", message, correlation_id)
-        task_id = self.start(url)
-        return replies.json_reply(
-            202, {"id": task_id, "links": {"status": f"{STATUS_HOST}{request.path}/tasks/{task_id}/status"}}
-        )
 
     def _refresh(self, request: SandboxRequest, correlation_id: str) -> SandboxReply:
         if self._counts["token_requests"] <= self.scenario.oauth_refusals:
@@ -318,12 +320,3 @@ def _find_status(path: str) -> tuple[Family, str] | None:
         if match := pattern.fullmatch(path):
             return family, unquote(match[1])
     return None
-
-
-def _url_in(body: bytes) -> str | None:
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    url = content.get("url") if isinstance(content, dict) else None
-    return url if isinstance(url, str) and url else None

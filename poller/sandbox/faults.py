@@ -8,7 +8,16 @@ from typing import Any
 
 import orjson
 
-from poller.sandbox.reply import SandboxReply, Transmission, error, html, scope_missing, token_refused, wrong_path
+from poller.sandbox.reply import (
+    SandboxReply,
+    Transmission,
+    error,
+    html,
+    scope_missing,
+    storage_full,
+    token_refused,
+    wrong_path,
+)
 from poller.sandbox.tasks import Family
 
 HUGE_BYTES = 4 << 20
@@ -48,6 +57,28 @@ def spoil(good: SandboxReply, fault: str, context: FaultContext) -> SandboxReply
             return replace(good, transmission=Transmission.STRAY, stray=orjson.dumps(context.foreign))
         case _ if context.fields is not None:
             return _spoil_body(good, fault, dict(context.fields), context)
+        case _:
+            return good
+
+
+UNACCEPTED = frozenset({"start_before", "start_500_undone", "start_403_storage", "start_400"})  # no import begins
+
+
+def spoil_start(good: SandboxReply, fault: str, correlation_id: str) -> SandboxReply:
+    """Return the reply to a start call with a fault; `good` is that of an accepted one."""
+    match fault:
+        case "start_lost" | "start_before":
+            return replace(good, transmission=Transmission.LOST)
+        case "start_hang":
+            return replace(good, transmission=Transmission.HANG)
+        case "start_500_done" | "start_500_undone":
+            return error(500, "INTERNAL_ERROR", "internal error", correlation_id)
+        case "start_no_id":
+            return replace(good, body=b"{}")
+        case "start_403_storage":
+            return storage_full(correlation_id)
+        case "start_400":
+            return error(400, "VALIDATION_ERROR", "Files of this type cannot be imported.", correlation_id)
         case _:
             return good
 

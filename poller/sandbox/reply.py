@@ -21,6 +21,7 @@ class Transmission(Enum):
     CUT_BARE = auto()  # half of the body without a Content-Length, so that its end looks regular
     DRIP = auto()  # 5 bytes a second
     HANG = auto()  # silence, then a reset
+    LOST = auto()  # a reset without a byte
     STRAY = auto()  # whole, and then `stray` on the idle connection
 
 
@@ -103,6 +104,11 @@ def scope_missing(scope: str, correlation_id: str) -> SandboxReply:
         ],
         links={"scopes": "https://developers.hubspot.com/scopes"},
     )
+
+
+def storage_full(correlation_id: str) -> SandboxReply:
+    message = "The account has reached its limit of file storage. Delete files, or upgrade the account."
+    return error(403, "STORAGE_LIMIT_EXCEEDED", message, correlation_id)
 
 
 def undecodable_id(correlation_id: str) -> SandboxReply:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from itertools import pairwise
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from poller.schedule.durations import DEFAULT_DURATIONS, Durations, parse_durations, parse_number
@@ -50,8 +50,17 @@ FAULTS: Mapping[str, str] = MappingProxyType(
         "redirect": "a redirect to another host",
         "drip": "the body at 5 bytes a second",
         "hang": "no answer until `hang_s` has passed, then a reset",
+        "start_lost": "a start that is accepted, then reset without an answer",
+        "start_hang": "a start that is accepted; no answer until `hang_s` has passed",
+        "start_500_done": "a start that is accepted and answered with 500",
+        "start_500_undone": "a start that is not accepted: 500",
+        "start_no_id": "a start that is accepted and answered with 202 without an id",
+        "start_before": "a start that is reset before it is accepted",
+        "start_403_storage": "a start that is refused: the account's storage is full",
+        "start_400": "a start that is refused as invalid",
     }
 )
+START_FAULTS = frozenset(name for name in FAULTS if name.startswith("start_"))
 
 
 def chance(*words: object) -> float:
@@ -84,7 +93,7 @@ class Fate(StrEnum):
 
 
 def parse_fault(spec: str) -> tuple[str, float]:
-    """Read `NAME=SHARE`, the share of polls that end in this fault."""
+    """Read `NAME=SHARE`, the share of polls, or of starts, that end in this fault."""
     return _parse_share(spec, "fault", FAULTS)
 
 
@@ -157,7 +166,9 @@ class Scenario:
             Fate.CANCELED: 0.02,
         }
     )
-    faults: Mapping[str, float] = field(default_factory=dict)  # share of polls (`big_ints`: of tasks)
+    faults: Mapping[str, float] = field(default_factory=dict)  # share of polls; `big_ints`: of tasks, `start_…`: starts
+    duplicates_by: Literal["content", "name", "never"] = "content"  # what HubSpot's duplicate check compares
+    dead_hosts: frozenset[str] = frozenset()  # no file of these can be downloaded
     outages: tuple[Outage, ...] = ()
     hang_s: float = 300.0  # the silence of the fault `hang`
 
@@ -186,6 +197,8 @@ class Scenario:
         _check_shares("fates", self.fates, Fate)
         for outage in self.outages:
             _check_name(outage.fault, "fault in an outage", FAULTS)
+        if self.duplicates_by not in ("content", "name", "never"):
+            raise ValueError(f"duplicates_by {self.duplicates_by!r}: write content, name or never")
         if self.requests < 1 or self.window_s <= 0:
             raise ValueError("requests and window_s must be above 0")
         if not all(low <= high for low, high in pairwise((0.0, *self.latency_s))):
@@ -201,6 +214,9 @@ class Scenario:
 def _check_shares(noun: str, shares: Mapping[str, float] | Mapping[Fate, float], names: Iterable[str]) -> None:
     for name in shares:
         _check_name(name, noun, names)
-    total = sum(share for name, share in shares.items() if name != "big_ints")
-    if total > 1 + SHARES_SLACK or any(not 0 <= share <= 1 for share in shares.values()):
-        raise ValueError(f"{noun}: each share must be from 0 to 1, and all together at most 1, not {total:g}")
+    of_starts = sum(share for name, share in shares.items() if name in START_FAULTS)
+    total = sum(share for name, share in shares.items() if name != "big_ints") - of_starts
+    if max(total, of_starts) > 1 + SHARES_SLACK or any(not 0 <= share <= 1 for share in shares.values()):
+        raise ValueError(
+            f"{noun}: each share must be from 0 to 1, and all together at most 1, not {max(total, of_starts):g}"
+        )

@@ -78,6 +78,8 @@ async def _send(request: web.Request, reply: SandboxReply, hang_s: float) -> web
         case Transmission.HANG:
             await asyncio.sleep(hang_s)
             _reset(request)
+        case Transmission.LOST:
+            _reset(request)
         case Transmission.RESET:
             _write_half(request, reply, with_length=True)
             await asyncio.sleep(STRAY_AFTER_S)  # the half arrives before the reset discards it

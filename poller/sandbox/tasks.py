@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 
 from poller.core.model import Kind
+from poller.sandbox.file_store import StoredFile
 from poller.sandbox.scenario import Fate, Scenario, chance, pick
 
 STATUS_HOST = "https://api-na1.hubspot.com"  # as in HubSpot's own locators: not the host of the request
@@ -37,6 +39,9 @@ class Family(StrEnum):
         return self is not Family.SOURCE_CODE
 
 
+_COMPLETING = (Fate.COMPLETE, Fate.COMPLETE_WITH_ERRORS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedTask:
     """A task's whole life, known from its start."""
@@ -49,6 +54,14 @@ class SimulatedTask:
     starts_at: float
     ends_at: float
     big_ints: bool
+    host_is_dead: bool = False  # then its one error is always the same
+    file: StoredFile | None = None  # what a start call became, once it has landed
+    is_duplicate: bool = False  # it was rejected as one
+
+    @property
+    def makes_file(self) -> bool:
+        """Whether a file lands at `ends_at`, unless it is a duplicate."""
+        return _completed(self, Family.FILES).result is not None if self.fate in _COMPLETING else False
 
     def draw(self, what: str) -> float:
         """Return a number in [0, 1) that depends on the seed, the task and `what` alone."""
@@ -88,10 +101,13 @@ def simulated_task(scenario: Scenario, task_id: str, born_at: float, url: str | 
     seed = scenario.seed
     duration_s = scenario.durations.draw_s(chance(seed, task_id, "part"), chance(seed, task_id, "duration"))
     queued_s = duration_s * 0.3 * chance(seed, task_id, "queued")
+    fate = pick(scenario.fates, chance(seed, task_id, "fate")) or Fate.COMPLETE
+    host_is_dead = bool(url and scenario.dead_hosts and urlsplit(url).hostname in scenario.dead_hosts)
     return SimulatedTask(
         seed=seed,
         task_id=task_id,
-        fate=pick(scenario.fates, chance(seed, task_id, "fate")) or Fate.COMPLETE,
+        fate=Fate.COMPLETE_WITH_ERRORS if host_is_dead else fate,
+        host_is_dead=host_is_dead,
         url=url or f"https://assets.example.com/library/{task_id}.{_pick(tuple(_TYPES), seed, task_id)}",
         born_at=born_at,
         starts_at=born_at + queued_s,
@@ -114,6 +130,10 @@ def expected_outcome(task: SimulatedTask, family: Family) -> ExpectedOutcome:
 
 
 def _completed(task: SimulatedTask, family: Family) -> ExpectedOutcome:
+    if task.host_is_dead or task.is_duplicate:
+        reason = orjson.dumps([_duplicate(task) if task.is_duplicate else _not_downloaded(task)])
+        kind = Kind.COMPLETE_WITH_ERRORS
+        return ExpectedOutcome(kind=kind, status="COMPLETE", ends_at=task.ends_at, errors=reason, num_errors=1)
     errors, num_errors = _errors_sent(task) if family is not Family.SOURCE_CODE else (None, None)
     with_errors = task.fate is Fate.COMPLETE_WITH_ERRORS and family is not Family.SOURCE_CODE
     without_result = task.fate is Fate.COMPLETE_WITHOUT_RESULT or (with_errors and task.draw("lost") < 0.7)
@@ -166,7 +186,7 @@ _TYPES = {"png": "IMG", "jpg": "IMG", "pdf": "DOCUMENT", "mp4": "MOVIE", "mp3": 
 def _result(task: SimulatedTask, family: Family) -> bytes:
     if family is Family.EXPORTS:
         return orjson.dumps(_export(task))
-    built = orjson.dumps(_file(task) if family is Family.FILES else _folder(task))
+    built = orjson.dumps(_named_file(task) if family is Family.FILES else _folder(task))
     return built[:-1] + b',"revision":%d}' % BEYOND_64_BITS if task.big_ints else built
 
 
@@ -192,6 +212,23 @@ def _file(task: SimulatedTask) -> dict[str, Any]:
         "access": _pick(("PUBLIC_INDEXABLE", "PUBLIC_NOT_INDEXABLE", "PRIVATE"), task.seed, task.task_id, "access"),
         "fileMd5": hashlib.blake2b(task.url.encode(errors="replace"), digest_size=16).hexdigest(),
         "sourceGroup": "CONTENT",
+    }
+
+
+def _named_file(task: SimulatedTask) -> dict[str, Any]:
+    """Return the file with what the start call requested, or the older file that a duplicate check returned."""
+    fields, file = _file(task), task.file
+    if file is None:
+        return fields
+    name, dot, _ = file.name.rpartition(".")
+    instant = _instant(file.created_at, task)
+    return fields | {
+        "id": file.id,
+        "name": name if dot else file.name,
+        "path": file.path,
+        "access": file.options.access,
+        "createdAt": instant,
+        "updatedAt": instant,
     }
 
 
@@ -238,8 +275,8 @@ def _errors_sent(task: SimulatedTask) -> tuple[bytes | None, int | None]:
     return (b"[]" if draw < 0.95 else None), count
 
 
-def _reasons(task: SimulatedTask) -> list[dict[str, Any]]:
-    not_downloaded = {
+def _not_downloaded(task: SimulatedTask) -> dict[str, Any]:
+    return {
         "status": "error",
         "id": hashlib.blake2b(task.task_id.encode(), digest_size=16).hexdigest(),
         "category": "VALIDATION_ERROR",
@@ -251,9 +288,22 @@ def _reasons(task: SimulatedTask) -> list[dict[str, Any]]:
         "context": {"url": [task.url], "statusCode": ["404"]},
         "links": {},
     }
+
+
+def _duplicate(task: SimulatedTask) -> dict[str, Any]:
+    return {
+        "status": "error",
+        "category": "OBJECT_ALREADY_EXISTS",
+        "message": "A file of this name stands in the folder already",
+        "errors": [{"message": "duplicate", "code": "DUPLICATE", "subCategory": "FileUploadErrors.DUPLICATE_FILE"}],
+        "context": {"taskId": [task.task_id]},
+    }
+
+
+def _reasons(task: SimulatedTask) -> list[dict[str, Any]]:
     return [
-        not_downloaded,
-        not_downloaded,  # the most frequent one, as with real imports
+        _not_downloaded(task),
+        _not_downloaded(task),  # the most frequent one, as with real imports
         {
             "status": "error",
             "category": "DOWNLOAD_TIMEOUT",
@@ -269,13 +319,7 @@ def _reasons(task: SimulatedTask) -> list[dict[str, Any]]:
             "message": "The file exceeds the largest size that this account allows",
             "context": {"maxSizeBytes": ["20971520"]},
         },
-        {
-            "status": "error",
-            "category": "OBJECT_ALREADY_EXISTS",
-            "message": "A file of this name stands in the folder already",
-            "errors": [{"message": "duplicate", "code": "DUPLICATE", "subCategory": "FileUploadErrors.DUPLICATE_FILE"}],
-            "context": {"taskId": [task.task_id]},
-        },
+        _duplicate(task),
         {"category": "FILE_TYPE_BLOCKED", "message": "Files of this type cannot be hosted", "links": {}},
         {"message": "internal error"},
     ]

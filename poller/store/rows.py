@@ -14,6 +14,7 @@ from poller.core.model import (
     Delivery,
     Kind,
     Position,
+    ReasonSum,
     Rejection,
     Settled,
     SinkSums,
@@ -27,9 +28,14 @@ from poller.core.record import restore
 
 Row = Sequence[Any]
 
+TIES = 7919  # tasks that are due at one instant are told apart by the later digits of a share
 LONGEST_TEXT = 300  # characters of a reason or a status word: they are for people, and reasons are indexed
 TOP_REASONS = 10
 
+TASK = (
+    "key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s,"
+    " requested_at, seen_at, started_at"
+)
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
 _SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank")
@@ -68,8 +74,9 @@ def source_of(row: Row) -> tuple[int, Position]:
 
 
 def task_of(account: str, row: Row, lease: int) -> Task:
-    """From: key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at."""
-    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row
+    """From: the columns of `TASK`."""
+    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, *instants = row
+    requested_at, seen_at, started_at = instants
     return Task(  # spelled out: six times as fast as by `_named`, once a poll
         key=key,
         account=account,
@@ -83,6 +90,8 @@ def task_of(account: str, row: Row, lease: int) -> Task:
         status=status,
         paused_base_s=paused_base_s,
         requested_at=requested_at,
+        seen_at=seen_at,
+        started_at=started_at,
         lease=lease,
     )
 
@@ -155,20 +164,22 @@ def sums_of(
     finished: int,
     polls: int,
     kinds: Mapping[str, int],
+    landed: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
 ) -> Sums:
-    """Add what was pruned (kind, tasks, polls) to what is kept. `finished` counts records, `kinds` tasks."""
-    gone = sum(tasks for _, tasks, _ in pruned)
+    """Add what was pruned (kind, tasks, polls, landed) to what is kept. `finished` counts records, `kinds` tasks."""
+    gone = sum(tasks for _, tasks, _, _ in pruned)
     return Sums(
         sources=tuple(sources),
         sinks=tuple(sinks),
         accounts=accounts,
         waiting=waiting,
         finished=finished + gone,
-        polls=polls + sum(polls for _, _, polls in pruned),
-        kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _ in pruned}),
-        reasons=tuple((reason, count) for reason, count in reasons),
+        polls=polls + sum(polls for _, _, polls, _ in pruned),
+        kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _, _ in pruned}),
+        landed=Counter(landed) + Counter({kind: landed for kind, _, _, landed in pruned}),
+        reasons=tuple(ReasonSum(*row) for row in reasons),
         pruned=gone,
     )
 
@@ -197,7 +208,8 @@ def rejection_rows(chunk: Chunk) -> list[Row]:
 
 
 def polled_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, poll_log, due_at, errors, missing_at, status, requested_at of the tasks that are polled again."""
+    """To: key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at of the tasks that
+    are polled again."""
     return [
         (
             each.task.key,
@@ -207,6 +219,8 @@ def polled_rows(settled: Sequence[Settled]) -> list[Row]:
             again.missing_at,
             again.status and storable(again.status),
             again.requested_at,
+            again.seen_at,
+            again.started_at,
         )
         for each in settled
         if (again := each.again) is not None
@@ -214,12 +228,13 @@ def polled_rows(settled: Sequence[Settled]) -> list[Row]:
 
 
 def finished_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, poll_log, kind; of the record: reason, seen_at, body."""
+    """To: key, poll_log, kind, landed; of the record: reason, seen_at, body."""
     return [
         (
             each.task.key,
             each.poll_line,
             str(record.kind),
+            record.landed,
             record.reason and storable(record.reason),
             record.seen_at,
             record.body,

@@ -1,4 +1,7 @@
-"""What the server knows of the run that it belongs to: every handler reaches it as `request.app[RUN]`."""
+"""What the server knows: of a state, as `request.app[STATE]`, and of the run on it, as `request.app[RUN]`.
+
+A server that only shows a state has no run: its handlers use `STATE` alone.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +10,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from poller.core.protocols import Clock, Store
+from poller.core.model import AccountState
+from poller.core.protocols import Clock, StateReader, Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
@@ -15,17 +19,35 @@ from poller.web.responses import RequestRefused
 
 
 @dataclass(slots=True, kw_only=True)
-class RunContext:
+class StateContext:
+    """A state that a server shows."""
+
+    store: StateReader
+    clock: Clock
+
+    async def account_state(self, name: str) -> AccountState:
+        """Return the account's pause and requests."""
+        async with store_limit():
+            return await self.store.account(name)
+
+
+@dataclass(slots=True, kw_only=True)
+class RunContext(StateContext):
     """The parts of one run that its server shows and feeds."""
 
-    service: Service
     store: Store
+    service: Service
     metrics: Metrics
-    clock: Clock
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     deadline_s: float  # the longest of the accounts'; a reload replaces it
 
+    async def account_state(self, name: str) -> AccountState:
+        """Return the account's pause and requests, as of now where it is configured."""
+        lane = self.service.lanes.get(name)
+        return lane.gate.state() if lane is not None else await StateContext.account_state(self, name)
 
+
+STATE: web.AppKey[StateContext] = web.AppKey("state", StateContext)
 RUN: web.AppKey[RunContext] = web.AppKey("run", RunContext)
 STORE_S = 8.0  # for the store to answer a request: a server that stops must not hold clients
 NO_ANSWER = "The state cannot be used now: it does not answer, or its disk is full"

@@ -9,7 +9,7 @@ from msgspec.json import schema_components
 from poller.core.model import JsonObject
 from poller.reports.task import TaskView
 from poller.web.add_tasks import FeedFailure, FeedQuery, FeedResult
-from poller.web.dashboard.overview import RunSnapshot
+from poller.web.dashboard.snapshot import RunSnapshot
 from poller.web.health import Alive, Readiness
 from poller.web.responses import ErrorBody
 from poller.web.tasks import AmbiguousTask, FinishedQuery, TaskQuery

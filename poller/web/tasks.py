@@ -6,10 +6,10 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from poller.core.model import Delivery, TaskDetails
+from poller.core.model import Delivery
 from poller.core.task_id import is_task_id
-from poller.reports.task import TaskView, task_view
-from poller.web.context import RUN, RunContext, store_limit
+from poller.reports.task import task_view
+from poller.web.context import RUN, STATE, RunContext, store_limit
 from poller.web.responses import ErrorBody, error_response, json_response, query_of
 
 MAX_BYTES = 8 * 2**20  # a page; at least one record all the same
@@ -40,9 +40,9 @@ class AmbiguousTask(ErrorBody, kw_only=True):
 
 async def get_task(request: web.Request) -> web.Response:
     """Answer GET /v1/tasks/{task_id}."""
-    run, account, task_id = request.app[RUN], request.query.get("account"), request.match_info["task_id"]
+    state, account, task_id = request.app[STATE], request.query.get("account"), request.match_info["task_id"]
     async with store_limit():
-        tasks = await run.store.task_details(task_id) if is_task_id(task_id) else []
+        tasks = await state.store.task_details(task_id) if is_task_id(task_id) else []
     found = [task for task in tasks if account in (None, task.account)]
     if not found:
         return error_response(404, "not_found", "No task with this id was fed, or it is past its retention.")
@@ -50,14 +50,7 @@ async def get_task(request: web.Request) -> web.Response:
         message = "Several accounts have a task with this id. Add ?account=NAME."
         accounts = [task.account for task in found]
         return json_response(AmbiguousTask(error="ambiguous", message=message, accounts=accounts), status=409)
-    return json_response(await _view(run, found[0]))
-
-
-async def _view(run: RunContext, task: TaskDetails) -> TaskView:
-    if (lane := run.service.lanes.get(task.account)) is not None:
-        return task_view(task, lane.gate.state())
-    async with store_limit():  # the account is no longer configured
-        return task_view(task, await run.store.account(task.account))
+    return json_response(task_view(found[0], await state.account_state(found[0].account)))
 
 
 async def get_finished(request: web.Request) -> web.StreamResponse:

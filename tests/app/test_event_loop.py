@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from poller.app import run
 from poller.app.event_loop import run_event_loop, tune_garbage_collector
+from poller.app.signals import Signals
 from poller.core.log import is_debug
 from poller.core.protocols import Clock
 from poller.engine import Service
@@ -51,7 +51,7 @@ def test_objects_of_the_start_are_not_collected_again() -> None:
 @pytest.mark.usefixtures("usual_collector")
 async def test_a_sighup_before_the_run_began_is_a_reload_once_it_has_begun(clock: Clock) -> None:
     store = await open_store("sqlite:///:memory:", clock=clock)
-    signals = run._Signals()
+    signals = Signals()
     signals._hang_up()
     service = Service(store=store, metrics=Metrics(), clock=clock, endless=True, shutdown_s=5)
     signals.on_start(service)

@@ -450,7 +450,7 @@ def in_force(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> I
         sites[:] = [site]
         return make_site(site, tokens)
 
-    monkeypatch.setattr("poller.app.run.make_site", record_site)
+    monkeypatch.setattr("poller.app.compose.make_site", record_site)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text(TOKEN)
 

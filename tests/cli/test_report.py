@@ -98,7 +98,8 @@ async def test_five_injected_reasons_are_found_and_the_retryable_imports_complet
 ) -> None:
     simulation = Simulation(tmp_path, clock, QUICK)
     failing_by_url(simulation)
-    fed = [{"task_id": start(simulation, orjson.dumps({"url": row["url"]})), **row} for row in rows()]
+    least = {"access": "PRIVATE", "folderPath": "/library"}
+    fed = [{"task_id": start(simulation, orjson.dumps({"url": row["url"], **least})), **row} for row in rows()]
     assert await simulation.run(write_csv(tmp_path / "ids.csv", fed)) is Exit.NOT_ALL_COMPLETE
 
     options = ReportOptions(as_json=True, resubmit=tmp_path / "retry.jsonl", csv=tmp_path / "failed.csv")
@@ -114,7 +115,7 @@ async def test_five_injected_reasons_are_found_and_the_retryable_imports_complet
     ]
     assert all(sample["correlation_id"] for each in found["reasons"] for sample in each["samples"])
     async with open_state(settings_for(tmp_path)) as state:
-        counts = dict((await state.sums()).reasons)
+        counts = {each.reason: each.tasks for each in (await state.sums()).reasons}
     assert counts == {f"{each['category']}: {each['reason']}": each["count"] for each in found["reasons"]}
 
     bodies, rest = lines(tmp_path / "retry.jsonl"), lines(tmp_path / "retry.rest.jsonl")

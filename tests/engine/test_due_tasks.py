@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from poller.core.model import Task
 from poller.core.protocols import Clock, PollStore
-from poller.engine.lane import CLAIMED_A_WORKER, DueTasks
+from poller.engine.due_tasks import CLAIMED_A_WORKER, DueTasks
 from poller.store import open_store
 from tests.support.store_makers import feed, running
 
@@ -47,7 +48,7 @@ async def store(clock: Clock) -> AsyncIterator[Any]:
 
 def due_tasks(store: Any, clock: Clock) -> DueTasks:
     gate: Any = SimpleNamespace(workers=WORKERS)
-    return DueTasks("main", store=store, gate=gate, clock=clock)
+    return DueTasks("main", store=store, gate=gate, timing=None, clock=clock, rng=Random(1))
 
 
 async def test_while_one_worker_claims_the_others_are_handed_what_was_claimed_before(store: Any, clock: Clock) -> None:

@@ -31,7 +31,7 @@ from poller.sandbox import (
 )
 from poller.sandbox.faults import BOMB_BYTES, HUGE_BYTES, NESTING
 from poller.sandbox.reply import SandboxReply, SandboxRequest
-from poller.sandbox.scenario import parse_fate, parse_fault, parse_latency_ms
+from poller.sandbox.scenario import START_FAULTS, parse_fate, parse_fault, parse_latency_ms
 from tests.support.virtual import MemoryConnector, serving
 
 Clock = Callable[[], float]
@@ -237,7 +237,8 @@ async def test_the_start_call_makes_a_task_and_points_to_another_host(clock: Clo
     api = SandboxApi(Scenario(), clock)
     start = "/files/v3/files/import-from-url/async"
     async with client_of(api) as session:
-        async with session.post(start, json={"url": "https://example.com/a.png"}) as answer:
+        body = {"url": "https://example.com/a.png", "access": "PRIVATE", "folderPath": "/a"}
+        async with session.post(start, json=body) as answer:
             locator, code = await answer.json(), answer.status
         async with session.post(start, data=b"{}") as answer:
             refusal = await answer.json()
@@ -246,7 +247,7 @@ async def test_the_start_call_makes_a_task_and_points_to_another_host(clock: Clo
             assert (await answer.json())["taskId"] == locator["id"]
     assert (code, refused) == (202, 400)
     assert locator["links"]["status"] == f"https://api-na1.hubspot.com{path_of(locator['id'])}"
-    assert "[url]" in refusal["message"]
+    assert "[url, access]" in refusal["message"]
 
 
 # --- quota -----------------------------------------------------------------------------------------------------------
@@ -472,16 +473,15 @@ async def test_a_stray_answer_reaches_the_next_request_on_the_connection(clock: 
 def test_every_fault_has_a_test_here() -> None:
     codes = {name for name in FAULTS if name.isdigit()}
     others = {"wrong_types", "html404", "redirect", "big_headers", "reset", "hang", "truncated", "stray"}
-    assert codes | BODIES.keys() | others == FAULTS.keys()
+    assert codes | BODIES.keys() | others == FAULTS.keys() - START_FAULTS  # those of starts: test_starts.py
 
 
 def test_an_outage_holds_for_its_span_and_starts_no_tasks() -> None:
     clock = Hand()
     api = SandboxApi(Scenario(outages=(Outage(from_s=10, to_s=20, fault="503"),)), clock)
     task_id = api.start()
-    start = SandboxRequest(
-        method="POST", path="/files/v3/files/import-from-url/async", token="pat", body=b'{"url":"https://a"}'
-    )
+    body = b'{"url":"https://a","access":"PRIVATE","folderId":"7"}'
+    start = SandboxRequest(method="POST", path="/files/v3/files/import-from-url/async", token="pat", body=body)
     codes = []
     for second in (9.9, 10, 19.9, 20):
         clock.now = BEGAN_AT + second

@@ -70,7 +70,7 @@ def _prepare(directory: Path) -> None:
 async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
     import orjson
 
-    from poller.app.run import run_process
+    from poller.app.process import run_process
     from poller.sandbox import serve
 
     ids = directory / FILES[0]

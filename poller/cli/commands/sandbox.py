@@ -41,7 +41,15 @@ def sandbox(
     ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SHARE", help="Share of polls; repeatable.", autocompletion=completion.faults),
+        typer.Option(
+            metavar="NAME=SHARE", help="Share of polls, or of starts; repeatable.", autocompletion=completion.faults
+        ),
+    ] = None,
+    duplicates_by: Annotated[
+        str, typer.Option(metavar="WORD", help="What a duplicate check compares: content, name or never.")
+    ] = "content",
+    dead_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="No file of it can be downloaded; repeatable.")
     ] = None,
     outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None,
     daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None,
@@ -63,6 +71,8 @@ def sandbox(
             window_s=window_s,
             latency_s=parse_latency_ms(latency_ms),
             faults=dict(map(parse_fault, fault or [])),
+            duplicates_by=duplicates_by,  # type: ignore[arg-type]  # checked there
+            dead_hosts=frozenset(dead_host or []),
             outages=tuple(map(parse_outage, outage or [])),
             daily=daily,
             tokens=frozenset(token or []) or None,
@@ -113,4 +123,10 @@ def _summary(api: "SandboxApi") -> str:
     return (
         f"{stats.requests_total:,} requests, at most {stats.max_in_window:,} in any {stats.window_s:g} s "
         f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}"
+        + (
+            f"\nstarts: {stats.starts_accepted:,} accepted, at most {stats.starts_max:,} for one URL; "
+            f"{stats.files:,} files, {stats.files_twice:,} of them twice"
+            if stats.starts_total
+            else ""
+        )
     )

@@ -22,7 +22,7 @@ from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
-from poller.store.rows import refuse_unknown_sink, storable, storable_name
+from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger()
@@ -79,13 +79,18 @@ class PostgresStore(PostgresReads, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
-        self._writer.check()
+    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
+        return await self._claim(account, task_queue.find_due, limit, self._clock(), fed_until)
+
+    async def claim_any(self, account: str, share: float) -> list[Task]:
+        return await self._claim(account, task_queue.find_any_due, share, self._clock())
+
+    async def _claim(self, account: str, find: Callable[..., Awaitable[list[Row]]], *values: object) -> list[Task]:
+        self._writer.check()
         with self._leases.claiming() as ended:
-            leased = tuple(self._leases.held(account))
-            due = await self._read(task_queue.find_due, account, limit, leased, self._clock())
+            due = await self._read(find, account, tuple(self._leases.held(account)), *values)
         held = self._leases.held(account)  # another claim may have been faster
         return self._leases.take(account, [row for row in due if row[0] not in ended and row[0] not in held])
 

@@ -5,6 +5,7 @@ Leases are in the memory of the state's one owner. A claim only reads: it costs 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from psycopg import AsyncConnection, errors
@@ -160,18 +161,48 @@ async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str,
 
 
 async def find_due(
-    connection: AsyncConnection, account: str, limit: int, leased: Collection[int], now: float
+    connection: AsyncConnection,
+    account: str,
+    leased: Collection[int],
+    limit: int,
+    now: float,
+    fed_until: float | None = None,
+    start: tuple[float, int] = (0.0, 0),
 ) -> list[rows.Row]:
-    """Return the rows of up to `limit` due tasks that are not leased, longest due first."""
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first from `start` (due_at, key) on;
+    with `fed_until`, only those that were fed up to then."""
     # Not prepared: a plan for an unknown limit would sort all due tasks.
     found = await connection.execute(
-        "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at"
-        " FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL AND due_at <= %s"
+        f"SELECT {rows.TASK} FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"  # noqa: S608
+        " AND kind IS NULL AND due_at <= %s AND (due_at, key) >= (%s, %s) AND fed_at <= %s"
         " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
-        (account, now, list(leased), limit),
+        (account, now, *start, inf if fed_until is None else fed_until, list(leased), limit),
         prepare=False,
     )
     return list(await found.fetchall())
+
+
+async def find_any_due(
+    connection: AsyncConnection, account: str, leased: Collection[int], share: float, now: float
+) -> list[rows.Row]:
+    """Return the row of one due task that is not leased: from this share of the time over which they are spread on."""
+    found = await fetch_first(
+        connection,
+        "WITH waiting AS (SELECT id FROM account WHERE name = %s),"
+        " due AS (SELECT due_at FROM task WHERE account = (SELECT id FROM waiting) AND kind IS NULL AND due_at >="
+        " (SELECT min(due_at) + %s * (%s - min(due_at)) FROM task WHERE account = (SELECT id FROM waiting)"
+        " AND kind IS NULL) ORDER BY due_at LIMIT 1)"
+        " SELECT due_at, (SELECT min(key) FROM task WHERE account = (SELECT id FROM waiting) AND kind IS NULL"
+        " AND due_at = due.due_at), (SELECT max(key) FROM task WHERE account = (SELECT id FROM waiting)"
+        " AND kind IS NULL AND due_at = due.due_at) FROM due",
+        (account, share, now),
+    )
+    if found is not None:
+        due_at, first, last = found
+        start = (due_at, first + int((last - first) * (share * rows.TIES % 1.0)))
+        if due := await find_due(connection, account, leased, 1, now, start=start):
+            return due
+    return await find_due(connection, account, leased, 1, now)
 
 
 async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
@@ -197,10 +228,12 @@ async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]
     await connection.execute(
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
+        " seen_at = coalesce(x.seen_at, t.seen_at), started_at = coalesce(x.started_at, t.started_at),"
         " poll_log = right(t.poll_log || x.poll_log, %s)"
         " FROM unnest(%s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
-        " %s::double precision[], %s::text[], %s::double precision[])"
-        " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at) WHERE t.key = x.key",
+        " %s::double precision[], %s::text[], %s::double precision[], %s::double precision[], %s::double precision[])"
+        " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at)"
+        " WHERE t.key = x.key",
         (LONGEST, *_columns(polled)),
     )
 
@@ -208,11 +241,11 @@ async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]
 async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> None:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
     await connection.execute(
-        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[],"
+        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::boolean[], %s::text[],"
         " %s::double precision[], %b::bytea[])"
-        " WITH ORDINALITY AS x (key, poll_log, kind, reason, seen_at, body, nr)),"
+        " WITH ORDINALITY AS x (key, poll_log, kind, landed, reason, seen_at, body, nr)),"
         " done AS (UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s),"
-        " kind = x.kind FROM x WHERE t.key = x.key),"
+        " kind = x.kind, landed = x.landed FROM x WHERE t.key = x.key),"
         " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM x"
         " ORDER BY nr RETURNING number),"
         " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
@@ -277,8 +310,10 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
         " ELSE due_at END,"
         " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at END"
-        " WHERE kind IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s)",
+        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
+        " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
+        " WHERE kind IS NULL"
+        " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)",
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s) WHERE active_at > %(now)s",
         "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
         "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",

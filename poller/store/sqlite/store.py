@@ -72,11 +72,15 @@ class SqliteStore(SqliteReader, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        due = self._read(task_queue.find_due, account, limit, self._leases.held(account), self._clock())
-        return self._leases.take(account, due)
+        leased, now = self._leases.held(account), self._clock()
+        return self._leases.take(account, self._read(task_queue.find_due, account, leased, limit, now, fed_until))
+
+    async def claim_any(self, account: str, share: float) -> list[Task]:
+        leased, now = self._leases.held(account), self._clock()
+        return self._leases.take(account, self._read(task_queue.find_any_due, account, leased, share, now))
 
     async def next_due_at(self, account: str) -> float | None:
         return self._read(task_queue.next_due_at, account, self._leases.held(account))

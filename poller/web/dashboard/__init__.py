@@ -7,7 +7,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from poller.web.dashboard.overview import Overview
+from poller.web.dashboard.snapshot import Snapshots
 from poller.web.responses import RequestRefused
 
 FILES = {
@@ -15,7 +15,10 @@ FILES = {
     "/page/style.css": ("style.css", "text/css"),
     **{
         f"/page/{name}.js": (f"{name}.js", "text/javascript")
-        for name in ("main", "cards", "charts", "connection", "dom", "text")
+        for name in (
+            *("cards", "connection", "dom", "headline", "main"),
+            *("notices", "pace-chart", "spread-chart", "svg", "text"),
+        )
     },
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -28,12 +31,12 @@ EVERY_S = 2.0  # between two events of a stream
 MAX_STREAMS = 64
 
 
-def add_page(app: web.Application, overview: Overview) -> None:
+def add_page(app: web.Application, snapshots: Snapshots) -> None:
     """Add the page and its data to `app`. Streams end with a last overview when `app` shuts down."""
-    streams = _Streams(overview)
+    streams = _Streams(snapshots)
 
     async def get_overview(_: web.Request) -> web.Response:
-        return web.Response(body=await overview.json(), content_type="application/json")
+        return web.Response(body=await snapshots.json(), content_type="application/json")
 
     app.router.add_routes([web.get(path, _static(*file)) for path, file in FILES.items()])
     app.router.add_get("/v1/overview", get_overview)
@@ -54,8 +57,8 @@ def _static(name: str, content_type: str) -> Handler:
 class _Streams:
     """All open streams of events."""
 
-    def __init__(self, overview: Overview) -> None:
-        self._overview = overview
+    def __init__(self, snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
         self._ending = asyncio.Event()
         self._open = 0
 
@@ -75,11 +78,11 @@ class _Streams:
 
     async def _send(self, response: web.StreamResponse) -> None:
         while not self._ending.is_set():
-            await response.write(b"data: " + await self._overview.json() + b"\n\n")
+            await response.write(b"data: " + await self._snapshots.json() + b"\n\n")
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._ending.wait()
-        await response.write(b"event: end\ndata: " + await self._overview.json(fresh=True) + b"\n\n")
+        await response.write(b"event: end\ndata: " + await self._snapshots.json(fresh=True) + b"\n\n")
 
     async def end(self, _: web.Application) -> None:
         """The run is over: send each viewer how it ended."""

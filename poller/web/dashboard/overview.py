@@ -4,97 +4,35 @@ Only due times and the few rows of the sources are read from the store, at most 
 """
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal
-
-from msgspec import Struct
-from msgspec.json import encode
 
 from poller import __version__
 from poller.core.errors import StoreError
-from poller.core.histogram import Histogram
-from poller.core.model import GateReading, Kind, Pause, SinkSums, SourceSums
-from poller.core.text import PAUSE_TEXT
+from poller.core.model import GateReading, Kind, SinkSums, SourceSums
+from poller.core.timestamps import iso
 from poller.engine import DeliveryLoop
-from poller.engine.failures import DominantReason
-from poller.engine.history import STEP_S, History, RecentReason, Sample
+from poller.engine.history import STEP_S, History
 from poller.reports.ledger import merged
-from poller.reports.status import LedgerCounts, ReasonCount
+from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
 from poller.web.context import RunContext
-from poller.web.health import SinkReadiness, StoreReadiness, sink_readiness, store_readiness
+from poller.web.dashboard.snapshot import (
+    LaneView,
+    PaceView,
+    RunSnapshot,
+    RunState,
+    lane_view,
+    reason_views,
+    spread_view,
+    waiting_state,
+)
+from poller.web.health import sink_readiness, store_readiness
 
 READ_S = 4.0  # for the store to answer
-FRESH_S = 1.0  # the age up to which an overview is reused for the next viewer
-TOP_REASONS = 12
 MAX_SOURCES = 200  # the latest ones
-
-RunState = Literal["running", "idle", "paused", "stuck", "draining", "finished"]
-
-
-class LaneView(Struct, frozen=True, kw_only=True):
-    """One account: its limits and its pause."""
-
-    account: str
-    due_at: float | None
-    meaning: str | None  # of the pause, for people
-    needs_person: bool
-    reading: GateReading
-
-
-class PaceView(Struct, frozen=True, kw_only=True):
-    """The last hour in steps, oldest first: one number of each list is one step."""
-
-    step_s: float
-    end_at: float
-    seconds: list[float]
-    polls: list[int]
-    finished: list[int]
-    paused: list[bool]
-
-
-class SpreadView(Struct, frozen=True, kw_only=True):
-    """How durations are distributed: counts up to each bound, the last one beyond."""
-
-    bounds_s: Sequence[float]
-    counts: list[int]
-    total: int
-    median_s: float | None
-    p95_s: float | None
-
-
-class RecentReasonView(ReasonCount, frozen=True, kw_only=True):
-    """A reason with its latest tasks, the latest first."""
-
-    kind: str | None
-    samples: list[Sample]
-
-
-class RunSnapshot(Struct, frozen=True, kw_only=True):
-    """A run now, as the live page shows it."""
-
-    now: float
-    version: str
-    started_at: float | None
-    state: RunState
-    ledger: LedgerCounts
-    store: StoreReadiness
-    polls: int  # of this run
-    polls_per_task: float | None
-    rejected: int  # lines of this run
-    is_fed: bool  # no more input comes
-    forecast: Forecast
-    lanes: list[LaneView]
-    pace: PaceView
-    took: SpreadView
-    late: SpreadView
-    reasons: list[RecentReasonView]
-    failed_polls: list[ReasonCount]
-    sinks: dict[str, SinkReadiness]
-    refusals: dict[str, str]  # by sink: why it refused its latest dead letter of this run
-    warning: DominantReason | None
 
 
 class Overview:
@@ -108,14 +46,6 @@ class Overview:
         self._sources: Sequence[SourceSums] = ()
         self._fed_at = run.clock()
         self._fed = 0
-        self._encoded = b""
-        self._encoded_at = float("-inf")
-
-    async def json(self, *, fresh: bool = False) -> bytes:
-        """Return the snapshot as JSON; unless `fresh`, it may be up to a second old."""
-        if fresh or not 0 <= self._clock() - self._encoded_at < FRESH_S:
-            self._encoded, self._encoded_at = encode(await self.snapshot()), self._clock()
-        return self._encoded
 
     async def snapshot(self) -> RunSnapshot:
         """Return the run as of now."""
@@ -123,11 +53,14 @@ class Overview:
         readings = {name: lane.gate.reading() for name, lane in service.lanes.items()}
         await self._read_store()
         due = self._due
+        lanes = [lane_view(name, each.state, due_at=due.get(name), reading=each) for name, each in readings.items()]
         return RunSnapshot(
+            is_read_only=False,
+            run=RunningProcess(pid=os.getpid(), heartbeat_at=iso(now)),
             now=now,
             version=__version__,
             started_at=history.began_at or None,
-            state=self._state(readings),
+            state=self._state(lanes),
             ledger=self._ledger(),
             store=store_readiness(self._store),
             polls=metrics.polls,
@@ -135,11 +68,11 @@ class Overview:
             rejected=metrics.rejected,
             is_fed=service.fed and not service.endless,
             forecast=self._forecast(now, readings, due),
-            lanes=[_lane(name, reading, due.get(name)) for name, reading in readings.items()],
+            lanes=lanes,
             pace=_pace(history),
-            took=_spread(history.took),
-            late=_spread(history.late),
-            reasons=_reasons(history.reasons),
+            took=spread_view(history.took),
+            late=spread_view(history.late),
+            reasons=reason_views(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
             warning=service.failures.warning,
@@ -154,22 +87,19 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
+            landed={kind: metrics.landed[kind] for kind in Kind},
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )
 
-    def _state(self, readings: Mapping[str, GateReading]) -> RunState:
-        service, metrics = self._service, self._metrics
-        pauses = [reading.state.pause for reading in readings.values() if reading.state.pause]
-        if not metrics.waiting and service.fed and not service.endless:
+    def _state(self, lanes: Sequence[LaneView]) -> RunState:
+        service, waiting = self._service, self._metrics.waiting
+        if not waiting and service.fed and not service.endless:
             return "finished"
         if service.draining:
             return "draining"
-        if any(Pause(pause).needs_person for pause in pauses):
-            return "stuck"
-        if pauses and len(pauses) == len(readings):
-            return "paused"
-        return "running" if metrics.waiting else "idle"
+        state = waiting_state(lanes)
+        return "idle" if state == "running" and not waiting else state
 
     async def _read_store(self) -> None:
         """Read what only the store has. Where it does not answer in time, the latest that it answered is shown."""
@@ -183,7 +113,7 @@ class Overview:
         metrics, history = self._metrics, self._history
         if metrics.tasks != self._fed:
             self._fed, self._fed_at = metrics.tasks, now
-        current = history.unfinished(now, metrics.polls, metrics.finished, paused=False)
+        current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
         return forecast(
             now=now,
             waiting=metrics.waiting,
@@ -213,14 +143,6 @@ class Overview:
         )
 
 
-def _lane(name: str, reading: GateReading, due_at: float | None) -> LaneView:
-    pause = reading.state.pause
-    needs_person = bool(pause and Pause(pause).needs_person)
-    return LaneView(
-        account=name, due_at=due_at, meaning=PAUSE_TEXT.get(pause or ""), needs_person=needs_person, reading=reading
-    )
-
-
 def _outlook(reading: GateReading, due_at: float | None) -> LaneOutlook:
     return LaneOutlook(
         rate_per_s=reading.window_limit / reading.window_s,
@@ -242,21 +164,3 @@ def _pace(history: History) -> PaceView:
         finished=[step.finished for step in history.steps],
         paused=[step.paused for step in history.steps],
     )
-
-
-def _spread(spread: Histogram) -> SpreadView:
-    return SpreadView(
-        bounds_s=spread.bounds,
-        counts=spread.counts,
-        total=spread.total,
-        median_s=spread.quantile(0.5),
-        p95_s=spread.quantile(0.95),
-    )
-
-
-def _reasons(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
-    top = sorted(reasons.items(), key=lambda item: (-item[1].count, item[0]))[:TOP_REASONS]
-    return [
-        RecentReasonView(reason=name, count=found.count, kind=found.kind, samples=[*reversed(found.samples)])
-        for name, found in top
-    ]

@@ -1,0 +1,189 @@
+"""Composes a run from its settings: the state, the sinks, the accounts, the server. Each is closed in reverse order.
+
+`poller run` and the Python API both build their run here, and nowhere else.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from poller.app import inputs
+from poller.app.build import Builder, site_token
+from poller.app.environment import Environment
+from poller.config import AccountSettings, Settings, address_of
+from poller.core.defect import defect
+from poller.core.errors import ConfigError, PollerError
+from poller.core.model import Sums
+from poller.core.protocols import Store
+from poller.core.steady_clock import SteadyClock
+from poller.engine import Service
+from poller.engine.metrics import Metrics
+from poller.sources import Source
+from poller.store import open_store
+from poller.web import RunContext, make_site
+
+log = structlog.get_logger()
+
+HISTORY, HISTORY_PAGE = 500, 50  # records; each may have a body of a megabyte
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParts:
+    """The live parts of one run, open and ready to work."""
+
+    store: Store
+    metrics: Metrics
+    service: Service
+    builder: Builder
+
+
+@asynccontextmanager
+async def open_run(settings: Settings, sources: Sequence[Source], environment: Environment) -> AsyncIterator[RunParts]:
+    """Open the state and build the run on it. Raises `PollerError` where it cannot begin: the state is as before."""
+    monotonic = environment.monotonic or asyncio.get_running_loop().time
+    environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings.state, clock=environment.clock)
+        stack.push_async_callback(store.close)
+        if ahead_s := await store.rebase_instants():
+            log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
+        connections = await stack.enter_async_context(environment.connections(settings))
+        builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
+        service = await _build_service(settings, sources, builder, stack)
+        yield RunParts(store=store, metrics=metrics, service=service, builder=builder)
+
+
+async def _build_service(
+    settings: Settings, sources: Sequence[Source], builder: Builder, stack: AsyncExitStack
+) -> Service:
+    """Build the service with its open sinks and its lanes. Sinks are closed when the stack unwinds."""
+    environment, store, metrics = builder.environment, builder.store, builder.metrics
+    sums = await store.sums()
+    metrics.begin(sums)
+    await _refuse_orphans(sums, settings.account_settings(), store)
+    service = Service(
+        store=store,
+        metrics=metrics,
+        clock=environment.clock,
+        sources=sources,
+        stdin=environment.stdin,
+        endless=inputs.is_endless(settings, sources),
+        shutdown_s=settings.shutdown_s,
+        retention_s=settings.retention_s,
+        stop_on_failures=settings.stop_on_failures,
+    )
+    stack.push_async_callback(service.close_sinks)
+    service.delivery_loops = builder.delivery_loops(settings)
+    names = [loop.sink.name for loop in service.delivery_loops]
+    positions = await store.positions(names)
+    for loop in service.delivery_loops:
+        await loop.open(positions[loop.sink.name])
+    await store.attach_sinks(names)
+    for name in settings.account_settings():
+        service.lanes[name] = await builder.lane(name, settings, service)
+    await _load_history(service, store, sums, environment.clock())
+    return service
+
+
+async def _load_history(service: Service, store: Store, sums: Sums, now: float) -> None:
+    """Load the sums of earlier runs and the latest of their records, for the live page."""
+    service.history.begin(now, sums)
+    after = max(0, sums.finished - HISTORY)
+    for _ in range(HISTORY // HISTORY_PAGE):
+        page = await store.records(after, HISTORY_PAGE)
+        for delivery in page:
+            after = delivery.number
+            service.history.add_earlier(delivery.body)
+        if len(page) < HISTORY_PAGE:
+            return
+
+
+async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
+    """Raise `ConfigError` where an account that is not configured has waiting tasks: the run would never end."""
+    for name in sums.accounts.keys() - accounts.keys():
+        if await store.next_due_at(name) is not None:
+            raise ConfigError(
+                f"the state has waiting tasks of account {name!r}, which is not configured (configured: "
+                f"{', '.join(accounts)}). Add [accounts.{name}], use --account {name}, or use another --state"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The server of a run: where it listens, and what applies other settings to it."""
+
+    url: str | None  # None: it does not listen
+    apply: Callable[[Settings], None]
+
+
+@asynccontextmanager
+async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
+    """Open the server of a run. Raises `ConfigError` where an address that the person set is taken; where the default
+    is, the run has no server."""
+    environment = parts.builder.environment
+    context = RunContext(
+        service=parts.service,
+        store=parts.store,
+        metrics=parts.metrics,
+        clock=environment.clock,
+        feeding=inputs.feeding(settings),
+        deadline_s=_longest_deadline_s(settings),
+    )
+
+    def apply(now: Settings) -> None:
+        context.feeding = inputs.feeding(now)
+        context.deadline_s = _longest_deadline_s(now)
+
+    async with AsyncExitStack() as stack:
+        url = await _listen(settings, parts, context, stack)
+        yield Site(url=url, apply=apply)
+
+
+async def _listen(settings: Settings, parts: RunParts, context: RunContext, stack: AsyncExitStack) -> str | None:
+    """Serve until the stack unwinds; return the URL, None where there is no server."""
+    if (address := address_of(settings.listen)) is None:
+        return None
+    environment = parts.builder.environment
+    tokens = await site_token(settings, environment.environ)
+    try:
+        taken = await stack.enter_async_context(environment.open_site(make_site(context, tokens), address))
+    except ConfigError as error:
+        if "listen" in settings.model_fields_set:
+            raise
+        log.warning("web.not_started", address=str(address), reason=str(error))
+        return None
+    url = f"http://{taken.near()}/"
+    log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
+    return url
+
+
+def _longest_deadline_s(settings: Settings) -> float:
+    return max(account.deadline_s for account in settings.account_settings().values())
+
+
+async def run_service(service: Service, watchers: Iterable[Coroutine[Any, Any, None]] = ()) -> PollerError | None:
+    """Run the service, and beside it the watchers. Return what ended it before its work was done."""
+    ended_by: PollerError | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = [group.create_task(each) for each in watchers]
+            try:
+                await service.run()
+            finally:
+                for watcher in watching:
+                    watcher.cancel()
+    except* PollerError as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        ended_by = error if isinstance(error, PollerError) else None
+    except* Exception as errors:
+        log.exception("run.failed")
+        ended_by = defect(errors)
+    return ended_by or next((loop.stopped_by for loop in service.delivery_loops if loop.stopped_by), None)
