@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 
 from poller.core.model import Delivery, Selection
 from poller.store.postgres.connection import fetch_all
+from poller.store.postgres.search import forget_runs
 from poller.store.rows import delivery_of
 
 LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
@@ -144,6 +145,7 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
         " polls = pruned.polls + excluded.polls, landed = pruned.landed + excluded.landed",
         (tasks,),
     )
+    await forget_runs(connection, tasks)
     return len(found)
 
 

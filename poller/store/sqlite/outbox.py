@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from poller.core.model import Delivery, Selection
 from poller.store.rows import delivery_of
+from poller.store.sqlite.search import forget_runs
 
 Connection = sqlite3.Connection
 
@@ -133,6 +134,7 @@ def prune(connection: Connection, before: float, limit: int) -> int:
         tasks,
     )
     connection.executemany("DELETE FROM task WHERE key = ?", tasks)
+    forget_runs(connection, tasks)
     return len(found)
 
 
