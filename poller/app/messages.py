@@ -14,7 +14,7 @@ from poller.reports.ledger import failed_polls, imbalances, summary
 from poller.reports.work import Work, exit_code, work_text
 from poller.sources import Source
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_flag: str) -> InputError | None:

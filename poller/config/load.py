@@ -40,8 +40,17 @@ def load(
     for values, name in layers:
         merged = overlay(merged, values)
         origins |= {path: name(path) for path in _leaves(values)}
+    return _settings(merged, origins)
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that `values`, shaped like the TOML, describe; nothing else is read. Raises `ConfigError`."""
+    return _settings(values, {path: dotted(path) for path in _leaves(values)})
+
+
+def _settings(values: Mapping[str, Any], origins: Mapping[KeyPath, str]) -> Settings:
     try:
-        settings = Settings(**merged)
+        settings = Settings(**values)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         raise ConfigError("\n".join(messages_of(problems, origins))) from None
