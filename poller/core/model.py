@@ -7,7 +7,7 @@ person is kept as the received bytes, so that it comes out as it went in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -217,6 +217,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     body: bytes
     kind: Kind
+    landed: bool  # a file is there: `result` names one
     reason: str | None  # why it is not plainly complete; groups the summary
     seen_at: float
     account: str
@@ -405,6 +406,14 @@ class Selection:
     dead: bool = False  # only dead letters of the sink in question
 
 
+class ReasonSum(NamedTuple):
+    """One reason why tasks are not plainly complete."""
+
+    reason: str
+    tasks: int
+    landed: int  # of these: a file is there all the same
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
     """Everything the store counts, from the rows themselves: what the ledger is made of.
@@ -419,7 +428,8 @@ class Sums:
     finished: int
     polls: int
     kinds: Mapping[str, int]
-    reasons: tuple[tuple[str, int], ...]  # of records still kept, most frequent first, at most ten
+    landed: Mapping[str, int]  # by kind: how many of these have a file
+    reasons: tuple[ReasonSum, ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone
 
 

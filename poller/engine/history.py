@@ -50,6 +50,7 @@ class RecentReason:
     """One reason why tasks were not plainly complete: how many, and the latest of them."""
 
     count: int = 0
+    landed: int = 0  # of these: a file is there all the same
     kind: str | None = None  # of the latest
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
@@ -71,8 +72,8 @@ class History:
         """Start from the sums of earlier runs."""
         self.before, self.began_at = sums, now
         self.steps_end_at, self._polls, self._finished = now, 0, sums.finished
-        for reason, count in sums.reasons:
-            self.reasons[reason] = RecentReason(count=count)
+        for reason, count, landed in sums.reasons:
+            self.reasons[reason] = RecentReason(count=count, landed=landed)
 
     def add_earlier(self, body: bytes) -> None:
         """Measure and sample the stored record of an earlier run, whose outcome is counted already."""
@@ -97,6 +98,7 @@ class History:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
             reason = self.reasons.setdefault(name, RecentReason())
             reason.count += 1
+            reason.landed += record.landed
             reason.kind = record.kind.value
             reason.samples.append(_sample(record))
 

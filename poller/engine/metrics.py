@@ -36,6 +36,7 @@ class Metrics:
 
     waiting: int = 0  # tasks without an outcome, of this and earlier runs
     kinds: Counter[str] = field(default_factory=Counter)  # finished tasks, of this and earlier runs
+    landed: Counter[str] = field(default_factory=Counter)  # by kind: how many of these have a file
     lines: int = 0  # input lines read in this run
     tasks: int = 0
     duplicates: int = 0
@@ -55,6 +56,7 @@ class Metrics:
         """Take over what earlier runs left in the store."""
         self.waiting = sums.waiting
         self.kinds.update(sums.kinds)
+        self.landed.update(sums.landed)
         self.settled_before = {sink.name: sink.delivered + sink.dead + sink.missed for sink in sums.sinks}
         self.missed_before = sums.pruned
 
@@ -94,6 +96,7 @@ class Metrics:
         if (reason := failure_reason(outcome)) is not None:
             self.failed_polls[reason] += 1
 
-    def finish(self, kind: Kind) -> None:
+    def finish(self, kind: Kind, *, landed: bool) -> None:
         self.waiting -= 1
         self.kinds[kind.value] += 1
+        self.landed[kind.value] += landed

@@ -72,7 +72,7 @@ class Recorder:
             for each in polled:
                 self._log(each)
                 if (record := each.settled.record) is not None:
-                    self._metrics.finish(record.kind)
+                    self._metrics.finish(record.kind, landed=record.landed)
                 self._on_recorded(record)
             on_commit(polled)
 
@@ -97,6 +97,7 @@ class Recorder:
                 account=self._account,
                 task_id=task.task_id,
                 kind=record.kind.value,
+                landed=record.landed,
                 polls=task.polls + 1,
                 waited_s=round(polled.at - task.fed_at, 3),
                 reason=record.reason,

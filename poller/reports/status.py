@@ -22,6 +22,7 @@ class LedgerCounts(Struct, frozen=True, kw_only=True):
     finished: int
     complete: int
     kinds: dict[Kind, int]
+    landed: dict[Kind, int]  # by kind: how many of these have a file
     sources: Sequence[SourceSums]
     sinks: Sequence[SinkSums]
 
@@ -42,6 +43,7 @@ class ReasonCount(Struct, frozen=True, kw_only=True):
 
     reason: str
     count: int
+    landed: int = 0  # of these: a file is there all the same
 
 
 class RunningProcess(Struct, frozen=True, kw_only=True):
@@ -80,13 +82,14 @@ def ledger_view(
         finished=sums.finished,
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
+        landed={kind: sums.landed.get(kind, 0) for kind in Kind},
         pruned=sums.pruned,
         polls=sums.polls,
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
         sources=sums.sources,
         sinks=sums.sinks,
         accounts={name: _account_view(state) for name, state in sums.accounts.items()},
-        reasons=[ReasonCount(reason=reason, count=count) for reason, count in sums.reasons],
+        reasons=[ReasonCount(reason=reason, count=count, landed=landed) for reason, count, landed in sums.reasons],
         run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
     )
 
@@ -105,11 +108,10 @@ def _account_view(state: AccountState) -> AccountView:
 def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_running: bool = True) -> str:
     """Return the ledger in one line; `before` is an earlier instant with the number of finished tasks then."""
     tasks = sums.waiting + sums.finished
-    not_complete = sums.finished - sums.kinds.get(Kind.COMPLETE, 0)
     share = f" ({sums.finished / tasks:.1%})" if tasks else ""
     parts = [
         f"{sums.finished:,} of {tasks:,} finished{share}",
-        f"{not_complete:,} not complete",
+        f"{sum(sums.landed.values()):,} landed",
         f"{sums.polls:,} polls",
     ]
     parts += _pace(sums, now, before) if is_running else []

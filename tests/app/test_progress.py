@@ -46,7 +46,7 @@ class Screen:
             self.now += 1
             self.metrics.polls += 2 * finished_per_s
             for _ in range(finished_per_s):
-                self.metrics.finish(Kind.COMPLETE)
+                self.metrics.finish(Kind.COMPLETE, landed=True)
             self.shown()
 
 
@@ -123,7 +123,7 @@ async def test_it_redraws_until_cancelled_and_leaves_the_last_display(screen: Sc
     async with asyncio.TaskGroup() as group:
         showing = group.create_task(screen.progress.show(Console(file=out, width=80, force_terminal=True)))
         await asyncio.sleep(3)
-        screen.metrics.finish(Kind.CANCELED)
+        screen.metrics.finish(Kind.CANCELED, landed=False)
         showing.cancel()
     assert out.getvalue().count(" done") >= 12
     assert "canceled 1" in out.getvalue().rpartition(" done")[2]

@@ -87,6 +87,7 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
+            landed={kind: metrics.landed[kind] for kind in Kind},
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )

@@ -144,6 +144,8 @@ def reason_views(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
     """Return the most frequent reasons."""
     top = sorted(reasons.items(), key=lambda item: (-item[1].count, item[0]))[:TOP_REASONS]
     return [
-        RecentReasonView(reason=name, count=found.count, kind=found.kind, samples=[*reversed(found.samples)])
+        RecentReasonView(
+            reason=name, count=found.count, landed=found.landed, kind=found.kind, samples=[*reversed(found.samples)]
+        )
         for name, found in top
     ]

@@ -47,8 +47,9 @@ def assert_equal(overview: Any, sums: Sums) -> None:
     assert (counts["finished"], counts["waiting"]) == (sums.finished, sums.waiting)
     assert (counts["tasks"], counts["complete"]) == (sums.finished + sums.waiting, sums.kinds.get("complete", 0))
     assert {kind: count for kind, count in counts["kinds"].items() if count} == dict(sums.kinds)
-    reasons = {each["reason"]: each["count"] for each in overview["reasons"]}
-    assert list(reasons.items())[: len(sums.reasons)] == list(sums.reasons)
+    assert {kind: count for kind, count in counts["landed"].items() if count} == dict(sums.landed)
+    reasons = [(each["reason"], each["count"], each["landed"]) for each in overview["reasons"]]
+    assert reasons[: len(sums.reasons)] == list(map(tuple, sums.reasons))
     assert counts["sinks"] == [asdict(sink) for sink in sums.sinks if sink.attached]
     assert counts["sources"] == [asdict(source) for source in sums.sources]
 
