@@ -7,16 +7,18 @@ from typing import assert_never
 
 from poller.config import Settings, SourceTable
 from poller.sources import STDIN, ReadOptions, Source
+from poller.sources.imports import RowOptions
 
 
-def feeding(settings: Settings) -> ReadOptions:
-    """Return how lines are read where their source has no options of its own."""
+def feeding(settings: Settings, rows: RowOptions | None = None) -> ReadOptions:
+    """Return how lines are read where their source has no options of its own: as ids, or as `rows` to import."""
     return ReadOptions(
         format=settings.input.format,
         id_column=settings.input.id_column,
         accounts=frozenset(settings.account_settings()),
         default_account=settings.account,
         max_line_bytes=settings.input.max_line_bytes,
+        rows=rows,
     )
 
 

@@ -20,6 +20,7 @@ from poller.cli.commands import (
     check_config,
     demo,
     healthcheck,
+    import_files,
     plan,
     reload,
     replay,
@@ -81,6 +82,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
+app.command(import_files.NAME, epilog=import_files.EXAMPLES)(import_files.import_files)  # `import` is a keyword
 
 
 def _is_handled_elsewhere(error: Exception) -> bool:

@@ -1,7 +1,9 @@
 """What several commands share: their options, and the step from flags to settings."""
 
 import os
-from collections.abc import Coroutine
+import shutil
+import sys
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from poller.cli import completion
+from poller.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from poller.config import Settings as Settings
@@ -70,3 +73,26 @@ def settings_of(config: Path | None, **flags: Any) -> Settings:
 def epoch_of(moment: datetime | None) -> float | None:
     """Return a flag's instant in seconds since the epoch; one without a time zone is UTC."""
     return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+
+def command_line() -> tuple[str, ...]:
+    """Return the words that began this process, as a person types them."""
+    program = sys.argv[0]
+    if Path(program).name == "__main__.py":
+        return (sys.executable, "-m", "poller", *sys.argv[1:])
+    name = Path(program).name
+    found = shutil.which(name)
+    is_found = found is not None and Path(found).absolute() == Path(program).absolute()
+    return (name if is_found else program, *sys.argv[1:])
+
+
+def named_values(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE, names in any case. Raises `ConfigError`."""
+    pairs = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
+        if right is None or not equals or not value.strip():
+            raise ConfigError(f"{flag} {spec}: write NAME=VALUE with one of the names {', '.join(known)}")
+        pairs[right] = value.strip()
+    return pairs

@@ -28,15 +28,24 @@ class Columns:
 
     def value(self, ref: Mapping[str, Any], meaning: str) -> Any:
         """Return the value of the column with this meaning; None where there is none."""
-        if (name := self.named.get(meaning)) is not None:
-            return ref.get(name)
-        wanted = COLUMN_NAMES[meaning]
         return next(
-            (value for name, value in ref.items() if normalized(name) in wanted and value not in (None, "")), None
+            (value for name in self.names(tuple(ref), meaning) if (value := ref.get(name)) not in (None, "")), None
         )
 
+    def names(self, columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
+        """Return which of `columns` have this meaning; the first with a value counts."""
+        if (name := self.named.get(meaning)) is not None:
+            return (name,)
+        return _names(columns, meaning)
 
-@lru_cache(maxsize=4096)  # every row has the same columns
+
+@lru_cache(maxsize=1024)  # every row has the same columns
+def _names(columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
+    wanted = COLUMN_NAMES[meaning]
+    return tuple(name for name in columns if normalized(name) in wanted)
+
+
+@lru_cache(maxsize=4096)
 def normalized(name: str) -> str:
     """Return a column's name without case and separators: `Folder ID` and `folder_id` are `folderid`."""
     return re.sub(r"[\s_.-]", "", name).casefold()

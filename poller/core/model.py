@@ -52,6 +52,15 @@ class Fed(Struct, frozen=True, kw_only=True):
     ref: bytes | None = None
 
 
+class FedRow(Struct, frozen=True, kw_only=True):
+    """One usable line of an import: what the start call gets, and who the row is."""
+
+    account: str
+    row: str  # its identity: the digest of its body, or the person's key
+    body: bytes  # the start call's JSON
+    ref: bytes  # JSON object: the row as it was fed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """One input line that cannot be used."""
@@ -79,6 +88,7 @@ class Chunk:
     rejected: tuple[Rejection, ...]
     blank: int  # blank lines, comments, CSV header
     position: Position  # after the last of them
+    rows: tuple[FedRow, ...] = ()  # usable lines of an import, in place of `fed`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import orjson
 from poller.core.columns import source_file
 from poller.core.model import Kind
 from poller.core.reason import reason_of
+from poller.core.record import landed_in
 from poller.core.timestamps import epoch
 
 
@@ -47,7 +48,7 @@ class FinishedImport:
             task_id=fields["task_id"],
             account=fields["account"],
             kind=kind,
-            landed=fields["landed"],
+            landed=landed_in(body),
             reason=why and why.text,
             status=fields["status"],
             num_errors=fields["num_errors"],

@@ -1,21 +1,19 @@
 """Converts a failed task's row to a body for HubSpot's start call. Pure."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import orjson
 
 from poller.core.columns import DUPLICATE_OPTIONS, Columns
 from poller.core.model import JsonObject
 from poller.core.record import decode
+from poller.core.start_options import FOLDERS, options_from
 from poller.reports.finished_task import FinishedTask
 from poller.reports.retryable import RetryAdvice
 
 REQUIRED = ("access", "overwrite", *DUPLICATE_OPTIONS)  # by HubSpot, beside url
 NO_URL_IN_ROW = "there is no URL in the row"
-FOLDERS = ("folderId", "folderPath")  # HubSpot requires one of them
-_YES, _NO = frozenset({"true", "yes", "y", "1", "on"}), frozenset({"false", "no", "n", "0", "off"})
 
 
 def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]) -> JsonObject:
@@ -27,47 +25,10 @@ def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]
         raise ValueError(NO_URL_IN_ROW)
     if not re.match(r"(?i)https?://[^\s/]", task.url):
         raise ValueError("the URL in the row does not begin with http:// or https://")
-    body: JsonObject = {"url": task.url}
-    for name, read in _OPTIONS.items():
-        value = columns.value(task.ref, name)
-        value = defaults.get(name) if value in (None, "") else value
-        if value not in (None, ""):
-            body[name] = read(name, value)
+    body = {"url": task.url} | options_from(lambda name: columns.value(task.ref, name), defaults.get)
     if "folderId" in body and "folderPath" in body:
         del body["folderPath"]  # HubSpot accepts one of them
     return body
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{name} in the row is not a text")  # noqa: TRY004 - the row's type, not the caller's
-    return str(value).strip()
-
-
-def _word(name: str, value: Any) -> str:
-    return _text(name, value).upper()
-
-
-def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word not in _YES | _NO:
-        raise ValueError(f"{name} in the row is neither true nor false: {word[:40]!r}")
-    return word in _YES
-
-
-_OPTIONS: Mapping[str, Callable[[str, Any], str | bool]] = {
-    "access": _word,
-    "name": _text,
-    "folderId": _text,
-    "folderPath": _text,
-    "ttl": _text,
-    "expiresAt": _text,
-    "overwrite": _flag,
-    **dict.fromkeys(DUPLICATE_OPTIONS, _word),
-}
-OPTIONS = tuple(_OPTIONS)
 
 
 def missing_options(body: JsonObject) -> tuple[str, ...]:

@@ -98,7 +98,8 @@ async def test_five_injected_reasons_are_found_and_the_retryable_imports_complet
 ) -> None:
     simulation = Simulation(tmp_path, clock, QUICK)
     failing_by_url(simulation)
-    fed = [{"task_id": start(simulation, orjson.dumps({"url": row["url"]})), **row} for row in rows()]
+    least = {"access": "PRIVATE", "folderPath": "/library"}
+    fed = [{"task_id": start(simulation, orjson.dumps({"url": row["url"], **least})), **row} for row in rows()]
     assert await simulation.run(write_csv(tmp_path / "ids.csv", fed)) is Exit.NOT_ALL_COMPLETE
 
     options = ReportOptions(as_json=True, resubmit=tmp_path / "retry.jsonl", csv=tmp_path / "failed.csv")

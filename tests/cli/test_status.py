@@ -21,7 +21,7 @@ from tests.support.simulation import Simulation, settings_for
 
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
 KEYS = {
-    "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "pruned", "polls",
+    "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "landed", "pruned", "polls",
     "polls_per_task", "sources", "sinks", "accounts", "reasons", "run",
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ async def test_the_ledger_for_programs_has_a_stable_shape(
     assert ledger.keys() == KEYS
     assert (ledger["tasks"], ledger["finished"], ledger["waiting"], ledger["complete"]) == (20, 20, 0, 20)
     assert ledger["balanced"] is True
-    assert ledger["kinds"]["complete"] == 20
+    assert ledger["kinds"]["complete"] == ledger["landed"]["complete"] == 20
     assert ledger["sinks"][0]["delivered"] == 20
     assert ledger["accounts"]["default"]["pause"] is None
     assert ledger["run"] is None

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from poller import ConfigError, Kind, Poller, StoreLocked, TokenRefused
+from poller import ConfigError, Kind, Poller, PollerError, StoreLocked, TokenRefused
 from poller.app.environment import Environment
 from poller.core.protocols import Clock
+from poller.embed.rows import CHUNK_ROWS, Row, store_all
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import TOKEN, Simulation
 
@@ -185,8 +186,8 @@ async def test_rows_of_an_async_source_are_stored_as_they_come_and_the_loop_wait
     assert max(waited.values()) < 600
 
 
-async def test_a_source_is_read_no_further_ahead_than_one_portion(simulation: Simulation) -> None:
-    read = 0
+async def test_a_source_is_read_no_further_ahead_than_the_rows_that_wait() -> None:
+    read, stored, room = 0, list[int](), asyncio.Semaphore(2)
 
     async def endless() -> AsyncIterator[str]:
         nonlocal read
@@ -194,13 +195,17 @@ async def test_a_source_is_read_no_further_ahead_than_one_portion(simulation: Si
             read += 1
             yield f"AAAA{read}"
 
-    async with SimulatedPoller(simulation) as poller:
-        feeding = asyncio.create_task(poller.feed(endless()))
-        await asyncio.sleep(1)
-        waiting = poller.waiting
-        feeding.cancel()
-        await asyncio.wait([feeding])
-        assert 0 < read - waiting <= 3 * 5_000
+    async def store(rows: Sequence[Row]) -> None:
+        await room.acquire()
+        stored.append(len(rows))
+
+    storing = asyncio.create_task(store_all(endless(), store))
+    await asyncio.sleep(60)
+    storing.cancel()
+    await asyncio.wait([storing])
+    assert len(stored) == 2
+    assert max(stored) <= CHUNK_ROWS
+    assert read - sum(stored) <= 2 * CHUNK_ROWS + 1
 
 
 async def test_an_error_of_the_source_reaches_the_caller_and_the_rows_before_it_are_stored(
@@ -275,7 +280,6 @@ async def test_rows_find_their_account_and_each_account_has_its_own_token(simula
     [
         ({"token": "two words"}, ConfigError, "token is not a token"),
         ({"requests": 0}, ConfigError, "requests: must be"),
-        ({"state": "mysql://x"}, ConfigError, "state"),
         ({"base_url": "http://example.com"}, ConfigError, "base_url"),
         ({"token": "x" * 20, "token_env": "X"}, ConfigError, "token and token_env are given together"),
         ({"request": 5}, TypeError, "no option 'request'; did you mean 'requests'"),
@@ -307,6 +311,12 @@ async def test_variables_of_the_command_do_not_change_a_program_s_poller(monkeyp
     monkeypatch.setenv("POLLER_STATE", "sqlite:///elsewhere.db")
     monkeypatch.setenv("POLLER_REQUESTS", "nonsense")
     assert Poller(token=TOKEN)._settings.state == "sqlite:///:memory:"
+
+
+async def test_a_state_that_cannot_be_opened_is_refused_on_entering() -> None:
+    for state in ("mysql://host/name", "sqlite:////no/such/folder/poller.db"):
+        with pytest.raises(PollerError):
+            await Poller(token=TOKEN, state=state).__aenter__()
 
 
 async def test_a_state_that_another_poller_uses_is_refused_on_entering(simulation: Simulation, state: str) -> None:

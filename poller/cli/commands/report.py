@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, Settings, State, epoch_of, run_async, settings_of
+from poller.cli.options import AsJson, Config, Settings, State, epoch_of, named_values, run_async, settings_of
 from poller.cli.output_file import new_file
 from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import ConfigError, Exit, InputError
@@ -62,33 +62,21 @@ def report(
     It prints reasons with counts, hosts, samples, and what could be retried; also during a run. With md5 or size
     columns in your input, the finished files are compared.
     """
-    from poller.reports.resubmit import OPTIONS
+    from poller.core.start_options import OPTIONS
 
     options = ReportOptions(
         files=tuple(files or ()),
         account=account,
         since=epoch_of(since),
-        columns=Columns(named=_pairs(column or [], "--column", tuple(COLUMN_NAMES))),
+        columns=Columns(named=named_values(column or [], "--column", tuple(COLUMN_NAMES))),
         as_json=as_json,
         html=html,
         csv=csv,
         resubmit=resubmit,
         rest=rest,
-        defaults=_pairs(set_ or [], "--set", OPTIONS),
+        defaults=named_values(set_ or [], "--set", OPTIONS),
     )
     return run_async(write_report(settings_of(config, state=state), options))
-
-
-def _pairs(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
-    """Read NAME=VALUE, names in any case. Raises `ConfigError`."""
-    pairs = {}
-    for spec in specs:
-        name, equals, value = spec.partition("=")
-        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
-        if right is None or not equals or not value.strip():
-            raise ConfigError(f"{flag} {spec}: write NAME=VALUE with one of the names {', '.join(known)}")
-        pairs[right] = value.strip()
-    return pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +231,8 @@ class _FailedTaskFiles:
 
     def summary(self) -> Iterator[str]:
         """Yield the files that were written, and what a person must add to the bodies."""
-        from poller.reports.resubmit import FOLDERS, NO_URL_IN_ROW
+        from poller.core.start_options import FOLDERS
+        from poller.reports.resubmit import NO_URL_IN_ROW
 
         options = self._options
         yield from (f"{path}: written" for path in (options.html, options.csv) if path is not None)

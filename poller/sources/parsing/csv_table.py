@@ -81,7 +81,7 @@ class CsvReader:
 
     def is_record(self, text: str) -> bool:
         """Whether a line alone is a record: every column and a usable id."""
-        fields = _columns(text, self.delimiter) or []
+        fields = columns_or_none(text, self.delimiter) or []
         return len(fields) == len(self.names) and _is_id(without_mark(fields[self.id_at]))
 
 
@@ -139,11 +139,11 @@ def find_table(line: str, options: ReadOptions, delimiter: str | None = None) ->
 
 def columns_of(line: str, delimiter: str | None = None) -> list[str]:
     """Return the fields of a line, by the delimiter that gives most."""
-    return max((_columns(line, each) or [] for each in ((delimiter,) if delimiter else _DELIMITERS)), key=len)
+    return max((columns_or_none(line, each) or [] for each in ((delimiter,) if delimiter else _DELIMITERS)), key=len)
 
 
 def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
-    columns = _columns(line, delimiter) or []
+    columns = columns_or_none(line, delimiter) or []
     id_at, has_header = find_name(columns, options.id_names), True
     number = options.id_number if line.lstrip()[:1] not in ("{", "[") else None
     if id_at is None and number is not None and number <= len(columns):
@@ -154,7 +154,7 @@ def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
     return CsvReader(
         options=options,
         delimiter=delimiter,
-        names=_distinct(columns if has_header else [""] * len(columns)),
+        names=distinct(columns if has_header else [""] * len(columns)),
         has_header=has_header,
         id_at=id_at,
         account_at=account_at if account_at != id_at else None,
@@ -168,7 +168,7 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _columns(header: str, delimiter: str) -> list[str] | None:
+def columns_or_none(header: str, delimiter: str) -> list[str] | None:
     """Return the header's names; None where a quoted one is not closed."""
     reader = csv.reader((header, ""), delimiter=delimiter)
     try:
@@ -178,7 +178,7 @@ def _columns(header: str, delimiter: str) -> list[str] | None:
     return [name.strip() for name in names] if reader.line_num == 1 else None
 
 
-def _distinct(columns: Sequence[str]) -> tuple[str, ...]:
+def distinct(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the columns' names as keys of one object; empty and repeated ones get their column's number."""
     names: dict[str, None] = {}
     for number, column in enumerate(columns, 1):

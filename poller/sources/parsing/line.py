@@ -182,13 +182,13 @@ def read_json(line: bytes, options: ReadOptions) -> Fed:
     name = keys[id_at]
     if len(value) == 1 and isinstance(value[name], str):
         return Fed(account=options.default_account, task_id=id_from(value[name]))
-    raw = _raw_values(line, value)
+    raw = raw_values(line, value)
     task_id = _json_id(value[name], bytes(raw.pop(name)))
     account = options.default_account
     if ACCOUNT_NAME in raw:
         account = account_from(value[ACCOUNT_NAME], options)
         del raw[ACCOUNT_NAME]
-    return Fed(account=account, task_id=task_id, ref=_object(raw) if raw else None)
+    return Fed(account=account, task_id=task_id, ref=object_of(raw) if raw else None)
 
 
 def _json_id(value: object, raw: bytes) -> str:
@@ -202,7 +202,7 @@ def _json_id(value: object, raw: bytes) -> str:
     raise ValueError("the id is neither a string nor a whole number")
 
 
-def _raw_values(line: bytes, value: dict[str, Any]) -> dict[str, msgspec.Raw]:
+def raw_values(line: bytes, value: dict[str, Any]) -> dict[str, msgspec.Raw]:
     """Return each key's value as its bytes, so that numbers keep their digits."""
     if line.count(b"[") + line.count(b"{") > _DEEPEST_REF:
         try:
@@ -216,5 +216,5 @@ def _raw_values(line: bytes, value: dict[str, Any]) -> dict[str, msgspec.Raw]:
         raise ValueError(f"broken JSON: {error}") from None
 
 
-def _object(raw: dict[str, msgspec.Raw]) -> bytes:
+def object_of(raw: dict[str, msgspec.Raw]) -> bytes:
     return b"{" + b",".join([orjson.dumps(key) + b":" + bytes(value).strip() for key, value in raw.items()]) + b"}"

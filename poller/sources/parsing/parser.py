@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 from poller.core.errors import InputError
-from poller.core.model import Chunk, Position, Rejection
+from poller.core.model import Chunk, FedRow, Position, Rejection
 from poller.core.task_id import is_rounded
 from poller.core.text import printable
+from poller.sources.imports.lines import row_reader_for
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import BEGINNING_BYTES, Content, recognize
 from poller.sources.parsing.csv_table import CsvReader, columns_of, find_table
@@ -42,6 +43,8 @@ def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | No
     Raises `InputError` for CSV without an id column, naming what was found, and `ValueError` for a line that shows no
     format, such as a title.
     """
+    if options.rows is not None:
+        return row_reader_for(line, options, source, delimiter)
     if options.format in ("auto", "csv") and (table := find_table(line, options, delimiter)) is not None:
         return table
     columns = columns_of(line, delimiter)
@@ -185,7 +188,7 @@ class Parser:
         self._begun = True
         splitter = JsonSplitter if content.is_json else LineSplitter
         self._splitter = splitter(self._options.max_line_bytes, content)
-        if content.is_json:
+        if content.is_json and self._options.rows is None:
             self.reader = PlainLines(options=replace(self._options, format="jsonl"))
 
     def _end_beginning(self) -> None:
@@ -214,7 +217,14 @@ class Parser:
         if taken == 0:
             return None
         self._advance(taken)
-        return Chunk(fed=tuple(into.fed), rejected=tuple(into.rejected), blank=into.blank, position=self._position)
+        usable = tuple(into.fed)
+        return Chunk(
+            fed=() if self._options.rows else usable,
+            rows=cast("tuple[FedRow, ...]", usable) if self._options.rows else (),
+            rejected=tuple(into.rejected),
+            blank=into.blank,
+            position=self._position,
+        )
 
     def _detect(self, count: int, into: ParsedLines) -> int:
         """Read lines up to the first that shows the format, a CSV header included; return how many.

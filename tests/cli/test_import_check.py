@@ -1,0 +1,80 @@
+"""`poller import --check`: what it finds in rows before anything is sent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from poller.cli.app import app
+from poller.core.errors import Exit
+
+SET = ["--set", "access=PRIVATE", "--set", "folderPath=/p"]
+
+
+def check(tmp_path: Path, text: str, *flags: str, given: tuple[str, ...] = tuple(SET)) -> tuple[int, str, str]:
+    file = tmp_path / "urls.csv"
+    file.write_text(text)
+    done = CliRunner().invoke(app, ["import", str(file), "--check", *given, *flags], catch_exceptions=False)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def found(tmp_path: Path, text: str, *flags: str) -> dict[str, Any]:
+    return dict(json.loads(check(tmp_path, text, "--json", *flags)[1]))
+
+
+def test_clean_rows_exit_0_with_hosts_folders_and_ready_bodies(tmp_path: Path) -> None:
+    code, out, _ = check(tmp_path, "url\n" + "".join(f"https://cdn.example.com/{n}.png\n" for n in range(50)))
+    assert code == Exit.ALL_COMPLETE
+    assert "51 lines = 50 rows + 0 duplicates + 0 rejected + 1 blank" in out
+    assert "cdn.example.com 50" in out
+    bodies = [json.loads(line) for line in out.splitlines() if line.startswith("  {")]
+    assert [body["url"] for body in bodies] == [f"https://cdn.example.com/{n}.png" for n in range(3)]
+
+
+def test_each_line_is_counted_in_one_place(tmp_path: Path) -> None:
+    text = "url\nhttps://a.example.com/1\n\nhttps://a.example.com/1\nhttp://localhost/1\nhttps://a.example.com/2\n"
+    code, out, _ = check(tmp_path, text)
+    assert code == Exit.NOT_ALL_COMPLETE
+    assert "6 lines = 2 rows + 1 duplicates + 1 rejected + 2 blank" in out
+    assert "(first: urls.csv, line 5)" in out
+
+
+@pytest.mark.parametrize(
+    ("rows", "warning"),
+    [
+        (["https://a.example.com/x/1.png", "https://a.example.com/y/1.png"], "names"),
+        (["https://s3.example.com/1?X-Amz-Date=20260101T000000Z&X-Amz-Expires=600"], "expiry"),
+        (["https://s.example.com/1?Expires=1700000000&Signature=x"], "expiry"),
+        (["https://acc.example.com/1?se=2026-01-01T00%3A00%3A00Z&sig=x"], "expiry"),
+        (["https://drive.google.com/file/d/abc/view"], "page"),
+        (["https://www.dropbox.com/s/abc/1.png?dl=0"], "page"),
+        (["https://corp.sharepoint.com/:i:/g/abc"], "page"),
+    ],
+)
+def test_what_would_surprise_is_warned_of_and_exits_1(tmp_path: Path, rows: list[str], warning: str) -> None:
+    text = "url\n" + "\n".join(rows) + "\n"
+    assert check(tmp_path, text)[0] == Exit.NOT_ALL_COMPLETE
+    assert [each["name"] for each in found(tmp_path, text)["warnings"]] == [warning]
+
+
+@pytest.mark.parametrize(
+    "row", ["https://www.dropbox.com/s/abc/1.png?dl=1", "https://s.example.com/1?Expires=9999999999&Signature=x"]
+)
+def test_what_is_fine_is_not_warned_of(tmp_path: Path, row: str) -> None:
+    assert found(tmp_path, f"url\n{row}\n")["warnings"] == []
+
+
+def test_sizes_and_hidden_access_are_warned_of(tmp_path: Path) -> None:
+    text = "url,size,access\nhttps://a.example.com/1,30000000,HIDDEN_PRIVATE\nhttps://a.example.com/2,3000000000,\n"
+    assert {each["name"] for each in found(tmp_path, text)["warnings"]} == {"free", "large", "hidden"}
+
+
+def test_a_wrong_option_and_an_input_without_rows_have_their_codes(tmp_path: Path) -> None:
+    code, _, err = check(tmp_path, "url\nhttps://a.example.com/1\n", given=())
+    assert (code, "--set access=PRIVATE" in err) == (Exit.CONFIG, True)
+    code, _, err = check(tmp_path, "url\nhttp://localhost/1\n")
+    assert (code, "no usable row" in err) == (Exit.NO_INPUT, True)
+    code, _, err = check(tmp_path, "url\nhttps://a.example.com/1\n", "--set", "fileName=x")
+    assert (code, "write NAME=VALUE with one of the names access" in err) == (Exit.CONFIG, True)

@@ -1,0 +1,218 @@
+"""Rows to import: what becomes the body of a start call, what is rejected and why, and who a row is."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.core.columns import Columns
+from poller.core.errors import ConfigError, InputError
+from poller.core.model import Chunk, FedRow
+from poller.sources import Parser, ReadOptions
+from poller.sources.imports import RowOptions
+from poller.sources.imports.url import checked_url
+
+SET = {"access": "PRIVATE", "folderPath": "/p"}
+
+
+def chunks(text: str | bytes, size: int = 1 << 20, **rows: Any) -> list[Chunk]:
+    options = ReadOptions(
+        accounts=frozenset({"default", "eu"}),
+        default_account="default",
+        rows=RowOptions(**({"defaults": SET} | rows)),
+    )
+    data = text.encode() if isinstance(text, str) else text
+    parser = Parser(options, "rows")
+    found = [chunk for at in range(0, len(data), size) for chunk in parser.push(data[at : at + size])]
+    return [*found, *parser.end()]
+
+
+def read(text: str | bytes, **rows: Any) -> list[FedRow]:
+    return [row for chunk in chunks(text, **rows) for row in chunk.rows]
+
+
+def rejected(text: str, **rows: Any) -> list[str]:
+    return [rejection.reason for chunk in chunks(text, **rows) for rejection in chunk.rejected]
+
+
+def body(row: FedRow) -> dict[str, Any]:
+    return dict(orjson.loads(row.body))
+
+
+def test_a_csv_row_becomes_a_body_with_everything_that_dated_versions_require() -> None:
+    (row,) = read("url,sku\nhttps://cdn.example.com/a/1.png,17\n", defaults={**SET, "name": "{sku}"})
+    assert body(row) == {
+        "url": "https://cdn.example.com/a/1.png",
+        "access": "PRIVATE",
+        "folderPath": "/p",
+        "name": "17",
+        "overwrite": False,
+        "duplicateValidationStrategy": "NONE",
+        "duplicateValidationScope": "ENTIRE_PORTAL",
+    }
+    assert orjson.loads(row.ref) == {"url": "https://cdn.example.com/a/1.png", "sku": "17"}
+
+
+def test_the_row_wins_over_set_and_its_folder_over_both_folders() -> None:
+    text = (
+        "url,access,overwrite,folderId\nhttps://a.example.com/1,PUBLIC_INDEXABLE,yes,77\nhttps://a.example.com/2,,,\n"
+    )
+    first, second = (body(row) for row in read(text))
+    assert (first["access"], first["overwrite"], first["folderId"], first.get("folderPath")) == (
+        "PUBLIC_INDEXABLE",
+        True,
+        "77",
+        None,
+    )
+    assert (second["access"], second["overwrite"], second["folderPath"]) == ("PRIVATE", False, "/p")
+
+
+def test_pieces_of_the_url_fill_templates() -> None:
+    defaults = {"access": "PRIVATE", "folderPath": "/mirror{url.folder}", "name": "x-{url.file}"}
+    (row,) = read("https://a.example.com/s%C3%B6n/b/1%202.png?x=1\n", defaults=defaults)
+    assert (body(row)["folderPath"], body(row)["name"]) == ("/mirror/sön/b", "x-1 2.png")
+
+
+def test_json_lines_arrays_and_urls_are_rows_too_and_a_resubmit_body_is_one() -> None:
+    resubmitted = {"url": "https://a.example.com/1", "access": "PRIVATE", "folderPath": "/q", "overwrite": True}
+    lines = [json.dumps(resubmitted), "", "# a comment", "https://a.example.com/2"]
+    assert [body(row)["folderPath"] for row in read("\n".join(lines))] == ["/q", "/p"]
+    array = json.dumps([resubmitted, {"link": "https://a.example.com/3"}])
+    assert [body(row)["url"] for row in read(array)] == ["https://a.example.com/1", "https://a.example.com/3"]
+
+
+def test_accounts_are_read_and_are_no_part_of_the_row() -> None:
+    (row,) = read("account,url\neu,https://a.example.com/1\n")
+    assert (row.account, orjson.loads(row.ref)) == ("eu", {"url": "https://a.example.com/1"})
+    (row,) = read('{"account":"eu","url":"https://a.example.com/1"}')
+    assert (row.account, orjson.loads(row.ref)) == ("eu", {"url": "https://a.example.com/1"})
+    assert "unknown account" in rejected("account,url\nus,https://a.example.com/1\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "no URL"),
+        ("ftp://a.example.com/1", "http:// or https://"),
+        ("//a.example.com/1", "http:// or https://"),
+        ("https://a.example.com/1 2.png", "control character"),
+        ("https://u:secret@a.example.com/1", "user or password"),
+        ("https://u@a.example.com/1", "user or password"),
+        ("https://localhost/1", "own network"),
+        ("https://LOCALHOST:8080/1", "own network"),
+        ("https://intranet/1", "own network"),
+        ("https://printer.local/1", "own network"),
+        ("https://10.0.0.7/1", "private"),
+        ("https://127.0.0.1/1", "private"),
+        ("https://[::1]/1", "private"),
+        ("https://169.254.169.254/latest/meta-data", "private"),
+        ("https:///1", "no host"),
+        ("https://a.example.com:99999/1", "malformed"),
+        ("https://[::1/1", "malformed"),
+    ],
+)
+def test_a_url_that_hubspot_cannot_download_is_rejected_without_its_secrets(url: str, reason: str) -> None:
+    (found,) = rejected(json.dumps({"url": url}))
+    assert reason in found
+    assert "secret" not in found
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://8.8.8.8/1", "http://a.example.com", "https://[2606:4700::1111]/x", "HTTPS://A.example.com:443/x?y=z#f"],
+)
+def test_a_url_on_the_internet_is_accepted(url: str) -> None:
+    assert checked_url(f" {url} ") == url
+
+
+@given(st.text(max_size=60))
+def test_whatever_the_url_it_is_accepted_or_rejected_with_a_reason(text: str) -> None:
+    (row, reason) = read(orjson.dumps({"url": f"https://{text}"})), rejected(json.dumps({"url": f"https://{text}"}))
+    assert len(row) + len(reason) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"access": "SECRET"}, "unknown access"),
+        ({"duplicateValidationStrategy": "MAYBE"}, "unknown duplicateValidationStrategy"),
+        ({"duplicateValidationScope": "HERE"}, "unknown duplicateValidationScope"),
+        ({"overwrite": "perhaps"}, "neither true nor false"),
+        ({"folderId": "7", "folderPath": "/x"}, "keep one"),
+        ({"name": "a/b"}, "has a /"),
+        ({"ttl": "PT1H"}, "ttl"),
+        ({"ttl": "P2Y"}, "ttl"),
+        ({"ttl": "soon"}, "ttl"),
+        ({"acess": "PRIVATE"}, "nearly the option access"),
+        ({"folder_paths": "/x"}, "nearly the option folderPath"),
+        ({"name": "x" * 20_000}, "more than 16,384"),
+        ({"access": 7.5}, "not a text"),
+    ],
+)
+def test_options_that_hubspot_would_refuse_or_ignore_are_rejected(values: Mapping[str, Any], reason: str) -> None:
+    (found,) = rejected(json.dumps({"url": "https://a.example.com/1", **values}))
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"defaults": {"folderPath": "/p"}}, "--set access=PUBLIC_INDEXABLE"),
+        ({"defaults": {"access": "PRIVATE"}}, "--set folderPath=/imports"),
+        ({"defaults": {**SET, "folderId": "7"}}, "keep one"),
+        ({"defaults": {**SET, "name": "{skuu}"}}, "no column 'skuu'. Known: url, sku"),
+        ({"defaults": {**SET, "name": "{sku"}}, "both braces"),
+        ({"defaults": {**SET, "access": "OPEN"}}, "unknown access"),
+        ({"defaults": {**SET, "ttl": "P9Y"}}, "ttl"),
+        ({"key": "id"}, "--key id: there is no such column"),
+        ({"columns": Columns(named={"name": "title"})}, "--column name=title: there is no such column"),
+    ],
+)
+def test_options_that_fit_no_row_end_the_run_before_the_first(rows: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", "[.]")):
+        read("url,sku\nhttps://a.example.com/1,17\n", **rows)
+
+
+def test_a_table_without_a_url_column_names_its_columns_and_the_remedy() -> None:
+    with pytest.raises(InputError, match=r"'sku', 'picture'\. Name yours with --column url=NAME"):
+        read("sku,picture\n1,https://a.example.com/1\n")
+    (row,) = read("sku;picture\n1;https://a.example.com/1\n", columns=Columns(named={"url": "picture"}))
+    assert body(row)["url"] == "https://a.example.com/1"
+
+
+def test_a_template_without_a_value_rejects_its_row_alone() -> None:
+    text = "url,sku\nhttps://a.example.com/1,\nhttps://a.example.com/2,b\n"
+    defaults = {**SET, "name": "{sku}"}
+    assert [body(row)["name"] for row in read(text, defaults=defaults)] == ["b"]
+    assert rejected(text, defaults=defaults) == ["{sku} has no value in the row, and --set name={sku} needs it"]
+
+
+def test_a_row_is_its_body_or_its_key() -> None:
+    text = "id,url,sig\n7,https://a.example.com/1?s={},x\n"
+    monday, tuesday = (read(text.format(sign))[0] for sign in "ab")
+    assert monday.row != tuesday.row
+    assert read(text.format("a"))[0].row == monday.row
+    assert [read(text.format(sign), key="id")[0].row for sign in "ab"] == ["7", "7"]
+    assert read(text.format("a"), defaults={**SET, "access": "PUBLIC_INDEXABLE"})[0].row != monday.row
+    (odd,) = read("id,url\nm\u00fc/..,https://a.example.com/1\n", key="id")
+    assert odd.row.isalnum()
+    assert rejected("id,url\n,https://a.example.com/1\n", key="id") == ["the key column id has no value in the row"]
+
+
+@given(st.integers(1, 400))
+def test_the_rows_do_not_depend_on_the_size_of_the_blocks(size: int) -> None:
+    text = 'url,name\nhttps://a.example.com/1,"two\nlines"\nnonsense,x\n\nhttps://a.example.com/2,"a,b"\n'
+    whole, cut = chunks(text), chunks(text, size)
+    assert [row for chunk in cut for row in chunk.rows] == [row for chunk in whole for row in chunk.rows]
+    assert cut[-1].position == whole[-1].position
+    assert sum(len(chunk.rows) + len(chunk.rejected) + chunk.blank for chunk in cut) == 5
+
+
+def test_ids_are_read_as_before() -> None:
+    options = ReadOptions(accounts=frozenset({"default"}), default_account="default")
+    (chunk,) = Parser(options, "ids").end()
+    assert (chunk.rows, chunk.fed) == ((), ())
