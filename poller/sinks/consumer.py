@@ -50,10 +50,11 @@ class ConsumerSink(Generic[T]):
     async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
         refused = self._begin(batch)
         self._on_batch()
-        while self._left and not self._is_ending:
+        while self._left is not None and not self._is_ending:
             self._progress.clear()
             await self._progress.wait()
-        taken = [delivery for delivery in batch if self._left is None or delivery.number < self._left]
+        left = self._left
+        taken = [delivery for delivery in batch if left is None or delivery.number < left]
         self._waiting.clear()
         refused = {number: reason for number, reason in refused.items() if taken and number <= taken[-1].number}
         return Written(position=_NOTHING_IN_HAND, count=len(taken), refused=refused)

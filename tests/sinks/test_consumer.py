@@ -31,7 +31,7 @@ class State:
 
 
 async def consume(state: State, limit: int, *, in_hand: bool, batch: int, dies: bool) -> list[int]:
-    """Take `limit` records, hold one more in hand or none, then end in order or die. Return what the loop's body had."""
+    """Take `limit` records, maybe have one more in hand, then end in order or die. Return what the loop's body had."""
     sink = ConsumerSink(int, state.mark, on_batch=lambda: None)
     await sink.open(state.position, [])
     had: list[int] = []
