@@ -10,7 +10,7 @@ from msgspec.json import encode
 
 from poller.core.errors import PollerError
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

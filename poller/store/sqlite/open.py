@@ -16,7 +16,7 @@ from poller.store.sqlite.schema import VERSION, known_version, migrate
 from poller.store.sqlite.store import SqliteStore
 from poller.store.versions import refuse_older
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 MEMORY = ":memory:"
 LOG_PAGES = 16_000  # 64 MB: a chunk of random ids touches half as many pages
