@@ -722,7 +722,7 @@ BUGS = (
         name="a-probes-stray-refusal-renames-the-pause",
         file="poller/hubspot/limits/gate.py",
         old="        return reason in (self._pause.reason, Pause.WRONG_ACCOUNT) or self._refusals.is_account",
-        new="        return self._pause.reason is not None or self._refusals.is_account or reason == Pause.WRONG_ACCOUNT",
+        new="        return self._pause.reason is not None or self._refusals.is_account",
         tests=("hubspot/limits/test_gate",),
     ),
     Bug(
@@ -930,6 +930,27 @@ BUGS = (
         old="            floor_s=self._table.retries_s[0],\n",
         new="",
         tests=("sinks/test_webhook",),
+    ),
+    Bug(
+        name="a-refused-record-holds-others-for-hours",
+        file="poller/sinks/webhook/sink.py",
+        old="self._has_taken and failures >= LEAST_TRIES and failing_s > PATIENCE_S",
+        new="False",
+        tests=("sinks/test_webhook",),
+    ),
+    Bug(
+        name="other-refs-of-a-request-unnoticed",
+        file="poller/web/add_tasks.py",
+        old="        self.other_refs += added.other_refs\n",
+        new="",
+        tests=("web/test_add_tasks",),
+    ),
+    Bug(
+        name="joined-objects-rejected",
+        file="poller/sources/parsing/content.py",
+        old='    return line[end:].lstrip().startswith("{")',
+        new="    return False",
+        tests=("sources/test_odd_inputs",),
     ),
     Bug(
         name="refusing-receiver-costs-records-at-once",
