@@ -1,6 +1,7 @@
 // What needs attention, each with its remedy.
 
 import { $, element, setData, setText, update } from "./dom.js";
+import { hashOf } from "./route.js";
 import { at, count, plural, share } from "./text.js";
 
 function notices(overview) {
@@ -30,7 +31,7 @@ function notices(overview) {
     const latest = refusals[name] ? `The latest: ${sentence(refusals[name])} ` : "";
     all.push({
       key: `dead ${name}`, tone: "warn", title: `${name} refused ${plural(dead, "record")} for good`,
-      text: `${latest}To list them with their reasons: poller status --dead. To deliver them again: poller replay --dead`,
+      text: `${latest}Remove the cause, then retry them.`, link: ["See each one and its reason", hashOf("dead-letters")],
     });
   }
   if (state === "draining") {
@@ -55,11 +56,14 @@ function warningText({ reason, count: number, outcomes, share: part, samples }) 
 export function showNotices(overview) {
   update($("notices"), notices(overview), {
     key: (each) => each.key,
-    make: () => element("div", { class: "notice" }, element("strong"), element("span")),
+    make: () => element("div", { class: "notice" }, element("strong"), element("span"), " ", element("a")),
     fill: (node, each) => {
       setData(node, "tone", each.tone);
       setText(node.children[0], each.title);
       setText(node.children[1], each.text);
+      const [text, href] = each.link ?? ["", ""];
+      setText(node.children[2], text);
+      if (href) node.children[2].setAttribute("href", href);
     },
   });
 }
