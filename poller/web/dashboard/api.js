@@ -41,16 +41,11 @@ export async function post(path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-// Save what the path answers as a file. A link cannot send a token, so with one the file passes through memory.
+// Save what the path answers as a file. Not by a link: a link cannot send a token, and would save a refusal as the file.
 export async function download(path, name) {
   const link = document.createElement("a");
-  link.download = name;
-  if (!token()) {
-    link.href = path;
-    link.click();
-    return;
-  }
   link.href = URL.createObjectURL(await (await request(path)).blob());
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

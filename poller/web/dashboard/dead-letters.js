@@ -7,7 +7,8 @@ import { current } from "./route.js";
 import { fillTaskLink, taskLink } from "./task-cells.js";
 import { at, count, plural } from "./text.js";
 
-let letters = [];
+let letters = []; // the oldest ones
+let total = 0;
 let latest = null; // overview
 let changes = null; // the sums when the letters came
 
@@ -16,7 +17,7 @@ const sums = () => JSON.stringify(latest?.ledger.sinks.map((sink) => [sink.name,
 async function load() {
   changes = sums();
   try {
-    letters = (await getJson("/v1/dead-letters")).dead_letters;
+    ({ dead_letters: letters, total } = await getJson("/v1/dead-letters"));
     show();
   } catch (error) {
     changes = null;
@@ -27,14 +28,14 @@ async function load() {
 function show() {
   const isReadOnly = latest?.is_read_only ?? true;
   const now = latest?.now ?? Date.now() / 1000;
-  setText($("dead-now"), letters.length ? plural(letters.length, "record") : "");
+  setText($("dead-now"), total ? plural(total, "record") + (total > letters.length ? `, the oldest ${count(letters.length)} below` : "") : "");
   $("dead-empty").hidden = letters.length > 0;
   $("dead-table").hidden = !letters.length;
   const sinks = [...new Set(letters.map((each) => each.sink))];
   update($("dead-sinks"), isReadOnly ? [] : sinks, {
     key: (sink) => sink,
     make: (sink) => retryButton(() => [sink]),
-    fill: (node, sink) => setText(node, `Retry all ${count(letters.filter((each) => each.sink === sink).length)} of ${sink}`),
+    fill: (node, sink) => setText(node, `Retry all of ${sink}`),
   });
   const columns = [
     { name: "task", text: true, make: taskLink, fill: fillTaskLink },

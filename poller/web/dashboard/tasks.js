@@ -4,12 +4,12 @@ import { download, getJson } from "./api.js";
 import { $, element, setText, table, update } from "./dom.js";
 import { current, go, hashOf, tasksWhere } from "./route.js";
 import { fillOutcome, fillTaskLink, landedText, makeOutcome, taskLink } from "./task-cells.js";
-import { at, count, fileText, KINDS, plural } from "./text.js";
+import { at, count, KINDS, plural, refText } from "./text.js";
 
 const PAGE = 100;
+const MOST_A_PAGE = 1000; // that the server sends
 const REFRESH_S = 5; // while the run changes
 const TYPED_MS = 300; // after the last key
-const UNITS_S = { m: 60, h: 3600, d: 86_400 };
 
 let shown = []; // the rows
 let cursor = null; // of the next page
@@ -22,14 +22,6 @@ let latest = null; // overview
 
 const form = $("filters");
 
-// Return the filters as the server takes them.
-export function queryOf(filters, now) {
-  const query = new URLSearchParams(filters);
-  const since = /^(\d+)([mhd])$/.exec(query.get("since") ?? "");
-  if (since) query.set("since", new Date((now - since[1] * UNITS_S[since[2]]) * 1000).toISOString());
-  return query;
-}
-
 const nowS = () => latest?.now ?? Date.now() / 1000;
 
 async function load({ more = false } = {}) {
@@ -37,22 +29,20 @@ async function load({ more = false } = {}) {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const query = queryOf(filters, nowS());
-  query.set("limit", more ? PAGE : Math.max(PAGE, asked === filters.toString() ? Math.min(shown.length, 1000) : 0));
-  if (more && cursor) query.set("cursor", cursor);
   [askedAt, isLoading] = [Date.now(), true];
   $("tasks-scroll").setAttribute("aria-busy", "true");
+  const kept = more ? shown : [];
+  const wanted = kept.length + (more || asked !== filters.toString() ? PAGE : Math.max(PAGE, shown.length));
   try {
-    const page = await getJson(`/v1/tasks?${query}`, signal);
+    const page = await find(filters, { kept, wanted, from: more ? cursor : null, signal });
     if (signal.aborted) return;
-    shown = more ? [...shown, ...page.tasks] : page.tasks;
-    cursor = page.next_cursor;
-    asked = filters.toString();
-    changes = sums();
+    [shown, cursor, asked, changes] = [page.tasks, page.cursor, filters.toString(), sums()];
     show();
   } catch (error) {
     if (error.name === "AbortError") return;
-    setText($("tasks-now"), error.message);
+    [shown, cursor, asked] = [[], null, filters.toString()];
+    show();
+    setText($("tasks-empty"), error.message);
   } finally {
     if (!signal.aborted) {
       isLoading = false;
@@ -61,18 +51,34 @@ async function load({ more = false } = {}) {
   }
 }
 
+// Read pages until there are as many tasks as wanted. A search that takes long comes in short pages, empty ones too.
+async function find(filters, { kept, wanted, from, signal }) {
+  const tasks = [...kept];
+  let next = from;
+  do {
+    const query = new URLSearchParams(filters);
+    query.set("limit", Math.min(MOST_A_PAGE, wanted - tasks.length));
+    if (next !== null) query.set("cursor", next);
+    const page = await getJson(`/v1/tasks?${query}`, signal);
+    tasks.push(...page.tasks);
+    next = page.next_cursor;
+    if (next !== null && !page.tasks.length) setText($("tasks-now"), "searching …");
+  } while (next !== null && tasks.length < wanted);
+  return { tasks, cursor: next };
+}
+
 const sums = () => (latest ? `${latest.ledger.finished} ${latest.ledger.tasks}` : "");
 
 function show() {
   const now = nowS();
-  setText($("tasks-now"), shown.length ? `${cursor ? "the first " : ""}${plural(shown.length, "task")}${cursor ? ", more match" : ""}` : "");
+  setText($("tasks-now"), shown.length ? `${cursor ? "the first " : ""}${plural(shown.length, "task")}` : "");
   $("tasks-empty").hidden = shown.length > 0;
   setText($("tasks-empty"), current().filters.size ? "No task matches these filters." : "No task has been fed yet.");
   $("tasks-more").hidden = !cursor;
   $("tasks-table").hidden = !shown.length;
   table($("tasks-table"), "Tasks", [
     { name: "task", text: true, make: taskLink, fill: fillTaskLink },
-    { name: "file", text: true, cell: (task) => fileText(task.ref) },
+    { name: "file", text: true, cell: (task) => task.url ?? refText(task.ref) },
     { name: "outcome", text: true, make: makeOutcome, fill: fillOutcome },
     { name: "landed", text: true, cell: (task) => landedText(task), tone: (task) => (task.landed === false ? "bad" : "") },
     { name: "why", text: true, cell: (task) => task.reason ?? (task.kind ? "" : task.status ?? "not polled yet") },
@@ -154,7 +160,7 @@ $("tasks-more").addEventListener("click", () => load({ more: true }));
 for (const button of document.querySelectorAll("[data-download]")) {
   button.addEventListener("click", async () => {
     const format = button.dataset.download;
-    const query = queryOf(current().filters, nowS());
+    const query = new URLSearchParams(current().filters);
     const path = format === "resubmit" ? "/v1/resubmit" : "/v1/tasks";
     if (format !== "resubmit") query.set("format", format);
     const names = { csv: "tasks.csv", ids: "tasks.txt", resubmit: "resubmit.jsonl" };

@@ -73,12 +73,6 @@ export function refText(fields) {
     .join("   ");
 }
 
-// The URL of the file in what the person fed, else all of it.
-export function fileText(fields) {
-  const url = Object.values(fields ?? {}).find((value) => typeof value === "string" && /^https?:\/\//i.test(value));
-  return url ?? refText(fields);
-}
-
 // What `refText` returns, of the JSON text, which may be truncated.
 export function ref(json) {
   try {
