@@ -418,6 +418,7 @@ class Selection:
     since: float | None = None  # finished at or after this instant
     kinds: frozenset[str] = frozenset()  # empty: any kind
     dead: bool = False  # only dead letters of the sink in question
+    task_ids: frozenset[str] | None = None  # only these; None: any
 
 
 class ReasonSum(NamedTuple):
