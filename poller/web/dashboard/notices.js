@@ -1,8 +1,10 @@
 // What needs attention, each with its remedy.
 
 import { $, element, setData, setText, update } from "./dom.js";
-import { hashOf } from "./route.js";
-import { at, count, plural, share } from "./text.js";
+import { hashOf, withTask } from "./route.js";
+import { at, count, duration, plural, share } from "./text.js";
+
+const SHORT_WAIT_S = 600; // and three times what 95 % of the imports take: less is no trouble
 
 function notices(overview) {
   const { now, lanes, ledger, refusals, sinks, store, warning, state, rejected } = overview;
@@ -20,6 +22,16 @@ function notices(overview) {
     all.push({
       key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: `${which}: ${pause.replaceAll("_", " ")}`,
       text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
+    });
+  }
+  const oldest = overview.oldest_waiting;
+  const usual = Math.max(SHORT_WAIT_S, 3 * (overview.took.p95_s ?? 0));
+  if (oldest && now - oldest.fed_at > usual && !lanes.some((lane) => lane.account === oldest.account && lane.pause)) {
+    const last = oldest.status ? ` HubSpot's last answer: ${oldest.status}.` : "";
+    all.push({
+      key: "oldest", tone: "warn", title: `One task waits for ${duration(now - oldest.fed_at)}`,
+      text: `${oldest.task_id} is the oldest of ${plural(ledger.waiting, "waiting task")}.${last}`,
+      link: ["See its polls", withTask(oldest)],
     });
   }
   for (const [name, sink] of Object.entries(sinks).filter(([, each]) => each.state !== "delivering")) {
