@@ -43,10 +43,11 @@ def listed(page: Page) -> set[str]:
 def expect_tasks(page: Page, wanted: list[dict[str, Any]]) -> None:
     """The table has exactly these tasks, all of them on the page."""
     assert wanted
-    expect(page.locator("#tasks-table tbody tr")).to_have_count(min(len(wanted), 100), timeout=PATIENCE_MS)
-    if page.locator("#tasks-more").is_visible():
+    for shown in range(100, len(wanted), 100):
+        expect(page.locator("#tasks-table tbody tr")).to_have_count(shown, timeout=PATIENCE_MS)
         page.locator("#tasks-more").click()
     expect(page.locator("#tasks-table tbody tr")).to_have_count(len(wanted), timeout=PATIENCE_MS)
+    expect(page.locator("#tasks-more")).to_be_hidden()
     assert listed(page) == {record["task_id"] for record in wanted}
 
 
