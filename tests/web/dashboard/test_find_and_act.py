@@ -43,8 +43,8 @@ def listed(page: Page) -> set[str]:
 def expect_tasks(page: Page, wanted: list[dict[str, Any]]) -> None:
     """The table has exactly these tasks, all of them on the page."""
     assert wanted
-    for shown in range(100, len(wanted), 100):
-        expect(page.locator("#tasks-table tbody tr")).to_have_count(shown, timeout=PATIENCE_MS)
+    for so_far in range(100, len(wanted), 100):
+        expect(page.locator("#tasks-table tbody tr")).to_have_count(so_far, timeout=PATIENCE_MS)
         page.locator("#tasks-more").click()
     expect(page.locator("#tasks-table tbody tr")).to_have_count(len(wanted), timeout=PATIENCE_MS)
     expect(page.locator("#tasks-more")).to_be_hidden()
