@@ -269,6 +269,7 @@ class Written:
     """The batch is safe at its target, except for the records refused for good (number → reason)."""
 
     position: bytes | None = None  # the sink's own progress, committed with the delivered rows
+    count: int | None = None  # only so many records from the batch's begin were taken; None: all
     refused: Mapping[int, str] = field(default_factory=dict)
 
 

@@ -115,10 +115,11 @@ class Sink(Protocol):
         """Write the batch, in order. Called by one caller at a time.
 
         Returns `Written` only when the records are as safe as the sink can make them; those it refuses for good are
-        named there and become dead letters. Returns `Retry` for what may pass (a full disk, a receiver that is down):
-        the same batch comes again. After a crash between this return and the store's commit the same records, with
-        the same bytes and in the same order, may come again in other batches. Raises `SinkError` where a person must
-        act, `OutputClosed` where the reader is gone for good. Cancellation may leave the batch partly written.
+        named there and become dead letters, and `count` leaves the rest to the next call. Returns `Retry` for what may
+        pass (a full disk, a receiver that is down): the same batch comes again. After a crash between this return and
+        the store's commit the same records, with the same bytes and in the same order, may come again in other batches.
+        Raises `SinkError` where a person must act, `OutputClosed` where the reader is gone for good. Cancellation may
+        leave the batch partly written.
         """
 
     async def close(self) -> None:
@@ -200,6 +201,10 @@ class DeliveryStore(Protocol):
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
         """Note a sink's position by itself, after `Sink.open`."""
+
+    async def mark_position(self, sink: str, position: bytes) -> None:
+        """Note a sink's position for each record that it takes: survives the end of the process. A power cut may lose
+        the latest marks, so that it is cheap."""
 
     async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
         """Put the selected records that are kept back into the sink's outbox, dead letters too; return how many. One

@@ -17,7 +17,7 @@ from poller.engine.lane import Lane
 from poller.engine.metrics import Metrics
 from poller.sources import Source
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0

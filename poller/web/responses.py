@@ -13,7 +13,7 @@ from msgspec.structs import fields
 
 from poller.core.errors import PollerError
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -26,7 +26,7 @@ from poller.store.postgres.search import index_rows
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
 
@@ -139,6 +139,9 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
+
+    async def mark_position(self, sink: str, position: bytes) -> None:
+        await self.note_position(sink, position)
 
     async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
         refuse_unknown_sink(sink, await self._read(outbox.positions))

@@ -17,7 +17,7 @@ from poller.store.sqlite.schema import VERSION, known_version, migrate
 from poller.store.sqlite.store import SqliteStore
 from poller.store.versions import refuse_older
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 LOG_PAGES = 16_000  # 64 MB: a chunk of random ids touches half as many pages
 LOG_SHARE = 8  # of the room on the disk at the start

@@ -24,7 +24,7 @@ from poller.store.sqlite.reader import SqliteReader
 from poller.store.sqlite.search import Search, follow_aside, index_rows
 from poller.store.unsaved import NotingStore
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
 
@@ -133,6 +133,10 @@ class SqliteStore(SqliteReader, NotingStore):
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
+
+    async def mark_position(self, sink: str, position: bytes) -> None:
+        if not self._commits.run_unsynced(lambda: outbox.note_position(self._connection, sink, position)):
+            await self.note_position(sink, position)
 
     async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
         refuse_unknown_sink(sink, self._read(outbox.positions))
