@@ -21,10 +21,13 @@ from poller.cli.commands import (
     demo,
     healthcheck,
     import_files,
+    list_tasks,
+    pause,
     plan,
     reload,
     replay,
     report,
+    resume,
     run,
     sandbox,
     status,
@@ -80,8 +83,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
+for module in (
+    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, healthcheck, demo, sandbox),
+):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
+app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES)(list_tasks.list_tasks)  # not `list` for Python's sake
 app.command(import_files.NAME, epilog=import_files.EXAMPLES)(import_files.import_files)  # `import` is a keyword
 
 

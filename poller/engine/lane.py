@@ -11,6 +11,7 @@ from typing import assert_never
 import structlog
 
 from poller.core.model import Answer, Decision, Finish, Outcome, Poll, PollAgain, Settled, Task
+from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
 from poller.core.record import render
@@ -192,6 +193,19 @@ class Lane:
         if not self._recorder.ended:
             state = replace(self.gate.state(), active_at=self._clock(), clean=False)
             self._store.save_account(self.account, state)
+
+    async def hold(self) -> None:
+        """Pause the account on a person's word; returns when that is on disk. Polls in flight are finished."""
+        self.gate.hold(person_pause_detail(self._clock()))
+        self.save()
+        await self._store.flush()
+
+    async def release(self) -> None:
+        """Resume the account on a person's word; returns when that is on disk."""
+        self.gate.release()
+        self._give_up.forget()
+        self.save()
+        await self._store.flush()
 
     def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""

@@ -88,13 +88,14 @@ def ledger_view(
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
         sources=sums.sources,
         sinks=sums.sinks,
-        accounts={name: _account_view(state) for name, state in sums.accounts.items()},
+        accounts={name: account_view(state) for name, state in sums.accounts.items()},
         reasons=[ReasonCount(reason=reason, count=count, landed=landed) for reason, count, landed in sums.reasons],
         run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
     )
 
 
-def _account_view(state: AccountState) -> AccountView:
+def account_view(state: AccountState) -> AccountView:
+    """Return an account's pause and requests for programs."""
     return AccountView(
         pause=Pause(state.pause) if state.pause else None,
         pause_detail=state.pause_detail,
