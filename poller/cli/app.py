@@ -31,6 +31,7 @@ from poller.cli.commands import (
     run,
     sandbox,
     status,
+    ui,
     verify,
     why,
 )
@@ -84,7 +85,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for module in (
-    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, healthcheck, demo, sandbox),
+    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, ui, healthcheck, demo),
+    sandbox,
 ):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES)(list_tasks.list_tasks)  # not `list` for Python's sake
