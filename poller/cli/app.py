@@ -35,6 +35,7 @@ from poller.cli.commands import (
     verify,
     why,
 )
+from poller.cli.help import command_class
 from poller.core.errors import Exit, PollerError
 
 
@@ -88,9 +89,12 @@ for module in (
     *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, ui, healthcheck, demo),
     sandbox,
 ):
-    app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
-app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES)(list_tasks.list_tasks)  # not `list` for Python's sake
-app.command(import_files.NAME, epilog=import_files.EXAMPLES)(import_files.import_files)  # `import` is a keyword
+    name = module.__name__.rpartition(".")[2]
+    app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))
+app.command(import_files.NAME, epilog=import_files.EXAMPLES, cls=command_class(import_files))(
+    import_files.import_files  # `import` is a keyword
+)
+app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES, cls=command_class(list_tasks))(list_tasks.list_tasks)
 
 
 def _is_handled_elsewhere(error: Exception) -> bool:

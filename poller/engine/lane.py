@@ -1,7 +1,7 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import assert_never
@@ -23,6 +23,7 @@ from poller.schedule.policy import Polling, decide
 
 log = structlog.get_logger()
 
+FEWEST_LEARNED = 50  # finished imports, before their durations bound the slowest
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 
 
@@ -191,6 +192,13 @@ class Lane:
         if not self._recorder.ended:
             state = replace(self.gate.state(), active_at=self._clock(), clean=False)
             self._store.save_account(self.account, state)
+
+    @property
+    def unfinished_at(self) -> Callable[[float], float] | None:
+        """The learned chance that an import is unfinished at an age; None where too few have finished."""
+        if self._timing is None or self._timing.planner.hazard.finished < FEWEST_LEARNED:
+            return None
+        return self._timing.planner.share_unfinished
 
     async def hold(self) -> None:
         """Pause the account on a person's word; returns when that is on disk. Polls in flight are finished."""

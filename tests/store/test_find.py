@@ -32,7 +32,7 @@ FILTERS: Sequence[dict[str, Any]] = (
     {"reason": "none of these"},
     {"account": "two"},
     {"account": "two", "state": "waiting", "text": "FILE-1"},
-    {"account": "nobody's"},
+    {"account": "unknown"},
     {"host": "RARE.example"},
     {"host": "rare"},
     {"text": "file-17"},
