@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from poller.cli import completion
-from poller.cli.options import Config, Settings, State, epoch_of, run_async, settings_of
+from poller.cli.options import Config, Settings, Since, State, instant_of, run_async, settings_of
 from poller.core.errors import ConfigError, Exit, SinkError
-from poller.core.model import Delivery, Retry, Selection
+from poller.core.model import Delivery, Kind, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
-from poller.core.text import KIND_TEXT
 
 if TYPE_CHECKING:
     from poller.engine import DeliveryLoop
@@ -25,9 +24,9 @@ EXAMPLES = "\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind cance
 
 def replay(
     sink: Annotated[str, typer.Option(metavar="SPEC", help="The sink.", autocompletion=completion.sinks)],
-    since: Annotated[datetime | None, typer.Option(help="Finished at or after this instant (UTC).")] = None,
+    since: Since = None,
     kind: Annotated[
-        list[str] | None,
+        list[Kind] | None,
         typer.Option(metavar="KIND", help="Of this kind; repeatable.", autocompletion=completion.kinds),
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Only the dead letters of this sink.")] = False,
@@ -40,15 +39,8 @@ def replay(
     only those, once. A jsonl or csv file never gets a record twice: name a new one, or delete it to have it written
     again as a whole. A replay that is refused changes nothing.
     """
-    selection = Selection(since=epoch_of(since), kinds=_known_kinds(kind or []), dead=dead)
+    selection = Selection(since=instant_of(since), kinds=frozenset(map(str, kind or ())), dead=dead)
     return run_async(replay_to(settings_of(config, state=state), sink, selection))
-
-
-def _known_kinds(names: list[str]) -> frozenset[str]:
-    for name in names:
-        if name not in KIND_TEXT:
-            raise ConfigError(f"--kind {name}: there is no such kind; known are {', '.join(KIND_TEXT)}")
-    return frozenset(names)
 
 
 async def replay_to(settings: Settings, spec: str, selection: Selection, clock: Clock = time.time) -> Exit:
