@@ -1,7 +1,7 @@
 """`poller list`: tasks by filter, also during a run."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,9 @@ from poller.cli.options import (
 )
 from poller.core.errors import Exit
 from poller.core.model import Kind
-from poller.core.search import FoundTask, TaskFilter
+
+if TYPE_CHECKING:
+    from poller.core.search import FoundTask, TaskFilter
 
 NAME = "list"
 EXAMPLES = (
@@ -56,6 +58,8 @@ def list_tasks(
 
     All given conditions must hold. `poller why TASK` has everything of one task.
     """
+    from poller.core.search import TaskFilter
+
     wanted = TaskFilter(
         state="waiting" if waiting else None,
         kinds=frozenset(map(str, kind or ())),
@@ -71,7 +75,7 @@ def list_tasks(
 
 
 async def print_tasks(
-    settings: Settings, wanted: TaskFilter, written_as: ListFormat = ListFormat.TABLE, limit: int | None = None
+    settings: Settings, wanted: "TaskFilter", written_as: ListFormat = ListFormat.TABLE, limit: int | None = None
 ) -> Exit:
     """Print the tasks that match; on stderr, how many were listed and whether there are more."""
     from poller.cli.records import open_state
