@@ -147,6 +147,9 @@ async def write_report(settings: Settings, options: ReportOptions, clock: Clock 
     text = orjson.dumps(to_json(failures, **counts)).decode() if options.as_json else to_text(failures, **counts)
     sys.stdout.write(text + "\n")
     sys.stderr.write("".join(f"{line}\n" for line in failed_tasks.summary()))
+    if failed_tasks.lacks_urls:
+        sys.stderr.write("poller: nothing can be resubmitted: no row has a URL. Name your column: --column url=NAME\n")
+        return Exit.NO_INPUT
     return Exit.ALL_COMPLETE
 
 
@@ -241,6 +244,13 @@ class _FailedTaskFiles:
                 f"the accounts {self._account!r} and {account!r} both have imports to resubmit, with different tokens. "
                 "Write one file for each account, with --account NAME."
             )
+
+    @property
+    def lacks_urls(self) -> bool:
+        """Whether tasks could be resubmitted, but for want of a URL in any row."""
+        from poller.reports.resubmit import NO_URL_IN_ROW
+
+        return not self._counts["bodies"] and self._invalid_rows[NO_URL_IN_ROW] > 0
 
     def summary(self) -> Iterator[str]:
         """Yield the files that were written, and what a person must add to the bodies."""
