@@ -1,4 +1,4 @@
-"""From the page alone: find what did not land, read why, download it, pause and resume an account, and try a dead letter
+"""From the page alone: find what did not land, read why, download it, pause and resume an account, try a dead letter
 again. Each number is the store's."""
 
 import csv
