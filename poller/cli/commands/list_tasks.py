@@ -56,7 +56,8 @@ def list_tasks(
 ) -> Exit:
     """List tasks by filter, also during a run.
 
-    They come in the order in which they were fed. All given conditions must hold. `poller why TASK` has everything of one task.
+    They come in the order in which they were fed. All given conditions must hold. `poller why TASK` has everything of
+    one task.
     """
     from poller.core.search import TaskFilter
 
