@@ -18,6 +18,7 @@ from poller.core.model import (
     Settled,
     SinkSums,
     SourceSums,
+    StartSums,
     Sums,
     Task,
     TaskDetails,
@@ -67,9 +68,9 @@ def source_of(row: Row) -> tuple[int, Position]:
     return number, Position(offset=offset, line=line, fingerprint=fingerprint, ended=bool(ended))
 
 
-def task_of(account: str, row: Row, lease: int) -> Task:
+def task_of(account: str, row: Row, lease: int, start: bytes | None = None) -> Task:
     """From: key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at."""
-    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row
+    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at = row[:11]
     return Task(  # spelled out: six times as fast as by `_named`, once a poll
         key=key,
         account=account,
@@ -84,6 +85,7 @@ def task_of(account: str, row: Row, lease: int) -> Task:
         paused_base_s=paused_base_s,
         requested_at=requested_at,
         lease=lease,
+        start=start,
     )
 
 
@@ -157,19 +159,22 @@ def sums_of(
     kinds: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
+    starts: StartSums | None = None,
 ) -> Sums:
-    """Add what was pruned (kind, tasks, polls) to what is kept. `finished` counts records, `kinds` tasks."""
+    """Add what was pruned (kind, tasks, polls) to what is kept, and rows without a task to what waits. `finished`
+    counts records, `kinds` tasks."""
     gone = sum(tasks for _, tasks, _ in pruned)
     return Sums(
         sources=tuple(sources),
         sinks=tuple(sinks),
         accounts=accounts,
-        waiting=waiting,
+        waiting=waiting + (starts.unstarted + starts.unsure if starts else 0),
         finished=finished + gone,
         polls=polls + sum(polls for _, _, polls in pruned),
         kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _ in pruned}),
         reasons=tuple((reason, count) for reason, count in reasons),
         pruned=gone,
+        starts=starts,
     )
 
 
@@ -179,7 +184,7 @@ def sums_of(
 def source_row(chunk: Chunk, added: Added) -> Row:
     """To: lines, tasks, duplicates, rejected, blank, each to be added; offset, line, fingerprint, ended."""
     return (
-        len(chunk.fed) + len(chunk.rejected) + chunk.blank,
+        len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank,
         added.tasks,
         added.duplicates,
         len(chunk.rejected),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from poller.core.model import Delivery, Selection
 from poller.store.rows import delivery_of
+from poller.store.sqlite import import_rows
 
 Connection = sqlite3.Connection
 
@@ -131,6 +132,7 @@ def prune(connection: Connection, before: float, limit: int) -> int:
         " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
         tasks,
     )
+    import_rows.forget(connection, tasks)
     connection.executemany("DELETE FROM task WHERE key = ?", tasks)
     return len(found)
 

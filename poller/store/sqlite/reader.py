@@ -17,6 +17,7 @@ from poller.core.model import (
 )
 from poller.core.protocols import StateReader
 from poller.store import rows
+from poller.store.sqlite import import_rows
 from poller.store.sqlite.errors import translated
 
 Connection = sqlite3.Connection
@@ -69,6 +70,7 @@ class SqliteReader(StateReader):
             kinds=kinds,
             reasons=reasons.fetchall(),
             pruned=connection.execute("SELECT kind, tasks, polls FROM pruned").fetchall(),
+            starts=import_rows.count(connection),
         )
 
     async def sources(self) -> Sequence[SourceSums]:
