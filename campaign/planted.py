@@ -876,10 +876,17 @@ BUGS = (
     ),
     Bug(
         name="stop-is-not-shown",
-        file="poller/app/run.py",
-        old="draining=lambda: service.draining,",
-        new="draining=lambda: False,",
+        file="poller/app/progress.py",
+        old="        ending=ending,\n",
+        new="",
         tests=("app/test_progress",),
+    ),
+    Bug(
+        name="log-lines-over-the-progress",
+        file="poller/app/live_block.py",
+        old='                self._put(f"{self._erased()}{whole}{end}{self._drawn()}")',
+        new='                self._put(f"{whole}{end}")',
+        tests=("app/test_live_block",),
     ),
     Bug(
         name="sighup-before-the-start-is-forgotten",

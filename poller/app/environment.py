@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from rich.console import Console
 
+from poller.app.live_block import LiveBlock
+from poller.app.messages import Again
 from poller.config import Address, Settings
 from poller.core.protocols import Clock
 from poller.engine import Service
@@ -30,7 +31,8 @@ class Environment:
     stdin: int = 0  # file descriptor
     environ: Mapping[str, str]
     connections: Callable[[Settings], Connections]  # to HubSpot, not opened yet
-    console: Console | None = None  # shows the progress display; None: no display
+    terminal: LiveBlock | None = None  # shows the progress display; None: no display
+    again: Again = field(default_factory=Again)  # how a person continues the run once it has stopped
     tracer: "Tracer | None" = None  # gets a span for each poll; None: no spans
     on_start: Callable[[Service], None] = lambda _service: None  # called before work begins
     open_site: Callable[[web.Application, Address], AbstractAsyncContextManager[Address]] = listen

@@ -1,20 +1,60 @@
 """What a run writes for a person on stderr: its closing summary, and what to do next."""
 
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from poller.core import log as logs
 from poller.core.errors import Exit, InputError, PollerError
 from poller.core.model import Sums
-from poller.core.text import without_controls
+from poller.core.text import duration, redacted_url, without_controls
+from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.reports.ledger import failed_polls, imbalances, summary
 from poller.reports.work import Work, exit_code, work_text
 from poller.sources import Source
 
 log = structlog.get_logger()
+
+LONGEST_COMMAND = 500  # characters; a longer one is not worth copying
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """How a person continues a run that stopped with work left."""
+
+    command: Sequence[str] = ()  # the words of the command line that began it; empty: not known
+
+    def text(self, *, is_fed: bool = False) -> str:
+        """Return the sentence with the command to copy, without a word that may be a secret. `is_fed`: all of the input
+        is in the state."""
+        words = [word for word in self.command if word != STDIN or not is_fed]
+        command, stdin = shlex.join(words), " with the same standard input" if STDIN in words else ""
+        if not words or len(command) > LONGEST_COMMAND or any(map(_has_secret, words)):
+            return f"Run the same command again{stdin} to continue"
+        return f"Run it again{stdin} to continue: {without_controls(command)}"
+
+
+def _has_secret(word: str) -> bool:
+    """Whether a word of a command line has a URL with a user, a password or a query."""
+    url = word.partition("=")[2] if word.startswith("--") else word
+    kind, _, target = url.partition(":")
+    shown = target if kind in ("webhook", "sql") else url
+    return "://" in shown and redacted_url(shown) != shown
+
+
+def awaited(service: Service) -> str:
+    """Return what the end of the run waits for: polls, deliveries, and for how long at most; empty for nothing."""
+    polls = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
+    parts = [f"{polls:,} polls in flight"] if polls else []
+    behind = [loop for loop in service.delivery_loops if loop.stopped_by is None and loop.undelivered]
+    parts += [f"{loop.undelivered:,} records for {without_controls(loop.sink.name)}" for loop in behind]
+    left_s = service.drain_left_s
+    return ", ".join(parts) + (f", at most {duration(round(left_s))} more" if parts and left_s is not None else "")
 
 
 def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_flag: str) -> InputError | None:
@@ -31,8 +71,8 @@ def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_f
     )
 
 
-def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str) -> Exit:
-    """Print the closing summary; return the exit code."""
+def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str, again: str) -> Exit:
+    """Print the closing summary; return the exit code. `again` is how a person continues."""
     write("\n".join(filter(None, (summary(sums), failed_polls(metrics.failed_polls), work_text(work, state_flag)))))
     code, message = exit_code(sums, work), None
     if broken := imbalances(sums):
@@ -43,15 +83,15 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
     elif code is Exit.WORK_LEFT:
         undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
         left = f"{sums.waiting:,} tasks wait and {undelivered:,} records are not delivered"
-        message = f"stopped with work left: {left}. Run the same command again to continue"
+        message = f"stopped with work left: {left}. {again}"
     if message is not None:
         write(f"poller: {message}")
     log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
     return code
 
 
-def write(text: str) -> None:
-    """Write to stderr for a person; ignore that it was closed."""
-    stream = logs.QuietStream(sys.stderr)
-    stream.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
-    stream.flush()
+def write(text: str, stream: logs.TextStream | None = None) -> None:
+    """Write to `stream` (stderr) for a person; ignore that it was closed."""
+    out = logs.QuietStream(stream or sys.stderr)
+    out.write("".join(f"{without_controls(line)}\n" for line in text.splitlines()))
+    out.flush()

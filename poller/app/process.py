@@ -1,16 +1,19 @@
 """A run as this process: its signals, logs, traces and terminal around the run itself."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from poller import __version__
 from poller.app.environment import Environment
-from poller.app.messages import write
+from poller.app.live_block import LiveBlock
+from poller.app.messages import Again, write
 from poller.app.run import run
 from poller.app.signals import Signals
 from poller.config import Settings
@@ -24,16 +27,19 @@ if TYPE_CHECKING:
 
 
 async def run_process(
-    read_settings: Callable[[], Settings], input_specs: Sequence[str], environ: Mapping[str, str]
+    read_settings: Callable[[], Settings],
+    input_specs: Sequence[str],
+    environ: Mapping[str, str],
+    again: Again = Again(),  # noqa: B008 - frozen
 ) -> Exit:
     """Run as this process: logs, progress and summary on stderr; the first SIGTERM or SIGINT drains, the second stops
     at once. SIGHUP reloads, but drains where the terminal was closed. Raises `PollerError`."""
     signals = Signals()
     signals.handle()  # before the settings are read: a SIGHUP after that must reload them
     try:
-        return await _run_with_logs(read_settings, input_specs, environ, signals)
+        return await _run_with_logs(read_settings, input_specs, environ, signals, again)
     except asyncio.CancelledError:
-        write("poller: stopped at once; nothing is lost. Run the same command again to continue")
+        write(f"poller: stopped at once; nothing is lost. {again.text()}")
         return Exit.WORK_LEFT
 
 
@@ -42,15 +48,18 @@ async def _run_with_logs(
     input_specs: Sequence[str],
     environ: Mapping[str, str],
     signals: Signals,
+    again: Again,
 ) -> Exit:
     settings = read_settings()
-    console = Console(stderr=True)
-    display = console if settings.progress and console.is_terminal else None
-    signals.has_display = display is not None
+    terminal = _terminal() if settings.progress else None
+    if terminal is not None:
+        signals.write, signals.shows_drain = partial(write, stream=terminal), True
+        signals.on_continued = terminal.forget
 
     def apply_to_log(now: Settings) -> None:
-        quiet = display is not None and "level" not in now.log.model_fields_set
-        logs.configure(format=now.log.format, level="warning" if quiet else now.log.level, clock=time.time)
+        quiet = terminal is not None and "level" not in now.log.model_fields_set
+        level = "warning" if quiet else now.log.level
+        logs.configure(format=now.log.format, level=level, clock=time.time, stream=terminal)
 
     apply_to_log(settings)
     async with _tracing(settings, environ) as tracer:
@@ -58,13 +67,21 @@ async def _run_with_logs(
             environ=environ,
             monotonic=time.monotonic,
             connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
-            console=display,
+            terminal=terminal,
+            again=again,
             tracer=tracer,
             on_start=signals.on_start,
             read_settings=read_settings,
             apply_to_log=apply_to_log,
         )
         return await run(settings, input_specs, environment)
+
+
+def _terminal() -> LiveBlock | None:
+    """Return the terminal that stderr is; None where it is none, or one that cannot be redrawn."""
+    console = Console(stderr=True)
+    is_usable = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+    return LiveBlock(console) if is_usable else None
 
 
 @asynccontextmanager

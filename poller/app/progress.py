@@ -1,22 +1,26 @@
 """The progress display on a terminal's stderr. Reads counters and draws; changes nothing."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from poller.app.environment import Environment
+from poller.app.live_block import LiveBlock
+from poller.app.messages import awaited
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
+from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.sinks.stdout import StdoutTable
 
 REDRAW_S = 0.25
 RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last tasks would seem fast
@@ -32,18 +36,25 @@ class Progress:
     clock: Clock
     pauses: Callable[[], Mapping[str, str]]  # account or sink → reason
     ended: Callable[[], bool]  # whether the input has ended, so that "known" is all
-    draining: Callable[[], bool] = lambda: False
+    ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
+    is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
 
-    async def show(self, console: Console) -> None:
+    async def show(self, block: LiveBlock) -> None:
         """Redraw four times a second. Cancel it to leave the last picture on the screen."""
-        with suppress(OSError), Live(self.draw(), console=console, auto_refresh=False, redirect_stdout=False) as live:
-            try:
-                while True:  # until the terminal is gone, if it goes
-                    await asyncio.sleep(REDRAW_S)
-                    live.update(self.draw(), refresh=True)
-            finally:
-                live.update(self.draw(), refresh=True)
+        try:
+            while True:
+                self._redraw(block)
+                await asyncio.sleep(REDRAW_S)
+        finally:
+            self._redraw(block)
+            block.leave()
+
+    def _redraw(self, block: LiveBlock) -> None:
+        if self.is_shared():
+            block.hide()
+        else:
+            block.draw(self.draw())
 
     def draw(self) -> RenderableType:
         """Return the display as of now."""
@@ -70,8 +81,8 @@ class Progress:
             yield self._kinds()
         if self.metrics.rejected:
             yield Text(f"{self.metrics.rejected:,} input lines rejected", style="yellow")
-        if self.draining():
-            yield Text("stopping: finishing polls in flight; Ctrl-C again stops at once", style="yellow")
+        if ending := self.ending():
+            yield Text(ending, style="yellow")
         for name, reason in self.pauses().items():
             yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
 
@@ -98,3 +109,26 @@ class Progress:
         lanes = [LaneOutlook(is_paused=True)] if self.pauses() else []
         cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=lanes)
         return time_left(cast, now)
+
+
+def progress_of(service: Service, metrics: Metrics, environment: Environment) -> Progress:
+    """Return the display of a run."""
+
+    def ending() -> str:
+        waiting_for = awaited(service) if service.is_ending else ""
+        return f"{'stopping' if service.draining else 'ending'}: waiting for {waiting_for}" if waiting_for else ""
+
+    def is_shared() -> bool:
+        """Whether records are written to the terminal, or ids are typed there."""
+        printed = os.isatty(1) and any(loop.sink.name == StdoutTable.KIND for loop in service.delivery_loops)
+        typed = os.isatty(environment.stdin) and any(source.kind == "stdin" for source in service.ingest.sources)
+        return printed or (typed and not service.fed)
+
+    return Progress(
+        metrics=metrics,
+        clock=environment.clock,
+        pauses=service.pauses,
+        ended=lambda: service.fed,
+        ending=ending,
+        is_shared=is_shared,
+    )

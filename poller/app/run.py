@@ -13,7 +13,7 @@ from poller.app import inputs
 from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.environment import Environment
 from poller.app.messages import conclude, nothing_fed, write
-from poller.app.progress import Progress
+from poller.app.progress import progress_of
 from poller.app.reload import Reload
 from poller.config import Settings
 from poller.core.errors import Exit, StoreError
@@ -42,8 +42,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         environment.on_start(service)
         async with open_site(settings, parts) as site:
-            if site.url is not None and environment.console is not None:
-                write(f"poller: live page at {site.url}")
+            if site.url is not None and environment.terminal is not None:
+                write(f"poller: live page at {site.url}", environment.terminal)
             reload = Reload(settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log])
             error = await run_service(service, _watchers(settings, parts, reload))
             sums = await _closing_sums(store, settings.state)
@@ -52,7 +52,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
     if error is None and service.fed and not service.endless:
         error = nothing_fed(sums, metrics, sources, state_flag)
-    return conclude(sums, given.work(sums), metrics, error, state_flag)
+    again = environment.again.text(is_fed=service.fed)
+    return conclude(sums, given.work(sums), metrics, error, state_flag, again)
 
 
 class _GivenWork:
@@ -104,15 +105,8 @@ def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Corou
     """Return what works beside the service: summary lines, reloads, the display."""
     service, metrics, environment = parts.service, parts.metrics, parts.builder.environment
     watchers = [_log_summaries(service, metrics, settings.summary_every_s), reload.run()]
-    if environment.console is not None:
-        progress = Progress(
-            metrics=metrics,
-            clock=environment.clock,
-            pauses=service.pauses,
-            ended=lambda: service.fed,
-            draining=lambda: service.draining,
-        )
-        watchers.append(progress.show(environment.console))
+    if environment.terminal is not None:
+        watchers.append(progress_of(service, metrics, environment).show(environment.terminal))
     return watchers
 
 

@@ -3,10 +3,13 @@
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 
 from poller.app.event_loop import tune_garbage_collector
-from poller.app.messages import write
+from poller.app.messages import awaited, write
 from poller.engine import Service
+
+REPORT_EVERY_S = 5.0
 
 
 class Signals:
@@ -17,7 +20,9 @@ class Signals:
         self._service: Service | None = None
         self._had_terminal = sys.stderr.isatty()
         self._is_reload_asked = False  # before the service began
-        self.has_display = False  # which shows that the run is stopping
+        self.write: Callable[[str], None] = write  # to the person
+        self.shows_drain = False  # whether a display shows what is awaited
+        self.on_continued: Callable[[], None] = lambda: None  # a shell stopped this process, and let it continue
 
     def handle(self) -> None:
         """Handle the signals from now on."""
@@ -25,6 +30,7 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        loop.add_signal_handler(signal.SIGCONT, lambda: self.on_continued())
 
     def on_start(self, service: Service) -> None:
         self._service = service
@@ -35,10 +41,22 @@ class Signals:
     def _stop(self) -> None:
         if self._service is not None and not self._service.draining:
             self._service.drain()
-            if not self.has_display:
-                write("poller: stopping: polls in flight are finished and delivered. A second signal stops at once")
+            waiting_for = awaited(self._service)
+            self.write(
+                f"poller: stopping{f': waiting for {waiting_for}' if waiting_for else ''}. Nothing is lost; "
+                "Ctrl-C or a second signal stops at once"
+            )
+            if not self.shows_drain:
+                asyncio.get_running_loop().call_later(REPORT_EVERY_S, self._report)
         elif self._task is not None:
             self._task.cancel()
+
+    def _report(self) -> None:
+        """Write every few seconds what the drain waits for."""
+        if self._service is not None and self._service.drain_left_s is not None:
+            if waiting_for := awaited(self._service):
+                self.write(f"poller: stopping: waiting for {waiting_for}")
+            asyncio.get_running_loop().call_later(REPORT_EVERY_S, self._report)
 
     def _hang_up(self) -> None:
         if self._had_terminal and not sys.stderr.isatty():

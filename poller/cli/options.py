@@ -1,6 +1,8 @@
 """What several commands share: their options, and the step from flags to settings."""
 
 import os
+import shutil
+import sys
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -71,6 +73,17 @@ def settings_of(config: Path | None, **flags: Any) -> Settings:
 def epoch_of(moment: datetime | None) -> float | None:
     """Return a flag's instant in seconds since the epoch; one without a time zone is UTC."""
     return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+
+def command_line() -> tuple[str, ...]:
+    """Return the words that began this process, as a person types them."""
+    program = sys.argv[0]
+    if Path(program).name == "__main__.py":
+        return (sys.executable, "-m", "poller", *sys.argv[1:])
+    name = Path(program).name
+    found = shutil.which(name)
+    is_found = found is not None and Path(found).absolute() == Path(program).absolute()
+    return (name if is_found else program, *sys.argv[1:])
 
 
 def named_values(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:

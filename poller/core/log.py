@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Literal, TextIO, cast
+from typing import Any, Literal, Protocol, TextIO, cast
 
 import orjson
 import structlog
@@ -40,7 +40,7 @@ def configure(
     format: Literal["auto", "json", "console"],  # noqa: A002 - the setting's name
     level: str,
     clock: Clock,
-    stream: TextIO | None = None,
+    stream: "TextStream | None" = None,
 ) -> None:
     """Send structlog's and the standard library's events to `stream` (stderr). May be called again."""
     stream = stream or sys.stderr
@@ -73,10 +73,19 @@ def is_debug() -> bool:
     return structlog.get_config()["wrapper_class"] not in _WITHOUT_DEBUG
 
 
+class TextStream(Protocol):
+    """What a log needs of its stream."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
+    def fileno(self) -> int: ...
+
+
 class QuietStream:
     """A text stream whose errors are ignored: a line is lost if the pipe is closed or the disk is full."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:

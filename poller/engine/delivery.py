@@ -44,6 +44,11 @@ class DeliveryLoop:
         self._reconsider = asyncio.Event()  # ends a wait for the next try, which may not be worth it any more
         self._drained_at = math.inf  # loop time at which a drain ends
 
+    @property
+    def undelivered(self) -> int:
+        """How many finished tasks the sink does not have yet."""
+        return self._metrics.undelivered(self.sink.name)
+
     async def open(self, position: bytes | None) -> None:
         """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)

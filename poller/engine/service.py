@@ -269,6 +269,12 @@ class Service:
             self._feeds -= 1
             self._end_if_idle()
 
+    @property
+    def drain_left_s(self) -> float | None:
+        """How much longer a drain may take; None where the run does not drain, or has ended."""
+        until = self._limit.when() if self._limit is not None else None
+        return None if until is None else max(0.0, until - asyncio.get_running_loop().time())
+
     def _end_if_no_sink_is_left(self) -> None:
         """End the run when every sink has stopped: further polls would have no receiver."""
         if all(loop.stopped_by is not None for loop in self.delivery_loops):

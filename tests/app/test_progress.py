@@ -4,10 +4,12 @@ import asyncio
 import io
 import re
 from pathlib import Path
+from typing import TextIO, cast
 
 import pytest
 from rich.console import Console
 
+from poller.app.live_block import LiveBlock
 from poller.app.progress import Progress
 from poller.core.errors import Exit
 from poller.core.model import Kind, Pause
@@ -16,6 +18,7 @@ from poller.core.text import PAUSE_TEXT
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation
+from tests.support.terminal import Terminal
 
 
 class Screen:
@@ -26,13 +29,13 @@ class Screen:
         self.metrics = Metrics()
         self.pauses: dict[str, str] = {}
         self.ended = True
-        self.draining = False
+        self.ending = ""
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
             pauses=lambda: self.pauses,
             ended=lambda: self.ended,
-            draining=lambda: self.draining,
+            ending=lambda: self.ending,
         )
 
     def shown(self, width: int = 100) -> str:
@@ -111,32 +114,63 @@ def test_every_pause_has_a_message(screen: Screen, pause: Pause) -> None:
 def test_a_failing_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:
     screen.pauses = {"jsonl:finished.jsonl": "no space left"}
     screen.metrics.rejected = 1_234
-    screen.draining = True
+    screen.ending = "stopping: waiting for 3 polls in flight"
     shown = screen.shown(250)
     assert "jsonl:finished.jsonl: no space left" in shown
     assert "1,234 input lines rejected" in shown
-    assert "Ctrl-C again stops at once" in shown
+    assert "stopping: waiting for 3 polls in flight" in shown
+
+
+def terminal_and_block(columns: int = 100) -> tuple[Terminal, LiveBlock]:
+    terminal = Terminal(columns, 24)
+    file = cast("TextIO", terminal)
+    return terminal, LiveBlock(Console(file=file, force_terminal=True, width=columns, height=24))
 
 
 async def test_it_redraws_until_cancelled_and_leaves_the_last_display(screen: Screen) -> None:
-    out = io.StringIO()
+    terminal, block = terminal_and_block(80)
     async with asyncio.TaskGroup() as group:
-        showing = group.create_task(screen.progress.show(Console(file=out, width=80, force_terminal=True)))
-        await asyncio.sleep(3)
+        showing = group.create_task(screen.progress.show(block))
+        await asyncio.sleep(1)
+        assert "canceled" not in "".join(terminal.shown())
         screen.metrics.finish(Kind.CANCELED)
+        await asyncio.sleep(1)
+        assert "canceled 1" in terminal.shown()
+        screen.metrics.finish(Kind.COMPLETE)
         showing.cancel()
-    assert out.getvalue().count(" done") >= 12
-    assert "canceled 1" in out.getvalue().rpartition(" done")[2]
+    shown = terminal.shown()
+    assert "complete 1  canceled 1" in shown
+    assert "".join(shown).count(" done") == 1
 
 
-async def test_a_run_that_drains_shows_that_it_stops_and_how_to_stop_at_once(tmp_path: Path, clock: Clock) -> None:
-    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:100")))
-    shown = io.StringIO()
-    simulation.console = Console(file=shown, force_terminal=True, width=100)
+async def test_it_is_off_the_screen_while_others_use_the_terminal(screen: Screen) -> None:
+    terminal, block = terminal_and_block()
+    screen.progress.is_shared = lambda: screen.now < 5
+    async with asyncio.TaskGroup() as group:
+        showing = group.create_task(screen.progress.show(block))
+        await asyncio.sleep(1)
+        assert terminal.shown() == []
+        screen.now = 6
+        await asyncio.sleep(1)
+        assert " done" in "".join(terminal.shown())
+        showing.cancel()
+
+
+async def test_a_run_that_drains_shows_what_it_waits_for(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:100"), latency_s=(3, 3)))
+    terminal, simulation.terminal = terminal_and_block()
     async with asyncio.TaskGroup() as group:
         running = group.create_task(simulation.run(simulation.write_ids(5)))
-        await asyncio.sleep(20)
-        assert "stopping" not in shown.getvalue()
+        for _ in range(100):
+            await asyncio.sleep(0.5)
+            if simulation.api.stats().requests_total:
+                break
+        assert "stopping" not in "".join(terminal.shown())
         simulation.drain()
+        await asyncio.sleep(1)
+        assert any(
+            re.fullmatch(r"stopping: waiting for \d polls in flight, at most 29 s more", row)
+            for row in terminal.shown()
+        )
     assert running.result() is Exit.WORK_LEFT
-    assert "stopping: finishing polls in flight; Ctrl-C again stops at once" in shown.getvalue()
+    assert "stopping" not in "".join(terminal.shown())

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 from opentelemetry.trace import Tracer
-from rich.console import Console
 
 from poller.app.environment import Environment
+from poller.app.live_block import LiveBlock
 from poller.app.run import run
 from poller.config import Address, Settings, load
 from poller.core.errors import Exit
@@ -69,7 +69,7 @@ class Simulation:
         self.service: Service | None = None
         self.reread: Callable[[], Settings] | None = None  # returns the settings for a reload
         self.tracer: Tracer | None = None
-        self.console: Console | None = None  # shows the progress display
+        self.terminal: LiveBlock | None = None  # shows the progress display
         self.apply_to_log: Callable[[Settings], None] = lambda _settings: None
         self.network = SimulatedNetwork(rng=Random(seed), latency_s=one_way_s)
         self._server: Server | None = None
@@ -111,7 +111,7 @@ class Simulation:
                 on_start=self._keep,
                 read_settings=self.reread,
                 tracer=self.tracer,
-                console=self.console,
+                terminal=self.terminal,
                 apply_to_log=self.apply_to_log,
                 open_site=self._open_site,
             )

@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from poller.cli import completion
-from poller.cli.options import Config, DefaultAccount, Format, IdColumn, LogFormat, State, settings_of
+from poller.cli.options import (
+    Config,
+    DefaultAccount,
+    Format,
+    IdColumn,
+    LogFormat,
+    State,
+    command_line,
+    settings_of,
+)
 from poller.core.errors import Exit
 
 EXAMPLES = (
@@ -97,6 +106,7 @@ def run(
     """
     _survive_early_sighup()
     from poller.app.event_loop import run_event_loop
+    from poller.app.messages import Again
     from poller.app.process import run_process
 
     flags = {
@@ -121,7 +131,8 @@ def run(
     }
     if "-" in (files or []) and sys.stdin.isatty():
         typer.echo("poller: reading ids from the terminal, one a line; Ctrl-D ends them", err=True)
-    code = run_event_loop(run_process(partial(settings_of, config, **flags), files or [], os.environ))
+    again = Again(command=command_line())
+    code = run_event_loop(run_process(partial(settings_of, config, **flags), files or [], os.environ, again))
     return Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code
 
 
