@@ -91,6 +91,10 @@ class ImportLane(Lane):
             await super().run()
             pricing.cancel()
 
+    def apply_starter(self, starter: StartClient) -> None:
+        """Use another client from the next start on."""
+        self._starter = starter
+
     def _may_start(self) -> bool:
         return self._underway + self._in_hand < self._rules.underway and not self._trial.holds
 
@@ -131,7 +135,9 @@ class ImportLane(Lane):
                     await self._poll_witness(slot)
                     return True
                 sent_at = self._clock()
-                settles_at = sent_at + self._starter.longest_s + settle_s(None if self._timing is None else self._timing.planner)
+                settles_at = (
+                    sent_at + self._starter.longest_s + settle_s(None if self._timing is None else self._timing.planner)
+                )
                 sent = await self._starts.intend(row, sent_at=sent_at, due_at=settles_at)
                 answer = await self._starter.start(body_to_send(row))
                 slot.answered(Answer(outcome=answer.shows, limits=answer.limits))
@@ -143,6 +149,10 @@ class ImportLane(Lane):
         await self._settle_start(row, sent, answer)
         self._give_up.check(answer.shows, self._clock())
         return True
+
+    def _settle_s(self) -> float:
+        """Return how long after its departure a start whose answer was lost may be repeated."""
+        return self._starter.longest_s + settle_s(None if self._timing is None else self._timing.planner)
 
     def _give_back(self, row: Row) -> None:
         """Give a row back that was not sent."""

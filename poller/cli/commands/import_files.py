@@ -58,19 +58,18 @@ def import_files(
     """
     from poller.app.inputs import feeding
     from poller.core.start_options import OPTIONS
-    from poller.sources.imports import RowOptions
 
     if not check:
         raise ConfigError("poller import needs --check: this version does not start imports itself")
     if not files:
         raise InputError("no input was given: poller import FILE --check")
-    rows = RowOptions(
-        columns=Columns(named=named_values(column or [], "--column", tuple(COLUMN_NAMES))),
-        defaults=named_values(set_ or [], "--set", OPTIONS),
-        key=key,
-    )
-    settings = settings_of(config, account=account, input={"format": format})
-    found = run_async(check_rows(files, feeding(settings, rows), rows.columns))
+    imports = {
+        "options": named_values(set_ or [], "--set", OPTIONS),
+        "columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)),
+        "key": key,
+    }
+    settings = settings_of(config, account=account, input={"format": format, "feeds": "imports"}, imports=imports)
+    found = run_async(check_rows(files, feeding(settings), Columns(named=settings.imports.columns)))
     if as_json:
         import orjson
 

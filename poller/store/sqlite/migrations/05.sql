@@ -1,4 +1,4 @@
--- rows to import, before they have a task id; ids alone store nothing here
+-- rows to import, before they have a task id. Ids alone store nothing here
 CREATE TABLE import_row (
     key INTEGER PRIMARY KEY,
     account INTEGER NOT NULL,
