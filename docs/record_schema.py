@@ -22,6 +22,13 @@ SCHEMA: Final[dict[str, Any]] = {
             "enum": [kind.value for kind in Kind],
             "description": "what became of the task: " + ", ".join(f"`{kind.value}`" for kind in Kind),
         },
+        "landed": {
+            "type": "boolean",
+            "description": (
+                "whether a file is there: `result` names one, by an `id` or a `url`, or is a URL itself (an export). A "
+                "task can land with errors. Records of versions before this field lack it"
+            ),
+        },
         "status": {
             "type": ["string", "null"],
             "description": "HubSpot's last word: `COMPLETE`, `CANCELED`, or the last one before the deadline",
@@ -46,6 +53,7 @@ SCHEMA: Final[dict[str, Any]] = {
         "task_id",
         "account",
         "kind",
+        "landed",
         "status",
         "num_errors",
         "errors",

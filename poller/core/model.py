@@ -7,7 +7,7 @@ person is kept as the received bytes, so that it comes out as it went in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -329,6 +329,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     body: bytes
     kind: Kind
+    landed: bool  # a file is there: `result` names one
     reason: str | None  # why it is not plainly complete; groups the summary
     seen_at: float
     account: str
@@ -519,6 +520,14 @@ class Selection:
     dead: bool = False  # only dead letters of the sink in question
 
 
+class ReasonSum(NamedTuple):
+    """One reason why tasks are not plainly complete."""
+
+    reason: str
+    tasks: int
+    landed: int  # of these: a file is there all the same
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartSums:
     """Where the starts of a state went: starts = accepted + refused + lost."""
@@ -547,7 +556,8 @@ class Sums:
     finished: int
     polls: int
     kinds: Mapping[str, int]
-    reasons: tuple[tuple[str, int], ...]  # of records still kept, most frequent first, at most ten
+    landed: Mapping[str, int]  # by kind: how many of these have a file
+    reasons: tuple[ReasonSum, ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone
     starts: StartSums | None = None  # None: the state never had a row to import
 

@@ -223,7 +223,7 @@ class StartStore(Protocol):
         """Return how many tasks of rows have no outcome."""
 
     async def landed(self, account: str, limit: int) -> int:
-        """Return how many rows have a complete task; counts no further than `limit`."""
+        """Return how many rows became a file; counts no further than `limit`."""
 
 
 class DeliveryStore(Protocol):

@@ -34,10 +34,12 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     """Return the record of `task`, finished as `kind` by `outcome`, the poll made at `seen_at`."""
     final = outcome if isinstance(outcome, Finished) else None
     status = outcome.status if isinstance(outcome, Running | Finished) else None
+    landed = names_file(final.result) if final else False
     fields: dict[str, object] = {
         "task_id": task.task_id,
         "account": task.account,
         "kind": kind.value,
+        "landed": landed,
         "status": status or task.status,
         "num_errors": final.num_errors if final else None,
         "errors": _spliced(final.errors) if final else None,
@@ -59,6 +61,7 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     return Record(
         body=_on_one_line(orjson.dumps(fields)),
         kind=kind,
+        landed=landed,
         reason=_reason(task, outcome, kind),
         seen_at=seen_at,
         account=task.account,
@@ -82,6 +85,7 @@ def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: f
         "task_id": f"start:{row.row}",
         "account": row.account,
         "kind": kind.value,
+        "landed": False,
         "status": None,
         "num_errors": 1 if errors else None,
         "errors": _spliced(errors),
@@ -101,6 +105,7 @@ def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: f
     return Record(
         body=_on_one_line(orjson.dumps(fields)),
         kind=kind,
+        landed=False,
         reason=reason and reason.text,
         seen_at=seen_at,
         account=row.account,
@@ -149,6 +154,35 @@ def _reason(task: Task, outcome: Outcome, kind: Kind) -> str | None:
     return reason and reason.text
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """What names a file or a folder in HubSpot's `result`."""
+
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    url: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_result_decoder = msgspec.json.Decoder(_Named | str | None)
+
+
+def names_file(result: bytes | msgspec.Raw | None) -> bool:
+    """Return whether HubSpot's `result` names what landed: an object with an id or a URL (a file, a folder), or a text
+    with a URL (an export). Null, an empty object and any other value name nothing."""
+    if result is None:
+        return False
+    try:
+        found = _result_decoder.decode(result)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    if isinstance(found, _Named):
+        return any(_is_name(bytes(value)) for value in (found.id, found.url))
+    return found is not None and "://" in found
+
+
+def _is_name(json: bytes) -> bool:
+    """Whether a JSON value is a number, or a text that is not blank."""
+    return json[:1].isdigit() or (json.startswith(b'"') and bool(json.strip(b'" ')))
+
+
 def _decoded(json: bytes | None) -> object:
     try:
         return None if json is None else orjson.loads(json)
@@ -162,9 +196,11 @@ class RecordFields(msgspec.Struct, frozen=True):
     task_id: str = ""
     account: str = ""
     kind: str = ""
+    landed: bool | None = None  # None: written by a version without this field
     status: str | None = None
     num_errors: int | None = None
     errors: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.Raw(b"null")
     requested_at: str | None = None
     completed_at: str | None = None
     seen_at: str = ""
@@ -186,12 +222,23 @@ def decode(body: bytes) -> RecordFields:
         raise ValueError(str(error)) from None
 
 
+def landed_in(body: bytes) -> bool:
+    """Return whether the file of a stored record landed; derived from its `result` where it is from a version
+    without the field."""
+    try:
+        fields = decode(body)
+    except ValueError:
+        return False
+    return names_file(fields.result) if fields.landed is None else fields.landed
+
+
 def restore(body: bytes, *, kind: Kind, reason: str | None, seen_at: float) -> Record:
     """Return a record as it was stored. Raises `ValueError` for bytes that are no record."""
     fields = decode(body)
     return Record(
         body=body,
         kind=kind,
+        landed=names_file(fields.result) if fields.landed is None else fields.landed,
         reason=reason,
         seen_at=seen_at,
         account=fields.account,

@@ -1,5 +1,6 @@
 """Text for people that several rooms show: meanings, durations, URLs, and text of unknown origin. Pure."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -42,6 +43,13 @@ PAUSE_TEXT: Mapping[str, str] = {
 def kind_label(kind: str) -> str:
     """Return a kind as words, such as `timed out`."""
     return kind.replace("_", " ")
+
+
+def percent(part: float, whole: float) -> str:
+    """Return a share with two digits, such as `5.8 %`, `0.030 %` or `58 %`; `100 %` only where it is all."""
+    share = 100 * part / whole if whole else 0.0
+    digits = 0 if share >= 9.95 or not share else max(0, 1 - math.floor(math.log10(share)))
+    return f"{min(share, 99.9):.1f} %" if 99.5 <= share < 100 else f"{share:.{min(digits, 4)}f} %"
 
 
 def duration(seconds: float) -> str:

@@ -232,7 +232,7 @@ class ImportLane(Lane):
 
     def _end_of_import(self, record: Record) -> None:
         was_over = self._trial.is_over
-        self._trial.end(None if record.kind is Kind.COMPLETE else record.reason or record.kind.value)
+        self._trial.end(None if record.landed else record.reason or record.kind.value)
         if (reason := self._trial.failed_for) is not None and not was_over:
             log.warning("import.trial_failed", account=self.account, reason=reason, rows=self._rules.trial)
             self._on_trial_failed(reason)

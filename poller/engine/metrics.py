@@ -37,6 +37,7 @@ class Metrics:
 
     waiting: int = 0  # tasks without an outcome, of this and earlier runs
     kinds: Counter[str] = field(default_factory=Counter)  # finished tasks, of this and earlier runs
+    landed: Counter[str] = field(default_factory=Counter)  # by kind: how many of these have a file
     lines: int = 0  # input lines read in this run
     tasks: int = 0
     duplicates: int = 0
@@ -56,6 +57,7 @@ class Metrics:
         """Take over what earlier runs left in the store."""
         self.waiting = sums.waiting
         self.kinds.update(sums.kinds)
+        self.landed.update(sums.landed)
         self.settled_before = {sink.name: sink.delivered + sink.dead + sink.missed for sink in sums.sinks}
         self.missed_before = sums.pruned
 
@@ -101,6 +103,7 @@ class Metrics:
         polls.request.add(request_s)
         polls.gate.add(gate_s)
 
-    def finish(self, kind: Kind) -> None:
+    def finish(self, kind: Kind, *, landed: bool) -> None:
         self.waiting -= 1
         self.kinds[kind.value] += 1
+        self.landed[kind.value] += landed

@@ -49,7 +49,7 @@ class Recorder:
 
     def finish_row(self, row: Row, record: Record) -> None:
         """Log and count a stored outcome of a row without a task."""
-        self._metrics.finish(record.kind)
+        self._metrics.finish(record.kind, landed=record.landed)
         self._log_finished(record, polls=0, waited_s=record.seen_at - row.fed_at)
         self._on_recorded(record)
 
@@ -82,7 +82,7 @@ class Recorder:
             for each in polled:
                 self._log(each)
                 if (record := each.settled.record) is not None:
-                    self._metrics.finish(record.kind)
+                    self._metrics.finish(record.kind, landed=record.landed)
                 self._on_recorded(record)
             on_commit(polled)
 
@@ -110,6 +110,7 @@ class Recorder:
             account=self._account,
             task_id=record.task_id,
             kind=record.kind.value,
+            landed=record.landed,
             polls=polls,
             waited_s=round(waited_s, 3),
             reason=record.reason,

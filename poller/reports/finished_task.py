@@ -11,6 +11,7 @@ import orjson
 
 from poller.core.columns import Columns, source_file
 from poller.core.reason import Reason, reason_of
+from poller.core.record import landed_in
 from poller.core.timestamps import epoch
 
 DIFFERS = "differs"  # the kind of a group: complete, but not the person's file
@@ -24,6 +25,7 @@ class FinishedTask:
     task_id: str
     account: str
     kind: str
+    landed: bool  # a file is there
     seen_at: float | None
     import_s: float | None  # from HubSpot's requestedAt to completedAt
     ref: Mapping[str, Any]
@@ -51,6 +53,7 @@ def read_record(body: bytes, columns: Columns) -> FinishedTask:
         task_id=str(record["task_id"]),
         account=str(record.get("account", "default")),
         kind=record["kind"],
+        landed=landed_in(body),
         seen_at=epoch(record.get("seen_at")),
         import_s=_between(record.get("requested_at"), record.get("completed_at")),
         ref=ref,

@@ -37,6 +37,9 @@ def imbalances(sums: Sums) -> list[Imbalance]:
     for sink in (sink for sink in sums.sinks if sink.attached):
         parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
         checks.append((f"{sink.name}: finished = delivered + undelivered + dead + missed", sums.finished, parts))
+    if (starts := sums.starts) is not None:
+        parts = starts.accepted + starts.refused + starts.lost
+        checks.append(("starts = accepted + refused + lost", starts.starts, parts))
     return [Imbalance(what=what, left=left, right=right) for what, left, right in checks if left != right]
 
 
@@ -94,16 +97,35 @@ def _sink_line(sink: SinkSums, finished: int) -> str:
 
 
 def summary(sums: Sums) -> str:
-    """Return the summary of a run: ledger, kinds, polls per task, pauses, most frequent reasons."""
-    kinds = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
-    parts = [ledger(sums), _table("outcomes", kinds), _polls(sums)]
+    """Return the summary of a run: what landed, the ledger, kinds, polls per task, pauses, most frequent reasons."""
+    counts = [(kind, sums.kinds.get(kind, 0), sums.landed.get(kind, 0)) for kind in Kind]
+    kinds = [(_with_landed(kind, count, landed), count) for kind, count, landed in counts if count]
+    headline = landed_line(sums.landed, sums.finished, sums.waiting)
+    parts = [headline, ledger(sums), _table("outcomes", kinds), _polls(sums)]
     parts += [
         f"account {name} is paused: {without_controls(_pause(state.pause, state.pause_detail))}"
         for name, state in sums.accounts.items()
         if state.pause
     ]
-    parts.append(_table("top reasons", sums.reasons))
+    reasons = [(_with_landed(reason, count, landed), count) for reason, count, landed in sums.reasons]
+    parts.append(_table("top reasons", reasons))
     return "\n".join(part for part in parts if part)
+
+
+def landed_line(landed: Mapping[str, int], finished: int, waiting: int) -> str:
+    """Return how many files landed, such as `5,701 landed (281 with errors) · 1,298 did not · 1 waiting`: the headline
+    of summary, status, report and page. `landed` is by kind."""
+    there = sum(landed.values())
+    not_plainly = there - landed.get(Kind.COMPLETE, 0)
+    with_errors = f" ({not_plainly:,} with errors)" if not_plainly else ""
+    parts = [f"{there:,} landed{with_errors}", f"{finished - there:,} did not"]
+    return " · ".join([*parts, f"{waiting:,} waiting"] if waiting else parts)
+
+
+def _with_landed(name: str, count: int, landed: int) -> str:
+    """Return the name of a kind or a reason with how many of its tasks landed, where that is not what it implies."""
+    is_implied = landed == (count if name == Kind.COMPLETE else 0)
+    return name if is_implied else f"{name}   ({landed:,} landed, {count - landed:,} did not)"
 
 
 def _pause(pause: str, detail: str | None) -> str:

@@ -48,7 +48,7 @@ def retry_advice(task: FinishedTask) -> RetryAdvice:
             why = "its outcome is unknown: check whether the file is there"
         case Kind.COMPLETE_WITHOUT_RESULT:
             why = "HubSpot reported COMPLETE: check whether the file is there"
-        case _ if task.file_id is not None:
+        case _ if task.landed:
             why = "a file landed in spite of errors: read the errors"
         case _:
             return _by_errors(task)

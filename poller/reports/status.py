@@ -22,6 +22,7 @@ class LedgerCounts(Struct, frozen=True, kw_only=True):
     finished: int
     complete: int
     kinds: dict[Kind, int]
+    landed: dict[Kind, int]  # by kind: how many of these have a file
     sources: Sequence[SourceSums]
     sinks: Sequence[SinkSums]
 
@@ -42,6 +43,7 @@ class ReasonCount(Struct, frozen=True, kw_only=True):
 
     reason: str
     count: int
+    landed: int = 0  # of these: a file is there all the same
 
 
 class RunningProcess(Struct, frozen=True, kw_only=True):
@@ -80,13 +82,14 @@ def ledger_view(
         finished=sums.finished,
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
+        landed={kind: sums.landed.get(kind, 0) for kind in Kind},
         pruned=sums.pruned,
         polls=sums.polls,
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
         sources=sums.sources,
         sinks=sums.sinks,
         accounts={name: _account_view(state) for name, state in sums.accounts.items()},
-        reasons=[ReasonCount(reason=reason, count=count) for reason, count in sums.reasons],
+        reasons=[ReasonCount(reason=reason, count=count, landed=landed) for reason, count, landed in sums.reasons],
         run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
     )
 
@@ -105,11 +108,10 @@ def _account_view(state: AccountState) -> AccountView:
 def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_running: bool = True) -> str:
     """Return the ledger in one line; `before` is an earlier instant with the number of finished tasks then."""
     tasks = sums.waiting + sums.finished
-    not_complete = sums.finished - sums.kinds.get(Kind.COMPLETE, 0)
     share = f" ({sums.finished / tasks:.1%})" if tasks else ""
     parts = [
         f"{sums.finished:,} of {tasks:,} finished{share}",
-        f"{not_complete:,} not complete",
+        f"{sum(sums.landed.values()):,} landed",
         f"{sums.polls:,} polls",
     ]
     parts += _pace(sums, now, before) if is_running else []
@@ -126,7 +128,7 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]
     """Return the pace since `before`, and the time left where it can be forecast."""
     if before is None or now <= before[0] or not sums.waiting or sums.finished <= before[1]:
         return []
-    step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=False)
+    step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=0.0)
     lanes = [LaneOutlook(is_paused=bool(state.pause), resume_at=state.resume_at) for state in sums.accounts.values()]
     left = time_left(forecast(now=now, waiting=sums.waiting, paces=recent_paces([step]), lanes=lanes), now)
     return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

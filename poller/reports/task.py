@@ -37,6 +37,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     account: str
     state: Literal["waiting", "finished"]
     kind: Kind | None
+    landed: Annotated[bool | None, Meta(description="whether a file is there; null while it waits")]
     reason: Annotated[str | None, Meta(description="why it is not plainly complete")]
     status: Annotated[str | None, Meta(description="the status that HubSpot returned last")]
     polls: Annotated[int, Meta(description="status requests so far")]
@@ -60,6 +61,7 @@ def task_view(task: TaskDetails, account: AccountState) -> TaskView:
         account=task.account,
         state="waiting" if task.kind is None else "finished",
         kind=task.kind,
+        landed=None if record is None else record.landed,
         reason=None if record is None else record.reason,
         status=task.status,
         polls=task.polls,
@@ -156,6 +158,7 @@ def _finished(task: TaskDetails, kind: str) -> list[str]:
         return [_line("finished", kind)]
     after = duration(record.seen_at - task.fed_at)
     lines = [_line("finished", f"{kind}, {_at(record.seen_at)}, {after} after it was fed")]
+    lines.append(_line("landed", "yes, a file is there" if record.landed else "no, HubSpot named no file"))
     if record.reason:
         lines.append(INDENT + printable(record.reason))
     correlation = record.correlation_id

@@ -14,6 +14,7 @@ from poller.core.model import (
     Delivery,
     Kind,
     Position,
+    ReasonSum,
     Rejection,
     Settled,
     SinkSums,
@@ -157,22 +158,24 @@ def sums_of(
     finished: int,
     polls: int,
     kinds: Mapping[str, int],
+    landed: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
     starts: StartSums | None = None,
 ) -> Sums:
-    """Add what was pruned (kind, tasks, polls) to what is kept, and rows without a task to what waits. `finished`
-    counts records, `kinds` tasks."""
-    gone = sum(tasks for _, tasks, _ in pruned)
+    """Add what was pruned (kind, tasks, polls, landed) to what is kept, and rows without a task to what waits.
+    `finished` counts records, `kinds` tasks."""
+    gone = sum(tasks for _, tasks, _, _ in pruned)
     return Sums(
         sources=tuple(sources),
         sinks=tuple(sinks),
         accounts=accounts,
         waiting=waiting + (starts.unstarted + starts.unsure if starts else 0),
         finished=finished + gone,
-        polls=polls + sum(polls for _, _, polls in pruned),
-        kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _ in pruned}),
-        reasons=tuple((reason, count) for reason, count in reasons),
+        polls=polls + sum(polls for _, _, polls, _ in pruned),
+        kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _, _ in pruned}),
+        landed=Counter(landed) + Counter({kind: landed for kind, _, _, landed in pruned}),
+        reasons=tuple(ReasonSum(*row) for row in reasons),
         pruned=gone,
         starts=starts,
     )
@@ -220,13 +223,14 @@ def polled_rows(settled: Sequence[Settled]) -> list[Row]:
 
 
 def finished_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, lease, poll_log, kind; of the record: reason, seen_at, body."""
+    """To: key, lease, poll_log, kind, landed; of the record: reason, seen_at, body."""
     return [
         (
             each.task.key,
             each.task.lease,
             each.poll_line,
             str(record.kind),
+            record.landed,
             record.reason and storable(record.reason),
             record.seen_at,
             record.body,

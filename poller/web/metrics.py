@@ -33,6 +33,7 @@ OUTCOMES = tuple(outcome.__name__.lower() for outcome in get_args(Outcome))
 METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple[str, ...], str]] = {
     "tasks": (GAUGE, ("state",), "Tasks in the state: waiting for their outcome, or finished."),
     "tasks_finished": (COUNTER, ("kind",), "Tasks that have their outcome; earlier runs on this state count."),
+    "tasks_landed": (COUNTER, ("kind",), "Finished tasks whose file landed; earlier runs on this state count."),
     "input_lines": (COUNTER, ("class",), "Lines fed to this run: a task, a duplicate, rejected, or blank or comment."),
     "polls": (COUNTER, ("account", "outcome"), "Answered status requests of this run."),
     "poll_failures": (COUNTER, ("reason",), "Failed status requests of this run: nothing was learned of the task."),
@@ -109,6 +110,7 @@ class RunCollector(Collector):
         metrics = self._run.metrics
         yield "tasks", _labelled({"waiting": metrics.waiting, "finished": metrics.finished})
         yield "tasks_finished", _labelled({kind.value: metrics.kinds[kind.value] for kind in Kind})
+        yield "tasks_landed", _labelled({kind.value: metrics.landed[kind.value] for kind in Kind})
         fed = {"task": metrics.tasks, "duplicate": metrics.duplicates}
         yield "input_lines", _labelled(fed | {"rejected": metrics.rejected, "blank": metrics.blank})
 

@@ -49,7 +49,7 @@ class Screen:
             self.now += 1
             self.metrics.polls += 2 * finished_per_s
             for _ in range(finished_per_s):
-                self.metrics.finish(Kind.COMPLETE)
+                self.metrics.finish(Kind.COMPLETE, landed=True)
             self.shown()
 
 
@@ -133,10 +133,10 @@ async def test_it_redraws_until_cancelled_and_leaves_the_last_display(screen: Sc
         showing = group.create_task(screen.progress.show(block))
         await asyncio.sleep(1)
         assert "canceled" not in "".join(terminal.shown())
-        screen.metrics.finish(Kind.CANCELED)
+        screen.metrics.finish(Kind.CANCELED, landed=False)
         await asyncio.sleep(1)
         assert "canceled 1" in terminal.shown()
-        screen.metrics.finish(Kind.COMPLETE)
+        screen.metrics.finish(Kind.COMPLETE, landed=True)
         showing.cancel()
     shown = terminal.shown()
     assert "complete 1  canceled 1" in shown

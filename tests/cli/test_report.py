@@ -115,7 +115,7 @@ async def test_five_injected_reasons_are_found_and_the_retryable_imports_complet
     ]
     assert all(sample["correlation_id"] for each in found["reasons"] for sample in each["samples"])
     async with open_state(settings_for(tmp_path)) as state:
-        counts = dict((await state.sums()).reasons)
+        counts = {each.reason: each.tasks for each in (await state.sums()).reasons}
     assert counts == {f"{each['category']}: {each['reason']}": each["count"] for each in found["reasons"]}
 
     bodies, rest = lines(tmp_path / "retry.jsonl"), lines(tmp_path / "retry.rest.jsonl")

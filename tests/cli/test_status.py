@@ -21,7 +21,7 @@ from tests.support.simulation import Simulation, settings_for
 
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
 KEYS = {
-    "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "pruned", "polls",
+    "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "landed", "pruned", "polls",
     "polls_per_task", "sources", "sinks", "accounts", "reasons", "run",
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ async def test_the_ledger_for_programs_has_a_stable_shape(
     assert ledger.keys() == KEYS
     assert (ledger["tasks"], ledger["finished"], ledger["waiting"], ledger["complete"]) == (20, 20, 0, 20)
     assert ledger["balanced"] is True
-    assert ledger["kinds"]["complete"] == 20
+    assert ledger["kinds"]["complete"] == ledger["landed"]["complete"] == 20
     assert ledger["sinks"][0]["delivered"] == 20
     assert ledger["accounts"]["default"]["pause"] is None
     assert ledger["run"] is None
@@ -68,7 +68,7 @@ async def test_watching_prints_a_line_each_time_where_there_is_no_terminal(
     lines = [line for line in capsys.readouterr().out.splitlines() if "of 30 finished" in line]
     assert len(lines) > 10
     assert any(re.search(r"[\d.]+ a second, about \d+ s left", line) for line in lines)
-    assert "30 of 30 finished (100.0%), 0 not complete" in lines[-1]
+    assert "30 of 30 finished (100.0%), 30 landed" in lines[-1]
     assert not any("\x1b" in line for line in lines)
 
 
@@ -79,14 +79,14 @@ def line_of(account: AccountState) -> str:
     sinks = (SinkSums(name="webhook:x", delivered=30, undelivered=20, dead=0, attached=True),)
     sums = Sums(
         sources=(), sinks=sinks, accounts={"main": account}, waiting=50, finished=50, polls=120,
-        kinds={"complete": 49, "canceled": 1}, reasons=(),
+        kinds={"complete": 49, "canceled": 1}, landed={"complete": 49}, reasons=(),
     )  # fmt: skip
     return status_line(sums, now=NOW, before=(NOW - 10, 0))
 
 
 def test_a_line_has_the_pace_the_time_left_and_what_is_undelivered() -> None:
     assert line_of(AccountState()) == (
-        "2026-01-05T08:00:00Z  50 of 100 finished (50.0%), 1 not complete, 120 polls, 5 a second, about 10 s left, "
+        "2026-01-05T08:00:00Z  50 of 100 finished (50.0%), 49 landed, 120 polls, 5 a second, about 10 s left, "
         "20 undelivered"
     )
 

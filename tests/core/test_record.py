@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from poller.core.model import Finished, Kind, Missing, Running
-from poller.core.record import TIMED_OUT_NOTE, decode, render, restore
+from poller.core.record import TIMED_OUT_NOTE, decode, landed_in, names_file, render, restore
 from poller.core.timestamps import iso
 from tests.support.makers import make_task
 
@@ -12,6 +12,7 @@ FIELDS = [
     "task_id",
     "account",
     "kind",
+    "landed",
     "status",
     "num_errors",
     "errors",
@@ -98,3 +99,38 @@ def test_the_fields_beside_a_record_s_bytes_are_those_in_them() -> None:
 def test_bytes_that_are_no_record_are_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
         decode(body)
+
+
+@pytest.mark.parametrize(
+    ("result", "landed"),
+    [
+        (b'{"id": "1234", "url": null}', True),
+        (b'{"id": 1234}', True),
+        (b'{"url": "https://x.example/a.png"}', True),
+        (b'{"name": "folder", "id": "7", "parentFolderId": 0}', True),
+        (b'"https://x.example/export.csv"', True),
+        (b'{"id": null, "url": ""}', False),
+        (b'{"id": " "}', False),
+        (b'{"id": {}}', False),
+        (b"{}", False),
+        (b"[]", False),
+        (b'""', False),
+        (b"true", False),
+        (b'"done"', False),
+        (b'{"id": ' + b"[" * 5000, False),
+        (None, False),
+    ],
+)
+def test_a_file_landed_where_the_result_names_one(result: bytes | None, landed: bool) -> None:
+    assert names_file(result) is landed
+    kind = Kind.COMPLETE_WITH_ERRORS if landed else Kind.COMPLETE_WITHOUT_RESULT
+    record = render(make_task(), Finished(status="COMPLETE", num_errors=1, result=result), kind, seen_at=0.0)
+    assert record.landed is landed_in(record.body) is landed
+
+
+def test_whether_it_landed_is_derived_for_a_record_of_a_version_without_the_field() -> None:
+    outcome = Finished(status="COMPLETE", num_errors=0, result=b'{"id":"1"}')
+    body = render(make_task(), outcome, Kind.COMPLETE, seen_at=0.0).body.replace(b'"landed":true,', b"")
+    assert landed_in(body)
+    assert not landed_in(body.replace(b'{"id":"1"}', b"null"))
+    assert restore(body, kind=Kind.COMPLETE, reason=None, seen_at=0.0).landed

@@ -9,13 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.histogram import Histogram
-from poller.core.model import Kind, Record, Sums
+from poller.core.model import Kind, ReasonSum, Record, Sums
 from poller.core.record import restore
 from poller.core.text import KIND_TEXT
 from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History
 
 NOW = 1_767_571_200.0
-NOTHING = Sums(sources=(), sinks=(), accounts={}, waiting=0, finished=0, polls=0, kinds={}, reasons=(("canceled", 7),))
+NOTHING = Sums(
+    sources=(),
+    sinks=(),
+    accounts={},
+    waiting=0,
+    finished=0,
+    polls=0,
+    kinds={},
+    landed={},
+    reasons=(ReasonSum("canceled", 7, 2),),
+)
 
 
 def record(number: int, *, reason: str | None = None, took_s: float = 5.0, **fields: object) -> Record:
@@ -35,13 +45,13 @@ def record(number: int, *, reason: str | None = None, took_s: float = 5.0, **fie
 def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empty() -> None:
     history = History()
     history.begin(NOW, NOTHING)
-    history.step(NOW + 10, 100, 80, paused=False)
-    history.step(NOW + 40, 130, 90, paused=True)
+    history.step(NOW + 10, 100, 80, paused=0.0)
+    history.step(NOW + 40, 130, 90, paused=1.0)
     assert [(step.polls, step.finished, step.paused) for step in history.steps] == [
-        (100, 80, False),
-        (0, 0, True),
-        (0, 0, True),
-        (30, 10, True),
+        (100, 80, 0.0),
+        (0, 0, 1.0),
+        (0, 0, 1.0),
+        (30, 10, 1.0),
     ]
     assert [step.seconds for step in history.steps] == [10.0] * 4
 
@@ -50,7 +60,7 @@ def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empt
 def test_a_wall_clock_that_jumps_leaves_steps_of_sane_length(jump_s: float) -> None:
     history = History()
     history.begin(NOW, NOTHING)
-    history.step(NOW + jump_s, 10, 10, paused=False)
+    history.step(NOW + jump_s, 10, 10, paused=0.0)
     assert 0 <= history.steps[-1].seconds <= 20
     assert len(history.steps) <= STEPS
 
@@ -71,8 +81,8 @@ def test_records_of_earlier_runs_are_samples_that_are_not_counted_again() -> Non
     history = History()
     canceled, missing = KIND_TEXT["canceled"], f"HTTP 404: {KIND_TEXT['not_found']}"
     answered = "the server answered {}"
-    reasons = ((canceled, 7), (missing, 2), (answered.format(404), 3), (answered.format(503), 4))
-    history.begin(NOW, replace(NOTHING, reasons=reasons))
+    counts = ((canceled, 7), (missing, 2), (answered.format(404), 3), (answered.format(503), 4))
+    history.begin(NOW, replace(NOTHING, reasons=tuple(ReasonSum(name, count, 0) for name, count in counts)))
     history.add_earlier(record(1, kind="canceled", errors=None).body)
     history.add_earlier(record(2, kind="not_found", errors=None).body)
     history.add_earlier(record(3, kind="canceled", errors=[{"message": "another reason"}]).body)

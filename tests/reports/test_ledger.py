@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from poller.core.model import AccountState, SinkSums, SourceSums, Sums
+from poller.core.model import AccountState, ReasonSum, SinkSums, SourceSums, Sums
 from poller.reports.ledger import imbalances, ledger, merged, summary
 
 SOURCE = SourceSums(name="ids.txt", lines=12, tasks=8, duplicates=1, rejected=2, blank=1, ended=True)
@@ -15,6 +15,7 @@ SUMS = Sums(
     finished=8,
     polls=20,
     kinds={"complete": 8},
+    landed={"complete": 8},
     reasons=(),
 )
 
@@ -46,13 +47,13 @@ def test_a_sink_of_an_earlier_run_is_not_checked() -> None:
 def test_the_summary_names_kinds_polls_reasons_and_pauses() -> None:
     sums = replace(
         SUMS,
-        reasons=(("VALIDATION_ERROR: bad url", 3),),
+        reasons=(ReasonSum("VALIDATION_ERROR: bad url", 3, 1),),
         accounts={"eu": AccountState(pause="scope_missing", pause_detail="files")},
     )
     text = summary(sums)
     assert "8  complete" in text
     assert "2.50 per task" in text
-    assert "3  VALIDATION_ERROR: bad url" in text
+    assert "3  VALIDATION_ERROR: bad url   (1 landed, 2 did not)" in text
     assert "account eu is paused: scope_missing (files)" in text
 
 
@@ -68,7 +69,7 @@ def test_no_name_in_it_can_steer_a_terminal() -> None:
         SUMS,
         sources=(replace(SOURCE, name=hostile),),
         sinks=tuple(replace(sink, name=hostile) for sink in SUMS.sinks),
-        reasons=((hostile, 1),),
+        reasons=(ReasonSum(hostile, 1, 0),),
         accounts={"eu": AccountState(pause="scope_missing", pause_detail=hostile)},
     )
     text = summary(named) + "\n".join(map(str, imbalances(replace(named, finished=99))))

@@ -20,6 +20,7 @@ SUMS = Sums(
     finished=8,
     polls=20,
     kinds={"complete": 8},
+    landed={"complete": 8},
     reasons=(),
 )
 NOTHING = replace(SUMS, sources=(), finished=0, kinds={}, sinks=())

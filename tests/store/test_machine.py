@@ -193,6 +193,7 @@ class StoreMachine(RuleBasedStateMachine):
         record = Record(
             body=task.task_id.encode(),
             kind=kind,
+            landed=kind is Kind.COMPLETE,
             reason=None,
             seen_at=self.now,
             account=task.account,

@@ -341,7 +341,7 @@ async def test_a_state_of_version_2_is_migrated_with_its_polls_and_what_was_prun
         " INSERT INTO task (account, task_id, kind, due_at, fed_at, paused_base_s, requested_at, looks, trail) VALUES"
         """ (1, 'kept', 'complete', 0, 0, 0, 7, 2, E'[1.5,0,0,"missing",0,2]\\n[2.5,0,0,"finished",null,null]\\n'),"""
         """ (1, 'waiting', NULL, 0, 0, 0, 8, 1, E'[1.5,0,0,"running","PROCESSING",2]\\n');"""
-        " INSERT INTO record (task, seen_at, body) VALUES (1, 2.5, '{}');"
+        ' INSERT INTO record (task, seen_at, body) VALUES (1, 2.5, \'{"result":{"id":1}}\');'
         " INSERT INTO pruned (kind, tasks, looks) VALUES ('complete', 2, 5), ('canceled', 1, 4);"
         " INSERT INTO knowledge (name, body) VALUES ('main', 'much')"
     )
@@ -350,6 +350,7 @@ async def test_a_state_of_version_2_is_migrated_with_its_polls_and_what_was_prun
     assert imbalances(sums) == []
     assert (sums.waiting, sums.finished, sums.pruned, sums.polls) == (1, 4, 3, 2 + 1 + 5 + 4)
     assert sums.kinds == {"complete": 3, "canceled": 1}
+    assert {kind: count for kind, count in sums.landed.items() if count} == {"complete": 3}
     (kept,), (waiting,) = [await migrated.task_details(task_id) for task_id in ("kept", "waiting")]
     assert (kept.polls, [poll.at for poll in kept.poll_log]) == (2, [1.5, 2.5])
     assert (waiting.polls, [poll.outcome for poll in waiting.poll_log]) == (1, ["running"])

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import AccountState, DeadLetter, Delivery, Selection, SinkSums
+from poller.core.model import AccountState, DeadLetter, Delivery, ReasonSum, Selection, SinkSums
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import SqliteStore, last_beat, open_store, read_store
@@ -464,6 +464,26 @@ def write_version(version: int, path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.executescript((STATES / f"sqlite_version_{version}.sql").read_text("utf-8"))
     connection.close()
+
+
+LANDED, EMPTY = b'{"task_id":"kept","result":{"id":"1"}}', b'{"task_id":"kept","result":null}'
+
+
+@pytest.mark.parametrize(("body", "landed"), [(LANDED, 1), (EMPTY, 0), (b"no record", 0)])
+async def test_an_older_state_learns_whether_its_files_landed(
+    open_file: OpenFile, tmp_path: Path, body: bytes, landed: int
+) -> None:
+    write_version(3, tmp_path / "poller.db")
+    with closing(sqlite3.connect(tmp_path / "poller.db")) as connection:
+        connection.execute("UPDATE record SET body = ?, reason = 'r'", (body,))
+        connection.execute("UPDATE task SET kind = 'complete_with_errors' WHERE kind IS NOT NULL")
+        connection.execute("INSERT OR REPLACE INTO pruned (kind, tasks, looks) VALUES ('complete', 5, 9)")
+        connection.commit()
+    store = await open_file()
+    sums = await store.sums()
+    assert sums.landed["complete_with_errors"] == landed
+    assert sums.landed["complete"] == 5
+    assert sums.reasons == (ReasonSum("r", 1, landed),)
 
 
 async def test_a_state_of_version_1_is_migrated_with_everything_in_it(

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import AccountState, Chunk, Fed, Kind, Position, Rejection, SourceSums, Written
+from poller.core.model import AccountState, Chunk, Fed, Kind, Position, ReasonSum, Rejection, SourceSums, Written
 from poller.core.protocols import Clock, Store
 from poller.store import last_beat, open_store, read_store
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
@@ -165,11 +165,15 @@ async def test_the_sums_contain_kinds_and_the_most_frequent_reasons(store: Store
     tasks = await store.claim("main", 40)
     kinds = [Kind.COMPLETE] * 10 + [Kind.NOT_FOUND] * 5 + [Kind.CANCELED] * 15
     reasons = [None] * 10 + ["unknown"] * 5 + [f"r{n}" for n in range(15)]
-    await store.record([finished(*each) for each in zip(tasks, kinds, reasons, strict=False)])
+    settled = [
+        finished(*each, landed=number < 12) for number, each in enumerate(zip(tasks, kinds, reasons, strict=False))
+    ]
+    await store.record(settled)
     sums = await store.sums()
+    assert {kind: count for kind, count in sums.landed.items() if count} == {"complete": 10, "not_found": 2}
     assert sums.kinds == {"complete": 10, "not_found": 5, "canceled": 15}
     assert (sums.waiting, sums.finished, sums.polls) == (10, 30, 30)
-    assert sums.reasons[0] == ("unknown", 5)
+    assert sums.reasons[0] == ReasonSum("unknown", 5, 2)
     assert len(sums.reasons) == 10
 
 
@@ -442,3 +446,13 @@ async def test_a_file_is_known_by_how_far_it_was_read_under_any_name(store: Stor
     assert await store.was_read(Position(offset=10, fingerprint="abc 1 2"))
     assert not await store.was_read(Position(offset=11, fingerprint="abc 1 2"))
     assert not await store.was_read(Position(offset=10, fingerprint="abc 1 3"))
+
+
+async def test_what_was_pruned_still_counts_as_landed(store: Store) -> None:
+    await feed(store, "a", "b")
+    a, b = await store.claim("main", 2)
+    await store.record([finished(a, landed=True), finished(b, Kind.CANCELED, "r")])
+    assert await store.prune(1000.0, 10) == 2
+    sums = await store.sums()
+    assert {kind: count for kind, count in sums.landed.items() if count} == {"complete": 1}
+    assert sums.pruned == 2

@@ -30,8 +30,10 @@ async def feed(store: Store, *task_ids: str, account: str = "main") -> int:
     return source
 
 
-def finished(task: Task, kind: Kind = Kind.COMPLETE, reason: str | None = None, at: float = 5.0) -> Settled:
-    body = b'{"task_id":"' + task.task_id.encode() + b'"}'
+def finished(
+    task: Task, kind: Kind = Kind.COMPLETE, reason: str | None = None, at: float = 5.0, *, landed: bool = False
+) -> Settled:
+    body = b'{"task_id":"' + task.task_id.encode() + b'"' + (b',"landed":true}' if landed else b"}")
     return Settled(task=task, record=restore(body, kind=kind, reason=reason, seen_at=at))
 
 

@@ -19,6 +19,8 @@ MOST_NAMES_OF_GROUP = 200
 SAMPLES = 5  # of each reason
 LONGEST_REF = 2000  # bytes of a sample's row; a longer one is not kept
 NO_URL = "(no url)"
+MOST_ADVICE = 20  # of each reason
+DIFFERENT = "the reasons differ"
 OTHER_REASONS = Reason("other", None, "rarer reasons")
 
 
@@ -28,9 +30,9 @@ class ReasonGroup:
 
     reason: Reason
     count: int = 0
+    landed: int = 0  # of these: a file is there all the same
     retryable: int = 0  # of these
-    why: str = ""  # of the first retryable task; empty where none is
-    why_not: str = ""  # of the first task that is not retryable; empty where all are
+    advice: Counter[RetryAdvice] = field(default_factory=Counter)  # each with the number of its tasks
     hosts: BoundedCounter = field(default_factory=lambda: BoundedCounter(MOST_NAMES_OF_GROUP))
     extensions: BoundedCounter = field(default_factory=lambda: BoundedCounter(MOST_NAMES_OF_GROUP))
     samples: list[FinishedTask] = field(default_factory=list)  # URLs redacted, without long rows and errors
@@ -42,15 +44,18 @@ class ReasonGroup:
         """The kind of its tasks as words."""
         return "complete, but differs" if self.reason.kind == DIFFERS else kind_label(self.reason.kind)
 
+    def why(self, *, retryable: bool) -> str | None:
+        """Return the most frequent advice of those tasks that can be retried, or of those that cannot."""
+        return next((advice.why for advice, _ in self.advice.most_common() if advice.retryable is retryable), None)
+
     def add(self, task: FinishedTask, advice: RetryAdvice) -> None:
         self.count += 1
+        self.landed += task.landed
         self.retryable += advice.retryable
+        is_new = advice not in self.advice and len(self.advice) >= MOST_ADVICE
+        self.advice[replace(advice, why=DIFFERENT) if is_new else advice] += 1
         self.hosts.add(task.host or NO_URL)
         self.extensions.add(task.extension)
-        if advice.retryable:
-            self.why = self.why or advice.why
-        else:
-            self.why_not = self.why_not or advice.why
         if len(self.samples) < SAMPLES:
             url = redacted_url(task.url) if task.url else None
             ref = task.ref if task.ref_bytes <= LONGEST_REF else {}
@@ -77,6 +82,7 @@ class FailureReport:
         self.timeline = Timeline()
         self.durations = Histogram(DURATION_BOUNDS_S, bisect_right)  # equal to a bound: not below it
         self._kinds: Counter[str] = Counter()
+        self._landed: Counter[str] = Counter()  # by kind
         self._groups: dict[Reason, ReasonGroup] = {}
         self._hosts, self._failed_hosts = BoundedCounter(MOST_NAMES), BoundedCounter(MOST_NAMES)
         self._extensions, self._failed_extensions = BoundedCounter(MOST_NAMES), BoundedCounter(MOST_NAMES)
@@ -84,6 +90,7 @@ class FailureReport:
     def add(self, task: FinishedTask, advice: RetryAdvice | None) -> None:
         """Add one task; `advice` is given exactly where it failed."""
         self._kinds[task.kind] += 1
+        self._landed[task.kind] += task.landed
         self.compared.update(task.compared)
         self._hosts.add(task.host or NO_URL)
         self._extensions.add(task.extension)
@@ -101,17 +108,24 @@ class FailureReport:
     def _merge_rare(self) -> None:
         """Merge the rarer half of the reasons into one group, so that a late reason finds room."""
         others = self._groups.pop(OTHER_REASONS, ReasonGroup(OTHER_REASONS))
-        others.why = others.why_not = "the reasons differ"
         latest_first = reversed(list(self._groups.items()))
         ranked = sorted(latest_first, key=lambda pair: -pair[1].count)
         for _, group in ranked[MOST_GROUPS // 2 :]:
             others.count += group.count
+            others.landed += group.landed
             others.retryable += group.retryable
+            for advice, count in group.advice.items():
+                others.advice[replace(advice, why=DIFFERENT)] += count
         self._groups = dict(ranked[: MOST_GROUPS // 2]) | {OTHER_REASONS: others}
 
     @property
     def finished(self) -> int:
         return self._kinds.total()
+
+    @property
+    def landed(self) -> Mapping[str, int]:
+        """How many tasks of each kind have a file."""
+        return self._landed
 
     @property
     def failed(self) -> int:
@@ -124,6 +138,11 @@ class FailureReport:
     @property
     def kinds(self) -> Mapping[str, int]:
         return {str(kind): self._kinds[kind] for kind in (*Kind, *self._kinds) if self._kinds[kind]}
+
+    @property
+    def without_url(self) -> bool:
+        """Whether no task's row has a URL."""
+        return set(self._hosts.counts) <= {NO_URL}
 
     def groups(self) -> list[ReasonGroup]:
         """Return the groups, the most frequent first; their counts add up to `failed`."""

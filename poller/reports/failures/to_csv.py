@@ -12,8 +12,8 @@ from poller.reports.finished_task import FinishedTask
 from poller.reports.retryable import RetryAdvice
 
 HEADER = (
-    "task_id", "account", "kind", "category", "reason", "retryable", "why", "host", "extension", "url", "file_id",
-    "correlation_id", "seen_at", "ref",
+    "task_id", "account", "kind", "landed", "category", "reason", "retryable", "why", "host", "extension", "url",
+    "file_id", "correlation_id", "seen_at", "ref",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ class CsvWriter:
             task.task_id,
             task.account,
             reason.kind if reason else task.kind,
+            "yes" if task.landed else "no",
             reason.category if reason else None,
             reason.message if reason else None,
             "yes" if advice.retryable else "no",

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from poller.core.model import Kind
-from poller.core.text import kind_label, printable
+from poller.core.text import kind_label, percent, printable
 from poller.core.timestamps import iso
 from poller.reports import charts
 from poller.reports.failures.counters import BoundedCounter
@@ -40,11 +40,14 @@ def to_html(report: FailureReport, *, waiting: int, pruned: int, made_at: float,
 
 def _head(report: FailureReport, *, waiting: int, pruned: int, made_at: float, title: str) -> str:
     good = report.finished - report.failed
-    share = f"{report.failed / report.finished:.1%}" if report.finished else "0 %"
+    landed = sum(report.landed.values())
+    not_plainly = landed - report.landed.get(Kind.COMPLETE, 0)
     tiles = [
+        ("good", f"landed ({not_plainly:,} with errors)" if not_plainly else "landed", landed),
+        ("bad", f"did not land ({percent(report.finished - landed, report.finished)})", report.finished - landed),
         ("", "finished", report.finished),
-        ("good", "complete", good),
-        ("bad", f"not complete ({share})", report.failed),
+        ("", "complete", good),
+        ("", f"not complete ({percent(report.failed, report.finished)})", report.failed),
     ]
     tiles += [("", "can be retried", report.retryable)] if report.failed else []
     tiles += [("", "without an outcome yet", waiting)] if waiting else []
@@ -86,7 +89,8 @@ def _group(group: ReasonGroup, failed: int) -> str:
     return (
         f"<article><h3>{_text(group.reason.text)}</h3>"
         f'<p><b class="num">{group.count:,}</b> '
-        f'<span class="soft">{group.count / failed:.1%} of those not complete</span></p>'
+        f'<span class="soft">{percent(group.count, failed)} of those not complete · {group.landed:,} landed, '
+        f"{group.count - group.landed:,} did not</span></p>"
         f"{charts.meter(group.count, failed, 'bad')}"
         f'<p><span class="tag">{escape(group.label)}</span>'
         f'<span class="tag {retryable}">retry: {_text(retry_text(group))}</span></p>'
@@ -120,7 +124,7 @@ def _shares(title: str, noun: str, shares: Sequence[FailureShare]) -> str:
         return ""
     rows = "".join(
         f'<tr><td>{_text(share.name)}</td><td class="num">{share.failed:,}</td><td class="num">{share.all:,}</td>'
-        f'<td class="num">{share.failed / share.all:.1%}</td>'
+        f'<td class="num">{percent(share.failed, share.all)}</td>'
         f'<td class="bar">{charts.meter(share.failed, share.all, "bad")}</td></tr>'
         for share in shares
     )

@@ -15,11 +15,13 @@ def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
     return {
         "finished": report.finished,
         "complete": report.kinds.get(Kind.COMPLETE, 0),
+        "landed": sum(report.landed.values()),
         "failed": report.failed,
         "retryable": report.retryable,
         "waiting": waiting,
         "pruned": pruned,
         "kinds": dict(report.kinds),
+        "landed_by_kind": {kind: report.landed[kind] for kind in report.kinds},
         "reasons": [_group(group) for group in report.groups()],
         "hosts": [asdict(share) for share in report.hosts()],
         "extensions": [asdict(share) for share in report.extensions()],
@@ -37,9 +39,14 @@ def _group(group: ReasonGroup) -> JsonObject:
         "category": group.reason.category,
         "reason": group.reason.message,
         "count": group.count,
+        "landed": group.landed,
         "retryable": group.retryable,
-        "why": group.why or group.why_not,
-        "why_not": group.why_not or None,
+        "why": group.why(retryable=True) or group.why(retryable=False),
+        "why_not": group.why(retryable=False),
+        "advice": [
+            {"retry": advice.retryable, "why": advice.why, "count": count}
+            for advice, count in group.advice.most_common()
+        ],
         "hosts": dict(group.hosts.top()),
         "extensions": dict(group.extensions.top()),
         "first_at": None if group.first_at is None else iso(group.first_at),

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-from poller.core.text import printable
+from poller.core.text import percent, printable
 from poller.reports.failures.counters import BoundedCounter
 from poller.reports.failures.groups import NO_URL, FailureReport, FailureShare, ReasonGroup
 from poller.reports.finished_task import DIFFERS, NO_EXTENSION, FinishedTask
+from poller.reports.ledger import landed_line
 
 INDENT = " " * 18
 SHOWN_GROUPS = 20
 SHOWN_SAMPLES = 3
+SHOWN_ADVICE = 4
 SHOWN_NAMES = 4
+NOTHING_FINISHED = "nothing has finished yet; {waiting}"
 UNNAMED = (NO_URL, NO_EXTENSION)
 
 
@@ -28,10 +31,13 @@ def to_text(report: FailureReport, *, waiting: int, pruned: int) -> str:
 
 
 def _head(report: FailureReport, *, waiting: int, pruned: int) -> str:
+    if not report.finished:
+        return NOTHING_FINISHED.format(waiting=f"{waiting:,} tasks wait" if waiting else "no task waits")
     good = report.finished - report.failed
-    lines = [f"{report.finished:,} finished tasks: {good:,} are complete, {report.failed:,} are not{_percent(report)}"]
-    if waiting:
-        lines.append(f"{waiting:,} tasks have no outcome yet")
+    lines = [
+        landed_line(report.landed, report.finished, waiting),
+        f"{report.finished:,} finished tasks: {good:,} are complete, {report.failed:,} are not{_percent(report)}",
+    ]
     if pruned:
         lines.append(f"{pruned:,} more tasks are past their retention: only their counts are known")
     if report.compared:
@@ -46,11 +52,13 @@ def _head(report: FailureReport, *, waiting: int, pruned: int) -> str:
 
 
 def _percent(report: FailureReport) -> str:
-    return f" ({report.failed / report.finished:.1%})" if report.failed else ""
+    return f" ({percent(report.failed, report.finished)})" if report.failed else ""
 
 
 def _group_text(group: ReasonGroup, failed: int) -> str:
-    lines = [f"\n{group.count:>9,}  {group.count / failed:>5.1%}  {group.label}  {printable(group.reason.text)}"]
+    share = percent(group.count, failed)
+    lines = [f"\n{group.count:>9,}  {share:>5}  {group.label}  {printable(group.reason.text)}"]
+    lines.append(f"{INDENT}{group.landed:,} landed, {group.count - group.landed:,} did not")
     if names := [text for text in (_counts("hosts", group.hosts), _counts("extensions", group.extensions)) if text]:
         lines.append(INDENT + " · ".join(names))
     lines.append(INDENT + f"retry: {retry_text(group)}")
@@ -59,10 +67,14 @@ def _group_text(group: ReasonGroup, failed: int) -> str:
 
 
 def retry_text(group: ReasonGroup) -> str:
-    """Return whether a group can be retried, and why."""
-    if group.retryable in (0, group.count):
-        return f"{'yes' if group.retryable else 'no'}, {printable(group.why or group.why_not)}"
-    return f"{group.retryable:,} of them, {printable(group.why)}; not the others, {printable(group.why_not)}"
+    """Return which tasks of a group can be retried, and why: the same for all, or with the number of each."""
+    ranked = group.advice.most_common()
+    parts = [f"{'yes' if advice.retryable else 'no'}, {printable(advice.why)}" for advice, _ in ranked[:SHOWN_ADVICE]]
+    if len(ranked) > 1:
+        parts = [f"{count:,} {part}" for (_, count), part in zip(ranked, parts, strict=False)]
+    if hidden := ranked[SHOWN_ADVICE:]:
+        parts.append(f"{sum(count for _, count in hidden):,} for other reasons")
+    return "; ".join(parts)
 
 
 def _counts(title: str, counter: BoundedCounter) -> str:

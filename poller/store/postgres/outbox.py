@@ -137,10 +137,11 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
     await _note_missed(connection, numbers)
     await connection.execute("DELETE FROM record WHERE number = ANY (%s::bigint[])", (numbers,))
     await connection.execute(
-        "WITH gone AS (DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls)"
-        " INSERT INTO pruned (kind, tasks, polls) SELECT kind, count(*), sum(polls) FROM gone GROUP BY kind"
-        " ON CONFLICT (kind)"
-        " DO UPDATE SET tasks = pruned.tasks + excluded.tasks, polls = pruned.polls + excluded.polls",
+        "WITH gone AS (DELETE FROM task WHERE key = ANY (%s::bigint[]) RETURNING kind, polls, landed)"
+        " INSERT INTO pruned (kind, tasks, polls, landed)"
+        " SELECT kind, count(*), sum(polls), count(*) FILTER (WHERE landed) FROM gone GROUP BY kind"
+        " ON CONFLICT (kind) DO UPDATE SET tasks = pruned.tasks + excluded.tasks,"
+        " polls = pruned.polls + excluded.polls, landed = pruned.landed + excluded.landed",
         (tasks,),
     )
     return len(found)

@@ -43,23 +43,27 @@ class PostgresReads(StateReader):
         ((finished,),) = await fetch_all(connection, "SELECT count(*) FROM record")
         reasons = await fetch_all(
             connection,
-            "SELECT reason, count(*) FROM record WHERE reason IS NOT NULL GROUP BY reason"
-            ' ORDER BY 2 DESC, reason COLLATE "C" LIMIT %s',
+            "SELECT r.reason, count(*), count(*) FILTER (WHERE t.landed) FROM record r JOIN task t ON t.key = r.task"
+            ' WHERE r.reason IS NOT NULL GROUP BY r.reason ORDER BY 2 DESC, r.reason COLLATE "C" LIMIT %s',
             (rows.TOP_REASONS,),
         )
-        tasks = await fetch_all(connection, "SELECT kind, count(*), sum(polls)::bigint FROM task GROUP BY kind")
+        tasks = await fetch_all(
+            connection,
+            "SELECT kind, count(*), sum(polls)::bigint, count(*) FILTER (WHERE landed) FROM task GROUP BY kind",
+        )
         stored = await fetch_all(connection, "SELECT name FROM account")
         names = {name for (name,) in stored} | self._noted_accounts.keys()
         return rows.sums_of(
             sources=await _sources(connection),
             sinks=await _count_outboxes(connection),
             accounts={name: await self._account(connection, name) for name in sorted(names)},
-            waiting=sum(count for kind, count, _ in tasks if kind is None),
+            waiting=sum(count for kind, count, _, _ in tasks if kind is None),
             finished=finished,
-            polls=sum(polls for _, _, polls in tasks),
-            kinds={kind: count for kind, count, _ in tasks if kind is not None},
+            polls=sum(polls for _, _, polls, _ in tasks),
+            kinds={kind: count for kind, count, _, _ in tasks if kind is not None},
+            landed={kind: landed for kind, _, _, landed in tasks if kind is not None},
             reasons=reasons,
-            pruned=await fetch_all(connection, "SELECT kind, tasks, polls FROM pruned"),
+            pruned=await fetch_all(connection, "SELECT kind, tasks, polls, landed FROM pruned"),
         )
 
     async def sources(self) -> Sequence[SourceSums]:

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.sql import SQL, Identifier
 
 from poller.core.errors import StoreUnusable
+from poller.core.record import landed_in
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.versions import refuse_newer
@@ -17,6 +18,8 @@ from poller.store.versions import refuse_newer
 # The n-th file brings a state of version n - 1 to n. Published ones are never edited.
 MIGRATIONS = [path.read_text("utf-8") for path in sorted((Path(__file__).parent / "migrations").glob("*.sql"))]
 VERSION = len(MIGRATIONS)
+LANDED = 4  # the version from which `task.landed` is stored
+MIGRATED_AT_ONCE = 1000
 
 
 async def make_schema(connection: AsyncConnection, dsn: Dsn) -> None:
@@ -37,9 +40,25 @@ async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
     if version < VERSION:
         for script in MIGRATIONS[version:]:
             await connection.execute(script.encode())
+        if version < LANDED:
+            await _derive_landed(connection)
         await connection.execute("DELETE FROM state_version")
         await connection.execute("INSERT INTO state_version (version) VALUES (%s)", (VERSION,))
     return version
+
+
+async def _derive_landed(connection: AsyncConnection) -> None:
+    """Store for each finished task of an earlier version whether a file landed."""
+    after = 0
+    while found := await fetch_all(
+        connection, "SELECT task, body FROM record WHERE task > %s ORDER BY task LIMIT %s", (after, MIGRATED_AT_ONCE)
+    ):
+        after = found[-1][0]
+        await connection.execute(
+            "UPDATE task t SET landed = x.landed FROM unnest(%s::bigint[], %s::boolean[]) AS x (key, landed)"
+            " WHERE t.key = x.key",
+            ([task for task, _ in found], [landed_in(bytes(body)) for _, body in found]),
+        )
 
 
 async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:

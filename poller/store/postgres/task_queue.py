@@ -207,11 +207,11 @@ async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
     return await fetch_all(
         connection,
-        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],"
-        " %s::double precision[], %b::bytea[])"
-        " WITH ORDINALITY AS x (key, lease, poll_log, kind, reason, seen_at, body, nr)),"
+        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::boolean[],"
+        " %s::text[], %s::double precision[], %b::bytea[])"
+        " WITH ORDINALITY AS x (key, lease, poll_log, kind, landed, reason, seen_at, body, nr)),"
         " done AS (UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s),"
-        " kind = x.kind, lease = 0, lease_until = NULL FROM x"
+        " kind = x.kind, landed = x.landed, lease = 0, lease_until = NULL FROM x"
         " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
         " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
         " ORDER BY nr RETURNING number),"

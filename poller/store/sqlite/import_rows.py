@@ -51,16 +51,15 @@ def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], 
     """Store a new attempt at each known row that failed; return how many, and how many that ended are none."""
     by_row = {row.row: row for row in rows}
     found = connection.execute(
-        "SELECT f.row, f.attempts, latest.earlier, t.task_id, t.kind, json_extract(CAST(r.body AS text), '$.result')"
+        "SELECT f.row, f.attempts, latest.earlier, t.task_id, t.kind, t.landed"
         " FROM json_each(?) fed"
         " CROSS JOIN import_row f ON f.account = ? AND f.row = fed.value"
         " CROSS JOIN import_row latest ON latest.account = f.account"
         " AND latest.row = CASE f.attempts WHEN 1 THEN f.row ELSE f.row || '~' || f.attempts END"
-        " CROSS JOIN task t ON t.key = latest.task AND t.kind IS NOT NULL"
-        " CROSS JOIN record r ON r.task = t.key",
+        " CROSS JOIN task t ON t.key = latest.task AND t.kind IS NOT NULL",
         (orjson.dumps(list(by_row)).decode(), account),
     ).fetchall()
-    again = [each for each in found if each[4] != Kind.COMPLETE and each[5] is None]
+    again = [each for each in found if each[4] != Kind.COMPLETE and not each[5]]
     for name, attempts, earlier, task_id, kind, _ in again:
         row = by_row[name]
         ids = f"{earlier} {task_id}".strip() if not task_id.startswith("start:") else earlier
@@ -160,8 +159,8 @@ def end_row(connection: Connection, row: Row, record: Record, base: tuple[int, f
     """Give a row an outcome without an import: a finished task without an id. `is_certain`: its last start began no
     import."""
     (task,) = connection.execute(
-        "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, kind) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " RETURNING key",
+        "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, kind, landed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 0) RETURNING key",
         (*base, record.task_id, row.ref, row.fed_at, row.fed_at, str(record.kind)),
     ).fetchone()
     (number,) = connection.execute(
@@ -204,8 +203,8 @@ def underway(connection: Connection, account: str) -> int:
 def landed(connection: Connection, account: str, limit: int) -> int:
     found = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM import_row i CROSS JOIN task t ON t.key = i.task WHERE i.account ="
-        " (SELECT id FROM account WHERE name = ?) AND i.task IS NOT NULL AND t.kind = ? LIMIT ?)",
-        (account, Kind.COMPLETE.value, limit),
+        " (SELECT id FROM account WHERE name = ?) AND i.task IS NOT NULL AND t.landed LIMIT ?)",
+        (account, limit),
     )
     return int(found.fetchone()[0])
 

@@ -128,8 +128,9 @@ def prune(connection: Connection, before: float, limit: int) -> int:
     _note_missed(connection, numbers)
     connection.executemany("DELETE FROM record WHERE number = ?", numbers)
     connection.executemany(
-        "INSERT INTO pruned (kind, tasks, polls) SELECT kind, 1, polls FROM task WHERE key = ?"
-        " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls",
+        "INSERT INTO pruned (kind, tasks, polls, landed) SELECT kind, 1, polls, landed FROM task WHERE key = ?"
+        " ON CONFLICT (kind) DO UPDATE SET tasks = tasks + 1, polls = polls + excluded.polls,"
+        " landed = landed + excluded.landed",
         tasks,
     )
     import_rows.forget(connection, tasks)

@@ -55,10 +55,11 @@ class SqliteReader(StateReader):
     def _count(self, connection: Connection) -> Sums:
         (finished,) = connection.execute("SELECT count(*) FROM record").fetchone()
         reasons = connection.execute(
-            "SELECT reason, count(*) FROM record WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
+            "SELECT r.reason, count(*), sum(t.landed) FROM record r CROSS JOIN task t ON t.key = r.task"
+            " WHERE r.reason IS NOT NULL GROUP BY r.reason ORDER BY 2 DESC, 1 LIMIT ?",
             (rows.TOP_REASONS,),
         )
-        waiting, polls, kinds = _count_tasks(connection)
+        waiting, polls, kinds, landed = _count_tasks(connection)
         names = {name for (name,) in connection.execute("SELECT name FROM account")} | self._noted_accounts.keys()
         return rows.sums_of(
             sources=_sources(connection),
@@ -68,8 +69,9 @@ class SqliteReader(StateReader):
             finished=finished,
             polls=polls,
             kinds=kinds,
+            landed=landed,
             reasons=reasons.fetchall(),
-            pruned=connection.execute("SELECT kind, tasks, polls FROM pruned").fetchall(),
+            pruned=connection.execute("SELECT kind, tasks, polls, landed FROM pruned").fetchall(),
             starts=import_rows.count(connection),
         )
 
@@ -151,12 +153,16 @@ class SqliteReader(StateReader):
         self._connection.close()
 
 
-def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int]]:
-    """Return the waiting tasks, all polls, and the finished tasks by kind, without a sort of ten million rows."""
-    per_kind = ", ".join(f"count(*) FILTER (WHERE kind = '{kind}')" for kind in Kind)
+def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int], dict[str, int]]:
+    """Return the waiting tasks, all polls, and by kind the finished and the landed tasks, without a sort of ten million
+    rows."""
+    per_kind = ", ".join(
+        f"count(*) FILTER (WHERE kind = '{kind}'), count(*) FILTER (WHERE kind = '{kind}' AND landed)" for kind in Kind
+    )
     sql = f"SELECT count(*) - count(kind), coalesce(sum(polls), 0), {per_kind} FROM task"  # noqa: S608 - our own enum
     waiting, polls, *counts = connection.execute(sql).fetchone()
-    return waiting, polls, {str(kind): count for kind, count in zip(Kind, counts, strict=True)}
+    names = [str(kind) for kind in Kind]
+    return waiting, polls, dict(zip(names, counts[::2], strict=True)), dict(zip(names, counts[1::2], strict=True))
 
 
 def _sources(connection: Connection) -> list[SourceSums]:

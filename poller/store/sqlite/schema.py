@@ -4,6 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from poller.core.errors import StoreUnusable
+from poller.core.record import landed_in
 from poller.store.versions import refuse_newer
 
 APPLICATION_ID = 0x506F6C6C  # "Poll", in the file's header: no other program's database is taken for ours
@@ -17,6 +18,7 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Bring the tables from `version` up to date, in one transaction."""
     if version == VERSION:
         return
+    connection.create_function("landed_in", 1, landed_in, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     for script in MIGRATIONS[version:]:
         for statement in script.split(";"):

@@ -175,12 +175,12 @@ def record(connection: Connection, settled: Sequence[Settled]) -> None:
 def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> None:
     (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
     connection.executemany(
-        "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ? WHERE key = ?",
-        [(poll_log, -LONGEST, kind, key) for key, _, poll_log, kind, *_ in finished],
+        "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ?, landed = ? WHERE key = ?",
+        [(poll_log, -LONGEST, kind, landed, key) for key, _, poll_log, kind, landed, *_ in finished],
     )
     connection.executemany(
         "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)",
-        [(key, *record) for key, _, _, _, *record in finished],
+        [(key, *record) for key, _, _, _, _, *record in finished],
     )
     connection.execute(
         "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"

@@ -87,6 +87,7 @@ class Overview:
             finished=metrics.finished,
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
+            landed={kind: metrics.landed[kind] for kind in Kind},
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[self._sink(loop) for loop in self._service.delivery_loops],
         )
@@ -112,7 +113,7 @@ class Overview:
         metrics, history = self._metrics, self._history
         if metrics.tasks != self._fed:
             self._fed, self._fed_at = metrics.tasks, now
-        current = history.unfinished(now, metrics.polls, metrics.finished, paused=False)
+        current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
         return forecast(
             now=now,
             waiting=metrics.waiting,

@@ -46,7 +46,7 @@ class PaceView(Struct, frozen=True, kw_only=True):
     seconds: list[float]
     polls: list[int]  # empty where only the run knows them
     finished: list[int]
-    paused: list[bool]
+    paused: list[float]  # the share of the accounts that were paused
 
 
 class SpreadView(Struct, frozen=True, kw_only=True):
@@ -144,6 +144,8 @@ def reason_views(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
     """Return the most frequent reasons."""
     top = sorted(reasons.items(), key=lambda item: (-item[1].count, item[0]))[:TOP_REASONS]
     return [
-        RecentReasonView(reason=name, count=found.count, kind=found.kind, samples=[*reversed(found.samples)])
+        RecentReasonView(
+            reason=name, count=found.count, landed=found.landed, kind=found.kind, samples=[*reversed(found.samples)]
+        )
         for name, found in top
     ]
