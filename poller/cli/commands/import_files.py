@@ -18,6 +18,7 @@ from poller.cli.options import (
     Format,
     Settings,
     State,
+    command_line,
     named_values,
     run_async,
     settings_of,
