@@ -108,7 +108,7 @@ def import_files(
     log_level: LogLevel = None,
     exit_zero: ExitZero = False,
 ) -> Exit:
-    """Start an import for each row, and poll each until its outcome is in every sink.
+    """Start an import for each row, and follow it.
 
     Run the same command again to continue where it stopped: no row is started twice, except one whose first answer was
     lost, and that only after its file has had time to land and with HubSpot's duplicate check. --check reads
