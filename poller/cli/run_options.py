@@ -17,11 +17,15 @@ Sink = Annotated[
     ),
 ]
 BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="Scheme and host. [https://api.hubapi.com]")]
-StatusPath = Annotated[str | None, typer.Option(metavar="PATH", help="Path template with {task_id}.")]
+StatusPath = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Path template with {task_id}. [that of HubSpot's v3]")
+]
 TokenEnv = Annotated[str | None, typer.Option(metavar="NAME", help="Variable with the token. [HUBSPOT_TOKEN]")]
 TokenFile = Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token.")]
-Requests = Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window.")]
-WindowS = Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds.")]
+Requests = Annotated[
+    int | None, typer.Option(metavar="N", help="At most N requests per window. [as HubSpot's answers show; 100 before]")
+]
+WindowS = Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds. [10]")]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Polls at a time. [16, or as the limit needs]")]
 DeadlineS = Annotated[
     float | None, typer.Option(metavar="S", help="Age at which an unfinished task is timed_out. [86400]")
@@ -33,6 +37,12 @@ Follow = Annotated[
 Listen = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Serve the live page, metrics and feeding; or off. [127.0.0.1:8321]"),
+]
+ListenTokenFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with the page's token, which other machines need.")
+]
+ListenTokenEnv = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Variable with that token, in place of a file.")
 ]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress display on a terminal.")]
 LogFormatOption = Annotated[

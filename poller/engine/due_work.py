@@ -1,12 +1,15 @@
 """An account's due work: polls before rows, so that outcomes come early; after some polls in a row, one waiting row."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from random import Random
 
 from poller.core.model import Pause, Row, Task
 from poller.core.protocols import Clock, Gate, PollStore, StartStore
-from poller.engine.lane import LONGEST_SLEEP_S, DueTasks
+from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
+from poller.schedule import AccountTiming
 
 POLLS_BEFORE_A_START = 4  # due polls in a row, before one waiting start goes
 
@@ -24,13 +27,15 @@ class DueWork(DueTasks):
         *,
         store: PollStore,
         gate: Gate,
+        timing: AccountTiming | None,
         clock: Clock,
+        rng: Random,
         starts: StartStore,
         may_start: Callable[[], bool],
         on_row_claimed: Callable[[Row], None],
     ) -> None:
         """`may_start` returns whether a row may be started now, but for the account's pause."""
-        super().__init__(account, store=store, gate=gate, clock=clock)
+        super().__init__(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
         self._starts = starts
         self._may_start = may_start
         self._on_row_claimed = on_row_claimed
@@ -49,7 +54,7 @@ class DueWork(DueTasks):
 
     async def _take(self) -> Task | Row | Probe | None:
         if not self._claimed:
-            self._claimed.extend(await self._store.claim(self._account, self._gate.workers))
+            self._claimed.extend(await self._claim(self._clock(), self._gate.workers))
         if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not self._rows_may_go):
             self._polls_in_row += 1
             return self._claimed.popleft()
@@ -75,7 +80,12 @@ class DueWork(DueTasks):
             self.wake()
 
     async def _sleep_until_due(self) -> None:
-        now, due = self._clock(), [await self._store.next_due_at(self._account)]
+        now = self._clock()
+        self._sleeps_until = math.inf  # while the schedule is read, whatever becomes due ends the sleep
+        if self._standstill is not None:
+            due: list[float | None] = [self._standstill.sleeps_until]
+        else:
+            due = [await self._store.next_due_at(self._account)]
         if self._rows_may_go:
             due.append(await self._starts.next_due_at(self._account))
         self._sleeps_until = min([now + LONGEST_SLEEP_S, *(at for at in due if at is not None)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poller.cli.commands.run import survive_early_sighup
+from poller.cli.commands import run
 from poller.cli.options import (
     AsJson,
     Config,
@@ -30,6 +30,8 @@ from poller.cli.run_options import (
     Follow,
     GiveUpS,
     Listen,
+    ListenTokenEnv,
+    ListenTokenFile,
     LogFormatOption,
     LogLevel,
     NoProgress,
@@ -55,6 +57,21 @@ EXAMPLES = (
     "  poller import urls.csv --set access=PRIVATE --set folderPath='/products/{brand}'\n"
     "  poller report --resubmit again.jsonl && poller import again.jsonl"
 )
+
+GROUPS = {
+    "Rows": ("files", "set_", "column", "key", "format", "account", "follow"),
+    "Check": ("check", "as_json"),
+    "Output": run.GROUPS["Output"],
+    "HubSpot account": run.GROUPS["HubSpot account"],
+    "Limits": (*run.GROUPS["Limits"], "underway", "trial"),
+    "When to stop": run.GROUPS["When to stop"],
+    "Page and logs": run.GROUPS["Page and logs"],
+}
+VARIABLES = {name: variable for name, variable in run.VARIABLES.items() if name != "id_column"} | {
+    "key": "POLLER_IMPORTS__KEY",
+    "underway": "POLLER_IMPORTS__UNDERWAY",
+    "trial": "POLLER_IMPORTS__TRIAL",
+}
 
 
 def import_files(
@@ -103,6 +120,8 @@ def import_files(
     format: Format = None,  # noqa: A002 - the flag's name
     follow: Follow = False,
     listen: Listen = None,
+    listen_token_file: ListenTokenFile = None,
+    listen_token_env: ListenTokenEnv = None,
     no_progress: NoProgress = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
@@ -145,12 +164,14 @@ def import_files(
         },
         "follow": follow or None,
         "listen": listen,
+        "listen_token_file": listen_token_file,
+        "listen_token_env": listen_token_env,
         "progress": False if no_progress else None,
         "log": {"format": log_format, "level": log_level},
     }
     if check:
         return _check(files or [], import_settings(config, flags), as_json=as_json)
-    survive_early_sighup()
+    run.survive_early_sighup()
     from poller.app.event_loop import run_event_loop
     from poller.app.messages import Again
     from poller.app.process import run_process

@@ -24,6 +24,8 @@ from poller.cli.run_options import (
     Follow,
     GiveUpS,
     Listen,
+    ListenTokenEnv,
+    ListenTokenFile,
     LogFormatOption,
     LogLevel,
     NoProgress,
@@ -41,6 +43,38 @@ EXAMPLES = (
     "\b\nExamples:\n  poller run ids.txt --sink jsonl:done.jsonl\n"
     "  cat ids.txt | poller run - --sink stdout | jq .\n  poller run -c config.toml ids.csv"
 )
+
+GROUPS = {
+    "Input": ("files", "format", "id_column", "account", "follow"),
+    "Output": ("sink", "state"),
+    "HubSpot account": ("token_env", "token_file", "base_url", "status_path"),
+    "Limits": ("requests", "window_s", "workers"),
+    "When to stop": ("deadline_s", "give_up_s", "stop_on_failures", "exit_zero"),
+    "Page and logs": ("listen", "listen_token_file", "listen_token_env", "no_progress", "log_format", "log_level"),
+}
+VARIABLES = {
+    "format": "POLLER_INPUT__FORMAT",
+    "id_column": "POLLER_INPUT__ID_COLUMN",
+    "account": "POLLER_ACCOUNT",
+    "follow": "POLLER_FOLLOW",
+    "sink": "POLLER_SINKS",
+    "token_env": "POLLER_TOKEN_ENV",
+    "token_file": "POLLER_TOKEN_FILE",
+    "base_url": "POLLER_BASE_URL",
+    "status_path": "POLLER_STATUS_PATH",
+    "requests": "POLLER_REQUESTS",
+    "window_s": "POLLER_WINDOW_S",
+    "workers": "POLLER_WORKERS",
+    "deadline_s": "POLLER_DEADLINE_S",
+    "give_up_s": "POLLER_GIVE_UP_S",
+    "stop_on_failures": "POLLER_STOP_ON_FAILURES",
+    "listen": "POLLER_LISTEN",
+    "listen_token_file": "POLLER_LISTEN_TOKEN_FILE",
+    "listen_token_env": "POLLER_LISTEN_TOKEN_ENV",
+    "no_progress": "POLLER_PROGRESS=false",
+    "log_format": "POLLER_LOG__FORMAT",
+    "log_level": "POLLER_LOG__LEVEL",
+}
 
 
 def run(
@@ -63,13 +97,16 @@ def run(
     stop_on_failures: Annotated[
         str | None,
         typer.Option(
-            metavar="SHARE", help="Stop with code 75 when this share of the outcomes is not complete, such as 20%."
+            metavar="20%|N",
+            help="Stop with code 75 when this share, or this number, of the outcomes is not complete. [never]",
         ),
     ] = None,
     format: Format = None,  # noqa: A002 - the flag's name
     id_column: IdColumn = None,
     follow: Follow = False,
     listen: Listen = None,
+    listen_token_file: ListenTokenFile = None,
+    listen_token_env: ListenTokenEnv = None,
     no_progress: NoProgress = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = None,
@@ -114,6 +151,8 @@ def run(
         "input": {"format": format, "id_column": id_column},
         "follow": follow or None,
         "listen": listen,
+        "listen_token_file": listen_token_file,
+        "listen_token_env": listen_token_env,
         "progress": False if no_progress else None,
         "log": {"format": log_format, "level": log_level},
     }

@@ -45,7 +45,6 @@ class SqliteStore(SqliteReader, NotingStore):
             noted=lambda: self._noted_accounts,
             first_poll_s=self._first_poll_s,
         )
-        self._last_lease = 0
         self._closed = False
 
     @property
@@ -86,17 +85,18 @@ class SqliteStore(SqliteReader, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        held, now = self._leases.held, self._clock()
-        tasks = self._read(task_queue.claim, account, limit, held, self._last_lease, now)
-        self._leases.take(tasks)
-        self._last_lease += len(tasks)
-        return tasks
+        leased, now = self._leases.held(account), self._clock()
+        return self._leases.take(account, self._read(task_queue.find_due, account, leased, limit, now, fed_until))
+
+    async def claim_any(self, account: str, share: float) -> list[Task]:
+        leased, now = self._leases.held(account), self._clock()
+        return self._leases.take(account, self._read(task_queue.find_any_due, account, leased, share, now))
 
     async def next_due_at(self, account: str) -> float | None:
-        return self._read(task_queue.next_due_at, account, self._leases.held)
+        return self._read(task_queue.next_due_at, account, self._leases.held(account))
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
