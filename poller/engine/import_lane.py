@@ -137,10 +137,7 @@ class ImportLane(Lane):
                     await self._poll_witness(slot)
                     return True
                 sent_at = self._clock()
-                settles_at = (
-                    sent_at + self._starter.longest_s + settle_s(None if self._timing is None else self._timing.planner)
-                )
-                sent = await self._starts.intend(row, sent_at=sent_at, due_at=settles_at)
+                sent = await self._starts.intend(row, sent_at=sent_at, due_at=sent_at + self._settle_s())
                 answer = await self._starter.start(body_to_send(row))
                 slot.answered(Answer(outcome=answer.shows, limits=answer.limits))
         except GateClosed:

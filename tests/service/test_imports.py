@@ -3,17 +3,19 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from poller.cli.commands.report import ReportOptions, write_report
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.sandbox import Outage, Scenario, parse_durations
-from tests.support.simulation import Simulation
+from tests.support.simulation import Simulation, named, settings_for
 
 OPTIONS = {"access": "PRIVATE", "folderPath": "/p"}
 QUICK: dict[str, Any] = {"durations": parse_durations("uniform:1,5"), "fates": {}, "latency_s": (0.02, 0.08)}
@@ -242,8 +244,6 @@ async def test_a_stray_id_is_not_taken_for_the_rows(tmp_path: Path, clock: Clock
         if ask.method == "POST" and not first:
             first.append(reply.body)
         elif ask.method == "POST" and len(first) == 1:
-            from dataclasses import replace
-
             first.append(b"")
             return replace(reply, body=first[0])
         return reply
@@ -263,3 +263,56 @@ async def test_polls_go_before_starts_so_that_outcomes_come_early(tmp_path: Path
         assert len(simulation.records()) > 0
         simulation.drain()
         await running
+
+
+async def test_a_row_that_waits_for_its_slot_is_not_unsure_after_a_kill(tmp_path: Path, clock: Clock) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    simulation = Simulation(folder, clock, scenario(requests=2, window_s=60.0))
+    rows = write_rows(folder, 30)
+    async with simulation.serving():
+        await simulation.run_for(30, rows, flags(trial=0) | {"requests": 2, "window_s": 60.0})
+    starts = (await simulation.sums()).starts
+    assert starts is not None
+    assert (starts.starts, starts.unsure, starts.unstarted) == (2, 0, 28)
+
+
+async def test_a_storage_that_is_full_pauses_the_account_and_ends_no_row(
+    tmp_path: Path, clock: Clock, events: Any
+) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(faults={"start_403_storage": 1.0}))
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(write_rows(tmp_path, 30), flags() | {"follow": True}))
+        await asyncio.sleep(300)
+        simulation.drain()
+        await running
+    (paused,) = {event["pause"]: event["detail"] for event in named(events, "lane.paused")}.items()
+    assert paused[0] == "import_refused"
+    assert "The account has reached its limit of file storage" in paused[1]
+    starts = (await simulation.sums()).starts
+    assert starts is not None
+    assert (starts.unstarted, starts.unsure) == (30, 0)
+    assert starts.refused == simulation.api.stats().starts_total < 20
+
+
+async def test_report_resubmit_and_import_bring_every_row_to_land(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("url,sku\n" + "".join(f"https://cdn.example.com/{n}.png,{n}\n" for n in range(8)))
+    simulation.api.stage = _with_server_error
+    assert await simulation.run(rows, flags()) is Exit.NOT_ALL_COMPLETE
+    options = ReportOptions(resubmit=tmp_path / "again.jsonl", defaults=OPTIONS)
+    await write_report(settings_for(tmp_path), options, clock)
+    healed = Simulation(tmp_path, clock, scenario(seed=2))
+    assert await healed.run(tmp_path / "again.jsonl", flags()) is Exit.ALL_COMPLETE
+    landed = {record["ref"]["url"] for record in healed.records() if record["landed"]}
+    assert landed == {f"https://cdn.example.com/{n}.png" for n in range(8)}
+    assert imbalances(await healed.sums()) == []
+
+
+def _with_server_error(_ask: Any, reply: Any) -> Any:
+    """Let the file's server answer 503, which passes, instead of 404."""
+    body = reply.body.replace(b"the server answered 404", b"the server answered 503")
+    return replace(reply, body=body.replace(b'["404"]', b'["503"]'))
