@@ -16,7 +16,7 @@ from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.model import Task
-from poller.core.protocols import StartClient, StartStore, StatusClient, Store, TokenSource
+from poller.core.protocols import Sink, StartClient, StartStore, StatusClient, Store, TokenSource
 from poller.core.record import decode
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.import_lane import ImportLane
@@ -32,7 +32,7 @@ from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
 from poller.store.versions import NO_IMPORTS
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
@@ -55,6 +55,7 @@ class Builder:
     metrics: Metrics
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
+    consumer: Sink | None = None  # takes finished tasks within this process, beside the sinks of the settings
 
     # --- sinks
 
@@ -65,14 +66,20 @@ class Builder:
 
         Raises `ConfigError`.
         """
-        loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in settings.sink_specs]
+        specs = settings.sink_specs if self.consumer is None else settings.sinks
+        loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in specs]
+        if self.consumer is not None:
+            loops.append(self._loop_of(self.consumer, settings))
         refuse_same_names([loop.sink for loop in loops])
         return loops
 
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
         """Return the delivery loop of a sink, not opened yet. Raises `ConfigError`."""
+        return self._loop_of(make_sink(spec, sink_environment(settings, self.environment)), settings)
+
+    def _loop_of(self, sink: Sink, settings: Settings) -> DeliveryLoop:
         return DeliveryLoop(
-            make_sink(spec, sink_environment(settings, self.environment)),
+            sink,
             store=self.store,
             metrics=self.metrics,
             clock=self.environment.clock,
@@ -172,11 +179,12 @@ class Builder:
     ) -> LaneSettings:
         account = settings.account_settings()[name]
         is_only_account = len(settings.account_settings()) == 1
+        is_awaited = not service.endless or self.consumer is not None
         return LaneSettings(
             client=self._client(name, account, tokens),
             polling=account.polling_rules(),
             timing=await self._timing(name, account),
-            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_answer=is_only_account and not service.endless),
+            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_answer=is_only_account and is_awaited),
         )
 
     def _client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:

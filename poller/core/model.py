@@ -371,6 +371,7 @@ class Written:
     """The batch is safe at its target, except for the records refused for good (number → reason)."""
 
     position: bytes | None = None  # the sink's own progress, committed with the delivered rows
+    count: int | None = None  # only so many records from the batch's begin were taken; None: all
     refused: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -523,6 +524,7 @@ class Selection:
     since: float | None = None  # finished at or after this instant
     kinds: frozenset[str] = frozenset()  # empty: any kind
     dead: bool = False  # only dead letters of the sink in question
+    task_ids: frozenset[str] | None = None  # only these; None: any
 
 
 class ReasonSum(NamedTuple):

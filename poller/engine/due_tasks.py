@@ -12,7 +12,7 @@ from poller.core.model import Task
 from poller.core.protocols import Clock, Gate, PollStore
 from poller.schedule import AccountTiming, Standstill
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
 CLAIMED_A_WORKER = 4  # due tasks that are claimed at once: a claim costs about as much for many as for few

@@ -39,7 +39,7 @@ from poller.schedule.starts import (
 )
 from poller.schedule.trial import LANDED_ENOUGH, Trial
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 BACKLOG_COUNTED = 100_000  # rows; beyond, a poll costs no more
 REPRICE_EVERY_S = 5.0

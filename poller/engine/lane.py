@@ -20,7 +20,7 @@ from poller.engine.witness import Witness
 from poller.schedule import AccountTiming
 from poller.schedule.policy import Polling, decide
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 

@@ -27,7 +27,7 @@ from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, 
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 USER_AGENT = f"hubspot-import-poller/{__version__}"
 LARGEST_PROBLEM = 65_536  # bytes of an error answer that are read

@@ -16,7 +16,7 @@ from poller.hubspot.connection import HostPool, read_body
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 class HubSpotStarts:

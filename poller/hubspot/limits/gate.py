@@ -32,7 +32,7 @@ from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
 from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 TOKEN_CHECK_S = 2.0  # how often a refused lane checks whether a person replaced the token
 MOST_LIMITS_LOGGED = 20  # different ones an account, in case the headers change all the time

@@ -1,1 +1,6 @@
-ALTER TABLE task ADD COLUMN start bytea -- NULL: its id was fed
+-- which pieces of four bytes a run of tasks contains, as in store/grams.py
+CREATE TABLE grams (
+    last bigint PRIMARY KEY,
+    first bigint NOT NULL,
+    bits bytea STORAGE PLAIN NOT NULL
+);
