@@ -450,6 +450,7 @@ class GateReading:
     daily_usable: int | None  # requests of a whole day, the reserve kept
     resets_at: float  # the account's next midnight
     pauses: Mapping[Pause, int]  # that began in this run, by reason
+    limit_reported: bool = False  # HubSpot's answers of this run showed the window's limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
