@@ -403,10 +403,11 @@ class Pause(StrEnum):
     IMPORT_REFUSED = "import_refused"
     MIGRATING = "migrating"
     OUTAGE = "outage"
+    PAUSED_BY_PERSON = "paused_by_person"
 
     @property
     def needs_person(self) -> bool:
-        """Whether it lasts until a person acts."""
+        """Whether something is wrong that only a person can fix. A pause that a person made is not a fault."""
         match self:
             case Pause.TOKEN_REFUSED | Pause.SCOPE_MISSING | Pause.WRONG_PATH | Pause.WRONG_HOST:
                 return True
@@ -414,7 +415,7 @@ class Pause(StrEnum):
                 return True
             case Pause.IMPORT_REFUSED:
                 return True
-            case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE:
+            case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE | Pause.PAUSED_BY_PERSON:
                 return False
             case _:
                 assert_never(self)

@@ -37,6 +37,7 @@ PAUSE_TEXT: Mapping[str, str] = {
     Pause.IMPORT_REFUSED: "HubSpot refuses to start imports; make room or change the plan, then they resume",
     Pause.MIGRATING: "HubSpot is moving the account to another data center; polling resumes by itself",
     Pause.OUTAGE: "HubSpot does not answer; polling resumes by itself when a probe succeeds",
+    Pause.PAUSED_BY_PERSON: "a person paused the account; `poller resume ACCOUNT` or the live page resumes polling",
 }
 
 
