@@ -75,13 +75,15 @@ class DueTasks:
             if tasks:
                 return tasks
             self._standstill.no_deadline_passed(now)
-        if self._standstill.take_turn(now):
+        if self._standstill.take_turn(now, self._gate.paused_s):
             return await self._store.claim_any(self._account, self._rng.random())
         return []
 
     def _note_standstill(self, now: float) -> None:
         """Start or end the standstill, and log it once."""
-        found = self.timing.standstill if self.timing is not None and self.timing.standstill.lasts(now) else None
+        found = None if self.timing is None else self.timing.standstill
+        if found is not None and not found.lasts(now, self._gate.paused_s):
+            found = None
         if found is not None and self._standstill is None:
             self._standstill_from = found.since
             log.warning("timing.standstill", account=self._account, since_s=round(now - found.since, 1))

@@ -131,13 +131,15 @@ class Lane:
 
     def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
         """Decide what the poll means for its task, and hand both to the recorder."""
-        now = self._clock()
-        learned_gap_s = None if self._timing is None else self._timing.learn(task, outcome, asked_at=asked_at, now=now)
+        now, paused_s = self._clock(), self.gate.paused_s
+        learned_gap_s = None
+        if self._timing is not None:
+            learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now, paused_s=paused_s)
         decision = decide(
             task,
             outcome,
             now=now,
-            paused_s=self.gate.paused_s,
+            paused_s=paused_s,
             is_paused=self.gate.pause is not None,
             others_answered=self._witness.others_answered(task),
             holds_unknown=self._holds_unknown(now),

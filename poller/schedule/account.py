@@ -36,8 +36,13 @@ class AccountTiming:
         self.deadline_s = tradeoff.deadline_s
         self._saved_at = -math.inf
 
-    def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
-        """Learn from a poll; return the wait for the next one where the task is still running."""
+    def learn(
+        self, task: Task, outcome: Outcome, *, asked_at: float, now: float, paused_s: float = 0.0
+    ) -> float | None:
+        """Learn from a poll; return the wait for the next one where the task is still running.
+
+        `paused_s` is the account's paused time so far.
+        """
         if not isinstance(outcome, Running | Finished):
             return None
         if task.polls:
@@ -56,7 +61,8 @@ class AccountTiming:
             self.planner.finished(before_s, age_s, took_s)
             return None
         chance = self.planner.chance(before_s, age_s)
-        self.standstill.unfinished(chance, now=now, deadline_at=task.fed_at + self.deadline_s)
+        deadline_at = task.fed_at + self.deadline_s
+        self.standstill.unfinished(chance, now=now, deadline_at=deadline_at, paused_s=paused_s)
         self.planner.unfinished(before_s, age_s)
         return self.planner.gap_s(age_s)
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("events")  # log lines would cost more than
 
 ALWAYS_DUE = {"polling": {"longest_gap_s": 1}, "deadline_s": 1e6}
 NEVER = Scenario(fates={Fate.NEVER: 1.0}, latency_s=(0.05, 0.1))
-ONE_WAY_S = (0.0, 0.1)  # with NEVER's latency an answer takes 50 to 300 ms, and a request arrives anywhere in it
+# Now and then one finishes: where none does for a minute, a standstill makes only few polls (schedule/standstill.py)
+SOME_FINISH = Scenario(fates={}, durations=parse_durations("uniform:0,900"), latency_s=(0.05, 0.1))
+ONE_WAY_S = (0.0, 0.1)  # with their latency an answer takes 50 to 300 ms, and a request arrives anywhere in it
 MEAN_LATENCY_S = 0.175
 
 
@@ -44,7 +46,7 @@ async def requests_per_s(
 async def test_a_busy_lane_gets_97_percent_of_what_answer_anchored_slots_allow_and_never_a_429(
     tmp_path: Path, clock: Clock, requests: int, window_s: float, tasks: int, limit_from: str
 ) -> None:
-    scenario = replace(NEVER, requests=requests, window_s=window_s, send_headers=limit_from == "headers")
+    scenario = replace(SOME_FINISH, requests=requests, window_s=window_s, send_headers=limit_from == "headers")
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
     limits = {"requests": requests, "window_s": window_s} if limit_from == "flags" else {}
     ids = simulation.write_ids(tasks)
@@ -58,7 +60,7 @@ async def test_a_busy_lane_gets_97_percent_of_what_answer_anchored_slots_allow_a
 async def test_a_tenth_of_the_answers_taking_3_s_bring_no_429(
     tmp_path: Path, clock: Clock, requests: int, window_s: float, tasks: int
 ) -> None:
-    scenario = replace(NEVER, requests=requests, window_s=window_s, slow_share=0.1)
+    scenario = replace(SOME_FINISH, requests=requests, window_s=window_s, slow_share=0.1)
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
     rate = await requests_per_s(
         simulation, simulation.write_ids(tasks), ALWAYS_DUE, from_s=2 * window_s, to_s=8 * window_s
@@ -71,7 +73,7 @@ async def test_a_tenth_of_the_answers_taking_3_s_bring_no_429(
 async def test_beside_another_client_that_takes_30_of_100_both_make_progress_and_429s_are_a_handful(
     tmp_path: Path, clock: Clock
 ) -> None:
-    simulation = Simulation(tmp_path, clock, NEVER, one_way_s=ONE_WAY_S)
+    simulation = Simulation(tmp_path, clock, SOME_FINISH, one_way_s=ONE_WAY_S)
     theirs: list[int] = []
 
     async def other() -> None:
