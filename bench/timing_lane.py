@@ -138,7 +138,7 @@ class SimulatedLane:
         return self._tasks[self._due[0][1]]
 
     def _put_off(self, task: Task, now: float) -> Task | None:
-        put_off_s = 0.0
+        put_off_s = self.timing.put_off_s(task, now)
         if put_off_s <= 0:
             return task
         self.played.put_offs += 1
@@ -175,7 +175,9 @@ class SimulatedLane:
             self.played.late_s[number] = at - one.seen_from
 
 
-def play(imports: Sequence[Import], per_second: float, polling: Polling | None = None) -> Played:
+def play(
+    imports: Sequence[Import], per_second: float, polling: Polling | None = None, line_by: str | None = None
+) -> Played:
     """Play the imports under a limit; without `polling`, by the default."""
     rules = polling or Polling(deadline_s=DEADLINE_S)
-    return SimulatedLane(imports, AccountTiming("a", rules.tradeoff), per_second, rules.deadline_s).run()
+    return SimulatedLane(imports, AccountTiming("a", rules.tradeoff, line_by=line_by), per_second, rules.deadline_s).run()
