@@ -1,4 +1,4 @@
-"""`python -m bench polls|feeding|scale|startup`: measure, print a table and the machine's data."""
+"""`python -m bench polls|feeding|scale|startup|postgres`: measure, print a table and the machine's data."""
 
 import argparse
 import os
@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.contenders import CONTENDERS
-from bench.server import free_port, pinned, serving
+from bench.postgres import postgres
+from bench.server import cores, free_port, pinned, serving
 from bench.service import Run, instant, run_service
 
 SERVICE = "poller"
@@ -25,7 +26,7 @@ SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # share of the p
 
 def polls(args: argparse.Namespace) -> None:
     """Every contender against the same server in turn, `rounds` times; the service with all its promises."""
-    server_core, core = _cores()
+    server_core, core = cores()
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*CONTENDERS, SERVICE]}
     with serving(server_core, cookies=args.cookies) as base_url:
         for _ in range(args.rounds):
@@ -41,7 +42,6 @@ def polls(args: argparse.Namespace) -> None:
             f"{name:14} {rate[name]:7.0f} {rate[name] / rate['bare']:8.2f} {cost[name] * 1e6:19.0f}"
             f" {cost[name] / cost['bare']:8.2f} {peak:8.0f}"
         )
-    _print_machine()
 
 
 def feeding(args: argparse.Namespace) -> None:
@@ -58,12 +58,11 @@ def feeding(args: argparse.Namespace) -> None:
             )
             run, taken_s = _fed_over_http(folder / "http", args.tasks // 5, make_id)
             print(f"{'':4}over HTTP {args.tasks // 5 / taken_s:7.0f} ids/s, peak {run.peak_mb:.0f} MB")
-    _print_machine()
 
 
 def scale(args: argparse.Namespace) -> None:
     """A state of N waiting tasks: time to the first poll, polls a second, memory."""
-    server_core, core = _cores()
+    server_core, core = cores()
     for tasks in args.tasks:
         with tempfile.TemporaryDirectory(prefix="bench-") as name, serving(server_core) as base_url:
             folder = Path(name)
@@ -79,7 +78,6 @@ def scale(args: argparse.Namespace) -> None:
                 f"{tasks:9} tasks: first poll after {waited_s:.2f} s, {rate:.0f} polls/s, processor {cost * 1e6:.0f} µs"
                 f" a poll, peak {max(first.peak_mb, run.peak_mb):.0f} MB"
             )
-    _print_machine()
 
 
 def startup(args: argparse.Namespace) -> None:
@@ -92,7 +90,6 @@ def startup(args: argparse.Namespace) -> None:
             subprocess.run([program, *flags], check=True, capture_output=True)
             taken.append(time.perf_counter() - began)
         print(f"poller {' '.join(flags):10} best {min(taken):.3f} s, median {median(taken):.3f} s")
-    _print_machine()
 
 
 def _contend(name: str, base_url: str, number: int, core: int | None) -> tuple[float, float, float]:
@@ -115,7 +112,7 @@ def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, f
 
 def _fed(folder: Path, ids: Path) -> Run:
     """Feed a state while nothing can be polled: the API is a port without a server."""
-    return run_service(folder, "http://127.0.0.1:9", [ids], core=_cores()[1], until="source.ended", POLLER_WORKERS="1")
+    return run_service(folder, "http://127.0.0.1:9", [ids], core=cores()[1], until="source.ended", POLLER_WORKERS="1")
 
 
 def _fed_over_http(folder: Path, tasks: int, make_id: Callable[[int], str]) -> tuple[Run, float]:
@@ -140,7 +137,7 @@ def _fed_over_http(folder: Path, tasks: int, make_id: Callable[[int], str]) -> t
     listen = f"127.0.0.1:{port}"
     no_api = "http://127.0.0.1:9"
     settings = {"POLLER_WORKERS": "1", "POLLER_LISTEN": listen, "POLLER_FOLLOW": "true"}
-    run = run_service(folder, no_api, [], core=_cores()[1], while_running=post_all, **settings)
+    run = run_service(folder, no_api, [], core=cores()[1], while_running=post_all, **settings)
     return run, taken_s
 
 
@@ -181,12 +178,6 @@ def _random(_number: int) -> str:
     return urlsafe_b64encode(_CHANCE.randbytes(9)).decode()
 
 
-def _cores() -> tuple[int | None, int | None]:
-    """Return the server's core and the contender's; None where there is only one to share."""
-    usable = sorted(os.sched_getaffinity(0))
-    return (usable[0], usable[-1]) if len(usable) > 1 else (None, None)
-
-
 def _print_machine() -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
 
@@ -210,8 +201,19 @@ def main() -> None:
     part = parts.add_parser("startup", help=startup.__doc__)
     part.add_argument("--rounds", type=int, default=10)
     part.set_defaults(measure=startup)
+    part = parts.add_parser("postgres", help=postgres.__doc__)
+    part.add_argument("--parts", nargs="+", default=["polls", "feeding", "waiting"])
+    part.add_argument("--trees", nargs="+", default=["."], help="checkouts to compare, each round in turn")
+    part.add_argument("--polls", type=int, default=60_000)
+    part.add_argument("--accounts", type=int, default=1)
+    part.add_argument("--fed", type=int, default=300_000)
+    part.add_argument("--waiting", type=int, default=1_000_000)
+    part.add_argument("--seconds", type=float, default=15.0)
+    part.add_argument("--rounds", type=int, default=3)
+    part.set_defaults(measure=postgres)
     args = parser.parse_args()
     args.measure(args)
+    _print_machine()
 
 
 if __name__ == "__main__":

@@ -60,6 +60,12 @@ def pinned(core: int | None):
     return (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
 
 
+def cores() -> tuple[int | None, int | None]:
+    """Return the server's core and the contender's; None where there is only one to share."""
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[0], usable[-1]) if len(usable) > 1 else (None, None)
+
+
 def free_port() -> int:
     """Return a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -52,23 +52,37 @@ class Run:
 
     def polls(self) -> tuple[float, float]:
         """Return polls a second and processor seconds a poll, between a tenth and nine tenths of all polls."""
-        summaries = [
-            (instant(event), int(str(event["polls"]))) for event in self.events if event["event"] == "run.summarized"
-        ]
-        total = summaries[-1][1] if summaries else 0
-        steady = [(at, polls) for at, polls in summaries if 0.1 * total <= polls <= 0.95 * total]
-        if len(steady) < 2:
-            raise SystemExit("the run was too short to be measured: use more tasks")
-        (began, first), (ended, last) = steady[0], steady[-1]
+        (began, first), (ended, last) = self.steady()
         return (last - first) / (ended - began), (self.processor(ended) - self.processor(began)) / (last - first)
 
+    def steady(self) -> tuple[tuple[float, int], tuple[float, int]]:
+        """Return the instants when a tenth and nine tenths of all polls were made, each with how many these were."""
+        total = self.total_polls()
+        steady = [(at, polls) for at, polls in self._summaries() if 0.1 * total <= polls <= 0.95 * total]
+        if len(steady) < 2:
+            raise SystemExit("the run was too short to be measured: use more tasks")
+        return steady[0], steady[-1]
+
+    def total_polls(self) -> int:
+        """Return how many polls the run made."""
+        return max((polls for _, polls in self._summaries()), default=0)
+
+    def _summaries(self) -> list[tuple[float, int]]:
+        return [
+            (instant(event), int(str(event["polls"]))) for event in self.events if event["event"] == "run.summarized"
+        ]
+
     def processor(self, at: float) -> float:
-        """Return the processor seconds used up to an instant, by the two samples around it."""
-        for before, after in pairwise(self.samples):
-            if before.at <= at <= after.at:
-                share = (at - before.at) / (after.at - before.at)
-                return before.processor_s + share * (after.processor_s - before.processor_s)
-        return self.samples[-1].processor_s
+        """Return the processor seconds used up to an instant."""
+        return value_at(at, [(each.at, each.processor_s) for each in self.samples])
+
+
+def value_at(at: float, samples: Sequence[tuple[float, float]]) -> float:
+    """Return a value that only grows at an instant, by the two samples around it."""
+    for (before, low), (after, high) in pairwise(samples):
+        if before <= at <= after:
+            return low + (at - before) / (after - before) * (high - low)
+    return samples[-1][1]
 
 
 def instant(event: dict[str, object]) -> float:

@@ -70,15 +70,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="            if self._is_held(each.task):",
-        new="            if each.task.lease != RECORDING:",
+        old="            if self._is_held(task):\n                self._held",
+        new="            if task.lease != RECORDING:\n                self._held",
         tests=STORE,
     ),
     Bug(
         name="release-of-another-lease",
         file="poller/store/leases.py",
-        old="for task in tasks if self._is_held(task)",
-        new="for task in tasks if task.key in self.held",
+        old="            if self._is_held(task):\n                self._end",
+        new="            if task.key in self._held[task.account]:\n                self._end",
         tests=STORE,
     ),
     Bug(
@@ -188,11 +188,18 @@ BUGS = (
         tests=("store/test_postgres",),
     ),
     Bug(
-        name="postponed-without-its-lease",
-        file="poller/store/postgres/task_queue.py",
-        old='" WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key"',
-        new='" WHERE t.key = x.key RETURNING t.key"',
+        name="claim-older-than-a-commit",
+        file="poller/store/postgres/store.py",
+        old="if row[0] not in ended and row[0] not in held",
+        new="if row[0] not in held",
         tests=("store/test_postgres",),
+    ),
+    Bug(
+        name="sleep-past-what-became-due",
+        file="poller/engine/due_tasks.py",
+        old="        self._sleeps_until = math.inf ",
+        new="        pass ",
+        tests=("engine/test_due_tasks",),
     ),
     Bug(
         name="unstored-polls-logged",

@@ -26,7 +26,7 @@ from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
-from poller.sinks import SinkEnvironment, SinkSpec, make_sink, refuse_same_names
+from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
 
 log = structlog.get_logger()
 
@@ -67,18 +67,11 @@ class Builder:
 
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
         """Return the delivery loop of a sink, not opened yet. Raises `ConfigError`."""
-        environment = self.environment
-        outside = SinkEnvironment(
-            clock=environment.clock,
-            rng=environment.rng,
-            environ=environment.environ,
-            hidden=settings.secret_variables(),
-        )
         return DeliveryLoop(
-            make_sink(spec, outside),
+            make_sink(spec, sink_environment(settings, self.environment)),
             store=self.store,
             metrics=self.metrics,
-            clock=environment.clock,
+            clock=self.environment.clock,
             give_up_s=settings.give_up_s,
         )
 
@@ -174,25 +167,50 @@ class Builder:
         return await _stored_token(account.token_file, account.token_env, self.environment.environ)
 
     def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
-        environ = self.environment.environ
-        if oauth.client_secret is not None:
-            secret = oauth.client_secret.get_secret_value()
-        elif oauth.client_secret_env is not None:
-            secret = secret_in_env(oauth.client_secret_env, environ)
-        else:
-            secret = secret_in_file(oauth.client_secret_file or Path())
-        variable = oauth.refresh_token_env
+        secret, refresh_token = oauth_secrets(oauth, self.environment.environ)
         logs.keep_secret(secret)
         source = OAuthToken(
             client_id=oauth.client_id,
             client_secret=secret,
-            refresh_token=None if variable is None else secret_in_env(variable, environ),
+            refresh_token=refresh_token,
             refresh_token_file=oauth.refresh_token_file,
             token_url=base_url + oauth.token_path,
             post=self.connections.post,
             clock=self.environment.clock,
         )
         return _HiddenToken(source)
+
+
+def sink_environment(settings: Settings, environment: Environment) -> SinkEnvironment:
+    return SinkEnvironment(
+        clock=environment.clock,
+        rng=environment.rng,
+        environ=environment.environ,
+        hidden=settings.secret_variables(),
+    )
+
+
+async def check_build(settings: Settings, environment: Environment) -> None:
+    """Raise `ConfigError` where a sink cannot be made, or a secret is missing: before the run creates any file."""
+    check_sinks(settings.sink_specs, sink_environment(settings, environment))
+    for account in settings.account_settings().values():
+        if account.oauth is not None:
+            oauth_secrets(account.oauth, environment.environ)
+        else:
+            await _stored_token(account.token_file, account.token_env, environment.environ)
+    await site_token(settings, environment.environ)
+
+
+def oauth_secrets(oauth: OAuthTable, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the client's secret, and the refresh token where a variable has it. Raises `ConfigError`."""
+    if oauth.client_secret is not None:
+        secret = oauth.client_secret.get_secret_value()
+    elif oauth.client_secret_env is not None:
+        secret = secret_in_env(oauth.client_secret_env, environ)
+    else:
+        secret = secret_in_file(oauth.client_secret_file or Path())
+    variable = oauth.refresh_token_env
+    return secret, None if variable is None else secret_in_env(variable, environ)
 
 
 def _gate_limits(account: AccountSettings) -> GateLimits:

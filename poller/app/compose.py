@@ -13,18 +13,19 @@ from typing import Any
 import structlog
 
 from poller.app import inputs
-from poller.app.build import Builder, site_token
+from poller.app.build import Builder, check_build, site_token
 from poller.app.environment import Environment
+from poller.app.messages import NO_INPUT
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
-from poller.core.errors import ConfigError, PollerError
+from poller.core.errors import ConfigError, InputError, PollerError
 from poller.core.model import Sums
 from poller.core.protocols import Store
 from poller.core.steady_clock import SteadyClock
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import Source
-from poller.store import open_store
+from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
 
 log = structlog.get_logger()
@@ -48,6 +49,9 @@ async def open_run(settings: Settings, sources: Sequence[Source], environment: E
     monotonic = environment.monotonic or asyncio.get_running_loop().time
     environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
+    await check_build(settings, environment)
+    if not sources and not inputs.is_endless(settings, sources) and is_new(settings.state):
+        raise InputError(NO_INPUT)
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock)
         stack.push_async_callback(store.close)

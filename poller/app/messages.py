@@ -2,11 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
 
+from poller.config import Settings
 from poller.core import log as logs
 from poller.core.errors import Exit, InputError, PollerError
 from poller.core.model import Sums
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 LONGEST_COMMAND = 500  # characters; a longer one is not worth copying
 STDIN = "-"
+LIKELY_PERCENT = 100  # a smaller number of tasks may be meant as a percentage
+NO_INPUT = "no input was given, and the state has no tasks: poller run FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +69,15 @@ def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_f
         return InputError(f"no usable id in the input. {listed}")
     if sums.waiting or sums.finished:
         return None
-    return InputError(
-        "the input has no id" if sources else "no input was given, and the state has no tasks: poller run FILE"
-    )
+    return InputError("the input has no id" if sources else NO_INPUT)
+
+
+def notes_at_start(settings: Settings) -> Iterator[str]:
+    """Yield what a person may have meant otherwise."""
+    count = settings.stop_on_failures
+    if count is not None and 1 <= count <= LIKELY_PERCENT:
+        tasks = "1 task is" if count == 1 else f"{count:.0f} tasks are"
+        yield f"the run stops as soon as {tasks} not complete; for a share write --stop-on-failures {count:.0f}%"
 
 
 def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str, again: str) -> Exit:

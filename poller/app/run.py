@@ -12,10 +12,10 @@ from poller import __version__
 from poller.app import inputs
 from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.environment import Environment
-from poller.app.messages import conclude, nothing_fed, write
+from poller.app.messages import conclude, notes_at_start, nothing_fed, write
 from poller.app.progress import progress_of
 from poller.app.reload import Reload
-from poller.config import Settings
+from poller.config import Settings, unused_proxies
 from poller.core.errors import Exit, StoreError
 from poller.core.model import Sums
 from poller.core.protocols import Store
@@ -40,6 +40,10 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         given = await _GivenWork.begin(store, metrics)
         service.on_chunk = given.save
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
+        for note in notes_at_start(settings):
+            write(f"poller: {note}", environment.terminal)
+        if variables := unused_proxies(settings, environment.environ):
+            log.warning("proxy.not_used", variables=variables)
         environment.on_start(service)
         async with open_site(settings, parts) as site:
             if site.url is not None and environment.terminal is not None:

@@ -32,6 +32,7 @@ from poller.cli.commands import (
     verify,
     why,
 )
+from poller.cli.help import command_class
 from poller.core.errors import Exit, PollerError
 
 
@@ -82,8 +83,11 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for module in (run, check_config, plan, status, why, report, verify, replay, reload, ui, healthcheck, demo, sandbox):
-    app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
-app.command(import_files.NAME, epilog=import_files.EXAMPLES)(import_files.import_files)  # `import` is a keyword
+    name = module.__name__.rpartition(".")[2]
+    app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))
+app.command(import_files.NAME, epilog=import_files.EXAMPLES, cls=command_class(import_files))(
+    import_files.import_files  # `import` is a keyword
+)
 
 
 def _is_handled_elsewhere(error: Exception) -> bool:

@@ -6,7 +6,7 @@ Account settings at the top are the defaults of every account; `[accounts.NAME]`
 
 from poller.config.address import Address, address_of, is_loopback_host
 from poller.config.load import load
-from poller.config.messages import describe, problems_in_table, unknown_variables
+from poller.config.messages import describe, problems_in_table, unknown_variables, unused_proxies
 from poller.config.settings import AccountSettings, OAuthTable, PollingTable, Settings
 from poller.config.sources import SourceTable
 
@@ -23,4 +23,5 @@ __all__ = [
     "load",
     "problems_in_table",
     "unknown_variables",
+    "unused_proxies",
 ]

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 from poller.config.merge import PREFIX, KeyPath, dotted, flag, overlay, variable
 from poller.config.messages import messages_of
 from poller.config.settings import Settings
+from poller.config.value_types import WINDOWS_PATH
 from poller.core.errors import ConfigError
 
 SECRETS_DIR = Path("/run/secrets")  # where Docker and Kubernetes put secrets by default
@@ -37,15 +38,19 @@ def load(
     )
     merged: dict[str, Any] = {}
     origins: dict[KeyPath, str] = {}
+    overridden: dict[KeyPath, str] = {}  # where the value was set that the one in force beats
     for values, name in layers:
         merged = overlay(merged, values)
-        origins |= {path: name(path) for path in _leaves(values)}
+        given = {path: name(path) for path in _leaves(values)}
+        overridden |= {path: origins[path] for path in given if path in origins}
+        origins |= given
     try:
         settings = Settings(**merged)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         raise ConfigError("\n".join(messages_of(problems, origins))) from None
     settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
+    settings._overridden.update(overridden)  # noqa: SLF001 - likewise
     return settings
 
 
@@ -59,7 +64,14 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not TOML: {error}. Text needs quotes, a table begins with [name]") from None
+        hint = WINDOWS_PATH if _has_backslash(file, str(error)) else "Text needs quotes, a table begins with [name]"
+        raise ConfigError(f"{file}: not TOML: {error}. {hint}") from None
+
+
+def _has_backslash(file: Path, problem: str) -> bool:
+    """Whether the line that `problem` names has a backslash."""
+    lines, line = file.read_text("utf-8", "replace").splitlines(), re.search(r"at line (\d+)", problem)
+    return line is not None and int(line[1]) <= len(lines) and "\\" in lines[int(line[1]) - 1]
 
 
 def _read_secrets(folder: Path) -> dict[str, str]:

@@ -123,10 +123,18 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
     return {name: _nearest(name.upper(), known) for name in sorted(unknown)}
 
 
+def unused_proxies(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Return the variables of a proxy that the poller does not read, though other programs do."""
+    if settings.proxy is not None:
+        return []
+    return [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy") if environ.get(name)]
+
+
 def describe(settings: Settings) -> str:
     """Return the settings in force as TOML-like text, each that was set with its origin. Has no secret."""
-    origins = settings._origins  # noqa: SLF001 - this module's own field
-    values = settings.model_dump(mode="json")
+    origins, beaten = settings._origins, settings._overridden  # noqa: SLF001 - this module's own fields
+    origins = {path: f"{origin}, not {beaten[path]}" if path in beaten else origin for path, origin in origins.items()}
+    values = settings.model_dump(mode="json") | {"sinks": settings.sink_specs}
     values["sources"] = [table.to_json() for table in settings.sources]
     accounts = values.pop("accounts")
     lines = list(_described(values, (), origins))

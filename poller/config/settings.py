@@ -1,7 +1,6 @@
 """Every setting: its name, default and range. The defaults of the timing rules are those of `policy.Polling`."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -25,6 +24,7 @@ from poller.config.value_types import (
     AccountName,
     Count,
     Empty,
+    FilePath,
     Seconds,
     StateUrl,
     UrlPath,
@@ -82,9 +82,9 @@ class OAuthTable(BaseModel):
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretStr | None = None
     client_secret_env: Variable | None = None
-    client_secret_file: Path | None = None
+    client_secret_file: FilePath | None = None
     refresh_token_env: Variable | None = None
-    refresh_token_file: Path | None = None
+    refresh_token_file: FilePath | None = None
     token_path: UrlPath = "/oauth/2026-03/token"  # noqa: S105 - a path
 
     @model_validator(mode="after")
@@ -127,7 +127,7 @@ class AccountSettings(BaseModel):
     )
     expect_result: Annotated[bool | None, Word] = None  # None: as the status path's family does
     token_env: Variable = "HUBSPOT_TOKEN"  # noqa: S105 - a name
-    token_file: Annotated[Path | None, Empty] = None
+    token_file: Annotated[FilePath | None, Empty] = None
     oauth: OAuthTable | None = None
     requests: Annotated[Annotated[Count, Field(le=1_000_000)] | None, Word] = None  # None: learned from the answers
     window_s: Annotated[Annotated[Seconds, Field(ge=0.1, le=3600)] | None, Word] = None
@@ -180,7 +180,7 @@ class Settings(AccountSettings):
     log: LogTable = LogTable()
     listen: Annotated[str, AfterValidator(listen_address), _FIXED] = "127.0.0.1:8321"
     listen_token_env: Annotated[Variable | None, Empty, _FIXED] = None
-    listen_token_file: Annotated[Path | None, Empty, _FIXED] = None
+    listen_token_file: Annotated[FilePath | None, Empty, _FIXED] = None
     follow: Annotated[bool, _FIXED] = False
     progress: Annotated[bool, _FIXED] = True
     summary_every_s: Annotated[Seconds, _FIXED] = 30.0
@@ -194,9 +194,10 @@ class Settings(AccountSettings):
     ] = None  # a share of a run's outcomes below 1, else a number of them; None: never
     retention_s: Annotated[Annotated[Seconds, Field(le=100 * 366 * 86_400)] | None, Word] = None  # None: forever
     proxy: Annotated[Annotated[str, AfterValidator(http_url)] | None, Empty, _FIXED] = None
-    ca_file: Annotated[Path | None, Empty, _FIXED] = None
+    ca_file: Annotated[FilePath | None, Empty, _FIXED] = None
 
     _origins: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+    _overridden: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -226,8 +227,9 @@ class Settings(AccountSettings):
         address = address_of(self.listen)
         if address is not None and not address.is_loopback and not tokens:
             raise ValueError(
-                "listen is an address that other machines can reach: set listen_token_file or listen_token_env to "
-                'where a bearer token is, or listen on "127.0.0.1:8321", or "off"'
+                "listen is an address that other machines can reach, so it needs a bearer token in a file or a "
+                "variable: --listen-token-file or --listen-token-env, listen_token_file in the config, or "
+                'POLLER_LISTEN_TOKEN_FILE. Or listen on "127.0.0.1:8321", or "off"'
             )
         return self
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from poller.config.value_types import AccountName, Empty, Seconds, distinct
+from poller.config.value_types import AccountName, Empty, Seconds, distinct, no_controls
 
 Kind = Literal["file", "glob", "folder", "stdin"]
 
@@ -16,7 +16,7 @@ _WHICH = 'needs one of path = "ids.txt", glob = "in/*.csv", folder = "in" and st
 def _path(text: str) -> str:
     if not text or "\0" in text:
         raise ValueError("must be a path")
-    return text
+    return str(no_controls(text))
 
 
 def _paths(value: str | list[str]) -> str | list[str]:

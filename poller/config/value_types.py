@@ -5,13 +5,16 @@ because it may be a secret in the wrong setting.
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+WINDOWS_PATH = "In TOML write a Windows path in single quotes, or with / in place of each backslash"
 _SINK_KIND = "[a-z][a-z0-9_-]*"
+_PATH = r"[A-Za-z0-9_./~%+-]{1,200}"  # plain enough to be repeated in a message
 ACCOUNT_NAME = "[A-Za-z0-9_.-]{1,64}"
 
 
@@ -52,8 +55,15 @@ def share_or_count(value: object) -> object:
     except (TypeError, ValueError):
         number = 0.0
     if number <= 0 or (number >= 1 and not number.is_integer()):
-        raise ValueError('must be a share such as "20%" or 0.2, or a whole number of failed tasks such as 500')
+        raise ValueError('must be a share of the outcomes such as "20%" or 0.2, or a whole number of tasks such as 500')
     return number
+
+
+def no_controls(value: Any) -> Any:
+    """Refuse a path with a line break or a tab: in TOML a backslash in double quotes begins an escape."""
+    if isinstance(value, str | Path) and re.search(r"[\x00-\x1f\x7f]", str(value)):
+        raise ValueError(f"has a character that no path has. {WINDOWS_PATH}")
+    return value
 
 
 def known_zone(name: str) -> str:
@@ -114,18 +124,45 @@ def _sink_spec(sink: object) -> object:
     if isinstance(sink, dict):
         if not isinstance(sink.get("kind"), str) or not re.fullmatch(_SINK_KIND, sink["kind"]):
             raise ValueError('a sink table needs its kind, such as kind = "jsonl"')
-    elif not isinstance(sink, str) or not re.fullmatch(rf"{_SINK_KIND}(:\S.*)?", sink):
-        raise ValueError('a sink is KIND or KIND:TARGET, such as "stdout" or "jsonl:finished.jsonl"')
+        return sink
+    if isinstance(sink, str) and sink.startswith(("jsonl:", "csv:")):
+        no_controls(sink)
+    if not isinstance(sink, str) or not re.fullmatch(rf"{_SINK_KIND}(:\S.*)?", sink) or _meant_sink(sink):
+        meant = _meant_sink(sink) if isinstance(sink, str) else ""
+        what = f"; did you mean {meant}?" if meant else ', such as "stdout" or "jsonl:finished.jsonl"'
+        raise ValueError(f"a sink is KIND or KIND:TARGET{what}")
     return sink
+
+
+def _meant_sink(text: str) -> str:
+    """Return the sink that a bare path or URL means; empty for any other text. A URL is not repeated."""
+    if re.match(r"https?:", text):
+        return "webhook:URL"
+    if re.match(r"(postgres(ql)?|sqlite):", text):
+        return "sql:URL"
+    path = re.fullmatch(rf"{_PATH}\.(jsonl|ndjson|json|txt|csv)", text)
+    return f"{'csv' if path[1] == 'csv' else 'jsonl'}:{text}" if path else ""
+
+
+def state_url(text: str) -> str:
+    """Accept a URL; a bare path, or a sqlite: URL with too few slashes, is refused with the URL that it means."""
+    no_controls(text)
+    path = text.removeprefix("sqlite:").removeprefix("//")
+    if not text.startswith("sqlite:///") and re.fullmatch(rf"{_PATH}\.(db|sqlite3?)", path):
+        raise ValueError(f"must be a URL; did you mean sqlite:///{path}?")
+    if not re.fullmatch(r"(?s)[a-z][a-z0-9+]*://.*", text):
+        raise ValueError('must be a URL such as "sqlite:///poller.db"')
+    return text
 
 
 Count = Annotated[int, BeforeValidator(no_bool), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
 Word = BeforeValidator(lambda value: None if value in ("", "auto", "never") else value)  # TOML has no null
 Empty = BeforeValidator(lambda value: None if value == "" else value)
+FilePath = Annotated[Path, AfterValidator(no_controls)]
 AccountName = Annotated[str, shaped(ACCOUNT_NAME, "an account's name is 1 to 64 of A-Z a-z 0-9 _ . -")]
 UrlPath = Annotated[str, shaped(r"/(?!/)[A-Za-z0-9_.~/-]+", "must be a plain path that starts with /")]
-StateUrl = Annotated[str, shaped(r"(?s)[a-z][a-z0-9+]*://.*", 'must be a URL such as "sqlite:///poller.db"')]
+StateUrl = Annotated[str, AfterValidator(state_url)]
 Variable = Annotated[
     str,
     shaped(

@@ -30,13 +30,20 @@ def secret_in_file(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the secret in {path}: {path_problem(error)}") from None
+        raise unreadable_secret(path, error) from None
     if len(raw) > LARGEST_FILE:
         raise ConfigError(f"{path} is too large. It must contain the secret and nothing else.")
     value = raw.decode("utf-8-sig", errors="replace").strip()
     if not value:
         raise ConfigError(f"{path} is empty. It must contain the secret.")
     return checked_token(value, str(path))
+
+
+def unreadable_secret(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"cannot read the secret in {path}: {path_problem(error)}. Write the secret into it, or name another file (for "
+        "HubSpot's token with --token-file)."
+    )
 
 
 def checked_token(value: str, where: str) -> str:

@@ -153,7 +153,7 @@ class PollStore(Protocol):
 
     async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then. A
-        lease ends with `record`, `release` or the process; in PostgreSQL also a minute after the last `beat`."""
+        lease ends with `record`, `release` or the process."""
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over

@@ -1,6 +1,7 @@
 """An account's due tasks: claimed many at a time, handed out one by one."""
 
 import asyncio
+import math
 from collections import deque
 from contextlib import suppress
 from random import Random
@@ -14,6 +15,7 @@ from poller.schedule import AccountTiming, Standstill
 log = structlog.get_logger()
 
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
+CLAIMED_A_WORKER = 4  # due tasks that are claimed at once: a claim costs about as much for many as for few
 
 
 class DueTasks:
@@ -37,6 +39,7 @@ class DueTasks:
         self._rng = rng
         self._claimed: deque[Task] = deque()
         self._claiming = asyncio.Lock()
+        self._more_are_due = False
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
         self._stopping = False
@@ -44,24 +47,31 @@ class DueTasks:
         self._standstill_from = 0.0
 
     async def next(self) -> Task | None:
-        """Wait for a due task; None once stopped. Workers take turns, so that one claim serves many."""
-        if self._claimed and not self._stopping:
+        """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""
+        if self._claimed and not self._stopping and (self._claiming.locked() or not self._is_short()):
             return self._claimed.popleft()
         async with self._claiming:
-            while not self._claimed and not self._stopping:
+            while not self._stopping and (not self._claimed or self._is_short()):
                 self._woken.clear()
-                self._claimed.extend(await self._claim(self._clock()))
+                limit = CLAIMED_A_WORKER * self._gate.workers
+                claimed = await self._claim(self._clock(), limit)
+                self._claimed.extend(claimed)
+                self._more_are_due = len(claimed) == limit
                 if not self._claimed:
                     await self._sleep_until_due()
             return None if self._stopping else self._claimed.popleft()
 
-    async def _claim(self, now: float) -> list[Task]:
+    def _is_short(self) -> bool:
+        """Whether to claim more before the last claimed task is handed out, so that no worker waits for a claim."""
+        return self._more_are_due and len(self._claimed) < self._gate.workers
+
+    async def _claim(self, now: float, limit: int) -> list[Task]:
         self._note_standstill(now)
         if self.timing is None or self._standstill is None:
-            return await self._store.claim(self._account, self._gate.workers)
+            return await self._store.claim(self._account, limit)
         if self._standstill.deadline_at <= now:
             fed_until = now - self.timing.deadline_s
-            tasks = await self._store.claim(self._account, self._gate.workers, fed_until=fed_until)
+            tasks = await self._store.claim(self._account, limit, fed_until=fed_until)
             if tasks:
                 return tasks
             self._standstill.no_deadline_passed(now)
@@ -82,11 +92,12 @@ class DueTasks:
 
     async def _sleep_until_due(self) -> None:
         now = self._clock()
+        self._sleeps_until = math.inf  # while the schedule is read, every task that becomes due ends the sleep
         if self._standstill is not None:
             due_at: float | None = self._standstill.sleeps_until
         else:
             due_at = await self._store.next_due_at(self._account)
-        self._sleeps_until = min(now + LONGEST_SLEEP_S, due_at if due_at is not None else float("inf"))
+        self._sleeps_until = min(now + LONGEST_SLEEP_S, due_at if due_at is not None else math.inf)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()

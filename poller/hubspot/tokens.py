@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 import structlog
 
-from poller.core.credentials import checked_token, path_problem, secret_in_env, secret_in_file
+from poller.core.credentials import checked_token, secret_in_env, secret_in_file, unreadable_secret
 from poller.core.errors import ConfigError
 from poller.core.protocols import Clock
 
@@ -206,7 +206,7 @@ def _identity(path: Path) -> tuple[int, ...]:
     try:
         now = path.stat()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the secret in {path}: {path_problem(error)}") from None
+        raise unreadable_secret(path, error) from None
     return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
 
 

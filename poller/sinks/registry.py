@@ -1,6 +1,7 @@
 """Makes sinks of specs and tables: our own kinds, and those of other packages."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -22,6 +23,23 @@ SinkSpec = str | Mapping[str, Any]
 
 KINDS: Mapping[str, type[SinkTable]] = {
     table.KIND: table for table in (CommandTable, CsvTable, JsonlTable, SqlTable, StdoutTable, WebhookTable)
+}
+
+OTHER_NAMES = {
+    "json": "jsonl",
+    "ndjson": "jsonl",
+    "file": "jsonl",
+    "http": "webhook",
+    "https": "webhook",
+    "hook": "webhook",
+    "postgres": "sql",
+    "postgresql": "sql",
+    "sqlite": "sql",
+    "db": "sql",
+    "exec": "command",
+    "cmd": "command",
+    "shell": "command",
+    "console": "stdout",
 }
 
 
@@ -52,13 +70,17 @@ def make_sink(spec: SinkSpec, environment: SinkEnvironment) -> Sink:
     return sink
 
 
-def check_sinks(specs: Sequence[SinkSpec]) -> None:
-    """Raise `ConfigError` where a spec cannot be used as written. Reads no secret, opens nothing."""
+def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None = None) -> None:
+    """Raise `ConfigError` where a spec cannot be used as written. Opens nothing, and reads secrets only with an
+    `environment`; runs no code of other packages."""
     for spec in specs:
         _, kind, target, options = _read(spec)
         found = _find(spec, kind)
-        if not isinstance(found, EntryPoint):
-            _settings(found, target, options)
+        if isinstance(found, EntryPoint):
+            continue
+        settings = _settings(found, target, options)
+        if environment is not None:
+            settings.make(environment)
 
 
 def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:
@@ -82,10 +104,10 @@ def _find(spec: SinkSpec, kind: str) -> type[SinkTable] | EntryPoint:
         sources = ["poller itself"] * (own is not None) + sorted(_package(point) for point in others)
         raise ConfigError(f"sink {kind} is defined by {' and by '.join(sources)}; uninstall all packages but one")
     if own is None and not others:
-        known = ", ".join(sorted(KINDS.keys() | {point.name for point in entry_points(group=GROUP)}))
-        is_path = isinstance(spec, str) and ":" not in spec and "." in spec
-        hint = f"; for a file write {'csv' if kind.endswith('.csv') else 'jsonl'}:{spec}" if is_path else ""
-        raise ConfigError(f"there is no sink {kind!r}; known kinds: {known}{hint}")
+        known = sorted(KINDS.keys() | {point.name for point in entry_points(group=GROUP)})
+        meant = OTHER_NAMES.get(kind) or next(iter(get_close_matches(kind, known, n=1)), None)
+        hint = f"; did you mean {meant}{':…' if ':' in spec else ''}?" if meant else "."
+        raise ConfigError(f"there is no sink {kind!r}{hint} Known kinds: {', '.join(known)}")
     return own or others[0]
 
 

@@ -1,47 +1,70 @@
-"""The leases that this process holds. In memory only: what ends them for other processes is up to each store."""
+"""The leases that this process holds, in memory: it is the only owner of the state, and its end ends them all."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from poller.core.model import Settled, Task
+from poller.store.rows import Row, task_of
 
 RECORDING = -1  # the lease of a task whose poll is recorded but not committed yet
 
 
 class Leases:
-    """Task keys and their fencing tokens. A poll is recorded at most once a lease."""
+    """Task keys and the numbers of their claims, by account. A poll is recorded at most once a lease."""
 
     def __init__(self) -> None:
-        self.held: dict[int, int] = {}  # task key → fencing token
+        self._held: defaultdict[str, dict[int, int]] = defaultdict(dict)  # task key → number of its claim
+        self._last = 0
+        self._claims: list[set[int]] = []  # for each claim under way, the keys whose leases have ended since it began
 
-    def take(self, tasks: Sequence[Task]) -> None:
-        """Hold the leases of these tasks."""
-        self.held.update({task.key: task.lease for task in tasks})
+    def held(self, account: str) -> Mapping[int, int]:
+        """Return the account's leased tasks, by key."""
+        return self._held[account]
+
+    @contextmanager
+    def claiming(self) -> Iterator[set[int]]:
+        """Collect the keys whose leases end meanwhile. What a claim read of them may be older than the commit that
+        ended them: they must not be taken."""
+        ended: set[int] = set()
+        self._claims.append(ended)
+        try:
+            yield ended
+        finally:
+            self._claims = [each for each in self._claims if each is not ended]
+
+    def take(self, account: str, due: Sequence[Row]) -> list[Task]:
+        """Lease the tasks of these rows; return them."""
+        tasks = [task_of(account, row, lease) for lease, row in enumerate(due, start=self._last + 1)]
+        self._last += len(tasks)
+        self._held[account].update({task.key: task.lease for task in tasks})
+        return tasks
 
     def begin_recording(self, settled: Sequence[Settled]) -> list[Settled]:
         """Return those whose lease is held. Until `end_recording` they can be neither recorded nor released."""
         recorded = []
         for each in settled:
-            if self._is_held(each.task):
-                self.held[each.task.key] = RECORDING
+            task = each.task
+            if self._is_held(task):
+                self._held[task.account][task.key] = RECORDING
                 recorded.append(each)
         return recorded
 
     def _is_held(self, task: Task) -> bool:
-        return task.lease != RECORDING and self.held.get(task.key) == task.lease
+        return task.lease != RECORDING and self._held[task.account].get(task.key) == task.lease
 
     def end_recording(self, settled: Sequence[Settled]) -> None:
         """Let go of leases whose polls are committed."""
         for each in settled:
-            if self.held.get(each.task.key) == RECORDING:
-                del self.held[each.task.key]
+            self._end(each.task)
 
-    def release(self, tasks: Sequence[Task]) -> dict[int, int]:
-        """Let go of those of these leases that are held and not being recorded; return them."""
-        released = {task.key: task.lease for task in tasks if self._is_held(task)}
-        for key in released:
-            del self.held[key]
-        return released
+    def release(self, tasks: Sequence[Task]) -> None:
+        """Let go of those of these leases that are held and not being recorded."""
+        for task in tasks:
+            if self._is_held(task):
+                self._end(task)
 
-    def renewable(self) -> dict[int, int]:
-        """Return the leases that are held and not being recorded."""
-        return {key: lease for key, lease in self.held.items() if lease != RECORDING}
+    def _end(self, task: Task) -> None:
+        del self._held[task.account][task.key]
+        for ended in self._claims:
+            ended.add(task.key)

@@ -45,6 +45,12 @@ async def read_store(url: str) -> StateReader:
     return read_sqlite(path)
 
 
+def is_new(url: str) -> bool:
+    """Whether a run would create the state at `url` as a new file. Raises `ConfigError` (the URL)."""
+    path = None if url.startswith(POSTGRES) else _database_path(url)
+    return path is not None and not path.exists()
+
+
 def last_beat(url: str) -> tuple[int, float] | None:
     """Return the process that owns the state and its last heartbeat (an instant); None where no living one owns it."""
     if url.startswith(POSTGRES):

@@ -208,12 +208,11 @@ def rejection_rows(chunk: Chunk) -> list[Row]:
 
 
 def polled_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, lease, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at of the tasks that
+    """To: key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at of the tasks that
     are polled again."""
     return [
         (
             each.task.key,
-            each.task.lease,
             each.poll_line,
             again.at,
             again.errors,
@@ -229,11 +228,10 @@ def polled_rows(settled: Sequence[Settled]) -> list[Row]:
 
 
 def finished_rows(settled: Sequence[Settled]) -> list[Row]:
-    """To: key, lease, poll_log, kind, landed; of the record: reason, seen_at, body."""
+    """To: key, poll_log, kind, landed; of the record: reason, seen_at, body."""
     return [
         (
             each.task.key,
-            each.task.lease,
             each.poll_line,
             str(record.kind),
             record.landed,

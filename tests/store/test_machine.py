@@ -104,7 +104,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.accounts: dict[str, AccountState] = {}
         self.lines: Counter[str] = Counter()
         self.leased: dict[Identity, Task] = {}
-        self.expired: set[Identity] = set()  # of the leased: others may claim them
         self.stale: list[Task] = []  # no longer leased: must be skipped
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -150,7 +149,7 @@ class StoreMachine(RuleBasedStateMachine):
             (task.due_at, task.key, identity)
             for identity, task in self.tasks.items()
             if identity[0] == account and task.kind is None
-            if identity not in self.leased or identity in self.expired
+            if identity not in self.leased
         ]
         return [identity for _, _, identity in sorted(free)]
 
@@ -165,11 +164,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.lease(task)
 
     def lease(self, task: Task) -> None:
-        identity = task.account, task.task_id
-        if identity in self.leased:
-            self.stale.append(self.leased[identity])
-        self.leased[identity] = task
-        self.expired.discard(identity)
+        assert (task.account, task.task_id) not in self.leased
+        self.leased[task.account, task.task_id] = task
 
     @rule(account=st.sampled_from(ACCOUNTS))
     def ask_when_next(self, account: str) -> None:
@@ -216,7 +212,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     def end_lease(self, identity: Identity) -> None:
         self.stale.append(self.leased.pop(identity))
-        self.expired.discard(identity)
 
     @precondition(lambda self: self.leased or self.stale)
     @rule(data=st.data())
@@ -305,7 +300,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     def forget_leases(self) -> None:
         self.leased.clear()
-        self.expired.clear()
         self.stale.clear()
 
     @rule()
@@ -412,7 +406,7 @@ class SqliteMachine(StoreMachine):
 
 
 class PostgresMachine(StoreMachine):
-    """A schema; also, leases end by themselves, and connections are cut during writes."""
+    """A schema; also, connections are cut during writes."""
 
     server: ClassVar[str]
 
@@ -425,18 +419,11 @@ class PostgresMachine(StoreMachine):
     def url(self) -> str:
         return self.state
 
-    @precondition(lambda self: bool(self.leased))
-    @rule()
-    def let_leases_end(self) -> None:
-        self.database.execute("UPDATE task SET lease_until = 'epoch' WHERE lease_until IS NOT NULL")
-        self.expired = set(self.leased)
-
     @rule()
     def beat(self) -> None:
         self.now += 5
         self.store.beat()
         self.run(self.store.flush())
-        self.expired.clear()
 
     @rule(data=st.data())
     def cut_the_connections_while_recording(self, data: st.DataObject) -> None:

@@ -1,4 +1,4 @@
-"""What only a PostgreSQL state can show: leases that end, late writers, how it is opened, which errors pass."""
+"""What only a PostgreSQL state can show: claims beside commits, late writers, how it is opened, which errors pass."""
 
 import asyncio
 import signal
@@ -12,10 +12,11 @@ import psycopg
 import pytest
 
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
+from poller.core.model import AccountState
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import last_beat, open_store, read_store
-from poller.store.postgres import PostgresStore
+from poller.store.postgres import PostgresStore, task_queue
 from poller.store.postgres.connection import connect
 from poller.store.postgres.dsn import parse
 from poller.store.postgres.errors import may_pass, store_error
@@ -58,26 +59,54 @@ def names(events: Events) -> list[str]:
     return [event["event"] for event in events if event["event"] not in ("store.opened", "store.closed")]
 
 
-# --- leases and owners -----------------------------------------------------------------------------------------------
+# --- claims and owners -----------------------------------------------------------------------------------------------
 
 
-def expire_leases(database: psycopg.Connection) -> None:
-    database.execute("UPDATE task SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL")
+async def test_a_claim_costs_no_commit(store: PostgresStore, database: psycopg.Connection) -> None:
+    await feed(store, "a", "b")
+    await store.flush()
+    before = value(database, "SELECT commits FROM replica")
+    store.release(await store.claim("main", 9))
+    assert ids(await store.claim("main", 9)) == ["a", "b"]
+    assert value(database, "SELECT commits FROM replica") == before
 
 
-async def test_a_poll_whose_lease_went_to_another_is_skipped(
-    store: PostgresStore, database: psycopg.Connection, events: Events
+async def test_a_claim_passes_over_tasks_that_were_recorded_or_released_since_it_began(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await feed(store, "a", "b", "c")
-    a, b, c = await store.claim("main", 3)
-    expire_leases(database)
-    database.execute("UPDATE task SET lease = nextval('lease') WHERE task_id IN ('a', 'c')")
-    stored = await store.record([finished(a), running(b, 0.0), running(c, EPOCH + 3600)])
-    assert [each.task.task_id for each in stored] == ["b"]
-    sums = await store.sums()
-    assert (sums.finished, sums.polls) == (0, 1)
-    assert value(database, "SELECT max(due_at) FROM task") < EPOCH + 3600
-    assert [event["polls"] for event in events if event["event"] == "lease.lost"] == [2]
+    """What it read may be from before the commit: polled once more, a task could get a second outcome."""
+    await feed(store, "finished", "postponed", "released", "held", "free")
+    has_read, goes_on = asyncio.Event(), asyncio.Event()
+    find_due = task_queue.find_due
+
+    async def find_due_slowly(*values: Any) -> Any:
+        due = await find_due(*values)
+        has_read.set()
+        await goes_on.wait()
+        return due
+
+    monkeypatch.setattr(task_queue, "find_due", find_due_slowly)
+    async with asyncio.TaskGroup() as group:
+        slow = group.create_task(store.claim("main", 9))
+        await has_read.wait()
+        monkeypatch.setattr(task_queue, "find_due", find_due)
+        a, b, c, _ = await store.claim("main", 4)
+        await store.record([finished(a), running(b, EPOCH + 3600)])
+        store.release([c])
+        goes_on.set()
+    assert ids(slow.result()) == ["free"]
+    assert ids(await store.claim("main", 9)) == ["released"]
+
+
+async def test_saving_accounts_uses_up_no_numbers(store: PostgresStore, database: psycopg.Connection) -> None:
+    """Accounts are saved each second for years, and have an integer for a number."""
+    for requests in range(20):
+        for name in ("one", "two"):
+            store.save_account(name, AccountState(active_at=EPOCH, day="2026-11-27", day_requests=requests))
+        await store.flush()
+        await feed(store, "a", account="one")
+    assert value(database, "SELECT last_value FROM account_id_seq") == 2
+    assert [(await store.account(name)).day_requests for name in ("one", "two")] == [19, 19]
 
 
 async def test_a_lock_that_is_not_our_own_is_left_to_its_holder(postgres_url: str) -> None:
@@ -94,58 +123,12 @@ async def test_a_lock_that_is_not_our_own_is_left_to_its_holder(postgres_url: st
     await other.close()
 
 
-async def test_a_task_whose_lease_ended_can_be_claimed_and_the_first_poll_is_fenced_out(
-    store: PostgresStore, database: psycopg.Connection
-) -> None:
-    await feed(store, "a")
-    (first,) = await store.claim("main", 1)
-    assert await store.next_due_at("main") is None
-    expire_leases(database)
-    assert await store.next_due_at("main") == first.due_at
-    (second,) = await store.claim("main", 1)
-    assert second.lease > first.lease
-    await store.record([finished(first)])
-    assert (await store.sums()).finished == 0
-    await store.record([finished(second)])
-    assert (await store.sums()).finished == 1
-
-
-async def test_an_ended_lease_that_no_other_took_still_counts(
-    store: PostgresStore, database: psycopg.Connection
-) -> None:
-    await feed(store, "a")
-    (task,) = await store.claim("main", 1)
-    expire_leases(database)
-    await store.record([finished(task)])
-    assert (await store.sums()).finished == 1
-
-
-async def test_beating_renews_the_leases_held(store: PostgresStore, database: psycopg.Connection) -> None:
-    await feed(store, "a")
-    await store.claim("main", 1)
-    expire_leases(database)
-    await asyncio.sleep(5)
-    store.beat()
-    await store.flush()
-    assert value(database, "SELECT lease_until > clock_timestamp() + interval '50 s' FROM task")
-    assert await store.claim("main", 1) == []
-
-
-async def test_a_claim_skips_what_another_is_just_claiming(store: PostgresStore, postgres_url: str) -> None:
-    await feed(store, "a", "b")
-    with psycopg.connect(parse(postgres_url).conninfo) as other:
-        other.execute("SELECT 1 FROM task WHERE task_id = 'a' FOR UPDATE")
-        assert ids(await store.claim("main", 9)) == ["b"]
-    assert ids(await store.claim("main", 9)) == ["a"]
-
-
 async def test_a_claim_whose_caller_went_away_gives_its_leases_back(store: PostgresStore) -> None:
     await feed(store, "a")
     async with asyncio.TaskGroup() as group:
         hasty = group.create_task(store.claim("main", 1))
         await asyncio.sleep(0)
         hasty.cancel()
-    await store.flush()
     assert ids(await store.claim("main", 1)) == ["a"]
 
 

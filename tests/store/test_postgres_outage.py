@@ -154,13 +154,12 @@ async def test_a_commit_whose_answer_is_lost_counts_once(
     source = await wired.new_source("more.txt")
     wire.loses = loses
     assert (await wired.add(source, chunk_of("a", "c"))).tasks == 1
-    wire.loses = loses
     assert ids(await wired.claim("main", 9)) == ["c"]
     sums = await wired.sums()
     assert (sums.finished, sums.waiting, sums.polls) == (1, 2, 1)
     assert [each.lines for each in sums.sources] == [2, 2]
     assert ids(await wired.undelivered("one", 9)) == ["a"]
-    assert names(events) == ["store.unwritable", "store.writable"] * 4
+    assert names(events) == ["store.unwritable", "store.writable"] * 3
 
 
 async def test_while_the_server_is_away_all_callers_wait_and_then_continue_in_order(

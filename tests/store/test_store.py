@@ -6,7 +6,7 @@ import os
 import pytest
 
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import AccountState, Chunk, Fed, Kind, Position, ReasonSum, Rejection, SourceSums, Written
+from poller.core.model import AccountState, Added, Chunk, Fed, Kind, Position, ReasonSum, Rejection, SourceSums, Written
 from poller.core.protocols import Clock, Store
 from poller.store import last_beat, open_store, read_store
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
@@ -40,6 +40,20 @@ async def test_tasks_fed_together_keep_the_order_of_their_feeding(store: Store, 
         (ref, 0, 0, None, None)
     }
     assert (await store.sums()).sources[0].duplicates == 3
+
+
+@pytest.mark.parametrize("known", ["id1", "id60", "id99"])
+async def test_one_known_line_among_many_new_ones_is_the_only_duplicate(store: Store, known: str) -> None:
+    """Wherever it is: the chunk is stored whole, in its order, by account."""
+    await feed(store, known, account="one")
+    lines = tuple(Fed(account=account, task_id=f"id{number}") for number in range(100) for account in ("one", "two"))
+    source = await store.new_source("more.txt")
+    added = await store.add(source, Chunk(fed=lines, rejected=(), blank=0, position=Position(offset=7)))
+    assert added == Added(tasks=199, duplicates=1)
+    new = [f"id{number}" for number in range(100)]
+    assert ids(await store.claim("two", 200)) == new
+    assert ids(await store.claim("one", 200)) == [known, *(each for each in new if each != known)]
+    assert await store.open_source("more.txt") == (source, Position(offset=7))
 
 
 async def test_the_same_id_in_two_accounts_is_two_tasks(store: Store) -> None:

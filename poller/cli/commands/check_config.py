@@ -15,7 +15,7 @@ def check_config(config: Config = None) -> None:
     Reads them as `run` would. Exit code 78 where something is wrong.
     """
     from poller.app.inputs import missing_sources
-    from poller.config import describe, unknown_variables
+    from poller.config import describe, unknown_variables, unused_proxies
     from poller.sinks import check_sinks
 
     settings = settings_of(config)
@@ -26,3 +26,5 @@ def check_config(config: Config = None) -> None:
     for name, nearest in unknown_variables(os.environ).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
         typer.echo(f"warning: {name} is not a setting and is ignored{hint}", err=True)
+    for name in unused_proxies(settings, os.environ):
+        typer.echo(f"warning: {name} is set, but the poller does not read it; set proxy, or POLLER_PROXY", err=True)

@@ -13,6 +13,16 @@ from poller.core.model import AccountState, Added, Chunk, Position, SourceSums
 
 EXAMPLES = "\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000"
 
+VARIABLES = {
+    "account": "POLLER_ACCOUNT",
+    "requests": "POLLER_REQUESTS",
+    "window_s": "POLLER_WINDOW_S",
+    "daily": "POLLER_DAILY_LIMIT",
+    "deadline_s": "POLLER_DEADLINE_S",
+    "format": "POLLER_INPUT__FORMAT",
+    "id_column": "POLLER_INPUT__ID_COLUMN",
+}
+
 
 def plan(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Ids as for `run`; - for stdin.")],

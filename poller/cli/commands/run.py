@@ -27,6 +27,38 @@ EXAMPLES = (
     "  cat ids.txt | poller run - --sink stdout | jq .\n  poller run -c config.toml ids.csv"
 )
 
+GROUPS = {
+    "Input": ("files", "format", "id_column", "account", "follow"),
+    "Output": ("sink", "state"),
+    "HubSpot account": ("token_env", "token_file", "base_url", "status_path"),
+    "Limits": ("requests", "window_s", "workers"),
+    "When to stop": ("deadline_s", "give_up_s", "stop_on_failures", "exit_zero"),
+    "Page and logs": ("listen", "listen_token_file", "listen_token_env", "no_progress", "log_format", "log_level"),
+}
+VARIABLES = {
+    "format": "POLLER_INPUT__FORMAT",
+    "id_column": "POLLER_INPUT__ID_COLUMN",
+    "account": "POLLER_ACCOUNT",
+    "follow": "POLLER_FOLLOW",
+    "sink": "POLLER_SINKS",
+    "token_env": "POLLER_TOKEN_ENV",
+    "token_file": "POLLER_TOKEN_FILE",
+    "base_url": "POLLER_BASE_URL",
+    "status_path": "POLLER_STATUS_PATH",
+    "requests": "POLLER_REQUESTS",
+    "window_s": "POLLER_WINDOW_S",
+    "workers": "POLLER_WORKERS",
+    "deadline_s": "POLLER_DEADLINE_S",
+    "give_up_s": "POLLER_GIVE_UP_S",
+    "stop_on_failures": "POLLER_STOP_ON_FAILURES",
+    "listen": "POLLER_LISTEN",
+    "listen_token_file": "POLLER_LISTEN_TOKEN_FILE",
+    "listen_token_env": "POLLER_LISTEN_TOKEN_ENV",
+    "no_progress": "POLLER_PROGRESS=false",
+    "log_format": "POLLER_LOG__FORMAT",
+    "log_level": "POLLER_LOG__LEVEL",
+}
+
 
 def run(
     files: Annotated[
@@ -45,14 +77,20 @@ def run(
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Scheme and host. [https://api.hubapi.com]")
     ] = None,
-    status_path: Annotated[str | None, typer.Option(metavar="PATH", help="Path template with {task_id}.")] = None,
+    status_path: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Path template with {task_id}. [that of HubSpot's v3]"),
+    ] = None,
     account: DefaultAccount = None,
     token_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="Variable with the token. [HUBSPOT_TOKEN]")
     ] = None,
     token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token.")] = None,
-    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window.")] = None,
-    window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds.")] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="At most N requests per window. [as HubSpot's answers show; 100 before]"),
+    ] = None,
+    window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds. [10]")] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Polls at a time. [16, or as the limit needs]")
     ] = None,
@@ -65,7 +103,8 @@ def run(
     stop_on_failures: Annotated[
         str | None,
         typer.Option(
-            metavar="SHARE", help="Stop with code 75 when this share of the outcomes is not complete, such as 20%."
+            metavar="20%|N",
+            help="Stop with code 75 when this share, or this number, of the outcomes is not complete. [never]",
         ),
     ] = None,
     format: Format = None,  # noqa: A002 - the flag's name
@@ -76,6 +115,13 @@ def run(
     listen: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Serve the live page, metrics and feeding; or off. [127.0.0.1:8321]"),
+    ] = None,
+    listen_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the page's token, which other machines need."),
+    ] = None,
+    listen_token_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variable with that token, in place of a file.")
     ] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress display on a terminal.")] = False,
     log_format: Annotated[
@@ -126,6 +172,8 @@ def run(
         "input": {"format": format, "id_column": id_column},
         "follow": follow or None,
         "listen": listen,
+        "listen_token_file": listen_token_file,
+        "listen_token_env": listen_token_env,
         "progress": False if no_progress else None,
         "log": {"format": log_format, "level": log_level},
     }

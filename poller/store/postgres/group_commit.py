@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
-from poller.store.intervals import RETRY_S
+from poller.store.intervals import HEAVY_ROWS, RETRY_S
 from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, SILENT_AFTER_S, answered, connect
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass, store_error
@@ -35,9 +35,7 @@ class _Write:
 
     apply: Apply  # neighbours with the same one are applied in one call
     payload: Any
-    first: bool  # before what is not first: claims must not wait for others to share their commit
     on_commit: Callable[[Any], None] | None  # runs right after the commit, with the result
-    abandoned: Callable[[Any], None] | None  # runs instead of the caller, where that was cancelled
     future: asyncio.Future[Any] | None  # None: no caller waits
 
 
@@ -53,6 +51,7 @@ class Writer:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._pending: list[_Write] = []
+        self._rows = 0  # of what is pending
         self._due_at: float | None = None
         self._woken = asyncio.Event()
         self._commits = 0  # transactions of ours that count
@@ -74,27 +73,18 @@ class Writer:
             raise StoreError(self._ended)
 
     async def run(
-        self,
-        apply: Apply,
-        payload: Any,
-        *,
-        first: bool = False,
-        on_commit: Callable[[Any], None] | None = None,
-        abandoned: Callable[[Any], None] | None = None,
+        self, apply: Apply, payload: Any, *, rows: int = 1, on_commit: Callable[[Any], None] | None = None
     ) -> Any:
         """Return what `apply` returned for `payload`, once committed. It will be, also when the caller is cancelled."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        write = _Write(
-            apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=abandoned, future=future
-        )
-        self._append(write, within_s=0.0 if first else self._linger_s)
+        write = _Write(apply=apply, payload=payload, on_commit=on_commit, future=future)
+        self._rows += rows
+        self._append(write, within_s=0.0 if self._rows >= HEAVY_ROWS else self._linger_s)
         return await future
 
-    def run_within(
-        self, delay_s: float, apply: Apply, payload: Any, *, first: bool = False, on_commit: Callable[[Any], None]
-    ) -> None:
+    def run_within(self, delay_s: float, apply: Apply, payload: Any, *, on_commit: Callable[[Any], None]) -> None:
         """Have `payload` committed within `delay_s`; no caller waits for it."""
-        write = _Write(apply=apply, payload=payload, first=first, on_commit=on_commit, abandoned=None, future=None)
+        write = _Write(apply=apply, payload=payload, on_commit=on_commit, future=None)
         self._append(write, within_s=delay_s)
 
     def _append(self, write: _Write, *, within_s: float) -> None:
@@ -136,8 +126,7 @@ class Writer:
     async def _work(self) -> None:
         try:
             while await self._wait_for_work():
-                batch, self._pending, self._due_at = self._pending, [], None
-                batch.sort(key=lambda write: not write.first)  # a stable sort: otherwise in order
+                batch, self._pending, self._rows, self._due_at = self._pending, [], 0, None
                 await self._store(batch)
             await self._unregister()
         except StoreError as error:
@@ -287,9 +276,5 @@ class Writer:
 def _resolve(write: _Write, result: Any) -> None:
     if write.on_commit is not None:
         write.on_commit(result)
-    if write.future is None:
-        return
-    if not write.future.done():
+    if write.future is not None and not write.future.done():
         write.future.set_result(result)
-    elif write.abandoned is not None:
-        write.abandoned(result)

@@ -72,9 +72,8 @@ async def _owner(connection: AsyncConnection) -> str:
 
 async def register(connection: AsyncConnection, *, now: float) -> int:
     """Name this process as the owner, inside a transaction; return the number of its row. The right to write of the
-    owner before ends here, and so do its leases."""
+    owner before ends here."""
     await connection.execute("DELETE FROM replica")
-    await connection.execute("UPDATE task SET lease = 0, lease_until = NULL WHERE kind IS NULL AND lease <> 0")
     sql = "INSERT INTO replica (host, pid, started_at, beat_at) VALUES (%s, %s, %s, %s) RETURNING id"
     ((replica,),) = await fetch_all(connection, sql, (socket.gethostname(), os.getpid(), now, now))
     return int(replica)

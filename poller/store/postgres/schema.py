@@ -1,6 +1,6 @@
 """The tables of a PostgreSQL state and their versions. All are in one schema of the database.
 
-Instants of tasks and records are the poller's, as in every store; the database's own time counts for leases alone.
+Instants of tasks and records are the poller's, as in every store, never the database's.
 """
 
 from contextlib import suppress

@@ -1,12 +1,10 @@
 """The store on a schema of a PostgreSQL database. One connection writes, a pool reads.
 
-Leases are stored in the tables, with fencing tokens, so that several processes could share a state without another
-schema. For now one process owns it and also remembers which leases it holds: to renew them and to skip duplicates.
+Leases are in memory: the lock makes this process the only owner, and a crash ends every lease.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
@@ -15,7 +13,6 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from poller.core.errors import StoreError
 from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
 from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
@@ -23,9 +20,9 @@ from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
-from poller.store.postgres.group_commit import Apply, Writer
+from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
-from poller.store.rows import refuse_unknown_sink, storable, storable_name
+from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger()
@@ -44,7 +41,6 @@ class PostgresStore(PostgresReads, NotingStore):
         self._pool = pool
         self._dsn = dsn
         self._clock = clock
-        self._releasing = 0  # releases not committed yet
         self._beaten_at = clock()
         self._is_beating = False
         self._is_unreadable = False
@@ -55,16 +51,12 @@ class PostgresStore(PostgresReads, NotingStore):
         return self._writer.writable
 
     def beat(self) -> None:
-        """Note a heartbeat and renew the leases held, at most every `BEAT_EVERY_S`."""
+        """Note a heartbeat, at most every `BEAT_EVERY_S`: each commit is one."""
         now = self._clock()
         if self._is_beating or 0 <= now - self._beaten_at < BEAT_EVERY_S:
             return
         self._beaten_at, self._is_beating = now, True
-        self._writer.run_within(0.0, _OneByOne(self._renew), (), on_commit=self._end_beating)
-
-    async def _renew(self, connection: AsyncConnection) -> None:
-        if held := self._leases.renewable():
-            await task_queue.renew(connection, held)
+        self._writer.run_within(0.0, _OneByOne(_write_nothing), (), on_commit=self._end_beating)
 
     def _end_beating(self, _: None) -> None:
         self._is_beating = False
@@ -82,62 +74,37 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
-        return await self._write(task_queue.add, source, chunk, paused_s, self._first_poll_s, self._clock())
+        write = (source, chunk, paused_s, self._first_poll_s, self._clock())
+        return await self._write(task_queue.add, *write, rows=len(chunk.fed))
 
     # --- polling
 
     async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        return await self._claim(_OneByOne(task_queue.claim), (account, limit, self._clock(), fed_until))
+        return await self._claim(account, task_queue.find_due, limit, self._clock(), fed_until)
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
-        return await self._claim(_OneByOne(task_queue.claim_any), (account, share, self._clock()))
+        return await self._claim(account, task_queue.find_any_due, share, self._clock())
 
-    async def _claim(self, claim: Apply, payload: tuple[object, ...]) -> list[Task]:
+    async def _claim(self, account: str, find: Callable[..., Awaitable[list[Row]]], *values: object) -> list[Task]:
         self._writer.check()
-        tasks: list[Task] = await self._writer.run(
-            claim,
-            payload,
-            first=True,
-            on_commit=self._leases.take,
-            abandoned=self.release,
-        )
-        return tasks
+        with self._leases.claiming() as ended:
+            due = await self._read(find, account, tuple(self._leases.held(account)), *values)
+        held = self._leases.held(account)  # another claim may have been faster
+        return self._leases.take(account, [row for row in due if row[0] not in ended and row[0] not in held])
 
     async def next_due_at(self, account: str) -> float | None:
-        if self._releasing:
-            await self.flush()
-        return await self._read(task_queue.next_due_at, account)
+        return await self._read(task_queue.next_due_at, account, tuple(self._leases.held(account)))
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
-        if not held:
-            return []
-        stored: list[Settled] = await self._writer.run(
-            self._record, held, on_commit=lambda _: self._leases.end_recording(held)
-        )
-        return stored
-
-    async def _record(
-        self, connection: AsyncConnection, batches: Sequence[Sequence[Settled]]
-    ) -> Sequence[Sequence[Settled]]:
-        settled = [each for batch in batches for each in batch]
-        stored = await task_queue.record(connection, settled)
-        if late := len(settled) - len(stored):
-            log.warning("lease.lost", path=self._dsn.shown, polls=late)
-        return [[each for each in batch if each.task.key in stored] for batch in batches]
+        if held:
+            await self._writer.run(_record, held, rows=len(held), on_commit=lambda _: self._leases.end_recording(held))
+        return held
 
     def release(self, tasks: Sequence[Task]) -> None:
-        released = self._leases.release(tasks)
-        if released:
-            with suppress(StoreError):  # a store that has failed lets all leases run out
-                release = _OneByOne(task_queue.release)
-                self._writer.run_within(0.0, release, (released,), first=True, on_commit=self._end_releasing)
-                self._releasing += 1
-
-    def _end_releasing(self, _: None) -> None:
-        self._releasing -= 1
+        self._leases.release(tasks)
 
     # --- what is remembered
 
@@ -166,7 +133,8 @@ class PostgresStore(PostgresReads, NotingStore):
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
         numbers = [delivery.number for delivery in batch]
         refused = {number: storable(reason) for number, reason in written.refused.items()}
-        await self._write(outbox.note_delivered, sink, numbers, refused, written.position, self._clock())
+        values = (sink, numbers, refused, written.position, self._clock())
+        await self._write(outbox.note_delivered, *values, rows=len(batch))
 
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
@@ -191,8 +159,10 @@ class PostgresStore(PostgresReads, NotingStore):
         await self._pool.close(timeout=0.5)  # its workers may wait for a server that is out of reach
         log.info("store.closed", path=self._dsn.shown)
 
-    async def _write(self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
-        result: T = await self._writer.run(_OneByOne(write), values)
+    async def _write(
+        self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values, rows: int = 1
+    ) -> T:
+        result: T = await self._writer.run(_OneByOne(write), values, rows=rows)
         return result
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -234,6 +204,12 @@ class _OneByOne:
 
     async def __call__(self, connection: AsyncConnection, payloads: Sequence[tuple[object, ...]]) -> list[object]:
         return [await self.function(connection, *payload) for payload in payloads]
+
+
+async def _record(connection: AsyncConnection, batches: Sequence[Sequence[Settled]]) -> Sequence[None]:
+    """Record the polls of all lanes that share a commit in one go."""
+    await task_queue.record(connection, [each for batch in batches for each in batch])
+    return [None] * len(batches)
 
 
 async def _write_nothing(_: AsyncConnection) -> None:

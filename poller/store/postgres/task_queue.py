@@ -1,24 +1,29 @@
 """The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction. For
 the contracts, see core/protocols.
 
-A lease is a token and an end in the database's own time. A poll recorded under a token that is not the task's latest
-is skipped: its owner was too late.
+Leases are in the memory of the state's one owner. A claim only reads: it costs no commit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
 from poller.store.postgres.connection import fetch_all, fetch_first
 
-LEASE_S = 60.0
-RENEW_BELOW_S = 40.0  # left of a lease when it is extended; the owner asks every few seconds
+SAMPLES = 20  # lines of a chunk that are looked up before it is inserted
+
+# By account: its number, paused time and first due instant. By line: which of these accounts, the id, the ref.
+_INSERT_TASKS = b"""
+    INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at)
+    SELECT (%b::integer[])[x.nth], (%b::float8[])[x.nth], x.task_id, x.ref, %s, (%b::float8[])[x.nth]
+    FROM unnest(%b::integer[], string_to_array(%s, E'\\n'), %b::bytea[]) WITH ORDINALITY AS x (nth, task_id, ref, nr)
+    ORDER BY x.nr"""
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -82,25 +87,41 @@ async def _insert_tasks(
     first_poll_s: Mapping[str, float],
     now: float,
 ) -> int:
+    """Return how many are new. Most chunks have new ids only, and an insert that looks out for duplicates takes half as
+    long again: that is for those where a few samples found some, or where the plain insert met one."""
     if not chunk.fed:
         return 0
     accounts = await accounts_of(connection, {fed.account for fed in chunk.fed})
-    inserted = await connection.execute(
-        "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at)"
-        " SELECT x.account, x.paused_base_s, x.task_id, x.ref, %s, x.due_at"
-        " FROM unnest(%s::double precision[], %s::integer[], %s::double precision[], %s::text[], %b::bytea[])"
-        " WITH ORDINALITY AS x (due_at, account, paused_base_s, task_id, ref, nr)"
-        " ORDER BY x.nr ON CONFLICT (account, task_id) DO NOTHING",
-        (
-            now,
-            [now + first_poll_s.get(fed.account, 0.0) for fed in chunk.fed],
-            [accounts[fed.account][0] for fed in chunk.fed],
-            [paused_s.get(fed.account, accounts[fed.account][1]) for fed in chunk.fed],
-            [fed.task_id for fed in chunk.fed],
-            [fed.ref for fed in chunk.fed],
-        ),
+    nth = {name: n for n, name in enumerate(accounts, start=1)}
+    values = (
+        [number for number, _ in accounts.values()],
+        [paused_s.get(name, stored) for name, (_, stored) in accounts.items()],
+        now,
+        [now + first_poll_s.get(name, 0.0) for name in accounts],
+        [1] * len(chunk.fed) if len(nth) == 1 else [nth[fed.account] for fed in chunk.fed],
+        "\n".join([fed.task_id for fed in chunk.fed]),
+        [fed.ref for fed in chunk.fed],
     )
-    return inserted.rowcount
+    if not await _seems_known(connection, chunk, accounts):
+        await connection.execute("SAVEPOINT feeding")
+        try:
+            await connection.execute(_INSERT_TASKS, values)
+        except errors.UniqueViolation:
+            await connection.execute("ROLLBACK TO SAVEPOINT feeding")
+        else:
+            return len(chunk.fed)
+    return (await connection.execute(_INSERT_TASKS + b" ON CONFLICT (account, task_id) DO NOTHING", values)).rowcount
+
+
+async def _seems_known(connection: AsyncConnection, chunk: Chunk, accounts: Mapping[str, tuple[int, float]]) -> bool:
+    """Return whether the chunk has a line twice, or one of a few of its lines seems to be a task already."""
+    lines = {fed.task_id if len(accounts) == 1 else (fed.account, fed.task_id) for fed in chunk.fed}
+    if len(lines) < len(chunk.fed):
+        return True
+    samples = chunk.fed[:: max(1, len(chunk.fed) // SAMPLES)]
+    sql = "SELECT EXISTS (SELECT 1 FROM task WHERE account = ANY (%s) AND task_id = ANY (%s))"
+    numbers = list({accounts[fed.account][0] for fed in samples})
+    return await fetch_first(connection, sql, (numbers, [fed.task_id for fed in samples])) == (True,)
 
 
 async def _count_known(connection: AsyncConnection, chunk: Chunk) -> tuple[int, int]:
@@ -123,43 +144,48 @@ async def _count_known(connection: AsyncConnection, chunk: Chunk) -> tuple[int, 
 
 
 async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:
-    """Return each account's number and stored paused time, the accounts made as needed."""
-    wanted = sorted(names)  # in one order for every writer: no deadlocks
-    await connection.execute("INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", (wanted,))
-    found = await fetch_all(connection, "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)", (wanted,))
+    """Return each account's number and stored paused time, the accounts made as needed.
+
+    Known accounts are not inserted again: every refused row would use up a number of the identity column.
+    """
+    query = "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)"
+    found = await fetch_all(connection, query, (list(names),))
+    if missing := sorted(names - {name for name, _, _ in found}):  # in one order for every writer: no deadlocks
+        insert = "INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+        await connection.execute(insert, (missing,))
+        found += await fetch_all(connection, query, (missing,))
     return {name: (number, paused_s) for name, number, paused_s in found}
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-async def claim(
+async def find_due(
     connection: AsyncConnection,
     account: str,
+    leased: Collection[int],
     limit: int,
     now: float,
     fed_until: float | None = None,
     start: tuple[float, int] = (0.0, 0),
-) -> list[Task]:
-    """Lease up to `limit` due tasks, longest due first from `start` (due_at, key) on, except those that others hold or
-    are just claiming; with `fed_until`, only those that were fed up to then."""
+) -> list[rows.Row]:
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first from `start` (due_at, key) on;
+    with `fed_until`, only those that were fed up to then."""
     # Not prepared: a plan for an unknown limit would sort all due tasks.
-    claimed = await connection.execute(
-        "UPDATE task SET lease = nextval('lease'), lease_until = clock_timestamp() + %s * interval '1 s'"  # noqa: S608
-        " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
+    found = await connection.execute(
+        f"SELECT {rows.TASK} FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"  # noqa: S608
         " AND kind IS NULL AND due_at <= %s AND (due_at, key) >= (%s, %s) AND fed_at <= %s"
-        " AND (lease_until IS NULL OR lease_until < clock_timestamp())"
-        " ORDER BY due_at, key LIMIT %s FOR UPDATE SKIP LOCKED)"
-        f" RETURNING {rows.TASK}, lease",
-        (LEASE_S, account, now, *start, inf if fed_until is None else fed_until, limit),
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
+        (account, now, *start, inf if fed_until is None else fed_until, list(leased), limit),
         prepare=False,
     )
-    tasks = [rows.task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
-    return sorted(tasks, key=lambda task: (task.due_at, task.key))
+    return list(await found.fetchall())
 
 
-async def claim_any(connection: AsyncConnection, account: str, share: float, now: float) -> list[Task]:
-    """Lease one due task: from this share of the time over which due tasks are spread on."""
+async def find_any_due(
+    connection: AsyncConnection, account: str, leased: Collection[int], share: float, now: float
+) -> list[rows.Row]:
+    """Return the row of one due task that is not leased: from this share of the time over which they are spread on."""
     found = await fetch_first(
         connection,
         "WITH waiting AS (SELECT id FROM account WHERE name = %s),"
@@ -174,81 +200,56 @@ async def claim_any(connection: AsyncConnection, account: str, share: float, now
     if found is not None:
         due_at, first, last = found
         start = (due_at, first + int((last - first) * (share * rows.TIES % 1.0)))
-        if tasks := await claim(connection, account, 1, now, start=start):
-            return tasks
-    return await claim(connection, account, 1, now)
+        if due := await find_due(connection, account, leased, 1, now, start=start):
+            return due
+    return await find_due(connection, account, leased, 1, now)
 
 
-async def next_due_at(connection: AsyncConnection, account: str) -> float | None:
-    row = await fetch_first(
-        connection,
+async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
+    found = await connection.execute(
         "SELECT due_at FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL"
-        " AND (lease_until IS NULL OR lease_until < clock_timestamp()) ORDER BY due_at, key LIMIT 1",
-        (account,),
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1",
+        (account, list(leased)),
+        prepare=False,
     )
+    row = await found.fetchone()
     return None if row is None else row[0]
 
 
-async def renew(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
-    """Extend those leases (task key → token) that end soon and are still ours."""
-    await connection.execute(
-        "UPDATE task t SET lease_until = clock_timestamp() + %s * interval '1 s'"
-        " FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease) WHERE t.key = x.key AND t.lease = x.lease"
-        " AND t.lease_until < clock_timestamp() + %s * interval '1 s'",
-        (LEASE_S, list(leases), list(leases.values()), RENEW_BELOW_S),
-    )
-
-
-async def release(connection: AsyncConnection, leases: Mapping[int, int]) -> None:
-    """Give those leases (task key → token) back that are still ours."""
-    await connection.execute(
-        "UPDATE task t SET lease = 0, lease_until = NULL FROM unnest(%s::bigint[], %s::bigint[]) AS x (key, lease)"
-        " WHERE t.key = x.key AND t.lease = x.lease",
-        (list(leases), list(leases.values())),
-    )
-
-
-async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> set[int]:
-    """Store the decisions, each task at most once in `settled`; return the keys of those whose leases were still
-    ours."""
-    stored: list[rows.Row] = []
+async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> None:
+    """Store the decisions, each task at most once in `settled`; the leases are held."""
     if polled := rows.polled_rows(settled):
-        stored += await _record_polled(connection, polled)
+        await _record_polled(connection, polled)
     if finished := rows.finished_rows(settled):
-        stored += await _record_finished(connection, finished)
-    return {key for (key,) in stored}
+        await _record_finished(connection, finished)
 
 
-async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> Sequence[rows.Row]:
-    return await fetch_all(
-        connection,
+async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]) -> None:
+    await connection.execute(
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
         " seen_at = coalesce(x.seen_at, t.seen_at), started_at = coalesce(x.started_at, t.started_at),"
-        " poll_log = right(t.poll_log || x.poll_log, %s), lease = 0, lease_until = NULL"
-        " FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
+        " poll_log = right(t.poll_log || x.poll_log, %s)"
+        " FROM unnest(%s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
         " %s::double precision[], %s::text[], %s::double precision[], %s::double precision[], %s::double precision[])"
-        " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at)"
-        " WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key",
+        " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at)"
+        " WHERE t.key = x.key",
         (LONGEST, *_columns(polled)),
     )
 
 
-async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> Sequence[rows.Row]:
+async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.Row]) -> None:
     """One statement: the state, the record, and a row per attached sink, whose lock keeps `attach_sinks` out."""
-    return await fetch_all(
-        connection,
-        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::boolean[],"
-        " %s::text[], %s::double precision[], %b::bytea[])"
-        " WITH ORDINALITY AS x (key, lease, poll_log, kind, landed, reason, seen_at, body, nr)),"
+    await connection.execute(
+        "WITH x AS (SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::boolean[], %s::text[],"
+        " %s::double precision[], %b::bytea[])"
+        " WITH ORDINALITY AS x (key, poll_log, kind, landed, reason, seen_at, body, nr)),"
         " done AS (UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s),"
-        " kind = x.kind, landed = x.landed, lease = 0, lease_until = NULL FROM x"
-        " WHERE t.key = x.key AND t.lease = x.lease RETURNING x.*),"
-        " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM done"
+        " kind = x.kind, landed = x.landed FROM x WHERE t.key = x.key),"
+        " new AS (INSERT INTO record (task, reason, seen_at, body) SELECT key, reason, seen_at, body FROM x"
         " ORDER BY nr RETURNING number),"
-        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE),"
-        " owed AS (INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new)"
-        " SELECT key FROM done",
+        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
+        " INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new",
         (*_columns(finished), LONGEST),
     )
 
@@ -263,25 +264,38 @@ def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
 
 async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
     """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
-    await connection.execute(
-        "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
-        " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
-        (list(learned), list(learned.values())),
-    )
-    known = await accounts_of(connection, set(noted))
-    for name, state in sorted(noted.items()):
-        number, _ = known[name]
+    if learned:
         await connection.execute(
-            "UPDATE account SET active_at = %s, clean = %s, paused_s = %s, day = %s, pause = %s, pause_detail = %s,"
-            " resume_at = %s WHERE id = %s",
-            (*rows.account_row(state), number),
+            "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
+            " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
+            (list(learned), list(learned.values())),
         )
-        if state.day:
-            await connection.execute(
-                "INSERT INTO account_day AS d (account, day, requests) VALUES (%s, %s, %s)"
-                " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
-                (number, state.day, state.day_requests),
-            )
+    if noted:
+        await _save_accounts(connection, noted)
+
+
+async def _save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
+    """Two statements for all accounts that are known, in one order for every writer: no deadlocks."""
+    names = sorted(noted)
+    table = [names, *_columns([rows.account_row(noted[name]) for name in names])]
+    update = (
+        "UPDATE account a SET active_at = x.active_at, clean = x.clean, paused_s = x.paused_s, day = x.day,"
+        " pause = x.pause, pause_detail = x.pause_detail, resume_at = x.resume_at"
+        " FROM unnest(%s::text[], %s::double precision[], %s::boolean[], %s::double precision[], %s::text[],"
+        " %s::text[], %s::text[], %s::double precision[])"
+        " AS x (name, active_at, clean, paused_s, day, pause, pause_detail, resume_at) WHERE a.name = x.name"
+    )
+    if (await connection.execute(update.encode(), table)).rowcount < len(names):
+        await accounts_of(connection, set(names))
+        await connection.execute(update.encode(), table)
+    if used := [(name, state.day, state.day_requests) for name, state in sorted(noted.items()) if state.day]:
+        await connection.execute(
+            "INSERT INTO account_day AS d (account, day, requests) SELECT a.id, x.day, x.requests"
+            " FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS x (name, day, requests)"
+            " JOIN account a ON a.name = x.name"
+            " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
+            _columns(used),
+        )
 
 
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:

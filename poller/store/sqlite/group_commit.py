@@ -14,13 +14,11 @@ import structlog
 
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
-from poller.store.intervals import RETRY_S
+from poller.store.intervals import HEAVY_ROWS, RETRY_S
 from poller.store.sqlite.errors import may_pass, store_error
 
 log = structlog.get_logger()
 T = TypeVar("T")
-
-HEAVY_ROWS = 500  # a transaction of this size is not delayed to gather more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,6 @@ class SqliteStore(SqliteReader, NotingStore):
         self._clock = clock
         self._commits = GroupCommit(connection, path=path, linger_s=linger_s, clock=clock, beat=self.beat)
         NotingStore.__init__(self, self._commits.check)
-        self._last_lease = 0
         self._closed = False
 
     @property
@@ -76,20 +75,15 @@ class SqliteStore(SqliteReader, NotingStore):
     async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        held, now = self._leases.held, self._clock()
-        return self._lease(self._read(task_queue.claim, account, limit, held, self._last_lease, now, fed_until))
+        leased, now = self._leases.held(account), self._clock()
+        return self._leases.take(account, self._read(task_queue.find_due, account, leased, limit, now, fed_until))
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
-        held, now = self._leases.held, self._clock()
-        return self._lease(self._read(task_queue.claim_any, account, share, held, self._last_lease, now))
-
-    def _lease(self, tasks: list[Task]) -> list[Task]:
-        self._leases.take(tasks)
-        self._last_lease += len(tasks)
-        return tasks
+        leased, now = self._leases.held(account), self._clock()
+        return self._leases.take(account, self._read(task_queue.find_any_due, account, leased, share, now))
 
     async def next_due_at(self, account: str) -> float | None:
-        return self._read(task_queue.next_due_at, account, self._leases.held)
+        return self._read(task_queue.next_due_at, account, self._leases.held(account))
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)

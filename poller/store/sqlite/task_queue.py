@@ -8,7 +8,7 @@ from contextlib import closing
 
 import orjson
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
@@ -124,28 +124,20 @@ def _account_base(connection: Connection, name: str, noted: Mapping[str, Account
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-def claim(
-    connection: Connection,
-    account: str,
-    limit: int,
-    leased: Leased,
-    last_lease: int,
-    now: float,
-    fed_until: float | None = None,
-) -> list[Task]:
-    """Return up to `limit` due tasks that are not leased, longest due first, each with a lease after `last_lease`."""
+def find_due(
+    connection: Connection, account: str, leased: Leased, limit: int, now: float, fed_until: float | None = None
+) -> list[rows.Row]:
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first."""
     found = connection.execute(
         f"SELECT key FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at <= ?"  # noqa: S608 - constants
         f"{'' if fed_until is None else ' AND fed_at <= ?'} ORDER BY due_at, key",
         (account, now) if fed_until is None else (account, now, fed_until),
     )
-    return _tasks(connection, account, _first_free(found, limit, leased), last_lease)
+    return _rows(connection, _first_free(found, limit, leased))
 
 
-def claim_any(
-    connection: Connection, account: str, share: float, leased: Leased, last_lease: int, now: float
-) -> list[Task]:
-    """Return one due task that is not leased: from this share of the time over which due tasks are spread on."""
+def find_any_due(connection: Connection, account: str, leased: Leased, share: float, now: float) -> list[rows.Row]:
+    """Return the row of one due task that is not leased: from this share of the time over which they are spread on."""
     ((first_at,),) = connection.execute(f"SELECT min(due_at) FROM task WHERE {_WAITING}", (account,))  # noqa: S608
     if first_at is None or first_at > now:
         return []
@@ -167,17 +159,17 @@ def claim_any(
     )
     keys = _first_free(after, 1, leased)
     if not keys:
-        return claim(connection, account, 1, leased, last_lease, now)
-    return _tasks(connection, account, keys, last_lease)
+        return find_due(connection, account, leased, 1, now)
+    return _rows(connection, keys)
 
 
-def _tasks(connection: Connection, account: str, keys: Sequence[int], last_lease: int) -> list[Task]:
+def _rows(connection: Connection, keys: Sequence[int]) -> list[rows.Row]:
     found = connection.execute(
         f"SELECT {rows.TASK} FROM task WHERE key IN ({', '.join('?' * len(keys))})",  # noqa: S608 - placeholders
         keys,
     )
     by_key = {row[0]: row for row in found}
-    return [rows.task_of(account, by_key[key], lease) for lease, key in enumerate(keys, start=last_lease + 1)]
+    return [by_key[key] for key in keys]
 
 
 def _first_free(found: sqlite3.Cursor, limit: int, leased: Leased) -> list[int]:
@@ -208,7 +200,7 @@ def record(connection: Connection, settled: Sequence[Settled]) -> None:
             "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
             " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at), seen_at = coalesce(?, seen_at),"
             " started_at = coalesce(?, started_at) WHERE key = ?",
-            [(poll_log, -LONGEST, *decision, key) for key, _, poll_log, *decision in polled],
+            [(poll_log, -LONGEST, *decision, key) for key, poll_log, *decision in polled],
         )
     if finished := rows.finished_rows(settled):
         _record_finished(connection, finished)
@@ -218,11 +210,11 @@ def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> No
     (last,) = connection.execute("SELECT coalesce(max(number), 0) FROM record").fetchone()
     connection.executemany(
         "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), kind = ?, landed = ? WHERE key = ?",
-        [(poll_log, -LONGEST, kind, landed, key) for key, _, poll_log, kind, landed, *_ in finished],
+        [(poll_log, -LONGEST, kind, landed, key) for key, poll_log, kind, landed, *_ in finished],
     )
     connection.executemany(
         "INSERT INTO record (task, reason, seen_at, body) VALUES (?, ?, ?, ?)",
-        [(key, *record) for key, _, _, _, _, *record in finished],
+        [(key, *record) for key, _, _, _, *record in finished],
     )
     connection.execute(
         "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"

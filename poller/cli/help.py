@@ -1,0 +1,50 @@
+"""The help of a command: its options in groups where it has many, without the names of Python's types."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from typer.core import TyperCommand
+
+_PYTHON_TYPE = re.compile(r" <\w+(\[\w+\])?>")
+_RANGE = re.compile(r"(?:(\d+)<=)?x(?:<=(\d+)|>=(\d+))")
+OTHERS = "Other options"
+
+
+def command_class(module: Any) -> type[TyperCommand]:
+    """Return the class of a command that a module defines. Its `GROUPS` are names of parameters by heading, its
+    `VARIABLES` the environment variables that set what a parameter sets."""
+    groups: Mapping[str, Sequence[str]] = getattr(module, "GROUPS", {})
+    variables: Mapping[str, str] = {"state": "POLLER_STATE"} | getattr(module, "VARIABLES", {})
+
+    class CommandWithGroups(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            for heading, records in _sections(self.get_params(ctx), ctx, groups, variables):
+                with formatter.section(heading):
+                    formatter.write_dl(records, col_max=26)
+
+    return CommandWithGroups
+
+
+def _sections(
+    parameters: Sequence[Any], ctx: Any, groups: Mapping[str, Sequence[str]], variables: Mapping[str, str]
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    heading_of = {name: heading for heading, names in groups.items() for name in names}
+    sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in groups}
+    for parameter in parameters:
+        if (record := parameter.get_help_record(ctx)) is not None:
+            usual = OTHERS if groups else "Arguments" if parameter.param_type_name == "argument" else "Options"
+            name, text = record
+            section = sections.setdefault(heading_of.get(parameter.name, usual), [])
+            section.append(_plain(name, text, variables.get(parameter.name)))
+    yield from ((heading, records) for heading, records in sections.items() if records)
+
+
+def _plain(name: str, text: str, variable: str | None) -> tuple[str, str]:
+    words = _RANGE.sub(_range_in_words, text)
+    return _PYTHON_TYPE.sub("", name), f"{words} [${variable}]" if variable else words
+
+
+def _range_in_words(found: re.Match[str]) -> str:
+    low, high, least = found.groups()
+    return f"at least {least}" if least else f"{low} to {high}" if low else f"at most {high}"

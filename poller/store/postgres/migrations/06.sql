@@ -1,0 +1,2 @@
+ALTER TABLE task DROP COLUMN lease, DROP COLUMN lease_until;
+DROP SEQUENCE lease;

@@ -1,0 +1,90 @@
+"""Due tasks: claimed ahead of the workers, and no sleep past a task that became due while the schedule was read."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from poller.core.model import Task
+from poller.core.protocols import Clock, PollStore
+from poller.engine.due_tasks import CLAIMED_A_WORKER, DueTasks
+from poller.store import open_store
+from tests.support.store_makers import feed, running
+
+WORKERS = 5
+
+
+class DistantStore:
+    """A store whose reads take a second, as those over a network take a while; the rest is another store's."""
+
+    def __init__(self, store: PollStore) -> None:
+        self._store = store
+        self.claims = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def claim(self, account: str, limit: int) -> list[Task]:
+        self.claims += 1
+        claimed = await self._store.claim(account, limit)
+        await asyncio.sleep(1)
+        return claimed
+
+    async def next_due_at(self, account: str) -> float | None:
+        due_at = await self._store.next_due_at(account)
+        await asyncio.sleep(1)
+        return due_at
+
+
+@pytest.fixture
+async def store(clock: Clock) -> AsyncIterator[Any]:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    yield DistantStore(store)
+    await store.close()
+
+
+def due_tasks(store: Any, clock: Clock) -> DueTasks:
+    gate: Any = SimpleNamespace(workers=WORKERS)
+    return DueTasks("main", store=store, gate=gate, timing=None, clock=clock, rng=Random(1))
+
+
+async def test_while_one_worker_claims_the_others_are_handed_what_was_claimed_before(store: Any, clock: Clock) -> None:
+    await feed(store, *(f"id{number}" for number in range(2 * CLAIMED_A_WORKER * WORKERS)))
+    due = due_tasks(store, clock)
+    for _ in range(CLAIMED_A_WORKER * WORKERS - WORKERS + 1):
+        await due.next()
+    async with asyncio.TaskGroup() as group:
+        claiming = group.create_task(due.next())
+        await asyncio.sleep(0.5)
+        handed = [await due.next() for _ in range(WORKERS - 1)]
+        assert not claiming.done()
+    assert None not in handed
+    assert store.claims == 2
+
+
+async def test_few_due_tasks_cost_one_claim_not_one_each(store: Any, clock: Clock) -> None:
+    await feed(store, *(f"id{number}" for number in range(WORKERS)))
+    due = due_tasks(store, clock)
+    assert len({task.task_id for _ in range(WORKERS) if (task := await due.next()) is not None}) == WORKERS
+    assert store.claims == 1
+
+
+async def test_a_task_that_becomes_due_earlier_while_the_schedule_is_read_ends_the_sleep(
+    store: Any, clock: Clock
+) -> None:
+    await feed(store, "later", "sooner")
+    later, sooner = await store.claim("main", 2)
+    await store.record([running(later, clock() + 50)])
+    due, began = due_tasks(store, clock), clock()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(due.next())
+        await asyncio.sleep(1.5)  # nothing was due; when the next one is has just been read
+        await store.record([running(sooner, clock() + 5)])
+        due.wake_for(clock() + 5)
+    task = waiting.result()
+    assert task is not None
+    assert task.task_id == "sooner"
+    assert clock() - began < 10
