@@ -175,9 +175,7 @@ class SimulatedLane:
             self.played.late_s[number] = at - one.seen_from
 
 
-def play(
-    imports: Sequence[Import], per_second: float, polling: Polling | None = None, line_by: str | None = None
-) -> Played:
+def play(imports: Sequence[Import], per_second: float, polling: Polling | None = None) -> Played:
     """Play the imports under a limit; without `polling`, by the default."""
     rules = polling or Polling(deadline_s=DEADLINE_S)
-    return SimulatedLane(imports, AccountTiming("a", rules.tradeoff, line_by=line_by), per_second, rules.deadline_s).run()
+    return SimulatedLane(imports, AccountTiming("a", rules.tradeoff), per_second, rules.deadline_s).run()

@@ -172,7 +172,7 @@ class Lane:
                 account=self.account,
                 learned_from=learned.hazard.finished,
                 first_poll_s=round(learned.first_poll_s, 3),
-                pressure=round(learned.pressure, 3),
+                pressure=round(learned.pressure.factor, 3),
             )
             if (knowledge := self._timing.to_save(now)) is not None:
                 self._store.save_knowledge(self._timing.name, knowledge)

@@ -11,7 +11,7 @@ import orjson
 
 from poller.core.model import Finished, Outcome, Running, Task
 from poller.core.timestamps import epoch
-from poller.schedule.hazard import OLDEST_S, Hazard
+from poller.schedule.hazard import OLDEST_S, HazardCurve
 from poller.schedule.knowledge import Known, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import Line, LinePlanner
@@ -51,6 +51,27 @@ class LineClock:
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """A task's place in a line that decides."""
+
+    planner: LinePlanner
+    line: Line
+    place: float
+
+    @property
+    def curve(self) -> HazardCurve:
+        return self.planner.curve
+
+    def after_s(self, at: float) -> float:
+        """Return how long after the predicted completion this instant is."""
+        return at - self.line.predicted_at(self.place)
+
+    def gap_s(self, at: float, key: int, *, unpressed: bool = False) -> float:
+        """Return the wait after a poll in vain at this instant; `unpressed`: as if there were no limit."""
+        return self.planner.gap_s(self.after_s(at), key, unpressed=unpressed)
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What a poll showed, by our clock."""
 
@@ -62,11 +83,8 @@ class Seen:
 class AccountTiming:
     """Decides when to poll the running tasks of one account."""
 
-    def __init__(
-        self, name: str, tradeoff: Tradeoff, knowledge: bytes | None = None, *, line_by: str | None = None
-    ) -> None:
-        """`name` is the knowledge's key in the store; `line_by` is the field of `ref` that tells lines apart. Raises
-        `KnowledgeUnreadable` where the knowledge is damaged."""
+    def __init__(self, name: str, tradeoff: Tradeoff, knowledge: bytes | None = None) -> None:
+        """`name` is the knowledge's key in the store. Raises `KnowledgeUnreadable` where it is damaged."""
         self.name = name
         known = Known() if knowledge is None else decode(knowledge)
         self.planner = PollPlanner(tradeoff, known.ages, known.feeding_ages_s)
@@ -75,7 +93,7 @@ class AccountTiming:
         self.standstill = Standstill()
         self.skew = Skew()
         self.deadline_s = tradeoff.deadline_s
-        self._line_by = line_by
+        self._line_by = tradeoff.line_by
         self._decides: LineClock | None = None  # None: the ages
         self._saved_at = -math.inf
         self._choose()
@@ -101,30 +119,27 @@ class AccountTiming:
 
     def _way_s(self, task: Task, now: float) -> float:
         """Return how long it is until the poll, as far as is known now."""
-        found = self._place(task, task.requested_at)
-        if found is not None:
-            clock, line, place = found
-            done_at = line.predicted_at(place)
-            from_at = task.fed_at if task.seen_at is None else task.seen_at
-            unfinished_s = min(from_at - done_at, 0.0 if task.seen_at is None else math.inf)
-            if clock.planner.curve.chance(unfinished_s, now - done_at) > PROBABLE:
-                return 0.0
-            return from_at + clock.planner.gap_s(line, place, from_at, task.key) - now
-        return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
+        spot = self._spot(task, None if task.requested_at is None else task.requested_at - self.skew.seconds)
+        if spot is None:
+            return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
+        from_at = task.fed_at if task.seen_at is None else task.seen_at
+        before_s = spot.after_s(from_at)
+        if (
+            spot.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), spot.after_s(now))
+            > PROBABLE
+        ):
+            return 0.0
+        return from_at + spot.gap_s(from_at, task.key) - now
 
-    def _place(self, task: Task, requested_at: float | None) -> tuple[LineClock, Line, float] | None:
-        """Return the line that decides about the task, and its place; None where its age decides."""
+    def _spot(self, task: Task, requested_at: float | None) -> "Spot | None":
+        """Return where the task is in the line that decides; None where its age decides. A place by the request is not
+        known before the first poll."""
         clock = self._decides
-        if clock is None:
+        place = requested_at if clock is self.by_request else float(task.key)
+        if clock is None or place is None:
             return None
-        if clock is self.by_request:
-            if requested_at is None or task.seen_at is None:  # a place is not known before the first poll
-                return None
-            place = requested_at - self.skew.seconds
-        else:
-            place = float(task.key)
         line = clock.planner.line(self._value(task))
-        return (clock, line, place) if line.is_fitted else None
+        return Spot(clock.planner, line, place) if line.is_fitted else None
 
     def _value(self, task: Task) -> str:
         """Return the value of the field that tells lines apart."""
@@ -153,9 +168,16 @@ class AccountTiming:
         if isinstance(outcome, Finished):
             done_at = (before_at + now) / 2 if completed_at is None else min(completed_at - self.skew.seconds, now)
         self._decide_from(task, Seen(before_at, now, done_at), requested_at, is_named=named_at is not None)
+        spot = self._spot(task, requested_at if named_at is not None else None)
+        pressure = self.planner.pressure if spot is None else spot.planner.pressure
+        if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
+            pressure.waited(max(0.0, asked_at - task.due_at))
         if done_at is not None:
             return None
-        return self._gap_s(task, requested_at if named_at is not None else None, now, now - requested_at, asked_at)
+        if spot is None:
+            return self.planner.gap_s(max(0.0, now - requested_at))
+        pressure.planned(min(spot.gap_s(now, task.key, unpressed=True), LONGEST_PUT_OFF_S))
+        return spot.gap_s(now, task.key)
 
     def _learn_skew(self, task: Task, requested_at: float | None, completed_at: float | None, now: float) -> None:
         if requested_at is not None and task.seen_at is None:
@@ -174,7 +196,10 @@ class AccountTiming:
         if is_done:
             self.standstill.finished()
         else:
-            chance = self._chance(task, seen, from_s, to_s, requested_at if is_named else None)
+            spot = self._spot(task, requested_at if is_named else None)
+            chance = self.planner.curve.chance(from_s, to_s)
+            if spot is not None:
+                chance = spot.curve.chance(spot.after_s(seen.before_at), spot.after_s(seen.now))
             self.standstill.unfinished(chance, now=seen.now, deadline_at=task.fed_at + self.deadline_s)
         self.planner.watch(from_s, to_s, finished=is_done)
         places = [(self.by_feeding, float(task.key))]
@@ -187,14 +212,6 @@ class AccountTiming:
             if is_done:
                 clock.evidence *= FADING
         self._choose()
-
-    def _chance(self, task: Task, seen: Seen, from_s: float, to_s: float, requested_at: float | None) -> float:
-        found = self._place(task, requested_at)
-        if found is None:
-            return self.planner.curve.chance(from_s, to_s)
-        clock, line, place = found
-        done_at = line.predicted_at(place)
-        return clock.planner.curve.chance(seen.before_at - done_at, seen.now - done_at)
 
     def _choose(self) -> None:
         best = max(self.by_feeding, self.by_request, key=lambda clock: clock.evidence)
@@ -211,22 +228,6 @@ class AccountTiming:
             clock.planner.restart()
             clock.evidence = 0.0
         self._choose()
-
-    def _gap_s(self, task: Task, requested_at: float | None, now: float, age_s: float, asked_at: float) -> float:
-        clock = self._decides
-        if clock is self.by_request:
-            task_place = None if requested_at is None else requested_at
-        else:
-            task_place = float(task.key)
-        line = None if clock is None or task_place is None else clock.planner.line(self._value(task))
-        planner = self.planner if line is None or not line.is_fitted or clock is None else clock.planner
-        if task.polls:
-            planner.pressure.waited(max(0.0, asked_at - task.due_at))
-        if isinstance(planner, PollPlanner):
-            return planner.gap_s(max(0.0, age_s))
-        assert line is not None
-        assert task_place is not None
-        return planner.gap_s(line, task_place, now, task.key, counted=True)
 
     # --- planning
 

@@ -36,7 +36,8 @@ class Axis:
         self.bands = len(self.edges) - 1
         self.widths = tuple(high - low for low, high in pairwise(self.edges))
         self.priors = tuple(
-            (1.0 if low >= 0 else prior_below) / (PRIOR_AGE_S + abs(low + high) / 2) for low, high in pairwise(self.edges)
+            (1.0 if low >= 0 else prior_below) / (PRIOR_AGE_S + abs(low + high) / 2)
+            for low, high in pairwise(self.edges)
         )
 
     def band_of(self, at: float) -> int:
@@ -59,7 +60,9 @@ class Hazard:
         self.finished = finished  # ever
         self._weight = 1.0  # of new events; grows, so that old counts fade without being rewritten
         self._events = list(events) or [0.0] * axis.bands
-        self._partly_s = list(exposure_s) or [0.0] * axis.bands  # of those that entered or left inside the band; restored: all exposure
+        self._partly_s = (
+            list(exposure_s) or [0.0] * axis.bands
+        )  # of those that entered or left inside the band; restored: all exposure
         self._crossing = [0.0] * (axis.bands + 1)  # change in the number of those that crossed the whole band
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:

@@ -31,6 +31,7 @@ class Tradeoff:
     longest_gap_s: float = 60.0
     shortest_gap_s: float = 1.0
     cap_s: float = math.inf  # what the person set as the longest gap; holds also where a line is known
+    line_by: str | None = None  # the field of `ref` whose values tell lines apart
     deadline_s: float = math.inf  # age at which an unfinished import is given up
 
 

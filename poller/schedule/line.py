@@ -36,6 +36,9 @@ PRIOR_BEFORE = 0.05  # before the prediction next to nothing finishes, until it 
 AXIS = Axis(_edges(), prior_below=PRIOR_BEFORE)  # seconds after the predicted completion
 
 
+NO_PLAN = InspectionPlan(edges=(), rates=(), gaps_s=(), costs_s=())
+
+
 class Line:
     """Where a line is, and how fast it moves."""
 
@@ -98,8 +101,7 @@ class LinePlanner:
         self.lines: dict[str, Line] = {}
         self.pressure = Pressure(most=MOST_PRESSURE)
         self.curve = HazardCurve(AXIS.edges, self.hazard.rates()[0])
-        self._base_plan: InspectionPlan | None = None
-        self._plan: InspectionPlan | None = None
+        self._base_plan = self._plan = NO_PLAN
 
     def line(self, value: str) -> Line:
         """Return the line of this value; beyond `MOST_LINES` they share one."""
@@ -113,26 +115,20 @@ class LinePlanner:
         """Forget where the lines are; how far completions spread around a line stays known."""
         self.lines.clear()
 
-    def gap_s(self, line: Line, place: float, at: float, key: int, *, counted: bool = False) -> float:
-        """Return the wait after a poll that found the import unfinished at this instant."""
-        if self._plan is None or self._base_plan is None:
+    def gap_s(self, after_s: float, key: int, *, unpressed: bool = False) -> float:
+        """Return the wait after a poll that found the import unfinished so long after its predicted completion, before
+        it where negative; `unpressed`: as if there were no limit."""
+        if self._plan is NO_PLAN:
             self.replan()
-            assert self._plan is not None
-            assert self._base_plan is not None
-        stands_at = at - line.predicted_at(place)
-        if counted:
-            self.pressure.planned(self._bounded(self._base_plan.gap_s(stands_at), stands_at, key))
-        return self._bounded(self._plan.gap_s(stands_at), stands_at, key)
-
-    def _bounded(self, gap_s: float, stands_at: float, key: int) -> float:
-        if stands_at < 0 and key % SCOUTS == 0:
-            gap_s = min(gap_s, max(SCOUT_S, -stands_at / 2))
+        gap_s = (self._base_plan if unpressed else self._plan).gap_s(after_s)
+        if after_s < 0 and key % SCOUTS == 0:
+            gap_s = min(gap_s, max(SCOUT_S, -after_s / 2))
         return max(min(gap_s, self._tradeoff.cap_s), self._tradeoff.shortest_gap_s)
 
     def refresh(self) -> None:
         """Follow what was learned, without a plan."""
         self.curve = HazardCurve(AXIS.edges, self.hazard.rates()[0])
-        self._plan = None
+        self._plan = NO_PLAN
 
     def replan(self) -> None:
         """Compute the plan."""

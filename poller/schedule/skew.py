@@ -28,7 +28,11 @@ class Skew:
         self._update()
 
     def _update(self) -> None:
-        if self.seconds == 0.0 and self._at_least[-1] <= LEAST_S and (not self._at_most or self._at_most[-1] >= -LEAST_S):
+        if (
+            self.seconds == 0.0
+            and self._at_least[-1] <= LEAST_S
+            and (not self._at_most or self._at_most[-1] >= -LEAST_S)
+        ):
             return  # as nearly always
         low = sorted(self._at_least)[-1 - OUTLIERS] if len(self._at_least) > OUTLIERS else 0.0
         high = sorted(self._at_most)[OUTLIERS] if len(self._at_most) > OUTLIERS else low
