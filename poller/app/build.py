@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypedDict
@@ -15,7 +16,7 @@ from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.model import Task
-from poller.core.protocols import StatusClient, Store, TokenSource
+from poller.core.protocols import Sink, StatusClient, Store, TokenSource
 from poller.core.record import decode
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.metrics import Metrics
@@ -28,7 +29,7 @@ from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
@@ -51,6 +52,8 @@ class Builder:
     metrics: Metrics
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
+    consumer: Sink | None = None  # takes finished tasks within this process, beside the sinks of the settings
+    _credentials: dict[str, bytes] = field(default_factory=dict)  # a hash of each account's
 
     # --- sinks
 
@@ -61,14 +64,20 @@ class Builder:
 
         Raises `ConfigError`.
         """
-        loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in settings.sink_specs]
+        specs = settings.sink_specs if self.consumer is None else settings.sinks
+        loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in specs]
+        if self.consumer is not None:
+            loops.append(self._loop_of(self.consumer, settings))
         refuse_same_names([loop.sink for loop in loops])
         return loops
 
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
         """Return the delivery loop of a sink, not opened yet. Raises `ConfigError`."""
+        return self._loop_of(make_sink(spec, sink_environment(settings, self.environment)), settings)
+
+    def _loop_of(self, sink: Sink, settings: Settings) -> DeliveryLoop:
         return DeliveryLoop(
-            make_sink(spec, sink_environment(settings, self.environment)),
+            sink,
             store=self.store,
             metrics=self.metrics,
             clock=self.environment.clock,
@@ -82,6 +91,8 @@ class Builder:
         account, environment = settings.account_settings()[name], self.environment
         rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
+        self._credentials[name] = await _credentials(account, tokens)
+        self._warn_of_shared_token(name, settings)
         gate = self.gates[name] = AccountGate(
             name,
             _gate_limits(account),
@@ -117,7 +128,12 @@ class Builder:
         if tokens is not None:
             lane = service.lanes[name]
             lane.keep_knowledge()
-            lane.apply(**await self._lane_settings(name, settings, tokens, service))
+            credentials = await _credentials(settings.account_settings()[name], tokens)
+            is_same_token = credentials == self._credentials[name]
+            self._credentials[name] = credentials
+            lane.apply(**await self._lane_settings(name, settings, tokens, service), is_same_token=is_same_token)
+            if not is_same_token:
+                self._warn_of_shared_token(name, settings)
         has_new_token = None if tokens is None else tokens.has_changed
         self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
 
@@ -126,11 +142,12 @@ class Builder:
     ) -> LaneSettings:
         account = settings.account_settings()[name]
         is_only_account = len(settings.account_settings()) == 1
+        is_awaited = not service.endless or self.consumer is not None
         return LaneSettings(
             client=self._client(name, account, tokens),
             polling=account.polling_rules(),
             timing=await self._timing(name, account),
-            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_answer=is_only_account and not service.endless),
+            limits=GiveUpRules(give_up_s=settings.give_up_s, needs_answer=is_only_account and is_awaited),
         )
 
     def _client(self, name: str, account: AccountSettings, tokens: TokenSource) -> StatusClient:
@@ -159,6 +176,11 @@ class Builder:
             return AccountTiming(kept_as, tradeoff)
 
     # --- tokens
+
+    def _warn_of_shared_token(self, name: str, settings: Settings) -> None:
+        for other in settings.account_settings().keys() - {name}:
+            if self._credentials.get(other) == self._credentials[name]:
+                log.warning("lane.token_shared", account=name, other=other)
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
@@ -230,6 +252,15 @@ async def site_token(settings: Settings, environ: Mapping[str, str]) -> TokenSou
     if file is None and variable is None:
         return None
     return await _stored_token(file, variable or "", environ)
+
+
+async def _credentials(account: AccountSettings, tokens: TokenSource) -> bytes:
+    """Return a hash that two accounts share if HubSpot counts their requests together."""
+    if account.oauth is None:
+        words = await tokens.token()
+    else:
+        words = repr((account.oauth.client_id, account.oauth.refresh_token_env, account.oauth.refresh_token_file))
+    return blake2b(words.encode()).digest()
 
 
 async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:

@@ -20,7 +20,7 @@ from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
 from poller.core.errors import ConfigError, InputError, PollerError
 from poller.core.model import Sums
-from poller.core.protocols import Store
+from poller.core.protocols import Sink, Store
 from poller.core.steady_clock import SteadyClock
 from poller.engine import Service
 from poller.engine.metrics import Metrics
@@ -28,7 +28,7 @@ from poller.sources import Source
 from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 HISTORY, HISTORY_PAGE = 500, 50  # records; each may have a body of a megabyte
 
@@ -44,8 +44,15 @@ class RunParts:
 
 
 @asynccontextmanager
-async def open_run(settings: Settings, sources: Sequence[Source], environment: Environment) -> AsyncIterator[RunParts]:
-    """Open the state and build the run on it. Raises `PollerError` where it cannot begin: the state is as before."""
+async def open_run(
+    settings: Settings,
+    sources: Sequence[Source],
+    environment: Environment,
+    *,
+    make_consumer: Callable[[Store], Sink] | None = None,
+) -> AsyncIterator[RunParts]:
+    """Open the state and build the run on it; a consumer takes finished tasks within this process. Raises `PollerError`
+    where the run cannot begin: the state is as before."""
     monotonic = environment.monotonic or asyncio.get_running_loop().time
     environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
@@ -58,7 +65,10 @@ async def open_run(settings: Settings, sources: Sequence[Source], environment: E
         if ahead_s := await store.rebase_instants():
             log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
         connections = await stack.enter_async_context(environment.connections(settings))
-        builder = Builder(environment=environment, store=store, metrics=metrics, connections=connections)
+        consumer = None if make_consumer is None else make_consumer(store)
+        builder = Builder(
+            environment=environment, store=store, metrics=metrics, connections=connections, consumer=consumer
+        )
         service = await _build_service(settings, sources, builder, stack)
         yield RunParts(store=store, metrics=metrics, service=service, builder=builder)
 

@@ -18,7 +18,7 @@ from poller.reports.ledger import failed_polls, imbalances, summary
 from poller.reports.work import Work, exit_code, work_text
 from poller.sources import Source
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 LONGEST_COMMAND = 500  # characters; a longer one is not worth copying
 STDIN = "-"

@@ -20,7 +20,7 @@ from poller.engine import DeliveryLoop, Lane, Service
 from poller.sinks import SinkSpec
 from poller.sources import check_sources
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 RESULT = "reload"  # the store's name for the result of the latest reload, which `poller reload` reads
 

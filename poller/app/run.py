@@ -25,7 +25,7 @@ from poller.engine.metrics import Metrics
 from poller.reports.work import Work, WorkNote, begun, work_note, work_of
 from poller.sources import check_sources
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 async def run(settings: Settings, input_specs: Sequence[str], environment: Environment) -> Exit:

@@ -5,12 +5,14 @@ Account settings at the top are the defaults of every account; `[accounts.NAME]`
 """
 
 from poller.config.address import Address, address_of, is_loopback_host
-from poller.config.load import load
+from poller.config.load import load, settings_from
+from poller.config.merge import TOKEN_KEYS
 from poller.config.messages import describe, problems_in_table, unknown_variables, unused_proxies
 from poller.config.settings import AccountSettings, OAuthTable, PollingTable, Settings
 from poller.config.sources import SourceTable
 
 __all__ = [
+    "TOKEN_KEYS",
     "AccountSettings",
     "Address",
     "OAuthTable",
@@ -22,6 +24,7 @@ __all__ = [
     "is_loopback_host",
     "load",
     "problems_in_table",
+    "settings_from",
     "unknown_variables",
     "unused_proxies",
 ]

@@ -44,13 +44,23 @@ def load(
         given = {path: name(path) for path in _leaves(values)}
         overridden |= {path: origins[path] for path in given if path in origins}
         origins |= given
+    settings = _settings(merged, origins)
+    settings._overridden.update(overridden)  # noqa: SLF001 - as in `_settings`
+    return settings
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that `values`, shaped like the TOML, describe; nothing else is read. Raises `ConfigError`."""
+    return _settings(values, {path: dotted(path) for path in _leaves(values)})
+
+
+def _settings(values: Mapping[str, Any], origins: Mapping[KeyPath, str]) -> Settings:
     try:
-        settings = Settings(**merged)
+        settings = Settings(**values)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         raise ConfigError("\n".join(messages_of(problems, origins))) from None
     settings._origins.update(origins)  # noqa: SLF001 - pydantic has no public way to hand a private field in
-    settings._overridden.update(overridden)  # noqa: SLF001 - likewise
     return settings
 
 

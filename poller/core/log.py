@@ -27,6 +27,7 @@ _TRACEBACK_LINES = 60  # at most
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _DEEPEST = 6  # levels of a value that are written; below them, the name of its type
 _secrets: set[str] = set()
+OURS = "poller"  # our modules get their logger by this name; it is also the standard library's
 
 
 def keep_secret(token: str) -> None:
@@ -63,6 +64,36 @@ def configure(
         cache_logger_on_first_use=False,
     )
     _configure_stdlib(quiet, max(least, logging.WARNING), [_event_of_stdlib, *shared, renderer])
+
+
+def use_stdlib_unless_configured() -> None:
+    """Within another program: send our events to the standard library's logger `poller`, unless the program configured
+    structlog, which then decides. What the program logs with structlog stays as it is."""
+    if structlog.is_configured():
+        return
+    output, theirs = logging.getLogger(OURS), structlog.get_config()
+    make_logger, processors = theirs["logger_factory"], list(theirs["processors"])
+
+    def process(logger: WrappedLogger, name: str, event: EventDict) -> Any:
+        if logger is output:
+            return _for_stdlib(output, name, event)
+        for processor in processors:
+            event = processor(logger, name, event)
+        return event
+
+    structlog.configure(
+        processors=[process],
+        logger_factory=lambda *names: output if names == (OURS,) else make_logger(*names),
+    )
+
+
+def _for_stdlib(output: logging.Logger, name: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
+    """Return the arguments of a call of the standard library's logger."""
+    if not output.isEnabledFor(logging.getLevelNamesMapping().get(name.upper(), logging.ERROR)):
+        raise structlog.DropEvent
+    event = hide_secrets(output, name, _render_exceptions(output, name, event))
+    title = event.pop("event", "")
+    return (" ".join([title, *(f"{key}={value!r}" for key, value in event.items())]),), {"extra": {"poller": event}}
 
 
 _WITHOUT_DEBUG = [structlog.make_filtering_bound_logger(level) for level in (20, 30, 40, 50)]

@@ -27,6 +27,7 @@ from poller.core.model import (
     TaskDetails,
     Written,
 )
+from poller.core.search import TaskFilter, TaskPage
 
 Clock = Callable[[], float]  # seconds since the epoch, UTC
 
@@ -114,10 +115,11 @@ class Sink(Protocol):
         """Write the batch, in order. Called by one caller at a time.
 
         Returns `Written` only when the records are as safe as the sink can make them; those it refuses for good are
-        named there and become dead letters. Returns `Retry` for what may pass (a full disk, a receiver that is down):
-        the same batch comes again. After a crash between this return and the store's commit the same records, with
-        the same bytes and in the same order, may come again in other batches. Raises `SinkError` where a person must
-        act, `OutputClosed` where the reader is gone for good. Cancellation may leave the batch partly written.
+        named there and become dead letters, and `count` leaves the rest to the next call. Returns `Retry` for what may
+        pass (a full disk, a receiver that is down): the same batch comes again. After a crash between this return and
+        the store's commit the same records, with the same bytes and in the same order, may come again in other batches.
+        Raises `SinkError` where a person must act, `OutputClosed` where the reader is gone for good. Cancellation may
+        leave the batch partly written.
         """
 
     async def close(self) -> None:
@@ -204,6 +206,10 @@ class DeliveryStore(Protocol):
     async def note_position(self, sink: str, position: bytes | None) -> None:
         """Note a sink's position by itself, after `Sink.open`."""
 
+    async def mark_position(self, sink: str, position: bytes) -> None:
+        """Note a sink's position for each record that it takes: survives the end of the process. A power cut may lose
+        the latest marks, so that it is cheap."""
+
     async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
         """Put the selected records that are kept back into the sink's outbox, dead letters too; return how many. One
         that is undelivered already stays as it is. `from_start` forgets the sink's position in the same transaction.
@@ -227,6 +233,19 @@ class StateReader(Protocol):
 
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
+
+    async def find_tasks(
+        self,
+        wanted: TaskFilter,
+        *,
+        after: int = 0,
+        limit: int,
+        is_late: Callable[[], bool] = lambda: False,
+        with_bodies: bool = False,
+    ) -> TaskPage:
+        """Return up to `limit` tasks that match, in the order in which they were fed, from those beyond the key
+        `after`. Ends early once `is_late`, which another thread may call. The event loop does not wait for a long
+        search."""
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
@@ -259,6 +278,10 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     async def rebase_instants(self) -> float:
         """Move back what an earlier run stored while its clock was ahead of ours; return by how many seconds, 0.0 for
         nothing. Called before the run uses the state: the age and the waits of its tasks stay what they were."""
+
+    async def index_rows(self, limit: int) -> int:
+        """Index the ids and rows of up to `limit` tasks for `find_tasks`, the oldest that are not indexed; return the
+        number. Only full runs are indexed. What is not indexed is found as well, but by reading it."""
 
     async def prune(self, before: float, limit: int) -> int:
         """Delete up to `limit` tasks that finished before the instant; return how many. Keeps what an attached sink

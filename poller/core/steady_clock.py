@@ -4,7 +4,7 @@ import structlog
 
 from poller.core.protocols import Clock
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 JUMP_S = 2.0  # between two readings; less is the clock service's usual correction
 

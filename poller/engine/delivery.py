@@ -14,7 +14,7 @@ from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 class DeliveryLoop:
@@ -113,6 +113,7 @@ class DeliveryLoop:
                 await self._wait(wait_s)
             case Written() as written:
                 self._note_success()
+                batch = batch[: written.count]
                 await self._store.delivered(self.sink.name, batch, written)
                 self._metrics.delivered[self.sink.name] += len(batch) - len(written.refused)
                 self._metrics.dead[self.sink.name] += len(written.refused)

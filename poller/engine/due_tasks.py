@@ -12,7 +12,7 @@ from poller.core.model import Task
 from poller.core.protocols import Clock, Gate, PollStore
 from poller.schedule import AccountTiming, Standstill
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 MOST_AT_ONCE = 500  # tasks that are put off: the event loop waits for it
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump

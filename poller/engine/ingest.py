@@ -10,7 +10,7 @@ from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
 from poller.sources import ChunkWriter, FileRegistry, Reader, Source
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 class Ingest:

@@ -11,7 +11,7 @@ from poller.core.model import Outcome, Poll, Record, Running, Settled
 from poller.core.protocols import Store
 from poller.engine.metrics import Metrics
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 class Polled(Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from poller.core.credentials import checked_token, secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.protocols import Clock
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 Post = Callable[[str, Mapping[str, str]], Awaitable[tuple[int, bytes]]]  # url, form → status, body
 

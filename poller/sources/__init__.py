@@ -10,6 +10,8 @@ from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content
+from poller.sources.parsing.line import read_json
+from poller.sources.parsing.lines import excerpt
 from poller.sources.parsing.parser import Parser
 from poller.sources.source import Reader, Source, check_sources
 
@@ -23,5 +25,7 @@ __all__ = [
     "Reader",
     "Source",
     "check_sources",
+    "excerpt",
     "feed",
+    "read_json",
 ]

@@ -4,7 +4,7 @@ import structlog
 
 from poller.core.model import Added, Chunk
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 _LOGGED_SINGLY = 20  # rejected lines of a source, each an event
 _FOLD_SIZE = 1000  # rejected lines after that, folded into one event

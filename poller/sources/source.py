@@ -18,7 +18,7 @@ from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

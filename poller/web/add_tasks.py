@@ -4,7 +4,7 @@ A request is read to its end before its first line is stored: one that is too la
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -14,13 +14,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict
 
 from poller.core.errors import PollerError
-from poller.core.model import Added, Chunk, Position, Rejection
+from poller.core.model import Added, Chunk, Rejection
+from poller.engine.live_feed import LiveFeed
 from poller.sources import ReadOptions
 from poller.web.context import NO_ANSWER, STORE_S, RunContext
 from poller.web.request_body import HeldBytes, chunks_of, format_of
 from poller.web.responses import RequestRefused, json_response, query_of
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 SOURCE = "http"  # the source's name in the ledger
 UNWRITABLE_S = 2.0  # how long the client waits for a state that cannot be written
@@ -72,9 +73,7 @@ class Feeder:
     def __init__(self, run: RunContext) -> None:
         self._run = run
         self._held = HeldBytes()
-        self._source_lock = asyncio.Lock()
-        self._source_number: int | None = None  # the store's own
-        self._line = 0  # the last line number of the source in use
+        self._feed = LiveFeed(run.service, run.store, SOURCE)
         self._tasks = asyncio.TaskGroup()
         self._storing: set[asyncio.Task[Exception | None]] = set()
 
@@ -87,7 +86,7 @@ class Feeder:
 
     async def post(self, request: web.Request) -> web.Response:
         """Answer POST /v1/tasks."""
-        with self._run.service.feeding() as on_stored:  # a run that is nearly done waits for a body in transit
+        with self._run.service.feeding():  # a run that is nearly done waits for a body in transit
             try:
                 self._refuse_when_closed()
                 chunks = await chunks_of(request, self._feeding_of(request), self._held)
@@ -95,7 +94,7 @@ class Feeder:
             except RequestRefused as refusal:
                 message = f"{refusal}. Nothing of this request is stored."
                 return _failure(FeedResult(), refusal.error, message, status=refusal.status)
-            return await self._store(chunks, on_stored)
+            return await self._store(chunks)
 
     def _refuse_when_closed(self) -> None:
         if self._run.service.draining or self._run.service.is_ending:
@@ -119,10 +118,10 @@ class Feeder:
             default_account=account,
         )
 
-    async def _store(self, chunks: Sequence[Chunk], on_stored: Callable[[Chunk, Added], None]) -> web.Response:
+    async def _store(self, chunks: Sequence[Chunk]) -> web.Response:
         """Store the chunks; wait for it as long as the state can be written, and no longer than `STORE_S`."""
         result = FeedResult()
-        storing = self._tasks.create_task(self._store_all(chunks, result, on_stored))
+        storing = self._tasks.create_task(self._feed.add(chunks, result.add))
         self._storing = {each for each in self._storing if not each.done()} | {storing}
         ends_at = asyncio.get_running_loop().time() + STORE_S
         while not storing.done():
@@ -145,41 +144,9 @@ class Feeder:
         )
         return json_response(result)
 
-    async def _store_all(
-        self, chunks: Sequence[Chunk], result: FeedResult, on_stored: Callable[[Chunk, Added], None]
-    ) -> Exception | None:
-        """Store chunk after chunk. Return the error that prevents the rest from being stored: raised here, it would end
-        the run."""
-        with self._run.service.feeding():
-            try:
-                number = await self._source()
-                before, self._line = self._line, self._line + chunks[-1].position.line
-                for chunk in chunks:
-                    added = await self._run.store.add(number, _renumbered(chunk, before))
-                    on_stored(chunk, added)
-                    result.add(chunk, added)
-            except Exception as error:  # noqa: BLE001 - the caller raises it
-                return error
-        return None
-
-    async def _source(self) -> int:
-        """Return the store's number of the source; its lines continue where an earlier run ended."""
-        async with self._source_lock:
-            if self._source_number is None:
-                known = await self._run.store.open_source(SOURCE)
-                self._source_number, position = known or (await self._run.store.new_source(SOURCE), Position())
-                self._line = position.line
-            return self._source_number
-
 
 def _lines(chunk: Chunk) -> int:
     return len(chunk.fed) + len(chunk.rejected) + chunk.blank
-
-
-def _renumbered(chunk: Chunk, before: int) -> Chunk:
-    """Return the chunk with its line numbers continued after the lines of all requests before."""
-    rejected = tuple(replace(each, line=before + each.line) for each in chunk.rejected)
-    return replace(chunk, rejected=rejected, position=Position(line=before + chunk.position.line))
 
 
 def _unwritable(result: FeedResult, pending: int) -> web.Response:

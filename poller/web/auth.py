@@ -13,7 +13,7 @@ from poller.core.log import Folded
 from poller.core.protocols import Clock, TokenSource
 from poller.web.responses import error_response
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 PROBES = frozenset({"/healthz", "/readyz"})  # have no token
 ASSETS = "/page/"  # the page's code: no data, and a browser sends no token for it

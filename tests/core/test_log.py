@@ -5,9 +5,11 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -217,3 +219,50 @@ async def test_a_forgotten_event_is_logged_at_once(written: io.StringIO, clock: 
     folded.forget("sink.failed")
     assert folded("sink.failed")
     assert len(lines(written)) == 2
+
+
+# --- within another program ------------------------------------------------------------------------------------------
+
+
+def test_within_another_program_events_go_to_the_standard_library_s_logger(caplog: pytest.LogCaptureFixture) -> None:
+    structlog.reset_defaults()
+    logs.use_stdlib_unless_configured()
+    logs.keep_secret("a-secret-of-the-program")
+    log = structlog.get_logger("poller")
+    with caplog.at_level(logging.INFO, logger="poller"):
+        log.debug("poll.answered", detail="below the level")
+        log.warning("lane.paused", account="eu", token="a-secret-of-the-program")
+        try:
+            raise ValueError("a-secret-of-the-program")  # noqa: TRY301 - to be logged
+        except ValueError:
+            log.exception("run.failed")
+    warning, error = caplog.records
+    assert (warning.name, warning.levelname) == ("poller", "WARNING")
+    assert warning.getMessage() == "lane.paused account='eu' token='***'"
+    assert error.levelname == "ERROR"
+    assert "ValueError: ***" in error.getMessage()
+
+
+def test_what_the_program_itself_logs_with_structlog_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    structlog.reset_defaults()
+    structlog.get_logger().info("the program's", number=1)
+    before = capsys.readouterr().out
+    logs.use_stdlib_unless_configured()
+    structlog.get_logger().info("the program's", number=1)
+    structlog.get_logger("poller").info("run.started")
+    after = capsys.readouterr().out
+    assert "the program's" in before
+    assert re.sub(r"[\d:. -]+", "", before) == re.sub(r"[\d:. -]+", "", after)
+
+
+def test_a_program_that_configured_structlog_gets_the_events_there() -> None:
+    structlog.reset_defaults()
+    with structlog.testing.capture_logs() as captured:
+        logs.use_stdlib_unless_configured()
+        structlog.get_logger("poller").info("run.started", accounts=1)
+    assert captured == [{"event": "run.started", "accounts": 1, "log_level": "info"}]
+
+
+def test_every_module_has_its_logger_by_our_name() -> None:
+    package = Path(logs.__file__).parents[1]
+    assert [str(file) for file in package.rglob("*.py") if "structlog.get_logger()" in file.read_text("utf-8")] == []

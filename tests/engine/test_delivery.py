@@ -228,3 +228,15 @@ async def test_a_sink_whose_code_fails_as_it_opens_or_closes_is_named(
     await delivery_loop_of(DefectiveSink("close"), store, clock).close()
     assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
     await store.close()
+
+
+async def test_what_a_sink_leaves_of_a_batch_comes_again_before_the_rest(tmp_path: Path, clock: Clock) -> None:
+    store = await store_with(clock, tmp_path, 5, "one")
+    receiver = Receiver("one", Written(count=2), Written(count=0))
+    delivery_loop = delivery_loop_of(receiver, store, clock)
+    await delivery_loop.open(None)
+    delivery_loop.end()
+    await delivery_loop.run()
+    assert receiver.taken == EVERYTHING[2:]
+    sums = {sink.name: (sink.delivered, sink.undelivered) for sink in (await store.sums()).sinks}
+    assert sums == {"one": (5, 0)}

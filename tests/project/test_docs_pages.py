@@ -1,8 +1,10 @@
 """The pages of docs/: every snippet is run or read, every link has a target, every setting and flag exists."""
 
+import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -67,7 +69,7 @@ def name_of(block: Block) -> str:
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     assert {block.language for block in ALL} <= READ | RUN | SHOWN
-    ways = re.compile(r"syntax|run|run, in another terminal|run, as \w+\.py")
+    ways = re.compile(r"syntax|run|run, in another terminal|run, as a cell|run, as \w+\.py")
     assert [name_of(block) for block in ALL if block.language in RUN and not ways.fullmatch(block.how)] == []
 
 
@@ -106,6 +108,11 @@ def test_every_command_is_shell_and_every_flag_of_poller_in_it_exists(block: Blo
     for command, rest in re.findall(r"(?m)(?:^|[|;&] *|bin/)poller ([a-z-]+)([^|;#&\n]*)", joined):
         known = {flag for option in COMMANDS[command].params for flag in (*option.opts, *option.secondary_opts)}
         assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= known, command
+
+
+@pytest.mark.parametrize("block", of("python"), ids=name_of)
+def test_every_python_snippet_compiles(block: Block) -> None:
+    compile(block.text, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -148,6 +155,14 @@ ready() { for _ in $(seq 300); do (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null 
 """
 
 
+RUN_CELL = """
+import ast, asyncio
+async def main():  # a notebook's loop is running already
+    await eval(compile(open("cell.py").read(), "cell.py", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {})
+asyncio.run(main())
+"""
+
+
 def free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return str(server.getsockname()[1])
@@ -162,6 +177,8 @@ def script(page: str) -> str:
         elif block.how == "run, in another terminal":
             waits = "".join(f"ready {port}\n" for port in PORTS if port in block.text)
             parts.append(f"{{\n{block.text}}} > terminal.log 2>&1 &\n{waits}")
+        elif block.how == "run, as a cell":
+            parts.append(f"cat > cell.py <<'END'\n{block.text}END\npython3 -c {shlex.quote(RUN_CELL)}\n")
         elif block.how.startswith("run, as "):
             parts.append(f"cat > {block.how.removeprefix('run, as ')} <<'END'\n{block.text}END\n")
     return "\n".join(parts)
@@ -315,6 +332,19 @@ def test_a_service_is_fed_over_http(work: Path, simulated: Simulated) -> None:
     assert played.troubles == [], played.stderr
     answer = json.loads(played.stdout.splitlines()[0])
     assert answer["accepted"] == 60
+
+
+@pytest.mark.real_time
+def test_a_program_a_notebook_and_several_accounts_get_each_task_once(work: Path, simulated: Simulated) -> None:
+    write_lines(work / "ids.txt", simulated.ids)
+    write_lines(work / "more.txt", simulated.ids[:20])
+    played = play("docs/how-to/use-from-python.md", work, **simulated.variables)
+    assert played.troubles == [], played.stderr
+    done = [line.split()[0] for line in (work / "done.txt").read_text().splitlines()]
+    assert sorted(done) == sorted(simulated.ids)
+    rows = [line.split()[:2] for line in (work / "accounts.txt").read_text().splitlines()]
+    assert sorted(rows) == sorted(["eu" if row % 2 else "us", str(row)] for row in range(20))
+    assert len(records(work / "audit.jsonl")) == 20
 
 
 def write_lines(file: Path, lines: list[str]) -> None:

@@ -87,6 +87,15 @@ async def test_a_noted_position_outlives_a_delivery_without_one(store: Store) ->
     assert await store.attach_sinks(["one"]) == {"one": None}
 
 
+async def test_a_marked_position_is_there_at_once_and_again_after_a_commit(store: Store) -> None:
+    await store.attach_sinks(["one", "two"])
+    for position in (b"1-1", b"1-2"):
+        await store.mark_position("one", position)
+        assert await store.positions(["one", "two"]) == {"one": position, "two": None}
+    await store.flush()
+    assert await store.positions(["one"]) == {"one": b"1-2"}
+
+
 async def test_the_position_noted_is_that_of_the_latest_delivery(store: Store) -> None:
     await store.attach_sinks(["one"])
     await finish(store, "a", "b")

@@ -98,24 +98,30 @@ class Simulation:
     async def run(
         self, ids: Path | None, flags: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
     ) -> Exit:
-        async with self.serving() as server:
-
-            def connector(fresh: bool) -> MemoryConnector:
-                return MemoryConnector(server, self.network, force_close=fresh)
-
-            environment = Environment(
-                clock=self.clock,
-                rng=Random(self.seed),
-                environ={"HUBSPOT_TOKEN": TOKEN} if environ is None else environ,
-                connections=lambda _settings: Connections(connector=connector),
-                on_start=self._keep,
-                read_settings=self.reread,
-                tracer=self.tracer,
-                terminal=self.terminal,
-                apply_to_log=self.apply_to_log,
-                open_site=self._open_site,
-            )
+        async with self.serving():
+            environment = self.environment({"HUBSPOT_TOKEN": TOKEN} if environ is None else environ)
             return await run(settings_for(self.folder, flags), [] if ids is None else [str(ids)], environment)
+
+    def environment(self, environ: Mapping[str, str]) -> Environment:
+        """Return what a run takes from outside itself, while the sandbox is serving."""
+        server = self._server
+        assert server is not None
+
+        def connector(fresh: bool) -> MemoryConnector:
+            return MemoryConnector(server, self.network, force_close=fresh)
+
+        return Environment(
+            clock=self.clock,
+            rng=Random(self.seed),
+            environ=environ,
+            connections=lambda _settings: Connections(connector=connector),
+            on_start=self._keep,
+            read_settings=self.reread,
+            tracer=self.tracer,
+            terminal=self.terminal,
+            apply_to_log=self.apply_to_log,
+            open_site=self._open_site,
+        )
 
     async def run_for(self, seconds: float, ids: Path, flags: Mapping[str, Any] | None = None) -> None:
         """Run, then stop as at a power loss: the next run finds what is on disk at that moment."""

@@ -12,7 +12,7 @@ from poller.hubspot.limits.outage import RequestCounts
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 LONGEST_THROTTLED_S = 300.0
 LONGEST_MIGRATING_S = 900.0  # a 477 may name a day, but the account may be back any minute

@@ -21,7 +21,7 @@ from poller.sinks.batches import Batch, BatchRefused, BatchSender
 from poller.sinks.command.process import Ended, run
 from poller.sinks.table import SinkEnvironment, SinkTable
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 REFUSED = 65  # EX_DATAERR of BSD's sysexits.h
 LONGEST_OUTPUT = 1000  # characters in an event

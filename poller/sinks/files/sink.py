@@ -30,7 +30,7 @@ from poller.sinks.files.rotation import (
 )
 from poller.sinks.table import SinkEnvironment, SinkTable
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 

@@ -12,7 +12,7 @@ from poller.core.errors import SinkError
 from poller.sinks.batches import BatchRefused
 from poller.sinks.sql.sink import Row, create_table, upsert_row
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 OUR_STATE = 0x506F6C6C  # `application_id` of a poller's state
 WAIT_FOR_LOCK_S = 0.1  # blocks the loop, so it is short: the batch comes again

@@ -29,7 +29,7 @@ from poller.sinks.batches import Batch, BatchRefused, BatchSender
 from poller.sinks.table import SinkEnvironment, UrlTable
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 # Waits after the 1st, 2nd, … failure; the attempts of the Standard Webhooks text.
 SCHEDULE_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)

@@ -25,7 +25,7 @@ from poller.sources.files.read import feed
 from poller.sources.files.rotated_files import COMPRESSED
 from poller.sources.options import ReadOptions
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 DONE, FAILED = "done", "failed"
 RETRY_MOVE_S = 60.0  # after a move that failed

@@ -19,7 +19,7 @@ from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
 from poller.sources.options import ReadOptions
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 RETRY_POLLS = 60  # an unreadable file is opened again after this many at most
 

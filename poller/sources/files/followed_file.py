@@ -16,7 +16,7 @@ from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import recognize
 from poller.sources.parsing.parser import Parser
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 POLL_S = 1.0
 QUIET_POLLS = 5  # a file that was moved away may still be written to, until its writer opens the new one

@@ -20,7 +20,7 @@ from poller.sources.files.rotated_files import COMPRESSED
 from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 GONE_POLLS = 60  # a file that is missing for this long is not followed any more
 _MARK = re.compile(r"[._-]\d[\dT:._-]*")  # a counter or a date in the name of a rotated file

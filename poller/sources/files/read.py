@@ -14,7 +14,7 @@ from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 
 async def feed(

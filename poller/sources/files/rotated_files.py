@@ -14,7 +14,7 @@ from poller.core.errors import InputError
 from poller.core.model import Position
 from poller.sources.files.open_file import OpenFile, open_file, source_name
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z", ".zip")
 _SLACK_NS = 60_000_000_000  # a file may be written to for this long after it was renamed

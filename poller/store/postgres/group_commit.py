@@ -22,7 +22,7 @@ from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass, store_error
 from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 CLOSE_WITHIN_S = 10  # less where the server is out of reach
 

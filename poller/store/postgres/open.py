@@ -18,7 +18,7 @@ from poller.store.postgres.schema import VERSION, known_version, make_schema, mi
 from poller.store.postgres.store import PostgresStore
 from poller.store.versions import refuse_older
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 
 READERS = 4  # connections, beside the one that writes
 

@@ -22,10 +22,11 @@ from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
+from poller.store.postgres.search import index_rows
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
 
@@ -148,12 +149,18 @@ class PostgresStore(PostgresReads, NotingStore):
     async def note_position(self, sink: str, position: bytes | None) -> None:
         await self._write(outbox.note_position, sink, position)
 
+    async def mark_position(self, sink: str, position: bytes) -> None:
+        await self.note_position(sink, position)
+
     async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
         refuse_unknown_sink(sink, await self._read(outbox.positions))
         return await self._write(outbox.replay, sink, selection, from_start)
 
     async def rebase_instants(self) -> float:
         return await self._write(task_queue.rebase_instants, self._clock())
+
+    async def index_rows(self, limit: int) -> int:
+        return await self._write(index_rows, limit, self._clock())
 
     async def prune(self, before: float, limit: int) -> int:
         return await self._write(outbox.prune, before, limit)

@@ -17,7 +17,7 @@ from poller.core.protocols import Clock
 from poller.store.intervals import HEAVY_ROWS, RETRY_S
 from poller.store.sqlite.errors import may_pass, store_error
 
-log = structlog.get_logger()
+log = structlog.get_logger("poller")
 T = TypeVar("T")
 
 
@@ -75,6 +75,22 @@ class GroupCommit:
         self.check()
         self._append(_Operation(apply=apply, on_commit=on_commit, future=None, rows=rows))
         self._commit_within(0.0 if self._rows >= HEAVY_ROWS else delay_s)
+
+    def run_unsynced(self, apply: Callable[[], None]) -> bool:
+        """Commit `apply` at once, without waiting for the disk: the next commit brings it there. Return False where it
+        cannot be written now."""
+        self.check()
+        try:
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            try:
+                apply()
+            finally:
+                self._connection.execute("PRAGMA synchronous=FULL")
+        except sqlite3.Error as error:
+            if not may_pass(error):
+                raise self.fail(error) from error
+            return False
+        return True
 
     def fail(self, error: sqlite3.Error) -> StoreError:
         """Refuse everything from now on; return what to raise."""

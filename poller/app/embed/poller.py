@@ -1,0 +1,112 @@
+"""`Poller`: a run within a program, composed as `poller run` is, at work in a task of the program's event loop.
+
+It handles no signal, reads no settings but its arguments, and changes no logging: these are the program's.
+"""
+
+import os
+import time
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from poller.app import inputs
+from poller.app.embed.finished_import import FinishedImport
+from poller.app.embed.options import PollerOptions, settings_of
+from poller.app.embed.rows import FedRows, Rows
+from poller.app.embed.run import EmbeddedRun
+from poller.app.environment import Environment
+from poller.core import log as logs
+from poller.hubspot.client import Connections
+
+IN_MEMORY = "sqlite:///:memory:"
+
+
+class Poller:
+    """Polls import tasks until each has its outcome; a context manager that is entered once.
+
+    `state` is where tasks are kept, such as `sqlite:///poller.db`; without it they live as long as this object. The
+    other options are settings of the configuration file, and `token`. Raises `ConfigError` for options that cannot be
+    used; entering raises `PollerError` where the run cannot begin. Leaving finishes the polls in flight, within
+    `shutdown_s`: what has no outcome by then waits in the state.
+    """
+
+    def __init__(self, *, state: str = IN_MEMORY, **options: Unpack[PollerOptions]) -> None:
+        self._settings, self._tokens = settings_of(state, options)
+        self._run: EmbeddedRun | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise RuntimeError("a Poller is entered once: make another one")
+        logs.use_stdlib_unless_configured()
+        self._run = EmbeddedRun(self._settings, self._environment())
+        await self._run.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._entered.end(is_body_done=kind is None)
+
+    def feed(
+        self, rows: Rows, *, account: str | None = None, id_column: str | None = None
+    ) -> Coroutine[Any, Any, FedRows]:
+        """Add tasks; return where each row went, once all are on disk.
+
+        A row is an id, a pair `(id, ref)`, or a mapping: `task_id`, `taskId` or `id`, or the key `id_column`, is the
+        id, `account` its account, and all others its `ref`. A status URL serves as an id. Rows come from any iterable;
+        of an async one each is stored as it comes, and it is read no faster than it is stored. A row that cannot be
+        used is in `rejected` with its reason; an id that the account has already is a duplicate. Cancellation, or an
+        error of the iterable, leaves the rows before it stored. Raises what ended the run.
+        """
+        if isinstance(rows, str | bytes | Mapping):
+            raise TypeError(f"feed takes many rows, not one {type(rows).__name__}: put it into a list")
+        run, read = self._entered, inputs.feeding(self._settings)
+        if account is not None and account not in read.accounts:
+            raise ValueError(f"unknown account {account!r}; known: {', '.join(sorted(read.accounts))}")
+        read = replace(read, default_account=account or read.default_account, id_column=id_column or read.id_column)
+        feeding = run.feed(rows, read, mark := object())
+        run.feeds.add(mark)  # now, not when it is awaited: `finished` waits for it
+        weakref.finalize(feeding, run.end_feed, mark).atexit = False  # also for one that is never awaited
+        return feeding
+
+    async def finished(self, *, follow: bool = False) -> AsyncIterator[FinishedImport]:
+        """Yield each finished task once for this state, also those that finished in earlier runs and were not taken.
+
+        A task is taken when the loop asks for the next one, or when the block is left without an exception. A task
+        whose body fails, is cancelled or killed is yielded again by the next run on the state. Ends when no fed task
+        waits for its outcome, all are taken and no `feed` is under way; with `follow`, only when the block is left.
+        Raises what ended the run, such as `TokenRefused`.
+        """
+        run = self._entered
+        while (task := await run.next(follow=follow)) is not None:
+            yield task
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks have no outcome yet."""
+        return self._entered.waiting
+
+    @property
+    def pauses(self) -> Mapping[str, str]:
+        """The paused accounts and failing sinks, each with its reason."""
+        return self._entered.pauses()
+
+    @property
+    def page_url(self) -> str | None:
+        """Where the live page is; None unless `listen` is set."""
+        return self._entered.page_url
+
+    @property
+    def _entered(self) -> EmbeddedRun:
+        if self._run is None:
+            raise RuntimeError("the Poller is not at work: use it within `async with Poller(…) as poller:`")
+        return self._run
+
+    def _environment(self) -> Environment:
+        return Environment(
+            environ={**os.environ, **self._tokens},
+            monotonic=time.monotonic,
+            connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
+        )
