@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from poller.core.model import Finished, Outcome, Running, Task
+from poller.core.text import duration
 from poller.core.timestamps import epoch
 from poller.schedule.hazard import OLDEST_S, HazardCurve
 from poller.schedule.knowledge import Known, decode, encode
@@ -17,8 +18,10 @@ from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import Line, LinePlanner
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
+from poller.schedule.survival import SurvivalCurve
 
 SAVE_EVERY_S = 10.0
+ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sentence
 AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyond it, nonsense
 MOST_EVIDENCE = 5.0  # that one poll gives
 FADING = 1 - 1 / 200  # of the evidence, with each finished import
@@ -243,6 +246,25 @@ class AccountTiming:
                 clock.planner.refresh()
         return True
 
+    def explanation(self, now: float) -> str:
+        """Return what the polls follow from, for people."""
+        if self.standstill.lasts(now):
+            return (
+                f"nothing finished for {duration(now - self.standstill.since)}: one task is polled every "
+                f"{duration(self.standstill.gap_s(now))}, at random"
+            )
+        lines = [] if self._decides is None else [*self._decides.planner.lines.values()]
+        moving = [1 / line.pace_s for line in lines if line.is_fitted and line.pace_s > 0]
+        if moving:
+            pace = sum(moving)
+            each = f"{pace:.2g} a second" if pace >= 1 else f"one every {duration(1 / pace)}"
+            sides = f", {len(moving)} lines side by side" if len(moving) > 1 else ""
+            return f"HubSpot works the imports off in order, about {each}{sides}"
+        if self.planner.hazard.finished < ENOUGH_FINISHED:
+            return f"how long imports take is being learned, from {self.planner.hazard.finished:,} finished ones so far"
+        half_s = SurvivalCurve(self.planner.hazard.rates()[0]).quantile_s(0.5)
+        return f"half of the imports finish within {duration(half_s)} of their request"
+
     # --- keeping
 
     def to_save(self, now: float) -> bytes | None:
@@ -250,10 +272,10 @@ class AccountTiming:
         if abs(now - self._saved_at) < SAVE_EVERY_S:
             return None
         self._saved_at = now
-        return self.knowledge()
+        return self.knowledge(now)
 
-    def knowledge(self) -> bytes:
-        """Return what a later `AccountTiming` needs to continue from here."""
+    def knowledge(self, now: float) -> bytes:
+        """Return what a later `AccountTiming` needs to continue from here, and what people want to know."""
         return encode(
             Known(
                 ages=self.planner.hazard,
@@ -262,6 +284,7 @@ class AccountTiming:
                 by_request=self.by_request.planner.hazard,
                 evidence_by_feeding=self.by_feeding.evidence,
                 evidence_by_request=self.by_request.evidence,
+                explanation=self.explanation(now),
             )
         )
 

@@ -35,6 +35,7 @@ class Known:
     by_request: Hazard = field(default_factory=lambda: Hazard(axis=AXIS))
     evidence_by_feeding: float = 0.0
     evidence_by_request: float = 0.0
+    explanation: str = ""  # what the polls follow from, for people
 
 
 def encode(known: Known) -> bytes:
@@ -48,6 +49,7 @@ def encode(known: Known) -> bytes:
             "feeding_ages_s": [round(age, 2) for age in known.feeding_ages_s],
             "lines": {name: _table(hazard) for name, hazard in lines.items()},
             "evidence": [round(known.evidence_by_feeding, 3), round(known.evidence_by_request, 3)],
+            "explanation": known.explanation,
         }
     )
 
@@ -79,9 +81,18 @@ def decode(knowledge: bytes) -> Known:
             by_request=_hazard(lines["by_request"], AXIS),
             evidence_by_feeding=_number(by_feeding),
             evidence_by_request=_number(by_request),
+            explanation=str(stored["explanation"]),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise KnowledgeUnreadable(f"it is damaged ({type(error).__name__})") from None
+
+
+def explanation_of(knowledge: bytes | None) -> str | None:
+    """Return what an account's polls follow from, for people; None where nothing is known."""
+    try:
+        return None if knowledge is None else decode(knowledge).explanation or None
+    except KnowledgeUnreadable:
+        return None
 
 
 def planner_from(tradeoff: Tradeoff, knowledge: bytes) -> PollPlanner:
