@@ -35,6 +35,7 @@ docs: $(READY) ## Regenerate docs/reference/ from the code
 
 bench-timing: $(READY) ## Compare when-to-poll policies on simulated accounts; writes docs/timing-table.md and timing.svg
 	$(BIN)/python -m bench.timing
+	$(BIN)/python -m bench.timing --goals
 
 soak: $(READY) ## Drive both stores against their model for SOAK_STEPS steps (5000 each); SOAK_SEED repeats a run
 	SOAK_STEPS=$${SOAK_STEPS:-5000} $(BIN)/pytest -q -s tests/store/test_machine.py

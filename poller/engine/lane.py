@@ -207,7 +207,12 @@ class Lane:
     def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""
         if self._timing is not None:
-            self._store.save_knowledge(self._timing.name, self._timing.knowledge())
+            self._store.save_knowledge(self._timing.name, self._timing.knowledge(self._clock()))
+
+    @property
+    def timing(self) -> str | None:
+        """What its polls follow from, for people; None where the policy does not learn."""
+        return None if self._timing is None else self._timing.explanation(self._clock())
 
     def apply(
         self,

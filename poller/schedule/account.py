@@ -10,15 +10,19 @@ from dataclasses import dataclass
 import orjson
 
 from poller.core.model import Finished, Outcome, Running, Task
+from poller.core.text import duration
 from poller.core.timestamps import epoch
 from poller.schedule.hazard import OLDEST_S, HazardCurve
 from poller.schedule.knowledge import Known, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import Line, LinePlanner
+from poller.schedule.phase import PhaseClock
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
+from poller.schedule.survival import SurvivalCurve
 
 SAVE_EVERY_S = 10.0
+ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sentence
 AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyond it, nonsense
 MOST_EVIDENCE = 5.0  # that one poll gives
 FADING = 1 - 1 / 200  # of the evidence, with each finished import
@@ -78,6 +82,7 @@ class Seen:
     before_at: float  # unfinished then: the poll before, or the request
     now: float
     done_at: float | None  # None: still unfinished
+    started_at: float | None  # None: not started, or not named
 
 
 class AccountTiming:
@@ -90,11 +95,13 @@ class AccountTiming:
         self.planner = PollPlanner(tradeoff, known.ages, known.feeding_ages_s)
         self.by_feeding = LineClock(LinePlanner(tradeoff, known.by_feeding), known.evidence_by_feeding)
         self.by_request = LineClock(LinePlanner(tradeoff, known.by_request), known.evidence_by_request)
+        self.by_start = PhaseClock(tradeoff, known.by_start, known.evidence_by_start)
         self.standstill = Standstill()
         self.skew = Skew()
         self.deadline_s = tradeoff.deadline_s
         self._line_by = tradeoff.line_by
-        self._decides: LineClock | None = None  # None: the ages
+        self._decides: LineClock | PhaseClock | None = None  # None: the ages
+        self._by_age = True  # an age decided lately
         self._saved_at = -math.inf
         self._choose()
 
@@ -136,7 +143,7 @@ class AccountTiming:
         known before the first poll."""
         clock = self._decides
         place = requested_at if clock is self.by_request else float(task.key)
-        if clock is None or place is None:
+        if not isinstance(clock, LineClock) or place is None:
             return None
         line = clock.planner.line(self._value(task))
         return Spot(clock.planner, line, place) if line.is_fitted else None
@@ -167,7 +174,9 @@ class AccountTiming:
         done_at = None
         if isinstance(outcome, Finished):
             done_at = (before_at + now) / 2 if completed_at is None else min(completed_at - self.skew.seconds, now)
-        self._decide_from(task, Seen(before_at, now, done_at), requested_at, is_named=named_at is not None)
+        started_at = self._started_at(task, outcome, now)
+        seen = Seen(before_at, now, done_at, started_at)
+        self._decide_from(task, seen, requested_at, is_named=named_at is not None)
         spot = self._spot(task, requested_at if named_at is not None else None)
         pressure = self.planner.pressure if spot is None else spot.planner.pressure
         if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
@@ -175,9 +184,23 @@ class AccountTiming:
         if done_at is not None:
             return None
         if spot is None:
-            return self.planner.gap_s(max(0.0, now - requested_at))
+            return self._gap_by_age_s(max(0.0, now - requested_at), None if started_at is None else now - started_at)
         pressure.planned(min(spot.gap_s(now, task.key, unpressed=True), LONGEST_PUT_OFF_S))
         return spot.gap_s(now, task.key)
+
+    def _gap_by_age_s(self, age_s: float, since_start_s: float | None) -> float:
+        self._by_age = True
+        if self._decides is not self.by_start:
+            return self.planner.gap_s(age_s)
+        if since_start_s is not None:
+            return self.by_start.gap_s(since_start_s)
+        return max(self.planner.gap_s(age_s), self.by_start.pending_s)
+
+    def _started_at(self, task: Task, outcome: Running | Finished, now: float) -> float | None:
+        """Return when the import was started, by our clock; None where it was not, or HubSpot names no start."""
+        reported = epoch(outcome.started_at) if isinstance(outcome, Finished) else outcome.started_at
+        at = _possible(task.started_at if reported is None else reported, now)
+        return None if at is None else min(at - self.skew.seconds, now)
 
     def _learn_skew(self, task: Task, requested_at: float | None, completed_at: float | None, now: float) -> None:
         if requested_at is not None and task.seen_at is None:
@@ -207,21 +230,31 @@ class AccountTiming:
             places.append((self.by_request, requested_at))
         for clock, place in places:
             likelihood = clock.learn(clock.planner.line(value), place, seen)
-            if likelihood is not None:
-                clock.evidence += max(-MOST_EVIDENCE, min(likelihood - by_age, MOST_EVIDENCE))
-            if is_done:
-                clock.evidence *= FADING
+            self._weigh(clock, likelihood, by_age, is_done=is_done)
+        if seen.started_at is not None:
+            to_at = seen.now if seen.done_at is None else seen.done_at
+            was_seen = task.started_at is not None
+            likelihood = self.by_start.learn(seen.started_at, seen.before_at, to_at, finished=is_done, seen=was_seen)
+            self._weigh(self.by_start, likelihood, by_age, is_done=is_done)
         self._choose()
 
+    def _weigh(self, clock: LineClock | PhaseClock, likelihood: float | None, by_age: float, *, is_done: bool) -> None:
+        if likelihood is not None:
+            clock.evidence += max(-MOST_EVIDENCE, min(likelihood - by_age, MOST_EVIDENCE))
+        if is_done:
+            clock.evidence *= FADING
+
     def _choose(self) -> None:
-        best = max(self.by_feeding, self.by_request, key=lambda clock: clock.evidence)
+        clocks: tuple[LineClock | PhaseClock, ...] = (self.by_feeding, self.by_request, self.by_start)
+        best = max(clocks, key=lambda clock: clock.evidence)
         before = self._decides
         if before is not None and before.evidence < 0:
             self._decides = None
         if best.evidence > CONVINCED + (0.0 if self._decides is None else self._decides.evidence):
             self._decides = best
-        if self._decides is None and before is not None:
+        if self._decides is not before:
             self.planner.replan()
+            self.by_start.planner.replan()
 
     def _restart_lines(self) -> None:
         for clock in (self.by_feeding, self.by_request):
@@ -233,8 +266,10 @@ class AccountTiming:
 
     def refresh(self, now: float) -> bool:
         """Recompute the plan if that is due; return whether it was."""
-        if not self.planner.refresh(now, plan=self._decides is None):
+        self.by_start.planner.refresh(now, plan=self._decides is self.by_start)
+        if not self.planner.refresh(now, plan=self._by_age or self._decides is not self.by_feeding):
             return False
+        self._by_age = False
         for clock in (self.by_feeding, self.by_request):
             if clock is self._decides:
                 clock.planner.pressure.update()
@@ -243,6 +278,25 @@ class AccountTiming:
                 clock.planner.refresh()
         return True
 
+    def explanation(self, now: float) -> str:
+        """Return what the polls follow from, for people."""
+        if self.standstill.lasts(now):
+            return (
+                f"nothing finished for {duration(now - self.standstill.since)}: one task is polled every "
+                f"{duration(self.standstill.gap_s(now))}, at random"
+            )
+        lines = [*self._decides.planner.lines.values()] if isinstance(self._decides, LineClock) else []
+        moving = [1 / line.pace_s for line in lines if line.is_fitted and line.pace_s > 0]
+        if moving:
+            pace = sum(moving)
+            each = f"{pace:.2g} a second" if pace >= 1 else f"one every {duration(1 / pace)}"
+            sides = f", {len(moving)} lines side by side" if len(moving) > 1 else ""
+            return f"HubSpot works the imports off in order, about {each}{sides}"
+        if self.planner.hazard.finished < ENOUGH_FINISHED:
+            return f"how long imports take is being learned, from {self.planner.hazard.finished:,} finished ones so far"
+        half_s = SurvivalCurve(self.planner.hazard.rates()[0]).quantile_s(0.5)
+        return f"half of the imports finish within {duration(half_s)} of their request"
+
     # --- keeping
 
     def to_save(self, now: float) -> bytes | None:
@@ -250,10 +304,10 @@ class AccountTiming:
         if abs(now - self._saved_at) < SAVE_EVERY_S:
             return None
         self._saved_at = now
-        return self.knowledge()
+        return self.knowledge(now)
 
-    def knowledge(self) -> bytes:
-        """Return what a later `AccountTiming` needs to continue from here."""
+    def knowledge(self, now: float) -> bytes:
+        """Return what a later `AccountTiming` needs to continue from here, and what people want to know."""
         return encode(
             Known(
                 ages=self.planner.hazard,
@@ -262,6 +316,9 @@ class AccountTiming:
                 by_request=self.by_request.planner.hazard,
                 evidence_by_feeding=self.by_feeding.evidence,
                 evidence_by_request=self.by_request.evidence,
+                by_start=self.by_start.planner.hazard,
+                evidence_by_start=self.by_start.evidence,
+                explanation=self.explanation(now),
             )
         )
 

@@ -33,21 +33,27 @@ class Known:
     feeding_ages_s: tuple[float, ...] = ()
     by_feeding: Hazard = field(default_factory=lambda: Hazard(axis=AXIS))
     by_request: Hazard = field(default_factory=lambda: Hazard(axis=AXIS))
+    by_start: Hazard = field(default_factory=Hazard)
     evidence_by_feeding: float = 0.0
     evidence_by_request: float = 0.0
+    evidence_by_start: float = 0.0
+    explanation: str = ""  # what the polls follow from, for people
 
 
 def encode(known: Known) -> bytes:
     """Return it as bytes."""
     lines = {"by_feeding": known.by_feeding, "by_request": known.by_request}
+    evidence = (known.evidence_by_feeding, known.evidence_by_request, known.evidence_by_start)
     return orjson.dumps(
         {
             "version": VERSION,
             "bands": _BANDS,
             **_table(known.ages),
             "feeding_ages_s": [round(age, 2) for age in known.feeding_ages_s],
+            "by_start": _table(known.by_start),
             "lines": {name: _table(hazard) for name, hazard in lines.items()},
-            "evidence": [round(known.evidence_by_feeding, 3), round(known.evidence_by_request, 3)],
+            "evidence": [round(each, 3) for each in evidence],
+            "explanation": known.explanation,
         }
     )
 
@@ -71,17 +77,28 @@ def decode(knowledge: bytes) -> Known:
         feeding_ages_s = tuple(_numbers(stored["feeding_ages_s"])[-FEEDING_AGES:])
         if version == AGES_ONLY:
             return Known(ages=ages, feeding_ages_s=feeding_ages_s)
-        lines, (by_feeding, by_request) = stored["lines"], stored["evidence"]
+        lines, (by_feeding, by_request, by_start) = stored["lines"], stored["evidence"]
         return Known(
             ages=ages,
             feeding_ages_s=feeding_ages_s,
             by_feeding=_hazard(lines["by_feeding"], AXIS),
             by_request=_hazard(lines["by_request"], AXIS),
             evidence_by_feeding=_number(by_feeding),
+            by_start=_hazard(stored["by_start"], AGES),
             evidence_by_request=_number(by_request),
+            evidence_by_start=_number(by_start),
+            explanation=str(stored["explanation"]),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise KnowledgeUnreadable(f"it is damaged ({type(error).__name__})") from None
+
+
+def explanation_of(knowledge: bytes | None) -> str | None:
+    """Return what an account's polls follow from, for people; None where nothing is known."""
+    try:
+        return None if knowledge is None else decode(knowledge).explanation or None
+    except KnowledgeUnreadable:
+        return None
 
 
 def planner_from(tradeoff: Tradeoff, knowledge: bytes) -> PollPlanner:

@@ -15,7 +15,7 @@ from poller.schedule.learned import Pressure, Tradeoff
 FEWEST = 16  # finished imports that make a line
 REMEMBERED = 400  # finished imports that the pace follows from …
 ANCHORED = 64  # … and the place that the line has reached
-REFIT_EVERY = 8  # finished imports
+REFITS = 10  # while the remembered ones are replaced once
 VOTES = 5
 FAR = 0.9  # of the finished imports are at smaller places than those that show a delay
 LATEST_S = 15.0  # after the predicted completion, a poll was made
@@ -62,7 +62,7 @@ class Line:
             self._vote(at - self.predicted_at(place) + self._shift_s, in_vain=False)
         self._done.append((place, at))
         self._unfitted += 1
-        if len(self._done) >= FEWEST and (self._unfitted >= REFIT_EVERY or not self.is_fitted):
+        if len(self._done) >= FEWEST and (self._unfitted * REFITS >= len(self._done) or not self.is_fitted):
             self._fit()
 
     def unfinished(self, place: float, now: float) -> None:

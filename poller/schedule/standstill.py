@@ -44,8 +44,12 @@ class Standstill:
         """Return whether a single poll may be made now, and count it."""
         if now < self._next_turn_at:
             return False
-        self._next_turn_at = now + min(max(SHORTEST_GAP_S, GAP_SHARE * (now - self.since)), LONGEST_GAP_S)
+        self._next_turn_at = now + self.gap_s(now)
         return True
+
+    def gap_s(self, now: float) -> float:
+        """Return the time between two single polls."""
+        return min(max(SHORTEST_GAP_S, GAP_SHARE * (now - self.since)), LONGEST_GAP_S)
 
     def no_deadline_passed(self, now: float) -> None:
         """No task was found whose deadline has passed."""

@@ -212,7 +212,7 @@ def test_only_a_running_task_gets_a_gap(outcome: Outcome) -> None:
 def test_knowledge_survives_a_restart() -> None:
     timing = AccountTiming("a", TRADEOFF)
     train(timing.planner, lognormal_s(30, 1.2), 500)
-    restored = AccountTiming("a", TRADEOFF, timing.knowledge())
+    restored = AccountTiming("a", TRADEOFF, timing.knowledge(NOW))
     assert restored.planner.hazard.finished == 500
     assert restored.planner.first_poll_s == pytest.approx(timing.planner.first_poll_s)
     for age_s in (3, 30, 300):
@@ -232,6 +232,6 @@ def test_knowledge_that_cannot_be_used_raises(damaged: bytes) -> None:
     ("key", "value"), [("events", [1.0]), ("events", ["x"]), ("exposure_s", None), ("finished", "?")]
 )
 def test_one_damaged_part_makes_all_unreadable(key: str, value: object) -> None:
-    stored = orjson.loads(AccountTiming("a", TRADEOFF).knowledge())
+    stored = orjson.loads(AccountTiming("a", TRADEOFF).knowledge(NOW))
     with pytest.raises(KnowledgeUnreadable):
         AccountTiming("a", TRADEOFF, orjson.dumps(stored | {key: value}))

@@ -6,9 +6,9 @@ import pytest
 
 from bench.timing_lane import play
 from bench.timing_workloads import Import
-from poller.core.model import Finished
+from poller.core.model import Finished, Running
 from poller.core.timestamps import iso
-from poller.schedule import AccountTiming, Tradeoff
+from poller.schedule import AccountTiming, Tradeoff, explanation_of
 from poller.schedule.line import FEWEST, SCOUT_S, SCOUTS, Line, LinePlanner
 from poller.schedule.policy import Polling
 from tests.support.makers import make_task
@@ -153,9 +153,30 @@ def finished_at(at: float) -> Finished:
 def test_what_was_learned_of_a_line_is_kept_and_a_few_imports_show_where_it_is() -> None:
     timing = AccountTiming("a", Tradeoff())
     learn_line(timing, range(100))
-    restored = AccountTiming("a", Tradeoff(), timing.knowledge())
+    restored = AccountTiming("a", Tradeoff(), timing.knowledge(NOW))
     assert restored.by_feeding.evidence == pytest.approx(timing.by_feeding.evidence, abs=0.01)
     task = make_task(key=400, fed_at=NOW, polls=1, seen_at=NOW + 1000.0)
     assert restored.put_off_s(task, NOW + 1000.0) == 0.0
     learn_line(restored, range(100, 100 + FEWEST))
     assert restored.put_off_s(task, NOW + 1200.0) == 60.0
+
+
+def test_what_was_learned_is_explained_in_a_sentence() -> None:
+    timing = AccountTiming("a", Tradeoff())
+    assert "is being learned" in timing.explanation(NOW)
+    learn_line(timing, range(100))
+    assert timing.explanation(NOW + 1000) == "HubSpot works the imports off in order, about one every 10 s"
+    assert explanation_of(timing.knowledge(NOW + 1000)) == timing.explanation(NOW + 1000)
+    for second in range(1100, 1200):
+        timing.learn(make_task(key=50, fed_at=NOW), Running(status=None), asked_at=NOW + second, now=NOW + second)
+    assert timing.explanation(NOW + 4000).endswith(": one task is polled every 10 s, at random")
+
+
+def test_the_durations_of_independent_imports_are_explained_too() -> None:
+    timing, rng = AccountTiming("a", Tradeoff()), Random(1)
+    for number in range(200):
+        fed_at, took_s = NOW + number * 5, rng.lognormvariate(3.4, 0.8)
+        outcome = Finished(status="COMPLETE", num_errors=0, requested_at=iso(fed_at), completed_at=iso(fed_at + took_s))
+        timing.learn(make_task(key=rng.randrange(9999), fed_at=fed_at), outcome, asked_at=fed_at + 99, now=fed_at + 99)
+    timing.refresh(NOW + 5000)
+    assert timing.explanation(NOW + 5000).startswith("half of the imports finish within ")
