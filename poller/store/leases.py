@@ -54,9 +54,10 @@ class Leases:
         """Return those whose lease is held. Until `end_putting_off` they cannot be claimed."""
         held = []
         for task, due_at in put_off:
-            if self._is_held(task):
-                self._held[task.account][task.key] = RECORDING
-                held.append((task, due_at))
+            if not self._is_held(task):
+                continue
+            self._held[task.account][task.key] = RECORDING
+            held.append((task, due_at))
         return held
 
     def end_putting_off(self, put_off: Sequence[tuple[Task, float]]) -> None:
