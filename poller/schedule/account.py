@@ -220,8 +220,9 @@ class AccountTiming:
             self.standstill.finished()
         else:
             spot = self._spot(task, requested_at if is_named else None)
-            chance = self.planner.curve.chance(from_s, to_s)
-            if spot is not None:
+            if spot is None:
+                chance = -math.expm1(by_age)
+            else:
                 chance = spot.curve.chance(spot.after_s(seen.before_at), spot.after_s(seen.now))
             self.standstill.unfinished(chance, now=seen.now, deadline_at=task.fed_at + self.deadline_s)
         self.planner.watch(from_s, to_s, finished=is_done)

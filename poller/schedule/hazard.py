@@ -42,7 +42,8 @@ class Axis:
 
     def band_of(self, at: float) -> int:
         """Return the number of the band that contains this place; of the nearest where none does."""
-        return min(max(bisect_right(self.edges, at), 1), self.bands) - 1
+        band = bisect_right(self.edges, at) - 1
+        return band if 0 <= band < self.bands else 0 if band < 0 else self.bands - 1
 
 
 AGES = Axis(_edges())
@@ -116,26 +117,29 @@ class HazardCurve:
     def __init__(self, edges: Sequence[float], rates: Sequence[float]) -> None:
         self._edges = edges
         self._rates = rates
+        self._bands = len(rates)
         self._until = [0.0]  # at each edge
         for rate, (low, high) in zip(rates, pairwise(edges), strict=True):
             self._until.append(self._until[-1] + rate * (high - low))
 
+    def _band(self, at: float) -> int:
+        band = bisect_right(self._edges, at) - 1
+        return band if 0 <= band < self._bands else 0 if band < 0 else self._bands - 1
+
     def hazard_until(self, at: float) -> float:
         """Return the hazard added up to here: between two places, the chance to finish is 1 - exp(-difference)."""
-        band = min(max(bisect_right(self._edges, at), 1), len(self._rates)) - 1
-        return self._until[band] + self._rates[band] * max(0.0, at - self._edges[band])
+        band = self._band(at)
+        past_s = at - self._edges[band]
+        return self._until[band] + self._rates[band] * past_s if past_s > 0 else self._until[band]
 
     def chance(self, from_s: float, to_s: float) -> float:
         """Return the chance that what was unfinished at `from_s` is finished at `to_s`."""
-        return -math.expm1(self.hazard_until(from_s) - self.hazard_until(max(from_s, to_s)))
+        return -math.expm1(self.likelihood(from_s, to_s, finished=False))
 
     def likelihood(self, from_s: float, to_s: float, *, finished: bool) -> float:
         """Return the logarithm of how likely it was to be unfinished from here to there, and then to finish or not."""
-        stays = self.hazard_until(from_s) - self.hazard_until(max(from_s, to_s))
-        if not finished:
-            return stays
-        band = min(max(bisect_right(self._edges, to_s), 1), len(self._rates)) - 1
-        return stays + math.log(self._rates[band])
+        stays = self.hazard_until(from_s) - self.hazard_until(to_s) if to_s > from_s else 0.0
+        return stays + math.log(self._rates[self._band(to_s)]) if finished else stays
 
 
 def _rate(band: int, events: Sequence[float], exposure: Sequence[float], prior: float) -> float:
