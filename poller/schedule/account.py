@@ -122,7 +122,7 @@ class AccountTiming:
         way_s = min(self._way_s(task, now), task.fed_at + self.deadline_s - now)
         if way_s <= 0:
             return 0.0
-        return min(way_s, max(way_s / 2, SHORTEST_PUT_OFF_S), LONGEST_PUT_OFF_S)
+        return _part_of(way_s)
 
     def _way_s(self, task: Task, now: float) -> float:
         """Return how long it is until the poll, as far as is known now."""
@@ -186,7 +186,7 @@ class AccountTiming:
         if spot is None:
             return self._gap_by_age_s(max(0.0, now - requested_at), None if started_at is None else now - started_at)
         pressure.planned(min(spot.gap_s(now, task.key, unpressed=True), LONGEST_PUT_OFF_S))
-        return spot.gap_s(now, task.key)
+        return _part_of(spot.gap_s(now, task.key))
 
     def _gap_by_age_s(self, age_s: float, since_start_s: float | None) -> float:
         self._by_age = True
@@ -248,10 +248,13 @@ class AccountTiming:
     def _choose(self) -> None:
         clocks: tuple[LineClock | PhaseClock, ...] = (self.by_feeding, self.by_request, self.by_start)
         best = max(clocks, key=lambda clock: clock.evidence)
+        if best is self.by_request and self.by_feeding.evidence > best.evidence - CONVINCED:
+            best = self.by_feeding  # also known before the first poll
         before = self._decides
         if before is not None and before.evidence < 0:
             self._decides = None
-        if best.evidence > CONVINCED + (0.0 if self._decides is None else self._decides.evidence):
+        lead = CONVINCED if self._decides is None else self._decides.evidence + CONVINCED
+        if best.evidence > lead or (self._decides is self.by_request and best is self.by_feeding):
             self._decides = best
         if self._decides is not before:
             self.planner.replan()
@@ -332,6 +335,11 @@ def _requested_at(task: Task, outcome: Running | Finished, now: float) -> float 
 
 def _completed_at(outcome: Running | Finished, now: float) -> float | None:
     return _possible(epoch(outcome.completed_at), now) if isinstance(outcome, Finished) else None
+
+
+def _part_of(way_s: float) -> float:
+    """Return after how much of a long way to ask again whether it is still right."""
+    return min(way_s, max(way_s / 2, SHORTEST_PUT_OFF_S), LONGEST_PUT_OFF_S)
 
 
 def _possible(at: float | None, now: float) -> float | None:

@@ -6,6 +6,7 @@ our clock.
 
 import math
 from collections import deque
+from itertools import islice
 from statistics import median
 
 from poller.schedule.hazard import Axis, Hazard, HazardCurve
@@ -15,6 +16,7 @@ from poller.schedule.learned import Pressure, Tradeoff
 FEWEST = 16  # finished imports that make a line
 REMEMBERED = 400  # finished imports that the pace follows from …
 ANCHORED = 64  # … and the place that the line has reached
+ANCHOR_EVERY = 8  # finished imports
 REFITS = 10  # while the remembered ones are replaced once
 VOTES = 5
 FAR = 0.9  # of the finished imports are at smaller places than those that show a delay
@@ -45,7 +47,7 @@ class Line:
     def __init__(self) -> None:
         self._done: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)  # place, completion
         self._votes: deque[tuple[float, bool]] = deque(maxlen=VOTES)  # seconds overdue, whether by a poll in vain
-        self._unfitted = 0
+        self._unfitted = self._unanchored = 0
         self._shift_s = 0.0
         self._far = math.inf
         self.is_fitted = False
@@ -62,8 +64,13 @@ class Line:
             self._vote(at - self.predicted_at(place) + self._shift_s, in_vain=False)
         self._done.append((place, at))
         self._unfitted += 1
+        self._unanchored += 1
         if len(self._done) >= FEWEST and (self._unfitted * REFITS >= len(self._done) or not self.is_fitted):
             self._fit()
+            self._unanchored = ANCHOR_EVERY
+        if self.is_fitted and self._unanchored >= ANCHOR_EVERY:
+            self._unanchored = 0
+            self._anchor()
 
     def unfinished(self, place: float, now: float) -> None:
         """A poll found an import unfinished: far along the line and past its prediction, that shows a delay."""
@@ -73,13 +80,18 @@ class Line:
                 self._vote(overdue_s, in_vain=True)
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
+        """A line is late where most of the latest votes are late and the middle one is a poll in vain; it is early where
+        all are early."""
         self._votes.append((overdue_s, in_vain))
-        middle_s, is_in_vain = sorted(self._votes)[len(self._votes) // 2]
-        self._shift_s = max(0.0, middle_s) if is_in_vain else 0.0
+        ordered = sorted(self._votes)
+        middle_s, is_in_vain = ordered[len(ordered) // 2]
+        if is_in_vain:
+            self._shift_s = max(0.0, middle_s)
+        else:
+            self._shift_s = middle_s if ordered[-1][0] < 0 else 0.0
 
     def _fit(self) -> None:
-        """The pace from the halves of the line, by place; the anchor from the latest completions. Medians, because
-        some imports are out of order."""
+        """The pace from the halves of the line, by place. Medians, because some imports are out of order."""
         self._unfitted, self.is_fitted = 0, True
         by_place = sorted(self._done)
         half = len(by_place) // 2
@@ -87,9 +99,12 @@ class Line:
         places = median(place for place, _ in later) - median(place for place, _ in earlier)
         seconds = median(at for _, at in later) - median(at for _, at in earlier)
         self.pace_s = max(0.0, seconds / places) if places > 0 else 0.0
-        latest = sorted(self._done, key=lambda done: done[1])[-ANCHORED:]
-        self._place, self._at = median(place for place, _ in latest), median(at for _, at in latest)
         self._far = by_place[int(len(by_place) * FAR)][0]
+
+    def _anchor(self) -> None:
+        """Where the line was at the latest completions."""
+        latest = sorted(islice(reversed(self._done), 2 * ANCHORED), key=lambda done: done[1])[-ANCHORED:]
+        self._place, self._at = median(place for place, _ in latest), median(at for _, at in latest)
 
 
 class LinePlanner:
