@@ -21,8 +21,8 @@ log = structlog.get_logger("poller")
 
 PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0
-INDEXED_AT_ONCE = 256  # tasks: 3 ms in SQLite, of every
-INDEX_GAP_S = 0.1
+INDEXED_AT_ONCE = 256  # tasks: 4 ms in SQLite, of every
+INDEX_GAP_S = 0.2
 INDEX_EVERY_S = 5.0  # once all is indexed
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 

@@ -67,6 +67,16 @@ async def test_each_content_type_is_read_in_its_format(simulation: Simulation) -
             assert "Content-Type: text/plain" in (await json_of(response))["message"]
 
 
+async def test_ids_that_come_again_with_another_ref_are_counted(simulation: Simulation) -> None:
+    one, two = simulation.api.preload(2)
+    async with visited(simulation) as session:
+        assert (await post(session, f"id,url\n{one},a\n{two},b\n", CSV))["other_refs"] == 0
+        again = await post(session, f"id,url\n{one},a\n{two},c\n", CSV)
+        assert (again["duplicate"], again["other_refs"]) == (2, 1)
+        async with session.get(f"/v1/tasks/{two}") as response:
+            assert (await json_of(response))["ref"] == {"url": "b"}
+
+
 async def test_the_ledger_has_one_source_whose_lines_continue_after_a_restart(simulation: Simulation) -> None:
     ids = simulation.api.preload(4)
     async with visited(simulation) as session:
