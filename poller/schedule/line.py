@@ -80,8 +80,7 @@ class Line:
                 self._vote(overdue_s, in_vain=True)
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
-        """A line is late where most of the latest votes are late and the middle one is a poll in vain; it is early where
-        all are early."""
+        """A line is late where the middle one of the latest votes is a poll in vain, and early where all are early."""
         self._votes.append((overdue_s, in_vain))
         ordered = sorted(self._votes)
         middle_s, is_in_vain = ordered[len(ordered) // 2]
