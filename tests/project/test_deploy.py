@@ -267,7 +267,8 @@ def test_the_unit_runs_the_service_in_its_own_folder_with_the_token_as_a_credent
     settings = config(CONFIG, environ, tmp_path)
     assert unit("ExecStart") == [f"/opt/poller/bin/poller {' '.join(COMMAND)}"]
     assert unit("StateDirectory") == ["poller"]
-    assert settings.state.startswith("sqlite:///%S/poller/")
+    assert "state" not in environ | settings.model_dump(exclude_unset=True)  # the default: in the folder it runs in
+    assert unit("WorkingDirectory") == ["%S/poller"]
     assert str(settings.token_file) == f"%d/{unit('LoadCredential')[0].partition(':')[0]}"
 
 
