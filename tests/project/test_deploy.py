@@ -8,6 +8,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -391,8 +392,15 @@ def test_the_alerts_fire_on_the_series_of_their_trouble_and_on_no_others() -> No
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_every_alert_has_series_on_which_it_fires() -> None:
-    assert {rule["alert"] for rule in ALERTS} == set(re.findall(r'alertname="(\w+)"', ALERT_TESTS.read_text("utf-8")))
+def test_every_alert_has_series_on_which_it_fires_and_then_stops() -> None:
+    stopped = set()
+    for test in yaml.safe_load(ALERT_TESTS.read_text("utf-8"))["tests"]:
+        firing = [
+            {name for sample in at["exp_samples"] for name in re.findall(r'^{alertname="(\w+)"}', sample["labels"])}
+            for at in test["promql_expr_test"]
+        ]
+        stopped |= {name for at, later in pairwise(firing) for name in at - later if name not in firing[-1]}
+    assert stopped == {rule["alert"] for rule in ALERTS}
 
 
 def test_every_pause_that_needs_a_person_pages() -> None:
