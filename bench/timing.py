@@ -1,23 +1,26 @@
 """Compares when-to-poll policies on simulated accounts and writes docs/timing-table.md and docs/timing.svg.
 
 No sockets and no clock, only due times, a rate limit and chance by seed: `python -m bench.timing`.
+`python -m bench.timing --trace FILE --limit N` plays your own account instead; bench/timing_trace.py has the format.
 """
 
 import argparse
 import heapq
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from bench.timing_policies import OTHERS, Clairvoyant, Learning, Optimal, Policy, Poll
+from bench.timing_lane import play
+from bench.timing_policies import OTHERS, Clairvoyant, Optimal, Policy, Poll
 from bench.timing_report import plot, table
+from bench.timing_trace import head, read_trace, row
 from bench.timing_workloads import DEADLINE_S, WORKLOADS, Import
-from poller.schedule.policy import LONGEST_GAP_S
+from poller.schedule.policy import LONGEST_GAP_S, Polling
 
 SEED = 1
 PROCESSES = 2
@@ -26,6 +29,7 @@ COSTS_S = (0.02, 0.1, 0.2, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0)
 OPTIMAL_COSTS_S = (0.1, 0.3, 1.0, 2.0, 4.0, 10.0, 30.0)
 WARM_UP = 1 / 3  # of the tasks; the rest is the steady state
 UNLIMITED = 1e6
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +43,10 @@ class Result:
     drained_s: float
     steady_polls: float
     steady_s: float
+    put_offs: float = 0.0  # per task
 
 
-def simulate(tasks: Sequence[Import], policy: Policy, per_second: float) -> Result:
+def simulate(tasks: Sequence[Import], policy: Policy, per_second: float, deadline_s: float = DEADLINE_S) -> Result:
     """Poll each task until it is seen finished: longest due first, evenly paced, a poll taking no time."""
     queue = [(task.fed_at, -1, number, 0) for number, task in enumerate(tasks)]  # due, turn (-1: feeding), task, polls
     heapq.heapify(queue)
@@ -62,23 +67,30 @@ def simulate(tasks: Sequence[Import], policy: Policy, per_second: float) -> Resu
         gap_s = policy.gap_s(Poll(number=number, task=task, now=now, due_at=due_at, polls=before, finished=finished))
         if finished:
             late_s[number] = now - task.seen_from
-        elif now < task.fed_at + DEADLINE_S:
-            heapq.heappush(queue, (min(now + gap_s, task.fed_at + DEADLINE_S), turn, number, before + 1))
+        elif now < task.fed_at + deadline_s:
+            heapq.heappush(queue, (min(now + gap_s, task.fed_at + deadline_s), turn, number, before + 1))
     return _result(polls, late_s, now)
 
 
-def _result(polls: Sequence[int], late_s: Sequence[float], drained_s: float) -> Result:
+def learned(tasks: Sequence[Import], per_second: float, polling: Polling) -> Result:
+    """Play the service's own timing."""
+    played = play(tasks, per_second, polling)
+    return _result(played.polls, played.late_s, played.drained_s, played.put_offs)
+
+
+def _result(polls: Sequence[int], late_s: Sequence[float], drained_s: float, put_offs: int = 0) -> Result:
     seen = sorted(late for late in late_s if late >= 0)
     warm = int(len(polls) * WARM_UP)
     steady = [late for late in late_s[warm:] if late >= 0]
     return Result(
         polls=sum(polls) / len(polls),
-        mean_s=sum(seen) / len(seen),
-        p95_s=seen[int(len(seen) * 0.95)],
-        worst_s=seen[-1],
+        mean_s=sum(seen) / max(1, len(seen)),
+        p95_s=seen[int(len(seen) * 0.95)] if seen else 0.0,
+        worst_s=seen[-1] if seen else 0.0,
         drained_s=drained_s,
         steady_polls=sum(polls[warm:]) / (len(polls) - warm),
-        steady_s=sum(steady) / len(steady),
+        steady_s=sum(steady) / max(1, len(steady)),
+        put_offs=put_offs / len(polls),
     )
 
 
@@ -120,7 +132,7 @@ def compare(workload: str, per_second: float) -> Compared:
         workload=workload,
         per_second=per_second,
         others={name: simulate(tasks, build(), per_second) for name, build in OTHERS.items()},
-        default=simulate(tasks, Learning(), per_second),
+        default=learned(tasks, per_second, Polling(deadline_s=DEADLINE_S)),
         by_cost=_by_cost(tasks, per_second),
         optimal=_optimal(tasks, math.inf),
         optimal_within=_optimal(tasks, LONGEST_GAP_S),
@@ -135,21 +147,44 @@ def _optimal(tasks: Sequence[Import], longest_gap_s: float) -> list[Result]:
 
 
 def _by_cost(tasks: Sequence[Import], per_second: float) -> dict[float, Result]:
-    return {poll_cost_s: simulate(tasks, Learning(poll_cost_s), per_second) for poll_cost_s in COSTS_S}
+    return {cost_s: learned(tasks, per_second, at_cost(cost_s, DEADLINE_S)) for cost_s in COSTS_S}
+
+
+def at_cost(poll_cost_s: float, deadline_s: float) -> Polling:
+    """Return the rules of a person who sets this `poll_cost_s`."""
+    return Polling(poll_cost_s=poll_cost_s, first_gap_s=min(1.0, poll_cost_s), deadline_s=deadline_s)
+
+
+def policies(tasks: Sequence[Import], per_second: float) -> Iterator[tuple[str, Result]]:
+    """Play the tasks through every policy; their deadline is the service's default."""
+    yield "learned (default)", learned(tasks, per_second, Polling())
+    for poll_cost_s in (0.3, 30.0):
+        yield f"learned, poll_cost_s = {poll_cost_s:g}", learned(tasks, per_second, at_cost(poll_cost_s, DAY_S))
+    for name, build in OTHERS.items():
+        yield name, simulate(tasks, build(), per_second, DAY_S)
+    yield "clairvoyant", simulate(tasks, Clairvoyant(), per_second, DAY_S)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where table and plot go")
-    docs = parser.parse_args().docs
+    parser.add_argument("--trace", type=Path, help="play this trace of an account instead; see bench/timing_trace.py")
+    parser.add_argument("--limit", type=float, default=RATES[0], help="requests a second, with --trace")
+    options = parser.parse_args()
+    if options.trace is not None:
+        sys.stdout.write(head())
+        for name, result in policies(read_trace(options.trace), options.limit):
+            sys.stdout.write(row(name, result))
+            sys.stdout.flush()
+        return
     compared = []
     with ProcessPoolExecutor(PROCESSES) as pool:
         for each in pool.map(compare, list(WORKLOADS) * len(RATES), [rate for rate in RATES for _ in WORKLOADS]):
             compared.append(each)
             sys.stdout.write(table([each]) + "\n")
             sys.stdout.flush()
-    (docs / "timing-table.md").write_text(table(compared))
-    (docs / "timing.svg").write_text(plot([each for each in compared if each.per_second == RATES[0]]))
+    (options.docs / "timing-table.md").write_text(table(compared))
+    (options.docs / "timing.svg").write_text(plot([each for each in compared if each.per_second == RATES[0]]))
 
 
 if __name__ == "__main__":

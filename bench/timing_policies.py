@@ -1,14 +1,12 @@
-"""The compared policies: plain intervals, the service's back-off, its learned timing, and two bounds."""
+"""The policies that learned timing is compared with: plain intervals, the service's back-off, and two bounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bench.timing_workloads import DEADLINE_S, Import
-from poller.schedule import PollPlanner, Tradeoff
 from poller.schedule.hazard import BANDS, EDGES, WIDTHS, band_of
 from poller.schedule.inspection import InspectionPlan, plan_inspection
-from poller.schedule.policy import LONGEST_GAP_BY_COST_S, LONGEST_GAP_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,36 +52,6 @@ class BackOff:
 
     def gap_s(self, poll: Poll) -> float:
         return min(max((poll.now - poll.task.fed_at) * 0.25, 1.0), 60.0)
-
-
-class Learning:
-    """`polling.policy = "learned"`; without a poll cost: the default."""
-
-    def __init__(self, poll_cost_s: float | None = None) -> None:
-        if poll_cost_s is None:
-            self.planner = PollPlanner(Tradeoff(longest_gap_s=LONGEST_GAP_S))
-        else:
-            shortest_s = min(1.0, poll_cost_s)
-            self.planner = PollPlanner(
-                Tradeoff(poll_cost_s=poll_cost_s, longest_gap_s=LONGEST_GAP_BY_COST_S, shortest_gap_s=shortest_s)
-            )
-
-    def first_poll_s(self, _task: Import) -> float:
-        return self.planner.first_poll_s
-
-    def gap_s(self, poll: Poll) -> float:
-        planner, task, first = self.planner, poll.task, poll.polls == 0
-        age_s = poll.now - task.requested_at
-        if first:
-            planner.fed(task.fed_at - task.requested_at)
-        else:
-            planner.waited(poll.now - poll.due_at)
-        if poll.finished:
-            planner.finished(poll.number, age_s, task.took_s, first=first)
-        else:
-            planner.unfinished(poll.number, age_s, first=first)
-        planner.refresh(poll.now)
-        return 0.0 if poll.finished else planner.gap_s(age_s)
 
 
 class Optimal:

@@ -17,11 +17,26 @@ class Import:
     requested_at: float
     fed_at: float
     took_s: float  # infinity: never finishes
+    started_at: float | None = None  # None: HubSpot names none
+    attr: str | None = None  # what is fed with the id
+    skew_s: float = 0.0  # of HubSpot's clock over ours
+    names_request: bool = True  # HubSpot's answers contain `requestedAt`
+
+    def moved(self, seconds: float) -> "Import":
+        """Return the same import, later."""
+        started_at = None if self.started_at is None else self.started_at + seconds
+        return replace(
+            self, requested_at=self.requested_at + seconds, fed_at=self.fed_at + seconds, started_at=started_at
+        )
+
+    @property
+    def completed_at(self) -> float:
+        return self.requested_at + self.took_s
 
     @property
     def seen_from(self) -> float:
         """The earliest instant at which a poll finds it finished."""
-        return max(self.requested_at + self.took_s, self.fed_at)
+        return max(self.completed_at, self.fed_at)
 
 
 Draw = Callable[[Random], float]
@@ -53,8 +68,7 @@ def _burst(_rng: Random) -> list[Import]:
 def _changing(rng: Random) -> list[Import]:
     later_s = TASKS / FED_A_SECOND
     slow = _fed_evenly(lognormal(240, 0.5), rng)
-    moved = [replace(each, requested_at=each.requested_at + later_s, fed_at=each.fed_at + later_s) for each in slow]
-    return _fed_evenly(lognormal(30, 0.8), rng) + moved
+    return _fed_evenly(lognormal(30, 0.8), rng) + [each.moved(later_s) for each in slow]
 
 
 USUAL, SLOW = lognormal(30, 1.2), lognormal(600, 0.8)

@@ -181,13 +181,6 @@ class Builder:
             return self._oauth(account.base_url, account.oauth)
         return await _stored_token(account.token_file, account.token_env, self.environment.environ)
 
-    async def site_token(self, settings: Settings) -> TokenSource | None:
-        """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
-        file, variable = settings.listen_token_file, settings.listen_token_env
-        if file is None and variable is None:
-            return None
-        return await _stored_token(file, variable or "", self.environment.environ)
-
     def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
         environ = self.environment.environ
         if oauth.client_secret is not None:
@@ -219,6 +212,14 @@ def _gate_limits(account: AccountSettings) -> GateLimits:
         daily_reserve=account.daily_reserve,
         time_zone=account.time_zone,
     )
+
+
+async def site_token(settings: Settings, environ: Mapping[str, str]) -> TokenSource | None:
+    """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
+    file, variable = settings.listen_token_file, settings.listen_token_env
+    if file is None and variable is None:
+        return None
+    return await _stored_token(file, variable or "", environ)
 
 
 async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from poller.app import inputs
-from poller.app.build import Builder
+from poller.app.build import Builder, site_token
 from poller.app.environment import Environment
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
@@ -159,7 +159,8 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
     """Serve until the stack unwinds; return the URL, None where there is no server."""
     if (address := address_of(settings.listen)) is None:
         return None
-    environment, tokens = parts.builder.environment, await parts.builder.site_token(settings)
+    environment = parts.builder.environment
+    tokens = await site_token(settings, environment.environ)
     try:
         taken = await stack.enter_async_context(environment.open_site(make_site(context, tokens), address))
     except ConfigError as error:

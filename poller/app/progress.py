@@ -105,7 +105,7 @@ class Progress:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
         now, (seconds, finished) = self.clock(), self._grown(2)
-        step = Step(seconds=seconds, polls=0, finished=finished, paused=False)
+        step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
         lanes = [LaneOutlook(is_paused=True)] if self.pauses() else []
         cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=lanes)
         return time_left(cast, now)

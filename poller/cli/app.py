@@ -28,6 +28,7 @@ from poller.cli.commands import (
     run,
     sandbox,
     status,
+    ui,
     verify,
     why,
 )
@@ -80,7 +81,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for module in (run, check_config, plan, status, why, report, verify, replay, reload, healthcheck, demo, sandbox):
+for module in (run, check_config, plan, status, why, report, verify, replay, reload, ui, healthcheck, demo, sandbox):
     app.command(epilog=module.EXAMPLES)(getattr(module, module.__name__.rpartition(".")[2]))
 app.command(import_files.NAME, epilog=import_files.EXAMPLES)(import_files.import_files)  # `import` is a keyword
 

@@ -38,6 +38,8 @@ class Task(Struct, frozen=True, kw_only=True):
     status: str | None  # HubSpot's last known status
     paused_base_s: float  # the account's paused time when the task was fed; see `decide` in schedule/policy.py
     requested_at: float | None = None  # when the import was started; None until HubSpot reported it
+    seen_at: float | None = None  # when a poll last found it unfinished
+    started_at: float | None = None  # when its processing began, by HubSpot's clock
     lease: int = 0  # fencing token of the claim
 
 
@@ -111,6 +113,7 @@ class Running(Struct, frozen=True, kw_only=True):
     known: bool = True  # False: an unknown status
     task_id: str | None = None  # the id in the body
     requested_at: float | None = None  # None where absent or nonsense
+    started_at: float | None = None  # the same
     correlation_id: str | None = None
 
 
@@ -208,6 +211,8 @@ class PollAgain(Struct, frozen=True, kw_only=True):
     missing_at: float | None = None
     status: str | None = None
     requested_at: float | None = None  # None: the known one stays
+    seen_at: float | None = None  # when this poll found it unfinished; None: it did not
+    started_at: float | None = None  # None: the known one stays
 
 
 class Finish(Struct, frozen=True, kw_only=True):

@@ -152,9 +152,13 @@ class PollStore(Protocol):
         """Make the account's new tasks due `delay_s` after they are added; before the first call they are due at once.
         Not stored."""
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first. A lease ends with `record`, `release` or the process; in
-        PostgreSQL also a minute after the last `beat`."""
+    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
+        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then. A
+        lease ends with `record`, `release` or the process; in PostgreSQL also a minute after the last `beat`."""
+
+    async def claim_any(self, account: str, share: float) -> list[Task]:
+        """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over
+        which due tasks are spread is where it is searched from: a random number makes it a random task."""
 
     async def next_due_at(self, account: str) -> float | None:
         """Return when the earliest task that is waiting and not leased is due; None if there is none."""

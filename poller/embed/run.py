@@ -75,7 +75,7 @@ class EmbeddedRun:
         return self._sink
 
     def _stop(self) -> None:
-        """Hand over nothing more, and store nothing more; whoever waits learns it."""
+        """Hand over and store nothing more; wake all that wait."""
         self._is_ending = True
         if self._sink is not None:
             self._sink.end()

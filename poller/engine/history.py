@@ -72,8 +72,13 @@ class History:
         """Start from the sums of earlier runs."""
         self.before, self.began_at = sums, now
         self.steps_end_at, self._polls, self._finished = now, 0, sums.finished
-        for reason, count, landed in sums.reasons:
-            self.reasons[reason] = RecentReason(count=count, landed=landed)
+        self.count_reasons(sums)
+
+    def count_reasons(self, sums: Sums) -> None:
+        """Take over the counts of the reasons; their samples stay."""
+        for name, count, landed in sums.reasons:
+            reason = self.reasons.setdefault(name, RecentReason())
+            reason.count, reason.landed = count, landed
 
     def add_earlier(self, body: bytes) -> None:
         """Measure and sample the stored record of an earlier run, whose outcome is counted already."""
@@ -112,7 +117,7 @@ class History:
             self.late.add(max(0.0, seen_at - completed_at))
 
     async def watch(
-        self, clock: Clock, *, polls: Callable[[], int], finished: Callable[[], int], paused: Callable[[], bool]
+        self, clock: Clock, *, polls: Callable[[], int], finished: Callable[[], int], paused: Callable[[], float]
     ) -> None:
         """Note the counters every `STEP_S` seconds of the wall clock, until cancelled."""
         self.steps_end_at, self._polls, self._finished = clock(), polls(), finished()
@@ -120,14 +125,14 @@ class History:
             await asyncio.sleep(_until_next_step_s(clock()))
             self.step(clock(), polls(), finished(), paused=paused())
 
-    def step(self, now: float, polls: int, finished: int, *, paused: bool) -> None:
+    def step(self, now: float, polls: int, finished: int, *, paused: float) -> None:
         """Close a step. Steps that were missed, because the machine slept, count as empty."""
         missed = min(max(round((now - self.steps_end_at) / STEP_S) - 1, 0), STEPS)
         self.steps.extend([Step(seconds=STEP_S, polls=0, finished=0, paused=paused)] * missed)
         self.steps.append(self.unfinished(now - missed * STEP_S, polls, finished, paused=paused))
         self.steps_end_at, self._polls, self._finished = now, polls, finished
 
-    def unfinished(self, now: float, polls: int, finished: int, *, paused: bool) -> Step:
+    def unfinished(self, now: float, polls: int, finished: int, *, paused: float) -> Step:
         """Return the unfinished step, as of now."""
         seconds = min(max(0.0, now - self.steps_end_at), 2 * STEP_S)  # the wall clock may jump
         return Step(seconds=seconds, polls=polls - self._polls, finished=finished - self._finished, paused=paused)

@@ -1,19 +1,18 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from typing import assert_never
 
 import structlog
 
-from poller.core.model import Answer, Decision, Finish, Outcome, Poll, PollAgain, Settled, Task
+from poller.core.model import Answer, Finish, Outcome, Poll, PollAgain, Settled, Task
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
 from poller.core.record import render
+from poller.engine.due_tasks import DueTasks
 from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.recorder import Polled, Recorder
@@ -23,7 +22,6 @@ from poller.schedule.policy import Polling, decide
 
 log = structlog.get_logger("poller")
 
-LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 
 
@@ -54,7 +52,7 @@ class Lane:
         self._clock = clock
         self._rng = rng
         self._give_up = GiveUpWatch(account, limits)
-        self._due_tasks = DueTasks(account, store=store, gate=gate, clock=clock)
+        self._due_tasks = DueTasks(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
         self._workers = 0
         self._witness = Witness()
         self._first_answers = FirstAnswers()
@@ -139,7 +137,7 @@ class Lane:
             learned_gap_s=learned_gap_s,
         )
         self._witness.note(task, outcome)
-        self._plan_polls(task, decision, now)
+        self._plan_polls(now)
         again, record = None, None
         match decision:
             case PollAgain():
@@ -163,12 +161,10 @@ class Lane:
     def _holds_unknown(self, now: float) -> bool:
         return not self._polling.trust_unknown and self._first_answers.holds(now, self._polling.missing_again_s)
 
-    def _plan_polls(self, task: Task, decision: Decision, now: float) -> None:
+    def _plan_polls(self, now: float) -> None:
         if self._timing is None:
             return
         learned = self._timing.planner
-        if isinstance(decision, Finish):
-            learned.forget(task.key)
         if learned.refresh(now):
             self._store.delay_first_polls(self.account, learned.first_poll_s)
             log.debug(
@@ -185,6 +181,8 @@ class Lane:
         for each in polled:
             if each.settled.again is not None:
                 self._due_tasks.wake_for(each.settled.again.at)
+            else:
+                self._due_tasks.end_standstill()
             self._give_up.check(each.outcome, each.at)
 
     def save(self) -> None:
@@ -202,7 +200,8 @@ class Lane:
         self, *, client: StatusClient, polling: Polling, timing: AccountTiming | None, limits: GiveUpRules
     ) -> None:
         """Use other settings from the next poll on."""
-        self._client, self._polling, self._timing, self._give_up.rules = client, polling, timing, limits
+        self._client, self._polling, self._give_up.rules = client, polling, limits
+        self._timing = self._due_tasks.timing = timing
         self._first_answers = FirstAnswers()  # the token may be another
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
@@ -214,55 +213,3 @@ class Lane:
         """Claim nothing more; polls in flight are finished and recorded."""
         self.gate.close()
         self._due_tasks.stop()
-
-
-class DueTasks:
-    """An account's due tasks: claimed many at a time, handed out one by one. Sleeps while none is due."""
-
-    def __init__(self, account: str, *, store: PollStore, gate: Gate, clock: Clock) -> None:
-        self._account = account
-        self._store = store
-        self._gate = gate
-        self._clock = clock
-        self._claimed: deque[Task] = deque()
-        self._claiming = asyncio.Lock()
-        self._woken = asyncio.Event()
-        self._sleeps_until = 0.0
-        self._stopping = False
-
-    async def next(self) -> Task | None:
-        """Wait for a due task; None once stopped. Workers take turns, so that one claim serves many."""
-        if self._claimed and not self._stopping:
-            return self._claimed.popleft()
-        async with self._claiming:
-            while not self._claimed and not self._stopping:
-                self._woken.clear()
-                self._claimed.extend(await self._store.claim(self._account, self._gate.workers))
-                if not self._claimed:
-                    await self._sleep_until_due()
-            return None if self._stopping else self._claimed.popleft()
-
-    async def _sleep_until_due(self) -> None:
-        now, due_at = self._clock(), await self._store.next_due_at(self._account)
-        self._sleeps_until = min(now + LONGEST_SLEEP_S, due_at if due_at is not None else float("inf"))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
-                await self._woken.wait()
-
-    def wake(self) -> None:
-        """End a sleep."""
-        self._woken.set()
-
-    def wake_for(self, due_at: float) -> None:
-        """End a sleep that would last longer than until `due_at`."""
-        if due_at < self._sleeps_until:
-            self.wake()
-
-    def stop(self) -> None:
-        """Hand out nothing more."""
-        self._stopping = True
-        self.wake()
-
-    def release(self) -> None:
-        """Give back what was claimed and not handed out."""
-        self._store.release(list(self._claimed))

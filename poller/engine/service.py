@@ -181,7 +181,7 @@ class Service:
             self._clock,
             polls=lambda: self._metrics.polls,
             finished=lambda: self._metrics.finished,
-            paused=lambda: any(lane.gate.pause for lane in self.lanes.values()),
+            paused=lambda: sum(lane.gate.pause is not None for lane in self.lanes.values()) / max(1, len(self.lanes)),
         )
 
     async def _prune(self) -> None:

@@ -189,6 +189,7 @@ def _running(status: str, document: JsonObject, correlation_id: str | None, *, k
         known=known,
         task_id=_task_id(document),
         requested_at=epoch(document.get("requestedAt")),
+        started_at=epoch(document.get("startedAt")),
         correlation_id=correlation_id,
     )
 

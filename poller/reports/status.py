@@ -128,7 +128,7 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]
     """Return the pace since `before`, and the time left where it can be forecast."""
     if before is None or now <= before[0] or not sums.waiting or sums.finished <= before[1]:
         return []
-    step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=False)
+    step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=0.0)
     lanes = [LaneOutlook(is_paused=bool(state.pause), resume_at=state.resume_at) for state in sums.accounts.values()]
     left = time_left(forecast(now=now, waiting=sums.waiting, paces=recent_paces([step]), lanes=lanes), now)
     return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

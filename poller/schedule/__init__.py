@@ -3,6 +3,7 @@
 from poller.schedule.account import AccountTiming, KnowledgeUnreadable, knowledge_key, planner_from
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.simulate import Course, SimulatedRun, simulate_run
+from poller.schedule.standstill import Standstill
 from poller.schedule.survival import SurvivalCurve
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "KnowledgeUnreadable",
     "PollPlanner",
     "SimulatedRun",
+    "Standstill",
     "SurvivalCurve",
     "Tradeoff",
     "knowledge_key",

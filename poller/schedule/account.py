@@ -9,6 +9,7 @@ from poller.core.model import Finished, Outcome, Running, Task
 from poller.core.timestamps import epoch
 from poller.schedule.hazard import BANDS, FIRST_EDGE_S, OLDEST_S, RATIO, Hazard
 from poller.schedule.learned import FEEDING_AGES, PollPlanner, Tradeoff
+from poller.schedule.standstill import Standstill
 
 VERSION = 1
 SAVE_EVERY_S = 10.0
@@ -31,6 +32,8 @@ class AccountTiming:
         """`name` is the knowledge's key in the store. Raises `KnowledgeUnreadable` where it is damaged."""
         self.name = name
         self.planner = PollPlanner(tradeoff) if knowledge is None else planner_from(tradeoff, knowledge)
+        self.standstill = Standstill()
+        self.deadline_s = tradeoff.deadline_s
         self._saved_at = -math.inf
 
     def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
@@ -39,7 +42,7 @@ class AccountTiming:
             return None
         if task.polls:
             self.planner.waited(max(0.0, asked_at - task.due_at))
-        first = task.polls == task.errors  # all polls before failed, if there were any
+        first = task.seen_at is None
         requested_at = _requested_at(task, outcome, now)
         if first and requested_at is not None:
             self.planner.fed(max(0.0, task.fed_at - requested_at))
@@ -47,11 +50,24 @@ class AccountTiming:
         if requested_at is None:
             requested_at = task.fed_at - self.planner.usual_feeding_age_s
         age_s = max(0.0, now - requested_at)
+        before_s = 0.0 if task.seen_at is None else min(max(0.0, task.seen_at - requested_at), age_s)
         if isinstance(outcome, Finished):
-            self.planner.finished(task.key, age_s, took_s, first=first)
+            self.standstill.finished()
+            self.planner.finished(before_s, age_s, took_s)
             return None
-        self.planner.unfinished(task.key, age_s, first=first)
+        chance = self.planner.chance(before_s, age_s)
+        self.standstill.unfinished(chance, now=now, deadline_at=task.fed_at + self.deadline_s)
+        self.planner.unfinished(before_s, age_s)
         return self.planner.gap_s(age_s)
+
+    @property
+    def first_poll_s(self) -> float:
+        """The wait from an import's feeding to its first poll."""
+        return self.planner.first_poll_s
+
+    def refresh(self, now: float) -> bool:
+        """Recompute the plan if that is due; return whether it was."""
+        return self.planner.refresh(now)
 
     def to_save(self, now: float) -> bytes | None:
         """Return the knowledge to save, at most every `SAVE_EVERY_S`."""

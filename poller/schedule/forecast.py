@@ -22,7 +22,7 @@ class Step:
     seconds: float
     polls: int
     finished: int
-    paused: bool  # some account was paused at its end
+    paused: float  # the share of the accounts that were paused at its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +88,10 @@ def time_left(cast: Forecast, now: float) -> str:
 
 
 def recent_paces(steps: Sequence[Step]) -> Iterator[float]:
-    """Yield outcomes per second over the shortest recent past that has `FEW`, then over one that has `MANY`. Paused
-    steps do not count. Where the two differ the pace is changing, and the forecast is uncertain."""
+    """Yield outcomes per second over the shortest recent past that has `FEW`, then over one that has `MANY`. Steps in
+    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain."""
     wanted, finished, seconds = FEW, 0, 0.0
-    for step in reversed([step for step in steps if not step.paused]):
+    for step in reversed([step for step in steps if step.paused < 1]):
         finished, seconds = finished + step.finished, seconds + step.seconds
         if finished >= wanted and seconds >= SHORTEST_S:
             yield finished / seconds

@@ -6,6 +6,7 @@ time for which imports were observed unfinished, so waiting ones count too. Both
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 FIRST_EDGE_S = 0.5
 RATIO = 1.12  # of one band's end to its beginning
@@ -89,6 +90,22 @@ class Hazard:
         events, exposure = self.events(), self.exposure_s()
         at_risk = [seconds / width for seconds, width in zip(exposure, WIDTHS, strict=True)]
         return [_rate(band, events, exposure) for band in range(BANDS)], at_risk
+
+
+class HazardCurve:
+    """The hazard added up: what was learned, as chances."""
+
+    def __init__(self, edges: Sequence[float], rates: Sequence[float]) -> None:
+        self._edges = edges
+        self._rates = rates
+        self._until = [0.0]  # at each edge
+        for rate, (low, high) in zip(rates, pairwise(edges), strict=True):
+            self._until.append(self._until[-1] + rate * (high - low))
+
+    def hazard_until(self, at: float) -> float:
+        """Return the hazard added up to here: between two places, the chance to finish is 1 - exp(-difference)."""
+        band = min(max(bisect_right(self._edges, at), 1), len(self._rates)) - 1
+        return self._until[band] + self._rates[band] * (at - self._edges[band])
 
 
 def _rate(band: int, events: Sequence[float], exposure: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from poller.schedule.hazard import BANDS, EDGES, Hazard
+from poller.schedule.hazard import BANDS, EDGES, Hazard, HazardCurve
 from poller.schedule.inspection import InspectionPlan, plan_inspection
 from poller.schedule.survival import SurvivalCurve
 
@@ -19,7 +19,6 @@ KNOWN = 6.0  # imports observed at an age, for it to count as known
 KNOWN_AT_FIRST = 30.0  # imports known, before first polls are delayed
 FEEDING_AGES = 64  # the latest ages at feeding are remembered
 WEIGHED_AGES = 8  # sample of them that is weighed
-WATCHED = 20_000  # imports followed from poll to poll; of more, an even sample
 PRESSURE_TARGET = 2.0  # gaps aim at this multiple of the wait behind the limit
 RECENT = 0.7  # of waits and gaps, the share that still counts at the next plan
 
@@ -31,10 +30,11 @@ class Tradeoff:
     poll_cost_s: float = 3.0  # seconds of lateness that one request is worth
     longest_gap_s: float = 60.0
     shortest_gap_s: float = 1.0
+    deadline_s: float = math.inf  # age at which an unfinished import is given up
 
 
 class PollPlanner:
-    """Plans the polls of one account by how long its imports take. `key` identifies an import."""
+    """Plans the polls of one account by how long its imports take."""
 
     def __init__(self, tradeoff: Tradeoff, hazard: Hazard | None = None, feeding_ages_s: Sequence[float] = ()) -> None:
         self._tradeoff = tradeoff
@@ -42,12 +42,11 @@ class PollPlanner:
         self.first_poll_s = 0.0  # the best wait from a fresh import's feeding to its first poll
         self.pressure = 1.0  # factor on the cost of a poll while polls wait behind the limit
         self.feeding_ages_s: deque[float] = deque(feeding_ages_s, maxlen=FEEDING_AGES)
-        self._seen_at_age: dict[int, float] = {}  # by watched import: the age at the last poll
-        self._sampled = 1  # one of this many keys is watched
         self._events = 0  # since the last plan
         self._planned_at = -math.inf
         self._waits_s = self._waited = 0.0
         self._gaps_s = self._planned = 0.0
+        self._curve_of = -1  # number of finished imports that the curve was made of
         self._replan()
 
     # --- deciding
@@ -77,33 +76,21 @@ class PollPlanner:
         self._waits_s += wait_s
         self._waited += 1
 
-    def unfinished(self, key: int, age_s: float, *, first: bool) -> None:
-        """A poll found the import unfinished. `first`: no poll before showed its status."""
-        before_s = 0.0 if first else self._seen_at_age.get(key)
-        if before_s is not None:
-            self.hazard.watch(before_s, age_s, finished=False)
-        if key % self._sampled == 0:
-            self._seen_at_age[key] = age_s
-            if len(self._seen_at_age) > WATCHED:
-                self._sampled *= 2
-                self._seen_at_age = {key: age for key, age in self._seen_at_age.items() if key % self._sampled == 0}
+    def unfinished(self, before_s: float, age_s: float) -> None:
+        """A poll found the import unfinished, as the poll before it at the age `before_s`; 0 for a first poll."""
+        self.hazard.watch(before_s, age_s, finished=False)
 
-    def finished(self, key: int, age_s: float, took_s: float | None, *, first: bool) -> None:
+    def finished(self, before_s: float, age_s: float, took_s: float | None) -> None:
         """A poll found the import finished; `took_s` is its duration where known."""
-        before_s = 0.0 if first else self._seen_at_age.get(key)
-        self.forget(key)
-        if before_s is None:
-            return
         if took_s is None:
             took_s = (before_s + age_s) / 2
         self.hazard.watch(min(before_s, took_s), took_s, finished=True)
         self._events += 1
 
-    def forget(self, key: int) -> None:
-        """Forget an import that is not polled any more."""
-        self._seen_at_age.pop(key, None)
-        if self._sampled > 1 and len(self._seen_at_age) < WATCHED // 8:
-            self._sampled //= 2
+    def chance(self, before_s: float, age_s: float) -> float:
+        """Return the chance that an import which was unfinished at the age `before_s` is finished at `age_s`: by what
+        was known when one finished last, so that polls in vain do not make a standstill the usual case."""
+        return -math.expm1(self._curve.hazard_until(before_s) - self._curve.hazard_until(max(before_s, age_s)))
 
     # --- planning
 
@@ -130,6 +117,8 @@ class PollPlanner:
 
     def _replan(self) -> None:
         rates, at_risk = self.hazard.rates()
+        if self.hazard.finished != self._curve_of:
+            self._curve, self._curve_of = HazardCurve(EDGES, rates), self.hazard.finished
         limits_s = [self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES)]
         poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s)

@@ -52,6 +52,7 @@ class Polling:
             poll_cost_s=POLL_COST_S if self.poll_cost_s is None else self.poll_cost_s,
             longest_gap_s=min(self.ceiling_s, self.deadline_s),
             shortest_gap_s=self.first_gap_s,
+            deadline_s=self.deadline_s,
         )
 
     @property
@@ -96,6 +97,8 @@ def decide(
                 errors=0,
                 status=outcome.status,
                 requested_at=outcome.requested_at,
+                seen_at=now,
+                started_at=outcome.started_at,
             )
         case Missing():
             return _decide_missing(task, now, polling, holds_unknown=holds_unknown)

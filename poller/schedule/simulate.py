@@ -60,31 +60,29 @@ def _play(
 ) -> tuple[int, float, list[float]]:
     """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
     first_s = 0.0 if learned is None else learned.first_poll_s
-    due = [(first_s, turn, turn, 0) for turn in range(len(courses))]  # due, turn, task, polls
+    due = [(first_s, turn, turn, 0.0) for turn in range(len(courses))]  # due, turn, task, its age at the poll before
     polls, now, late_s = 0, -spacing_s, []
     while due:
-        due_at, _, number, before = heapq.heappop(due)
+        due_at, turn, number, before_s = heapq.heappop(due)
         course = courses[number]
         now = max(due_at, now + spacing_s)
         polls += 1
         age_s = now + course.age_s
         if learned is not None:
-            _learn(learned, number, course, now=now, due_at=due_at, first=before == 0)
+            if turn >= len(courses):
+                learned.waited(now - due_at)
+            _learn(learned, course, before_s, age_s, now)
         if course.took_s <= age_s:
             late_s.append(min(age_s - course.took_s, now))
         elif now < deadline_s:
             wait_s = gap_s(now) if learned is None else learned.gap_s(age_s)
-            heapq.heappush(due, (min(now + wait_s, deadline_s), len(courses) + polls, number, before + 1))
+            heapq.heappush(due, (min(now + wait_s, deadline_s), len(courses) + polls, number, age_s))
     return polls, max(0.0, now), late_s
 
 
-def _learn(learned: PollPlanner, number: int, course: Course, *, now: float, due_at: float, first: bool) -> None:
-    age_s = now + course.age_s
-    key = -1 - number  # no key of the store is negative
-    if not first:
-        learned.waited(now - due_at)
+def _learn(learned: PollPlanner, course: Course, before_s: float, age_s: float, now: float) -> None:
     if course.took_s <= age_s:
-        learned.finished(key, age_s, course.took_s, first=first)
+        learned.finished(before_s, age_s, course.took_s)
     else:
-        learned.unfinished(key, age_s, first=first)
+        learned.unfinished(before_s, age_s)
     learned.refresh(now)

@@ -1,7 +1,7 @@
-"""The admin server of one run: health, metrics, feeding, tasks and the live page, over HTTP."""
+"""The admin server of a run, and the read-only one of a state: health, metrics, tasks and the page, over HTTP."""
 
-from poller.web.context import RunContext
-from poller.web.routes import make_site
+from poller.web.context import RunContext, StateContext
+from poller.web.routes import make_site, make_state_site
 from poller.web.server import listen
 
-__all__ = ["RunContext", "listen", "make_site"]
+__all__ = ["RunContext", "StateContext", "listen", "make_site", "make_state_site"]

@@ -21,6 +21,15 @@ SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 SEES_DETAILS: web.RequestKey[bool] = web.RequestKey("sees_details", bool)  # the client may see more than health
 
 
+@web.middleware
+async def refuse_changes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer only requests that change nothing: the middleware of a server that shows a state."""
+    if request.method in SAFE:
+        return await handler(request)
+    message = "This server only shows the state. To change something, send the request to the poller that works on it."
+    return error_response(403, "read_only", message)
+
+
 class Guard:
     """Lets requests in or refuses them; `check` is the middleware."""
 

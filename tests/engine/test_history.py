@@ -45,13 +45,13 @@ def record(number: int, *, reason: str | None = None, took_s: float = 5.0, **fie
 def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empty() -> None:
     history = History()
     history.begin(NOW, NOTHING)
-    history.step(NOW + 10, 100, 80, paused=False)
-    history.step(NOW + 40, 130, 90, paused=True)
+    history.step(NOW + 10, 100, 80, paused=0.0)
+    history.step(NOW + 40, 130, 90, paused=1.0)
     assert [(step.polls, step.finished, step.paused) for step in history.steps] == [
-        (100, 80, False),
-        (0, 0, True),
-        (0, 0, True),
-        (30, 10, True),
+        (100, 80, 0.0),
+        (0, 0, 1.0),
+        (0, 0, 1.0),
+        (30, 10, 1.0),
     ]
     assert [step.seconds for step in history.steps] == [10.0] * 4
 
@@ -60,7 +60,7 @@ def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empt
 def test_a_wall_clock_that_jumps_leaves_steps_of_sane_length(jump_s: float) -> None:
     history = History()
     history.begin(NOW, NOTHING)
-    history.step(NOW + jump_s, 10, 10, paused=False)
+    history.step(NOW + jump_s, 10, 10, paused=0.0)
     assert 0 <= history.steps[-1].seconds <= 20
     assert len(history.steps) <= STEPS
 

@@ -12,7 +12,7 @@ NOW = 1_767_571_200.0
 LANE = LaneOutlook(rate_per_s=10.0, next_due_at=NOW, resets_at=NOW + 36_000)
 
 
-def steps(*finished: int, paused: bool = False) -> list[Step]:
+def steps(*finished: int, paused: float = 0.0) -> list[Step]:
     return [Step(seconds=10.0, polls=100, finished=each, paused=paused) for each in finished]
 
 
@@ -64,8 +64,13 @@ def test_the_run_does_not_end_before_the_next_poll_is_due() -> None:
 
 
 def test_time_spent_paused_does_not_slow_the_pace() -> None:
-    found = of(800, past=steps(*[80] * 30) + steps(*[0] * 30, paused=True))
+    found = of(800, past=steps(*[80] * 30) + steps(*[0] * 30, paused=1.0))
     assert found.at == NOW + 100
+
+
+def test_the_pace_while_one_of_two_accounts_is_paused_counts() -> None:
+    found = of(800, past=steps(*[80] * 30) + steps(*[40] * 30, paused=0.5))
+    assert found.at == NOW + 200
 
 
 def test_a_pause_with_a_known_end_is_added_and_one_without_prevents_a_forecast() -> None:

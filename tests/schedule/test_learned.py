@@ -32,10 +32,10 @@ def trained(durations: Iterator[float], count: int, tradeoff: Tradeoff = TRADEOF
 
 
 def train(planner: PollPlanner, durations: Iterator[float], count: int) -> None:
-    for key in range(count):
+    for _ in range(count):
         took_s = next(durations)
         planner.fed(0.5)
-        planner.finished(key, took_s + 1, took_s, first=True)
+        planner.finished(0.0, took_s + 1, took_s)
     planner.refresh(planner.hazard.finished * 100.0)
 
 
@@ -123,7 +123,7 @@ def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: fl
 
 def test_with_little_knowledge_gaps_stay_short() -> None:
     planner = trained(iter([5.0] * 50), 50, Tradeoff(poll_cost_s=100, longest_gap_s=900))
-    planner.unfinished(1000, 3000.0, first=True)
+    planner.unfinished(0.0, 3000.0)
     planner.refresh(1e9)
     assert planner.gap_s(1000.0) <= 250
 
@@ -180,18 +180,6 @@ def test_a_change_is_relearned_within_500_finished_tasks() -> None:
     assert changed.first_poll_s == pytest.approx(fresh.first_poll_s, rel=0.35)
     for age_s in (60, 150, 300):
         assert changed.gap_s(age_s) == pytest.approx(fresh.gap_s(age_s), rel=0.35)
-
-
-def test_of_more_imports_than_can_be_watched_an_even_sample_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poller.schedule.learned.WATCHED", 100)
-    planner = PollPlanner(TRADEOFF)
-    for key in range(1000):
-        planner.unfinished(key, 1.0, first=True)
-    assert len(planner._seen_at_age) <= 100
-    for key in range(1000):
-        planner.finished(key, 50.0, 40.0, first=False)
-    assert 0 < planner.hazard.finished <= 100
-    assert planner._seen_at_age == {}
 
 
 # --- an account's timing

@@ -104,3 +104,22 @@ async def test_the_fixed_policy_polls_every_longest_gap(tmp_path: Path, clock: C
     fixed = {"deadline_s": 100, "polling": {"policy": "fixed", "longest_gap_s": 20}}
     await simulation.run(simulation.write_ids(5), fixed)
     assert {record["polls"] for record in simulation.records()} == {6}
+
+
+async def test_while_nothing_finishes_a_few_polls_are_enough(tmp_path: Path, clock: Clock, events: Events) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:3600"), fates={}))
+    await simulation.run(simulation.write_ids(400))
+    polls = [record["polls"] for record in simulation.records()]
+    assert sum(polls) < 4 * 400  # at gaps of a minute it would be 60 each
+    assert max(waits_s(simulation)) < 120  # 40 s at the limit
+    assert len(named(events, "timing.standstill")) == 1
+    (ended,) = named(events, "timing.standstill_ended")
+    assert 3500 < ended["after_s"] < 3620
+
+
+async def test_deadlines_hold_while_nothing_finishes(tmp_path: Path, clock: Clock, events: Events) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={Fate.NEVER: 1.0}, requests=600))
+    await simulation.run(simulation.write_ids(200), {"deadline_s": 1000})
+    assert named(events, "timing.standstill")
+    assert {record["kind"] for record in simulation.records()} == {"timed_out"}
+    assert 1000 <= loop_time() <= 1015

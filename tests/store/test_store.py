@@ -101,6 +101,50 @@ async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store,
     assert await store.claim("main", 9) == []
 
 
+async def test_a_claim_can_be_limited_to_tasks_that_were_fed_long_ago(store: Store, clock: Clock) -> None:
+    await feed(store, "a", "b")
+    fed_until = clock()
+    await asyncio.sleep(10)
+    await feed(store, "c")
+    assert ids(await store.claim("main", 9, fed_until=fed_until)) == ["a", "b"]
+    assert await store.claim("main", 9, fed_until=fed_until) == []
+    assert ids(await store.claim("main", 9)) == ["c"]
+
+
+@pytest.mark.parametrize("is_spread", [False, True], ids=["due at one instant", "due at different instants"])
+async def test_any_due_task_can_be_claimed_each_as_likely(store: Store, clock: Clock, is_spread: bool) -> None:
+    for task_id in map(str, range(20)):
+        await feed(store, task_id)
+        if is_spread:
+            await asyncio.sleep(10)
+    claimed = [(await store.claim_any("main", (number + 0.5) / 40))[0] for number in range(10)]
+    assert len({task.key for task in claimed}) == 10
+    store.release(claimed)
+    found = [ids(await store.claim_any("main", (number * 7 % 20 + 0.5) / 20))[0] for number in range(20)]
+    assert sorted(found) == sorted(map(str, range(20)))  # a leased one is skipped, and none is claimed twice
+    assert found != sorted(found, key=int)
+    assert await store.claim_any("main", 0.5) == []
+
+
+async def test_any_due_task_is_none_where_no_task_is_due(store: Store, clock: Clock) -> None:
+    assert await store.claim_any("main", 0.5) == []
+    await feed(store, "a")
+    (task,) = await store.claim_any("main", 0.5)
+    assert await store.claim_any("main", 0.5) == []
+    await store.record([running(task, clock() + 100)])
+    assert await store.claim_any("main", 0.5) == []
+
+
+async def test_what_a_poll_saw_of_a_task_is_kept(store: Store, clock: Clock) -> None:
+    await feed(store, "a")
+    (task,) = await store.claim("main", 1)
+    await store.record([running(task, clock(), seen_at=50.0, started_at=40.0, requested_at=30.0)])
+    (task,) = await store.claim("main", 1)
+    await store.record([running(task, clock(), errors=1)])
+    (task,) = await store.claim("main", 1)
+    assert (task.seen_at, task.started_at, task.requested_at) == (50.0, 40.0, 30.0)
+
+
 async def test_claiming_for_an_unknown_account_or_nothing_yields_nothing(store: Store) -> None:
     await feed(store, "a")
     assert await store.claim("other", 5) == []

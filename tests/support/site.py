@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -18,11 +19,14 @@ WITH_TOKEN = {"listen": "0.0.0.0:8321", "listen_token_env": "SITE_TOKEN"}
 
 @asynccontextmanager
 async def visited(
-    simulation: Simulation, ids: Path | None = None, flags: Mapping[str, Any] | None = None
+    simulation: Simulation,
+    ids: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Run a service that never ends beside the caller, who sends it requests through the session; then drain it."""
     own = {"follow": True, "listen": "127.0.0.1:8321"} | dict(flags or {})
-    environ = {"HUBSPOT_TOKEN": TOKEN, "SITE_TOKEN": SITE_TOKEN}
+    environ = {"HUBSPOT_TOKEN": TOKEN, "SITE_TOKEN": SITE_TOKEN} | dict(env)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(simulation.run(ids, own, environ=environ))
         await simulation.site_is_open.wait()

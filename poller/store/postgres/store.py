@@ -23,7 +23,7 @@ from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
-from poller.store.postgres.group_commit import Writer
+from poller.store.postgres.group_commit import Apply, Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
@@ -86,13 +86,19 @@ class PostgresStore(PostgresReads, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
-        self._writer.check()
+    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
+        return await self._claim(_OneByOne(task_queue.claim), (account, limit, self._clock(), fed_until))
+
+    async def claim_any(self, account: str, share: float) -> list[Task]:
+        return await self._claim(_OneByOne(task_queue.claim_any), (account, share, self._clock()))
+
+    async def _claim(self, claim: Apply, payload: tuple[object, ...]) -> list[Task]:
+        self._writer.check()
         tasks: list[Task] = await self._writer.run(
-            _OneByOne(task_queue.claim),
-            (account, limit, self._clock()),
+            claim,
+            payload,
             first=True,
             on_commit=self._leases.take,
             abandoned=self.release,

@@ -6,6 +6,7 @@ is skipped: its owner was too late.
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -132,21 +133,50 @@ async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str,
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-async def claim(connection: AsyncConnection, account: str, limit: int, now: float) -> list[Task]:
-    """Lease up to `limit` due tasks, longest due first, except those that others hold or are just claiming."""
+async def claim(
+    connection: AsyncConnection,
+    account: str,
+    limit: int,
+    now: float,
+    fed_until: float | None = None,
+    start: tuple[float, int] = (0.0, 0),
+) -> list[Task]:
+    """Lease up to `limit` due tasks, longest due first from `start` (due_at, key) on, except those that others hold or
+    are just claiming; with `fed_until`, only those that were fed up to then."""
     # Not prepared: a plan for an unknown limit would sort all due tasks.
     claimed = await connection.execute(
-        "UPDATE task SET lease = nextval('lease'), lease_until = clock_timestamp() + %s * interval '1 s'"
+        "UPDATE task SET lease = nextval('lease'), lease_until = clock_timestamp() + %s * interval '1 s'"  # noqa: S608
         " WHERE key IN (SELECT key FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"
-        " AND kind IS NULL AND due_at <= %s AND (lease_until IS NULL OR lease_until < clock_timestamp())"
+        " AND kind IS NULL AND due_at <= %s AND (due_at, key) >= (%s, %s) AND fed_at <= %s"
+        " AND (lease_until IS NULL OR lease_until < clock_timestamp())"
         " ORDER BY due_at, key LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " RETURNING key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at,"
-        " lease",
-        (LEASE_S, account, now, limit),
+        f" RETURNING {rows.TASK}, lease",
+        (LEASE_S, account, now, *start, inf if fed_until is None else fed_until, limit),
         prepare=False,
     )
     tasks = [rows.task_of(account, row, lease) for *row, lease in await claimed.fetchall()]
     return sorted(tasks, key=lambda task: (task.due_at, task.key))
+
+
+async def claim_any(connection: AsyncConnection, account: str, share: float, now: float) -> list[Task]:
+    """Lease one due task: from this share of the time over which due tasks are spread on."""
+    found = await fetch_first(
+        connection,
+        "WITH waiting AS (SELECT id FROM account WHERE name = %s),"
+        " due AS (SELECT due_at FROM task WHERE account = (SELECT id FROM waiting) AND kind IS NULL AND due_at >="
+        " (SELECT min(due_at) + %s * (%s - min(due_at)) FROM task WHERE account = (SELECT id FROM waiting)"
+        " AND kind IS NULL) ORDER BY due_at LIMIT 1)"
+        " SELECT due_at, (SELECT min(key) FROM task WHERE account = (SELECT id FROM waiting) AND kind IS NULL"
+        " AND due_at = due.due_at), (SELECT max(key) FROM task WHERE account = (SELECT id FROM waiting)"
+        " AND kind IS NULL AND due_at = due.due_at) FROM due",
+        (account, share, now),
+    )
+    if found is not None:
+        due_at, first, last = found
+        start = (due_at, first + int((last - first) * (share * rows.TIES % 1.0)))
+        if tasks := await claim(connection, account, 1, now, start=start):
+            return tasks
+    return await claim(connection, account, 1, now)
 
 
 async def next_due_at(connection: AsyncConnection, account: str) -> float | None:
@@ -194,10 +224,11 @@ async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]
         connection,
         "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
         " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
+        " seen_at = coalesce(x.seen_at, t.seen_at), started_at = coalesce(x.started_at, t.started_at),"
         " poll_log = right(t.poll_log || x.poll_log, %s), lease = 0, lease_until = NULL"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
-        " %s::double precision[], %s::text[], %s::double precision[])"
-        " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at)"
+        " %s::double precision[], %s::text[], %s::double precision[], %s::double precision[], %s::double precision[])"
+        " AS x (key, lease, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at)"
         " WHERE t.key = x.key AND t.lease = x.lease RETURNING t.key",
         (LONGEST, *_columns(polled)),
     )
@@ -265,8 +296,10 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
         " ELSE due_at END,"
         " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at END"
-        " WHERE kind IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s)",
+        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
+        " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
+        " WHERE kind IS NULL"
+        " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)",
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s) WHERE active_at > %(now)s",
         "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
         "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",

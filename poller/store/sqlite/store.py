@@ -73,11 +73,17 @@ class SqliteStore(SqliteReader, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
         held, now = self._leases.held, self._clock()
-        tasks = self._read(task_queue.claim, account, limit, held, self._last_lease, now)
+        return self._lease(self._read(task_queue.claim, account, limit, held, self._last_lease, now, fed_until))
+
+    async def claim_any(self, account: str, share: float) -> list[Task]:
+        held, now = self._leases.held, self._clock()
+        return self._lease(self._read(task_queue.claim_any, account, share, held, self._last_lease, now))
+
+    def _lease(self, tasks: list[Task]) -> list[Task]:
         self._leases.take(tasks)
         self._last_lease += len(tasks)
         return tasks

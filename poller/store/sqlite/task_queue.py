@@ -15,6 +15,7 @@ from poller.store.intervals import CLOCK_TOLERANCE_S
 
 Connection = sqlite3.Connection
 Leased = Mapping[int, int]  # the keys of the tasks that are leased now
+_WAITING = "account = (SELECT id FROM account WHERE name = ?) AND kind IS NULL"
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -123,25 +124,64 @@ def _account_base(connection: Connection, name: str, noted: Mapping[str, Account
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-def claim(connection: Connection, account: str, limit: int, leased: Leased, last_lease: int, now: float) -> list[Task]:
+def claim(
+    connection: Connection,
+    account: str,
+    limit: int,
+    leased: Leased,
+    last_lease: int,
+    now: float,
+    fed_until: float | None = None,
+) -> list[Task]:
     """Return up to `limit` due tasks that are not leased, longest due first, each with a lease after `last_lease`."""
-    keys = _due_keys(connection, account, limit, leased, now)
     found = connection.execute(
-        "SELECT key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, requested_at"  # noqa: S608 - placeholders
-        f" FROM task WHERE key IN ({', '.join('?' * len(keys))})",
+        f"SELECT key FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at <= ?"  # noqa: S608 - constants
+        f"{'' if fed_until is None else ' AND fed_at <= ?'} ORDER BY due_at, key",
+        (account, now) if fed_until is None else (account, now, fed_until),
+    )
+    return _tasks(connection, account, _first_free(found, limit, leased), last_lease)
+
+
+def claim_any(
+    connection: Connection, account: str, share: float, leased: Leased, last_lease: int, now: float
+) -> list[Task]:
+    """Return one due task that is not leased: from this share of the time over which due tasks are spread on."""
+    ((first_at,),) = connection.execute(f"SELECT min(due_at) FROM task WHERE {_WAITING}", (account,))  # noqa: S608
+    if first_at is None or first_at > now:
+        return []
+    found = connection.execute(
+        f"SELECT due_at FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at >= ? ORDER BY due_at LIMIT 1",  # noqa: S608
+        (account, first_at + share * (now - first_at)),
+    ).fetchone()
+    due_at = first_at if found is None or found[0] > now else found[0]
+    ((first, last),) = connection.execute(
+        f"SELECT (SELECT min(key) FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at = ?),"  # noqa: S608
+        f" (SELECT max(key) FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at = ?)",
+        (account, due_at, account, due_at),
+    )
+    start = (due_at, first + (last - first) * (share * rows.TIES % 1.0))
+    after = connection.execute(
+        f"SELECT key FROM task INDEXED BY task_due WHERE {_WAITING} AND (due_at, key) >= (?, ?) AND due_at <= ?"  # noqa: S608
+        " ORDER BY due_at, key",
+        (account, *start, now),
+    )
+    keys = _first_free(after, 1, leased)
+    if not keys:
+        return claim(connection, account, 1, leased, last_lease, now)
+    return _tasks(connection, account, keys, last_lease)
+
+
+def _tasks(connection: Connection, account: str, keys: Sequence[int], last_lease: int) -> list[Task]:
+    found = connection.execute(
+        f"SELECT {rows.TASK} FROM task WHERE key IN ({', '.join('?' * len(keys))})",  # noqa: S608 - placeholders
         keys,
     )
     by_key = {row[0]: row for row in found}
     return [rows.task_of(account, by_key[key], lease) for lease, key in enumerate(keys, start=last_lease + 1)]
 
 
-def _due_keys(connection: Connection, account: str, limit: int, leased: Leased, now: float) -> list[int]:
+def _first_free(found: sqlite3.Cursor, limit: int, leased: Leased) -> list[int]:
     keys: list[int] = []
-    found = connection.execute(
-        "SELECT key FROM task INDEXED BY task_due WHERE account = (SELECT id FROM account WHERE name = ?)"
-        " AND kind IS NULL AND due_at <= ? ORDER BY due_at, key",
-        (account, now),
-    )
     with closing(found):
         for (key,) in found:
             if key not in leased:
@@ -166,7 +206,8 @@ def record(connection: Connection, settled: Sequence[Settled]) -> None:
     if polled := rows.polled_rows(settled):
         connection.executemany(
             "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
-            " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at) WHERE key = ?",
+            " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at), seen_at = coalesce(?, seen_at),"
+            " started_at = coalesce(?, started_at) WHERE key = ?",
             [(poll_log, -LONGEST, *decision, key) for key, _, poll_log, *decision in polled],
         )
     if finished := rows.finished_rows(settled):
@@ -222,8 +263,9 @@ def rebase_instants(connection: Connection, now: float) -> float:
     for statement in (
         "UPDATE task SET due_at = CASE WHEN due_at > :now THEN max(due_at - :ahead_s, :now) ELSE due_at END,"
         " fed_at = CASE WHEN fed_at > :now THEN min(fed_at - :ahead_s, :now) ELSE fed_at END,"
-        " missing_at = CASE WHEN missing_at > :now THEN min(missing_at - :ahead_s, :now) ELSE missing_at END"
-        " WHERE kind IS NULL AND (due_at > :now OR fed_at > :now OR missing_at > :now)",
+        " missing_at = CASE WHEN missing_at > :now THEN min(missing_at - :ahead_s, :now) ELSE missing_at END,"
+        " seen_at = CASE WHEN seen_at > :now THEN min(seen_at - :ahead_s, :now) ELSE seen_at END"
+        " WHERE kind IS NULL AND (due_at > :now OR fed_at > :now OR missing_at > :now OR seen_at > :now)",
         "UPDATE account SET active_at = min(active_at - :ahead_s, :now) WHERE active_at > :now",
         "UPDATE account SET resume_at = resume_at - :ahead_s WHERE resume_at > :now",
         "UPDATE record SET seen_at = seen_at - :ahead_s WHERE seen_at > :now",

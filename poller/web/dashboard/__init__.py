@@ -15,7 +15,10 @@ FILES = {
     "/page/style.css": ("style.css", "text/css"),
     **{
         f"/page/{name}.js": (f"{name}.js", "text/javascript")
-        for name in ("main", "cards", "charts", "connection", "dom", "text")
+        for name in (
+            *("cards", "connection", "dom", "headline", "main"),
+            *("notices", "pace-chart", "spread-chart", "svg", "text"),
+        )
     },
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -1,146 +1,28 @@
-// The cards of the page: each function shows its part of an overview.
+// The cards of the overview: each function shows its part.
 
-import { bands, drawPace, drawSpread, spans } from "./charts.js";
 import { $, element, setData, setText, table, update } from "./dom.js";
-import { at, count, duration, KINDS, plural, rate, ref, share, span } from "./text.js";
+import { showDone, showWhen } from "./headline.js";
+import { showNotices } from "./notices.js";
+import { drawPace, pausedText, spans } from "./pace-chart.js";
+import { bands, drawSpread } from "./spread-chart.js";
+import { at, count, duration, plural, rate, ref, share } from "./text.js";
 
 const SHOWN_REASONS = 8; // of the twelve that come
-
-function showDone({ ledger, is_fed: isFed }) {
-  const { finished, tasks } = ledger;
-  setText($("done-share"), tasks ? share(finished, tasks) : "ready");
-  setText($("done-text"), tasks
-    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome`
-    : "no task has been fed yet");
-  const bar = $("bar");
-  bar.setAttribute("aria-valuenow", tasks ? Math.floor((100 * finished) / tasks) : 0);
-  bar.setAttribute("aria-valuetext", `${count(finished)} of ${count(tasks)}`);
-  const seen = Object.entries(ledger.kinds).map(([kind, n]) => ({ kind, count: n })).filter((each) => each.count);
-  update(bar, seen, {
-    key: (each) => each.kind,
-    make: (each) => element("span", { class: `fill kind-${each.kind}` }),
-    fill: (node, each) => {
-      const width = `${(100 * each.count) / tasks}%`;
-      if (node.style.width !== width) node.style.width = width;
-    },
-  });
-  const parts = [...seen, ...(ledger.waiting ? [{ kind: "waiting", count: ledger.waiting }] : [])];
-  update($("kinds"), parts, {
-    key: (each) => each.kind,
-    make: (each) => element("li", {},
-      element("span", { class: `swatch kind-${each.kind}`, "aria-hidden": "true" }),
-      element("span", { class: "name" }, KINDS[each.kind] ?? each.kind),
-      element("span", { class: "n" })),
-    fill: (node, each) => {
-      setText(node.children[2], count(each.count));
-      node.title = share(each.count, tasks);
-    },
-  });
-}
-
-function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt }) {
-  const { state } = forecast;
-  const midnights = forecast.quota_days > 1 ? `${count(forecast.quota_days)} of the account's midnights` : "the account's midnight";
-  const quota = forecast.quota_days ? ` Today's quota is not enough: the run waits for ${midnights}.` : "";
-  if (!ledger.tasks) return ["–", "a forecast comes with the first tasks"];
-  if (state === "done") return ["done", `every task has its outcome, ${duration(now - startedAt)} after the start`];
-  if (state === "open") return ["nothing to do", "every task so far has its outcome; more may be fed"];
-  if (state === "blocked") return ["no forecast", "an account is paused or has no requests left, and the end of that is not known"];
-  if (state === "too_early") {
-    const latest = forecast.latest_at ? `; at the latest ${at(forecast.latest_at, now)}, when the remaining tasks time out` : "";
-    return [`after ${at(forecast.earliest_at, now)}`, `too few recent outcomes for a forecast; the rate limit allows no earlier end${latest}.${quota}`];
-  }
-  const left = forecast.at - now;
-  const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);
-  const range = isWide ? ` (${span(forecast.earliest_at, forecast.latest_at, now)})` : "";
-  const paused = lanes.some((lane) => lane.pause) ? ", once the pause is over" : "";
-  return [
-    `about ${at(forecast.at, now)}`,
-    `in ${duration(left)}${range}, at the recent pace${paused}${isFed ? "" : ", if nothing more is fed"}.${quota}`,
-  ];
-}
-
-function showWhen(overview) {
-  const [when, why] = whenItEnds(overview);
-  setText($("when"), when);
-  setText($("when-why"), why);
-}
-
-function notices(overview) {
-  const { now, lanes, ledger, refusals, sinks, store, warning, state, rejected } = overview;
-  const all = [];
-  if (!store.ready) {
-    all.push({ key: "store", tone: "bad", title: "The state cannot be written", text: "It does not answer, or its disk is full; nothing is acknowledged until it can. The log names the reason." });
-  }
-  if (warning) {
-    all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
-  }
-  for (const lane of lanes.filter((each) => each.pause)) {
-    const { pause, pause_detail: detail, resume_at: resumeAt } = lane;
-    const until = resumeAt ? ` Until about ${at(resumeAt, now, { seconds: resumeAt - now < 120 })}.` : "";
-    const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";
-    all.push({
-      key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: `${which}: ${pause.replaceAll("_", " ")}`,
-      text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
-    });
-  }
-  for (const [name, sink] of Object.entries(sinks).filter(([, each]) => each.state !== "delivering")) {
-    const isStopped = sink.state === "stopped";
-    const what = isStopped ? "has stopped, and a person must act" : "is failing; the poller retries";
-    all.push({ key: `sink ${name}`, tone: isStopped ? "bad" : "warn", title: `${name} ${what}`, text: sentence(sink.detail) });
-  }
-  for (const { name, dead } of ledger.sinks.filter((each) => each.dead)) {
-    const latest = refusals[name] ? `The latest: ${sentence(refusals[name])} ` : "";
-    all.push({
-      key: `dead ${name}`, tone: "warn", title: `${name} refused ${plural(dead, "record")} for good`,
-      text: `${latest}To list them with their reasons: poller status --dead. To deliver them again: poller replay --dead`,
-    });
-  }
-  if (state === "draining") {
-    all.push({ key: "draining", tone: "warn", title: "Stopping", text: "Requests in flight are finished. Run the same command again to continue." });
-  }
-  if (rejected) {
-    all.push({ key: "rejected", tone: "quiet", title: `${plural(rejected, "input line")} rejected`, text: "To list them with their reasons: poller status --rejected" });
-  }
-  return all;
-}
-
-function sentence(text) {
-  if (!text) return "";
-  const begun = /^[a-z]+[ ,]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text; // a name stays as it is
-  return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
-}
-
-function warningText({ reason, count: number, outcomes, share: part, samples }) {
-  return `${sentence(reason)} ${count(number)} of the latest ${plural(outcomes, "outcome")}, ${share(part, 1)}; for example ${samples.join(", ")}.`;
-}
-
-function showNotices(overview) {
-  update($("notices"), notices(overview), {
-    key: (each) => each.key,
-    make: () => element("div", { class: "notice" }, element("strong"), element("span")),
-    fill: (node, each) => {
-      setData(node, "tone", each.tone);
-      setText(node.children[0], each.title);
-      setText(node.children[1], each.text);
-    },
-  });
-}
 
 function showPace({ pace }) {
   const drawn = spans(pace);
   const last = drawn.all.slice(-Math.ceil(60 / drawn.seconds));
   const mean = (key) => last.reduce((sum, each) => sum + each[key], 0) / Math.max(1, last.length);
-  const meanPace = last.length ? `${rate(mean("finished"))} outcomes, ${rate(mean("polls"))} polls per second` : "";
-  setText($("pace-now"), meanPace);
+  const latest = `${rate(mean("finished"))} outcomes, ${rate(mean("polls"))} polls per second`;
+  setText($("pace-now"), !last.length ? "" : drawn.hasPolls ? latest : "all outcomes of this state, by when they were seen");
+  $("legend-polls").hidden = !drawn.hasPolls;
   $("legend-paused").hidden = !drawn.all.some((each) => each.paused);
-  redraw($("pace-chart"), `${pace.end_at} ${pace.polls.length}`, (host) =>
-    drawPace(host, drawn, (text) => setText($("pace-now"), text ?? meanPace)));
+  redraw($("pace-chart"), `${pace.end_at} ${pace.finished.length}`, (host) => drawPace(host, drawn));
   table($("pace-table"), "Pace, the latest first", [
     { name: "from", text: true, cell: (span) => at(span.end_at - span.seconds, pace.end_at, { seconds: drawn.seconds < 60 }) },
     { name: "outcomes per s", cell: (span) => rate(span.finished) },
-    { name: "polls per s", cell: (span) => rate(span.polls) },
-    { name: "", text: true, cell: (span) => (span.paused ? "paused" : "") },
+    ...(drawn.hasPolls ? [{ name: "polls per s", cell: (span) => rate(span.polls) }] : []),
+    { name: "pauses", text: true, cell: (span) => (span.paused ? pausedText(span.paused) : "") },
   ], drawn.all.map((span, index) => ({ ...span, key: drawn.all.length - index })).reverse());
 }
 
@@ -201,6 +83,8 @@ function fillLane(node, lane, now) {
   const isIdle = !pause && (dueAt === null || dueAt - now > 5);
   setText(head.children[1], pause ? pause.replaceAll("_", " ") : isIdle ? "waiting" : "working");
   setData(head.children[1], "tone", isIdle ? "quiet" : tone);
+  for (const part of [windowGauge, dayGauge, note, dayNote]) part.hidden = !reading;
+  if (!reading) return setText(head.children[1], pause ? pause.replaceAll("_", " ") : "");
   fillGauge(windowGauge, {
     name: `Requests in ${duration(reading.window_s)}`, used: reading.window_used, limit: reading.window_limit,
     text: `${count(reading.window_used)} of ${count(reading.window_limit)}`,
@@ -257,7 +141,7 @@ function sampleText(sample) {
 
 function showSinks({ ledger, sinks }) {
   const states = { delivering: ["", ""], failing: [", retrying", "warn"], stopped: [", stopped", "bad"] };
-  const stateOf = (sink) => sinks[sink.name].state;
+  const stateOf = (sink) => sinks[sink.name]?.state ?? "delivering";
   table($("sinks-table"), "Where each sink's records are", [
     { name: "sink", text: true, cell: (sink) => sink.name + states[stateOf(sink)][0], tone: (sink) => states[stateOf(sink)][1] },
     { name: "delivered", cell: (sink) => count(sink.delivered) },
@@ -279,8 +163,12 @@ function showSources({ ledger: { sources } }) {
   ], sources.map((source) => ({ ...source, key: source.name })));
 }
 
-function showFoot({ polls, version, started_at: startedAt, now, failed_polls: failures }) {
+function showFoot({ polls, version, started_at: startedAt, now, failed_polls: failures, is_read_only: isReadOnly, run }) {
   const failed = failures.length ? ` Failed polls: ${failures.map((each) => `${each.reason} ${count(each.count)}`).join(", ")}.` : "";
+  if (isReadOnly) {
+    const worker = run ? `process ${run.pid}: last heartbeat ${at(Date.parse(run.heartbeat_at) / 1000, now, { seconds: true })}` : "no process works on it";
+    return setText($("foot"), `poller ${version}, for reading only: ${plural(polls, "poll")} in all; ${worker}.`);
+  }
   setText($("foot"), `poller ${version}, running since ${at(startedAt, now)}: ${plural(polls, "poll")} in this run.${failed}`);
 }
 

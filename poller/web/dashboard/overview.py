@@ -113,7 +113,7 @@ class Overview:
         metrics, history = self._metrics, self._history
         if metrics.tasks != self._fed:
             self._fed, self._fed_at = metrics.tasks, now
-        current = history.unfinished(now, metrics.polls, metrics.finished, paused=False)
+        current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
         return forecast(
             now=now,
             waiting=metrics.waiting,

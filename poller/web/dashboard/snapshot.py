@@ -46,7 +46,7 @@ class PaceView(Struct, frozen=True, kw_only=True):
     seconds: list[float]
     polls: list[int]  # empty where only the run knows them
     finished: list[int]
-    paused: list[bool]
+    paused: list[float]  # the share of the accounts that were paused
 
 
 class SpreadView(Struct, frozen=True, kw_only=True):

@@ -60,6 +60,10 @@ export const span = (from, to, now) => `${at(from, now)} to ${sameDay(from, to) 
 
 export const time = (instant) => clock.format(new Date(instant * 1000));
 
+const dayAndTime = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: "numeric", minute: "2-digit" });
+
+export const dayTime = (instant) => dayAndTime.format(new Date(instant * 1000));
+
 // What the person fed with an id, for one line: "url: …   name: x".
 export function ref(json) {
   if (!json) return "";
@@ -88,6 +92,7 @@ export const STATES = {
   idle: ["waiting for input", "quiet"],
   paused: ["paused", "warn"],
   stuck: ["needs you", "bad"],
+  stopped: ["stopped", "warn"],
   draining: ["stopping", "warn"],
   finished: ["finished", "good"],
 };

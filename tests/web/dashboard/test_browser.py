@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from poller.core.model import Sums
 from poller.store import read_store
 from tests.support.browser import chromium, opened
-from tests.support.processes import Running, environ, hubspot, running, wait_until
+from tests.support.processes import Running, environ, hubspot, run, running, wait_until
 
 pytestmark = pytest.mark.real_time
 
@@ -34,13 +36,28 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def listening(*args: str, folder: Path, listen: str = "127.0.0.1:0", **env: str) -> Iterator[tuple[Running, str]]:
+def listening(
+    *args: str, folder: Path, listen: str = "127.0.0.1:0", stdin: int = subprocess.DEVNULL, **env: str
+) -> Iterator[tuple[Running, str]]:
     """Run the poller; yields it with the address of its page."""
     flags = ("--listen", listen, "--no-progress", *args)
-    with running("run", *flags, folder=folder, env=environ(**env)) as poller:
+    with running("run", *flags, folder=folder, env=environ(**env), stdin=stdin) as poller:
         wait_until(poller.logged("web.started"), "the page's server")
         (started,) = [event for event in poller.events() if event["event"] == "web.started"]
         yield poller, started["url"]
+
+
+@contextmanager
+def shown(*args: str, folder: Path) -> Iterator[str]:
+    """Show a state with `poller ui`; yields the address of its page."""
+    address = re.compile(r"http://127\.0\.0\.1:\d+/")
+    with running("ui", "--listen", "127.0.0.1:0", *args, folder=folder) as ui:
+        wait_until(lambda: bool(address.search(ui.log())), "the state's page")
+        match = address.search(ui.log())
+        assert match is not None
+        yield match[0]
+        ui.signal(signal.SIGINT)
+        assert ui.ended() == 0
 
 
 def sums_of(folder: Path) -> Sums:
@@ -84,13 +101,15 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
     flags = ("--durations", "uniform:0.2,6", "--fate", "complete=0.6", "--fate", "canceled=0.4")
     with hubspot(tmp_path / "hubspot", *flags, imports=200) as simulated:
         quoted = HOSTILE.replace('"', '""')
-        ids = tmp_path / "ids.csv"
-        ids.write_text("task_id,name\n" + "".join(f'{task_id},"{quoted}"\n' for task_id in simulated.take(200)))
+        ids = "task_id,name\n" + "".join(f'{task_id},"{quoted}"\n' for task_id in simulated.take(200))
+        args = ("-", "--format", "csv", "--base-url", simulated.url)
         with (
-            listening(str(ids), "--base-url", simulated.url, folder=tmp_path) as (poller, url),
+            listening(*args, folder=tmp_path, stdin=subprocess.PIPE) as (poller, url),
             opened(browser, url) as (page, seen),
         ):
             expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+            with poller.stdin as stdin:  # only now, so that the page sees the run from its first task to its end
+                stdin.write(ids.encode())
             expect(page.locator("#state")).to_have_text("running")
             expect(page.locator("#line-text")).to_have_text(ENDED, timeout=PATIENCE_MS)
             assert poller.ended() == 1
@@ -103,7 +122,7 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
                 f"{sums.kinds['canceled']} · {sums.kinds['canceled'] / 2:.1f} %"
             )
             assert rows(page, "sinks-table") == [["jsonl:finished.jsonl", "200", "0", "0"]]
-            assert rows(page, "sources-table") == [[str(ids), "201", "200", "0", "0", "1"]]
+            assert rows(page, "sources-table") == [["-", "201", "200", "0", "0", "1"]]
             assert sum(number(took) for _, took, _ in rows(page, "took-table")) == 200
             page.locator("#reasons summary").click()
             sample = page.locator("#reasons .samples li").first
@@ -114,6 +133,45 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
             page.wait_for_timeout(100)
             assert seen.hosts == {urlsplit(url).netloc}
             assert seen.console == []
+
+
+def test_a_finished_state_has_its_page_with_values_under_the_pointer(browser: Browser, tmp_path: Path) -> None:
+    with hubspot(tmp_path / "hubspot", "--fate", "complete=0.6", "--fate", "canceled=0.4", imports=120) as simulated:
+        run("run", str(simulated.ids_file(tmp_path, 120)), "--base-url", simulated.url, folder=tmp_path)
+    sums = sums_of(tmp_path)
+    with shown(folder=tmp_path) as url, opened(browser, url) as (page, seen):
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        assert page.locator("#state").text_content() == "finished"
+        assert page.locator("#done-text").text_content() == "120 of 120 tasks have their outcome"
+        assert number(page.locator("#kinds li[data-key=canceled] .n").text_content()) == sums.kinds["canceled"]
+        assert rows(page, "sinks-table") == [["jsonl:finished.jsonl", "120", "0", "0"]]
+        expect(page.locator("#foot")).to_contain_text("for reading only")
+        spread = page.locator("#took-chart svg")
+        box = spread.bounding_box()
+        assert box is not None
+        for x in range(0, round(box["width"]), 8):  # up to a bar
+            spread.hover(position={"x": x, "y": box["height"] / 2})
+            if "100 % of all" in (page.locator("#took-chart .tip").text_content() or ""):
+                break
+        expect(page.locator("#took-chart .tip")).to_contain_text("120 imports")
+        page.locator("#pace-chart svg").hover()
+        expect(page.locator("#pace-chart .tip")).to_contain_text("outcomes per s")
+        assert_readable(page)
+        assert seen.console == []
+
+
+def test_opening_a_table_does_not_stretch_the_card_beside_it(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("")
+    with (
+        listening("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", folder=tmp_path) as (_, url),
+        opened(browser, url) as (page, _),
+    ):
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+        tall = "document.querySelector('.side').getBoundingClientRect().height"
+        before = page.evaluate(tall)
+        page.evaluate("document.getElementById('pace-table').style.height = '900px'")
+        page.get_by_text("Pace as a table").click()
+        assert page.evaluate(tall) <= before
 
 
 def test_a_refused_token_is_shown_with_its_remedy(browser: Browser, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from poller.core.protocols import Clock
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from poller.sinks.stdout import StdoutSink
 from poller.web.dashboard import FILES
-from tests.support.simulation import Simulation
+from tests.support.simulation import TOKEN, Simulation
 from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
 MIXED = Scenario(
@@ -111,7 +111,24 @@ async def test_a_paused_account_has_its_reason_and_shades_the_chart(
     assert lane["pause"] == lane["reading"]["state"]["pause"] is not None
     assert lane["meaning"]
     assert lane["needs_person"] is (state == "stuck")
-    assert overview["pace"]["paused"][-1] is True
+    assert overview["pace"]["paused"][-1] == 1.0
+
+
+async def test_of_two_accounts_a_paused_one_shades_half_of_the_chart(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(
+        tmp_path, clock, Scenario(durations=parse_durations("fixed:300"), tokens=frozenset({TOKEN}))
+    )
+    ids = simulation.write_ids(20)
+    rows = [f"{line},eu" for line in ids.read_text().splitlines()[1:]]
+    ids.write_text("\n".join(["task_id,url,account", *rows, "AAAAEZ6whGI,https://a.example,us", ""]))
+    accounts = {"eu": {"token_env": "HUBSPOT_TOKEN"}, "us": {"token_env": "WRONG_TOKEN"}}
+    async with visited(
+        simulation, ids, {"accounts": accounts, "account": "eu"}, {"WRONG_TOKEN": "pat-na1-of-nobody"}
+    ) as session:
+        await asyncio.sleep(60)
+        overview = await overview_of(session)
+    assert {lane["account"]: lane["pause"] for lane in overview["lanes"]} == {"eu": None, "us": "token_refused"}
+    assert overview["pace"]["paused"][-1] == 0.5
 
 
 async def test_dead_letters_are_shown_with_the_reason_of_the_latest(

@@ -1,0 +1,2 @@
+ALTER TABLE task ADD COLUMN seen_at double precision;
+ALTER TABLE task ADD COLUMN started_at double precision;

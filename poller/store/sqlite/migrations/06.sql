@@ -1,0 +1,2 @@
+ALTER TABLE task ADD COLUMN seen_at REAL;
+ALTER TABLE task ADD COLUMN started_at REAL

@@ -1,0 +1,65 @@
+// The head of the overview: how much is done, and when the rest will be.
+
+import { $, element, setText, update } from "./dom.js";
+import { at, count, duration, KINDS, plural, share, span } from "./text.js";
+
+export function showDone({ ledger, is_fed: isFed }) {
+  const { finished, tasks } = ledger;
+  setText($("done-share"), tasks ? share(finished, tasks) : "ready");
+  setText($("done-text"), tasks
+    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome`
+    : "no task has been fed yet");
+  const bar = $("bar");
+  bar.setAttribute("aria-valuenow", tasks ? Math.floor((100 * finished) / tasks) : 0);
+  bar.setAttribute("aria-valuetext", `${count(finished)} of ${count(tasks)}`);
+  const seen = Object.entries(ledger.kinds).map(([kind, n]) => ({ kind, count: n })).filter((each) => each.count);
+  update(bar, seen, {
+    key: (each) => each.kind,
+    make: (each) => element("span", { class: `fill kind-${each.kind}` }),
+    fill: (node, each) => {
+      const width = `${(100 * each.count) / tasks}%`;
+      if (node.style.width !== width) node.style.width = width;
+    },
+  });
+  const parts = [...seen, ...(ledger.waiting ? [{ kind: "waiting", count: ledger.waiting }] : [])];
+  update($("kinds"), parts, {
+    key: (each) => each.kind,
+    make: (each) => element("li", {},
+      element("span", { class: `swatch kind-${each.kind}`, "aria-hidden": "true" }),
+      element("span", { class: "name" }, KINDS[each.kind] ?? each.kind),
+      element("span", { class: "n" })),
+    fill: (node, each) => {
+      setText(node.children[2], count(each.count));
+      node.title = share(each.count, tasks);
+    },
+  });
+}
+
+function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt, state: runState }) {
+  const { state } = forecast;
+  const midnights = forecast.quota_days > 1 ? `${count(forecast.quota_days)} of the account's midnights` : "the account's midnight";
+  const quota = forecast.quota_days ? ` Today's quota is not enough: the run waits for ${midnights}.` : "";
+  if (!ledger.tasks) return ["–", "a forecast comes with the first tasks"];
+  if (runState === "stopped") return ["stopped", `no process works on this state, and ${plural(ledger.waiting, "task")} ${ledger.waiting === 1 ? "waits" : "wait"}: run poller again to continue`];
+  if (state === "done") return ["done", startedAt ? `every task has its outcome, ${duration(now - startedAt)} after the start` : "every task has its outcome"];
+  if (state === "open") return ["nothing to do", "every task so far has its outcome; more may be fed"];
+  if (state === "blocked") return ["no forecast", "an account is paused or has no requests left, and the end of that is not known"];
+  if (state === "too_early") {
+    const latest = forecast.latest_at ? `; at the latest ${at(forecast.latest_at, now)}, when the remaining tasks time out` : "";
+    return [`after ${at(forecast.earliest_at, now)}`, `too few recent outcomes for a forecast; the rate limit allows no earlier end${latest}.${quota}`];
+  }
+  const left = forecast.at - now;
+  const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);
+  const range = isWide ? ` (${span(forecast.earliest_at, forecast.latest_at, now)})` : "";
+  const paused = lanes.some((lane) => lane.pause) ? ", once the pause is over" : "";
+  return [
+    `about ${at(forecast.at, now)}`,
+    `in ${duration(left)}${range}, at the recent pace${paused}${isFed ? "" : ", if nothing more is fed"}.${quota}`,
+  ];
+}
+
+export function showWhen(overview) {
+  const [when, why] = whenItEnds(overview);
+  setText($("when"), when);
+  setText($("when-why"), why);
+}

@@ -1,0 +1,65 @@
+// What needs attention, each with its remedy.
+
+import { $, element, setData, setText, update } from "./dom.js";
+import { at, count, plural, share } from "./text.js";
+
+function notices(overview) {
+  const { now, lanes, ledger, refusals, sinks, store, warning, state, rejected } = overview;
+  const all = [];
+  if (store && !store.ready) {
+    all.push({ key: "store", tone: "bad", title: "The state cannot be written", text: "It does not answer, or its disk is full; nothing is acknowledged until it can. The log names the reason." });
+  }
+  if (warning) {
+    all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
+  }
+  for (const lane of lanes.filter((each) => each.pause)) {
+    const { pause, pause_detail: detail, resume_at: resumeAt } = lane;
+    const until = resumeAt ? ` Until about ${at(resumeAt, now, { seconds: resumeAt - now < 120 })}.` : "";
+    const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";
+    all.push({
+      key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: `${which}: ${pause.replaceAll("_", " ")}`,
+      text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
+    });
+  }
+  for (const [name, sink] of Object.entries(sinks).filter(([, each]) => each.state !== "delivering")) {
+    const isStopped = sink.state === "stopped";
+    const what = isStopped ? "has stopped, and a person must act" : "is failing; the poller retries";
+    all.push({ key: `sink ${name}`, tone: isStopped ? "bad" : "warn", title: `${name} ${what}`, text: sentence(sink.detail) });
+  }
+  for (const { name, dead } of ledger.sinks.filter((each) => each.dead)) {
+    const latest = refusals[name] ? `The latest: ${sentence(refusals[name])} ` : "";
+    all.push({
+      key: `dead ${name}`, tone: "warn", title: `${name} refused ${plural(dead, "record")} for good`,
+      text: `${latest}To list them with their reasons: poller status --dead. To deliver them again: poller replay --dead`,
+    });
+  }
+  if (state === "draining") {
+    all.push({ key: "draining", tone: "warn", title: "Stopping", text: "Requests in flight are finished. Run the same command again to continue." });
+  }
+  if (rejected) {
+    all.push({ key: "rejected", tone: "quiet", title: `${plural(rejected, "input line")} rejected`, text: "To list them with their reasons: poller status --rejected" });
+  }
+  return all;
+}
+
+function sentence(text) {
+  if (!text) return "";
+  const begun = /^[a-z]+[ ,]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text; // a name stays as it is
+  return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
+}
+
+function warningText({ reason, count: number, outcomes, share: part, samples }) {
+  return `${sentence(reason)} ${count(number)} of the latest ${plural(outcomes, "outcome")}, ${share(part, 1)}; for example ${samples.join(", ")}.`;
+}
+
+export function showNotices(overview) {
+  update($("notices"), notices(overview), {
+    key: (each) => each.key,
+    make: () => element("div", { class: "notice" }, element("strong"), element("span")),
+    fill: (node, each) => {
+      setData(node, "tone", each.tone);
+      setText(node.children[0], each.title);
+      setText(node.children[1], each.text);
+    },
+  });
+}

@@ -1,0 +1,155 @@
+"""What the live page shows of a state without its run: counted from the rows, its outcomes read one after the other."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from poller import __version__
+from poller.core.model import Kind, SinkSums, SourceSums, Sums
+from poller.core.record import decode
+from poller.core.timestamps import epoch, iso
+from poller.engine.history import History
+from poller.reports.failures.counters import Timeline
+from poller.reports.ledger import merged
+from poller.reports.status import LedgerCounts, RunningProcess
+from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces
+from poller.web.context import StateContext, store_limit
+from poller.web.dashboard.overview import MAX_SOURCES
+from poller.web.dashboard.snapshot import (
+    LaneView,
+    PaceView,
+    RunSnapshot,
+    RunState,
+    lane_view,
+    reason_views,
+    spread_view,
+    waiting_state,
+)
+
+RunFinder = Callable[[], tuple[int, float] | None]  # the process that works on the state, and its last heartbeat
+
+PAGE = 500  # records read before other coroutines run; each may have a body of a megabyte
+FOLLOW_S = 0.5  # of each snapshot, to read outcomes: those of a large state come little by little
+IDLE_RATIO = 4  # between two counts it waits at least this many times as long as a count took
+
+
+class StateOverview:
+    """Takes snapshots of a state, which another process may be working on."""
+
+    def __init__(self, state: StateContext, run: RunFinder) -> None:
+        self._store, self._clock, self._run = state.store, state.clock, run
+        self._history, self._timeline = History(), Timeline()
+        self._after = 0  # the number of the last outcome that was read
+        self._sums: Sums | None = None
+        self._count_at = float("-inf")  # when to count again
+        self._dead: dict[str, tuple[int, str]] = {}  # by sink: how many dead letters, and the reason of the latest
+        self._reading = asyncio.Lock()
+
+    async def snapshot(self) -> RunSnapshot:
+        """Return the state as of now."""
+        async with self._reading:
+            sums = await self._count()
+            await self._follow()
+        now, at_work = self._clock(), self._run()
+        lanes = [lane_view(name, each, due_at=None, reading=None) for name, each in sums.accounts.items()]
+        is_fed, tasks = all(source.ended for source in sums.sources), sums.waiting + sums.finished
+        return RunSnapshot(
+            is_read_only=True,
+            run=None if at_work is None else RunningProcess(pid=at_work[0], heartbeat_at=iso(at_work[1])),
+            now=now,
+            version=__version__,
+            started_at=None,
+            state=_state(sums, lanes, is_fed=is_fed, is_at_work=at_work is not None),
+            ledger=_ledger(sums),
+            store=None,
+            polls=sums.polls,
+            polls_per_task=sums.polls / tasks if tasks else None,
+            rejected=sum(source.rejected for source in sums.sources),
+            is_fed=is_fed,
+            forecast=self._forecast(sums, now, is_fed=is_fed, is_at_work=at_work is not None),
+            lanes=lanes,
+            pace=self._pace(),
+            took=spread_view(self._history.took),
+            late=spread_view(self._history.late),
+            reasons=reason_views(self._history.reasons),
+            failed_polls=[],
+            sinks={},
+            refusals={name: reason for name, (_, reason) in self._dead.items()},
+            warning=None,
+        )
+
+    async def _count(self) -> Sums:
+        """Return the sums of the state; those of a large one may be some seconds old."""
+        loop = asyncio.get_running_loop()
+        if self._sums is None or loop.time() >= self._count_at:
+            began_at = loop.time()
+            async with store_limit():
+                self._sums = await self._store.sums()
+            self._history.count_reasons(self._sums)
+            await self._read_refusals(self._sums.sinks)
+            self._count_at = loop.time() + IDLE_RATIO * (loop.time() - began_at)
+        return self._sums
+
+    async def _read_refusals(self, sinks: Sequence[SinkSums]) -> None:
+        for sink in sinks:
+            if sink.dead != self._dead.get(sink.name, (0, ""))[0]:
+                async with store_limit():
+                    dead = await self._store.dead_letters(sink.name)
+                self._dead[sink.name] = (sink.dead, dead[-1].reason if dead else "")
+
+    async def _follow(self) -> None:
+        """Read the outcomes since the last time, as many as the time allows."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + FOLLOW_S
+        while loop.time() <= ends_at:
+            async with store_limit():
+                page = await self._store.records(self._after, PAGE)
+            for record in page:
+                self._after = record.number
+                self._history.add_earlier(record.body)
+                fields = decode(record.body)
+                if (seen_at := epoch(fields.seen_at)) is not None:
+                    self._timeline.add(seen_at, good=fields.kind == Kind.COMPLETE)
+            if len(page) < PAGE:
+                return
+            await asyncio.sleep(0)
+
+    def _pace(self) -> PaceView:
+        spans, span_s = self._timeline.spans(), self._timeline.span_s
+        return PaceView(
+            step_s=span_s,
+            end_at=spans[-1][0] + span_s if spans else 0.0,
+            seconds=[span_s] * len(spans),
+            polls=[],
+            finished=[good + bad for _, good, bad in spans],
+            paused=[0.0] * len(spans),
+        )
+
+    def _forecast(self, sums: Sums, now: float, *, is_fed: bool, is_at_work: bool) -> Forecast:
+        if sums.waiting and not is_at_work:
+            return Forecast(state="blocked")
+        spans, span_s = self._timeline.spans(), self._timeline.span_s
+        steps = [Step(seconds=span_s, polls=0, finished=good + bad, paused=0.0) for _, good, bad in spans]
+        if spans and (since_s := now - spans[-1][0] - span_s) > 0:
+            steps.append(Step(seconds=since_s, polls=0, finished=0, paused=0.0))
+        lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
+        return forecast(now=now, waiting=sums.waiting, is_open=not is_fed, paces=recent_paces(steps), lanes=lanes)
+
+
+def _state(sums: Sums, lanes: Sequence[LaneView], *, is_fed: bool, is_at_work: bool) -> RunState:
+    if not sums.waiting:
+        return "idle" if is_at_work and not is_fed else "finished"
+    return waiting_state(lanes) if is_at_work else "stopped"
+
+
+def _ledger(sums: Sums) -> LedgerCounts:
+    sources: list[SourceSums] = [source for source, _ in merged(reversed(sums.sources))[:MAX_SOURCES]]
+    return LedgerCounts(
+        tasks=sums.waiting + sums.finished,
+        waiting=sums.waiting,
+        finished=sums.finished,
+        complete=sums.kinds.get(Kind.COMPLETE, 0),
+        kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
+        landed={kind: sums.landed.get(kind, 0) for kind in Kind},
+        sources=sources,
+        sinks=[sink for sink in sums.sinks if sink.attached],
+    )

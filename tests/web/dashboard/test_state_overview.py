@@ -1,0 +1,102 @@
+"""The page of a state without its run: the same figures as the store's, and nothing can be changed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from poller.core.protocols import Clock
+from poller.hubspot.tokens import EnvToken
+from poller.store import read_store
+from poller.web import StateContext, make_state_site
+from tests.support.simulation import Simulation
+from tests.support.site import BASE, SITE_TOKEN, json_of
+from tests.support.virtual import MemoryConnector, serving
+from tests.web.dashboard.test_overview import MIXED, assert_equal, overview_of
+
+
+@asynccontextmanager
+async def shown(
+    simulation: Simulation, *, run: tuple[int, float] | None = None, token: str | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Serve the page of the simulation's state."""
+    store = await read_store(f"sqlite:///{simulation.folder}/poller.db")
+    tokens = None if token is None else EnvToken("SITE_TOKEN", {"SITE_TOKEN": token})
+    site = make_state_site(StateContext(store=store, clock=simulation.clock), tokens, lambda: run)
+    async with (
+        serving(site, auto_decompress=False) as server,
+        aiohttp.ClientSession(BASE, connector=MemoryConnector(server)) as session,
+    ):
+        yield session
+    await store.close()
+
+
+async def test_a_finished_state_is_shown_as_it_is(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    await simulation.run(simulation.write_ids(700))
+    async with shown(simulation) as session:
+        overview = await overview_of(session)
+    assert_equal(overview, await simulation.sums())
+    assert (overview["state"], overview["is_read_only"], overview["run"]) == ("finished", True, None)
+    assert overview["forecast"]["state"] == "done"
+    assert sum(overview["pace"]["finished"]) == 700
+    assert overview["took"]["total"] + overview["ledger"]["kinds"]["not_found"] == 700
+    assert all(reason["samples"] for reason in overview["reasons"])
+    assert [lane["account"] for lane in overview["lanes"]] == ["default"]
+
+
+async def test_what_another_process_finishes_meanwhile_is_shown(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    ids = simulation.write_ids(400)
+    await simulation.run_for(45, ids)
+    async with shown(simulation, run=(12, clock())) as session:
+        before = await overview_of(session)
+        assert_equal(before, await simulation.sums())
+        assert (before["state"], before["run"]["pid"]) == ("running", 12)
+        await simulation.run(ids)
+        after = await overview_of(session)
+    assert before["ledger"]["waiting"] > 0
+    assert_equal(after, await simulation.sums())
+    assert sum(after["pace"]["finished"]) == 400
+
+
+async def test_without_a_process_tasks_that_wait_are_stopped_and_have_no_forecast(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    await simulation.run_for(45, simulation.write_ids(400))
+    async with shown(simulation) as session:
+        overview = await overview_of(session)
+    assert (overview["state"], overview["forecast"]["state"]) == ("stopped", "blocked")
+
+
+async def test_a_task_is_answered_and_every_change_is_refused(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    ids = simulation.write_ids(3)
+    await simulation.run(ids)
+    task_id = ids.read_text().splitlines()[1].split(",")[0]
+    before = (tmp_path / "poller.db").read_bytes()
+    async with shown(simulation) as session:
+        async with session.get(f"/v1/tasks/{task_id}") as response:
+            assert (await json_of(response))["task_id"] == task_id
+        async with session.get("/v1/openapi.json") as response:
+            paths: dict[str, Any] = (await json_of(response))["paths"]
+        changes = [(path, method) for path, each in paths.items() for method in each if method not in ("get", "head")]
+        assert changes
+        for path, method in changes:
+            async with session.request(method, path.replace("{name}", "default"), data=b"AAAAEZ6whGI") as response:
+                assert (response.status, (await json_of(response))["error"]) == (403, "read_only"), path
+    assert (tmp_path / "poller.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(("given", "status"), [(None, 401), ("another", 401), (SITE_TOKEN, 200)])
+async def test_with_a_token_set_it_is_needed_here_too(
+    tmp_path: Path, clock: Clock, given: str | None, status: int
+) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    await simulation.run(simulation.write_ids(1))
+    async with shown(simulation, token=SITE_TOKEN) as session:
+        headers = {} if given is None else {"Authorization": f"Bearer {given}"}
+        async with session.get("/v1/overview", headers=headers) as response:
+            assert response.status == status
