@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported on first use: the command line starts without it
-    from poller.embed import (
+    from poller.app.embed import (
         AccountOptions,
         ConfigError,
         FedRows,
@@ -49,5 +49,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("poller.embed"), name)
+        return getattr(import_module("poller.app.embed"), name)
     raise AttributeError(f"module 'poller' has no attribute {name!r}")

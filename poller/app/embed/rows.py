@@ -76,7 +76,7 @@ def _json(value: object, options: ReadOptions | None = None) -> bytes:
     return json
 
 
-# --- in portions -----------------------------------------------------------------------------------------------------
+# --- in batches -----------------------------------------------------------------------------------------------------
 
 Store = Callable[[Sequence[Row]], Awaitable[Exception | None]]  # returns why the rows could not be stored
 
@@ -84,32 +84,32 @@ _END = object()
 
 
 async def store_all(rows: Rows, store: Store) -> None:
-    """Store all rows in order, portion by portion; read no further than one portion ahead. Raises what `store` returns,
+    """Store all rows in order, batch by batch; read no further than one batch ahead. Raises what `store` returns,
     and what the iteration raises: the rows before it are stored."""
     if isinstance(rows, AsyncIterable):
         error = await _store_as_they_come(rows, store)
     else:
         iterator, error = iter(rows), None
-        while error is None and (portion := list(islice(iterator, CHUNK_ROWS))):
-            error = await store(portion)
+        while error is None and (batch := list(islice(iterator, CHUNK_ROWS))):
+            error = await store(batch)
     if error is not None:
         raise error
 
 
 async def _store_as_they_come(rows: AsyncIterable[Row], store: Store) -> Exception | None:
-    """Each portion has all rows that came while the one before was stored, so that none waits for a later one."""
+    """Each batch has all rows that came while the one before was stored, so that none waits for a later one."""
     queue: asyncio.Queue[Any] = asyncio.Queue(CHUNK_ROWS)
     error, has_more = None, True
     async with asyncio.TaskGroup() as group:
         reading = group.create_task(_read(rows, queue))
         while has_more and error is None:
-            portion = [await queue.get()]
+            batch = [await queue.get()]
             while not queue.empty():
-                portion.append(queue.get_nowait())
-            if portion[-1] is _END:
-                portion.pop()
+                batch.append(queue.get_nowait())
+            if batch[-1] is _END:
+                batch.pop()
                 has_more = False
-            error = await store(portion) if portion else None
+            error = await store(batch) if batch else None
         if has_more:
             reading.cancel()
     return error if has_more else error or reading.result()

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from poller.app.compose import RunParts, open_run, open_site, run_service
+from poller.app.embed.finished_import import FinishedImport
+from poller.app.embed.rows import FedRows, Row, Rows, chunk_of, store_all
 from poller.app.environment import Environment
 from poller.config import Settings
 from poller.core.errors import PollerError
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Store
-from poller.embed.finished_import import FinishedImport
-from poller.embed.rows import FedRows, Row, Rows, chunk_of, store_all
 from poller.engine.live_feed import LiveFeed
 from poller.sinks.consumer import ConsumerSink
 from poller.sources import ReadOptions
@@ -125,10 +125,10 @@ class EmbeddedRun:
             fed.add(chunk, added)
             counts.add(chunk, added)
 
-        async def store(portion: Sequence[Row]) -> Exception | None:
+        async def store(batch: Sequence[Row]) -> Exception | None:
             if self._is_ending or self._live_feed is None:
                 return self._error or PollerError(LEFT)
-            storing = self._storing.create_task(self._live_feed.add([chunk_of(portion, read)], on_stored))
+            storing = self._storing.create_task(self._live_feed.add([chunk_of(batch, read)], on_stored))
             self._stores = {each for each in self._stores if not each.done()} | {storing}
             await asyncio.wait({storing})  # a cancelled `feed` leaves it to be stored and counted
             return PollerError(LEFT) if storing.cancelled() else storing.result()

@@ -1,5 +1,9 @@
 """The Python API: what `from poller import …` offers."""
 
+from poller.app.embed.finished_import import FinishedImport
+from poller.app.embed.options import AccountOptions, PollerOptions
+from poller.app.embed.poller import Poller
+from poller.app.embed.rows import FedRows
 from poller.core.errors import (
     ConfigError,
     GaveUp,
@@ -11,10 +15,6 @@ from poller.core.errors import (
     TokenRefused,
 )
 from poller.core.model import Kind, Rejection
-from poller.embed.finished_import import FinishedImport
-from poller.embed.options import AccountOptions, PollerOptions
-from poller.embed.poller import Poller
-from poller.embed.rows import FedRows
 
 __all__ = [
     "AccountOptions",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from poller import ConfigError, Kind, Poller, PollerError, StoreLocked, TokenRefused
+from poller.app.embed.rows import CHUNK_ROWS, Row, store_all
 from poller.app.environment import Environment
 from poller.core.protocols import Clock
-from poller.embed.rows import CHUNK_ROWS, Row, store_all
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import TOKEN, Simulation
 
@@ -160,7 +160,7 @@ async def test_many_rows_at_once_are_one_argument_and_a_single_id_is_refused(sim
             await poller.feed("AAAAEZ6whGI")
 
 
-async def test_rows_are_numbered_on_over_portions(simulation: Simulation) -> None:
+async def test_rows_are_numbered_on_over_batches(simulation: Simulation) -> None:
     rows = ["a b"] + ["AAAAEZ6whGI"] * 5_000 + ["c d"]
     async with SimulatedPoller(simulation) as poller:
         fed = await poller.feed(rows)

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from poller.app import inputs
+from poller.app.embed.finished_import import FinishedImport
+from poller.app.embed.options import PollerOptions, settings_of
+from poller.app.embed.rows import FedRows, Rows
+from poller.app.embed.run import EmbeddedRun
 from poller.app.environment import Environment
 from poller.core import log as logs
-from poller.embed.finished_import import FinishedImport
-from poller.embed.options import PollerOptions, settings_of
-from poller.embed.rows import FedRows, Rows
-from poller.embed.run import EmbeddedRun
 from poller.hubspot.client import Connections
 
 IN_MEMORY = "sqlite:///:memory:"
