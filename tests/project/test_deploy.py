@@ -323,7 +323,12 @@ def queries() -> list[tuple[str, str]]:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             found.append((variable["name"], re.sub(r"label_values\((.*), \w+\)", r"\1", variable["query"]["query"])))
-    return [(where, re.sub(r"\$__\w+", "5m", query)) for where, query in found]
+    return [(where, filled(query)) for where, query in found]
+
+
+def filled(query: str) -> str:
+    """Return a query with a value for each of Grafana's variables of time."""
+    return re.sub(r"\$__\w+", "5m", query)
 
 
 def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
@@ -371,7 +376,7 @@ def test_every_label_that_an_alert_s_text_or_a_legend_shows_is_there(exported: S
     texts = [(rule["expr"], str(rule["annotations"]), r"\$labels\.(\w+)") for rule in ALERTS]
     texts += [(t["expr"], t["legendFormat"], r"{{(\w+)}}") for panel in PANELS for t in panel["targets"]]
     for query, text, pattern in texts:
-        there = set().union(*(exported[metric] for metric, _ in selectors(re.sub(r"\$__\w+", "5m", query))))
+        there = set().union(*(exported[metric] for metric, _ in selectors(filled(query))))
         assert set(re.findall(pattern, text)) <= there | ADDED, text
 
 
@@ -408,6 +413,17 @@ def test_every_pause_that_needs_a_person_pages() -> None:
     ((_, labels),) = selectors(query)
     assert '!~"' in query
     assert set(labels["reason"].split("|")) == {pause.value for pause in Pause if not pause.needs_person}
+
+
+def test_every_panel_describes_what_it_shows() -> None:
+    assert [panel["title"] for panel in PANELS if not str(panel.get("description", "")).endswith(".")] == []
+
+
+def test_every_metric_of_the_tasks_has_a_panel() -> None:
+    targets = [target for panel in PANELS for target in panel["targets"]]
+    shown = {metric for target in targets for metric, _ in selectors(filled(target["expr"]))}
+    tasks = {"poller_tasks", "poller_tasks_finished_total", "poller_tasks_landed_total", "poller_tasks_by_reason"}
+    assert tasks | {"poller_oldest_waiting_age_seconds"} <= shown
 
 
 def test_the_dashboard_s_panels_do_not_overlap_and_share_one_data_source() -> None:

@@ -133,6 +133,10 @@ class PostgresReads(StateReader):
         )
         return [rows.delivery_of(row) for row in found]
 
+    async def oldest_waiting(self) -> float | None:
+        ((fed_at,),) = await self._fetch("SELECT min(fed_at) FROM task WHERE kind IS NULL")
+        return None if fed_at is None else float(fed_at)
+
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         found = await self._fetch(
             "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"

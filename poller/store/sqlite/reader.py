@@ -137,6 +137,12 @@ class SqliteReader(StateReader):
         )
         return [rows.delivery_of(row) for row in found]
 
+    async def oldest_waiting(self) -> float | None:
+        found = self._fetch(  # keys grow in feeding order; the index has only waiting tasks
+            "SELECT fed_at FROM task WHERE key = (SELECT min(key) FROM task INDEXED BY task_due WHERE kind IS NULL)"
+        )
+        return found[0][0] if found else None
+
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         found = self._fetch(
             "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
