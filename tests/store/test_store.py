@@ -102,6 +102,9 @@ async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(s
     assert await store.oldest_waiting() == pytest.approx(second, abs=1)
     await finish(store, "b")
     assert await store.oldest_waiting() is None
+    third = clock()
+    await feed(store, "c")
+    assert await store.oldest_waiting() == pytest.approx(third, abs=1)
 
 
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
