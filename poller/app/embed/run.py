@@ -127,6 +127,7 @@ class EmbeddedRun:
 
         async def store(batch: Sequence[Row]) -> Exception | None:
             if self._is_ending or self._live_feed is None:
+                self._is_error_raised = True  # here
                 return self._error or PollerError(LEFT)
             storing = self._storing.create_task(self._live_feed.add([chunk_of(batch, read)], on_stored))
             self._stores = {each for each in self._stores if not each.done()} | {storing}

@@ -59,10 +59,10 @@ async def test_each_fed_task_is_yielded_once_with_its_outcome_and_the_loop_ends(
     assert all(task.landed and task.kind is Kind.COMPLETE and task.result["id"] for task in found)
 
 
-async def test_a_state_yields_each_task_once_over_many_runs(simulation: Simulation, state: str) -> None:
-    ids, found = simulation.api.preload(100), list[str]()
-    for _ in range(30):
-        async with SimulatedPoller(simulation, state=state) as poller:
+async def test_a_state_yields_each_task_once_over_many_runs(simulation: Simulation, kept_url: str) -> None:
+    ids, found = simulation.api.preload(40), list[str]()
+    for _ in range(8):
+        async with SimulatedPoller(simulation, state=kept_url) as poller:
             await poller.feed(ids)
             async for task in poller.finished():
                 found.append(task.task_id)
@@ -323,6 +323,30 @@ async def test_a_state_that_another_poller_uses_is_refused_on_entering(simulatio
     async with SimulatedPoller(simulation, state=state):
         with pytest.raises(StoreLocked):
             await SimulatedPoller(simulation, state=state).__aenter__()
+
+
+async def test_entering_that_is_cancelled_leaves_the_state_to_others(simulation: Simulation, state: str) -> None:
+    for turns in range(12):
+        entering = asyncio.create_task(SimulatedPoller(simulation, state=state).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait([entering])
+        if not entering.cancelled():
+            await entering.result().__aexit__(None, None, None)
+    async with SimulatedPoller(simulation, state=state):
+        pass
+
+
+async def test_a_feed_after_the_run_ended_raises_why_and_leaving_does_not_raise_it_again(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, tokens=frozenset({"another"})))
+    async with simulation.serving(), SimulatedPoller(simulation) as poller:
+        await poller.feed(simulation.api.preload(5))
+        await asyncio.sleep(600)
+        with pytest.raises(TokenRefused):
+            await poller.feed(["AAAA"])
 
 
 async def test_a_refused_token_ends_the_loop_with_its_error_and_nothing_is_lost(
