@@ -173,7 +173,7 @@ def python_page() -> str:
             _attributes(poller.AccountOptions),
             "\nOf the whole run:\n\n",
             _attributes(poller.PollerOptions, own),
-            f'\n## Kind\n{", ".join(f"`{kind.name}`" for kind in poller.Kind)}; each equals its word, such as `"complete"`.\n',
+            f"\n## Kind\n{', '.join(f'`{kind.name}`' for kind in poller.Kind)}; each equals its word in the record.\n",
             f"\n## Errors\n{_errors()}",
         ]
     )
