@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from poller.cli import completion
-from poller.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from poller.config import Settings as Settings
@@ -87,12 +86,10 @@ def command_line() -> tuple[str, ...]:
 
 
 def named_values(specs: Sequence[str], flag: str, known: tuple[str, ...]) -> dict[str, str]:
-    """Read NAME=VALUE, names in any case. Raises `ConfigError`."""
-    pairs = {}
-    for spec in specs:
-        name, equals, value = spec.partition("=")
-        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
-        if right is None or not equals or not value.strip():
-            raise ConfigError(f"{flag} {spec}: write NAME=VALUE with one of the names {', '.join(known)}")
-        pairs[right] = value.strip()
-    return pairs
+    """Read NAME=VALUE, names in any case. A wrong one is a wrong command line: exit code 2."""
+    from poller.core.columns import named_pairs
+
+    try:
+        return named_pairs(specs, known)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=flag) from None

@@ -1,7 +1,7 @@
 """Finds what a report needs in the person's row (`ref`): the columns by their names, and the source file. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -49,6 +49,18 @@ def _names(columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
 def normalized(name: str) -> str:
     """Return a column's name without case and separators: `Folder ID` and `folder_id` are `folderid`."""
     return re.sub(r"[\s_.-]", "", name).casefold()
+
+
+def named_pairs(specs: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE, names in any case. Raises `ValueError` with what is wrong and the known names."""
+    pairs = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        right = next((each for each in known if each.casefold() == name.strip().casefold()), None)
+        if right is None or not equals or not value.strip():
+            raise ValueError(f"{spec[:80]}: write NAME=VALUE with one of the names {', '.join(known)}")
+        pairs[right] = value.strip()
+    return pairs
 
 
 class SourceFile(NamedTuple):

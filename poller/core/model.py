@@ -345,6 +345,7 @@ class GateReading:
     daily_usable: int | None  # requests of a whole day, the reserve kept
     resets_at: float  # the account's next midnight
     pauses: Mapping[Pause, int]  # that began in this run, by reason
+    limit_reported: bool = False  # HubSpot's answers of this run showed the window's limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,6 +420,7 @@ class Selection:
     since: float | None = None  # finished at or after this instant
     kinds: frozenset[str] = frozenset()  # empty: any kind
     dead: bool = False  # only dead letters of the sink in question
+    task_ids: frozenset[str] | None = None  # only these; None: any
 
 
 class ReasonSum(NamedTuple):

@@ -27,6 +27,7 @@ from poller.core.model import (
     TaskDetails,
     Written,
 )
+from poller.core.search import TaskFilter, TaskPage
 
 Clock = Callable[[], float]  # seconds since the epoch, UTC
 
@@ -229,6 +230,19 @@ class StateReader(Protocol):
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
 
+    async def find_tasks(
+        self,
+        wanted: TaskFilter,
+        *,
+        after: int = 0,
+        limit: int,
+        is_late: Callable[[], bool] = lambda: False,
+        with_bodies: bool = False,
+    ) -> TaskPage:
+        """Return up to `limit` tasks that match, in the order in which they were fed, from those beyond the key
+        `after`. Ends early once `is_late`, which another thread may call. The event loop does not wait for a long
+        search."""
+
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
 
@@ -262,6 +276,10 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     async def rebase_instants(self) -> float:
         """Move back what an earlier run stored while its clock was ahead of ours; return by how many seconds, 0.0 for
         nothing. Called before the run uses the state: the age and the waits of its tasks stay what they were."""
+
+    async def index_rows(self, limit: int) -> int:
+        """Index the ids and rows of up to `limit` tasks for `find_tasks`, the oldest that are not indexed; return the
+        number. Only full runs are indexed. What is not indexed is found as well, but by reading it."""
 
     async def prune(self, before: float, limit: int) -> int:
         """Delete up to `limit` tasks that finished before the instant; return how many. Keeps what an attached sink

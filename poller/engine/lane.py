@@ -8,6 +8,7 @@ from typing import assert_never
 
 import structlog
 
+from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import Answer, Finish, Outcome, Poll, PollAgain, Settled, Task
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
@@ -54,6 +55,7 @@ class Lane:
         self._give_up = GiveUpWatch(account, limits)
         self._due_tasks = DueTasks(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
         self._workers = 0
+        self._kept_limit: LearnedLimit | None = None
         self._witness = Witness()
         self._first_answers = FirstAnswers()
 
@@ -75,6 +77,7 @@ class Lane:
             self._recorder.end()
         self._due_tasks.release()
         self.keep_knowledge()
+        self._keep_limit()
         self._store.save_account(self.account, replace(self.gate.state(), clean=True))
 
     def _start_workers(self, workers: asyncio.TaskGroup) -> None:
@@ -190,6 +193,15 @@ class Lane:
         if not self._recorder.ended:
             state = replace(self.gate.state(), active_at=self._clock(), clean=False)
             self._store.save_account(self.account, state)
+            self._keep_limit()
+
+    def _keep_limit(self) -> None:
+        """Note the limit that HubSpot's answers show, for forecasts by other processes."""
+        reading = self.gate.reading()
+        limit = LearnedLimit(requests=reading.window_limit, window_s=reading.window_s)
+        if reading.limit_reported and limit != self._kept_limit:
+            self._kept_limit = limit
+            self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
 
     def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""

@@ -48,6 +48,7 @@ class Metrics:
     delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
     dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
 
+    retried: Counter[str] = field(default_factory=Counter)  # dead letters that are in a sink's outbox again
     settled_before: dict[str, int] = field(default_factory=dict)  # finished tasks that a sink needs no more, by sink
     missed_before: int = 0  # the same for a sink that is new
     accounts: defaultdict[str, AccountPolls] = field(default_factory=lambda: defaultdict(AccountPolls))
@@ -63,7 +64,7 @@ class Metrics:
     def undelivered(self, sink: str) -> int:
         """Return how many finished tasks the sink does not have yet."""
         settled = self.settled_before.get(sink, self.missed_before) + self.delivered[sink] + self.dead[sink]
-        return max(0, self.finished - settled)
+        return max(0, self.finished - settled + self.retried[sink])
 
     @property
     def outcomes(self) -> Counter[str]:

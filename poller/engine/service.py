@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import structlog
 
 from poller.core.errors import TooManyFailures
-from poller.core.model import Added, Chunk, Record
+from poller.core.model import Added, Chunk, Record, Selection
 from poller.core.protocols import Clock, Store
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.failures import FailureWatch
@@ -21,6 +21,9 @@ log = structlog.get_logger("poller")
 
 PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0
+INDEXED_AT_ONCE = 256  # tasks: 3 ms in SQLite, of every
+INDEX_GAP_S = 0.1
+INDEX_EVERY_S = 5.0  # once all is indexed
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
 
@@ -96,7 +99,7 @@ class Service:
             self._delivering = delivering
             for loop in self.delivery_loops:
                 self._start_delivery(loop)
-            periodic = [self._save_lanes(), self._prune(), self._sample_pace()]
+            periodic = [self._save_lanes(), self._prune(), self._sample_pace(), self._index()]
             periodic_tasks = [delivering.create_task(each) for each in periodic]
             await self._poll_until_done()
             for task in periodic_tasks:
@@ -156,6 +159,17 @@ class Service:
             await asyncio.wait([task])
         await loop.close()
 
+    async def retry_dead_letters(self, sink: str, task_ids: frozenset[str] | None = None) -> int:
+        """Put a sink's dead letters back into its outbox, or only those of these tasks; return how many. Raises
+        `ConfigError` for a sink that the state does not know."""
+        retried = await self._store.replay(sink, Selection(dead=True, task_ids=task_ids))
+        self._metrics.retried[sink] += retried
+        for loop in self.delivery_loops:
+            if loop.sink.name == sink:
+                loop.wake()
+        log.info("sink.retried", sink=sink, records=retried)
+        return retried
+
     async def close_sinks(self) -> None:
         """Close every sink: the run is over, or could not start."""
         for loop in self.delivery_loops:
@@ -204,6 +218,12 @@ class Service:
         finally:
             if pruned:
                 log.info("tasks.pruned", tasks=pruned)
+
+    async def _index(self) -> None:
+        """Index what was fed, for searches: little at a time, so that feeding and polling do not wait for it."""
+        while True:
+            indexed = await self._store.index_rows(INDEXED_AT_ONCE)
+            await asyncio.sleep(INDEX_GAP_S if indexed else INDEX_EVERY_S)
 
     def pauses(self) -> dict[str, str]:
         """Return the paused lanes and failing sinks, each with its reason."""

@@ -4,10 +4,11 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from poller.config import AccountSettings
 from poller.core.errors import ConfigError
+from poller.core.learned_limit import LearnedLimit
 from poller.core.model import AccountState, JsonObject
 from poller.core.text import duration
 from poller.hubspot.limits.quota import DailyQuota
@@ -24,6 +25,15 @@ SEED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a state has of an account."""
+
+    timing: bytes | None = None  # how long its imports took
+    state: AccountState = AccountState()  # noqa: RUF009 - frozen
+    limit: LearnedLimit | None = None  # that HubSpot's answers showed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountPlan:
     """What one account's part of a run would take."""
 
@@ -34,6 +44,7 @@ class AccountPlan:
     lasts_s: float
     ends_at: str
     per_second: float
+    limit_from: str  # where the limit comes from
     mean_late_s: float
     timed_out: int
     based_on: str  # where the durations come from
@@ -74,16 +85,15 @@ def plan_account(
     name: str,
     account: AccountSettings,
     tasks: int,
-    knowledge: bytes | None,
-    state: AccountState,
+    known: Known,
     durations: str | None,
     now: float,
 ) -> AccountPlan:
     """Simulate the account's part of the run, at its limits. Raises `ConfigError` for durations that cannot be read."""
     rules = account.polling_rules()
-    learned = _learned(account, knowledge)
+    learned = _learned(account, known.timing)
     courses, based_on = _courses(learned, durations)
-    per_second = _per_second(account)
+    per_second, limit_from = _limit(account, known.limit)
     simulated = simulate_run(
         tasks,
         courses,
@@ -92,7 +102,7 @@ def plan_account(
         gap_s=_plain_gap_s(account),
         learned=learned if rules.policy == "learned" else None,
     )
-    outlook, pace = _outlook(account, state, now), tasks / max(simulated.lasts_s, 1e-9)
+    outlook, pace = _outlook(account, known.state, now), tasks / max(simulated.lasts_s, 1e-9)
     done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=simulated.polls / tasks)
     quota = _quota(outlook, simulated, now)
     fits = quota is None or simulated.polls <= quota
@@ -105,6 +115,7 @@ def plan_account(
         lasts_s=round(simulated.lasts_s, 1),
         ends_at=datetime.fromtimestamp(done.at or now + simulated.lasts_s, UTC).isoformat(timespec="seconds"),
         per_second=round(per_second, 2),
+        limit_from=limit_from,
         mean_late_s=round(simulated.mean_late_s, 1),
         timed_out=simulated.timed_out,
         based_on=based_on,
@@ -145,7 +156,9 @@ def _courses(learned: PollPlanner, durations: str | None) -> tuple[Callable[[int
         picks, draws = _spread(played, 2)
         return [Course(age_s=0.0, took_s=drawn.draw_s(*each)) for each in zip(picks, draws, strict=True)]
 
-    return assumed, f"durations {spec}, {'assumed' if durations is None else 'given'}"
+    if durations is not None:
+        return assumed, f"durations {spec}, given"
+    return assumed, f"an assumption: half of the imports take under 30 s ({spec}); --durations sets another"
 
 
 def _spread(count: int, times: int) -> list[list[float]]:
@@ -162,10 +175,19 @@ def _plain_gap_s(account: AccountSettings) -> Callable[[float], float]:
     return lambda age_s: min(max(age_s * rules.age_share, rules.first_gap_s), rules.ceiling_s)
 
 
-def _per_second(account: AccountSettings) -> float:
-    """A slot is held until the answer and a window more."""
-    window_s = account.window_s or DEFAULT_WINDOW_S
-    return (account.requests or DEFAULT_REQUESTS) / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
+def _limit(account: AccountSettings, learned: LearnedLimit | None) -> tuple[float, str]:
+    """Return how many requests a second leave at most, and the limit behind it: that of the settings or of HubSpot's
+    answers, whichever is tighter. A slot is held until the answer and a window more."""
+    limits: list[tuple[int, float, str]] = []
+    if account.requests is not None or account.window_s is not None:
+        limits.append((account.requests or DEFAULT_REQUESTS, account.window_s or DEFAULT_WINDOW_S, "as set"))
+    if learned is not None:
+        limits.append((learned.requests, learned.window_s, "as HubSpot's answers showed in an earlier run"))
+    if not limits:
+        limits.append((DEFAULT_REQUESTS, DEFAULT_WINDOW_S, "assumed; HubSpot's answers will show the account's own"))
+    requests, window_s, why = min(limits, key=lambda each: each[0] / each[1])
+    per_second = requests / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
+    return per_second, f"{requests:,} requests per {window_s:g} s, {why}"
 
 
 def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
@@ -192,12 +214,24 @@ def _quota(outlook: LaneOutlook, simulated: SimulatedRun, now: float) -> int | N
     return outlook.daily_left + math.ceil(later_s / 86_400) * outlook.daily_usable
 
 
+def _rounded(number: float) -> int:
+    """Return a forecast with two digits: it is no more exact."""
+    unit: int = 10 ** max(0, len(str(int(number))) - 2)
+    return int(number / unit + 0.5) * unit
+
+
+def _minute(instant: str) -> str:
+    at = datetime.fromisoformat(instant) + timedelta(seconds=59)
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
 def _lines(plan: AccountPlan) -> list[str]:
     lines = [
-        f"account    {plan.account}: {plan.tasks:,} tasks, at most {plan.per_second:g} requests a second",
-        f"polls      about {plan.polls:,}, {plan.polls_per_task:g} per task",
-        f"time       about {duration(plan.lasts_s)}: started now, finished at {plan.ends_at}",
-        f"lateness   {plan.mean_late_s:g} s from a task's end to the poll that sees it, on average",
+        f"account    {plan.account}: {plan.tasks:,} tasks",
+        f"limit      {plan.limit_from}",
+        f"polls      about {_rounded(plan.polls):,}, {plan.polls_per_task:.2g} per task",
+        f"time       about {duration(_rounded(plan.lasts_s))}: started now, finished at about {_minute(plan.ends_at)}",
+        f"lateness   about {_rounded(plan.mean_late_s):g} s from a task's end to the poll that sees it, on average",
         f"based on   {plan.based_on}",
     ]
     if plan.timed_out:

@@ -10,7 +10,8 @@ from poller.core.errors import ConfigError
 from poller.core.protocols import Clock, StateReader, Store
 from poller.core.text import redacted_url
 from poller.store.sqlite import lock
-from poller.store.sqlite.open import MEMORY, open_sqlite, read_sqlite
+from poller.store.sqlite.connection import MEMORY
+from poller.store.sqlite.open import open_sqlite, read_sqlite
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")

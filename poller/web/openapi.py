@@ -8,14 +8,21 @@ from msgspec.json import schema_components
 
 from poller.core.model import JsonObject
 from poller.reports.task import TaskView
+from poller.reports.task_list import TaskList
+from poller.web.act import DeadLetters, DeadLettersQuery, Retried, RetryRequest
 from poller.web.add_tasks import FeedFailure, FeedQuery, FeedResult
 from poller.web.dashboard.snapshot import RunSnapshot
+from poller.web.find import FindQuery, ResubmitQuery
 from poller.web.health import Alive, Readiness
 from poller.web.responses import ErrorBody
 from poller.web.tasks import AmbiguousTask, FinishedQuery, TaskQuery
 
-BODIES = (Alive, AmbiguousTask, ErrorBody, FeedFailure, FeedResult, Readiness, RunSnapshot, TaskView)
-QUERIES = (FeedQuery, FinishedQuery, TaskQuery)
+BODIES = (
+    *(Alive, AmbiguousTask, DeadLetters, ErrorBody, FeedFailure, FeedResult, Readiness, Retried, RunSnapshot),
+    *(TaskList, TaskView),
+)
+REQUESTS = (RetryRequest,)
+QUERIES = (DeadLettersQuery, FeedQuery, FindQuery, FinishedQuery, ResubmitQuery, TaskQuery)
 REF = "#/components/schemas/{name}"
 
 
@@ -30,6 +37,7 @@ def describe(*, version: str = "0", accounts: Sequence[str] = ()) -> JsonObject:
     schemas = schema_components(BODIES, ref_template=REF)[1]
     for schema in schemas.values():
         _require_all(schema)
+    schemas |= schema_components(REQUESTS, ref_template=REF)[1]
     schemas["Account"] = {"type": "string", "description": "A configured account."}
     if accounts:
         schemas["Account"]["enum"] = [*accounts]

@@ -1,12 +1,15 @@
 """Responses: JSON from typed values, security headers, and each refusal as an `ErrorBody`."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from msgspec import Struct, ValidationError, convert
-from msgspec.json import encode
+from msgspec import DecodeError, Struct, ValidationError, convert
+from msgspec.json import decode, encode
+from msgspec.structs import fields
 
 from poller.core.errors import PollerError
 
@@ -21,6 +24,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 Query = TypeVar("Query", bound=Struct)
+MAX_SEND_S = 120.0  # for a client to receive a page, or a part of a file
 
 ERRORS = {
     404: ("not_found", "There is nothing at this path. GET /v1/openapi.json lists the paths."),
@@ -47,16 +51,48 @@ class RequestRefused(Exception):
 def query_of(request: web.Request, shape: type[Query]) -> Query:
     """Return the query parameters. Raises `RequestRefused` for one that cannot be used."""
     try:
-        return convert({name: request.query[name] for name in request.query}, shape, strict=False)
+        several = {each.encode_name for each in fields(shape) if each.default_factory is list}
+        given = {name: request.query.getall(name) if name in several else request.query[name] for name in request.query}
+        return convert(given, shape, strict=False)
     except ValidationError as error:
         expected, _, name = str(error).partition(" - at `$.")
         message = f"The query parameter {name.rstrip('`')} cannot be used: {expected}. See GET /v1/openapi.json"
         raise RequestRefused(400, "bad_query", message) from None
 
 
+async def body_of(request: web.Request, shape: type[Query]) -> Query:
+    """Return the JSON body. Raises `RequestRefused` for one that cannot be used."""
+    try:
+        return decode(await request.read(), type=shape)
+    except ValidationError as error:
+        raise RequestRefused(400, "bad_body", f"The body cannot be used: {error}. See GET /v1/openapi.json") from None
+    except (DecodeError, RecursionError):
+        raise RequestRefused(400, "bad_body", "The body is not JSON. See GET /v1/openapi.json") from None
+
+
 def json_response(document: object, *, status: int = 200) -> web.Response:
     """Return one line of JSON with its line break, because people ask with curl."""
     return web.Response(body=encode(document) + b"\n", status=status, content_type="application/json")
+
+
+async def send_file(
+    request: web.Request, name: str, content_type: str, parts: AsyncIterator[str]
+) -> web.StreamResponse:
+    """Send a file for download. Where its source fails, the connection is cut: half a file must not look whole."""
+    response = web.StreamResponse(headers={hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"'})
+    response.content_type, response.charset = content_type, "utf-8"
+    try:
+        await response.prepare(request)
+        if request.method != hdrs.METH_HEAD:
+            async for part in parts:
+                async with asyncio.timeout(MAX_SEND_S):
+                    await response.write(part.encode("utf-8", "replace"))
+        await response.write_eof()
+    except (PollerError, RequestRefused, TimeoutError) as error:
+        log.warning("web.failed", method=request.method, path=_pattern(request), reason=str(error) or "slow client")
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def error_response(status: int, error: str, message: str) -> web.Response:

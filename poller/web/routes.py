@@ -4,6 +4,7 @@ from aiohttp import web
 
 from poller import __version__
 from poller.core.protocols import TokenSource
+from poller.web.act import get_dead_letters, retry_dead_letters
 from poller.web.add_tasks import Feeder
 from poller.web.auth import Guard, refuse_changes
 from poller.web.context import RUN, STATE, RunContext, StateContext
@@ -11,6 +12,7 @@ from poller.web.dashboard import add_page
 from poller.web.dashboard.overview import Overview
 from poller.web.dashboard.snapshot import Snapshots
 from poller.web.dashboard.state_overview import RunFinder, StateOverview
+from poller.web.find import find_tasks, get_resubmit
 from poller.web.health import get_health, get_readiness
 from poller.web.loop_lag import LoopLag
 from poller.web.metrics import metrics_handler
@@ -33,6 +35,7 @@ def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
             web.get("/metrics", metrics_handler(run, lag)),
             web.post("/v1/tasks", feeder.post),
             web.get("/v1/finished", get_finished),
+            web.post("/v1/dead-letters/retry", retry_dead_letters),
         ]
     )
     add_page(app, Snapshots(Overview(run).snapshot, clock=run.clock))
@@ -52,8 +55,15 @@ def _application(state: StateContext, tokens: TokenSource | None) -> web.Applica
     app = web.Application(middlewares=[translate_errors, Guard(tokens, clock=state.clock).check])
     app[STATE] = state
     app.on_response_prepare.append(add_headers)
-    app.router.add_get("/v1/tasks/{task_id}", get_task)
-    app.router.add_get("/v1/openapi.json", get_description)
+    app.router.add_routes(
+        [
+            web.get("/v1/tasks", find_tasks),
+            web.get("/v1/tasks/{task_id}", get_task),
+            web.get("/v1/resubmit", get_resubmit),
+            web.get("/v1/dead-letters", get_dead_letters),
+            web.get("/v1/openapi.json", get_description),
+        ]
+    )
     return app
 
 

@@ -10,12 +10,11 @@ from poller.core.model import Delivery
 from poller.core.task_id import is_task_id
 from poller.reports.task import task_view
 from poller.web.context import RUN, STATE, RunContext, store_limit
-from poller.web.responses import ErrorBody, error_response, json_response, query_of
+from poller.web.responses import MAX_SEND_S, ErrorBody, error_response, json_response, query_of
 
 MAX_BYTES = 8 * 2**20  # a page; at least one record all the same
 BATCH = 100  # records read from the store before other coroutines run
 CHECK_S = 0.25  # how often a waiting client's run is checked for a finished task
-MAX_SEND_S = 120.0  # for a client to receive a page
 
 
 class TaskQuery(Struct, frozen=True):

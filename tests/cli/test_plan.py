@@ -1,5 +1,6 @@
 """`poller plan`: what a run would take, held against what it then took."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,36 @@ async def test_the_text_has_a_line_for_each_number(tmp_path: Path, capsys: pytes
     text = capsys.readouterr().out
     assert code is Exit.NOT_ALL_COMPLETE
     assert [line.split()[0] for line in text.splitlines()] == (
-        ["input", "account", "polls", "time", "lateness", "based", "quota", "NO"]
+        ["input", "account", "limit", "polls", "time", "lateness", "based", "quota", "NO"]
     )
+
+
+async def test_without_limits_and_a_state_the_plan_names_its_assumptions_and_is_rounded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"AAAA{number}\n" for number in range(50)))
+    await print_plan(settings_for(tmp_path), [str(ids)], durations=None, as_json=False, now=DAY)
+    text = capsys.readouterr().out
+    assert "100 requests per 10 s, assumed; HubSpot's answers will show the account's own" in text
+    assert "an assumption: half of the imports take under 30 s" in text
+    assert re.search(r"finished at about 2026-01-05 00:\d\d UTC\n", text)
+    assert re.search(r"polls      about \d\d0,", text)
+
+
+async def test_a_plan_after_a_run_uses_the_limit_that_the_answers_showed(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = Scenario(durations=parse_durations("fixed:1"), requests=100, window_s=2.0)
+    simulation = Simulation(tmp_path, clock, scenario)
+    ids = simulation.write_ids(30)
+    await simulation.run(ids)
+    _, plan = await planned(tmp_path, ids, capsys)
+    (account,) = plan["accounts"]
+    assert account["limit_from"] == "100 requests per 2 s, as HubSpot's answers showed in an earlier run"
+    assert account["per_second"] == pytest.approx(47.6, rel=0.02)
+    _, plan = await planned(tmp_path, ids, capsys, requests=20, window_s=10)
+    assert plan["accounts"][0]["limit_from"] == "20 requests per 10 s, as set"
 
 
 async def test_durations_that_cannot_be_read_are_a_wrong_setting(tmp_path: Path) -> None:

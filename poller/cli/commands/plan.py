@@ -3,13 +3,16 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, run_async, settings_of
 from poller.core.errors import Exit, StoreUnusable
-from poller.core.model import AccountState, Added, Chunk, Position, SourceSums
+from poller.core.model import Added, Chunk, Position, SourceSums
+
+if TYPE_CHECKING:
+    from poller.reports.plan import Known
 
 EXAMPLES = "\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000"
 
@@ -29,8 +32,10 @@ def plan(
     config: Config = None,
     state: State = None,
     account: DefaultAccount = None,
-    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N requests per window. [100]")] = None,
-    window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds. [10]")] = None,
+    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N per window. [learned, or 100]")] = None,
+    window_s: Annotated[
+        float | None, typer.Option(metavar="S", help="The window, in seconds. [learned, or 10]")
+    ] = None,
     daily: Annotated[int | None, typer.Option(metavar="N", help="The account's requests per day.")] = None,
     deadline_s: Annotated[float | None, typer.Option(metavar="S", help="As for `run`. [86400]")] = None,
     durations: Annotated[
@@ -108,7 +113,7 @@ async def print_plan(
     import orjson
 
     from poller.core import log as logs
-    from poller.reports.plan import RunPlan, plan_account
+    from poller.reports.plan import Known, RunPlan, plan_account
 
     logs.configure(format=settings.log.format, level="warning", clock=time.time)
     counted, accounts, known = await _count(settings, inputs), settings.account_settings(), await _known(settings)
@@ -118,7 +123,7 @@ async def print_plan(
         duplicates=counted.duplicates,
         rejected=counted.rejected,
         accounts=tuple(
-            plan_account(name, accounts[name], tasks, *known.get(name, (None, AccountState())), durations, at)
+            plan_account(name, accounts[name], tasks, known.get(name, Known()), durations, at)
             for name, tasks in counted.tasks.items()
         ),
     )
@@ -139,15 +144,21 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
     return counted
 
 
-async def _known(settings: Settings) -> Mapping[str, tuple[bytes | None, AccountState]]:
+async def _known(settings: Settings) -> Mapping[str, "Known"]:
     """Return what the state has of each account; nothing where there is no state."""
     from poller.cli.records import open_state
+    from poller.core.learned_limit import decode_limit, limit_key
+    from poller.reports.plan import Known
     from poller.schedule import knowledge_key
 
     try:
         async with open_state(settings) as store:
             return {
-                name: (await store.knowledge(knowledge_key(name, account.status_path)), await store.account(name))
+                name: Known(
+                    timing=await store.knowledge(knowledge_key(name, account.status_path)),
+                    state=await store.account(name),
+                    limit=decode_limit(await store.knowledge(limit_key(name))),
+                )
                 for name, account in settings.account_settings().items()
             }
     except StoreUnusable:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from msgspec.json import encode
 
 from poller.cli.options import AsJson, Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
+from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
 from poller.core.model import Sums
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances, summary
@@ -17,14 +19,15 @@ from poller.reports.ledger import imbalances, summary
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
 IDLE_RATIO = 4  # --watch waits at least this many times as long as the state took to count
-HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def status(
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Print it every few seconds, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="A live view until Ctrl-C; lines where there is no terminal.")
+    ] = False,
     rejected: Annotated[bool, typer.Option("--rejected", help="List the rejected input lines as JSON lines.")] = False,
     dead: Annotated[bool, typer.Option("--dead", help="List the dead letters of sinks as JSON lines.")] = False,
 ) -> Exit:
@@ -54,26 +57,33 @@ async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time
 async def watch_status(
     settings: Settings, *, as_json: bool, clock: Clock = time.time, every_s: float = EVERY_S
 ) -> None:
-    """Print the ledger every few seconds until interrupted: in place on a terminal, else one line each time."""
+    """Show the state every few seconds until interrupted: a live view on a terminal, else one line each time."""
     import asyncio
 
+    from poller.cli.watch import LiveView
     from poller.reports.status import status_line
     from poller.store import last_beat
 
-    in_place = sys.stdout.isatty() and not as_json
+    view = LiveView.on_stdout() if sys.stdout.isatty() and not as_json else None
     began: tuple[float, int] | None = None
-    with suppress(BrokenPipeError):
+    try:
         while True:
             started_at = clock()
-            sums = await _sums(settings)
-            if as_json:
+            sums, limits = await _sums_and_limits(settings)
+            beat = last_beat(settings.state)
+            if view is not None:
+                view.show(sums, limits, beat, clock())
+            elif as_json:
                 typer.echo(_json(settings, sums, clock()))
             else:
-                at_work = last_beat(settings.state) is not None
-                line = status_line(sums, now=clock(), before=began, is_running=at_work)
-                typer.echo(_in_place(f"{line}\n{summary(sums)}") if in_place else line, nl=not in_place)
+                typer.echo(status_line(sums, now=clock(), before=began, is_running=beat is not None))
             began = began or (clock(), sums.finished)
             await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
+    except BrokenPipeError:
+        pass
+    finally:
+        if view is not None:
+            view.leave()
 
 
 async def print_refused(settings: Settings, *, dead: bool) -> Exit:
@@ -106,6 +116,16 @@ async def _sums(settings: Settings) -> Sums:
         return await store.sums()
 
 
+async def _sums_and_limits(settings: Settings) -> tuple[Sums, Mapping[str, LearnedLimit]]:
+    """Return the sums, and by account the limit that HubSpot's answers showed."""
+    from poller.cli.records import open_state
+
+    async with open_state(settings) as store:
+        sums = await store.sums()
+        limits = {name: decode_limit(await store.knowledge(limit_key(name))) for name in sums.accounts}
+    return sums, {name: limit for name, limit in limits.items() if limit is not None}
+
+
 def _json(settings: Settings, sums: Sums, now: float) -> str:
     from poller.reports.status import ledger_view
     from poller.store import last_beat
@@ -113,8 +133,3 @@ def _json(settings: Settings, sums: Sums, now: float) -> str:
     differences = [str(imbalance) for imbalance in imbalances(sums)]
     fields = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
     return encode(fields).decode()
-
-
-def _in_place(text: str) -> str:
-    """Return the text with what draws it over the one before, without a flicker."""
-    return HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in text.splitlines()) + CLEAR_BELOW

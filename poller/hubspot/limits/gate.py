@@ -131,6 +131,7 @@ class AccountGate:
             daily_usable=None if math.isinf(usable) else max(0, int(usable)),
             resets_at=self._quota.resets_at,
             pauses=dict(self._pause.begun),
+            limit_reported=self._windows.reported is not None,
         )
 
     def slot(self, subject: object = None) -> AbstractAsyncContextManager[Slot]:

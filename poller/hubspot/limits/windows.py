@@ -17,7 +17,7 @@ class AccountWindows:
     """
 
     def __init__(self, requests: int | None, window_s: float | None) -> None:
-        self._reported: Window | None = None
+        self.reported: Window | None = None
         self._held = HeldSlots()
         self._others = Others()
         self._full_until = 0.0
@@ -47,11 +47,11 @@ class AccountWindows:
     @property
     def tighter(self) -> Window:
         """The window that allows fewer requests a second."""
-        if self._reported is None:
+        if self.reported is None:
             return self.own
         if not self._own_remains:
-            return self._reported
-        return min(self._reported, self.own, key=lambda window: window.limit / window.window_s)
+            return self.reported
+        return min(self.reported, self.own, key=lambda window: window.limit / window.window_s)
 
     def used(self, now: float) -> int:
         """Return how many slots of the tighter window are taken."""
@@ -69,16 +69,16 @@ class AccountWindows:
         """Return when a request may leave: 0 is now, infinity means that an answer must come first."""
         if self._full_until > now:
             return self._full_until - now
-        if self._reported is None:
+        if self.reported is None:
             return self._shared_free_in_s(self.own, now)
-        wait_s = self._shared_free_in_s(self._reported, now)
-        if self._own_remains and self._reported != self.own:
+        wait_s = self._shared_free_in_s(self.reported, now)
+        if self._own_remains and self.reported != self.own:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
 
     def learn(self, limits: RateLimits) -> Window | None:
         """Use the limits that an answer's headers report; return the window if it is new."""
-        reported, limit, interval_s = self._reported, limits.max, limits.interval_s
+        reported, limit, interval_s = self.reported, limits.max, limits.interval_s
         if reported is not None and limit == reported.limit and interval_s == reported.window_s:
             return None
         limit = limit if limit is not None and limit > 0 else None
@@ -86,16 +86,16 @@ class AccountWindows:
             interval_s = None
         if limit is None and interval_s is None:
             return None
-        known = self._reported or self.own
+        known = self.reported or self.own
         window = Window(limit=limit or known.limit, window_s=interval_s or known.window_s)
-        if window == self._reported:
+        if window == self.reported:
             return None
-        self._reported = window
+        self.reported = window
         return window if window != known else None
 
     def learn_others(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """Learn how much others use from the answer to a request sent at `sent_at` that still holds its slot."""
-        window = self._reported
+        window = self.reported
         if window is None or limits.max != window.limit or limits.remaining is None:
             return
         used = window.limit - max(0, limits.remaining)
@@ -104,14 +104,14 @@ class AccountWindows:
     def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """HubSpot refused a request that was within the limit by our count: others share it. Where its headers report
         the count, a little more caution is enough; without them all that we did not use counts as theirs."""
-        window = self._reported or self.own
+        window = self.reported or self.own
         is_reported = limits.max is not None and limits.remaining is not None
         unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)
         self._others.refuse(unseen, window, now)
 
     @property
     def _longest_s(self) -> float:
-        return self.own.window_s if self._reported is None else max(self.own.window_s, self._reported.window_s)
+        return self.own.window_s if self.reported is None else max(self.own.window_s, self.reported.window_s)
 
     def _shared_free_in_s(self, window: Window, now: float) -> float:
         capacity = self._others.capacity(window, now)

@@ -11,7 +11,8 @@ from psycopg import AsyncConnection
 
 from poller.core.model import Delivery, Selection
 from poller.store.postgres.connection import fetch_all
-from poller.store.rows import delivery_of
+from poller.store.postgres.search import forget_runs
+from poller.store.rows import delivery_of, storable
 
 LOCK_OUT_RECORDING = "LOCK TABLE sink IN EXCLUSIVE MODE"
 
@@ -102,12 +103,13 @@ async def replay(connection: AsyncConnection, sink: str, selection: Selection, f
     query = (
         "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"  # noqa: S608 - a constant
         " JOIN task t ON t.key = r.task WHERE s.name = %s AND (s.attached OR r.number <= s.filled_to)"
-        " AND r.seen_at >= %s AND (%s OR t.kind = ANY (%s))"
+        " AND r.seen_at >= %s AND (%s OR t.kind = ANY (%s)) AND (%s OR t.task_id = ANY (%s))"
         f"{dead_only if selection.dead else ''} ON CONFLICT DO NOTHING"
     )
     since = float("-inf") if selection.since is None else selection.since
     kinds = [str(kind) for kind in selection.kinds]
-    replayed = (await connection.execute(query.encode(), (sink, since, not kinds, kinds))).rowcount
+    is_any, ids = selection.task_ids is None, sorted(map(storable, selection.task_ids or ()))
+    replayed = (await connection.execute(query.encode(), (sink, since, not kinds, kinds, is_any, ids))).rowcount
     revived = await connection.execute(
         "DELETE FROM dead d USING sink s, undelivered u"
         " WHERE s.name = %s AND d.sink = s.id AND u.sink = d.sink AND u.number = d.number",
@@ -144,6 +146,7 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
         " polls = pruned.polls + excluded.polls, landed = pruned.landed + excluded.landed",
         (tasks,),
     )
+    await forget_runs(connection, tasks)
     return len(found)
 
 

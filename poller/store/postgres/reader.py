@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg
@@ -9,10 +10,13 @@ from psycopg import AsyncConnection
 
 from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, SinkSums, SourceSums, Sums, TaskDetails
 from poller.core.protocols import StateReader
+from poller.core.search import TaskFilter, TaskPage
 from poller.store import rows
+from poller.store.find import find
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
+from poller.store.postgres.search import follow
 
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
@@ -118,6 +122,18 @@ class PostgresReads(StateReader):
             (number,),
         )
         return dict(found)
+
+    async def find_tasks(
+        self,
+        wanted: TaskFilter,
+        *,
+        after: int = 0,
+        limit: int,
+        is_late: Callable[[], bool] = lambda: False,
+        with_bodies: bool = False,
+    ) -> TaskPage:
+        search = partial(find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies)
+        return await self._read(follow, search)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         found = await self._fetch(

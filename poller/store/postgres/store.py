@@ -22,6 +22,7 @@ from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
+from poller.store.postgres.search import index_rows
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
 
@@ -148,6 +149,9 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def rebase_instants(self) -> float:
         return await self._write(task_queue.rebase_instants, self._clock())
+
+    async def index_rows(self, limit: int) -> int:
+        return await self._write(index_rows, limit, self._clock())
 
     async def prune(self, before: float, limit: int) -> int:
         return await self._write(outbox.prune, before, limit)

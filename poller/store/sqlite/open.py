@@ -9,7 +9,8 @@ import structlog
 
 from poller.core.errors import StoreUnusable
 from poller.core.protocols import Clock
-from poller.store.sqlite.errors import damaged, opening_error, store_error, translated, unusable_path
+from poller.store.sqlite.connection import MEMORY, WRITING_MS, connect
+from poller.store.sqlite.errors import damaged, opening_error, translated, unusable_path
 from poller.store.sqlite.lock import take_lock
 from poller.store.sqlite.reader import SqliteReader
 from poller.store.sqlite.schema import VERSION, known_version, migrate
@@ -18,11 +19,10 @@ from poller.store.versions import refuse_older
 
 log = structlog.get_logger("poller")
 
-MEMORY = ":memory:"
 LOG_PAGES = 16_000  # 64 MB: a chunk of random ids touches half as many pages
 LOG_SHARE = 8  # of the room on the disk at the start
 PAGE_BYTES = 4096
-OPENING_MS, WRITING_MS = 2000, 100  # the longest wait for another program's lock; while writing, the event loop waits
+OPENING_MS = 2000  # the longest wait for another program's lock at the start
 CHECKED_BYTES = 1 << 30  # a larger state is not checked for damage before each run
 
 
@@ -51,7 +51,7 @@ def read_sqlite(path: Path) -> SqliteReader:
     if not path.is_file():
         raise StoreUnusable(f"there is no state at {path}. Start a run first, or name the state of one: --state.")
     # Without a write-ahead log no process writes; `immutable` then keeps SQLite from creating one.
-    connection = _connect(path, "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1")
+    connection = connect(path, "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1")
     try:
         with translated(str(path)):
             refuse_older(known_version(connection, str(path)), VERSION, str(path))
@@ -66,7 +66,7 @@ def open_writing(path: Path | None) -> sqlite3.Connection:
     shown = str(path or MEMORY)
     if path is not None:
         _create_privately(path)
-    connection = _connect(path, "rwc")
+    connection = connect(path, "rwc")
     try:
         with translated(shown, opening_error):
             connection.execute(
@@ -89,19 +89,6 @@ def _create_privately(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise unusable_path(path, error) from None
-
-
-def _connect(path: Path | None, mode: str) -> sqlite3.Connection:
-    """Connect in autocommit mode: all transactions are explicit."""
-    if path is None:
-        return sqlite3.connect(":memory:", isolation_level=None)
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    try:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WRITING_MS / 1000)
-    except sqlite3.Error as error:
-        raise store_error(error, str(path)) from error
-    connection.execute("PRAGMA mmap_size = 0")
-    return connection
 
 
 def _set_up_writing(connection: sqlite3.Connection, path: Path | None) -> None:

@@ -7,8 +7,11 @@ For every sink, finished = delivered + undelivered + dead + missed; each functio
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+import orjson
+
 from poller.core.model import Delivery, Selection
-from poller.store.rows import delivery_of
+from poller.store.rows import delivery_of, storable
+from poller.store.sqlite.search import forget_runs
 
 Connection = sqlite3.Connection
 
@@ -94,14 +97,16 @@ def replay(connection: Connection, sink: str, selection: Selection, from_start: 
     kinds = sorted(selection.kinds)
     of_kind = f" AND t.kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
     dead_only = " AND EXISTS (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)"
+    of_ids = " AND t.task_id IN (SELECT value FROM json_each(?))" if selection.task_ids is not None else ""
     sql = (
         "INSERT INTO undelivered (sink, number) SELECT s.id, r.number FROM sink s CROSS JOIN record r"  # noqa: S608 - placeholders
         " CROSS JOIN task t ON t.key = r.task"
         f" WHERE s.name = ? AND (s.attached OR r.number <= s.filled_to) AND r.seen_at >= ?{of_kind}"
-        f"{dead_only if selection.dead else ''} ON CONFLICT DO NOTHING"
+        f"{dead_only if selection.dead else ''}{of_ids} ON CONFLICT DO NOTHING"
     )
     since = float("-inf") if selection.since is None else selection.since
-    replayed = connection.execute(sql, (sink, since, *kinds)).rowcount
+    ids = [] if selection.task_ids is None else [orjson.dumps(sorted(map(storable, selection.task_ids))).decode()]
+    replayed = connection.execute(sql, (sink, since, *kinds, *ids)).rowcount
     revived = connection.execute(
         "DELETE FROM dead WHERE sink = (SELECT id FROM sink WHERE name = ?)"
         " AND EXISTS (SELECT 1 FROM undelivered u WHERE u.sink = dead.sink AND u.number = dead.number)",
@@ -133,6 +138,7 @@ def prune(connection: Connection, before: float, limit: int) -> int:
         tasks,
     )
     connection.executemany("DELETE FROM task WHERE key = ?", tasks)
+    forget_runs(connection, tasks)
     return len(found)
 
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 from poller.core.model import (
@@ -16,8 +17,11 @@ from poller.core.model import (
     TaskDetails,
 )
 from poller.core.protocols import StateReader
+from poller.core.search import TaskFilter, TaskPage
 from poller.store import rows
+from poller.store.find import find
 from poller.store.sqlite.errors import translated
+from poller.store.sqlite.search import Search, follow
 
 Connection = sqlite3.Connection
 T = TypeVar("T")
@@ -122,6 +126,22 @@ class SqliteReader(StateReader):
             number,
         )
         return dict(found)
+
+    async def find_tasks(
+        self,
+        wanted: TaskFilter,
+        *,
+        after: int = 0,
+        limit: int,
+        is_late: Callable[[], bool] = lambda: False,
+        with_bodies: bool = False,
+    ) -> TaskPage:
+        return await self._search(
+            partial(find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies)
+        )
+
+    async def _search(self, search: Search) -> TaskPage:
+        return self._read(follow, search)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         found = self._fetch(

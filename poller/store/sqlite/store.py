@@ -3,6 +3,7 @@
 Leases live in memory: the process lock makes this process the only owner, and a crash ends every lease.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import structlog
 
 from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Sums, Task, Written
 from poller.core.protocols import Clock
+from poller.core.search import TaskPage
 from poller.store.intervals import SAVE_WITHIN_S
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
 from poller.store.sqlite import outbox, task_queue
@@ -19,6 +21,7 @@ from poller.store.sqlite.errors import may_pass, moved, store_error
 from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.lock import ProcessLock
 from poller.store.sqlite.reader import SqliteReader
+from poller.store.sqlite.search import Search, follow_aside, index_rows
 from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger("poller")
@@ -142,10 +145,20 @@ class SqliteStore(SqliteReader, NotingStore):
     async def rebase_instants(self) -> float:
         return await self._write(task_queue.rebase_instants, self._clock())
 
+    async def index_rows(self, limit: int) -> int:
+        return await self._write(index_rows, limit)
+
     async def prune(self, before: float, limit: int) -> int:
         return await self._write(outbox.prune, before, limit)
 
     # --- the connection
+
+    async def _search(self, search: Search) -> TaskPage:
+        """A search may take as long as many polls: it has a thread and a connection of its own."""
+        self._commits.check()
+        if self._lock is None:  # in memory: no other connection can see it
+            return await super()._search(search)
+        return await asyncio.to_thread(follow_aside, self._path, search)
 
     async def close(self) -> None:
         if self._closed:

@@ -138,7 +138,7 @@ class Overview:
             known,
             delivered=known.delivered + metrics.delivered[name],
             undelivered=metrics.undelivered(name),
-            dead=known.dead + metrics.dead[name],
+            dead=known.dead + metrics.dead[name] - metrics.retried[name],
             attached=True,
         )
 

@@ -1,0 +1,116 @@
+"""The live view of a state that another process works on: what is done, how fast, what is paused, when it will end."""
+
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from poller.app.live_block import LiveBlock
+from poller.app.progress import STYLES
+from poller.core.learned_limit import LearnedLimit
+from poller.core.model import AccountState, Kind, Sums
+from poller.core.text import PAUSE_TEXT, duration, without_controls
+from poller.core.timestamps import iso
+from poller.reports.ledger import imbalances
+from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+
+PACE_OVER_S = 120.0  # of the past that rates are measured over
+
+
+@dataclass(slots=True)
+class LiveView:
+    """A few lines that are redrawn in place."""
+
+    block: LiveBlock
+    _seen: deque[tuple[float, Sums]] = field(default_factory=deque)
+
+    @classmethod
+    def on_stdout(cls) -> Self:
+        return cls(LiveBlock(Console(file=sys.stdout)))
+
+    def show(
+        self, sums: Sums, limits: Mapping[str, LearnedLimit], heartbeat: tuple[int, float] | None, now: float
+    ) -> None:
+        """Draw the state as of now. `heartbeat` is of the process that works on it."""
+        self._seen.append((now, sums))
+        while now - self._seen[0][0] > PACE_OVER_S and len(self._seen) > 2:
+            self._seen.popleft()
+        self.block.draw(Group(*self._lines(sums, limits, heartbeat, now)))
+
+    def leave(self) -> None:
+        """Leave the last picture on the screen."""
+        self.block.leave()
+
+    def _lines(
+        self, sums: Sums, limits: Mapping[str, LearnedLimit], heartbeat: tuple[int, float] | None, now: float
+    ) -> Iterator[RenderableType]:
+        yield self._bar(sums, now, is_running=heartbeat is not None)
+        yield Text(f"{sum(sums.landed.values()):,} landed, {sums.finished:,} have their outcome, {sums.waiting:,} wait")
+        if sums.finished:
+            counts = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
+            yield Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
+        yield Text(self._rate(sums, limits), style="dim")
+        for sink in sums.sinks:
+            if sink.attached and (sink.undelivered or sink.dead):
+                dead = f", {sink.dead:,} refused for good (poller status --dead)" if sink.dead else ""
+                yield Text(f"{without_controls(sink.name)}: {sink.undelivered:,} undelivered{dead}", style="yellow")
+        for name, state in sums.accounts.items():
+            if state.pause:
+                yield Text(f"{name}: {_pause(state, now)}", style="yellow")
+        for imbalance in imbalances(sums):
+            yield Text(f"DOES NOT BALANCE  {imbalance}", style="red")
+        yield Text(f"{iso(now)[:19]}Z, {_process(heartbeat, now)}", style="dim")
+
+    def _bar(self, sums: Sums, now: float, *, is_running: bool) -> RenderableType:
+        tasks = sums.waiting + sums.finished
+        share = f" ({sums.finished / tasks:.1%})" if tasks else ""
+        table = Table.grid(padding=(0, 2))
+        table.add_row(
+            ProgressBar(total=max(tasks, 1), completed=sums.finished, width=32),
+            Text(f"{sums.finished:,} of {tasks:,} done{share}", style="bold"),
+            Text(self._left(sums, now) if is_running else ""),
+        )
+        return table
+
+    def _grown(self) -> tuple[float, int, int]:
+        """Return over how many seconds polls and outcomes grew by how many."""
+        (then, before), (now, after) = self._seen[0], self._seen[-1]
+        return now - then, after.polls - before.polls, after.finished - before.finished
+
+    def _left(self, sums: Sums, now: float) -> str:
+        seconds, _, finished = self._grown()
+        if seconds <= 0 or not sums.waiting:
+            return ""
+        step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
+        lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
+        return time_left(forecast(now=now, waiting=sums.waiting, paces=recent_paces([step]), lanes=lanes), now)
+
+    def _rate(self, sums: Sums, limits: Mapping[str, LearnedLimit]) -> str:
+        seconds, polls, finished = self._grown()
+        parts = [f"{sums.polls:,} polls"]
+        if seconds > 0:
+            parts.append(f"{polls / seconds:.1f} a second")
+        if limits and len(limits) == len(sums.accounts):
+            parts.append(f"limit {sum(each.requests / each.window_s for each in limits.values()):.3g} a second")
+        if seconds > 0:
+            parts.append(f"{finished / seconds:.3g} outcomes a second")
+        return ", ".join(parts)
+
+
+def _pause(state: AccountState, now: float) -> str:
+    text = PAUSE_TEXT.get(str(state.pause), str(state.pause))
+    if state.resume_at is not None and state.resume_at > now:
+        text += f" (in about {duration(round(state.resume_at - now))})"
+    return without_controls(text)
+
+
+def _process(heartbeat: tuple[int, float] | None, now: float) -> str:
+    if heartbeat is None:
+        return "no run is active"
+    return f"process {heartbeat[0]}: last heartbeat {duration(max(0, round(now - heartbeat[1])))} ago"

@@ -1,0 +1,268 @@
+"""Finds tasks by filter, for every kind of store: which queries to make, and what to keep of their rows.
+
+`find` is a generator of queries, so that one algorithm serves a database that blocks and one that does not. Tasks come
+in the order of their keys. The fastest way there is chosen by counting a few rows: an index whose entries are in that
+order (kind, reason), one with few entries (account, waiting, finish), the grams of the rows, or the tasks one by one.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from heapq import merge
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from poller.core.model import Kind
+from poller.core.search import FoundTask, RowMatcher, TaskFilter, TaskPage
+from poller.store.grams import may_contain
+
+Row = Sequence[Any]
+Query = tuple[str, Sequence[Any]]  # with `?` for each value
+T = TypeVar("T")
+
+FEW = 2000  # matches of an index that are read at once
+FEW_IN_INDEX = 50_000  # entries that are read for each page
+KEYS_AT_ONCE = 256
+FIRST_STRETCH, LONGEST_STRETCH = 1000, 64_000  # keys
+MOST_REASONS = 200  # that are followed one by one
+GRAMS_AT_ONCE = 2000
+
+_COLUMNS = (
+    "t.key, a.name, t.task_id, t.ref, t.fed_at, t.due_at, t.polls, t.status, t.kind, t.landed, r.reason, r.seen_at"
+)
+_REASONS = (
+    "WITH RECURSIVE each (reason) AS (SELECT min(reason) FROM record WHERE reason IS NOT NULL UNION ALL"
+    " SELECT (SELECT min(r.reason) FROM record r WHERE r.reason IS NOT NULL AND r.reason > each.reason)"
+    " FROM each WHERE each.reason IS NOT NULL) SELECT reason FROM each WHERE reason IS NOT NULL"
+)
+
+
+class Stretch(NamedTuple):
+    """A part of the tasks to read, as a condition; `upto` is the last key of it."""
+
+    condition: str
+    values: Sequence[Any]
+    upto: int
+
+
+Steps = Generator[Query, Sequence[Row], T]
+
+
+class Path(Protocol):
+    """A way to the rows."""
+
+    def next(self, after: int) -> Steps[Stretch | None]:
+        """Return the stretch that follows the key `after`; None where there is none."""
+
+
+def find(
+    wanted: TaskFilter, *, after: int, limit: int, is_late: Callable[[], bool], with_bodies: bool = False
+) -> Steps[TaskPage]:
+    """Find up to `limit` tasks with keys beyond `after`. Stops early once `is_late`."""
+    reasons: list[str] | None = None
+    if wanted.reason is not None:
+        reasons = yield from _matching_reasons(wanted.reason)
+    if limit <= 0 or reasons == [] or (wanted.state == "waiting" and wanted.is_of_finished):
+        return TaskPage(tasks=[])
+    matcher = RowMatcher(wanted) if wanted.is_of_row else None
+    condition, values = _conditions(wanted, reasons)
+    columns = f"{_COLUMNS}, r.body" if with_bodies else _COLUMNS
+    path = yield from _path(wanted, reasons, matcher, after)
+    found: list[FoundTask] = []
+    stretch = yield from path.next(after)
+    while stretch is not None:
+        # No value is in the text of the query.
+        rows = yield (
+            f"SELECT {columns} FROM task t JOIN account a ON a.id = t.account LEFT JOIN record r ON r.task = t.key"  # noqa: S608
+            f" WHERE {stretch.condition} AND t.key > ?{condition} ORDER BY t.key LIMIT ?",
+            (*stretch.values, after, *values, FEW),
+        )
+        for row in rows:
+            if matcher is None or matcher.matches(row[2], row[3]):
+                found.append(_found(row))
+                if len(found) == limit:
+                    return TaskPage(tasks=found, after=row[0])
+        is_cut = len(rows) == FEW
+        after = rows[-1][0] if is_cut else stretch.upto
+        if is_late():
+            return TaskPage(tasks=found, after=after)
+        stretch = stretch if is_cut else (yield from path.next(after))
+    return TaskPage(tasks=found)
+
+
+def _found(row: Row) -> FoundTask:
+    key, account, task_id, ref, fed_at, due_at, polls, status, kind, landed, reason, seen_at, *body = row
+    return FoundTask(
+        key=key,
+        account=account,
+        task_id=task_id,
+        ref=ref,
+        fed_at=fed_at,
+        due_at=due_at,
+        polls=polls,
+        status=status,
+        kind=None if kind is None else Kind(kind),
+        landed=None if landed is None else bool(landed),
+        reason=reason,
+        seen_at=seen_at,
+        body=body[0] if body else None,
+    )
+
+
+def _matching_reasons(piece: str) -> Steps[list[str]]:
+    """Return the reasons that contain the piece."""
+    rows = yield _REASONS, ()
+    folded = piece.strip().casefold()
+    return [reason for (reason,) in rows if folded in reason.casefold()]
+
+
+def _conditions(wanted: TaskFilter, reasons: Sequence[str] | None) -> tuple[str, list[Any]]:
+    """Return what a row must meet besides its text and host."""
+    parts: list[tuple[str, Sequence[Any]]] = []
+    if wanted.state is not None:
+        parts.append((f"t.kind IS {'' if wanted.state == 'waiting' else 'NOT '}NULL", ()))
+    if wanted.kinds:
+        parts.append((f"t.kind IN ({_marks(wanted.kinds)})", sorted(wanted.kinds)))
+    if wanted.landed is not None:
+        parts.append(("t.landed = ?", (wanted.landed,)))
+    if wanted.account is not None:
+        parts.append(("a.name = ?", (wanted.account,)))
+    if wanted.since is not None:
+        parts.append(("r.seen_at >= ?", (wanted.since,)))
+    if reasons is not None:
+        parts.append((f"r.reason IN ({_marks(reasons)})", reasons))
+    return "".join(f" AND {text}" for text, _ in parts), [value for _, values in parts for value in values]
+
+
+def _marks(values: Sequence[Any] | frozenset[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+# --- ways to the rows ------------------------------------------------------------------------------------------------
+
+
+def _path(wanted: TaskFilter, reasons: Sequence[str] | None, matcher: RowMatcher | None, after: int) -> Steps[Path]:
+    """Return the way that reads fewest rows."""
+    streams = _streams(wanted, reasons)
+    for stream in streams:
+        most = FEW if stream.is_ordered or matcher is not None else FEW_IN_INDEX
+        if (yield from _are_few(stream, after, most)):
+            return Keys(stream)
+    ((last,),) = yield "SELECT coalesce(max(key), 0) FROM task", ()
+    if matcher is not None and (test := may_contain(matcher.needed)) is not None:
+        return Grams(test, last)
+    if streams and streams[0].is_ordered:
+        return Keys(streams[0])
+    return DenseOrKeys(last, streams[0]) if streams else Dense(last)
+
+
+class Stream(NamedTuple):
+    """Queries for keys, each `… AND KEY > ?`; together they yield every task that can match."""
+
+    queries: Sequence[tuple[str, Sequence[Any], str]]  # the query, its values, its key; `+` keeps a key's own index out
+    is_ordered: bool  # an index has the keys in order: a page costs what it holds
+
+
+def _streams(wanted: TaskFilter, reasons: Sequence[str] | None) -> list[Stream]:
+    """Return the indexes that lead to the tasks, the most selective kind of index first."""
+    streams = []
+    if reasons is not None and len(reasons) <= MOST_REASONS:
+        sql = "SELECT task FROM record WHERE reason = ? AND reason IS NOT NULL"
+        streams.append(Stream([(sql, (reason,), "task") for reason in reasons], True))
+    if wanted.kinds or wanted.landed is not None or wanted.state == "finished":
+        kinds = sorted(wanted.kinds or map(str, Kind))
+        pairs = [(kind, landed) for kind in kinds for landed in (False, True) if wanted.landed in (None, landed)]
+        sql = "SELECT key FROM task WHERE kind = ? AND landed = ? AND kind IS NOT NULL"
+        streams.append(Stream([(sql, pair, "key") for pair in pairs], True))
+    if wanted.since is not None:
+        streams.append(Stream([("SELECT task FROM record WHERE seen_at >= ?", (wanted.since,), "+task")], False))
+    of_account = "account = (SELECT id FROM account WHERE name = ?)"
+    account = () if wanted.account is None else (wanted.account,)
+    if wanted.state == "waiting":
+        sql = f"SELECT key FROM task WHERE kind IS NULL{f' AND {of_account}' if account else ''}"  # noqa: S608 - a constant
+        streams.append(Stream([(sql, account, "+key")], False))
+    elif account:
+        streams.append(Stream([(f"SELECT key FROM task WHERE {of_account}", account, "+key")], False))  # noqa: S608 - a constant
+    return streams
+
+
+def _are_few(stream: Stream, after: int, most: int) -> Steps[bool]:
+    """Return whether the stream has at most so many keys."""
+    left = most
+    for sql, values, name in stream.queries:
+        # Without the bound on the key, an index that is not in its order answers at once.
+        bound, bounds = (f" AND {name} > ?", (after,)) if stream.is_ordered else ("", ())
+        ((count,),) = yield f"SELECT count(*) FROM ({sql}{bound} LIMIT ?) few", (*values, *bounds, left + 1)  # noqa: S608 - constants
+        left -= count
+        if left < 0:
+            return False
+    return True
+
+
+class Keys:
+    """By the keys of a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def next(self, after: int) -> Steps[Stretch | None]:
+        at_once = KEYS_AT_ONCE if self._stream.is_ordered else FEW
+        found: list[list[int]] = []
+        for sql, values, name in self._stream.queries:
+            rows = yield f"{sql} AND {name} > ? ORDER BY {name} LIMIT ?", (*values, after, at_once)
+            found.append([key for (key,) in rows])
+        keys = list(merge(*found))[:at_once]
+        return Stretch(f"t.key IN ({_marks(keys)})", keys, keys[-1]) if keys else None
+
+
+class Dense:
+    """By the tasks one by one, in stretches that grow."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self._size = FIRST_STRETCH
+
+    def next(self, after: int) -> Steps[Stretch | None]:
+        yield from ()
+        if after >= self.last:
+            return None
+        upto = min(after + self._size, self.last)
+        self._size = min(2 * self._size, LONGEST_STRETCH)
+        return Stretch("t.key <= ?", (upto,), upto)
+
+
+class DenseOrKeys:
+    """By the tasks one by one, which may soon fill a page; then by the keys of an index that is not in their order, and
+    so must be read as a whole."""
+
+    def __init__(self, last: int, stream: Stream) -> None:
+        self._dense, self._keys = Dense(last), Keys(stream)
+        self._tries = 4
+
+    def next(self, after: int) -> Steps[Stretch | None]:
+        self._tries -= 1
+        return (yield from (self._dense if self._tries >= 0 else self._keys).next(after))
+
+
+class Grams:
+    """By the runs of tasks whose bits pass a test; what has no bits yet, one by one."""
+
+    def __init__(self, test: Callable[[bytes], bool], last: int) -> None:
+        self._test = test
+        self._rest = Dense(last)
+        self._read_to = 0  # the last key of the runs whose bits were read
+        self._runs: list[tuple[int, int]] = []  # first and last key of those that passed, the first one last
+        self._is_all_read = False
+
+    def next(self, after: int) -> Steps[Stretch | None]:
+        self._read_to = max(self._read_to, after)
+        while not self._runs and not self._is_all_read:
+            rows = yield (
+                "SELECT first, last, bits FROM grams WHERE last > ? ORDER BY last LIMIT ?",
+                (self._read_to, GRAMS_AT_ONCE),
+            )
+            self._runs = [(first, last) for first, last, bits in reversed(rows) if self._test(bits)]
+            self._read_to = rows[-1][1] if rows else self._read_to
+            self._is_all_read = len(rows) < GRAMS_AT_ONCE
+        while self._runs:
+            first, last = self._runs.pop()
+            if after < last:
+                return Stretch("t.key >= ? AND t.key <= ?", (first, last), last)
+        return (yield from self._rest.next(max(after, self._read_to)))

@@ -1,0 +1,71 @@
+"""Grams: for each run of some hundred tasks, which pieces of four bytes their ids and rows contain, as bits. Pure.
+
+A piece of a URL that is in few tasks is then found by reading few runs, not all of them. Bits answer "not in here" for
+certain and "in here" most of the time; the rows have the last word.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from poller.core.search import searchable
+
+RUN = 128  # tasks
+SIZE = 15_919  # bits of a run, a prime; a third is set for URLs of usual length. Two runs fill a page of SQLite
+BYTES = (SIZE + 7) // 8
+LONGEST_RUN = 256_000  # bytes of text that are read; a run with more may contain anything
+WIDTH = 4  # bytes of a piece
+
+ANYTHING = b"\xff" * BYTES
+
+
+def grams_of(texts: Iterable[str]) -> bytes:
+    """Return the bits of a run of tasks, whose searchable texts these are."""
+    text = "\n".join(texts).encode("utf-8", "replace")
+    if len(text) > LONGEST_RUN:
+        return ANYTHING
+    bits = bytearray(BYTES)
+    for place in {piece % SIZE for piece in _pieces(text)}:
+        bits[place >> 3] |= 1 << (place & 7)
+    return bytes(bits)
+
+
+def run_rows(last: int, found: Sequence[tuple[int, str, bytes | None]]) -> tuple[list[tuple[int, int, bytes]], int]:
+    """Return the rows (first key, last key, bits) of full runs of the tasks (key, id, row) that follow the key `last`,
+    and how many tasks are in them. Between two runs there is no gap: every key up to the last one is in a run."""
+    rows = []
+    for begin in range(0, len(found) - RUN + 1, RUN):
+        run = found[begin : begin + RUN]
+        bits = grams_of(searchable(task_id, ref) for _, task_id, ref in run)
+        rows.append((last + 1, run[-1][0], bits))
+        last = run[-1][0]
+    return rows, len(rows) * RUN
+
+
+def _pieces(text: bytes) -> set[int]:
+    """Return every four bytes in a row, each as a number: by four casts, ten times as fast as by slices."""
+    pieces: set[int] = set()
+    for begin in range(WIDTH):
+        length = (len(text) - begin) // WIDTH * WIDTH
+        if length > 0:
+            pieces.update(memoryview(text)[begin : begin + length].cast("I"))
+    return pieces
+
+
+def may_contain(groups: Sequence[Sequence[str]]) -> Callable[[bytes], bool] | None:
+    """Return a test of a run's bits: whether each group may have one of its texts in it. None: any run may."""
+    masks = [mask for group in groups if (mask := _masks(group))]
+    if not masks:
+        return None
+
+    def test(bits: bytes) -> bool:
+        number = int.from_bytes(bits, "little")
+        return all(any(number & mask == mask for mask in group) for group in masks)
+
+    return test
+
+
+def _masks(group: Sequence[str]) -> list[int]:
+    """Return the bits that each text needs; nothing where one is too short to need any."""
+    texts = [text.encode("utf-8", "replace") for text in group]
+    if any(len(text) < WIDTH for text in texts):
+        return []
+    return [sum(1 << place for place in {piece % SIZE for piece in _pieces(text)}) for text in texts]

@@ -1,0 +1,85 @@
+"""Changes a run on a person's word: dead letters are tried again. Needs the token, where one is set."""
+
+from typing import Annotated
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from poller.core.errors import ConfigError
+from poller.core.model import DeadLetter
+from poller.core.timestamps import iso
+from poller.reports.task import Instant
+from poller.web.context import RUN, STATE, store_limit
+from poller.web.responses import RequestRefused, body_of, json_response, query_of
+
+MOST_LISTED = 1000
+
+
+class DeadLetterView(Struct, frozen=True, kw_only=True):
+    """A record that a sink refused for good."""
+
+    task_id: str
+    account: str
+    sink: str
+    reason: str
+    refused_at: Instant
+
+
+class DeadLettersQuery(Struct, frozen=True):
+    """The query of GET /v1/dead-letters."""
+
+    sink: Annotated[str | UnsetType, Meta(description="Only of this sink.")] = UNSET
+
+
+class DeadLetters(Struct, frozen=True, kw_only=True):
+    """The dead letters of the state, oldest first."""
+
+    dead_letters: list[DeadLetterView]
+    total: Annotated[int, Meta(description="of all; at most 1,000 are listed")]
+
+
+class RetryRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/dead-letters/retry."""
+
+    sink: Annotated[str, Meta(description="The sink's name, as in GET /v1/dead-letters.")]
+    task_ids: Annotated[list[str] | None, Meta(description="Only of these tasks; null: all of the sink.")] = None
+
+
+class Retried(Struct, frozen=True, kw_only=True):
+    """How many dead letters are in the sink's outbox again."""
+
+    sink: str
+    retried: int
+
+
+def dead_letter_view(letter: DeadLetter) -> DeadLetterView:
+    """Return a dead letter without its record, which GET /v1/tasks/{task_id} has."""
+    delivery = letter.delivery
+    return DeadLetterView(
+        task_id=delivery.task_id,
+        account=delivery.account,
+        sink=letter.sink,
+        reason=letter.reason,
+        refused_at=iso(letter.refused_at),
+    )
+
+
+async def get_dead_letters(request: web.Request) -> web.Response:
+    """Answer GET /v1/dead-letters."""
+    query = query_of(request, DeadLettersQuery)
+    async with store_limit():
+        letters = await request.app[STATE].store.dead_letters(query.sink or None)
+    listed = [dead_letter_view(letter) for letter in letters[:MOST_LISTED]]
+    return json_response(DeadLetters(dead_letters=listed, total=len(letters)))
+
+
+async def retry_dead_letters(request: web.Request) -> web.Response:
+    """Answer POST /v1/dead-letters/retry: the sink gets them once more, after what is in its outbox."""
+    wanted = await body_of(request, RetryRequest)
+    task_ids = None if wanted.task_ids is None else frozenset(wanted.task_ids)
+    try:
+        async with store_limit():
+            retried = await request.app[RUN].service.retry_dead_letters(wanted.sink, task_ids)
+    except ConfigError as error:
+        raise RequestRefused(404, "unknown_sink", str(error).rstrip(".")) from None
+    return json_response(Retried(sink=wanted.sink, retried=retried))

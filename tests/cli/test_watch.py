@@ -1,0 +1,92 @@
+"""`poller status --watch` on a terminal: what a person sees of a run of another process."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO, cast
+
+import pytest
+from rich.console import Console
+
+from poller.app.live_block import LiveBlock
+from poller.cli.commands.status import _sums_and_limits
+from poller.cli.watch import LiveView
+from poller.core.learned_limit import LearnedLimit
+from poller.core.model import AccountState, SinkSums, Sums
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario, parse_durations
+from tests.support.processes import hubspot, run
+from tests.support.simulation import Simulation, settings_for
+from tests.support.terminal import Terminal, on_terminal
+
+NOW = 1_767_600_000.0
+SUMS = Sums(
+    sources=(),
+    sinks=(SinkSums(name="webhook:x", delivered=30, undelivered=19, dead=1, attached=True),),
+    accounts={"main": AccountState()},
+    waiting=150,
+    finished=50,
+    polls=120,
+    kinds={"complete": 49, "canceled": 1},
+    landed={"complete": 49},
+    reasons=(),
+)
+LIMITS = {"main": LearnedLimit(requests=190, window_s=10.0)}
+
+
+def shown(*pictures: Sums, columns: int = 100, heartbeat: tuple[int, float] | None = (7, NOW - 2)) -> list[str]:
+    """Return the screen after these pictures, ten seconds apart."""
+    terminal = Terminal(columns, 24)
+    view = LiveView(LiveBlock(Console(file=cast("TextIO", terminal), force_terminal=True, width=columns, height=24)))
+    for number, sums in enumerate(pictures):
+        view.show(sums, LIMITS, heartbeat, NOW + 10 * number)
+    view.leave()
+    return terminal.shown()
+
+
+def test_it_shows_what_is_done_the_rate_against_the_limit_and_the_time_left_once() -> None:
+    later = replace(SUMS, waiting=100, finished=100, polls=220, kinds={"complete": 99, "canceled": 1})
+    rows = shown(SUMS, replace(SUMS, finished=75, waiting=125), later)
+    assert "100 of 200 done (50.0%)  about 40 s left" in rows[0]
+    assert rows[1] == "49 landed, 100 have their outcome, 100 wait"
+    assert rows[2] == "complete 99  canceled 1"
+    assert rows[3] == "220 polls, 5.0 a second, limit 19 a second, 2.5 outcomes a second"
+    assert rows[4] == "webhook:x: 19 undelivered, 1 refused for good (poller status --dead)"
+    assert rows[-1] == "2026-01-05T08:00:20Z, process 7: last heartbeat 22 s ago"
+    assert sum(" done" in row for row in rows) == 1
+
+
+def test_it_shows_a_pause_with_its_end_and_that_no_run_is_active() -> None:
+    paused = replace(SUMS, accounts={"main": AccountState(pause="throttled", resume_at=NOW + 70)})
+    rows = shown(paused, heartbeat=None)
+    assert (
+        "main: HubSpot limits the rate; polling resumes when its window has passed (in about 1 min 10 s)"
+        in " ".join(rows)
+    )
+    assert rows[-1].endswith("no run is active")
+    assert not any("left" in row for row in rows)
+
+
+def test_a_state_that_does_not_balance_is_shown_as_such() -> None:
+    rows = shown(replace(SUMS, finished=51), columns=200)
+    assert any(row.startswith("DOES NOT BALANCE  finished = outcomes by kind") for row in rows)
+
+
+async def test_the_limit_is_that_of_the_answers(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:1"), requests=70, window_s=5.0))
+    await simulation.run(simulation.write_ids(5))
+    sums, limits = await _sums_and_limits(settings_for(tmp_path))
+    assert sums.finished == 5
+    assert limits == {"default": LearnedLimit(requests=70, window_s=5.0)}
+
+
+@pytest.mark.real_time
+def test_on_a_terminal_the_view_stays_one_block_until_ctrl_c(tmp_path: Path) -> None:
+    with hubspot(tmp_path / "hubspot", imports=3) as site:
+        run("run", site.ids_file(tmp_path, 3).name, "--base-url", site.url, folder=tmp_path)
+    with on_terminal("status", "--watch", folder=tmp_path) as watching:
+        watching.wait_for("no run is active")
+        watching.read(3.0)
+        watching.read(3.0)
+        watching.type("\x03")
+        assert watching.ended() == 0
+        assert sum("3 of 3 done (100.0%)" in row for row in watching.screen.shown()) == 1
