@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypedDict
@@ -52,6 +53,7 @@ class Builder:
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
     consumer: Sink | None = None  # takes finished tasks within this process, beside the sinks of the settings
+    _credentials: dict[str, bytes] = field(default_factory=dict)  # a hash of each account's
 
     # --- sinks
 
@@ -89,6 +91,8 @@ class Builder:
         account, environment = settings.account_settings()[name], self.environment
         rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
+        self._credentials[name] = await _credentials(account, tokens)
+        self._warn_of_shared_token(name, settings)
         gate = self.gates[name] = AccountGate(
             name,
             _gate_limits(account),
@@ -124,7 +128,12 @@ class Builder:
         if tokens is not None:
             lane = service.lanes[name]
             lane.keep_knowledge()
-            lane.apply(**await self._lane_settings(name, settings, tokens, service))
+            credentials = await _credentials(settings.account_settings()[name], tokens)
+            is_same_token = credentials == self._credentials[name]
+            self._credentials[name] = credentials
+            lane.apply(**await self._lane_settings(name, settings, tokens, service), is_same_token=is_same_token)
+            if not is_same_token:
+                self._warn_of_shared_token(name, settings)
         has_new_token = None if tokens is None else tokens.has_changed
         self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
 
@@ -167,6 +176,11 @@ class Builder:
             return AccountTiming(kept_as, tradeoff)
 
     # --- tokens
+
+    def _warn_of_shared_token(self, name: str, settings: Settings) -> None:
+        for other in settings.account_settings().keys() - {name}:
+            if self._credentials.get(other) == self._credentials[name]:
+                log.warning("lane.token_shared", account=name, other=other)
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
@@ -238,6 +252,15 @@ async def site_token(settings: Settings, environ: Mapping[str, str]) -> TokenSou
     if file is None and variable is None:
         return None
     return await _stored_token(file, variable or "", environ)
+
+
+async def _credentials(account: AccountSettings, tokens: TokenSource) -> bytes:
+    """Return a hash that two accounts share if HubSpot counts their requests together."""
+    if account.oauth is None:
+        words = await tokens.token()
+    else:
+        words = repr((account.oauth.client_id, account.oauth.refresh_token_env, account.oauth.refresh_token_file))
+    return blake2b(words.encode()).digest()
 
 
 async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:

@@ -135,6 +135,7 @@ class Lane:
             is_paused=self.gate.pause is not None,
             others_answered=self._witness.others_answered(task),
             holds_unknown=self._holds_unknown(now),
+            failed_share=self._witness.failed_share,
             polling=self._polling,
             rng=self._rng,
             learned_gap_s=learned_gap_s,
@@ -209,12 +210,19 @@ class Lane:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge())
 
     def apply(
-        self, *, client: StatusClient, polling: Polling, timing: AccountTiming | None, limits: GiveUpRules
+        self,
+        *,
+        client: StatusClient,
+        polling: Polling,
+        timing: AccountTiming | None,
+        limits: GiveUpRules,
+        is_same_token: bool,
     ) -> None:
         """Use other settings from the next poll on."""
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
-        self._first_answers = FirstAnswers()  # the token may be another
+        if not is_same_token:
+            self._first_answers = FirstAnswers()
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

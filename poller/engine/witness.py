@@ -1,9 +1,10 @@
 """Decides whom a failed poll concerns: the account, or a task that is broken by itself while others are answered."""
 
-from poller.core.model import Finished, Missing, Outcome, Pause, Refused, Running, Task, Unreachable
+from poller.core.model import Finished, Missing, Outcome, Pause, Refused, Running, Task, Throttled, Unreachable
 
 BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 BROKEN = "tasks that are broken by themselves"
+REMEMBERED = 50  # polls over which the share of failed ones is averaged
 
 
 class Witness:
@@ -12,6 +13,7 @@ class Witness:
 
     def __init__(self) -> None:
         self.task: Task | None = None  # the latest with a status from HubSpot
+        self.failed_share = 0.0  # of the latest polls, those of tasks that are broken by themselves left out
         self._answered = 0  # good answers so far
         self._failing: dict[int, tuple[int, int]] = {}  # by task: good answers at its first and its latest failed poll
         self._is_in_doubt = False  # the latest poll failed
@@ -19,17 +21,24 @@ class Witness:
 
     def note(self, task: Task, outcome: Outcome) -> None:
         """Note the outcome of a poll of `task`."""
+        is_own_failure = self.subject(task) is BROKEN
         match outcome:
             case Running() | Finished() | Missing():
                 self._answered += 1
                 self._is_in_doubt = False
                 self._failing.pop(task.key, None)
+                self._average(0.0)
                 if not isinstance(outcome, Missing):
                     self.task = task
-            case Refused() | Unreachable():
+            case Refused() | Unreachable() | Throttled(policy="migrating"):
+                if not is_own_failure:
+                    self._average(1.0)
                 self._is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
+
+    def _average(self, failed: float) -> None:
+        self.failed_share += (failed - self.failed_share) / REMEMBERED
 
     def forget(self, task: Task) -> None:
         """Forget a task that is not polled any more."""

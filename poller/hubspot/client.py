@@ -24,7 +24,7 @@ from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify, read_limits
 from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, read_body
-from poller.hubspot.timeouts import SharedTimeout
+from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable
 
 log = structlog.get_logger("poller")
@@ -159,7 +159,7 @@ class HubSpotClient:
         self._sample = status_url(template, "A")  # None: the URL is invalid
         self._before_id, _, self._after_id = _path_of(template).partition("{task_id}")
         self._tokens = tokens
-        self._timeout = SharedTimeout(request_timeout_s)
+        self._timeouts = RequestTimeouts(request_timeout_s)
         self._max_body_bytes = max_body_bytes
         self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {USER_AGENT}\r\n"
         self._pools: dict[bool, HostPool] = {}  # by `fresh`
@@ -170,16 +170,21 @@ class HubSpotClient:
         """Request `task`'s status, at most once; see `StatusClient`."""
         if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
         try:
-            with self._timeout:
+            with self._timeouts.of(task.key):
                 token = await self._tokens.token()
                 answer = await self._request(self._sample, token, task)
+            self._timeouts.answer(task.key, loop.time() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:
             return _unreachable(Trouble.NO_TOKEN)
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             trouble = trouble_of(error)
+            if trouble is Trouble.TIMEOUT:
+                self._timeouts.time_out(task.key)
             return self._untrusted(error) if trouble is Trouble.CERTIFICATE else _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)

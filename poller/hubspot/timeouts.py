@@ -1,6 +1,8 @@
-"""`asyncio.timeout` for many waits of the same length, with one timer for all of them."""
+"""How long a request may take, and `asyncio.timeout` for many waits with one timer for all of the same length."""
 
 import asyncio
+import math
+from collections import deque
 from types import TracebackType
 from typing import Any
 
@@ -47,3 +49,52 @@ class SharedTimeout:
                 return
             self._timed_out.add(task)
             task.cancel()
+
+
+class RequestTimeouts:
+    """The time-out of each request: the person's limit, or a half, a quarter … of it that is many times what usual
+    answers take. A request that hangs then costs seconds; one that is only slow is repeated with twice the time, and
+    where answers become slow, the limit of all requests follows."""
+
+    SHORTEST_S = 5.0
+    MANY_TIMES = 5
+    LATEST, SLOW_OF_LATEST = 100, 5  # the slowest 5 of 100 answers are not usual
+    JUDGED_EVERY = 20  # answers
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._shared: dict[int, SharedTimeout] = {}  # by halvings of the limit
+        self._latest: deque[float] = deque(maxlen=self.LATEST)  # how long answers took
+        self._unjudged = 0
+        self._halvings = 0
+        self._in_a_row = 0  # time-outs since the latest answer
+        self._timed_out: dict[int, int] = {}  # time-outs in a row, by task
+
+    def of(self, key: int) -> SharedTimeout:
+        """Return the time-out of the next request for task `key`."""
+        halvings = max(0, self._halvings - max(self._in_a_row, self._timed_out.get(key, 0)))
+        if halvings not in self._shared:
+            self._shared[halvings] = SharedTimeout(self._limit_s / 2**halvings)
+        return self._shared[halvings]
+
+    def answer(self, key: int, took_s: float) -> None:
+        """Note that a request for task `key` was answered after `took_s`."""
+        self._in_a_row = 0
+        if self._timed_out:
+            self._timed_out.pop(key, None)
+        self._latest.append(took_s)
+        self._unjudged += 1
+        if self._unjudged == self.JUDGED_EVERY:
+            self._unjudged = 0
+            self._judge()
+
+    def time_out(self, key: int) -> None:
+        """Note that a request for task `key` timed out."""
+        self._in_a_row += 1
+        self._timed_out[key] = self._timed_out.get(key, 0) + 1
+
+    def _judge(self) -> None:
+        slow = math.ceil(len(self._latest) * self.SLOW_OF_LATEST / self.LATEST)
+        usual_s = sorted(self._latest)[-1 - slow]
+        enough_s = max(self.SHORTEST_S, self.MANY_TIMES * usual_s)
+        self._halvings = max(0, int(math.log2(self._limit_s / enough_s)))

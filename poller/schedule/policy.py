@@ -1,5 +1,6 @@
 """Decides what happens to a task after a poll. Pure: no clock, no network; chance is passed in."""
 
+import math
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, assert_never
@@ -25,6 +26,8 @@ LONGEST_GAP_S = 60.0
 LONGEST_GAP_BY_COST_S = 900.0  # upper bound where the person set `poll_cost_s`, which then decides
 OVERDUE_DOUBLINGS = 2  # past its deadline only one more answer, of another task, is missing: no long gap
 FAILURES_BEFORE_TIMED_OUT = 5  # in a row: then a task whose polls all fail is given up at its deadline
+RARE_FAILURES = 1 / 16  # share of an account's polls
+FEWEST_DOUBLINGS = 1 / 3  # a failed poll, however many of the others fail, lengthens the gap
 THROTTLED_GAP_S, LONGEST_THROTTLED_GAP_S = 1.0, 300.0  # of a task whose request was answered with 429
 
 
@@ -72,6 +75,7 @@ def decide(
     is_paused: bool,
     others_answered: bool,
     holds_unknown: bool,
+    failed_share: float = 0.0,
     polling: Polling,
     rng: Random,
     learned_gap_s: float | None = None,
@@ -81,6 +85,7 @@ def decide(
     `paused_s` is the account's paused time so far: deadlines do not run during pauses. `is_paused`: the account is
     paused, so that a failed poll is not this task's. `others_answered`: other tasks were answered since this one's poll
     failed before; only then a failed poll may end it. `holds_unknown`: an unknown id is no outcome yet.
+    `failed_share` of the account's latest polls failed: the more, the less one failed poll says about its task.
     `learned_gap_s` is learned timing's gap for a running task.
     """
     age_s = max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))
@@ -92,24 +97,18 @@ def decide(
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
-            return PollAgain(
-                at=now + min(gap_s, polling.deadline_s - age_s),
-                errors=0,
-                status=outcome.status,
-                requested_at=outcome.requested_at,
-                seen_at=now,
-                started_at=outcome.started_at,
-            )
+            return _poll_again_running(outcome, now, min(gap_s, polling.deadline_s - age_s))
         case Missing():
             return _decide_missing(task, now, polling, holds_unknown=holds_unknown)
-        case Throttled():
+        case Throttled() if is_paused or outcome.policy != "migrating":
             return _poll_again_unchanged(task, at=now + _throttled_gap_s(outcome, rng))
-        case Refused() | Unreachable():
+        case Refused() | Unreachable() | Throttled():  # only one request was answered with 477: no account is moving
             if is_paused:
                 return _poll_again_unchanged(task, at=now + polling.first_gap_s)
             if overdue and others_answered and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
-            return _poll_again_failed(task, outcome, now, polling, rng, overdue=overdue)
+            doublings = _doublings(failed_share) * (min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors)
+            return _poll_again_failed(task, now, _failure_gap_s(doublings, polling, rng, _asked_s(outcome)))
         case _:
             assert_never(outcome)
 
@@ -131,24 +130,38 @@ def _running_gap_s(age_s: float, polling: Polling, rng: Random) -> float:
     return min(gap_s * rng.uniform(1 - polling.jitter, 1 + polling.jitter), polling.ceiling_s)
 
 
-def _failure_gap_s(errors: int, polling: Polling, rng: Random, asked_s: float) -> float:
+def _failure_gap_s(doublings: float, polling: Polling, rng: Random, asked_s: float) -> float:
     """Full jitter over a doubling, capped range (AWS's term), with half of the first gap as its floor, or `asked_s`
     where HubSpot requests a longer wait that is not absurd."""
-    ceiling = min(polling.failure_gap_s * 2.0 ** min(errors, 32), polling.longest_failure_gap_s)
+    ceiling = min(polling.failure_gap_s * 2.0 ** min(doublings, 32), polling.longest_failure_gap_s)
     return max(rng.uniform(polling.failure_gap_s / 2, ceiling), min(asked_s, polling.longest_failure_gap_s))
 
 
-def _poll_again_failed(
-    task: Task, outcome: Refused | Unreachable, now: float, polling: Polling, rng: Random, *, overdue: bool
-) -> PollAgain:
-    asked_s = outcome.retry_after_s if isinstance(outcome, Unreachable) else None
-    doublings = min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors
+def _poll_again_running(outcome: Running, now: float, gap_s: float) -> PollAgain:
     return PollAgain(
-        at=now + _failure_gap_s(doublings, polling, rng, asked_s or 0.0),
-        errors=task.errors + 1,
-        missing_at=task.missing_at,
-        status=task.status,
+        at=now + gap_s,
+        errors=0,
+        status=outcome.status,
+        requested_at=outcome.requested_at,
+        seen_at=now,
+        started_at=outcome.started_at,
     )
+
+
+def _poll_again_failed(task: Task, now: float, gap_s: float) -> PollAgain:
+    return PollAgain(at=now + gap_s, errors=task.errors + 1, missing_at=task.missing_at, status=task.status)
+
+
+def _asked_s(outcome: Refused | Unreachable | Throttled) -> float:
+    return outcome.retry_after_s or 0.0 if isinstance(outcome, Unreachable) else 0.0
+
+
+def _doublings(failed_share: float) -> float:
+    """Return by how many doublings each failed poll of a task in a row lengthens its gap: one while failures are rare,
+    fewer where most of them are accidents of the account."""
+    if failed_share <= RARE_FAILURES:
+        return 1.0
+    return max(FEWEST_DOUBLINGS, math.log(failed_share) / math.log(RARE_FAILURES))
 
 
 def _throttled_gap_s(outcome: Throttled, rng: Random) -> float:

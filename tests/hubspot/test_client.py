@@ -6,7 +6,9 @@ import gzip
 import inspect
 import io
 import logging
+import shutil
 import ssl
+import subprocess
 import traceback
 import tracemalloc
 from collections.abc import AsyncIterator, MutableMapping
@@ -457,6 +459,36 @@ async def test_a_server_without_tls_is_unreachable() -> None:
     port = server.sockets[0].getsockname()[1]
     async with server, client_of(f"https://127.0.0.1:{port}") as client:
         assert (await client.poll(make_task())).outcome == Unreachable(reason="tls")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+async def test_a_certificate_that_is_not_trusted_needs_a_person_and_with_its_authority_named_the_answer_counts(
+    tmp_path: Path,
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)  # noqa: S603, ASYNC221
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    requests: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(http(COMPLETE))
+        await writer.drain()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        async with client_of(url) as client:
+            refused = (await client.poll(make_task())).outcome
+        assert isinstance(refused, Refused)
+        assert refused.reason == "untrusted_certificate"
+        assert "127.0.0.1 was refused (self" in refused.detail
+        assert "set ca_file" in refused.detail
+        assert requests == []  # the token did not leave
+        async with client_of(url, connections=Connections(ca_file=certificate)) as client:
+            assert isinstance((await client.poll(make_task())).outcome, Finished)
 
 
 async def test_a_broken_proxy_is_unreachable() -> None:

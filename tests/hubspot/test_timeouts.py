@@ -1,10 +1,11 @@
-"""One timer for many waits: each ends at its own time, and no cancellation from elsewhere counts as a time-out."""
+"""One timer for many waits: each ends at its own time, and no cancellation from elsewhere counts as a time-out. How
+long a request may take follows from how long the latest answers took."""
 
 import asyncio
 
 import pytest
 
-from poller.hubspot.timeouts import SharedTimeout
+from poller.hubspot.timeouts import RequestTimeouts, SharedTimeout
 
 
 async def waited(shared: SharedTimeout, begin_s: float, wait_s: float) -> tuple[str, float]:
@@ -85,3 +86,69 @@ async def test_after_a_time_out_the_task_can_wait_for_other_things() -> None:
     async with asyncio.timeout(5):
         await asyncio.sleep(1)
     assert await waited(shared, 0.0, 1.0) == ("done", 1.0)
+
+
+async def limit_of(timeouts: RequestTimeouts, key: int) -> float:
+    """Let a request for task `key` hang; return after how long it timed out."""
+    ended, after_s = await waited(timeouts.of(key), 0.0, 1000.0)
+    assert ended == "over"
+    return after_s
+
+
+def answered(took_s: float, count: int = 100) -> RequestTimeouts:
+    timeouts = RequestTimeouts(30.0)
+    for _ in range(count):
+        timeouts.answer(1, took_s)
+    return timeouts
+
+
+@pytest.mark.parametrize(
+    ("took_s", "count", "limit_s"), [(0.1, 19, 30), (0.1, 20, 7.5), (0.9, 100, 7.5), (2.0, 100, 15), (5.0, 100, 30)]
+)
+async def test_a_request_may_take_many_times_what_usual_answers_take(took_s: float, count: int, limit_s: float) -> None:
+    assert await limit_of(answered(took_s, count), 1) == limit_s
+
+
+async def test_a_few_slow_answers_are_not_usual() -> None:
+    timeouts = RequestTimeouts(30.0)
+    for turn in range(400):
+        timeouts.answer(1, 20.0 if turn % 25 == 0 else 0.1)
+    assert await limit_of(timeouts, 1) == 7.5
+    for turn in range(400):
+        timeouts.answer(1, 20.0 if turn % 10 == 0 else 0.1)
+    assert await limit_of(timeouts, 1) == 30
+
+
+async def test_a_task_whose_request_timed_out_gets_twice_the_time_up_to_the_persons_limit_until_it_is_answered() -> (
+    None
+):
+    timeouts = answered(0.1)
+    found = []
+    for _ in range(4):
+        found.append(await limit_of(timeouts, 7))
+        timeouts.time_out(7)
+        timeouts.answer(1, 0.1)
+    assert found == [7.5, 15, 30, 30]
+    assert await limit_of(timeouts, 8) == 7.5
+    timeouts.answer(7, 25.0)
+    assert await limit_of(timeouts, 7) == 7.5
+
+
+async def test_where_every_answer_becomes_slow_only_the_first_requests_time_out() -> None:
+    timeouts = answered(0.1)
+    timed_out = 0
+    for key in range(200):
+        if await limit_of(timeouts, key) < 12:
+            timed_out += 1
+            timeouts.time_out(key)
+        else:
+            timeouts.answer(key, 12.0)
+    assert timed_out <= 20
+    assert await limit_of(timeouts, 999) == 30
+
+
+async def test_a_limit_below_the_usual_is_the_persons() -> None:
+    timeouts = RequestTimeouts(2.0)
+    for _ in range(100):
+        timeouts.answer(1, 0.1)
+    assert await limit_of(timeouts, 1) == 2.0

@@ -180,6 +180,43 @@ def test_failures_back_off_and_count_and_keep_what_was_known() -> None:
     assert (decision.errors, decision.missing_at, decision.status) == (5, 5.0, "PENDING")
 
 
+def longest_gap_s(errors: int, failed_share: float) -> float:
+    """Return the longest gap after a failed poll, over many seeds."""
+    decisions = [
+        decide(
+            make_task(errors=errors),
+            Unreachable(reason="reset"),
+            now=NOW,
+            paused_s=0,
+            is_paused=False,
+            others_answered=True,
+            holds_unknown=False,
+            failed_share=failed_share,
+            polling=POLLING,
+            rng=Random(seed),
+        )
+        for seed in range(200)
+    ]
+    return max(again(decision).at - NOW for decision in decisions)
+
+
+def test_where_many_polls_of_the_account_fail_a_task_that_fails_often_is_not_left_alone_for_minutes() -> None:
+    assert longest_gap_s(6, 0.0) == pytest.approx(128, rel=0.05)
+    assert longest_gap_s(6, 0.06) == pytest.approx(128, rel=0.05)
+    assert longest_gap_s(6, 0.45) == pytest.approx(8, rel=0.05)
+    assert longest_gap_s(6, 0.9) == pytest.approx(8, rel=0.05)
+    assert longest_gap_s(30, 0.9) == pytest.approx(300, rel=0.05)
+
+
+def test_a_task_that_alone_is_answered_477_backs_off_like_one_that_fails_and_ends_at_its_deadline() -> None:
+    moving = Throttled(policy="migrating", retry_after_s=80_000)
+    assert again(decided(make_task(errors=3), moving)).errors == 4
+    assert again(decided(make_task(), moving)).at <= NOW + 2
+    overdue = make_task(fed_at=NOW - POLLING.deadline_s, errors=9)
+    assert decided(overdue, moving) == Finish(kind=Kind.TIMED_OUT)
+    assert again(decided(overdue, moving, is_paused=True)).errors == 9
+
+
 def test_the_server_may_ask_for_a_longer_back_off() -> None:
     assert again(decided(make_task(), Unreachable(reason="http_423", retry_after_s=120))).at == NOW + 120
 

@@ -67,6 +67,52 @@ async def test_a_jump_ends_no_task_early_misses_no_poll_and_is_logged_once(
     assert simulation.api.stats().max_in_window <= 100
 
 
+async def test_a_state_from_the_future_and_a_jump_of_the_run_that_reads_it_move_no_due_time_and_no_deadline(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    """The first run's clock is two days ahead; the second begins with the right one, which is then set ahead, too."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    simulation = Simulation(folder, clock, replace(SHORT, fates={Fate.NEVER: 0.5}))
+    ids = simulation.write_ids(60)
+    simulation.clock = wall = JumpingClock(clock)
+    wall.set_by_s = 2 * DAY
+    flags = {"deadline_s": 400, "polling": {"policy": "fixed", "longest_gap_s": 20}}
+    asked: list[float] = []
+
+    def note(_ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        asked.append(asyncio.get_running_loop().time())
+        return reply
+
+    async with simulation.serving():
+        await simulation.run_for(50, ids, flags)
+        wall.set_by_s = 0.0
+        simulation.api.stage = note
+        asyncio.get_running_loop().call_later(30, setattr, wall, "set_by_s", 2 * DAY)
+        assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    jumps = [event["by_s"] for event in named(events, "clock.jumped")]
+    assert jumps == [pytest.approx(-2 * DAY, abs=10), pytest.approx(2 * DAY, abs=1)]
+    assert asked[0] <= 50 + 20 + 10.1
+    assert 390 <= asked[-1] <= 430
+    assert max(after - before for before, after in pairwise(asked)) < 30
+
+
+@pytest.mark.parametrize("jump_s", [-2 * DAY, 2 * DAY])
+async def test_a_jump_does_not_make_a_failing_sink_give_up_early_or_late(
+    tmp_path: Path, clock: Clock, events: Events, jump_s: float
+) -> None:
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids = simulation.write_ids(20)
+    simulation.clock = wall = JumpingClock(clock)
+    asyncio.get_running_loop().call_later(300, setattr, wall, "set_by_s", jump_s)
+    flags = {"sinks": ["webhook:http://127.0.0.1:9/"], "give_up_s": 600}
+    assert await simulation.run(ids, flags) is Exit.UNREACHABLE
+    failed_at = 60  # the first outcome
+    assert failed_at + 600 <= asyncio.get_running_loop().time() <= failed_at + 630
+    assert len(named(events, "clock.jumped")) == 1
+
+
 def test_small_corrections_are_no_jump_and_move_nothing(events: Events) -> None:
     at = {"wall": 1000.0, "elapsed": 50.0}
     steady = SteadyClock(lambda: at["wall"], lambda: at["elapsed"])

@@ -14,6 +14,7 @@ from poller.core.model import AccountState, Pause
 from poller.core.protocols import Clock
 from poller.sandbox import FAULTS, Fate, Outage, Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest, error, html, scope_missing, throttled, wrong_path
+from poller.sandbox.scenario import START_FAULTS
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
 
 Events = list[MutableMapping[str, Any]]
@@ -103,7 +104,7 @@ async def test_a_token_refused_for_five_minutes_loses_nothing_and_the_file_s_new
 
 
 REFUSALS = ["401", "403", "423", "477", "500", "502", "503", "504", "530", "html404"]
-HOSTILE = sorted(FAULTS.keys() - {*REFUSALS, "big_ints"})
+HOSTILE = sorted(FAULTS.keys() - START_FAULTS - {*REFUSALS, "big_ints"})
 REASONS = {
     "refusals": {
         "token_refused",
@@ -135,6 +136,21 @@ async def test_of_every_hostile_answer_a_twentieth_gives_each_task_its_right_out
     shown = capsys.readouterr().err.partition("failed requests of this run, by reason\n")[2].partition("\nthis run")[0]
     counted = {reason: int(count) for count, reason in (line.split() for line in shown.splitlines())}
     assert {reason for reason, count in counted.items() if count >= 10} >= reasons
+
+
+WEATHER = [*sorted(set(REFUSALS) - {"html404"}), "reset", "truncated", "empty", "html200", "hang", "drip"]
+
+
+async def test_in_mixed_weather_in_which_nearly_half_of_the_polls_fail_no_task_waits_for_long(
+    tmp_path: Path, clock: Clock
+) -> None:
+    short = Scenario(seed=7, durations=parse_durations("uniform:1,30"), faults=dict.fromkeys(WEATHER, 0.03))
+    simulation = Simulation(tmp_path, clock, replace(short, requests=1000, window_s=2.0))
+    ids = simulation.write_ids(400)
+    assert await simulation.run(ids) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert loop_time() < 120
+    assert simulation.api.stats().requests_total < 400 * 6
 
 
 @pytest.mark.parametrize("count", [1, 3, 30])

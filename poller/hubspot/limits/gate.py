@@ -202,14 +202,14 @@ class AccountGate:
     def abandon(self, slot: "_HeldSlot") -> None:
         """The request may have reached the server until now, and its result stays unknown."""
         self._release(slot, RateLimits())
-        if slot.number == self._pause.probes.number:
-            self._pause.probes.fail()
+        self._fail_probe(slot)
         self._admission.wake()
 
     def learn(self, slot: "_HeldSlot", answer: Answer) -> None:
         """Learn from a request's answer. Requests sent before a pause neither end nor extend it."""
         self._learn_limits(answer.limits)
-        self._windows.learn_others(answer.limits, sent_at=slot.sent_at, now=self._monotonic())
+        accepted, now = not isinstance(answer.outcome, Throttled), self._monotonic()
+        self._windows.learn_others(answer.limits, accepted=accepted, sent_at=slot.sent_at, now=now)
         self._release(slot, answer.limits)
         if not isinstance(answer.outcome, Running | Finished | Missing):
             self._counts.failed += 1
@@ -235,7 +235,8 @@ class AccountGate:
     def _judge(self, slot: "_HeldSlot", answer: Answer) -> None:
         outcome = answer.outcome
         is_good = isinstance(outcome, Running | Finished | Missing)
-        self._outage.note(slot.subject, failed=isinstance(outcome, Unreachable), succeeded=is_good)
+        is_failed, is_probe = isinstance(outcome, Unreachable), self._pause.reason is not None
+        self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe)
         self._throttles.note(throttled=isinstance(outcome, Throttled))
         match outcome:
             case Running() | Finished() | Missing():
@@ -247,16 +248,19 @@ class AccountGate:
             case Refused():
                 if self._concerns_account(slot, outcome.reason):
                     self._pause.refuse(outcome)
+                else:
+                    self._fail_probe(slot)
             case Unreachable():
+                self._refusals.fail()
                 self._fail(slot, outcome)
             case _:
                 assert_never(outcome)
 
     def _concerns_account(self, slot: "_HeldSlot", reason: str) -> bool:
-        """Return whether a refusal is the account's and not one task's: during a pause, and a wrong account by its
-        nature, which many tasks have shown."""
+        """Return whether a refusal is the account's and not one task's: during a pause for the same reason, and a wrong
+        account by its nature, which many tasks have shown."""
         self._refusals.note(slot.subject, reason)
-        return self._pause.reason is not None or reason == Pause.WRONG_ACCOUNT or self._refusals.is_account
+        return reason in (self._pause.reason, Pause.WRONG_ACCOUNT) or self._refusals.is_account
 
     def _resume(self) -> None:
         if self._pause.reason is None:
@@ -276,6 +280,8 @@ class AccountGate:
             case "migrating":
                 if self._concerns_account(slot, outcome.policy):
                     self._pause.migrate(outcome)
+                else:
+                    self._fail_probe(slot)
             case "window":
                 self._throttle_window(slot, outcome, limits)
             case _:
@@ -284,7 +290,7 @@ class AccountGate:
     def _throttle_window(self, slot: "_HeldSlot", outcome: Throttled, limits: RateLimits) -> None:
         """Pause the account, unless the headers show room: such a 429 is sporadic and only its request goes back, while
         they are few."""
-        has_room = limits.max is not None and limits.remaining is not None and limits.remaining > 0
+        has_room = self._windows.shows_room(limits, self._monotonic())
         if self._pause.reason is None:
             if has_room and not self._throttles.is_frequent:
                 return
@@ -292,17 +298,22 @@ class AccountGate:
                 self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
         self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=self._throttles.relapses)
         self._throttles.relapse()
+        self._windows.believe()
 
     def _fail(self, slot: "_HeldSlot", outcome: Unreachable) -> None:
         if outcome.reason == "timeout":
             self._concurrency.time_out(slot.number, self._counts.sent)
-        is_probe = slot.number == self._pause.probes.number
-        if self._pause.reason is not None and not is_probe:
+        if self._pause.reason is not None and slot.number != self._pause.probes.number:
             return  # an overdue probe, which another has replaced
         if self._outage.is_outage and self._pause.reason is not Pause.DAILY_QUOTA:
             self._pause.lose_api(outcome)
-        elif is_probe:
-            self._pause.probes.fail(outcome.retry_after_s)
+        else:
+            self._fail_probe(slot, outcome.retry_after_s)
+
+    def _fail_probe(self, slot: "_HeldSlot", asked_s: float | None = None) -> None:
+        """Where this request was the probe: it showed neither the pause's reason nor its end."""
+        if slot.number == self._pause.probes.number:
+            self._pause.probes.fail(asked_s)
 
 
 class _HeldSlot:

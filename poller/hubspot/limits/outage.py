@@ -2,18 +2,20 @@
 refusal, a rate limit.
 """
 
+import math
 from collections import deque
 
-REMEMBERED = 20  # polls by which the API is judged
-FAILED_OF_REMEMBERED = 16
-FAILED_IN_A_ROW = 5
+REMEMBERED = 30  # polls by which the API is judged
+FAILED_OF_REMEMBERED = 24
+FAILED_IN_A_ROW = 5  # more where many polls failed before: there such a row comes by chance
+BY_CHANCE = 0.001  # how likely a row of failures may be by chance and still be an outage
 DIFFERENT = 3  # tasks that must have failed: one broken task only backs off itself
 REFUSED_IN_A_ROW = 3  # requests, of at least two tasks, before the account counts as refused
 WITNESS = "a task that was answered before"  # subject of polls that only check whether the account is answered
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.045  # of all requests; HubSpot asks for less than 5 % a day
 
-FREQUENT_429 = 0.2  # of the latest answers: more are no accident
+FREQUENT_429, ANSWERS_429 = 0.2, 20  # of that many latest answers: more are no accident
 GOOD_FOR_SHORTER = 20  # good answers after which the next pause for 429s is shorter again
 
 
@@ -37,10 +39,16 @@ class OutageDetector:
     def __init__(self) -> None:
         self._latest: deque[tuple[bool, object]] = deque(maxlen=REMEMBERED)
         self._in_a_row = 0
+        self._enough_in_a_row = FAILED_IN_A_ROW
+        self._failed_share = 0.0  # of the polls outside of pauses, the latest weighing most
         self._had_success = False
 
-    def note(self, subject: object, *, failed: bool, succeeded: bool = False) -> None:
-        """Note the end of a poll of `subject`; neither: it was refused or throttled."""
+    def note(self, subject: object, *, failed: bool, succeeded: bool = False, is_probe: bool = False) -> None:
+        """Note the end of a poll of `subject`; neither: it was refused or throttled. `is_probe`: during a pause."""
+        if failed and not self._in_a_row:
+            self._enough_in_a_row = _enough_in_a_row(self._failed_share)
+        if not is_probe:
+            self._failed_share += (failed - self._failed_share) / REMEMBERED
         self._latest.append((failed, subject))
         self._in_a_row = self._in_a_row + 1 if failed else 0
         self._had_success |= succeeded
@@ -52,17 +60,25 @@ class OutageDetector:
 
     @property
     def is_outage(self) -> bool:
-        """Whether most polls of several tasks fail, or also the witness's: the last 5, or 16 of the last 20."""
+        """Whether most polls of several tasks fail, or also the witness's: the last 5, or 24 of the last 30."""
         failed = [subject for failed, subject in self._latest if failed]
-        if self._in_a_row < FAILED_IN_A_ROW and len(failed) < FAILED_OF_REMEMBERED:
+        if self._in_a_row < self._enough_in_a_row and len(failed) < FAILED_OF_REMEMBERED:
             return False
         if len(failed) < FAILED_OF_REMEMBERED:
             failed = failed[-self._in_a_row :]
         return len(set(failed)) >= DIFFERENT or WITNESS in failed or not self._had_success
 
 
+def _enough_in_a_row(failed_share: float) -> int:
+    """Return how many failures in a row are no chance where `failed_share` of the polls before them failed."""
+    if failed_share < BY_CHANCE:
+        return FAILED_IN_A_ROW
+    enough = math.log(BY_CHANCE) / math.log(min(failed_share, 0.99))
+    return min(max(FAILED_IN_A_ROW, math.ceil(enough)), FAILED_OF_REMEMBERED)
+
+
 class RefusalDetector:
-    """The refusals since the last good answer. One task that is refused while others are answered is that task's own
+    """The refusals since the last other answer. One task that is refused while others are answered is that task's own
     failure; until the first good answer nothing shows that."""
 
     def __init__(self) -> None:
@@ -81,6 +97,10 @@ class RefusalDetector:
         self._had_success = True
         self._subjects = []
 
+    def fail(self) -> None:
+        """Note a poll without an answer."""
+        self._subjects = []
+
     @property
     def is_account(self) -> bool:
         """Whether the account is refused: three requests in a row, of two tasks, for the same reason."""
@@ -94,7 +114,7 @@ class ThrottleWatch:
 
     def __init__(self) -> None:
         self.relapses = 0
-        self._latest: deque[bool] = deque(maxlen=REMEMBERED)
+        self._latest: deque[bool] = deque(maxlen=ANSWERS_429)
         self._good = 0
 
     def note(self, *, throttled: bool) -> None:
@@ -113,4 +133,4 @@ class ThrottleWatch:
     @property
     def is_frequent(self) -> bool:
         """Whether too many of the latest answers are 429s to be sporadic ones."""
-        return sum(self._latest) > FREQUENT_429 * REMEMBERED
+        return sum(self._latest) > FREQUENT_429 * ANSWERS_429

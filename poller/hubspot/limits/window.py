@@ -12,7 +12,9 @@ from dataclasses import dataclass
 CLOCK_DRIFT = 0.002  # the server's seconds may be this much longer than ours
 KEPT_S = 60.0  # instants are kept this long past the longest window, for late answers
 CAUTION = 0.05  # share of the limit that each refusal takes off …
-CAUTION_FADES = 0.003  # … and share of it that each window gives back
+CAUTION_FADES = 0.003  # … and share of it that the first window gives back, each later one more, …
+CAUTION_FADES_FASTER = 0.00002  # … by this share times the cube of the windows since the latest refusal
+DISBELIEVED_AFTER = 10  # good answers in a row that report a window as used up: the next should have been refused
 TRIM_AT = 512  # with fewer instants, old ones are not worth removing
 
 
@@ -72,25 +74,48 @@ class HeldSlots:
 
 class Others:
     """The share of a window to leave to other clients: the share proved within the last window, and a caution that
-    grows with each refusal that our own count does not explain, and then fades."""
+    grows with each refusal that our own count does not explain, and then fades, faster and faster.
+
+    A server may report its window as used up in every answer and accept the next request all the same. Such a report
+    proves nothing, until refusals are frequent.
+    """
 
     def __init__(self) -> None:
         self._proved: deque[tuple[float, int]] = deque()  # (until, share), shares falling
         self._caution = 0.0  # slots, as of `_cautioned_at`
         self._cautioned_at = 0.0
+        self._contradicted = 0  # good answers in a row that report a used-up window
 
     def prove(self, share: int, window: Window, now: float) -> None:
         """An answer's counts prove that others took at least `share` slots."""
-        if share <= 0:
+        if share <= 0 or self.is_disbelieved:
             return
         while self._proved and self._proved[-1][1] <= share:
             self._proved.pop()
         self._proved.append((now + window.hold_s, share))
 
+    def accept(self, remaining: int) -> None:
+        """A request was accepted, and its answer reports `remaining` slots."""
+        self._contradicted = 0 if remaining > 0 else self._contradicted + 1
+        if self._contradicted == DISBELIEVED_AFTER:
+            self._proved.clear()
+
+    def believe(self) -> None:
+        """Refusals are frequent: take the reports seriously again."""
+        self._contradicted = 0
+
+    @property
+    def is_disbelieved(self) -> bool:
+        """Whether reports of a used-up window prove nothing."""
+        return self._contradicted >= DISBELIEVED_AFTER
+
     def refuse(self, unseen: int, window: Window, now: float) -> None:
-        """The server refused a request that was within the limit by our count; `unseen` slots must be others'."""
-        grown = self._caution_left(window, now) + max(1.0, CAUTION * window.limit)
-        self._caution, self._cautioned_at = min(max(grown, unseen), window.limit - 1.0), now
+        """The server refused a request that was within the limit by our count. `unseen` slots must be others', if the
+        limit is what we know: half of what is left for us is given up at once at most."""
+        caution = self._caution_left(window, now)
+        halved = caution + (window.limit - caution) / 2
+        grown = caution + max(1.0, CAUTION * window.limit)
+        self._caution, self._cautioned_at = min(max(grown, min(unseen, halved)), window.limit - 1.0), now
 
     def capacity(self, window: Window, now: float) -> int:
         """Return the slots of `window` that are left for us. While others use it, a few stay empty, because they
@@ -108,17 +133,20 @@ class Others:
         caution = self._caution_left(window, now)
         if not caution:
             return proved_s
-        return min(proved_s, (caution - math.ceil(caution) + 1) / _fading(window))
+        later = _faded(window, now - self._cautioned_at + window.window_s)
+        fading_s = (later - _faded(window, now - self._cautioned_at)) / window.window_s
+        return min(proved_s, (caution - math.ceil(caution) + 1) / fading_s)
 
     def _caution_left(self, window: Window, now: float) -> float:
         if not self._caution:
             return 0.0
-        left = self._caution - (now - self._cautioned_at) * _fading(window)
+        left = self._caution - _faded(window, now - self._cautioned_at)
         if left <= 0:
             self._caution = 0.0
         return max(0.0, left)
 
 
-def _fading(window: Window) -> float:
-    """Return how many slots of caution fade each second."""
-    return CAUTION_FADES * window.limit / window.window_s
+def _faded(window: Window, since_s: float) -> float:
+    """Return how many slots of caution fade in `since_s`: all of them within 37 windows without a refusal."""
+    windows = since_s / window.window_s
+    return (CAUTION_FADES * windows + CAUTION_FADES_FASTER * windows**3) * window.limit

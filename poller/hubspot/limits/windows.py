@@ -1,5 +1,7 @@
 """The windows in force for an account: the person's, and the one that HubSpot's headers report."""
 
+import math
+
 from poller.core.model import AccountState, RateLimits
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 
@@ -20,6 +22,7 @@ class AccountWindows:
         self.reported: Window | None = None
         self._held = HeldSlots()
         self._others = Others()
+        self._room, self._room_at = 0, -math.inf  # slots left by the latest report, requests then in flight taken off
         self._full_until = 0.0
         self._set(requests, window_s)
 
@@ -93,13 +96,27 @@ class AccountWindows:
         self.reported = window
         return window if window != known else None
 
-    def learn_others(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
+    def learn_others(self, limits: RateLimits, *, accepted: bool, sent_at: float, now: float) -> None:
         """Learn how much others use from the answer to a request sent at `sent_at` that still holds its slot."""
         window = self.reported
         if window is None or limits.max != window.limit or limits.remaining is None:
             return
+        if accepted:
+            self._others.accept(limits.remaining)
+        self._room, self._room_at = limits.remaining - self.in_flight, now
         used = window.limit - max(0, limits.remaining)
         self._others.prove(used - self._held.counted_at_most(window, sent_at), window, now)
+
+    def shows_room(self, limits: RateLimits, now: float) -> bool:
+        """Return whether a 429 with these headers has another cause than a window that is used up: they report room, or
+        those of the answer before it did, or the report is known to be wrong."""
+        if limits.max is None or limits.remaining is None:
+            return self._room > 0 and now - self._room_at < self.tighter.window_s / 2
+        return limits.remaining > 0 or self._others.is_disbelieved
+
+    def believe(self) -> None:
+        """429s are frequent: take reports of a used-up window seriously again."""
+        self._others.believe()
 
     def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """HubSpot refused a request that was within the limit by our count: others share it. Where its headers report

@@ -24,7 +24,8 @@ def lock_path(database: Path) -> Path:
 
 
 class ProcessLock:
-    """A lock that is held. The file contains `pid started_at`; its modification time is the last heartbeat."""
+    """A lock that is held. The file contains `pid started_at`; its modification time, by the machine's clock of that
+    moment, is the last heartbeat: `now` is the run's clock, which keeps its pace when the machine's is set."""
 
     def __init__(self, descriptor: int, *, beaten_at: float) -> None:
         self._descriptor: int | None = descriptor
@@ -37,7 +38,7 @@ class ProcessLock:
             return False
         self._beaten_at = now
         with contextlib.suppress(OSError):  # commits report a disk that is read-only
-            os.utime(self._descriptor, (now, now))
+            os.utime(self._descriptor)
         return True
 
     def watch(self, database: Path) -> None:
@@ -76,7 +77,7 @@ async def take_lock(database: Path, *, now: float) -> ProcessLock:
         await _lock_or_refuse(descriptor, database)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {now:.3f}\n".encode(), 0)
-        os.utime(descriptor, (now, now))
+        os.utime(descriptor)
     except BaseException as error:
         os.close(descriptor)
         if isinstance(error, OSError):

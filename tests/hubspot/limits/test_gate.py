@@ -410,6 +410,51 @@ def test_four_of_five_polls_failing_are_an_outage_and_three_of_four_are_not() ->
     assert not three_of_four.is_outage
 
 
+def test_where_many_polls_fail_by_accident_a_longer_row_of_failures_is_an_outage() -> None:
+    rng, bad, fine, by_chance = Random(1), OutageDetector(), OutageDetector(), 0
+    for turn in range(3000):
+        failed = rng.random() < 0.45
+        bad.note(turn, failed=failed, succeeded=not failed)
+        by_chance += bad.is_outage
+        fine.note(turn, failed=rng.random() < 0.05, succeeded=True)
+    assert by_chance <= 10  # a row of five alone would be one 70 times
+    for turn in range(5):
+        bad.note(turn, failed=True)
+        fine.note(turn, failed=True)
+    assert (bad.is_outage, fine.is_outage) == (False, True)
+    for turn in range(15):
+        bad.note(turn, failed=True)
+    assert bad.is_outage
+
+
+def test_probes_of_a_long_outage_do_not_make_the_next_one_harder_to_notice() -> None:
+    outage = OutageDetector()
+    outage.note(0, failed=False, succeeded=True)
+    for turn in range(100):
+        outage.note(turn, failed=True, is_probe=turn >= 5)
+    outage.clear()
+    for turn in range(30):
+        outage.note(turn, failed=False, succeeded=True)
+    for turn in range(5):
+        outage.note(turn, failed=True)
+    assert outage.is_outage
+
+
+async def test_one_refusal_of_a_probe_does_not_make_an_outage_a_refused_account(clock: Clock) -> None:
+    gate = make_gate(clock)
+    await poll(gate)
+    await bring_down(gate)
+    for stray in (Refused(reason="token_refused", detail=""), Throttled(policy="migrating", retry_after_s=600)):
+        await poll(gate, stray)
+        assert gate.pause is Pause.OUTAGE
+    await poll(gate)
+    assert not is_paused(gate)
+    await bring_down(gate)
+    for _ in range(REFUSED_IN_A_ROW):
+        await poll(gate, Refused(reason="token_refused", detail=""))
+    assert gate.pause is Pause.TOKEN_REFUSED
+
+
 def test_time_outs_of_one_round_halve_the_concurrency_once_and_good_answers_raise_it_by_one_a_round() -> None:
     concurrency = Concurrency(16, TEN_S)
     for _ in range(15):

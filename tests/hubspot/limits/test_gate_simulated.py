@@ -33,6 +33,7 @@ class SimulatedServer:
     daily: int | None = None
     refused: int = 0  # 429s
     failure: Callable[[float], str | None] = lambda _: None  # an Unreachable reason, by the time
+    reports_zero: bool = False  # its headers always report that nothing is left
     sporadic: float = 0.0  # share of requests that get a 429 although the window has room
     chance: Random = field(default_factory=lambda: Random(5))
     accepted: list[float] = field(default_factory=list)
@@ -67,7 +68,7 @@ class SimulatedServer:
             return RateLimits(daily=self.daily, daily_remaining=left)
         return RateLimits(
             max=self.limit,
-            remaining=self.limit - used,
+            remaining=0 if self.reports_zero else self.limit - used,
             interval_s=self.window_s,
             daily=self.daily,
             daily_remaining=left,
@@ -238,6 +239,46 @@ async def test_sporadic_429s_with_room_in_the_headers_cost_little_more_than_them
     assert gate.paused_s < 10
 
 
+@pytest.mark.parametrize("sporadic", [0.0, 0.01])
+async def test_a_count_that_is_always_zero_costs_no_pace_as_long_as_requests_are_accepted(
+    clock: Clock, sporadic: float
+) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, reports_zero=True, sporadic=sporadic)
+    gate = make_gate(clock, workers=64)
+    await keep_busy(gate, server, for_s=60, workers=64)
+    assert len(server.ours) >= 0.9 * 45 * (60 - 10)
+    assert worst_window(server.ours, 2.0) <= 100
+
+
+async def test_a_count_of_zero_is_believed_again_once_429s_are_frequent(clock: Clock) -> None:
+    """The first 30 s the count lies; then another client takes 60 of 100, and the count is right."""
+    server = SimulatedServer(limit=100, window_s=2.0, reports_zero=True)
+    gate = make_gate(clock, workers=64)
+
+    async def other() -> None:
+        await asyncio.sleep(30)
+        server.reports_zero = False
+        while True:
+            server.arrive(loop_time())
+            await asyncio.sleep(2 / 60)
+
+    await keep_busy(gate, server, for_s=230, workers=64, beside=other())
+    later = [at for at in server.ours if at >= 30]
+    assert len(later) >= 0.6 * 20 * 200
+    assert server.refused < 0.01 * len(server.accepted)
+
+
+async def test_one_429_without_headers_halves_the_pace_at_most_and_is_forgotten_within_a_minute(clock: Clock) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, reports=False)
+    gate = make_gate(clock, requests=100, window_s=2.0, workers=64)
+    await keep_busy(gate, server, for_s=1.5, workers=1)
+    async with gate.slot() as slot:
+        slot.answered(Answer(outcome=Throttled(policy="window")))
+    await keep_busy(gate, server, for_s=62, workers=64)
+    assert sum(at < 20 for at in server.ours) >= 0.5 * 45 * 12
+    assert sum(at >= 60 for at in server.ours) >= 0.9 * 45 * 3
+
+
 async def test_when_a_third_of_the_answers_are_429_the_lane_backs_off_and_is_back_once_they_end(clock: Clock) -> None:
     server = SimulatedServer(limit=100, window_s=2.0, sporadic=0.3)
     gate = make_gate(clock, workers=64)
@@ -261,7 +302,7 @@ async def test_a_429_without_room_pauses_the_account_at_once_and_one_with_room_o
         gate = make_gate(clock)
         for _ in range(20):
             async with gate.slot() as slot:
-                slot.answered(Answer(outcome=RUNNING, limits=limits))
+                slot.answered(Answer(outcome=RUNNING, limits=free))
         for refusal in range(refusals):
             assert gate.pause is None, refusal
             async with gate.slot() as slot:
