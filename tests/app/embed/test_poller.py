@@ -388,7 +388,7 @@ async def test_outside_its_block_a_poller_explains_its_use() -> None:
 async def test_leaving_with_work_left_stops_in_time_and_the_next_run_goes_on(
     simulation: Simulation, state: str
 ) -> None:
-    ids = simulation.api.preload(300)
+    ids = simulation.api.preload(150)
     async with SimulatedPoller(simulation, state=state) as poller:
         await poller.feed(ids)
         await asyncio.sleep(12)
