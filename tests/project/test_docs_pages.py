@@ -305,6 +305,18 @@ def test_failures_are_resubmitted_from_the_person_s_own_columns(work: Path, simu
 
 
 @pytest.mark.real_time
+def test_a_token_is_given_and_the_steps_after_the_run_work(work: Path, simulated: Simulated) -> None:
+    rows = [f"{task_id},https://example.com/{n}.png" for n, task_id in enumerate(simulated.ids)]
+    write_lines(work / "ids.txt", ["task_id,url", *rows])
+    played = play("docs/how-to/get-a-token.md", work, **simulated.variables)
+    assert only_not_all_complete(played), (played.troubles, played.stderr)
+    played = play("docs/how-to/after-the-run.md", work, before="rm -f troubles", **simulated.variables)
+    assert played.troubles == [], played.stderr
+    assert "60 lines, 60 finished tasks: equal" in played.stdout
+    assert (work / "again.jsonl").exists()
+
+
+@pytest.mark.real_time
 @pytest.mark.skipif(not shutil.which("jq"), reason="needs jq")
 def test_what_an_old_state_left_is_found_by_its_output(work: Path, simulated: Simulated) -> None:
     write_lines(work / "ids.txt", [*simulated.ids, "bm90LWZlZA"])
