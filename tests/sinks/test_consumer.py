@@ -27,7 +27,8 @@ class State:
     def acknowledge(self, batch: list[Delivery], written: Written) -> None:
         taken = [each.number for each in batch[: written.count]]
         self.outbox = [number for number in self.outbox if number not in taken]
-        self.position = written.position
+        if written.position is not None:
+            self.position = written.position
 
 
 async def consume(state: State, limit: int, *, in_hand: bool, batch: int, dies: bool) -> list[int]:
