@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from poller import ConfigError, Kind, Poller, PollerError, StoreLocked, TokenRefused
+from poller import ConfigError, Kind, Poller, PollerError, StoreLocked, StoreUnusable, TokenRefused
 from poller.app.embed.rows import CHUNK_ROWS, Row, store_all
 from poller.app.environment import Environment
 from poller.core.protocols import Clock
@@ -361,6 +361,22 @@ async def test_a_refused_token_ends_the_loop_with_its_error_and_nothing_is_lost(
                 await rest_of(poller)
         async with SimulatedPoller(simulation, state=state, token="another") as poller:
             assert sorted(await rest_of(poller)) == sorted(ids)
+
+
+async def test_a_state_that_is_lost_ends_the_loop_or_the_block_with_its_error(
+    simulation: Simulation, state: str, tmp_path: Path
+) -> None:
+    ids = simulation.api.preload(20)
+    for leaves in (False, True):
+        with pytest.raises(StoreUnusable):  # noqa: PT012 - the block is what raises
+            async with SimulatedPoller(simulation, state=state) as poller:
+                await poller.feed(ids)
+                async for _ in poller.finished(follow=True):
+                    (tmp_path / "poller.db").rename(tmp_path / "moved.db")
+                    await asyncio.sleep(60)
+                    if leaves:
+                        break
+        (tmp_path / "moved.db").rename(tmp_path / "poller.db")
 
 
 async def test_what_ended_the_run_is_raised_on_leaving_where_no_loop_saw_it(tmp_path: Path, clock: Clock) -> None:
