@@ -50,12 +50,17 @@ def _has_secret(word: str) -> bool:
     return "://" in shown and redacted_url(shown) != shown
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 poll`, `2 polls`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def awaited(service: Service) -> str:
     """Return what the end of the run waits for: polls, deliveries, and for how long at most; empty for nothing."""
     polls = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
-    parts = [f"{polls:,} polls in flight"] if polls else []
+    parts = [f"{counted(polls, 'poll')} in flight"] if polls else []
     behind = [loop for loop in service.delivery_loops if loop.stopped_by is None and loop.undelivered]
-    parts += [f"{loop.undelivered:,} records for {without_controls(loop.sink.name)}" for loop in behind]
+    parts += [f"{counted(loop.undelivered, 'record')} for {without_controls(loop.sink.name)}" for loop in behind]
     left_s = service.drain_left_s
     return ", ".join(parts) + (f", at most {duration(round(left_s))} more" if parts and left_s is not None else "")
 
@@ -76,8 +81,8 @@ def notes_at_start(settings: Settings) -> Iterator[str]:
     """Yield what a person may have meant otherwise."""
     count = settings.stop_on_failures
     if count is not None and 1 <= count <= LIKELY_PERCENT:
-        tasks = "1 task is" if count == 1 else f"{count:.0f} tasks are"
-        yield f"the run stops as soon as {tasks} not complete; for a share write --stop-on-failures {count:.0f}%"
+        tasks = counted(int(count), "task")
+        yield f"the run stops after {tasks} that did not complete; for a share write --stop-on-failures {count:.0f}%"
 
 
 def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None, state_flag: str, again: str) -> Exit:
@@ -91,7 +96,7 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
         code, message = error.exit_code, str(error)
     elif code is Exit.WORK_LEFT:
         undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
-        left = f"{sums.waiting:,} tasks wait and {undelivered:,} records are not delivered"
+        left = f"{counted(sums.waiting, 'task')} waiting, {counted(undelivered, 'record')} not delivered"
         message = f"stopped with work left: {left}. {again}"
     if message is not None:
         write(f"poller: {message}")

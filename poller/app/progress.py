@@ -78,6 +78,7 @@ class Progress:
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self.metrics.finished:
+            yield self._landed()
             yield self._kinds()
         if self.metrics.rejected:
             yield Text(f"{self.metrics.rejected:,} input lines rejected", style="yellow")
@@ -85,6 +86,10 @@ class Progress:
             yield Text(ending, style="yellow")
         for name, reason in self.pauses().items():
             yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
+
+    def _landed(self) -> Text:
+        landed = self.metrics.landed.total()
+        return Text(f"{landed:,} landed · {self.metrics.finished - landed:,} did not", style="bold")
 
     def _kinds(self) -> Text:
         counts = [(kind, self.metrics.kinds[kind]) for kind in Kind if self.metrics.kinds[kind]]
@@ -104,6 +109,8 @@ class Progress:
     def _left(self) -> str:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
+        if self.ending():
+            return ""
         now, (seconds, finished) = self.clock(), self._grown(2)
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
         lanes = [LaneOutlook(is_paused=True)] if self.pauses() else []

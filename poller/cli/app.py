@@ -33,7 +33,7 @@ from poller.cli.commands import (
     why,
 )
 from poller.cli.help import command_class
-from poller.core.errors import Exit, PollerError
+from poller.core.errors import ConfigError, Exit, PollerError
 
 
 class Commands(typer.core.TyperGroup):
@@ -50,8 +50,9 @@ class Commands(typer.core.TyperGroup):
             code = super().invoke(ctx)
         except PollerError as error:
             _print_error(error)
-            code = error.exit_code
+            code = _exit_code(error)
         except KeyboardInterrupt:  # before or after a run, which handles the signal itself
+            typer.echo("poller: interrupted", err=True)
             code = Exit.WORK_LEFT
         except Exception as error:
             if _is_handled_elsewhere(error):
@@ -98,6 +99,12 @@ def _is_handled_elsewhere(error: Exception) -> bool:
         except OSError:
             return True
     return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
+
+
+def _exit_code(error: PollerError) -> Exit:
+    """Return an error's exit code. Where only flags are refused, by whichever part, the command line is wrong."""
+    is_of_flags = isinstance(error, ConfigError) and all(line.startswith("--") for line in str(error).splitlines())
+    return Exit.USAGE if is_of_flags else error.exit_code
 
 
 def _print_error(error: PollerError) -> None:

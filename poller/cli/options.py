@@ -75,8 +75,10 @@ def epoch_of(moment: datetime | None) -> float | None:
 
 
 def command_line() -> tuple[str, ...]:
-    """Return the words that began this process, as a person types them."""
+    """Return the words that began this process, as a person types them; empty where a program began it."""
     program = sys.argv[0]
+    if program in ("", "-c"):
+        return ()
     if Path(program).name == "__main__.py":
         return (sys.executable, "-m", "poller", *sys.argv[1:])
     name = Path(program).name

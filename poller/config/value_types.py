@@ -150,8 +150,8 @@ def state_url(text: str) -> str:
     path = text.removeprefix("sqlite:").removeprefix("//")
     if not text.startswith("sqlite:///") and re.fullmatch(rf"{_PATH}\.(db|sqlite3?)", path):
         raise ValueError(f"must be a URL; did you mean sqlite:///{path}?")
-    if not re.fullmatch(r"(?s)[a-z][a-z0-9+]*://.*", text):
-        raise ValueError('must be a URL such as "sqlite:///poller.db"')
+    if not re.match(r"sqlite:///.|postgres(ql)?://", text):
+        raise ValueError('must be a URL such as "sqlite:///poller.db" or "postgresql://user@host/database"')
     return text
 
 

@@ -3,6 +3,13 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
+MINUTE, HOUR = 60.0, 3600.0
+IMPORT_BOUNDS_S = (  # of how long imports take, on the page and in reports
+    *(1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0),
+    *(factor * MINUTE for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0)),
+    *(factor * HOUR for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 24.0)),
+)
+
 
 class Histogram:
     """Counts values by bucket. A value equal to a bound is in the bucket below it; with `bisect_right`, above it."""

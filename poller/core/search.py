@@ -3,7 +3,6 @@
 from typing import Literal
 from urllib.parse import quote, unquote
 
-import orjson
 from msgspec import Struct
 
 from poller.core.columns import LONGEST_NAME, source_file
@@ -90,6 +89,8 @@ def spellings(text: str) -> tuple[str, ...]:
 
 def searchable(task_id: str, ref: bytes | None) -> str:
     """Return what a search reads of a task, without case: its id and the values of its row, one a line."""
+    import orjson  # each command imports this module, and few of them need it
+
     values = [value if isinstance(value, str) else orjson.dumps(value).decode() for value in row_of(ref).values()]
     return "\n".join((task_id, *values)).casefold()
 
@@ -97,6 +98,8 @@ def searchable(task_id: str, ref: bytes | None) -> str:
 def row_of(ref: bytes | None) -> dict[str, object]:
     """Return what was fed with an id, as an object; empty where it was nothing."""
     try:
+        import orjson
+
         row = orjson.loads(ref) if ref is not None else {}
     except ValueError:  # a number that no float can hold
         return {"": ref.decode("utf-8", "replace")} if ref is not None else {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from poller.core.columns import source_file
-from poller.core.histogram import Histogram
+from poller.core.histogram import IMPORT_BOUNDS_S, Histogram
 from poller.core.model import Kind, Record, Sums
 from poller.core.protocols import Clock
 from poller.core.reason import reason_of
@@ -26,13 +26,6 @@ SAMPLES = 5  # of each reason, the latest
 REASONS = 200  # counted one by one; rarer ones that come later count together
 LONGEST_REF = 1000  # bytes of a `ref` that a sample shows
 OTHER = "other reasons"
-
-MINUTE, HOUR = 60.0, 3600.0
-BOUNDS_S = (
-    *(1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0),
-    *(factor * MINUTE for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0)),
-    *(factor * HOUR for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 24.0)),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +55,8 @@ class History:
         self.steps: deque[Step] = deque(maxlen=STEPS)
         self.steps_end_at = 0.0  # wall clock; 0: no step yet
         self.reasons: dict[str, RecentReason] = {}
-        self.took = Histogram(BOUNDS_S)  # from request to completion, both HubSpot's own instants
-        self.late = Histogram(BOUNDS_S)  # from completion to the poll that saw it
+        self.took = Histogram(IMPORT_BOUNDS_S)  # from request to completion, both HubSpot's own instants
+        self.late = Histogram(IMPORT_BOUNDS_S)  # from completion to the poll that saw it
         self.before: Sums | None = None  # the sums of earlier runs; None: not begun
         self.began_at = 0.0
         self._polls = self._finished = 0

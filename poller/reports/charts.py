@@ -1,16 +1,20 @@
 """Renders a report's charts as inline SVG: no script, colours by CSS classes, every text escaped. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from math import ceil, log10
+from itertools import pairwise
+from math import ceil, log, log10
+from pathlib import Path
 
+from poller.core.histogram import Histogram
 from poller.core.text import duration
-from poller.reports.failures.counters import DURATION_BOUNDS_S
 
 WIDTH, HEIGHT = 640, 200
-LEFT, BOTTOM, TOP = 64, 26, 12
-MOST_MARKS = 6  # labels under a chart that do not touch, even on a phone
+LEFT, BOTTOM, TOP = 64, 26, 22
+NARROWEST = log(64)  # of the scale of durations: a few equal ones do not fill the chart
+THEME = Path(__file__).with_name("theme.css")  # the colours, of the live page too
 
 Bar = tuple[str, int, int]  # label, good, bad
 
@@ -24,17 +28,33 @@ def columns(title: str, bars: Sequence[Bar], labels: Sequence[tuple[int, str]]) 
         x, width = LEFT + number * step, max(0.6, step - min(2.0, step * 0.2))
         good_height, bad_height = good / top * plot_height, bad / top * plot_height
         base = HEIGHT - BOTTOM
-        tip = f"<title>{escape(label)}: {good:,} complete, {bad:,} not</title>"
         rects = _rect("good", x, base - good_height, width, good_height)
         rects += _rect("bad", x, base - good_height - bad_height, width, bad_height)
-        parts.append(f"<g>{tip}{rects}</g>" if rects else "")
+        value = f"{label}: {good:,} complete, {bad:,} not"
+        parts.append(_with_value(rects, value, x, x + step) if rects else "")
     for index, text in labels:
         x = LEFT + (index + 0.5) * step
         anchor = "start" if index == 0 else "end" if index == len(bars) - 1 else "middle"
         x = LEFT if anchor == "start" else WIDTH if anchor == "end" else x
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{escape(text)}</text>')
+    return _svg(title, "".join(parts))
+
+
+def _svg(title: str, parts: str) -> str:
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-    return f"{head}{''.join(parts)}</svg>"
+    return f"{head}{parts}</svg>"
+
+
+def _with_value(bars: str, value: str, left: float, right: float) -> str:
+    """Return bars with the value that shows, by the style sheet, while the pointer is above or on them."""
+    middle, text = (left + right) / 2, escape(value)
+    anchor, at = "middle", middle
+    if middle < WIDTH / 3:
+        anchor, at = "start", left
+    elif middle > WIDTH * 2 / 3:
+        anchor, at = "end", right
+    hit = f'<rect class="hit" x="{left:.2f}" y="0" width="{right - left:.2f}" height="{HEIGHT - BOTTOM}"/>'
+    return f'<g>{bars}{hit}<text class="value" x="{at:.1f}" y="14" text-anchor="{anchor}">{text}</text></g>'
 
 
 def _rect(name: str, x: float, y: float, width: float, height: float) -> str:
@@ -85,17 +105,72 @@ def _time_label(at: float, *, days: bool) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M" if days else "%H:%M")
 
 
-def durations(counts: Sequence[int]) -> str:
-    """Return how long imports took by HubSpot's instants; empty where it reported none."""
-    if not any(counts):
+def durations(spread: Histogram) -> str:
+    """Return how long imports took by HubSpot's instants; empty where it reported none.
+
+    Bins are on a logarithmic scale and differ in width, so a bar's area is its count.
+    """
+    bins = _bins(spread)
+    if not bins:
         return ""
-    bounds = [duration(bound) for bound in DURATION_BOUNDS_S]
-    names = [f"below {bound}" for bound in bounds] + [f"{bounds[-1]} and more"]
-    first = next(number for number, count in enumerate(counts) if count)
-    last = len(counts) - next(number for number, count in enumerate(reversed(counts)) if count)
-    bars = [(name, count, 0) for name, count in zip(names, counts, strict=True)][first:last]
-    marks = [(number, f"<{bound}") for number, bound in enumerate(bounds[first:last])]
-    return columns("how long imports took", bars, marks[:: -(-len(marks) // MOST_MARKS)])
+    left, floor, top = log(bins[0].low), HEIGHT - BOTTOM, TOP + 4
+    width = max(log(bins[-1].high) - left, NARROWEST)
+    begin = (width - log(bins[-1].high) + left) / 2  # few bins stand in the middle
+
+    def x(seconds: float) -> float:
+        return (log(seconds) - left + begin) / width * WIDTH
+
+    most, free = max(each.density for each in bins), 0.0
+    parts = [f'<line class="grid" x2="{WIDTH}" y1="{floor}" y2="{floor}"/>']
+    for each in bins:
+        height = each.density / most * (floor - top)
+        bar = _rect("good", x(each.low) + 0.75, floor - height, x(each.high) - x(each.low) - 1.5, height)
+        parts.append(_with_value(bar, f"{each.name}: {each.count:,}", x(each.low), x(each.high)))
+        middle = x(each.high)
+        if each.label and middle - free > 40 and middle < WIDTH - 20:
+            parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{each.label}</text>')
+            free = middle
+    marks = [(name, x(max(value, bins[0].low))) for name, value in _quantiles(spread)]
+    parts += [f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 4}" y2="{floor}"/>' for _, at in marks]
+    return _svg(f"how long imports took: {quantiles_text(spread)}", "".join(parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bin:
+    """One bar of a histogram; the two open ends get a factor of two."""
+
+    low: float
+    high: float
+    count: int
+    name: str
+    label: str  # of its upper end; empty: none
+
+    @property
+    def density(self) -> float:
+        return self.count / (log(self.high) - log(self.low))
+
+
+def _bins(spread: Histogram) -> list[_Bin]:
+    """Return the bins from the first to the last that is not empty."""
+    ends = [spread.bounds[0] / 2, *spread.bounds, spread.bounds[-1] * 2]
+    found = []
+    for number, ((low, high), count) in enumerate(zip(pairwise(ends), spread.counts, strict=True)):
+        is_last = number == len(spread.bounds)
+        first, last = duration(low), duration(high)
+        name = f"under {last}" if number == 0 else f"{first} and more" if is_last else f"{first} to {last}"
+        found.append(_Bin(low=low, high=high, count=count, name=name, label="" if is_last else last))
+    shown = [number for number, each in enumerate(found) if each.count]
+    return found[shown[0] : shown[-1] + 1] if shown else []
+
+
+def _quantiles(spread: Histogram) -> list[tuple[str, float]]:
+    values = [("half", spread.quantile(0.5)), ("95 %", spread.quantile(0.95))]
+    return [(name, value) for name, value in values if value is not None]
+
+
+def quantiles_text(spread: Histogram) -> str:
+    """Return `half under 9 s, 95 % under 14 s`."""
+    return ", ".join(f"{name} under {duration(value)}" for name, value in _quantiles(spread))
 
 
 def meter(part: int, whole: int, name: str) -> str:

@@ -104,7 +104,7 @@ def test_help_imports_nothing_that_is_slow_to_import() -> None:
 )
 def test_a_wrong_value_is_refused_with_the_name_of_its_flag(here: Path, flag: str, value: str) -> None:
     refused = poller("run", flag, value)
-    assert refused.exit_code == Exit.CONFIG, refused.output
+    assert refused.exit_code == Exit.USAGE, refused.output
     assert refused.stderr.startswith("poller: ")
     assert flag.removeprefix("--") in refused.stderr
     assert list(here.iterdir()) == []
@@ -161,7 +161,7 @@ def test_an_exception_that_no_code_expects_is_70_and_never_1(here: Path, monkeyp
 
 def test_the_message_on_an_unknown_kind_to_replay_has_the_known_ones(here: Path) -> None:
     refused = poller("replay", "--sink", "stdout", "--kind", "failed")
-    assert refused.exit_code == Exit.CONFIG
+    assert refused.exit_code == Exit.USAGE
     assert "complete_with_errors" in refused.stderr
 
 

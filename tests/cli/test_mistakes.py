@@ -32,19 +32,19 @@ NO_TOKEN = {"HUBSPOT_TOKEN": ""}
 
 # the command line, what is different in the environment, the exit code, and words of the answer
 MISTAKES: tuple[tuple[str, Mapping[str, str], Exit, str], ...] = (
-    ("run ids.txt --sink out.jsonl", {}, Exit.CONFIG, "--sink: .*did you mean jsonl:out.jsonl?"),
+    ("run ids.txt --sink out.jsonl", {}, Exit.USAGE, "--sink: .*did you mean jsonl:out.jsonl?"),
     (
         "run ids.txt --sink json:out.jsonl",
         {},
         Exit.CONFIG,
         "no sink 'json'; did you mean jsonl:…? Known kinds",
     ),
-    ("run ids.txt --sink https://example.com/", {}, Exit.CONFIG, "--sink: .*did you mean webhook:URL?"),
-    ("run ids.txt --state my.db", {}, Exit.CONFIG, "--state: .*did you mean sqlite:///my.db?"),
-    ("run ids.txt --state sqlite://my.db", {}, Exit.CONFIG, "--state: .*did you mean sqlite:///my.db?"),
+    ("run ids.txt --sink https://example.com/", {}, Exit.USAGE, "--sink: .*did you mean webhook:URL?"),
+    ("run ids.txt --state my.db", {}, Exit.USAGE, "--state: .*did you mean sqlite:///my.db?"),
+    ("run ids.txt --state sqlite://my.db", {}, Exit.USAGE, "--state: .*did you mean sqlite:///my.db?"),
     ("run ids.txt", {"POLLER_STATE": "my.db"}, Exit.CONFIG, "POLLER_STATE: .*did you mean sqlite:///my.db?"),
     ("run ids.txt --listen 0.0.0.0:8321", {}, Exit.CONFIG, "--listen-token-file .*POLLER_LISTEN_TOKEN_FILE"),
-    ("run ids.txt --listen 8321", {}, Exit.CONFIG, '--listen: must be HOST:PORT, such as "127.0.0.1:8321"'),
+    ("run ids.txt --listen 8321", {}, Exit.USAGE, '--listen: must be HOST:PORT, such as "127.0.0.1:8321"'),
     ("run ids.txt --listen-token-file none", {}, Exit.CONFIG, "cannot read the secret in none: No such file"),
     ("run ids.txt", NO_TOKEN, Exit.CONFIG, "variable HUBSPOT_TOKEN is not set.*Export HUBSPOT_TOKEN=….*--token-file"),
     ("run ids.txt", {"HUBSPOT_TOKEN": f"'{TOKEN}'"}, Exit.CONFIG, "HUBSPOT_TOKEN is not a token. .*quotes"),
@@ -54,10 +54,10 @@ MISTAKES: tuple[tuple[str, Mapping[str, str], Exit, str], ...] = (
         Exit.CONFIG,
         "none: No such file.*Write the secret into it",
     ),
-    ("run ids.txt --token-env pat-na1-x", {}, Exit.CONFIG, "--token-env: must be the name of an environment variable"),
-    ("run ids.txt --base-url api.hubapi.com", {}, Exit.CONFIG, '--base-url: must be a URL such as "https://api.hub'),
-    ("run ids.txt --status-path /tasks", {}, Exit.CONFIG, "--status-path: must contain {task_id} exactly once"),
-    ("run ids.txt --stop-on-failures many", {}, Exit.CONFIG, '--stop-on-failures: must be a share .*"20%" or 0.2, or'),
+    ("run ids.txt --token-env pat-na1-x", {}, Exit.USAGE, "--token-env: must be the name of an environment variable"),
+    ("run ids.txt --base-url api.hubapi.com", {}, Exit.USAGE, '--base-url: must be a URL such as "https://api.hub'),
+    ("run ids.txt --status-path /tasks", {}, Exit.USAGE, "--status-path: must contain {task_id} exactly once"),
+    ("run ids.txt --stop-on-failures many", {}, Exit.USAGE, '--stop-on-failures: must be a share .*"20%" or 0.2, or'),
     ("run ids.csv", {}, Exit.NO_INPUT, "ids.csv: there is no such file"),
     ("run noid.csv", {}, Exit.NO_INPUT, "noid.csv: there is no column task_id .*'name', 'url'.*--id-column"),
     ("run ids.txt.gz", {}, Exit.NO_INPUT, "ids.txt.gz is compressed by gzip, not text. Unpack it"),
@@ -75,7 +75,7 @@ MISTAKES: tuple[tuple[str, Mapping[str, str], Exit, str], ...] = (
     ("status", {}, Exit.CANNOT_CREATE, "there is no state at poller.db. Start a run first, or name the state of one"),
     ("reload --state sqlite:///other.db", {}, Exit.NOT_ALL_COMPLETE, "no poller is running on sqlite:///other.db"),
     ("plan none.txt", {}, Exit.NO_INPUT, "none.txt"),
-    ("plan ids.txt --durations weekly", {}, Exit.CONFIG, "--durations: .*fixed:S"),
+    ("plan ids.txt --durations weekly", {}, Exit.USAGE, "--durations: .*fixed:S"),
 )
 CREATES = {"run noid.csv", "run empty.txt", "run ids.txt --sink jsonl:old.jsonl"}  # found out while it is read
 

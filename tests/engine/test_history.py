@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.histogram import Histogram
+from poller.core.histogram import IMPORT_BOUNDS_S, Histogram
 from poller.core.model import Kind, ReasonSum, Record, Sums
 from poller.core.record import restore
 from poller.core.text import KIND_TEXT
-from poller.engine.history import BOUNDS_S, OTHER, REASONS, STEPS, History
+from poller.engine.history import OTHER, REASONS, STEPS, History
 
 NOW = 1_767_571_200.0
 NOTHING = Sums(
@@ -125,10 +125,10 @@ def test_a_huge_ref_is_cut() -> None:
 
 @given(st.lists(st.floats(0, 2e5), min_size=1))
 def test_quantiles_rise_and_stay_within_the_bounds(seconds: list[float]) -> None:
-    spread = Histogram(BOUNDS_S)
+    spread = Histogram(IMPORT_BOUNDS_S)
     for each in seconds:
         spread.add(each)
     found = [spread.quantile(share) for share in (0.0, 0.1, 0.5, 0.95, 1.0)]
     assert all(a is not None and b is not None and a <= b for a, b in pairwise(found))
     assert spread.total == len(seconds)
-    assert 0 <= (found[0] or 0) <= (found[-1] or 0) <= BOUNDS_S[-1]
+    assert 0 <= (found[0] or 0) <= (found[-1] or 0) <= IMPORT_BOUNDS_S[-1]

@@ -42,7 +42,7 @@ def test_ctrl_c_says_at_once_what_happens_and_at_the_end_how_to_continue(tmp_pat
             shown = poller.screen.shown()
     assert any("Ctrl-C or a second signal stops at once" in row for row in shown)
     last = shown[-1]
-    assert last.startswith("poller: stopped with work left: 3 tasks wait and 0 records are not delivered. Run it again")
+    assert last.startswith("poller: stopped with work left: 3 tasks waiting, 0 records not delivered. Run it again")
     assert last.endswith(f"run {ids.name} --base-url {site.url} --state 'sqlite:///my state.db'")
 
 
@@ -52,7 +52,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
         with on_terminal("run", ids.name, "--base-url", site.url, folder=tmp_path, columns=200) as poller:
             poller.wait_for("0 of 1 done")
             poller.type("\x03")
-            poller.wait_for("poller: stopping: waiting for 1 polls in flight, at most 30 s more")
+            poller.wait_for("poller: stopping: waiting for 1 poll in flight, at most 30 s more")
             poller.type("\x03")
             assert poller.ended() == Exit.WORK_LEFT
             assert "stopped at once; nothing is lost. Run it again to continue" in poller.screen.shown()[-1]

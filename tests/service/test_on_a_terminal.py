@@ -52,4 +52,4 @@ async def test_no_log_line_is_lost_and_no_progress_block_is_left_behind(
     rows_of_log = [line[at : at + columns].rstrip() for line in lines for at in range(0, len(line), columns)]
     assert [row for row in shown if row in set(rows_of_log)] == rows_of_log
     others = [row for row in shown if row not in set(rows_of_log)]
-    assert [" done" in row for row in others] == [True, False, False]
+    assert [" done" in row for row in others] == [True, False, False, False]

@@ -126,7 +126,8 @@ def on_terminal(
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     program = (
-        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from poller.cli.app import main; main()"
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); sys.argv[0] = 'poller'; "
+        "from poller.cli.app import main; main()"
     )
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-c", program, *args],

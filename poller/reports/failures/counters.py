@@ -58,7 +58,3 @@ class Timeline:
         first, last = min(self._spans), max(self._spans)
         counts = ((number, self._spans.get(number, [0, 0])) for number in range(first, last + 1))
         return tuple((number * self.span_s, good, bad) for number, (good, bad) in counts)
-
-
-# Each about twice the one before: columns of equal width then show no hump that is only a wider bin.
-DURATION_BOUNDS_S = (1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 900, 1800, *(hours * 3600 for hours in (1, 2, 4, 8, 16)))

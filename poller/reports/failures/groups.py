@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from poller.core.histogram import Histogram
+from poller.core.histogram import IMPORT_BOUNDS_S, Histogram
 from poller.core.model import Kind
 from poller.core.reason import Reason
 from poller.core.text import kind_label, redacted_url
-from poller.reports.failures.counters import DURATION_BOUNDS_S, BoundedCounter, Timeline
+from poller.reports.failures.counters import BoundedCounter, Timeline
 from poller.reports.finished_task import DIFFERS, FinishedTask
 from poller.reports.retryable import RetryAdvice
 
@@ -80,7 +80,7 @@ class FailureReport:
     def __init__(self) -> None:
         self.compared: Counter[str] = Counter()  # md5, size → files compared
         self.timeline = Timeline()
-        self.durations = Histogram(DURATION_BOUNDS_S, bisect_right)  # equal to a bound: not below it
+        self.durations = Histogram(IMPORT_BOUNDS_S, bisect_right)  # equal to a bound: not below it
         self._kinds: Counter[str] = Counter()
         self._landed: Counter[str] = Counter()  # by kind
         self._groups: dict[Reason, ReasonGroup] = {}

@@ -15,7 +15,7 @@ from poller.reports.finished_task import FinishedTask
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
-STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
+STYLE = charts.THEME.read_text("utf-8") + Path(__file__).with_name("page.css").read_text("utf-8")
 
 
 def to_html(report: FailureReport, *, waiting: int, pruned: int, made_at: float, title: str) -> str:
@@ -69,11 +69,12 @@ def _compared(report: FailureReport) -> str:
 
 def _charts(report: FailureReport, *, waiting: int) -> str:
     over_time = charts.over_time(report.timeline.spans(), report.timeline.span_s)
-    durations = charts.durations(report.durations.counts)
+    durations = charts.durations(report.durations)
     key = '<p class="soft key"><i class="good"></i>complete<i class="bad"></i>not complete</p>'
     parts = [f"<h2>Outcomes over time (UTC)</h2>{over_time}{key}\n"] if over_time else []
-    which = ", of those finished so far" if waiting else ""  # the longest are still missing
-    parts += [f"<h2>How long imports took{which}</h2>{durations}\n"] if durations else []
+    which = "of those finished so far: " if waiting else ""  # the longest are still missing
+    spread = f'<p class="soft">{which}{charts.quantiles_text(report.durations)}</p>{durations}'
+    parts += [f"<h2>How long imports took</h2>{spread}\n"] if durations else []
     return "".join(parts)
 
 

@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 from poller.core.model import JsonObject, Kind
 from poller.core.timestamps import iso
-from poller.reports.failures.counters import DURATION_BOUNDS_S
 from poller.reports.failures.groups import FailureReport, ReasonGroup
 
 SAMPLE = ("task_id", "account", "url", "correlation_id", "file_id", "ref")
@@ -28,7 +27,7 @@ def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
         "compared": dict(report.compared),
         "import_seconds": [
             {"below": bound, "imports": count}
-            for bound, count in zip((*DURATION_BOUNDS_S, None), report.durations.counts, strict=True)
+            for bound, count in zip((*report.durations.bounds, None), report.durations.counts, strict=True)
         ],
     }
 

@@ -1,23 +1,26 @@
 """The live page: static files, and the overview as JSON, once or as a stream of server-sent events."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from poller.reports.charts import THEME
 from poller.web.dashboard.snapshot import Snapshots
 from poller.web.responses import RequestRefused
 
-FILES = {
+FILES: Mapping[str, tuple[str | Path, str]] = {
     "/": ("page.html", "text/html"),
+    "/page/theme.css": (THEME, "text/css"),
     "/page/style.css": ("style.css", "text/css"),
     **{
         f"/page/{name}.js": (f"{name}.js", "text/javascript")
         for name in (
-            *("cards", "connection", "dom", "headline", "main"),
-            *("notices", "pace-chart", "spread-chart", "svg", "text"),
+            *("actions", "api", "cards", "connection", "dead-letters", "dom", "drawer", "headline", "lanes", "main"),
+            *("notices", "pace-chart", "reasons", "route", "spread-chart", "svg", "task-cells", "tasks", "text"),
         )
     },
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -44,8 +47,8 @@ def add_page(app: web.Application, snapshots: Snapshots) -> None:
     app.on_shutdown.append(streams.end)
 
 
-def _static(name: str, content_type: str) -> Handler:
-    """Return the handler of one file, which is read once, here."""
+def _static(name: str | Path, content_type: str) -> Handler:
+    """Return the handler of one file of this folder, or of a path; it is read once, here."""
     body = (Path(__file__).parent / name).read_bytes()
 
     async def get_file(_: web.Request) -> web.Response:

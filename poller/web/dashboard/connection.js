@@ -1,17 +1,15 @@
 // Keeps one stream of overviews open while the page is visible, and asks for the token where one is needed.
 
+import { authorization, forgetToken, keepToken, token } from "./api.js";
 import { $, setText } from "./dom.js";
 
 const STREAM = "/v1/overview/stream";
 const SILENT_S = 10; // events come every two seconds
 const RETRY_S = [1, 2, 4, 8, 15];
 const RETRY_AFTER_END_S = 30; // the next run may use the same address
-const TOKEN_KEY = "poller-token";
 
 // Read server-sent events until the stream ends; return why it ended. Each arrival restarts the timer of silence.
 async function readStream(controller, received) {
-  const token = sessionStorage.getItem(TOKEN_KEY);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let isSilent = false;
   const giveUp = () => {
     isSilent = true;
@@ -19,7 +17,7 @@ async function readStream(controller, received) {
   };
   let timer = setTimeout(giveUp, SILENT_S * 1000);
   try {
-    const response = await fetch(STREAM, { headers, cache: "no-store", signal: controller.signal });
+    const response = await fetch(STREAM, { headers: authorization(), cache: "no-store", signal: controller.signal });
     if (response.status === 401) return "token";
     if (!response.ok) return `the server answered ${response.status}`;
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -45,12 +43,12 @@ async function readStream(controller, received) {
 }
 
 function askForToken() {
-  const wasRefused = sessionStorage.getItem(TOKEN_KEY) !== null;
-  sessionStorage.removeItem(TOKEN_KEY);
+  const wasRefused = token() !== null;
+  forgetToken();
   if (wasRefused) setText($("ask-why"), "The server refused that token. Enter another:");
   return new Promise((resolve) => {
     $("ask-form").onsubmit = () => {
-      sessionStorage.setItem(TOKEN_KEY, $("token").value.trim());
+      keepToken($("token").value.trim());
       $("token").value = "";
       resolve();
     };

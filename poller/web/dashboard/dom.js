@@ -35,7 +35,8 @@ export function update(host, items, { key, make, fill }) {
   for (const node of known.values()) node.remove();
 }
 
-// A table with a caption for screen readers; the first column names the row, numbers are right-aligned.
+// A table with a caption for screen readers; the first column names the row, numbers are right-aligned. A cell is the text of
+// `cell`, or the node that `make` builds and `fill` updates.
 export function table(host, caption, columns, rows) {
   if (!host.tHead) {
     const heads = columns.map((column) => element("th", { scope: "col", role: "columnheader", class: column.text ? "" : "number" }, column.name));
@@ -45,12 +46,17 @@ export function table(host, caption, columns, rows) {
   }
   update(host.tBodies[0], rows, {
     key: (row) => row.key,
-    make: () => element("tr", { role: "row" }, ...columns.map((column, index) =>
-      index === 0 ? element("th", { scope: "row", role: "rowheader" })
-        : element("td", { role: "cell", class: column.text ? "" : "number", "data-name": column.name }))),
+    make: () => element("tr", { role: "row" }, ...columns.map((column, index) => {
+      const cell = index === 0 ? element("th", { scope: "row", role: "rowheader" })
+        : element("td", { role: "cell", class: column.text ? "" : "number", "data-name": column.name });
+      if (column.make) cell.append(column.make());
+      return cell;
+    })),
     fill: (node, row) => columns.forEach((column, index) => {
-      setText(node.cells[index], String(column.cell(row)));
-      setData(node.cells[index], "tone", column.tone?.(row) ?? "");
+      const cell = node.cells[index];
+      if (column.make) column.fill(cell.firstChild, row);
+      else setText(cell, String(column.cell(row)));
+      setData(cell, "tone", column.tone?.(row) ?? "");
     }),
   });
 }

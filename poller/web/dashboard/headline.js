@@ -1,6 +1,7 @@
 // The head of the overview: how much is done, and when the rest will be.
 
 import { $, element, setText, update } from "./dom.js";
+import { tasksWhere } from "./route.js";
 import { at, count, duration, KINDS, plural, share, span } from "./text.js";
 
 export function showDone({ ledger, is_fed: isFed }) {
@@ -21,16 +22,36 @@ export function showDone({ ledger, is_fed: isFed }) {
       if (node.style.width !== width) node.style.width = width;
     },
   });
+  showLanded(ledger);
   const parts = [...seen, ...(ledger.waiting ? [{ kind: "waiting", count: ledger.waiting }] : [])];
   update($("kinds"), parts, {
     key: (each) => each.kind,
     make: (each) => element("li", {},
       element("span", { class: `swatch kind-${each.kind}`, "aria-hidden": "true" }),
-      element("span", { class: "name" }, KINDS[each.kind] ?? each.kind),
+      element("a", { class: "name", href: tasksWhere(each.kind === "waiting" ? { state: "waiting" } : { kind: each.kind }) }, KINDS[each.kind] ?? each.kind),
       element("span", { class: "n" })),
     fill: (node, each) => {
       setText(node.children[2], count(each.count));
       node.title = share(each.count, tasks);
+    },
+  });
+}
+
+// The one figure that a migration is about: is the file there?
+function showLanded({ landed, finished, waiting }) {
+  const there = Object.values(landed).reduce((sum, n) => sum + n, 0);
+  const withErrors = there - (landed.complete ?? 0);
+  const parts = [
+    { key: "landed", count: there, text: `landed${withErrors ? ` (${count(withErrors)} with errors)` : ""}`, where: { landed: true } },
+    { key: "not", count: finished - there, text: "did not", where: { landed: false } },
+    { key: "waiting", count: waiting, text: "waiting", where: { state: "waiting" } },
+  ];
+  update($("landed"), finished ? parts.filter((part) => part.count || part.key !== "waiting") : [], {
+    key: (part) => part.key,
+    make: (part) => element("li", {}, element("a", { href: tasksWhere(part.where) }, element("strong"), " ", element("span"))),
+    fill: (node, part) => {
+      setText(node.firstChild.children[0], count(part.count));
+      setText(node.firstChild.children[1], part.text);
     },
   });
 }

@@ -1,8 +1,12 @@
-// The live page: shows each overview that the server sends, and the state of the connection.
+// The live page: shows each overview that the server sends, the view that the address names, and the state of the connection.
 
 import { cards } from "./cards.js";
 import { connect } from "./connection.js";
+import { refreshDeadLetters, showDeadLetters } from "./dead-letters.js";
 import { $, setData, setText } from "./dom.js";
+import { refreshTask, showTask } from "./drawer.js";
+import { current, onChange } from "./route.js";
+import { refreshTasks, showTasks } from "./tasks.js";
 import { at, share, STATES } from "./text.js";
 
 let latest = null;
@@ -14,7 +18,19 @@ function show(overview) {
   setData($("state"), "tone", tone);
   const { finished, tasks } = overview.ledger;
   setText(document.querySelector("title"), tasks ? `${share(finished, tasks)} ${state} – poller` : `${state} – poller`);
+  $("read-only").hidden = !overview.is_read_only;
   for (const card of cards) card(overview);
+  for (const refresh of [refreshTasks, refreshDeadLetters, refreshTask]) refresh(overview);
+}
+
+function showView() {
+  const route = current();
+  for (const view of ["overview", "tasks", "dead-letters"]) $(view).hidden = view !== route.view;
+  for (const tab of document.querySelectorAll(".tabs a")) {
+    if (tab.dataset.view === route.view) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+  }
+  for (const each of [showTasks, showDeadLetters, showTask]) each(route);
 }
 
 function showConnection(tone, text) {
@@ -25,6 +41,8 @@ function showConnection(tone, text) {
 const timeOf = (overview, now) => at(overview.now, now, { seconds: true });
 
 new ResizeObserver(() => latest && show(latest)).observe($("main"));
+onChange(showView);
+showView();
 connect({
   received(overview, isLast) {
     [latest, isEnded] = [overview, isLast];

@@ -1,7 +1,10 @@
 // What needs attention, each with its remedy.
 
 import { $, element, setData, setText, update } from "./dom.js";
-import { at, count, plural, share } from "./text.js";
+import { hashOf, withTask } from "./route.js";
+import { at, count, duration, plural, share } from "./text.js";
+
+const SHORT_WAIT_S = 600; // and three times what 95 % of the imports take: less is no trouble
 
 function notices(overview) {
   const { now, lanes, ledger, refusals, sinks, store, warning, state, rejected } = overview;
@@ -21,6 +24,16 @@ function notices(overview) {
       text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
     });
   }
+  const oldest = overview.oldest_waiting;
+  const usual = Math.max(SHORT_WAIT_S, 3 * (overview.took.p95_s ?? 0));
+  if (oldest && now - oldest.fed_at > usual && !lanes.some((lane) => lane.account === oldest.account && lane.pause)) {
+    const last = oldest.status ? ` HubSpot's last answer: ${oldest.status}.` : "";
+    all.push({
+      key: "oldest", tone: "warn", title: `One task waits for ${duration(now - oldest.fed_at)}`,
+      text: `${oldest.task_id} is the oldest of ${plural(ledger.waiting, "waiting task")}.${last}`,
+      link: ["See its polls", withTask(oldest)],
+    });
+  }
   for (const [name, sink] of Object.entries(sinks).filter(([, each]) => each.state !== "delivering")) {
     const isStopped = sink.state === "stopped";
     const what = isStopped ? "has stopped, and a person must act" : "is failing; the poller retries";
@@ -30,7 +43,7 @@ function notices(overview) {
     const latest = refusals[name] ? `The latest: ${sentence(refusals[name])} ` : "";
     all.push({
       key: `dead ${name}`, tone: "warn", title: `${name} refused ${plural(dead, "record")} for good`,
-      text: `${latest}To list them with their reasons: poller status --dead. To deliver them again: poller replay --dead`,
+      text: `${latest}Remove the cause, then retry them.`, link: ["See each one and its reason", hashOf("dead-letters")],
     });
   }
   if (state === "draining") {
@@ -55,11 +68,14 @@ function warningText({ reason, count: number, outcomes, share: part, samples }) 
 export function showNotices(overview) {
   update($("notices"), notices(overview), {
     key: (each) => each.key,
-    make: () => element("div", { class: "notice" }, element("strong"), element("span")),
+    make: () => element("div", { class: "notice" }, element("strong"), element("span"), " ", element("a")),
     fill: (node, each) => {
       setData(node, "tone", each.tone);
       setText(node.children[0], each.title);
       setText(node.children[1], each.text);
+      const [text, href] = each.link ?? ["", ""];
+      setText(node.children[2], text);
+      if (href) node.children[2].setAttribute("href", href);
     },
   });
 }

@@ -19,6 +19,7 @@ from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
 from poller.web.context import RunContext
+from poller.web.dashboard.oldest import OldestView, OldestWaiting
 from poller.web.dashboard.snapshot import (
     LaneView,
     PaceView,
@@ -44,6 +45,8 @@ class Overview:
         self._store, self._clock = run.store, run.clock
         self._due: Mapping[str, float | None] = {}  # when each account's next poll is due; None: no task waits
         self._sources: Sequence[SourceSums] = ()
+        self._oldest_waiting = OldestWaiting(run.store)
+        self._oldest: OldestView | None = None
         self._fed_at = run.clock()
         self._fed = 0
 
@@ -67,6 +70,7 @@ class Overview:
             polls_per_task=self._polls_per_task(),
             rejected=metrics.rejected,
             is_fed=service.fed and not service.endless,
+            oldest_waiting=self._oldest if metrics.waiting else None,
             forecast=self._forecast(now, readings, due),
             lanes=lanes,
             pace=_pace(history),
@@ -108,6 +112,7 @@ class Overview:
                 async with asyncio.timeout(READ_S):
                     self._due = {name: await self._store.next_due_at(name) for name in self._service.lanes}
                     self._sources = await self._store.sources()
+                    self._oldest = await self._oldest_waiting.read()
 
     def _forecast(self, now: float, readings: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
         metrics, history = self._metrics, self._history

@@ -23,7 +23,7 @@ export function spans(pace) {
 }
 
 const HOUR_S = 3600;
-const TIME_STEPS = [60, 120, 300, 600, 900, 1200, 1800, HOUR_S, 2 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S];
+const TIME_STEPS = [15, 30, 60, 120, 300, 600, 900, 1200, 1800, HOUR_S, 2 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S];
 
 function timeTicks(from, to, most) {
   const fits = (candidate) => (to - from) / candidate <= most;
@@ -33,14 +33,15 @@ function timeTicks(from, to, most) {
   return all;
 }
 
-const SHORTEST_S = 120; // a run that has just started does not fill the width
+const SHORTEST_S = 60; // a run that has just started does not fill the width
 
 export function drawPace(host, { seconds, all, hasPolls }) {
   const width = host.clientWidth;
   const height = host.clientHeight;
   const edge = { left: 40, right: 6, top: 10, bottom: 22 };
-  const to = all.length ? all.at(-1).end_at : Date.now() / 1000;
-  const from = Math.min(all.length ? all[0].end_at - all[0].seconds : to, to - SHORTEST_S);
+  const end = all.length ? all.at(-1).end_at : Date.now() / 1000;
+  const from = all.length ? all[0].end_at - all[0].seconds : end - SHORTEST_S;
+  const to = Math.max(end, from + SHORTEST_S);
   const top = Math.max(all.length ? 0.1 : 1, ...all.map((span) => Math.max(span.polls, span.finished)));
   const rows = ticks(top * 1.02, height > 150 ? 4 : 3);
   const x = (instant) => edge.left + ((instant - from) / (to - from)) * (width - edge.left - edge.right);
@@ -52,7 +53,7 @@ export function drawPace(host, { seconds, all, hasPolls }) {
     grid.append(svg("line", { x1: edge.left, x2: width - edge.right, y1: y(row), y2: y(row) }));
     grid.append(label(edge.left - 7, y(row) + 4, row >= 1000 ? `${row / 1000}k` : String(row), { "text-anchor": "end" }));
   }
-  const name = to - from > 24 * HOUR_S ? dayTime : time;
+  const name = (tick) => (to - from > 24 * HOUR_S ? dayTime(tick) : tick % 60 ? at(tick, end, { seconds: true }) : time(tick));
   for (const tick of timeTicks(from, to, Math.max(2, Math.floor(width / 90)))) {
     const anchor = x(tick) > width - 24 ? "end" : x(tick) < edge.left + 12 ? "start" : "middle";
     grid.append(label(x(tick), height - 5, name(tick), { "text-anchor": anchor }));
@@ -91,7 +92,7 @@ export function drawPace(host, { seconds, all, hasPolls }) {
   showUnderPointer(host, drawing, { top: edge.top, bottom: floor }, (seen) => {
     if (!all.length) return null;
     const near = all.reduce((best, span) => (Math.abs(middle(span) - seen) < Math.abs(middle(best) - seen) ? span : best));
-    const lines = [at(near.end_at - near.seconds, to, { seconds: seconds < 60 }), `${rate(near.finished)} outcomes per s`];
+    const lines = [at(near.end_at - near.seconds, end, { seconds: seconds < 60 }), `${rate(near.finished)} outcomes per s`];
     if (hasPolls) lines.push(`${rate(near.polls)} polls per s`);
     if (near.paused) lines.push(pausedText(near.paused));
     return { x: middle(near), lines };

@@ -17,6 +17,7 @@ from poller.engine.failures import DominantReason
 from poller.engine.history import RecentReason, Sample
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast
+from poller.web.dashboard.oldest import OldestView
 from poller.web.health import SinkReadiness, StoreReadiness
 
 FRESH_S = 1.0  # the age up to which a snapshot is reused for the next viewer
@@ -81,6 +82,7 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     polls_per_task: float | None
     rejected: int  # lines of this run; of a state: of all
     is_fed: bool  # no more input comes
+    oldest_waiting: OldestView | None
     forecast: Forecast
     lanes: list[LaneView]
     pace: PaceView

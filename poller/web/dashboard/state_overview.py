@@ -13,6 +13,7 @@ from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, RunningProcess
 from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces
 from poller.web.context import StateContext, store_limit
+from poller.web.dashboard.oldest import OldestWaiting
 from poller.web.dashboard.overview import MAX_SOURCES
 from poller.web.dashboard.snapshot import (
     LaneView,
@@ -42,6 +43,7 @@ class StateOverview:
         self._sums: Sums | None = None
         self._count_at = float("-inf")  # when to count again
         self._dead: dict[str, tuple[int, str]] = {}  # by sink: how many dead letters, and the reason of the latest
+        self._oldest_waiting = OldestWaiting(state.store)
         self._reading = asyncio.Lock()
 
     async def snapshot(self) -> RunSnapshot:
@@ -49,6 +51,8 @@ class StateOverview:
         async with self._reading:
             sums = await self._count()
             await self._follow()
+            async with store_limit():
+                oldest = await self._oldest_waiting.read() if sums.waiting else None
         now, at_work = self._clock(), self._run()
         lanes = [lane_view(name, each, due_at=None, reading=None) for name, each in sums.accounts.items()]
         is_fed, tasks = all(source.ended for source in sums.sources), sums.waiting + sums.finished
@@ -65,6 +69,7 @@ class StateOverview:
             polls_per_task=sums.polls / tasks if tasks else None,
             rejected=sum(source.rejected for source in sums.sources),
             is_fed=is_fed,
+            oldest_waiting=oldest,
             forecast=self._forecast(sums, now, is_fed=is_fed, is_at_work=at_work is not None),
             lanes=lanes,
             pace=self._pace(),

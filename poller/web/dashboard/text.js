@@ -65,16 +65,20 @@ const dayAndTime = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: 
 export const dayTime = (instant) => dayAndTime.format(new Date(instant * 1000));
 
 // What the person fed with an id, for one line: "url: …   name: x".
+export function refText(fields) {
+  if (fields === null || fields === undefined) return "";
+  if (typeof fields !== "object" || Array.isArray(fields)) return String(fields);
+  return Object.entries(fields)
+    .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .join("   ");
+}
+
+// What `refText` returns, of the JSON text, which may be truncated.
 export function ref(json) {
-  if (!json) return "";
   try {
-    const fields = JSON.parse(json);
-    if (fields === null || typeof fields !== "object" || Array.isArray(fields)) return String(json);
-    return Object.entries(fields)
-      .map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
-      .join("   ");
+    return refText(JSON.parse(json || "null"));
   } catch {
-    return String(json); // it was truncated
+    return String(json);
   }
 }
 

@@ -1,98 +1,31 @@
 """The live page in a real Chromium, with real runs: right numbers, no request elsewhere, accessible."""
 
-import asyncio
 import re
-import signal
 import socket
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
-from poller.core.model import Sums
-from poller.store import read_store
-from tests.support.browser import chromium, opened
-from tests.support.processes import Running, environ, hubspot, run, running, wait_until
+from tests.support.browser import opened
+from tests.support.page import (
+    ENDED,
+    HOSTILE,
+    LIVE,
+    PATIENCE_MS,
+    VIEWS,
+    assert_readable,
+    listening,
+    number,
+    rows,
+    shown,
+    sums_of,
+)
+from tests.support.processes import hubspot, run
 
 pytestmark = pytest.mark.real_time
-
-PATIENCE_MS = 30_000
-ENDED = re.compile("the run has ended")
-LIVE = re.compile("^live")
-HOSTILE = """<img src=x onerror="document.title='broken into'">"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@contextmanager
-def listening(
-    *args: str, folder: Path, listen: str = "127.0.0.1:0", stdin: int = subprocess.DEVNULL, **env: str
-) -> Iterator[tuple[Running, str]]:
-    """Run the poller; yields it with the address of its page."""
-    flags = ("--listen", listen, "--no-progress", *args)
-    with running("run", *flags, folder=folder, env=environ(**env), stdin=stdin) as poller:
-        wait_until(poller.logged("web.started"), "the page's server")
-        (started,) = [event for event in poller.events() if event["event"] == "web.started"]
-        yield poller, started["url"]
-
-
-@contextmanager
-def shown(*args: str, folder: Path) -> Iterator[str]:
-    """Show a state with `poller ui`; yields the address of its page."""
-    address = re.compile(r"http://127\.0\.0\.1:\d+/")
-    with running("ui", "--listen", "127.0.0.1:0", *args, folder=folder) as ui:
-        wait_until(lambda: bool(address.search(ui.log())), "the state's page")
-        match = address.search(ui.log())
-        assert match is not None
-        yield match[0]
-        ui.signal(signal.SIGINT)
-        assert ui.ended() == 0
-
-
-def sums_of(folder: Path) -> Sums:
-    async def read() -> Sums:
-        reader = await read_store(f"sqlite:///{folder}/poller.db")
-        try:
-            return await reader.sums()
-        finally:
-            await reader.close()
-
-    with ThreadPoolExecutor(1) as pool:  # playwright has a loop in this thread
-        return pool.submit(asyncio.run, read()).result()
-
-
-def number(text: str | None) -> int:
-    return int((text or "").replace(",", ""))
-
-
-def rows(page: Page, table: str) -> list[list[str]]:
-    """Return the cells of a table's body."""
-    return [row.locator("th, td").all_text_contents() for row in page.locator(f"#{table} tbody tr").all()]
-
-
-VIEWS: list[tuple[Literal["light", "dark"], int]] = [("light", 360), ("dark", 1440), ("light", 1440), ("dark", 360)]
-
-
-def assert_readable(page: Page, views: int = 2) -> None:
-    """At the width of a phone and of a desk, light and dark: no sideways scrolling, no violation that axe finds."""
-    for scheme, width in VIEWS[:views]:
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        violations: list[dict[str, Any]] = Axe().run(page).response["violations"]
-        found = [(each["id"], each["impact"], [node["html"] for node in each["nodes"]]) for each in violations]
-        assert not found, f"{scheme}, {width} px: {found}"
 
 
 def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
@@ -110,7 +43,6 @@ def test_during_a_run_the_page_equals_the_store_and_sends_no_request_elsewhere(
             expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
             with poller.stdin as stdin:  # only now, so that the page sees the run from its first task to its end
                 stdin.write(ids.encode())
-            expect(page.locator("#state")).to_have_text("running")
             expect(page.locator("#line-text")).to_have_text(ENDED, timeout=PATIENCE_MS)
             assert poller.ended() == 1
             sums = sums_of(tmp_path)
@@ -200,7 +132,7 @@ def test_dead_letters_and_unfinished_tasks_are_shown_beside_the_figures(browser:
             notices = page.locator("#notices")
             expect(notices).to_contain_text("records for good", timeout=PATIENCE_MS)
             expect(notices).to_contain_text("The latest: Exit status 65: no such column.")
-            expect(notices).to_contain_text("poller status --dead")
+            expect(notices.get_by_role("link", name="See each one and its reason")).to_be_visible()
             expect(page.locator("#took-now")).to_contain_text("of those finished so far: half under")
             shares = "import('/page/text.js').then(({share}) => [[579, 10000], [3, 1e5], [0, 9], [99996, 1e5], [9, 9]]"
             shown = page.evaluate(f"{shares}.map(([part, all]) => share(part, all)))")

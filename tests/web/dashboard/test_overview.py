@@ -123,7 +123,7 @@ async def test_of_two_accounts_a_paused_one_shades_half_of_the_chart(tmp_path: P
     ids.write_text("\n".join(["task_id,url,account", *rows, "AAAAEZ6whGI,https://a.example,us", ""]))
     accounts = {"eu": {"token_env": "HUBSPOT_TOKEN"}, "us": {"token_env": "WRONG_TOKEN"}}
     async with visited(
-        simulation, ids, {"accounts": accounts, "account": "eu"}, {"WRONG_TOKEN": "pat-na1-of-nobody"}
+        simulation, ids, {"accounts": accounts, "account": "eu"}, {"WRONG_TOKEN": "pat-na1-of-another"}
     ) as session:
         await asyncio.sleep(60)
         overview = await overview_of(session)

@@ -1,0 +1,22 @@
+// How a task is named and how its outcome looks, wherever it is shown.
+
+import { element, setText } from "./dom.js";
+import { withTask } from "./route.js";
+import { KINDS } from "./text.js";
+
+export const taskLink = () => element("a", { class: "id" });
+
+export function fillTaskLink(node, task) {
+  setText(node, task.task_id);
+  const href = withTask({ task_id: task.task_id, account: task.account });
+  if (node.getAttribute("href") !== href) node.setAttribute("href", href);
+}
+
+export const makeOutcome = () => element("span", { class: "outcome" }, element("span", { class: "swatch", "aria-hidden": "true" }), element("span"));
+
+export function fillOutcome(node, task) {
+  node.children[0].className = `swatch kind-${task.kind ?? "waiting"}`;
+  setText(node.children[1], task.kind ? KINDS[task.kind] ?? task.kind : "waiting");
+}
+
+export const landedText = (task) => (task.landed === true ? "yes" : task.landed === false ? "no" : "");
