@@ -1,4 +1,4 @@
-"""`python -m bench polls|feeding|scale|startup|postgres`: measure, print a table and the machine's data."""
+"""`python -m bench polls|feeding|scale|startup|postgres|finding`: measure, print a table and the machine's data."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.contenders import CONTENDERS
+from bench.finding import finding
 from bench.postgres import postgres
 from bench.server import cores, free_port, pinned, serving
 from bench.service import Run, instant, run_service
@@ -211,6 +212,10 @@ def main() -> None:
     part.add_argument("--seconds", type=float, default=15.0)
     part.add_argument("--rounds", type=int, default=3)
     part.set_defaults(measure=postgres)
+    part = parts.add_parser("finding", help=finding.__doc__)
+    part.add_argument("--tasks", type=int, default=1_000_000)
+    part.add_argument("--state", help="a file that is kept, and used where it exists")
+    part.set_defaults(measure=finding)
     args = parser.parse_args()
     args.measure(args)
     _print_machine()

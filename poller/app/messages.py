@@ -31,6 +31,7 @@ class Again:
     """How a person continues a run that stopped with work left."""
 
     command: Sequence[str] = ()  # the words of the command line that began it; empty: not known
+    otherwise: str = "Run the same command again{stdin} to continue"
 
     def text(self, *, is_fed: bool = False) -> str:
         """Return the sentence with the command to copy, without a word that may be a secret. `is_fed`: all of the input
@@ -38,7 +39,7 @@ class Again:
         words = [word for word in self.command if word != STDIN or not is_fed]
         command, stdin = shlex.join(words), " with the same standard input" if STDIN in words else ""
         if not words or len(command) > LONGEST_COMMAND or any(map(_has_secret, words)):
-            return f"Run the same command again{stdin} to continue"
+            return self.otherwise.format(stdin=stdin)
         return f"Run it again{stdin} to continue: {without_controls(command)}"
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -35,6 +35,7 @@ class Progress:
     metrics: Metrics
     clock: Clock
     pauses: Callable[[], Mapping[str, str]]  # account or sink → reason
+    lanes: Callable[[], Sequence[LaneOutlook]]  # what bounds each account's requests
     ended: Callable[[], bool]  # whether the input has ended, so that "known" is all
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
@@ -113,8 +114,7 @@ class Progress:
             return ""
         now, (seconds, finished) = self.clock(), self._grown(2)
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
-        lanes = [LaneOutlook(is_paused=True)] if self.pauses() else []
-        cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=lanes)
+        cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=self.lanes())
         return time_left(cast, now)
 
 
@@ -131,10 +131,15 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment) ->
         typed = os.isatty(environment.stdin) and any(source.kind == "stdin" for source in service.ingest.sources)
         return printed or (typed and not service.fed)
 
+    def lanes() -> list[LaneOutlook]:
+        states = [lane.gate.state() for lane in service.lanes.values()]
+        return [LaneOutlook(is_paused=state.pause is not None, resume_at=state.resume_at) for state in states]
+
     return Progress(
         metrics=metrics,
         clock=environment.clock,
         pauses=service.pauses,
+        lanes=lanes,
         ended=lambda: service.fed,
         ending=ending,
         is_shared=is_shared,

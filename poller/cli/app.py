@@ -21,10 +21,13 @@ from poller.cli.commands import (
     demo,
     healthcheck,
     import_files,
+    list_tasks,
+    pause,
     plan,
     reload,
     replay,
     report,
+    resume,
     run,
     sandbox,
     status,
@@ -83,12 +86,16 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for module in (run, check_config, plan, status, why, report, verify, replay, reload, ui, healthcheck, demo, sandbox):
+for module in (
+    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, ui, healthcheck, demo),
+    sandbox,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))
 app.command(import_files.NAME, epilog=import_files.EXAMPLES, cls=command_class(import_files))(
     import_files.import_files  # `import` is a keyword
 )
+app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES, cls=command_class(list_tasks))(list_tasks.list_tasks)
 
 
 def _is_handled_elsewhere(error: Exception) -> bool:

@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,6 +18,15 @@ else:
     Settings = Any  # for annotations: pydantic takes long to import
 
 T = TypeVar("T")
+
+
+class ListFormat(StrEnum):
+    """How a list of tasks is written."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+    IDS = "ids"
 
 
 class InputFormat(StrEnum):
@@ -52,6 +60,13 @@ State = Annotated[
 DefaultAccount = Annotated[str | None, typer.Option(metavar="NAME", help="Account of lines that name none.")]
 Format = Annotated[InputFormat | None, typer.Option(help="How lines are read. [auto]")]
 IdColumn = Annotated[str | None, typer.Option(metavar="NAME", help="CSV column or JSON key of the id.")]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="Finished since then: yesterday, 2h, 09:30, 2026-11-27 (this machine's zone)."),
+]
+Landed = Annotated[
+    bool | None, typer.Option("--landed/--not-landed", help="Whether a file is there; only finished tasks.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -69,9 +84,20 @@ def settings_of(config: Path | None, **flags: Any) -> Settings:
     return load(config, flags, os.environ)
 
 
-def epoch_of(moment: datetime | None) -> float | None:
-    """Return a flag's instant in seconds since the epoch; one without a time zone is UTC."""
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+def instant_of(written: str | None, flag: str = "--since") -> float | None:
+    """Return a flag's instant in seconds since the epoch, and show on stderr which one was understood."""
+    import time
+
+    from poller.core.moments import moment, moment_text
+
+    if written is None:
+        return None
+    try:
+        at = moment(written, now=time.time())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=flag) from None
+    sys.stderr.write(f"since {moment_text(at)}\n")
+    return at
 
 
 def command_line() -> tuple[str, ...]:

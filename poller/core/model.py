@@ -300,16 +300,17 @@ class Pause(StrEnum):
     UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     MIGRATING = "migrating"
     OUTAGE = "outage"
+    PAUSED_BY_PERSON = "paused_by_person"
 
     @property
     def needs_person(self) -> bool:
-        """Whether it lasts until a person acts."""
+        """Whether something is wrong that only a person can fix. A pause that a person made is not a fault."""
         match self:
             case Pause.TOKEN_REFUSED | Pause.SCOPE_MISSING | Pause.WRONG_PATH | Pause.WRONG_HOST:
                 return True
             case Pause.WRONG_REGION | Pause.WRONG_ACCOUNT | Pause.UNKNOWN_ANSWER | Pause.UNTRUSTED_CERTIFICATE:
                 return True
-            case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE:
+            case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE | Pause.PAUSED_BY_PERSON:
                 return False
             case _:
                 assert_never(self)

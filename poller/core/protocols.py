@@ -90,6 +90,12 @@ class Gate(Protocol):
     def reading(self) -> GateReading:
         """Return the account's use of its limits, for people and metrics. Cheap."""
 
+    def hold(self, detail: str | None = None) -> None:
+        """A person pauses the account: nothing leaves, not even a probe, until `release`. Survives a restart."""
+
+    def release(self) -> None:
+        """A person resumes the account. Does nothing where none paused it."""
+
     def close(self) -> None:
         """Raise `GateClosed` in all that wait and all that come. Slots taken before remain valid."""
 

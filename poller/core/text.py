@@ -34,6 +34,7 @@ PAUSE_TEXT: Mapping[str, str] = {
     Pause.UNTRUSTED_CERTIFICATE: "the host's certificate is not trusted; check --base-url, or set ca_file",
     Pause.MIGRATING: "HubSpot is moving the account to another data center; polling resumes by itself",
     Pause.OUTAGE: "HubSpot does not answer; polling resumes by itself when a probe succeeds",
+    Pause.PAUSED_BY_PERSON: "a person paused the account; `poller resume ACCOUNT` or the live page resumes polling",
 }
 
 

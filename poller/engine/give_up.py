@@ -47,6 +47,10 @@ class GiveUpWatch:
             case _:
                 assert_never(outcome)
 
+    def forget(self) -> None:
+        """Forget the failures so far: a person paused the account meanwhile."""
+        self._failing_since, self._in_a_row = None, 0
+
     def _check_start(self, outcome: Refused | Unreachable, failing_s: float) -> None:
         if not self.rules.needs_answer or self._had_status or self._in_a_row < REFUSALS_AT_START:
             return

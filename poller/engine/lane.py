@@ -1,7 +1,7 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import assert_never
@@ -10,6 +10,7 @@ import structlog
 
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import Answer, Finish, Outcome, Poll, PollAgain, Settled, Task
+from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
 from poller.core.record import render
@@ -23,6 +24,7 @@ from poller.schedule.policy import Polling, decide
 
 log = structlog.get_logger("poller")
 
+FEWEST_LEARNED = 50  # finished imports, before their durations bound the slowest
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 
 
@@ -203,6 +205,26 @@ class Lane:
         if reading.limit_reported and limit != self._kept_limit:
             self._kept_limit = limit
             self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
+
+    @property
+    def unfinished_at(self) -> Callable[[float], float] | None:
+        """The learned chance that an import is unfinished at an age; None where too few have finished."""
+        if self._timing is None or self._timing.planner.hazard.finished < FEWEST_LEARNED:
+            return None
+        return self._timing.planner.share_unfinished
+
+    async def hold(self) -> None:
+        """Pause the account on a person's word; returns when that is on disk. Polls in flight are finished."""
+        self.gate.hold(person_pause_detail(self._clock()))
+        self.save()
+        await self._store.flush()
+
+    async def release(self) -> None:
+        """Resume the account on a person's word; returns when that is on disk."""
+        self.gate.release()
+        self._give_up.forget()
+        self.save()
+        await self._store.flush()
 
     def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""

@@ -88,13 +88,14 @@ def ledger_view(
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
         sources=sums.sources,
         sinks=sums.sinks,
-        accounts={name: _account_view(state) for name, state in sums.accounts.items()},
+        accounts={name: account_view(state) for name, state in sums.accounts.items()},
         reasons=[ReasonCount(reason=reason, count=count, landed=landed) for reason, count, landed in sums.reasons],
         run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
     )
 
 
-def _account_view(state: AccountState) -> AccountView:
+def account_view(state: AccountState) -> AccountView:
+    """Return an account's pause and requests for programs."""
     return AccountView(
         pause=Pause(state.pause) if state.pause else None,
         pause_detail=state.pause_detail,
@@ -130,5 +131,6 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]
         return []
     step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=0.0)
     lanes = [LaneOutlook(is_paused=bool(state.pause), resume_at=state.resume_at) for state in sums.accounts.values()]
-    left = time_left(forecast(now=now, waiting=sums.waiting, paces=recent_paces([step]), lanes=lanes), now)
+    cast = forecast(now=now, waiting=sums.waiting, finished=sums.finished, paces=recent_paces([step]), lanes=lanes)
+    left = time_left(cast, now)
     return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

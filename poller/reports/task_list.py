@@ -75,20 +75,19 @@ def task_summary(task: FoundTask) -> TaskSummary:
 
 # --- as lines ---------------------------------------------------------------------------------------------------------
 
-ListFormat = Literal["csv", "jsonl", "ids"]
 CSV_HEAD = "\ufeff" + ",".join(COLUMNS) + "\r\n"  # Excel takes a file without a byte order mark for Windows-1252
 
 
-def head_of(format: ListFormat) -> str:  # noqa: A002 - the option's name
+def head_of(written_as: str) -> str:
     """Return what comes before the first task."""
-    return CSV_HEAD if format == "csv" else ""
+    return CSV_HEAD if written_as == "csv" else ""
 
 
-def lines_of(tasks: Iterable[FoundTask], format: ListFormat) -> str:  # noqa: A002 - the option's name
-    """Return the tasks as CSV rows, as JSON lines, or as their ids."""
-    if format == "ids":
+def lines_of(tasks: Iterable[FoundTask], written_as: str) -> str:
+    """Return the tasks as `csv`: rows, as `jsonl`: JSON lines, or as their `ids`."""
+    if written_as == "ids":
         return "".join(f"{task.task_id}\n" for task in tasks)
-    if format == "jsonl":
+    if written_as == "jsonl":
         return "".join(encode(task_summary(task)).decode() + "\n" for task in tasks)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\r\n")

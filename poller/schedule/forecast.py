@@ -4,8 +4,8 @@ It rests on the recent pace, the rate limits, the day's quota and the pauses.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from poller.core.text import duration
@@ -13,6 +13,9 @@ from poller.core.text import duration
 FEW, MANY = 10, 100  # outcomes that give a pace to about a third, and to about a tenth
 SHORTEST_S = 15.0  # of the past that a pace is measured over
 DAY_S = 86_400.0
+LAST_ONE_IN = 100  # tasks keep no pace at the end
+SURPRISE = 0.05  # the chance that the slowest task takes longer than forecast
+TAIL_RATIO = 1.5  # of the slowest task's time to the pace's, from which it is shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +43,14 @@ class LaneOutlook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """`at` is the best estimate and lies between the other two."""
+    """`at` is the best estimate, by the pace; it lies between `earliest_at` and `latest_at`. The last few tasks keep no
+    pace: `nearly_at` is when 99 % are done, `slowest_at` until when the slowest may take."""
 
     state: Literal["done", "open", "estimated", "too_early", "blocked"]
     at: float | None = None
+    nearly_at: float | None = None  # None: 99 % are done already, or it is not known
+    slowest_at: float | None = None  # None: not known
+    is_partial: bool = False  # without the accounts that are paused until a person or HubSpot acts
     earliest_at: float | None = None  # not before: one poll a task at the limit
     latest_at: float | None = None
     quota_days: int = 0  # midnights to wait for, because the day's quota is used up
@@ -58,17 +65,21 @@ def forecast(
     is_open: bool = False,
     polls_per_task: float = 1.0,
     times_out_at: float | None = None,
+    finished: int = 0,
+    slowest_at: float | None = None,
 ) -> Forecast:
     """Return when the waiting tasks will have their outcomes.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
-    deadline of the youngest task.
+    deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`.
     """
     if not waiting:
         return Forecast(state="open" if is_open else "done")
     busy = [lane for lane in lanes if lane.next_due_at is not None] or lanes
-    if any(lane.is_paused and lane.resume_at is None for lane in busy):
+    at_work = [lane for lane in busy if not lane.is_paused or lane.resume_at is not None]
+    if busy and not at_work:
         return Forecast(state="blocked")
+    is_partial, busy = len(at_work) < len(busy), at_work
     begins_at = max([now, *(lane.resume_at or now for lane in busy if lane.is_paused)])
     days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task))
     earliest_at = max([begins_at + waiting / _rate(busy), *(lane.next_due_at or now for lane in busy)])
@@ -77,14 +88,59 @@ def forecast(
     if days:
         earliest_at = max(earliest_at, resets_at + (days - 1) * DAY_S)
     ends = [max(begins_at + waiting / pace, earliest_at) for pace in paces]
+    known = Forecast(state="too_early", earliest_at=earliest_at, is_partial=is_partial, quota_days=int(days))
     if not ends:
-        return Forecast(state="too_early", earliest_at=earliest_at, latest_at=times_out_at, quota_days=int(days))
-    return Forecast(state="estimated", at=ends[0], earliest_at=min(ends), latest_at=max(ends), quota_days=int(days))
+        return replace(known, latest_at=times_out_at)
+    last = (waiting + finished) // LAST_ONE_IN
+    nearly_at = begins_at + (ends[0] - begins_at) * (waiting - last) / waiting if waiting > last else None
+    slowest_at = None if slowest_at is None else max(slowest_at, ends[0])
+    return replace(
+        known,
+        state="estimated",
+        at=ends[0],
+        latest_at=max(ends),
+        earliest_at=min(ends),
+        nearly_at=nearly_at,
+        slowest_at=slowest_at,
+    )
+
+
+def slowest_of(
+    waiting: int, *, youngest_s: float, now: float, unfinished_at: Callable[[float], float] | None, times_out_at: float
+) -> float:
+    """Return until when the slowest of the waiting tasks may take: in one case of twenty it takes longer.
+
+    `youngest_s` is the age of the youngest, `unfinished_at` the learned chance to be unfinished at an age, from
+    finished and unfinished imports alike; None where too little is known: then only the deadline bounds it.
+    """
+    if unfinished_at is None or not waiting or now >= times_out_at:
+        return max(now, times_out_at)
+    wanted = SURPRISE * unfinished_at(youngest_s) / waiting
+    low, high = 0.0, times_out_at - now
+    if unfinished_at(youngest_s + high) > wanted:
+        return times_out_at
+    while high - low > max(1.0, 0.01 * low):
+        middle = (low + high) / 2
+        low, high = (middle, high) if unfinished_at(youngest_s + middle) > wanted else (low, middle)
+    return now + high
 
 
 def time_left(cast: Forecast, now: float) -> str:
-    """Return how long it will take, for people; empty where that is not known."""
-    return f"about {duration(max(1, round(cast.at - now)))} left" if cast.at is not None else ""
+    """Return how long it will take, for people, such as `99 % in about 3 min, the slowest may take 20 min`; empty where
+    that is not known."""
+    if cast.at is None:
+        return ""
+    partial = ", without paused accounts" if cast.is_partial else ""
+    slowest_at = cast.slowest_at
+    if slowest_at is None or slowest_at - now < TAIL_RATIO * max(1.0, cast.at - now):
+        return f"about {_left(cast.at, now)} left{partial}"
+    if cast.nearly_at is None:
+        return f"the last ones may take {_left(slowest_at, now)}{partial}"
+    return f"99 % in about {_left(cast.nearly_at, now)}, the slowest may take {_left(slowest_at, now)}{partial}"
+
+
+def _left(at: float, now: float) -> str:
+    return duration(max(1, round(at - now)))
 
 
 def recent_paces(steps: Sequence[Step]) -> Iterator[float]:

@@ -94,6 +94,10 @@ class PollPlanner:
 
     # --- planning
 
+    def share_unfinished(self, age_s: float) -> float:
+        """Return the chance that an import is unfinished at this age."""
+        return math.exp(-self._curve.hazard_until(age_s))
+
     def refresh(self, now: float) -> bool:
         """Recompute the plan if that is due; return whether it was."""
         since_s = abs(now - self._planned_at)

@@ -225,7 +225,7 @@ class Dense:
             return None
         upto = min(after + self._size, self.last)
         self._size = min(2 * self._size, LONGEST_STRETCH)
-        return Stretch("t.key <= ?", (upto,), upto)
+        return Stretch("t.key > ? AND t.key <= ?", (after, upto), upto)
 
 
 class DenseOrKeys:

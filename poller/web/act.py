@@ -1,4 +1,7 @@
-"""Changes a run on a person's word: dead letters are tried again. Needs the token, where one is set."""
+"""Changes a run on a person's word: pauses and resumes accounts, tries dead letters again.
+
+Needs the token where one is set, and is refused to pages of other sites; see auth.py.
+"""
 
 from typing import Annotated
 
@@ -8,6 +11,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from poller.core.errors import ConfigError
 from poller.core.model import DeadLetter
 from poller.core.timestamps import iso
+from poller.engine import Lane
+from poller.reports.status import account_view
 from poller.reports.task import Instant
 from poller.web.context import RUN, STATE, store_limit
 from poller.web.responses import RequestRefused, body_of, json_response, query_of
@@ -83,3 +88,27 @@ async def retry_dead_letters(request: web.Request) -> web.Response:
     except ConfigError as error:
         raise RequestRefused(404, "unknown_sink", str(error).rstrip(".")) from None
     return json_response(Retried(sink=wanted.sink, retried=retried))
+
+
+async def pause_account(request: web.Request) -> web.Response:
+    """Answer POST /v1/accounts/{name}/pause: no request leaves until it is resumed, also after a restart."""
+    lane = _lane(request)
+    async with store_limit():
+        await lane.hold()
+    return json_response(account_view(lane.gate.state()))
+
+
+async def resume_account(request: web.Request) -> web.Response:
+    """Answer POST /v1/accounts/{name}/resume."""
+    lane = _lane(request)
+    async with store_limit():
+        await lane.release()
+    return json_response(account_view(lane.gate.state()))
+
+
+def _lane(request: web.Request) -> Lane:
+    lanes, name = request.app[RUN].service.lanes, request.match_info["name"]
+    if name not in lanes:
+        known = ", ".join(sorted(lanes))
+        raise RequestRefused(404, "unknown_account", f"There is no account of this name; known: {known}")
+    return lanes[name]

@@ -18,7 +18,7 @@ from poller.core.start_options import OPTIONS
 from poller.reports.finished_task import read_record
 from poller.reports.resubmit import start_body
 from poller.reports.retryable import retry_advice
-from poller.reports.task_list import ListFormat, TaskList, head_of, lines_of, task_summary
+from poller.reports.task_list import TaskList, head_of, lines_of, task_summary
 from poller.web.context import STATE, store_limit
 from poller.web.responses import RequestRefused, json_response, query_of, send_file
 
@@ -121,10 +121,10 @@ async def get_resubmit(request: web.Request) -> web.StreamResponse:
     return await send_file(request, "resubmit.jsonl", TYPES["jsonl"][1], _bodies(request, wanted, defaults))
 
 
-async def _lines(request: web.Request, wanted: TaskFilter, format: ListFormat) -> AsyncIterator[str]:  # noqa: A002
-    yield head_of(format)
+async def _lines(request: web.Request, wanted: TaskFilter, written_as: str) -> AsyncIterator[str]:
+    yield head_of(written_as)
     async for page in _pages(request, wanted, AT_ONCE):
-        yield lines_of(page.tasks, format)
+        yield lines_of(page.tasks, written_as)
 
 
 async def _bodies(request: web.Request, wanted: TaskFilter, defaults: Mapping[str, str]) -> AsyncIterator[str]:

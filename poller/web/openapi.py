@@ -7,6 +7,7 @@ import orjson
 from msgspec.json import schema_components
 
 from poller.core.model import JsonObject
+from poller.reports.status import AccountView
 from poller.reports.task import TaskView
 from poller.reports.task_list import TaskList
 from poller.web.act import DeadLetters, DeadLettersQuery, Retried, RetryRequest
@@ -18,8 +19,8 @@ from poller.web.responses import ErrorBody
 from poller.web.tasks import AmbiguousTask, FinishedQuery, TaskQuery
 
 BODIES = (
-    *(Alive, AmbiguousTask, DeadLetters, ErrorBody, FeedFailure, FeedResult, Readiness, Retried, RunSnapshot),
-    *(TaskList, TaskView),
+    *(AccountView, Alive, AmbiguousTask, DeadLetters, ErrorBody, FeedFailure, FeedResult, Readiness, Retried),
+    *(RunSnapshot, TaskList, TaskView),
 )
 REQUESTS = (RetryRequest,)
 QUERIES = (DeadLettersQuery, FeedQuery, FindQuery, FinishedQuery, ResubmitQuery, TaskQuery)

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from poller import __version__
 from poller.core.protocols import TokenSource
-from poller.web.act import get_dead_letters, retry_dead_letters
+from poller.web.act import get_dead_letters, pause_account, resume_account, retry_dead_letters
 from poller.web.add_tasks import Feeder
 from poller.web.auth import Guard, refuse_changes
 from poller.web.context import RUN, STATE, RunContext, StateContext
@@ -36,6 +36,8 @@ def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
             web.post("/v1/tasks", feeder.post),
             web.get("/v1/finished", get_finished),
             web.post("/v1/dead-letters/retry", retry_dead_letters),
+            web.post("/v1/accounts/{name}/pause", pause_account),
+            web.post("/v1/accounts/{name}/resume", resume_account),
         ]
     )
     add_page(app, Snapshots(Overview(run).snapshot, clock=run.clock))

@@ -17,6 +17,7 @@ from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
+from poller.schedule.forecast import LaneOutlook
 from tests.support.simulation import Simulation
 from tests.support.terminal import Terminal
 
@@ -28,12 +29,14 @@ class Screen:
         self.now = 0.0
         self.metrics = Metrics()
         self.pauses: dict[str, str] = {}
+        self.lanes = [LaneOutlook()]
         self.ended = True
         self.ending = ""
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
             pauses=lambda: self.pauses,
+            lanes=lambda: self.lanes,
             ended=lambda: self.ended,
             ending=lambda: self.ending,
         )
@@ -95,8 +98,17 @@ def test_there_is_no_forecast_from_too_few_finished_tasks_or_during_a_pause(scre
     screen.metrics.waiting = 200_000
     screen.work(30, finished_per_s=10)
     assert "left" in screen.shown()
-    screen.pauses = {"default": Pause.DAILY_QUOTA.value}
+    screen.lanes = [LaneOutlook(is_paused=True)]
     assert "left" not in screen.shown()
+
+
+def test_a_pause_with_an_end_is_part_of_the_forecast_and_a_failing_sink_is_not(screen: Screen) -> None:
+    screen.metrics.waiting = 400
+    screen.work(30, finished_per_s=10)
+    screen.pauses = {"webhook:x": "503"}
+    assert "about 10 s left" in screen.shown()
+    screen.lanes = [LaneOutlook(is_paused=True, resume_at=screen.now + 50)]
+    assert "about 1 min left" in screen.shown()
 
 
 def test_an_open_input_is_shown_by_a_plus(screen: Screen) -> None:

@@ -1,5 +1,6 @@
 """`poller replay`: a file never gets a record twice, and a replay that is refused changes nothing."""
 
+import asyncio
 import shutil
 import sqlite3
 import tempfile
@@ -17,15 +18,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from poller.cli.commands import replay as replay_command
 from poller.cli.commands.replay import replay_to
-from poller.core.errors import ConfigError, Exit, PollerError, SinkError
+from poller.core.errors import ConfigError, Exit, PollerError, SinkError, StoreLocked
 from poller.core.model import Chunk, Delivery, Fed, Finished, Kind, Position, Selection, Settled, Written
 from poller.core.protocols import Clock
 from poller.core.record import render
 from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
 from poller.reports.ledger import imbalances
-from poller.sandbox import Fate, Scenario
+from poller.sandbox import Fate, Scenario, parse_durations
 from poller.sinks import SinkEnvironment, make_sink
 from poller.store import open_store
 from tests.support.simulation import Simulation, settings_for
@@ -248,3 +250,12 @@ class FileCommands(RuleBasedStateMachine):
 
 TestFileCommands = FileCommands.TestCase
 TestFileCommands.settings = hypothesis_settings(max_examples=25, stateful_step_count=12)
+
+
+async def test_beside_a_running_poller_a_replay_is_refused_with_what_can_be_done(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:30")))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(simulation.run(simulation.write_ids(2)))
+        await asyncio.sleep(5)
+        with pytest.raises(StoreLocked, match=r"Stop it first; only dead letters .*--dead"):
+            replay_command.replay(sink=f"jsonl:{tmp_path}/finished.jsonl", state=f"sqlite:///{tmp_path}/poller.db")

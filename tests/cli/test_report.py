@@ -181,7 +181,7 @@ async def reported(capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[
 async def test_a_report_on_files_is_like_one_on_a_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, record(1), timeout(2), record(3, kind="canceled", result=None))
     out, _ = await reported(capsys, files=(file,))
-    assert "3 finished tasks: 1 are complete, 2 are not (66.7%)" in out
+    assert "3 finished tasks: 1 are complete, 2 are not (67 %)" in out
     assert "timeout" in out
     assert "AAAA3" in out
 
@@ -349,8 +349,8 @@ async def test_the_page_labels_its_numbers(tmp_path: Path, capsys: pytest.Captur
     text = Page((tmp_path / "report.html").read_text()).text
     assert "42finished" in text
     assert "30complete" in text
-    assert "12not complete (28.6%)" in text
-    assert "100.0% of those not complete" in text
+    assert "12not complete (29 %)" in text
+    assert "100 % of those not complete" in text
 
 
 @pytest.mark.real_time
@@ -374,4 +374,22 @@ def test_the_page_reads_well_in_a_browser(tmp_path: Path) -> None:
 async def test_a_partly_retryable_group_shows_both_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, timeout(1) | {"result": {"id": "7"}}, timeout(2), timeout(3))
     out, _ = await reported(capsys, files=(file,))
-    assert "retry: 2 of them, 'timeout' often passes; not the others, a file landed in spite of errors" in out
+    assert "retry: 2 yes, 'timeout' often passes; 1 no, a file landed in spite of errors" in out
+
+
+async def test_resubmitting_without_a_url_in_any_row_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, timeout(1) | {"ref": {"path": "a.png"}}, timeout(2) | {"ref": None})
+    options = ReportOptions(files=(file,), resubmit=tmp_path / "retry.jsonl")
+    assert await report(load(None, {}, {}), options, lambda: 1.8e9) is Exit.NO_INPUT
+    assert "no row has a URL. Name your column: --column url=NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("landed", "counted"), [(True, 1), (False, 2)])
+async def test_a_report_can_be_of_tasks_with_a_file_or_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], landed: bool, counted: int
+) -> None:
+    file = write(tmp_path, timeout(1) | {"result": {"id": "7"}}, timeout(2), timeout(3))
+    out, _ = await reported(capsys, files=(file,), landed=landed)
+    assert f"{counted} finished tasks" in out

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+import typer
 
 from poller.cli.commands.why import print_task
 from poller.core.errors import Exit
@@ -110,19 +111,50 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
     assert f"has 1 tasks from {ids}" in err
     code, _, err = await answer(simulation, f"{task_id}=", capsys)
     assert code is Exit.NOT_ALL_COMPLETE
-    assert f"a similar one is: {task_id}" in err
+    assert f"similar: {task_id}" in err
     code, _, err = await answer(simulation, "here", capsys)
     assert "line 3" in err
     assert "was rejected" in err
 
 
-@pytest.mark.parametrize("named", ["", "a b", "../x", "https://example.com/a", "{", '{"a":1}', "[]"])
-async def test_what_cannot_be_an_id_is_a_wrong_command_line(
+@pytest.mark.parametrize("named", ["", "  ", "''", ","])
+async def test_naming_nothing_is_a_wrong_command_line(
     named: str, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = await answer(Simulation(tmp_path, clock, SLOW), named, capsys)
-    assert (code, out) == (Exit.USAGE, "")
-    assert "names no task" in err
+    with pytest.raises(typer.BadParameter, match="names no task"):
+        await answer(Simulation(tmp_path, clock, SLOW), named, capsys)
+
+
+@pytest.mark.parametrize("named", ["a b", "../x", "https://example.com/a/b", "{", '{"a":1}', "[]"])
+async def test_what_is_no_id_and_in_no_row_ends_with_1_and_both(
+    named: str, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    await simulation.run(simulation.write_ids(2))
+    code, out, err = await answer(simulation, named, capsys)
+    assert (code, out) == (Exit.NOT_ALL_COMPLETE, "")
+    assert "in its id or row, and it is no id: " in err
+
+
+async def test_a_file_names_its_task_by_its_url_or_a_piece_of_it(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, SLOW)
+    await simulation.run(simulation.write_ids(30))
+    task_id = next(each["task_id"] for each in simulation.records() if each["ref"]["url"].endswith("/17.png"))
+    for named in ("https://example.com/17.png", "/17.PNG", "'/17.png',"):
+        code, out, err = await answer(simulation, named, capsys)
+        assert (code, out.split()[0]) == (Exit.ALL_COMPLETE, task_id)
+        assert "only task whose id or row contains it" in err
+    code, out, err = await answer(simulation, "https://example.com/2", capsys)
+    assert code is Exit.NOT_ALL_COMPLETE
+    assert len(out.splitlines()) == 1 + 11
+    assert "11 tasks contain" in err
+    for named in (task_id.lower(), task_id[:-1]):
+        code, out, _ = await answer(simulation, named, capsys)
+        assert (code, out.split()[0]) == (Exit.ALL_COMPLETE, task_id)
+    code, _, err = await answer(simulation, f"{task_id[:-1]}~x", capsys)
+    assert f"similar: {task_id}" in err
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

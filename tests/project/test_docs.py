@@ -182,7 +182,12 @@ def test_every_setting_and_flag_that_the_readme_names_exists() -> None:
     assert named - settings_names() == set()
     variables = {name.removeprefix("POLLER_").lower() for name in re.findall(r"POLLER_[A-Z_]+", README)} - {""}
     assert {name.rpartition("__")[2] for name in variables} - settings_names() == set()
-    known = {flag for command in COMMANDS.values() for option in command.params for flag in option.opts}
+    known = {
+        flag
+        for command in COMMANDS.values()
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
     of_poller = re.sub(r"(?m)^(?:docker|curl) .*$|`docker [^`]*`", "", README)
     mentioned = set(re.findall(r"(?<=[` ])--[a-z][a-z-]*", of_poller))
     assert mentioned - known == {"--help", "--install-completion"}

@@ -1,12 +1,13 @@
 """The forecast of a run's end: pace, rate limits, the day's quota and pauses."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces, slowest_of, time_left
 
 NOW = 1_767_571_200.0
 LANE = LaneOutlook(rate_per_s=10.0, next_due_at=NOW, resets_at=NOW + 36_000)
@@ -115,3 +116,53 @@ def test_without_known_limits_only_the_pace_counts() -> None:
 @pytest.mark.parametrize("waiting", [0, 5])
 def test_no_time_left_is_shown_without_an_estimate(waiting: int) -> None:
     assert time_left(of(waiting), NOW) == ""
+
+
+def test_the_last_ones_keep_no_pace_so_the_tail_has_a_time_of_its_own() -> None:
+    found = forecast(now=NOW, waiting=400, finished=600, paces=[4.0], slowest_at=NOW + 1200)
+    assert (found.at, found.nearly_at, found.slowest_at) == (NOW + 100, NOW + 97.5, NOW + 1200)
+    assert time_left(found, NOW) == "99 % in about 1 min 38 s, the slowest may take 20 min"
+
+
+def test_once_99_percent_are_done_only_the_slowest_are_left() -> None:
+    found = forecast(now=NOW, waiting=5, finished=995, paces=[4.0], slowest_at=NOW + 1200)
+    assert found.nearly_at is None
+    assert time_left(found, NOW) == "the last ones may take 20 min"
+
+
+def test_a_tail_that_is_no_longer_than_the_rest_is_not_shown() -> None:
+    found = forecast(now=NOW, waiting=400, paces=[4.0], slowest_at=NOW + 20)
+    assert found.slowest_at == found.at == NOW + 100
+    assert time_left(found, NOW) == "about 1 min 40 s left"
+
+
+def test_one_paused_account_does_not_end_the_forecast_of_the_others() -> None:
+    paused = replace(LANE, is_paused=True)
+    found = of(1000, past=steps(*[80] * 6), lanes=[LANE, paused])
+    assert (found.state, found.is_partial) == ("estimated", True)
+    assert time_left(found, NOW).endswith("left, without paused accounts")
+    assert of(1000, past=steps(*[80] * 6), lanes=[paused, paused]).state == "blocked"
+
+
+@given(
+    waiting=st.integers(1, 10**6),
+    youngest_s=st.floats(0, 1e5),
+    rate=st.floats(1e-6, 10),
+    deadline_s=st.floats(0, 1e6),
+)
+def test_the_slowest_is_within_its_deadline_and_rarely_later(
+    waiting: int, youngest_s: float, rate: float, deadline_s: float
+) -> None:
+    def unfinished_at(age_s: float) -> float:
+        return math.exp(-rate * age_s)
+
+    until = NOW + deadline_s
+    at = slowest_of(waiting, youngest_s=youngest_s, now=NOW, unfinished_at=unfinished_at, times_out_at=until)
+    assert NOW <= at <= until
+    if at < until and unfinished_at(youngest_s) > 1e-200:
+        later = waiting * unfinished_at(youngest_s + at - NOW) / unfinished_at(youngest_s)
+        assert later <= 0.05 + 1e-9
+
+
+def test_without_knowledge_the_deadline_bounds_the_slowest() -> None:
+    assert slowest_of(3, youngest_s=0.0, now=NOW, unfinished_at=None, times_out_at=NOW + 60) == NOW + 60

@@ -16,6 +16,7 @@ from poller.core.search import FoundTask, RowMatcher, TaskFilter, spellings
 from poller.store import find as finding
 from poller.store import read_store
 from poller.store.grams import ANYTHING, LONGEST_RUN, RUN, grams_of, may_contain
+from poller.store.postgres.search import SETTLED_S
 from tests.support.store_makers import Open, feed, finish, kill
 
 HOSTS = ("a.example", "b.example", "rare.example")
@@ -82,6 +83,7 @@ async def fill(store: Store, tasks: int) -> None:
         await store.record(settled)
         store.release(claimed)
     await store.flush()
+    await asyncio.sleep(SETTLED_S + 1)  # PostgreSQL indexes what is no longer fresh
 
 
 async def all_of(store: StateReader, wanted: TaskFilter, limit: int) -> list[FoundTask]:
@@ -165,6 +167,7 @@ async def test_what_is_pruned_leaves_no_index_that_hides_a_new_task(store: Store
     """SQLite gives a new task the key of a deleted one, if that was the last."""
     names = [f"old-{number:04}" for number in range(2 * RUN)]
     await finish(store, *names, at=5.0)
+    await asyncio.sleep(SETTLED_S + 1)
     while await store.index_rows(RUN):
         pass
     assert await store.prune(10.0, 2 * RUN) == 2 * RUN
@@ -225,3 +228,30 @@ def test_a_row_that_no_reader_understands_is_searched_as_text() -> None:
     matcher = RowMatcher(TaskFilter(text="1E400"))
     assert matcher.matches("id", b'{"n":1e400}')
     assert not matcher.matches("id", None)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "most"),
+    [
+        ({"text": "file-333."}, 3 * RUN),
+        ({"text": "nowhere at all"}, RUN),
+        ({"reason": "HTTP 404", "landed": False, "text": "file-12."}, 4 * RUN),
+    ],
+)
+async def test_a_rare_text_costs_few_rows(store: Store, conditions: dict[str, Any], most: int) -> None:
+    """With the rows indexed, only runs that may contain it are read, and what is not indexed yet."""
+    await fill(store, 12 * RUN + 5)
+    while await store.index_rows(RUN):
+        pass
+    read: list[str] = []
+
+    class Counting(RowMatcher):
+        def matches(self, task_id: str, ref: bytes | None) -> bool:
+            read.append(task_id)
+            return super().matches(task_id, ref)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finding, "RowMatcher", Counting)
+        patch.setattr(finding, "FEW", 60)
+        await store.find_tasks(TaskFilter(**conditions), limit=50)
+    assert len(read) <= most

@@ -70,6 +70,7 @@ def _prepare(directory: Path) -> None:
 async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
     import orjson
 
+    from poller.app.messages import Again
     from poller.app.process import run_process
     from poller.sandbox import serve
 
@@ -78,7 +79,9 @@ async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
         urls = (f"https://assets.example.com/catalogue/{number:05}.png" for number in range(imports))
         ids.write_bytes(b"".join(orjson.dumps({"task_id": api.start(url), "url": url}) + b"\n" for url in urls))
         _print(f"Their ids, with the URL of each: {ids}\n")
-        return await run_process(partial(_settings, base_url, directory), [str(ids)], {"POLLER_DEMO_TOKEN": TOKEN})
+        again = Again(otherwise="`poller demo` starts from the beginning each time")
+        environ = {"POLLER_DEMO_TOKEN": TOKEN}
+        return await run_process(partial(_settings, base_url, directory), [str(ids)], environ, again)
 
 
 def _settings(base_url: str, directory: Path) -> Settings:

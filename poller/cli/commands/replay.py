@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from poller.cli import completion
-from poller.cli.options import Config, Settings, State, epoch_of, run_async, settings_of
-from poller.core.errors import ConfigError, Exit, SinkError
-from poller.core.model import Delivery, Retry, Selection
+from poller.cli.options import Config, Settings, Since, State, instant_of, run_async, settings_of
+from poller.core.errors import ConfigError, Exit, SinkError, StoreLocked
+from poller.core.model import Delivery, Kind, Retry, Selection
 from poller.core.protocols import Clock, Sink, Store
-from poller.core.text import KIND_TEXT
+from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
     from poller.engine import DeliveryLoop
@@ -25,30 +25,50 @@ EXAMPLES = "\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind cance
 
 def replay(
     sink: Annotated[str, typer.Option(metavar="SPEC", help="The sink.", autocompletion=completion.sinks)],
-    since: Annotated[datetime | None, typer.Option(help="Finished at or after this instant (UTC).")] = None,
+    since: Since = None,
     kind: Annotated[
-        list[str] | None,
+        list[Kind] | None,
         typer.Option(metavar="KIND", help="Of this kind; repeatable.", autocompletion=completion.kinds),
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Only the dead letters of this sink.")] = False,
     config: Config = None,
     state: State = None,
 ) -> Exit:
-    """Deliver finished tasks to a sink again, or to a new one. Not while a poller is running on the state.
+    """Deliver finished tasks to a sink again, or to a new one. While a poller is running on the state, only with
+    --dead.
 
     A known sink gets them again. A new one gets all of them and is known from then on; with --since or --kind it gets
     only those, once. A jsonl or csv file never gets a record twice: name a new one, or delete it to have it written
     again as a whole. A replay that is refused changes nothing.
     """
-    selection = Selection(since=epoch_of(since), kinds=_known_kinds(kind or []), dead=dead)
-    return run_async(replay_to(settings_of(config, state=state), sink, selection))
+    if (beat := last_beat_of(settings := settings_of(config, state=state))) is not None:
+        return _ask_running(settings, beat, sink, is_dead_only=dead and not (since or kind))
+    selection = Selection(since=instant_of(since), kinds=frozenset(map(str, kind or ())), dead=dead)
+    return run_async(replay_to(settings, sink, selection))
 
 
-def _known_kinds(names: list[str]) -> frozenset[str]:
-    for name in names:
-        if name not in KIND_TEXT:
-            raise ConfigError(f"--kind {name}: there is no such kind; known are {', '.join(KIND_TEXT)}")
-    return frozenset(names)
+def last_beat_of(settings: Settings) -> int | None:
+    """Return the process that runs on the state."""
+    from poller.store import last_beat
+
+    beat = last_beat(settings.state)
+    return None if beat is None else beat[0]
+
+
+def _ask_running(settings: Settings, pid: int, sink: str, *, is_dead_only: bool) -> Exit:
+    """Have the running poller try dead letters again; anything else needs the state for itself."""
+    from poller.cli.running import NotAnswered, ask_run
+
+    if not is_dead_only:
+        raise StoreLocked(
+            f"process {pid} runs on {redacted_url(settings.state)}, and a replay needs the state for itself. Stop it "
+            "first; only dead letters can be tried again meanwhile: --dead without --since and --kind."
+        )
+    status, answer = ask_run(settings, pid, "/v1/dead-letters/retry", {"sink": sink})
+    if status != 200:
+        raise NotAnswered(str(answer.get("message", f"the server answered {status}")))
+    typer.echo(f"{answer['retried']:,} dead letters are delivered to {sink} again by process {pid}", err=True)
+    return Exit.ALL_COMPLETE
 
 
 async def replay_to(settings: Settings, spec: str, selection: Selection, clock: Clock = time.time) -> Exit:

@@ -6,13 +6,23 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, Settings, State, epoch_of, named_values, run_async, settings_of
+from poller.cli.options import (
+    AsJson,
+    Config,
+    Landed,
+    Settings,
+    Since,
+    State,
+    instant_of,
+    named_values,
+    run_async,
+    settings_of,
+)
 from poller.cli.output_file import new_file
 from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import ConfigError, Exit, InputError
@@ -55,7 +65,8 @@ def report(
         typer.Option("--set", metavar="OPTION=VALUE", help="For bodies whose row has no such column; repeatable."),
     ] = None,
     account: Annotated[str | None, typer.Option(metavar="NAME", help="Only tasks of this account.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Only tasks finished at or after this instant (UTC).")] = None,
+    landed: Landed = None,
+    since: Since = None,
 ) -> Exit:
     """Group the tasks that are not complete by reason.
 
@@ -67,7 +78,8 @@ def report(
     options = ReportOptions(
         files=tuple(files or ()),
         account=account,
-        since=epoch_of(since),
+        since=instant_of(since),
+        landed=landed,
         columns=Columns(named=named_values(column or [], "--column", tuple(COLUMN_NAMES))),
         as_json=as_json,
         html=html,
@@ -86,6 +98,7 @@ class ReportOptions:
     files: tuple[Path, ...] = ()  # JSONL files of finished tasks; none: the state
     account: str | None = None  # only tasks of this one
     since: float | None = None  # only tasks that finished from this instant on
+    landed: bool | None = None  # only tasks with a file, or only those without
     columns: Columns = field(default_factory=Columns)
     as_json: bool = False
     html: Path | None = None
@@ -96,7 +109,7 @@ class ReportOptions:
 
     def selects(self, task: "FinishedTask") -> bool:
         is_in_time = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
-        return is_in_time and self.account in (None, task.account)
+        return is_in_time and self.account in (None, task.account) and self.landed in (None, task.landed)
 
 
 async def write_report(settings: Settings, options: ReportOptions, clock: Clock = time.time) -> Exit:
@@ -134,6 +147,9 @@ async def write_report(settings: Settings, options: ReportOptions, clock: Clock 
     text = orjson.dumps(to_json(failures, **counts)).decode() if options.as_json else to_text(failures, **counts)
     sys.stdout.write(text + "\n")
     sys.stderr.write("".join(f"{line}\n" for line in failed_tasks.summary()))
+    if failed_tasks.lacks_urls:
+        sys.stderr.write("poller: nothing can be resubmitted: no row has a URL. Name your column: --column url=NAME\n")
+        return Exit.NO_INPUT
     return Exit.ALL_COMPLETE
 
 
@@ -228,6 +244,13 @@ class _FailedTaskFiles:
                 f"the accounts {self._account!r} and {account!r} both have imports to resubmit, with different tokens. "
                 "Write one file for each account, with --account NAME."
             )
+
+    @property
+    def lacks_urls(self) -> bool:
+        """Whether tasks could be resubmitted, but for want of a URL in any row."""
+        from poller.reports.resubmit import NO_URL_IN_ROW
+
+        return not self._counts["bodies"] and self._invalid_rows[NO_URL_IN_ROW] > 0
 
     def summary(self) -> Iterator[str]:
         """Yield the files that were written, and what a person must add to the bodies."""

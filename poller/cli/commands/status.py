@@ -91,12 +91,13 @@ async def print_refused(settings: Settings, *, dead: bool) -> Exit:
     import orjson
 
     from poller.cli.records import open_state
+    from poller.core.timestamps import iso
 
     rows: list[dict[str, object]]
     async with open_state(settings) as store:
         if dead:
             rows = [
-                {"sink": each.sink, "reason": each.reason, "refused_at": each.refused_at}
+                {"sink": each.sink, "reason": each.reason, "refused_at": iso(each.refused_at)}
                 | {"record": orjson.Fragment(each.delivery.body)}
                 for each in await store.dead_letters()
             ]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,11 @@ import typer
 
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
+from poller.core.model import Sums
+from poller.core.text import without_controls
 
 EXAMPLES = "\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db"
+MOST_SHOWN = 50  # differences
 
 
 def verify(
@@ -36,11 +40,25 @@ async def verify_files(settings: Settings, files: Sequence[Path]) -> Exit:
         finished = set()
         if suspects := compared.suspects():
             finished = {key async for each in records_of(store) if (key := (each.account, each.task_id)) in suspects}
-        pruned = (await store.sums()).pruned
+        sums = await store.sums()
+    if not compared.is_equal and (note := _other_files(files, sums)):
+        sys.stderr.write(note)
+    pruned = sums.pruned
     if pruned and not compared.is_equal:
         sys.stdout.write(f"{pruned:,} outcomes are past their retention: their lines cannot be checked any more\n")
-    for difference in compared.differences(finished):
-        sys.stdout.write(difference + "\n")
+    differences = compared.differences(finished)
+    sys.stdout.writelines(f"{difference}\n" for difference in islice(differences, MOST_SHOWN))
+    if more := sum(1 for _ in differences):
+        sys.stdout.write(f"and {more:,} more differences\n")
     answer = "equal" if compared.is_equal else "DIFFERENT"
     sys.stdout.write(f"{compared.lines:,} lines, {compared.records:,} finished tasks: {answer}\n")
     return Exit.ALL_COMPLETE if compared.is_equal else Exit.NOT_ALL_COMPLETE
+
+
+def _other_files(files: Sequence[Path], sums: Sums) -> str:
+    """Return which files the sinks of the state wrote, where none of `files` is one of them."""
+    written = [sink.name.partition(":")[2] for sink in sums.sinks if sink.name.startswith("jsonl:")]
+    if not written or {path.absolute() for path in files} & {Path(name).absolute() for name in written}:
+        return ""
+    names = ", ".join(map(without_controls, written))
+    return f"no sink of this state wrote to {', '.join(map(str, files))}; its jsonl sinks wrote to {names}\n"

@@ -11,16 +11,26 @@ from msgspec.json import encode
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.core.text import redacted_url
+from poller.core.text import redacted_url, without_controls
 
 if TYPE_CHECKING:
+    from poller.core.search import TaskPage
     from poller.store import StateReader
 
-EXAMPLES = "\b\nExamples:\n  poller why AAAAEZ6whGI\n  poller why AAAAEZ6whGI --json | jq .poll_log"
+EXAMPLES = (
+    "\b\nExamples:\n  poller why AAAAEZ6whGI\n  poller why https://example.com/a.png\n"
+    "  poller why AAAAEZ6whGI --json | jq .poll_log"
+)
+MOST_LISTED = 20
+MOST_NEAR = 3
+SHORTEST_ALIKE = 4
 
 
 def why(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="An id, a locator, or a status URL.")],
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="An id, a locator, a status URL, or the URL of the file or a piece of it."),
+    ],
     config: Config = None,
     state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each account's task.")] = False,
@@ -29,29 +39,33 @@ def why(
 
     When it was fed, each poll and what HubSpot answered, its outcome or its next poll, and which sinks have it.
 
-    Exit code 1 where the task is not in the state.
+    Exit code 1 where the task is not in the state, or where several match, which are then listed.
     """
     return run_async(print_task(settings_of(config, state=state), task, as_json=as_json))
 
 
 async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Clock = time.time) -> Exit:
-    """Print the task that `named` means: an id, the locator of HubSpot's start call, or a status URL.
+    """Print the task that `named` means: an id, the locator of HubSpot's start call, a status URL, or the URL of its
+    file or a piece of that.
 
-    Exit code 1 where it is not in the state, 2 for what cannot be an id.
+    Exit code 1 where it is not in the state, or where several match, which are then listed; 2 where nothing is named.
     """
     from poller.cli.records import open_state
+    from poller.core.search import TaskFilter
     from poller.reports.task import task_text, task_view
 
-    try:
-        task_id = _id_in(named.strip(), settings)
-    except ValueError as error:
-        sys.stderr.write(f"poller: {named[:80]!r} names no task: {error}\n")
-        return Exit.USAGE
+    if not _bare(named):
+        raise typer.BadParameter("it names no task: give an id, or the URL of a file", param_hint="TASK")
+    task_id, problem = _id_in(named, settings)
     async with open_state(settings) as store:
-        tasks = await store.task_details(task_id)
+        tasks = await store.task_details(task_id) if task_id is not None else ()
         if not tasks:
-            sys.stderr.write(await _not_found(store, settings, task_id))
-            return Exit.NOT_ALL_COMPLETE
+            page = await store.find_tasks(TaskFilter(text=_bare(named)), limit=MOST_LISTED)
+            if len(page.tasks) != 1:
+                return await _print_others(store, settings, named, task_id, problem, page)
+            (found,) = page.tasks
+            sys.stderr.write(f"{found.task_id} is the only task whose id or row contains it\n")
+            tasks = [task for task in await store.task_details(found.task_id) if task.account == found.account]
         now = clock()
         accounts = [await store.account(task.account) for task in tasks]
     for task, account in zip(tasks, accounts, strict=True):
@@ -60,22 +74,48 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
     return Exit.ALL_COMPLETE
 
 
-def _id_in(named: str, settings: Settings) -> str:
+def _bare(named: str) -> str:
+    """Return what was named without what copying leaves around it: quotes, commas, semicolons, spaces."""
+    return named.strip(" \t\r\n'\",;`")
+
+
+def _id_in(named: str, settings: Settings) -> tuple[str | None, str]:
+    """Return the id that is named, or None and why it is none."""
     from poller.sources import ReadOptions
     from poller.sources.parsing.line import id_from, read_json
 
-    if not named.startswith(("{", '"')):
-        return id_from(named)
-    accounts = frozenset(settings.account_settings())
-    return read_json(named.encode(), ReadOptions(accounts=accounts, default_account=settings.account)).task_id
+    try:
+        if not named.strip().startswith("{"):
+            return id_from(_bare(named)), ""
+        accounts = frozenset(settings.account_settings())
+        return read_json(named.encode(), ReadOptions(accounts=accounts, default_account=settings.account)).task_id, ""
+    except ValueError as error:
+        return None, str(error)
+
+
+async def _print_others(
+    store: "StateReader", settings: Settings, named: str, task_id: str | None, problem: str, page: "TaskPage"
+) -> Exit:
+    """Print the tasks whose id or row contains what was named; where there are none, what may help to find it."""
+    from poller.reports.task_list import table
+
+    if page.tasks:
+        sys.stdout.write(table(page.tasks))
+        more = "; poller list TEXT lists all" if page.after is not None else ""
+        sys.stderr.write(f"{len(page.tasks)} tasks contain {_bare(named)[:80]!r}: name the id of one{more}\n")
+    elif task_id is not None:
+        sys.stderr.write(await _not_found(store, settings, task_id))
+    else:
+        where, shown = redacted_url(settings.state), without_controls(_bare(named)[:80])
+        sys.stderr.write(f"poller: no task of {where} has {shown!r} in its id or row, and it is no id: {problem}\n")
+    return Exit.NOT_ALL_COMPLETE
 
 
 async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> str:
     """Return a message that helps to find a task that is not in the state."""
     lines = [f"poller: task {task_id} is not in the state {redacted_url(settings.state)}"]
-    near = [task.task_id for variant in _variants(task_id) for task in await store.task_details(variant)]
-    if near:
-        lines.append(f"  a similar one is: {near[0]}")
+    if near := await _nearest(store, task_id):
+        lines.append(f"  similar: {', '.join(near)}")
     for source, rejection in await store.rejections():
         if task_id in rejection.excerpt:
             lines.append(f"  {source}, line {rejection.line:,} has it and was rejected: {rejection.reason}")
@@ -86,7 +126,19 @@ async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> 
         lines.append(f"  the state has {sums.waiting + sums.finished:,} tasks from {fed}; name another with --state")
         if sums.pruned:
             lines.append(f"  {sums.pruned:,} finished tasks are past their retention and were deleted")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{without_controls(line)}\n" for line in lines)
+
+
+async def _nearest(store: "StateReader", task_id: str) -> list[str]:
+    """Return the ids in the state that are most alike: by common copying mistakes, else by their first letters."""
+    from poller.core.search import TaskFilter
+
+    near = [task.task_id for variant in _variants(task_id) for task in await store.task_details(variant)]
+    for length in (len(task_id) - 1, len(task_id) * 3 // 4, len(task_id) // 2):
+        if not near and length >= SHORTEST_ALIKE:
+            page = await store.find_tasks(TaskFilter(text=task_id[:length]), limit=MOST_NEAR)
+            near = [task.task_id for task in page.tasks if task.task_id.lower().startswith(task_id[:length].lower())]
+    return list(dict.fromkeys(near))
 
 
 def _variants(task_id: str) -> Sequence[str]:

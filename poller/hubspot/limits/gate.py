@@ -23,6 +23,7 @@ from poller.core.model import (
     Throttled,
     Unreachable,
 )
+from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
@@ -76,7 +77,8 @@ class AccountGate:
         self._refusals = RefusalDetector()
         self._throttles = ThrottleWatch()
         probes = Probes(self._counts, monotonic=monotonic, rng=rng)
-        self._pause = LanePause(account, probes, clock=clock, monotonic=monotonic, paused_s=state.paused_s)
+        paused_s = state.paused_s + paused_since_s(state, clock())
+        self._pause = LanePause(account, probes, clock=clock, monotonic=monotonic, paused_s=paused_s)
         self._quota = DailyQuota(
             limit=limits.daily_limit,
             reserve=limits.daily_reserve,
@@ -90,6 +92,8 @@ class AccountGate:
         self._active_at = clock() if assumed_s and not state.clean else state.active_at
         self._logged: set[Window] = set()
         self._admission = AdmissionQueue(self._wait_s, self._windows.own)
+        if state.pause == Pause.PAUSED_BY_PERSON:
+            self._pause.hold(state.pause_detail)
 
     # --- state
 
@@ -142,6 +146,15 @@ class AccountGate:
     def close(self) -> None:
         self._admission.close()
 
+    def hold(self, detail: str | None = None) -> None:
+        self._pause.hold(detail)
+        self._admission.wake()
+
+    def release(self) -> None:
+        if self._pause.release():
+            self._begin_again()
+        self._admission.wake()
+
     def apply(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
         """Use other limits from now on; all that was learned and counted stays. A pause for which a person had to act
         is probed at once."""
@@ -180,6 +193,8 @@ class AccountGate:
 
     def _probe_in_s(self, now: float) -> float:
         reason, probes = self._pause.reason, self._pause.probes
+        if self._pause.is_by_person:
+            return math.inf
         if reason is Pause.DAILY_QUOTA and probes.due_at <= now and self._quota.configured_left() <= 0:
             probes.wait(probes.quarter_in_s(self._clock()))
         wait_s = probes.due_at - now
@@ -263,15 +278,19 @@ class AccountGate:
         return reason in (self._pause.reason, Pause.WRONG_ACCOUNT) or self._refusals.is_account
 
     def _resume(self) -> None:
-        if self._pause.reason is None:
+        if self._pause.reason is None or self._pause.is_by_person:
             return
         in_flight = self._windows.in_flight
         if self._pause.reason is Pause.DAILY_QUOTA and self._quota.left(in_flight) <= 0:
             self._pause.use_up_day(self._quota)
             return
         self._pause.end()
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """After a pause: one request, then more."""
         self._outage.clear()
-        self._concurrency.restart(in_flight)
+        self._concurrency.restart(self._windows.in_flight)
 
     def _throttle(self, slot: "_HeldSlot", outcome: Throttled, limits: RateLimits) -> None:
         match outcome.policy:

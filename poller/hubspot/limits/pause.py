@@ -75,6 +75,7 @@ class LanePause:
         self._began_at = 0.0
         self._logged_at = 0.0
         self._base_s = paused_s
+        self._kept: tuple[Pause, str | None, float | None, float] | None = None  # below a person's pause, if any
 
     @property
     def paused_s(self) -> float:
@@ -111,12 +112,42 @@ class LanePause:
         gap_s = self.probes.outage_gap_s(self._failures(Pause.OUTAGE), outcome.retry_after_s)
         self._begin(Pause.OUTAGE, f"most polls fail, the latest with {outcome.reason}", gap_s)
 
+    @property
+    def is_by_person(self) -> bool:
+        return self.reason is Pause.PAUSED_BY_PERSON
+
+    def hold(self, detail: str | None) -> None:
+        """A person pauses the account: nothing leaves, not even a probe, until `release`."""
+        if self.is_by_person:
+            return
+        self._kept = None
+        if self.reason is not None:
+            self._kept = (self.reason, self.detail, self.resume_at, self.probes.due_at)
+        self._begin(Pause.PAUSED_BY_PERSON, detail, math.inf)
+
+    def release(self) -> bool:
+        """The person resumes the account. A pause that was under way before has not ended by that. Return whether no
+        pause is left."""
+        if not self.is_by_person:
+            return self.reason is None
+        kept, self._kept = self._kept, None
+        if kept is None:
+            self.end()
+            return True
+        reason, detail, resume_at, due_at = kept
+        self.reason = None  # `_begin` replaces no pause of a person
+        log.info("lane.resumed", account=self._account, pause=Pause.PAUSED_BY_PERSON.value, paused_s=self._rounded_s())
+        self._base_s += self._since_s()
+        wait_s = 0.0 if math.isinf(due_at) else max(0.0, due_at - self._monotonic())
+        self._begin(reason, detail, wait_s, resume_at)
+        return False
+
     def end(self) -> None:
         """End the pause."""
         if self.reason is None:
             return
-        log.info("lane.resumed", account=self._account, pause=self.reason.value, paused_s=round(self._this_s(), 3))
-        self._base_s += self._this_s()
+        log.info("lane.resumed", account=self._account, pause=self.reason.value, paused_s=self._rounded_s())
+        self._base_s += self._since_s()
         self.era += 1
         self.reason = self.detail = self.resume_at = None
         self.probes.number = 0
@@ -126,8 +157,11 @@ class LanePause:
         """Return how many probes in a row met `reason`, the latest included."""
         return self.probes.failed + 1 if reason is self.reason else 0
 
-    def _begin(self, reason: Pause, detail: str, wait_s: float, resume_at: float | None = None) -> None:
-        """Pause, or continue the pause, for `reason`; the next probe may leave in `wait_s`."""
+    def _begin(self, reason: Pause, detail: str | None, wait_s: float, resume_at: float | None = None) -> None:
+        """Pause, or continue the pause, for `reason`; the next probe may leave in `wait_s`. A person's pause stays:
+        answers to requests that left before it change nothing."""
+        if self.is_by_person:
+            return
         now = self._monotonic()
         is_new = reason is not self.reason
         self.probes.failed = self._failures(reason)
@@ -148,7 +182,13 @@ class LanePause:
             )
 
     def _this_s(self) -> float:
-        return 0.0 if self.reason is None else self._monotonic() - self._began_at
+        return 0.0 if self.reason is None else self._since_s()
+
+    def _since_s(self) -> float:
+        return self._monotonic() - self._began_at
+
+    def _rounded_s(self) -> float:
+        return round(self._since_s(), 3)
 
 
 def throttled_wait_s(asked_s: float | None, *, window_s: float, relapses: int) -> float:

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from poller.store.sqlite.errors import store_error
+from poller.store.sqlite.errors import opening_error
 
 MEMORY = ":memory:"
 WRITING_MS = 100  # the longest wait for another program's lock while the event loop waits
@@ -17,6 +17,6 @@ def connect(path: Path | None, mode: str) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WRITING_MS / 1000)
     except sqlite3.Error as error:
-        raise store_error(error, str(path)) from error
+        raise opening_error(error, str(path)) from error
     connection.execute("PRAGMA mmap_size = 0")
     return connection

@@ -1,5 +1,6 @@
 """How an SQLite state is opened: by its one writer, or for reading beside it."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -50,10 +51,12 @@ def read_sqlite(path: Path) -> SqliteReader:
     """
     if not path.is_file():
         raise StoreUnusable(f"there is no state at {path}. Start a run first, or name the state of one: --state.")
+    if not os.access(path, os.R_OK):
+        raise unusable_path(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     # Without a write-ahead log no process writes; `immutable` then keeps SQLite from creating one.
     connection = connect(path, "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1")
     try:
-        with translated(str(path)):
+        with translated(str(path), opening_error):
             refuse_older(known_version(connection, str(path)), VERSION, str(path))
     except BaseException:
         connection.close()

@@ -1,4 +1,4 @@
-// What a person can change from the page: dead letters are tried again. A server for reading only refuses all of it.
+// What a person can change from the page: an account's pause, and dead letters. A server for reading only refuses all of it.
 
 import { post } from "./api.js";
 import { $, setData, setText } from "./dom.js";
@@ -29,6 +29,16 @@ export async function act(button, action) {
   } finally {
     button.disabled = false;
   }
+}
+
+export async function pauseAccount(name) {
+  await post(`/v1/accounts/${encodeURIComponent(name)}/pause`);
+  return `Account ${name} is paused: it sends no more requests until you resume it.`;
+}
+
+export async function resumeAccount(name) {
+  await post(`/v1/accounts/${encodeURIComponent(name)}/resume`);
+  return `Account ${name} is resumed.`;
 }
 
 // Put dead letters of a sink back into its outbox: those of these tasks, or all.

@@ -4,6 +4,8 @@ import { $, element, setText, update } from "./dom.js";
 import { tasksWhere } from "./route.js";
 import { at, count, duration, KINDS, plural, share, span } from "./text.js";
 
+const TAIL_RATIO = 1.5; // of the slowest task's time to the pace's, from which it is shown; as in schedule/forecast.py
+
 export function showDone({ ledger, is_fed: isFed }) {
   const { finished, tasks } = ledger;
   setText($("done-share"), tasks ? share(finished, tasks) : "ready");
@@ -72,11 +74,14 @@ function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: s
   const left = forecast.at - now;
   const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);
   const range = isWide ? ` (${span(forecast.earliest_at, forecast.latest_at, now)})` : "";
-  const paused = lanes.some((lane) => lane.pause) ? ", once the pause is over" : "";
-  return [
-    `about ${at(forecast.at, now)}`,
-    `in ${duration(left)}${range}, at the recent pace${paused}${isFed ? "" : ", if nothing more is fed"}.${quota}`,
-  ];
+  const paused = lanes.some((lane) => lane.pause && !forecast.is_partial) ? ", once the pause is over" : "";
+  const partial = forecast.is_partial ? ", without the tasks of paused accounts" : "";
+  const limits = `${range}, at the recent pace${paused}${partial}${isFed ? "" : ", if nothing more is fed"}`;
+  const slowest = forecast.slowest_at;
+  if (slowest === null || slowest - now < TAIL_RATIO * Math.max(1, left)) return [`about ${at(forecast.at, now)}`, `in ${duration(left)}${limits}.${quota}`];
+  const until = `${forecast.nearly_at === null ? "the last ones" : "the slowest"} may take until ${at(slowest, now)}`;
+  if (forecast.nearly_at === null) return [`by ${at(slowest, now)}`, `${until}, in ${duration(slowest - now)}${partial}.${quota}`];
+  return [`99 % by ${at(forecast.nearly_at, now)}`, `in ${duration(forecast.nearly_at - now)}${limits}; ${until}.${quota}`];
 }
 
 export function showWhen(overview) {

@@ -1,14 +1,15 @@
-// The card of limits: each account with its use of them, and its pause.
+// The card of limits: each account with its use of them, its pause, and the buttons that pause and resume it.
 
+import { act, pauseAccount, resumeAccount } from "./actions.js";
 import { $, element, setData, setText, update } from "./dom.js";
 import { tasksWhere } from "./route.js";
-import { at, count, duration, plural, share } from "./text.js";
+import { at, BY_PERSON, count, duration, plural, share } from "./text.js";
 
-export function showLanes({ lanes, polls_per_task: pollsPerTask, now }) {
+export function showLanes({ lanes, polls_per_task: pollsPerTask, now, is_read_only: isReadOnly }) {
   const cost = $("cost");
   cost.hidden = !pollsPerTask;
   if (!cost.hidden) setText(cost, `${pollsPerTask.toFixed(2)} polls per outcome`);
-  update($("lanes"), lanes, { key: (lane) => lane.account, make: makeLane, fill: (node, lane) => fillLane(node, lane, now) });
+  update($("lanes"), lanes, { key: (lane) => lane.account, make: makeLane, fill: (node, lane) => fillLane(node, lane, now, isReadOnly) });
 }
 
 function gauge(name) {
@@ -20,7 +21,21 @@ function gauge(name) {
 function makeLane(lane) {
   return element("li", { class: "lane" },
     element("p", { class: "lane-name" }, element("a", { href: tasksWhere({ account: lane.account }) }), element("span", { class: "chip" })),
-    gauge("window"), gauge("day"), element("p", { class: "note" }), element("p", { class: "note" }));
+    gauge("window"), gauge("day"), element("p", { class: "note" }), element("p", { class: "note" }), pauseButton(lane.account));
+}
+
+function pauseButton(account) {
+  const button = element("button", { type: "button", class: "quiet small-button" });
+  button.addEventListener("click", () => act(button, () => (button.dataset.does === "resume" ? resumeAccount : pauseAccount)(account)));
+  return button;
+}
+
+function fillPauseButton(button, lane, isReadOnly) {
+  const isPaused = lane.pause === BY_PERSON;
+  button.hidden = isReadOnly;
+  setData(button, "does", isPaused ? "resume" : "pause");
+  setText(button, isPaused ? "Resume" : "Pause");
+  button.setAttribute("aria-label", `${isPaused ? "Resume" : "Pause"} account ${lane.account}`);
 }
 
 function fillGauge(node, { hidden, name, used, limit, text }) {
@@ -39,8 +54,9 @@ function fillGauge(node, { hidden, name, used, limit, text }) {
   if (meter.firstChild.style.width !== width) meter.firstChild.style.width = width;
 }
 
-function fillLane(node, lane, now) {
-  const [head, windowGauge, dayGauge, note, dayNote] = node.children;
+function fillLane(node, lane, now, isReadOnly) {
+  const [head, windowGauge, dayGauge, note, dayNote, button] = node.children;
+  fillPauseButton(button, lane, isReadOnly);
   setText(head.children[0], lane.account);
   const { reading, pause, due_at: dueAt } = lane;
   const tone = pause ? (lane.needs_person ? "bad" : "warn") : "good";

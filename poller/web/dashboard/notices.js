@@ -2,7 +2,7 @@
 
 import { $, element, setData, setText, update } from "./dom.js";
 import { hashOf, withTask } from "./route.js";
-import { at, count, duration, plural, share } from "./text.js";
+import { at, BY_PERSON, count, duration, plural, share } from "./text.js";
 
 const SHORT_WAIT_S = 600; // and three times what 95 % of the imports take: less is no trouble
 
@@ -20,7 +20,7 @@ function notices(overview) {
     const until = resumeAt ? ` Until about ${at(resumeAt, now, { seconds: resumeAt - now < 120 })}.` : "";
     const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";
     all.push({
-      key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: `${which}: ${pause.replaceAll("_", " ")}`,
+      key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: which + (pause === BY_PERSON ? " by a person" : `: ${pause.replaceAll("_", " ")}`),
       text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
     });
   }

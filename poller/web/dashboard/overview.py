@@ -17,7 +17,7 @@ from poller.engine import DeliveryLoop
 from poller.engine.history import STEP_S, History
 from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
-from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
+from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces, slowest_of
 from poller.web.context import RunContext
 from poller.web.dashboard.oldest import OldestView, OldestWaiting
 from poller.web.dashboard.snapshot import (
@@ -127,6 +127,18 @@ class Overview:
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=self._fed_at + self._run.deadline_s,
+            finished=metrics.finished,
+            slowest_at=self._slowest_at(now),
+        )
+
+    def _slowest_at(self, now: float) -> float:
+        """Return until when the slowest waiting task may take, by the account that is slowest."""
+        times_out_at, youngest_s = self._fed_at + self._run.deadline_s, max(0.0, now - self._fed_at)
+        curves = [lane.unfinished_at for lane in self._service.lanes.values()] or [None]
+        waiting = self._metrics.waiting
+        return max(
+            slowest_of(waiting, youngest_s=youngest_s, now=now, unfinished_at=curve, times_out_at=times_out_at)
+            for curve in curves
         )
 
     def _polls_per_task(self) -> float | None:

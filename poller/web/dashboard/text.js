@@ -91,6 +91,8 @@ export const KINDS = {
   timed_out: "timed out",
 };
 
+export const BY_PERSON = "paused_by_person"; // the pause that the page begins and ends
+
 export const STATES = {
   running: ["running", "good"],
   idle: ["waiting for input", "quiet"],

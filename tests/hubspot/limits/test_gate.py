@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any, get_args, get_type_hints
@@ -691,3 +692,86 @@ async def test_a_quota_probe_that_shows_no_quota_continues_the_pause_until_one_d
     assert gate.state().resume_at == EPOCH + 86_400
     await poll(gate, limits=reported(999))
     assert not is_paused(gate)
+
+
+# --- a person's pause ------------------------------------------------------------------------------------------------
+
+
+async def test_a_person_pauses_and_resumes_an_account(clock: Clock) -> None:
+    loop = asyncio.get_running_loop()
+    gate = make_gate(clock)
+    gate.hold("for the night")
+    waiting = asyncio.ensure_future(poll(gate))
+    await asyncio.sleep(100_000)
+    assert not waiting.done()
+    assert (gate.pause, gate.state().pause_detail) == (Pause.PAUSED_BY_PERSON, "for the night")
+    assert gate.paused_s == pytest.approx(100_000, abs=1)
+    resumed_at = loop.time()
+    gate.release()
+    assert await waiting - resumed_at < 0.1
+    assert gate.pause is None
+    assert gate.paused_s == pytest.approx(100_000, abs=1)
+    gate.release()
+    assert gate.reading().pauses == {Pause.PAUSED_BY_PERSON: 1}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Running(status="PENDING"),
+        Finished(status="COMPLETE", num_errors=0),
+        Missing(code=404),
+        Throttled(policy="window"),
+        Refused(reason="token_refused", detail=""),
+        Unreachable(reason="timeout"),
+    ],
+)
+async def test_no_answer_to_an_earlier_request_ends_a_persons_pause(clock: Clock, outcome: Outcome) -> None:
+    gate = make_gate(clock)
+    await bring_down(gate)
+    await asyncio.sleep(60)
+    async with gate.slot() as probe:
+        gate.hold()
+        probe.answered(Answer(outcome=outcome))
+    assert gate.pause is Pause.PAUSED_BY_PERSON
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10_000):
+            await poll(gate)
+
+
+async def test_the_pause_below_a_persons_pause_goes_on_after_it(clock: Clock) -> None:
+    """Resuming must not shorten what HubSpot asked for."""
+    loop = asyncio.get_running_loop()
+    gate = make_gate(clock)
+    began_at = await pause(gate, Throttled(policy="window", retry_after_s=250))
+    gate.hold()
+    await asyncio.sleep(20)
+    gate.release()
+    assert gate.pause is Pause.THROTTLED
+    assert await poll(gate) - began_at >= 250
+    assert not is_paused(gate)
+    assert gate.paused_s == pytest.approx(loop.time() - began_at, abs=1)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_a_persons_pause_survives_a_restart_and_the_time_between_does_not_age_its_tasks(
+    clock: Clock, clean: bool
+) -> None:
+    gate = make_gate(clock)
+    gate.hold("quota for others")
+    await asyncio.sleep(50)
+    state = replace(gate.state(), active_at=clock(), clean=clean)
+    await asyncio.sleep(9000)
+    again = make_gate(clock, state)
+    assert (again.pause, again.state().pause_detail) == (Pause.PAUSED_BY_PERSON, "quota for others")
+    assert again.paused_s == pytest.approx(9050, abs=1)
+    again.release()
+    await poll(again)
+
+
+async def test_a_reload_does_not_end_a_persons_pause(clock: Clock) -> None:
+    gate = make_gate(clock)
+    gate.hold()
+    gate.apply(GateLimits(requests=5, daily_limit=100))
+    await asyncio.sleep(5)
+    assert gate.pause is Pause.PAUSED_BY_PERSON

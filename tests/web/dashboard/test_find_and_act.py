@@ -1,5 +1,5 @@
-"""From the page alone: find what did not land, read why, download it, and try a dead letter again. Each number is the
-store's."""
+"""From the page alone: find what did not land, read why, download it, pause and resume an account, try a dead letter
+again. Each number is the store's."""
 
 import csv
 import re
@@ -135,6 +135,15 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
             page.locator("#reasons").get_by_role("link", name="All of them").first.click()
             expect_tasks(page, [record for record in done if record["kind"] == "canceled"])
 
+            # a pause of the account
+            page.get_by_role("link", name="Overview").click()
+            page.get_by_role("button", name="Pause account default").click()
+            expect(page.locator("#notices")).to_contain_text("Paused by a person", timeout=PATIENCE_MS)
+            assert sums_of(tmp_path).accounts["default"].pause == "paused_by_person"
+            page.get_by_role("button", name="Resume account default").click()
+            expect(page.locator("#notices")).not_to_contain_text("Paused", timeout=PATIENCE_MS)
+            assert sums_of(tmp_path).accounts["default"].pause is None
+
             # the dead letters
             page.get_by_role("link", name="Dead letters").click()
             expect(page.locator("#dead-table tbody tr")).to_have_count(TASKS, timeout=PATIENCE_MS)
@@ -168,6 +177,9 @@ def test_a_state_without_its_run_is_searched_but_not_changed(browser: Browser, t
         page.get_by_role("link", name="Dead letters").click()
         expect(page.locator("#dead-table tbody tr")).to_have_count(TASKS, timeout=PATIENCE_MS)
         assert page.get_by_role("button", name="Retry").count() == 0
+        page.get_by_role("link", name="Overview").click()
+        expect(page.locator("#lanes")).to_contain_text("default")
+        assert page.get_by_role("button", name="Pause").count() == 0
         assert_quiet(seen, url)
 
 

@@ -20,10 +20,14 @@ from tests.web.dashboard.test_overview import MIXED, assert_equal, overview_of
 
 @asynccontextmanager
 async def shown(
-    simulation: Simulation, *, run: tuple[int, float] | None = None, token: str | None = None
+    simulation: Simulation,
+    *,
+    url: str | None = None,
+    run: tuple[int, float] | None = None,
+    token: str | None = None,
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Serve the page of the simulation's state."""
-    store = await read_store(f"sqlite:///{simulation.folder}/poller.db")
+    store = await read_store(url or f"sqlite:///{simulation.folder}/poller.db")
     tokens = None if token is None else EnvToken("SITE_TOKEN", {"SITE_TOKEN": token})
     site = make_state_site(StateContext(store=store, clock=simulation.clock), tokens, lambda: run)
     async with (
@@ -46,6 +50,17 @@ async def test_a_finished_state_is_shown_as_it_is(tmp_path: Path, clock: Clock) 
     assert overview["took"]["total"] + overview["ledger"]["kinds"]["not_found"] == 700
     assert all(reason["samples"] for reason in overview["reasons"])
     assert [lane["account"] for lane in overview["lanes"]] == ["default"]
+
+
+async def test_a_state_in_postgresql_is_shown_too(tmp_path: Path, clock: Clock, postgres_url: str) -> None:
+    simulation = Simulation(tmp_path, clock, MIXED)
+    await simulation.run(simulation.write_ids(50), {"state": postgres_url})
+    async with shown(simulation, url=postgres_url) as session:
+        overview = await overview_of(session)
+        async with session.get("/v1/tasks?state=finished&limit=100") as response:
+            assert len((await json_of(response))["tasks"]) == 50
+    assert (overview["ledger"]["finished"], overview["ledger"]["waiting"]) == (50, 0)
+    assert sum(overview["pace"]["finished"]) == 50
 
 
 async def test_what_another_process_finishes_meanwhile_is_shown(tmp_path: Path, clock: Clock) -> None:

@@ -1,0 +1,77 @@
+"""`poller pause`: stops an account's requests until a person resumes it, on a running or a stopped poller."""
+
+import time
+from dataclasses import replace
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from poller.cli.options import Config, Settings, State, run_async, settings_of
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+
+EXAMPLES = "\b\nExample:\n  poller pause default --state sqlite:///poller.db"
+
+
+def pause(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account; `default` where you named none.")],
+    config: Config = None,
+    state: State = None,
+) -> Exit:
+    """Pause an account: no request leaves until `poller resume`, also after a restart.
+
+    Polls in flight are finished. Deadlines do not run meanwhile. On a running poller it needs the run's server.
+    """
+    settings = settings_of(config, state=state)
+    run_async(change_pause(settings, account, is_paused=True))
+    flag = f" --state {settings.state}" if state is not None else ""
+    typer.echo(f"account {account} is paused: poller resume {account}{flag}")
+    return Exit.ALL_COMPLETE
+
+
+async def change_pause(settings: Settings, account: str, *, is_paused: bool, clock: Clock = time.time) -> None:
+    """Pause or resume an account, by its running process where there is one, else in the state.
+
+    Raises `typer.BadParameter` for an unknown account, and `PollerError`.
+    """
+    from poller.cli.running import NotAnswered, ask_run
+    from poller.store import last_beat
+
+    if (beat := last_beat(settings.state)) is None:
+        await _change_stopped(settings, account, is_paused=is_paused, clock=clock)
+        return
+    action = "pause" if is_paused else "resume"
+    status, answer = ask_run(settings, beat[0], f"/v1/accounts/{quote(account, safe='')}/{action}")
+    if status == 404:
+        raise typer.BadParameter(str(answer.get("message")), param_hint="ACCOUNT")
+    if status != 200:
+        raise NotAnswered(str(answer.get("message", f"the server answered {status}")))
+
+
+async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, clock: Clock) -> None:
+    from poller.cli.records import open_state
+    from poller.core.model import Pause
+    from poller.core.person_pause import paused_since_s, person_pause_detail
+    from poller.store import open_store
+
+    async with open_state(settings) as reader:
+        known = (await reader.sums()).accounts.keys() | settings.account_settings().keys()
+    if account not in known:
+        raise typer.BadParameter(f"no account {account!r}; known: {', '.join(sorted(known))}", param_hint="ACCOUNT")
+    store = await open_store(settings.state, clock=clock)
+    try:
+        before, now = await store.account(account), clock()
+        if (before.pause == Pause.PAUSED_BY_PERSON) is not is_paused:
+            after = replace(
+                before,
+                pause=Pause.PAUSED_BY_PERSON.value if is_paused else None,
+                pause_detail=person_pause_detail(now) if is_paused else None,
+                resume_at=None,
+                paused_s=before.paused_s + paused_since_s(before, now),
+                active_at=now,  # from when on the pause is counted; the window counts as full a little longer
+            )
+            store.save_account(account, after)
+            await store.flush()
+    finally:
+        await store.close()

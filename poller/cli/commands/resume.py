@@ -1,0 +1,22 @@
+"""`poller resume`: ends the pause that a person made, on a running or a stopped poller."""
+
+from typing import Annotated
+
+import typer
+
+from poller.cli.commands.pause import change_pause
+from poller.cli.options import Config, State, run_async, settings_of
+from poller.core.errors import Exit
+
+EXAMPLES = "\b\nExample:\n  poller resume default --state sqlite:///poller.db"
+
+
+def resume(
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account; `default` where you named none.")],
+    config: Config = None,
+    state: State = None,
+) -> Exit:
+    """Resume an account that a person paused. Other pauses stay: only their cause ends them."""
+    run_async(change_pause(settings_of(config, state=state), account, is_paused=False))
+    typer.echo(f"account {account} is not paused by a person")
+    return Exit.ALL_COMPLETE

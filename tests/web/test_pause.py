@@ -1,0 +1,92 @@
+"""A person pauses and resumes an account over HTTP, and by command on a stopped state."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import typer
+
+from poller.cli.commands.pause import change_pause
+from poller.core.errors import Exit, StoreUnusable
+from poller.core.protocols import Clock
+from poller.sandbox import Scenario, parse_durations
+from poller.store import read_store
+from tests.support.simulation import Simulation, settings_for
+from tests.support.site import json_of, visited
+
+SLOW = Scenario(durations=parse_durations("fixed:30"), fates={})
+LONG_S = 1000.0
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path, clock: Clock) -> Simulation:
+    return Simulation(tmp_path, clock, SLOW)
+
+
+async def pause_of(simulation: Simulation) -> str | None:
+    reader = await read_store(f"sqlite:///{simulation.folder}/poller.db")
+    try:
+        return (await reader.account("default")).pause
+    finally:
+        await reader.close()
+
+
+async def test_a_paused_account_sends_nothing_until_it_is_resumed_and_no_deadline_passes(
+    simulation: Simulation,
+) -> None:
+    async with visited(simulation, simulation.write_ids(5), {"deadline_s": 600}) as session:
+        await asyncio.sleep(10)
+        async with session.post("/v1/accounts/default/pause") as response:
+            assert (response.status, (await json_of(response))["pause"]) == (200, "paused_by_person")
+        assert await pause_of(simulation) == "paused_by_person"  # on disk
+        requests = simulation.api.stats().requests_total
+        await asyncio.sleep(LONG_S)
+        assert simulation.api.stats().requests_total == requests
+        async with session.get("/readyz") as response:
+            ready = await json_of(response)
+        assert (response.status, ready["accounts"]["default"]["pause"]) == (200, "paused_by_person")
+        async with session.get("/metrics") as response:
+            metrics = await response.text()
+        assert 'poller_account_paused{account="default",reason="paused_by_person"} 1.0' in metrics
+        async with session.get("/v1/overview") as response:
+            overview = await json_of(response)
+        assert overview["state"] == "paused"
+        assert "resume" in overview["lanes"][0]["meaning"]
+        for _ in range(2):
+            async with session.post("/v1/accounts/default/resume") as response:
+                assert (response.status, (await json_of(response))["pause"]) == (200, None)
+        await asyncio.sleep(60)
+        assert [record["kind"] for record in simulation.records()] == ["complete"] * 5
+    assert await pause_of(simulation) is None
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+async def test_an_unknown_account_is_404_with_those_that_are_known(simulation: Simulation, action: str) -> None:
+    async with visited(simulation) as session, session.post(f"/v1/accounts/other%20one/{action}") as response:
+        assert response.status == 404
+        assert "default" in (await json_of(response))["message"]
+
+
+async def test_a_pause_made_on_a_stopped_state_holds_the_next_run_until_it_is_resumed(simulation: Simulation) -> None:
+    ids, settings = simulation.write_ids(5), settings_for(simulation.folder)
+    await simulation.run_for(5, ids)
+    await change_pause(settings, "default", is_paused=True, clock=simulation.clock)
+    await change_pause(settings, "default", is_paused=True, clock=simulation.clock)
+    await asyncio.sleep(LONG_S)
+    requests = simulation.api.stats().requests_total
+    await simulation.run_for(LONG_S, ids, {"deadline_s": 600})
+    assert simulation.api.stats().requests_total == requests
+    assert await pause_of(simulation) == "paused_by_person"
+    await asyncio.sleep(LONG_S)
+    await change_pause(settings, "default", is_paused=False, clock=simulation.clock)
+    assert await simulation.run(ids, {"deadline_s": 600}) is Exit.ALL_COMPLETE
+    assert [record["kind"] for record in simulation.records()] == ["complete"] * 5
+
+
+async def test_an_unknown_account_and_a_missing_state_change_nothing(simulation: Simulation) -> None:
+    settings = settings_for(simulation.folder)
+    with pytest.raises(StoreUnusable, match="there is no state"):
+        await change_pause(settings, "default", is_paused=True, clock=simulation.clock)
+    await simulation.run_for(5, simulation.write_ids(1))
+    with pytest.raises(typer.BadParameter, match="known: default"):
+        await change_pause(settings, "eu", is_paused=True, clock=simulation.clock)
