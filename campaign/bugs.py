@@ -15,7 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign.planted import BUGS, Bug
+from campaign.planted import BUGS as PLANTED
+from campaign.planted import Bug
+from campaign.planted_starts import START_BUGS
+
+BUGS = (*PLANTED, *START_BUGS)
 
 HOUSE = Path(__file__).parent.parent
 COPIED = ("poller", "tests", "campaign", "docs", "pyproject.toml", "README.md", "config.example.toml")

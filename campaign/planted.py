@@ -565,7 +565,7 @@ BUGS = (
     Bug(
         name="a-strangers-404-is-an-outcome",
         file="poller/hubspot/classify.py",
-        old="    if problem is not None and status in (400, 404) and _is_hubspots(headers, problem):",
+        old="    if problem is not None and status in (400, 404) and is_hubspots(headers, problem):",
         new="    if problem is not None and status in (400, 404):",
         tests=("hubspot/test_classify", "service/test_who_answered"),
     ),
@@ -934,8 +934,8 @@ BUGS = (
     Bug(
         name="reload-without-the-server",
         file="poller/app/compose.py",
-        old="        context.feeding = inputs.feeding(now)\n",
-        new="        context.feeding = inputs.feeding(settings)\n",
+        old='        context.feeding = inputs.feeding(now, "ids")\n',
+        new='        context.feeding = inputs.feeding(settings, "ids")\n',
         tests=("app/test_reload",),
     ),
     Bug(

@@ -40,14 +40,29 @@ SCHEMA: Final[dict[str, Any]] = {
         "started_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
         "completed_at": {"type": _INSTANT, "description": "as HubSpot wrote it"},
         "seen_at": {"type": "string", "format": "date-time", "description": "when the last poll was made, UTC"},
-        "polls": {"type": "integer", "minimum": 1, "description": "how many requests the task cost"},
+        "polls": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "how many status requests the task cost; 0 only for a row that got no task",
+        },
         "ref": {
             "type": ["object", "null"],
             "description": "what you fed with the id: the other columns or keys of its line, untouched",
         },
         "correlation_id": {"type": ["string", "null"], "description": "HubSpot's support asks for it"},
-        "message": {"type": "string", "description": "only with `not_found`: HubSpot's own words about the id"},
-        "note": {"type": "string", "description": "only with `timed_out`: that HubSpot may still finish the import"},
+        "message": {"type": "string", "description": "HubSpot's own words, with `not_found` and `not_started`"},
+        "note": {"type": "string", "description": "with `timed_out` and `start_unknown`: what is not known"},
+        "row": {"type": "string", "description": "only of `poller import`, as the next three: what identifies the row"},
+        "starts": {"type": "integer", "minimum": 0, "description": "start calls that may have reached HubSpot"},
+        "existing": {
+            "type": "boolean",
+            "description": "the file was there before, as a duplicate check returns it",
+        },
+        "earlier": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "task ids of earlier attempts at the row",
+        },
     },
     "required": [
         "task_id",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import structlog
 
@@ -15,19 +15,23 @@ from poller.app.environment import Environment
 from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
+from poller.core.errors import ConfigError
 from poller.core.model import Task
-from poller.core.protocols import Sink, StatusClient, Store, TokenSource
+from poller.core.protocols import Sink, StartClient, StartStore, StatusClient, Store, TokenSource
 from poller.core.record import decode
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
+from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
 from poller.engine.witness import known_task
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
+from poller.hubspot.start_client import HubSpotStarts
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
+from poller.store.versions import NO_IMPORTS
 
 log = structlog.get_logger("poller")
 
@@ -102,18 +106,58 @@ class Builder:
             rng=rng,
             has_new_token=tokens.has_changed,
         )
-        lane = Lane(
-            name,
-            store=self.store,
-            gate=gate,
-            recorder=Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
-            clock=environment.clock,
-            rng=rng,
+        parts: dict[str, Any] = {
+            "store": self.store,
+            "gate": gate,
+            "recorder": Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
+            "clock": environment.clock,
+            "rng": rng,
             **await self._lane_settings(name, settings, tokens, service),
-        )
+        }
+        starts = await self._starts(name, settings)
+        lane = Lane(name, **parts)
+        if starts is not None:
+            lane = ImportLane(
+                name,
+                starts=starts,
+                starter=self._starter(account, tokens),
+                start_rules=settings.imports.rules(),
+                on_trial_failed=lambda reason: service.stop_for(trial_failed(settings.imports.trial, reason)),
+                **parts,
+            )
         if (known := await self._known_task(name)) is not None:
             lane.know(known)
         return lane
+
+    async def _starts(self, account: str, settings: Settings) -> StartStore | None:
+        """Return the account's rows where this run reads some, or an earlier one left some; None for ids alone.
+
+        Raises `ConfigError` where the state cannot keep them.
+        """
+        starts = self.store.starts
+        if settings.feeds_imports:
+            if starts is None:
+                raise ConfigError(NO_IMPORTS)
+            return starts
+        if starts is None or not (await starts.backlog(account, 1) or await starts.underway(account)):
+            return None
+        return starts
+
+    def _starter(self, account: AccountSettings, tokens: TokenSource) -> StartClient:
+        """Raises `ConfigError` where the status path is not that of imports."""
+        start_path, _, rest = account.status_path.partition("/tasks/")
+        if rest != "{task_id}/status" or not start_path.endswith("/import-from-url/async"):
+            raise ConfigError(
+                "imports cannot be started: status_path is not that of import-from-url tasks. Use "
+                "/files/v3/files/import-from-url/async/tasks/{task_id}/status, or another version of it"
+            )
+        return HubSpotStarts(
+            self.connections,
+            base_url=account.base_url,
+            start_path=start_path,
+            tokens=tokens,
+            request_timeout_s=account.request_timeout_s,
+        )
 
     async def _known_task(self, account: str) -> Task | None:
         """Return a task of the account whose outcome HubSpot reported, if one is among the first that are kept."""
@@ -134,6 +178,8 @@ class Builder:
             lane.apply(**await self._lane_settings(name, settings, tokens, service), is_same_token=is_same_token)
             if not is_same_token:
                 self._warn_of_shared_token(name, settings)
+            if isinstance(lane, ImportLane):
+                lane.apply_starter(self._starter(settings.account_settings()[name], tokens))
         has_new_token = None if tokens is None else tokens.has_changed
         self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
 
@@ -201,6 +247,11 @@ class Builder:
             clock=self.environment.clock,
         )
         return _HiddenToken(source)
+
+
+def trial_failed(size: int, reason: str) -> str:
+    """Return why a run stops after its trial, for people."""
+    return f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
 
 
 def sink_environment(settings: Settings, environment: Environment) -> SinkEnvironment:

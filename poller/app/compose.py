@@ -121,7 +121,8 @@ async def _load_history(service: Service, store: Store, sums: Sums, now: float) 
 async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
     """Raise `ConfigError` where an account that is not configured has waiting tasks: the run would never end."""
     for name in sums.accounts.keys() - accounts.keys():
-        if await store.next_due_at(name) is not None:
+        rows = 0 if store.starts is None else await store.starts.backlog(name, 1)
+        if rows or await store.next_due_at(name) is not None:
             raise ConfigError(
                 f"the state has waiting tasks of account {name!r}, which is not configured (configured: "
                 f"{', '.join(accounts)}). Add [accounts.{name}], use --account {name}, or use another --state"
@@ -146,12 +147,12 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
         store=parts.store,
         metrics=parts.metrics,
         clock=environment.clock,
-        feeding=inputs.feeding(settings),
+        feeding=inputs.feeding(settings, "ids"),
         deadline_s=_longest_deadline_s(settings),
     )
 
     def apply(now: Settings) -> None:
-        context.feeding = inputs.feeding(now)
+        context.feeding = inputs.feeding(now, "ids")
         context.deadline_s = _longest_deadline_s(now)
 
     async with AsyncExitStack() as stack:

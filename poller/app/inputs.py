@@ -3,30 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 from poller.config import Settings, SourceTable
+from poller.core.columns import Columns
 from poller.sources import STDIN, ReadOptions, Source
 from poller.sources.imports import RowOptions
 
+Feeds = Literal["ids", "imports"]
 
-def feeding(settings: Settings, rows: RowOptions | None = None) -> ReadOptions:
-    """Return how lines are read where their source has no options of its own: as ids, or as `rows` to import."""
+
+def feeding(settings: Settings, feeds: Feeds | None = None) -> ReadOptions:
+    """Return how lines are read where their source has no options of its own. `feeds`: what they are; None: as set."""
     return ReadOptions(
         format=settings.input.format,
         id_column=settings.input.id_column,
         accounts=frozenset(settings.account_settings()),
         default_account=settings.account,
         max_line_bytes=settings.input.max_line_bytes,
-        rows=rows,
+        rows=row_options(settings) if (feeds or settings.input.feeds) == "imports" else None,
     )
+
+
+def row_options(settings: Settings) -> RowOptions:
+    """Return how rows to import are read. An empty option counts as not set."""
+    imports = settings.imports
+    defaults = {name: text for name, text in imports.options.items() if text}
+    return RowOptions(columns=Columns(named=imports.columns), defaults=defaults, key=imports.key)
 
 
 def sources(settings: Settings, inputs: Sequence[str]) -> list[Source]:
     """Return the sources on the command line, then those of the settings; each file is one."""
     defaults = feeding(settings)
     named = [_file(path, follow=settings.follow, read=defaults) for path in inputs]
-    return named + [source for table in settings.sources for source in _sources_of(table, settings.follow, defaults)]
+    rows = row_options(settings)
+    tables = [_sources_of(table, settings.follow, defaults, rows) for table in settings.sources]
+    return [*named, *(source for found in tables for source in found)]
 
 
 def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
@@ -41,12 +53,13 @@ def missing_sources(settings: Settings) -> list[str]:
     return [f"{source} does not exist{' yet; a run waits for it' if source.follow else ''}" for source in absent]
 
 
-def _sources_of(table: SourceTable, run_follows: bool, defaults: ReadOptions) -> list[Source]:
+def _sources_of(table: SourceTable, run_follows: bool, defaults: ReadOptions, rows: RowOptions) -> list[Source]:
     read = replace(
         defaults,
         format=table.format or defaults.format,
         id_column=table.id_column or defaults.id_column,
         default_account=table.account or defaults.default_account,
+        rows=defaults.rows if table.feeds is None else rows if table.feeds == "imports" else None,
     )
     follow = run_follows if table.follow is None else table.follow
     match table.found_kind:

@@ -19,10 +19,11 @@ from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, slowest_of, time_left
 from poller.sinks.stdout import StdoutTable
 
 REDRAW_S = 0.25
+LONGEST_BESIDE = 22  # characters of the forecast beside the bar; a longer one has a line of its own
 RATES_OVER_S = 10.0  # HubSpot's own window; over a longer time, the slow last tasks would seem fast
 
 STYLES = {Kind.COMPLETE: "green", Kind.CANCELED: "red", Kind.NOT_FOUND: "red", Kind.TIMED_OUT: "red"}
@@ -37,6 +38,7 @@ class Progress:
     pauses: Callable[[], Mapping[str, str]]  # account or sink → reason
     lanes: Callable[[], Sequence[LaneOutlook]]  # what bounds each account's requests
     ended: Callable[[], bool]  # whether the input has ended, so that "known" is all
+    slowest_at: Callable[[float], float | None] = lambda _now: None  # how long the slowest may take
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
@@ -60,15 +62,19 @@ class Progress:
     def draw(self) -> RenderableType:
         """Return the display as of now."""
         self._sample()
-        return Group(self._bar(), self._polls(), *self._remarks())
+        left = self._left()
+        is_long = len(left) > LONGEST_BESIDE
+        return Group(
+            self._bar("" if is_long else left), *([Text(left)] if is_long else []), self._polls(), *self._remarks()
+        )
 
-    def _bar(self) -> RenderableType:
+    def _bar(self, left: str) -> RenderableType:
         metrics = self.metrics
         table = Table.grid(padding=(0, 2))
         table.add_row(
             ProgressBar(total=max(metrics.known, 1), completed=metrics.finished, width=32),
             Text(f"{metrics.finished:,} of {metrics.known:,}{'' if self.ended() else '+'} done", style="bold"),
-            Text(self._left()),
+            Text(left),
         )
         return table
 
@@ -114,12 +120,42 @@ class Progress:
             return ""
         now, (seconds, finished) = self.clock(), self._grown(2)
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
-        cast = forecast(now=now, waiting=self.metrics.waiting, paces=recent_paces([step]), lanes=self.lanes())
+        cast = forecast(
+            now=now,
+            waiting=self.metrics.waiting,
+            finished=self.metrics.finished,
+            paces=recent_paces([step]),
+            lanes=self.lanes(),
+            slowest_at=self.slowest_at(now),
+        )
         return time_left(cast, now)
 
 
-def progress_of(service: Service, metrics: Metrics, environment: Environment) -> Progress:
-    """Return the display of a run."""
+class SlowestTask:
+    """Knows until when the slowest of a run's tasks may take, as the live page does."""
+
+    def __init__(self, service: Service, metrics: Metrics, deadline_s: float) -> None:
+        self._service, self._metrics, self._deadline_s = service, metrics, deadline_s
+        self._fed, self._fed_at = -1, 0.0
+
+    def at(self, now: float) -> float | None:
+        if self._metrics.tasks != self._fed:
+            self._fed, self._fed_at = self._metrics.tasks, now
+        ends = [
+            slowest_of(
+                self._metrics.waiting,
+                youngest_s=max(0.0, now - self._fed_at),
+                now=now,
+                unfinished_at=lane.unfinished_at,
+                times_out_at=self._fed_at + self._deadline_s,
+            )
+            for lane in self._service.lanes.values()
+        ]
+        return max(ends, default=None)
+
+
+def progress_of(service: Service, metrics: Metrics, environment: Environment, deadline_s: float) -> Progress:
+    """Return the display of a run whose tasks have this deadline."""
 
     def ending() -> str:
         waiting_for = awaited(service) if service.is_ending else ""
@@ -140,6 +176,7 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment) ->
         clock=environment.clock,
         pauses=service.pauses,
         lanes=lanes,
+        slowest_at=SlowestTask(service, metrics, deadline_s).at,
         ended=lambda: service.fed,
         ending=ending,
         is_shared=is_shared,

@@ -14,7 +14,7 @@ import structlog
 from poller.app import inputs
 from poller.app.build import Builder
 from poller.config import AccountSettings, Settings
-from poller.core.errors import PollerError, SinkError
+from poller.core.errors import ConfigError, PollerError, SinkError
 from poller.core.protocols import TokenSource
 from poller.engine import DeliveryLoop, Lane, Service
 from poller.sinks import SinkSpec
@@ -70,6 +70,9 @@ class Reload:
         """Apply what can be; first what may be refused, then the rest."""
         old, service = self.settings, self.service
         new = wanted.model_copy(update={name: getattr(old, name) for name in Settings.fixed()})
+        new = new.model_copy(update={"input": new.input.model_copy(update={"feeds": old.input.feeds})})
+        if new.feeds_imports and not old.feeds_imports:
+            raise ConfigError("a source of imports was added to a run of ids: restart it, for its accounts start none")
         removed = old.account_settings().keys() - new.account_settings().keys()
         if removed and not service.endless:
             new, removed = _with_accounts_of(old, new), set[str]()

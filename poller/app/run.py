@@ -110,7 +110,8 @@ def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Corou
     service, metrics, environment = parts.service, parts.metrics, parts.builder.environment
     watchers = [_log_summaries(service, metrics, settings.summary_every_s), reload.run()]
     if environment.terminal is not None:
-        watchers.append(progress_of(service, metrics, environment).show(environment.terminal))
+        deadline_s = max(account.deadline_s for account in settings.account_settings().values())
+        watchers.append(progress_of(service, metrics, environment, deadline_s).show(environment.terminal))
     return watchers
 
 

@@ -89,7 +89,9 @@ class LiveView:
             return ""
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
         lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
-        return time_left(forecast(now=now, waiting=sums.waiting, paces=recent_paces([step]), lanes=lanes), now)
+        paces = recent_paces([step])
+        cast = forecast(now=now, waiting=sums.waiting, finished=sums.finished, paces=paces, lanes=lanes)
+        return time_left(cast, now)
 
     def _rate(self, sums: Sums, limits: Mapping[str, LearnedLimit]) -> str:
         seconds, polls, finished = self._grown()

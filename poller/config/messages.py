@@ -10,13 +10,22 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from poller.config.merge import PREFIX, KeyPath, dotted, variable
-from poller.config.settings import AccountSettings, InputTable, LogTable, OAuthTable, PollingTable, Settings
+from poller.config.settings import (
+    AccountSettings,
+    ImportsTable,
+    InputTable,
+    LogTable,
+    OAuthTable,
+    PollingTable,
+    Settings,
+)
 from poller.config.sources import SourceTable
 
 _TABLES: dict[str, type[BaseModel]] = {
     "polling": PollingTable,
     "oauth": OAuthTable,
     "input": InputTable,
+    "imports": ImportsTable,
     "log": LogTable,
 }
 _SECRET_KEY = re.compile(r"(?i)(secret|passw|token|key|auth)(?!.*_(env|file)$)")

@@ -40,10 +40,14 @@ from poller.config.value_types import (
     status_template,
     whole_from_one,
 )
+from poller.core.columns import COLUMN_NAMES
+from poller.core.start_options import OPTIONS
 from poller.schedule.policy import LONGEST_GAP_S, Polling
+from poller.schedule.starts import StartRules
 
 DEFAULT_SINK = "jsonl:finished.jsonl"
 _RULES = Polling()
+_STARTS = StartRules()
 _FIXED = object()  # marks a setting that only a restart changes; a reload applies all others
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=False)
@@ -101,9 +105,35 @@ class InputTable(BaseModel):
 
     model_config = _STRICT
 
+    feeds: Literal["ids", "imports"] = "ids"
     format: Literal["auto", "text", "jsonl", "csv"] = "auto"
     id_column: Annotated[str | None, Empty] = None
     max_line_bytes: Annotated[Count, Field(ge=256, le=16 * 2**20)] = 65_536
+
+
+class ImportsTable(BaseModel):
+    """How rows are read and started, where lines are rows to import."""
+
+    model_config = _STRICT
+
+    options: dict[str, str] = {}  # of HubSpot's start call, for rows without such a column; texts may have {column}
+    columns: dict[str, str] = {}  # the person's column for url or an option
+    key: Annotated[str | None, Empty] = None  # the column that identifies a row; None: url and all its options
+    unsure: Literal["repeat", "hold"] = _STARTS.unsure
+    underway: Annotated[Count, Field(le=1_000_000)] = _STARTS.underway
+    trial: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=10_000)] = _STARTS.trial
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        for name in self.options.keys() - set(OPTIONS):
+            raise ValueError(f"options has {name!r}; known are {', '.join(OPTIONS)}")
+        for name in self.columns.keys() - set(COLUMN_NAMES):
+            raise ValueError(f"columns has {name!r}; known are {', '.join(COLUMN_NAMES)}")
+        return self
+
+    def rules(self) -> StartRules:
+        """Return the rules of starts as the engine needs them."""
+        return StartRules(unsure=self.unsure, underway=self.underway, trial=self.trial)
 
 
 class LogTable(BaseModel):
@@ -173,6 +203,7 @@ class Settings(AccountSettings):
     account: AccountName = "default"  # of ids without one
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
+    imports: Annotated[ImportsTable, _FIXED] = ImportsTable()
     sources: Annotated[
         list[SourceTable], NoDecode, BeforeValidator(source_tables)
     ] = []  # and those of the command line
@@ -254,6 +285,11 @@ class Settings(AccountSettings):
             return dict(self.accounts)
         own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
         return {self.account: AccountSettings.model_validate(own)}
+
+    @property
+    def feeds_imports(self) -> bool:
+        """Whether any line of the input is a row to import."""
+        return "imports" in {self.input.feeds, *(table.feeds for table in self.sources)}
 
     @property
     def sink_specs(self) -> list[str | dict[str, Any]]:

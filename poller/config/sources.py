@@ -38,7 +38,8 @@ class SourceTable(BaseModel):
     folder: Annotated[str, AfterValidator(_path)] | None = None  # files are moved out of it once they are read
     stdin: Literal[True] | None = None
     follow: bool | None = None  # None: as the run
-    format: Literal["auto", "text", "jsonl", "csv"] | None = None  # None, here and below: as in [input]
+    feeds: Literal["ids", "imports"] | None = None  # None, here and below: as in [input]
+    format: Literal["auto", "text", "jsonl", "csv"] | None = None
     id_column: Annotated[str | None, Empty] = None
     account: AccountName | None = None  # of lines that name none
     settle_s: Annotated[Seconds, Field(le=86_400)] = 2.0  # a dropped file must be unchanged for this long

@@ -21,6 +21,8 @@ class Kind(StrEnum):
     CANCELED = "canceled"
     NOT_FOUND = "not_found"  # 400/404 JSON, seen twice with time between
     TIMED_OUT = "timed_out"  # our deadline; the task may still finish at HubSpot
+    NOT_STARTED = "not_started"  # of a row: HubSpot refused its start for good
+    START_UNKNOWN = "start_unknown"  # of a row: the answers to its starts were lost; a file may be there
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -41,6 +43,7 @@ class Task(Struct, frozen=True, kw_only=True):
     seen_at: float | None = None  # when a poll last found it unfinished
     started_at: float | None = None  # when its processing began, by HubSpot's clock
     lease: int = 0  # fencing token of the claim
+    start: bytes | None = None  # JSON of `StartFacts`: how it was started; None where its id was fed
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -61,6 +64,33 @@ class FedRow(Struct, frozen=True, kw_only=True):
     row: str  # its identity: the digest of its body, or the person's key
     body: bytes  # the start call's JSON
     ref: bytes  # JSON object: the row as it was fed
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A row without a task as the store hands it to a worker: what to send, and what was sent before."""
+
+    key: int  # the store's own number, in feeding order
+    account: str
+    row: str  # its identity
+    body: bytes
+    ref: bytes
+    fed_at: float
+    due_at: float
+    starts: int  # POSTs that may have left
+    lost: int  # of these: answers that are not known. Above 0 the row is unsure: it may have been accepted
+    refusals: int  # in a row, others being accepted between
+    first_sent_at: float | None  # of the first POST that may have left
+    may_have_landed: bool  # in an earlier attempt: send it with HubSpot's duplicate check
+    earlier: tuple[str, ...] = ()  # task ids of earlier attempts
+
+
+class StartFacts(Struct, frozen=True, kw_only=True):
+    """How the program started a task; its record has these facts."""
+
+    row: str
+    starts: int
+    first_sent_at: float
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +187,7 @@ RefusalReason = Literal[
     "wrong_account",
     "unknown_answer",
     "untrusted_certificate",
+    "import_refused",
 ]  # each is a `Pause` that needs a person
 
 
@@ -198,6 +229,77 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     limits: RateLimits = NO_LIMITS
+
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """HubSpot accepted the start."""
+
+    task_id: str
+    correlation_id: str | None = None
+
+
+class Declined(Struct, frozen=True, kw_only=True):
+    """HubSpot refused this start for good."""
+
+    code: int
+    message: str | None = None  # HubSpot's own words
+    body: bytes | None = None  # HubSpot's error, as JSON on one line
+    correlation_id: str | None = None
+
+
+class NotSent(Struct, frozen=True, kw_only=True):
+    """It is certain that no import began, and it is not the row's fault."""
+
+    reason: str
+    left: bool  # a request left, but did not reach HubSpot; False: no byte of it was written
+    retry_after_s: float | None = None
+
+
+class Unsure(Struct, frozen=True, kw_only=True):
+    """The request may have left and its answer shows nothing: an import may have begun."""
+
+    reason: str  # as of `Unreachable`
+
+
+StartOutcome = Started | Declined | NotSent | Unsure | Refused | Throttled
+
+
+class StartAnswer(Struct, frozen=True, kw_only=True):
+    """All that one start returned: about its row, and about the account."""
+
+    outcome: StartOutcome
+    shows: Outcome  # what a poll with this answer would have shown
+    limits: RateLimits = NO_LIMITS
+
+
+class Begin(Struct, frozen=True, kw_only=True):
+    """The row has its task, due for its first poll."""
+
+    task_id: str
+
+
+class StartAgain(Struct, frozen=True, kw_only=True):
+    """This start began no import: the row is as before, or unsure if it was."""
+
+    at: float
+    refusals: int
+    left: bool  # the request left; it counts as a start
+
+
+class AwaitStart(Struct, frozen=True, kw_only=True):
+    """The row is unsure until its settle time is over, as was stored before its start."""
+
+
+class EndRow(Struct, frozen=True, kw_only=True):
+    """The row has its outcome without a task."""
+
+    kind: Kind
+
+
+StartDecision = Begin | StartAgain | AwaitStart | EndRow
 
 
 # --- deciding --------------------------------------------------------------------------------------------------------
@@ -298,6 +400,7 @@ class Pause(StrEnum):
     WRONG_ACCOUNT = "wrong_account"
     UNKNOWN_ANSWER = "unknown_answer"
     UNTRUSTED_CERTIFICATE = "untrusted_certificate"
+    IMPORT_REFUSED = "import_refused"
     MIGRATING = "migrating"
     OUTAGE = "outage"
     PAUSED_BY_PERSON = "paused_by_person"
@@ -309,6 +412,8 @@ class Pause(StrEnum):
             case Pause.TOKEN_REFUSED | Pause.SCOPE_MISSING | Pause.WRONG_PATH | Pause.WRONG_HOST:
                 return True
             case Pause.WRONG_REGION | Pause.WRONG_ACCOUNT | Pause.UNKNOWN_ANSWER | Pause.UNTRUSTED_CERTIFICATE:
+                return True
+            case Pause.IMPORT_REFUSED:
                 return True
             case Pause.THROTTLED | Pause.DAILY_QUOTA | Pause.MIGRATING | Pause.OUTAGE | Pause.PAUSED_BY_PERSON:
                 return False
@@ -433,6 +538,20 @@ class ReasonSum(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartSums:
+    """Where the starts of a state went: starts = accepted + refused + lost."""
+
+    unstarted: int = 0  # rows that were never sent, or certainly not accepted
+    unsure: int = 0  # rows that may have been accepted
+    underway: int = 0  # tasks of rows, without an outcome
+    starts: int = 0  # POSTs that may have left
+    accepted: int = 0
+    refused: int = 0  # certainly not accepted
+    lost: int = 0  # answers that are not known
+    repeated: int = 0  # POSTs of rows whose earlier answer was lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
     """Everything the store counts, from the rows themselves: what the ledger is made of.
 
@@ -442,13 +561,14 @@ class Sums:
     sources: tuple[SourceSums, ...]
     sinks: tuple[SinkSums, ...]
     accounts: Mapping[str, AccountState]
-    waiting: int
+    waiting: int  # tasks without an outcome, and rows without a task
     finished: int
     polls: int
     kinds: Mapping[str, int]
     landed: Mapping[str, int]  # by kind: how many of these have a file
     reasons: tuple[ReasonSum, ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone
+    starts: StartSums | None = None  # None: the state never had a row to import
 
 
 JsonObject = dict[str, Any]

@@ -11,17 +11,23 @@ from poller.core.model import (
     AccountState,
     Added,
     Answer,
+    Begin,
     Chunk,
     DeadLetter,
     Delivery,
+    EndRow,
     GateReading,
     Pause,
     Position,
+    Record,
     Rejection,
     Retry,
+    Row,
     Selection,
     Settled,
     SourceSums,
+    StartAgain,
+    StartAnswer,
     Sums,
     Task,
     TaskDetails,
@@ -52,6 +58,16 @@ class StatusClient(Protocol):
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status with at most one HTTP request. Never raises for anything that the network, the
         server or the token source does: those are outcomes. Returns within the request time-out."""
+
+
+class StartClient(Protocol):
+    """Starts imports. One client an account; each start has a connection of its own."""
+
+    longest_s: float  # the request time-out
+
+    async def start(self, body: bytes) -> StartAnswer:
+        """Send one start call with at most one HTTP request. Never raises for anything that the network, the server or
+        the token source does. Returns within the request time-out."""
 
 
 class Slot(Protocol):
@@ -188,6 +204,40 @@ class PollStore(Protocol):
         """Return when everything noted so far is on disk, `save_account` included."""
 
 
+class StartStore(Protocol):
+    """The rows that have no task yet. A row's lease is in memory: it ends with `settle`, `release` or the process."""
+
+    async def claim(self, account: str, limit: int) -> list[Row]:
+        """Lease up to `limit` due rows, longest due first."""
+
+    async def next_due_at(self, account: str) -> float | None:
+        """Return when the earliest row that is not leased is due; None if there is none."""
+
+    async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
+        """Store that a POST is about to leave, as one whose answer is lost: a crash from here on leaves the row unsure,
+        due at `due_at`. Returns the row as stored once that is on disk; only then may the first byte leave."""
+
+    async def settle(self, row: Row, decision: Begin | StartAgain | EndRow, record: Record | None = None) -> bool:
+        """Store what a certain answer to the start that `intend` stored means, and end the lease. `record`: the row's
+        outcome, with `EndRow`. False, and nothing stored, where the id in `Begin` is another task's: the answer was not
+        this row's."""
+
+    async def end_unsent(self, row: Row, record: Record) -> None:
+        """Store the outcome of an unsure row that is not sent again, and end the lease."""
+
+    def release(self, rows: Sequence[Row]) -> None:
+        """End leases; the rows are as they are stored."""
+
+    async def backlog(self, account: str, limit: int) -> int:
+        """Return how many rows have no task; counts no further than `limit`."""
+
+    async def underway(self, account: str) -> int:
+        """Return how many tasks of rows have no outcome."""
+
+    async def landed(self, account: str, limit: int) -> int:
+        """Return how many rows became a file; counts no further than `limit`."""
+
+
 class DeliveryStore(Protocol):
     """The outbox of every sink."""
 
@@ -271,6 +321,10 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     What a method wrote is on disk when it returns, except by `save_account`, `save_knowledge` and `release`. While the
     disk is full, writing methods wait and go on when there is room. `StoreError`: the state cannot be trusted, stop.
     """
+
+    @property
+    def starts(self) -> StartStore | None:
+        """The rows to import; None where this kind of store keeps none."""
 
     @property
     def writable(self) -> bool:

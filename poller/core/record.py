@@ -8,10 +8,25 @@ import msgspec
 import orjson
 
 from poller.core.columns import source_file
-from poller.core.model import Finished, Kind, Missing, Outcome, Record, Running, Task
+from poller.core.model import (
+    Declined,
+    Finished,
+    Kind,
+    Missing,
+    Outcome,
+    Record,
+    Refused,
+    Row,
+    Running,
+    StartFacts,
+    StartOutcome,
+    Task,
+)
 from poller.core.reason import reason_of
-from poller.core.timestamps import iso
+from poller.core.timestamps import epoch, iso
 
+CLOCKS_DIFFER_S = 60.0  # HubSpot's from ours, at most
+START_UNKNOWN_NOTE = "the answers to its starts were lost; the file may be there. Check before you import it again"
 TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish this import"
 
 
@@ -41,6 +56,8 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         fields["message"] = outcome.message
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
+    if task.start is not None:
+        fields |= _start_fields(msgspec.json.decode(task.start, type=StartFacts), final.result if final else None)
     return Record(
         body=_on_one_line(orjson.dumps(fields)),
         kind=kind,
@@ -54,6 +71,64 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         completed_at=final.completed_at if final else None,
         correlation_id=outcome.correlation_id,
     )
+
+
+def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: float) -> Record:
+    """Return the record of a row that ends without a task: `outcome` is that of its last start, None where it is not
+    sent again."""
+    declined = outcome if isinstance(outcome, Declined) else None
+    errors = b"[" + declined.body + b"]" if declined and declined.body else None
+    message = declined.message if declined else outcome.detail if isinstance(outcome, Refused) else None
+    correlation_id = outcome.correlation_id if isinstance(outcome, Declined | Refused) else None
+    facts = StartFacts(row=row.row, starts=row.starts, first_sent_at=row.first_sent_at or seen_at, earlier=row.earlier)
+    fields: dict[str, object] = {
+        "task_id": f"start:{row.row}",
+        "account": row.account,
+        "kind": kind.value,
+        "landed": False,
+        "status": None,
+        "num_errors": 1 if errors else None,
+        "errors": _spliced(errors),
+        "result": None,
+        "requested_at": None,
+        "started_at": None,
+        "completed_at": None,
+        "seen_at": iso(seen_at),
+        "polls": 0,
+        "ref": _spliced(row.ref),
+        "correlation_id": correlation_id,
+        **({} if message is None else {"message": message}),
+        **({"note": START_UNKNOWN_NOTE} if kind is Kind.START_UNKNOWN else {}),
+        **_start_fields(facts, None),
+    }
+    reason = reason_of(kind, _decoded(errors) or message, source_file(_decoded(row.ref)))
+    return Record(
+        body=_on_one_line(orjson.dumps(fields)),
+        kind=kind,
+        landed=False,
+        reason=reason and reason.text,
+        seen_at=seen_at,
+        account=row.account,
+        task_id=f"start:{row.row}",
+        ref=row.ref,
+        correlation_id=correlation_id,
+    )
+
+
+def _start_fields(facts: StartFacts, result: bytes | None) -> dict[str, object]:
+    return {
+        "row": facts.row,
+        "starts": facts.starts,
+        "existing": _is_older(result, facts.first_sent_at),
+        "earlier": list(facts.earlier),
+    }
+
+
+def _is_older(result: bytes | None, sent_at: float) -> bool:
+    """Whether the file was there before the row was first sent: HubSpot's duplicate check returned it."""
+    file = _decoded(result)
+    created_at = epoch(file.get("createdAt")) if isinstance(file, dict) else None
+    return created_at is not None and created_at < sent_at - CLOCKS_DIFFER_S
 
 
 def _on_one_line(body: bytes) -> bytes:

@@ -19,6 +19,8 @@ KIND_TEXT: Mapping[str, str] = {
     Kind.CANCELED: "HubSpot canceled the import",
     Kind.NOT_FOUND: "HubSpot does not know this id",
     Kind.TIMED_OUT: "unfinished at the deadline; HubSpot may still finish it",
+    Kind.NOT_STARTED: "HubSpot refused to start the import",
+    Kind.START_UNKNOWN: "the answers to its starts were lost; a file may be there",
 }
 
 PAUSE_TEXT: Mapping[str, str] = {
@@ -32,6 +34,7 @@ PAUSE_TEXT: Mapping[str, str] = {
     Pause.WRONG_ACCOUNT: "HubSpot knows none of the ids; use the token of the account that started these imports",
     Pause.UNKNOWN_ANSWER: "the answers are not HubSpot's; check --base-url, and what is between here and HubSpot",
     Pause.UNTRUSTED_CERTIFICATE: "the host's certificate is not trusted; check --base-url, or set ca_file",
+    Pause.IMPORT_REFUSED: "HubSpot refuses to start imports; make room or change the plan, then they resume",
     Pause.MIGRATING: "HubSpot is moving the account to another data center; polling resumes by itself",
     Pause.OUTAGE: "HubSpot does not answer; polling resumes by itself when a probe succeeds",
     Pause.PAUSED_BY_PERSON: "a person paused the account; `poller resume ACCOUNT` or the live page resumes polling",

@@ -90,23 +90,29 @@ class Lane:
 
     async def _work(self, workers: asyncio.TaskGroup) -> None:
         while (task := await self._due_tasks.next()) is not None:
-            waiting_since = self._clock()
-            try:
-                async with self.gate.slot(self._witness.subject(task)) as slot:
-                    asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
-                    answer = self._checked(asked, await self._client.poll(asked))
-                    slot.answered(answer, of_witness=asked is not task)
-            except GateClosed:
-                self._store.release([task])
+            if not await self._poll(task, workers):
                 return
-            gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
-            self._recorder.count(answer.outcome, request_s=request_s, gate_s=gate_s)
-            self._start_workers(workers)
-            if asked is task:
-                self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s)
-                await self._recorder.wait_for_room(UNRECORDED_A_WORKER * self.gate.workers)
-            else:
-                self._return_unpolled(task, asked, answer.outcome)
+
+    async def _poll(self, task: Task, workers: asyncio.TaskGroup) -> bool:
+        """Poll a task, or in doubt another in its place; return False where the run drains."""
+        waiting_since = self._clock()
+        try:
+            async with self.gate.slot(self._witness.subject(task)) as slot:
+                asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
+                answer = self._checked(asked, await self._client.poll(asked))
+                slot.answered(answer, of_witness=asked is not task)
+        except GateClosed:
+            self._store.release([task])
+            return False
+        gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
+        self._recorder.count(answer.outcome, request_s=request_s, gate_s=gate_s)
+        self._start_workers(workers)
+        if asked is task:
+            self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s)
+            await self._recorder.wait_for_room(UNRECORDED_A_WORKER * self.gate.workers)
+        else:
+            self._return_unpolled(task, asked, answer.outcome)
+        return True
 
     def _checked(self, task: Task, answer: Answer) -> Answer:
         return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, self._clock())
@@ -116,14 +122,12 @@ class Lane:
         self._store.release([task])
         self.wake()
         self._witness.note(probe, outcome)
-        log.debug(
-            "outage.probed",
-            account=self.account,
-            task_id=probe.task_id,
-            outcome=outcome_name(outcome),
-            detail=outcome_detail(outcome),
-        )
+        self._log_probe(probe, outcome)
         self._give_up.check(outcome, self._clock())
+
+    def _log_probe(self, probe: Task, outcome: Outcome) -> None:
+        name, detail = outcome_name(outcome), outcome_detail(outcome)
+        log.debug("outage.probed", account=self.account, task_id=probe.task_id, outcome=name, detail=detail)
 
     def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
         """Decide what the poll means for its task, and hand both to the recorder."""

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from poller.core.histogram import Histogram
-from poller.core.model import Added, Chunk, Kind, Outcome, Sums
+from poller.core.model import Added, Chunk, Kind, Outcome, StartOutcome, Sums
 from poller.core.poll_log import failure_reason
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -17,9 +17,10 @@ GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 class AccountPolls:
     """One account's polls in this run."""
 
-    __slots__ = ("classes", "gate", "request")
+    __slots__ = ("classes", "gate", "request", "starts")
 
     def __init__(self) -> None:
+        self.starts: Counter[str] = Counter()  # start calls by outcome class, lower case
         self.classes: defaultdict[type[Outcome], int] = defaultdict(int)
         self.request = Histogram(REQUEST_BOUNDS_S)  # from sending to the answer read
         self.gate = Histogram(GATE_BOUNDS_S)  # waiting for the right to send
@@ -80,7 +81,7 @@ class Metrics:
         return self.waiting + self.finished
 
     def add_chunk(self, chunk: Chunk, added: Added) -> None:
-        self.lines += len(chunk.fed) + len(chunk.rejected) + chunk.blank
+        self.lines += len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank
         self.tasks += added.tasks
         self.duplicates += added.duplicates
         self.failed_duplicates += added.failed
@@ -96,6 +97,12 @@ class Metrics:
         polls.gate.add(gate_s)
         if (reason := failure_reason(outcome)) is not None:
             self.failed_polls[reason] += 1
+
+    def add_start(self, account: str, outcome: StartOutcome, *, request_s: float, gate_s: float) -> None:
+        polls = self.accounts[account]
+        polls.starts[type(outcome).__name__.lower()] += 1
+        polls.request.add(request_s)
+        polls.gate.add(gate_s)
 
     def finish(self, kind: Kind, *, landed: bool) -> None:
         self.waiting -= 1

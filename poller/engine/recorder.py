@@ -7,7 +7,7 @@ import structlog
 from msgspec import Struct
 
 from poller.core.log import is_debug
-from poller.core.model import Outcome, Poll, Record, Running, Settled
+from poller.core.model import Outcome, Poll, Record, Row, Running, Settled, StartOutcome
 from poller.core.protocols import Store
 from poller.engine.metrics import Metrics
 
@@ -42,6 +42,16 @@ class Recorder:
     def count(self, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
         """Count an answered request, also one whose outcome is not recorded."""
         self._metrics.add_poll(self._account, outcome, request_s=request_s, gate_s=gate_s)
+
+    def count_start(self, outcome: StartOutcome, *, request_s: float, gate_s: float) -> None:
+        """Count an answered start."""
+        self._metrics.add_start(self._account, outcome, request_s=request_s, gate_s=gate_s)
+
+    def finish_row(self, row: Row, record: Record) -> None:
+        """Log and count a stored outcome of a row without a task."""
+        self._metrics.finish(record.kind, landed=record.landed)
+        self._log_finished(record, polls=0, waited_s=record.seen_at - row.fed_at)
+        self._on_recorded(record)
 
     def add(self, polled: Polled) -> None:
         """Take a poll for the next commit."""
@@ -92,14 +102,17 @@ class Recorder:
             self._unknown_statuses.add(outcome.status)
             log.warning("status.unknown", account=self._account, status=outcome.status, task_id=task.task_id)
         if record is not None:
-            log.info(
-                "task.finished",
-                account=self._account,
-                task_id=task.task_id,
-                kind=record.kind.value,
-                landed=record.landed,
-                polls=task.polls + 1,
-                waited_s=round(polled.at - task.fed_at, 3),
-                reason=record.reason,
-                correlation_id=outcome.correlation_id,
-            )
+            self._log_finished(record, polls=task.polls + 1, waited_s=polled.at - task.fed_at)
+
+    def _log_finished(self, record: Record, *, polls: int, waited_s: float) -> None:
+        log.info(
+            "task.finished",
+            account=self._account,
+            task_id=record.task_id,
+            kind=record.kind.value,
+            landed=record.landed,
+            polls=polls,
+            waited_s=round(waited_s, 3),
+            reason=record.reason,
+            correlation_id=record.correlation_id,
+        )

@@ -21,8 +21,8 @@ log = structlog.get_logger("poller")
 
 PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0
-INDEXED_AT_ONCE = 256  # tasks: 3 ms in SQLite, of every
-INDEX_GAP_S = 0.1
+INDEXED_AT_ONCE = 256  # tasks: 4 ms in SQLite, of every
+INDEX_GAP_S = 0.2
 INDEX_EVERY_S = 5.0  # once all is indexed
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
@@ -234,7 +234,8 @@ class Service:
     def _on_chunk(self, chunk: Chunk, added: Added) -> None:
         self._metrics.add_chunk(chunk, added)
         self.on_chunk()
-        for account in {line.account for line in chunk.fed} & self.lanes.keys():
+        accounts = {line.account for line in chunk.fed} | {row.account for row in chunk.rows}
+        for account in accounts & self.lanes.keys():
             self.lanes[account].wake()
 
     def on_recorded(self, record: Record | None) -> None:
@@ -257,10 +258,15 @@ class Service:
                 share=found.share,
                 samples=list(found.samples),
             )
-        if self.failures.is_too_much and not self.is_ending:
+        if self.failures.is_too_much:
+            self.stop_for(f"stopped by --stop-on-failures: {self.failures.message()}")
+
+    def stop_for(self, message: str) -> None:
+        """Drain because too many tasks fail; `message` says which."""
+        if not self.is_ending:
             self.stopped_by = TooManyFailures(
-                f"stopped by --stop-on-failures: {self.failures.message()}\n`poller report` shows the reasons. Once "
-                "they are gone, run the same command again: it continues where it stopped"
+                f"{message}\n`poller report` shows the reasons. Once they are gone, run the same command again: it "
+                "continues where it stopped"
             )
             self.drain()
 

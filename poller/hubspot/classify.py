@@ -64,9 +64,9 @@ def classify(status: int, headers: Headers, body: bytes) -> Outcome:
     """Return the outcome of an answer. `body` may be cut short where `status` is not 2xx."""
     if 200 <= status <= 299:
         return _classify_success(headers, body)
-    problem = _object(body)
-    correlation_id = _correlation_id(headers, problem)
-    if problem is not None and status in (400, 404) and _is_hubspots(headers, problem):
+    problem = problem_of(body)
+    correlation_id = correlation_id_of(headers, problem)
+    if problem is not None and status in (400, 404) and is_hubspots(headers, problem):
         message = problem.get("message")
         words = message[:LONGEST_MESSAGE] if isinstance(message, str) else ""
         words = "".join(sign if sign.isprintable() else " " for sign in words).strip()
@@ -99,7 +99,7 @@ def _refusal(
     match status:
         case 401 | 530:
             return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it"
-        case 403 if _is_hubspots(headers, problem) or _scopes(problem):
+        case 403 if is_hubspots(headers, problem) or _scopes(problem):
             return "scope_missing", _forbidden(problem)
         case 405 | 410 | 415:
             return "wrong_path", f"the host answered {status}: {_WRONG_PATH}"
@@ -107,7 +107,7 @@ def _refusal(
             return "wrong_path", f"the host answered 404 with a web page: {_WRONG_PATH}"
         case 488:
             return "wrong_region", _region(problem)
-        case _ if 400 <= status <= 499 and status not in MAY_PASS and not _is_hubspots(headers, problem):
+        case _ if 400 <= status <= 499 and status not in MAY_PASS and not is_hubspots(headers, problem):
             return "unknown_answer", (
                 f"an answer {status} without HubSpot's marks came: check base_url, and the proxy or gateway on the way"
             )
@@ -117,7 +117,7 @@ def _refusal(
 _WRONG_PATH = "this API path does not exist. Check base_url and status_path, whose version HubSpot may have retired."
 
 
-def _is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
+def is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
     """Return whether an error answer is HubSpot's own and not a proxy's, a gateway's or another service's."""
     if _header(headers, "X-HubSpot-Correlation-Id"):
         return True
@@ -160,7 +160,7 @@ def read_limits(headers: Headers) -> RateLimits:
 
 
 def _classify_success(headers: Headers, body: bytes) -> Outcome:
-    correlation_id = _correlation_id(headers, None)
+    correlation_id = correlation_id_of(headers, None)
     text = _without_lone_surrogates(body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"))
     if text in (b"", b"null"):
         return Running(status=None, correlation_id=correlation_id)
@@ -173,7 +173,7 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
     status = document.get("status")
     if not isinstance(status, str) or not status.strip():
         return Unreachable(reason=BadBody.NO_STATUS.value, correlation_id=correlation_id)
-    correlation_id = correlation_id or _correlation_id({}, document)
+    correlation_id = correlation_id or correlation_id_of({}, document)
     match status.strip().upper():
         case "PENDING" | "PROCESSING" as running:
             return _running(running, document, correlation_id)
@@ -281,7 +281,7 @@ def _instant(value: object) -> str | None:
 # --- not 2xx ---------------------------------------------------------------------------------------------------------
 
 
-def _object(body: bytes) -> JsonObject | None:
+def problem_of(body: bytes) -> JsonObject | None:
     try:
         document = orjson.loads(_without_lone_surrogates(body.removeprefix(b"\xef\xbb\xbf")))
     except (ValueError, RecursionError):
@@ -350,7 +350,7 @@ def _integer_in(value: str, least: int, most: int) -> int | None:
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-def _correlation_id(headers: Headers, document: JsonObject | None) -> str | None:
+def correlation_id_of(headers: Headers, document: JsonObject | None) -> str | None:
     value = _header(headers, "X-HubSpot-Correlation-Id")
     if value is not None and _CORRELATION_ID.fullmatch(value):
         return value

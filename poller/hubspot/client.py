@@ -185,7 +185,9 @@ class HubSpotClient:
             trouble = trouble_of(error)
             if trouble is Trouble.TIMEOUT:
                 self._timeouts.time_out(task.key)
-            return self._untrusted(error) if trouble is Trouble.CERTIFICATE else _unreachable(trouble)
+            if trouble is Trouble.CERTIFICATE:
+                return Answer(outcome=untrusted(error, self._sample.host))
+            return _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
         return answer
@@ -229,19 +231,19 @@ class HubSpotClient:
         self._expects_task_ids = False
         return self._reject(Trouble.UNNAMED, task)
 
-    def _untrusted(self, error: Exception) -> Answer:
-        """Return that a person must act: no answer came, because the certificate was refused."""
-        why = getattr(getattr(error, "certificate_error", None), "verify_message", None) or "it cannot be verified"
-        host = self._sample.host if self._sample is not None else None
-        detail = f"the certificate of {host} was refused ({why}): check base_url, or set ca_file to the proxy's CA"
-        return Answer(outcome=Refused(reason="untrusted_certificate", detail=detail))
-
     def _reject(self, trouble: Trouble, task: Task) -> Answer:
         """Log the first of each kind as a warning: a proxy may be mixing answers up."""
         write = log.debug if trouble in self._warned else log.warning
         self._warned.add(trouble)
         write("answer.distrusted", task_id=task.task_id, reason=trouble.value)
         return _unreachable(trouble)
+
+
+def untrusted(error: Exception, host: str | None) -> Refused:
+    """Return that a person must act: no answer came, because the certificate was refused."""
+    why = getattr(getattr(error, "certificate_error", None), "verify_message", None) or "it cannot be verified"
+    detail = f"the certificate of {host} was refused ({why}): check base_url, or set ca_file to the proxy's CA"
+    return Refused(reason="untrusted_certificate", detail=detail)
 
 
 def answers_name_task(status_path: str) -> bool:

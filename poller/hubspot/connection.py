@@ -1,11 +1,12 @@
-"""A pool of connections to one host: sends GETs through aiohttp's connector and parser, at half the processor time of
-its session. Sends each request once, follows no redirect, keeps no cookie. Raises aiohttp's exceptions.
+"""A pool of connections to one host: sends through aiohttp's connector and parser, at half the processor time of its
+session. Sends each request once, follows no redirect, keeps no cookie. Raises aiohttp's exceptions.
 
 The only module that uses non-public parts of aiohttp; tests/hubspot/test_connection.py names each of them.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import NoReturn
 
 import aiohttp
@@ -93,10 +94,22 @@ class HostPool:
     async def get(self, target: str, headers: str) -> Reply:
         """Request `target`, a path. `headers` are lines, each with its CRLF, without Host."""
         connection = self._idle_connection() or await self._new_connection()
+        return await self._exchange(
+            connection, f"GET {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}\r\n".encode()
+        )
+
+    async def post(self, target: str, headers: str, body: bytes, on_send: Callable[[], None]) -> Reply:
+        """POST a body as `get` does, always over a new connection. `on_send` is called right before the first byte
+        may leave; an exception before that is one of a request that was never sent."""
+        connection = await self._new_connection()
+        head = f"POST {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        on_send()
+        return await self._exchange(connection, request)
+
+    async def _exchange(self, connection: _PooledConnection, request: bytes) -> Reply:
         try:
-            connection.transport.write(
-                f"GET {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}\r\n".encode()
-            )
+            connection.transport.write(request)
             message, content = await connection.protocol.read()
             while 100 <= message.code <= 199 and message.code != 101:  # informational: the answer follows
                 message, content = await connection.protocol.read()

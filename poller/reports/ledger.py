@@ -37,19 +37,36 @@ def imbalances(sums: Sums) -> list[Imbalance]:
     for sink in (sink for sink in sums.sinks if sink.attached):
         parts = sink.delivered + sink.undelivered + sink.dead + sink.missed
         checks.append((f"{sink.name}: finished = delivered + undelivered + dead + missed", sums.finished, parts))
+    if (starts := sums.starts) is not None:
+        parts = starts.accepted + starts.refused + starts.lost
+        checks.append(("starts = accepted + refused + lost", starts.starts, parts))
     return [Imbalance(what=what, left=left, right=right) for what, left, right in checks if left != right]
 
 
 def ledger(sums: Sums) -> str:
     """Return the ledger as text, one equation a line."""
     lines = [_source_line(source, count) for source, count in merged(sums.sources, by_folder=True)]
-    lines.append(
-        f"  {'tasks':<10} {sums.waiting + sums.finished:,} = {sums.finished:,} finished + {sums.waiting:,} waiting"
-    )
+    lines += _task_lines(sums)
     lines += [_sink_line(sink, sums.finished) for sink in sums.sinks if sink.attached]
     broken = imbalances(sums)
     lines += [f"  DOES NOT BALANCE  {imbalance}" for imbalance in broken]
     return "\n".join(["ledger" + ("" if broken else " (balanced)"), *lines])
+
+
+def _task_lines(sums: Sums) -> list[str]:
+    """Return the equation of tasks; for rows to import also that of starts, and that of requests."""
+    tasks, starts = f"  {'tasks':<10} {sums.waiting + sums.finished:,} = {sums.finished:,} finished", sums.starts
+    if starts is None:
+        return [f"{tasks} + {sums.waiting:,} waiting"]
+    waiting = sums.waiting - starts.underway - starts.unsure - starts.unstarted
+    others = f" + {waiting:,} waiting" if waiting else ""
+    repeated = f" ({starts.repeated:,} repeated)" if starts.repeated else ""
+    return [
+        f"{tasks} + {starts.underway:,} underway + {starts.unsure:,} unsure + {starts.unstarted:,} unstarted{others}",
+        f"  {'starts':<10} {starts.starts:,} sent = {starts.accepted:,} accepted + {starts.refused:,} refused "
+        f"+ {starts.lost:,} lost{repeated}",
+        f"  {'requests':<10} {starts.starts + sums.polls:,} = {starts.starts:,} starts + {sums.polls:,} polls",
+    ]
 
 
 def merged(sources: Iterable[SourceSums], *, by_folder: bool = False) -> list[tuple[SourceSums, int]]:

@@ -44,7 +44,7 @@ def retry_advice(task: FinishedTask) -> RetryAdvice:
             why = "the file landed"
         case Kind.COMPLETE:
             why = "a file landed, but not the one in your row: check which is right"
-        case Kind.NOT_FOUND:
+        case Kind.NOT_FOUND | Kind.START_UNKNOWN:
             why = "its outcome is unknown: check whether the file is there"
         case Kind.COMPLETE_WITHOUT_RESULT:
             why = "HubSpot reported COMPLETE: check whether the file is there"

@@ -51,6 +51,10 @@ class PollPlanner:
 
     # --- deciding
 
+    def reprice(self, tradeoff: Tradeoff) -> None:
+        """Plan by another trade-off from the next plan on."""
+        self._tradeoff = tradeoff
+
     def gap_s(self, age_s: float) -> float:
         """Return the wait after a poll that found the import unfinished at this age."""
         self._planned += 1

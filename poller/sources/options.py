@@ -1,6 +1,6 @@
 """How a person wants lines read: the format, where the id is, which accounts there are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class ReadOptions:
     id_column: str | None = None  # key, column or column's number that holds the id; None: the first of `ID_NAMES`
     accounts: frozenset[str]
     default_account: str  # of lines that name none
-    rows: "RowOptions | None" = None  # lines are rows to import; None: they are ids
+    rows: "RowOptions | None" = field(default=None, hash=False)  # lines are rows to import; None: they are ids
     max_line_bytes: int = 65_536
     chunk_lines: int = 30_000  # one transaction: 45 ms, 130 ms for ids in random order; polls wait no longer
 

@@ -19,6 +19,7 @@ from poller.core.model import (
     Settled,
     SinkSums,
     SourceSums,
+    StartSums,
     Sums,
     Task,
     TaskDetails,
@@ -34,7 +35,7 @@ TOP_REASONS = 10
 
 TASK = (
     "key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s,"
-    " requested_at, seen_at, started_at"
+    " requested_at, seen_at, started_at, start"
 )
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
@@ -75,8 +76,8 @@ def source_of(row: Row) -> tuple[int, Position]:
 
 def task_of(account: str, row: Row, lease: int) -> Task:
     """From: the columns of `TASK`."""
-    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, *instants = row
-    requested_at, seen_at, started_at = instants
+    key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s, *others = row
+    requested_at, seen_at, started_at, start = others
     return Task(  # spelled out: six times as fast as by `_named`, once a poll
         key=key,
         account=account,
@@ -93,6 +94,7 @@ def task_of(account: str, row: Row, lease: int) -> Task:
         seen_at=seen_at,
         started_at=started_at,
         lease=lease,
+        start=start,
     )
 
 
@@ -167,20 +169,23 @@ def sums_of(
     landed: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
+    starts: StartSums | None = None,
 ) -> Sums:
-    """Add what was pruned (kind, tasks, polls, landed) to what is kept. `finished` counts records, `kinds` tasks."""
+    """Add what was pruned (kind, tasks, polls, landed) to what is kept, and rows without a task to what waits.
+    `finished` counts records, `kinds` tasks."""
     gone = sum(tasks for _, tasks, _, _ in pruned)
     return Sums(
         sources=tuple(sources),
         sinks=tuple(sinks),
         accounts=accounts,
-        waiting=waiting,
+        waiting=waiting + (starts.unstarted + starts.unsure if starts else 0),
         finished=finished + gone,
         polls=polls + sum(polls for _, _, polls, _ in pruned),
         kinds=Counter(kinds) + Counter({kind: tasks for kind, tasks, _, _ in pruned}),
         landed=Counter(landed) + Counter({kind: landed for kind, _, _, landed in pruned}),
         reasons=tuple(ReasonSum(*row) for row in reasons),
         pruned=gone,
+        starts=starts,
     )
 
 
@@ -190,7 +195,7 @@ def sums_of(
 def source_row(chunk: Chunk, added: Added) -> Row:
     """To: lines, tasks, duplicates, rejected, blank, each to be added; offset, line, fingerprint, ended."""
     return (
-        len(chunk.fed) + len(chunk.rejected) + chunk.blank,
+        len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank,
         added.tasks,
         added.duplicates,
         len(chunk.rejected),

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from poller import __version__
 from poller.core.errors import PollerError
 from poller.core.histogram import Histogram
-from poller.core.model import GateReading, Kind, Outcome, Pause
+from poller.core.model import GateReading, Kind, Outcome, Pause, StartOutcome
 from poller.core.record import decode
 from poller.core.timestamps import epoch
 from poller.web.context import RunContext, store_limit
@@ -32,6 +32,7 @@ REASONS = 20  # of the label `reason`: a reason is a text, so their number must 
 
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 OUTCOMES = tuple(outcome.__name__.lower() for outcome in get_args(Outcome))
+STARTS = tuple(outcome.__name__.lower() for outcome in get_args(StartOutcome))
 METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple[str, ...], str]] = {
     "tasks": (GAUGE, ("state",), "Tasks in the state: waiting for their outcome, or finished."),
     "tasks_finished": (COUNTER, ("kind",), "Tasks that have their outcome; earlier runs on this state count."),
@@ -45,6 +46,7 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "input_lines": (COUNTER, ("class",), "Lines fed to this run: a task, a duplicate, rejected, or blank or comment."),
     "polls": (COUNTER, ("account", "outcome"), "Answered status requests of this run."),
     "poll_failures": (COUNTER, ("reason",), "Failed status requests of this run: nothing was learned of the task."),
+    "starts": (COUNTER, ("account", "outcome"), "Answered start calls of this run, and lost ones (unsure)."),
     "requests": (COUNTER, ("account",), "Requests that this run sent, answered or not."),
     "requests_in_flight": (GAUGE, ("account",), "Requests without an answer yet."),
     "window_requests_used": (GAUGE, ("account",), "Requests that the server may count in its rolling window now."),
@@ -137,6 +139,8 @@ class RunCollector(Collector):
         # Outcomes without a poll count, too: a rate needs a first value.
         yield "polls", [((name, word), counts[word]) for name, counts in accounts.items() for word in OUTCOMES]
         yield "poll_failures", _labelled(self._run.metrics.failed_polls)
+        starts = {name: self._run.metrics.accounts[name].starts for name in self._run.service.lanes}
+        yield "starts", [((name, word), counts[word]) for name, counts in starts.items() for word in STARTS]
 
     def _accounts(self) -> Iterator[tuple[str, Samples]]:
         readings = {name: lane.gate.reading() for name, lane in self._run.service.lanes.items()}

@@ -111,6 +111,15 @@ def test_a_pause_with_an_end_is_part_of_the_forecast_and_a_failing_sink_is_not(s
     assert "about 1 min left" in screen.shown()
 
 
+def test_the_slowest_tasks_are_named_where_they_may_take_much_longer(screen: Screen) -> None:
+    screen.metrics.waiting = 400
+    screen.work(30, finished_per_s=10)
+    screen.progress.slowest_at = lambda now: now + 1200
+    lines = screen.shown(80).splitlines()
+    assert lines[1].strip() == "99 % in about 10 s, the slowest may take 20 min"
+    assert "left" not in lines[0]
+
+
 def test_an_open_input_is_shown_by_a_plus(screen: Screen) -> None:
     screen.ended = False
     assert "0 of 200,000+ done" in screen.shown()

@@ -77,4 +77,4 @@ def test_a_wrong_option_and_an_input_without_rows_have_their_codes(tmp_path: Pat
     code, _, err = check(tmp_path, "url\nhttp://localhost/1\n")
     assert (code, "no usable row" in err) == (Exit.NO_INPUT, True)
     code, _, err = check(tmp_path, "url\nhttps://a.example.com/1\n", "--set", "fileName=x")
-    assert (code, "write NAME=VALUE with one of the names access" in err) == (Exit.CONFIG, True)
+    assert (code, "write NAME=VALUE with one of the names access" in err) == (Exit.USAGE, True)

@@ -197,3 +197,23 @@ def test_bytes_that_are_not_http_harm_no_other_client(tmp_path: Path, raw: bytes
                 pass
         assert request(port, "GET", "/healthz")[0] == 200
         assert "Traceback" not in service.log()
+
+
+def test_a_command_pauses_and_resumes_an_account_of_the_running_poller(tmp_path: Path) -> None:
+    """It asks the server of the process that owns the state, with its token, and none other."""
+    (tmp_path / "token").write_text("s3cret-of-the-server\n")
+    token = {"POLLER_LISTEN_TOKEN_FILE": "token"}
+    with served(tmp_path, **token) as (service, port):
+        env = environ(POLLER_LISTEN=f"127.0.0.1:{port}")
+        refused = run("pause", "default", folder=tmp_path, env=env)
+        assert (refused.returncode, "requires a token" in refused.stderr) == (78, True)
+        for command, pause in (("pause", "paused_by_person"), ("resume", None)):
+            done = run(command, "default", folder=tmp_path, env=env | token)
+            assert done.returncode == 0, done.stderr
+            shown = run("status", "--json", folder=tmp_path)
+            assert orjson.loads(shown.stdout)["accounts"]["default"]["pause"] == pause
+        unknown = run("pause", "other", folder=tmp_path, env=env | token)
+        assert (unknown.returncode, "known: default" in unknown.stderr) == (2, True)
+        elsewhere = run("pause", "default", folder=tmp_path, env=environ(POLLER_LISTEN="off"))
+        assert (elsewhere.returncode, "only be asked over its server" in elsewhere.stderr) == (78, True)
+        assert service.logged("lane.resumed")()

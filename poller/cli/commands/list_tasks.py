@@ -54,9 +54,10 @@ def list_tasks(
     config: Config = None,
     state: State = None,
 ) -> Exit:
-    """List tasks, in the order in which they were fed; also during a run.
+    """List tasks by filter, also during a run.
 
-    All given conditions must hold. `poller why TASK` has everything of one task.
+    They come in the order in which they were fed. All given conditions must hold. `poller why TASK` has everything of
+    one task.
     """
     from poller.core.search import TaskFilter
 

@@ -19,9 +19,10 @@ def pause(
     config: Config = None,
     state: State = None,
 ) -> Exit:
-    """Pause an account: no request leaves until `poller resume`, also after a restart.
+    """Pause an account until a person resumes it.
 
-    Polls in flight are finished. Deadlines do not run meanwhile. On a running poller it needs the run's server.
+    No request leaves until `poller resume`, also after a restart. Polls in flight are finished. Deadlines do not run
+    meanwhile. On a running poller it needs the run's server.
     """
     settings = settings_of(config, state=state)
     run_async(change_pause(settings, account, is_paused=True))

@@ -4,21 +4,38 @@ import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from poller.cli import completion
 from poller.cli.options import (
     Config,
     DefaultAccount,
     Format,
     IdColumn,
-    LogFormat,
     State,
     command_line,
     settings_of,
+)
+from poller.cli.run_options import (
+    BaseUrl,
+    DeadlineS,
+    ExitZero,
+    Follow,
+    GiveUpS,
+    Listen,
+    ListenTokenEnv,
+    ListenTokenFile,
+    LogFormatOption,
+    LogLevel,
+    NoProgress,
+    Requests,
+    Sink,
+    StatusPath,
+    TokenEnv,
+    TokenFile,
+    WindowS,
+    Workers,
 )
 from poller.core.errors import Exit
 
@@ -65,41 +82,18 @@ def run(
         list[str] | None, typer.Argument(metavar="FILE", help="Ids as text, JSON lines or CSV; - for stdin.")
     ] = None,
     config: Config = None,
-    sink: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="jsonl:PATH, csv:PATH, stdout, webhook:URL, sql:URL, command:LINE; repeatable. [jsonl:finished.jsonl]",
-            autocompletion=completion.sinks,
-        ),
-    ] = None,
+    sink: Sink = None,
     state: State = None,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Scheme and host. [https://api.hubapi.com]")
-    ] = None,
-    status_path: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Path template with {task_id}. [that of HubSpot's v3]"),
-    ] = None,
+    base_url: BaseUrl = None,
+    status_path: StatusPath = None,
     account: DefaultAccount = None,
-    token_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with the token. [HUBSPOT_TOKEN]")
-    ] = None,
-    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the token.")] = None,
-    requests: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="At most N requests per window. [as HubSpot's answers show; 100 before]"),
-    ] = None,
-    window_s: Annotated[float | None, typer.Option(metavar="S", help="The rolling window, in seconds. [10]")] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Polls at a time. [16, or as the limit needs]")
-    ] = None,
-    deadline_s: Annotated[
-        float | None, typer.Option(metavar="S", help="Age at which an unfinished task is timed_out. [86400]")
-    ] = None,
-    give_up_s: Annotated[
-        float | None, typer.Option(metavar="S", help="End with code 69 after S seconds of outage. [never]")
-    ] = None,
+    token_env: TokenEnv = None,
+    token_file: TokenFile = None,
+    requests: Requests = None,
+    window_s: WindowS = None,
+    workers: Workers = None,
+    deadline_s: DeadlineS = None,
+    give_up_s: GiveUpS = None,
     stop_on_failures: Annotated[
         str | None,
         typer.Option(
@@ -109,29 +103,14 @@ def run(
     ] = None,
     format: Format = None,  # noqa: A002 - the flag's name
     id_column: IdColumn = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Keep running; read files on as they grow or are rotated, like tail -F.")
-    ] = False,
-    listen: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Serve the live page, metrics and feeding; or off. [127.0.0.1:8321]"),
-    ] = None,
-    listen_token_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="File with the page's token, which other machines need."),
-    ] = None,
-    listen_token_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with that token, in place of a file.")
-    ] = None,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress display on a terminal.")] = False,
-    log_format: Annotated[
-        LogFormat | None, typer.Option(help="How logs are written. [auto: console on a terminal, else json]")
-    ] = None,
-    log_level: Annotated[
-        str | None,
-        typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]", autocompletion=completion.levels),
-    ] = None,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 also when some are not complete.")] = False,
+    follow: Follow = False,
+    listen: Listen = None,
+    listen_token_file: ListenTokenFile = None,
+    listen_token_env: ListenTokenEnv = None,
+    no_progress: NoProgress = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevel = None,
+    exit_zero: ExitZero = False,
 ) -> Exit:
     """Poll every id until its outcome is in every sink.
 
@@ -150,7 +129,7 @@ def run(
       77  HubSpot refuses the token
       78  a setting is wrong, also a host, path or account that the first answers refuse
     """
-    _survive_early_sighup()
+    survive_early_sighup()
     from poller.app.event_loop import run_event_loop
     from poller.app.messages import Again
     from poller.app.process import run_process
@@ -184,7 +163,7 @@ def run(
     return Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code
 
 
-def _survive_early_sighup() -> None:
+def survive_early_sighup() -> None:
     """Until the run handles it, SIGHUP ends the process only where the terminal was closed. The settings are not read
     yet, so a reload has nothing to do."""
     had_terminal = sys.stderr.isatty()

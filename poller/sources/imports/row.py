@@ -78,11 +78,13 @@ class RowReader:
                 f"the column {name!r} is nearly the option {option}, which HubSpot would ignore: rename it"
             )
         url = checked_url(self._value(self.url_names, ref))
-        body = (
-            {"url": url}
-            | LEAST
-            | options_from(lambda name: self._value(self._names[name], ref), lambda name: self._default(name, ref, url))
-        )
+        body = {"url": url, **self._fixed}
+        if self._varying:
+            body |= options_from(
+                lambda name: self._value(self._names[name], ref),
+                lambda name: self._default(name, ref, url),
+                self._varying,
+            )
         encoded = orjson.dumps(_checked(body))
         if len(encoded) > LARGEST_BODY:
             raise ValueError(f"the start call would have {len(encoded):,} bytes, more than {LARGEST_BODY:,}")

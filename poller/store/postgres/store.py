@@ -13,6 +13,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from poller.core.errors import ConfigError
 from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
 from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
@@ -25,6 +26,7 @@ from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
+from poller.store.versions import NO_IMPORTS
 
 log = structlog.get_logger("poller")
 T = TypeVar("T")
@@ -46,6 +48,10 @@ class PostgresStore(PostgresReads, NotingStore):
         self._is_beating = False
         self._is_unreadable = False
         self._closed = False
+
+    @property
+    def starts(self) -> None:
+        return None
 
     @property
     def writable(self) -> bool:
@@ -74,6 +80,8 @@ class PostgresStore(PostgresReads, NotingStore):
         return await self._read(task_queue.was_read, position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
+        if chunk.rows:
+            raise ConfigError(NO_IMPORTS)
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
         write = (source, chunk, paused_s, self._first_poll_s, self._clock())
         return await self._write(task_queue.add, *write, rows=len(chunk.fed))

@@ -11,6 +11,7 @@ import orjson
 
 from poller.core.model import Delivery, Selection
 from poller.store.rows import delivery_of, storable
+from poller.store.sqlite import import_rows
 from poller.store.sqlite.search import forget_runs
 
 Connection = sqlite3.Connection
@@ -137,6 +138,7 @@ def prune(connection: Connection, before: float, limit: int) -> int:
         " landed = landed + excluded.landed",
         tasks,
     )
+    import_rows.forget(connection, tasks)
     connection.executemany("DELETE FROM task WHERE key = ?", tasks)
     forget_runs(connection, tasks)
     return len(found)

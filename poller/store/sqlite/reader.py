@@ -20,6 +20,7 @@ from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
 from poller.store import rows
 from poller.store.find import find
+from poller.store.sqlite import import_rows
 from poller.store.sqlite.errors import translated
 from poller.store.sqlite.search import Search, follow
 
@@ -77,6 +78,7 @@ class SqliteReader(StateReader):
             landed=landed,
             reasons=reasons.fetchall(),
             pruned=connection.execute("SELECT kind, tasks, polls, landed FROM pruned").fetchall(),
+            starts=import_rows.count(connection),
         )
 
     async def sources(self) -> Sequence[SourceSums]:

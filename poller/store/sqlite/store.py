@@ -22,6 +22,7 @@ from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.lock import ProcessLock
 from poller.store.sqlite.reader import SqliteReader
 from poller.store.sqlite.search import Search, follow_aside, index_rows
+from poller.store.sqlite.start_store import SqliteStarts
 from poller.store.unsaved import NotingStore
 
 log = structlog.get_logger("poller")
@@ -40,7 +41,18 @@ class SqliteStore(SqliteReader, NotingStore):
         self._clock = clock
         self._commits = GroupCommit(connection, path=path, linger_s=linger_s, clock=clock, beat=self.beat)
         NotingStore.__init__(self, self._commits.check)
+        self._starts = SqliteStarts(
+            connection,
+            self._commits,
+            clock=clock,
+            noted=lambda: self._noted_accounts,
+            first_poll_s=self._first_poll_s,
+        )
         self._closed = False
+
+    @property
+    def starts(self) -> SqliteStarts:
+        return self._starts
 
     @property
     def writable(self) -> bool:
@@ -71,7 +83,8 @@ class SqliteStore(SqliteReader, NotingStore):
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         noted, first_poll_s, now = self._noted_accounts, self._first_poll_s, self._clock()
-        return await self._write(task_queue.add, source, chunk, noted, first_poll_s, now, rows=len(chunk.fed))
+        size = len(chunk.fed) + len(chunk.rows)
+        return await self._write(task_queue.add, source, chunk, noted, first_poll_s, now, rows=size)
 
     # --- polling
 

@@ -12,6 +12,8 @@ from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settle
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
+from poller.store.sqlite import import_rows
+from poller.store.sqlite.accounts import account_base
 
 Connection = sqlite3.Connection
 Leased = Mapping[int, int]  # the keys of the tasks that are leased now
@@ -52,6 +54,9 @@ def add(
     tasks = _insert_tasks(connection, chunk, noted, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
     failed, other_refs = _count_known(connection, chunk) if duplicates else (0, 0)
+    if chunk.rows:
+        new, failed_rows = import_rows.add_rows(connection, chunk.rows, noted, now)
+        tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
     added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
@@ -73,7 +78,7 @@ def _insert_tasks(
     first_poll_s: Mapping[str, float],
     now: float,
 ) -> int:
-    accounts = {name: _account_base(connection, name, noted) for name in {fed.account for fed in chunk.fed}}
+    accounts = {name: account_base(connection, name, noted) for name in {fed.account for fed in chunk.fed}}
     due_at = {name: now + first_poll_s.get(name, 0.0) for name in accounts}
     before = connection.total_changes
     if len(accounts) == 1 and not any(fed.ref for fed in chunk.fed):
@@ -112,13 +117,6 @@ def _insert_ids(connection: Connection, base: tuple[int, float], ids: Sequence[s
         " ON CONFLICT (account, task_id) DO NOTHING",
         (last + 1, *base, now, due_at, orjson.dumps(ids).decode()),
     )
-
-
-def _account_base(connection: Connection, name: str, noted: Mapping[str, AccountState]) -> tuple[int, float]:
-    """Return the account's number, made as needed, and its latest paused time: the base of its new tasks."""
-    connection.execute("INSERT INTO account (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
-    number, paused_s = connection.execute("SELECT id, paused_s FROM account WHERE name = ?", (name,)).fetchone()
-    return number, noted[name].paused_s if name in noted else paused_s
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------
@@ -230,7 +228,7 @@ def save(connection: Connection, accounts: Mapping[str, AccountState], learned: 
     """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
     connection.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned.items())
     for name, state in accounts.items():
-        number, _ = _account_base(connection, name, {})
+        number, _ = account_base(connection, name, {})
         connection.execute(
             "UPDATE account SET active_at = ?, clean = ?, paused_s = ?, day = ?, pause = ?, pause_detail = ?,"
             " resume_at = ? WHERE id = ?",
@@ -264,4 +262,5 @@ def rebase_instants(connection: Connection, now: float) -> float:
         "UPDATE dead SET at = min(at - :ahead_s, :now) WHERE at > :now",
     ):
         connection.execute(statement, values)
+    import_rows.rebase(connection, values)
     return float(latest - now)

@@ -1,0 +1,238 @@
+"""Kill `poller import` at random instants and before system calls, and count each start where it counts: at HubSpot.
+
+Each trial kills one import several times, lets it continue until only unsure rows are left, sets their settle time to
+over, and runs it to its end. Nothing may be lost, and no start repeated that its record does not name.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import orjson
+
+import poller
+from campaign import trace
+from campaign.trace import Point
+from poller.core.model import Sums
+from poller.reports.ledger import imbalances
+from poller.sandbox import SandboxApi, Scenario, parse_durations, serve
+from poller.store import read_store
+
+WORKERS = 8
+ROWS = 40
+STUCK_S = 120.0
+SCENARIO = Scenario(
+    durations=parse_durations("uniform:0.05,0.4"), fates={}, requests=30, window_s=0.5, latency_s=(0.005, 0.06)
+)
+CALLS = ("pwrite64", "fdatasync")  # on the state and its log
+HIGHEST_CALL = {"pwrite64": 400, "fdatasync": 120}
+UNREACHED_S = 30.0  # a system call that the run does not make
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instant:
+    """A moment of a run: so many seconds after its next `requests` have reached HubSpot."""
+
+    requests: int
+    after_s: float
+
+
+Blow = Instant | Point
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the trials did, and what must not have happened."""
+
+    kills: int = 0
+    unsure: int = 0
+    repeated: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+class ImportTrial:
+    """One folder with rows, a state and an output, and a simulated HubSpot of this process."""
+
+    def __init__(self, folder: Path, counts: Counts) -> None:
+        self.folder = folder
+        self.counts = counts
+        self.api = SandboxApi(SCENARIO, _now)
+        self.kills = 0
+        (folder / "rows.csv").write_text(
+            "url,sku\n" + "".join(f"https://cdn.example.com/{n}.png,{n}\n" for n in range(ROWS))
+        )
+
+    async def run(self, blows: Sequence[Blow]) -> None:
+        async with serve(self.api) as url:
+            for blow in blows:
+                await self._killed(url, blow)
+            await self._until_only_unsure(url)
+            unsure = await self._check_before_settling()
+            self._let_settle()
+            process = await self._start(url, ["-m", "poller"])
+            code = await asyncio.wait_for(process.wait(), STUCK_S)
+            await self._check_at_the_end(code, unsure)
+
+    async def _start(self, url: str, command: Sequence[str], prefix: Sequence[str] = ()) -> asyncio.subprocess.Process:
+        words = [*prefix, sys.executable, *command, "import", "rows.csv", "--set", "access=PRIVATE"]
+        words += ["--set", "folderPath=/p", "--base-url", url, "--trial", "0", "--workers", str(WORKERS)]
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HUBSPOT_TOKEN": "sandbox-token",
+            "POLLER_LISTEN": "off",
+            "POLLER_POLLING__POLICY": "backoff",
+            "POLLER_POLLING__FIRST_GAP_S": "0.1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(Path(poller.__file__).parent.parent),
+        }
+        with (self.folder / "stderr.log").open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *words, cwd=self.folder, env=environ, stdout=log, stderr=log, start_new_session=True
+            )
+
+    async def _killed(self, url: str, blow: Blow) -> None:
+        prefix: list[str] = []
+        if isinstance(blow, Point):
+            paths = [str(self.folder / name) for name in ("poller.db", "poller.db-wal")]
+            prefix = trace.injecting(self.folder / "strace.log", paths, blow, "signal=SIGKILL")
+        process = await self._start(url, ["-m", "poller"], prefix)
+        try:
+            if isinstance(blow, Instant):
+                await self._reached(process, blow)
+            else:
+                await asyncio.wait_for(process.wait(), UNREACHED_S)
+        except TimeoutError:
+            pass
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # strace and what it traces
+        await process.wait()
+        self.kills += process.returncode not in (0, 1)
+
+    async def _reached(self, process: asyncio.subprocess.Process, instant: Instant) -> None:
+        wanted = self.api.stats().requests_total + instant.requests
+        async with asyncio.timeout(STUCK_S):
+            while self.api.stats().requests_total < wanted and process.returncode is None:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.002)
+        await asyncio.sleep(instant.after_s)
+
+    async def _until_only_unsure(self, url: str) -> None:
+        process = await self._start(url, ["-m", "poller"])
+        try:
+            async with asyncio.timeout(STUCK_S):
+                while process.returncode is None and await self._has_other_work():  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            self._violated("stuck")
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+    async def _has_other_work(self) -> bool:
+        try:
+            sums = await self._sums()
+        except Exception:  # noqa: BLE001 - the state is just being opened
+            return True
+        unsure = sums.starts.unsure if sums.starts else 0
+        return sums.waiting + sums.finished < ROWS or sums.waiting > unsure
+
+    async def _sums(self) -> Sums:
+        reader = await read_store(f"sqlite:///{self.folder / 'poller.db'}")
+        try:
+            return await reader.sums()
+        finally:
+            await reader.close()
+
+    async def _check_before_settling(self) -> int:
+        sums = await self._sums()
+        unsure = sums.starts.unsure if sums.starts else 0
+        posts = Counter(url for _, url in self.api.starts.posts)
+        if doubled := [url for url, count in posts.items() if count > 1]:
+            self._violated(f"started twice before the settle time: {doubled[:3]}")
+        if unsure > self.kills * WORKERS:
+            self._violated(f"{unsure} unsure after {self.kills} kills")
+        self._check_ledger(sums)
+        self.counts.kills += self.kills
+        self.counts.unsure += unsure
+        return unsure
+
+    def _let_settle(self) -> None:
+        with sqlite3.connect(self.folder / "poller.db") as connection:
+            connection.execute("UPDATE import_row SET due_at = 0 WHERE task IS NULL")
+        connection.close()
+
+    async def _check_at_the_end(self, code: int, unsure: int) -> None:
+        records = [orjson.loads(line) for line in (self.folder / "finished.jsonl").read_bytes().splitlines()]
+        rows = Counter(record["ref"]["sku"] for record in records)
+        if rows != Counter(str(number) for number in range(ROWS)) or code != 0:
+            self._violated(f"exit {code}; rows lost or doubled: {rows.most_common(3)}, {len(rows)} of {ROWS}")
+        posts = Counter(url for _, url in self.api.starts.posts)
+        flagged = {record["ref"]["url"] for record in records if record["starts"] > 1}
+        if silent := [url for url, count in posts.items() if count > 1 and url not in flagged]:
+            self._violated(f"started twice, and no record says so: {silent[:3]}")
+        if len(flagged) > unsure:
+            self._violated(f"{len(flagged)} rows repeated, but {unsure} were unsure")
+        if self.api.stats().files_twice:
+            self._violated(f"{self.api.stats().files_twice} files twice")
+        self.counts.repeated += len(flagged)
+        self._check_ledger(await self._sums())
+
+    def _check_ledger(self, sums: Sums) -> None:
+        for imbalance in imbalances(sums):
+            self._violated(str(imbalance))
+
+    def _violated(self, what: str) -> None:
+        self.counts.violations.append(f"{self.folder.name}: {what}")
+
+
+def _now() -> float:
+    import time
+
+    return time.time()
+
+
+def blows_for(rng: Random, kills: int, *, traced: bool) -> list[Blow]:
+    """Return the kills of one trial."""
+    if not traced:
+        return [Instant(requests=rng.randrange(1, 12), after_s=rng.uniform(0.0, 0.06)) for _ in range(kills)]
+    calls = [rng.choice(CALLS) for _ in range(kills)]
+    return [Point(call=call, number=rng.randrange(1, HIGHEST_CALL[call])) for call in calls]
+
+
+async def campaign(random_kills: int, calls: int, *, seed: int, a_trial: int = 5, into: Path | None = None) -> Counts:
+    """Carry out trials with so many kills of each sort."""
+    counts, rng = Counts(), Random(seed)  # noqa: S311 - chooses instants
+    plans = [blows_for(rng, a_trial, traced=False) for _ in range(-(-random_kills // a_trial))]
+    plans += [blows_for(rng, a_trial, traced=True) for _ in range(-(-calls // a_trial))]
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, blows in enumerate(plans):
+            folder = (into or Path(temporary)) / f"trial-{number}"
+            folder.mkdir()
+            await ImportTrial(folder, counts).run(blows)
+    return counts
+
+
+def main() -> None:
+    """Run the campaign and print its counts; exit 1 where something was lost or doubled."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random-kills", type=int, default=0)
+    parser.add_argument("--calls", type=int, default=0, help="kills before a system call; needs strace")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    counts = asyncio.run(campaign(args.random_kills, args.calls, seed=args.seed))
+    print(f"{counts.kills} kills: {counts.unsure} rows unsure, {counts.repeated} repeated")  # noqa: T201 - a command
+    for violation in counts.violations:
+        print(violation)  # noqa: T201
+    sys.exit(bool(counts.violations))
+
+
+if __name__ == "__main__":
+    main()

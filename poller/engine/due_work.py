@@ -1,0 +1,94 @@
+"""An account's due work: polls before rows, so that outcomes come early; after some polls in a row, one waiting row."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
+from poller.core.model import Pause, Row, Task
+from poller.core.protocols import Clock, Gate, PollStore, StartStore
+from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
+from poller.schedule import AccountTiming
+
+POLLS_BEFORE_A_START = 4  # due polls in a row, before one waiting start goes
+
+
+class Probe:
+    """The right to poll for nothing but an outage's end: no task is due, and a start must not probe."""
+
+
+class DueWork(DueTasks):
+    """Hands out polls, starts and, during an outage, at most one probe at a time."""
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        store: PollStore,
+        gate: Gate,
+        timing: AccountTiming | None,
+        clock: Clock,
+        rng: Random,
+        starts: StartStore,
+        may_start: Callable[[], bool],
+        on_row_claimed: Callable[[Row], None],
+    ) -> None:
+        """`may_start` returns whether a row may be started now, but for the account's pause."""
+        super().__init__(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
+        self._starts = starts
+        self._may_start = may_start
+        self._on_row_claimed = on_row_claimed
+        self._polls_in_row = 0
+        self._probe: Probe | None = None
+
+    async def next_work(self) -> Task | Row | Probe | None:
+        """Wait for due work; None once stopped."""
+        async with self._claiming:
+            while not self._stopping:
+                self._woken.clear()
+                if (work := await self._take()) is not None:
+                    return work
+                await self._sleep_until_due()
+        return None
+
+    async def _take(self) -> Task | Row | Probe | None:
+        if not self._claimed:
+            self._claimed.extend(await self._claim(self._clock(), self._gate.workers))
+        if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not self._rows_may_go):
+            self._polls_in_row += 1
+            return self._claimed.popleft()
+        if self._rows_may_go and (rows := await self._starts.claim(self._account, 1)):
+            self._polls_in_row = 0
+            self._on_row_claimed(rows[0])
+            return rows[0]
+        if self._claimed:
+            return self._claimed.popleft()
+        if self._gate.pause is Pause.OUTAGE and self._probe is None:
+            self._probe = Probe()
+            return self._probe
+        return None
+
+    @property
+    def _rows_may_go(self) -> bool:
+        return self._gate.pause is not Pause.OUTAGE and self._may_start()
+
+    def end_probe(self, probe: Probe) -> None:
+        """The probe has its answer, or none: another may follow."""
+        if probe is self._probe:
+            self._probe = None
+            self.wake()
+
+    async def _sleep_until_due(self) -> None:
+        now = self._clock()
+        self._sleeps_until = math.inf  # while the schedule is read, whatever becomes due ends the sleep
+        if self._standstill is not None:
+            due: list[float | None] = [self._standstill.sleeps_until]
+        else:
+            due = [await self._store.next_due_at(self._account)]
+        if self._rows_may_go:
+            due.append(await self._starts.next_due_at(self._account))
+        self._sleeps_until = min([now + LONGEST_SLEEP_S, *(at for at in due if at is not None)])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
+                await self._woken.wait()

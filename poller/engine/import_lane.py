@@ -1,0 +1,282 @@
+"""A lane that also starts imports: polls first, then rows; each start is stored before its first byte leaves."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, assert_never
+
+import structlog
+
+from poller.core.log import Folded
+from poller.core.model import (
+    Answer,
+    AwaitStart,
+    Begin,
+    EndRow,
+    Kind,
+    Pause,
+    Record,
+    Row,
+    StartAgain,
+    StartAnswer,
+    StartDecision,
+    Started,
+    Task,
+    Unsure,
+)
+from poller.core.protocols import GateClosed, Slot, StartClient, StartStore
+from poller.core.record import render_row
+from poller.engine.due_work import DueWork, Probe
+from poller.engine.lane import Lane
+from poller.engine.recorder import Polled
+from poller.engine.witness import known_task
+from poller.schedule.starts import (
+    StartRules,
+    backlog_tradeoff,
+    body_to_send,
+    decide_start,
+    may_be_sent,
+    settle_s,
+)
+from poller.schedule.trial import LANDED_ENOUGH, Trial
+
+log = structlog.get_logger("poller")
+
+BACKLOG_COUNTED = 100_000  # rows; beyond, a poll costs no more
+REPRICE_EVERY_S = 5.0
+UNKNOWN_ID = "AAAAAAAAAAA"  # well-formed: HubSpot answers that it does not know it, which shows that it answers
+
+
+class ImportLane(Lane):
+    """One account at work on rows and tasks. A poll, never a start, probes an outage."""
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        starts: StartStore,
+        starter: StartClient,
+        start_rules: StartRules,
+        on_trial_failed: Callable[[str], None],
+        **lane: Any,
+    ) -> None:
+        """`lane`: the arguments of `Lane`. `on_trial_failed` gets the one reason for which all of the trial failed."""
+        super().__init__(account, **lane)
+        self._starts = starts
+        self._starter = starter
+        self._rules = start_rules
+        self._on_trial_failed = on_trial_failed
+        self._trial = Trial(start_rules.trial)
+        self._underway = 0
+        self._in_hand = 0  # rows at a worker
+        self._accepted = 0
+        self._refused_after: dict[int, int] = {}  # row → how many were accepted when it was refused
+        self._log_lost = Folded(log.warning, clock=self._clock)
+        self._due_work = DueWork(
+            account,
+            store=self._store,
+            gate=self.gate,
+            timing=self._timing,
+            clock=self._clock,
+            rng=self._rng,
+            starts=starts,
+            may_start=self._may_start,
+            on_row_claimed=self._on_row_claimed,
+        )
+        self._due_tasks = self._due_work
+
+    async def run(self) -> None:
+        """Work until stopped, as `Lane.run`."""
+        self._underway = await self._starts.underway(self.account)
+        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+        async with asyncio.TaskGroup() as group:
+            pricing = group.create_task(self._reprice_polls())
+            await super().run()
+            pricing.cancel()
+
+    def apply_starter(self, starter: StartClient) -> None:
+        """Use another client from the next start on."""
+        self._starter = starter
+
+    def _may_start(self) -> bool:
+        return self._underway + self._in_hand < self._rules.underway and not self._trial.holds
+
+    def _on_row_claimed(self, row: Row) -> None:
+        """Count a row before another one is claimed."""
+        self._in_hand += 1
+        if row.lost == 0:
+            self._trial.count(1)
+
+    async def _work(self, workers: asyncio.TaskGroup) -> None:
+        goes_on = True
+        while goes_on and (work := await self._due_work.next_work()) is not None:
+            match work:
+                case Task():
+                    goes_on = await self._poll(work, workers)
+                case Row():
+                    try:
+                        goes_on = await self._start(work, workers)
+                    finally:
+                        self._in_hand -= 1
+                case Probe():
+                    goes_on = await self._probe(work)
+                case _:
+                    assert_never(work)
+
+    # --- a start
+
+    async def _start(self, row: Row, workers: asyncio.TaskGroup) -> bool:
+        """Start a row; return False where the run drains."""
+        if not may_be_sent(row, self._rules):
+            await self._end_unsent(row)
+            return True
+        waiting_since = self._clock()
+        try:
+            async with self.gate.slot(("row", row.key)) as slot:
+                if self.gate.pause is Pause.OUTAGE:  # it began while the start waited
+                    self._give_back(row)
+                    await self._poll_witness(slot)
+                    return True
+                sent_at = self._clock()
+                sent = await self._starts.intend(row, sent_at=sent_at, due_at=sent_at + self._settle_s())
+                answer = await self._starter.start(body_to_send(row))
+                slot.answered(Answer(outcome=answer.shows, limits=answer.limits))
+        except GateClosed:
+            self._give_back(row)
+            return False
+        self._recorder.count_start(answer.outcome, request_s=self._clock() - sent_at, gate_s=sent_at - waiting_since)
+        self._start_workers(workers)
+        await self._settle_start(row, sent, answer)
+        self._give_up.check(answer.shows, self._clock())
+        return True
+
+    def _settle_s(self) -> float:
+        """Return how long after its departure a start whose answer was lost may be repeated."""
+        return self._starter.longest_s + settle_s(None if self._timing is None else self._timing.planner)
+
+    def _give_back(self, row: Row) -> None:
+        """Give a row back that was not sent."""
+        self._starts.release([row])
+        self._uncount(row)
+
+    async def _settle_start(self, row: Row, sent: Row, answer: StartAnswer) -> None:
+        """Store what the answer means. `row` is as it was before, `sent` as it is stored now."""
+        decision = decide_start(
+            row,
+            answer.outcome,
+            now=self._clock(),
+            others_accepted=self._accepted > self._refused_after.get(row.key, -1),
+            rules=self._rules,
+            rng=self._rng,
+        )
+        if isinstance(decision, Begin) and not await self._starts.settle(sent, decision):
+            answer = StartAnswer(outcome=Unsure(reason="foreign_answer"), shows=answer.shows)
+            decision = AwaitStart()
+        self._log_start(row, answer, decision)
+        match decision:
+            case Begin():
+                self._underway += 1
+                self._accepted += 1
+                self._refused_after.pop(row.key, None)
+                self.wake()
+            case StartAgain():
+                self._uncount(row)
+                if decision.refusals > row.refusals:
+                    self._refused_after[row.key] = self._accepted
+                await self._starts.settle(sent, decision)
+                self._due_work.wake_for(decision.at)
+            case AwaitStart():
+                self._starts.release([row])
+                self._due_work.wake_for(sent.due_at)
+            case EndRow(kind=kind):
+                record = render_row(sent, answer.outcome, kind, seen_at=self._clock())
+                if isinstance(answer.outcome, Unsure):
+                    await self._starts.end_unsent(sent, record)
+                else:
+                    await self._starts.settle(sent, decision, record)
+                self._finish_row(row, record)
+            case _:
+                assert_never(decision)
+
+    async def _end_unsent(self, row: Row) -> None:
+        """Give an unsure row that is not sent again its outcome."""
+        record = render_row(row, None, Kind.START_UNKNOWN, seen_at=self._clock())
+        await self._starts.end_unsent(row, record)
+        self._finish_row(row, record)
+
+    def _finish_row(self, row: Row, record: Record) -> None:
+        self._refused_after.pop(row.key, None)
+        self._recorder.finish_row(row, record)
+        self._end_of_import(record)
+
+    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision) -> None:
+        outcome = answer.outcome
+        log.debug(
+            "row.started",
+            account=self.account,
+            row=row.row,
+            outcome=type(outcome).__name__.lower(),
+            task_id=outcome.task_id if isinstance(outcome, Started) else None,
+            starts=row.starts + 1,
+        )
+        if isinstance(outcome, Unsure) and not isinstance(decision, Begin):
+            self._log_lost("start.lost", by=(outcome.reason,), account=self.account, row=row.row, reason=outcome.reason)
+
+    # --- the trial
+
+    def _uncount(self, row: Row) -> None:
+        """The row was handed out and not accepted. An unsure one still counts for its earlier start."""
+        if row.lost == 0:
+            self._trial.count(-1)
+        self.wake()
+
+    def _end_of_import(self, record: Record) -> None:
+        was_over = self._trial.is_over
+        self._trial.end(None if record.landed else record.reason or record.kind.value)
+        if (reason := self._trial.failed_for) is not None and not was_over:
+            log.warning("import.trial_failed", account=self.account, reason=reason, rows=self._rules.trial)
+            self._on_trial_failed(reason)
+        elif self._trial.is_over and not was_over:
+            log.info("import.trial_passed", account=self.account)
+        self.wake()
+
+    # --- probes of an outage
+
+    async def _probe(self, probe: Probe) -> bool:
+        try:
+            async with self.gate.slot() as slot:
+                await self._poll_witness(slot)
+        except GateClosed:
+            return False
+        finally:
+            self._due_work.end_probe(probe)
+        return True
+
+    async def _poll_witness(self, slot: Slot) -> None:
+        """Poll a task that HubSpot knows, or an id that it answers not to know: either shows that it answers."""
+        witness, asked_at = self._witness.task or known_task(self.account, UNKNOWN_ID), self._clock()
+        answer = await self._client.poll(witness)
+        slot.answered(answer, of_witness=True)
+        outcome, now = answer.outcome, self._clock()
+        self._recorder.count(outcome, request_s=now - asked_at, gate_s=0.0)
+        self._log_probe(witness, outcome)
+        self._give_up.check(outcome, now)
+        self.wake()
+
+    # --- what a lane does with polls, with rows beside them
+
+    def _on_commit(self, polled: Sequence[Polled]) -> None:
+        super()._on_commit(polled)
+        for each in polled:
+            if each.settled.record is not None and each.settled.task.start is not None:
+                self._underway -= 1
+                self._end_of_import(each.settled.record)
+
+    async def _reprice_polls(self) -> None:
+        """While rows could be started, let a poll cost what it delays."""
+        while True:
+            if self._timing is not None:
+                reading = self.gate.reading()
+                waiting = await self._starts.backlog(self.account, BACKLOG_COUNTED) if self._may_start() else 0
+                pace = reading.window_limit / reading.window_s
+                self._timing.planner.reprice(backlog_tradeoff(self._polling, waiting, pace))
+            await asyncio.sleep(REPRICE_EVERY_S)

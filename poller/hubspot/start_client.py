@@ -1,0 +1,90 @@
+"""Starts an import: one POST over a connection of its own, whose result is always a `StartAnswer`. Never raises.
+
+A start's answer names nothing by which it could be checked. A stray answer on a kept connection would give the row
+another row's task id, so no connection is used twice.
+"""
+
+import structlog
+from yarl import URL
+
+from poller.core.errors import ConfigError
+from poller.core.model import Refused, StartAnswer
+from poller.core.protocols import TokenSource
+from poller.hubspot.classify_start import classify_start, not_sent, unsure
+from poller.hubspot.client import LARGEST_PROBLEM, USER_AGENT, Connections, Trouble, trouble_of, untrusted
+from poller.hubspot.connection import HostPool, read_body
+from poller.hubspot.timeouts import SharedTimeout
+from poller.hubspot.tokens import TokenUnavailable
+
+log = structlog.get_logger("poller")
+
+
+class HubSpotStarts:
+    """One account's `StartClient`."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        base_url: str,
+        start_path: str,
+        tokens: TokenSource,
+        request_timeout_s: float = 30.0,
+    ) -> None:
+        self._connections = connections
+        self._url = URL(base_url.rstrip("/") + start_path, encoded=True)
+        self._tokens = tokens
+        self._timeout = SharedTimeout(request_timeout_s)
+        self.longest_s = request_timeout_s
+        self._headers = (
+            f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {USER_AGENT}\r\n"
+            "Content-Type: application/json\r\nConnection: close\r\n"
+        )
+        self._pool: HostPool | None = None
+
+    async def start(self, body: bytes) -> StartAnswer:
+        """Send the start call once; see `StartClient`."""
+        left = Departure()
+        try:
+            with self._timeout:
+                token = await self._tokens.token()
+                answer = await self._request(token, body, left)
+        except ConfigError as error:
+            refused = Refused(reason="token_refused", detail=str(error))
+            return StartAnswer(outcome=refused, shows=refused)
+        except TokenUnavailable:
+            return not_sent(Trouble.NO_TOKEN.value)
+        except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
+            trouble = trouble_of(error)
+            if left.began:
+                return unsure(trouble.value)
+            if trouble is Trouble.CERTIFICATE:
+                refused = untrusted(error, self._url.host)
+                return StartAnswer(outcome=refused, shows=refused)
+            return not_sent(trouble.value)
+        if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
+            self._tokens.refused(token)
+        return answer
+
+    async def _request(self, token: str, body: bytes, left: "Departure") -> StartAnswer:
+        if self._pool is None:
+            self._pool = await self._connections.pool(self._url, fresh=True)
+        headers = f"Authorization: Bearer {token}\r\n{self._headers}"
+        reply = await self._pool.post(self._url.raw_path_qs, headers, body, left.begin)
+        try:
+            content, trouble = await read_body(reply.content, LARGEST_PROBLEM)
+            if trouble is not None and 200 <= reply.status <= 299:
+                return unsure(trouble_of(trouble).value)
+            return classify_start(reply.status, reply.headers, content)
+        finally:
+            reply.release(keep=False)
+
+
+class Departure:
+    """Whether the first byte of a request may have left: set right before it is written."""
+
+    def __init__(self) -> None:
+        self.began = False
+
+    def begin(self) -> None:
+        self.began = True

@@ -1,0 +1,86 @@
+"""The `StartStore` of an SQLite state: the leases of rows in memory, the rest in `import_rows`."""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from poller.core.model import AccountState, Begin, EndRow, Record, Row, StartAgain
+from poller.core.protocols import Clock, StartStore
+from poller.store.sqlite import import_rows
+from poller.store.sqlite.accounts import account_base
+from poller.store.sqlite.group_commit import GroupCommit
+
+
+class SqliteStarts(StartStore):
+    """Writes through the store's group commits; reads between two of them."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        commits: GroupCommit,
+        *,
+        clock: Clock,
+        noted: Callable[[], Mapping[str, AccountState]],
+        first_poll_s: Mapping[str, float],
+    ) -> None:
+        """`noted` returns what is known of accounts and not stored yet."""
+        self._connection = connection
+        self._commits = commits
+        self._clock = clock
+        self._noted = noted
+        self._first_poll_s = first_poll_s
+        self._leased: set[int] = set()
+
+    async def claim(self, account: str, limit: int) -> list[Row]:
+        self._commits.check()
+        rows = import_rows.claim(self._connection, account, limit, self._leased, self._clock())
+        self._leased.update(row.key for row in rows)
+        return rows
+
+    async def next_due_at(self, account: str) -> float | None:
+        self._commits.check()
+        return import_rows.next_due_at(self._connection, account, self._leased)
+
+    async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
+        await self._commits.run(lambda: import_rows.intend(self._connection, row.key, sent_at, due_at))
+        first_sent_at = sent_at if row.first_sent_at is None else row.first_sent_at
+        return replace(row, starts=row.starts + 1, lost=row.lost + 1, first_sent_at=first_sent_at, due_at=due_at)
+
+    async def settle(self, row: Row, decision: Begin | StartAgain | EndRow, record: Record | None = None) -> bool:
+        return await self._commits.run(
+            lambda: self._settle(row, decision, record), on_commit=lambda: self.release([row])
+        )
+
+    def _settle(self, row: Row, decision: Begin | StartAgain | EndRow, record: Record | None) -> bool:
+        if isinstance(decision, StartAgain):
+            import_rows.start_again(self._connection, row.key, decision)
+            return True
+        base = account_base(self._connection, row.account, self._noted())
+        if isinstance(decision, Begin):
+            now = self._clock()
+            due_at = now + self._first_poll_s.get(row.account, 0.0)
+            return import_rows.begin(self._connection, row, decision.task_id, base, now, due_at)
+        if record is None:
+            raise TypeError("a row that ends needs its record")
+        import_rows.end_row(self._connection, row, record, base, is_certain=True)
+        return True
+
+    async def end_unsent(self, row: Row, record: Record) -> None:
+        def apply() -> None:
+            base = account_base(self._connection, row.account, self._noted())
+            import_rows.end_row(self._connection, row, record, base, is_certain=False)
+
+        await self._commits.run(apply, on_commit=lambda: self.release([row]))
+
+    def release(self, rows: Sequence[Row]) -> None:
+        self._leased.difference_update(row.key for row in rows)
+
+    async def backlog(self, account: str, limit: int) -> int:
+        return import_rows.backlog(self._connection, account, limit)
+
+    async def underway(self, account: str) -> int:
+        return import_rows.underway(self._connection, account)
+
+    async def landed(self, account: str, limit: int) -> int:
+        return import_rows.landed(self._connection, account, limit)

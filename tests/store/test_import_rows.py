@@ -1,0 +1,234 @@
+"""Rows to import in the state: durable intent, attempts, and sums that balance at every instant."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import orjson
+import pytest
+
+from poller.core.model import (
+    Begin,
+    Chunk,
+    EndRow,
+    Fed,
+    FedRow,
+    Finished,
+    Kind,
+    Position,
+    Row,
+    Settled,
+    StartAgain,
+    Unsure,
+)
+from poller.core.record import render, render_row
+from poller.reports.ledger import imbalances
+from poller.store import SqliteStore, open_store
+
+Clock = Callable[[], float]
+
+
+@asynccontextmanager
+async def opened(path: Path, clock: Clock) -> AsyncIterator[SqliteStore]:
+    store = await open_store(f"sqlite:///{path}", clock=clock, linger_s=0.0)
+    assert isinstance(store, SqliteStore)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def fed(name: str, body: str = "{}") -> FedRow:
+    return FedRow(account="default", row=name, body=body.encode(), ref=orjson.dumps({"url": name}))
+
+
+async def feed(store: SqliteStore, *rows: FedRow) -> tuple[int, int, int]:
+    source = await store.new_source("rows")
+    chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(offset=1, line=len(rows)))
+    added = await store.add(source, chunk)
+    return added.tasks, added.duplicates, added.failed
+
+
+async def claimed(store: SqliteStore) -> Row:
+    (row,) = await store.starts.claim("default", 1)
+    return row
+
+
+async def begun(store: SqliteStore, row: Row, task_id: str, now: float) -> bool:
+    sent = await store.starts.intend(row, sent_at=now, due_at=now + 600)
+    return await store.starts.settle(sent, Begin(task_id=task_id))
+
+
+async def finish(store: SqliteStore, now: float, outcome: Finished, kind: Kind) -> None:
+    (task,) = await store.claim("default", 1)
+    record = render(task, outcome, kind, seen_at=now)
+    await store.record([Settled(task=task, record=record)])
+
+
+LANDED = Finished(status="COMPLETE", num_errors=0, result=b'{"id":"1","createdAt":"2026-01-05T00:00:00Z"}')
+FAILED = Finished(status="COMPLETE", num_errors=1, errors=b'[{"message":"gone"}]', has_errors=True)
+EMPTY = Finished(status="COMPLETE", num_errors=0)
+
+
+async def test_a_crash_between_intent_and_answer_leaves_the_row_unsure_until_it_has_settled(
+    tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "poller.db"
+    async with opened(path, clock) as store:
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        row = await claimed(store)
+        assert (row.starts, row.lost) == (0, 0)
+        await store.starts.intend(row, sent_at=clock(), due_at=clock() + 600)
+    async with opened(path, clock) as store:
+        starts = (await store.sums()).starts
+        assert starts is not None
+        assert (starts.unstarted, starts.unsure, starts.starts, starts.lost) == (0, 1, 1, 1)
+        assert await store.starts.claim("default", 5) == []
+        assert await store.starts.next_due_at("default") == pytest.approx(clock() + 600, abs=1)
+        assert imbalances(await store.sums()) == []
+
+
+async def test_a_started_row_is_a_task_that_knows_its_row_and_no_row_any_more(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        await feed(store, fed("a"))
+        assert await begun(store, await claimed(store), "T1", clock())
+        assert await store.starts.claim("default", 5) == []
+        assert (await store.starts.backlog("default", 9), await store.starts.underway("default")) == (0, 1)
+        (task,) = await store.claim("default", 5)
+        assert (task.task_id, task.ref) == ("T1", b'{"url":"a"}')
+        record = render(task, LANDED, Kind.COMPLETE, seen_at=clock())
+        assert orjson.loads(record.body)["row"] == "a"
+        assert orjson.loads(record.body)["starts"] == 1
+        await store.record([Settled(task=task, record=record)])
+        assert (await store.starts.underway("default"), await store.starts.landed("default", 9)) == (0, 1)
+        assert imbalances(await store.sums()) == []
+
+
+async def test_an_id_that_another_task_has_is_not_this_rows(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        source = await store.new_source("ids")
+        ids = Chunk(
+            fed=(Fed(account="default", task_id="T1"),), rejected=(), blank=0, position=Position(offset=1, line=1)
+        )
+        await store.add(source, ids)
+        await feed(store, fed("a"))
+        assert not await begun(store, await claimed(store), "T1", clock())
+        starts = (await store.sums()).starts
+        assert starts is not None
+        assert (starts.unsure, starts.accepted) == (1, 0)
+        assert imbalances(await store.sums()) == []
+
+
+async def test_a_start_that_began_nothing_leaves_the_row_as_it_was(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        await feed(store, fed("a"))
+        for left, starts in ((True, 1), (False, 1), (True, 2)):
+            row = await claimed(store)
+            sent = await store.starts.intend(row, sent_at=clock(), due_at=clock() + 600)
+            await store.starts.settle(sent, StartAgain(at=clock(), refusals=0, left=left))
+            sums = (await store.sums()).starts
+            assert sums is not None
+            assert (sums.unstarted, sums.unsure, sums.starts, sums.refused) == (1, 0, starts, starts)
+        assert (await claimed(store)).first_sent_at is None
+
+
+async def test_a_repeat_that_is_refused_stays_unsure(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        await feed(store, fed("a"))
+        row = await claimed(store)
+        await store.starts.intend(row, sent_at=clock(), due_at=clock())
+        store.starts.release([row])
+        row = await claimed(store)
+        assert (row.starts, row.lost) == (1, 1)
+        sent = await store.starts.intend(row, sent_at=clock(), due_at=clock() + 600)
+        await store.starts.settle(sent, StartAgain(at=clock(), refusals=0, left=True))
+        again = await claimed(store)
+        assert (again.starts, again.lost) == (2, 1)
+        starts = (await store.sums()).starts
+        assert starts is not None
+        assert (starts.unsure, starts.repeated, starts.lost, starts.refused) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "is_new", "is_checked"),
+    [
+        (LANDED, Kind.COMPLETE, False, False),
+        (FAILED, Kind.COMPLETE_WITH_ERRORS, True, False),
+        (EMPTY, Kind.COMPLETE_WITHOUT_RESULT, True, True),
+        (Finished(status="COMPLETE", num_errors=1, result=b'{"id":"1"}'), Kind.COMPLETE_WITH_ERRORS, False, False),
+    ],
+)
+async def test_a_row_that_is_fed_again_is_a_new_attempt_only_where_no_file_landed(
+    tmp_path: Path, clock: Clock, outcome: Finished, kind: Kind, is_new: bool, is_checked: bool
+) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        await feed(store, fed("a"))
+        assert await feed(store, fed("a")) == (0, 1, 0), "not started"
+        await begun(store, await claimed(store), "T1", clock())
+        assert await feed(store, fed("a")) == (0, 1, 0), "under way"
+        await finish(store, clock(), outcome, kind)
+        failed = int(not is_new and kind is not Kind.COMPLETE)
+        assert await feed(store, fed("a", '{"new":1}')) == (int(is_new), int(not is_new), failed)
+        assert await feed(store, fed("a")) == (0, 1, failed)
+        if is_new:
+            row = await claimed(store)
+            assert (row.row, row.earlier, row.body, row.may_have_landed) == ("a~2", ("T1",), b'{"new":1}', is_checked)
+            await begun(store, row, "T2", clock())
+            await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+            assert await feed(store, fed("a")) == (1, 0, 0)
+            assert (await claimed(store)).earlier == ("T1", "T2")
+        assert imbalances(await store.sums()) == []
+
+
+async def test_one_chunk_with_a_row_twice_has_one_duplicate(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        assert await feed(store, fed("a"), fed("b"), fed("a")) == (2, 1, 0)
+
+
+async def test_pruned_rows_stay_in_the_sums_and_a_row_under_way_is_not_forgotten(tmp_path: Path, clock: Clock) -> None:
+    async with opened(tmp_path / "poller.db", clock) as store:
+        await feed(store, fed("a"), fed("b"))
+        for task_id in ("T1", "T2"):
+            await begun(store, await claimed(store), task_id, clock())
+            await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+        await feed(store, fed("b"))
+        await begun(store, await claimed(store), "T3", clock())
+        assert await store.prune(clock() + 10, 10) == 2
+        sums = await store.sums()
+        assert sums.starts is not None
+        assert (sums.starts.starts, sums.starts.accepted, sums.starts.underway) == (3, 3, 1)
+        assert imbalances(sums) == []
+        assert await feed(store, fed("b")) == (0, 1, 0), "its second attempt is under way"
+        assert await feed(store, fed("a")) == (1, 0, 0), "a pruned row is a new one"
+
+
+async def test_the_sums_balance_after_any_sequence_and_any_crash(tmp_path: Path, clock: Clock) -> None:
+    rng, path = Random(7), tmp_path / "poller.db"
+    for run in range(12):
+        async with opened(path, clock) as store:
+            await feed(store, *(fed(f"{run}-{number}") for number in range(4)))
+            for step in range(10):
+                rows = await store.starts.claim("default", 1)
+                if not rows:
+                    break
+                sent = await store.starts.intend(rows[0], sent_at=clock(), due_at=clock() + rng.choice([0, 600]))
+                match rng.randrange(5):
+                    case 0:
+                        await store.starts.settle(sent, Begin(task_id=f"T{run}-{step}"))
+                    case 1:
+                        again = StartAgain(at=clock(), refusals=0, left=rng.random() < 0.5)
+                        await store.starts.settle(sent, again)
+                    case 2:
+                        record = render_row(sent, None, Kind.NOT_STARTED, seen_at=clock())
+                        await store.starts.settle(sent, EndRow(kind=Kind.NOT_STARTED), record)
+                    case 3:
+                        record = render_row(sent, Unsure(reason="x"), Kind.START_UNKNOWN, seen_at=clock())
+                        await store.starts.end_unsent(sent, record)
+                    case _:
+                        store.starts.release(rows)  # or the process dies here
+            assert imbalances(await store.sums()) == []
+        async with opened(path, clock) as store:
+            sums = await store.sums()
+            assert imbalances(sums) == []
+            assert sums.waiting + sums.finished == 4 * (run + 1)
