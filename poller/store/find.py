@@ -18,7 +18,7 @@ Query = tuple[str, Sequence[Any]]  # with `?` for each value
 T = TypeVar("T")
 
 FEW = 2000  # matches of an index that are read at once
-FEW_IN_INDEX = 50_000  # entries that are read for each page
+FEW_IN_INDEX = 5_000  # entries that are read for each page
 KEYS_AT_ONCE = 256
 FIRST_STRETCH, LONGEST_STRETCH = 1000, 64_000  # keys
 MOST_REASONS = 200  # that are followed one by one

@@ -45,6 +45,7 @@ class FeedResult(Struct, kw_only=True):
     lines: Count = 0
     accepted: Annotated[Count, Meta(description="new tasks; they are on disk")] = 0
     duplicate: Annotated[Count, Meta(description="ids that the account has already")] = 0
+    other_refs: Annotated[Count, Meta(description="duplicates with another `ref`; the task keeps its first one")] = 0
     blank: Annotated[Count, Meta(description="blank lines, comments, a CSV's header")] = 0
     rejected: Annotated[list[Rejection], Meta(description="`line` counts from 1, elements for a JSON array")] = field(
         default_factory=list
@@ -55,6 +56,7 @@ class FeedResult(Struct, kw_only=True):
         self.lines += _lines(chunk)
         self.accepted += added.tasks
         self.duplicate += added.duplicates
+        self.other_refs += added.other_refs
         self.blank += chunk.blank
         self.rejected += chunk.rejected
 

@@ -67,6 +67,16 @@ async def test_each_content_type_is_read_in_its_format(simulation: Simulation) -
             assert "Content-Type: text/plain" in (await json_of(response))["message"]
 
 
+async def test_ids_that_come_again_with_another_ref_are_counted(simulation: Simulation) -> None:
+    one, two = simulation.api.preload(2)
+    async with visited(simulation) as session:
+        assert (await post(session, f"id,url\n{one},a\n{two},b\n", CSV))["other_refs"] == 0
+        again = await post(session, f"id,url\n{one},a\n{two},c\n", CSV)
+        assert (again["duplicate"], again["other_refs"]) == (2, 1)
+        async with session.get(f"/v1/tasks/{two}") as response:
+            assert (await json_of(response))["ref"] == {"url": "b"}
+
+
 async def test_the_ledger_has_one_source_whose_lines_continue_after_a_restart(simulation: Simulation) -> None:
     ids = simulation.api.preload(4)
     async with visited(simulation) as session:
@@ -125,7 +135,10 @@ async def test_a_content_encoding_that_is_not_known_is_refused_in_json(simulatio
 
 
 RAW = zlib.compressobj(wbits=-15)
-DEFLATED = {"gzip": gzip.compress(b"id1\n") + gzip.compress(b"id2\n"), "deflate": zlib.compress(b"id1\nid2\n")}
+DEFLATED = {
+    "gzip": gzip.compress(b"id1\n", mtime=0) + gzip.compress(b"id2\n", mtime=0),
+    "deflate": zlib.compress(b"id1\nid2\n"),
+}
 
 
 @pytest.mark.parametrize(

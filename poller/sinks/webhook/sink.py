@@ -35,7 +35,8 @@ log = structlog.get_logger("poller")
 SCHEDULE_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 NOT_NOW = {408, 425, 429}
 OF_THE_RECORD = {400, 409, 413, 414, 415, 422, 431, 451}  # other 4xx, such as 401 and 404, may be the receiver's fault
-PATIENCE = 5  # retries of those, on the first steps of the schedule, before a record is a dead letter
+PATIENCE = 5  # retries of those, on the first steps of the schedule, before a record is a dead letter …
+PATIENCE_S, LEAST_TRIES = 900.0, 3  # … or fewer, where others were taken and the next would come later: all wait for it
 UNAVAILABLE = {502, 503, 504, *range(520, 528), 530}  # sent by a proxy in front of the receiver
 
 # The reason words of `http_error`, for people.
@@ -121,6 +122,8 @@ class WebhookSink:
         self._session: aiohttp.ClientSession | None = None
         self._batches = BatchSender(self._send, size=table.batch, concurrency=table.concurrency)
         self._failures: dict[str, int] = {}  # message id → attempts that failed
+        self._failing_since: dict[str, float] = {}
+        self._has_taken = False  # the receiver accepted a record of this run
 
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:  # noqa: ARG002 - the protocol's
         self._session = aiohttp.ClientSession(
@@ -149,6 +152,7 @@ class WebhookSink:
         result = self._retry(message, answer) if isinstance(answer, str) else self._classify(message, answer)
         if not isinstance(result, Retry):
             self._failures.pop(message, None)
+            self._failing_since.pop(message, None)
         return result
 
     async def _post(self, message: str, body: bytes) -> aiohttp.ClientResponse | str:
@@ -177,6 +181,7 @@ class WebhookSink:
     def _classify(self, message: str, answer: aiohttp.ClientResponse) -> Retry | BatchRefused | None:
         status, reason = answer.status, f"it answered {answer.status}"
         if 200 <= status <= 299:
+            self._has_taken = True
             return None
         if status == 410:
             raise SinkError(
@@ -187,19 +192,29 @@ class WebhookSink:
             return BatchRefused(reason=reason)
         if 300 <= status <= 399:
             return self._retry(message, f"{reason}; redirects are not followed: set url to the target")
-        failures = self._failures.get(message, 0) + 1
-        retries = len(self._table.retries_s) if status > 499 else min(PATIENCE, len(self._table.retries_s))
-        if status not in NOT_NOW | UNAVAILABLE and failures > retries:
-            return BatchRefused(reason=f"{reason}, {failures} times in a row", every_record=True)
         requested_s = parse_retry_after(
             answer.headers.get("Retry-After"),
             sent_at=http_date(answer.headers.get("Date")),
             floor_s=self._table.retries_s[0],
         )
-        return self._retry(message, reason, requested_s=requested_s)
+        retry = self._retry(message, reason, requested_s=requested_s)
+        if status not in NOT_NOW | UNAVAILABLE and self._is_hopeless(message, status, retry.wait_s):
+            return BatchRefused(reason=f"{reason}, {self._failures[message]} times in a row", every_record=True)
+        return retry
+
+    def _is_hopeless(self, message: str, status: int, wait_s: float) -> bool:
+        """Return whether a message is not worth a try after `wait_s`: the schedule is at its end, or for a 4xx at the
+        end of our patience."""
+        failures = self._failures[message]
+        if status > 499:
+            return failures > len(self._table.retries_s)
+        failing_s = self._clock() + wait_s - self._failing_since[message]
+        is_too_long = self._has_taken and failures >= LEAST_TRIES and failing_s > PATIENCE_S
+        return is_too_long or failures > min(PATIENCE, len(self._table.retries_s))
 
     def _retry(self, message: str, reason: str, *, requested_s: float | None = None) -> Retry:
         failures = self._failures[message] = self._failures.get(message, 0) + 1
+        self._failing_since.setdefault(message, self._clock())
         wait_s = jittered_s(self._table.retries_s, failures, self._rng)
         if requested_s is not None:
             wait_s = requested_s * self._rng.uniform(1.0, 1.1)

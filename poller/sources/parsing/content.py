@@ -1,5 +1,6 @@
 """Recognizes an input by its first bytes: its encoding, what ends its lines, and content that is no text. Pure."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -35,7 +36,7 @@ class Content:
 
     encoding: Literal["utf-8", "utf-16-le", "utf-16-be"] = "utf-8"
     line_break: Literal["\n", "\r"] = "\n"
-    is_json: bool = False  # one JSON text: arrays, or objects over several lines; a line is an element
+    is_json: bool = False  # one JSON text: arrays, or objects over several lines or on one; a line is an element
     mark_bytes: int = 0  # a byte order mark before the first line
 
     @property
@@ -58,7 +59,7 @@ def recognize(beginning: bytes, format: Format, source: str) -> Content:  # noqa
 def _text_content(text: bytes, format: Format, encoding: str, mark_bytes: int) -> Content:  # noqa: A002 - as above
     stripped = text.lstrip()
     is_json = format in ("auto", "jsonl") and (
-        stripped[:1] == b"[" or re.match(rb"\{[ \t]*\r?\n", stripped) is not None
+        stripped[:1] == b"[" or re.match(rb"\{[ \t]*\r?\n", stripped) is not None or _has_two_objects(stripped)
     )
     has_only_cr = b"\n" not in text and b"\r" in text.rstrip() and stripped[:1] not in (b"{", b"[")
     return Content(
@@ -67,6 +68,18 @@ def _text_content(text: bytes, format: Format, encoding: str, mark_bytes: int) -
         is_json=is_json,
         mark_bytes=mark_bytes,
     )
+
+
+def _has_two_objects(text: bytes) -> bool:
+    """Return whether the first line is a JSON object with another one right after it."""
+    line = re.split(rb"[\r\n]", text, maxsplit=1)[0].decode("utf-8", "replace")
+    if not line.startswith("{") or "{" not in line[1:]:
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return line[end:].lstrip().startswith("{")
 
 
 def refuse_other_content(beginning: bytes, source: str) -> None:

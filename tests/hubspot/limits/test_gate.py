@@ -279,6 +279,20 @@ async def test_throttling_that_repeats_waits_longer_up_to_300_s(clock: Clock) ->
     assert throttled_wait_s(0.0, window_s=10, relapses=0) == 1
 
 
+async def test_a_count_of_zero_that_was_disbelieved_counts_again_after_a_pause_for_429s(clock: Clock) -> None:
+    gate, refusals = make_gate(clock), 0
+    zero = RateLimits(max=100, remaining=0, interval_s=10.0)
+    for _ in range(20):
+        await poll(gate, limits=zero)
+    while not is_paused(gate):
+        await poll(gate, Throttled(policy="window"), zero)
+        refusals += 1
+    assert refusals == 5
+    await poll(gate, limits=zero)  # the probe
+    await poll(gate, Throttled(policy="window"), zero)
+    assert is_paused(gate)
+
+
 async def test_after_good_answers_the_next_pause_for_429s_is_shorter_again(clock: Clock) -> None:
     gate = make_gate(clock, requests=1000)
     times = [await poll(gate, Throttled(policy="window")) for _ in range(5)]
