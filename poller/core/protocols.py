@@ -309,6 +309,9 @@ class StateReader(Protocol):
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
 
+    async def oldest_waiting(self) -> float | None:
+        """Return when the task that waits longest for its outcome was fed; None if none waits."""
+
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         """Return what the sink, or any sink, refused for good, oldest first."""
 

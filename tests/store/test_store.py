@@ -105,6 +105,23 @@ async def test_a_claimed_task_contains_what_was_fed_and_learned(store: Store, cl
     assert (second.due_at, second.fed_at, second.key) == (due_at, task.fed_at, task.key)
 
 
+async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(store: Store, clock: Clock) -> None:
+    assert await store.oldest_waiting() is None
+    first, second = clock(), clock() + 10
+    await feed(store, "a")
+    await asyncio.sleep(10)
+    await feed(store, "b")
+    (a,) = await store.claim("main", 1)
+    assert await store.oldest_waiting() == pytest.approx(first, abs=1)
+    await store.record([finished(a)])
+    assert await store.oldest_waiting() == pytest.approx(second, abs=1)
+    await finish(store, "b")
+    assert await store.oldest_waiting() is None
+    third = clock()
+    await feed(store, "c")
+    assert await store.oldest_waiting() == pytest.approx(third, abs=1)
+
+
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
     await feed(store, "a", "b", "c", "d")
     a, b = await store.claim("main", 2)
