@@ -33,7 +33,7 @@ SEED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownAccount:
     """What a state has of an account."""
 
     timing: bytes | None = None  # how long its imports took
@@ -93,7 +93,7 @@ def plan_account(
     name: str,
     account: AccountSettings,
     tasks: int,
-    known: Known,
+    known: KnownAccount,
     durations: str | None,
     now: float,
 ) -> AccountPlan:
