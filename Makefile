@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
-.PHONY: help setup demo test lint check docs bench-timing soak crash bugs image bench lock clean
+.PHONY: help setup demo test lint check docs bench-timing soak crash bugs image bench lock dist sbom clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +35,7 @@ docs: $(READY) ## Regenerate docs/reference/ from the code
 
 bench-timing: $(READY) ## Compare when-to-poll policies on simulated accounts; writes docs/timing-table.md and timing.svg
 	$(BIN)/python -m bench.timing
+	$(BIN)/python -m bench.timing --goals
 
 soak: $(READY) ## Drive both stores against their model for SOAK_STEPS steps (5000 each); SOAK_SEED repeats a run
 	SOAK_STEPS=$${SOAK_STEPS:-5000} $(BIN)/pytest -q -s tests/store/test_machine.py
@@ -60,11 +61,24 @@ bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a m
 	$(BIN)/python -m bench scale
 	$(BIN)/python -m bench startup
 
-lock: $(READY) ## Pin the image's dependencies, with hashes
+lock: $(READY) ## Pin the image's dependencies and its build backend, with hashes
 	$(PIP) install 'uv>=0.9'
-	rm -f requirements.lock
+	rm -f requirements.lock requirements-build.lock
 	$(BIN)/uv pip compile pyproject.toml --extra postgres --extra speed --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+		$(BIN)/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements-build.lock
+
+dist: $(READY) ## Build the distributions into dist/ and check them; nothing is uploaded
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+sbom: $(READY) ## Write dist/sbom.cdx.json: what the image contains, as CycloneDX, from the lock
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-format JSON --output-file dist/sbom.cdx.json
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

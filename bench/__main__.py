@@ -29,11 +29,12 @@ def polls(args: argparse.Namespace) -> None:
     """Every contender against the same server in turn, `rounds` times; the service with all its promises."""
     server_core, core = cores()
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*CONTENDERS, SERVICE]}
-    with serving(server_core, cookies=args.cookies) as base_url:
+    tasks = args.polls if args.finishing else args.polls // 3
+    with serving(server_core, cookies=args.cookies, finishing=args.finishing) as base_url:
         for _ in range(args.rounds):
             for name in CONTENDERS:
                 found[name].append(_contend(name, base_url, int(args.polls * SLOW.get(name, 1)), core))
-            found[SERVICE].append(_serve(base_url, args.polls // 3, core))
+            found[SERVICE].append(_serve(base_url, tasks, core))
     rate = {name: median(each[0] for each in rounds) for name, rounds in found.items()}
     cost = {name: median(each[1] for each in rounds) for name, rounds in found.items()}
     print(f"{'':14} polls/s  of bare  processor µs a poll  of bare  peak MB")
@@ -190,6 +191,7 @@ def main() -> None:
     part.add_argument("--polls", type=int, default=60_000)
     part.add_argument("--rounds", type=int, default=3)
     part.add_argument("--cookies", action="store_true", help="every answer sets a cookie, as API fronts do")
+    part.add_argument("--finishing", action="store_true", help="every poll finds its task finished, not a third")
     part.set_defaults(measure=polls)
     part = parts.add_parser("feeding", help=feeding.__doc__)
     part.add_argument("--tasks", type=int, default=1_000_000)

@@ -42,11 +42,13 @@ HEADERS = {
 
 
 @contextmanager
-def serving(core: int | None, *, cookies: bool = False) -> Iterator[str]:
-    """Serve on a free loopback port, on the given core; yield the base URL."""
+def serving(core: int | None, *, cookies: bool = False, finishing: bool = False) -> Iterator[str]:
+    """Serve on a free loopback port, on the given core; yield the base URL. `finishing`: every poll finds its task
+    finished, instead of a third."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-server-") as folder:
-        command = _nginx(Path(folder), port, cookies) or [sys.executable, "-m", "bench.server", str(port)]
+        command = _nginx(Path(folder), port, cookies, finishing)
+        command = command or [sys.executable, "-m", "bench.server", str(port), *(["finishing"] if finishing else [])]
         process = Popen(command, stderr=DEVNULL, preexec_fn=pinned(core))
         try:
             yield _ready(f"http://127.0.0.1:{port}")
@@ -86,13 +88,16 @@ def _ready(base_url: str) -> str:
             return base_url
 
 
-def _nginx(folder: Path, port: int, cookies: bool) -> list[str] | None:
+def _nginx(folder: Path, port: int, cookies: bool, finishing: bool) -> list[str] | None:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         return None
     headers = "".join(f'add_header {name} "{value}";' for name, value in HEADERS.items())
     if cookies:
         headers += 'add_header Set-Cookie "__cf_bm=s8Zt0w.example; path=/; domain=.hubapi.com; HttpOnly; Secure";'
+    words = f'split_clients "$request_id" $word {{ {FINISHED_SHARE}% COMPLETE; * PROCESSING; }}'
+    if finishing:
+        words = "map $request_id $word { default COMPLETE; }"
     bodies = f"map $word $body {{ COMPLETE '{FINISHED}'; default '{RUNNING}'; }}".replace("%s", "$task")
     config = folder / "nginx.conf"
     config.write_text(
@@ -100,7 +105,7 @@ def _nginx(folder: Path, port: int, cookies: bool) -> list[str] | None:
         f"events {{ worker_connections 4096; }} http {{ access_log off; keepalive_requests 1000000000;"
         f"client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;"
         f"uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e; default_type application/json;"
-        f'split_clients "$request_id" $word {{ {FINISHED_SHARE}% COMPLETE; * PROCESSING; }} {bodies}'
+        f"{words} {bodies}"
         f"server {{ listen 127.0.0.1:{port}; location ~ ^{PATH}(?<task>[^/]+)/status$"
         f" {{ {headers} return 200 $body; }} }} }}"
     )
@@ -111,6 +116,7 @@ class _Answers(asyncio.Protocol):
     """Answers every request, reading only the id."""
 
     requests = 0
+    finished_each = 3  # one of so many polls finds its task finished
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a server on TCP is given
@@ -126,7 +132,7 @@ class _Answers(asyncio.Protocol):
 
 
 def _answer(task_id: str, number: int) -> bytes:
-    body = FINISHED.replace("%s", task_id) if number % 3 == 0 else RUNNING.replace("%s", task_id)
+    body = FINISHED.replace("%s", task_id) if number % _Answers.finished_each == 0 else RUNNING.replace("%s", task_id)
     headers = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return (head + body).encode()
@@ -138,4 +144,6 @@ async def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
+    if "finishing" in sys.argv:
+        _Answers.finished_each = 1
     asyncio.run(_serve(int(sys.argv[1])))

@@ -2,6 +2,7 @@
 
 No sockets and no clock, only due times, a rate limit and chance by seed: `python -m bench.timing`.
 `python -m bench.timing --trace FILE --limit N` plays your own account instead; bench/timing_trace.py has the format.
+`python -m bench.timing --goals` holds the default against bench/timing_goals.py on lines, incidents and odd clocks.
 """
 
 import argparse
@@ -15,7 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+from bench.timing_goals import DEADLINES_S, HEAD, LINE_BY, Reached
 from bench.timing_lane import play
+from bench.timing_lines import LINES
 from bench.timing_policies import OTHERS, Clairvoyant, Optimal, Policy, Poll
 from bench.timing_report import plot, table
 from bench.timing_trace import head, read_trace, row
@@ -165,12 +168,46 @@ def policies(tasks: Sequence[Import], per_second: float) -> Iterator[tuple[str, 
     yield "clairvoyant", simulate(tasks, Clairvoyant(), per_second, DAY_S)
 
 
+def reach(workload: str, per_second: float, seed: int) -> Reached:
+    """Play one workload by the default."""
+    tasks = LINES[workload](Random(seed))  # noqa: S311 - a simulation
+    line_by = next((field for start, field in LINE_BY.items() if workload.startswith(start)), None)
+    deadline_s = next((after_s for start, after_s in DEADLINES_S.items() if workload.startswith(start)), DAY_S)
+    result = learned(tasks, per_second, Polling(line_by=line_by, deadline_s=deadline_s))
+    return Reached(
+        workload=workload,
+        per_second=per_second,
+        polls=result.polls,
+        late_s=result.mean_s,
+        put_offs=result.put_offs,
+    )
+
+
+def _check_goals(docs: Path, seed: int) -> int:
+    """Return 0 where every goal is reached."""
+    names = [name for name in LINES for _ in RATES]
+    rates = [rate for _ in LINES for rate in RATES]
+    reached = []
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        for each in pool.map(reach, names, rates, [seed] * len(names)):
+            reached.append(each)
+            sys.stdout.write(each.row())
+            sys.stdout.flush()
+    if seed == SEED:
+        (docs / "timing-lines.md").write_text(HEAD + "".join(each.row() for each in reached))
+    return int(not all(each.is_reached for each in reached))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where table and plot go")
     parser.add_argument("--trace", type=Path, help="play this trace of an account instead; see bench/timing_trace.py")
     parser.add_argument("--limit", type=float, default=RATES[0], help="requests a second, with --trace")
+    parser.add_argument("--goals", action="store_true", help="play the lines, incidents and clocks; exit 1 on a miss")
+    parser.add_argument("--seed", type=int, default=SEED, help="of --goals")
     options = parser.parse_args()
+    if options.goals:
+        sys.exit(_check_goals(options.docs, options.seed))
     if options.trace is not None:
         sys.stdout.write(head())
         for name, result in policies(read_trace(options.trace), options.limit):

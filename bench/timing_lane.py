@@ -138,7 +138,7 @@ class SimulatedLane:
         return self._tasks[self._due[0][1]]
 
     def _put_off(self, task: Task, now: float) -> Task | None:
-        put_off_s = 0.0
+        put_off_s = self.timing.put_off_s(task, now)
         if put_off_s <= 0:
             return task
         self.played.put_offs += 1

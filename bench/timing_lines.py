@@ -163,7 +163,8 @@ def three_lines(rng: Random) -> list[Import]:
 
 def newest_first(_rng: Random) -> list[Import]:
     waiting: list[int] = []
-    imports, done = _fed(6000, 4.0), {}
+    imports = _fed(6000, 4.0)
+    done: dict[int, Import] = {}
     at, fed = 0.0, 0
     while len(done) < len(imports):
         while fed < len(imports) and imports[fed].requested_at <= at:

@@ -1,7 +1,7 @@
 """Reads a trace of an account's imports and prints what each policy costs on it.
 
 One JSON object a line; instants in seconds, from any zero: `fed`, `requested`, `completed` (null: never), optionally
-`started`, `attr` (what is fed with the id, by which imports may be told apart) and `skew` (HubSpot's clock minus ours;
+`started`, `attr` (what is fed with the id, by which imports may be grouped) and `skew` (HubSpot's clock minus ours;
 `requested`, `started` and `completed` are true instants). An import with `"requested": null` reports no request.
 """
 

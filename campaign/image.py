@@ -42,8 +42,7 @@ def build(root: Path) -> None:
             for source in sources:
                 copy(HOUSE / source, folder / target)
         elif name == "RUN":
-            command = rest.replace("/opt/poller", str(root / "opt" / "poller")).replace("python -m", "python3 -m")
-            command = re.sub(r"(?<![/\w])pip wheel", f"{root}/opt/poller/bin/pip wheel", command)
+            command = re.sub(r"/opt/(poller|build)\b", rf"{root}/opt/\1", rest).replace("python -m", "python3 -m")
             show(f"RUN {rest}")
             subprocess.run(["bash", "-euc", command], cwd=folder, check=True, env=build_environ())  # noqa: S603, S607 - the Dockerfile's own commands
 
@@ -89,7 +88,6 @@ class Image:
             "PATH": f"{self._bin}:/usr/bin:/bin",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "POLLER_STATE": f"sqlite:///{self.volume}/poller.db",
         }
         return subprocess.Popen([*confined, *command], cwd=self.volume, env=environ | variables)  # noqa: S603 - our own program
 

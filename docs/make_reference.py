@@ -1,11 +1,12 @@
-"""Generates docs/reference/ from the code: settings, commands, the record, the HTTP interface. `make docs` runs it; a
-test fails where the pages are out of date.
+"""Generates docs/reference/ from the code: settings, commands, the record, the HTTP interface, the Python API.
+`make docs` runs it; a test fails where the pages are out of date.
 """
 
+import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import click
 import typer
 
+import poller
 from docs.record_schema import SCHEMA
 from poller.cli.app import app
 from poller.config.merge import flag, variable
@@ -152,6 +154,56 @@ def record_schema() -> str:
     return json.dumps(SCHEMA, indent=2, ensure_ascii=False) + "\n"
 
 
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+
+def python_page() -> str:
+    """Return what `from poller import …` offers, from its docstrings and annotations."""
+    offered = [poller.FinishedImport, poller.FedRows, poller.Rejection]
+    own = poller.PollerOptions.__annotations__.keys() - poller.AccountOptions.__annotations__.keys()
+    return "".join(
+        [
+            GENERATED,
+            "# Python\n",
+            "What `from poller import …` offers; [Use it from Python](../how-to/use-from-python.md) shows it.\n",
+            f"\n## Poller\n{inspect.getdoc(poller.Poller)}\n",
+            *(_member(name) for name in ("feed", "finished", "waiting", "pauses", "page_url")),
+            *(f"\n## {each.__name__}\n{inspect.getdoc(each)}\n\n{_attributes(each)}" for each in offered),
+            "\n## Options\nOf an account, at the top (the default of all) or in `accounts`:\n\n",
+            _attributes(poller.AccountOptions),
+            "\nOf the whole run:\n\n",
+            _attributes(poller.PollerOptions, own),
+            f"\n## Kind\n{', '.join(f'`{kind.name}`' for kind in poller.Kind)}; each equals its word in the record.\n",
+            f"\n## Errors\n{_errors()}",
+        ]
+    )
+
+
+def _member(name: str) -> str:
+    member = getattr(poller.Poller, name)
+    if isinstance(member, property):
+        return f"\n### .{name}\n{inspect.getdoc(member)}\n"
+    found = inspect.signature(member).parameters.values()
+    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in found if each.name != "self"]
+    return f"\n### .{name}{inspect.Signature(parameters)}\n{inspect.getdoc(member)}\n"
+
+
+def _attributes(each: type, only: Collection[str] | None = None) -> str:
+    """Return a table of a class's annotations, with their comments."""
+    found = re.findall(r"(?m)^    (\w+): (.+?)(?: = .+?)?(?:  # (.*))?$", inspect.getsource(each))
+    rows = [(name, kind, note) for name, kind, note in found if only is None or name in only]
+    heads = "| name | type | meaning |\n|---|---|---|\n"
+    return heads + "".join(f"| `{name}` | `{_cell(kind)}` | {_cell(note)} |\n" for name, kind, note in rows)
+
+
+def _errors() -> str:
+    heads = "| error | is a | when |\n|---|---|---|\n"
+    offered = [getattr(poller, name) for name in poller.__all__]
+    errors = [each for each in offered if inspect.isclass(each) and issubclass(each, Exception)]
+    rows = [(each.__name__, each.__base__.__name__, _cell(inspect.getdoc(each) or "")) for each in errors]
+    return heads + "".join(f"| `{name}` | `{base}` | {text} |\n" for name, base, text in rows)
+
+
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +264,7 @@ def pages() -> dict[str, str]:
         "config.md": settings_page((HOUSE / "config.example.toml").read_text("utf-8")),
         "commands.md": commands_page(),
         "http.md": http_page(describe()),
+        "python.md": python_page(),
         "record.md": record_page(),
         "record.schema.json": record_schema(),
     }

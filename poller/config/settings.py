@@ -65,6 +65,7 @@ class PollingTable(BaseModel):
     age_share: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=10)] = _RULES.age_share
     jitter: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)] = _RULES.jitter
     missing_again_s: Seconds = _RULES.missing_again_s
+    line_by: Annotated[Annotated[str, Field(max_length=100)] | None, Empty] = _RULES.line_by
     trust_unknown: bool = _RULES.trust_unknown
     failure_gap_s: Seconds = _RULES.failure_gap_s
     longest_failure_gap_s: Seconds = _RULES.longest_failure_gap_s

@@ -191,6 +191,10 @@ class PollStore(Protocol):
         and one undelivered row per attached sink. Returns those that are stored: a task whose lease is not held any
         more is skipped."""
 
+    def put_off(self, tasks: Sequence[tuple[Task, float]]) -> None:
+        """Give leases back unused, with other instants at which the tasks are due. Stored with the next commit, within
+        a second; until then they cannot be claimed. A crash before it leaves the earlier instants."""
+
     def release(self, tasks: Sequence[Task]) -> None:
         """Give leases back unused."""
 
@@ -305,6 +309,9 @@ class StateReader(Protocol):
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
 
+    async def oldest_waiting(self) -> float | None:
+        """Return when the task that waits longest for its outcome was fed; None if none waits."""
+
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         """Return what the sink, or any sink, refused for good, oldest first."""
 
@@ -315,8 +322,9 @@ class StateReader(Protocol):
 class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     """The queue, the schedule and the outbox in one: the only durable truth.
 
-    What a method wrote is on disk when it returns, except by `save_account`, `save_knowledge` and `release`. While the
-    disk is full, writing methods wait and go on when there is room. `StoreError`: the state cannot be trusted, stop.
+    What a method wrote is on disk when it returns, except by `save_account`, `save_knowledge`, `put_off` and
+    `release`. While the disk is full, writing methods wait and go on when there is room. `StoreError`: the state cannot
+    be trusted, stop.
     """
 
     @property

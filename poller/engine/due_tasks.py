@@ -14,6 +14,7 @@ from poller.schedule import AccountTiming, Standstill
 
 log = structlog.get_logger("poller")
 
+MOST_AT_ONCE = 500  # tasks that are put off: the event loop waits for it
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
 CLAIMED_A_WORKER = 4  # due tasks that are claimed at once: a claim costs about as much for many as for few
 
@@ -43,6 +44,8 @@ class DueTasks:
         self._woken = asyncio.Event()
         self._sleeps_until = 0.0
         self._stopping = False
+        self._limit = 0  # of the next claim, where that is more than the workers need
+        self._next_put_off_at = math.inf  # what was put off does not show in the store before a commit
         self._standstill: Standstill | None = None  # the one that lasts
         self._standstill_from = 0.0
 
@@ -53,11 +56,14 @@ class DueTasks:
         async with self._claiming:
             while not self._stopping and (not self._claimed or self._is_short()):
                 self._woken.clear()
-                limit = CLAIMED_A_WORKER * self._gate.workers
-                claimed = await self._claim(self._clock(), limit)
-                self._claimed.extend(claimed)
+                now, limit = self._clock(), max(CLAIMED_A_WORKER * self._gate.workers, self._limit)
+                claimed = await self._claim(now, limit)
+                due = self._put_off(claimed, now)
+                self._claimed.extend(due)
                 self._more_are_due = len(claimed) == limit
-                if not self._claimed:
+                if claimed and not due:
+                    await asyncio.sleep(0)  # others have their turn; a commit makes what was put off claimable
+                elif not self._claimed:
                     await self._sleep_until_due()
             return None if self._stopping else self._claimed.popleft()
 
@@ -75,15 +81,34 @@ class DueTasks:
             if tasks:
                 return tasks
             self._standstill.no_deadline_passed(now)
-        if self._standstill.take_turn(now, self._gate.paused_s):
+        if self._standstill.take_turn(now):
             return await self._store.claim_any(self._account, self._rng.random())
         return []
+
+    def _put_off(self, claimed: list[Task], now: float) -> list[Task]:
+        """Put those tasks off that, by what was learned since, are polled better later; return the others. Where all
+        of them were, the next claim is for more, so that a long queue is gone through at once."""
+        if self.timing is None or self._standstill is not None:
+            return claimed
+        waits_s = [self.timing.put_off_s(task, now) for task in claimed]
+        put_off = [(task, now + wait_s) for task, wait_s in zip(claimed, waits_s, strict=True) if wait_s > 0]
+        if not put_off:
+            self._limit = 0
+            return claimed
+        self._store.put_off(put_off)
+        self._next_put_off_at = min(self._next_put_off_at, *(due_at for _, due_at in put_off))
+        due = [task for task, wait_s in zip(claimed, waits_s, strict=True) if wait_s <= 0]
+        self._limit = 0 if due else min(4 * len(claimed), MOST_AT_ONCE)
+        useful = CLAIMED_A_WORKER * self._gate.workers
+        self._store.release(due[useful:])
+        return due[:useful]
 
     def _note_standstill(self, now: float) -> None:
         """Start or end the standstill, and log it once."""
         found = None if self.timing is None else self.timing.standstill
-        if found is not None and not found.lasts(now, self._gate.paused_s):
-            found = None
+        if found is not None:
+            found.paused_s = self._gate.paused_s
+            found = found if found.lasts(now) else None
         if found is not None and self._standstill is None:
             self._standstill_from = found.since
             log.warning("timing.standstill", account=self._account, since_s=round(now - found.since, 1))
@@ -99,7 +124,9 @@ class DueTasks:
             due_at: float | None = self._standstill.sleeps_until
         else:
             due_at = await self._store.next_due_at(self._account)
-        self._sleeps_until = min(now + LONGEST_SLEEP_S, due_at if due_at is not None else math.inf)
+        if self._next_put_off_at <= now:
+            self._next_put_off_at = math.inf
+        self._sleeps_until = min(now + LONGEST_SLEEP_S, math.inf if due_at is None else due_at, self._next_put_off_at)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()

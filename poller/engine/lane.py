@@ -134,7 +134,8 @@ class Lane:
         now, paused_s = self._clock(), self.gate.paused_s
         learned_gap_s = None
         if self._timing is not None:
-            learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now, paused_s=paused_s)
+            self._timing.standstill.paused_s = paused_s
+            learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now)
         decision = decide(
             task,
             outcome,
@@ -184,7 +185,7 @@ class Lane:
                 account=self.account,
                 learned_from=learned.hazard.finished,
                 first_poll_s=round(learned.first_poll_s, 3),
-                pressure=round(learned.pressure, 3),
+                pressure=round(learned.pressure.factor, 3),
             )
             if (knowledge := self._timing.to_save(now)) is not None:
                 self._store.save_knowledge(self._timing.name, knowledge)
@@ -235,7 +236,12 @@ class Lane:
     def keep_knowledge(self) -> None:
         """Save what was learned about when to poll."""
         if self._timing is not None:
-            self._store.save_knowledge(self._timing.name, self._timing.knowledge())
+            self._store.save_knowledge(self._timing.name, self._timing.knowledge(self._clock()))
+
+    @property
+    def timing(self) -> str | None:
+        """What its polls follow from, for people; None where the policy does not learn."""
+        return None if self._timing is None else self._timing.explanation(self._clock())
 
     def apply(
         self,

@@ -13,7 +13,15 @@ from poller.core.model import AccountState, JsonObject
 from poller.core.text import duration
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
-from poller.schedule import Course, KnowledgeUnreadable, PollPlanner, SimulatedRun, SurvivalCurve, planner_from
+from poller.schedule import (
+    Course,
+    KnowledgeUnreadable,
+    PollPlanner,
+    SimulatedRun,
+    SurvivalCurve,
+    explanation_of,
+    planner_from,
+)
 from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
 from poller.schedule.forecast import LaneOutlook, forecast
 from poller.schedule.simulate import simulate_run
@@ -25,7 +33,7 @@ SEED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownAccount:
     """What a state has of an account."""
 
     timing: bytes | None = None  # how long its imports took
@@ -85,7 +93,7 @@ def plan_account(
     name: str,
     account: AccountSettings,
     tasks: int,
-    known: Known,
+    known: KnownAccount,
     durations: str | None,
     now: float,
 ) -> AccountPlan:
@@ -93,6 +101,8 @@ def plan_account(
     rules = account.polling_rules()
     learned = _learned(account, known.timing)
     courses, based_on = _courses(learned, durations)
+    if durations is None and (explanation := explanation_of(known.timing)) is not None:
+        based_on += f" ({explanation})"
     per_second, limit_from = _limit(account, known.limit)
     simulated = simulate_run(
         tasks,

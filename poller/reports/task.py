@@ -97,8 +97,8 @@ def _poll_view(poll: Poll) -> PollView:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def task_text(task: TaskDetails, account: AccountState, now: float) -> str:
-    """Return one task as lines for people."""
+def task_text(task: TaskDetails, account: AccountState, now: float, timing: str | None = None) -> str:
+    """Return one task as lines for people; `timing` is what the account's polls follow from."""
     lines = [
         f"{task.task_id}  (account {task.account})",
         _line("fed", f"{_at(task.fed_at)}, {_ago(now - task.fed_at)}"),
@@ -107,7 +107,7 @@ def task_text(task: TaskDetails, account: AccountState, now: float) -> str:
         lines.append(INDENT + printable(task.ref.decode("utf-8", "replace")))
     if task.requested_at is not None:
         lines.append(_line("requested", f"{_at(task.requested_at)}, by HubSpot's clock"))
-    end = _waiting(task, account, now) if task.kind is None else _finished(task, kind_label(task.kind))
+    end = _waiting(task, account, now, timing) if task.kind is None else _finished(task, kind_label(task.kind))
     return "\n".join([*lines, *_polls(task), *end, *_sinks(task)])
 
 
@@ -142,13 +142,15 @@ def _poll_text(number: int, poll: Poll) -> str:
     )
 
 
-def _waiting(task: TaskDetails, account: AccountState, now: float) -> list[str]:
+def _waiting(task: TaskDetails, account: AccountState, now: float, timing: str | None) -> list[str]:
     due = f"next poll due {_at(task.due_at)}, {_ago(now - task.due_at)}"
     lines = [_line("waiting", f"last status {printable(task.status)}; {due}" if task.status else due)]
     if account.pause:
         detail = f" ({printable(account.pause_detail)})" if account.pause_detail else ""
         until = f", until about {_at(account.resume_at)}" if account.resume_at is not None else ""
         lines.append(f"{INDENT}the account is paused: {account.pause}{detail}{until}")
+    if timing is not None:
+        lines.append(f"{INDENT}{timing}")
     return lines
 
 

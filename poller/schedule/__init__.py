@@ -1,6 +1,7 @@
 """Decides when to poll next, from how long imports took. Pure: instants and ages in, waits out."""
 
-from poller.schedule.account import AccountTiming, KnowledgeUnreadable, knowledge_key, planner_from
+from poller.schedule.account import AccountTiming
+from poller.schedule.knowledge import KnowledgeUnreadable, explanation_of, knowledge_key, planner_from
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.simulate import Course, SimulatedRun, simulate_run
 from poller.schedule.standstill import Standstill
@@ -15,6 +16,7 @@ __all__ = [
     "Standstill",
     "SurvivalCurve",
     "Tradeoff",
+    "explanation_of",
     "knowledge_key",
     "planner_from",
     "simulate_run",

@@ -1,28 +1,88 @@
-"""One account's learned timing: translates outcomes for its `PollPlanner` and encodes what that has learned."""
+"""One account's learned timing: translates outcomes for what learns from them, and decides by what explains them best.
+
+Imports may be independent of each other: then their ages decide. Or the server works them off in a line: then their
+places in it do. Each poll is evidence for one or the other.
+"""
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import orjson
 
 from poller.core.model import Finished, Outcome, Running, Task
+from poller.core.text import duration
 from poller.core.timestamps import epoch
-from poller.schedule.hazard import BANDS, FIRST_EDGE_S, OLDEST_S, RATIO, Hazard
-from poller.schedule.learned import FEEDING_AGES, PollPlanner, Tradeoff
+from poller.schedule.hazard import OLDEST_S, HazardCurve
+from poller.schedule.knowledge import Known, decode, encode
+from poller.schedule.learned import PollPlanner, Tradeoff
+from poller.schedule.line import Line, LinePlanner
+from poller.schedule.phase import PhaseClock
+from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
+from poller.schedule.survival import SurvivalCurve
 
-VERSION = 1
 SAVE_EVERY_S = 10.0
-SKEW_S = 300.0  # an instant in the future is another clock's up to this; beyond it, nonsense
+ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sentence
+AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyond it, nonsense
+MOST_EVIDENCE = 5.0  # that one poll gives
+FADING = 1 - 1 / 200  # of the evidence, with each finished import
+CONVINCED = 6.0  # lead in evidence from which on a line decides, until it has none left
+PROBABLE = 0.63  # chance to be finished from which on a task is polled whatever the plan
+SHORTEST_PUT_OFF_S, LONGEST_PUT_OFF_S = 2.0, 60.0
 
 
-def knowledge_key(account: str, status_path: str) -> str:
-    """Return the key of an account's knowledge in the store: tasks of another endpoint have other durations."""
-    return f"timing {account} {status_path}"
+class LineClock:
+    """A kind of place in a line, what was learned of it, and the evidence for it."""
+
+    def __init__(self, planner: LinePlanner, evidence: float = 0.0) -> None:
+        self.planner = planner
+        self.evidence = evidence  # logarithm of how much better it explains the polls than the imports' ages do
+
+    def learn(self, line: Line, place: float, seen: "Seen") -> float | None:
+        """Learn from a poll; return how likely its outcome was by the line, None where the line is not known yet."""
+        likelihood = None
+        if line.is_fitted:
+            done_at = line.predicted_at(place)
+            from_s, to_s = seen.before_at - done_at, (seen.now if seen.done_at is None else seen.done_at) - done_at
+            is_done = seen.done_at is not None
+            likelihood = self.planner.curve.likelihood(from_s, to_s, finished=is_done)
+            self.planner.hazard.watch(from_s, to_s, finished=is_done)
+        if seen.done_at is None:
+            line.unfinished(place, seen.now)
+        else:
+            line.completed(place, seen.done_at)
+        return likelihood
 
 
-class KnowledgeUnreadable(Exception):
-    """Stored knowledge that cannot be used; the message is the reason."""
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A task's place in a line that decides."""
+
+    planner: LinePlanner
+    line: Line
+    place: float
+
+    @property
+    def curve(self) -> HazardCurve:
+        return self.planner.curve
+
+    def after_s(self, at: float) -> float:
+        """Return how long after the predicted completion this instant is."""
+        return at - self.line.predicted_at(self.place)
+
+    def gap_s(self, at: float, key: int, *, unpressed: bool = False) -> float:
+        """Return the wait after a poll in vain at this instant; `unpressed`: as if there were no limit."""
+        return self.planner.gap_s(self.after_s(at), key, unpressed=unpressed)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a poll showed, by our clock."""
+
+    before_at: float  # unfinished then: the poll before, or the request
+    now: float
+    done_at: float | None  # None: still unfinished
+    started_at: float | None  # None: not started, or not named
 
 
 class AccountTiming:
@@ -31,107 +91,256 @@ class AccountTiming:
     def __init__(self, name: str, tradeoff: Tradeoff, knowledge: bytes | None = None) -> None:
         """`name` is the knowledge's key in the store. Raises `KnowledgeUnreadable` where it is damaged."""
         self.name = name
-        self.planner = PollPlanner(tradeoff) if knowledge is None else planner_from(tradeoff, knowledge)
+        known = Known() if knowledge is None else decode(knowledge)
+        self.planner = PollPlanner(tradeoff, known.ages, known.feeding_ages_s)
+        self.by_feeding = LineClock(LinePlanner(tradeoff, known.by_feeding), known.evidence_by_feeding)
+        self.by_request = LineClock(LinePlanner(tradeoff, known.by_request), known.evidence_by_request)
+        self.by_start = PhaseClock(tradeoff, known.by_start, known.evidence_by_start)
         self.standstill = Standstill()
+        self.skew = Skew()
         self.deadline_s = tradeoff.deadline_s
+        self._line_by = tradeoff.line_by
+        self._decides: LineClock | PhaseClock | None = None  # None: the ages
+        self._by_age = True  # an age decided lately
         self._saved_at = -math.inf
+        self._choose()
 
-    def learn(
-        self, task: Task, outcome: Outcome, *, asked_at: float, now: float, paused_s: float = 0.0
-    ) -> float | None:
-        """Learn from a poll; return the wait for the next one where the task is still running.
-
-        `paused_s` is the account's paused time so far.
-        """
-        if not isinstance(outcome, Running | Finished):
-            return None
-        if task.polls:
-            self.planner.waited(max(0.0, asked_at - task.due_at))
-        first = task.seen_at is None
-        requested_at = _requested_at(task, outcome, now)
-        if first and requested_at is not None:
-            self.planner.fed(max(0.0, task.fed_at - requested_at))
-        took_s = _took_s(outcome, requested_at) if isinstance(outcome, Finished) else None
-        if requested_at is None:
-            requested_at = task.fed_at - self.planner.usual_feeding_age_s
-        age_s = max(0.0, now - requested_at)
-        before_s = 0.0 if task.seen_at is None else min(max(0.0, task.seen_at - requested_at), age_s)
-        if isinstance(outcome, Finished):
-            self.standstill.finished()
-            self.planner.finished(before_s, age_s, took_s)
-            return None
-        chance = self.planner.chance(before_s, age_s)
-        deadline_at = task.fed_at + self.deadline_s
-        self.standstill.unfinished(chance, now=now, deadline_at=deadline_at, paused_s=paused_s)
-        self.planner.unfinished(before_s, age_s)
-        return self.planner.gap_s(age_s)
+    # --- deciding
 
     @property
     def first_poll_s(self) -> float:
-        """The wait from an import's feeding to its first poll."""
+        """The wait from an import's feeding to its first poll, unless it is put off then."""
         return self.planner.first_poll_s
+
+    def put_off_s(self, task: Task, now: float) -> float:
+        """Return for how long to put a due task off, by what was learned since its wait was chosen; 0 to poll it now.
+
+        Half of the way, so that a line may become twice as fast unnoticed; at most a minute, so that nothing is parked.
+        """
+        if task.errors or task.missing_at is not None:
+            return 0.0
+        way_s = min(self._way_s(task, now), task.fed_at + self.deadline_s - now)
+        if way_s <= 0:
+            return 0.0
+        return _part_of(way_s)
+
+    def _way_s(self, task: Task, now: float) -> float:
+        """Return how long it is until the poll, as far as is known now."""
+        spot = self._spot(task, None if task.requested_at is None else task.requested_at - self.skew.seconds)
+        if spot is None:
+            return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
+        from_at = task.fed_at if task.seen_at is None else task.seen_at
+        before_s = spot.after_s(from_at)
+        if (
+            spot.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), spot.after_s(now))
+            > PROBABLE
+        ):
+            return 0.0
+        return from_at + spot.gap_s(from_at, task.key) - now
+
+    def _spot(self, task: Task, requested_at: float | None) -> "Spot | None":
+        """Return where the task is in the line that decides; None where its age decides. A place by the request is not
+        known before the first poll."""
+        clock = self._decides
+        place = requested_at if clock is self.by_request else float(task.key)
+        if not isinstance(clock, LineClock) or place is None:
+            return None
+        line = clock.planner.line(self._value(task))
+        return Spot(clock.planner, line, place) if line.is_fitted else None
+
+    def _value(self, task: Task) -> str:
+        """Return the value of the field that tells lines apart."""
+        if self._line_by is None or task.ref is None:
+            return ""
+        try:
+            return str(orjson.loads(task.ref).get(self._line_by, ""))
+        except (ValueError, AttributeError):
+            return ""
+
+    # --- learning
+
+    def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
+        """Learn from a poll; return the wait for the next one where the task is still running."""
+        if not isinstance(outcome, Running | Finished):
+            return None
+        named_at, completed_at = _requested_at(task, outcome, now), _completed_at(outcome, now)
+        self._learn_skew(task, named_at, completed_at, now)
+        requested_at = task.fed_at - self.planner.usual_feeding_age_s
+        if named_at is not None:
+            requested_at = named_at - self.skew.seconds
+            if task.seen_at is None:
+                self.planner.fed(max(0.0, task.fed_at - requested_at))
+        before_at = min(max(requested_at, task.seen_at or requested_at), now)
+        done_at = None
+        if isinstance(outcome, Finished):
+            done_at = (before_at + now) / 2 if completed_at is None else min(completed_at - self.skew.seconds, now)
+        started_at = self._started_at(task, outcome, now)
+        seen = Seen(before_at, now, done_at, started_at)
+        self._decide_from(task, seen, requested_at, is_named=named_at is not None)
+        spot = self._spot(task, requested_at if named_at is not None else None)
+        pressure = self.planner.pressure if spot is None else spot.planner.pressure
+        if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
+            pressure.waited(max(0.0, asked_at - task.due_at))
+        if done_at is not None:
+            return None
+        if spot is None:
+            return self._gap_by_age_s(max(0.0, now - requested_at), None if started_at is None else now - started_at)
+        pressure.planned(min(spot.gap_s(now, task.key, unpressed=True), LONGEST_PUT_OFF_S))
+        return _part_of(spot.gap_s(now, task.key))
+
+    def _gap_by_age_s(self, age_s: float, since_start_s: float | None) -> float:
+        self._by_age = True
+        if self._decides is not self.by_start:
+            return self.planner.gap_s(age_s)
+        if since_start_s is not None:
+            return self.by_start.gap_s(since_start_s)
+        return max(self.planner.gap_s(age_s), self.by_start.pending_s)
+
+    def _started_at(self, task: Task, outcome: Running | Finished, now: float) -> float | None:
+        """Return when the import was started, by our clock; None where it was not, or HubSpot names no start."""
+        reported = epoch(outcome.started_at) if isinstance(outcome, Finished) else outcome.started_at
+        at = _possible(task.started_at if reported is None else reported, now)
+        return None if at is None else min(at - self.skew.seconds, now)
+
+    def _learn_skew(self, task: Task, requested_at: float | None, completed_at: float | None, now: float) -> None:
+        if requested_at is not None and task.seen_at is None:
+            self.skew.requested(requested_at, fed_at=task.fed_at)
+        if completed_at is not None:
+            self.skew.completed(completed_at, seen_at=now, unfinished_at=task.seen_at)
+
+    def _decide_from(self, task: Task, seen: Seen, requested_at: float, *, is_named: bool) -> None:
+        """Learn on every axis, and weigh which of them explains the poll best."""
+        value, is_done = self._value(task), seen.done_at is not None
+        from_s = max(0.0, seen.before_at - requested_at)
+        to_s = max(from_s, (seen.now if seen.done_at is None else seen.done_at) - requested_at)
+        by_age = self.planner.curve.likelihood(from_s, to_s, finished=is_done)
+        if is_done and self.standstill.lasts(seen.now):
+            self._restart_lines()
+        if is_done:
+            self.standstill.finished()
+        else:
+            spot = self._spot(task, requested_at if is_named else None)
+            if spot is None:
+                chance = -math.expm1(by_age)
+            else:
+                chance = spot.curve.chance(spot.after_s(seen.before_at), spot.after_s(seen.now))
+            self.standstill.unfinished(chance, now=seen.now, deadline_at=task.fed_at + self.deadline_s)
+        self.planner.watch(from_s, to_s, finished=is_done)
+        places = [(self.by_feeding, float(task.key))]
+        if is_named:
+            places.append((self.by_request, requested_at))
+        for clock, place in places:
+            likelihood = clock.learn(clock.planner.line(value), place, seen)
+            self._weigh(clock, likelihood, by_age, is_done=is_done)
+        if seen.started_at is not None:
+            to_at = seen.now if seen.done_at is None else seen.done_at
+            was_seen = task.started_at is not None
+            likelihood = self.by_start.learn(seen.started_at, seen.before_at, to_at, finished=is_done, seen=was_seen)
+            self._weigh(self.by_start, likelihood, by_age, is_done=is_done)
+        self._choose()
+
+    def _weigh(self, clock: LineClock | PhaseClock, likelihood: float | None, by_age: float, *, is_done: bool) -> None:
+        if likelihood is not None:
+            clock.evidence += max(-MOST_EVIDENCE, min(likelihood - by_age, MOST_EVIDENCE))
+        if is_done:
+            clock.evidence *= FADING
+
+    def _choose(self) -> None:
+        clocks: tuple[LineClock | PhaseClock, ...] = (self.by_feeding, self.by_request, self.by_start)
+        best = max(clocks, key=lambda clock: clock.evidence)
+        if best is self.by_request and self.by_feeding.evidence > best.evidence - CONVINCED:
+            best = self.by_feeding  # also known before the first poll
+        before = self._decides
+        if before is not None and before.evidence < 0:
+            self._decides = None
+        lead = CONVINCED if self._decides is None else self._decides.evidence + CONVINCED
+        if best.evidence > lead or (self._decides is self.by_request and best is self.by_feeding):
+            self._decides = best
+        if self._decides is not before:
+            self.planner.replan()
+            self.by_start.planner.replan()
+
+    def _restart_lines(self) -> None:
+        for clock in (self.by_feeding, self.by_request):
+            clock.planner.restart()
+            clock.evidence = 0.0
+        self._choose()
+
+    # --- planning
 
     def refresh(self, now: float) -> bool:
         """Recompute the plan if that is due; return whether it was."""
-        return self.planner.refresh(now)
+        self.by_start.planner.refresh(now, plan=self._decides is self.by_start)
+        if not self.planner.refresh(now, plan=self._by_age or self._decides is not self.by_feeding):
+            return False
+        self._by_age = False
+        for clock in (self.by_feeding, self.by_request):
+            if clock is self._decides:
+                clock.planner.pressure.update()
+                clock.planner.replan()
+            else:
+                clock.planner.refresh()
+        return True
+
+    def explanation(self, now: float) -> str:
+        """Return what the polls follow from, for people."""
+        if self.standstill.lasts(now):
+            return (
+                f"nothing finished for {duration(now - self.standstill.since)}: one task is polled every "
+                f"{duration(self.standstill.gap_s(now))}, at random"
+            )
+        lines = [*self._decides.planner.lines.values()] if isinstance(self._decides, LineClock) else []
+        moving = [1 / line.pace_s for line in lines if line.is_fitted and line.pace_s > 0]
+        if moving:
+            pace = sum(moving)
+            each = f"{pace:.2g} a second" if pace >= 1 else f"one every {duration(1 / pace)}"
+            sides = f", {len(moving)} lines side by side" if len(moving) > 1 else ""
+            return f"HubSpot works the imports off in order, about {each}{sides}"
+        if self.planner.hazard.finished < ENOUGH_FINISHED:
+            return f"how long imports take is being learned, from {self.planner.hazard.finished:,} finished ones so far"
+        half_s = SurvivalCurve(self.planner.hazard.rates()[0]).quantile_s(0.5)
+        return f"half of the imports finish within {duration(half_s)} of their request"
+
+    # --- keeping
 
     def to_save(self, now: float) -> bytes | None:
         """Return the knowledge to save, at most every `SAVE_EVERY_S`."""
         if abs(now - self._saved_at) < SAVE_EVERY_S:
             return None
         self._saved_at = now
-        return self.knowledge()
+        return self.knowledge(now)
 
-    def knowledge(self) -> bytes:
-        """Return what a later `AccountTiming` needs to continue from here."""
-        hazard = self.planner.hazard
-        return orjson.dumps(
-            {
-                "version": VERSION,
-                "bands": _BANDS,
-                "finished": hazard.finished,
-                "events": [round(count, 4) for count in hazard.events()],
-                "exposure_s": [round(seconds, 2) for seconds in hazard.exposure_s()],
-                "feeding_ages_s": [round(age, 2) for age in self.planner.feeding_ages_s],
-            }
+    def knowledge(self, now: float) -> bytes:
+        """Return what a later `AccountTiming` needs to continue from here, and what people want to know."""
+        return encode(
+            Known(
+                ages=self.planner.hazard,
+                feeding_ages_s=tuple(self.planner.feeding_ages_s),
+                by_feeding=self.by_feeding.planner.hazard,
+                by_request=self.by_request.planner.hazard,
+                evidence_by_feeding=self.by_feeding.evidence,
+                evidence_by_request=self.by_request.evidence,
+                by_start=self.by_start.planner.hazard,
+                evidence_by_start=self.by_start.evidence,
+                explanation=self.explanation(now),
+            )
         )
-
-
-_BANDS = [FIRST_EDGE_S, RATIO, BANDS]
 
 
 def _requested_at(task: Task, outcome: Running | Finished, now: float) -> float | None:
-    """Return when the import was requested; None where that is unknown or impossible."""
+    """Return when the import was requested, by HubSpot's clock; None where that is unknown or impossible."""
     reported = epoch(outcome.requested_at) if isinstance(outcome, Finished) else outcome.requested_at
-    at = task.requested_at if reported is None else reported
-    return at if at is not None and now - OLDEST_S <= at <= now + SKEW_S else None
+    return _possible(task.requested_at if reported is None else reported, now)
 
 
-def _took_s(outcome: Finished, requested_at: float | None) -> float | None:
-    completed_at = epoch(outcome.completed_at)
-    if requested_at is None or completed_at is None or not -SKEW_S <= completed_at - requested_at <= OLDEST_S:
-        return None
-    return max(0.0, completed_at - requested_at)
+def _completed_at(outcome: Running | Finished, now: float) -> float | None:
+    return _possible(epoch(outcome.completed_at), now) if isinstance(outcome, Finished) else None
 
 
-def planner_from(tradeoff: Tradeoff, knowledge: bytes) -> PollPlanner:
-    """Decode the result of `AccountTiming.knowledge`. Raises `KnowledgeUnreadable`."""
-    try:
-        stored = orjson.loads(knowledge)
-        version, bands = stored["version"], stored["bands"]
-        if version != VERSION or bands != _BANDS:
-            raise KnowledgeUnreadable(f"it is of version {version!r} with bands {bands!r}, not {VERSION} with {_BANDS}")
-        hazard = Hazard(
-            int(stored["finished"]), _numbers(stored["events"], BANDS), _numbers(stored["exposure_s"], BANDS)
-        )
-        ages_s = _numbers(stored["feeding_ages_s"], None)[-FEEDING_AGES:]
-    except (ValueError, TypeError, KeyError) as error:
-        raise KnowledgeUnreadable(f"it is damaged ({type(error).__name__})") from None
-    return PollPlanner(tradeoff, hazard, ages_s)
+def _part_of(way_s: float) -> float:
+    """Return after how much of a long way to ask again whether it is still right."""
+    return min(way_s, max(way_s / 2, SHORTEST_PUT_OFF_S), LONGEST_PUT_OFF_S)
 
 
-def _numbers(values: Any, count: int | None) -> list[float]:
-    numbers = [float(value) for value in values]
-    if count not in (None, len(numbers)) or not all(0 <= number < math.inf for number in numbers):
-        raise ValueError("unexpected numbers")
-    return numbers
+def _possible(at: float | None, now: float) -> float | None:
+    return at if at is not None and now - OLDEST_S <= at <= now + AHEAD_S else None

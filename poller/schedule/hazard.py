@@ -4,6 +4,7 @@ The hazard is constant within a band of ages; bands grow geometrically. Events a
 time for which imports were observed unfinished, so waiting ones count too. Both fade, to follow changes.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,39 +27,56 @@ def _edges() -> tuple[float, ...]:
     return tuple(edges)
 
 
-EDGES = _edges()
-BANDS = len(EDGES) - 1
-WIDTHS = tuple(EDGES[band + 1] - EDGES[band] for band in range(BANDS))
-_NONE_YET = (0.0,) * BANDS
+class Axis:
+    """Bands of an axis of seconds: the hazard is constant within one."""
+
+    def __init__(self, edges: Sequence[float], *, prior_below: float = 1.0) -> None:
+        """`prior_below`: factor on the prior below 0."""
+        self.edges = tuple(edges)
+        self.bands = len(self.edges) - 1
+        self.widths = tuple(high - low for low, high in pairwise(self.edges))
+        self.priors = tuple(
+            (1.0 if low >= 0 else prior_below) / (PRIOR_AGE_S + abs(low + high) / 2)
+            for low, high in pairwise(self.edges)
+        )
+
+    def band_of(self, at: float) -> int:
+        """Return the number of the band that contains this place; of the nearest where none does."""
+        band = bisect_right(self.edges, at) - 1
+        return band if 0 <= band < self.bands else 0 if band < 0 else self.bands - 1
 
 
-def band_of(age_s: float) -> int:
-    """Return the number of the band that contains the age."""
-    return min(bisect_right(EDGES, age_s), BANDS) - 1
+AGES = Axis(_edges())
+EDGES, BANDS, WIDTHS, band_of = AGES.edges, AGES.bands, AGES.widths, AGES.band_of
 
 
 class Hazard:
     """Fading counts of events and exposure by band of age."""
 
     def __init__(
-        self, finished: int = 0, events: Sequence[float] = _NONE_YET, exposure_s: Sequence[float] = _NONE_YET
+        self, finished: int = 0, events: Sequence[float] = (), exposure_s: Sequence[float] = (), *, axis: Axis = AGES
     ) -> None:
         """Continue from what `finished`, `events()` and `exposure_s()` were."""
+        self._axis = axis
         self.finished = finished  # ever
         self._weight = 1.0  # of new events; grows, so that old counts fade without being rewritten
-        self._events = list(events)
-        self._partly_s = list(exposure_s)  # of those that entered or left inside the band; restored: all exposure
-        self._crossing = [0.0] * (BANDS + 1)  # change in the number of those that crossed the whole band
+        self._events = list(events) or [0.0] * axis.bands
+        self._partly_s = (
+            list(exposure_s) or [0.0] * axis.bands
+        )  # of those that entered or left inside the band; restored: all exposure
+        self._crossing = [0.0] * (axis.bands + 1)  # change in the number of those that crossed the whole band
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
         """Count an import that was unfinished between these ages and then finished or not."""
-        to_s = min(max(to_s, from_s), OLDEST_S)
-        first, last = band_of(from_s), band_of(to_s)
+        edges = self._axis.edges
+        from_s = min(max(from_s, edges[0]), edges[-1])
+        to_s = min(max(to_s, from_s), edges[-1])
+        first, last = self._axis.band_of(from_s), self._axis.band_of(to_s)
         if first >= last:
             self._partly_s[last] += self._weight * max(0.0, to_s - from_s)
         else:
-            self._partly_s[first] += self._weight * (EDGES[first + 1] - from_s)
-            self._partly_s[last] += self._weight * (to_s - EDGES[last])
+            self._partly_s[first] += self._weight * (edges[first + 1] - from_s)
+            self._partly_s[last] += self._weight * (to_s - edges[last])
             self._crossing[first + 1] += self._weight
             self._crossing[last] -= self._weight
         if finished:
@@ -80,16 +98,17 @@ class Hazard:
     def exposure_s(self) -> list[float]:
         """Return the faded seconds of exposure by band."""
         exposure, crossing = [], 0.0
-        for band in range(BANDS):
-            crossing += self._crossing[band]
-            exposure.append(max(0.0, self._partly_s[band] + crossing * WIDTHS[band]) / self._weight)
+        for partly_s, change, width in zip(self._partly_s, self._crossing, self._axis.widths, strict=False):
+            crossing += change
+            exposure.append(max(0.0, partly_s + crossing * width) / self._weight)
         return exposure
 
     def rates(self) -> tuple[list[float], list[float]]:
         """Return by band: the chance per second to finish, and the number of imports observed."""
         events, exposure = self.events(), self.exposure_s()
-        at_risk = [seconds / width for seconds, width in zip(exposure, WIDTHS, strict=True)]
-        return [_rate(band, events, exposure) for band in range(BANDS)], at_risk
+        widths, priors = self._axis.widths, self._axis.priors
+        at_risk = [seconds / width for seconds, width in zip(exposure, widths, strict=True)]
+        return [_rate(band, events, exposure, prior) for band, prior in enumerate(priors)], at_risk
 
 
 class HazardCurve:
@@ -98,19 +117,33 @@ class HazardCurve:
     def __init__(self, edges: Sequence[float], rates: Sequence[float]) -> None:
         self._edges = edges
         self._rates = rates
+        self._bands = len(rates)
         self._until = [0.0]  # at each edge
         for rate, (low, high) in zip(rates, pairwise(edges), strict=True):
             self._until.append(self._until[-1] + rate * (high - low))
 
+    def _band(self, at: float) -> int:
+        band = bisect_right(self._edges, at) - 1
+        return band if 0 <= band < self._bands else 0 if band < 0 else self._bands - 1
+
     def hazard_until(self, at: float) -> float:
         """Return the hazard added up to here: between two places, the chance to finish is 1 - exp(-difference)."""
-        band = min(max(bisect_right(self._edges, at), 1), len(self._rates)) - 1
-        return self._until[band] + self._rates[band] * (at - self._edges[band])
+        band = self._band(at)
+        past_s = at - self._edges[band]
+        return self._until[band] + self._rates[band] * past_s if past_s > 0 else self._until[band]
+
+    def chance(self, from_s: float, to_s: float) -> float:
+        """Return the chance that what was unfinished at `from_s` is finished at `to_s`."""
+        return -math.expm1(self.likelihood(from_s, to_s, finished=False))
+
+    def likelihood(self, from_s: float, to_s: float, *, finished: bool) -> float:
+        """Return the logarithm of how likely it was to be unfinished from here to there, and then to finish or not."""
+        stays = self.hazard_until(from_s) - self.hazard_until(to_s) if to_s > from_s else 0.0
+        return stays + math.log(self._rates[self._band(to_s)]) if finished else stays
 
 
-def _rate(band: int, events: Sequence[float], exposure: Sequence[float]) -> float:
+def _rate(band: int, events: Sequence[float], exposure: Sequence[float], prior: float) -> float:
     """Smooth a band's rate by its neighbours', and theirs by the prior, the more the less data they have."""
-    low, high = max(0, band - NEIGHBOURS), min(BANDS, band + NEIGHBOURS + 1)
-    prior = 1 / (PRIOR_AGE_S + (EDGES[band] + EDGES[band + 1]) / 2)
+    low, high = max(0, band - NEIGHBOURS), band + NEIGHBOURS + 1
     smoothed = (sum(events[low:high]) + PRIOR_EVENTS) / (sum(exposure[low:high]) + PRIOR_EVENTS / prior)
     return (events[band] + SMOOTHING_EVENTS) / (exposure[band] + SMOOTHING_EVENTS / smoothed)

@@ -30,7 +30,39 @@ class Tradeoff:
     poll_cost_s: float = 3.0  # seconds of lateness that one request is worth
     longest_gap_s: float = 60.0
     shortest_gap_s: float = 1.0
+    cap_s: float = math.inf  # what the person set as the longest gap; holds also where a line is known
+    line_by: str | None = None  # the field of `ref` whose values tell lines apart
     deadline_s: float = math.inf  # age at which an unfinished import is given up
+
+
+class Pressure:
+    """How much more a poll costs while polls wait behind the limit, so that fewer are planned."""
+
+    def __init__(self, most: float = math.inf) -> None:
+        self.factor = 1.0  # on the cost of a poll
+        self._most = most
+        self._waits_s = self._waited = 0.0
+        self._gaps_s = self._planned = 0.0
+
+    def waited(self, wait_s: float) -> None:
+        """Note how long after its due time a second or later poll was made."""
+        self._waits_s += wait_s
+        self._waited += 1
+
+    def planned(self, gap_s: float) -> None:
+        """Note a gap that would be right without a limit."""
+        self._planned += 1
+        self._gaps_s += gap_s
+
+    def update(self) -> None:
+        """Compute the factor, and let what was noted fade."""
+        wait_s = self._waits_s / self._waited if self._waited else 0.0
+        gap_s = self._gaps_s / self._planned if self._planned else math.inf
+        self.factor = min(max(1.0, PRESSURE_TARGET * wait_s / gap_s) ** 2, self._most)
+        self._waits_s *= RECENT
+        self._waited *= RECENT
+        self._gaps_s *= RECENT
+        self._planned *= RECENT
 
 
 class PollPlanner:
@@ -40,14 +72,12 @@ class PollPlanner:
         self._tradeoff = tradeoff
         self.hazard = hazard or Hazard()
         self.first_poll_s = 0.0  # the best wait from a fresh import's feeding to its first poll
-        self.pressure = 1.0  # factor on the cost of a poll while polls wait behind the limit
+        self.pressure = Pressure()
         self.feeding_ages_s: deque[float] = deque(feeding_ages_s, maxlen=FEEDING_AGES)
         self._events = 0  # since the last plan
         self._planned_at = -math.inf
-        self._waits_s = self._waited = 0.0
-        self._gaps_s = self._planned = 0.0
         self._curve_of = -1  # number of finished imports that the curve was made of
-        self._replan()
+        self.replan()
 
     # --- deciding
 
@@ -57,8 +87,7 @@ class PollPlanner:
 
     def gap_s(self, age_s: float) -> float:
         """Return the wait after a poll that found the import unfinished at this age."""
-        self._planned += 1
-        self._gaps_s += self._bounded(self._base_plan.gap_s(age_s))
+        self.pressure.planned(self._bounded(self._base_plan.gap_s(age_s)))
         return self._bounded(self._plan.gap_s(age_s))
 
     def _bounded(self, gap_s: float) -> float:
@@ -75,63 +104,45 @@ class PollPlanner:
         """Note the age at which an import was fed."""
         self.feeding_ages_s.append(age_s)
 
-    def waited(self, wait_s: float) -> None:
-        """Note how long after its due time a second or later poll was made."""
-        self._waits_s += wait_s
-        self._waited += 1
-
-    def unfinished(self, before_s: float, age_s: float) -> None:
-        """A poll found the import unfinished, as the poll before it at the age `before_s`; 0 for a first poll."""
-        self.hazard.watch(before_s, age_s, finished=False)
-
-    def finished(self, before_s: float, age_s: float, took_s: float | None) -> None:
-        """A poll found the import finished; `took_s` is its duration where known."""
-        if took_s is None:
-            took_s = (before_s + age_s) / 2
-        self.hazard.watch(min(before_s, took_s), took_s, finished=True)
-        self._events += 1
-
-    def chance(self, before_s: float, age_s: float) -> float:
-        """Return the chance that an import which was unfinished at the age `before_s` is finished at `age_s`: by what
-        was known when one finished last, so that polls in vain do not make a standstill the usual case."""
-        return -math.expm1(self._curve.hazard_until(before_s) - self._curve.hazard_until(max(before_s, age_s)))
+    def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
+        """A poll showed that an import was unfinished between these ages, and whether it finished then."""
+        self.hazard.watch(from_s, to_s, finished=finished)
+        self._events += finished
 
     # --- planning
 
     def share_unfinished(self, age_s: float) -> float:
         """Return the chance that an import is unfinished at this age."""
-        return math.exp(-self._curve.hazard_until(age_s))
+        return math.exp(-self.curve.hazard_until(age_s))
 
-    def refresh(self, now: float) -> bool:
-        """Recompute the plan if that is due; return whether it was."""
+    def refresh(self, now: float, *, plan: bool = True) -> bool:
+        """Recompute the plan if that is due; return whether it was. Without `plan`, only follow what was learned."""
         since_s = abs(now - self._planned_at)
         if since_s < REPLAN_LEAST_S or (since_s < REPLAN_EVERY_S and self._events < REPLAN_EVENTS):
             return False
         self._planned_at = now
         self._events = 0
-        self._update_pressure()
-        self._replan()
+        if plan:
+            self.pressure.update()
+            self.replan()
+        else:
+            self._follow(self.hazard.rates()[0])
         return True
 
-    def _update_pressure(self) -> None:
-        """Raise the cost of polls while they wait behind the limit, so that fewer are planned."""
-        wait_s = self._waits_s / self._waited if self._waited else 0.0
-        gap_s = self._gaps_s / self._planned if self._planned else math.inf
-        self.pressure = max(1.0, PRESSURE_TARGET * wait_s / gap_s) ** 2
-        self._waits_s *= RECENT
-        self._waited *= RECENT
-        self._gaps_s *= RECENT
-        self._planned *= RECENT
-
-    def _replan(self) -> None:
-        rates, at_risk = self.hazard.rates()
+    def _follow(self, rates: Sequence[float]) -> None:
+        """By what was known when one finished last, so that polls in vain do not make a standstill the usual case."""
         if self.hazard.finished != self._curve_of:
-            self._curve, self._curve_of = HazardCurve(EDGES, rates), self.hazard.finished
+            self.curve, self._curve_of = HazardCurve(EDGES, rates), self.hazard.finished
+
+    def replan(self) -> None:
+        """Compute the plan."""
+        rates, at_risk = self.hazard.rates()
+        self._follow(rates)
         limits_s = [self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES)]
         poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s)
-        if self.pressure > 1.0:
-            self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure)
+        if self.pressure.factor > 1.0:
+            self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure.factor)
         self.first_poll_s = 0.0
         if at_risk[0] >= KNOWN_AT_FIRST and self.feeding_ages_s:
             self.first_poll_s = self._best_first_poll_s(self._plan, SurvivalCurve(rates))

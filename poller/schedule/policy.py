@@ -42,6 +42,7 @@ class Polling:
     age_share: float = 0.25  # backoff: the gap as a share of the task's age
     jitter: float = 0.1  # backoff: gaps vary by up to this share, so that tasks fed together spread out
     missing_again_s: float = 30.0  # a 400/404 counts when a poll at least this much later returns it too
+    line_by: str | None = None  # learned: the field of `ref` whose values tell lines of imports apart
     trust_unknown: bool = False  # an unknown id is an outcome even where HubSpot knows none of the account's ids
     failure_gap_s: float = 2.0  # back-off after the first failed poll; doubles with each
     longest_failure_gap_s: float = 300.0
@@ -55,7 +56,9 @@ class Polling:
             poll_cost_s=POLL_COST_S if self.poll_cost_s is None else self.poll_cost_s,
             longest_gap_s=min(self.ceiling_s, self.deadline_s),
             shortest_gap_s=self.first_gap_s,
+            cap_s=math.inf if self.longest_gap_s is None else self.longest_gap_s,
             deadline_s=self.deadline_s,
+            line_by=self.line_by,
         )
 
     @property

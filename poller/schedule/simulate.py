@@ -70,7 +70,7 @@ def _play(
         age_s = now + course.age_s
         if learned is not None:
             if turn >= len(courses):
-                learned.waited(now - due_at)
+                learned.pressure.waited(now - due_at)
             _learn(learned, course, before_s, age_s, now)
         if course.took_s <= age_s:
             late_s.append(min(age_s - course.took_s, now))
@@ -81,8 +81,5 @@ def _play(
 
 
 def _learn(learned: PollPlanner, course: Course, before_s: float, age_s: float, now: float) -> None:
-    if course.took_s <= age_s:
-        learned.finished(before_s, age_s, course.took_s)
-    else:
-        learned.unfinished(before_s, age_s)
+    learned.watch(min(before_s, course.took_s), min(age_s, course.took_s), finished=course.took_s <= age_s)
     learned.refresh(now)

@@ -1,7 +1,7 @@
 """Notices that nothing finishes, although much should by now: an incident at HubSpot, or a server that is held up.
 
 Then one poll every few seconds is enough to notice that imports finish again; polls at the usual gaps would find none.
-Time in which the account was paused shows nothing and does not count: `paused_s` is that time so far.
+Time in which the account was paused shows nothing and does not count.
 """
 
 import math
@@ -21,7 +21,8 @@ class Standstill:
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
         self._polls = 0
-        self._paused_before_s = 0.0
+        self.paused_s = 0.0  # the account's paused time so far; whoever polls keeps it current …
+        self._paused_before_s = 0.0  # … and what it was at `since`
         self._next_turn_at = -math.inf
         self.deadline_at = math.inf  # when the deadline of a task may have passed: such tasks are polled as ever
 
@@ -30,29 +31,32 @@ class Standstill:
         self.since = self.deadline_at = math.inf
         self._expected, self._polls = 0.0, 0
 
-    def unfinished(self, chance: float, *, now: float, deadline_at: float, paused_s: float = 0.0) -> None:
+    def unfinished(self, chance: float, *, now: float, deadline_at: float) -> None:
         """A poll found an import unfinished. `chance`: by what was learned, that it is finished by now."""
         if self._polls == 0:
-            self.since, self._paused_before_s = now, paused_s
+            self.since, self._paused_before_s = now, self.paused_s
         if deadline_at > now:
             self.deadline_at = min(self.deadline_at, deadline_at)
         self._expected += chance
         self._polls += 1
 
-    def lasts(self, now: float, paused_s: float = 0.0) -> bool:
+    def lasts(self, now: float) -> bool:
         """Return whether nothing finishes."""
-        is_expected = self._expected >= EXPECTED and self._polls >= LEAST_POLLS
-        return is_expected and self._length_s(now, paused_s) >= LEAST_S
+        return self._expected >= EXPECTED and self._polls >= LEAST_POLLS and self._length_s(now) >= LEAST_S
 
-    def _length_s(self, now: float, paused_s: float) -> float:
-        return now - self.since - (paused_s - self._paused_before_s)
+    def _length_s(self, now: float) -> float:
+        return now - self.since - (self.paused_s - self._paused_before_s)
 
-    def take_turn(self, now: float, paused_s: float = 0.0) -> bool:
+    def take_turn(self, now: float) -> bool:
         """Return whether a single poll may be made now, and count it."""
         if now < self._next_turn_at:
             return False
-        self._next_turn_at = now + min(max(SHORTEST_GAP_S, GAP_SHARE * self._length_s(now, paused_s)), LONGEST_GAP_S)
+        self._next_turn_at = now + self.gap_s(now)
         return True
+
+    def gap_s(self, now: float) -> float:
+        """Return the time between two single polls."""
+        return min(max(SHORTEST_GAP_S, GAP_SHARE * self._length_s(now)), LONGEST_GAP_S)
 
     def no_deadline_passed(self, now: float) -> None:
         """No task was found whose deadline has passed."""

@@ -50,6 +50,21 @@ class Leases:
                 recorded.append(each)
         return recorded
 
+    def begin_putting_off(self, put_off: Sequence[tuple[Task, float]]) -> list[tuple[Task, float]]:
+        """Return those whose lease is held. Until `end_putting_off` they cannot be claimed."""
+        held = []
+        for task, due_at in put_off:
+            if not self._is_held(task):
+                continue
+            self._held[task.account][task.key] = RECORDING
+            held.append((task, due_at))
+        return held
+
+    def end_putting_off(self, put_off: Sequence[tuple[Task, float]]) -> None:
+        """Let go of the leases of tasks whose later due times are committed."""
+        for task, _ in put_off:
+            self._end(task)
+
     def _is_held(self, task: Task) -> bool:
         return task.lease != RECORDING and self._held[task.account].get(task.key) == task.lease
 

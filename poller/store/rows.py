@@ -29,7 +29,7 @@ from poller.core.record import restore
 
 Row = Sequence[Any]
 
-TIES = 7919  # tasks that are due at one instant are told apart by the later digits of a share
+TIES = 7919  # the later digits of a share order tasks that are due at one instant
 LONGEST_TEXT = 300  # characters of a reason or a status word: they are for people, and reasons are indexed
 TOP_REASONS = 10
 

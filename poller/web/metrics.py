@@ -28,6 +28,8 @@ from poller.web.responses import RequestRefused
 
 Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the number
 
+REASONS = 20  # of the label `reason`: a reason is a text, so their number must have a bound
+
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 OUTCOMES = tuple(outcome.__name__.lower() for outcome in get_args(Outcome))
 STARTS = tuple(outcome.__name__.lower() for outcome in get_args(StartOutcome))
@@ -35,6 +37,12 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "tasks": (GAUGE, ("state",), "Tasks in the state: waiting for their outcome, or finished."),
     "tasks_finished": (COUNTER, ("kind",), "Tasks that have their outcome; earlier runs on this state count."),
     "tasks_landed": (COUNTER, ("kind",), "Finished tasks whose file landed; earlier runs on this state count."),
+    "tasks_by_reason": (
+        GAUGE,
+        ("reason",),
+        "Finished tasks that are not plainly complete, by commonest reasons.",
+    ),
+    "oldest_waiting_age_seconds": (GAUGE, (), "Time since the task that waits longest was fed; 0 if none waits."),
     "input_lines": (COUNTER, ("class",), "Lines fed to this run: a task, a duplicate, rejected, or blank or comment."),
     "polls": (COUNTER, ("account", "outcome"), "Answered status requests of this run."),
     "poll_failures": (COUNTER, ("reason",), "Failed status requests of this run: nothing was learned of the task."),
@@ -70,24 +78,30 @@ def metrics_handler(run: RunContext, lag: LoopLag) -> Handler:
     scrape = make_aiohttp_handler(registry)
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        sinks = [loop.sink.name for loop in run.service.delivery_loops] if run.store.writable else []
-        with suppress(PollerError, RequestRefused):  # without the store all other metrics are still scraped
-            async with store_limit():
-                for name in sinks:
-                    first = await run.store.undelivered(name, 1)
-                    collector.oldest_at[name] = epoch(decode(first[0].body).seen_at) if first else None
+        if run.store.writable:
+            with suppress(PollerError, RequestRefused):  # without the store all other metrics are still scraped
+                async with store_limit():
+                    await collector.read_store()
         return await scrape(request)
 
     return metrics
 
 
 class RunCollector(Collector):
-    """Reads the run's counters. The handler sets `oldest_at` before each scrape, because reading the store is async."""
+    """Reads the run's counters. `read_store` comes before each scrape, because reading the store is async."""
 
     def __init__(self, run: RunContext, lag: LoopLag) -> None:
         self._run = run
         self._lag = lag
-        self.oldest_at: dict[str, float | None] = {}  # by sink: when the first task in its outbox finished
+        self._oldest_at: dict[str, float | None] = {}  # by sink: when the first task in its outbox finished
+        self._waiting_since: float | None = None  # of the task that waits longest
+
+    async def read_store(self) -> None:
+        """Read what only the store knows. What an earlier call read remains where it cannot be read."""
+        self._waiting_since = await self._run.store.oldest_waiting()
+        for loop in self._run.service.delivery_loops:
+            first = await self._run.store.undelivered(loop.sink.name, 1)
+            self._oldest_at[loop.sink.name] = epoch(decode(first[0].body).seen_at) if first else None
 
     def collect(self) -> Iterator[Metric]:
         numbers = dict(chain(self._tasks(), self._polls(), self._accounts(), self._sinks(), self._process()))
@@ -113,6 +127,10 @@ class RunCollector(Collector):
         yield "tasks", _labelled({"waiting": metrics.waiting, "finished": metrics.finished})
         yield "tasks_finished", _labelled({kind.value: metrics.kinds[kind.value] for kind in Kind})
         yield "tasks_landed", _labelled({kind.value: metrics.landed[kind.value] for kind in Kind})
+        reasons = sorted(self._run.service.history.reasons.items(), key=lambda item: (-item[1].count, item[0]))
+        yield "tasks_by_reason", _labelled({name: reason.count for name, reason in reasons[:REASONS]})
+        since = self._waiting_since
+        yield "oldest_waiting_age_seconds", [((), 0.0 if since is None else max(0.0, self._run.clock() - since))]
         fed = {"task": metrics.tasks, "duplicate": metrics.duplicates}
         yield "input_lines", _labelled(fed | {"rejected": metrics.rejected, "blank": metrics.blank})
 
@@ -149,7 +167,7 @@ class RunCollector(Collector):
         yield "sink_delivered", _labelled({name: metrics.delivered[name] for name in names})
         yield "sink_refused", _labelled({name: metrics.dead[name] for name in names})
         yield "sink_undelivered", _labelled({name: metrics.undelivered(name) for name in names})
-        ages = {name: max(0.0, now - (self.oldest_at.get(name) or now)) for name in names}
+        ages = {name: max(0.0, now - (self._oldest_at.get(name) or now)) for name in names}
         yield "sink_oldest_undelivered_age_seconds", _labelled(ages)
         yield "sink_failing", _labelled({loop.sink.name: loop.backlog_reason is not None for loop in loops})
 

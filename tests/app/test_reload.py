@@ -425,6 +425,7 @@ CHANGES: dict[str, Any] = {  # another value of each setting
     "polling.failure_gap_s": 3.0,
     "polling.first_gap_s": 3.0,
     "polling.jitter": 0.5,
+    "polling.line_by": "host",
     "polling.longest_failure_gap_s": 99.0,
     "polling.longest_gap_s": 99.0,
     "polling.missing_again_s": 99.0,

@@ -175,7 +175,8 @@ TASK = TaskDetails(
 
 
 def test_polls_dropped_from_the_log_are_counted_and_the_others_keep_their_numbers() -> None:
-    text = task_text(TASK, AccountState(), now=1_767_600_010.0)
+    text = task_text(TASK, AccountState(), now=1_767_600_010.0, timing="HubSpot works the imports off in order")
+    assert text.splitlines()[-1].strip() == "HubSpot works the imports off in order"
     assert "the first 28 are no longer in the log" in text
     assert "polls        30, the last 2 failed" in text
     assert " 29  2026-01-05 08:00:00.000 UTC  waited 0 s at the gate, took 0.12 s: unreachable http_503" in text

@@ -8,6 +8,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,8 @@ def test_the_unit_runs_the_service_in_its_own_folder_with_the_token_as_a_credent
     settings = config(CONFIG, environ, tmp_path)
     assert unit("ExecStart") == [f"/opt/poller/bin/poller {' '.join(COMMAND)}"]
     assert unit("StateDirectory") == ["poller"]
-    assert settings.state.startswith("sqlite:///%S/poller/")
+    assert "state" not in environ | settings.model_dump(exclude_unset=True)  # the default: in the folder it runs in
+    assert unit("WorkingDirectory") == ["%S/poller"]
     assert str(settings.token_file) == f"%d/{unit('LoadCredential')[0].partition(':')[0]}"
 
 
@@ -321,7 +323,12 @@ def queries() -> list[tuple[str, str]]:
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
             found.append((variable["name"], re.sub(r"label_values\((.*), \w+\)", r"\1", variable["query"]["query"])))
-    return [(where, re.sub(r"\$__\w+", "5m", query)) for where, query in found]
+    return [(where, filled(query)) for where, query in found]
+
+
+def filled(query: str) -> str:
+    """Return a query with a value for each of Grafana's variables of time."""
+    return re.sub(r"\$__\w+", "5m", query)
 
 
 def selectors(query: str) -> list[tuple[str, dict[str, str]]]:
@@ -369,7 +376,7 @@ def test_every_label_that_an_alert_s_text_or_a_legend_shows_is_there(exported: S
     texts = [(rule["expr"], str(rule["annotations"]), r"\$labels\.(\w+)") for rule in ALERTS]
     texts += [(t["expr"], t["legendFormat"], r"{{(\w+)}}") for panel in PANELS for t in panel["targets"]]
     for query, text, pattern in texts:
-        there = set().union(*(exported[metric] for metric, _ in selectors(re.sub(r"\$__\w+", "5m", query))))
+        there = set().union(*(exported[metric] for metric, _ in selectors(filled(query))))
         assert set(re.findall(pattern, text)) <= there | ADDED, text
 
 
@@ -390,8 +397,15 @@ def test_the_alerts_fire_on_the_series_of_their_trouble_and_on_no_others() -> No
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_every_alert_has_series_on_which_it_fires() -> None:
-    assert {rule["alert"] for rule in ALERTS} == set(re.findall(r'alertname="(\w+)"', ALERT_TESTS.read_text("utf-8")))
+def test_every_alert_has_series_on_which_it_fires_and_then_stops() -> None:
+    stopped = set()
+    for test in yaml.safe_load(ALERT_TESTS.read_text("utf-8"))["tests"]:
+        firing = [
+            {name for sample in at["exp_samples"] for name in re.findall(r'^{alertname="(\w+)"}', sample["labels"])}
+            for at in test["promql_expr_test"]
+        ]
+        stopped |= {name for at, later in pairwise(firing) for name in at - later if name not in firing[-1]}
+    assert stopped == {rule["alert"] for rule in ALERTS}
 
 
 def test_every_pause_that_needs_a_person_pages() -> None:
@@ -399,6 +413,17 @@ def test_every_pause_that_needs_a_person_pages() -> None:
     ((_, labels),) = selectors(query)
     assert '!~"' in query
     assert set(labels["reason"].split("|")) == {pause.value for pause in Pause if not pause.needs_person}
+
+
+def test_every_panel_describes_what_it_shows() -> None:
+    assert [panel["title"] for panel in PANELS if not str(panel.get("description", "")).endswith(".")] == []
+
+
+def test_every_metric_of_the_tasks_has_a_panel() -> None:
+    targets = [target for panel in PANELS for target in panel["targets"]]
+    shown = {metric for target in targets for metric, _ in selectors(filled(target["expr"]))}
+    tasks = {"poller_tasks", "poller_tasks_finished_total", "poller_tasks_landed_total", "poller_tasks_by_reason"}
+    assert tasks | {"poller_oldest_waiting_age_seconds"} <= shown
 
 
 def test_the_dashboard_s_panels_do_not_overlap_and_share_one_data_source() -> None:

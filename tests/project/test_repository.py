@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from poller import __version__
+from tests.support.processes import environ, running, wait_until
+
 HOUSE = Path(__file__).parents[2]
-PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text("utf-8"))["project"]
+TABLES = tomllib.loads((HOUSE / "pyproject.toml").read_text("utf-8"))
+PROJECT, BUILD = TABLES["project"], TABLES["build-system"]
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -25,9 +29,9 @@ def last(name: str) -> str:
     return [rest for instruction, rest in instructions() if instruction == name][-1]
 
 
-def locked() -> dict[str, list[str]]:
+def locked(lock: str = "requirements.lock") -> dict[str, list[str]]:
     """Return each pinned distribution with its hashes."""
-    text = (HOUSE / "requirements.lock").read_text("utf-8").replace("\\\n", " ")
+    text = (HOUSE / lock).read_text("utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]
     pins = [
         re.fullmatch(r"([a-z0-9-]+)==[0-9][^ ]*(?: ; [^-]+?)?((?: +--hash=sha256:[0-9a-f]{64})+) *", x) for x in lines
@@ -41,8 +45,15 @@ def locked() -> dict[str, list[str]]:
 
 def test_the_image_is_built_in_two_stages_on_a_slim_base() -> None:
     bases = [rest for name, rest in instructions() if name == "FROM"]
-    assert len(bases) == 2
-    assert all(re.match(r"python:3\.\d+-slim\b", base) for base in bases)
+    assert bases == ["${BASE} AS build", "${BASE}"]
+    assert re.fullmatch(r"BASE=python:3\.\d+-slim", next(rest for name, rest in instructions() if name == "ARG"))
+
+
+def test_the_image_is_labelled_with_what_is_known_here() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', last("LABEL")))
+    assert labels.keys() == {"title", "description", "version", "revision", "base.name"}
+    assert (labels["title"], labels["description"]) == (PROJECT["name"], PROJECT["description"])
+    assert labels["version"] == __version__
 
 
 def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
@@ -63,8 +74,27 @@ def test_the_image_starts_poller_itself_so_that_signals_reach_it() -> None:
 def test_the_image_keeps_state_in_a_volume_that_its_user_may_write_and_watches_its_health() -> None:
     assert last("VOLUME") == last("WORKDIR") == "/data"
     assert f"chown {last('USER')} /data" in last("RUN")
-    assert "POLLER_STATE=sqlite:////data/" in last("ENV")
-    assert json.loads(last("HEALTHCHECK").split("CMD", 1)[1]) == ["poller", "healthcheck"]
+    assert "POLLER_" not in last("ENV")  # it would beat a config file
+    assert "exec poller healthcheck" in last("HEALTHCHECK")
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("settings", ["", 'state = "sqlite:///mine.db"\n', None])
+def test_the_image_s_health_check_finds_the_state_of_its_settings(settings: str | None, tmp_path: Path) -> None:
+    words = json.loads(last("HEALTHCHECK").split("CMD", 1)[1])
+    command = [word.replace("/etc/poller", str(tmp_path)) for word in words]
+    if settings is not None:
+        (tmp_path / "config.toml").write_text(f"follow = true\n{settings}")
+    given = ("-c", "config.toml") if settings is not None else ("--follow",)
+
+    def check() -> int:
+        done = subprocess.run(command, cwd=tmp_path, env=environ(), capture_output=True, check=False)  # noqa: S603 - the image's
+        return done.returncode
+
+    assert check() == 1
+    with running("run", *given, folder=tmp_path) as service:
+        wait_until(service.logged("run.started"), "the run")
+        assert check() == 0
 
 
 def test_what_the_build_copies_exists_and_is_not_ignored() -> None:
@@ -83,6 +113,15 @@ def test_the_image_installs_exactly_what_the_lock_pins() -> None:
     runs = [rest for name, rest in instructions() if name == "RUN"]
     assert any("--require-hashes" in run and "-r requirements.lock" in run for run in runs)
     assert any("--no-deps dist/" in run for run in runs)
+
+
+def test_the_build_backend_is_installed_from_a_lock_and_from_nowhere_else() -> None:
+    runs = [rest for name, rest in instructions() if name == "RUN"]
+    assert any("--require-hashes" in run and "-r requirements-build.lock" in run for run in runs)
+    assert all("--no-build-isolation" in run for run in runs if "pip wheel" in run)
+    wanted = {re.split(r"[<>=\[; ]", dependency)[0] for dependency in BUILD["requires"]}
+    assert wanted - locked("requirements-build.lock").keys() == set()
+    assert [name for name, hashes in locked("requirements-build.lock").items() if not hashes] == []
 
 
 def test_the_lock_has_hashes_for_every_dependency_of_the_project() -> None:

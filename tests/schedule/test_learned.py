@@ -35,7 +35,7 @@ def train(planner: PollPlanner, durations: Iterator[float], count: int) -> None:
     for _ in range(count):
         took_s = next(durations)
         planner.fed(0.5)
-        planner.finished(0.0, took_s + 1, took_s)
+        planner.watch(0.0, took_s, finished=True)
     planner.refresh(planner.hazard.finished * 100.0)
 
 
@@ -115,7 +115,7 @@ def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: fl
     train(planner, lognormal_s(30, 1.2, seed), seed)
     for wait_s in waits_s:
         planner.gap_s(age_s)
-        planner.waited(wait_s)
+        planner.pressure.waited(wait_s)
     planner.refresh(1e9)
     assert 1.0 <= planner.gap_s(age_s) <= ceiling_s
     assert 0.0 <= planner.first_poll_s <= ceiling_s
@@ -123,7 +123,7 @@ def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: fl
 
 def test_with_little_knowledge_gaps_stay_short() -> None:
     planner = trained(iter([5.0] * 50), 50, Tradeoff(poll_cost_s=100, longest_gap_s=900))
-    planner.unfinished(0.0, 3000.0)
+    planner.watch(0.0, 3000.0, finished=False)
     planner.refresh(1e9)
     assert planner.gap_s(1000.0) <= 250
 
@@ -162,15 +162,15 @@ def test_polls_cost_more_while_they_wait_behind_the_limit_and_the_usual_after() 
     usual_s = planner.gap_s(100.0)
     for _ in range(50):
         planner.gap_s(100.0)
-        planner.waited(60.0)
+        planner.pressure.waited(60.0)
     planner.refresh(1e6)
-    assert planner.pressure > 1
+    assert planner.pressure.factor > 1
     assert planner.gap_s(100.0) > usual_s
     for turn in range(30):
         planner.gap_s(100.0)
-        planner.waited(0.0)
+        planner.pressure.waited(0.0)
         planner.refresh(2e6 + 100 * turn)
-    assert planner.pressure == 1
+    assert planner.pressure.factor == 1
     assert planner.gap_s(100.0) == pytest.approx(usual_s)
 
 
@@ -212,7 +212,7 @@ def test_only_a_running_task_gets_a_gap(outcome: Outcome) -> None:
 def test_knowledge_survives_a_restart() -> None:
     timing = AccountTiming("a", TRADEOFF)
     train(timing.planner, lognormal_s(30, 1.2), 500)
-    restored = AccountTiming("a", TRADEOFF, timing.knowledge())
+    restored = AccountTiming("a", TRADEOFF, timing.knowledge(NOW))
     assert restored.planner.hazard.finished == 500
     assert restored.planner.first_poll_s == pytest.approx(timing.planner.first_poll_s)
     for age_s in (3, 30, 300):
@@ -232,6 +232,6 @@ def test_knowledge_that_cannot_be_used_raises(damaged: bytes) -> None:
     ("key", "value"), [("events", [1.0]), ("events", ["x"]), ("exposure_s", None), ("finished", "?")]
 )
 def test_one_damaged_part_makes_all_unreadable(key: str, value: object) -> None:
-    stored = orjson.loads(AccountTiming("a", TRADEOFF).knowledge())
+    stored = orjson.loads(AccountTiming("a", TRADEOFF).knowledge(NOW))
     with pytest.raises(KnowledgeUnreadable):
         AccountTiming("a", TRADEOFF, orjson.dumps(stored | {key: value}))

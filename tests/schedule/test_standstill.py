@@ -39,11 +39,13 @@ def test_time_before_the_first_poll_in_vain_does_not_count() -> None:
 
 def test_a_pause_is_no_time_in_which_nothing_finishes() -> None:
     standstill = Standstill()
-    for number in range(100):  # 20 s of polls after an earlier pause of 500 s
-        standstill.unfinished(0.5, now=number / 5, deadline_at=86_400.0, paused_s=500.0)
-    assert not standstill.lasts(3620.0, paused_s=500.0 + 3600.0)
-    assert standstill.lasts(3660.0, paused_s=500.0 + 3600.0)
-    assert standstill.take_turn(3660.0, paused_s=500.0 + 3600.0)
+    standstill.paused_s = 500.0  # before
+    for number in range(100):  # 20 s of polls
+        standstill.unfinished(0.5, now=number / 5, deadline_at=86_400.0)
+    standstill.paused_s += 3600.0
+    assert not standstill.lasts(3620.0)
+    assert standstill.lasts(3660.0)
+    assert standstill.take_turn(3660.0)
     assert standstill.sleeps_until == pytest.approx(3660.0 + 1.2)  # a minute's length, not an hour's
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.scenario import Fate
+from poller.sandbox.tasks import SimulatedTask
 from poller.store import open_store
-from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
+from tests.support.simulation import Simulation, StagedApi, assert_each_has_its_right_outcome_once, named
 from tests.support.virtual import EPOCH, loop_time
 
 Events = Sequence[MutableMapping[str, Any]]
@@ -104,6 +106,42 @@ async def test_the_fixed_policy_polls_every_longest_gap(tmp_path: Path, clock: C
     fixed = {"deadline_s": 100, "polling": {"policy": "fixed", "longest_gap_s": 20}}
     await simulation.run(simulation.write_ids(5), fixed)
     assert {record["polls"] for record in simulation.records()} == {6}
+
+
+class LineApi(StagedApi):
+    """A HubSpot that works its imports off in order, one every 3 s."""
+
+    def _task(self, task_id: str) -> SimulatedTask:
+        task = super()._task(task_id)
+        ends_at = task.born_at + 3.0 * (list(self._tasks).index(task_id) + 1)
+        return replace(task, starts_at=ends_at - 1.0, ends_at=ends_at)
+
+
+def in_line(folder: Path, clock: Clock) -> Simulation:
+    simulation = Simulation(folder, clock, Scenario(fates={}, requests=600))
+    simulation.api = LineApi(simulation.api.scenario, clock)
+    return simulation
+
+
+async def test_a_line_costs_little_more_than_one_poll_a_task(tmp_path: Path, clock: Clock) -> None:
+    simulation = in_line(tmp_path, clock)
+    ids = simulation.write_ids(250)
+    await simulation.run(ids)
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    late_s = waits_s(simulation)
+    assert sum(late_s) / len(late_s) < 5  # by their ages: 20 s
+    before_it_shows = 8  # polls a task, in the minute until the first imports are finished
+    assert (await simulation.sums()).polls < (before_it_shows + 2) * 250
+
+
+async def test_a_kill_in_a_line_loses_no_task_that_was_put_off(tmp_path: Path, clock: Clock) -> None:
+    simulation = in_line(tmp_path, clock)
+    ids = simulation.write_ids(120)
+    for seconds in (100, 60.5, 80):
+        await simulation.run_for(seconds, ids)
+    await simulation.run(ids)
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert max(waits_s(simulation)) < 120
 
 
 async def test_while_nothing_finishes_a_few_polls_are_enough(tmp_path: Path, clock: Clock, events: Events) -> None:

@@ -222,6 +222,18 @@ class StoreMachine(RuleBasedStateMachine):
             if self.leased.get((task.account, task.task_id)) is task:
                 self.end_lease((task.account, task.task_id))
 
+    @precondition(lambda self: self.leased or self.stale)
+    @rule(data=st.data(), due_in_s=st.sampled_from([2.0, 60.0]))
+    def put_off(self, data: st.DataObject, due_in_s: float) -> None:
+        tasks = data.draw(st.lists(st.sampled_from([*self.leased.values(), *self.stale]), max_size=4))
+        self.store.put_off([(task, self.now + due_in_s) for task in tasks])
+        self.run(self.store.flush())
+        for task in tasks:
+            identity = task.account, task.task_id
+            if self.leased.get(identity) is task:
+                self.tasks[identity].due_at = self.now + due_in_s
+                self.end_lease(identity)
+
     @rule()
     def let_time_pass(self) -> None:
         self.now += 60

@@ -105,6 +105,23 @@ async def test_a_claimed_task_contains_what_was_fed_and_learned(store: Store, cl
     assert (second.due_at, second.fed_at, second.key) == (due_at, task.fed_at, task.key)
 
 
+async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(store: Store, clock: Clock) -> None:
+    assert await store.oldest_waiting() is None
+    first, second = clock(), clock() + 10
+    await feed(store, "a")
+    await asyncio.sleep(10)
+    await feed(store, "b")
+    (a,) = await store.claim("main", 1)
+    assert await store.oldest_waiting() == pytest.approx(first, abs=1)
+    await store.record([finished(a)])
+    assert await store.oldest_waiting() == pytest.approx(second, abs=1)
+    await finish(store, "b")
+    assert await store.oldest_waiting() is None
+    third = clock()
+    await feed(store, "c")
+    assert await store.oldest_waiting() == pytest.approx(third, abs=1)
+
+
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
     await feed(store, "a", "b", "c", "d")
     a, b = await store.claim("main", 2)
@@ -148,6 +165,45 @@ async def test_any_due_task_is_none_where_no_task_is_due(store: Store, clock: Cl
     assert await store.claim_any("main", 0.5) == []
     await store.record([running(task, clock() + 100)])
     assert await store.claim_any("main", 0.5) == []
+
+
+async def test_a_task_that_is_put_off_costs_no_poll_and_is_claimed_when_it_is_due_then(
+    store: Store, clock: Clock
+) -> None:
+    await feed(store, "a", "b")
+    a, b = await store.claim("main", 2)
+    later = clock() + 40
+    store.put_off([(a, later)])
+    assert await store.claim("main", 2) == []
+    await store.flush()
+    assert await store.next_due_at("main") == later
+    assert await store.claim("main", 2) == []
+    await asyncio.sleep(41)
+    (again,) = await store.claim("main", 2)
+    assert (again.task_id, again.due_at, again.polls) == ("a", later, 0)
+    assert again.lease != a.lease
+    assert list(await store.record([running(a, later)])) == []  # the lease of the first claim has ended
+    assert list(await store.record([running(again, later), running(b, later)])) != []
+
+
+async def test_a_lost_put_off_is_a_claim_too_early(open_kept: Open, clock: Clock) -> None:
+    store = await open_kept()
+    await feed(store, "a")
+    store.put_off([(task, clock() + 40) for task in await store.claim("main", 1)])
+    await kill(store)
+    (task,) = await (await open_kept()).claim("main", 1)
+    assert task.due_at <= clock()
+
+
+async def test_only_a_held_lease_can_be_put_off(store: Store, clock: Clock) -> None:
+    await feed(store, "a", "b")
+    a, b = await store.claim("main", 2)
+    store.release([a])
+    await store.record([finished(b)])
+    store.put_off([(a, clock() + 40), (b, clock() + 40)])
+    await store.flush()
+    assert ids(await store.claim("main", 2)) == ["a"]
+    assert (await store.sums()).finished == 1
 
 
 async def test_what_a_poll_saw_of_a_task_is_kept(store: Store, clock: Clock) -> None:

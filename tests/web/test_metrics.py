@@ -56,8 +56,12 @@ async def test_the_numbers_are_those_of_the_run(simulation: Simulation) -> None:
         metrics = await scraped(session)
     assert value(metrics, "poller_tasks", state="finished") == 51
     assert value(metrics, "poller_tasks", state="waiting") == 0
+    landed = sum(record["landed"] for record in simulation.records())
+    assert sum(sample.value for sample in metrics["poller_tasks_landed"].samples) == landed > 0
+    assert value(metrics, "poller_oldest_waiting_age_seconds") == 0
     canceled = sum(record["kind"] == "canceled" for record in simulation.records())
     assert value(metrics, "poller_tasks_finished_total", kind="canceled") == canceled > 0
+    assert sum(sample.value for sample in metrics["poller_tasks_by_reason"].samples) == canceled
     assert value(metrics, "poller_input_lines_total", **{"class": "task"}) == 51
     assert value(metrics, "poller_input_lines_total", **{"class": "blank"}) == 2
     assert value(metrics, "poller_input_lines_total", **{"class": "rejected"}) == 1
@@ -165,3 +169,15 @@ def row(metric: Metric) -> str:
     name = f"{metric.name}_total" if metric.type == "counter" else metric.name
     labels = {label: None for sample in metric.samples for label in sample.labels if label != "le"}
     return f"| `{name}` | {metric.type} | {', '.join(f'`{label}`' for label in labels)} | {metric.documentation} |"
+
+
+async def test_the_age_of_the_oldest_waiting_task_is_counted_from_its_feeding(simulation: Simulation) -> None:
+    async with visited(simulation) as session:
+        for wait_s in (4, 3):
+            body = simulation.api.preload(1)[0]
+            async with session.post("/v1/tasks", data=body, headers={"Content-Type": "text/plain"}) as response:
+                assert response.status == 200
+            await asyncio.sleep(wait_s)
+        assert value(await scraped(session), "poller_oldest_waiting_age_seconds") == pytest.approx(7, abs=0.5)
+        await asyncio.sleep(60)
+        assert value(await scraped(session), "poller_oldest_waiting_age_seconds") == 0

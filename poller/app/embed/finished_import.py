@@ -16,7 +16,7 @@ from poller.core.timestamps import epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedImport:
-    """One import task with its outcome. `account` and `task_id` identify it, for ever and for every sink."""
+    """One import task with its outcome. `account` and `task_id` identify it, in every sink."""
 
     task_id: str
     account: str

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.embed.finished_import import FinishedImport
@@ -90,7 +91,8 @@ class EmbeddedRun:
         service = self._parts.service
         try:
             if is_body_done:
-                await self._take()
+                with suppress(PollerError):  # which ends the run, too
+                    await self._take()
             self._stop()
             for loop in service.delivery_loops:
                 if loop.sink is self._sink:
@@ -127,6 +129,7 @@ class EmbeddedRun:
 
         async def store(batch: Sequence[Row]) -> Exception | None:
             if self._is_ending or self._live_feed is None:
+                self._is_error_raised = True  # here
                 return self._error or PollerError(LEFT)
             storing = self._storing.create_task(self._live_feed.add([chunk_of(batch, read)], on_stored))
             self._stores = {each for each in self._stores if not each.done()} | {storing}

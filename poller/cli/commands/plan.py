@@ -12,7 +12,7 @@ from poller.core.errors import Exit, StoreUnusable
 from poller.core.model import Added, Chunk, Position, SourceSums
 
 if TYPE_CHECKING:
-    from poller.reports.plan import Known
+    from poller.reports.plan import KnownAccount
 
 EXAMPLES = "\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000"
 
@@ -113,7 +113,7 @@ async def print_plan(
     import orjson
 
     from poller.core import log as logs
-    from poller.reports.plan import Known, RunPlan, plan_account
+    from poller.reports.plan import KnownAccount, RunPlan, plan_account
 
     logs.configure(format=settings.log.format, level="warning", clock=time.time)
     counted, accounts, known = await _count(settings, inputs), settings.account_settings(), await _known(settings)
@@ -123,7 +123,7 @@ async def print_plan(
         duplicates=counted.duplicates,
         rejected=counted.rejected,
         accounts=tuple(
-            plan_account(name, accounts[name], tasks, known.get(name, Known()), durations, at)
+            plan_account(name, accounts[name], tasks, known.get(name, KnownAccount()), durations, at)
             for name, tasks in counted.tasks.items()
         ),
     )
@@ -144,17 +144,17 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
     return counted
 
 
-async def _known(settings: Settings) -> Mapping[str, "Known"]:
+async def _known(settings: Settings) -> Mapping[str, "KnownAccount"]:
     """Return what the state has of each account; nothing where there is no state."""
     from poller.cli.records import open_state
     from poller.core.learned_limit import decode_limit, limit_key
-    from poller.reports.plan import Known
+    from poller.reports.plan import KnownAccount
     from poller.schedule import knowledge_key
 
     try:
         async with open_state(settings) as store:
             return {
-                name: Known(
+                name: KnownAccount(
                     timing=await store.knowledge(knowledge_key(name, account.status_path)),
                     state=await store.account(name),
                     limit=decode_limit(await store.knowledge(limit_key(name))),

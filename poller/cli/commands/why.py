@@ -68,10 +68,21 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
             tasks = [task for task in await store.task_details(found.task_id) if task.account == found.account]
         now = clock()
         accounts = [await store.account(task.account) for task in tasks]
-    for task, account in zip(tasks, accounts, strict=True):
-        text = encode(task_view(task, account)).decode() if as_json else task_text(task, account, now)
+        timings = [await _timing(store, settings, task.account) for task in tasks]
+    for task, account, timing in zip(tasks, accounts, timings, strict=True):
+        text = encode(task_view(task, account)).decode() if as_json else task_text(task, account, now, timing)
         sys.stdout.write(text + "\n")
     return Exit.ALL_COMPLETE
+
+
+async def _timing(store: "StateReader", settings: Settings, name: str) -> str | None:
+    """Return what the account's polls follow from; None where the policy does not learn, or knows nothing yet."""
+    from poller.schedule import explanation_of, knowledge_key
+
+    account = settings.account_settings().get(name)
+    if account is None or account.polling.policy != "learned":
+        return None
+    return explanation_of(await store.knowledge(knowledge_key(name, account.status_path)))
 
 
 def _bare(named: str) -> str:

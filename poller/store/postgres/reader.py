@@ -27,6 +27,7 @@ class PostgresReads(StateReader):
 
     _noted_accounts: dict[str, AccountState]  # by the writer, not committed yet
     _noted_knowledge: dict[str, bytes]
+    _finished_before = 0  # every task with a smaller key is finished: keys grow in feeding order
 
     @abstractmethod
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -148,6 +149,17 @@ class PostgresReads(StateReader):
             (after, max(0, limit)),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def oldest_waiting(self) -> float | None:
+        found = await self._fetch(
+            "SELECT key, fed_at FROM task WHERE key >= %s AND kind IS NULL ORDER BY key LIMIT 1",
+            (self._finished_before,),
+        )
+        if not found:
+            ((self._finished_before,),) = await self._fetch("SELECT coalesce(max(key), 0) FROM task")
+            return None
+        ((self._finished_before, fed_at),) = found
+        return float(fed_at)
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         found = await self._fetch(

@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from poller.core.errors import ConfigError
 from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
 from poller.core.protocols import Clock
-from poller.store.intervals import BEAT_EVERY_S, RETRY_S, SAVE_WITHIN_S
+from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
 from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
@@ -114,6 +114,15 @@ class PostgresStore(PostgresReads, NotingStore):
 
     def release(self, tasks: Sequence[Task]) -> None:
         self._leases.release(tasks)
+
+    def put_off(self, tasks: Sequence[tuple[Task, float]]) -> None:
+        if held := self._leases.begin_putting_off(tasks):
+            self._writer.run_within(
+                0.0 if len(held) >= HEAVY_ROWS else SAVE_WITHIN_S,
+                _OneByOne(task_queue.put_off),
+                (held,),
+                on_commit=lambda _: self._leases.end_putting_off(held),
+            )
 
     # --- what is remembered
 

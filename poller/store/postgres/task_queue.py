@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
@@ -235,6 +235,15 @@ async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]
         " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at)"
         " WHERE t.key = x.key",
         (LONGEST, *_columns(polled)),
+    )
+
+
+async def put_off(connection: AsyncConnection, tasks: Sequence[tuple[Task, float]]) -> None:
+    """Make leased tasks due at these instants."""
+    await connection.execute(
+        "UPDATE task t SET due_at = x.due_at FROM unnest(%s::bigint[], %s::double precision[]) AS x (key, due_at)"
+        " WHERE t.key = x.key",
+        ([task.key for task, _ in tasks], [due_at for _, due_at in tasks]),
     )
 
 

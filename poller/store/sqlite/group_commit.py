@@ -68,11 +68,13 @@ class GroupCommit:
         self._commit_within(0.0 if self._rows >= HEAVY_ROWS else self._linger_s)
         return await future
 
-    def run_within(self, delay_s: float, apply: Callable[[], None], *, on_commit: Callable[[], None]) -> None:
+    def run_within(
+        self, delay_s: float, apply: Callable[[], None], *, on_commit: Callable[[], None], rows: int = 1
+    ) -> None:
         """Have `apply` committed within `delay_s`; no caller waits for it."""
         self.check()
-        self._append(_Operation(apply=apply, on_commit=on_commit, future=None, rows=1))
-        self._commit_within(delay_s)
+        self._append(_Operation(apply=apply, on_commit=on_commit, future=None, rows=rows))
+        self._commit_within(0.0 if self._rows >= HEAVY_ROWS else delay_s)
 
     def run_unsynced(self, apply: Callable[[], None]) -> bool:
         """Commit `apply` at once, without waiting for the disk: the next commit brings it there. Return False where it

@@ -32,6 +32,8 @@ Values = TypeVarTuple("Values")
 class SqliteReader(StateReader):
     """The reading half of an SQLite state."""
 
+    _finished_before = 0  # every task with a smaller key is finished: keys grow in feeding order
+
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
         self._path = path
@@ -158,6 +160,17 @@ class SqliteReader(StateReader):
             max(0, limit),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def oldest_waiting(self) -> float | None:
+        found = self._fetch(
+            "SELECT key, fed_at FROM task NOT INDEXED WHERE key >= ? AND kind IS NULL ORDER BY key LIMIT 1",
+            self._finished_before,
+        )
+        if not found:
+            ((self._finished_before,),) = self._fetch("SELECT coalesce(max(key), 0) FROM task")
+            return None
+        ((self._finished_before, fed_at),) = found
+        return float(fed_at)
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         found = self._fetch(

@@ -114,6 +114,15 @@ class SqliteStore(SqliteReader, NotingStore):
     def release(self, tasks: Sequence[Task]) -> None:
         self._leases.release(tasks)
 
+    def put_off(self, tasks: Sequence[tuple[Task, float]]) -> None:
+        if held := self._leases.begin_putting_off(tasks):
+            self._commits.run_within(
+                SAVE_WITHIN_S,
+                lambda: task_queue.put_off(self._connection, held),
+                rows=len(held),
+                on_commit=lambda: self._leases.end_putting_off(held),
+            )
+
     # --- what is remembered
 
     def _save_soon(self) -> None:

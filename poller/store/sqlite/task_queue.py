@@ -8,7 +8,7 @@ from contextlib import closing
 
 import orjson
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled
+from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
@@ -202,6 +202,11 @@ def record(connection: Connection, settled: Sequence[Settled]) -> None:
         )
     if finished := rows.finished_rows(settled):
         _record_finished(connection, finished)
+
+
+def put_off(connection: Connection, tasks: Sequence[tuple[Task, float]]) -> None:
+    """Make leased tasks due at these instants."""
+    connection.executemany("UPDATE task SET due_at = ? WHERE key = ?", [(due_at, task.key) for task, due_at in tasks])
 
 
 def _record_finished(connection: Connection, finished: Sequence[rows.Row]) -> None:

@@ -56,7 +56,10 @@ class Overview:
         readings = {name: lane.gate.reading() for name, lane in service.lanes.items()}
         await self._read_store()
         due = self._due
-        lanes = [lane_view(name, each.state, due_at=due.get(name), reading=each) for name, each in readings.items()]
+        lanes = [
+            lane_view(name, each.state, due_at=due.get(name), reading=each, timing=service.lanes[name].timing)
+            for name, each in readings.items()
+        ]
         return RunSnapshot(
             is_read_only=False,
             run=RunningProcess(pid=os.getpid(), heartbeat_at=iso(now)),

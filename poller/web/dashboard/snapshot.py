@@ -37,6 +37,7 @@ class LaneView(Struct, frozen=True, kw_only=True):
     meaning: str | None  # of the pause, for people
     needs_person: bool
     reading: GateReading | None  # None: only the run knows it
+    timing: str | None = None  # what its polls follow from, for people
 
 
 class PaceView(Struct, frozen=True, kw_only=True):
@@ -110,7 +111,14 @@ class Snapshots:
         return self._encoded
 
 
-def lane_view(name: str, state: AccountState, *, due_at: float | None, reading: GateReading | None) -> LaneView:
+def lane_view(
+    name: str,
+    state: AccountState,
+    *,
+    due_at: float | None,
+    reading: GateReading | None,
+    timing: str | None = None,
+) -> LaneView:
     """Return an account for the page."""
     return LaneView(
         account=name,
@@ -121,6 +129,7 @@ def lane_view(name: str, state: AccountState, *, due_at: float | None, reading: 
         meaning=PAUSE_TEXT.get(state.pause or ""),
         needs_person=bool(state.pause and Pause(state.pause).needs_person),
         reading=reading,
+        timing=timing,
     )
 
 

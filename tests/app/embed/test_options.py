@@ -5,7 +5,17 @@ from typing import get_type_hints
 from poller import AccountOptions, PollerOptions
 from poller.config import AccountSettings, Settings
 
-COMMAND_ONLY = {"input", "sources", "log", "follow", "progress", "summary_every_s", "traces", "stop_on_failures"}
+COMMAND_ONLY = {
+    "input",
+    "sources",
+    "log",
+    "follow",
+    "progress",
+    "summary_every_s",
+    "traces",
+    "stop_on_failures",
+    "imports",
+}
 
 
 def test_every_setting_is_an_option_or_belongs_to_the_command() -> None:

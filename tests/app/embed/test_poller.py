@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from poller import ConfigError, Kind, Poller, PollerError, StoreLocked, TokenRefused
+from poller import ConfigError, Kind, Poller, PollerError, StoreLocked, StoreUnusable, TokenRefused
 from poller.app.embed.rows import CHUNK_ROWS, Row, store_all
 from poller.app.environment import Environment
 from poller.core.protocols import Clock
@@ -59,10 +59,10 @@ async def test_each_fed_task_is_yielded_once_with_its_outcome_and_the_loop_ends(
     assert all(task.landed and task.kind is Kind.COMPLETE and task.result["id"] for task in found)
 
 
-async def test_a_state_yields_each_task_once_over_many_runs(simulation: Simulation, state: str) -> None:
-    ids, found = simulation.api.preload(100), list[str]()
-    for _ in range(30):
-        async with SimulatedPoller(simulation, state=state) as poller:
+async def test_a_state_yields_each_task_once_over_many_runs(simulation: Simulation, kept_url: str) -> None:
+    ids, found = simulation.api.preload(40), list[str]()
+    for _ in range(8):
+        async with SimulatedPoller(simulation, state=kept_url) as poller:
             await poller.feed(ids)
             async for task in poller.finished():
                 found.append(task.task_id)
@@ -325,6 +325,30 @@ async def test_a_state_that_another_poller_uses_is_refused_on_entering(simulatio
             await SimulatedPoller(simulation, state=state).__aenter__()
 
 
+async def test_entering_that_is_cancelled_leaves_the_state_to_others(simulation: Simulation, state: str) -> None:
+    for turns in range(12):
+        entering = asyncio.create_task(SimulatedPoller(simulation, state=state).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait([entering])
+        if not entering.cancelled():
+            await entering.result().__aexit__(None, None, None)
+    async with SimulatedPoller(simulation, state=state):
+        pass
+
+
+async def test_a_feed_after_the_run_ended_raises_why_and_leaving_does_not_raise_it_again(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, tokens=frozenset({"another"})))
+    async with simulation.serving(), SimulatedPoller(simulation) as poller:
+        await poller.feed(simulation.api.preload(5))
+        await asyncio.sleep(600)
+        with pytest.raises(TokenRefused):
+            await poller.feed(["AAAA"])
+
+
 async def test_a_refused_token_ends_the_loop_with_its_error_and_nothing_is_lost(
     tmp_path: Path, clock: Clock, state: str
 ) -> None:
@@ -337,6 +361,22 @@ async def test_a_refused_token_ends_the_loop_with_its_error_and_nothing_is_lost(
                 await rest_of(poller)
         async with SimulatedPoller(simulation, state=state, token="another") as poller:
             assert sorted(await rest_of(poller)) == sorted(ids)
+
+
+async def test_a_state_that_is_lost_ends_the_loop_or_the_block_with_its_error(
+    simulation: Simulation, state: str, tmp_path: Path
+) -> None:
+    ids = simulation.api.preload(20)
+    for leaves in (False, True):
+        with pytest.raises(StoreUnusable):  # noqa: PT012 - the block is what raises
+            async with SimulatedPoller(simulation, state=state) as poller:
+                await poller.feed(ids)
+                async for _ in poller.finished(follow=True):
+                    (tmp_path / "poller.db").rename(tmp_path / "moved.db")
+                    await asyncio.sleep(60)
+                    if leaves:
+                        break
+        (tmp_path / "moved.db").rename(tmp_path / "poller.db")
 
 
 async def test_what_ended_the_run_is_raised_on_leaving_where_no_loop_saw_it(tmp_path: Path, clock: Clock) -> None:
@@ -364,7 +404,7 @@ async def test_outside_its_block_a_poller_explains_its_use() -> None:
 async def test_leaving_with_work_left_stops_in_time_and_the_next_run_goes_on(
     simulation: Simulation, state: str
 ) -> None:
-    ids = simulation.api.preload(300)
+    ids = simulation.api.preload(150)
     async with SimulatedPoller(simulation, state=state) as poller:
         await poller.feed(ids)
         await asyncio.sleep(12)

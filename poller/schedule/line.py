@@ -1,0 +1,156 @@
+"""A server that works off its imports in a line: when the line reaches each place, and polls planned by that.
+
+A place is a number that grows along the line: the order of feeding, or the instant of the request. All instants are of
+our clock.
+"""
+
+import math
+from collections import deque
+from itertools import islice
+from statistics import median
+
+from poller.schedule.hazard import Axis, Hazard, HazardCurve
+from poller.schedule.inspection import InspectionPlan, plan_inspection
+from poller.schedule.learned import Pressure, Tradeoff
+
+FEWEST = 16  # finished imports that make a line
+REMEMBERED = 400  # finished imports that the pace follows from …
+ANCHORED = 64  # … and the place that the line has reached
+ANCHOR_EVERY = 8  # finished imports
+REFITS = 10  # while the remembered ones are replaced once
+VOTES = 5
+FAR = 0.9  # of the finished imports are at smaller places than those that show a delay
+LATEST_S = 15.0  # after the predicted completion, a poll was made
+SCOUTS = 32  # one import of this many is polled half way, in case that the line is faster
+SCOUT_S = 60.0
+MOST_PRESSURE = 25.0
+MOST_LINES = 64  # by value of the field that tells lines apart
+
+
+def _edges() -> list[float]:
+    after, step = [0.25], 1.3
+    while after[-1] < 3 * 86_400.0:
+        after.append(after[-1] * step)
+    return [*(-at for at in reversed(after)), 0.0, *after]
+
+
+PRIOR_BEFORE = 0.05  # before the prediction next to nothing finishes, until it is seen to; scouts would see it
+AXIS = Axis(_edges(), prior_below=PRIOR_BEFORE)  # seconds after the predicted completion
+
+
+NO_PLAN = InspectionPlan(edges=(), rates=(), gaps_s=(), costs_s=())
+
+
+class Line:
+    """Where a line is, and how fast it moves."""
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)  # place, completion
+        self._votes: deque[tuple[float, bool]] = deque(maxlen=VOTES)  # seconds overdue, whether by a poll in vain
+        self._unfitted = self._unanchored = 0
+        self._shift_s = 0.0
+        self._far = math.inf
+        self.is_fitted = False
+        self.pace_s = 0.0  # from one place to the next
+        self._place = self._at = 0.0  # the line was here then
+
+    def predicted_at(self, place: float) -> float:
+        """Return when the import at this place will be, or was, completed."""
+        return self._at + (place - self._place) * self.pace_s + self._shift_s
+
+    def completed(self, place: float, at: float) -> None:
+        """An import was completed."""
+        if self.is_fitted:
+            self._vote(at - self.predicted_at(place) + self._shift_s, in_vain=False)
+        self._done.append((place, at))
+        self._unfitted += 1
+        self._unanchored += 1
+        if len(self._done) >= FEWEST and (self._unfitted * REFITS >= len(self._done) or not self.is_fitted):
+            self._fit()
+            self._unanchored = ANCHOR_EVERY
+        if self.is_fitted and self._unanchored >= ANCHOR_EVERY:
+            self._unanchored = 0
+            self._anchor()
+
+    def unfinished(self, place: float, now: float) -> None:
+        """A poll found an import unfinished: far along the line and past its prediction, that shows a delay."""
+        if self.is_fitted and place > self._far:
+            overdue_s = now - self.predicted_at(place) + self._shift_s
+            if overdue_s > 0:
+                self._vote(overdue_s, in_vain=True)
+
+    def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
+        """A line is late where the middle one of the latest votes is a poll in vain, and early where all are early."""
+        self._votes.append((overdue_s, in_vain))
+        ordered = sorted(self._votes)
+        middle_s, is_in_vain = ordered[len(ordered) // 2]
+        if is_in_vain:
+            self._shift_s = max(0.0, middle_s)
+        else:
+            self._shift_s = middle_s if ordered[-1][0] < 0 else 0.0
+
+    def _fit(self) -> None:
+        """The pace from the halves of the line, by place. Medians, because some imports are out of order."""
+        self._unfitted, self.is_fitted = 0, True
+        by_place = sorted(self._done)
+        half = len(by_place) // 2
+        earlier, later = by_place[:half], by_place[-half:]
+        places = median(place for place, _ in later) - median(place for place, _ in earlier)
+        seconds = median(at for _, at in later) - median(at for _, at in earlier)
+        self.pace_s = max(0.0, seconds / places) if places > 0 else 0.0
+        self._far = by_place[int(len(by_place) * FAR)][0]
+
+    def _anchor(self) -> None:
+        """Where the line was at the latest completions."""
+        latest = sorted(islice(reversed(self._done), 2 * ANCHORED), key=lambda done: done[1])[-ANCHORED:]
+        self._place, self._at = median(place for place, _ in latest), median(at for _, at in latest)
+
+
+class LinePlanner:
+    """Plans polls on the axis of a line. Lines that a value tells apart share what was learned of their spread."""
+
+    def __init__(self, tradeoff: Tradeoff, hazard: Hazard | None = None) -> None:
+        self._tradeoff = tradeoff
+        self.hazard = hazard or Hazard(axis=AXIS)
+        self.lines: dict[str, Line] = {}
+        self.pressure = Pressure(most=MOST_PRESSURE)
+        self.curve = HazardCurve(AXIS.edges, self.hazard.rates()[0])
+        self._base_plan = self._plan = NO_PLAN
+
+    def line(self, value: str) -> Line:
+        """Return the line of this value; beyond `MOST_LINES` they share one."""
+        line = self.lines.get(value)
+        if line is None:
+            value = value if len(self.lines) < MOST_LINES else ""
+            line = self.lines.setdefault(value, Line())
+        return line
+
+    def restart(self) -> None:
+        """Forget where the lines are; how far completions spread around a line stays known."""
+        self.lines.clear()
+
+    def gap_s(self, after_s: float, key: int, *, unpressed: bool = False) -> float:
+        """Return the wait after a poll that found the import unfinished so long after its predicted completion, before
+        it where negative; `unpressed`: as if there were no limit."""
+        if self._plan is NO_PLAN:
+            self.replan()
+        gap_s = (self._base_plan if unpressed else self._plan).gap_s(after_s)
+        if after_s < 0 and key % SCOUTS == 0:
+            gap_s = min(gap_s, max(SCOUT_S, -after_s / 2))
+        return max(min(gap_s, self._tradeoff.cap_s), self._tradeoff.shortest_gap_s)
+
+    def refresh(self) -> None:
+        """Follow what was learned, without a plan."""
+        self.curve = HazardCurve(AXIS.edges, self.hazard.rates()[0])
+        self._plan = NO_PLAN
+
+    def replan(self) -> None:
+        """Compute the plan."""
+        rates, _ = self.hazard.rates()
+        self.curve = HazardCurve(AXIS.edges, rates)
+        longest_s = self._tradeoff.longest_gap_s
+        limits_s = [longest_s if edge >= 0 else LATEST_S - edge for edge in AXIS.edges]
+        poll_cost_s = self._tradeoff.poll_cost_s
+        self._base_plan = self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s)
+        if self.pressure.factor > 1.0:
+            self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s * self.pressure.factor)

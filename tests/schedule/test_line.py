@@ -1,0 +1,182 @@
+"""Lines: a server that works its imports off in order, and the choice between places and ages."""
+
+from random import Random
+
+import pytest
+
+from bench.timing_lane import play
+from bench.timing_workloads import Import
+from poller.core.model import Finished, Running
+from poller.core.timestamps import iso
+from poller.schedule import AccountTiming, Tradeoff, explanation_of
+from poller.schedule.line import FEWEST, SCOUT_S, SCOUTS, Line, LinePlanner
+from poller.schedule.policy import Polling
+from tests.support.makers import make_task
+
+NOW = 1_767_571_200.0
+RULES = Polling()
+
+
+def moving(places: range, pace_s: float = 2.0, start_at: float = 0.0) -> Line:
+    line = Line()
+    for place in places:
+        line.completed(float(place), start_at + place * pace_s)
+    return line
+
+
+def in_order(count: int, per_second: float, fed_per_second: float = 1000.0) -> list[Import]:
+    fed_at = [number / fed_per_second for number in range(count)]
+    ends, free_at = [], 0.0
+    for at in fed_at:
+        free_at = max(free_at, at) + 1 / per_second
+        ends.append(free_at)
+    return [Import(requested_at=at, fed_at=at, took_s=end - at) for at, end in zip(fed_at, ends, strict=True)]
+
+
+def costs(imports: list[Import], per_second: float, line_by: str | None = None) -> tuple[float, float]:
+    """Return polls a task and mean lateness."""
+    played = play(imports, per_second, Polling(line_by=line_by))
+    assert min(played.late_s) >= 0
+    return sum(played.polls) / len(imports), sum(played.late_s) / len(imports)
+
+
+def test_a_line_is_unknown_until_enough_imports_are_finished() -> None:
+    assert not moving(range(FEWEST - 1)).is_fitted
+    assert moving(range(FEWEST)).is_fitted
+
+
+def test_a_completion_is_predicted_from_pace_and_place() -> None:
+    assert moving(range(100)).predicted_at(150.0) == pytest.approx(300.0, abs=1)
+
+
+def test_some_imports_out_of_order_do_not_move_the_prediction() -> None:
+    line, rng = Line(), Random(1)
+    for place in range(400):
+        line.completed(float(rng.randrange(10_000) if place % 10 == 0 else place), place * 2.0)
+    assert line.predicted_at(450.0) == pytest.approx(900.0, abs=50)
+
+
+def test_a_rush_is_predicted_as_done() -> None:
+    line = Line()
+    for number, place in enumerate(Random(1).sample(range(5000), 400)):
+        line.completed(float(place), 1000.0 + number / 100)
+    assert line.predicted_at(5000.0) == pytest.approx(1002.0, abs=3)
+
+
+def test_polls_in_vain_far_along_the_line_delay_it_and_finished_ones_end_the_delay() -> None:
+    line = moving(range(100))
+    for _ in range(5):
+        line.unfinished(120.0, 340.0)  # 100 s past its prediction
+    assert line.predicted_at(120.0) == pytest.approx(340.0, abs=1)
+    for place in range(100, 105):
+        line.completed(float(place), place * 2.0)
+    assert line.predicted_at(120.0) == pytest.approx(240.0, abs=1)
+
+
+def test_stuck_imports_near_the_front_delay_nothing() -> None:
+    line = moving(range(100))
+    for _ in range(5):
+        line.unfinished(30.0, 1000.0)
+    assert line.predicted_at(120.0) == pytest.approx(240.0, abs=1)
+
+
+def test_before_the_prediction_one_gap_leads_to_it_but_scouts_poll_half_way() -> None:
+    planner = LinePlanner(Tradeoff())
+    for _ in range(100):
+        planner.hazard.watch(-1000.0, 0.1, finished=True)
+    assert planner.gap_s(-600.0, 1) == pytest.approx(600.0, abs=15)
+    assert planner.gap_s(-600.0, SCOUTS) == pytest.approx(300.0)
+    assert planner.gap_s(-70.0, SCOUTS) == SCOUT_S
+    assert planner.gap_s(100.0, 1) <= 60.0
+
+
+def test_a_longest_gap_that_the_person_set_holds_in_a_line_too() -> None:
+    planner = LinePlanner(Polling(longest_gap_s=40.0).tradeoff)
+    assert planner.gap_s(-600.0, 1) == 40.0
+
+
+@pytest.mark.parametrize("limit", [60.0, 5.0])
+def test_imports_worked_off_in_order_cost_little_more_than_one_poll(limit: float) -> None:
+    polls, late_s = costs(in_order(800, 3.0), limit)
+    assert polls < 2.1
+    assert late_s < 3.0
+
+
+def test_independent_imports_are_polled_by_their_age() -> None:
+    rng = Random(1)
+    imports = [Import(requested_at=n / 4, fed_at=n / 4, took_s=rng.lognormvariate(3.4, 1.0)) for n in range(600)]
+    played = play(imports, 60.0, RULES)
+    assert played.put_offs < 2 * 600
+    assert sum(played.late_s) / 600 < 12
+
+
+def test_lines_told_apart_by_a_field_are_each_followed() -> None:
+    imports = []
+    for attr, per_second in (("a", 2.0), ("b", 0.5), ("c", 1.0)):
+        own = in_order(250, per_second, fed_per_second=10.0)
+        imports += [
+            Import(requested_at=one.requested_at, fed_at=one.fed_at, took_s=one.took_s, attr=attr) for one in own
+        ]
+    together, apart = costs(imports, 60.0), costs(imports, 60.0, "attr")
+    assert apart[0] < 2.6
+    assert apart[0] + apart[1] < together[0] + together[1]
+
+
+def learn_line(timing: AccountTiming, keys: range) -> None:
+    """Finish one import every 10 s."""
+    for key in keys:
+        at = NOW + key * 10.0
+        timing.learn(make_task(key=key, fed_at=NOW), finished_at(at), asked_at=at + 1, now=at + 1)
+        timing.refresh(at + 1)
+
+
+def test_a_due_task_is_put_off_by_half_of_the_way_at_most_a_minute_never_beyond_its_deadline() -> None:
+    timing = AccountTiming("a", Tradeoff(deadline_s=5000.0))
+    learn_line(timing, range(100))
+    now = NOW + 1000.0
+    far, near = (
+        make_task(key=350, fed_at=NOW, polls=1, seen_at=now),
+        make_task(key=106, fed_at=NOW, polls=1, seen_at=now),
+    )
+    assert timing.put_off_s(far, now) == 60.0
+    assert 20.0 <= timing.put_off_s(near, now) <= 40.0
+    assert timing.put_off_s(make_task(key=80, fed_at=NOW), now) == 0.0  # the line has passed it
+    assert timing.put_off_s(make_task(key=350, fed_at=now - 4990.0, polls=1, seen_at=now), now) <= 10.0
+    assert timing.put_off_s(make_task(key=350, fed_at=NOW, errors=1), now) == 0.0  # its back-off is no plan
+    assert timing.put_off_s(make_task(key=350, fed_at=NOW, missing_at=now), now) == 0.0
+
+
+def finished_at(at: float) -> Finished:
+    return Finished(status="COMPLETE", num_errors=0, requested_at=iso(NOW), completed_at=iso(at))
+
+
+def test_what_was_learned_of_a_line_is_kept_and_a_few_imports_show_where_it_is() -> None:
+    timing = AccountTiming("a", Tradeoff())
+    learn_line(timing, range(100))
+    restored = AccountTiming("a", Tradeoff(), timing.knowledge(NOW))
+    assert restored.by_feeding.evidence == pytest.approx(timing.by_feeding.evidence, abs=0.01)
+    task = make_task(key=400, fed_at=NOW, polls=1, seen_at=NOW + 1000.0)
+    assert restored.put_off_s(task, NOW + 1000.0) == 0.0
+    learn_line(restored, range(100, 100 + FEWEST))
+    assert restored.put_off_s(task, NOW + 1200.0) == 60.0
+
+
+def test_what_was_learned_is_explained_in_a_sentence() -> None:
+    timing = AccountTiming("a", Tradeoff())
+    assert "is being learned" in timing.explanation(NOW)
+    learn_line(timing, range(100))
+    assert timing.explanation(NOW + 1000) == "HubSpot works the imports off in order, about one every 10 s"
+    assert explanation_of(timing.knowledge(NOW + 1000)) == timing.explanation(NOW + 1000)
+    for second in range(1100, 1200):
+        timing.learn(make_task(key=50, fed_at=NOW), Running(status=None), asked_at=NOW + second, now=NOW + second)
+    assert timing.explanation(NOW + 4000).endswith(": one task is polled every 10 s, at random")
+
+
+def test_the_durations_of_independent_imports_are_explained_too() -> None:
+    timing, rng = AccountTiming("a", Tradeoff()), Random(1)
+    for number in range(200):
+        fed_at, took_s = NOW + number * 5, rng.lognormvariate(3.4, 0.8)
+        outcome = Finished(status="COMPLETE", num_errors=0, requested_at=iso(fed_at), completed_at=iso(fed_at + took_s))
+        timing.learn(make_task(key=rng.randrange(9999), fed_at=fed_at), outcome, asked_at=fed_at + 99, now=fed_at + 99)
+    timing.refresh(NOW + 5000)
+    assert timing.explanation(NOW + 5000).startswith("half of the imports finish within ")
