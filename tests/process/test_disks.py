@@ -245,4 +245,4 @@ def test_a_state_of_the_first_version_resumes_where_it_stopped(tmp_path: Path, c
     events = [orjson.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert [event["migrated_from"] for event in events if event["event"] == "store.opened"] == [1]
     assert len((tmp_path / "finished.jsonl").read_bytes().splitlines()) == 4
-    assert run("status", folder=tmp_path).stdout.startswith("ledger (balanced)")
+    assert "\nledger (balanced)\n" in run("status", folder=tmp_path).stdout  # below how many landed
