@@ -70,7 +70,7 @@ MISTAKES: tuple[tuple[str, Mapping[str, str], Exit, str], ...] = (
     ("run ids.txt -c unquoted.toml", {}, Exit.CONFIG, "unquoted.toml: not TOML: .*line 1.*Text needs quotes"),
     ("run ids.txt --sink jsonl:old.jsonl", {}, Exit.CANNOT_CREATE, "old.jsonl already contains 3 bytes .*another path"),
     ("run ids.txt --reqests 5", {}, Exit.USAGE, "--requests"),
-    ("rum ids.txt", {}, Exit.USAGE, "Did you mean 'run'?"),
+    ("rum ids.txt", {}, Exit.USAGE, "Did you mean 'run'"),
     ("ids.txt", {}, Exit.USAGE, "ids.txt is input, not a command: poller run ids.txt"),
     ("status", {}, Exit.CANNOT_CREATE, "there is no state at poller.db. Start a run first, or name the state of one"),
     ("reload --state sqlite:///other.db", {}, Exit.NOT_ALL_COMPLETE, "no poller is running on sqlite:///other.db"),

@@ -291,7 +291,7 @@ def test_a_second_process_on_a_rotated_file_or_a_state_is_refused_and_names_the_
     with running("run", ids.name, "--base-url", complete.url, *SLOWEST, *sink, folder=tmp_path) as first:
         wait_until(lambda: any(lines(path) for path in tmp_path.glob("finished-*.jsonl")), "the first records")
         same_state = run("run", "--sink", "jsonl:other.jsonl", folder=tmp_path)
-        same_file = run("run", "--state", "sqlite:///other.db", *sink, folder=tmp_path)
+        same_file = run("run", ids.name, "--state", "sqlite:///other.db", *sink, folder=tmp_path)
     for refused in (same_state, same_file):
         assert refused.returncode == Exit.CANNOT_CREATE
         assert f"process {first.pid}" in refused.stderr
