@@ -22,6 +22,8 @@ from poller.reports.task_list import TaskList, head_of, lines_of, task_summary
 from poller.web.context import STATE, store_limit
 from poller.web.responses import RequestRefused, json_response, query_of, send_file
 
+DAY = "20[0-9]{2}-0[1-9]-(0[1-9]|1[0-9]|2[0-8])"  # what the description promises; others are read, too
+SINCE = f"^([1-9][0-9]{{0,2}}[hd]|yesterday|{DAY}(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)?)$"
 SEARCH_S = 0.15  # after which a page is sent as it is, with its cursor
 AT_ONCE = 500  # tasks of a file that are read before other coroutines run
 BODIES_AT_ONCE = 50  # a record may have a megabyte
@@ -43,7 +45,11 @@ class FilterQuery(Struct, frozen=True):
         str | UnsetType, Meta(description="A piece of the id, or of a value of the row such as its URL, in any case.")
     ] = UNSET
     since: Annotated[
-        str | UnsetType, Meta(description="Finished since this instant: RFC 3339, or such as `2h`, `yesterday` (UTC).")
+        str | UnsetType,
+        Meta(
+            description="Finished since this instant: RFC 3339, or such as `2h`, `yesterday` (UTC).",
+            extra_json_schema={"pattern": SINCE},
+        ),
     ] = UNSET
 
     def task_filter(self, now: float) -> TaskFilter:

@@ -1,7 +1,7 @@
 """Text for people: every kind and pause has a meaning, durations are short, and no secret of a URL is shown."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from poller.core.model import Kind, Pause
@@ -64,6 +64,8 @@ def test_a_redacted_url_has_no_user_password_query_or_fragment(url: str, shown: 
 
 @given(st.sampled_from(["https://", "http://", "postgresql://", ""]), st.text("pw:/@", max_size=8), st.text())
 def test_no_password_survives_whatever_signs_it_has(scheme: str, signs: str, path: str) -> None:
-    shown = redacted_url(f"{scheme}me:secret{signs}@host/db{path.replace('@', '')}")
+    path = path.replace("@", "")
+    assume("secret" not in path)  # a path is shown
+    shown = redacted_url(f"{scheme}me:secret{signs}@host/db{path}")
     assert "secret" not in shown
     assert len(shown) <= LONGEST_URL
