@@ -21,7 +21,7 @@ class Standstill:
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
         self._polls = 0
-        self.paused_s = 0.0  # the account's paused time so far; whoever polls keeps it current …
+        self.paused_s = 0.0  # the account's paused time so far; the lane keeps it current …
         self._paused_before_s = 0.0  # … and what it was at `since`
         self._next_turn_at = -math.inf
         self.deadline_at = math.inf  # when the deadline of a task may have passed: such tasks are polled as ever

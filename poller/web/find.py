@@ -24,6 +24,7 @@ from poller.web.responses import RequestRefused, json_response, query_of, send_f
 
 DAY = "20[0-9]{2}-0[1-9]-(0[1-9]|1[0-9]|2[0-8])"  # what the description promises; others are read, too
 SINCE = f"^([1-9][0-9]{{0,2}}[hd]|yesterday|{DAY}(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)?)$"
+SET = "^(access=(PRIVATE|PUBLIC_INDEXABLE|PUBLIC_NOT_INDEXABLE)|(name|folderPath)=/?[A-Za-z0-9_-]{1,100})$"
 SEARCH_S = 0.15  # after which a page is sent as it is, with its cursor
 AT_ONCE = 500  # tasks of a file that are read before other coroutines run
 BODIES_AT_ONCE = 50  # a record may have a megabyte
@@ -88,7 +89,7 @@ class ResubmitQuery(FilterQuery, frozen=True):
     """The query of GET /v1/resubmit."""
 
     set: Annotated[
-        list[str],
+        list[Annotated[str, Meta(extra_json_schema={"pattern": SET})]],
         Meta(description="OPTION=VALUE for bodies whose row has no such column, as `access=PRIVATE`; repeatable."),
     ] = field(default_factory=list)
 

@@ -117,7 +117,6 @@ def probe(operation: Any) -> None:
     def holds(case: Any) -> None:
         if case.query:
             case.query.pop("id_column", None)  # any name is valid, but a CSV must have it
-            case.query.pop("set", None)  # any text is valid, but it must name an option
             case.query.pop("wait_s", None)
         case.call_and_validate()
 
