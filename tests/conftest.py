@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -28,6 +29,11 @@ settings.load_profile("house")
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` does that, and the poller would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return two workers a core for `-n auto`: tests of real processes mostly wait."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_asyncio_loop_factories(
