@@ -48,7 +48,7 @@ def test_a_clock_that_is_set_ends_no_task_early_stops_no_poll_and_is_reported_on
         ids = service.ids_file(tmp_path, 40)
         began = time.monotonic()
         with running(*poll(service, ids), folder=tmp_path, env=clock.environ) as process:
-            wait_until(lambda: any(event["event"] == "lane.limit_learned" for event in process.events()), "a first answer")
+            wait_until(lambda: "lane.limit_learned" in [event["event"] for event in process.events()], "an answer")
             clock.set(offset)
             wait_until(lambda: bool(jumps(process)), "clock.jumped")
             health = run("healthcheck", folder=tmp_path)
