@@ -7,7 +7,7 @@ person is kept as the received bytes, so that it comes out as it went in.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, Final, Literal, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -209,6 +209,10 @@ class Unreachable(Struct, frozen=True, kw_only=True):
 
 
 Outcome = Running | Finished | Missing | Throttled | Refused | Unreachable
+
+# For `isinstance`, several times a poll: a union would be made at each use.
+REPORTING: Final = (Running, Finished)  # HubSpot's status of this task
+ANSWERING: Final = (Running, Finished, Missing)  # HubSpot's word on this task
 
 
 class RateLimits(Struct, frozen=True, kw_only=True):

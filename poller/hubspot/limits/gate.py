@@ -11,6 +11,7 @@ from typing import Self, assert_never
 import structlog
 
 from poller.core.model import (
+    ANSWERING,
     AccountState,
     Answer,
     Finished,
@@ -226,7 +227,7 @@ class AccountGate:
         accepted, now = not isinstance(answer.outcome, Throttled), self._monotonic()
         self._windows.learn_others(answer.limits, accepted=accepted, sent_at=slot.sent_at, now=now)
         self._release(slot, answer.limits)
-        if not isinstance(answer.outcome, Running | Finished | Missing):
+        if not isinstance(answer.outcome, ANSWERING):
             self._counts.failed += 1
         if slot.era == self._pause.era:
             self._judge(slot, answer)
@@ -249,7 +250,7 @@ class AccountGate:
 
     def _judge(self, slot: "_HeldSlot", answer: Answer) -> None:
         outcome = answer.outcome
-        is_good = isinstance(outcome, Running | Finished | Missing)
+        is_good = isinstance(outcome, ANSWERING)
         is_failed, is_probe = isinstance(outcome, Unreachable), self._pause.reason is not None
         self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe)
         self._throttles.note(throttled=isinstance(outcome, Throttled))
