@@ -328,8 +328,8 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     """
 
     @property
-    def starts(self) -> StartStore | None:
-        """The rows to import; None where this kind of store keeps none."""
+    def starts(self) -> StartStore:
+        """The rows to import."""
 
     @property
     def writable(self) -> bool:
