@@ -158,9 +158,9 @@ def test_from_any_start_each_class_is_even_all_are_owned_and_the_moves_end(
         owners[name] = owner if owner in servers else None
     fleet = Fleet(serves, owners, seed)
     fleet.settle()
-    for servers in {frozenset(servers) for servers, _ in listed if servers}:
-        of_class = [name for name, (each, _) in zip(accounts(len(listed)), listed, strict=True) if each == servers]
+    for alike in {frozenset(servers) for servers, _ in listed if servers}:
+        of_class = [name for name, (each, _) in zip(accounts(len(listed)), listed, strict=True) if each == alike]
         held = Counter(fleet.owners[name] for name in of_class)
         assert None not in held
-        counts = [held[member] for member in servers]
+        counts = [held[member] for member in alike]
         assert max(counts) - min(counts) <= 1
