@@ -9,20 +9,9 @@ from typing import assert_never
 
 import structlog
 
+from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
-from poller.core.model import (
-    AccountState,
-    Answer,
-    Finished,
-    GateReading,
-    Missing,
-    Pause,
-    RateLimits,
-    Refused,
-    Running,
-    Throttled,
-    Unreachable,
-)
+from poller.core.model import Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue

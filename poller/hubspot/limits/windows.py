@@ -2,8 +2,9 @@
 
 import math
 
+from poller.core.accounts import AccountState
 from poller.core.handover import Handover
-from poller.core.model import AccountState, RateLimits
+from poller.core.model import RateLimits
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app

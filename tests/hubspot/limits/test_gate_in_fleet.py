@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.core.accounts import AccountState
 from poller.core.handover import Handover
-from poller.core.model import AccountState, Answer, RateLimits, Running
+from poller.core.model import Answer, RateLimits, Running
 from poller.core.protocols import Clock
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.limits.gate import TRUST_CHECK_S
