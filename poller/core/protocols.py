@@ -38,7 +38,8 @@ class StatusClient(Protocol):
 
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status with at most one HTTP request. Never raises for anything that the network, the
-        server or the token source does: those are outcomes. Returns within the request time-out."""
+        server or the token source does: those are outcomes. Returns within the request time-out. In a fleet it raises
+        `RightLost` where this member may not send requests any more; then none has left."""
 
 
 class StartClient(Protocol):
@@ -99,6 +100,10 @@ class Gate(Protocol):
 
 class GateClosed(Exception):
     """The gate was closed while waiting: the run drains."""
+
+
+class RightLost(Exception):
+    """This member of a fleet may not send requests now: its last beat is too old. The request has not left."""
 
 
 class Sink(Protocol):
