@@ -7,33 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from poller.core.model import (
-    AccountState,
-    Added,
-    Answer,
-    Begin,
-    Chunk,
-    DeadLetter,
-    Delivery,
-    EndRow,
-    GateReading,
-    Pause,
-    Position,
-    Record,
-    Rejection,
-    Retry,
-    Row,
-    Selection,
-    Settled,
-    SourceSums,
-    StartAgain,
-    StartAnswer,
-    Sums,
-    Task,
-    TaskDetails,
-    Written,
-)
+from poller.core.accounts import AccountState, GateReading, Pause
+from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
+from poller.core.details import TaskDetails
+from poller.core.fleet import Membership
+from poller.core.model import Added, Answer, Chunk, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.starts import Begin, EndRow, Row, StartAgain, StartAnswer
+from poller.core.sums import SourceSums, Sums
 
 Clock = Callable[[], float]  # seconds since the epoch, UTC
 
@@ -57,7 +38,8 @@ class StatusClient(Protocol):
 
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status with at most one HTTP request. Never raises for anything that the network, the
-        server or the token source does: those are outcomes. Returns within the request time-out."""
+        server or the token source does: those are outcomes. Returns within the request time-out. In a fleet it raises
+        `RightLost` where this member may not send requests any more; then none has left."""
 
 
 class StartClient(Protocol):
@@ -118,6 +100,10 @@ class Gate(Protocol):
 
 class GateClosed(Exception):
     """The gate was closed while waiting: the run drains."""
+
+
+class RightLost(Exception):
+    """This member of a fleet may not send requests now: its last beat is too old. The request has not left."""
 
 
 class Sink(Protocol):
@@ -330,6 +316,10 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     @property
     def starts(self) -> StartStore:
         """The rows to import."""
+
+    @property
+    def fleet(self) -> Membership | None:
+        """This process's place in a fleet; None where it is the state's one owner."""
 
     @property
     def writable(self) -> bool:

@@ -8,29 +8,16 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace as replaced
 
-from poller.core import model
+from poller.core.accounts import AccountState
+from poller.core.deliveries import DeadLetter, Delivery
+from poller.core.details import TaskDetails
 from poller.core.errors import ConfigError
-from poller.core.model import (
-    AccountState,
-    Added,
-    Chunk,
-    DeadLetter,
-    Delivery,
-    Kind,
-    Position,
-    ReasonSum,
-    Rejection,
-    Settled,
-    SinkSums,
-    SourceSums,
-    StartFacts,
-    StartSums,
-    Sums,
-    Task,
-    TaskDetails,
-)
+from poller.core.model import Added, Chunk, Kind, Position, Rejection, Settled, Task
 from poller.core.poll_log import polls as polls_of
 from poller.core.record import restore
+from poller.core.starts import Row as ImportRow
+from poller.core.starts import StartFacts
+from poller.core.sums import ReasonSum, SinkSums, SourceSums, StartSums, Sums
 
 Row = Sequence[Any]
 
@@ -199,21 +186,21 @@ def sums_of(
 # --- rows to import --------------------------------------------------------------------------------------------------
 
 
-def import_row_of(account: str, row: Row) -> model.Row:
+def import_row_of(account: str, row: Row) -> ImportRow:
     """From: the columns of `IMPORT_ROW`."""
     columns = _named([name.strip() for name in IMPORT_ROW.split(",")], row)
     columns["may_have_landed"] = bool(columns["may_have_landed"])
     columns["earlier"] = tuple(columns["earlier"].split())
-    return model.Row(account=account, **columns)
+    return ImportRow(account=account, **columns)
 
 
-def intended(row: model.Row, *, sent_at: float, due_at: float) -> model.Row:
+def intended(row: ImportRow, *, sent_at: float, due_at: float) -> ImportRow:
     """Return the row as it is stored once a start of it is about to leave."""
     first_sent_at = sent_at if row.first_sent_at is None else row.first_sent_at
     return replaced(row, starts=row.starts + 1, lost=row.lost + 1, first_sent_at=first_sent_at, due_at=due_at)
 
 
-def start_facts(row: model.Row, now: float) -> bytes:
+def start_facts(row: ImportRow, now: float) -> bytes:
     """Return what the task of a row keeps of its starts."""
     first_sent_at = row.first_sent_at or now
     facts = StartFacts(row=row.row, starts=row.starts, first_sent_at=first_sent_at, earlier=row.earlier)

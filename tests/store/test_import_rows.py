@@ -8,23 +8,11 @@ from random import Random
 import orjson
 import pytest
 
-from poller.core.model import (
-    AccountState,
-    Begin,
-    Chunk,
-    EndRow,
-    Fed,
-    FedRow,
-    Finished,
-    Kind,
-    Position,
-    Row,
-    Settled,
-    StartAgain,
-    Unsure,
-)
+from poller.core.accounts import AccountState
+from poller.core.model import Chunk, Fed, FedRow, Finished, Kind, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
+from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
 from poller.reports.ledger import imbalances
 from poller.store import open_store
 

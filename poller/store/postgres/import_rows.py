@@ -9,7 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from psycopg import AsyncConnection
 
-from poller.core.model import FedRow, Kind, Record, Row, StartAgain, StartSums
+from poller.core.model import FedRow, Kind, Record
+from poller.core.starts import Row, StartAgain
+from poller.core.sums import StartSums
 from poller.store import rows
 from poller.store.postgres.connection import fetch_all, fetch_first
 

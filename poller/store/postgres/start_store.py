@@ -5,8 +5,10 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 from psycopg import AsyncConnection
 
-from poller.core.model import AccountState, Begin, EndRow, Record, Row, StartAgain
+from poller.core.accounts import AccountState
+from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
+from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.store.postgres import import_rows
 from poller.store.rows import intended
 

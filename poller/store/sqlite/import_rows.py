@@ -11,7 +11,10 @@ from contextlib import closing
 
 import orjson
 
-from poller.core.model import AccountState, FedRow, Kind, Record, Row, StartAgain, StartSums
+from poller.core.accounts import AccountState
+from poller.core.model import FedRow, Kind, Record
+from poller.core.starts import Row, StartAgain
+from poller.core.sums import StartSums
 from poller.store.rows import IMPORT_ROW, MAY_HAVE_LANDED, ids_of_attempts, import_row_of, start_facts, storable
 from poller.store.sqlite.accounts import account_base
 
