@@ -13,7 +13,7 @@ from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
-from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
+from poller.core.protocols import Clock, Gate, GateClosed, PollStore, RightLost, StatusClient
 from poller.core.record import render
 from poller.engine.due_tasks import DueTasks
 from poller.engine.first_answers import FirstAnswers
@@ -105,6 +105,9 @@ class Lane:
         except GateClosed:
             self._store.release([task])
             return False
+        except RightLost:
+            self._store.release([task])
+            return True
         gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
         self._recorder.count(answer.outcome, request_s=request_s, gate_s=gate_s)
         self._start_workers(workers)

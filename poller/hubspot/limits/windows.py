@@ -3,6 +3,7 @@
 import math
 
 from poller.core.accounts import AccountState
+from poller.core.handover import Handover
 from poller.core.model import RateLimits
 from poller.hubspot.limits.sporadic import SporadicRefusals
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
@@ -44,6 +45,19 @@ class AccountWindows:
     def fill(self, for_s: float, now: float) -> None:
         """Treat all slots as taken for this long: unknown requests may have been sent."""
         self._full_until = now + for_s
+
+    def take_over(self, handover: Handover, now: float) -> None:
+        """Count the requests that another process sent: those whose ages are known, or a full window."""
+        if handover.is_clean:
+            self._held.restore(handover.slot_ages_s, now)
+        else:
+            self.fill(self.own.hold_s + handover.settle_s, now)
+
+    def ages_s(self, now: float) -> tuple[float, ...] | None:
+        """Return how long ago each request ended that a window may still count; None where any slot may be in use."""
+        if self.in_flight or self._full_until > now:
+            return None
+        return self._held.ages_s(self._longest_hold_s, now)
 
     @property
     def in_flight(self) -> int:
@@ -146,6 +160,10 @@ class AccountWindows:
         is_reported = limits.max is not None and limits.remaining is not None
         unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)
         self._others.refuse(unseen, window, now)
+
+    @property
+    def _longest_hold_s(self) -> float:
+        return self.own.hold_s if self.reported is None else max(self.own.hold_s, self.reported.hold_s)
 
     @property
     def _longest_s(self) -> float:
