@@ -29,7 +29,7 @@ def demo(
     imports: Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="How many files to import.")] = 600,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same imports.")] = 1,
 ) -> Exit:
-    """Watch it import URLs into a simulated HubSpot, without a token.
+    """Import URLs into a simulated HubSpot; no token needed.
 
     The service and the sockets are real; HubSpot is a server on loopback. Nothing leaves this machine. It takes half a
     minute.
