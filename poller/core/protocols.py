@@ -10,6 +10,7 @@ from typing import Protocol
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
 from poller.core.details import TaskDetails
+from poller.core.fleet import Membership
 from poller.core.model import Added, Answer, Chunk, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain, StartAnswer
@@ -318,8 +319,12 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     """
 
     @property
-    def starts(self) -> StartStore | None:
-        """The rows to import; None where this kind of store keeps none."""
+    def starts(self) -> StartStore:
+        """The rows to import."""
+
+    @property
+    def fleet(self) -> Membership | None:
+        """This process's place in a fleet; None where it is the state's one owner."""
 
     @property
     def writable(self) -> bool:
