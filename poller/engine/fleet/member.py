@@ -94,8 +94,8 @@ class FleetMember:
             has_beaten = (other.id, other.beats) != (first_seen.id, first_seen.beats) and not other.is_draining
             if has_beaten and self._monotonic() - began_at > self.times.lease_s:
                 raise ConfigError(
-                    f"two replicas are named {self.name!r}: the other is process {other.pid} on {other.host}. Give each a "
-                    "name of its own: replica = …, or POLLER_REPLICA"
+                    f"two replicas are named {self.name!r}: the other is process {other.pid} on {other.host}. Give "
+                    "each a name of its own: replica = …, or POLLER_REPLICA"
                 )
             await asyncio.sleep(self.times.beat_s)
         self.trust.renew(sent)
@@ -162,5 +162,5 @@ class FleetMember:
         names = {member.id: member.name for member in view.members}
         buried = [names[member] for member in await self.membership.bury(dead)]
         for name in buried:
-            log.warning("member.buried", replica=name, by=self.name, after_s=self.times.lease_s)
+            log.warning("member.buried", replica=name, after_s=self.times.lease_s)
         return buried
