@@ -82,6 +82,11 @@ class Gate(Protocol):
         `subject` is what it requests, such as a task's key: one task that keeps failing is not an outage.
         """
 
+    @property
+    def slot_ages_s(self) -> tuple[float, ...] | None:
+        """How long ago each request ended that a window may still count, for another process that takes the account;
+        None where any slot may be in use."""
+
     def state(self) -> AccountState:
         """Return what must survive a restart, as of now."""
 
