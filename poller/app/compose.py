@@ -147,12 +147,12 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
         metrics=parts.metrics,
         clock=environment.clock,
         feeding=inputs.feeding(settings, "ids"),
-        deadline_s=_longest_deadline_s(settings),
+        deadline_s=settings.longest_deadline_s,
     )
 
     def apply(now: Settings) -> None:
         context.feeding = inputs.feeding(now, "ids")
-        context.deadline_s = _longest_deadline_s(now)
+        context.deadline_s = now.longest_deadline_s
 
     async with AsyncExitStack() as stack:
         url = await _listen(settings, parts, context, stack)
@@ -175,10 +175,6 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
     url = f"http://{taken.near()}/"
     log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
     return url
-
-
-def _longest_deadline_s(settings: Settings) -> float:
-    return max(account.deadline_s for account in settings.account_settings().values())
 
 
 async def run_service(service: Service, watchers: Iterable[Coroutine[Any, Any, None]] = ()) -> PollerError | None:

@@ -4,9 +4,9 @@ A server that only shows a state has no run: its handlers use `STATE` alone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -24,6 +24,8 @@ class StateContext:
 
     store: StateReader
     clock: Clock
+    deadline_s: float  # the longest of the accounts'; a reload replaces it
+    timings: Mapping[str, str] = field(default_factory=dict)  # by account: the key of what its polls taught
 
     async def account_state(self, name: str) -> AccountState:
         """Return the account's pause and requests."""
@@ -39,7 +41,6 @@ class RunContext(StateContext):
     service: Service
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
-    deadline_s: float  # the longest of the accounts'; a reload replaces it
 
     async def account_state(self, name: str) -> AccountState:
         """Return the account's pause and requests, as of now where it is configured."""
