@@ -24,7 +24,7 @@ from poller.core.steady_clock import SteadyClock
 from poller.core.sums import Sums
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.sources import Source
+from poller.sources import Source, check_beginnings
 from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
 
@@ -57,8 +57,10 @@ async def open_run(
     environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
     await check_build(settings, environment)
-    if not sources and not inputs.is_endless(settings, sources) and is_new(settings.state):
-        raise InputError(NO_INPUT)
+    if is_new(settings.state):
+        if not sources and not inputs.is_endless(settings, sources):
+            raise InputError(NO_INPUT)
+        check_beginnings(sources)
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock)
         stack.push_async_callback(store.close)

@@ -56,6 +56,9 @@ class FileTable(SinkTable):
     def make(self, environment: SinkEnvironment) -> "FileSink":  # noqa: ARG002 - the class's
         return FileSink(self.path, self.FORMAT, rotate_bytes=self.rotate_bytes)
 
+    def check_new(self) -> None:
+        FileSink(self.path, self.FORMAT).refuse_unknown_data()
+
 
 class FileSink:
     """Appends lines to regular files. This process holds the lock of each file that it has open."""
@@ -72,7 +75,7 @@ class FileSink:
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:
         with self._readable_errors():
             if position is None:
-                self._refuse_unknown_data()
+                self.refuse_unknown_data()
             else:
                 self._position = decode_position(position)
             parts = self._parts(following)
@@ -185,7 +188,12 @@ class FileSink:
         self._kept.clear()
         return reason
 
-    def _refuse_unknown_data(self) -> None:
+    def refuse_unknown_data(self) -> None:
+        """Raise `SinkError` where a file of this sink has data: no state knows its origin."""
+        with self._readable_errors():
+            self._refuse_data()
+
+    def _refuse_data(self) -> None:
         path = self._rotation.path
         for file in [*written_files(path), *([] if self._rotation.is_dated else [path])]:
             if file.is_file() and (size := file.stat().st_size):
