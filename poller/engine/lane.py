@@ -22,7 +22,7 @@ from poller.engine.recorder import Polled, Recorder
 from poller.engine.witness import Witness
 from poller.schedule import AccountTiming
 from poller.schedule.policy import Polling, decide
-from poller.schedule.slowest import Durations, learned
+from poller.schedule.slowest import KnownDurations, learned
 
 log = structlog.get_logger("poller")
 
@@ -222,7 +222,7 @@ class Lane:
             self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
 
     @property
-    def durations(self) -> Durations | None:
+    def durations(self) -> KnownDurations | None:
         """What its polls taught about how long imports take; None where that is too little."""
         return None if self._timing is None else learned(self._timing.planner)
 

@@ -96,18 +96,11 @@ def forecast(
     last = (waiting + finished) // LAST_ONE_IN
     nearly_at = begins_at + (ends[0] - begins_at) * (waiting - last) / waiting if waiting > last else None
     slowest_at = None if slowest_at is None else max(slowest_at, ends[0])
-    is_bound = times_out_at is not None and slowest_at is not None and slowest_at >= times_out_at
-    is_tail_open = has_tail(ends[0], slowest_at, now) and (is_bound or finished < waiting)
-    return replace(
-        known,
-        state="estimated",
-        at=ends[0],
-        latest_at=max(ends),
-        earliest_at=min(ends),
-        nearly_at=nearly_at,
-        slowest_at=None if is_tail_open else slowest_at,
-        is_tail_open=is_tail_open,
-    )
+    is_learned = finished >= waiting and (times_out_at is None or slowest_at is None or slowest_at < times_out_at)
+    is_tail_open = has_tail(ends[0], slowest_at, now) and not is_learned
+    cast = replace(known, state="estimated", at=ends[0], latest_at=max(ends), earliest_at=min(ends))
+    slowest_at = None if is_tail_open else slowest_at
+    return replace(cast, nearly_at=nearly_at, slowest_at=slowest_at, is_tail_open=is_tail_open)
 
 
 def has_tail(at: float, slowest_at: float | None, now: float) -> bool:

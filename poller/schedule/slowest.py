@@ -14,23 +14,23 @@ BEYOND = 4.0  # times the oldest age at which imports were observed: what lies b
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Durations:
+class KnownDurations:
     """What an account's polls taught."""
 
     unfinished_at: Callable[[float], float]  # the chance that an import is unfinished at an age (seconds)
     seen_until_s: float  # the oldest age at which imports were observed
 
 
-def learned(planner: PollPlanner) -> Durations | None:
+def learned(planner: PollPlanner) -> KnownDurations | None:
     """Return what the planner knows; None where that is too little."""
     if planner.hazard.finished < FEWEST_LEARNED:
         return None
     exposure = zip(planner.hazard.exposure_s(), WIDTHS, EDGES[1:], strict=True)
     seen = [until_s for seconds, width, until_s in exposure if seconds >= OBSERVED * width]
-    return Durations(unfinished_at=planner.share_unfinished, seen_until_s=seen[-1] if seen else 0.0)
+    return KnownDurations(unfinished_at=planner.share_unfinished, seen_until_s=seen[-1] if seen else 0.0)
 
 
-def stored(knowledge: bytes | None) -> Durations | None:
+def stored(knowledge: bytes | None) -> KnownDurations | None:
     """Return what an account's stored timing knows; None where that is too little, or cannot be read."""
     try:
         return None if knowledge is None else learned(PollPlanner(Tradeoff(), decode(knowledge).ages))
@@ -56,11 +56,11 @@ class SlowestTask:
         """The deadline of the youngest task."""
         return self._fed_at + self.deadline_s
 
-    def at(self, now: float, *, waiting: int, durations: Iterable[Durations | None]) -> float:
+    def at(self, now: float, *, waiting: int, durations: Iterable[KnownDurations | None]) -> float:
         """Return the instant, by the account that is slowest; the deadline where what was learned does not reach."""
         return max((self._end(now, waiting, each) for each in durations), default=max(now, self.times_out_at))
 
-    def _end(self, now: float, waiting: int, durations: Durations | None) -> float:
+    def _end(self, now: float, waiting: int, durations: KnownDurations | None) -> float:
         youngest_s, until = max(0.0, now - self._fed_at), max(now, self.times_out_at)
         if durations is None:
             return until
