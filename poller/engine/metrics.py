@@ -4,13 +4,15 @@ The ledger does not use them; it counts the store's rows.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from poller.core.fleet import KindCount
 from poller.core.histogram import Histogram
 from poller.core.model import Added, Chunk, Kind, Outcome
 from poller.core.poll_log import failure_reason
 from poller.core.starts import StartOutcome
-from poller.core.sums import Sums
+from poller.core.sums import SinkSums, Sums
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -63,6 +65,20 @@ class Metrics:
         self.landed.update(sums.landed)
         self.settled_before = {sink.name: sink.delivered + sink.dead + sink.missed for sink in sums.sinks}
         self.missed_before = sums.pruned
+
+    def take_over(self, sink: SinkSums) -> None:
+        """Deliver to a sink from now on that another process delivered to."""
+        before = sink.delivered + sink.dead + sink.missed
+        ours = self.delivered[sink.name] + self.dead[sink.name] - self.retried[sink.name]
+        self.settled_before[sink.name] = before - ours
+
+    def count_all(self, counts: Mapping[str, KindCount]) -> None:
+        """Take over what all members of a fleet have recorded, by kind; "" for what waits."""
+        for kind, count in counts.items():
+            if kind:
+                self.kinds[kind], self.landed[kind] = count.tasks, count.landed
+            else:
+                self.waiting = count.tasks
 
     def undelivered(self, sink: str) -> int:
         """Return how many finished tasks the sink does not have yet."""

@@ -15,6 +15,7 @@ from poller.core.protocols import Clock, StateReader, Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
+from poller.web.fleet import FleetReader
 from poller.web.responses import RequestRefused
 
 
@@ -40,6 +41,13 @@ class RunContext(StateContext):
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     deadline_s: float  # the longest of the accounts'; a reload replaces it
+    fleet: FleetReader | None = None  # the other members; None: the run owns the state alone
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """The accounts that can be fed: in a fleet, those of any member."""
+        own = frozenset(self.service.lanes)
+        return own if self.fleet is None else own | self.fleet.accounts
 
     async def account_state(self, name: str) -> AccountState:
         """Return the account's pause and requests, as of now where it is configured."""

@@ -114,6 +114,8 @@ class Turns:
 
     async def _move_accounts(self, view: FleetView) -> None:
         await self._reconcile(view)
+        for account in self._epochs.keys() - self._member.serves - self._giving:
+            self._begin_to_give(account)
         await self._give_up_stuck(view)
         seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
         self._log_unserved(unserved(seats, view.owners))
@@ -242,6 +244,9 @@ def _is_stuck(pause: Pause | None) -> bool:
 
 
 def differing(settings: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the names of settings that are not the same for all members. `settings`: each member's, by name."""
+    """Return the names of settings that are not the same for all members that have them. `settings`: each member's, by
+    name."""
     names = {name for each in settings.values() for name in each}
-    return sorted(name for name in names if len({repr(each.get(name)) for each in settings.values()}) > 1)
+    return sorted(
+        name for name in names if len({repr(each[name]) for each in settings.values() if name in each}) > 1
+    )
