@@ -95,9 +95,7 @@ class Builder:
 
     # --- accounts
 
-    async def lane(
-        self, name: str, settings: Settings, service: Service, handover: Handover | None = None
-    ) -> Lane:
+    async def lane(self, name: str, settings: Settings, service: Service, handover: Handover | None = None) -> Lane:
         """Return an account's lane, ready to run. In a fleet, `handover` is what the owner before left. Raises
         `ConfigError` where the account has no token."""
         account, environment = settings.account_settings()[name], self.environment

@@ -93,7 +93,7 @@ class FleetRun:
         self.turns = Turns(
             self.member, self.service, mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
         )
-        self.reader = FleetReader(self.member.membership, view=lambda: self.view, clock=environment.clock)
+        self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
         self._polls_at = environment.clock()
 
     async def apply(self, settings: Settings) -> None:

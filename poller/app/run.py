@@ -48,7 +48,9 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         async with open_site(settings, parts) as site:
             if site.url is not None and environment.terminal is not None:
                 write(f"poller: live page at {site.url}", environment.terminal)
-            reload = Reload(settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet)
+            reload = Reload(
+                settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
+            )
             error = await run_service(service, _watchers(settings, parts, reload))
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):

@@ -239,7 +239,7 @@ class Service:
     async def _sample_pace(self) -> None:
         await self.history.watch(
             self._clock,
-            polls=lambda: self._metrics.polls,
+            polls=lambda: self._metrics.polls if self._metrics.polls_of_fleet is None else self._metrics.polls_of_fleet,
             finished=lambda: self._metrics.finished,
             paused=lambda: sum(lane.gate.pause is not None for lane in self.lanes.values()) / max(1, len(self.lanes)),
         )

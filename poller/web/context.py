@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -15,8 +16,10 @@ from poller.core.protocols import Clock, StateReader, Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
-from poller.web.fleet import FleetReader
 from poller.web.responses import RequestRefused
+
+if TYPE_CHECKING:
+    from poller.web.fleet import FleetReader
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class RunContext(StateContext):
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     deadline_s: float  # the longest of the accounts'; a reload replaces it
-    fleet: FleetReader | None = None  # the other members; None: the run owns the state alone
+    fleet: "FleetReader | None" = None  # the other members; None: the run owns the state alone
 
     @property
     def accounts(self) -> frozenset[str]:

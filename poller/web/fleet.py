@@ -4,19 +4,22 @@ Counts of tasks come from the state; lanes, pauses and the readiness of sinks fr
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec import Struct, ValidationError
 from msgspec.json import decode, encode
+from msgspec.structs import replace
 
-from poller.core.fleet import FleetView, Member, Membership, Published
+from poller.core.fleet import FleetView, Member, Published
 from poller.core.protocols import Clock
+from poller.core.sums import SinkSums
 from poller.engine import Service
 from poller.engine.fleet.balance import Seat, unserved
+from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.turns import differing
 from poller.engine.metrics import Metrics
-from poller.web.dashboard.snapshot import LaneView, lane_view
+from poller.web.dashboard.snapshot import FleetSnapshot, LaneView, MemberView, lane_view
 from poller.web.health import SinkReadiness, sink_readiness
 
 FRESH_S = 1.0  # the age up to which a reading is reused
@@ -32,31 +35,7 @@ class MemberStatus(Struct, frozen=True, kw_only=True):
     polls_per_s: float
     lanes: list[LaneView]
     sinks: dict[str, SinkReadiness]
-
-
-class MemberView(Struct, frozen=True, kw_only=True):
-    """A member for people."""
-
-    replica: str
-    host: str
-    pid: int
-    is_this: bool  # the one that answers
-    is_draining: bool
-    accounts: int  # that it owns
-    sinks: list[str]  # that it delivers to
-    polls_per_s: float | None  # None: it has published nothing
-    status_age_s: float | None
-    is_stale: bool  # its latest status is old
-    url: str | None
-
-
-class FleetSnapshot(Struct, frozen=True, kw_only=True):
-    """All members, and what is wrong between them."""
-
-    members: list[MemberView]
-    unowned: list[str]  # accounts that no member polls now
-    unserved: list[str]  # of these: that no member's settings name
-    settings_differ: list[str]  # names of settings that members have with different values
+    delivered: list[SinkSums]  # of these sinks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +49,38 @@ class FleetReading:
 class FleetReader:
     """Reads the fleet for pages and probes, at most once a second."""
 
-    def __init__(self, membership: Membership, *, view: Callable[[], FleetView | None], clock: Clock) -> None:
+    def __init__(self, member: FleetMember, *, view: Callable[[], FleetView | None], clock: Clock) -> None:
         """`view` returns what the latest turn saw; None before the first."""
-        self._membership = membership
+        self._member = member
         self._view = view
         self._clock = clock
         self._read_at = float("-inf")
         self._latest: FleetReading | None = None
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this process may write: it has not been buried."""
+        return not self._member.is_fenced
+
+    @property
+    def reading(self) -> FleetReading | None:
+        """The latest reading."""
+        return self._latest
+
+    @property
+    def latest(self) -> FleetSnapshot | None:
+        """What the latest reading showed."""
+        return None if self._latest is None else self._latest.snapshot
+
+    def owner(self, account: str) -> str | None:
+        """Return where the account is polled, for people; None where it is not, or here."""
+        view = self._view()
+        owner = None if view is None else view.owners.get(account)
+        if view is None or owner is None or owner == view.me:
+            return None
+        name = next((member.name for member in view.members if member.id == owner), None)
+        url = None if self.latest is None else next((m.url for m in self.latest.members if m.replica == name), None)
+        return None if name is None else f"replica {name}{f', {url}' if url else ''}"
 
     @property
     def accounts(self) -> frozenset[str]:
@@ -88,7 +92,7 @@ class FleetReader:
         """Return the fleet as of now, or up to a second ago; None before this member's first turn."""
         view = self._view()
         if view is not None and not 0 <= self._clock() - self._read_at < FRESH_S:
-            published = await self._membership.published()
+            published = await self._member.membership.published()
             self._latest, self._read_at = reading(view, published), self._clock()
         return self._latest
 
@@ -102,9 +106,14 @@ def member_status(
         for name, lane in service.lanes.items()
         for each in [lane.gate.reading()]
     ]
-    sinks = {loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops}
     status = MemberStatus(
-        pid=os.getpid(), url=url, polls=metrics.polls, polls_per_s=round(polls_per_s, 3), lanes=lanes, sinks=sinks
+        pid=os.getpid(),
+        url=url,
+        polls=metrics.polls,
+        polls_per_s=round(polls_per_s, 3),
+        lanes=lanes,
+        sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
+        delivered=[metrics.sink(loop.sink.name) for loop in service.delivery_loops],
     )
     return encode(status)
 
@@ -122,6 +131,12 @@ def reading(view: FleetView, published: Iterable[Published]) -> FleetReading:
     names = {member.id: member.name for member in view.members if member.id != view.me}
     fresh = {names[id_]: status for id_, status in statuses.items() if id_ in names and ages_s[id_] <= STALE_S}
     return FleetReading(snapshot=snapshot, others=fresh)
+
+
+def lanes_of_others(others: Mapping[str, MemberStatus], own: Collection[str]) -> list[LaneView]:
+    """Return the lanes of the other members, each with its replica's name, but for accounts that are `own` now."""
+    found = {lane.account: (replica, lane) for replica, status in others.items() for lane in status.lanes}
+    return [replace(lane, replica=replica) for account, (replica, lane) in sorted(found.items()) if account not in own]
 
 
 def _seats(members: Sequence[Member]) -> list[Seat]:

@@ -247,6 +247,4 @@ def differing(settings: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Return the names of settings that are not the same for all members that have them. `settings`: each member's, by
     name."""
     names = {name for each in settings.values() for name in each}
-    return sorted(
-        name for name in names if len({repr(each[name]) for each in settings.values() if name in each}) > 1
-    )
+    return sorted(name for name in names if len({repr(each[name]) for each in settings.values() if name in each}) > 1)
