@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from typing import Any, Literal, Protocol, TextIO, cast
 
@@ -29,6 +29,7 @@ _DEEPEST = 6  # levels of a value that are written; below them, the name of its 
 _LEVELS = frozenset({"debug", "info", "warning", "error"})
 _SPECIAL = frozenset({"exc_info", "level", "timestamp"})  # keys that the processors change or must not lose
 _secrets: set[str] = set()
+_written_to: "QuietStream | None" = None
 OURS = "poller"  # our modules get their logger by this name; it is also the standard library's
 
 
@@ -57,7 +58,9 @@ def configure(
         *([_printable] if console else []),
     ]
     renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False) if console else _render_json
+    global _written_to
     quiet, merge = QuietStream(stream), structlog.contextvars.merge_contextvars
+    _written_to = quiet
     structlog.configure(
         processors=[merge, *shared, renderer] if console else [merge, _plain_first(clock, [*shared, renderer])],
         wrapper_class=structlog.make_filtering_bound_logger(least),
@@ -101,6 +104,11 @@ def _for_stdlib(output: logging.Logger, name: str, event: EventDict) -> tuple[tu
     return (" ".join([title, *(f"{key}={value!r}" for key, value in event.items())]),), {"extra": {"poller": event}}
 
 
+def gathered() -> AbstractContextManager[None]:
+    """Write the lines of the events inside in one piece at the end. Not for code that awaits or takes long."""
+    return nullcontext() if _written_to is None else _written_to.gathering()
+
+
 _WITHOUT_DEBUG = [structlog.make_filtering_bound_logger(level) for level in (20, 30, 40, 50)]
 
 
@@ -123,12 +131,29 @@ class QuietStream:
 
     def __init__(self, stream: TextStream) -> None:
         self._stream = stream
+        self._gathered: list[str] | None = None
 
     def write(self, text: str) -> int:
+        if self._gathered is not None:
+            self._gathered.append(text)
+            return len(text)
         return self._attempt(lambda: self._stream.write(text))
 
     def flush(self) -> None:
-        self._attempt(self._stream.flush)
+        if self._gathered is None:
+            self._attempt(self._stream.flush)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Write what comes meanwhile in one piece at the end."""
+        self._gathered = gathered = self._gathered or []
+        try:
+            yield
+        finally:
+            self._gathered = None
+            if text := "".join(gathered):
+                self.write(text)
+                self.flush()
 
     def _attempt(self, act: Callable[[], int | None]) -> int:
         try:

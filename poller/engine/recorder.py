@@ -7,7 +7,7 @@ import structlog
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger as BoundLogger
 
-from poller.core.log import is_debug
+from poller.core.log import gathered, is_debug
 from poller.core.model import Outcome, Poll, Record, Row, Running, Settled, StartOutcome
 from poller.core.protocols import Store
 from poller.engine.metrics import Metrics
@@ -81,7 +81,8 @@ class Recorder:
             save()
             stored = {id(each) for each in await self._store.record([each.settled for each in polled])}
             polled = [each for each in polled if id(each.settled) in stored]  # the others' leases were lost
-            self._note(polled)
+            with gathered():
+                self._note(polled)
             on_commit(polled)
 
     def _note(self, polled: Sequence[Polled]) -> None:

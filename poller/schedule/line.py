@@ -48,6 +48,7 @@ class Line:
     def __init__(self) -> None:
         self._done: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)  # place, completion
         self._votes: deque[tuple[float, bool]] = deque(maxlen=VOTES)  # seconds overdue, whether by a poll in vain
+        self._in_vain = 0  # of the votes
         self._unfitted = self._unanchored = 0
         self._shift_s = 0.0
         self._far = math.inf
@@ -82,7 +83,13 @@ class Line:
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
         """A line is late where the middle one of the latest votes is a poll in vain, and early where all are early."""
+        if len(self._votes) == VOTES:
+            self._in_vain -= self._votes[0][1]
         self._votes.append((overdue_s, in_vain))
+        self._in_vain += in_vain
+        if overdue_s >= 0 and not self._in_vain:  # as nearly always
+            self._shift_s = 0.0
+            return
         ordered = sorted(self._votes)
         middle_s, is_in_vain = ordered[len(ordered) // 2]
         if is_in_vain:

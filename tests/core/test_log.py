@@ -196,6 +196,26 @@ def test_a_line_of_a_finished_task_makes_few_calls(written: io.StringIO) -> None
     assert (len(lines(written)), calls <= 42) == (1, True), calls  # 56 by one processor after the other
 
 
+def test_gathered_lines_are_written_in_one_piece_also_after_an_error() -> None:
+    class Counting(io.StringIO):
+        pieces = 0
+
+        def write(self, text: str) -> int:
+            self.pieces += 1
+            return super().write(text)
+
+    stream, log = Counting(), structlog.get_logger()
+    logs.configure(format="json", level="info", clock=lambda: AT, stream=stream)
+    with pytest.raises(ValueError, match="x"), logs.gathered():  # noqa: PT012 - the lines before the error count
+        log.info("task.finished", task_id="A")
+        log.info("task.finished", task_id="B")
+        assert stream.getvalue() == ""
+        raise ValueError("x")
+    log.info("run.ended")
+    assert [line.get("task_id") for line in lines(stream)] == ["A", "B", None]
+    assert stream.pieces == 2
+
+
 # --- a stderr without a reader ---------------------------------------------------------------------------------------
 
 

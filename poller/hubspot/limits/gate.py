@@ -1,7 +1,7 @@
 """Decides when one account's requests may leave, and learns from their answers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from random import Random
@@ -173,9 +173,9 @@ class AccountGate:
 
     # --- may a request leave
 
-    async def enter(self, slot: "_HeldSlot") -> None:
+    def enter(self, slot: "_HeldSlot") -> Awaitable[None]:
         """Wait for the slot and take it."""
-        await self._admission.admit(lambda: self._take(slot))
+        return self._admission.admit(lambda: self._take(slot))
 
     def _wait_s(self) -> float:
         """Return how long nothing can leave: 0 is now, infinity until something happens."""
