@@ -9,7 +9,7 @@ import math
 import orjson
 from msgspec import Struct
 
-from poller.core.model import Finished, Outcome, Running, Task
+from poller.core.model import REPORTING, Finished, Outcome, Running, Task
 from poller.core.text import duration
 from poller.core.timestamps import epoch
 from poller.schedule.hazard import OLDEST_S, HazardCurve
@@ -160,7 +160,7 @@ class AccountTiming:
 
     def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
         """Learn from a poll; return the wait for the next one where the task is still running."""
-        if not isinstance(outcome, Running | Finished):
+        if not isinstance(outcome, REPORTING):
             return None
         named_at, completed_at = _requested_at(task, outcome, now), _completed_at(outcome, now)
         self._learn_skew(task, named_at, completed_at, now)

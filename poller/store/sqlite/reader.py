@@ -1,23 +1,17 @@
 """Reads an SQLite state: sums, accounts, tasks, records. Works beside a writer."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
-from poller.core.model import (
-    AccountState,
-    DeadLetter,
-    Delivery,
-    Kind,
-    Rejection,
-    SinkSums,
-    SourceSums,
-    Sums,
-    TaskDetails,
-)
+from poller.core.accounts import AccountState
+from poller.core.deliveries import DeadLetter, Delivery
+from poller.core.details import TaskDetails
+from poller.core.model import Kind, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
 from poller.store.sqlite import import_rows
@@ -160,6 +154,9 @@ class SqliteReader(StateReader):
             max(0, limit),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        return self._read(import_rows.bodies, account, rows)
 
     async def oldest_waiting(self) -> float | None:
         found = self._fetch(
