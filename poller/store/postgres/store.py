@@ -5,7 +5,6 @@ Leases are in memory: the lock makes this process the only owner, and a crash en
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 import psycopg
@@ -22,7 +21,7 @@ from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
-from poller.store.postgres.group_commit import Writer
+from poller.store.postgres.group_commit import OneByOne, Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
@@ -64,7 +63,7 @@ class PostgresStore(PostgresReads, NotingStore):
         if self._is_beating or 0 <= now - self._beaten_at < BEAT_EVERY_S:
             return
         self._beaten_at, self._is_beating = now, True
-        self._writer.run_within(0.0, _OneByOne(_write_nothing), (), on_commit=self._end_beating)
+        self._writer.run_within(0.0, OneByOne(_write_nothing), (), on_commit=self._end_beating)
 
     def _end_beating(self, _: None) -> None:
         self._is_beating = False
@@ -120,7 +119,7 @@ class PostgresStore(PostgresReads, NotingStore):
         if held := self._leases.begin_putting_off(tasks):
             self._writer.run_within(
                 0.0 if len(held) >= HEAVY_ROWS else SAVE_WITHIN_S,
-                _OneByOne(task_queue.put_off),
+                OneByOne(task_queue.put_off),
                 (held,),
                 on_commit=lambda _: self._leases.end_putting_off(held),
             )
@@ -128,7 +127,7 @@ class PostgresStore(PostgresReads, NotingStore):
     # --- what is remembered
 
     def _save_soon(self) -> None:
-        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(self._save), (), on_commit=lambda _: self._end_saving())
+        self._writer.run_within(SAVE_WITHIN_S, OneByOne(self._save), (), on_commit=lambda _: self._end_saving())
 
     async def _save(self, connection: AsyncConnection) -> None:
         await task_queue.save(connection, *self._begin_saving())
@@ -187,7 +186,7 @@ class PostgresStore(PostgresReads, NotingStore):
     async def _write(
         self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values, rows: int = 1
     ) -> T:
-        result: T = await self._writer.run(_OneByOne(write), values, rows=rows)
+        result: T = await self._writer.run(OneByOne(write), values, rows=rows)
         return result
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -219,16 +218,6 @@ class PostgresStore(PostgresReads, NotingStore):
         if self._is_unreadable:
             self._is_unreadable = False
             log.info("store.readable", path=self._dsn.shown)
-
-
-@dataclass(frozen=True, slots=True)
-class _OneByOne:
-    """Applies `function` to one payload after the other."""
-
-    function: Callable[..., Awaitable[object]]
-
-    async def __call__(self, connection: AsyncConnection, payloads: Sequence[tuple[object, ...]]) -> list[object]:
-        return [await self.function(connection, *payload) for payload in payloads]
 
 
 async def _record(connection: AsyncConnection, batches: Sequence[Sequence[Settled]]) -> Sequence[None]:
