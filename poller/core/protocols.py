@@ -82,6 +82,11 @@ class Gate(Protocol):
         `subject` is what it requests, such as a task's key: one task that keeps failing is not an outage.
         """
 
+    @property
+    def slot_ages_s(self) -> tuple[float, ...] | None:
+        """How long ago each request ended that a window may still count, for another process that takes the account;
+        None where any slot may be in use."""
+
     def state(self) -> AccountState:
         """Return what must survive a restart, as of now."""
 
@@ -295,6 +300,9 @@ class StateReader(Protocol):
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
 
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies of the start calls of these rows of the account, by row, as far as they are kept."""
+
     async def oldest_waiting(self) -> float | None:
         """Return when the task that waits longest for its outcome was fed; None if none waits."""
 
@@ -314,8 +322,8 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     """
 
     @property
-    def starts(self) -> StartStore | None:
-        """The rows to import; None where this kind of store keeps none."""
+    def starts(self) -> StartStore:
+        """The rows to import."""
 
     @property
     def fleet(self) -> Membership | None:

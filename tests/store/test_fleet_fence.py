@@ -9,7 +9,9 @@ import pytest
 
 from poller.core.accounts import AccountState
 from poller.core.fleet import Beat, Fenced
+from poller.core.model import Chunk, FedRow, Kind, Position, Record
 from poller.core.protocols import Clock
+from poller.core.starts import Begin, EndRow
 from poller.reports.ledger import imbalances
 from poller.store import open_store
 from tests.support.fleet_members import ACCOUNTS, Open, bury, give, see, take
@@ -266,3 +268,31 @@ async def test_a_member_reads_the_oldest_waiting_task_though_keys_commit_out_of_
         " SELECT 50, id, 'late', 0, 77, 0 FROM account WHERE name = 'one'"
     )
     assert await a.oldest_waiting() == 77
+
+
+# --- rows to import --------------------------------------------------------------------------------------------------
+
+
+async def test_only_the_owner_of_an_account_starts_its_rows(open_member: Open) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    await take(a, "one")
+    rows = tuple(FedRow(account="one", row=name, body=b"{}", ref=b"{}") for name in "xyz")
+    await b.add(await b.new_source("rows.csv"), Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position()))
+    assert await b.starts.claim("one", 9) == []
+    x, y, z = await a.starts.claim("one", 9)
+    x = await a.starts.intend(x, sent_at=EPOCH, due_at=EPOCH + 60)
+    assert await a.starts.settle(x, Begin(task_id="1"))
+    y = await a.starts.intend(y, sent_at=EPOCH, due_at=EPOCH + 60)
+    refused = Record(
+        body=b"{}", kind=Kind.NOT_STARTED, landed=False, reason="no", seen_at=EPOCH, account="one", task_id=""
+    )
+    assert await a.starts.settle(y, EndRow(kind=Kind.NOT_STARTED), refused)
+    assert await a.fleet.counts() == {"": (2, 0, 0), "not_started": (1, 0, 0)}
+    sums = await a.sums()
+    assert (sums.waiting, sums.finished, imbalances(sums)) == (2, 1, [])
+    await bury(b, a)
+    with pytest.raises(Fenced):
+        await a.starts.intend(z, sent_at=EPOCH, due_at=EPOCH + 60)
+    await take(b, "one")
+    assert [row.row for row in await b.starts.claim("one", 9)] == ["z"]
+    assert ids(await b.claim("one", 9)) == ["1"]

@@ -322,7 +322,8 @@ class AccountGate:
                 return
             if not has_room:
                 self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
-        self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=self._throttles.relapses)
+        relapses = 0 if self._windows.doubts_refusals else self._throttles.relapses
+        self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=relapses)
         self._throttles.relapse()
         self._windows.believe()
 

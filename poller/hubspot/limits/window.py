@@ -119,6 +119,14 @@ class Others:
         """Whether reports of a used-up window prove nothing."""
         return self._contradicted >= DISBELIEVED_AFTER
 
+    def are_proved(self, now: float) -> bool:
+        """Whether the answers of the last window prove that others use it."""
+        return any(until > now for until, _ in self._proved)
+
+    def forgive(self) -> None:
+        """The refusals had another cause: others need no caution."""
+        self._caution = 0.0
+
     def refuse(self, unseen: int, window: Window, now: float) -> None:
         """The server refused a request that was within the limit by our count. `unseen` slots must be others', if the
         limit is what we know: half of what is left for us is given up at once at most."""

@@ -111,6 +111,10 @@ async def _move_back(connection: AsyncConnection, account: int, now: float, ahea
         " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)",
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s), resume_at = resume_at - %(ahead_s)s"
         " WHERE id = %(account)s",
+        "UPDATE import_row SET"
+        " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
+        " fed_at = least(fed_at, %(now)s), first_sent_at = least(first_sent_at, %(now)s)"
+        " WHERE account = %(account)s AND task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s)",
     ):
         await connection.execute(statement.encode(), values)
 

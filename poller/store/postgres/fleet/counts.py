@@ -20,7 +20,8 @@ _COUNT_AGAIN = (
     " INSERT INTO kind_count (replica, kind, tasks, landed, polls)"
     " SELECT '', kind, sum(tasks), sum(landed), sum(polls) FROM"
     " (SELECT coalesce(kind, '') AS kind, count(*) AS tasks, count(*) FILTER (WHERE landed) AS landed,"
-    " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned) x GROUP BY kind"
+    " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
+    " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
 )
 
 

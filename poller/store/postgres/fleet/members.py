@@ -24,7 +24,6 @@ _SEE = (
     " FROM replica r LEFT JOIN (SELECT owner, count(*) AS owned FROM account GROUP BY owner) a ON a.owner = r.id"
     " WHERE r.name IS NOT NULL"
     " UNION ALL SELECT 'account', owner, name, epoch, false, 0, 0, 0, '', 0 FROM account"
-    " WHERE owner IS NULL OR owner = %s"
     " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id), 0, 0, 0,"
     " home, 0 FROM sink WHERE attached ORDER BY 1, 2, 3"
 )
@@ -94,7 +93,7 @@ async def see(
     """Return who is there, and what they announced: `known` with what changed."""
     me = holdings.member
     rows: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for kind, *row in await fetch_all(connection, _SEE, (me,)):
+    for kind, *row in await fetch_all(connection, _SEE):
         rows[kind].append(tuple(row))
     changed = [row[0] for row in rows["member"] if known.get(row[0], NOTHING_ANNOUNCED).revision != row[4]]
     announced = {row[0]: known[row[0]] for row in rows["member"] if row[0] in known}
@@ -104,7 +103,8 @@ async def see(
     view = FleetView(
         me=me,
         members=tuple(_member_of(row, announced.get(row[0], NOTHING_ANNOUNCED)) for row in rows["member"]),
-        mine={name: epoch for owner, name, epoch, *_ in rows["account"] if owner is not None},
+        mine={name: epoch for owner, name, epoch, *_ in rows["account"] if owner is not None and owner == me},
+        owners={name: owner for owner, name, *_ in rows["account"]},
         free=frozenset(name for owner, name, *_ in rows["account"] if owner is None),
         sinks=tuple(
             SinkPlace(name=name, owner=owner, epoch=epoch, home=home, is_wanted=is_wanted)

@@ -11,7 +11,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from poller.core.accounts import AccountState
 from poller.core.deliveries import Delivery, Written
-from poller.core.errors import ConfigError
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Settled, Task
 from poller.core.protocols import Clock
@@ -25,11 +24,11 @@ from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.heart import Heart
 from poller.store.postgres.fleet.holdings import Holdings
 from poller.store.postgres.fleet.membership import PostgresMembership
+from poller.store.postgres.fleet.starts import FleetStarts
 from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.group_commit import OneByOne
 from poller.store.postgres.store import PostgresStore
 from poller.store.rows import Row, storable
-from poller.store.versions import NO_IMPORTS
 
 # "Pol" and "u": one member at a time prunes, or indexes.
 UPKEEP = "(1349479541::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
@@ -40,6 +39,8 @@ class FleetStore(PostgresStore):
     """One member's store. It writes nothing before `fleet.join`, and once it is fenced."""
 
     _writer: FleetWriter
+    _starts: FleetStarts
+    _starts_type = FleetStarts
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class FleetStore(PostgresStore):
         )
         super().__init__(writer, pool, dsn=dsn, clock=clock)
         self._candidate: tuple[float, int] | None = None  # a key with nothing older, and when that was seen
+        self._starts.join_fleet(self._holdings, writer)
         self._heart = Heart(dsn, clock=clock, within_s=BEAT_WITHIN_S)
         self._fleet = PostgresMembership(self._holdings, writer, self._read, self._heart, clock, self.flush)
 
@@ -70,6 +72,7 @@ class FleetStore(PostgresStore):
     def _forget_all(self) -> None:
         """Drop what rested on the membership that ended."""
         self._leases = Leases()
+        self._starts.forget()
         self._first_poll_s.clear()
         self._noted_accounts.clear()
         self._noted_knowledge.clear()
@@ -91,13 +94,14 @@ class FleetStore(PostgresStore):
             self._writer.run_within(SAVE_WITHIN_S, write, (account, delay_s, self._member), on_commit=_ignore)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
-        if chunk.rows:
-            raise ConfigError(NO_IMPORTS)
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
         write = (source, chunk, paused_s, self._clock())
         added: Added
         added, _ = await self._writer.run(
-            OneByOne(self._add), write, rows=len(chunk.fed), on_commit=lambda result: self._heart.hint(result[1])
+            OneByOne(self._add),
+            write,
+            rows=len(chunk.fed) + len(chunk.rows),
+            on_commit=lambda result: self._heart.hint(result[1]),
         )
         return added
 
@@ -105,7 +109,8 @@ class FleetStore(PostgresStore):
         self, connection: AsyncConnection, source: int, chunk: Chunk, paused_s: Mapping[str, float], now: float
     ) -> tuple[Added, list[str]]:
         """Return what was added, and the numbers of accounts whose owners may not know it."""
-        fed = await accounts.fed_accounts(connection, {each.account for each in chunk.fed})
+        names = {each.account for each in chunk.fed} | {each.account for each in chunk.rows}
+        fed = await accounts.fed_accounts(connection, names)
         first_poll_s = {name: delay_s for name, _, delay_s in fed}
         added = await task_queue.add(connection, source, chunk, paused_s, first_poll_s, now)
         self._writer.last.counts.append((WAITING, added.tasks, 0, 0))
