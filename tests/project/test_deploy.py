@@ -310,7 +310,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
     of_fleet = {f"poller_{name}" for name in METRICS if name.startswith("fleet_")}  # a run alone exports none
-    return series | dict.fromkeys(of_fleet | {"up"}, set())
+    return series | {name: set() for name in of_fleet | {"up"}}
 
 
 def has_failures(run: Running) -> bool:

@@ -147,13 +147,20 @@ class Turns:
             lane = await self._open_lane(account, handover)
         except ConfigError as error:
             log.error("account.declined", account=account, reason=str(error))  # noqa: TRY400 - a message
-            ages_s = handover.slot_ages_s if handover.is_clean else ()
-            await self._membership.give(account, epoch, slot_ages_s=ages_s, is_clean=handover.is_clean)
+            await self._give_back(account, epoch, handover)
             await self._decline(account)
+            return
+        if self._service.is_ending:  # since this turn began: its lanes are stopped already
+            await self._give_back(account, epoch, handover)
             return
         self._epochs[account] = epoch
         self._service.begin_lane(lane)
         log.info("account.taken", account=account, epoch=epoch, clean=handover.is_clean)
+
+    async def _give_back(self, account: str, epoch: int, handover: Handover) -> None:
+        """Give an account back that was never polled here, as it came."""
+        ages_s = handover.slot_ages_s if handover.is_clean else ()
+        await self._membership.give(account, epoch, slot_ages_s=ages_s, is_clean=handover.is_clean)
 
     def _begin_to_give(self, account: str) -> None:
         if self._group is not None and account in self._service.lanes:

@@ -127,6 +127,21 @@ async def test_a_rolling_restart_exceeds_no_window_and_leaves_all_owned(clock: C
         assert fleet.hubspot.exceeded() == []
 
 
+async def test_members_that_leave_at_the_same_time_all_end_at_once(clock: Clock) -> None:
+    async with fleet_of(clock, "r1", "r2", "r3") as fleet:
+        began_at = now()
+        async with asyncio.TaskGroup() as group:
+            for delay_s, name in enumerate(("r1", "r2", "r3")):
+                group.create_task(_drain_after(fleet, name, delay_s * 0.95))
+        assert now() - began_at < 8
+        assert fleet.server.members == {}
+
+
+async def _drain_after(fleet: Fleet, name: str, delay_s: float) -> None:
+    await asyncio.sleep(delay_s)
+    await fleet.drain(name)
+
+
 async def test_an_account_given_away_during_its_wait_waits_again(clock: Clock) -> None:
     async with fleet_of(clock, "r1", "r2", accounts=4) as fleet:
         await asyncio.sleep(20)
