@@ -190,7 +190,7 @@ async def test_a_buried_replica_joins_again_and_nothing_is_lost_or_doubled(
         with psycopg.connect(bare, autocommit=True) as connection:
             connection.execute(f"SET search_path = {schema}".encode())
             connection.execute("DELETE FROM replica WHERE name = 'r1'")
-        await fleet.until(lambda: bool(fleet.logged("member.fenced")), "the end of the membership")
+        await fleet.until(lambda: bool(fleet.logged("replica.fenced")), "the end of the membership")
         await fleet.until(lambda: all(len(each.lanes) == 2 for each in fleet.replicas.values()), "an even share")
         ids += await fleet.feed(fleet.pages()[0], 40)
         await fleet.until(lambda: len(fleet.delivered()) == 100, "all outcomes")
