@@ -67,6 +67,7 @@ class FleetView(Struct, frozen=True, kw_only=True):
     me: int | None  # the id of this process; None: it has not joined, or is fenced
     members: tuple[Member, ...]  # by id, this process too
     mine: Mapping[str, int]  # account → epoch, of those that this process owns
+    owners: Mapping[str, int | None]  # every account of the state, with the id of the member that owns it
     free: frozenset[str]  # accounts without an owner, whether or not a member can serve them
     sinks: tuple[SinkPlace, ...]  # that are attached
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
 from poller.core.details import TaskDetails
-from poller.core.fleet import Membership
+from poller.core.fleet import FleetView, Membership, Published
 from poller.core.model import Added, Answer, Chunk, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain, StartAnswer
@@ -81,6 +81,11 @@ class Gate(Protocol):
 
         `subject` is what it requests, such as a task's key: one task that keeps failing is not an outage.
         """
+
+    @property
+    def slot_ages_s(self) -> tuple[float, ...] | None:
+        """How long ago each request ended that a window may still count, for another process that takes the account;
+        None where any slot may be in use."""
 
     def state(self) -> AccountState:
         """Return what must survive a restart, as of now."""
@@ -289,11 +294,20 @@ class StateReader(Protocol):
         `after`. Ends early once `is_late`, which another thread may call. The event loop does not wait for a long
         search."""
 
+    async def fleet_view(self) -> FleetView | None:
+        """Return who is in the fleet that uses the state; None where it has no member."""
+
+    async def fleet_published(self) -> Sequence[Published]:
+        """Return the latest status of each member of the fleet that published one."""
+
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
+
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies of the start calls of these rows of the account, by row, as far as they are kept."""
 
     async def oldest_waiting(self) -> float | None:
         """Return when the task that waits longest for its outcome was fed; None if none waits."""

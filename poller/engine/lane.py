@@ -15,7 +15,7 @@ from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, RightLost, StatusClient
 from poller.core.record import render
-from poller.engine.due_tasks import DueTasks
+from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.recorder import Polled, Recorder
@@ -45,8 +45,10 @@ class Lane:
         clock: Clock,
         rng: Random,
         limits: GiveUpRules,
+        longest_sleep_s: float = LONGEST_SLEEP_S,
     ) -> None:
         self.account = account
+        self._longest_sleep_s = longest_sleep_s
         self.gate = gate
         self._store = store
         self._client = client
@@ -56,7 +58,9 @@ class Lane:
         self._clock = clock
         self._rng = rng
         self._give_up = GiveUpWatch(account, limits)
-        self._due_tasks = DueTasks(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
+        self._due_tasks = DueTasks(
+            account, store=store, gate=gate, timing=timing, clock=clock, rng=rng, longest_sleep_s=longest_sleep_s
+        )
         self._workers = 0
         self._kept_limit: LearnedLimit | None = None
         self._witness = Witness()
@@ -100,7 +104,9 @@ class Lane:
         try:
             async with self.gate.slot(self._witness.subject(task)) as slot:
                 asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
-                answer = self._checked(asked, await self._client.poll(asked))
+                answer = await self._client.poll(asked)
+                now = self._clock()
+                answer = self._checked(asked, answer, now)
                 slot.answered(answer, of_witness=asked is not task)
         except GateClosed:
             self._store.release([task])
@@ -108,18 +114,18 @@ class Lane:
         except RightLost:
             self._store.release([task])
             return True
-        gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
-        self._recorder.count(answer.outcome, request_s=request_s, gate_s=gate_s)
+        gate_s = asked_at - waiting_since
+        self._recorder.count(answer.outcome, request_s=now - asked_at, gate_s=gate_s)
         self._start_workers(workers)
         if asked is task:
-            self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s)
+            self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s, now=now)
             await self._recorder.wait_for_room(UNRECORDED_A_WORKER * self.gate.workers)
         else:
             self._return_unpolled(task, asked, answer.outcome)
         return True
 
-    def _checked(self, task: Task, answer: Answer) -> Answer:
-        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, self._clock())
+    def _checked(self, task: Task, answer: Answer, now: float) -> Answer:
+        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, now)
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""
@@ -133,9 +139,9 @@ class Lane:
         name, detail = outcome_name(outcome), outcome_detail(outcome)
         log.debug("outage.probed", account=self.account, task_id=probe.task_id, outcome=name, detail=detail)
 
-    def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
+    def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float, now: float) -> None:
         """Decide what the poll means for its task, and hand both to the recorder."""
-        now, paused_s = self._clock(), self.gate.paused_s
+        paused_s = self.gate.paused_s
         learned_gap_s = None
         if self._timing is not None:
             self._timing.standstill.paused_s = paused_s

@@ -1,15 +1,16 @@
 """The service: a whole run, from the first input line to the last delivery."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from poller.core.deliveries import Selection
 from poller.core.errors import TooManyFailures
+from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Record
-from poller.core.protocols import Clock, Store
+from poller.core.protocols import Clock, FeedStore, Store
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.failures import FailureWatch
 from poller.engine.history import History
@@ -39,13 +40,16 @@ class Service:
         store: Store,
         metrics: Metrics,
         clock: Clock,
+        feed_store: FeedStore | None = None,
         sources: Sequence[Source] = (),
         stdin: int = 0,
         endless: bool,
+        is_member: bool = False,
         shutdown_s: float,
         retention_s: float | None = None,
         stop_on_failures: float | None = None,
     ) -> None:
+        """`feed_store`: where sources store their lines, if not in `store` itself."""
         self.lanes: dict[str, Lane] = {}
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
@@ -54,6 +58,7 @@ class Service:
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
         self.failures = FailureWatch(stop_on_failures)
         self._store = store
+        self.feed_store: FeedStore = feed_store or store
         self._metrics = metrics
         self._clock = clock
         self.endless = endless  # the run waits for more work
@@ -61,13 +66,16 @@ class Service:
         self._retention_s = retention_s
         self._feeds = 0  # HTTP requests that feed tasks now
         self.reload_asked = asyncio.Event()  # settings may have changed
-        self._done = asyncio.Event()
+        self.ending = asyncio.Event()  # nothing more is claimed: the work is done, or the run drains
+        self.is_member = is_member  # of a fleet: others may need what this process does not
+        self.on_lane_ended: Callable[[Lane], Awaitable[None]] = _nothing_to_give  # called once all is recorded
+        self.on_fenced: Callable[[Fenced], None] = lambda _error: None  # this member of a fleet was buried
         self._polling: asyncio.TaskGroup | None = None
         self._delivering: asyncio.TaskGroup | None = None
         self._at_work: dict[Lane | DeliveryLoop, asyncio.Task[None]] = {}
         self._limit: asyncio.Timeout | None = None
         self.ingest = Ingest(
-            store,
+            self.feed_store,
             sources,
             clock=clock,
             stdin=stdin,
@@ -114,7 +122,7 @@ class Service:
             for lane in self.lanes.values():
                 self.begin_lane(lane)
             self.ingest.start(polling)
-            await self._done.wait()
+            await self.ending.wait()
             self.ingest.stop()
             for lane in self.lanes.values():
                 lane.stop()
@@ -125,7 +133,14 @@ class Service:
         """Start an account's lane."""
         self.lanes[lane.account] = lane
         if self._polling is not None:
-            self._at_work[lane] = self._polling.create_task(lane.run())
+            self._at_work[lane] = self._polling.create_task(self._run_lane(lane))
+
+    async def _run_lane(self, lane: Lane) -> None:
+        try:
+            await lane.run()
+            await self.on_lane_ended(lane)
+        except* Fenced as errors:
+            self._note_fenced(errors)
 
     async def end_lane(self, account: str) -> None:
         """Finish an account's polls in flight and stop its lane; its other tasks wait in the store."""
@@ -133,6 +148,29 @@ class Service:
         lane.stop()
         if (task := self._at_work.pop(lane, None)) is not None:
             await asyncio.wait([task])
+
+    async def drop_lane(self, account: str) -> None:
+        """Stop an account's lane at once: nothing of it may be recorded any more."""
+        lane = self.lanes.pop(account)
+        await self._cancel(lane)
+
+    async def drop_delivery(self, loop: DeliveryLoop) -> None:
+        """Stop a delivery at once and close its sink: nothing of it may be noted any more."""
+        self.delivery_loops = [each for each in self.delivery_loops if each is not loop]
+        await self._cancel(loop)
+        await loop.close()
+
+    async def _cancel(self, work: Lane | DeliveryLoop) -> None:
+        if (task := self._at_work.pop(work, None)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _note_fenced(self, errors: BaseExceptionGroup[Fenced]) -> None:
+        for error in errors.exceptions:
+            if isinstance(error, BaseExceptionGroup):
+                self._note_fenced(error)
+            else:
+                self.on_fenced(error)
 
     def begin_delivery(self, loop: DeliveryLoop) -> None:
         """Deliver to an open sink; it replaces one of the same name."""
@@ -146,7 +184,13 @@ class Service:
     def _start_delivery(self, loop: DeliveryLoop) -> None:
         loop.on_stopped = self._end_if_no_sink_is_left
         if self._delivering is not None and loop.stopped_by is None:
-            self._at_work[loop] = self._delivering.create_task(loop.run())
+            self._at_work[loop] = self._delivering.create_task(self._run_delivery(loop))
+
+    async def _run_delivery(self, loop: DeliveryLoop) -> None:
+        try:
+            await loop.run()
+        except* Fenced as errors:
+            self._note_fenced(errors)
 
     async def end_delivery(self, loop: DeliveryLoop, *, is_to_deliver: bool = False) -> None:
         """Close a sink after its current write; with `is_to_deliver`, after its whole outbox, within `SINK_END_S`."""
@@ -186,22 +230,24 @@ class Service:
 
     async def _save_lanes(self) -> None:
         while True:
-            for lane in self.lanes.values():
-                lane.save()
-            self._store.beat()
+            with suppress(Fenced):
+                for lane in self.lanes.values():
+                    lane.save()
+                self._store.beat()
             await asyncio.sleep(self.BEAT_S)
 
     async def _sample_pace(self) -> None:
         await self.history.watch(
             self._clock,
-            polls=lambda: self._metrics.polls,
+            polls=lambda: self._metrics.polls if self._metrics.polls_of_fleet is None else self._metrics.polls_of_fleet,
             finished=lambda: self._metrics.finished,
             paused=lambda: sum(lane.gate.pause is not None for lane in self.lanes.values()) / max(1, len(self.lanes)),
         )
 
     async def _prune(self) -> None:
         while True:
-            await self._prune_expired()
+            with suppress(Fenced):
+                await self._prune_expired()
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _prune_expired(self) -> None:
@@ -223,7 +269,9 @@ class Service:
     async def _index(self) -> None:
         """Index what was fed, for searches: little at a time, so that feeding and polling do not wait for it."""
         while True:
-            indexed = await self._store.index_rows(INDEXED_AT_ONCE)
+            indexed = 0
+            with suppress(Fenced):
+                indexed = await self._store.index_rows(INDEXED_AT_ONCE)
             await asyncio.sleep(INDEX_GAP_S if indexed else INDEX_EVERY_S)
 
     def pauses(self) -> dict[str, str]:
@@ -239,14 +287,14 @@ class Service:
         for account in accounts & self.lanes.keys():
             self.lanes[account].wake()
 
-    def on_recorded(self, record: Record | None) -> None:
-        """Note a recorded poll. With a record, its task is finished and the delivery loops have work."""
-        if record is not None:
+    def on_recorded(self, records: Sequence[Record]) -> None:
+        """Note finished tasks whose records are on disk: the delivery loops have work."""
+        for record in records:
             self.history.finish(record)
             self._watch_failures(record)
-            for loop in self.delivery_loops:
-                loop.wake()
-            self._end_if_idle()
+        for loop in self.delivery_loops:
+            loop.wake()
+        self._end_if_idle()
 
     def _watch_failures(self, record: Record) -> None:
         """Warn as soon as one reason dominates; drain where too many tasks fail."""
@@ -273,12 +321,12 @@ class Service:
 
     def _end_if_idle(self) -> None:
         if self.fed and not self.endless and not self._feeds and self._metrics.waiting == 0:
-            self._done.set()
+            self.ending.set()
 
     @property
     def is_ending(self) -> bool:
         """Whether nothing more is claimed: the work is done, or the run drains."""
-        return self._done.is_set()
+        return self.ending.is_set()
 
     @contextmanager
     def feeding(self) -> Iterator[Callable[[Chunk, Added], None]]:
@@ -298,17 +346,21 @@ class Service:
 
     def _end_if_no_sink_is_left(self) -> None:
         """End the run when every sink has stopped: further polls would have no receiver."""
-        if all(loop.stopped_by is not None for loop in self.delivery_loops):
-            self._done.set()
+        if not self.is_member and all(loop.stopped_by is not None for loop in self.delivery_loops):
+            self.ending.set()
 
     def drain(self) -> None:
         """Claim nothing more, finish what is in flight, deliver, end; within `shutdown_s`."""
         if not self.draining:
             self.draining = True
             log.info("run.draining", waiting=self._metrics.waiting, shutdown_s=self._shutdown_s)
-            self._done.set()
+            self.ending.set()
             if self._limit is not None:
                 until = asyncio.get_running_loop().time() + self._shutdown_s
                 self._limit.reschedule(until)
                 for loop in self.delivery_loops:
                     loop.drain(until)
+
+
+async def _nothing_to_give(_lane: Lane) -> None:
+    """A process alone keeps its accounts."""

@@ -1,13 +1,14 @@
 """Reads an SQLite state: sums, accounts, tasks, records. Works beside a writer."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
+from poller.core.fleet import Published
 from poller.core.model import Kind, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
@@ -139,6 +140,12 @@ class SqliteReader(StateReader):
     async def _search(self, search: Search) -> TaskPage:
         return self._read(follow, search)
 
+    async def fleet_view(self) -> None:
+        return None
+
+    async def fleet_published(self) -> Sequence[Published]:
+        return ()
+
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         found = self._fetch(
             "SELECT s.name, r.line, r.reason, r.excerpt FROM rejection r JOIN source s ON s.id = r.source"
@@ -154,6 +161,9 @@ class SqliteReader(StateReader):
             max(0, limit),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        return self._read(import_rows.bodies, account, rows)
 
     async def oldest_waiting(self) -> float | None:
         found = self._fetch(
