@@ -35,8 +35,9 @@ class RequestCounts:
 
 
 class OutageDetector:
-    """The latest polls of a lane, failed or not, in the order in which they were sent: polls that time out together, long
-    after later ones were answered, are no outage. Until the first good answer nothing shows that a task is to blame."""
+    """The latest polls of a lane, failed or not, in the order in which they were sent: polls that time out together,
+    long after later ones were answered, are no outage. Until the first good answer nothing shows that a task is to
+    blame."""
 
     def __init__(self) -> None:
         self._latest: list[tuple[int, bool, object]] = []  # number, failed, subject; by number

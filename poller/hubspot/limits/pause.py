@@ -212,4 +212,4 @@ def outage_wait_s(asked_s: float | None, *, doublings: float, errors_are_few: bo
     `share` below 1 shortens it, so that replicas do not probe in step.
     """
     gap_s = min(2.0 ** min(doublings, 10), SHORT_PROBE_GAP_S if errors_are_few else LONGEST_PROBE_GAP_S)
-    return max(gap_s * share, min(asked_s or 0.0, LONGEST_PROBE_GAP_S))
+    return float(max(gap_s * share, min(asked_s or 0.0, LONGEST_PROBE_GAP_S)))
