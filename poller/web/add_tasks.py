@@ -86,7 +86,7 @@ class Feeder:
     def __init__(self, run: RunContext) -> None:
         self._run = run
         self._held = HeldBytes()
-        self._feed = LiveFeed(run.service, run.store, SOURCE)
+        self._feed = LiveFeed(run.service, run.service.feed_store, SOURCE)
         self._tasks = asyncio.TaskGroup()
         self._storing: set[asyncio.Task[Exception | None]] = set()
 
@@ -134,7 +134,7 @@ class Feeder:
         return self._read_as(request, self._run.importing, query_of(request, ImportQuery).account)
 
     def _read_as(self, request: web.Request, own: ReadOptions, account: str | UnsetType) -> ReadOptions:
-        accounts, account = frozenset(self._run.service.lanes), account or own.default_account
+        accounts, account = self._run.accounts, account or own.default_account
         if account not in accounts:
             known = ", ".join(sorted(accounts))
             raise RequestRefused(400, "unknown_account", f"There is no account of this name; known: {known}")
