@@ -121,6 +121,8 @@ def _is_older(result: bytes | None, sent_at: float) -> bool:
 
 def _on_one_line(body: bytes) -> bytes:
     """Return the record with U+2028, U+2029 and U+0085 escaped: some readers of lines end one there."""
+    if body.isascii():
+        return body
     for sign, escape in _LINE_ENDS:
         if sign in body:
             body = body.replace(sign, escape)
