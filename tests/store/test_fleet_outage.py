@@ -54,7 +54,7 @@ async def test_a_member_that_was_buried_while_the_server_was_out_of_its_reach_jo
     await take(wired, "one")
     await feed(wired, "a", account="one")
     (a,) = await wired.claim("one", 1)
-    wire.loses = "answer"  # nobody will know whether it counted; the state does
+    wire.loses = "answer"  # whether it counted is known to the state alone
     recording = asyncio.ensure_future(wired.record([finished(a)]))
     await wire.broke.wait()
     wire.is_cut = True
@@ -138,7 +138,7 @@ async def test_a_member_that_is_frozen_in_a_transaction_holds_others_up_for_a_mo
 async def test_the_order_of_records_waits_for_no_client(
     wire: Wire, wired: FleetStore, open_member: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that needs the lock is one message: what is frozen between it and the server holds nobody up."""
+    """All that needs the lock is one message: what is frozen between it and the server holds up no one."""
     other = await open_member("other")
     for store, account in ((wired, "one"), (other, "two")):
         await take(store, account)
