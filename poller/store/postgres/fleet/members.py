@@ -51,7 +51,7 @@ class Announced(NamedTuple):
     sinks: frozenset[str]
 
 
-class Known(NamedTuple):
+class SeenFleet(NamedTuple):
     """What the last view showed and the next one need not read again."""
 
     announced: Mapping[int, Announced] = {}  # by member
@@ -99,7 +99,7 @@ async def bury(connection: AsyncConnection, seen: Mapping[int, int]) -> list[int
     return [int(each) for (each,) in await fetch_all(connection, _BURY, (list(seen), list(seen.values())))]
 
 
-async def see(connection: AsyncConnection, me: int | None, known: Known) -> tuple[FleetView, Known]:
+async def see(connection: AsyncConnection, me: int | None, known: SeenFleet) -> tuple[FleetView, SeenFleet]:
     """Return who is there and who owns what, and that as `known` for the next call, which then reads what changed."""
     rows = await _see(connection)
     if _sums(rows) != known.sums or _changed(rows, known.announced):
@@ -129,7 +129,7 @@ async def _see(connection: AsyncConnection) -> Rows:
     return rows
 
 
-async def _learn(connection: AsyncConnection, rows: Rows, known: Known) -> Known:
+async def _learn(connection: AsyncConnection, rows: Rows, known: SeenFleet) -> SeenFleet:
     """Return what these rows mean, read in the same snapshot."""
     members = {row[0] for row in rows["member"]}
     announced = {member: each for member, each in known.announced.items() if member in members}
@@ -138,7 +138,7 @@ async def _learn(connection: AsyncConnection, rows: Rows, known: Known) -> Known
     ):
         announced[member] = Announced(revision, frozenset(serves), orjson.loads(settings), frozenset(sinks))
     accounts = {name: (owner, epoch) for name, owner, epoch in await fetch_all(connection, _ACCOUNTS)}
-    return Known(announced, _sums(rows), accounts)
+    return SeenFleet(announced, _sums(rows), accounts)
 
 
 def _sums(rows: Rows) -> tuple[tuple[Any, ...], ...]:

@@ -14,7 +14,7 @@ from poller.store.postgres.fleet import members, sinks, statuses
 from poller.store.postgres.fleet.counts import counts
 from poller.store.postgres.fleet.heart import RELOAD, Heart, hints_of
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
-from poller.store.postgres.fleet.members import Known
+from poller.store.postgres.fleet.members import SeenFleet
 from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.group_commit import OneByOne
 
@@ -34,7 +34,7 @@ class PostgresMembership(Membership):
         self._heart = heart
         self._clock = clock
         self._flush = flush
-        self._known = Known()
+        self._known = SeenFleet()
 
     @property
     def id(self) -> int | None:
