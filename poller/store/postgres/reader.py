@@ -148,7 +148,7 @@ class PostgresReads(StateReader):
         return await self._read(follow, search)
 
     async def fleet_view(self) -> FleetView | None:
-        view, _ = await self._read(members.see, None, {})
+        view, _ = await self._read(members.see, None, members.SeenFleet())
         return view if view.members else None
 
     async def fleet_published(self) -> Sequence[Published]:
