@@ -88,23 +88,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for module in (
-    *(
-        run,
-        check_config,
-        plan,
-        status,
-        why,
-        report,
-        verify,
-        replay,
-        pause,
-        resume,
-        reload,
-        sinks,
-        ui,
-        healthcheck,
-        demo,
-    ),
+    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, sinks, ui),
     *(healthcheck, demo, sandbox),
 ):
     name = module.__name__.rpartition(".")[2]

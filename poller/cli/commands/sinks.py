@@ -23,7 +23,7 @@ def sinks(
     move: Annotated[str | None, typer.Option(metavar="SINK", help="Deliver this sink from another replica.")] = None,
     to: Annotated[str | None, typer.Option(metavar="REPLICA", help="With --move: who has its file.")] = None,
 ) -> Exit:
-    """Print which replica of a fleet delivers each sink, or move one.
+    """Print which replica delivers what, or move a sink.
 
     A file belongs to the first replica that wrote it: while that is away, its records wait. Copy the file to another
     machine, then move the sink.
