@@ -25,6 +25,11 @@ def feeding(settings: Settings, feeds: Feeds | None = None) -> ReadOptions:
     )
 
 
+def importing(settings: Settings) -> ReadOptions | None:
+    """Return how rows to import are read that do not come from a source; None where the run starts none."""
+    return feeding(settings, "imports") if settings.feeds_imports else None
+
+
 def row_options(settings: Settings) -> RowOptions:
     """Return how rows to import are read. An empty option counts as not set."""
     imports = settings.imports
@@ -42,8 +47,8 @@ def sources(settings: Settings, inputs: Sequence[str]) -> list[Source]:
 
 
 def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
-    """Whether the run continues when its work is done."""
-    return settings.follow or any(source.follow for source in named)
+    """Whether the run continues when its work is done. A member of a fleet does: others may have more."""
+    return settings.follow or settings.fleet or any(source.follow for source in named)
 
 
 def missing_sources(settings: Settings) -> list[str]:
