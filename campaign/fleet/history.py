@@ -47,7 +47,7 @@ class History:
     owners: list[Ownership] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     acknowledged: set[tuple[str, str]] = field(default_factory=set)  # account and task id that a 200 accepted
-    expected: Mapping[tuple[str, str], str] = field(default_factory=dict)  # the kind of each task that was fed
+    expected: dict[tuple[str, str], str] = field(default_factory=dict)  # the kind of each task that was fed
     records: Sequence[bytes] = ()  # of the store, in the order of their numbers
     lines: Sequence[bytes] = ()  # of the JSONL file
     posts: list[tuple[str, bytes]] = field(default_factory=list)  # webhook id and body
