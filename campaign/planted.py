@@ -535,8 +535,8 @@ BUGS = (
     ),
     Bug(
         name="retry-after-ignored",
-        file="poller/hubspot/classify.py",
-        old='        _header(headers, "Retry-After"),',
+        file="poller/hubspot/headers.py",
+        old='        header(headers, "Retry-After"),',
         new='        "",',
         tests=("hubspot/test_classify",),
     ),

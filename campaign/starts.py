@@ -22,7 +22,7 @@ import orjson
 import poller
 from campaign import trace
 from campaign.trace import Point
-from poller.core.model import Sums
+from poller.core.sums import Sums
 from poller.reports.ledger import imbalances
 from poller.sandbox import SandboxApi, Scenario, parse_durations, serve
 from poller.store import read_store

@@ -19,9 +19,9 @@ from poller.app.messages import NO_INPUT
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
 from poller.core.errors import ConfigError, InputError, PollerError
-from poller.core.model import Sums
 from poller.core.protocols import Sink, Store
 from poller.core.steady_clock import SteadyClock
+from poller.core.sums import Sums
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import Source

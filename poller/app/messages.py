@@ -10,7 +10,7 @@ import structlog
 from poller.config import Settings
 from poller.core import log as logs
 from poller.core.errors import Exit, InputError, PollerError
-from poller.core.model import Sums
+from poller.core.sums import Sums
 from poller.core.text import duration, redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics

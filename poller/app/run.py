@@ -17,8 +17,8 @@ from poller.app.progress import progress_of
 from poller.app.reload import Reload
 from poller.config import Settings, unused_proxies
 from poller.core.errors import Exit, StoreError
-from poller.core.model import Sums
 from poller.core.protocols import Store
+from poller.core.sums import Sums
 from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from poller.config import Settings
+from poller.core.deliveries import Delivery
 from poller.core.errors import InputError
-from poller.core.model import Delivery
 from poller.core.protocols import Store
 from poller.sinks import written_files
 from poller.sinks.files.csv_lines import CSV

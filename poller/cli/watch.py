@@ -13,8 +13,10 @@ from rich.text import Text
 
 from poller.app.live_block import LiveBlock
 from poller.app.progress import STYLES
+from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
-from poller.core.model import AccountState, Kind, Sums
+from poller.core.model import Kind
+from poller.core.sums import Sums
 from poller.core.text import PAUSE_TEXT, duration, without_controls
 from poller.core.timestamps import iso
 from poller.reports.ledger import imbalances

@@ -1,6 +1,6 @@
 """A person's pause of an account: its text, and how long it lasts while no run is at work. Pure."""
 
-from poller.core.model import AccountState, Pause
+from poller.core.accounts import AccountState, Pause
 from poller.core.timestamps import iso
 
 

@@ -4,7 +4,8 @@ from typing import assert_never
 
 import orjson
 
-from poller.core.model import Finished, Missing, Outcome, Poll, Refused, Running, Throttled, Unreachable
+from poller.core.details import Poll
+from poller.core.model import Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
 
 LONGEST = 1500  # characters a store keeps of a poll log, the latest: some twenty polls
 

@@ -7,33 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from poller.core.model import (
-    AccountState,
-    Added,
-    Answer,
-    Begin,
-    Chunk,
-    DeadLetter,
-    Delivery,
-    EndRow,
-    GateReading,
-    Pause,
-    Position,
-    Record,
-    Rejection,
-    Retry,
-    Row,
-    Selection,
-    Settled,
-    SourceSums,
-    StartAgain,
-    StartAnswer,
-    Sums,
-    Task,
-    TaskDetails,
-    Written,
-)
+from poller.core.accounts import AccountState, GateReading, Pause
+from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
+from poller.core.details import TaskDetails
+from poller.core.model import Added, Answer, Chunk, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.starts import Begin, EndRow, Row, StartAgain, StartAnswer
+from poller.core.sums import SourceSums, Sums
 
 Clock = Callable[[], float]  # seconds since the epoch, UTC
 

@@ -8,21 +8,9 @@ import msgspec
 import orjson
 
 from poller.core.columns import source_file
-from poller.core.model import (
-    Declined,
-    Finished,
-    Kind,
-    Missing,
-    Outcome,
-    Record,
-    Refused,
-    Row,
-    Running,
-    StartFacts,
-    StartOutcome,
-    Task,
-)
+from poller.core.model import Finished, Kind, Missing, Outcome, Record, Refused, Running, Task
 from poller.core.reason import reason_of
+from poller.core.starts import Declined, Row, StartFacts, StartOutcome
 from poller.core.timestamps import epoch, iso
 
 CLOCKS_DIFFER_S = 60.0  # HubSpot's from ours, at most

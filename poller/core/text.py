@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from poller.core.model import Kind, Pause
+from poller.core.accounts import Pause
+from poller.core.model import Kind
 
 LONGEST_SHOWN = 160  # characters of a text of unknown origin
 LONGEST_URL = 300

@@ -8,9 +8,9 @@ from typing import assert_never
 
 import structlog
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import GaveUp, PollerError, SinkError
 from poller.core.log import error_message
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
 

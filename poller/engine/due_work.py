@@ -6,8 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
-from poller.core.model import Pause, Row, Task
+from poller.core.accounts import Pause
+from poller.core.model import Task
 from poller.core.protocols import Clock, Gate, PollStore, StartStore
+from poller.core.starts import Row
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.schedule import AccountTiming
 

@@ -13,10 +13,11 @@ import orjson
 
 from poller.core.columns import source_file
 from poller.core.histogram import IMPORT_BOUNDS_S, Histogram
-from poller.core.model import Kind, Record, Sums
+from poller.core.model import Kind, Record
 from poller.core.protocols import Clock
 from poller.core.reason import reason_of
 from poller.core.record import RecordFields, decode
+from poller.core.sums import Sums
 from poller.core.timestamps import epoch
 from poller.schedule.forecast import Step
 

@@ -6,25 +6,12 @@ from typing import Any, assert_never
 
 import structlog
 
+from poller.core.accounts import Pause
 from poller.core.log import Folded
-from poller.core.model import (
-    Answer,
-    AwaitStart,
-    Begin,
-    EndRow,
-    Kind,
-    Pause,
-    Record,
-    Row,
-    StartAgain,
-    StartAnswer,
-    StartDecision,
-    Started,
-    Task,
-    Unsure,
-)
+from poller.core.model import Answer, Kind, Record, Task
 from poller.core.protocols import GateClosed, Slot, StartClient, StartStore
 from poller.core.record import render_row
+from poller.core.starts import AwaitStart, Begin, EndRow, Row, StartAgain, StartAnswer, StartDecision, Started, Unsure
 from poller.engine.due_work import DueWork, Probe
 from poller.engine.lane import Lane
 from poller.engine.recorder import Polled

@@ -8,8 +8,9 @@ from typing import assert_never
 
 import structlog
 
+from poller.core.details import Poll
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
-from poller.core.model import Answer, Finish, Outcome, Poll, PollAgain, Settled, Task
+from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient

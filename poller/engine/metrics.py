@@ -7,8 +7,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from poller.core.histogram import Histogram
-from poller.core.model import Added, Chunk, Kind, Outcome, StartOutcome, Sums
+from poller.core.model import Added, Chunk, Kind, Outcome
 from poller.core.poll_log import failure_reason
+from poller.core.starts import StartOutcome
+from poller.core.sums import Sums
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

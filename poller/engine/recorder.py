@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 import structlog
 from msgspec import Struct
 
+from poller.core.details import Poll
 from poller.core.log import is_debug
-from poller.core.model import Outcome, Poll, Record, Row, Running, Settled, StartOutcome
+from poller.core.model import Outcome, Record, Running, Settled
 from poller.core.protocols import Store
+from poller.core.starts import Row, StartOutcome
 from poller.engine.metrics import Metrics
 
 log = structlog.get_logger("poller")

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import structlog
 
+from poller.core.deliveries import Selection
 from poller.core.errors import TooManyFailures
-from poller.core.model import Added, Chunk, Record, Selection
+from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, Store
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.failures import FailureWatch

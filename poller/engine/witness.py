@@ -1,6 +1,7 @@
 """Decides whom a failed poll concerns: the account, or a task that is broken by itself while others are answered."""
 
-from poller.core.model import Finished, Missing, Outcome, Pause, Refused, Running, Task, Throttled, Unreachable
+from poller.core.accounts import Pause
+from poller.core.model import Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
 
 BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 BROKEN = "tasks that are broken by themselves"

@@ -5,40 +5,31 @@ received. An answer that cannot be understood is `Unreachable`, so that it never
 """
 
 import re
-from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
 import orjson
-from multidict import CIMultiDictProxy
 
 from poller.core.model import (
     Finished,
     JsonObject,
     Missing,
     Outcome,
-    RateLimits,
     RefusalReason,
     Refused,
     Running,
     Throttled,
     Unreachable,
 )
-from poller.core.retry_after import http_date, parse_retry_after
 from poller.core.text import printable, redacted_url
 from poller.core.timestamps import epoch
-
-Headers = Mapping[str, str]  # names in any case; of repeated names the first counts
+from poller.hubspot.headers import LONGEST_WORD, Headers, correlation_id_of, header, retry_after_s
 
 DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest common reader, stops at 128
 LOCKED_WAIT_S = 2.0  # HubSpot's least wait after a 423
 MAY_PASS = (408, 423, 425, 429, 477)  # 4xx that need no person
 LONGEST_MESSAGE = 500  # characters of HubSpot's words that a record keeps
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 900.0  # a Retry-After may come from anybody on the way
-LONGEST_WORD = 64
-LONGEST_INTEGER = 12  # digits in a header
 
 
 class BadBody(StrEnum):
@@ -73,19 +64,19 @@ def classify(status: int, headers: Headers, body: bytes) -> Outcome:
         return Missing(code=status, message=words or None, correlation_id=correlation_id)
     if (refusal := _refusal(status, headers, body, problem)) is not None:
         return Refused(reason=refusal[0], detail=refusal[1], correlation_id=correlation_id)
-    retry_after_s = _retry_after_s(headers)
+    wait_s = retry_after_s(headers)
     match status:
         case 423:
-            wait_s = max(LOCKED_WAIT_S, retry_after_s or 0.0)
-            return Unreachable(reason="http_423", retry_after_s=wait_s, correlation_id=correlation_id)
+            locked_s = max(LOCKED_WAIT_S, wait_s or 0.0)
+            return Unreachable(reason="http_423", retry_after_s=locked_s, correlation_id=correlation_id)
         case 429:
-            return Throttled(policy=_policy(problem), retry_after_s=retry_after_s, correlation_id=correlation_id)
+            return Throttled(policy=_policy(problem), retry_after_s=wait_s, correlation_id=correlation_id)
         case 477:
-            return Throttled(policy="migrating", retry_after_s=retry_after_s, correlation_id=correlation_id)
+            return Throttled(policy="migrating", retry_after_s=wait_s, correlation_id=correlation_id)
         case _:
             return Unreachable(
                 reason=f"http_{status}" if 100 <= status <= 999 else "http_invalid",
-                retry_after_s=retry_after_s,
+                retry_after_s=wait_s,
                 correlation_id=correlation_id,
             )
 
@@ -119,14 +110,14 @@ _WRONG_PATH = "this API path does not exist. Check base_url and status_path, who
 
 def is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
     """Return whether an error answer is HubSpot's own and not a proxy's, a gateway's or another service's."""
-    if _header(headers, "X-HubSpot-Correlation-Id"):
+    if header(headers, "X-HubSpot-Correlation-Id"):
         return True
     words = [(problem or {}).get(name) for name in ("correlationId", "category")]
     return any(isinstance(word, str) and word for word in words)
 
 
 def _redirect(status: int, headers: Headers) -> str:
-    location = _header(headers, "Location")
+    location = header(headers, "Location")
     to = printable(redacted_url(location)) if location else "nowhere"
     return f"the host answered {status} and points to {to}: set base_url to HubSpot's own host, or correct the proxy"
 
@@ -136,24 +127,6 @@ def _region(problem: JsonObject | None) -> str:
     if not isinstance(region, str) or re.fullmatch(r"[a-z0-9]{2,8}", region) is None:
         return "the account lives in another region of HubSpot: set base_url to that region's host"
     return f"the account lives in HubSpot's region {region}: set base_url to https://api-{region}.hubapi.com"
-
-
-_LIMITS = tuple(
-    f"X-HubSpot-RateLimit-{name}" for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
-)
-
-
-def read_limits(headers: Headers) -> RateLimits:
-    """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
-    most, remaining, interval, daily, daily_remaining = [_header(headers, name) for name in _LIMITS]
-    interval_ms = _integer(interval, 100, 3_600_000)
-    return RateLimits(
-        max=_integer(most, 1, 1_000_000),
-        remaining=_integer(remaining, 0, 10_000_000),
-        interval_s=None if interval_ms is None else interval_ms / 1000,
-        daily=_integer(daily, 1, 1_000_000_000),
-        daily_remaining=_integer(daily_remaining, 0, 1_000_000_000),
-    )
 
 
 # --- 2xx -------------------------------------------------------------------------------------------------------------
@@ -290,7 +263,7 @@ def problem_of(body: bytes) -> JsonObject | None:
 
 
 def _is_html(headers: Headers, body: bytes) -> bool:
-    return "html" in (_header(headers, "Content-Type") or "").lower() or body.lstrip()[:1] == b"<"
+    return "html" in (header(headers, "Content-Type") or "").lower() or body.lstrip()[:1] == b"<"
 
 
 def _category(problem: JsonObject | None) -> str:
@@ -322,47 +295,3 @@ def _scopes(problem: JsonObject | None) -> list[str]:
 def _policy(problem: JsonObject | None) -> Literal["window", "daily"]:
     name = (problem or {}).get("policyName")
     return "daily" if isinstance(name, str) and "DAILY" in name.upper() else "window"
-
-
-# --- headers ---------------------------------------------------------------------------------------------------------
-
-
-def _header(headers: Headers, name: str) -> str | None:
-    if isinstance(headers, CIMultiDictProxy):  # aiohttp's: it ignores case by itself
-        return headers.get(name)
-    wanted = name.casefold()
-    return next((value for key, value in headers.items() if key.casefold() == wanted), None)
-
-
-def _integer(value: str | None, least: int, most: int) -> int | None:
-    return None if value is None or len(value) > LONGEST_WORD else _integer_in(value, least, most)
-
-
-@lru_cache(maxsize=4096)  # all answers have the same limits, and most counts recur
-def _integer_in(value: str, least: int, most: int) -> int | None:
-    text = value.strip()
-    if not text.isdigit() or not text.isascii() or len(text) > LONGEST_INTEGER:
-        return None
-    number = int(text)
-    return number if least <= number <= most else None
-
-
-_CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-
-
-def correlation_id_of(headers: Headers, document: JsonObject | None) -> str | None:
-    value = _header(headers, "X-HubSpot-Correlation-Id")
-    if value is not None and _CORRELATION_ID.fullmatch(value):
-        return value
-    value = None if document is None else document.get("correlationId")
-    return value if isinstance(value, str) and _CORRELATION_ID.fullmatch(value) else None
-
-
-def _retry_after_s(headers: Headers) -> float | None:
-    """Return the wait that HubSpot requests. A date counts from the answer's own `Date`, so no clock has to agree."""
-    return parse_retry_after(
-        _header(headers, "Retry-After"),
-        sent_at=http_date(_header(headers, "Date")),
-        floor_s=SHORTEST_WAIT_S,
-        ceiling_s=LONGEST_WAIT_S,
-    )

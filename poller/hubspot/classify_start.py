@@ -7,24 +7,12 @@ time at once.
 import msgspec
 import orjson
 
-from poller.core.model import (
-    Declined,
-    Missing,
-    NotSent,
-    Outcome,
-    RateLimits,
-    Refused,
-    Running,
-    StartAnswer,
-    Started,
-    StartOutcome,
-    Throttled,
-    Unreachable,
-    Unsure,
-)
+from poller.core.model import Missing, Outcome, RateLimits, Refused, Running, Throttled, Unreachable
+from poller.core.starts import Declined, NotSent, StartAnswer, Started, StartOutcome, Unsure
 from poller.core.task_id import task_id_of
 from poller.core.text import printable
-from poller.hubspot.classify import Headers, classify, correlation_id_of, is_hubspots, problem_of, read_limits
+from poller.hubspot.classify import classify, is_hubspots, problem_of
+from poller.hubspot.headers import Headers, correlation_id_of, read_limits
 
 DECLINED = (400, 404, 409, 413, 414, 415, 422)
 NOT_REACHED = (521, 523, 525, 526)  # Cloudflare had no connection to HubSpot

@@ -22,8 +22,9 @@ from poller.core.http_errors import http_error
 from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
 from poller.core.protocols import TokenSource
 from poller.core.task_id import in_path, is_task_id
-from poller.hubspot.classify import classify, read_limits
+from poller.hubspot.classify import classify
 from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, read_body
+from poller.hubspot.headers import read_limits
 from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable
 

@@ -8,8 +8,9 @@ import structlog
 from yarl import URL
 
 from poller.core.errors import ConfigError
-from poller.core.model import Refused, StartAnswer
+from poller.core.model import Refused
 from poller.core.protocols import TokenSource
+from poller.core.starts import StartAnswer
 from poller.hubspot.classify_start import classify_start, not_sent, unsure
 from poller.hubspot.client import LARGEST_PROBLEM, USER_AGENT, Connections, Trouble, trouble_of, untrusted
 from poller.hubspot.connection import HostPool, read_body

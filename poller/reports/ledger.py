@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from poller.core.model import Kind, SinkSums, SourceSums, Sums
+from poller.core.model import Kind
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.core.text import without_controls
 
 MOST_SOURCES = 20  # with a line each; beyond, one line a folder

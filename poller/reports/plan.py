@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from poller.config import AccountSettings
+from poller.core.accounts import AccountState
 from poller.core.errors import ConfigError
 from poller.core.learned_limit import LearnedLimit
-from poller.core.model import AccountState, JsonObject
+from poller.core.model import JsonObject
 from poller.core.text import duration
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from poller.core.model import AccountState, Kind, Pause, SinkSums, SourceSums, Sums
+from poller.core.accounts import AccountState, Pause
+from poller.core.model import Kind
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.core.text import printable
 from poller.core.timestamps import iso
 from poller.reports.task import Instant, instant

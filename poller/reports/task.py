@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from poller.core.model import AccountState, Kind, Pause, Poll, TaskDetails
+from poller.core.accounts import AccountState, Pause
+from poller.core.details import Poll, TaskDetails
+from poller.core.model import Kind
 from poller.core.text import duration, kind_label, printable
 from poller.core.timestamps import iso
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from poller.core.model import Delivery
+from poller.core.deliveries import Delivery
 from poller.core.text import without_controls
 
 

@@ -6,7 +6,8 @@ from msgspec import Struct, field, json
 from msgspec.structs import replace
 
 from poller.core.errors import Exit
-from poller.core.model import Kind, Sums
+from poller.core.model import Kind
+from poller.core.sums import Sums
 
 
 class WorkStart(Struct, frozen=True, kw_only=True):

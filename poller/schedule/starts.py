@@ -6,20 +6,18 @@ from typing import Any, Literal, assert_never
 
 import orjson
 
-from poller.core.model import (
+from poller.core.model import Kind, Refused, Throttled
+from poller.core.starts import (
     AwaitStart,
     Begin,
     Declined,
     EndRow,
-    Kind,
     NotSent,
-    Refused,
     Row,
     StartAgain,
     StartDecision,
     Started,
     StartOutcome,
-    Throttled,
     Unsure,
 )
 from poller.schedule.learned import PollPlanner, Tradeoff

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from poller.core.model import Retry
+from poller.core.deliveries import Retry
 
 DOUBLING_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import SinkError
-from poller.core.model import Delivery, Retry, Written
 
 Batch = tuple[Delivery, ...]
 

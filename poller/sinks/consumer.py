@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from poller.core.model import Delivery, Retry, Written
+from poller.core.deliveries import Delivery, Retry, Written
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ where a person must act (the other sinks continue), and `ConfigError` in the fac
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Sink
 
 # Makes a sink of its target (what follows the colon, may be empty) and of the other keys of its [[sinks]] table.

@@ -12,9 +12,9 @@ import stat
 from collections.abc import Sequence
 from typing import ClassVar
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.disk import FULL
 from poller.core.errors import OutputClosed, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.sinks.table import SinkEnvironment, SinkTable
 
 RETRY_S = 5.0  # full disk behind a redirection

@@ -5,27 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from poller.core.accounts import AccountState
+from poller.core.deliveries import DeadLetter, Delivery
+from poller.core.details import TaskDetails
 from poller.core.errors import ConfigError
-from poller.core.model import (
-    AccountState,
-    Added,
-    Chunk,
-    DeadLetter,
-    Delivery,
-    Kind,
-    Position,
-    ReasonSum,
-    Rejection,
-    Settled,
-    SinkSums,
-    SourceSums,
-    StartSums,
-    Sums,
-    Task,
-    TaskDetails,
-)
+from poller.core.model import Added, Chunk, Kind, Position, Rejection, Settled, Task
 from poller.core.poll_log import polls as polls_of
 from poller.core.record import restore
+from poller.core.sums import ReasonSum, SinkSums, SourceSums, StartSums, Sums
 
 Row = Sequence[Any]
 

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from poller.core.model import AccountState
+from poller.core.accounts import AccountState
 from poller.core.protocols import Store
 from poller.store.leases import Leases
 

@@ -8,8 +8,8 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from poller.core.deliveries import DeadLetter
 from poller.core.errors import ConfigError
-from poller.core.model import DeadLetter
 from poller.core.timestamps import iso
 from poller.engine import Lane
 from poller.reports.status import account_view

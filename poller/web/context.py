@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from poller.core.model import AccountState
+from poller.core.accounts import AccountState
 from poller.core.protocols import Clock, StateReader, Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics

@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from poller import __version__
-from poller.core.model import Pause
+from poller.core.accounts import Pause
 from poller.core.protocols import Store
 from poller.engine import DeliveryLoop
 from poller.reports.task import Instant, instant

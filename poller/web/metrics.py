@@ -17,10 +17,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from poller import __version__
+from poller.core.accounts import GateReading, Pause
 from poller.core.errors import PollerError
 from poller.core.histogram import Histogram
-from poller.core.model import GateReading, Kind, Outcome, Pause, StartOutcome
+from poller.core.model import Kind, Outcome
 from poller.core.record import decode
+from poller.core.starts import StartOutcome
 from poller.core.timestamps import epoch
 from poller.web.context import RunContext, store_limit
 from poller.web.loop_lag import LoopLag

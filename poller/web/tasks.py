@@ -6,7 +6,7 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from poller.core.model import Delivery
+from poller.core.deliveries import Delivery
 from poller.core.task_id import is_task_id
 from poller.reports.task import task_view
 from poller.web.context import RUN, STATE, RunContext, store_limit

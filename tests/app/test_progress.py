@@ -11,8 +11,9 @@ from rich.console import Console
 
 from poller.app.live_block import LiveBlock
 from poller.app.progress import Progress
+from poller.core.accounts import Pause
 from poller.core.errors import Exit
-from poller.core.model import Kind, Pause
+from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
 from poller.engine.metrics import Metrics

@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from poller.cli.commands import replay as replay_command
 from poller.cli.commands.replay import replay_to
+from poller.core.deliveries import Delivery, Selection, Written
 from poller.core.errors import ConfigError, Exit, PollerError, SinkError, StoreLocked
-from poller.core.model import Chunk, Delivery, Fed, Finished, Kind, Position, Selection, Settled, Written
+from poller.core.model import Chunk, Fed, Finished, Kind, Position, Settled
 from poller.core.protocols import Clock
 from poller.core.record import render
 from poller.engine import DeliveryLoop

@@ -10,9 +10,10 @@ import orjson
 import pytest
 
 from poller.cli.commands.status import print_status, watch_status
+from poller.core.accounts import AccountState
 from poller.core.errors import Exit
-from poller.core.model import AccountState, SinkSums, Sums
 from poller.core.protocols import Clock
+from poller.core.sums import SinkSums, Sums
 from poller.reports.status import AccountView, LedgerView, ReasonCount, RunningProcess, status_line
 from poller.reports.task import PollView, TaskView
 from poller.sandbox import Scenario, parse_durations

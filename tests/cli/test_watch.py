@@ -10,9 +10,10 @@ from rich.console import Console
 from poller.app.live_block import LiveBlock
 from poller.cli.commands.status import _sums_and_limits
 from poller.cli.watch import LiveView
+from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
-from poller.core.model import AccountState, SinkSums, Sums
 from poller.core.protocols import Clock
+from poller.core.sums import SinkSums, Sums
 from poller.sandbox import Scenario, parse_durations
 from tests.support.processes import hubspot, run
 from tests.support.simulation import Simulation, settings_for

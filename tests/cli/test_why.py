@@ -10,8 +10,10 @@ import pytest
 import typer
 
 from poller.cli.commands.why import print_task
+from poller.core.accounts import AccountState
+from poller.core.details import Poll, TaskDetails
 from poller.core.errors import Exit
-from poller.core.model import AccountState, Kind, Poll, TaskDetails
+from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.record import restore
 from poller.reports.task import task_text

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from poller.core.model import Kind, Pause
+from poller.core.accounts import Pause
+from poller.core.model import Kind
 from poller.core.text import KIND_TEXT, LONGEST_SHOWN, LONGEST_URL, PAUSE_TEXT, duration, printable, redacted_url
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import GaveUp, SinkError
-from poller.core.model import Chunk, Delivery, Fed, Finished, Kind, Position, Retry, Settled, Written
+from poller.core.model import Chunk, Fed, Finished, Kind, Position, Settled
 from poller.core.protocols import Clock, Store
 from poller.core.record import render
 from poller.engine import DeliveryLoop

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.histogram import IMPORT_BOUNDS_S, Histogram
-from poller.core.model import Kind, ReasonSum, Record, Sums
+from poller.core.model import Kind, Record
 from poller.core.record import restore
+from poller.core.sums import ReasonSum, Sums
 from poller.core.text import KIND_TEXT
 from poller.engine.history import OTHER, REASONS, STEPS, History
 

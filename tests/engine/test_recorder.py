@@ -3,7 +3,8 @@
 from collections.abc import MutableMapping
 from typing import Any
 
-from poller.core.model import Finished, Kind, Poll, Record
+from poller.core.details import Poll
+from poller.core.model import Finished, Kind, Record
 from poller.core.protocols import Clock
 from poller.engine.metrics import Metrics
 from poller.engine.recorder import Polled, Recorder

@@ -22,7 +22,8 @@ from poller.core.model import (
     Unreachable,
 )
 from poller.core.record import render
-from poller.hubspot.classify import DEEPEST, classify, read_limits
+from poller.hubspot.classify import DEEPEST, classify
+from poller.hubspot.headers import read_limits
 from tests.support.makers import make_task
 
 JSON = {"Content-Type": "application/json"}

@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.model import (
-    Declined,
-    Missing,
-    NotSent,
-    Refused,
-    Running,
-    Started,
-    StartOutcome,
-    Throttled,
-    Unreachable,
-    Unsure,
-)
+from poller.core.model import Missing, Refused, Running, Throttled, Unreachable
+from poller.core.starts import Declined, NotSent, Started, StartOutcome, Unsure
 from poller.hubspot.classify_start import classify_start
 
 JSON = {"Content-Type": "application/json"}

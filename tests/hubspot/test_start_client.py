@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 
 from poller.core.errors import ConfigError
-from poller.core.model import NotSent, Refused, Started, Unsure
+from poller.core.model import Refused
+from poller.core.starts import NotSent, Started, Unsure
 from poller.hubspot.client import Connections
 from poller.hubspot.start_client import HubSpotStarts
 from poller.hubspot.tokens import TokenUnavailable

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from poller.core.errors import StoreUnusable
-from poller.core.model import Sums
+from poller.core.sums import Sums
 from poller.store import read_store
 from tests.support.processes import Running, run, running, wait_until
 

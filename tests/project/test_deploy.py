@@ -21,8 +21,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from poller.config import Settings, load
+from poller.core.accounts import Pause
 from poller.core.errors import Exit
-from poller.core.model import Kind, Pause
+from poller.core.model import Kind
 from poller.web.metrics import OUTCOMES
 from tests.support.processes import TOKEN, Running, environ, hubspot, run, running, wait_until
 

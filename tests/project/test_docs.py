@@ -16,8 +16,9 @@ import typer
 
 from poller.cli.app import app
 from poller.config import Settings
+from poller.core.accounts import Pause
 from poller.core.errors import Exit
-from poller.core.model import Kind, Pause
+from poller.core.model import Kind
 from tests.support.processes import TOKEN, environ, hubspot, records, running, wait_until
 
 pytestmark = pytest.mark.default_ports

@@ -101,7 +101,7 @@ def test_a_checklist_forgets_no_place_of_its_example(checklist: Checklist) -> No
 SAMPLE = """# Page
 
 ## A thing
-1. `poller/core/model.py` `Pause`, `NoSuchName`: text with `a/b`.
+1. `poller/core/accounts.py` `Pause`, `NoSuchName`: text with `a/b`.
 2. `poller/nowhere.py`, `README.md`: text
    that goes over `two/lines`.
 
@@ -111,8 +111,8 @@ Every place: `git grep -nE "NoSuchName"`
 
 def test_a_path_or_a_symbol_that_does_not_exist_is_found() -> None:
     (checklist,) = checklists(SAMPLE)
-    assert ("poller/core/model.py", "Pause") in checklist.places
-    assert {"NoSuchName in poller/core/model.py", "poller/nowhere.py", "a/b", "two/lines"} == set(missing(checklist))
+    assert ("poller/core/accounts.py", "Pause") in checklist.places
+    assert {"NoSuchName in poller/core/accounts.py", "poller/nowhere.py", "a/b", "two/lines"} == set(missing(checklist))
 
 
 @pytest.mark.skipif(not (HOUSE / ".git").exists(), reason="not a git checkout")

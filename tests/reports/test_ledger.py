@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from poller.core.model import AccountState, ReasonSum, SinkSums, SourceSums, Sums
+from poller.core.accounts import AccountState
+from poller.core.sums import ReasonSum, SinkSums, SourceSums, Sums
 from poller.reports.ledger import imbalances, ledger, merged, summary
 
 SOURCE = SourceSums(name="ids.txt", lines=12, tasks=8, duplicates=1, rejected=2, blank=1, ended=True)

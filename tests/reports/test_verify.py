@@ -6,7 +6,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.model import Delivery
+from poller.core.deliveries import Delivery
 from poller.reports.verify import Comparison, compare
 
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec.json import encode
 
 from poller.core.errors import Exit
-from poller.core.model import SinkSums, SourceSums, Sums
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.reports.work import WorkNote, begun, exit_code, work_note, work_of, work_text
 
 SOURCE = SourceSums(name="ids.txt", lines=10, tasks=8, duplicates=1, rejected=0, blank=1, ended=True)

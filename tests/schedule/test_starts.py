@@ -8,20 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.model import (
+from poller.core.model import Kind, Refused, Throttled
+from poller.core.starts import (
     AwaitStart,
     Begin,
     Declined,
     EndRow,
-    Kind,
     NotSent,
-    Refused,
     Row,
     StartAgain,
     StartDecision,
     Started,
     StartOutcome,
-    Throttled,
     Unsure,
 )
 from poller.schedule import PollPlanner, Tradeoff

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from poller.core.accounts import AccountState, Pause
 from poller.core.errors import Exit
-from poller.core.model import AccountState, Pause
 from poller.core.protocols import Clock
 from poller.sandbox import FAULTS, Fate, Outage, Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest, error, html, scope_missing, throttled, wrong_path

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from poller.core.model import Pause
+from poller.core.accounts import Pause
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest, Transmission

@@ -12,8 +12,8 @@ import pytest
 import structlog
 
 from poller.core import log as logs
+from poller.core.accounts import Pause
 from poller.core.errors import Exit
-from poller.core.model import Pause
 from poller.core.protocols import Clock
 from poller.reports.ledger import summary
 from poller.sandbox import Scenario, parse_durations

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from poller.core.accounts import Pause
 from poller.core.errors import Exit
-from poller.core.model import Pause
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from poller.sandbox.reply import (

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Sink
 from poller.sinks import make_sink
 from tests.support.makers import sink_environment

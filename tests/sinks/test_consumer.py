@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given
 
-from poller.core.model import Delivery, Written
+from poller.core.deliveries import Delivery, Written
 from poller.sinks.consumer import ConsumerSink
 
 

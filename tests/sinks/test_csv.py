@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.cli.commands.verify import verify_files
+from poller.core.deliveries import Delivery
 from poller.core.errors import Exit, InputError
-from poller.core.model import Delivery
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sinks import written_files

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.sinks.files.csv_lines import CSV
 from poller.sinks.files.jsonl import JSONL
 from poller.sinks.files.rotation import LineFormat
@@ -368,7 +368,7 @@ def test_a_file_size_limit_is_a_full_disk(path: Path) -> None:
     program = textwrap.dedent("""
         import asyncio, resource, sys
         from pathlib import Path
-        from poller.core.model import Delivery
+        from poller.core.deliveries import Delivery
         from poller.sinks.files.jsonl import JSONL
         from poller.sinks.files.sink import FileSink
         async def main():

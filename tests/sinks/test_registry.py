@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from poller.core.deliveries import Delivery
 from poller.core.errors import ConfigError, Exit
-from poller.core.model import Delivery
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sinks import check_sinks, make_sink, make_sinks, written_files

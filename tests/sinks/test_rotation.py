@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.sinks import make_sink, written_files
 from poller.sinks.files.jsonl import JSONL
 from poller.sinks.files.rotation import FilePosition, LineFormat, Rotation, decode_position, encode_position

@@ -21,8 +21,8 @@ import orjson
 import psycopg
 import pytest
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock, Sink
 from poller.sinks import make_sink
 from poller.sinks.sql.postgres import PostgresDatabase

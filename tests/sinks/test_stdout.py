@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import OutputClosed, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.sinks.stdout import StdoutSink
 
 

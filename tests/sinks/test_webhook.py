@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook
 
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
 from poller.sinks import make_sink
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers

@@ -8,21 +8,9 @@ from random import Random
 import orjson
 import pytest
 
-from poller.core.model import (
-    Begin,
-    Chunk,
-    EndRow,
-    Fed,
-    FedRow,
-    Finished,
-    Kind,
-    Position,
-    Row,
-    Settled,
-    StartAgain,
-    Unsure,
-)
+from poller.core.model import Chunk, Fed, FedRow, Finished, Kind, Position, Settled
 from poller.core.record import render, render_row
+from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
 from poller.reports.ledger import imbalances
 from poller.store import SqliteStore, open_store
 

@@ -30,24 +30,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from poller.core.model import (
-    AccountState,
-    Added,
-    Chunk,
-    Fed,
-    Kind,
-    PollAgain,
-    Position,
-    Record,
-    Rejection,
-    Selection,
-    Settled,
-    SinkSums,
-    SourceSums,
-    Task,
-    Written,
-)
+from poller.core.accounts import AccountState
+from poller.core.deliveries import Selection, Written
+from poller.core.model import Added, Chunk, Fed, Kind, PollAgain, Position, Record, Rejection, Settled, Task
 from poller.core.protocols import Store
+from poller.core.sums import SinkSums, SourceSums
 from poller.reports.ledger import imbalances
 from poller.store import open_store
 from poller.store.postgres.dsn import parse

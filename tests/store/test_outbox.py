@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from poller.core.deliveries import DeadLetter, Selection, Written
 from poller.core.errors import ConfigError
-from poller.core.model import Added, Chunk, DeadLetter, Fed, Kind, Position, Selection, SinkSums, Sums, Written
+from poller.core.model import Added, Chunk, Fed, Kind, Position
 from poller.core.protocols import Clock, Store
+from poller.core.sums import SinkSums, Sums
 from poller.reports.ledger import imbalances
 from tests.support.store_makers import chunk_of, feed, finish, finished, ids, running
 

@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from poller.core.accounts import AccountState
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import AccountState
 from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import last_beat, open_store, read_store

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
+from poller.core.accounts import AccountState
 from poller.core.errors import Exit, StoreError, StoreUnusable
-from poller.core.model import AccountState
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store, read_store

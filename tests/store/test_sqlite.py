@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from poller.core.accounts import AccountState
+from poller.core.deliveries import DeadLetter, Delivery, Selection
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import AccountState, DeadLetter, Delivery, ReasonSum, Selection, SinkSums
 from poller.core.protocols import Clock
+from poller.core.sums import ReasonSum, SinkSums
 from poller.reports.ledger import imbalances
 from poller.store import SqliteStore, last_beat, open_store, read_store
 from poller.store.sqlite.errors import may_pass

@@ -6,9 +6,12 @@ import time
 
 import pytest
 
+from poller.core.accounts import AccountState
+from poller.core.deliveries import Written
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import AccountState, Added, Chunk, Fed, Kind, Position, ReasonSum, Rejection, SourceSums, Written
+from poller.core.model import Added, Chunk, Fed, Kind, Position, Rejection
 from poller.core.protocols import Clock, Store
+from poller.core.sums import ReasonSum, SourceSums
 from poller.store import last_beat, open_store, read_store
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
 

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from poller.core.model import Kind, Poll, PollAgain, Settled, Written
+from poller.core.deliveries import Written
+from poller.core.details import Poll
+from poller.core.model import Kind, PollAgain, Settled
 from poller.core.poll_log import LONGEST, poll_line, polls
 from poller.core.protocols import Clock, Store
 from poller.store import read_store

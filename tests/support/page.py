@@ -13,7 +13,7 @@ from typing import Any, Literal
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page
 
-from poller.core.model import Sums
+from poller.core.sums import Sums
 from poller.store import read_store
 from tests.support.processes import Running, environ, running, wait_until
 

@@ -18,8 +18,8 @@ from poller.app.live_block import LiveBlock
 from poller.app.run import run
 from poller.config import Address, Settings, load
 from poller.core.errors import Exit
-from poller.core.model import Sums
 from poller.core.protocols import Clock
+from poller.core.sums import Sums
 from poller.engine import Service
 from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, make_app

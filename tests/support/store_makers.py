@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from poller.core.deliveries import Delivery
 from poller.core.errors import StoreError
-from poller.core.model import Chunk, Delivery, Fed, Kind, PollAgain, Position, Rejection, Settled, Task
+from poller.core.model import Chunk, Fed, Kind, PollAgain, Position, Rejection, Settled, Task
 from poller.core.protocols import Store
 from poller.core.record import restore
 from poller.store import SqliteStore

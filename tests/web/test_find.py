@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import pytest
 
-from poller.core.model import Selection, Written
+from poller.core.deliveries import Selection, Written
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store

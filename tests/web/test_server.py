@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from poller.config import Address, address_of, load
+from poller.core.accounts import Pause
 from poller.core.errors import ConfigError
-from poller.core.model import Kind, Pause
+from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.sandbox import Outage, Scenario, parse_durations
 from poller.web import listen

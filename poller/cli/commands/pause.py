@@ -52,7 +52,7 @@ async def change_pause(settings: Settings, account: str, *, is_paused: bool, clo
 
 async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, clock: Clock) -> None:
     from poller.cli.records import open_state
-    from poller.core.model import Pause
+    from poller.core.accounts import Pause
     from poller.core.person_pause import paused_since_s, person_pause_detail
     from poller.store import open_store
 

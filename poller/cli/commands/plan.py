@@ -9,7 +9,8 @@ import typer
 
 from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, run_async, settings_of
 from poller.core.errors import Exit, StoreUnusable
-from poller.core.model import Added, Chunk, Position, SourceSums
+from poller.core.model import Added, Chunk, Position
+from poller.core.sums import SourceSums
 
 if TYPE_CHECKING:
     from poller.reports.plan import KnownAccount

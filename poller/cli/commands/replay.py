@@ -12,8 +12,9 @@ import typer
 
 from poller.cli import completion
 from poller.cli.options import Config, Settings, Since, State, instant_of, run_async, settings_of
+from poller.core.deliveries import Delivery, Retry, Selection
 from poller.core.errors import ConfigError, Exit, SinkError, StoreLocked
-from poller.core.model import Delivery, Kind, Retry, Selection
+from poller.core.model import Kind
 from poller.core.protocols import Clock, Sink, Store
 from poller.core.text import redacted_url
 

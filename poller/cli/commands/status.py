@@ -12,8 +12,8 @@ from msgspec.json import encode
 from poller.cli.options import AsJson, Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
-from poller.core.model import Sums
 from poller.core.protocols import Clock
+from poller.core.sums import Sums
 from poller.reports.ledger import imbalances, summary
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"

@@ -10,7 +10,7 @@ import typer
 
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
-from poller.core.model import Sums
+from poller.core.sums import Sums
 from poller.core.text import without_controls
 
 EXAMPLES = "\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db"

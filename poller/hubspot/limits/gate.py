@@ -10,19 +10,8 @@ from typing import Self, assert_never
 
 import structlog
 
-from poller.core.model import (
-    AccountState,
-    Answer,
-    Finished,
-    GateReading,
-    Missing,
-    Pause,
-    RateLimits,
-    Refused,
-    Running,
-    Throttled,
-    Unreachable,
-)
+from poller.core.accounts import AccountState, GateReading, Pause
+from poller.core.model import Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue

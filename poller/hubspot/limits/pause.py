@@ -6,7 +6,8 @@ from random import Random
 
 import structlog
 
-from poller.core.model import Pause, Refused, Throttled, Unreachable
+from poller.core.accounts import Pause
+from poller.core.model import Refused, Throttled, Unreachable
 from poller.core.protocols import Clock
 from poller.hubspot.limits.outage import RequestCounts
 from poller.hubspot.limits.quota import DailyQuota

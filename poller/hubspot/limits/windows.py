@@ -2,7 +2,8 @@
 
 import math
 
-from poller.core.model import AccountState, RateLimits
+from poller.core.accounts import AccountState
+from poller.core.model import RateLimits
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app

@@ -12,9 +12,9 @@ import structlog
 from pydantic import BeforeValidator, Field
 
 from poller.config.value_types import Count, Seconds
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import SinkError
 from poller.core.log import Folded
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
 from poller.sinks.backoff import Backoff
 from poller.sinks.batches import Batch, BatchRefused, BatchSender

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from poller.core.csv_cells import harmless
-from poller.core.model import Delivery
+from poller.core.deliveries import Delivery
 from poller.sinks.files.rotation import LineFormat
 from poller.sinks.files.sink import FileTable
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from poller.core.model import Delivery
+from poller.core.deliveries import Delivery
 from poller.core.record import decode
 
 CODES = {"%Y": r"(?P<Y>[0-9]{4})", "%m": r"(?P<m>[0-9]{2})", "%d": r"(?P<d>[0-9]{2})", "%%": "%"}

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from poller.config.value_types import no_bool
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.disk import FULL
 from poller.core.errors import SinkError
-from poller.core.model import Delivery, Retry, Written
 from poller.sinks.files.line_file import LineFile
 from poller.sinks.files.rotation import (
     FilePart,

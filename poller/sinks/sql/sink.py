@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Protocol
 from pydantic import Field
 
 from poller.config.value_types import Seconds
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError
-from poller.core.model import Delivery, Retry, Written
 from poller.core.record import decode
 from poller.sinks.backoff import Backoff
 from poller.sinks.batches import Batch, BatchRefused, BatchSender

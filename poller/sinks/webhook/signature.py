@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
 
-from poller.core.model import Delivery
+from poller.core.deliveries import Delivery
 
 PREFIX = "whsec_"
 LEAST_KEY_BYTES, MOST_KEY_BYTES = 24, 64  # the specification's own bounds

@@ -18,10 +18,10 @@ from yarl import URL
 from poller import __version__
 from poller.config.value_types import Count, Empty, Seconds, Variable, http_url, no_bool
 from poller.core.credentials import secret_in_env, secret_in_file, trusted_by
+from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
 from poller.core.http_errors import http_error
 from poller.core.log import keep_secret
-from poller.core.model import Delivery, Retry, Written
 from poller.core.protocols import Clock
 from poller.core.retry_after import http_date, parse_retry_after
 from poller.sinks.backoff import jittered_s

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import AsyncConnection
 
-from poller.core.model import Delivery, Selection
+from poller.core.deliveries import Delivery, Selection
 from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.search import forget_runs
 from poller.store.rows import delivery_of, storable

@@ -8,9 +8,13 @@ from typing import Any, TypeVar, TypeVarTuple
 import psycopg
 from psycopg import AsyncConnection
 
-from poller.core.model import AccountState, DeadLetter, Delivery, Rejection, SinkSums, SourceSums, Sums, TaskDetails
+from poller.core.accounts import AccountState
+from poller.core.deliveries import DeadLetter, Delivery
+from poller.core.details import TaskDetails
+from poller.core.model import Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first

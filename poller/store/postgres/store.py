@@ -13,8 +13,9 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from poller.core.deliveries import Delivery, Selection, Written
 from poller.core.errors import ConfigError
-from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Task, Written
+from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
 from poller.store.postgres import outbox, task_queue

@@ -10,7 +10,8 @@ from typing import Any
 
 from psycopg import AsyncConnection, errors
 
-from poller.core.model import AccountState, Added, Chunk, Kind, Position, Settled, Task
+from poller.core.accounts import AccountState
+from poller.core.model import Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S

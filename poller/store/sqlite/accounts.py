@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Mapping
 
-from poller.core.model import AccountState
+from poller.core.accounts import AccountState
 
 
 def account_base(connection: sqlite3.Connection, name: str, noted: Mapping[str, AccountState]) -> tuple[int, float]:

@@ -12,7 +12,10 @@ from contextlib import closing
 import msgspec
 import orjson
 
-from poller.core.model import AccountState, FedRow, Kind, Record, Row, StartAgain, StartFacts, StartSums
+from poller.core.accounts import AccountState
+from poller.core.model import FedRow, Kind, Record
+from poller.core.starts import Row, StartAgain, StartFacts
+from poller.core.sums import StartSums
 from poller.store.rows import storable
 from poller.store.sqlite.accounts import account_base
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from poller.core.model import Delivery, Selection
+from poller.core.deliveries import Delivery, Selection
 from poller.store.rows import delivery_of, storable
 from poller.store.sqlite import import_rows
 from poller.store.sqlite.search import forget_runs

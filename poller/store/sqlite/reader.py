@@ -5,19 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
-from poller.core.model import (
-    AccountState,
-    DeadLetter,
-    Delivery,
-    Kind,
-    Rejection,
-    SinkSums,
-    SourceSums,
-    Sums,
-    TaskDetails,
-)
+from poller.core.accounts import AccountState
+from poller.core.deliveries import DeadLetter, Delivery
+from poller.core.details import TaskDetails
+from poller.core.model import Kind, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
 from poller.store.sqlite import import_rows

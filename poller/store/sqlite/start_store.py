@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from poller.core.model import AccountState, Begin, EndRow, Record, Row, StartAgain
+from poller.core.accounts import AccountState
+from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
+from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.store.sqlite import import_rows
 from poller.store.sqlite.accounts import account_base
 from poller.store.sqlite.group_commit import GroupCommit

@@ -11,9 +11,11 @@ from typing import TypeVar, TypeVarTuple
 
 import structlog
 
-from poller.core.model import Added, Chunk, Delivery, Position, Selection, Settled, Sums, Task, Written
+from poller.core.deliveries import Delivery, Selection, Written
+from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.core.search import TaskPage
+from poller.core.sums import Sums
 from poller.store.intervals import SAVE_WITHIN_S
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
 from poller.store.sqlite import outbox, task_queue

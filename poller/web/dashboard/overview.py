@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from poller import __version__
+from poller.core.accounts import GateReading
 from poller.core.errors import StoreError
-from poller.core.model import GateReading, Kind, SinkSums, SourceSums
+from poller.core.model import Kind
+from poller.core.sums import SinkSums, SourceSums
 from poller.core.timestamps import iso
 from poller.engine import DeliveryLoop
 from poller.engine.history import STEP_S, History

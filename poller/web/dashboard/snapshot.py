@@ -9,8 +9,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.json import encode
 
+from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.histogram import Histogram
-from poller.core.model import AccountState, GateReading, Pause
 from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
 from poller.engine.failures import DominantReason

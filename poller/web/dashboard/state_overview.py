@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from poller import __version__
-from poller.core.model import Kind, SinkSums, SourceSums, Sums
+from poller.core.model import Kind
 from poller.core.record import decode
+from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.core.timestamps import epoch, iso
 from poller.engine.history import History
 from poller.reports.failures.counters import Timeline

@@ -9,19 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from poller.core.model import (
-    AccountState,
-    Answer,
-    Finished,
-    Missing,
-    Outcome,
-    Pause,
-    RateLimits,
-    Refused,
-    Running,
-    Throttled,
-    Unreachable,
-)
+from poller.core.accounts import AccountState, Pause
+from poller.core.model import Answer, Finished, Missing, Outcome, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.protocols import Clock, Gate, GateClosed
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.limits.concurrency import Concurrency

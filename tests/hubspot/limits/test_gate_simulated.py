@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poller.core.model import AccountState, Answer, Outcome, Pause, RateLimits, Running, Throttled, Unreachable
+from poller.core.accounts import AccountState, Pause
+from poller.core.model import Answer, Outcome, RateLimits, Running, Throttled, Unreachable
 from poller.core.protocols import Clock, GateClosed, Slot
 from poller.hubspot.limits import AccountGate, GateLimits
 from tests.support.virtual import EPOCH, VirtualLoop

@@ -11,8 +11,9 @@ import aiohttp
 import orjson
 import pytest
 
-from poller.core.model import Delivery, Sums, Written
+from poller.core.deliveries import Delivery, Written
 from poller.core.protocols import Clock
+from poller.core.sums import Sums
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from poller.sinks.stdout import StdoutSink
 from poller.web.dashboard import FILES

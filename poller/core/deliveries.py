@@ -1,0 +1,53 @@
+"""Records on their way to the sinks: a delivery, what a sink answers, dead letters, and which to take again. No I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """A record to deliver to one sink. `number` grows in the order in which tasks finished."""
+
+    number: int
+    account: str
+    task_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The batch is safe at its target, except for the records refused for good (number → reason)."""
+
+    position: bytes | None = None  # the sink's own progress, committed with the delivered rows
+    count: int | None = None  # only so many records from the batch's begin were taken; None: all
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Nothing of the batch counts as written: write the same batch again after `wait_s`."""
+
+    reason: str
+    wait_s: float
+    position: bytes | None = None  # the sink's position, where it changed all the same
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A record that a sink refused for good."""
+
+    sink: str
+    reason: str
+    refused_at: float
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which finished records to take; all given conditions must hold."""
+
+    since: float | None = None  # finished at or after this instant
+    kinds: frozenset[str] = frozenset()  # empty: any kind
+    dead: bool = False  # only dead letters of the sink in question
+    task_ids: frozenset[str] | None = None  # only these; None: any

@@ -1,0 +1,75 @@
+"""Read what the headers of HubSpot's answers show of limits, waits and origin. Pure and total."""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from multidict import CIMultiDictProxy
+
+from poller.core.model import JsonObject, RateLimits
+from poller.core.retry_after import http_date, parse_retry_after
+
+Headers = Mapping[str, str]  # names in any case; of repeated names the first counts
+
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 900.0  # a Retry-After may come from anybody on the way
+LONGEST_WORD = 64
+LONGEST_INTEGER = 12  # digits in a header
+
+
+_LIMITS = tuple(
+    f"X-HubSpot-RateLimit-{name}" for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
+)
+
+
+def read_limits(headers: Headers) -> RateLimits:
+    """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
+    most, remaining, interval, daily, daily_remaining = [header(headers, name) for name in _LIMITS]
+    interval_ms = _integer(interval, 100, 3_600_000)
+    return RateLimits(
+        max=_integer(most, 1, 1_000_000),
+        remaining=_integer(remaining, 0, 10_000_000),
+        interval_s=None if interval_ms is None else interval_ms / 1000,
+        daily=_integer(daily, 1, 1_000_000_000),
+        daily_remaining=_integer(daily_remaining, 0, 1_000_000_000),
+    )
+
+
+def header(headers: Headers, name: str) -> str | None:
+    if isinstance(headers, CIMultiDictProxy):  # aiohttp's: it ignores case by itself
+        return headers.get(name)
+    wanted = name.casefold()
+    return next((value for key, value in headers.items() if key.casefold() == wanted), None)
+
+
+def _integer(value: str | None, least: int, most: int) -> int | None:
+    return None if value is None or len(value) > LONGEST_WORD else _integer_in(value, least, most)
+
+
+@lru_cache(maxsize=4096)  # all answers have the same limits, and most counts recur
+def _integer_in(value: str, least: int, most: int) -> int | None:
+    text = value.strip()
+    if not text.isdigit() or not text.isascii() or len(text) > LONGEST_INTEGER:
+        return None
+    number = int(text)
+    return number if least <= number <= most else None
+
+
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+def correlation_id_of(headers: Headers, document: JsonObject | None) -> str | None:
+    value = header(headers, "X-HubSpot-Correlation-Id")
+    if value is not None and _CORRELATION_ID.fullmatch(value):
+        return value
+    value = None if document is None else document.get("correlationId")
+    return value if isinstance(value, str) and _CORRELATION_ID.fullmatch(value) else None
+
+
+def retry_after_s(headers: Headers) -> float | None:
+    """Return the wait that HubSpot requests. A date counts from the answer's own `Date`, so no clock has to agree."""
+    return parse_retry_after(
+        header(headers, "Retry-After"),
+        sent_at=http_date(header(headers, "Date")),
+        floor_s=SHORTEST_WAIT_S,
+        ceiling_s=LONGEST_WAIT_S,
+    )
