@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+STREAMED_S = 0.5  # by then a commit has reached the standby
+FAILOVER_S = 15.0  # by then the standby is the primary
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
@@ -46,7 +49,8 @@ class History:
     arrivals: list[Arrival] = field(default_factory=list)
     owners: list[Ownership] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-    acknowledged: set[tuple[str, str]] = field(default_factory=set)  # account and task id that a 200 accepted
+    acknowledged: dict[tuple[str, str], float] = field(default_factory=dict)  # account and task id, when a 200 came
+    lost_from: list[float] = field(default_factory=list)  # from when on a failover lost commits, until its own instant
     expected: dict[tuple[str, str], str] = field(default_factory=dict)  # the kind of each task that was fed
     records: Sequence[bytes] = ()  # of the store, in the order of their numbers
     lines: Sequence[bytes] = ()  # of the JSONL file
@@ -63,6 +67,11 @@ class History:
         for arrival in sorted(self.arrivals, key=lambda arrival: arrival.at):
             found.setdefault(arrival.account, []).append(arrival)
         return found
+
+    def may_be_lost(self, at: float) -> bool:
+        """Return whether what was acknowledged then is lost with a primary: its standby was asynchronous."""
+        ended = [fault.at + fault.lasts_s + FAILOVER_S for fault in self.faults if fault.kind == "failover"]
+        return any(begun - STREAMED_S <= at <= end for begun, end in zip(self.lost_from, ended, strict=True))
 
     def blows(self) -> Counter[str]:
         """Return how many faults of each kind there were."""

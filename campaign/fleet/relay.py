@@ -11,7 +11,7 @@ class Relay:
     """Carries connections to a server's Unix socket or TCP address, as long as it is `open`."""
 
     def __init__(self, *, socket: str | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._target = (socket, host, port)
+        self._target: tuple[str | None, str, int] = (socket, host, port)
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -41,6 +41,10 @@ class Relay:
         """Abort every connection."""
         for writer in self._connections:
             writer.transport.abort()
+
+    def retarget(self, socket: str) -> None:
+        """Carry the connections from now on to another Unix socket."""
+        self._target = (socket, "", 0)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         socket, host, port = self._target

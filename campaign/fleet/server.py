@@ -1,9 +1,11 @@
 """A PostgreSQL server of its own for a trial, which can be restarted in mid-transaction and stalled."""
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,22 +30,56 @@ class PostgresServer:
     """The server, by the wheel that the tests use. Without fsync: no trial cuts its machine's power."""
 
     def __init__(self, installed: Any, folder: Path) -> None:
-        self._installed = installed
+        self._programs = Path(installed.bin_path)
+        self._user = installed.system_user
         self._folder = folder
-        self.url = str(installed.get_uri())
+        self._standby: Path | None = None
+        information = installed.get_postmaster_info()
+        self._sockets = information.socket_dir
+        self._port = information.port
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@/postgres?host={self._sockets}&port={self._port}"
 
     @property
     def socket(self) -> str:
         """The path of its Unix socket."""
-        information = self._installed.get_postmaster_info()
-        return f"{information.socket_dir}/.s.PGSQL.{information.port}"
+        return f"{self._sockets}/.s.PGSQL.{self._port}"
 
     def restart(self) -> None:
         """Kill every session, as a crash does, recover and accept connections again."""
         self._control("restart", "-m", "immediate")
 
+    def add_standby(self) -> None:
+        """Start a streaming standby, asynchronous."""
+        self._standby = self._folder.with_name(f"standby-{self._port}")
+        self._standby.mkdir(mode=0o700)
+        if self._user is not None:
+            shutil.chown(self._standby, self._user)
+        source = ["-h", self._sockets, "-p", str(self._port), "-U", "postgres"]
+        self._run("pg_basebackup", *source, "-D", self._standby, "-R", "-X", "stream", "-c", "fast")
+        options = f'-h "" -k {self._sockets} -p {self._port + 1}'
+        self._run("pg_ctl", "-w", "-D", self._standby, "-l", self._standby / "log", "-o", options, "start")
+
+    def fail_over(self, lag_s: float) -> float:
+        """Let the standby fall behind for `lag_s`, lose the primary and promote the standby; return the instant from
+        which on commits are lost. `url` and `socket` are the new primary's then. Raises `ValueError` without one."""
+        if (standby := self._standby) is None:
+            raise ValueError("there is no standby: call add_standby first")
+        self._standby = None
+        with (standby / "postgresql.auto.conf").open("a") as settings:
+            settings.write("primary_conninfo = ''\n")
+        self._run("pg_ctl", "-D", standby, "reload")
+        lost_from = time.time()
+        time.sleep(lag_s)
+        self.stop()
+        self._run("pg_ctl", "-w", "-D", standby, "promote")
+        self._folder, self._port = standby, self._port + 1
+        return lost_from
+
     def stall(self) -> None:
-        """Stop every process of the server until `go_on`."""
+        """Stop every process of the server until `resume`."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -63,9 +99,12 @@ class PostgresServer:
             return connection.execute(query.encode()).fetchall()
 
     def _control(self, *words: str) -> None:
-        command = [self._installed.bin_path / "pg_ctl", "-w", "-D", self._folder, "-l", self._folder / "log", *words]
-        subprocess.run(  # noqa: S603 - the wheel's own program
-            command, check=True, user=self._installed.system_user, cwd=self._folder, stdout=subprocess.DEVNULL
+        self._run("pg_ctl", "-w", "-D", self._folder, "-l", self._folder / "log", *words)
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        command = [self._programs / program, *words]
+        subprocess.run(  # noqa: S603 - the wheel's own programs
+            command, check=True, user=self._user, cwd=self._folder, stdout=subprocess.DEVNULL
         )
 
     def _signal(self, number: signal.Signals) -> None:

@@ -19,7 +19,7 @@ from campaign.fleet.server import PostgresServer
 from campaign.fleet.strict import StrictHubspot
 from campaign.targets import Receiver
 from poller.core.errors import PollerError
-from poller.core.model import Sums
+from poller.core.sums import Sums
 from poller.reports.ledger import imbalances
 from poller.sandbox import Scenario, parse_durations, serve
 from poller.store import read_store
@@ -88,6 +88,7 @@ class Trial:
     hubspot: StrictHubspot
     receiver: Receiver
     history: History
+    relay: Relay  # of the SQL sink, whose URL is the same for all
     replicas: dict[str, Replica] = field(default_factory=dict)
     readers: dict[str, int] = field(default_factory=dict)  # the number that each has read up to
 
@@ -107,7 +108,8 @@ class Trial:
             }
             while not await self._post(session, account, ids):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.2)
-            self.history.acknowledged |= {(account, each) for each in ids}
+            at = time.time()
+            self.history.acknowledged |= {(account, each): at for each in ids}
             await asyncio.sleep(self.rng.uniform(0.1, 0.6))
 
     async def _post(self, session: aiohttp.ClientSession, account: str, ids: Sequence[str]) -> bool:
@@ -151,7 +153,7 @@ class Trial:
         replica = self.rng.choice(list(self.replicas.values()))
         lasts_s = self.rng.choice((1.0, 4.0, 9.0))
         idle_s = OWNED_WITHIN_S + WINDOW_S + 2.0
-        is_of_all = kind in ("restart", "stall")
+        is_of_all = kind in ("restart", "stall", "failover")
         fault = Fault(
             at=time.time(), kind=kind, replica=None if is_of_all else replica.name, lasts_s=lasts_s, idle_s=idle_s
         )
@@ -180,6 +182,11 @@ class Trial:
                 self.server.stall()
                 await asyncio.sleep(lasts_s)
                 self.server.resume()
+            case "failover":
+                self.history.lost_from.append(await asyncio.to_thread(self.server.fail_over, 3.0))
+                for relay in (self.relay, *(each.relay for each in self.replicas.values())):
+                    relay.retarget(self.server.socket)
+                await asyncio.to_thread(self.server.add_standby)
         await replica.start()
 
     # --- the end
@@ -278,7 +285,10 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
             hubspot=hubspot,
             receiver=receiver,
             history=History(window_s=WINDOW_S, limit=LIMIT),
+            relay=await stack.enter_async_context(Relay(socket=server.socket).serving()),
         )
+        if "failover" in shape.kinds:
+            await asyncio.to_thread(server.add_standby)
         for number in range(1, shape.replicas + 1):
             relay = await stack.enter_async_context(Relay(socket=server.socket).serving())
             name = f"r{number}"
@@ -289,7 +299,7 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
                 limit=LIMIT,
                 window_s=WINDOW_S,
                 first=accounts[0],
-                server=server.url,
+                server=f"postgresql://postgres@127.0.0.1:{trial.relay.port}/postgres",
                 table=trial.table,
                 webhook=str(webhook).removeprefix("webhook:"),
                 accounts="".join(ACCOUNT.format(name=each, variable=token_variable(each)) for each in accounts),

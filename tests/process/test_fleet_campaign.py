@@ -32,7 +32,7 @@ def sound() -> History:
         limit=2,
         arrivals=[arrival(10.0, "r1"), arrival(10.5, "r1"), arrival(12.0, "r2")],
         owners=[owned(9.0, "r1", 1), owned(11.0, None, 1), owned(11.1, "r2", 2)],
-        acknowledged={("a", "1"), ("a", "2")},
+        acknowledged={("a", "1"): 9.0, ("a", "2"): 9.0},
         expected={("a", "1"): "complete", ("a", "2"): "complete"},
         records=records,
         lines=records,
@@ -54,7 +54,7 @@ def test_a_sound_history_has_no_violation() -> None:
     [
         ("no_window_exceeds_its_limit", lambda it: it.arrivals.append(arrival(10.9, "r1"))),
         ("no_request_comes_from_a_replaced_owner", lambda it: it.arrivals.append(arrival(13.0, "r1"))),
-        ("each_task_has_one_record", lambda it: it.acknowledged.add(("a", "3"))),
+        ("each_task_has_one_record", lambda it: it.acknowledged.update({("a", "3"): 9.5})),
         ("each_task_has_one_record", lambda it: it.expected.pop(("a", "2"))),
         ("each_outcome_is_hubspots_own", lambda it: it.expected.update({("a", "2"): "canceled"})),
         ("each_line_is_in_the_file_once", lambda it: setattr(it, "lines", it.lines[::-1])),
@@ -81,6 +81,16 @@ def test_one_request_may_slip_from_a_replica_that_was_frozen() -> None:
     assert invariants.violations(history) == []
     history.arrivals.append(arrival(13.6, "r1"))
     assert "after 1 freezes" in invariants.violations(history)[0]
+
+
+def test_what_an_asynchronous_standby_lacks_may_be_lost_and_nothing_else() -> None:
+    history = sound()
+    history.faults.append(Fault(at=20.0, kind="failover", replica=None, lasts_s=3.0))
+    history.lost_from.append(20.0)
+    history.acknowledged[("a", "3")] = 21.0
+    assert invariants.violations(history) == []
+    history.acknowledged[("a", "3")] = 19.0
+    assert invariants.violations(history) == ["each_task_has_one_record: 1 tasks without a record: a/3"]
 
 
 def test_a_gap_is_explained_by_the_fault_before_it() -> None:
