@@ -1,7 +1,8 @@
 """Kill `poller import` at random instants and before system calls, and count each start where it counts: at HubSpot.
 
 Each trial kills one import several times, lets it continue until only unsure rows are left, sets their settle time to
-over, and runs it to its end. Nothing may be lost, and no start repeated that its record does not name.
+over, and runs it to its end. Nothing may be lost, and no start repeated that its record does not name. The state is a
+file in SQLite or, with `--postgres`, a schema of that database.
 """
 
 import argparse
@@ -62,9 +63,11 @@ class Counts:
 class ImportTrial:
     """One folder with rows, a state and an output, and a simulated HubSpot of this process."""
 
-    def __init__(self, folder: Path, counts: Counts) -> None:
+    def __init__(self, folder: Path, counts: Counts, state: str | None = None) -> None:
+        """`state`: its URL; None for a file in SQLite."""
         self.folder = folder
         self.counts = counts
+        self.state = state or f"sqlite:///{folder / 'poller.db'}"
         self.api = SandboxApi(SCENARIO, _now)
         self.kills = 0
         (folder / "rows.csv").write_text(
@@ -85,6 +88,7 @@ class ImportTrial:
     async def _start(self, url: str, command: Sequence[str], prefix: Sequence[str] = ()) -> asyncio.subprocess.Process:
         words = [*prefix, sys.executable, *command, "import", "rows.csv", "--set", "access=PRIVATE"]
         words += ["--set", "folderPath=/p", "--base-url", url, "--trial", "0", "--workers", str(WORKERS)]
+        words += ["--requests", str(SCENARIO.requests), "--window-s", str(SCENARIO.window_s), "--state", self.state]
         environ = {
             "PATH": os.environ["PATH"],
             "HUBSPOT_TOKEN": "sandbox-token",
@@ -145,7 +149,7 @@ class ImportTrial:
         return sums.waiting + sums.finished < ROWS or sums.waiting > unsure
 
     async def _sums(self) -> Sums:
-        reader = await read_store(f"sqlite:///{self.folder / 'poller.db'}")
+        reader = await read_store(self.state)
         try:
             return await reader.sums()
         finally:
@@ -165,9 +169,18 @@ class ImportTrial:
         return unsure
 
     def _let_settle(self) -> None:
-        with sqlite3.connect(self.folder / "poller.db") as connection:
-            connection.execute("UPDATE import_row SET due_at = 0 WHERE task IS NULL")
-        connection.close()
+        settle = "UPDATE import_row SET due_at = 0 WHERE task IS NULL"
+        if self.state.startswith("sqlite:"):
+            with sqlite3.connect(self.folder / "poller.db") as file:
+                file.execute(settle)
+            file.close()
+            return
+        import psycopg
+
+        from poller.store.postgres.dsn import parse
+
+        with psycopg.connect(parse(self.state).conninfo) as database:
+            database.execute(settle)
 
     async def _check_at_the_end(self, code: int, unsure: int) -> None:
         records = [orjson.loads(line) for line in (self.folder / "finished.jsonl").read_bytes().splitlines()]
@@ -207,8 +220,16 @@ def blows_for(rng: Random, kills: int, *, traced: bool) -> list[Blow]:
     return [Point(call=call, number=rng.randrange(1, HIGHEST_CALL[call])) for call in calls]
 
 
-async def campaign(random_kills: int, calls: int, *, seed: int, a_trial: int = 5, into: Path | None = None) -> Counts:
-    """Carry out trials with so many kills of each sort."""
+async def campaign(
+    random_kills: int,
+    calls: int,
+    *,
+    seed: int,
+    a_trial: int = 5,
+    into: Path | None = None,
+    postgres: str | None = None,
+) -> Counts:
+    """Carry out trials with so many kills of each sort. `postgres`: the URL of a database for their states."""
     counts, rng = Counts(), Random(seed)  # noqa: S311 - chooses instants
     plans = [blows_for(rng, a_trial, traced=False) for _ in range(-(-random_kills // a_trial))]
     plans += [blows_for(rng, a_trial, traced=True) for _ in range(-(-calls // a_trial))]
@@ -216,7 +237,9 @@ async def campaign(random_kills: int, calls: int, *, seed: int, a_trial: int = 5
         for number, blows in enumerate(plans):
             folder = (into or Path(temporary)) / f"trial-{number}"
             folder.mkdir()
-            await ImportTrial(folder, counts).run(blows)
+            schema = f"starts_{os.getpid()}_{seed}_{number}"
+            state = None if postgres is None else f"{postgres}{'&' if '?' in postgres else '?'}schema={schema}"
+            await ImportTrial(folder, counts, state).run(blows)
     return counts
 
 
@@ -226,8 +249,9 @@ def main() -> None:
     parser.add_argument("--random-kills", type=int, default=0)
     parser.add_argument("--calls", type=int, default=0, help="kills before a system call; needs strace")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--postgres", metavar="URL", help="keep the states in this database, not in files")
     args = parser.parse_args()
-    counts = asyncio.run(campaign(args.random_kills, args.calls, seed=args.seed))
+    counts = asyncio.run(campaign(args.random_kills, args.calls, seed=args.seed, postgres=args.postgres))
     print(f"{counts.kills} kills: {counts.unsure} rows unsure, {counts.repeated} repeated")  # noqa: T201 - a command
     for violation in counts.violations:
         print(violation)  # noqa: T201

@@ -31,7 +31,6 @@ from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
-from poller.store.versions import NO_IMPORTS
 
 log = structlog.get_logger("poller")
 
@@ -130,18 +129,11 @@ class Builder:
         return lane
 
     async def _starts(self, account: str, settings: Settings) -> StartStore | None:
-        """Return the account's rows where this run reads some, or an earlier one left some; None for ids alone.
-
-        Raises `ConfigError` where the state cannot keep them.
-        """
+        """Return the account's rows where this run reads some, or an earlier one left some; None for ids alone."""
         starts = self.store.starts
-        if settings.feeds_imports:
-            if starts is None:
-                raise ConfigError(NO_IMPORTS)
+        if settings.feeds_imports or await starts.backlog(account, 1) or await starts.underway(account):
             return starts
-        if starts is None or not (await starts.backlog(account, 1) or await starts.underway(account)):
-            return None
-        return starts
+        return None
 
     def _starter(self, account: AccountSettings, tokens: TokenSource) -> StartClient:
         """Raises `ConfigError` where the status path is not that of imports."""

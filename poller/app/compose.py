@@ -121,8 +121,7 @@ async def _load_history(service: Service, store: Store, sums: Sums, now: float) 
 async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:
     """Raise `ConfigError` where an account that is not configured has waiting tasks: the run would never end."""
     for name in sums.accounts.keys() - accounts.keys():
-        rows = 0 if store.starts is None else await store.starts.backlog(name, 1)
-        if rows or await store.next_due_at(name) is not None:
+        if await store.starts.backlog(name, 1) or await store.next_due_at(name) is not None:
             raise ConfigError(
                 f"the state has waiting tasks of account {name!r}, which is not configured (configured: "
                 f"{', '.join(accounts)}). Add [accounts.{name}], use --account {name}, or use another --state"

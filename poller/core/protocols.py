@@ -10,6 +10,7 @@ from typing import Protocol
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
 from poller.core.details import TaskDetails
+from poller.core.fleet import Membership
 from poller.core.model import Added, Answer, Chunk, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain, StartAnswer
@@ -37,7 +38,8 @@ class StatusClient(Protocol):
 
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status with at most one HTTP request. Never raises for anything that the network, the
-        server or the token source does: those are outcomes. Returns within the request time-out."""
+        server or the token source does: those are outcomes. Returns within the request time-out. In a fleet it raises
+        `RightLost` where this member may not send requests any more; then none has left."""
 
 
 class StartClient(Protocol):
@@ -80,6 +82,11 @@ class Gate(Protocol):
         `subject` is what it requests, such as a task's key: one task that keeps failing is not an outage.
         """
 
+    @property
+    def slot_ages_s(self) -> tuple[float, ...] | None:
+        """How long ago each request ended that a window may still count, for another process that takes the account;
+        None where any slot may be in use."""
+
     def state(self) -> AccountState:
         """Return what must survive a restart, as of now."""
 
@@ -98,6 +105,10 @@ class Gate(Protocol):
 
 class GateClosed(Exception):
     """The gate was closed while waiting: the run drains."""
+
+
+class RightLost(Exception):
+    """This member of a fleet may not send requests now: its last beat is too old. The request has not left."""
 
 
 class Sink(Protocol):
@@ -308,8 +319,12 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     """
 
     @property
-    def starts(self) -> StartStore | None:
-        """The rows to import; None where this kind of store keeps none."""
+    def starts(self) -> StartStore:
+        """The rows to import."""
+
+    @property
+    def fleet(self) -> Membership | None:
+        """This process's place in a fleet; None where it is the state's one owner."""
 
     @property
     def writable(self) -> bool:

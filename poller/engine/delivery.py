@@ -24,8 +24,16 @@ class DeliveryLoop:
     LINGER_S = 0.1  # collects a batch, so that a sink syncs ten times a second at most
 
     def __init__(
-        self, sink: Sink, *, store: DeliveryStore, metrics: Metrics, clock: Clock, give_up_s: float | None
+        self,
+        sink: Sink,
+        *,
+        store: DeliveryStore,
+        metrics: Metrics,
+        clock: Clock,
+        give_up_s: float | None,
+        idle_s: float | None = None,
     ) -> None:
+        """`idle_s`: how often an empty outbox is read again, for what other processes finish; None: only when woken."""
         self.sink = sink
         self.backlog_reason: str | None = None  # why writes fail now
         self.stopped_by: SinkError | None = None  # why it stopped until a person acts
@@ -35,6 +43,7 @@ class DeliveryLoop:
         self._metrics = metrics
         self._clock = clock
         self._give_up_s = give_up_s
+        self._idle_s = idle_s
         self._failing_since: float | None = None
         self._is_opened = False
         self._opened_at: bytes | None = None  # the position to note before anything is written
@@ -97,7 +106,9 @@ class DeliveryLoop:
             elif self._ending:
                 return
             else:
-                await self._woken.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._idle_s):
+                        await self._woken.wait()
                 await asyncio.sleep(0 if self._ending else self.LINGER_S)
 
     async def _deliver(self, batch: Sequence[Delivery]) -> None:

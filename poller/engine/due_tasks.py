@@ -31,8 +31,11 @@ class DueTasks:
         timing: AccountTiming | None,
         clock: Clock,
         rng: Random,
+        longest_sleep_s: float = LONGEST_SLEEP_S,
     ) -> None:
+        """`longest_sleep_s`: how long tasks that another process fed may stay unseen."""
         self.timing = timing
+        self.longest_sleep_s = longest_sleep_s
         self._account = account
         self._store = store
         self._gate = gate
@@ -126,7 +129,9 @@ class DueTasks:
             due_at = await self._store.next_due_at(self._account)
         if self._next_put_off_at <= now:
             self._next_put_off_at = math.inf
-        self._sleeps_until = min(now + LONGEST_SLEEP_S, math.inf if due_at is None else due_at, self._next_put_off_at)
+        self._sleeps_until = min(
+            now + self.longest_sleep_s, math.inf if due_at is None else due_at, self._next_put_off_at
+        )
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()

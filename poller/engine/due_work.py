@@ -4,14 +4,13 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from random import Random
+from typing import Any
 
 from poller.core.accounts import Pause
 from poller.core.model import Task
-from poller.core.protocols import Clock, Gate, PollStore, StartStore
+from poller.core.protocols import StartStore
 from poller.core.starts import Row
-from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
-from poller.schedule import AccountTiming
+from poller.engine.due_tasks import DueTasks
 
 POLLS_BEFORE_A_START = 4  # due polls in a row, before one waiting start goes
 
@@ -27,17 +26,14 @@ class DueWork(DueTasks):
         self,
         account: str,
         *,
-        store: PollStore,
-        gate: Gate,
-        timing: AccountTiming | None,
-        clock: Clock,
-        rng: Random,
         starts: StartStore,
         may_start: Callable[[], bool],
         on_row_claimed: Callable[[Row], None],
+        **due_tasks: Any,
     ) -> None:
-        """`may_start` returns whether a row may be started now, but for the account's pause."""
-        super().__init__(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
+        """`due_tasks`: the arguments of `DueTasks`. `may_start` returns whether a row may be started now, but for the
+        account's pause."""
+        super().__init__(account, **due_tasks)
         self._starts = starts
         self._may_start = may_start
         self._on_row_claimed = on_row_claimed
@@ -90,7 +86,7 @@ class DueWork(DueTasks):
             due = [await self._store.next_due_at(self._account)]
         if self._rows_may_go:
             due.append(await self._starts.next_due_at(self._account))
-        self._sleeps_until = min([now + LONGEST_SLEEP_S, *(at for at in due if at is not None)])
+        self._sleeps_until = min([now + self.longest_sleep_s, *(at for at in due if at is not None)])
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()

@@ -68,6 +68,7 @@ class ImportLane(Lane):
             starts=starts,
             may_start=self._may_start,
             on_row_claimed=self._on_row_claimed,
+            longest_sleep_s=self._longest_sleep_s,
         )
         self._due_tasks = self._due_work
 

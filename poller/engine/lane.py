@@ -13,9 +13,9 @@ from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
-from poller.core.protocols import Clock, Gate, GateClosed, PollStore, StatusClient
+from poller.core.protocols import Clock, Gate, GateClosed, PollStore, RightLost, StatusClient
 from poller.core.record import render
-from poller.engine.due_tasks import DueTasks
+from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.recorder import Polled, Recorder
@@ -45,8 +45,10 @@ class Lane:
         clock: Clock,
         rng: Random,
         limits: GiveUpRules,
+        longest_sleep_s: float = LONGEST_SLEEP_S,
     ) -> None:
         self.account = account
+        self._longest_sleep_s = longest_sleep_s
         self.gate = gate
         self._store = store
         self._client = client
@@ -56,7 +58,9 @@ class Lane:
         self._clock = clock
         self._rng = rng
         self._give_up = GiveUpWatch(account, limits)
-        self._due_tasks = DueTasks(account, store=store, gate=gate, timing=timing, clock=clock, rng=rng)
+        self._due_tasks = DueTasks(
+            account, store=store, gate=gate, timing=timing, clock=clock, rng=rng, longest_sleep_s=longest_sleep_s
+        )
         self._workers = 0
         self._kept_limit: LearnedLimit | None = None
         self._witness = Witness()
@@ -105,6 +109,9 @@ class Lane:
         except GateClosed:
             self._store.release([task])
             return False
+        except RightLost:
+            self._store.release([task])
+            return True
         gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
         self._recorder.count(answer.outcome, request_s=request_s, gate_s=gate_s)
         self._start_workers(workers)

@@ -1,13 +1,14 @@
 """The service: a whole run, from the first input line to the last delivery."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from poller.core.deliveries import Selection
 from poller.core.errors import TooManyFailures
+from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, Store
 from poller.engine.delivery import DeliveryLoop
@@ -61,7 +62,10 @@ class Service:
         self._retention_s = retention_s
         self._feeds = 0  # HTTP requests that feed tasks now
         self.reload_asked = asyncio.Event()  # settings may have changed
-        self._done = asyncio.Event()
+        self.ending = asyncio.Event()  # nothing more is claimed: the work is done, or the run drains
+        self.is_member = False  # of a fleet: others may need what this process does not
+        self.on_lane_ended: Callable[[Lane], Awaitable[None]] = _nothing_to_give  # called once all is recorded
+        self.on_fenced: Callable[[Fenced], None] = lambda _error: None  # this member of a fleet was buried
         self._polling: asyncio.TaskGroup | None = None
         self._delivering: asyncio.TaskGroup | None = None
         self._at_work: dict[Lane | DeliveryLoop, asyncio.Task[None]] = {}
@@ -114,7 +118,7 @@ class Service:
             for lane in self.lanes.values():
                 self.begin_lane(lane)
             self.ingest.start(polling)
-            await self._done.wait()
+            await self.ending.wait()
             self.ingest.stop()
             for lane in self.lanes.values():
                 lane.stop()
@@ -125,7 +129,14 @@ class Service:
         """Start an account's lane."""
         self.lanes[lane.account] = lane
         if self._polling is not None:
-            self._at_work[lane] = self._polling.create_task(lane.run())
+            self._at_work[lane] = self._polling.create_task(self._run_lane(lane))
+
+    async def _run_lane(self, lane: Lane) -> None:
+        try:
+            await lane.run()
+            await self.on_lane_ended(lane)
+        except* Fenced as errors:
+            self._note_fenced(errors)
 
     async def end_lane(self, account: str) -> None:
         """Finish an account's polls in flight and stop its lane; its other tasks wait in the store."""
@@ -133,6 +144,29 @@ class Service:
         lane.stop()
         if (task := self._at_work.pop(lane, None)) is not None:
             await asyncio.wait([task])
+
+    async def drop_lane(self, account: str) -> None:
+        """Stop an account's lane at once: nothing of it may be recorded any more."""
+        lane = self.lanes.pop(account)
+        await self._cancel(lane)
+
+    async def drop_delivery(self, loop: DeliveryLoop) -> None:
+        """Stop a delivery at once and close its sink: nothing of it may be noted any more."""
+        self.delivery_loops = [each for each in self.delivery_loops if each is not loop]
+        await self._cancel(loop)
+        await loop.close()
+
+    async def _cancel(self, work: Lane | DeliveryLoop) -> None:
+        if (task := self._at_work.pop(work, None)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _note_fenced(self, errors: BaseExceptionGroup[Fenced]) -> None:
+        for error in errors.exceptions:
+            if isinstance(error, BaseExceptionGroup):
+                self._note_fenced(error)
+            else:
+                self.on_fenced(error)
 
     def begin_delivery(self, loop: DeliveryLoop) -> None:
         """Deliver to an open sink; it replaces one of the same name."""
@@ -146,7 +180,13 @@ class Service:
     def _start_delivery(self, loop: DeliveryLoop) -> None:
         loop.on_stopped = self._end_if_no_sink_is_left
         if self._delivering is not None and loop.stopped_by is None:
-            self._at_work[loop] = self._delivering.create_task(loop.run())
+            self._at_work[loop] = self._delivering.create_task(self._run_delivery(loop))
+
+    async def _run_delivery(self, loop: DeliveryLoop) -> None:
+        try:
+            await loop.run()
+        except* Fenced as errors:
+            self._note_fenced(errors)
 
     async def end_delivery(self, loop: DeliveryLoop, *, is_to_deliver: bool = False) -> None:
         """Close a sink after its current write; with `is_to_deliver`, after its whole outbox, within `SINK_END_S`."""
@@ -186,9 +226,10 @@ class Service:
 
     async def _save_lanes(self) -> None:
         while True:
-            for lane in self.lanes.values():
-                lane.save()
-            self._store.beat()
+            with suppress(Fenced):
+                for lane in self.lanes.values():
+                    lane.save()
+                self._store.beat()
             await asyncio.sleep(self.BEAT_S)
 
     async def _sample_pace(self) -> None:
@@ -201,7 +242,8 @@ class Service:
 
     async def _prune(self) -> None:
         while True:
-            await self._prune_expired()
+            with suppress(Fenced):
+                await self._prune_expired()
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _prune_expired(self) -> None:
@@ -223,7 +265,9 @@ class Service:
     async def _index(self) -> None:
         """Index what was fed, for searches: little at a time, so that feeding and polling do not wait for it."""
         while True:
-            indexed = await self._store.index_rows(INDEXED_AT_ONCE)
+            indexed = 0
+            with suppress(Fenced):
+                indexed = await self._store.index_rows(INDEXED_AT_ONCE)
             await asyncio.sleep(INDEX_GAP_S if indexed else INDEX_EVERY_S)
 
     def pauses(self) -> dict[str, str]:
@@ -273,12 +317,12 @@ class Service:
 
     def _end_if_idle(self) -> None:
         if self.fed and not self.endless and not self._feeds and self._metrics.waiting == 0:
-            self._done.set()
+            self.ending.set()
 
     @property
     def is_ending(self) -> bool:
         """Whether nothing more is claimed: the work is done, or the run drains."""
-        return self._done.is_set()
+        return self.ending.is_set()
 
     @contextmanager
     def feeding(self) -> Iterator[Callable[[Chunk, Added], None]]:
@@ -298,17 +342,21 @@ class Service:
 
     def _end_if_no_sink_is_left(self) -> None:
         """End the run when every sink has stopped: further polls would have no receiver."""
-        if all(loop.stopped_by is not None for loop in self.delivery_loops):
-            self._done.set()
+        if not self.is_member and all(loop.stopped_by is not None for loop in self.delivery_loops):
+            self.ending.set()
 
     def drain(self) -> None:
         """Claim nothing more, finish what is in flight, deliver, end; within `shutdown_s`."""
         if not self.draining:
             self.draining = True
             log.info("run.draining", waiting=self._metrics.waiting, shutdown_s=self._shutdown_s)
-            self._done.set()
+            self.ending.set()
             if self._limit is not None:
                 until = asyncio.get_running_loop().time() + self._shutdown_s
                 self._limit.reschedule(until)
                 for loop in self.delivery_loops:
                     loop.drain(until)
+
+
+async def _nothing_to_give(_lane: Lane) -> None:
+    """A process alone keeps its accounts."""

@@ -20,7 +20,7 @@ from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
 from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
-from poller.core.protocols import TokenSource
+from poller.core.protocols import RightLost, TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, read_body
@@ -153,8 +153,10 @@ class HubSpotClient:
         tokens: TokenSource,
         request_timeout_s: float = 30.0,
         max_body_bytes: int = 1_048_576,
+        is_trusted: Callable[[], bool] | None = None,
     ) -> None:
-        """`status_path` contains `{task_id}`; it is appended to `base_url`, which may have a path."""
+        """`status_path` contains `{task_id}`; it is appended to `base_url`, which may have a path. In a fleet,
+        `is_trusted` returns whether this member may send requests now: asked right before each one leaves."""
         self._connections = connections
         template = base_url.rstrip("/") + status_path
         self._sample = status_url(template, "A")  # None: the URL is invalid
@@ -166,6 +168,7 @@ class HubSpotClient:
         self._pools: dict[bool, HostPool] = {}  # by `fresh`
         self._expects_task_ids = answers_name_task(status_path)
         self._warned: set[Trouble] = set()
+        self._on_send = None if is_trusted is None else right_to_send(is_trusted)
 
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status, at most once; see `StatusClient`."""
@@ -182,6 +185,8 @@ class HubSpotClient:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:
             return _unreachable(Trouble.NO_TOKEN)
+        except RightLost:
+            raise
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             trouble = trouble_of(error)
             if trouble is Trouble.TIMEOUT:
@@ -199,7 +204,7 @@ class HubSpotClient:
         if pool is None:
             pool = self._pools[fresh] = await self._connections.pool(host, fresh=fresh)
         target = f"{self._before_id}{in_path(task.task_id)}{self._after_id}"
-        reply = await pool.get(target, f"Authorization: Bearer {token}\r\n{self._headers}")
+        reply = await pool.get(target, f"Authorization: Bearer {token}\r\n{self._headers}", self._on_send)
         is_named = False
         try:
             answer = self._checked(await self._read_answer(reply), task, fresh=fresh)
@@ -238,6 +243,16 @@ class HubSpotClient:
         self._warned.add(trouble)
         write("answer.distrusted", task_id=task.task_id, reason=trouble.value)
         return _unreachable(trouble)
+
+
+def right_to_send(is_trusted: Callable[[], bool]) -> Callable[[], None]:
+    """Return a function that raises `RightLost` while this member may not send requests."""
+
+    def check() -> None:
+        if not is_trusted():
+            raise RightLost
+
+    return check
 
 
 def untrusted(error: Exception, host: str | None) -> Refused:

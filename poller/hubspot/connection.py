@@ -91,9 +91,16 @@ class HostPool:
         self._origin = str(template.url.origin()) if proxied else ""
         self._version_and_host = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n"
 
-    async def get(self, target: str, headers: str) -> Reply:
-        """Request `target`, a path. `headers` are lines, each with its CRLF, without Host."""
+    async def get(self, target: str, headers: str, on_send: Callable[[], None] | None = None) -> Reply:
+        """Request `target`, a path. `headers` are lines, each with its CRLF, without Host. `on_send` is called right
+        before the first byte may leave; where it raises, none does."""
         connection = self._idle_connection() or await self._new_connection()
+        if on_send is not None:
+            try:
+                on_send()
+            except BaseException:
+                self.take_back(connection, keep=True)
+                raise
         return await self._exchange(
             connection, f"GET {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}\r\n".encode()
         )

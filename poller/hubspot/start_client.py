@@ -4,15 +4,25 @@ A start's answer names nothing by which it could be checked. A stray answer on a
 another row's task id, so no connection is used twice.
 """
 
+from collections.abc import Callable
+
 import structlog
 from yarl import URL
 
 from poller.core.errors import ConfigError
 from poller.core.model import Refused
-from poller.core.protocols import TokenSource
+from poller.core.protocols import RightLost, TokenSource
 from poller.core.starts import StartAnswer
 from poller.hubspot.classify_start import classify_start, not_sent, unsure
-from poller.hubspot.client import LARGEST_PROBLEM, USER_AGENT, Connections, Trouble, trouble_of, untrusted
+from poller.hubspot.client import (
+    LARGEST_PROBLEM,
+    USER_AGENT,
+    Connections,
+    Trouble,
+    right_to_send,
+    trouble_of,
+    untrusted,
+)
 from poller.hubspot.connection import HostPool, read_body
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
@@ -31,7 +41,9 @@ class HubSpotStarts:
         start_path: str,
         tokens: TokenSource,
         request_timeout_s: float = 30.0,
+        is_trusted: Callable[[], bool] | None = None,
     ) -> None:
+        """In a fleet, `is_trusted` returns whether this member may send requests now."""
         self._connections = connections
         self._url = URL(base_url.rstrip("/") + start_path, encoded=True)
         self._tokens = tokens
@@ -42,10 +54,11 @@ class HubSpotStarts:
             "Content-Type: application/json\r\nConnection: close\r\n"
         )
         self._pool: HostPool | None = None
+        self._check_right = (lambda: None) if is_trusted is None else right_to_send(is_trusted)
 
     async def start(self, body: bytes) -> StartAnswer:
         """Send the start call once; see `StartClient`."""
-        left = Departure()
+        left = Departure(self._check_right)
         try:
             with self._timeout:
                 token = await self._tokens.token()
@@ -55,6 +68,8 @@ class HubSpotStarts:
             return StartAnswer(outcome=refused, shows=refused)
         except TokenUnavailable:
             return not_sent(Trouble.NO_TOKEN.value)
+        except RightLost:
+            return not_sent("right_lost")
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             trouble = trouble_of(error)
             if left.began:
@@ -84,8 +99,11 @@ class HubSpotStarts:
 class Departure:
     """Whether the first byte of a request may have left: set right before it is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, check_right: Callable[[], None]) -> None:
         self.began = False
+        self._check_right = check_right
 
     def begin(self) -> None:
+        """Raises `RightLost` where this member may not send requests."""
+        self._check_right()
         self.began = True

@@ -5,6 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace as replaced
+
 from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
@@ -12,6 +15,8 @@ from poller.core.errors import ConfigError
 from poller.core.model import Added, Chunk, Kind, Position, Rejection, Settled, Task
 from poller.core.poll_log import polls as polls_of
 from poller.core.record import restore
+from poller.core.starts import Row as ImportRow
+from poller.core.starts import StartFacts
 from poller.core.sums import ReasonSum, SinkSums, SourceSums, StartSums, Sums
 
 Row = Sequence[Any]
@@ -24,6 +29,8 @@ TASK = (
     "key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s,"
     " requested_at, seen_at, started_at, start"
 )
+IMPORT_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
+MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
 _SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank")
@@ -174,6 +181,35 @@ def sums_of(
         pruned=gone,
         starts=starts,
     )
+
+
+# --- rows to import --------------------------------------------------------------------------------------------------
+
+
+def import_row_of(account: str, row: Row) -> ImportRow:
+    """From: the columns of `IMPORT_ROW`."""
+    columns = _named([name.strip() for name in IMPORT_ROW.split(",")], row)
+    columns["may_have_landed"] = bool(columns["may_have_landed"])
+    columns["earlier"] = tuple(columns["earlier"].split())
+    return ImportRow(account=account, **columns)
+
+
+def intended(row: ImportRow, *, sent_at: float, due_at: float) -> ImportRow:
+    """Return the row as it is stored once a start of it is about to leave."""
+    first_sent_at = sent_at if row.first_sent_at is None else row.first_sent_at
+    return replaced(row, starts=row.starts + 1, lost=row.lost + 1, first_sent_at=first_sent_at, due_at=due_at)
+
+
+def start_facts(row: ImportRow, now: float) -> bytes:
+    """Return what the task of a row keeps of its starts."""
+    first_sent_at = row.first_sent_at or now
+    facts = StartFacts(row=row.row, starts=row.starts, first_sent_at=first_sent_at, earlier=row.earlier)
+    return msgspec.json.encode(facts)
+
+
+def ids_of_attempts(earlier: str, task_id: str) -> str:
+    """Return the column `earlier` of the attempt after the one with this task id."""
+    return earlier if task_id.startswith("start:") else f"{earlier} {task_id}".strip()
 
 
 # --- model to rows ---------------------------------------------------------------------------------------------------

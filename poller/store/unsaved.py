@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from poller.core.accounts import AccountState
+from poller.core.fleet import Membership
 from poller.core.protocols import Store
 from poller.store.leases import Leases
 
@@ -22,6 +23,10 @@ class NotingStore(Store):
         self._noted_accounts: dict[str, AccountState] = {}
         self._noted_knowledge: dict[str, bytes] = {}
         self._saving: Unsaved = {}, {}
+
+    @property
+    def fleet(self) -> Membership | None:
+        return None
 
     @abstractmethod
     def _save_soon(self) -> None:

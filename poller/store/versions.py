@@ -17,8 +17,3 @@ def refuse_older(version: int, known: int, state: str) -> None:
     if version < known:
         reason = f"is of the older version {version}" if version else "holds nothing yet"
         raise StoreUnusable(f"the state {state} {reason}. Start a run with it first.")
-
-
-NO_IMPORTS = (
-    "poller import needs a state in SQLite: PostgreSQL keeps no rows to import yet. Use --state sqlite:///poller.db"
-)

@@ -26,6 +26,7 @@ from aiohttp import client_exceptions, http_exceptions
 from poller.core.errors import ConfigError
 from poller.core.http_errors import HTTP_ERRORS
 from poller.core.model import Answer, Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
+from poller.core.protocols import RightLost
 from poller.hubspot.client import (
     LARGEST_PROBLEM,
     Connections,
@@ -169,6 +170,23 @@ async def reason_of(reply: Reply | bytes, **how: Any) -> str:
     outcome = await outcome_of(reply, **how)
     assert isinstance(outcome, Unreachable)
     return outcome.reason
+
+
+# --- a member of a fleet ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_time
+async def test_a_request_whose_right_ended_on_the_way_never_leaves_and_its_connection_is_kept() -> None:
+    is_trusted = True
+    async with answering(http(COMPLETE)) as server, client_of(server.url, is_trusted=lambda: is_trusted) as client:
+        assert isinstance((await client.poll(make_task())).outcome, Finished)
+        is_trusted = False
+        with pytest.raises(RightLost):
+            await client.poll(make_task())
+        is_trusted = True
+        assert isinstance((await client.poll(make_task())).outcome, Finished)
+    assert len(server.requests) == 2
+    assert server.connections == 1
 
 
 # --- the request -----------------------------------------------------------------------------------------------------

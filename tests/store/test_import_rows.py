@@ -1,26 +1,27 @@
 """Rows to import in the state: durable intent, attempts, and sums that balance at every instant."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
 
 import orjson
 import pytest
 
+from poller.core.accounts import AccountState
 from poller.core.model import Chunk, Fed, FedRow, Finished, Kind, Position, Settled
+from poller.core.protocols import Store
 from poller.core.record import render, render_row
 from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
 from poller.reports.ledger import imbalances
-from poller.store import SqliteStore, open_store
+from poller.store import open_store
 
 Clock = Callable[[], float]
 
 
 @asynccontextmanager
-async def opened(path: Path, clock: Clock) -> AsyncIterator[SqliteStore]:
-    store = await open_store(f"sqlite:///{path}", clock=clock, linger_s=0.0)
-    assert isinstance(store, SqliteStore)
+async def opened(url: str, clock: Clock) -> AsyncIterator[Store]:
+    store = await open_store(url, clock=clock, linger_s=0.0)
     try:
         yield store
     finally:
@@ -31,24 +32,24 @@ def fed(name: str, body: str = "{}") -> FedRow:
     return FedRow(account="default", row=name, body=body.encode(), ref=orjson.dumps({"url": name}))
 
 
-async def feed(store: SqliteStore, *rows: FedRow) -> tuple[int, int, int]:
+async def feed(store: Store, *rows: FedRow) -> tuple[int, int, int]:
     source = await store.new_source("rows")
     chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(offset=1, line=len(rows)))
     added = await store.add(source, chunk)
     return added.tasks, added.duplicates, added.failed
 
 
-async def claimed(store: SqliteStore) -> Row:
+async def claimed(store: Store) -> Row:
     (row,) = await store.starts.claim("default", 1)
     return row
 
 
-async def begun(store: SqliteStore, row: Row, task_id: str, now: float) -> bool:
+async def begun(store: Store, row: Row, task_id: str, now: float) -> bool:
     sent = await store.starts.intend(row, sent_at=now, due_at=now + 600)
     return await store.starts.settle(sent, Begin(task_id=task_id))
 
 
-async def finish(store: SqliteStore, now: float, outcome: Finished, kind: Kind) -> None:
+async def finish(store: Store, now: float, outcome: Finished, kind: Kind) -> None:
     (task,) = await store.claim("default", 1)
     record = render(task, outcome, kind, seen_at=now)
     await store.record([Settled(task=task, record=record)])
@@ -60,15 +61,14 @@ EMPTY = Finished(status="COMPLETE", num_errors=0)
 
 
 async def test_a_crash_between_intent_and_answer_leaves_the_row_unsure_until_it_has_settled(
-    tmp_path: Path, clock: Clock
+    kept_url: str, clock: Clock
 ) -> None:
-    path = tmp_path / "poller.db"
-    async with opened(path, clock) as store:
+    async with opened(kept_url, clock) as store:
         assert await feed(store, fed("a")) == (1, 0, 0)
         row = await claimed(store)
         assert (row.starts, row.lost) == (0, 0)
         await store.starts.intend(row, sent_at=clock(), due_at=clock() + 600)
-    async with opened(path, clock) as store:
+    async with opened(kept_url, clock) as store:
         starts = (await store.sums()).starts
         assert starts is not None
         assert (starts.unstarted, starts.unsure, starts.starts, starts.lost) == (0, 1, 1, 1)
@@ -77,8 +77,8 @@ async def test_a_crash_between_intent_and_answer_leaves_the_row_unsure_until_it_
         assert imbalances(await store.sums()) == []
 
 
-async def test_a_started_row_is_a_task_that_knows_its_row_and_no_row_any_more(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+async def test_a_started_row_is_a_task_that_knows_its_row_and_no_row_any_more(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
         await feed(store, fed("a"))
         assert await begun(store, await claimed(store), "T1", clock())
         assert await store.starts.claim("default", 5) == []
@@ -93,8 +93,8 @@ async def test_a_started_row_is_a_task_that_knows_its_row_and_no_row_any_more(tm
         assert imbalances(await store.sums()) == []
 
 
-async def test_an_id_that_another_task_has_is_not_this_rows(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+async def test_an_id_that_another_task_has_is_not_this_rows(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
         source = await store.new_source("ids")
         ids = Chunk(
             fed=(Fed(account="default", task_id="T1"),), rejected=(), blank=0, position=Position(offset=1, line=1)
@@ -108,8 +108,8 @@ async def test_an_id_that_another_task_has_is_not_this_rows(tmp_path: Path, cloc
         assert imbalances(await store.sums()) == []
 
 
-async def test_a_start_that_began_nothing_leaves_the_row_as_it_was(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+async def test_a_start_that_began_nothing_leaves_the_row_as_it_was(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
         await feed(store, fed("a"))
         for left, starts in ((True, 1), (False, 1), (True, 2)):
             row = await claimed(store)
@@ -121,8 +121,8 @@ async def test_a_start_that_began_nothing_leaves_the_row_as_it_was(tmp_path: Pat
         assert (await claimed(store)).first_sent_at is None
 
 
-async def test_a_repeat_that_is_refused_stays_unsure(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+async def test_a_repeat_that_is_refused_stays_unsure(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
         await feed(store, fed("a"))
         row = await claimed(store)
         await store.starts.intend(row, sent_at=clock(), due_at=clock())
@@ -148,9 +148,9 @@ async def test_a_repeat_that_is_refused_stays_unsure(tmp_path: Path, clock: Cloc
     ],
 )
 async def test_a_row_that_is_fed_again_is_a_new_attempt_only_where_no_file_landed(
-    tmp_path: Path, clock: Clock, outcome: Finished, kind: Kind, is_new: bool, is_checked: bool
+    kept_url: str, clock: Clock, outcome: Finished, kind: Kind, is_new: bool, is_checked: bool
 ) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+    async with opened(kept_url, clock) as store:
         await feed(store, fed("a"))
         assert await feed(store, fed("a")) == (0, 1, 0), "not started"
         await begun(store, await claimed(store), "T1", clock())
@@ -169,13 +169,13 @@ async def test_a_row_that_is_fed_again_is_a_new_attempt_only_where_no_file_lande
         assert imbalances(await store.sums()) == []
 
 
-async def test_one_chunk_with_a_row_twice_has_one_duplicate(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+async def test_one_chunk_with_a_row_twice_has_one_duplicate(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
         assert await feed(store, fed("a"), fed("b"), fed("a")) == (2, 1, 0)
 
 
-async def test_pruned_rows_stay_in_the_sums_and_a_row_under_way_is_not_forgotten(tmp_path: Path, clock: Clock) -> None:
-    async with opened(tmp_path / "poller.db", clock) as store:
+async def test_pruned_rows_stay_in_the_sums_and_a_row_under_way_is_not_forgotten(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
         await feed(store, fed("a"), fed("b"))
         for task_id in ("T1", "T2"):
             await begun(store, await claimed(store), task_id, clock())
@@ -191,10 +191,42 @@ async def test_pruned_rows_stay_in_the_sums_and_a_row_under_way_is_not_forgotten
         assert await feed(store, fed("a")) == (1, 0, 0), "a pruned row is a new one"
 
 
-async def test_the_sums_balance_after_any_sequence_and_any_crash(tmp_path: Path, clock: Clock) -> None:
-    rng, path = Random(7), tmp_path / "poller.db"
+async def test_claims_that_read_beside_commits_hand_out_no_row_twice(kept_url: str, clock: Clock) -> None:
+    """What a claim reads of a row may be older than the commit that gave the row its task."""
+    started: list[str] = []
+
+    async def work(store: Store) -> None:
+        while rows := await store.starts.claim("default", 1):
+            started.append(rows[0].row)
+            assert await begun(store, rows[0], f"T{len(started)}", clock())
+
+    async with opened(kept_url, clock) as store:
+        await feed(store, *(fed(f"{number}") for number in range(60)))
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(8):
+                workers.create_task(work(store))
+        assert sorted(started) == sorted(f"{number}" for number in range(60))
+        starts = (await store.sums()).starts
+        assert starts is not None
+        assert (starts.starts, starts.accepted, starts.underway) == (60, 60, 60)
+
+
+async def test_an_earlier_run_whose_clock_was_ahead_holds_no_row_up(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, lambda: clock() + 9_000) as store:
+        await feed(store, fed("a"))
+        row = await claimed(store)
+        await store.starts.intend(row, sent_at=clock() + 9_000, due_at=clock() + 9_600)
+        store.save_account("default", AccountState(active_at=clock() + 9_000))
+        await store.flush()
+    async with opened(kept_url, clock) as store:
+        assert await store.rebase_instants() == pytest.approx(9_000, abs=5)
+        assert await store.starts.next_due_at("default") == pytest.approx(clock() + 600, abs=5)
+
+
+async def test_the_sums_balance_after_any_sequence_and_any_crash(kept_url: str, clock: Clock) -> None:
+    rng = Random(7)
     for run in range(12):
-        async with opened(path, clock) as store:
+        async with opened(kept_url, clock) as store:
             await feed(store, *(fed(f"{run}-{number}") for number in range(4)))
             for step in range(10):
                 rows = await store.starts.claim("default", 1)
@@ -216,7 +248,7 @@ async def test_the_sums_balance_after_any_sequence_and_any_crash(tmp_path: Path,
                     case _:
                         store.starts.release(rows)  # or the process dies here
             assert imbalances(await store.sums()) == []
-        async with opened(path, clock) as store:
+        async with opened(kept_url, clock) as store:
             sums = await store.sums()
             assert imbalances(sums) == []
             assert sums.waiting + sums.finished == 4 * (run + 1)

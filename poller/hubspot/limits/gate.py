@@ -5,18 +5,19 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from random import Random
-from types import TracebackType
-from typing import Self, assert_never
+from typing import assert_never
 
 import structlog
 
 from poller.core.accounts import AccountState, GateReading, Pause
+from poller.core.handover import Handover
 from poller.core.model import Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
-from poller.hubspot.limits.outage import WITNESS, OutageDetector, RefusalDetector, RequestCounts, ThrottleWatch
+from poller.hubspot.limits.held_slot import HeldSlot
+from poller.hubspot.limits.outage import OutageDetector, RefusalDetector, RequestCounts, ThrottleWatch
 from poller.hubspot.limits.pause import LanePause, Probes
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
@@ -25,6 +26,7 @@ from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
 log = structlog.get_logger("poller")
 
 TOKEN_CHECK_S = 2.0  # how often a refused lane checks whether a person replaced the token
+TRUST_CHECK_S = 0.1  # how often a member that must not send requests checks whether it may again
 MOST_LIMITS_LOGGED = 20  # different ones an account, in case the headers change all the time
 
 
@@ -53,12 +55,16 @@ class AccountGate:
         monotonic: Clock,
         rng: Random,
         has_new_token: Callable[[], bool] = lambda: False,
+        is_trusted: Callable[[], bool] | None = None,
+        handover: Handover | None = None,
     ) -> None:
-        """`has_new_token` is called while the token is refused, and returns whether to try another at once."""
+        """`has_new_token` is called while the token is refused, and returns whether to try another at once. In a fleet,
+        `is_trusted` returns whether this member may send requests now, and `handover` is what the owner before left."""
         self._account = account
         self._clock = clock
         self._monotonic = monotonic
         self._has_new_token = has_new_token
+        self._is_trusted = is_trusted
         self._windows = AccountWindows(limits.requests, limits.window_s)
         self._concurrency = Concurrency(limits.workers, self._windows.own)
         self._counts = RequestCounts()
@@ -76,8 +82,12 @@ class AccountGate:
             day=state.day,
             day_requests=state.day_requests,
         )
-        assumed_s = assumed_used_s(state, self._windows.own, clock())
-        self._windows.fill(assumed_s, monotonic())
+        assumed_s = 0.0
+        if handover is None:
+            assumed_s = assumed_used_s(state, self._windows.own, clock())
+            self._windows.fill(assumed_s, monotonic())
+        else:
+            self._windows.take_over(handover, monotonic())
         self._active_at = clock() if assumed_s and not state.clean else state.active_at
         self._logged: set[Window] = set()
         self._admission = AdmissionQueue(self._wait_s, self._windows.own)
@@ -127,10 +137,16 @@ class AccountGate:
             limit_reported=self._windows.reported is not None,
         )
 
+    @property
+    def slot_ages_s(self) -> tuple[float, ...] | None:
+        """How long ago each request ended that a window may still count; None where any slot may be in use: requests
+        are in flight, or the wait for another process's requests is not over."""
+        return self._windows.ages_s(self._monotonic())
+
     def slot(self, subject: object = None) -> AbstractAsyncContextManager[Slot]:
         """Wait for the right to send one request. `subject` is what it requests, such as the task's key: failures are
         an outage only when their subjects differ. Without it, each request counts as different."""
-        return _HeldSlot(self, subject)
+        return HeldSlot(self, subject)
 
     def close(self) -> None:
         self._admission.close()
@@ -162,12 +178,14 @@ class AccountGate:
 
     # --- may a request leave
 
-    async def enter(self, slot: "_HeldSlot") -> None:
+    async def enter(self, slot: HeldSlot) -> None:
         """Wait for the slot and take it."""
         await self._admission.admit(lambda: self._take(slot))
 
     def _wait_s(self) -> float:
         """Return how long nothing can leave: 0 is now, infinity until something happens."""
+        if self._is_trusted is not None and not self._is_trusted():
+            return TRUST_CHECK_S
         now, in_flight = self._monotonic(), self._windows.in_flight
         if self._pause.reason is None and self._quota.left(in_flight) <= 0:
             if self._quota.left() > 0:
@@ -191,7 +209,7 @@ class AccountGate:
             return wait_s
         return 0.0 if self._has_new_token() else min(wait_s, TOKEN_CHECK_S)
 
-    def _take(self, slot: "_HeldSlot") -> None:
+    def _take(self, slot: HeldSlot) -> None:
         self._counts.sent += 1
         slot.number = self._counts.sent
         slot.sent_at = self._monotonic()
@@ -203,13 +221,13 @@ class AccountGate:
 
     # --- what a request showed
 
-    def abandon(self, slot: "_HeldSlot") -> None:
+    def abandon(self, slot: HeldSlot) -> None:
         """The request may have reached the server until now, and its result stays unknown."""
         self._release(slot, RateLimits())
         self._fail_probe(slot)
         self._admission.wake()
 
-    def learn(self, slot: "_HeldSlot", answer: Answer) -> None:
+    def learn(self, slot: HeldSlot, answer: Answer) -> None:
         """Learn from a request's answer. Requests sent before a pause neither end nor extend it."""
         self._learn_limits(answer.limits)
         accepted, now = not isinstance(answer.outcome, Throttled), self._monotonic()
@@ -221,7 +239,7 @@ class AccountGate:
             self._judge(slot, answer)
         self._admission.wake()
 
-    def _release(self, slot: "_HeldSlot", limits: RateLimits) -> None:
+    def _release(self, slot: HeldSlot, limits: RateLimits) -> None:
         now = self._monotonic()
         self._quota.learn(limits, sent_at=slot.sent_at, now=now)
         self._windows.release(now)
@@ -236,7 +254,7 @@ class AccountGate:
             self._logged.add(window)
             log.info("lane.limit_learned", account=self._account, requests=window.limit, window_s=window.window_s)
 
-    def _judge(self, slot: "_HeldSlot", answer: Answer) -> None:
+    def _judge(self, slot: HeldSlot, answer: Answer) -> None:
         outcome = answer.outcome
         is_good = isinstance(outcome, Running | Finished | Missing)
         is_failed, is_probe = isinstance(outcome, Unreachable), self._pause.reason is not None
@@ -260,7 +278,7 @@ class AccountGate:
             case _:
                 assert_never(outcome)
 
-    def _concerns_account(self, slot: "_HeldSlot", reason: str) -> bool:
+    def _concerns_account(self, slot: HeldSlot, reason: str) -> bool:
         """Return whether a refusal is the account's and not one task's: during a pause for the same reason, and a wrong
         account by its nature, which many tasks have shown."""
         self._refusals.note(slot.subject, reason)
@@ -281,7 +299,7 @@ class AccountGate:
         self._outage.clear()
         self._concurrency.restart(self._windows.in_flight)
 
-    def _throttle(self, slot: "_HeldSlot", outcome: Throttled, limits: RateLimits) -> None:
+    def _throttle(self, slot: HeldSlot, outcome: Throttled, limits: RateLimits) -> None:
         match outcome.policy:
             case "daily":
                 self._pause.use_up_day(self._quota, "HubSpot answered 429: the account's daily limit is used up")
@@ -295,7 +313,7 @@ class AccountGate:
             case _:
                 assert_never(outcome.policy)
 
-    def _throttle_window(self, slot: "_HeldSlot", outcome: Throttled, limits: RateLimits) -> None:
+    def _throttle_window(self, slot: HeldSlot, outcome: Throttled, limits: RateLimits) -> None:
         """Pause the account, unless the headers show room: such a 429 is sporadic and only its request goes back, while
         they are few."""
         has_room = self._windows.shows_room(limits, self._monotonic())
@@ -304,11 +322,12 @@ class AccountGate:
                 return
             if not has_room:
                 self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
-        self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=self._throttles.relapses)
+        relapses = 0 if self._windows.doubts_refusals else self._throttles.relapses
+        self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=relapses)
         self._throttles.relapse()
         self._windows.believe()
 
-    def _fail(self, slot: "_HeldSlot", outcome: Unreachable) -> None:
+    def _fail(self, slot: HeldSlot, outcome: Unreachable) -> None:
         if outcome.reason == "timeout":
             self._concurrency.time_out(slot.number, self._counts.sent)
         if self._pause.reason is not None and slot.number != self._pause.probes.number:
@@ -318,39 +337,7 @@ class AccountGate:
         else:
             self._fail_probe(slot, outcome.retry_after_s)
 
-    def _fail_probe(self, slot: "_HeldSlot", asked_s: float | None = None) -> None:
+    def _fail_probe(self, slot: HeldSlot, asked_s: float | None = None) -> None:
         """Where this request was the probe: it showed neither the pause's reason nor its end."""
         if slot.number == self._pause.probes.number:
             self._pause.probes.fail(asked_s)
-
-
-class _HeldSlot:
-    """A slot: requested, then held until its answer or until it is left without one."""
-
-    __slots__ = ("_gate", "_is_held", "era", "number", "sent_at", "subject")
-
-    def __init__(self, gate: AccountGate, subject: object) -> None:
-        self._gate = gate
-        self._is_held = False
-        self.subject = self if subject is None else subject
-        self.number = 0
-        self.sent_at = 0.0
-        self.era = 0
-
-    async def __aenter__(self) -> Self:
-        await self._gate.enter(self)
-        self._is_held = True
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._is_held:
-            self._is_held = False
-            self._gate.abandon(self)
-
-    def answered(self, answer: Answer, *, of_witness: bool = False) -> None:
-        if self._is_held:
-            self._is_held = False
-            self.subject = WITNESS if of_witness else self.subject
-            self._gate.learn(self, answer)

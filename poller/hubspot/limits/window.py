@@ -7,6 +7,7 @@ stamped at sending let 123 arrivals into a window of 100 at 50-300 ms latency; t
 import math
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CLOCK_DRIFT = 0.002  # the server's seconds may be this much longer than ours
@@ -49,6 +50,15 @@ class HeldSlots:
         instants.append(now)
         if len(instants) > TRIM_AT and instants[len(instants) // 2] < now - longest_s - KEPT_S:
             del instants[: bisect_right(instants, now - longest_s - KEPT_S)]
+
+    def restore(self, ages_s: Iterable[float], now: float) -> None:
+        """Count requests that another process sent, by the times since each has ended."""
+        self._ended_at = sorted([*self._ended_at, *(now - max(0.0, age_s) for age_s in ages_s)])
+
+    def ages_s(self, within_s: float, now: float) -> tuple[float, ...]:
+        """Return the times since each request ended that did so within the given time, oldest first."""
+        first = bisect_right(self._ended_at, now - within_s)
+        return tuple(now - at for at in self._ended_at[first:])
 
     def used(self, window: Window, now: float) -> int:
         """Return how many slots of `window` are taken."""
@@ -108,6 +118,14 @@ class Others:
     def is_disbelieved(self) -> bool:
         """Whether reports of a used-up window prove nothing."""
         return self._contradicted >= DISBELIEVED_AFTER
+
+    def are_proved(self, now: float) -> bool:
+        """Whether the answers of the last window prove that others use it."""
+        return any(until > now for until, _ in self._proved)
+
+    def forgive(self) -> None:
+        """The refusals had another cause: others need no caution."""
+        self._caution = 0.0
 
     def refuse(self, unseen: int, window: Window, now: float) -> None:
         """The server refused a request that was within the limit by our count. `unseen` slots must be others', if the

@@ -3,7 +3,9 @@
 import math
 
 from poller.core.accounts import AccountState
+from poller.core.handover import Handover
 from poller.core.model import RateLimits
+from poller.hubspot.limits.sporadic import SporadicRefusals
 from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app
@@ -23,6 +25,7 @@ class AccountWindows:
         self.reported: Window | None = None
         self._held = HeldSlots()
         self._others = Others()
+        self._sporadic = SporadicRefusals()
         self._room, self._room_at = 0, -math.inf  # slots left by the latest report, requests then in flight taken off
         self._full_until = 0.0
         self._set(requests, window_s)
@@ -42,6 +45,19 @@ class AccountWindows:
     def fill(self, for_s: float, now: float) -> None:
         """Treat all slots as taken for this long: unknown requests may have been sent."""
         self._full_until = now + for_s
+
+    def take_over(self, handover: Handover, now: float) -> None:
+        """Count the requests that another process sent: those whose ages are known, or a full window."""
+        if handover.is_clean:
+            self._held.restore(handover.slot_ages_s, now)
+        else:
+            self.fill(self.own.hold_s + handover.settle_s, now)
+
+    def ages_s(self, now: float) -> tuple[float, ...] | None:
+        """Return how long ago each request ended that a window may still count; None where any slot may be in use."""
+        if self.in_flight or self._full_until > now:
+            return None
+        return self._held.ages_s(self._longest_hold_s, now)
 
     @property
     def in_flight(self) -> int:
@@ -100,6 +116,8 @@ class AccountWindows:
     def learn_others(self, limits: RateLimits, *, accepted: bool, sent_at: float, now: float) -> None:
         """Learn how much others use from the answer to a request sent at `sent_at` that still holds its slot."""
         window = self.reported
+        if window is None and limits.remaining is None:
+            self._learn_without_counts(accepted, sent_at, now)
         if window is None or limits.max != window.limit or limits.remaining is None:
             return
         if accepted:
@@ -108,12 +126,28 @@ class AccountWindows:
         used = window.limit - max(0, limits.remaining)
         self._others.prove(used - self._held.counted_at_most(window, sent_at), window, now)
 
+    def _learn_without_counts(self, accepted: bool, sent_at: float, now: float) -> None:
+        count = self._held.counted_at_most(self.own, sent_at)
+        if accepted:
+            self._sporadic.accept(count, self.own, now)
+        elif self._sporadic.refuse(count, self.own, now):
+            self._others.forgive()
+
     def shows_room(self, limits: RateLimits, now: float) -> bool:
         """Return whether a 429 with these headers has another cause than a window that is used up: they report room, or
-        those of the answer before it did, or the report is known to be wrong."""
+        those of the answer before it did, or the report is known to be wrong. Without headers: 429s come whatever we
+        send."""
         if limits.max is None or limits.remaining is None:
-            return self._room > 0 and now - self._room_at < self.tighter.window_s / 2
+            if self.reported is None:
+                return self._sporadic.are_known
+            is_recent = now - self._room_at < self.tighter.window_s / 2
+            return is_recent and (self._room > 0 or not self._others.are_proved(now))
         return limits.remaining > 0 or self._others.is_disbelieved
+
+    @property
+    def doubts_refusals(self) -> bool:
+        """Whether 429s without headers seem to have another cause than a window that is used up."""
+        return self._sporadic.are_suspected
 
     def believe(self) -> None:
         """429s are frequent: take reports of a used-up window seriously again."""
@@ -126,6 +160,10 @@ class AccountWindows:
         is_reported = limits.max is not None and limits.remaining is not None
         unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)
         self._others.refuse(unseen, window, now)
+
+    @property
+    def _longest_hold_s(self) -> float:
+        return self.own.hold_s if self.reported is None else max(self.own.hold_s, self.reported.hold_s)
 
     @property
     def _longest_s(self) -> float:

@@ -5,7 +5,7 @@ another program holds, keeps the connection open and never answers.
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -68,6 +68,8 @@ async def fetch_all(connection: AsyncConnection, query: str, values: Sequence[An
     return await (await connection.execute(query.encode(), values)).fetchall()
 
 
-async def fetch_first(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+async def fetch_first(
+    connection: AsyncConnection, query: str, values: Sequence[Any] | Mapping[str, Any] = ()
+) -> tuple[Any, ...] | None:
     """Return the first row of a query; None if there is none."""
     return await (await connection.execute(query.encode(), values)).fetchone()

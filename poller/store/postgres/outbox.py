@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import AsyncConnection
 
 from poller.core.deliveries import Delivery, Selection
+from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.search import forget_runs
 from poller.store.rows import delivery_of, storable
@@ -146,6 +147,7 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
         " polls = pruned.polls + excluded.polls, landed = pruned.landed + excluded.landed",
         (tasks,),
     )
+    await import_rows.forget(connection, tasks)
     await forget_runs(connection, tasks)
     return len(found)
 

@@ -17,6 +17,7 @@ from poller.core.search import TaskFilter, TaskPage
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
+from poller.store.postgres import import_rows
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
@@ -73,6 +74,7 @@ class PostgresReads(StateReader):
             landed={kind: landed for kind, _, _, landed in tasks if kind is not None},
             reasons=reasons,
             pruned=await fetch_all(connection, "SELECT kind, tasks, polls, landed FROM pruned"),
+            starts=await import_rows.count(connection),
         )
 
     async def sources(self) -> Sequence[SourceSums]:

@@ -14,7 +14,6 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.deliveries import Delivery, Selection, Written
-from poller.core.errors import ConfigError
 from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
@@ -25,9 +24,9 @@ from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
+from poller.store.postgres.start_store import PostgresStarts
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
-from poller.store.versions import NO_IMPORTS
 
 log = structlog.get_logger("poller")
 T = TypeVar("T")
@@ -45,14 +44,21 @@ class PostgresStore(PostgresReads, NotingStore):
         self._pool = pool
         self._dsn = dsn
         self._clock = clock
+        self._starts = PostgresStarts(
+            self._read,
+            self._write,
+            clock=clock,
+            noted=lambda: self._noted_accounts,
+            first_poll_s=self._first_poll_s,
+        )
         self._beaten_at = clock()
         self._is_beating = False
         self._is_unreadable = False
         self._closed = False
 
     @property
-    def starts(self) -> None:
-        return None
+    def starts(self) -> PostgresStarts:
+        return self._starts
 
     @property
     def writable(self) -> bool:
@@ -81,11 +87,9 @@ class PostgresStore(PostgresReads, NotingStore):
         return await self._read(task_queue.was_read, position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
-        if chunk.rows:
-            raise ConfigError(NO_IMPORTS)
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
         write = (source, chunk, paused_s, self._first_poll_s, self._clock())
-        return await self._write(task_queue.add, *write, rows=len(chunk.fed))
+        return await self._write(task_queue.add, *write, rows=len(chunk.fed) + len(chunk.rows))
 
     # --- polling
 
@@ -185,9 +189,15 @@ class PostgresStore(PostgresReads, NotingStore):
         log.info("store.closed", path=self._dsn.shown)
 
     async def _write(
-        self, write: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values, rows: int = 1
+        self,
+        write: Callable[[AsyncConnection, *Values], Awaitable[T]],
+        *values: *Values,
+        rows: int = 1,
+        on_commit: Callable[[], None] | None = None,
     ) -> T:
-        result: T = await self._writer.run(_OneByOne(write), values, rows=rows)
+        """Return what `write` returned, once it is on disk; `on_commit` runs right after the commit."""
+        then = None if on_commit is None else lambda _: on_commit()
+        result: T = await self._writer.run(_OneByOne(write), values, rows=rows, on_commit=then)
         return result
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:

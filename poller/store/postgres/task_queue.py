@@ -15,6 +15,7 @@ from poller.core.model import Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
+from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all, fetch_first
 
 SAMPLES = 20  # lines of a chunk that are looked up before it is inserted
@@ -64,6 +65,11 @@ async def add(
     tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
     failed, other_refs = await _count_known(connection, chunk) if duplicates else (0, 0)
+    if chunk.rows:
+        accounts = await accounts_of(connection, {row.account for row in chunk.rows})
+        numbers = {name: number for name, (number, _) in accounts.items()}
+        new, failed_rows = await import_rows.add_rows(connection, chunk.rows, numbers, now)
+        tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
     added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
     if chunk.rejected:
         await connection.execute(
@@ -330,4 +336,5 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         "UPDATE dead SET at = least(at - %(ahead_s)s, %(now)s) WHERE at > %(now)s",
     ):
         await connection.execute(statement.encode(), values)
+    await import_rows.rebase(connection, values)
     return float(latest - now)

@@ -9,19 +9,16 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 
-import msgspec
 import orjson
 
 from poller.core.accounts import AccountState
 from poller.core.model import FedRow, Kind, Record
-from poller.core.starts import Row, StartAgain, StartFacts
+from poller.core.starts import Row, StartAgain
 from poller.core.sums import StartSums
-from poller.store.rows import storable
+from poller.store.rows import IMPORT_ROW, MAY_HAVE_LANDED, ids_of_attempts, import_row_of, start_facts, storable
 from poller.store.sqlite.accounts import account_base
 
 Connection = sqlite3.Connection
-MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
-_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -65,7 +62,7 @@ def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], 
     again = [each for each in found if each[4] != Kind.COMPLETE and not each[5]]
     for name, attempts, earlier, task_id, kind, _ in again:
         row = by_row[name]
-        ids = f"{earlier} {task_id}".strip() if not task_id.startswith("start:") else earlier
+        ids = ids_of_attempts(earlier, task_id)
         connection.execute(
             "INSERT INTO import_row (account, row, body, ref, fed_at, due_at, may_have_landed, earlier)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -83,32 +80,12 @@ def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], 
 def claim(connection: Connection, account: str, limit: int, leased: Collection[int], now: float) -> list[Row]:
     """Return up to `limit` due rows that are not leased, longest due first."""
     found = connection.execute(
-        f"SELECT {_ROW} FROM import_row INDEXED BY import_row_due"  # noqa: S608 - our own columns
+        f"SELECT {IMPORT_ROW} FROM import_row INDEXED BY import_row_due"  # noqa: S608 - our own columns
         " WHERE account = (SELECT id FROM account WHERE name = ?) AND task IS NULL AND due_at <= ?"
         " ORDER BY due_at, key LIMIT ?",
         (account, now, limit + len(leased)),
     ).fetchall()
-    return [_row_of(account, row) for row in found if row[0] not in leased][:limit]
-
-
-def _row_of(account: str, row: Sequence[object]) -> Row:
-    key, name, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier = row
-    fields = {
-        "key": key,
-        "account": account,
-        "row": name,
-        "body": body,
-        "ref": ref,
-        "fed_at": fed_at,
-        "due_at": due_at,
-        "starts": starts,
-        "lost": lost,
-        "refusals": refusals,
-        "first_sent_at": first_sent_at,
-        "may_have_landed": bool(may_have_landed),
-        "earlier": tuple(str(earlier).split()),
-    }
-    return msgspec.convert(fields, Row)
+    return [import_row_of(account, row) for row in found if row[0] not in leased][:limit]
 
 
 def next_due_at(connection: Connection, account: str, leased: Collection[int]) -> float | None:
@@ -136,11 +113,10 @@ def intend(connection: Connection, key: int, sent_at: float, due_at: float) -> N
 def begin(connection: Connection, row: Row, task_id: str, base: tuple[int, float], now: float, due_at: float) -> bool:
     """Give a row its task; False where the account has a task of this id already. `base`: the account's number and
     paused time."""
-    facts = StartFacts(row=row.row, starts=row.starts, first_sent_at=row.first_sent_at or now, earlier=row.earlier)
     inserted = connection.execute(
         "INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, start) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (account, task_id) DO NOTHING RETURNING key",
-        (*base, task_id, row.ref, now, due_at, msgspec.json.encode(facts)),
+        (*base, task_id, row.ref, now, due_at, start_facts(row, now)),
     ).fetchone()
     if inserted is None:
         return False

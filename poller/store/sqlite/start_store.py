@@ -3,12 +3,11 @@
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec.structs import replace
-
 from poller.core.accounts import AccountState
 from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
 from poller.core.starts import Begin, EndRow, Row, StartAgain
+from poller.store.rows import intended
 from poller.store.sqlite import import_rows
 from poller.store.sqlite.accounts import account_base
 from poller.store.sqlite.group_commit import GroupCommit
@@ -46,8 +45,7 @@ class SqliteStarts(StartStore):
 
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
         await self._commits.run(lambda: import_rows.intend(self._connection, row.key, sent_at, due_at))
-        first_sent_at = sent_at if row.first_sent_at is None else row.first_sent_at
-        return replace(row, starts=row.starts + 1, lost=row.lost + 1, first_sent_at=first_sent_at, due_at=due_at)
+        return intended(row, sent_at=sent_at, due_at=due_at)
 
     async def settle(self, row: Row, decision: Begin | StartAgain | EndRow, record: Record | None = None) -> bool:
         return await self._commits.run(

@@ -34,6 +34,7 @@ class SimulatedServer:
     daily: int | None = None
     refused: int = 0  # 429s
     failure: Callable[[float], str | None] = lambda _: None  # an Unreachable reason, by the time
+    bare_refusals: bool = False  # its 429s have no headers
     reports_zero: bool = False  # its headers always report that nothing is left
     sporadic: float = 0.0  # share of requests that get a 429 although the window has room
     chance: Random = field(default_factory=lambda: Random(5))
@@ -61,11 +62,11 @@ class SimulatedServer:
             self.accepted.append(now)
             self.used_today += 1
             used += 1
-        return Answer(outcome=outcome, limits=self._headers(used))
+        return Answer(outcome=outcome, limits=self._headers(used, refuses=isinstance(outcome, Throttled)))
 
-    def _headers(self, used: int) -> RateLimits:
+    def _headers(self, used: int, *, refuses: bool) -> RateLimits:
         left = None if self.daily is None else self.daily - self.used_today
-        if not self.reports:
+        if not self.reports or (refuses and self.bare_refusals):
             return RateLimits(daily=self.daily, daily_remaining=left)
         return RateLimits(
             max=self.limit,
@@ -238,6 +239,46 @@ async def test_sporadic_429s_with_room_in_the_headers_cost_little_more_than_them
     assert server.refused <= 1.5 * sporadic * len(server.ours)
     assert worst_window(server.ours, 2.0) <= 100
     assert gate.paused_s < 10
+
+
+@pytest.mark.parametrize("sporadic", [0.01, 0.03])
+async def test_sporadic_429s_without_any_headers_cost_little_once_they_are_recognized(
+    clock: Clock, sporadic: float
+) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, reports=False, sporadic=sporadic)
+    gate = make_gate(clock, requests=100, window_s=2.0, workers=64)
+    await keep_busy(gate, server, for_s=180, workers=64)
+    assert sum(at >= 120 for at in server.ours) >= 0.8 * 45 * 60
+    assert worst_window(server.ours, 2.0) <= 100
+    assert server.refused <= 1.5 * sporadic * len(server.ours)
+
+
+@pytest.mark.parametrize("sporadic", [0.01, 0.03])
+async def test_a_sporadic_429_that_has_no_headers_itself_is_known_by_the_good_answers_around_it(
+    clock: Clock, sporadic: float
+) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, sporadic=sporadic, bare_refusals=True)
+    gate = make_gate(clock, workers=64)
+    await keep_busy(gate, server, for_s=90, workers=64)
+    assert len(server.ours) - server.refused >= 0.85 * 45 * 90
+    assert gate.paused_s < 10
+
+
+@pytest.mark.parametrize(("theirs", "most_429"), [(10, 30), (30, 40), (60, 90)])
+async def test_without_headers_another_client_s_share_is_not_taken_for_sporadic_429s(
+    clock: Clock, theirs: int, most_429: int
+) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, reports=False)
+    gate = make_gate(clock, requests=100, window_s=2.0, workers=64)
+
+    async def other() -> None:
+        while True:
+            server.arrive(loop_time())
+            await asyncio.sleep(2.0 / theirs)
+
+    await keep_busy(gate, server, for_s=120, workers=64, beside=other())
+    assert server.refused <= most_429
+    assert len(server.ours) >= 0.6 * (100 - theirs) * 60
 
 
 @pytest.mark.parametrize("sporadic", [0.0, 0.01])

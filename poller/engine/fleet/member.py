@@ -1,0 +1,166 @@
+"""This process as a member of a fleet: it joins, beats, notices that it was buried, and leaves.
+
+What the member owns is not its matter; see `turns`.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+
+import structlog
+
+from poller.core.errors import ConfigError
+from poller.core.fleet import Beat, Fenced, FleetView, Hints, Membership
+from poller.core.protocols import Clock
+from poller.engine.fleet.death_watch import DeathWatch
+from poller.engine.fleet.times import BeatTimes
+from poller.engine.fleet.trust import Trust
+
+log = structlog.get_logger("poller")
+
+BEAT_SETTING = "beat_s"  # the one setting that all members must have the same
+
+
+class FleetMember:
+    """A membership from `open` to `close`, with an id of its own after each time it was buried."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        *,
+        times: BeatTimes,
+        trust: Trust,
+        monotonic: Clock,
+        serves: Collection[str],
+        settings: Mapping[str, object],
+    ) -> None:
+        """`serves` are the accounts that this process can poll; `settings`, without secrets, show what differs."""
+        self.membership = membership
+        self.times = times
+        self.trust = trust
+        self.serves = frozenset(serves)
+        self.on_hints: Callable[[Hints], None] = lambda _hints: None
+        self.doubted_until = 0.0  # monotonic: until then another process may still act for what is found free
+        self._settings = {BEAT_SETTING: times.beat_s, **settings}
+        self._monotonic = monotonic
+        self._watch = DeathWatch(times.lease_s)
+        self._is_member = asyncio.Event()
+        self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.membership.name
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this process was buried and has not joined again."""
+        return not self._is_member.is_set()
+
+    async def open(self) -> None:
+        """Join, and beat from then on. Raises `ConfigError` where a living member has this name."""
+        await self.join()
+        # Outside any group, as the store's writer is: it must beat until the last sink is closed. `close` awaits it.
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    async def close(self) -> None:
+        """Leave the fleet: what is still owned is free, and unclean."""
+        self.trust.end()
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait([self._beating])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.times.lease_s):  # after that time the others bury it
+                await self.membership.leave()
+
+    # --- joining
+
+    async def join(self) -> None:
+        """Become a member, once the last one of this name is dead. Raises `ConfigError` where it goes on beating, or
+        where members beat differently."""
+        began_at, first_seen = self._monotonic(), None
+        while True:
+            sent = self.trust.mark()
+            member = await self.membership.join(serves=self.serves, settings=self._settings)
+            if member is not None:
+                break
+            view = await self.membership.view()
+            await self.bury(view)
+            other = next((each for each in view.members if each.name == self.name), None)
+            if other is None:
+                continue
+            if first_seen is None:
+                first_seen = other
+                log.warning("member.waiting", replica=self.name, host=other.host, pid=other.pid)
+            has_beaten = (other.id, other.beats) != (first_seen.id, first_seen.beats) and not other.is_draining
+            if has_beaten and self._monotonic() - began_at > self.times.lease_s:
+                raise ConfigError(
+                    f"two replicas are named {self.name!r}: the other is process {other.pid} on {other.host}. Give "
+                    "each a name of its own: replica = …, or POLLER_REPLICA"
+                )
+            await asyncio.sleep(self.times.beat_s)
+        self.trust.renew(sent)
+        self._is_member.set()
+        log.info("member.joined", replica=self.name, member=member)
+        await self._refuse_other_beats()
+
+    async def _refuse_other_beats(self) -> None:
+        """Raise `ConfigError` where another member's lease may be shorter than our trust."""
+        for other in (await self.membership.view()).members:
+            if other.settings.get(BEAT_SETTING, self.times.beat_s) != self.times.beat_s:
+                await self.close()
+                raise ConfigError(
+                    f"beat_s = {self.times.beat_s:g} differs from that of replica {other.name} "
+                    f"({other.settings[BEAT_SETTING]}): all members of a fleet need the same"
+                )
+
+    async def announce(self, serves: Collection[str], settings: Mapping[str, object] | None = None) -> None:
+        """Show the others which accounts this process can serve from now on. Raises `Fenced`."""
+        self.serves = frozenset(serves)
+        if settings is not None:
+            self._settings = {BEAT_SETTING: self.times.beat_s, **settings}
+        await self.membership.announce(serves=self.serves, settings=self._settings)
+
+    # --- beating
+
+    async def _beat(self) -> None:
+        while True:
+            began_at, sent, member = self._monotonic(), self.trust.mark(), self.membership.id
+            if member is not None:
+                match await self.membership.beat():
+                    case Beat.MADE if self.membership.id == member:
+                        self.trust.renew(sent)
+                    case Beat.FENCED if self.membership.id in (member, None):
+                        self.note_fenced()
+                if (hints := self.membership.hints()).fed or hints.reload:
+                    self.on_hints(hints)
+            await asyncio.sleep(max(0.0, began_at + self.times.beat_s - self._monotonic()))
+
+    def note_fenced(self, error: Fenced | None = None) -> None:
+        """This process was buried, or the server lost what it had confirmed: nothing leaves until it has joined
+        again."""
+        self.trust.end()
+        if error is not None and error.lost_commits:
+            self.doubted_until = self._monotonic() + self.times.trust_s
+            log.error("store.commits_lost", replica=self.name, commits=error.lost_commits)
+        if self._is_member.is_set():
+            self._is_member.clear()
+            log.warning("member.fenced", replica=self.name)
+
+    async def until_member(self) -> None:
+        """Return once this process is a member."""
+        await self._is_member.wait()
+
+    # --- others
+
+    async def bury(self, view: FleetView) -> list[str]:
+        """Bury those who stopped beating; return their names. What they owned is free."""
+        me = self.membership.id
+        beats = {member.id: member.beats for member in view.members if member.id != me}
+        dead = self._watch.dead(beats, self._monotonic())
+        if not dead:
+            return []
+        names = {member.id: member.name for member in view.members}
+        buried = [names[member] for member in await self.membership.bury(dead)]
+        for name in buried:
+            log.warning("member.buried", replica=name, after_s=self.times.lease_s)
+        return buried

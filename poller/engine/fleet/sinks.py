@@ -1,0 +1,114 @@
+"""A member's sinks: it takes those that it names and that no member delivers, and gives up those that moved away.
+
+A sink of one machine (a file, a command) has a home, the name of the only replica that may deliver it. The others have
+one owner in the whole fleet.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from poller.core.errors import SinkError
+from poller.core.fleet import FleetView, SinkPlace
+from poller.core.protocols import Clock
+from poller.engine.delivery import DeliveryLoop
+from poller.engine.fleet.member import FleetMember
+from poller.engine.service import Service
+
+log = structlog.get_logger("poller")
+
+DETACHED_AFTER_S = 60.0  # a sink that no member names
+
+
+class TakeOver(Protocol):
+    """Counts what a sink has already, before this member delivers to it."""
+
+    async def __call__(self, names: Sequence[str]) -> None: ...
+
+
+class MemberSinks:
+    """The sinks that one member's settings name."""
+
+    def __init__(
+        self,
+        member: FleetMember,
+        service: Service,
+        *,
+        named: Mapping[str, bool],
+        make_loop: Callable[[str], DeliveryLoop],
+        take_over: TakeOver,
+        monotonic: Clock,
+    ) -> None:
+        """`named`: the sinks, each with whether any replica may deliver it. `make_loop` raises `ConfigError`."""
+        self._member = member
+        self._membership = member.membership
+        self._service = service
+        self._named = dict(named)
+        self._make_loop = make_loop
+        self._take_over = take_over
+        self._monotonic = monotonic
+        self._epochs: dict[str, int] = {}  # sinks that this member delivers
+        self._unwanted_since: dict[str, float] = {}
+        self._announced_as: int | None = None  # the member id for which the store knows the names
+
+    async def turn(self, view: FleetView) -> None:
+        """Take what is free, end what moved. Raises `Fenced`."""
+        if self._announced_as != view.me:
+            shared = [name for name, is_shared in self._named.items() if is_shared]
+            await self._membership.want_sinks(list(self._named), shared=shared)
+            self._announced_as = view.me
+            return  # the next view has them
+        for place in view.sinks:
+            if place.name in self._epochs and not self._may_deliver(place, view.me):
+                await self._end(place)
+        free = [
+            place.name
+            for place in view.sinks
+            if place.owner is None and place.name in self._named and place.home in (None, self._member.name)
+        ]
+        if free:
+            await self._take([name for name in free if name not in self._epochs])
+        await self._detach(view)
+
+    def _may_deliver(self, place: SinkPlace, me: int | None) -> bool:
+        return place.owner == me and place.home in (None, self._member.name)
+
+    async def _take(self, names: Sequence[str]) -> None:
+        taken = await self._membership.take_sinks(names)
+        if taken:
+            await self._take_over([sink.name for sink in taken])
+        for sink in taken:
+            loop = self._make_loop(sink.name)
+            try:
+                await loop.open(sink.position)
+            except SinkError as error:
+                loop.stopped_by, loop.backlog_reason = error, str(error)
+                log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
+            self._epochs[sink.name] = sink.epoch
+            self._service.begin_delivery(loop)
+            log.info("sink.taken", sink=sink.name, epoch=sink.epoch)
+
+    async def _end(self, place: SinkPlace) -> None:
+        """End a delivery that is another member's from now on."""
+        epoch = self._epochs.pop(place.name)
+        for loop in [each for each in self._service.delivery_loops if each.sink.name == place.name]:
+            await self._service.end_delivery(loop)
+            self._service.delivery_loops.remove(loop)
+        await self._membership.give_sink(place.name, epoch)
+        log.info("sink.given", sink=place.name, epoch=epoch, home=place.home)
+
+    async def _detach(self, view: FleetView) -> None:
+        """Detach what no member has named for a minute: records that finish from now on are not kept for it."""
+        now = self._monotonic()
+        unwanted = {place.name for place in view.sinks if not place.is_wanted}
+        self._unwanted_since = {name: self._unwanted_since.get(name, now) for name in unwanted}
+        if long := [name for name, since in self._unwanted_since.items() if now - since >= DETACHED_AFTER_S]:
+            for name in await self._membership.detach_sinks(long):
+                log.warning("sink.detached", sink=name)
+
+    async def drop(self) -> None:
+        """End all deliveries at once: this member was buried."""
+        self._epochs.clear()
+        for loop in list(self._service.delivery_loops):
+            await self._service.drop_delivery(loop)

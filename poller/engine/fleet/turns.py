@@ -1,0 +1,247 @@
+"""A member's turns, one a beat: see the others, bury the dead, take and give accounts, attend to sinks.
+
+All members do the same, each for itself, from the rows of the state: there is no leader.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from poller.core.accounts import Pause
+from poller.core.errors import ConfigError
+from poller.core.fleet import Fenced, FleetView, Hints, Taken
+from poller.core.handover import Handover
+from poller.core.protocols import Clock
+from poller.engine.fleet.balance import Seat, moves, shares, unserved
+from poller.engine.fleet.member import FleetMember
+from poller.engine.fleet.sinks import MemberSinks
+from poller.engine.lane import Lane
+from poller.engine.service import Service
+
+log = structlog.get_logger("poller")
+
+MEMBER_TURNS = 2  # after which a member gives: by then it has seen who is there
+STUCK_S = 60.0  # an account that only a person can help is tried by another member after this time
+IN_OTHER_HANDS = -1  # stands for the owner of an account that is on its way out
+
+
+class OpenLane(Protocol):
+    """Makes the lane of an account that this member owns now. Raises `ConfigError` where it has no token."""
+
+    async def __call__(self, account: str, handover: Handover) -> Lane: ...
+
+
+class Turns:
+    """The accounts and sinks of one member, from its first turn to its last."""
+
+    def __init__(
+        self,
+        member: FleetMember,
+        service: Service,
+        sinks: MemberSinks,
+        *,
+        open_lane: OpenLane,
+        monotonic: Clock,
+        show: Callable[[FleetView], Awaitable[None]],
+    ) -> None:
+        """`show` publishes what this member does, with what it saw of the others; called once a turn."""
+        self._member = member
+        self._membership = member.membership
+        self._service = service
+        self._sinks = sinks
+        self._open_lane = open_lane
+        self._monotonic = monotonic
+        self._show = show
+        self._accounts = member.serves
+        self._epochs: dict[str, int] = {}  # accounts that this member owns by its own doing
+        self._giving: set[str] = set()
+        self._declined: set[str] = set()  # accounts that are for others, while others serve them
+        self._stuck_since: dict[str, float] = {}
+        self._unserved: list[str] = []  # as last logged
+        self._turns = 0  # as this member
+        self._group: asyncio.TaskGroup | None = None
+        service.on_lane_ended = self._give
+        service.on_fenced = member.note_fenced
+        member.on_hints = self._on_hints
+
+    async def run(self) -> None:
+        """Take turns until cancelled, or until the run ends without a membership. Raises `ConfigError` where another
+        process took this member's name."""
+        async with asyncio.TaskGroup() as self._group:
+            while True:
+                try:
+                    if self._member.is_fenced:
+                        await self._drop_all()
+                        if self._service.is_ending:
+                            return
+                        await self._member.join()
+                    await self._turn()
+                except Fenced as error:
+                    self._member.note_fenced(error)
+                    continue
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait for the next turn; the first one of a drain comes at once."""
+        beat_s = self._member.times.beat_s
+        if self._service.is_ending:
+            await asyncio.sleep(beat_s)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(beat_s):
+                await self._service.ending.wait()
+
+    async def _turn(self) -> None:
+        view = await self._membership.view()
+        if view.me is None:
+            self._member.note_fenced()
+            return
+        if await self._member.bury(view):
+            view = await self._membership.view()
+        if self._service.is_ending:
+            await self._membership.set_draining()
+        else:
+            await self._move_accounts(view)
+            await self._sinks.turn(view)
+            self._turns += 1
+        await self._show(view)
+
+    # --- accounts
+
+    async def _move_accounts(self, view: FleetView) -> None:
+        await self._reconcile(view)
+        await self._give_up_stuck(view)
+        seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
+        self._log_unserved(unserved(seats, view.owners))
+        owners = dict(view.owners) | dict.fromkeys(self._giving & view.owners.keys(), IN_OTHER_HANDS)
+        found = moves(
+            shares(view.me or 0, seats, owners),
+            may_give=self._turns >= MEMBER_TURNS,
+            is_busy=self._is_busy,
+        )
+        for account in found.give:
+            self._begin_to_give(account)
+        for accounts, limit in found.take:
+            for taken in await self._membership.take(accounts, limit):
+                await self._begin(taken.account, taken.epoch, self._handover(taken))
+
+    def _is_busy(self, account: str) -> bool:
+        lane = self._service.lanes.get(account)
+        return lane is not None and lane.gate.reading().in_flight > 0
+
+    def _handover(self, taken: Taken) -> Handover:
+        if taken.is_clean:
+            return Handover(is_clean=True, slot_ages_s=taken.slot_ages_s)
+        is_doubted = self._monotonic() < self._member.doubted_until
+        return Handover(is_clean=False, settle_s=self._member.times.trust_s if is_doubted else 0.0)
+
+    async def _begin(self, account: str, epoch: int, handover: Handover) -> None:
+        """Begin the work of an account that is ours now."""
+        try:
+            lane = await self._open_lane(account, handover)
+        except ConfigError as error:
+            log.error("account.declined", account=account, reason=str(error))  # noqa: TRY400 - a message
+            ages_s = handover.slot_ages_s if handover.is_clean else ()
+            await self._membership.give(account, epoch, slot_ages_s=ages_s, is_clean=handover.is_clean)
+            await self._decline(account)
+            return
+        self._epochs[account] = epoch
+        self._service.begin_lane(lane)
+        log.info("account.taken", account=account, epoch=epoch, clean=handover.is_clean)
+
+    def _begin_to_give(self, account: str) -> None:
+        if self._group is not None and account in self._service.lanes:
+            self._giving.add(account)
+            self._group.create_task(self._service.end_lane(account))
+
+    async def _give(self, lane: Lane) -> None:
+        """Give an account back: its lane has ended, all its polls are recorded."""
+        account, ages_s = lane.account, lane.gate.slot_ages_s
+        self._giving.add(account)
+        epoch = self._epochs.pop(account, None)
+        if epoch is not None:
+            await self._membership.give(account, epoch, slot_ages_s=ages_s or (), is_clean=ages_s is not None)
+            log.info("account.given", account=account, epoch=epoch, clean=ages_s is not None)
+        self._giving.discard(account)
+
+    async def _reconcile(self, view: FleetView) -> None:
+        """Compare what the state shows with what we did: after a failover of the server they may differ."""
+        for account in self._epochs.keys() - view.mine.keys() - self._giving:
+            log.error("account.lost", account=account, epoch=self._epochs.pop(account))
+            await self._service.drop_lane(account)
+        for account in view.mine.keys() - self._epochs.keys() - self._giving:
+            log.error("account.found", account=account, epoch=view.mine[account])
+            handover = Handover(is_clean=False, settle_s=self._member.times.trust_s)
+            await self._begin(account, view.mine[account], handover)
+
+    # --- accounts that others should try
+
+    async def _give_up_stuck(self, view: FleetView) -> None:
+        """Leave an account to others, once, where this member has been refused for a minute; serve it again where no
+        other member does."""
+        others = Counter(
+            account for each in view.members if each.id != view.me and not each.is_draining for account in each.serves
+        )
+        if alone := {account for account in self._declined if not others[account]}:
+            self._declined -= alone
+            await self._announce()
+        now, lanes = self._monotonic(), self._service.lanes
+        stuck = {account for account, lane in lanes.items() if _is_stuck(lane.gate.pause)}
+        self._stuck_since = {account: self._stuck_since.get(account, now) for account in stuck}
+        for account, since in self._stuck_since.items():
+            if now - since >= STUCK_S and others[account] and account not in self._giving:
+                log.warning("account.declined", account=account, reason=str(lanes[account].gate.pause))
+                await self._decline(account)
+                self._begin_to_give(account)
+
+    async def _decline(self, account: str) -> None:
+        self._declined.add(account)
+        await self._announce()
+
+    async def _announce(self) -> None:
+        await self._member.announce(self._accounts - self._declined)
+
+    async def change(self, accounts: Collection[str], settings: Mapping[str, object]) -> None:
+        """Serve these accounts from now on: settings were reloaded, so that all are tried again."""
+        self._accounts = frozenset(accounts)
+        self._declined.clear()
+        self._stuck_since.clear()
+        with suppress(Fenced):  # the next `join` announces them
+            await self._member.announce(self._accounts, settings)
+
+    def _log_unserved(self, accounts: list[str]) -> None:
+        if accounts != self._unserved:
+            self._unserved = accounts
+            if accounts:
+                log.warning("account.unserved", accounts=accounts)
+
+    # --- the end of a membership
+
+    async def _drop_all(self) -> None:
+        """Drop all that this process owned, without recording: it has been buried."""
+        for account in list(self._service.lanes):
+            await self._service.drop_lane(account)
+        self._epochs.clear()
+        self._giving.clear()
+        await self._sinks.drop()
+        self._turns = 0
+
+    def _on_hints(self, hints: Hints) -> None:
+        for account in hints.fed & self._service.lanes.keys():
+            self._service.lanes[account].wake()
+        if hints.reload:
+            self._service.reload_asked.set()
+
+
+def _is_stuck(pause: Pause | None) -> bool:
+    return pause is not None and pause.needs_person and pause is not Pause.PAUSED_BY_PERSON
+
+
+def differing(settings: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """Return the names of settings that are not the same for all members. `settings`: each member's, by name."""
+    names = {name for each in settings.values() for name in each}
+    return sorted(name for name in names if len({repr(each.get(name)) for each in settings.values()}) > 1)

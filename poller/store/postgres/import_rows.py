@@ -1,0 +1,291 @@
+"""The rows to import of a PostgreSQL state: feeding, claiming, and what their starts led to. Writing functions run
+inside a transaction. For the contracts, see `StartStore` in core/protocols.
+
+A start is stored as lost before it leaves; what its answer proves is subtracted later. So at any instant
+starts = accepted + refused + lost, and a crash needs no clean-up.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from psycopg import AsyncConnection
+
+from poller.core.model import FedRow, Kind, Record
+from poller.core.starts import Row, StartAgain
+from poller.core.sums import StartSums
+from poller.store import rows
+from poller.store.postgres.connection import fetch_all, fetch_first
+
+_OF_ACCOUNT = "account = (SELECT id FROM account WHERE name = %s)"
+
+
+# --- feeding ---------------------------------------------------------------------------------------------------------
+
+
+async def add_rows(
+    connection: AsyncConnection, fed: Sequence[FedRow], accounts: Mapping[str, int], now: float
+) -> tuple[int, int]:
+    """Store the rows that are new, or whose latest attempt failed; return how many, and how many duplicates have a
+    task that ended but is not complete. `accounts`: the numbers of the rows' accounts."""
+    added = failed = 0
+    for name, account in accounts.items():
+        of_account = [row for row in fed if row.account == name]
+        await connection.execute("INSERT INTO import_sum (account) VALUES (%s) ON CONFLICT DO NOTHING", (account,))
+        inserted = await connection.execute(
+            "INSERT INTO import_row (account, row, body, ref, fed_at, due_at)"
+            " SELECT %s, x.row, x.body, x.ref, %s, %s FROM unnest(%s::text[], %b::bytea[], %b::bytea[])"
+            " WITH ORDINALITY AS x (row, body, ref, nr) ORDER BY x.nr ON CONFLICT DO NOTHING",
+            (
+                account,
+                now,
+                now,
+                [row.row for row in of_account],
+                [row.body for row in of_account],
+                [row.ref for row in of_account],
+            ),
+        )
+        new = inserted.rowcount
+        if new < len(of_account):
+            again, ended = await _add_attempts(connection, account, of_account, now)
+            new, failed = new + again, failed + ended
+        added += new
+    return added, failed
+
+
+async def _add_attempts(
+    connection: AsyncConnection, account: int, fed: Sequence[FedRow], now: float
+) -> tuple[int, int]:
+    """Store a new attempt at each known row that failed; return how many, and how many that ended are none."""
+    by_row = {row.row: row for row in fed}
+    found = await fetch_all(
+        connection,
+        "SELECT f.row, f.attempts, latest.earlier, t.task_id, t.kind, t.landed FROM import_row f"
+        " JOIN import_row latest ON latest.account = f.account"
+        " AND latest.row = CASE f.attempts WHEN 1 THEN f.row ELSE f.row || '~' || f.attempts END"
+        " JOIN task t ON t.key = latest.task AND t.kind IS NOT NULL"
+        " WHERE f.account = %s AND f.row = ANY (%s) ORDER BY f.key",
+        (account, list(by_row)),
+    )
+    again = [each for each in found if each[4] != Kind.COMPLETE and not each[5]]
+    for name, attempts, earlier, task_id, kind, _ in again:
+        row = by_row[name]
+        await connection.execute(
+            "INSERT INTO import_row (account, row, body, ref, fed_at, due_at, may_have_landed, earlier)"
+            " VALUES (%s, %s, %b, %b, %s, %s, %s, %s)",
+            (
+                account,
+                f"{name}~{attempts + 1}",
+                row.body,
+                row.ref,
+                now,
+                now,
+                kind in rows.MAY_HAVE_LANDED,
+                rows.ids_of_attempts(earlier, task_id),
+            ),
+        )
+        await connection.execute(
+            "UPDATE import_row SET attempts = attempts + 1 WHERE account = %s AND row = %s", (account, name)
+        )
+    return len(again), sum(kind != Kind.COMPLETE for _, _, _, _, kind, _ in found) - len(again)
+
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+
+async def find_due(
+    connection: AsyncConnection, account: str, leased: Collection[int], limit: int, now: float
+) -> list[Row]:
+    """Return up to `limit` due rows that are not leased, longest due first."""
+    found = await connection.execute(
+        f"SELECT {rows.IMPORT_ROW} FROM import_row WHERE {_OF_ACCOUNT} AND task IS NULL AND due_at <= %s"  # noqa: S608 - our own columns
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
+        (account, now, list(leased), limit),
+        prepare=False,  # a plan for an unknown limit would sort all due rows
+    )
+    return [rows.import_row_of(account, row) for row in await found.fetchall()]
+
+
+async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
+    found = await connection.execute(
+        f"SELECT due_at FROM import_row WHERE {_OF_ACCOUNT} AND task IS NULL"  # noqa: S608 - our own text
+        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1",
+        (account, list(leased)),
+        prepare=False,
+    )
+    row = await found.fetchone()
+    return None if row is None else float(row[0])
+
+
+async def intend(connection: AsyncConnection, key: int, sent_at: float, due_at: float) -> None:
+    """Store a start as lost, before it leaves."""
+    await connection.execute(
+        "WITH before AS (SELECT account FROM import_row WHERE key = %(key)s AND lost > 0),"
+        " counted AS (UPDATE import_sum s SET repeated = s.repeated + 1 FROM before WHERE s.account = before.account)"
+        " UPDATE import_row SET starts = starts + 1, lost = lost + 1, due_at = %(due_at)s,"
+        " first_sent_at = coalesce(first_sent_at, %(sent_at)s) WHERE key = %(key)s",
+        {"key": key, "sent_at": sent_at, "due_at": due_at},
+    )
+
+
+async def begin(
+    connection: AsyncConnection, row: Row, task_id: str, paused_s: float | None, now: float, due_at: float
+) -> bool:
+    """Give a row its task; False where the account has a task of this id already. `paused_s`: the account's paused
+    time, where it is noted but not stored yet."""
+    found = await fetch_first(
+        connection,
+        "WITH new AS (INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, start)"
+        " SELECT id, coalesce(%(paused_s)s, paused_s), %(task_id)s, %(ref)b, %(now)s, %(due_at)s, %(start)b"
+        " FROM account WHERE name = %(account)s ON CONFLICT (account, task_id) DO NOTHING RETURNING key),"
+        " ended AS (UPDATE import_row r SET task = new.key, ref = NULL, lost = r.lost - 1 FROM new"
+        " WHERE r.key = %(row)s RETURNING r.account),"
+        " counted AS (UPDATE import_sum s SET accepted = s.accepted + 1 FROM ended WHERE s.account = ended.account)"
+        " SELECT count(*) FROM new",
+        {
+            "account": row.account,
+            "paused_s": paused_s,
+            "task_id": task_id,
+            "ref": row.ref,
+            "now": now,
+            "due_at": due_at,
+            "start": rows.start_facts(row, now),
+            "row": row.key,
+        },
+    )
+    return found == (1,)
+
+
+async def start_again(connection: AsyncConnection, key: int, decision: StartAgain) -> None:
+    """Take back a start that began no import."""
+    await connection.execute(
+        "WITH ended AS (UPDATE import_row SET lost = lost - 1, starts = starts - %(unsent)s, refusals = %(refusals)s,"
+        " due_at = %(at)s, first_sent_at = CASE lost WHEN 1 THEN NULL ELSE first_sent_at END WHERE key = %(key)s"
+        " RETURNING account)"
+        " UPDATE import_sum s SET refused = s.refused + %(refused)s FROM ended WHERE s.account = ended.account",
+        {
+            "key": key,
+            "unsent": int(not decision.left),
+            "refused": int(decision.left),
+            "refusals": decision.refusals,
+            "at": decision.at,
+        },
+    )
+
+
+async def end_row(
+    connection: AsyncConnection, row: Row, record: Record, paused_s: float | None, is_certain: bool
+) -> None:
+    """Give a row an outcome without an import: a finished task without an id. `is_certain`: its last start began no
+    import. One statement; the lock of the attached sinks keeps `attach_sinks` out."""
+    await connection.execute(
+        "WITH new AS (INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, kind, landed)"
+        " SELECT id, coalesce(%(paused_s)s, paused_s), %(task_id)s, %(ref)b, %(fed_at)s, %(fed_at)s, %(kind)s, false"
+        " FROM account WHERE name = %(account)s RETURNING key),"
+        " kept AS (INSERT INTO record (task, reason, seen_at, body)"
+        " SELECT key, %(reason)s, %(seen_at)s, %(body)b FROM new RETURNING number),"
+        " ended AS (UPDATE import_row r SET task = new.key, ref = NULL, lost = r.lost - %(certain)s FROM new"
+        " WHERE r.key = %(row)s RETURNING r.account),"
+        " counted AS (UPDATE import_sum s SET refused = s.refused + %(certain)s FROM ended"
+        " WHERE s.account = ended.account),"
+        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
+        " INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN kept",
+        {
+            "account": row.account,
+            "paused_s": paused_s,
+            "task_id": record.task_id,
+            "ref": row.ref,
+            "fed_at": row.fed_at,
+            "kind": str(record.kind),
+            "reason": record.reason and rows.storable(record.reason),
+            "seen_at": record.seen_at,
+            "body": record.body,
+            "row": row.key,
+            "certain": int(is_certain),
+        },
+    )
+
+
+# --- counting --------------------------------------------------------------------------------------------------------
+
+
+async def backlog(connection: AsyncConnection, account: str, limit: int) -> int:
+    return await _number(
+        connection,
+        f"SELECT count(*) FROM (SELECT 1 FROM import_row WHERE {_OF_ACCOUNT} AND task IS NULL LIMIT %s) x",  # noqa: S608 - our own text
+        (account, limit),
+    )
+
+
+async def underway(connection: AsyncConnection, account: str) -> int:
+    sql = f"SELECT count(*) FROM task WHERE {_OF_ACCOUNT} AND start IS NOT NULL AND kind IS NULL"  # noqa: S608 - our own text
+    return await _number(connection, sql, (account,))
+
+
+async def landed(connection: AsyncConnection, account: str, limit: int) -> int:
+    return await _number(
+        connection,
+        "SELECT count(*) FROM (SELECT 1 FROM import_row i JOIN task t ON t.key = i.task"  # noqa: S608 - our own text
+        f" WHERE i.{_OF_ACCOUNT} AND t.landed LIMIT %s) x",
+        (account, limit),
+    )
+
+
+async def _number(connection: AsyncConnection, query: str, values: Sequence[object]) -> int:
+    ((number,),) = await fetch_all(connection, query, values)
+    return int(number)
+
+
+async def count(connection: AsyncConnection) -> StartSums | None:
+    """Return where all starts went; None where there never was a row."""
+    ((unstarted, unsure, starts, lost),) = await fetch_all(
+        connection,
+        "SELECT count(*) FILTER (WHERE task IS NULL AND lost = 0), count(*) FILTER (WHERE task IS NULL AND lost > 0),"
+        " coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint FROM import_row",
+    )
+    ((accepted, refused, repeated, starts_gone, lost_gone),) = await fetch_all(
+        connection,
+        "SELECT coalesce(sum(accepted), 0)::bigint, coalesce(sum(refused), 0)::bigint,"
+        " coalesce(sum(repeated), 0)::bigint, coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint"
+        " FROM import_sum",
+    )
+    if not (unstarted or unsure or starts or starts_gone):
+        return None
+    is_underway = "SELECT count(*) FROM task WHERE start IS NOT NULL AND kind IS NULL"
+    return StartSums(
+        unstarted=unstarted,
+        unsure=unsure,
+        underway=await _number(connection, is_underway, ()),
+        starts=starts + starts_gone,
+        accepted=accepted,
+        refused=refused,
+        lost=lost + lost_gone,
+        repeated=repeated,
+    )
+
+
+# --- pruning ---------------------------------------------------------------------------------------------------------
+
+
+async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
+    """Delete the rows of tasks that are pruned. A row with several attempts stays: a later one may be under way, and
+    must be found when the row is fed again."""
+    await connection.execute(
+        "WITH gone AS (DELETE FROM import_row WHERE task = ANY (%s::bigint[]) AND attempts = 1"
+        " AND position('~' IN row) = 0 RETURNING account, starts, lost),"
+        " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost FROM gone GROUP BY account)"
+        " UPDATE import_sum s SET starts = s.starts + x.starts, lost = s.lost + x.lost"
+        " FROM x WHERE s.account = x.account",
+        (list(tasks),),
+    )
+
+
+async def rebase(connection: AsyncConnection, values: Mapping[str, float]) -> None:
+    """Move instants that are after now back: see `rebase_instants`."""
+    await connection.execute(
+        "UPDATE import_row SET"
+        " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
+        " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+        " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
+        " ELSE first_sent_at END"
+        " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)",
+        values,
+    )
