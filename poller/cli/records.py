@@ -27,10 +27,16 @@ async def open_state(settings: Settings) -> AsyncIterator[StateReader]:
 
 async def records_of(store: StateReader | Store) -> AsyncIterator[Delivery]:
     """Yield every record in the state, in the order in which the tasks finished."""
-    after = 0
-    while page := await store.records(after, PAGE):
+    async for page in pages_of(store):
         for record in page:
             yield record
+
+
+async def pages_of(store: StateReader | Store) -> AsyncIterator[list[Delivery]]:
+    """Yield every record in the state, page by page."""
+    after = 0
+    while page := await store.records(after, PAGE):
+        yield page
         after = page[-1].number
 
 

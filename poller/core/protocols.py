@@ -300,6 +300,9 @@ class StateReader(Protocol):
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
 
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        """Return the bodies of the start calls of these rows of the account, by row, as far as they are kept."""
+
     async def oldest_waiting(self) -> float | None:
         """Return when the task that waits longest for its outcome was fed; None if none waits."""
 

@@ -37,6 +37,7 @@ class FinishedTask:
     correlation_id: str | None
     file_id: str | None  # of the file that landed
     errors: Any
+    row: str | None = None  # the identity of the row that was imported; None: its id was fed
     compared: frozenset[str] = frozenset()  # which of md5 and size could be compared
 
 
@@ -65,6 +66,7 @@ def read_record(body: bytes, columns: Columns) -> FinishedTask:
         correlation_id=record.get("correlation_id"),
         file_id=_file_id(result),
         errors=record.get("errors"),
+        row=record.get("row"),
         compared=compared,
     )
 

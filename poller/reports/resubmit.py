@@ -1,26 +1,34 @@
-"""Converts a failed task's row to a body for HubSpot's start call. Pure."""
+"""Converts a failed task's row to a body for HubSpot's start call."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import orjson
 
 from poller.core.columns import DUPLICATE_OPTIONS, Columns
 from poller.core.model import JsonObject
+from poller.core.protocols import StateReader
 from poller.core.record import decode
 from poller.core.start_options import FOLDERS, options_from
 from poller.reports.finished_task import FinishedTask
 from poller.reports.retryable import RetryAdvice
 
 REQUIRED = ("access", "overwrite", *DUPLICATE_OPTIONS)  # by HubSpot, beside url
+IS_IMPORT = b'"row":'  # in a record that has the fields of an import
 NO_URL_IN_ROW = "there is no URL in the row"
 
 
-def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]) -> JsonObject:
+def start_body(
+    task: FinishedTask, columns: Columns, defaults: Mapping[str, str], sent: bytes | None = None
+) -> JsonObject:
     """Return the body that starts this import a second time: its row's values, else those of `defaults`.
 
-    Raises `ValueError` with what is missing or wrong.
+    `sent`: the body that `poller import` sent. It is sent again as it was, and the row's other columns stay beside it:
+    the import names its row by them, and HubSpot ignores them. Raises `ValueError` with what is missing or wrong.
     """
+    if sent is not None:
+        body: JsonObject = orjson.loads(sent)
+        return {name: value for name, value in task.ref.items() if name not in body} | body
     if task.url is None:
         raise ValueError(NO_URL_IN_ROW)
     if not re.match(r"(?i)https?://[^\s/]", task.url):
@@ -29,6 +37,19 @@ def start_body(task: FinishedTask, columns: Columns, defaults: Mapping[str, str]
     if "folderId" in body and "folderPath" in body:
         del body["folderPath"]  # HubSpot accepts one of them
     return body
+
+
+async def start_bodies(store: StateReader, records: Iterable[tuple[int, str, bytes]]) -> dict[int, bytes]:
+    """Return the bodies that `poller import` sent, by number. `records`: the number, account and bytes of each."""
+    rows: dict[str, dict[str, int]] = {}
+    for number, account, record in records:
+        if IS_IMPORT in record and (row := orjson.loads(record).get("row")) is not None:
+            rows.setdefault(account, {})[str(row)] = number
+    found: dict[int, bytes] = {}
+    for account, numbers in rows.items():
+        bodies = await store.start_bodies(account, list(numbers))
+        found |= {numbers[row]: body for row, body in bodies.items()}
+    return found
 
 
 def missing_options(body: JsonObject) -> tuple[str, ...]:

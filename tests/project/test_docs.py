@@ -245,7 +245,7 @@ def lines_of(group: str) -> list[str]:
 
 def test_every_sh_block_names_how_it_is_checked() -> None:
     assert README.count("```sh\n") == sum(map(len, blocks().values()))
-    assert blocks().keys() == {"make", "pip", "run", "docker", "sandbox", "completion", "http"}
+    assert blocks().keys() == {"make", "pip", "import", "run", "docker", "sandbox", "completion", "http"}
 
 
 def test_the_make_targets_exist() -> None:
@@ -318,6 +318,31 @@ def test_the_sandbox_of_the_readme_serves_what_the_next_line_asks(tmp_path: Path
         offered = re.sub(r":\d+$", ":8080", sandbox.log().splitlines()[1].removeprefix("poll it: "))
     assert offered == poll
     assert len((tmp_path / "ids.txt").read_text().split()) == 5
+
+
+@pytest.mark.real_time
+def test_the_import_lines_of_the_readme_bring_fifty_urls_to_land(tmp_path: Path) -> None:
+    """As a new user would: a CSV of 50 URLs and the README alone. A fifth fail at first."""
+    jq = "" if shutil.which("jq") else "jq() { cat; }\n"
+    rows = [f"https://cdn.example.com/{number}.png,acorn,{number:03}" for number in range(50)]
+    (tmp_path / "urls.csv").write_text("\n".join(["url,brand,sku", *rows]) + "\n")
+    with hubspot(tmp_path / "hubspot", "--fate", "complete=0.8", "--fate", "complete_with_errors=0.2", imports=1) as at:
+        done = subprocess.run(  # noqa: S603 - the README's own commands
+            ["bash", "-uo", "pipefail", "-c", jq + "\n".join(blocks()["import"]).replace("TOKEN=…", f"TOKEN={TOKEN}")],  # noqa: S607 - whichever bash there is
+            cwd=tmp_path,
+            env=environ(POLLER_BASE_URL=at.url, POLLER_REQUESTS="100", POLLER_WINDOW_S="0.5", POLLER_LISTEN="off"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert "50 rows" in done.stdout, done.stderr
+    found = records(tmp_path / "finished.jsonl")
+    assert {record["ref"]["url"] for record in found} == {row.partition(",")[0] for row in rows}
+    again = (tmp_path / "again.jsonl").read_bytes().splitlines()
+    assert len(found) == 50 + len(again) > 50
+    assert all(record["result"]["path"].startswith("/products/acorn/") for record in found if record["landed"])
 
 
 @pytest.mark.real_time

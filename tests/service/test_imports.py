@@ -295,20 +295,25 @@ async def test_a_storage_that_is_full_pauses_the_account_and_ends_no_row(
     assert starts.refused == simulation.api.stats().starts_total < 20
 
 
+@pytest.mark.parametrize("key", [None, "sku"])
 async def test_report_resubmit_and_import_bring_every_row_to_land(
-    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], key: str | None
 ) -> None:
+    """Without any option: what was sent is sent again, as another attempt at the same row."""
     simulation = Simulation(tmp_path, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
     rows = tmp_path / "rows.csv"
     rows.write_text("url,sku\n" + "".join(f"https://cdn.example.com/{n}.png,{n}\n" for n in range(8)))
     simulation.api.stage = _with_server_error
-    assert await simulation.run(rows, flags()) is Exit.NOT_ALL_COMPLETE
-    options = ReportOptions(resubmit=tmp_path / "again.jsonl", defaults=OPTIONS)
-    await write_report(settings_for(tmp_path), options, clock)
+    options = {"access": "PRIVATE", "folderPath": "/p/{sku}", "name": "{sku}"}
+    assert await simulation.run(rows, flags(options=options, key=key)) is Exit.NOT_ALL_COMPLETE
+    await write_report(settings_for(tmp_path), ReportOptions(resubmit=tmp_path / "again.jsonl"), clock)
     healed = Simulation(tmp_path, clock, scenario(seed=2))
-    assert await healed.run(tmp_path / "again.jsonl", flags()) is Exit.ALL_COMPLETE
-    landed = {record["ref"]["url"] for record in healed.records() if record["landed"]}
-    assert landed == {f"https://cdn.example.com/{n}.png" for n in range(8)}
+    assert await healed.run(tmp_path / "again.jsonl", flags(options={}, key=key)) is Exit.ALL_COMPLETE
+    landed = {record["ref"]["sku"]: record for record in healed.records() if record["landed"]}
+    assert {sku: record["result"]["path"] for sku, record in landed.items()} == {
+        f"{n}": f"/p/{n}/{n}.png" for n in range(8)
+    }
+    assert all(record["row"].endswith("~2") and len(record["earlier"]) == 1 for record in landed.values())
     assert imbalances(await healed.sums()) == []
 
 

@@ -1,5 +1,6 @@
-"""`poller demo`: starts imports on a simulated HubSpot on loopback, and runs the real service against it."""
+"""`poller demo`: imports URLs into a simulated HubSpot on loopback, with the real service: URLs in, files out."""
 
+import shlex
 import time
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
 EXAMPLES = "\b\nExample:\n  poller demo --directory /tmp/poller-demo"
 TOKEN = "sandbox-token"  # noqa: S105 - opens only the sandbox
 _print = partial(typer.echo, err=True)
-FILES = ("ids.jsonl", "finished.jsonl", "poller.db", "poller.db-wal", "poller.db-shm", "poller.db.lock")
+FILES = ("urls.csv", "finished.jsonl", "poller.db", "poller.db-wal", "poller.db-shm", "poller.db.lock")
+OPTIONS = {"access": "PRIVATE", "folderPath": "/catalogue/{brand}", "name": "{sku}"}
+BRANDS = ("acorn", "birch", "cedar")
 
 
 def demo(
-    directory: Annotated[Path, typer.Option(metavar="DIR", help="Where the ids, the state and the result go.")] = Path(
+    directory: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows, the state and the result go.")] = Path(
         "poller-demo"
     ),
-    imports: Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="How many imports to start.")] = 600,
+    imports: Annotated[int, typer.Option(min=1, max=20_000, metavar="N", help="How many files to import.")] = 600,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same imports.")] = 1,
 ) -> Exit:
-    """Watch it poll a simulated HubSpot; no token needed.
+    """Import URLs into a simulated HubSpot; no token needed.
 
     The service and the sockets are real; HubSpot is a server on loopback. Nothing leaves this machine. It takes half a
     minute.
@@ -39,17 +42,20 @@ def demo(
     )
     _print(
         "HubSpot is simulated here: a server on this machine's loopback that allows 200 requests per 2 s.\n"
-        f"{imports:,} imports are started, then each is polled until it has its outcome; some fail on purpose."
+        f"{imports:,} rows of a CSV are imported: 20 as a trial, the others once ten have landed. Each is followed to "
+        "its outcome; some fail on purpose."
     )
     code = run_async(_run(api, directory, imports))
     if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
         return code
-    stats, ids, finished = api.stats(), directory / FILES[0], directory / FILES[1]
+    stats, rows, finished = api.stats(), directory / FILES[0], directory / FILES[1]
+    most = "once" if stats.starts_max == 1 else f"{stats.starts_max} times"
     _print(
-        f"\nThe simulated HubSpot counted {stats.requests_total:,} requests, at most {stats.max_in_window} in any 2 s "
-        f"(200 allowed), and answered {stats.throttled_total:,} with 429.\n"
-        f"The finished tasks, one JSON object a line: {finished}\n"
-        f"With your own token and ids: HUBSPOT_TOKEN=… poller run {ids.name} --sink jsonl:{finished.name}"
+        f"\nThe simulated HubSpot counted {stats.starts_total:,} starts, no URL more often than {most}, and "
+        f"{stats.requests_total:,} requests in all: at most {stats.max_in_window} in any 2 s (200 allowed), "
+        f"{stats.throttled_total:,} answered with 429.\n"
+        f"One outcome a row, as a JSON object a line: {finished}\n"
+        f"With your own token and URLs: HUBSPOT_TOKEN=… poller import {rows.name} {_flags()}"
     )
     return Exit.ALL_COMPLETE
 
@@ -68,20 +74,26 @@ def _prepare(directory: Path) -> None:
 
 
 async def _run(api: "SandboxApi", directory: Path, imports: int) -> Exit:
-    import orjson
-
     from poller.app.messages import Again
     from poller.app.process import run_process
     from poller.sandbox import serve
 
-    ids = directory / FILES[0]
+    rows = directory / FILES[0]
     async with serve(api) as base_url:
-        urls = (f"https://assets.example.com/catalogue/{number:05}.png" for number in range(imports))
-        ids.write_bytes(b"".join(orjson.dumps({"task_id": api.start(url), "url": url}) + b"\n" for url in urls))
-        _print(f"Their ids, with the URL of each: {ids}\n")
+        lines = (
+            f"https://assets.example.com/catalogue/{number:05}.png,{BRANDS[number % 3]},{number:05}"
+            for number in range(imports)
+        )
+        rows.write_text("\n".join(["url,brand,sku", *lines]) + "\n")
+        _print(f"The rows: {rows}\n\n    poller import {rows} {_flags()}\n")
         again = Again(otherwise="`poller demo` starts from the beginning each time")
         environ = {"POLLER_DEMO_TOKEN": TOKEN}
-        return await run_process(partial(_settings, base_url, directory), [str(ids)], environ, again)
+        return await run_process(partial(_settings, base_url, directory), [str(rows)], environ, again)
+
+
+def _flags() -> str:
+    """Return `OPTIONS` as a person writes them on the command line."""
+    return " ".join(f"--set {shlex.quote(f'{name}={text}')}" for name, text in OPTIONS.items())
 
 
 def _settings(base_url: str, directory: Path) -> Settings:
@@ -93,5 +105,7 @@ def _settings(base_url: str, directory: Path) -> Settings:
         "state": f"sqlite:///{directory / FILES[2]}",
         "sinks": [f"jsonl:{directory / FILES[1]}"],
         "log": {"level": "warning"},
+        "input": {"feeds": "imports"},
+        "imports": {"options": OPTIONS},
     }
     return load(None, flags, {}, secrets_dir=directory / "no-secrets")

@@ -131,15 +131,18 @@ async def write_report(settings: Settings, options: ReportOptions, clock: Clock 
     counts = {"waiting": 0, "pruned": 0}
     with ExitStack() as files:
         failed_tasks = _FailedTaskFiles(options, files)
-        records = _records_in_files(options.files) if options.files else _records_in_state(settings, counts)
+        if options.files:
+            records = _records_in_files(options.files)
+        else:
+            records = _records_in_state(settings, counts, with_starts=options.resubmit is not None)
         async with aclosing(records):
-            async for body, origin in records:
+            async for body, origin, sent in records:
                 task = _read(body, origin, options.columns)
                 if options.selects(task):
                     advice = retry_advice(task) if task.reason is not None else None
                     failures.add(task, advice)
                     if advice is not None:
-                        failed_tasks.add(task, advice, body)
+                        failed_tasks.add(task, advice, body, sent)
         if options.html is not None:
             title = ", ".join(path.name for path in options.files) or redacted_url(settings.state)
             page = to_html(failures, **counts, made_at=clock(), title=title)
@@ -167,23 +170,32 @@ def _with_rest(options: ReportOptions) -> ReportOptions:
     return replace(options, rest=rest)
 
 
-async def _records_in_files(files: tuple[Path, ...]) -> AsyncGenerator[tuple[bytes, str]]:
+_Found = tuple[
+    bytes, str, bytes | None
+]  # a record, where it is, and the body of its start where that is wanted and kept
+
+
+async def _records_in_files(files: tuple[Path, ...]) -> AsyncGenerator[_Found]:
     from poller.cli.records import lines_of
 
     names = ", ".join(path.name for path in files)
     for number, line in enumerate(lines_of(files), 1):
         if line.strip():
-            yield line, f"{names}, line {number:,}"
+            yield line, f"{names}, line {number:,}", None
 
 
-async def _records_in_state(settings: Settings, counts: dict[str, int]) -> AsyncGenerator[tuple[bytes, str]]:
-    from poller.cli.records import open_state, records_of
+async def _records_in_state(settings: Settings, counts: dict[str, int], *, with_starts: bool) -> AsyncGenerator[_Found]:
+    from poller.cli.records import open_state, pages_of
+    from poller.reports.resubmit import start_bodies
 
     async with open_state(settings) as store:
         sums = await store.sums()
         counts.update(waiting=sums.waiting, pruned=sums.pruned)
-        async for record in records_of(store):
-            yield record.body, f"record {record.number}"
+        async for page in pages_of(store):
+            records = ((each.number, each.account, each.body) for each in page) if with_starts else ()
+            bodies = await start_bodies(store, records)
+            for record in page:
+                yield record.body, f"record {record.number}", bodies.get(record.number)
 
 
 def _read(body: bytes, origin: str, columns: Columns) -> "FinishedTask":
@@ -210,7 +222,7 @@ class _FailedTaskFiles:
         self._invalid_rows: Counter[str] = Counter()
         self._missing_options: Counter[str] = Counter()
 
-    def add(self, task: "FinishedTask", advice: "RetryAdvice", record: bytes) -> None:
+    def add(self, task: "FinishedTask", advice: "RetryAdvice", record: bytes, sent: bytes | None) -> None:
         """Write one failed task."""
         import orjson
 
@@ -223,7 +235,7 @@ class _FailedTaskFiles:
             return
         if advice.retryable:
             try:
-                body = start_body(task, self._options.columns, self._options.defaults)
+                body = start_body(task, self._options.columns, self._options.defaults, sent)
             except ValueError as error:
                 self._invalid_rows[str(error)[:80]] += 1
                 advice = RetryAdvice(retryable=False, why=f"{advice.why}; but {error}")

@@ -204,6 +204,11 @@ async def end_row(
     )
 
 
+async def bodies(connection: AsyncConnection, account: str, names: Sequence[str]) -> dict[str, bytes]:
+    sql = f"SELECT row, body FROM import_row WHERE {_OF_ACCOUNT} AND row = ANY (%s)"  # noqa: S608 - our own text
+    return dict(await fetch_all(connection, sql, (account, list(names))))
+
+
 # --- counting --------------------------------------------------------------------------------------------------------
 
 

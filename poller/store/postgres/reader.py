@@ -1,7 +1,7 @@
 """Reads a PostgreSQL state: sums, accounts, tasks, records. Works beside a writer."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -155,6 +155,9 @@ class PostgresReads(StateReader):
             (after, max(0, limit)),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        return await self._read(import_rows.bodies, account, rows)
 
     async def oldest_waiting(self) -> float | None:
         found = await self._fetch(

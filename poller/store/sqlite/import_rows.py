@@ -158,6 +158,16 @@ def _end_of_start(connection: Connection, row: Row, *, task: int, accepted: bool
     connection.execute("UPDATE import_sum SET accepted = accepted + ?, refused = refused + ?", (accepted, not accepted))
 
 
+def bodies(connection: Connection, account: str, names: Sequence[str]) -> dict[str, bytes]:
+    return dict(
+        connection.execute(
+            "SELECT i.row, i.body FROM json_each(?) named CROSS JOIN import_row i"
+            " ON i.account = (SELECT id FROM account WHERE name = ?) AND i.row = named.value",
+            (orjson.dumps(list(names)).decode(), account),
+        )
+    )
+
+
 # --- counting --------------------------------------------------------------------------------------------------------
 
 

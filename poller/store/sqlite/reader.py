@@ -1,7 +1,7 @@
 """Reads an SQLite state: sums, accounts, tasks, records. Works beside a writer."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -154,6 +154,9 @@ class SqliteReader(StateReader):
             max(0, limit),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
+        return self._read(import_rows.bodies, account, rows)
 
     async def oldest_waiting(self) -> float | None:
         found = self._fetch(
