@@ -1,4 +1,4 @@
-"""`python -m bench polls|feeding|scale|startup|postgres|fleet|finding`: measure, print a table and the machine's data."""
+"""`python -m bench PART`, a part such as `polls`: measure, print a table and the machine's data."""
 
 import argparse
 import os
