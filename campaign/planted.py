@@ -120,15 +120,15 @@ BUGS = (
     Bug(
         name="delivered-noted-for-refused-records",
         file="poller/store/sqlite/outbox.py",
-        old="if struck.rowcount and number in refused:",
-        new="if struck.rowcount and number in ():",
+        old="for number in numbers if number not in refused]",
+        new="for number in numbers]",
         tests=STORE,
     ),
     Bug(
         name="two-sinks-share-an-outbox",
         file="poller/store/sqlite/outbox.py",
-        old='"DELETE FROM undelivered WHERE sink = ? AND number = ?", (*row, number))',
-        new='"DELETE FROM undelivered WHERE ? AND number = ?", (*row, number))',
+        old='"DELETE FROM undelivered WHERE sink = ? AND number = ?"',
+        new='"DELETE FROM undelivered WHERE ? AND number = ?"',
         tests=STORE,
     ),
     Bug(

@@ -6,7 +6,7 @@ person is kept as the received bytes, so that it comes out as it went in.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -181,6 +181,10 @@ class Unreachable(Struct, frozen=True, kw_only=True):
 
 
 Outcome = Running | Finished | Missing | Throttled | Refused | Unreachable
+
+# For `isinstance`, several times a poll: a union would be made at each use.
+REPORTING: Final = (Running, Finished)  # HubSpot's status of this task
+ANSWERING: Final = (Running, Finished, Missing)  # HubSpot's word on this task
 
 
 class RateLimits(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """A task's poll log: its polls as text, a JSON array a line; a store appends without reading what is there. Pure."""
 
+from functools import lru_cache
 from typing import assert_never
 
 import orjson
@@ -45,10 +46,15 @@ def failure_reason(outcome: Outcome) -> str | None:
 
 def poll_line(poll: Poll) -> str:
     """Return the line that adds `poll` to a poll log."""
-    detail = poll.detail.encode("utf-8", "replace").decode() if isinstance(poll.detail, str) else poll.detail
-    words = orjson.dumps((poll.outcome, detail)).decode()[1:-1]
+    words = _words(poll.outcome, poll.detail)
     again_in_s = "null" if poll.again_in_s is None else f"{poll.again_in_s:.3f}"
     return f"[{poll.at:.3f},{poll.gate_s:.3f},{poll.took_s:.3f},{words},{again_in_s}]\n"
+
+
+@lru_cache(maxsize=256)
+def _words(outcome: str, detail: str | int | None) -> str:
+    detail = detail.encode("utf-8", "replace").decode() if isinstance(detail, str) else detail
+    return orjson.dumps((outcome, detail)).decode()[1:-1]
 
 
 def polls(poll_log: str) -> tuple[Poll, ...]:

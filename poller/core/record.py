@@ -8,7 +8,7 @@ import msgspec
 import orjson
 
 from poller.core.columns import source_file
-from poller.core.model import Finished, Kind, Missing, Outcome, Record, Refused, Running, Task
+from poller.core.model import REPORTING, Finished, Kind, Missing, Outcome, Record, Refused, Task
 from poller.core.reason import reason_of
 from poller.core.starts import Declined, Row, StartFacts, StartOutcome
 from poller.core.timestamps import epoch, iso
@@ -21,7 +21,7 @@ TIMED_OUT_NOTE = "no final status within our deadline; HubSpot may still finish 
 def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Record:
     """Return the record of `task`, finished as `kind` by `outcome`, the poll made at `seen_at`."""
     final = outcome if isinstance(outcome, Finished) else None
-    status = outcome.status if isinstance(outcome, Running | Finished) else None
+    status = outcome.status if isinstance(outcome, REPORTING) else None
     landed = names_file(final.result) if final else False
     fields: dict[str, object] = {
         "task_id": task.task_id,
@@ -121,6 +121,8 @@ def _is_older(result: bytes | None, sent_at: float) -> bool:
 
 def _on_one_line(body: bytes) -> bytes:
     """Return the record with U+2028, U+2029 and U+0085 escaped: some readers of lines end one there."""
+    if body.isascii():
+        return body
     for sign, escape in _LINE_ENDS:
         if sign in body:
             body = body.replace(sign, escape)
@@ -162,12 +164,13 @@ def names_file(result: bytes | msgspec.Raw | None) -> bool:
     except (msgspec.MsgspecError, RecursionError):
         return False
     if isinstance(found, _Named):
-        return any(_is_name(bytes(value)) for value in (found.id, found.url))
+        return _is_name(found.id) or _is_name(found.url)
     return found is not None and "://" in found
 
 
-def _is_name(json: bytes) -> bool:
+def _is_name(value: msgspec.Raw) -> bool:
     """Whether a JSON value is a number, or a text that is not blank."""
+    json = bytes(value)
     return json[:1].isdigit() or (json.startswith(b'"') and bool(json.strip(b'" ')))
 
 

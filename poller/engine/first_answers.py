@@ -4,7 +4,7 @@ import math
 
 from msgspec.structs import replace
 
-from poller.core.model import Answer, Finished, Missing, Refused, Running, Task
+from poller.core.model import REPORTING, Answer, Missing, Refused, Task
 
 ALL_UNKNOWN = 50  # first ids that are all unknown, before this is no accident
 DETAIL = (
@@ -23,7 +23,7 @@ class FirstAnswers:
 
     def check(self, task: Task, answer: Answer, now: float) -> Answer:
         """Return `answer`, or a refusal of the account in its place."""
-        if isinstance(answer.outcome, Running | Finished):
+        if isinstance(answer.outcome, REPORTING):
             self.is_known = True
             self._unknown.clear()
         if self.is_known or not isinstance(answer.outcome, Missing):

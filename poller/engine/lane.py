@@ -104,7 +104,9 @@ class Lane:
         try:
             async with self.gate.slot(self._witness.subject(task)) as slot:
                 asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
-                answer = self._checked(asked, await self._client.poll(asked))
+                answer = await self._client.poll(asked)
+                now = self._clock()
+                answer = self._checked(asked, answer, now)
                 slot.answered(answer, of_witness=asked is not task)
         except GateClosed:
             self._store.release([task])
@@ -112,18 +114,18 @@ class Lane:
         except RightLost:
             self._store.release([task])
             return True
-        gate_s, request_s = asked_at - waiting_since, self._clock() - asked_at
-        self._recorder.count(answer.outcome, request_s=request_s, gate_s=gate_s)
+        gate_s = asked_at - waiting_since
+        self._recorder.count(answer.outcome, request_s=now - asked_at, gate_s=gate_s)
         self._start_workers(workers)
         if asked is task:
-            self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s)
+            self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s, now=now)
             await self._recorder.wait_for_room(UNRECORDED_A_WORKER * self.gate.workers)
         else:
             self._return_unpolled(task, asked, answer.outcome)
         return True
 
-    def _checked(self, task: Task, answer: Answer) -> Answer:
-        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, self._clock())
+    def _checked(self, task: Task, answer: Answer, now: float) -> Answer:
+        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, now)
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""
@@ -137,9 +139,9 @@ class Lane:
         name, detail = outcome_name(outcome), outcome_detail(outcome)
         log.debug("outage.probed", account=self.account, task_id=probe.task_id, outcome=name, detail=detail)
 
-    def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float) -> None:
+    def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float, now: float) -> None:
         """Decide what the poll means for its task, and hand both to the recorder."""
-        now, paused_s = self._clock(), self.gate.paused_s
+        paused_s = self.gate.paused_s
         learned_gap_s = None
         if self._timing is not None:
             self._timing.standstill.paused_s = paused_s

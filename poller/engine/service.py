@@ -283,14 +283,14 @@ class Service:
         for account in accounts & self.lanes.keys():
             self.lanes[account].wake()
 
-    def on_recorded(self, record: Record | None) -> None:
-        """Note a recorded poll. With a record, its task is finished and the delivery loops have work."""
-        if record is not None:
+    def on_recorded(self, records: Sequence[Record]) -> None:
+        """Note finished tasks whose records are on disk: the delivery loops have work."""
+        for record in records:
             self.history.finish(record)
             self._watch_failures(record)
-            for loop in self.delivery_loops:
-                loop.wake()
-            self._end_if_idle()
+        for loop in self.delivery_loops:
+            loop.wake()
+        self._end_if_idle()
 
     def _watch_failures(self, record: Record) -> None:
         """Warn as soon as one reason dominates; drain where too many tasks fail."""

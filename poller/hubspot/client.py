@@ -19,7 +19,7 @@ from poller import __version__
 from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
-from poller.core.model import Answer, Finished, Refused, Running, Task, Unreachable
+from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.protocols import RightLost, TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify
@@ -208,7 +208,7 @@ class HubSpotClient:
         is_named = False
         try:
             answer = self._checked(await self._read_answer(reply), task, fresh=fresh)
-            is_named = isinstance(answer.outcome, Running | Finished) and answer.outcome.task_id is not None
+            is_named = isinstance(answer.outcome, REPORTING) and answer.outcome.task_id is not None
         finally:
             reply.release(keep=is_named)
         return answer
@@ -225,7 +225,7 @@ class HubSpotClient:
     def _checked(self, answer: Answer, task: Task, *, fresh: bool) -> Answer:
         """Return `answer`, or an `Unreachable` where it is, or may be, another task's."""
         outcome = answer.outcome
-        if not isinstance(outcome, Running | Finished):
+        if not isinstance(outcome, REPORTING):
             return answer
         if outcome.task_id is not None:
             if outcome.task_id == task.task_id:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from multidict import CIMultiDictProxy
 
@@ -23,7 +23,8 @@ _LIMITS = tuple(
 
 def read_limits(headers: Headers) -> RateLimits:
     """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
-    most, remaining, interval, daily, daily_remaining = [header(headers, name) for name in _LIMITS]
+    get = headers.get if isinstance(headers, CIMultiDictProxy) else partial(header, headers)
+    most, remaining, interval, daily, daily_remaining = map(get, _LIMITS)
     interval_ms = _integer(interval, 100, 3_600_000)
     return RateLimits(
         max=_integer(most, 1, 1_000_000),

@@ -5,11 +5,11 @@ places in it do. Each poll is evidence for one or the other.
 """
 
 import math
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
-from poller.core.model import Finished, Outcome, Running, Task
+from poller.core.model import REPORTING, Finished, Outcome, Running, Task
 from poller.core.text import duration
 from poller.core.timestamps import epoch
 from poller.schedule.hazard import OLDEST_S, HazardCurve
@@ -27,6 +27,7 @@ AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyon
 MOST_EVIDENCE = 5.0  # that one poll gives
 FADING = 1 - 1 / 200  # of the evidence, with each finished import
 CONVINCED = 6.0  # lead in evidence from which on a line decides, until it has none left
+FOLLOWED = 4  # one import of this many keeps the order of requests known while that of feeding decides
 PROBABLE = 0.63  # chance to be finished from which on a task is polled whatever the plan
 SHORTEST_PUT_OFF_S, LONGEST_PUT_OFF_S = 2.0, 60.0
 
@@ -38,24 +39,23 @@ class LineClock:
         self.planner = planner
         self.evidence = evidence  # logarithm of how much better it explains the polls than the imports' ages do
 
-    def learn(self, line: Line, place: float, seen: "Seen") -> float | None:
+    def learn(self, value: str, place: float, seen: "Seen") -> float | None:
         """Learn from a poll; return how likely its outcome was by the line, None where the line is not known yet."""
-        likelihood = None
+        line, likelihood = self.planner.line(value), None
+        is_done, until_at = seen.done_at is not None, seen.now if seen.done_at is None else seen.done_at
         if line.is_fitted:
             done_at = line.predicted_at(place)
-            from_s, to_s = seen.before_at - done_at, (seen.now if seen.done_at is None else seen.done_at) - done_at
-            is_done = seen.done_at is not None
+            from_s, to_s = seen.before_at - done_at, until_at - done_at
             likelihood = self.planner.curve.likelihood(from_s, to_s, finished=is_done)
             self.planner.hazard.watch(from_s, to_s, finished=is_done)
-        if seen.done_at is None:
-            line.unfinished(place, seen.now)
+        if is_done:
+            line.completed(place, until_at)
         else:
-            line.completed(place, seen.done_at)
+            line.unfinished(place, until_at)
         return likelihood
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(Struct, frozen=True):
     """A task's place in a line that decides."""
 
     planner: LinePlanner
@@ -75,8 +75,7 @@ class Spot:
         return self.planner.gap_s(self.after_s(at), key, unpressed=unpressed)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """What a poll showed, by our clock."""
 
     before_at: float  # unfinished then: the poll before, or the request
@@ -161,12 +160,13 @@ class AccountTiming:
 
     def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
         """Learn from a poll; return the wait for the next one where the task is still running."""
-        if not isinstance(outcome, Running | Finished):
+        if not isinstance(outcome, REPORTING):
             return None
         named_at, completed_at = _requested_at(task, outcome, now), _completed_at(outcome, now)
         self._learn_skew(task, named_at, completed_at, now)
-        requested_at = task.fed_at - self.planner.usual_feeding_age_s
-        if named_at is not None:
+        if named_at is None:
+            requested_at = task.fed_at - self.planner.usual_feeding_age_s
+        else:
             requested_at = named_at - self.skew.seconds
             if task.seen_at is None:
                 self.planner.fed(max(0.0, task.fed_at - requested_at))
@@ -226,12 +226,9 @@ class AccountTiming:
                 chance = spot.curve.chance(spot.after_s(seen.before_at), spot.after_s(seen.now))
             self.standstill.unfinished(chance, now=seen.now, deadline_at=task.fed_at + self.deadline_s)
         self.planner.watch(from_s, to_s, finished=is_done)
-        places = [(self.by_feeding, float(task.key))]
-        if is_named:
-            places.append((self.by_request, requested_at))
-        for clock, place in places:
-            likelihood = clock.learn(clock.planner.line(value), place, seen)
-            self._weigh(clock, likelihood, by_age, is_done=is_done)
+        self._weigh(self.by_feeding, self.by_feeding.learn(value, task.key, seen), by_age, is_done=is_done)
+        if is_named and (self._decides is not self.by_feeding or task.key % FOLLOWED == 1):
+            self._weigh(self.by_request, self.by_request.learn(value, requested_at, seen), by_age, is_done=is_done)
         if seen.started_at is not None:
             to_at = seen.now if seen.done_at is None else seen.done_at
             was_seen = task.started_at is not None
@@ -241,13 +238,17 @@ class AccountTiming:
 
     def _weigh(self, clock: LineClock | PhaseClock, likelihood: float | None, by_age: float, *, is_done: bool) -> None:
         if likelihood is not None:
-            clock.evidence += max(-MOST_EVIDENCE, min(likelihood - by_age, MOST_EVIDENCE))
+            gain = likelihood - by_age
+            clock.evidence += gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
         if is_done:
             clock.evidence *= FADING
 
     def _choose(self) -> None:
-        clocks: tuple[LineClock | PhaseClock, ...] = (self.by_feeding, self.by_request, self.by_start)
-        best = max(clocks, key=lambda clock: clock.evidence)
+        best: LineClock | PhaseClock = self.by_feeding
+        if self.by_request.evidence > best.evidence:
+            best = self.by_request
+        if self.by_start.evidence > best.evidence:
+            best = self.by_start
         if best is self.by_request and self.by_feeding.evidence > best.evidence - CONVINCED:
             best = self.by_feeding  # also known before the first poll
         before = self._decides

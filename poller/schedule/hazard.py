@@ -68,12 +68,14 @@ class Hazard:
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
         """Count an import that was unfinished between these ages and then finished or not."""
-        edges = self._axis.edges
-        from_s = min(max(from_s, edges[0]), edges[-1])
-        to_s = min(max(to_s, from_s), edges[-1])
-        first, last = self._axis.band_of(from_s), self._axis.band_of(to_s)
+        edges, bands = self._axis.edges, self._axis.bands
+        first, last = bisect_right(edges, from_s) - 1, bisect_right(edges, to_s) - 1
+        if not 0 <= first <= last < bands:  # outside of the axis, as hardly ever
+            from_s = min(max(from_s, edges[0]), edges[-1])
+            to_s = min(max(to_s, from_s), edges[-1])
+            first, last = self._axis.band_of(from_s), self._axis.band_of(to_s)
         if first >= last:
-            self._partly_s[last] += self._weight * max(0.0, to_s - from_s)
+            self._partly_s[last] += self._weight * (to_s - from_s if to_s > from_s else 0.0)
         else:
             self._partly_s[first] += self._weight * (edges[first + 1] - from_s)
             self._partly_s[last] += self._weight * (to_s - edges[last])
@@ -117,20 +119,20 @@ class HazardCurve:
     def __init__(self, edges: Sequence[float], rates: Sequence[float]) -> None:
         self._edges = edges
         self._rates = rates
+        self._log_rates = [math.log(rate) for rate in rates]
         self._bands = len(rates)
         self._until = [0.0]  # at each edge
         for rate, (low, high) in zip(rates, pairwise(edges), strict=True):
             self._until.append(self._until[-1] + rate * (high - low))
 
-    def _band(self, at: float) -> int:
-        band = bisect_right(self._edges, at) - 1
-        return band if 0 <= band < self._bands else 0 if band < 0 else self._bands - 1
-
     def hazard_until(self, at: float) -> float:
         """Return the hazard added up to here: between two places, the chance to finish is 1 - exp(-difference)."""
-        band = self._band(at)
-        past_s = at - self._edges[band]
-        return self._until[band] + self._rates[band] * past_s if past_s > 0 else self._until[band]
+        band = bisect_right(self._edges, at) - 1
+        if band < 0:
+            return 0.0
+        if band >= self._bands:
+            band = self._bands - 1
+        return self._until[band] + self._rates[band] * (at - self._edges[band])
 
     def chance(self, from_s: float, to_s: float) -> float:
         """Return the chance that what was unfinished at `from_s` is finished at `to_s`."""
@@ -138,8 +140,14 @@ class HazardCurve:
 
     def likelihood(self, from_s: float, to_s: float, *, finished: bool) -> float:
         """Return the logarithm of how likely it was to be unfinished from here to there, and then to finish or not."""
-        stays = self.hazard_until(from_s) - self.hazard_until(to_s) if to_s > from_s else 0.0
-        return stays + math.log(self._rates[self._band(to_s)]) if finished else stays
+        edges, until, rates, last = self._edges, self._until, self._rates, self._bands - 1
+        end = min(bisect_right(edges, to_s) - 1, last)
+        stays = 0.0  # spelled out below: `hazard_until` twice, for every clock of every poll
+        if to_s > from_s:
+            begin = min(bisect_right(edges, from_s) - 1, last)
+            stays = until[begin] + rates[begin] * (from_s - edges[begin]) if begin >= 0 else 0.0
+            stays -= until[end] + rates[end] * (to_s - edges[end]) if end >= 0 else 0.0
+        return stays + self._log_rates[max(end, 0)] if finished else stays
 
 
 def _rate(band: int, events: Sequence[float], exposure: Sequence[float], prior: float) -> float:

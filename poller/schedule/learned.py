@@ -74,6 +74,7 @@ class PollPlanner:
         self.first_poll_s = 0.0  # the best wait from a fresh import's feeding to its first poll
         self.pressure = Pressure()
         self.feeding_ages_s: deque[float] = deque(feeding_ages_s, maxlen=FEEDING_AGES)
+        self._usual_feeding_age_s: float | None = None  # None: to be computed
         self._events = 0  # since the last plan
         self._planned_at = -math.inf
         self._curve_of = -1  # number of finished imports that the curve was made of
@@ -96,13 +97,16 @@ class PollPlanner:
     @property
     def usual_feeding_age_s(self) -> float:
         """The median age of an import when it is fed."""
-        return median(self.feeding_ages_s) if self.feeding_ages_s else 0.0
+        if self._usual_feeding_age_s is None:
+            self._usual_feeding_age_s = median(self.feeding_ages_s) if self.feeding_ages_s else 0.0
+        return self._usual_feeding_age_s
 
     # --- learning
 
     def fed(self, age_s: float) -> None:
         """Note the age at which an import was fed."""
         self.feeding_ages_s.append(age_s)
+        self._usual_feeding_age_s = None
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
         """A poll showed that an import was unfinished between these ages, and whether it finished then."""

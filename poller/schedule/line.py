@@ -6,8 +6,9 @@ our clock.
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
-from statistics import median
+from operator import itemgetter
 
 from poller.schedule.hazard import Axis, Hazard, HazardCurve
 from poller.schedule.inspection import InspectionPlan, plan_inspection
@@ -47,6 +48,7 @@ class Line:
     def __init__(self) -> None:
         self._done: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)  # place, completion
         self._votes: deque[tuple[float, bool]] = deque(maxlen=VOTES)  # seconds overdue, whether by a poll in vain
+        self._in_vain = 0  # of the votes
         self._unfitted = self._unanchored = 0
         self._shift_s = 0.0
         self._far = math.inf
@@ -61,7 +63,7 @@ class Line:
     def completed(self, place: float, at: float) -> None:
         """An import was completed."""
         if self.is_fitted:
-            self._vote(at - self.predicted_at(place) + self._shift_s, in_vain=False)
+            self._vote(at - self._at - (place - self._place) * self.pace_s, in_vain=False)
         self._done.append((place, at))
         self._unfitted += 1
         self._unanchored += 1
@@ -75,13 +77,19 @@ class Line:
     def unfinished(self, place: float, now: float) -> None:
         """A poll found an import unfinished: far along the line and past its prediction, that shows a delay."""
         if self.is_fitted and place > self._far:
-            overdue_s = now - self.predicted_at(place) + self._shift_s
+            overdue_s = now - self._at - (place - self._place) * self.pace_s
             if overdue_s > 0:
                 self._vote(overdue_s, in_vain=True)
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
         """A line is late where the middle one of the latest votes is a poll in vain, and early where all are early."""
+        if len(self._votes) == VOTES:
+            self._in_vain -= self._votes[0][1]
         self._votes.append((overdue_s, in_vain))
+        self._in_vain += in_vain
+        if overdue_s >= 0 and not self._in_vain:  # as nearly always
+            self._shift_s = 0.0
+            return
         ordered = sorted(self._votes)
         middle_s, is_in_vain = ordered[len(ordered) // 2]
         if is_in_vain:
@@ -95,15 +103,21 @@ class Line:
         by_place = sorted(self._done)
         half = len(by_place) // 2
         earlier, later = by_place[:half], by_place[-half:]
-        places = median(place for place, _ in later) - median(place for place, _ in earlier)
-        seconds = median(at for _, at in later) - median(at for _, at in earlier)
+        places = _middle([place for place, _ in later]) - _middle([place for place, _ in earlier])
+        seconds = _middle(sorted([at for _, at in later])) - _middle(sorted([at for _, at in earlier]))
         self.pace_s = max(0.0, seconds / places) if places > 0 else 0.0
         self._far = by_place[int(len(by_place) * FAR)][0]
 
     def _anchor(self) -> None:
         """Where the line was at the latest completions."""
-        latest = sorted(islice(reversed(self._done), 2 * ANCHORED), key=lambda done: done[1])[-ANCHORED:]
-        self._place, self._at = median(place for place, _ in latest), median(at for _, at in latest)
+        latest = sorted(islice(reversed(self._done), 2 * ANCHORED), key=itemgetter(1))[-ANCHORED:]
+        self._place, self._at = _middle(sorted([place for place, _ in latest])), _middle([at for _, at in latest])
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    """Return the median of what is sorted."""
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 class LinePlanner:

@@ -18,22 +18,21 @@ class Skew:
     def requested(self, requested_at: float, *, fed_at: float) -> None:
         """An import was requested, by HubSpot's clock, before it was fed, by ours."""
         self._at_least.append(requested_at - fed_at)
-        self._update()
+        self._check()
 
     def completed(self, completed_at: float, *, seen_at: float, unfinished_at: float | None) -> None:
         """An import was completed, by HubSpot's clock, after a poll found it unfinished and before one found it so."""
         self._at_least.append(completed_at - seen_at)
         if unfinished_at is not None:
             self._at_most.append(completed_at - unfinished_at)
-        self._update()
+        self._check()
+
+    def _check(self) -> None:
+        is_late = bool(self._at_most) and self._at_most[-1] < -LEAST_S
+        if self.seconds or is_late or self._at_least[-1] > LEAST_S:  # nearly never
+            self._update()
 
     def _update(self) -> None:
-        if (
-            self.seconds == 0.0
-            and self._at_least[-1] <= LEAST_S
-            and (not self._at_most or self._at_most[-1] >= -LEAST_S)
-        ):
-            return  # as nearly always
         low = sorted(self._at_least)[-1 - OUTLIERS] if len(self._at_least) > OUTLIERS else 0.0
         high = sorted(self._at_most)[OUTLIERS] if len(self._at_most) > OUTLIERS else low
         self.seconds = 0.0

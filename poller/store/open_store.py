@@ -17,17 +17,24 @@ SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
 
 
-async def open_store(url: str, *, clock: Clock, linger_s: float = 0.05) -> Store:
-    """Open the state at `url` as its one owner, creating it as needed.
+async def open_store(url: str, *, clock: Clock, linger_s: float = 0.05, replica: str | None = None) -> Store:
+    """Open the state at `url` as its one owner, or beside others as the replica of this name, creating it as needed.
 
     `linger_s` is how long a write waits for others to share its commit. Raises `ConfigError` (the URL, a driver that
-    is not installed), `StoreLocked` (another process owns it), `StoreUnusable` (out of reach, read-only, damaged,
-    foreign, or of a newer version).
+    is not installed, a fleet on SQLite), `StoreLocked` (another process owns it), `StoreUnusable` (out of reach,
+    read-only, damaged, foreign, or of a newer version). A replica writes nothing before `fleet.join`.
     """
     if url.startswith(POSTGRES):
         with _driver_required():
-            from poller.store.postgres import open_postgres
+            from poller.store.postgres import open_member, open_postgres
+        if replica is not None:
+            return await open_member(url, clock=clock, linger_s=linger_s, replica=replica)
         return await open_postgres(url, clock=clock, linger_s=linger_s)
+    if replica is not None:
+        raise ConfigError(
+            f"a fleet needs a state in PostgreSQL: {redacted_url(url)} is a file of one process. Use "
+            "--state postgresql://user@host/database, or fleet = false."
+        )
     return await open_sqlite(_database_path(url), clock=clock, linger_s=linger_s)
 
 
@@ -52,12 +59,13 @@ def is_new(url: str) -> bool:
     return path is not None and not path.exists()
 
 
-def last_beat(url: str) -> tuple[int, float] | None:
-    """Return the process that owns the state and its last heartbeat (an instant); None where no living one owns it."""
+def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
+    """Return the process that owns the state, or is this replica, and its last heartbeat (an instant); None where no
+    living one does."""
     if url.startswith(POSTGRES):
         with _driver_required():
             from poller.store import postgres
-        return postgres.last_beat(url)
+        return postgres.last_beat(url, replica)
     path = _database_path(url)
     return None if path is None else lock.last_beat(path)
 

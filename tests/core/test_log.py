@@ -22,6 +22,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from poller.core import log as logs
+from tests.support.calls import calls_of
 
 AT = 1_767_571_200.25
 TOKEN = "pat-na1-11111111-2222-3333-4444-555555555555"
@@ -164,6 +165,55 @@ def test_any_values_give_one_line(values: Mapping[str, Any]) -> None:
     logs.configure(format="json", level="debug", clock=lambda: AT, stream=stream)
     structlog.get_logger().bind(**{k: v for k, v in values.items() if k.isidentifier()}).info("x.happened")
     assert len(lines(stream)) == 1
+
+
+PLAIN = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["Bearer abcdefghi", TOKEN])
+)
+
+
+@settings(max_examples=50)
+@given(
+    st.dictionaries(st.from_regex(r"[a-z]{1,9}", fullmatch=True) | st.sampled_from(["level", "timestamp"]), PLAIN),
+    st.sampled_from(["debug", "info", "warning", "error", "exception", "critical"]),
+)
+def test_the_short_way_of_plain_events_writes_what_the_long_one_does(values: Mapping[str, Any], level: str) -> None:
+    values = {key: value for key, value in values.items() if key not in {"event", "self"}}
+    written = []
+    for is_plain in (logs._is_plain, lambda _event: False):
+        stream = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logs, "_is_plain", is_plain)
+            logs.configure(format="json", level="debug", clock=lambda: AT, stream=stream)
+            getattr(structlog.get_logger(), level)("x.happened", **values)
+        written.append(stream.getvalue())
+    assert written[0] == written[1]
+
+
+def test_a_line_of_a_finished_task_makes_few_calls(written: io.StringIO) -> None:
+    log = structlog.get_logger().bind()
+    calls = calls_of(lambda: log.info("task.finished", task_id="A", kind="complete", landed=True, waited_s=1.25))
+    assert (len(lines(written)), calls <= 42) == (1, True), calls  # 56 by one processor after the other
+
+
+def test_gathered_lines_are_written_in_one_piece_also_after_an_error() -> None:
+    class Counting(io.StringIO):
+        pieces = 0
+
+        def write(self, text: str) -> int:
+            self.pieces += 1
+            return super().write(text)
+
+    stream, log = Counting(), structlog.get_logger()
+    logs.configure(format="json", level="info", clock=lambda: AT, stream=stream)
+    with pytest.raises(ValueError, match="x"), logs.gathered():  # noqa: PT012 - the lines before the error count
+        log.info("task.finished", task_id="A")
+        log.info("task.finished", task_id="B")
+        assert stream.getvalue() == ""
+        raise ValueError("x")
+    log.info("run.ended")
+    assert [line.get("task_id") for line in lines(stream)] == ["A", "B", None]
+    assert stream.pieces == 2
 
 
 # --- a stderr without a reader ---------------------------------------------------------------------------------------

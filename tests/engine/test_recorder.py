@@ -19,8 +19,8 @@ async def test_a_poll_whose_lease_was_lost_is_neither_counted_nor_logged(
     await feed(store, "kept", "lost")
     kept, lost = await store.claim("main", 2)
     store.release([lost])
-    metrics, recorded, committed = Metrics(), list[Record | None](), list[str]()
-    recorder = Recorder("main", store=store, metrics=metrics, on_recorded=recorded.append)
+    metrics, recorded, committed = Metrics(), list[Record](), list[str]()
+    recorder = Recorder("main", store=store, metrics=metrics, on_recorded=recorded.extend)
     poll = Poll(at=0.0, gate_s=0.0, took_s=0.1, outcome="finished", detail="COMPLETE", again_in_s=None)
     for task in (lost, kept):
         outcome = Finished(status="COMPLETE", num_errors=0)
@@ -32,4 +32,21 @@ async def test_a_poll_whose_lease_was_lost_is_neither_counted_nor_logged(
     assert [event["task_id"] for event in events if event["event"] == "task.finished"] == ["kept"]
     assert (committed, len(recorded), metrics.kinds[Kind.COMPLETE]) == (["kept"], 1, 1)
     assert (await store.sums()).finished == 1
+    await store.close()
+
+
+async def test_tasks_that_one_commit_finished_are_passed_on_together(clock: Clock) -> None:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    await feed(store, "a", "b", "c")
+    together = list[int]()
+    recorder = Recorder(
+        "main", store=store, metrics=Metrics(), on_recorded=lambda records: together.append(len(records))
+    )
+    poll = Poll(at=0.0, gate_s=0.0, took_s=0.1, outcome="finished", detail="COMPLETE", again_in_s=None)
+    for task in await store.claim("main", 3):
+        outcome = Finished(status="COMPLETE", num_errors=0)
+        recorder.add(Polled(outcome=outcome, settled=finished(task), poll=poll, at=0.0))
+    recorder.end()
+    await recorder.run(save=lambda: None, on_commit=lambda _: None)
+    assert together == [3]
     await store.close()

@@ -1,7 +1,7 @@
 """Decides when one account's requests may leave, and learns from their answers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from random import Random
@@ -11,7 +11,7 @@ import structlog
 
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
-from poller.core.model import Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
+from poller.core.model import ANSWERING, Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock, Slot
 from poller.hubspot.limits.admission import AdmissionQueue
@@ -178,9 +178,9 @@ class AccountGate:
 
     # --- may a request leave
 
-    async def enter(self, slot: HeldSlot) -> None:
+    def enter(self, slot: HeldSlot) -> Awaitable[None]:
         """Wait for the slot and take it."""
-        await self._admission.admit(lambda: self._take(slot))
+        return self._admission.admit(lambda: self._take(slot))
 
     def _wait_s(self) -> float:
         """Return how long nothing can leave: 0 is now, infinity until something happens."""
@@ -233,7 +233,7 @@ class AccountGate:
         accepted, now = not isinstance(answer.outcome, Throttled), self._monotonic()
         self._windows.learn_others(answer.limits, accepted=accepted, sent_at=slot.sent_at, now=now)
         self._release(slot, answer.limits)
-        if not isinstance(answer.outcome, Running | Finished | Missing):
+        if not isinstance(answer.outcome, ANSWERING):
             self._counts.failed += 1
         if slot.era == self._pause.era:
             self._judge(slot, answer)
@@ -256,7 +256,7 @@ class AccountGate:
 
     def _judge(self, slot: HeldSlot, answer: Answer) -> None:
         outcome = answer.outcome
-        is_good = isinstance(outcome, Running | Finished | Missing)
+        is_good = isinstance(outcome, ANSWERING)
         is_failed, is_probe = isinstance(outcome, Unreachable), self._pause.reason is not None
         self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe)
         self._throttles.note(throttled=isinstance(outcome, Throttled))

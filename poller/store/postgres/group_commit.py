@@ -24,6 +24,7 @@ from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_
 
 log = structlog.get_logger("poller")
 
+READ_ONLY = "25006"  # read_only_sql_transaction
 CLOSE_WITHIN_S = 10  # less where the server is out of reach
 
 Apply = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Any]]]  # payloads to results, in order
@@ -39,10 +40,22 @@ class _Write:
     future: asyncio.Future[Any] | None  # None: no caller waits
 
 
+@dataclass(frozen=True, slots=True)
+class OneByOne:
+    """Applies `function` to one payload after the other."""
+
+    function: Callable[..., Awaitable[object]]
+
+    async def __call__(self, connection: AsyncConnection, payloads: Sequence[tuple[object, ...]]) -> list[object]:
+        return [await self.function(connection, *payload) for payload in payloads]
+
+
 class Writer:
     """Collects operations for `linger_s` and commits them together, in order."""
 
-    def __init__(self, connection: AsyncConnection, *, dsn: Dsn, replica: int, linger_s: float, clock: Clock) -> None:
+    def __init__(
+        self, connection: AsyncConnection, *, dsn: Dsn, replica: int | None, linger_s: float, clock: Clock
+    ) -> None:
         self._connection: AsyncConnection | None = connection
         self._backend = connection.info.backend_pid
         self._dsn = dsn
@@ -190,6 +203,8 @@ class Writer:
                 raise
             self.note_outage(error_text(error, self._dsn))
             await self._roll_back()
+            if error.sqlstate == READ_ONLY:  # a primary that became a standby: its connections may outlive that
+                await self._disconnect()
             return None
         if self._unwritable_since is not None:
             after_s = round(self._clock() - self._unwritable_since, 3)
@@ -206,23 +221,26 @@ class Writer:
             if doubtful[0] == self._commits:
                 return doubtful[1]
         number = self._commits + 1
-        await connection.execute("BEGIN")
-        await self._confirm_ownership(connection, number)
+        await self._begin(connection, number)
         results: list[Any] = []
         for apply, group in groupby(batch, key=lambda write: write.apply):
             results += await apply(connection, [write.payload for write in group])
         self._in_doubt = number, results
-        await connection.execute("COMMIT")
+        await self._commit(connection)
         self._in_doubt, self._commits = None, number
         return results
 
-    async def _confirm_ownership(self, connection: AsyncConnection, number: int) -> None:
-        """Number the transaction, which is a heartbeat too. Raises `StoreError` for a late writer."""
+    async def _begin(self, connection: AsyncConnection, number: int) -> None:
+        """Begin a transaction and number it, which is a heartbeat too. Raises `StoreError` for a late writer."""
+        await connection.execute("BEGIN")
         updated = await connection.execute(
             "UPDATE replica SET commits = %s, beat_at = %s WHERE id = %s", (number, self._clock(), self._replica)
         )
         if updated.rowcount != 1:
             raise taken_over(self._dsn)
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        await connection.execute("COMMIT")
 
     async def _reconnect(self) -> AsyncConnection:
         """Return a new connection that owns the state. Once it holds the lock, the connection before has ended for
@@ -248,7 +266,11 @@ class Writer:
             await answered(connection.execute("ROLLBACK"), connection, within_s=CONNECT_WITHIN_S)
             self._in_doubt = None  # the server answered: not committed
         except psycopg.Error:
-            self._connection = None
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             await connection.close()
 
     async def _unregister(self) -> None:

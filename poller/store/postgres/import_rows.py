@@ -171,37 +171,57 @@ async def start_again(connection: AsyncConnection, key: int, decision: StartAgai
     )
 
 
+# A finished task without an id, and the row's starts.
+_END_ROW = (
+    b"WITH new AS (INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, kind, landed)"
+    b" SELECT id, coalesce(%(paused_s)s, paused_s), %(task_id)s, %(ref)b, %(fed_at)s, %(fed_at)s, %(kind)s, false"
+    b" FROM account WHERE name = %(account)s RETURNING key),"
+    b" ended AS (UPDATE import_row r SET task = new.key, ref = NULL, lost = r.lost - %(certain)s FROM new"
+    b" WHERE r.key = %(row)s RETURNING r.account),"
+    b" counted AS (UPDATE import_sum s SET refused = s.refused + %(certain)s FROM ended"
+    b" WHERE s.account = ended.account)"
+)
+
+
 async def end_row(
     connection: AsyncConnection, row: Row, record: Record, paused_s: float | None, is_certain: bool
 ) -> None:
     """Give a row an outcome without an import: a finished task without an id. `is_certain`: its last start began no
     import. One statement; the lock of the attached sinks keeps `attach_sinks` out."""
     await connection.execute(
-        "WITH new AS (INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at, kind, landed)"
-        " SELECT id, coalesce(%(paused_s)s, paused_s), %(task_id)s, %(ref)b, %(fed_at)s, %(fed_at)s, %(kind)s, false"
-        " FROM account WHERE name = %(account)s RETURNING key),"
-        " kept AS (INSERT INTO record (task, reason, seen_at, body)"
-        " SELECT key, %(reason)s, %(seen_at)s, %(body)b FROM new RETURNING number),"
-        " ended AS (UPDATE import_row r SET task = new.key, ref = NULL, lost = r.lost - %(certain)s FROM new"
-        " WHERE r.key = %(row)s RETURNING r.account),"
-        " counted AS (UPDATE import_sum s SET refused = s.refused + %(certain)s FROM ended"
-        " WHERE s.account = ended.account),"
-        " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
-        " INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN kept",
+        _END_ROW + b", kept AS (INSERT INTO record (task, reason, seen_at, body)"
+        b" SELECT key, %(reason)s, %(seen_at)s, %(body)b FROM new RETURNING number),"
+        b" attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
+        b" INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN kept",
         {
-            "account": row.account,
-            "paused_s": paused_s,
-            "task_id": record.task_id,
-            "ref": row.ref,
-            "fed_at": row.fed_at,
-            "kind": str(record.kind),
+            **_end_values(row, record, paused_s, is_certain),
             "reason": record.reason and rows.storable(record.reason),
             "seen_at": record.seen_at,
             "body": record.body,
-            "row": row.key,
-            "certain": int(is_certain),
         },
     )
+
+
+async def end_row_unrecorded(
+    connection: AsyncConnection, row: Row, record: Record, paused_s: float | None, is_certain: bool
+) -> int:
+    """As `end_row`, but the caller keeps the record, of the task with the returned key."""
+    values = _end_values(row, record, paused_s, is_certain)
+    ((key,),) = await (await connection.execute(_END_ROW + b" SELECT key FROM new", values)).fetchall()
+    return int(key)
+
+
+def _end_values(row: Row, record: Record, paused_s: float | None, is_certain: bool) -> dict[str, object]:
+    return {
+        "account": row.account,
+        "paused_s": paused_s,
+        "task_id": record.task_id,
+        "ref": row.ref,
+        "fed_at": row.fed_at,
+        "kind": str(record.kind),
+        "row": row.key,
+        "certain": int(is_certain),
+    }
 
 
 async def bodies(connection: AsyncConnection, account: str, names: Sequence[str]) -> dict[str, bytes]:

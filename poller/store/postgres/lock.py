@@ -19,7 +19,7 @@ PROBE_TRIES = 20  # a server needs a moment to notice that the last owner was ki
 PROBE_GAP_S = 0.1
 
 # "Poll" and the schema's own number, so that each state of a database has its own lock.
-_KEY = "(1349479532::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
+KEY = "(1349479532::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
 _HOLDER = (
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 1349479532 AND objsubid = 1"
     " AND objid = to_regnamespace(current_schema())::oid"
@@ -38,7 +38,7 @@ async def take_lock(connection: AsyncConnection, dsn: Dsn) -> None:
             return
         await asyncio.sleep(PROBE_GAP_S)
     raise StoreLocked(
-        f"the state {dsn.shown} is in use by {await _owner(connection)}. Stop it first, or give this run its own "
+        f"the state {dsn.shown} is in use by {await owner_of(connection)}. Stop it first, or give this run its own "
         "state: --state, or another ?schema=NAME."
     )
 
@@ -56,30 +56,35 @@ async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
 
 
 async def _locks(connection: AsyncConnection) -> bool:
-    return await fetch_first(connection, f"SELECT pg_try_advisory_lock({_KEY})") == (True,)
+    return await fetch_first(connection, f"SELECT pg_try_advisory_lock({KEY})") == (True,)
 
 
-async def _owner(connection: AsyncConnection) -> str:
+async def owner_of(connection: AsyncConnection) -> str:
+    """Return who uses the state, for a message."""
     try:
-        row = await fetch_first(connection, "SELECT host, pid, started_at FROM replica ORDER BY id DESC")
-    except psycopg.errors.UndefinedTable:
-        row = None
-    if row is None:
+        rows = await fetch_all(connection, "SELECT host, pid, started_at, name FROM replica ORDER BY id DESC")
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        rows = []
+    if not rows:
         return "another poller"
-    host, pid, started_at = row
+    if members := sorted(name for *_, name in rows if name is not None):
+        return f"a fleet: {', '.join(members)}"
+    host, pid, started_at, _ = rows[0]
     return f"another poller: process {pid} on {host}, started {iso(started_at)}"
 
 
 async def register(connection: AsyncConnection, *, now: float) -> int:
     """Name this process as the owner, inside a transaction; return the number of its row. The right to write of the
-    owner before ends here."""
+    owner before ends here, and what a fleet knew of windows and sums."""
     await connection.execute("DELETE FROM replica")
+    await connection.execute("UPDATE account SET freed_at = NULL WHERE freed_at IS NOT NULL")
+    await connection.execute("DELETE FROM kind_count")
     sql = "INSERT INTO replica (host, pid, started_at, beat_at) VALUES (%s, %s, %s, %s) RETURNING id"
     ((replica,),) = await fetch_all(connection, sql, (socket.gethostname(), os.getpid(), now, now))
     return int(replica)
 
 
-async def commits_of(connection: AsyncConnection, replica: int, dsn: Dsn) -> int:
+async def commits_of(connection: AsyncConnection, replica: int | None, dsn: Dsn) -> int:
     """Return the number of the owner's latest transaction. Raises `StoreError` where it no longer owns the state."""
     row = await fetch_first(connection, "SELECT commits FROM replica WHERE id = %s", (replica,))
     if row is None:
@@ -95,15 +100,18 @@ def taken_over(dsn: Dsn) -> StoreError:
     )
 
 
-def last_beat(url: str) -> tuple[int, float] | None:
-    """Return the owner's process id and its last heartbeat (an instant); None where no living process does."""
+def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
+    """Return the owner's process id and its last heartbeat (an instant); None where no living process does. `replica`:
+    of the member with this name."""
     dsn = parse(url)
     try:
         with psycopg.connect(dsn.conninfo, autocommit=True) as connection:
             row = connection.execute(
-                f"SELECT pid, beat_at FROM replica WHERE EXISTS ({_HOLDER}) ORDER BY id DESC"  # noqa: S608 - a constant
+                f"SELECT pid, beat_at FROM replica WHERE EXISTS ({_HOLDER})"  # noqa: S608 - a constant
+                " AND name IS NOT DISTINCT FROM coalesce(%s, name) ORDER BY id DESC",
+                (replica,),
             ).fetchone()
-    except psycopg.errors.UndefinedTable:
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
         return None
     except psycopg.Error as error:
         raise unusable(error, dsn) from None

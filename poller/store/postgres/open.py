@@ -30,12 +30,11 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
     of a newer version).
     """
     dsn = parse(url)
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # it logs each failed try; we log an outage once
     try:
         connection = await connect(dsn)
         try:
             replica = await answered(_own(connection, dsn, now=clock()), connection, within_s=ANSWER_WITHIN_S)
-            pool = await _open_pool(dsn)
+            pool = await open_pool(dsn, READERS)
         except BaseException:
             await connection.close()
             raise
@@ -56,12 +55,14 @@ async def _own(connection: AsyncConnection, dsn: Dsn, *, now: float) -> int:
     return replica
 
 
-async def _open_pool(dsn: Dsn) -> AsyncConnectionPool[AsyncConnection]:
+async def open_pool(dsn: Dsn, connections: int) -> AsyncConnectionPool[AsyncConnection]:
+    """Open up to so many connections for reading. Raises `psycopg.Error`."""
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # it logs each failed try; we log an outage once
     pool = AsyncConnectionPool(
         dsn.conninfo,
         kwargs={"autocommit": True},
         min_size=1,
-        max_size=READERS,
+        max_size=connections,
         timeout=CONNECT_WITHIN_S,
         reconnect_timeout=0,  # each read retries by itself: no wait that grows with the outage
         open=False,

@@ -29,12 +29,12 @@ async def attach_sinks(connection: AsyncConnection, wanted: Sequence[str]) -> di
     )
     for name in wanted:
         if name not in attached:
-            await _attach(connection, name)
+            await attach(connection, name)
     positions = dict(await fetch_all(connection, "SELECT name, position FROM sink WHERE attached"))
     return {name: positions[name] for name in wanted}
 
 
-async def _attach(connection: AsyncConnection, name: str) -> None:
+async def attach(connection: AsyncConnection, name: str) -> None:
     """Owe the sink all kept records that finished while it was not attached. Those pruned before are missed."""
     await connection.execute(
         "INSERT INTO sink (name, missed) SELECT %s, (SELECT coalesce(sum(tasks), 0) FROM pruned)"

@@ -72,7 +72,7 @@ class PostgresStarts(StartStore):
         return await self._read(import_rows.next_due_at, account, tuple(self._leased))
 
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
-        await self._write(import_rows.intend, row.key, sent_at, due_at)
+        await self._write_of(row.account, import_rows.intend, row.key, sent_at, due_at)
         return intended(row, sent_at=sent_at, due_at=due_at)
 
     async def settle(self, row: Row, decision: Begin | StartAgain | EndRow, record: Record | None = None) -> bool:
@@ -80,28 +80,36 @@ class PostgresStarts(StartStore):
             self.release([row])
 
         if isinstance(decision, StartAgain):
-            await self._write(import_rows.start_again, row.key, decision, on_commit=release)
+            await self._write_of(row.account, import_rows.start_again, row.key, decision, on_commit=release)
             return True
         paused_s = self._paused_s(row.account)
         if isinstance(decision, Begin):
             now = self._clock()
             values = (row, decision.task_id, paused_s, now, now + self._first_poll_s.get(row.account, 0.0))
-            return await self._write(import_rows.begin, *values, on_commit=release)
+            return await self._write_of(row.account, import_rows.begin, *values, on_commit=release)
         if record is None:
             raise TypeError("a row that ends needs its record")
-        await self._write(import_rows.end_row, row, record, paused_s, True, on_commit=release)
+        await self._write_of(row.account, self._end_row, row, record, paused_s, True, on_commit=release)
         return True
 
     async def end_unsent(self, row: Row, record: Record) -> None:
         paused_s = self._paused_s(row.account)
-        await self._write(
-            import_rows.end_row,
-            row,
-            record,
-            paused_s,
-            False,
-            on_commit=lambda: self.release([row]),
-        )
+        values = (row, record, paused_s, False)
+        await self._write_of(row.account, self._end_row, *values, on_commit=lambda: self.release([row]))
+
+    async def _write_of(
+        self,
+        account: str,  # noqa: ARG002 - a fleet asks who owns it
+        write: Callable[[AsyncConnection, *Values], Awaitable[T]],
+        *values: *Values,
+        on_commit: Callable[[], None] | None = None,
+    ) -> T:
+        return await self._write(write, *values, on_commit=on_commit)
+
+    async def _end_row(
+        self, connection: AsyncConnection, row: Row, record: Record, paused_s: float | None, is_certain: bool
+    ) -> None:
+        await import_rows.end_row(connection, row, record, paused_s, is_certain)
 
     def _paused_s(self, account: str) -> float | None:
         noted = self._noted().get(account)

@@ -5,7 +5,6 @@ Leases are in memory: the lock makes this process the only owner, and a crash en
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 import psycopg
@@ -21,7 +20,7 @@ from poller.store.postgres import outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
-from poller.store.postgres.group_commit import Writer
+from poller.store.postgres.group_commit import OneByOne, Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
 from poller.store.postgres.start_store import PostgresStarts
@@ -38,13 +37,15 @@ LOG_AFTER_TRIES = 5  # every connection of the pool may be broken
 class PostgresStore(PostgresReads, NotingStore):
     """The writing half; reads use the pool, and retry for as long as the server is out of reach."""
 
+    _starts_type: type[PostgresStarts] = PostgresStarts
+
     def __init__(self, writer: Writer, pool: AsyncConnectionPool[AsyncConnection], *, dsn: Dsn, clock: Clock) -> None:
         super().__init__(writer.check)
         self._writer = writer
         self._pool = pool
         self._dsn = dsn
         self._clock = clock
-        self._starts = PostgresStarts(
+        self._starts = self._starts_type(
             self._read,
             self._write,
             clock=clock,
@@ -70,7 +71,7 @@ class PostgresStore(PostgresReads, NotingStore):
         if self._is_beating or 0 <= now - self._beaten_at < BEAT_EVERY_S:
             return
         self._beaten_at, self._is_beating = now, True
-        self._writer.run_within(0.0, _OneByOne(_write_nothing), (), on_commit=self._end_beating)
+        self._writer.run_within(0.0, OneByOne(_write_nothing), (), on_commit=self._end_beating)
 
     def _end_beating(self, _: None) -> None:
         self._is_beating = False
@@ -124,7 +125,7 @@ class PostgresStore(PostgresReads, NotingStore):
         if held := self._leases.begin_putting_off(tasks):
             self._writer.run_within(
                 0.0 if len(held) >= HEAVY_ROWS else SAVE_WITHIN_S,
-                _OneByOne(task_queue.put_off),
+                OneByOne(task_queue.put_off),
                 (held,),
                 on_commit=lambda _: self._leases.end_putting_off(held),
             )
@@ -132,7 +133,7 @@ class PostgresStore(PostgresReads, NotingStore):
     # --- what is remembered
 
     def _save_soon(self) -> None:
-        self._writer.run_within(SAVE_WITHIN_S, _OneByOne(self._save), (), on_commit=lambda _: self._end_saving())
+        self._writer.run_within(SAVE_WITHIN_S, OneByOne(self._save), (), on_commit=lambda _: self._end_saving())
 
     async def _save(self, connection: AsyncConnection) -> None:
         await task_queue.save(connection, *self._begin_saving())
@@ -197,7 +198,7 @@ class PostgresStore(PostgresReads, NotingStore):
     ) -> T:
         """Return what `write` returned, once it is on disk; `on_commit` runs right after the commit."""
         then = None if on_commit is None else lambda _: on_commit()
-        result: T = await self._writer.run(_OneByOne(write), values, rows=rows, on_commit=then)
+        result: T = await self._writer.run(OneByOne(write), values, rows=rows, on_commit=then)
         return result
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
@@ -229,16 +230,6 @@ class PostgresStore(PostgresReads, NotingStore):
         if self._is_unreadable:
             self._is_unreadable = False
             log.info("store.readable", path=self._dsn.shown)
-
-
-@dataclass(frozen=True, slots=True)
-class _OneByOne:
-    """Applies `function` to one payload after the other."""
-
-    function: Callable[..., Awaitable[object]]
-
-    async def __call__(self, connection: AsyncConnection, payloads: Sequence[tuple[object, ...]]) -> list[object]:
-        return [await self.function(connection, *payload) for payload in payloads]
 
 
 async def _record(connection: AsyncConnection, batches: Sequence[Sequence[Settled]]) -> Sequence[None]:

@@ -76,7 +76,7 @@ async def add(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
             " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, nr)"
             " ORDER BY x.nr",
-            (source, *_columns(rows.rejection_rows(chunk))),
+            (source, *columns(rows.rejection_rows(chunk))),
         )
     await connection.execute(
         "UPDATE source SET lines = lines + %s, tasks = tasks + %s, duplicates = duplicates + %s,"
@@ -241,7 +241,7 @@ async def _record_polled(connection: AsyncConnection, polled: Sequence[rows.Row]
         " %s::double precision[], %s::text[], %s::double precision[], %s::double precision[], %s::double precision[])"
         " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at)"
         " WHERE t.key = x.key",
-        (LONGEST, *_columns(polled)),
+        (LONGEST, *columns(polled)),
     )
 
 
@@ -266,11 +266,11 @@ async def _record_finished(connection: AsyncConnection, finished: Sequence[rows.
         " ORDER BY nr RETURNING number),"
         " attached AS (SELECT id FROM sink WHERE attached FOR KEY SHARE)"
         " INSERT INTO undelivered (sink, number) SELECT id, number FROM attached CROSS JOIN new",
-        (*_columns(finished), LONGEST),
+        (*columns(finished), LONGEST),
     )
 
 
-def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
+def columns(table: Sequence[rows.Row]) -> list[list[Any]]:
     """Return the arrays for `unnest`."""
     return [list(column) for column in zip(*table, strict=True)]
 
@@ -280,20 +280,24 @@ def _columns(table: Sequence[rows.Row]) -> list[list[Any]]:
 
 async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
     """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
+    await save_knowledge(connection, learned)
+    if noted:
+        await _save_accounts(connection, noted)
+
+
+async def save_knowledge(connection: AsyncConnection, learned: Mapping[str, bytes]) -> None:
     if learned:
         await connection.execute(
             "INSERT INTO knowledge (name, body) SELECT * FROM unnest(%s::text[], %b::bytea[])"
             " ON CONFLICT (name) DO UPDATE SET body = excluded.body",
             (list(learned), list(learned.values())),
         )
-    if noted:
-        await _save_accounts(connection, noted)
 
 
 async def _save_accounts(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
     """Two statements for all accounts that are known, in one order for every writer: no deadlocks."""
     names = sorted(noted)
-    table = [names, *_columns([rows.account_row(noted[name]) for name in names])]
+    table = [names, *columns([rows.account_row(noted[name]) for name in names])]
     update = (
         "UPDATE account a SET active_at = x.active_at, clean = x.clean, paused_s = x.paused_s, day = x.day,"
         " pause = x.pause, pause_detail = x.pause_detail, resume_at = x.resume_at"
@@ -304,13 +308,18 @@ async def _save_accounts(connection: AsyncConnection, noted: Mapping[str, Accoun
     if (await connection.execute(update.encode(), table)).rowcount < len(names):
         await accounts_of(connection, set(names))
         await connection.execute(update.encode(), table)
+    await save_days(connection, noted)
+
+
+async def save_days(connection: AsyncConnection, noted: Mapping[str, AccountState]) -> None:
+    """Store the requests of the accounts' days, which never decrease."""
     if used := [(name, state.day, state.day_requests) for name, state in sorted(noted.items()) if state.day]:
         await connection.execute(
             "INSERT INTO account_day AS d (account, day, requests) SELECT a.id, x.day, x.requests"
             " FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS x (name, day, requests)"
             " JOIN account a ON a.name = x.name"
             " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
-            _columns(used),
+            columns(used),
         )
 
 

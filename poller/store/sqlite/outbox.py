@@ -70,15 +70,14 @@ def note_delivered(
     row = connection.execute("SELECT id FROM sink WHERE name = ?", (sink,)).fetchone()
     if row is None:
         return
-    delivered = 0
-    for number in numbers:
-        struck = connection.execute("DELETE FROM undelivered WHERE sink = ? AND number = ?", (*row, number))
-        if struck.rowcount and number in refused:
+    strike = "DELETE FROM undelivered WHERE sink = ? AND number = ?"
+    accepted = [(*row, number) for number in numbers if number not in refused]
+    delivered = max(0, connection.executemany(strike, accepted).rowcount)  # -1 for none
+    for number in (number for number in numbers if number in refused):
+        if connection.execute(strike, (*row, number)).rowcount:
             connection.execute(
                 "INSERT INTO dead (sink, number, reason, at) VALUES (?, ?, ?, ?)", (*row, number, refused[number], now)
             )
-        else:
-            delivered += struck.rowcount
     connection.execute(
         "UPDATE sink SET delivered = delivered + ?, position = coalesce(?, position) WHERE id = ?",
         (delivered, position, *row),

@@ -1,0 +1,51 @@
+"""Sums of a fleet's tasks by kind, kept by the transactions that change them: no member counts rows, or remembers what
+others did. "" is the kind of tasks that wait.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from psycopg import AsyncConnection
+
+from poller.core.fleet import KindCount
+from poller.store.postgres.connection import fetch_all
+
+WAITING = ""
+
+Change = tuple[str, int, int, int]  # kind; tasks, landed tasks and polls to add
+
+# What is kept in rows and what was pruned. The rows of members count from then on.
+_COUNT_AGAIN = (
+    "DELETE FROM kind_count;"
+    " INSERT INTO kind_count (replica, kind, tasks, landed, polls)"
+    " SELECT '', kind, sum(tasks), sum(landed), sum(polls) FROM"
+    " (SELECT coalesce(kind, '') AS kind, count(*) AS tasks, count(*) FILTER (WHERE landed) AS landed,"
+    " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
+    " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
+)
+
+
+def add_up(changes: Iterable[Change]) -> tuple[list[str], list[int], list[int], list[int]] | None:
+    """Return the columns of the changes, one a kind, in one order; None for no changes."""
+    sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for kind, *numbers in changes:
+        sums[kind] = [a + b for a, b in zip(sums[kind], numbers, strict=True)]
+    if not sums:
+        return None
+    kinds = sorted(sums)
+    tasks, landed, polls = zip(*(sums[kind] for kind in kinds), strict=True)
+    return kinds, list(tasks), list(landed), list(polls)
+
+
+async def count_again(connection: AsyncConnection) -> None:
+    """Make the sums from the rows, inside a transaction of one who alone writes."""
+    await connection.execute(_COUNT_AGAIN.encode())
+
+
+async def counts(connection: AsyncConnection) -> dict[str, KindCount]:
+    """Return the sums of all members by kind."""
+    found = await fetch_all(
+        connection,
+        "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind",
+    )
+    return {kind: KindCount(*numbers) for kind, *numbers in found}

@@ -1,0 +1,113 @@
+"""Heartbeats on a connection of their own, which never waits behind a commit; it carries the hints of members too."""
+
+import asyncio
+from collections.abc import Iterable
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, Notify
+
+from poller.core.fleet import Beat, Hints
+from poller.core.protocols import Clock
+from poller.store.postgres.connection import answered, connect, fetch_first
+from poller.store.postgres.dsn import Dsn
+from poller.store.postgres.errors import may_pass, store_error
+
+log = structlog.get_logger("poller")
+
+RELOAD = "reload"
+LONGEST_NOTE = 7000  # characters; the server takes fewer than 8000 bytes
+
+_CHANNEL = "SELECT 'poller_' || to_regnamespace(current_schema())::oid"
+
+
+class Heart:
+    """Beats for the member whose number each call names."""
+
+    def __init__(self, dsn: Dsn, *, clock: Clock, within_s: float) -> None:
+        self._dsn = dsn
+        self._clock = clock
+        self._within_s = within_s
+        self._connection: AsyncConnection | None = None
+        self._channel = ""
+        self._alone = asyncio.Lock()  # for the connection
+        self._to_send: set[str] = set()  # numbers of accounts that got tasks, or `RELOAD`
+        self._heard: set[str] = set()
+
+    async def beat(self, member: int) -> Beat:
+        """Make one heartbeat, and exchange hints."""
+        return await self._update(
+            "UPDATE replica SET beats = beats + 1, seen_at = clock_timestamp(), beat_at = %s WHERE id = %s",
+            (self._clock(), member),
+        )
+
+    async def drain(self, member: int) -> Beat:
+        """Show the others that the member drains."""
+        return await self._update("UPDATE replica SET is_draining = true WHERE id = %s", (member,))
+
+    def hint(self, notes: Iterable[str]) -> None:
+        """Send these with the next heartbeat."""
+        self._to_send.update(notes)
+
+    def heard(self) -> set[str]:
+        """Return what arrived since the last call."""
+        heard, self._heard = self._heard, set()
+        return heard
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _update(self, query: str, values: tuple[object, ...]) -> Beat:
+        try:
+            async with asyncio.timeout(self._within_s), self._alone:
+                connection = await self._connected()
+                return await answered(self._send(connection, query, values), connection, within_s=self._within_s)
+        except TimeoutError:
+            await self.close()
+        except psycopg.Error as error:
+            await self.close()
+            if not may_pass(error):
+                raise store_error(error, self._dsn) from None
+        return Beat.UNREACHED
+
+    async def _send(self, connection: AsyncConnection, query: str, values: tuple[object, ...]) -> Beat:
+        updated = await connection.execute(query.encode(), values)
+        notes, self._to_send = self._to_send, set()
+        for note in _packed(notes):
+            await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, note))
+        return Beat.MADE if updated.rowcount == 1 else Beat.FENCED
+
+    async def _connected(self) -> AsyncConnection:
+        if self._connection is None or self._connection.closed:
+            connection = self._connection = await connect(self._dsn)
+            connection.add_notify_handler(self._note)
+            row = await fetch_first(connection, _CHANNEL)
+            self._channel = str(row[0]) if row is not None else ""
+            await connection.execute(f"LISTEN {self._channel}".encode())
+        return self._connection
+
+    def _note(self, notify: Notify) -> None:
+        notes = set(notify.payload.split(","))
+        if self._connection is not None and notify.pid == self._connection.info.backend_pid:
+            notes &= {RELOAD}
+        self._heard |= notes
+
+
+def hints_of(heard: Iterable[str], names: dict[int, str]) -> Hints:
+    """Return what these notes mean for the owner of these accounts, by number."""
+    heard = set(heard)
+    numbers = {int(note) for note in heard if note.isdigit()}
+    return Hints(frozenset(names[number] for number in numbers & names.keys()), RELOAD in heard)
+
+
+def _packed(notes: Iterable[str]) -> list[str]:
+    """Join notes to as few payloads as the server takes."""
+    packed: list[str] = []
+    for note in sorted(notes):
+        if packed and len(packed[-1]) + len(note) < LONGEST_NOTE:
+            packed[-1] += f",{note}"
+        else:
+            packed.append(note)
+    return packed

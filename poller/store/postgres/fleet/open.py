@@ -1,0 +1,46 @@
+"""How a member of a fleet opens the state: it shares the lock, and joins later."""
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from poller.core.protocols import Clock
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, connect
+from poller.store.postgres.dsn import Dsn, parse
+from poller.store.postgres.errors import unusable
+from poller.store.postgres.fleet.state_lock import prepare
+from poller.store.postgres.fleet.store import FleetStore
+from poller.store.postgres.open import open_pool
+from poller.store.postgres.schema import VERSION, make_schema
+from poller.store.rows import storable_name
+
+log = structlog.get_logger("poller")
+
+READERS = 2  # connections, beside the one that writes and the one that beats
+
+
+async def open_member(url: str, *, clock: Clock, linger_s: float, replica: str) -> FleetStore:
+    """Open the state at `url` beside others, creating it as needed. Nothing can be written before `fleet.join`.
+
+    Raises `ConfigError` (the URL), `StoreLocked` (a process has it for itself), `StoreUnusable` (out of reach, foreign,
+    of a newer version, or of an older one that others use).
+    """
+    dsn = parse(url)
+    try:
+        connection = await connect(dsn)
+        try:
+            await answered(_prepare(connection, dsn), connection, within_s=ANSWER_WITHIN_S)
+            pool = await open_pool(dsn, READERS)
+        except BaseException:
+            await connection.close()
+            raise
+    except psycopg.Error as error:
+        raise unusable(error, dsn) from None
+    name = storable_name(replica)
+    return FleetStore(connection, pool, dsn=dsn, clock=clock, linger_s=linger_s, replica=name)
+
+
+async def _prepare(connection: AsyncConnection, dsn: Dsn) -> None:
+    await make_schema(connection, dsn)
+    version = await prepare(connection, dsn)
+    log.info("store.opened", path=dsn.shown, version=VERSION, migrated_from=version if version < VERSION else None)

@@ -1,0 +1,77 @@
+"""The lock of a fleet's state: members share it, and a single owner's exclusive lock keeps them out. It is for the mode
+and for migrations; who may write depends on the member's row alone.
+"""
+
+import asyncio
+
+from psycopg import AsyncConnection
+
+from poller.core.errors import StoreLocked, StoreUnusable
+from poller.store.postgres.connection import fetch_first
+from poller.store.postgres.dsn import Dsn
+from poller.store.postgres.fleet.counts import count_again
+from poller.store.postgres.lock import KEY, PROBE_GAP_S, PROBE_TRIES, NotOwner, owner_of
+from poller.store.postgres.schema import VERSION, known_version, migrate
+
+ADDITIVE = frozenset({10})  # versions that a fleet may be brought to while older members run
+
+
+async def prepare(connection: AsyncConnection, dsn: Dsn) -> int:
+    """Share the lock, for as long as `connection` lives, and bring the tables up to date; return the version that they
+    had. Raises `StoreLocked` where a single owner has the state, `StoreUnusable`."""
+    for _ in range(PROBE_TRIES):
+        if await _lock(connection, "pg_try_advisory_lock"):
+            version = await _begin_alone(connection, dsn)
+            await share_lock_again(connection)
+            await connection.execute(f"SELECT pg_advisory_unlock({KEY})".encode())
+            return version
+        if await _lock(connection, "pg_try_advisory_lock_shared"):
+            await limit_transactions(connection)
+            return await _migrate_beside(connection, dsn)
+        await asyncio.sleep(PROBE_GAP_S)
+    raise StoreLocked(
+        f"the state {dsn.shown} is in use by {await owner_of(connection)}, which is in no fleet. Stop it first, or "
+        "start it with fleet = true."
+    )
+
+
+async def share_lock_again(connection: AsyncConnection) -> None:
+    """Share the lock on a new connection. Raises `NotOwner` where a single owner has it: retry later."""
+    await limit_transactions(connection)
+    if not await _lock(connection, "pg_try_advisory_lock_shared"):
+        raise NotOwner("another poller has the state for itself")
+
+
+async def limit_transactions(connection: AsyncConnection) -> None:
+    """End the transaction of a member that is frozen: nothing may wait for it longer."""
+    await connection.execute("SET idle_in_transaction_session_timeout = '3s'")
+
+
+async def _begin_alone(connection: AsyncConnection, dsn: Dsn) -> int:
+    """Bring the tables up to date, and replace what a single owner left; return the version that they had."""
+    async with connection.transaction():
+        version = await migrate(connection, dsn)
+        await connection.execute("DELETE FROM replica WHERE name IS NULL")
+        if await fetch_first(connection, "SELECT FROM kind_count LIMIT 1") is None:
+            await count_again(connection)
+    return version
+
+
+async def _migrate_beside(connection: AsyncConnection, dsn: Dsn) -> int:
+    """Bring the tables up to date while others use them, where those can go on."""
+    version = await known_version(connection, dsn)
+    missing = set(range(version + 1, VERSION + 1))
+    if not missing:
+        return version
+    if not missing <= ADDITIVE:
+        raise StoreUnusable(
+            f"the state {dsn.shown} is of version {version} and in use by {await owner_of(connection)}. Stop them, "
+            "then start this one: it brings the state to its own version."
+        )
+    async with connection.transaction():
+        await connection.execute("SET LOCAL lock_timeout = '2s'")
+        return await migrate(connection, dsn)
+
+
+async def _lock(connection: AsyncConnection, function: str) -> bool:
+    return await fetch_first(connection, f"SELECT {function}({KEY})") == (True,)

@@ -1,0 +1,23 @@
+"""What members publish of themselves. The table is not logged: it survives no crash of the server, and need not."""
+
+from psycopg import AsyncConnection
+
+from poller.core.fleet import Published
+from poller.store.postgres.connection import fetch_all
+
+
+async def publish(connection: AsyncConnection, member: int, status: bytes) -> None:
+    await connection.execute(
+        "INSERT INTO replica_status (replica, at, body) VALUES (%s, clock_timestamp(), %b)"
+        " ON CONFLICT (replica) DO UPDATE SET at = excluded.at, body = excluded.body",
+        (member, status),
+    )
+
+
+async def published(connection: AsyncConnection) -> list[Published]:
+    found = await fetch_all(
+        connection,
+        "SELECT r.id, r.name, extract(epoch FROM clock_timestamp() - s.at)::float8, s.body"
+        " FROM replica_status s JOIN replica r ON r.id = s.replica ORDER BY r.name",
+    )
+    return [Published(member=member, name=name, age_s=age_s, body=body) for member, name, age_s, body in found]

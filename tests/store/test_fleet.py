@@ -1,0 +1,212 @@
+"""Several members on one PostgreSQL state: who owns an account, who may write, and in which order numbers appear."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import psycopg
+import pytest
+
+from poller.core.accounts import AccountState
+from poller.core.errors import ConfigError, StoreLocked
+from poller.core.fleet import Beat, Fenced
+from poller.core.protocols import Clock
+from poller.store import last_beat, open_store
+from poller.store.postgres.fleet.store import FleetStore
+from tests.support.fleet_members import ACCOUNTS, Open, bury, give, see, take
+from tests.support.store_makers import feed, kill, running
+from tests.support.virtual import EPOCH
+
+Events = list[MutableMapping[str, Any]]
+
+
+def value(connection: psycopg.Connection, query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+# --- who is there ----------------------------------------------------------------------------------------------------
+
+
+async def test_members_see_each_other_with_what_they_announced(open_member: Open) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    await b.fleet.announce(serves=["one"], settings={"limit": 20})
+    assert [await b.fleet.beat() for _ in range(3)] == [Beat.MADE] * 3
+    await a.fleet.set_draining()
+    await take(a, "one", "two")
+    for store in (a, b):
+        view = await see(store)
+        first, second = view.members
+        assert (view.me, first.id, second.id) == (store.fleet.id, a.fleet.id, b.fleet.id)
+        assert (first.name, first.beats, first.is_draining, first.owns) == ("a", 0, True, 2)
+        assert (second.name, second.beats, second.is_draining, second.owns) == ("b", 3, False, 0)
+        assert (first.serves, first.settings) == (frozenset(ACCOUNTS), {"limit": 10})
+        assert (second.serves, second.settings) == (frozenset({"one"}), {"limit": 20})
+        assert view.free == {"three", "four"}
+    assert (await see(a)).mine == {"one": 1, "two": 1}
+    assert (await see(b)).mine == {}
+
+
+async def test_a_name_is_used_by_one_member_at_a_time(open_member: Open) -> None:
+    a = await open_member("a")
+    other = await open_member("a", joins=False)
+    assert await other.fleet.join(serves=ACCOUNTS, settings={}) is None
+    (seen,) = (await see(other)).members
+    assert await a.fleet.beat() is Beat.MADE
+    assert await other.fleet.bury({seen.id: seen.beats}) == []  # it has beaten since
+    await bury(other, a)
+    assert await other.fleet.join(serves=ACCOUNTS, settings={}) is not None
+    assert await a.fleet.beat() is Beat.FENCED
+
+
+async def test_all_that_were_killed_are_buried_by_the_next_that_starts(open_member: Open) -> None:
+    """Of its own name and of others; what they owned is free, and unclean."""
+    dead = [await open_member(name) for name in ("a", "b")]
+    await take(dead[0], "one")
+    await give(dead[0], "one")
+    await take(dead[1], "one", "two")
+    for each in dead:
+        await kill(each)
+    a = await open_member("a", joins=False)
+    assert await a.fleet.join(serves=ACCOUNTS, settings={}) is None
+    seen = {member.id: member.beats for member in (await see(a)).members}
+    assert sorted(await a.fleet.bury(seen)) == sorted(seen)
+    assert await a.fleet.join(serves=ACCOUNTS, settings={}) is not None
+    taken = await take(a)
+    assert {name: each.is_clean for name, each in taken.items()} == {
+        "one": False,
+        "two": False,
+        "three": True,
+        "four": True,
+    }
+    assert {name: each.epoch for name, each in taken.items()} == {"one": 3, "two": 2, "three": 1, "four": 1}
+
+
+async def test_a_member_that_leaves_is_gone_at_once_and_can_join_again(open_member: Open) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    before = a.fleet.id
+    await take(a, "one")
+    await a.fleet.leave()
+    assert a.fleet.id is None
+    assert [member.name for member in (await see(b)).members] == ["b"]
+    with pytest.raises(Fenced):
+        await feed(a, "x", account="one")
+    assert await a.fleet.join(serves=ACCOUNTS, settings={}) not in (None, before)
+    assert await a.claim("one", 1) == []
+
+
+async def test_a_single_owner_and_a_fleet_exclude_each_other(
+    open_member: Open, postgres_url: str, clock: Clock, database: psycopg.Connection
+) -> None:
+    single = await open_store(postgres_url, clock=clock)
+    await feed(single, "x", account="one")
+    with pytest.raises(StoreLocked, match=r"process .* which is in no fleet"):
+        await open_member("a")
+    await single.close()
+    a = await open_member("a")
+    with pytest.raises(StoreLocked, match="in use by a fleet: a"):
+        await open_store(postgres_url, clock=clock)
+    assert not (await take(a, "one"))["one"].is_clean  # the single owner's window is not known
+    await give(a, "one")
+    await a.close()
+    await (await open_store(postgres_url, clock=clock)).close()
+    assert value(database, "SELECT count(*) FROM account WHERE freed_at IS NOT NULL") == 0
+
+
+async def test_a_fleet_needs_postgres(tmp_path: Any, clock: Clock) -> None:
+    with pytest.raises(ConfigError, match="a fleet needs a state in PostgreSQL"):
+        await open_store(f"sqlite:///{tmp_path}/poller.db", clock=clock, replica="a")
+
+
+async def test_the_health_check_finds_the_replica_by_its_name(open_member: Open, postgres_url: str) -> None:
+    a, _ = await open_member("a"), await open_member("b")
+    await a.fleet.beat()
+    beat = last_beat(postgres_url, "a")
+    assert beat is not None
+    assert beat[1] >= EPOCH
+    assert last_beat(postgres_url, "c") is None
+
+
+# --- accounts --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_account_has_one_owner_however_many_take_it_at_once(open_member: Open) -> None:
+    stores = [await open_member(name) for name in "abcd"]
+    names = [f"account{n}" for n in range(40)]
+    await stores[0].fleet.announce(serves=names, settings={})
+    for _ in range(5):
+        taken = await asyncio.gather(*[store.fleet.take(names, 10) for store in stores])
+        owned = [each.account for batch in taken for each in batch]
+        assert len(owned) == len(set(owned)) > 0
+        for store, batch in zip(stores, taken, strict=True):
+            assert set((await see(store)).mine) == {each.account for each in batch}
+            for each in batch:
+                assert await store.fleet.give(each.account, each.epoch, slot_ages_s=(), is_clean=True)
+
+
+async def test_nothing_is_taken_from_members_that_joined_just_now(open_member: Open) -> None:
+    """The first version asked whether the owner is a member, and read the members from an older snapshot than the
+    account: it stole from those that had joined meanwhile."""
+    takers = [await open_member(name) for name in "ab"]
+    joining = await open_member("c")
+    done = asyncio.Event()
+
+    async def keep_taking(store: FleetStore) -> None:
+        while not done.is_set():
+            await store.fleet.take(ACCOUNTS, 99)
+            for account, epoch in (await see(store)).mine.items():
+                await store.fleet.give(account, epoch, slot_ages_s=(), is_clean=True)
+
+    async with asyncio.TaskGroup() as group:
+        for store in takers:
+            group.create_task(keep_taking(store))
+        for _ in range(60):
+            await joining.fleet.join(serves=ACCOUNTS, settings={})
+            owned = {taken.account for taken in await joining.fleet.take(ACCOUNTS, 99)}
+            assert (await see(joining)).mine.keys() == owned
+        done.set()
+
+
+async def test_slots_are_handed_over_with_an_account(open_member: Open) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    await take(a, "one", "two")
+    assert await give(a, "one", ages=(0.5, 9.0))
+    assert await give(a, "two", is_clean=False, ages=(0.5,))
+    assert not await a.fleet.give("one", 1, slot_ages_s=(), is_clean=True)  # a second time
+    taken = await take(b)
+    assert (taken["one"].is_clean, taken["one"].slot_ages_s) == (True, (0.5, 9.0))
+    assert taken["one"].freed_ago_s is not None
+    assert 0 <= taken["one"].freed_ago_s < 60
+    assert (taken["two"].is_clean, taken["two"].freed_ago_s) == (False, None)  # its wait is not forgotten
+    await give(b, "one")
+    assert (await take(a, "one"))["one"].slot_ages_s == ()
+
+
+async def test_what_was_noted_of_an_account_is_there_for_its_next_owner(open_member: Open) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    await take(a, "one")
+    state = AccountState(active_at=EPOCH, paused_s=7.0, day="2026-01-05", day_requests=12)
+    a.save_account("one", state)
+    a.save_knowledge("one/timing", b"much")
+    await give(a, "one")
+    await take(b, "one")
+    assert await b.account("one") == state
+    assert await b.knowledge("one/timing") == b"much"
+    a.save_account("one", AccountState(paused_s=99.0))  # its lane was late
+    await a.flush()
+    assert (await b.account("one")).paused_s == 7.0
+
+
+async def test_the_next_owners_clock_moves_instants_that_are_ahead(open_member: Open, clock: Clock) -> None:
+    ahead, behind = await open_member("ahead", clock=lambda: clock() + 3600), await open_member("behind")
+    await take(ahead, "one")
+    await feed(ahead, "x", account="one")
+    (x,) = await ahead.claim("one", 1)
+    await ahead.record([running(x, clock() + 3600 + 30)])
+    ahead.save_account("one", AccountState(active_at=clock() + 3600))
+    await give(ahead, "one")
+    taken = await take(behind, "one")
+    assert taken["one"].moved_s == pytest.approx(3600, abs=60)
+    due_at = await behind.next_due_at("one")
+    assert due_at == pytest.approx(clock() + 30, abs=60)
