@@ -41,9 +41,8 @@ def fleet(args: argparse.Namespace) -> None:
             polled = last - first
             print(f"{part}: {args.members} members, {args.accounts} accounts: {polled / (ended - began):,.0f} polls/s")
             print(f"    server {busy_ms:.1f} ms and {transactions:.0f} transactions a second")
-            print(
-                f"    {written / max(1, polled):,.0f} bytes of WAL a poll, {written / (ended - began) / 1e3:.0f} kB a second"
-            )
+            a_poll, a_second = written / max(1, polled), written / (ended - began) / 1e3
+            print(f"    WAL: {a_poll:,.0f} bytes a poll, {a_second:.0f} kB a second")
 
 
 def _transactions(server: Server) -> int:
