@@ -6,6 +6,7 @@ accounts that it owns, 200 in a commit, as fast as it can.
 
 import argparse
 import asyncio
+import logging
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import structlog
 
 from bench.postgres import Server, growth, new_state, started_server, watching
 from poller.core.model import Chunk, Fed, PollAgain, Position, Settled
@@ -90,6 +92,7 @@ def _run_member(state: str, args: argparse.Namespace, number: int, does_record: 
 
 async def _work(state: str, args: argparse.Namespace, number: int, does_record: bool, polls: Any, ended: Any) -> None:
     accounts = [f"a{each}" for each in range(args.accounts)]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     store = await open_store(state, clock=time.time, replica=f"b{number}")
     member = store.fleet
     if member is None:
@@ -106,7 +109,8 @@ async def _work(state: str, args: argparse.Namespace, number: int, does_record: 
             for account in own:
                 tasks = await store.claim(account, AT_ONCE)
                 settled = [Settled(task=task, again=PollAgain(at=now, errors=0, status="PROCESSING")) for task in tasks]
-                polls[number] += len(await store.record(settled))
+                recorded = await store.record(settled)
+                polls[number] += len(recorded)
 
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(record(mine[at::ACCOUNTS_AT_ONCE])) for at in range(ACCOUNTS_AT_ONCE)]
