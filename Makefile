@@ -60,6 +60,7 @@ bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a m
 	$(BIN)/python -m bench feeding
 	$(BIN)/python -m bench scale
 	$(BIN)/python -m bench startup
+	$(BIN)/python -m bench.imports
 
 lock: $(READY) ## Pin the image's dependencies and its build backend, with hashes
 	$(PIP) install 'uv>=0.9'

@@ -22,6 +22,10 @@ from bench.server import cores, free_port, pinned, serving
 from bench.service import Run, instant, run_service
 
 SERVICE = "poller"
+IMPORTING = {
+    "POLLER_INPUT__FEEDS": "imports",
+    "POLLER_IMPORTS__OPTIONS": '{"access": "PRIVATE", "folderPath": "/products/{brand}", "name": "{sku}"}',
+}
 IDS_A_REQUEST = 10_000  # the most that a request may hold
 SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # share of the polls: these are that much slower
 
@@ -48,19 +52,28 @@ def polls(args: argparse.Namespace) -> None:
 
 
 def feeding(args: argparse.Namespace) -> None:
-    """Ids from a file into a state on disk, with no API to poll: a run that is drained once the input has ended."""
+    """Ids, then rows to import, from a file into a state on disk, with no API to ask: a run that is drained once the
+    input has ended."""
     for kind, make_id in (("ids in order", _ordered), ("random ids", _random)):
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             run = _fed(folder, _ids(folder, args.tasks, make_id))
-            began, ended = (_event(run, event) for event in ("source.opened", "source.ended"))
-            processor_s = run.processor(ended) - run.processor(began)
-            print(
-                f"{kind:13} {args.tasks / (ended - began):8.0f} ids/s, processor"
-                f" {processor_s / args.tasks * 1e6:.2f} µs an id, peak {run.peak_mb:.0f} MB"
-            )
+            _print_feeding(kind, run, args.tasks)
             run, taken_s = _fed_over_http(folder / "http", args.tasks // 5, make_id)
             print(f"{'':4}over HTTP {args.tasks // 5 / taken_s:7.0f} ids/s, peak {run.peak_mb:.0f} MB")
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder, rows = Path(name), args.tasks // 5
+        _print_feeding("rows", _fed(folder, _rows(folder, rows), **IMPORTING), rows)
+
+
+def _print_feeding(kind: str, run: Run, lines: int) -> None:
+    began, ended = (_event(run, event) for event in ("source.opened", "source.ended"))
+    processor_s = run.processor(ended) - run.processor(began)
+    print(
+        f"{kind:13} {lines / (ended - began):8.0f}/s, processor {processor_s / lines * 1e6:.2f} µs each"
+        f" ({lines / processor_s:.0f}/s), peak {run.peak_mb:.0f} MB"
+    )
 
 
 def scale(args: argparse.Namespace) -> None:
@@ -113,9 +126,21 @@ def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, f
         return (*run.polls(), run.peak_mb)
 
 
-def _fed(folder: Path, ids: Path) -> Run:
+def _fed(folder: Path, lines: Path, **environ: str) -> Run:
     """Feed a state while nothing can be polled: the API is a port without a server."""
-    return run_service(folder, "http://127.0.0.1:9", [ids], core=cores()[1], until="source.ended", POLLER_WORKERS="1")
+    environ = {"POLLER_WORKERS": "1", **environ}
+    return run_service(folder, "http://127.0.0.1:9", [lines], core=cores()[1], until="source.ended", **environ)
+
+
+def _rows(folder: Path, count: int) -> Path:
+    """Return a CSV of URLs with five more columns, of which two are in templates."""
+    file = folder / "rows.csv"
+    with file.open("w") as rows:
+        rows.write("url,sku,brand,title,price,stock\n")
+        for n in range(count):
+            url = f"https://cdn.example.com/catalogue/{n:08}.png"
+            rows.write(f"{url},{n:08},brand{n % 40},A product of some name {n},{n % 997}.95,{n % 13}\n")
+    return file
 
 
 def _fed_over_http(folder: Path, tasks: int, make_id: Callable[[int], str]) -> tuple[Run, float]:

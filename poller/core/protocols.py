@@ -10,7 +10,7 @@ from typing import Protocol
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
 from poller.core.details import TaskDetails
-from poller.core.fleet import Membership
+from poller.core.fleet import FleetView, Membership, Published
 from poller.core.model import Added, Answer, Chunk, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain, StartAnswer
@@ -293,6 +293,12 @@ class StateReader(Protocol):
         """Return up to `limit` tasks that match, in the order in which they were fed, from those beyond the key
         `after`. Ends early once `is_late`, which another thread may call. The event loop does not wait for a long
         search."""
+
+    async def fleet_view(self) -> FleetView | None:
+        """Return who is in the fleet that uses the state; None where it has no member."""
+
+    async def fleet_published(self) -> Sequence[Published]:
+        """Return the latest status of each member of the fleet that published one."""
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         """Return every rejected line with its source's name, in input order."""

@@ -11,8 +11,7 @@ from poller.core.model import Task
 from poller.core.protocols import StartStore
 from poller.core.starts import Row
 from poller.engine.due_tasks import DueTasks
-
-POLLS_BEFORE_A_START = 4  # due polls in a row, before one waiting start goes
+from poller.schedule.starts import POLLS_BEFORE_A_START
 
 
 class Probe:

@@ -17,6 +17,7 @@ from poller.engine.lane import Lane
 from poller.engine.recorder import Polled
 from poller.engine.witness import known_task
 from poller.schedule.starts import (
+    REPRICE_EVERY_S,
     StartRules,
     backlog_tradeoff,
     body_to_send,
@@ -29,7 +30,6 @@ from poller.schedule.trial import LANDED_ENOUGH, Trial
 log = structlog.get_logger("poller")
 
 BACKLOG_COUNTED = 100_000  # rows; beyond, a poll costs no more
-REPRICE_EVERY_S = 5.0
 UNKNOWN_ID = "AAAAAAAAAAA"  # well-formed: HubSpot answers that it does not know it, which shows that it answers
 
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from poller.config import AccountSettings
 from poller.core.accounts import AccountState
@@ -26,6 +27,8 @@ from poller.schedule import (
 from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
 from poller.schedule.forecast import LaneOutlook, forecast
 from poller.schedule.simulate import simulate_run
+from poller.schedule.simulate_imports import ImportTiming, simulate_imports
+from poller.schedule.starts import StartRules, backlog_tradeoff
 
 DEFAULT_REQUESTS, DEFAULT_WINDOW_S = 100, 10.0  # until HubSpot's answers contain the limits
 ANSWER_S = 0.1  # a slot is held until the answer, and a window more
@@ -48,6 +51,7 @@ class AccountPlan:
 
     account: str
     tasks: int
+    starts: int  # requests that start imports
     polls: int
     polls_per_task: float
     lasts_s: float
@@ -97,32 +101,28 @@ def plan_account(
     known: KnownAccount,
     durations: str | None,
     now: float,
+    starts: StartRules | None = None,
 ) -> AccountPlan:
-    """Simulate the account's part of the run, at its limits. Raises `ConfigError` for durations that cannot be read."""
+    """Simulate the account's part of the run, at its limits; with `starts`, its tasks are rows to import. Raises
+    `ConfigError` for durations that cannot be read."""
     rules = account.polling_rules()
     learned = _learned(account, known.timing)
     courses, based_on = _courses(learned, durations)
     if durations is None and (explanation := explanation_of(known.timing)) is not None:
         based_on += f" ({explanation})"
     per_second, limit_from = _limit(account, known.limit)
-    simulated = simulate_run(
-        tasks,
-        courses,
-        per_second=per_second,
-        deadline_s=rules.deadline_s,
-        gap_s=_plain_gap_s(account),
-        learned=learned if rules.policy == "learned" else None,
-    )
+    simulated = _simulate(account, tasks, courses, per_second, learned if rules.policy == "learned" else None, starts)
+    requests = simulated.polls + (tasks if starts else 0)
     outlook, pace = _outlook(account, known.state, now), tasks / max(simulated.lasts_s, 1e-9)
-    done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=simulated.polls / tasks)
+    done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=requests / tasks)
     quota = _quota(outlook, simulated, now)
-    fits = quota is None or simulated.polls <= quota
-    per_task = simulated.polls / tasks
+    fits = quota is None or requests <= quota
     return AccountPlan(
         account=name,
         tasks=tasks,
+        starts=tasks if starts else 0,
         polls=simulated.polls,
-        polls_per_task=round(per_task, 2),
+        polls_per_task=round(simulated.polls / tasks, 2),
         lasts_s=round(simulated.lasts_s, 1),
         ends_at=datetime.fromtimestamp(done.at or now + simulated.lasts_s, UTC).isoformat(timespec="seconds"),
         per_second=round(per_second, 2),
@@ -131,9 +131,28 @@ def plan_account(
         timed_out=simulated.timed_out,
         based_on=based_on,
         quota=quota,
-        quota_share=round(simulated.polls / account.daily_limit, 4) if account.daily_limit else None,
+        quota_share=round(requests / account.daily_limit, 4) if account.daily_limit else None,
         fits=fits,
-        tasks_that_fit=None if quota is None else min(tasks, int(quota / per_task)),
+        tasks_that_fit=None if quota is None else min(tasks, int(quota * tasks / requests)),
+    )
+
+
+def _simulate(
+    account: AccountSettings,
+    tasks: int,
+    courses: Callable[[int], list[Course]],
+    per_second: float,
+    learned: PollPlanner | None,
+    starts: StartRules | None,
+) -> SimulatedRun:
+    rules, gap_s = account.polling_rules(), _plain_gap_s(account)
+    if starts is None:
+        return simulate_run(
+            tasks, courses, per_second=per_second, deadline_s=rules.deadline_s, gap_s=gap_s, learned=learned
+        )
+    timing = ImportTiming(gap_s=gap_s, learned=learned, price=partial(backlog_tradeoff, rules))
+    return simulate_imports(
+        tasks, courses, per_second=per_second, deadline_s=rules.deadline_s, rules=starts, timing=timing
     )
 
 
@@ -236,11 +255,19 @@ def _minute(instant: str) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
+def _requests(plan: AccountPlan) -> list[str]:
+    polls = f"polls      about {_rounded(plan.polls):,}, {plan.polls_per_task:.2g} per task"
+    if not plan.starts:
+        return [polls]
+    a_file = (plan.starts + plan.polls) / plan.tasks
+    return [f"starts     {plan.starts:,}, one a row", polls, f"requests   {a_file:.3g} a file"]
+
+
 def _lines(plan: AccountPlan) -> list[str]:
     lines = [
         f"account    {plan.account}: {plan.tasks:,} tasks",
         f"limit      {plan.limit_from}",
-        f"polls      about {_rounded(plan.polls):,}, {plan.polls_per_task:.2g} per task",
+        *_requests(plan),
         f"time       about {duration(_rounded(plan.lasts_s))}: started now, finished at about {_minute(plan.ends_at)}",
         f"lateness   about {_rounded(plan.mean_late_s):g} s from a task's end to the poll that sees it, on average",
         f"based on   {plan.based_on}",

@@ -30,8 +30,10 @@ SHORTEST_SETTLE_S, LONGEST_SETTLE_S = 300.0, 3600.0
 SETTLE_S = 1200.0  # until enough imports are known
 SETTLED_SHARE = 0.999  # of imports that have landed after the settle time
 KNOWN_FOR_SETTLE = 100  # imports
+POLLS_BEFORE_A_START = 4  # due polls in a row, before one waiting start goes
+REPRICE_EVERY_S = 5.0  # what a poll is worth
 HIGHEST_COST_S = 600.0  # of a poll, while rows wait to be started
-LONGEST_GAP_S = 300.0  # meanwhile
+LONGEST_GAP_S = 330.0  # meanwhile; see docs/decisions.md
 AGAIN_S = 2.0  # least wait before a row that was not accepted is sent again
 LONGEST_AGAIN_S = 300.0
 

@@ -41,6 +41,29 @@ async def test_a_plan_is_within_a_tenth_of_what_the_run_then_takes(
     assert account["polls"] == pytest.approx((await simulation.sums()).polls, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("durations", "count", "seed"), [("uniform:5,60", 300, 3), ("mix:0.9@uniform:2,20,0.1@uniform:200,300", 300, 5)]
+)
+async def test_the_plan_of_an_import_is_within_a_tenth_of_its_requests_and_its_time(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], durations: str, count: int, seed: int
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(seed=seed, durations=parse_durations(durations), fates={}))
+    rows = tmp_path / "rows.csv"
+    lines = [f"https://cdn.example.com/{number}.png" for number in [*range(count), 0]]
+    rows.write_text("\n".join(["url", *lines, "nothing"]) + "\n")
+    feeds = {"feeds": "imports"}
+    _, plan = await planned(tmp_path, rows, capsys, durations, input=feeds)
+    assert (plan["lines"], plan["tasks"], plan["duplicates"], plan["rejected"]) == (count + 3, count, 1, 1)
+    (account,) = plan["accounts"]
+    options = {"access": "PRIVATE", "folderPath": "/p"}
+    await simulation.run(rows, {"input": feeds, "imports": {"options": options}})
+    sums = await simulation.sums()
+    assert sums.starts is not None
+    assert account["starts"] == count
+    assert account["starts"] + account["polls"] == pytest.approx(sums.starts.starts + sums.polls, rel=0.1)
+    assert account["lasts_s"] == pytest.approx(loop_time(), rel=0.1)
+
+
 async def test_a_plan_is_based_on_what_the_state_has_learned_of_the_account(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,7 +146,7 @@ def test_the_settle_time_follows_the_accounts_slowest_imports_within_bounds() ->
 
 def test_a_poll_costs_what_it_delays_unless_the_person_set_a_cost() -> None:
     assert backlog_tradeoff(Polling(), 0, 10).poll_cost_s == POLL_COST_S
-    assert backlog_tradeoff(Polling(), 1000, 10) == Tradeoff(poll_cost_s=100, longest_gap_s=300, shortest_gap_s=1)
+    assert backlog_tradeoff(Polling(), 1000, 10) == Tradeoff(poll_cost_s=100, longest_gap_s=330, shortest_gap_s=1)
     assert backlog_tradeoff(Polling(), 10**6, 10).poll_cost_s == 600
     assert backlog_tradeoff(Polling(poll_cost_s=7), 10**6, 10) == Polling(poll_cost_s=7).tradeoff
     assert backlog_tradeoff(Polling(longest_gap_s=45), 1000, 10).longest_gap_s == 45

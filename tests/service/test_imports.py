@@ -216,9 +216,27 @@ async def test_a_trial_that_fails_for_one_reason_ends_the_run_before_the_other_r
 
 
 async def test_a_trial_of_declined_rows_ends_the_run_too(tmp_path: Path, clock: Clock) -> None:
-    simulation = Simulation(tmp_path, clock, scenario(faults={"start_400": 1.0}))
+    simulation, began_at = Simulation(tmp_path, clock, scenario(faults={"start_400": 1.0})), clock()
     assert await simulation.run(write_rows(tmp_path, 500), flags()) is Exit.WORK_LEFT
-    assert simulation.api.stats().starts_total <= 20
+    assert clock() - began_at <= 120
+    assert simulation.api.stats().starts_total == simulation.api.stats().requests_total <= 20
+
+
+async def test_while_rows_wait_the_limit_is_used_and_never_passed(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, scenario())
+    asked_at: list[tuple[float, str]] = []
+
+    def stage(ask: Any, reply: Any) -> Any:
+        asked_at.append((clock(), ask.method))
+        return reply
+
+    simulation.api.stage, began_at = stage, clock()
+    assert await simulation.run(write_rows(tmp_path, 500), flags(trial=0)) is Exit.ALL_COMPLETE
+    last_start_at = max(at for at, method in asked_at if method == "POST")
+    used = sum(at <= last_start_at for at, _ in asked_at) / (10 * (last_start_at - began_at))
+    assert used >= 0.97
+    stats = simulation.api.stats()
+    assert (stats.throttled_total, stats.max_in_window) == (0, 100)
 
 
 async def test_no_more_than_allowed_are_under_way_at_once(tmp_path: Path, clock: Clock) -> None:

@@ -3,11 +3,24 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from poller.cli.options import AsJson, Config, DefaultAccount, Format, IdColumn, Settings, State, run_async, settings_of
+from poller.cli.options import (
+    AsJson,
+    Config,
+    DefaultAccount,
+    Format,
+    IdColumn,
+    Settings,
+    State,
+    named_values,
+    run_async,
+    settings_of,
+)
+from poller.core.columns import COLUMN_NAMES
 from poller.core.errors import Exit, StoreUnusable
 from poller.core.model import Added, Chunk, Position
 from poller.core.sums import SourceSums
@@ -23,13 +36,21 @@ VARIABLES = {
     "window_s": "POLLER_WINDOW_S",
     "daily": "POLLER_DAILY_LIMIT",
     "deadline_s": "POLLER_DEADLINE_S",
+    "key": "POLLER_IMPORTS__KEY",
     "format": "POLLER_INPUT__FORMAT",
     "id_column": "POLLER_INPUT__ID_COLUMN",
 }
 
 
 def plan(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Ids as for `run`; - for stdin.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Ids as for `run`, rows as for `import`; - for stdin.")
+    ],
+    imports: Annotated[bool, typer.Option("--imports", help="The files are rows to import: starts count too.")] = False,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="MEANING=NAME", help="As for `import`: your column for url; repeatable.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="COLUMN", help="As for `import`.")] = None,
     config: Config = None,
     state: State = None,
     account: DefaultAccount = None,
@@ -52,7 +73,7 @@ def plan(
 ) -> Exit:
     """Print what a run would take, before it begins.
 
-    It prints polls, time, and the share of the day's quota, from what the state has learned of the account, or from
+    It prints requests, time, and the share of the day's quota, from what the state has learned of the account, or from
     --durations. It requests nothing and stores nothing.
 
     Exit code 1 where it does not fit into what is left of the day's quota.
@@ -65,9 +86,13 @@ def plan(
         window_s=window_s,
         daily_limit=daily,
         deadline_s=deadline_s,
-        input={"format": format, "id_column": id_column},
+        input={"format": format, "id_column": id_column, "feeds": "imports" if imports else None},
+        imports={"columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)), "key": key},
     )
     return run_async(print_plan(settings, files, durations=durations, as_json=as_json))
+
+
+ANYWHERE = {"access": "PRIVATE", "folderPath": "/"}
 
 
 class InputCounter:
@@ -92,16 +117,16 @@ class InputCounter:
 
     async def add(self, _source: int, chunk: Chunk) -> Added:
         tasks = 0
-        for fed in chunk.fed:
-            key = (fed.account, fed.task_id)
+        found = [*((fed.account, fed.task_id) for fed in chunk.fed), *((row.account, row.row) for row in chunk.rows)]
+        for key in found:
             if key not in self._seen:
                 self._seen.add(key)
-                self.tasks[fed.account] = self.tasks.get(fed.account, 0) + 1
+                self.tasks[key[0]] = self.tasks.get(key[0], 0) + 1
                 tasks += 1
-        self.duplicates += len(chunk.fed) - tasks
+        self.duplicates += len(found) - tasks
         self.rejected += len(chunk.rejected)
-        self.lines += len(chunk.fed) + len(chunk.rejected) + chunk.blank
-        return Added(tasks=tasks, duplicates=len(chunk.fed) - tasks)
+        self.lines += len(found) + len(chunk.rejected) + chunk.blank
+        return Added(tasks=tasks, duplicates=len(found) - tasks)
 
 
 async def print_plan(
@@ -119,12 +144,13 @@ async def print_plan(
     logs.configure(format=settings.log.format, level="warning", clock=time.time)
     counted, accounts, known = await _count(settings, inputs), settings.account_settings(), await _known(settings)
     at = time.time() if now is None else now
+    starts = settings.imports.rules() if settings.input.feeds == "imports" else None
     planned = RunPlan(
         lines=counted.lines,
         duplicates=counted.duplicates,
         rejected=counted.rejected,
         accounts=tuple(
-            plan_account(name, accounts[name], tasks, known.get(name, KnownAccount()), durations, at)
+            plan_account(name, accounts[name], tasks, known.get(name, KnownAccount()), durations, at, starts)
             for name, tasks in counted.tasks.items()
         ),
     )
@@ -140,6 +166,8 @@ async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
     from poller.sources import feed
 
     counted, how = InputCounter(), feeding(settings)
+    if how.rows is not None:  # of access and folder, which the run requires, nothing here depends
+        how = replace(how, rows=replace(how.rows, defaults=ANYWHERE | dict(how.rows.defaults)))
     for spec in inputs:
         await feed(spec, counted, how)
     return counted

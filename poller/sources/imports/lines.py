@@ -10,7 +10,7 @@ from poller.core.csv_cells import without_mark
 from poller.core.errors import InputError
 from poller.core.model import FedRow
 from poller.core.text import printable
-from poller.sources.imports.row import RowReader, RowReaders
+from poller.sources.imports.row import RowReader, RowReaders, encode
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.csv_table import CsvReader, columns_of, columns_or_none, distinct
 from poller.sources.parsing.line import (
@@ -49,7 +49,7 @@ class ImportTable(CsvReader):
         if self.account_at is not None:
             account = account_from(ref.pop(self.names[self.account_at], None), self.options)
         row, body = self.reader.read(ref)
-        return FedRow(account=account, row=row, body=body, ref=orjson.dumps(ref))
+        return FedRow(account=account, row=row, body=body, ref=encode(ref))
 
     def is_record(self, text: str) -> bool:
         fields = columns_or_none(text, self.delimiter) or []
@@ -83,7 +83,7 @@ class ImportLines:
         if is_comment(text):
             return None
         row, body = self.readers.read({"url": text})
-        return FedRow(account=self.options.default_account, row=row, body=body, ref=orjson.dumps({"url": text}))
+        return FedRow(account=self.options.default_account, row=row, body=body, ref=encode({"url": text}))
 
     def _json_row(self, line: bytes) -> FedRow:
         try:

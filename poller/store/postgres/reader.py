@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
+from poller.core.fleet import FleetView, Published
 from poller.core.model import Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
@@ -21,6 +22,7 @@ from poller.store.postgres import import_rows
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
+from poller.store.postgres.fleet import members, statuses
 from poller.store.postgres.search import follow
 
 T = TypeVar("T")
@@ -140,6 +142,13 @@ class PostgresReads(StateReader):
     ) -> TaskPage:
         search = partial(find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies)
         return await self._read(follow, search)
+
+    async def fleet_view(self) -> FleetView | None:
+        view, _ = await self._read(members.see, None, {})
+        return view if view.members else None
+
+    async def fleet_published(self) -> Sequence[Published]:
+        return await self._read(statuses.published)
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         found = await self._fetch(

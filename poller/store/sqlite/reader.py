@@ -8,6 +8,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
+from poller.core.fleet import Published
 from poller.core.model import Kind, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
@@ -138,6 +139,12 @@ class SqliteReader(StateReader):
 
     async def _search(self, search: Search) -> TaskPage:
         return self._read(follow, search)
+
+    async def fleet_view(self) -> None:
+        return None
+
+    async def fleet_published(self) -> Sequence[Published]:
+        return ()
 
     async def rejections(self) -> Sequence[tuple[str, Rejection]]:
         found = self._fetch(

@@ -10,7 +10,6 @@ from psycopg import AsyncConnection
 from poller.core.fleet import FleetView, Member, SinkPlace
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet.accounts import know_accounts
-from poller.store.postgres.fleet.holdings import Holdings
 
 _JOIN = (
     "WITH mine AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name, serves, settings)"
@@ -88,10 +87,9 @@ async def bury(connection: AsyncConnection, seen: Mapping[int, int]) -> list[int
 
 
 async def see(
-    connection: AsyncConnection, holdings: Holdings, known: Mapping[int, Announced]
+    connection: AsyncConnection, me: int | None, known: Mapping[int, Announced]
 ) -> tuple[FleetView, dict[int, Announced]]:
     """Return who is there, and what they announced: `known` with what changed."""
-    me = holdings.member
     rows: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for kind, *row in await fetch_all(connection, _SEE):
         rows[kind].append(tuple(row))

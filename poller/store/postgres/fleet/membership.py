@@ -73,7 +73,7 @@ class PostgresMembership(Membership):
 
     async def view(self) -> FleetView:
         view: FleetView
-        view, self._announced = await self._read(members.see, self._holdings, self._announced)
+        view, self._announced = await self._read(members.see, self._holdings.member, self._announced)
         return view
 
     async def bury(self, seen: Mapping[int, int]) -> list[int]:

@@ -5,14 +5,16 @@ import structlog
 from psycopg import AsyncConnection
 
 from poller.core.protocols import Clock
-from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, connect
+from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
+from poller.store.postgres.fleet import sinks
 from poller.store.postgres.fleet.state_lock import prepare
 from poller.store.postgres.fleet.store import FleetStore
 from poller.store.postgres.open import open_pool
-from poller.store.postgres.schema import VERSION, make_schema
+from poller.store.postgres.schema import VERSION, known_version, make_schema
 from poller.store.rows import storable_name
+from poller.store.versions import refuse_older
 
 log = structlog.get_logger("poller")
 
@@ -44,3 +46,18 @@ async def _prepare(connection: AsyncConnection, dsn: Dsn) -> None:
     await make_schema(connection, dsn)
     version = await prepare(connection, dsn)
     log.info("store.opened", path=dsn.shown, version=VERSION, migrated_from=version if version < VERSION else None)
+
+
+async def move_sink(url: str, name: str, home: str) -> str:
+    """Make the replica `home` the one that delivers a sink whose file a person has moved; return the one before.
+
+    Raises `ConfigError` (the URL, no such sink, one without a home), `StoreUnusable`.
+    """
+    dsn = parse(url)
+    try:
+        async with await connect(dsn) as connection:
+            version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
+            refuse_older(version, VERSION, dsn.shown)
+            return await answered(sinks.move(connection, name, home), connection, within_s=ANSWER_WITHIN_S)
+    except psycopg.Error as error:
+        raise unusable(error, dsn) from None

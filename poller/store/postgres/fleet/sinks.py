@@ -70,7 +70,7 @@ async def detach(connection: AsyncConnection, names: Collection[str]) -> list[st
     return [name for (name,) in found]
 
 
-async def move(connection: AsyncConnection, name: str, home: str) -> str | None:
+async def move(connection: AsyncConnection, name: str, home: str) -> str:
     """Make the member with this name the only one that delivers the sink; return the home before. Its owner gives it
     back in its next turn. Raises `ConfigError` for a sink that the state does not know, or that has no home."""
     async with connection.transaction():
