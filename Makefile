@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
-.PHONY: help setup demo test lint check docs bench-timing soak crash bugs image bench lock dist sbom clean
+.PHONY: help setup demo demo-fleet test lint check docs bench-timing soak crash bugs image bench lock dist sbom clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,9 @@ setup: $(READY) ## Create .venv and install the package with its tools; again on
 
 demo: $(READY) ## Watch the service poll a simulated HubSpot; no token needed
 	$(BIN)/poller demo
+
+demo-fleet: $(READY) ## Watch three replicas on one PostgreSQL; one is killed on the way, and the sums balance
+	$(BIN)/python -m campaign.fleet_demo
 
 test: $(READY) ## Run the tests, on every core
 	$(BIN)/pytest -n auto --dist loadfile

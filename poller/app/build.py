@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -16,10 +16,12 @@ from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
+from poller.core.handover import Handover
 from poller.core.model import Task
 from poller.core.protocols import Sink, StartClient, StartStore, StatusClient, Store, TokenSource
 from poller.core.record import decode
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
+from poller.engine.due_tasks import LONGEST_SLEEP_S
 from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
 from poller.engine.witness import known_task
@@ -34,6 +36,8 @@ from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refu
 
 log = structlog.get_logger("poller")
 
+FLEET_SLEEP_S = 2.0  # most that a lane sleeps while other members may feed its account
+FLEET_IDLE_S = 0.5  # how often an empty outbox is read while other members may finish tasks
 KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
 
@@ -56,6 +60,7 @@ class Builder:
     connections: Connections
     gates: dict[str, AccountGate] = field(default_factory=dict)  # by account
     consumer: Sink | None = None  # takes finished tasks within this process, beside the sinks of the settings
+    is_trusted: Callable[[], bool] | None = None  # whether this member of a fleet may send requests; None: it is alone
     _credentials: dict[str, bytes] = field(default_factory=dict)  # a hash of each account's
 
     # --- sinks
@@ -85,12 +90,14 @@ class Builder:
             metrics=self.metrics,
             clock=self.environment.clock,
             give_up_s=settings.give_up_s,
+            idle_s=None if self.is_trusted is None else FLEET_IDLE_S,
         )
 
     # --- accounts
 
-    async def lane(self, name: str, settings: Settings, service: Service) -> Lane:
-        """Return an account's lane, ready to run. Raises `ConfigError` where the account has no token."""
+    async def lane(self, name: str, settings: Settings, service: Service, handover: Handover | None = None) -> Lane:
+        """Return an account's lane, ready to run. In a fleet, `handover` is what the owner before left. Raises
+        `ConfigError` where the account has no token."""
         account, environment = settings.account_settings()[name], self.environment
         rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
@@ -104,6 +111,8 @@ class Builder:
             monotonic=environment.monotonic or asyncio.get_running_loop().time,
             rng=rng,
             has_new_token=tokens.has_changed,
+            is_trusted=self.is_trusted,
+            handover=handover,
         )
         parts: dict[str, Any] = {
             "store": self.store,
@@ -111,6 +120,7 @@ class Builder:
             "recorder": Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
             "clock": environment.clock,
             "rng": rng,
+            "longest_sleep_s": LONGEST_SLEEP_S if self.is_trusted is None else FLEET_SLEEP_S,
             **await self._lane_settings(name, settings, tokens, service),
         }
         starts = await self._starts(name, settings)
@@ -149,6 +159,7 @@ class Builder:
             start_path=start_path,
             tokens=tokens,
             request_timeout_s=account.request_timeout_s,
+            is_trusted=self.is_trusted,
         )
 
     async def _known_task(self, account: str) -> Task | None:
@@ -196,6 +207,7 @@ class Builder:
             tokens=tokens,
             request_timeout_s=account.request_timeout_s,
             max_body_bytes=account.max_body_bytes,
+            is_trusted=self.is_trusted,
         )
         if self.environment.tracer is not None:
             attributes = {"account": name, "base_url": account.base_url, "status_path": account.status_path}

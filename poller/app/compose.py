@@ -15,6 +15,7 @@ import structlog
 from poller.app import inputs
 from poller.app.build import Builder, check_build, site_token
 from poller.app.environment import Environment
+from poller.app.fleet import FleetRun, open_member, replica_name
 from poller.app.messages import NO_INPUT
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
@@ -23,6 +24,8 @@ from poller.core.protocols import Sink, Store
 from poller.core.steady_clock import SteadyClock
 from poller.core.sums import Sums
 from poller.engine import Service
+from poller.engine.fleet.feed import MemberFeed
+from poller.engine.fleet.member import FleetMember
 from poller.engine.metrics import Metrics
 from poller.sources import Source
 from poller.store import is_new, open_store
@@ -41,6 +44,7 @@ class RunParts:
     metrics: Metrics
     service: Service
     builder: Builder
+    fleet: FleetRun | None = None  # None: this process owns the state alone
 
 
 @asynccontextmanager
@@ -53,46 +57,66 @@ async def open_run(
 ) -> AsyncIterator[RunParts]:
     """Open the state and build the run on it; a consumer takes finished tasks within this process. Raises `PollerError`
     where the run cannot begin: the state is as before."""
-    monotonic = environment.monotonic or asyncio.get_running_loop().time
+    monotonic, wall = environment.monotonic or asyncio.get_running_loop().time, environment.clock
     environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
     await check_build(settings, environment)
     if not sources and not inputs.is_endless(settings, sources) and is_new(settings.state):
         raise InputError(NO_INPUT)
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.state, clock=environment.clock)
+        store = await open_store(settings.state, clock=environment.clock, replica=replica_name(settings))
         stack.push_async_callback(store.close)
+        if (member := await open_member(settings, store, environment, wall=wall)) is not None:
+            stack.push_async_callback(member.close)
         if ahead_s := await store.rebase_instants():
             log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
         connections = await stack.enter_async_context(environment.connections(settings))
         consumer = None if make_consumer is None else make_consumer(store)
         builder = Builder(
-            environment=environment, store=store, metrics=metrics, connections=connections, consumer=consumer
+            environment=environment,
+            store=store,
+            metrics=metrics,
+            connections=connections,
+            consumer=consumer,
+            is_trusted=None if member is None else member.trust,
         )
-        service = await _build_service(settings, sources, builder, stack)
-        yield RunParts(store=store, metrics=metrics, service=service, builder=builder)
+        sums = await store.sums()
+        metrics.begin(sums)
+        service = _make_service(settings, sources, builder, member)
+        stack.push_async_callback(service.close_sinks)
+        fleet = None
+        if member is not None:
+            fleet = FleetRun(member=member, service=service, builder=builder, metrics=metrics, settings=settings)
+        else:
+            await _refuse_orphans(sums, settings.account_settings(), store)
+            await _open_sinks_and_lanes(settings, service, builder)
+        await _load_history(service, store, sums, environment.clock())
+        yield RunParts(store=store, metrics=metrics, service=service, builder=builder, fleet=fleet)
 
 
-async def _build_service(
-    settings: Settings, sources: Sequence[Source], builder: Builder, stack: AsyncExitStack
+def _make_service(
+    settings: Settings, sources: Sequence[Source], builder: Builder, member: FleetMember | None
 ) -> Service:
-    """Build the service with its open sinks and its lanes. Sinks are closed when the stack unwinds."""
+    """Make the service without sinks and lanes."""
     environment, store, metrics = builder.environment, builder.store, builder.metrics
-    sums = await store.sums()
-    metrics.begin(sums)
-    await _refuse_orphans(sums, settings.account_settings(), store)
-    service = Service(
+    return Service(
         store=store,
+        feed_store=None if member is None else MemberFeed(store, member),
         metrics=metrics,
         clock=environment.clock,
         sources=sources,
         stdin=environment.stdin,
         endless=inputs.is_endless(settings, sources),
+        is_member=member is not None,
         shutdown_s=settings.shutdown_s,
         retention_s=settings.retention_s,
         stop_on_failures=settings.stop_on_failures,
     )
-    stack.push_async_callback(service.close_sinks)
+
+
+async def _open_sinks_and_lanes(settings: Settings, service: Service, builder: Builder) -> None:
+    """Open all sinks and make all lanes: this process owns them."""
+    store = builder.store
     service.delivery_loops = builder.delivery_loops(settings)
     names = [loop.sink.name for loop in service.delivery_loops]
     positions = await store.positions(names)
@@ -101,8 +125,6 @@ async def _build_service(
     await store.attach_sinks(names)
     for name in settings.account_settings():
         service.lanes[name] = await builder.lane(name, settings, service)
-    await _load_history(service, store, sums, environment.clock())
-    return service
 
 
 async def _load_history(service: Service, store: Store, sums: Sums, now: float) -> None:
@@ -148,6 +170,7 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
         clock=environment.clock,
         feeding=inputs.feeding(settings, "ids"),
         deadline_s=_longest_deadline_s(settings),
+        fleet=None if parts.fleet is None else parts.fleet.reader,
     )
 
     def apply(now: Settings) -> None:
@@ -156,6 +179,8 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
 
     async with AsyncExitStack() as stack:
         url = await _listen(settings, parts, context, stack)
+        if parts.fleet is not None:
+            parts.fleet.url = url
         yield Site(url=url, apply=apply)
 
 

@@ -27,6 +27,9 @@ class Environment:
 
     clock: Clock = time.time
     monotonic: Clock | None = None  # never jumps; None: the event loop's clock
+    since_boot: Clock | None = (
+        None  # as `monotonic`, but goes on while the machine is suspended; None: the event loop's
+    )
     rng: random.Random = field(default_factory=random.SystemRandom)
     stdin: int = 0  # file descriptor
     environ: Mapping[str, str]

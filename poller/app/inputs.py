@@ -42,8 +42,8 @@ def sources(settings: Settings, inputs: Sequence[str]) -> list[Source]:
 
 
 def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
-    """Whether the run continues when its work is done."""
-    return settings.follow or any(source.follow for source in named)
+    """Whether the run continues when its work is done. A member of a fleet does: others may have more."""
+    return settings.follow or settings.fleet or any(source.follow for source in named)
 
 
 def missing_sources(settings: Settings) -> list[str]:

@@ -66,6 +66,7 @@ async def _run_with_logs(
         environment = Environment(
             environ=environ,
             monotonic=time.monotonic,
+            since_boot=since_boot,
             connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
             terminal=terminal,
             again=again,
@@ -75,6 +76,11 @@ async def _run_with_logs(
             apply_to_log=apply_to_log,
         )
         return await run(settings, input_specs, environment)
+
+
+def since_boot() -> float:
+    """Return the seconds since the machine was started, suspends included, where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _terminal() -> LiveBlock | None:

@@ -13,6 +13,7 @@ import structlog
 
 from poller.app import inputs
 from poller.app.build import Builder
+from poller.app.fleet import FleetRun
 from poller.config import AccountSettings, Settings
 from poller.core.errors import ConfigError, PollerError, SinkError
 from poller.core.protocols import TokenSource
@@ -34,6 +35,7 @@ class Reload:
     service: Service
     builder: Builder
     apply_to_others: Sequence[Callable[[Settings], None]]
+    fleet: FleetRun | None = None  # its turns take and give accounts and sinks
     count: int = 0
 
     async def run(self) -> None:
@@ -70,6 +72,8 @@ class Reload:
         """Apply what can be; first what may be refused, then the rest."""
         old, service = self.settings, self.service
         new = wanted.model_copy(update={name: getattr(old, name) for name in Settings.fixed()})
+        if self.fleet is not None:
+            new = new.model_copy(update={"sinks": old.sinks})
         new = new.model_copy(update={"input": new.input.model_copy(update={"feeds": old.input.feeds})})
         if new.feeds_imports and not old.feeds_imports:
             raise ConfigError("a source of imports was added to a run of ids: restart it, for its accounts start none")
@@ -80,14 +84,19 @@ class Reload:
         sources = inputs.sources(new, self.input_specs)
         check_sources(source for source in sources if source not in service.ingest.sources)
         tokens, lanes = await self._prepare_accounts(new)
-        await self._apply_to_sinks(new)
+        if self.fleet is None:
+            await self._apply_to_sinks(new)
         service.endless |= inputs.is_endless(new, sources)
         for name, source in tokens.items():
             await self.builder.apply(name, new, source, service)
         for lane in lanes:
             service.begin_lane(lane)
         await service.ingest.change(sources)
-        left_waiting = [name for name in sorted(removed) if await self._end_account(name)]
+        left_waiting: list[str] = []
+        if self.fleet is not None:
+            await self.fleet.apply(new)
+        else:
+            left_waiting = [name for name in sorted(removed) if await self._end_account(name)]
         service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
         for apply in self.apply_to_others:
             apply(new)
@@ -103,10 +112,12 @@ class Reload:
         old, wanted = self.settings.account_settings(), new.account_settings()
         same_patience = new.give_up_s == self.settings.give_up_s
         tokens = {
-            name: None if account == old[name] and same_patience else await self.builder.tokens(account)
+            name: None if account == old.get(name) and same_patience else await self.builder.tokens(account)
             for name, account in wanted.items()
-            if name in old
+            if name in (old if self.fleet is None else self.service.lanes)
         }
+        if self.fleet is not None:
+            return tokens, []  # its turns take what is new
         return tokens, [await self.builder.lane(name, new, self.service) for name in wanted if name not in old]
 
     async def _end_account(self, name: str) -> bool:

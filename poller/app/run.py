@@ -48,7 +48,9 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         async with open_site(settings, parts) as site:
             if site.url is not None and environment.terminal is not None:
                 write(f"poller: live page at {site.url}", environment.terminal)
-            reload = Reload(settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log])
+            reload = Reload(
+                settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
+            )
             error = await run_service(service, _watchers(settings, parts, reload))
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
@@ -109,6 +111,8 @@ def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Corou
     """Return what works beside the service: summary lines, reloads, the display."""
     service, metrics, environment = parts.service, parts.metrics, parts.builder.environment
     watchers = [_log_summaries(service, metrics, settings.summary_every_s), reload.run()]
+    if parts.fleet is not None:
+        watchers.append(parts.fleet.turns.run())
     if environment.terminal is not None:
         deadline_s = max(account.deadline_s for account in settings.account_settings().values())
         watchers.append(progress_of(service, metrics, environment, deadline_s).show(environment.terminal))

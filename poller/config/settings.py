@@ -25,6 +25,7 @@ from poller.config.value_types import (
     Count,
     Empty,
     FilePath,
+    ReplicaName,
     Seconds,
     StateUrl,
     UrlPath,
@@ -201,6 +202,9 @@ class Settings(AccountSettings):
     """All settings. Its account settings are the defaults of `accounts`, which holds every account's merged ones."""
 
     state: Annotated[StateUrl, _FIXED] = "sqlite:///poller.db"
+    fleet: Annotated[bool, _FIXED] = False  # this process is one of several on one state in PostgreSQL
+    replica: Annotated[ReplicaName | None, Empty, _FIXED] = None  # its name; None: the host's
+    beat_s: Annotated[Seconds, Field(ge=0.05, le=60), _FIXED] = 1.0  # all replicas need the same
     account: AccountName = "default"  # of ids without one
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()

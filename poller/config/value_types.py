@@ -161,6 +161,7 @@ Word = BeforeValidator(lambda value: None if value in ("", "auto", "never") else
 Empty = BeforeValidator(lambda value: None if value == "" else value)
 FilePath = Annotated[Path, AfterValidator(no_controls)]
 AccountName = Annotated[str, shaped(ACCOUNT_NAME, "an account's name is 1 to 64 of A-Z a-z 0-9 _ . -")]
+ReplicaName = Annotated[str, shaped(ACCOUNT_NAME, "a replica's name is 1 to 64 of A-Z a-z 0-9 _ . -")]
 UrlPath = Annotated[str, shaped(r"/(?!/)[A-Za-z0-9_.~/-]+", "must be a plain path that starts with /")]
 StateUrl = Annotated[str, AfterValidator(state_url)]
 Variable = Annotated[

@@ -4,13 +4,15 @@ The ledger does not use them; it counts the store's rows.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from poller.core.fleet import KindCount
 from poller.core.histogram import Histogram
 from poller.core.model import Added, Chunk, Kind, Outcome
 from poller.core.poll_log import failure_reason
 from poller.core.starts import StartOutcome
-from poller.core.sums import Sums
+from poller.core.sums import SinkSums, Sums
 
 REQUEST_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GATE_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -52,8 +54,9 @@ class Metrics:
     dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
 
     retried: Counter[str] = field(default_factory=Counter)  # dead letters that are in a sink's outbox again
-    settled_before: dict[str, int] = field(default_factory=dict)  # finished tasks that a sink needs no more, by sink
-    missed_before: int = 0  # the same for a sink that is new
+    sinks_before: dict[str, SinkSums] = field(default_factory=dict)  # where records went, without this run's
+    missed_before: int = 0  # finished tasks that a sink which is new does not get
+    polls_of_fleet: int | None = None  # ever, of all members; None: this process owns the state alone
     accounts: defaultdict[str, AccountPolls] = field(default_factory=lambda: defaultdict(AccountPolls))
 
     def begin(self, sums: Sums) -> None:
@@ -61,12 +64,41 @@ class Metrics:
         self.waiting = sums.waiting
         self.kinds.update(sums.kinds)
         self.landed.update(sums.landed)
-        self.settled_before = {sink.name: sink.delivered + sink.dead + sink.missed for sink in sums.sinks}
+        self.sinks_before = {sink.name: sink for sink in sums.sinks}
         self.missed_before = sums.pruned
+
+    def take_over(self, sink: SinkSums) -> None:
+        """Deliver to a sink from now on that another process delivered to."""
+        delivered = sink.delivered - self.delivered[sink.name]
+        dead = sink.dead - self.dead[sink.name] + self.retried[sink.name]
+        self.sinks_before[sink.name] = replace(sink, delivered=delivered, dead=dead)
+
+    def sink(self, name: str) -> SinkSums:
+        """Return where the sink's records went, including those of earlier runs."""
+        new = SinkSums(name=name, delivered=0, undelivered=0, dead=0, attached=True, missed=self.missed_before)
+        before = self.sinks_before.get(name, new)
+        return replace(
+            before,
+            delivered=before.delivered + self.delivered[name],
+            undelivered=self.undelivered(name),
+            dead=before.dead + self.dead[name] - self.retried[name],
+            attached=True,
+        )
+
+    def count_all(self, counts: Mapping[str, KindCount]) -> None:
+        """Take over what all members of a fleet have recorded, by kind; "" for what waits."""
+        self.polls_of_fleet = sum(count.polls for count in counts.values())
+        for kind, count in counts.items():
+            if kind:
+                self.kinds[kind], self.landed[kind] = count.tasks, count.landed
+            else:
+                self.waiting = count.tasks
 
     def undelivered(self, sink: str) -> int:
         """Return how many finished tasks the sink does not have yet."""
-        settled = self.settled_before.get(sink, self.missed_before) + self.delivered[sink] + self.dead[sink]
+        before = self.sinks_before.get(sink)
+        settled = self.missed_before if before is None else before.delivered + before.dead + before.missed
+        settled += self.delivered[sink] + self.dead[sink]
         return max(0, self.finished - settled + self.retried[sink])
 
     @property

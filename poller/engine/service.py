@@ -10,7 +10,7 @@ from poller.core.deliveries import Selection
 from poller.core.errors import TooManyFailures
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Record
-from poller.core.protocols import Clock, Store
+from poller.core.protocols import Clock, FeedStore, Store
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.failures import FailureWatch
 from poller.engine.history import History
@@ -40,13 +40,16 @@ class Service:
         store: Store,
         metrics: Metrics,
         clock: Clock,
+        feed_store: FeedStore | None = None,
         sources: Sequence[Source] = (),
         stdin: int = 0,
         endless: bool,
+        is_member: bool = False,
         shutdown_s: float,
         retention_s: float | None = None,
         stop_on_failures: float | None = None,
     ) -> None:
+        """`feed_store`: where sources store their lines, if not in `store` itself."""
         self.lanes: dict[str, Lane] = {}
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
@@ -55,6 +58,7 @@ class Service:
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
         self.failures = FailureWatch(stop_on_failures)
         self._store = store
+        self.feed_store: FeedStore = feed_store or store
         self._metrics = metrics
         self._clock = clock
         self.endless = endless  # the run waits for more work
@@ -63,7 +67,7 @@ class Service:
         self._feeds = 0  # HTTP requests that feed tasks now
         self.reload_asked = asyncio.Event()  # settings may have changed
         self.ending = asyncio.Event()  # nothing more is claimed: the work is done, or the run drains
-        self.is_member = False  # of a fleet: others may need what this process does not
+        self.is_member = is_member  # of a fleet: others may need what this process does not
         self.on_lane_ended: Callable[[Lane], Awaitable[None]] = _nothing_to_give  # called once all is recorded
         self.on_fenced: Callable[[Fenced], None] = lambda _error: None  # this member of a fleet was buried
         self._polling: asyncio.TaskGroup | None = None
@@ -71,7 +75,7 @@ class Service:
         self._at_work: dict[Lane | DeliveryLoop, asyncio.Task[None]] = {}
         self._limit: asyncio.Timeout | None = None
         self.ingest = Ingest(
-            store,
+            self.feed_store,
             sources,
             clock=clock,
             stdin=stdin,
@@ -235,7 +239,7 @@ class Service:
     async def _sample_pace(self) -> None:
         await self.history.watch(
             self._clock,
-            polls=lambda: self._metrics.polls,
+            polls=lambda: self._metrics.polls if self._metrics.polls_of_fleet is None else self._metrics.polls_of_fleet,
             finished=lambda: self._metrics.finished,
             paused=lambda: sum(lane.gate.pause is not None for lane in self.lanes.values()) / max(1, len(self.lanes)),
         )

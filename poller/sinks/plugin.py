@@ -5,6 +5,9 @@ poller imports its module only when such a sink is configured. `Sink` documents 
 with at most 500 records at a time, then `close`. After a crash records may come again, with the same bytes: `account`
 and `task_id` identify them. `Delivery.body` is the record: one JSON object in UTF-8 without line breaks.
 
+In a fleet, a sink whose attribute `shared` is True is delivered by any replica, one at a time; another one only by the
+replica that named it first, because its target may be on that machine.
+
 Return `Retry` for a failure that may pass; name records refused for good in `Written.refused`. Raise `SinkError`
 where a person must act (the other sinks continue), and `ConfigError` in the factory for a wrong target or option.
 """

@@ -50,6 +50,11 @@ def make_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment) -> list[
     return sinks
 
 
+def is_shared(sink: Sink) -> bool:
+    """Return whether any replica of a fleet can deliver to the sink: its target is on no machine of theirs."""
+    return getattr(sink, "shared", False) is True
+
+
 def refuse_same_names(sinks: Sequence[Sink]) -> None:
     """Raise `ConfigError` where two sinks have one name: the state knows them by it."""
     names = [sink.name for sink in sinks]

@@ -107,7 +107,10 @@ async def resume_account(request: web.Request) -> web.Response:
 
 
 def _lane(request: web.Request) -> Lane:
-    lanes, name = request.app[RUN].service.lanes, request.match_info["name"]
+    run, name = request.app[RUN], request.match_info["name"]
+    lanes = run.service.lanes
+    if name not in lanes and run.fleet is not None and (owner := run.fleet.owner(name)) is not None:
+        raise RequestRefused(409, "other_replica", f"The account is polled by {owner}: ask that one")
     if name not in lanes:
         known = ", ".join(sorted(lanes))
         raise RequestRefused(404, "unknown_account", f"There is no account of this name; known: {known}")

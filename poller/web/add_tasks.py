@@ -75,7 +75,7 @@ class Feeder:
     def __init__(self, run: RunContext) -> None:
         self._run = run
         self._held = HeldBytes()
-        self._feed = LiveFeed(run.service, run.store, SOURCE)
+        self._feed = LiveFeed(run.service, run.service.feed_store, SOURCE)
         self._tasks = asyncio.TaskGroup()
         self._storing: set[asyncio.Task[Exception | None]] = set()
 
@@ -106,7 +106,7 @@ class Feeder:
 
     def _feeding_of(self, request: web.Request) -> ReadOptions:
         """Return how the request's lines are read, by its Content-Type and its query."""
-        own, accounts = self._run.feeding, frozenset(self._run.service.lanes)
+        own, accounts = self._run.feeding, self._run.accounts
         query = query_of(request, FeedQuery)
         account = query.account or own.default_account
         if account not in accounts:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -16,6 +17,9 @@ from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
 from poller.web.responses import RequestRefused
+
+if TYPE_CHECKING:
+    from poller.web.fleet import FleetReader
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +44,13 @@ class RunContext(StateContext):
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     deadline_s: float  # the longest of the accounts'; a reload replaces it
+    fleet: "FleetReader | None" = None  # the other members; None: the run owns the state alone
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """The accounts that can be fed: in a fleet, those of any member."""
+        own = frozenset(self.service.lanes)
+        return own if self.fleet is None else own | self.fleet.accounts
 
     async def account_state(self, name: str) -> AccountState:
         """Return the account's pause and requests, as of now where it is configured."""

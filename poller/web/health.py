@@ -59,6 +59,9 @@ class Readiness(Struct, frozen=True, kw_only=True):
     store: StoreReadiness
     accounts: dict[str, AccountReadiness]
     sinks: dict[str, SinkReadiness]
+    member: Annotated[
+        bool | None, Meta(description="whether this replica may write for its fleet; null where it is alone")
+    ] = None
 
 
 async def get_health(request: web.Request) -> web.Response:
@@ -75,11 +78,15 @@ async def get_readiness(request: web.Request) -> web.Response:
 
 
 def readiness(run: RunContext, *, detailed: bool) -> Readiness:
-    """Return the state of each component. Details for people, which may name hosts, only if `detailed`."""
+    """Return the state of each component. Details for people, which may name hosts, only if `detailed`. A member of a
+    fleet is ready whatever its accounts need: no other replica would help them by taking its requests."""
     accounts = {name: _account(run, name, detailed=detailed) for name in run.service.lanes}
     ending, writable = run.service.draining or run.service.is_ending, run.store.writable
+    member = None if run.fleet is None else run.fleet.is_member
+    is_served = all(account.ready for account in accounts.values()) if member is None else member
     return Readiness(
-        ready=writable and not ending and all(account.ready for account in accounts.values()),
+        ready=writable and not ending and is_served,
+        member=member,
         draining=ending,
         store=store_readiness(run.store),
         accounts=accounts,

@@ -66,6 +66,10 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "sink_failing": (GAUGE, ("sink",), "1 while the sink accepts nothing."),
     "store_writable": (GAUGE, (), "0 while the state cannot be written."),
     "draining": (GAUGE, (), "1 while the run ends."),
+    "fleet_members": (GAUGE, (), "Replicas at work on the state; absent outside a fleet."),
+    "fleet_accounts_owned": (GAUGE, (), "Accounts that this replica polls."),
+    "fleet_accounts_unowned": (GAUGE, (), "Accounts that no replica polls now."),
+    "fleet_settings_differ": (GAUGE, (), "Settings that replicas have with different values."),
     "event_loop_lag_seconds": (GAUGE, (), "Longest delay of a timer of the event loop in the last 30 s."),
     "build_info": (GAUGE, ("version", "python"), "Always 1; the labels name the versions."),
 }
@@ -104,6 +108,8 @@ class RunCollector(Collector):
         for loop in self._run.service.delivery_loops:
             first = await self._run.store.undelivered(loop.sink.name, 1)
             self._oldest_at[loop.sink.name] = epoch(decode(first[0].body).seen_at) if first else None
+        if self._run.fleet is not None:
+            await self._run.fleet.read()
 
     def collect(self) -> Iterator[Metric]:
         numbers = dict(chain(self._tasks(), self._polls(), self._accounts(), self._sinks(), self._process()))
@@ -177,8 +183,17 @@ class RunCollector(Collector):
         run = self._run
         yield "store_writable", [((), run.store.writable)]
         yield "draining", [((), run.service.is_ending)]
+        yield from self._fleet()
         yield "event_loop_lag_seconds", [((), self._lag.worst_s)]
         yield "build_info", [((__version__, platform.python_version()), 1)]
+
+    def _fleet(self) -> Iterator[tuple[str, Samples]]:
+        fleet = None if self._run.fleet is None else self._run.fleet.latest
+        members = [] if fleet is None else fleet.members
+        yield "fleet_members", [] if fleet is None else [((), len(members))]
+        yield "fleet_accounts_owned", [((), member.accounts) for member in members if member.is_this]
+        yield "fleet_accounts_unowned", [] if fleet is None else [((), len(fleet.unowned))]
+        yield "fleet_settings_differ", [] if fleet is None else [((), len(fleet.settings_differ))]
 
 
 def _labelled(numbers: Mapping[str, float]) -> Samples:

@@ -72,4 +72,4 @@ def _application(state: StateContext, tokens: TokenSource | None) -> web.Applica
 async def get_description(request: web.Request) -> web.Response:
     """Answer GET /v1/openapi.json, with this run's accounts."""
     run = request.app.get(RUN)
-    return json_response(describe(version=__version__, accounts=[] if run is None else sorted(run.service.lanes)))
+    return json_response(describe(version=__version__, accounts=[] if run is None else sorted(run.accounts)))

@@ -24,7 +24,7 @@ from poller.config import Settings, load
 from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
-from poller.web.metrics import OUTCOMES
+from poller.web.metrics import METRICS, OUTCOMES
 from tests.support.processes import TOKEN, Running, environ, hubspot, run, running, wait_until
 
 pytestmark = pytest.mark.default_ports
@@ -309,7 +309,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
-    return series | {"up": set()}
+    of_fleet = {f"poller_{name}" for name in METRICS if name.startswith("fleet_")}  # a run alone exports none
+    return series | {name: set() for name in of_fleet | {"up"}}
 
 
 def has_failures(run: Running) -> bool:

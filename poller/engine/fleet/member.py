@@ -141,10 +141,7 @@ class FleetMember:
         self.trust.end()
         if error is not None and error.lost_commits:
             self.doubted_until = self._monotonic() + self.times.trust_s
-            log.error("store.commits_lost", replica=self.name, commits=error.lost_commits)
-        if self._is_member.is_set():
-            self._is_member.clear()
-            log.warning("member.fenced", replica=self.name)
+        self._is_member.clear()
 
     async def until_member(self) -> None:
         """Return once this process is a member."""

@@ -85,6 +85,10 @@ class MemberSinks:
             except SinkError as error:
                 loop.stopped_by, loop.backlog_reason = error, str(error)
                 log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
+            if self._service.is_ending:  # since this turn began
+                await loop.close()
+                await self._membership.give_sink(sink.name, sink.epoch)
+                continue
             self._epochs[sink.name] = sink.epoch
             self._service.begin_delivery(loop)
             log.info("sink.taken", sink=sink.name, epoch=sink.epoch)

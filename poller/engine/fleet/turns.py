@@ -114,6 +114,8 @@ class Turns:
 
     async def _move_accounts(self, view: FleetView) -> None:
         await self._reconcile(view)
+        for account in self._epochs.keys() - self._member.serves - self._giving:
+            self._begin_to_give(account)
         await self._give_up_stuck(view)
         seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
         self._log_unserved(unserved(seats, view.owners))
@@ -145,13 +147,20 @@ class Turns:
             lane = await self._open_lane(account, handover)
         except ConfigError as error:
             log.error("account.declined", account=account, reason=str(error))  # noqa: TRY400 - a message
-            ages_s = handover.slot_ages_s if handover.is_clean else ()
-            await self._membership.give(account, epoch, slot_ages_s=ages_s, is_clean=handover.is_clean)
+            await self._give_back(account, epoch, handover)
             await self._decline(account)
+            return
+        if self._service.is_ending:  # since this turn began: its lanes are stopped already
+            await self._give_back(account, epoch, handover)
             return
         self._epochs[account] = epoch
         self._service.begin_lane(lane)
         log.info("account.taken", account=account, epoch=epoch, clean=handover.is_clean)
+
+    async def _give_back(self, account: str, epoch: int, handover: Handover) -> None:
+        """Give an account back that was never polled here, as it came."""
+        ages_s = handover.slot_ages_s if handover.is_clean else ()
+        await self._membership.give(account, epoch, slot_ages_s=ages_s, is_clean=handover.is_clean)
 
     def _begin_to_give(self, account: str) -> None:
         if self._group is not None and account in self._service.lanes:
@@ -242,6 +251,7 @@ def _is_stuck(pause: Pause | None) -> bool:
 
 
 def differing(settings: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the names of settings that are not the same for all members. `settings`: each member's, by name."""
+    """Return the names of settings that are not the same for all members that have them. `settings`: each member's, by
+    name."""
     names = {name for each in settings.values() for name in each}
-    return sorted(name for name in names if len({repr(each.get(name)) for each in settings.values()}) > 1)
+    return sorted(name for name in names if len({repr(each[name]) for each in settings.values() if name in each}) > 1)

@@ -47,7 +47,7 @@ class SqlTable(UrlTable):
     def make(self, environment: SinkEnvironment) -> "SqlSink":
         url = self.find_url(environment.environ)
         name = self.name_for(url)
-        return SqlSink(name, self._database(url, name), rng=environment.rng)
+        return SqlSink(name, self._database(url, name), rng=environment.rng, shared=url.startswith(POSTGRES))
 
     def _database(self, url: str, name: str) -> "Database":
         if not url.startswith(POSTGRES):
@@ -111,8 +111,9 @@ def quoted(table: str) -> str:
 class SqlSink:
     """Keeps a table up to date."""
 
-    def __init__(self, name: str, database: Database, *, rng: Random) -> None:
+    def __init__(self, name: str, database: Database, *, rng: Random, shared: bool = False) -> None:
         self.name = name
+        self.shared = shared  # any replica of a fleet can deliver to it
         self._database = database
         self._backoff = Backoff(rng)
         self._batches = BatchSender(self._send, size=500)

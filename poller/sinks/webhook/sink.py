@@ -102,6 +102,8 @@ class WebhookSink:
     """Posts records to one URL. Connections are not kept: a stray answer left over on a kept one would acknowledge a
     record that never arrived (aiohttp issue 13656)."""
 
+    shared = True  # any replica of a fleet can deliver to it
+
     def __init__(
         self,
         table: WebhookTable,

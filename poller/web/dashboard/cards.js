@@ -51,6 +51,23 @@ function showSinks({ ledger, sinks }) {
   ], ledger.sinks.map((sink) => ({ ...sink, key: sink.name })));
 }
 
+function showFleet({ fleet }) {
+  $("fleet").hidden = !fleet;
+  if (!fleet) return;
+  const { members, unowned } = fleet;
+  setText($("fleet-now"), `${plural(members.length, "replica")}${unowned.length ? `, ${plural(unowned.length, "account")} without one` : ""}`);
+  const stateOf = (each) => (each.is_draining ? "stopping" : each.is_stale ? "no news" : each.is_this ? "this page" : "at work");
+  table($("fleet-table"), "Which replica does what", [
+    { name: "replica", text: true, cell: (each) => each.replica },
+    { name: "state", text: true, cell: stateOf, tone: (each) => (each.is_stale || each.is_draining ? "warn" : "") },
+    { name: "accounts", cell: (each) => count(each.accounts) },
+    { name: "polls per s", cell: (each) => (each.polls_per_s === null ? "" : rate(each.polls_per_s)) },
+    { name: "sinks", text: true, cell: (each) => each.sinks.join(", ") },
+    { name: "page", text: true, cell: (each) => each.url ?? "" },
+    { name: "process", text: true, cell: (each) => `${each.pid} on ${each.host}` },
+  ], members.map((each) => ({ ...each, key: each.replica })));
+}
+
 function showSources({ ledger: { sources } }) {
   $("sources-empty").hidden = sources.length > 0;
   $("sources-table").hidden = !sources.length;
@@ -82,4 +99,4 @@ function redraw(host, state, draw) {
   draw(host);
 }
 
-export const cards = [showDone, showWhen, showNotices, showPace, showLanes, showTook, showReasons, showSinks, showSources, showFoot];
+export const cards = [showDone, showWhen, showNotices, showPace, showLanes, showTook, showReasons, showSinks, showFleet, showSources, showFoot];

@@ -32,7 +32,7 @@ function pauseButton(account) {
 
 function fillPauseButton(button, lane, isReadOnly) {
   const isPaused = lane.pause === BY_PERSON;
-  button.hidden = isReadOnly;
+  button.hidden = isReadOnly || Boolean(lane.replica); // the replica that polls it can pause it
   setData(button, "does", isPaused ? "resume" : "pause");
   setText(button, isPaused ? "Resume" : "Pause");
   button.setAttribute("aria-label", `${isPaused ? "Resume" : "Pause"} account ${lane.account}`);
@@ -76,7 +76,7 @@ function fillLane(node, lane, now, isReadOnly) {
   });
   const failed = reading.errors ? `, ${share(reading.errors, reading.requests)} failed` : "";
   const due = dueAt !== null && dueAt - now > 5 && !pause ? ` Next poll at ${at(dueAt, now, { seconds: true })}.` : "";
-  setText(note, `${plural(reading.requests, "request")} in this run${failed}.${due}`);
+  setText(note, `${plural(reading.requests, "request")} in this run${failed}.${due}${lane.replica ? ` Polled by ${lane.replica}.` : ""}`);
   dayNote.hidden = dayGauge.hidden;
   setText(dayNote, `The quota's next day begins: ${at(reading.resets_at, now)}.`);
 }

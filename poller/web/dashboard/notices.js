@@ -24,6 +24,12 @@ function notices(overview) {
       text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
     });
   }
+  for (const account of overview.fleet?.unserved ?? []) {
+    all.push({ key: `unserved ${account}`, tone: "bad", title: `No replica serves account ${account}`, text: "Its tasks wait: no replica's settings name it. Add it to the settings of a replica and reload them." });
+  }
+  if (overview.fleet?.settings_differ.length) {
+    all.push({ key: "differ", tone: "warn", title: "The replicas' settings differ", text: `The owner's apply: ${overview.fleet.settings_differ.slice(0, 10).join(", ")}.` });
+  }
   const oldest = overview.oldest_waiting;
   const usual = Math.max(SHORT_WAIT_S, 3 * (overview.took.p95_s ?? 0));
   if (oldest && now - oldest.fed_at > usual && !lanes.some((lane) => lane.account === oldest.account && lane.pause)) {

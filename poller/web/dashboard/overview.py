@@ -7,15 +7,13 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from poller import __version__
 from poller.core.accounts import GateReading
 from poller.core.errors import StoreError
 from poller.core.model import Kind
-from poller.core.sums import SinkSums, SourceSums
+from poller.core.sums import SourceSums
 from poller.core.timestamps import iso
-from poller.engine import DeliveryLoop
 from poller.engine.history import STEP_S, History
 from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
@@ -32,6 +30,7 @@ from poller.web.dashboard.snapshot import (
     spread_view,
     waiting_state,
 )
+from poller.web.fleet import FleetReading, MemberStatus, lanes_of_others
 from poller.web.health import sink_readiness, store_readiness
 
 READ_S = 4.0  # for the store to answer
@@ -58,10 +57,13 @@ class Overview:
         readings = {name: lane.gate.reading() for name, lane in service.lanes.items()}
         await self._read_store()
         due = self._due
+        fleet = await self._read_fleet()
+        others = {} if fleet is None else fleet.others
         lanes = [
             lane_view(name, each.state, due_at=due.get(name), reading=each, timing=service.lanes[name].timing)
             for name, each in readings.items()
         ]
+        lanes += lanes_of_others(others, readings.keys())
         return RunSnapshot(
             is_read_only=False,
             run=RunningProcess(pid=os.getpid(), heartbeat_at=iso(now)),
@@ -69,9 +71,9 @@ class Overview:
             version=__version__,
             started_at=history.began_at or None,
             state=self._state(lanes),
-            ledger=self._ledger(),
+            ledger=self._ledger(others),
             store=store_readiness(self._store),
-            polls=metrics.polls,
+            polls=metrics.polls + sum(status.polls for status in others.values()),
             polls_per_task=self._polls_per_task(),
             rejected=metrics.rejected,
             is_fed=service.fed and not service.endless,
@@ -83,12 +85,23 @@ class Overview:
             late=spread_view(history.late),
             reasons=reason_views(history.reasons),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
-            sinks={loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
+            sinks={name: sink for status in others.values() for name, sink in status.sinks.items()}
+            | {loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
             warning=service.failures.warning,
             refusals={loop.sink.name: loop.refusal for loop in service.delivery_loops if loop.refusal is not None},
+            fleet=None if fleet is None else fleet.snapshot,
         )
 
-    def _ledger(self) -> LedgerCounts:
+    async def _read_fleet(self) -> FleetReading | None:
+        """Return what the fleet's members publish; the latest that is known where the store does not answer in time."""
+        if self._run.fleet is None:
+            return None
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(READ_S):
+                return await self._run.fleet.read()
+        return self._run.fleet.reading
+
+    def _ledger(self, others: Mapping[str, MemberStatus]) -> LedgerCounts:
         metrics = self._metrics
         return LedgerCounts(
             tasks=metrics.known,
@@ -98,7 +111,8 @@ class Overview:
             kinds={kind: metrics.kinds[kind] for kind in Kind},
             landed={kind: metrics.landed[kind] for kind in Kind},
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
-            sinks=[self._sink(loop) for loop in self._service.delivery_loops],
+            sinks=[metrics.sink(loop.sink.name) for loop in self._service.delivery_loops]
+            + [sink for status in others.values() for sink in status.delivered],
         )
 
     def _state(self, lanes: Sequence[LaneView]) -> RunState:
@@ -150,19 +164,6 @@ class Overview:
         """Return how many polls an outcome has cost in this run; None before the first outcome."""
         finished = self._metrics.finished - (self._history.before.finished if self._history.before else 0)
         return self._metrics.polls / finished if finished > 0 else None
-
-    def _sink(self, loop: DeliveryLoop) -> SinkSums:
-        """Return where the sink's records went, including those of earlier runs."""
-        name, metrics, before = loop.sink.name, self._metrics, self._history.before
-        new = SinkSums(name=name, delivered=0, undelivered=0, dead=0, attached=True, missed=metrics.missed_before)
-        known = next((sink for sink in before.sinks if sink.name == name), new) if before else new
-        return replace(
-            known,
-            delivered=known.delivered + metrics.delivered[name],
-            undelivered=metrics.undelivered(name),
-            dead=known.dead + metrics.dead[name] - metrics.retried[name],
-            attached=True,
-        )
 
 
 def _outlook(reading: GateReading, due_at: float | None) -> LaneOutlook:

@@ -15,6 +15,9 @@ COMMAND_ONLY = {
     "traces",
     "stop_on_failures",
     "imports",
+    "fleet",
+    "replica",
+    "beat_s",
 }
 
 

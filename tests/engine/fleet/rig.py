@@ -83,8 +83,8 @@ class Process:
             serves=self.accounts,
             settings=self.settings,
         )
-        self.service = Service(store=self.store, metrics=Metrics(), clock=self.clock, endless=True, shutdown_s=30.0)
-        self.service.is_member = True
+        how: dict[str, Any] = {"endless": True, "is_member": True, "shutdown_s": 30.0}
+        self.service = Service(store=self.store, metrics=Metrics(), clock=self.clock, **how)
         sinks = MemberSinks(
             self.member, self.service, named={}, make_loop=_no_loop, take_over=_took_over_nothing, monotonic=loop.time
         )

@@ -1,0 +1,130 @@
+"""Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from poller.app.build import Builder, sink_environment
+from poller.app.environment import Environment
+from poller.config import Settings
+from poller.core.fleet import FleetView
+from poller.core.handover import Handover
+from poller.core.protocols import Clock, Store
+from poller.engine import DeliveryLoop, Lane, Service
+from poller.engine.fleet.member import FleetMember
+from poller.engine.fleet.sinks import MemberSinks
+from poller.engine.fleet.times import BeatTimes
+from poller.engine.fleet.trust import Trust
+from poller.engine.fleet.turns import Turns
+from poller.engine.metrics import Metrics
+from poller.sinks import is_shared, make_sinks
+from poller.web.fleet import FleetReader, member_status
+
+log = structlog.get_logger("poller")
+
+PUBLISHED_EVERY = 2  # turns
+
+
+def replica_name(settings: Settings) -> str | None:
+    """Return this process's name in its fleet; None where it is to own the state alone."""
+    return (settings.replica or socket.gethostname()) if settings.fleet else None
+
+
+async def open_member(settings: Settings, store: Store, environment: Environment, *, wall: Clock) -> FleetMember | None:
+    """Join the fleet; None where the store has none. `wall` is the machine's own clock. Raises `ConfigError` where
+    another process has this replica's name."""
+    if store.fleet is None:
+        return None
+    loop_time = asyncio.get_running_loop().time
+    times = BeatTimes(beat_s=settings.beat_s)
+    member = FleetMember(
+        store.fleet,
+        times=times,
+        trust=Trust(times.trust_s, since_boot=environment.since_boot or loop_time, wall=wall),
+        monotonic=environment.monotonic or loop_time,
+        serves=settings.account_settings(),
+        settings=shown_settings(settings),
+    )
+    await member.open()
+    return member
+
+
+def shown_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that all members should have alike, by dotted name. None of them is a secret."""
+    shown: dict[str, object] = {"account": settings.account, "retention_s": settings.retention_s}
+    for name, account in settings.account_settings().items():
+        values = account.model_dump(mode="json", exclude={"oauth", "token_env", "token_file", "max_body_bytes"})
+        shown |= {f"accounts.{name}.{key}": value for key, value in values.items()}
+    return shown
+
+
+@dataclass(slots=True, kw_only=True)
+class FleetRun:
+    """One member's work: its turns, and what they are given."""
+
+    member: FleetMember
+    service: Service
+    builder: Builder
+    metrics: Metrics
+    settings: Settings  # in force; a reload replaces them
+    url: str | None = None  # of this member's server
+    view: FleetView | None = None  # as of the latest turn
+    turns: Turns = field(init=False)
+    reader: FleetReader = field(init=False)
+    _shown: int = 0
+    _polls: int = 0
+    _polls_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        environment = self.builder.environment
+        monotonic = environment.monotonic or asyncio.get_running_loop().time
+        sinks = make_sinks(self.settings.sink_specs, sink_environment(self.settings, environment))
+        mine = MemberSinks(
+            self.member,
+            self.service,
+            named={sink.name: is_shared(sink) for sink in sinks},
+            make_loop=self._make_loop,
+            take_over=self._take_over,
+            monotonic=monotonic,
+        )
+        self.turns = Turns(
+            self.member, self.service, mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
+        )
+        self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
+        self._polls_at = environment.clock()
+
+    async def apply(self, settings: Settings) -> None:
+        """Use other settings from now on."""
+        self.settings = settings
+        await self.turns.change(settings.account_settings(), shown_settings(settings))
+
+    async def _open_lane(self, account: str, handover: Handover) -> Lane:
+        return await self.builder.lane(account, self.settings, self.service, handover)
+
+    def _make_loop(self, name: str) -> DeliveryLoop:
+        loops = [self.builder.delivery_loop(spec, self.settings) for spec in self.settings.sink_specs]
+        return next(loop for loop in loops if loop.sink.name == name)
+
+    async def _take_over(self, names: Sequence[str]) -> None:
+        """Count what the sinks have already: their owner before counted it."""
+        sums = await self.builder.store.sums()
+        for sink in sums.sinks:
+            if sink.name in names:
+                self.metrics.take_over(sink)
+
+    async def _show(self, view: FleetView) -> None:
+        """Publish what this member does, and take over the counts of all."""
+        self.view = view
+        self._shown += 1
+        if self._shown % PUBLISHED_EVERY:
+            return
+        self.metrics.count_all(await self.member.membership.counts())
+        due = {name: await self.builder.store.next_due_at(name) for name in list(self.service.lanes)}
+        now, polls = self.builder.environment.clock(), self.metrics.polls
+        pace = (polls - self._polls) / max(0.1, now - self._polls_at)
+        self._polls, self._polls_at = polls, now
+        status = member_status(self.service, self.metrics, url=self.url, due=due, polls_per_s=pace)
+        await self.member.membership.publish(status)
