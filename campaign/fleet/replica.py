@@ -10,7 +10,6 @@ from pathlib import Path
 
 import orjson
 
-import poller
 from campaign.fleet.relay import Relay
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -19,7 +18,9 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 class Replica:
     """A process that may be killed, frozen, cut off and started again under the same name."""
 
-    def __init__(self, name: str, folder: Path, *, relay: Relay, settings: str, accounts: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, folder: Path, *, relay: Relay, settings: str, accounts: Sequence[str], tree: Path
+    ) -> None:
         self.name = name
         self.relay = relay
         self._folder = folder
@@ -30,7 +31,7 @@ class Replica:
         self._environ = {
             "PATH": os.environ["PATH"],
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": str(Path(poller.__file__).parent.parent),
+            "PYTHONPATH": str(tree),
             **{token_variable(account): f"{account}.{name}" for account in accounts},
         }
 

@@ -28,7 +28,7 @@ WINDOW_S, LIMIT = 2.0, 12  # of each account: always full
 OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
 DRAINED_WITHIN_S = 120.0
 TABLE = "finished"
-FED_AT_ONCE = 20
+FED_AT_ONCE = 8
 SETTINGS = """\
 fleet = true
 replica = "{name}"
@@ -260,8 +260,8 @@ class Trial:
 
 
 @asynccontextmanager
-async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: str) -> AsyncIterator[Trial]:
-    """Set a trial up: HubSpot, receiver, relays, replicas that are not started."""
+async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: str, tree: Path) -> AsyncIterator[Trial]:
+    """Set a trial up: HubSpot, receiver, relays, replicas that are not started. They run the program of `tree`."""
     accounts = [f"acct{number}" for number in range(shape.accounts)]
     scenario = Scenario(
         durations=parse_durations("uniform:0.5,4"),
@@ -304,7 +304,7 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
                 webhook=str(webhook).removeprefix("webhook:"),
                 accounts="".join(ACCOUNT.format(name=each, variable=token_variable(each)) for each in accounts),
             )
-            trial.replicas[name] = Replica(name, folder, relay=relay, settings=settings, accounts=accounts)
+            trial.replicas[name] = Replica(name, folder, relay=relay, settings=settings, accounts=accounts, tree=tree)
         try:
             yield trial
         finally:
