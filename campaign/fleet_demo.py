@@ -147,6 +147,8 @@ async def show(demo: Demo, tasks: int) -> list[str]:
     await demo.until(lambda: bool(demo.events("member.buried")), "the burial", within_s=within_s)
     demo.write(f"the others buried r2 after {time.monotonic() - killed_at:.1f} s")
     await demo.start("r2")
+    joined = len(REPLICAS) + 1
+    await demo.until(lambda: len(demo.events("run.started")) == joined, "the return of r2", within_s=within_s)
     await demo.until(lambda: demo.count_finished() >= tasks, "the rest", within_s=within_s)
     codes = await demo.stop()
     wrong = await demo.balance()
