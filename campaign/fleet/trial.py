@@ -151,7 +151,7 @@ class Trial:
         """Strike one replica, or the server, and let it recover."""
         kind = self.rng.choice(self.shape.kinds)
         replica = self.rng.choice(list(self.replicas.values()))
-        lasts_s = self.rng.choice((1.0, 4.0, 9.0))
+        lasts_s = self.rng.choice((1.0, 9.0, 12.0))
         idle_s = OWNED_WITHIN_S + WINDOW_S + 2.0
         is_of_all = kind in ("restart", "stall", "failover")
         fault = Fault(
