@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec.json import encode
@@ -15,6 +15,9 @@ from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
 from poller.core.protocols import Clock
 from poller.core.sums import Sums
 from poller.reports.ledger import imbalances, summary
+
+if TYPE_CHECKING:
+    from poller.reports.slowest import Slowest
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
@@ -69,10 +72,10 @@ async def watch_status(
     try:
         while True:
             started_at = clock()
-            sums, limits = await _sums_and_limits(settings)
+            sums, limits, slowest = await _watched(settings, clock())
             beat = last_beat(settings.state)
             if view is not None:
-                view.show(sums, limits, beat, clock())
+                view.show(sums, limits, beat, clock(), slowest)
             elif as_json:
                 typer.echo(_json(settings, sums, clock()))
             else:
@@ -117,14 +120,17 @@ async def _sums(settings: Settings) -> Sums:
         return await store.sums()
 
 
-async def _sums_and_limits(settings: Settings) -> tuple[Sums, Mapping[str, LearnedLimit]]:
-    """Return the sums, and by account the limit that HubSpot's answers showed."""
+async def _watched(settings: Settings, now: float) -> "tuple[Sums, Mapping[str, LearnedLimit], Slowest | None]":
+    """Return the sums; by account the limit that HubSpot's answers showed; until when the slowest task may take."""
     from poller.cli.records import open_state
+    from poller.reports.slowest import slowest_in
 
     async with open_state(settings) as store:
         sums = await store.sums()
         limits = {name: decode_limit(await store.knowledge(limit_key(name))) for name in sums.accounts}
-    return sums, {name: limit for name, limit in limits.items() if limit is not None}
+        deadline_s, timings = settings.longest_deadline_s, settings.timing_keys
+        slowest = await slowest_in(store, sums, timings=timings, deadline_s=deadline_s, now=now)
+    return sums, {name: limit for name, limit in limits.items() if limit is not None}, slowest
 
 
 def _json(settings: Settings, sums: Sums, now: float) -> str:
