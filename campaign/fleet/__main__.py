@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--accounts", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60.0, help="of blows, in each trial")
+    parser.add_argument("--every", type=float, default=4.0, help="seconds between two blows")
     parser.add_argument("--kinds", nargs="*", default=list(Shape().kinds), help="of blows")
     parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")
     parser.add_argument("--keep", type=Path, help="a folder for configs and logs, which stay")
@@ -63,6 +64,7 @@ def main() -> None:
             replicas=args.replicas,
             accounts=args.accounts,
             seconds=args.seconds,
+            every_s=args.every,
             kinds=args.kinds,
         )
         for number in range(args.trials)

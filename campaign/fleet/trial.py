@@ -3,11 +3,12 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import aiohttp
 import orjson
@@ -28,7 +29,7 @@ WINDOW_S, LIMIT = 2.0, 12  # of each account: always full
 OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
 DRAINED_WITHIN_S = 120.0
 TABLE = "finished"
-FED_AT_ONCE = 8
+FEEDERS, FED_AT_ONCE = 2, 8  # as many ids a second as there may be requests
 SETTINGS = """\
 fleet = true
 replica = "{name}"
@@ -71,7 +72,8 @@ class Shape:
     replicas: int = 3
     accounts: int = 6
     seconds: float = 30.0
-    every_s: float = 4.0  # between two blows
+    every_s: float = 4.0  # between two blows, on average
+    lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer
     kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
     seed: int = 1
 
@@ -90,6 +92,7 @@ class Trial:
     history: History
     relay: Relay  # of the SQL sink, whose URL is the same for all
     replicas: dict[str, Replica] = field(default_factory=dict)
+    _struck: set[str] = field(default_factory=set)  # replicas, or the server, that a blow is at
     readers: dict[str, int] = field(default_factory=dict)  # the number that each has read up to
 
     @property
@@ -110,7 +113,9 @@ class Trial:
                 await asyncio.sleep(0.2)
             at = time.time()
             self.history.acknowledged |= {(account, each): at for each in ids}
-            await asyncio.sleep(self.rng.uniform(0.1, 0.6))
+            await asyncio.sleep(
+                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE * WINDOW_S / LIMIT / self.shape.accounts
+            )
 
     async def _post(self, session: aiohttp.ClientSession, account: str, ids: Sequence[str]) -> bool:
         if (url := self._any_url()) is None:
@@ -147,15 +152,25 @@ class Trial:
 
     # --- blows
 
-    async def blow(self) -> None:
-        """Strike one replica, or the server, and let it recover."""
+    def next_blow(self) -> Coroutine[Any, Any, None] | None:
+        """Return a blow to a part that no other one is at; None where it is not the moment."""
         kind = self.rng.choice(self.shape.kinds)
-        replica = self.rng.choice(list(self.replicas.values()))
-        lasts_s = self.rng.choice((1.0, 9.0, 12.0))
-        idle_s = OWNED_WITHIN_S + WINDOW_S + 2.0
-        is_of_all = kind in ("restart", "stall", "failover")
+        name = "server" if kind in ("restart", "stall", "failover") else self.rng.choice(list(self.replicas))
+        lasts_s = self.rng.choice(self.shape.lasts_s)
+        if name in self._struck or (name == "server" and self._struck):
+            return None
+        self._struck.add(name)
+        return self._blow(kind, name, lasts_s)
+
+    async def _blow(self, kind: str, name: str, lasts_s: float) -> None:
+        """Strike one replica, or the server, and let it recover."""
+        replica = self.replicas.get(name, next(iter(self.replicas.values())))
         fault = Fault(
-            at=time.time(), kind=kind, replica=None if is_of_all else replica.name, lasts_s=lasts_s, idle_s=idle_s
+            at=time.time(),
+            kind=kind,
+            replica=None if name == "server" else name,
+            lasts_s=lasts_s,
+            idle_s=OWNED_WITHIN_S + WINDOW_S + 2.0,
         )
         self.history.faults.append(fault)
         match kind:
@@ -188,6 +203,7 @@ class Trial:
                     relay.retarget(self.server.socket)
                 await asyncio.to_thread(self.server.add_standby)
         await replica.start()
+        self._struck.discard(name)
 
     # --- the end
 
@@ -325,16 +341,13 @@ async def carry_out(trial: Trial) -> list[str]:
         for replica in others:
             await replica.start()
         async with asyncio.TaskGroup() as group:
-            load = [group.create_task(trial.feed(session)) for _ in range(2)]
+            load = [group.create_task(trial.feed(session)) for _ in range(FEEDERS)]
             load += [group.create_task(trial.read(session, name)) for name in ("reader 1", "reader 2")]
-            ends_at = time.monotonic() + trial.shape.seconds
-            while time.monotonic() < ends_at:
-                await asyncio.sleep(trial.shape.every_s * trial.rng.uniform(0.5, 1.5))
-                await trial.blow()
-            for each in load[:2]:
+            await _strike(trial)
+            for each in load[:FEEDERS]:
                 each.cancel()
             wrong += await trial.rest(session)
-            for each in load[2:]:
+            for each in load[FEEDERS:]:
                 each.cancel()
         for replica in trial.replicas.values():
             replica.send(signal.SIGTERM)
@@ -343,6 +356,16 @@ async def carry_out(trial: Trial) -> list[str]:
                 wrong.append(f"{replica.name} ended with {code}")
     await trial.collect()
     return wrong
+
+
+async def _strike(trial: Trial) -> None:
+    """Strike for as long as the trial's shape asks; return once all have recovered."""
+    ends_at = time.monotonic() + trial.shape.seconds
+    async with asyncio.TaskGroup() as blows:
+        while time.monotonic() < ends_at:
+            await asyncio.sleep(trial.shape.every_s * trial.rng.uniform(0.5, 1.5))
+            if (blow := trial.next_blow()) is not None:
+                blows.create_task(blow)
 
 
 async def _until(true: Callable[[], bool], within_s: float) -> None:

@@ -3,13 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import pytest
 
+from campaign.bugs import HOUSE
 from campaign.fleet import invariants
 from campaign.fleet.history import Arrival, Fault, History, Ownership
 from campaign.fleet.relay import Relay
+from campaign.fleet.server import own_server
+from campaign.fleet.trial import Shape, carry_out, prepared
 
 
 def arrival(at: float, replica: str, account: str = "a") -> Arrival:
@@ -100,6 +104,20 @@ def test_a_gap_is_explained_by_the_fault_before_it() -> None:
     assert invariants.violations(history) == []
     history.faults[0] = replace(history.faults[0], idle_s=1.0)
     assert "sent nothing for 10.0 s" in invariants.violations(history)[0]
+
+
+@pytest.mark.real_time
+async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(tmp_path: Path) -> None:
+    shape = Shape(
+        accounts=3, seconds=6.0, every_s=2.0, lasts_s=(1.0, 7.0), kinds=("kill", "freeze", "partition"), seed=5
+    )
+    with own_server() as server:
+        async with prepared(shape, tmp_path, server, "fleet", HOUSE) as trial:
+            assert await carry_out(trial) == []
+    assert invariants.violations(trial.history) == []
+    assert trial.history.faults
+    assert any(change.epoch > 1 for change in trial.history.owners)
+    assert len(trial.history.records) > 50
 
 
 @pytest.mark.real_time
