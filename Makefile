@@ -48,6 +48,7 @@ crash: $(READY) ## Kill and fail the real process at every system call, and cut 
 	$(BIN)/python -m campaign.crash --double 200 --random-kills 300
 	$(BIN)/python -m campaign.crash --errors all --tasks 4
 	$(BIN)/python -m campaign.crash --points all --random-kills 30 --big-tasks 2000 --targets jsonl postgres
+	$(BIN)/python -m campaign.crash --state postgres --points all --double 50 --random-kills 30 --big-tasks 2000 --targets jsonl webhook
 	$(BIN)/python -m campaign.power --cuts 200 --recordings 4
 	$(BIN)/python -m campaign.starts --random-kills 300 --calls 1000
 

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import orjson
 import psycopg
 from aiohttp import web
 
-from tests.support.postgres import running_server
+from tests.support.postgres import fresh_schema, running_server
 
 Spec = str | Mapping[str, str | int]  # as in the setting `sinks`
 
@@ -171,6 +171,11 @@ def _server() -> str:
     held = contextlib.ExitStack()
     atexit.register(held.close)
     return held.enter_context(running_server())
+
+
+def postgres_state() -> AbstractContextManager[str]:
+    """Return a context that yields the URL of a new state in PostgreSQL."""
+    return fresh_schema(_server())
 
 
 class PostgresTable:

@@ -102,7 +102,7 @@ def member_status(
 ) -> bytes:
     """Return what this member publishes."""
     lanes = [
-        lane_view(name, each.state, due_at=due.get(name), reading=each, timing=lane.timing)
+        lane_view(name, each.state, due_at=due.get(name), reading=each, timing=lane.timing, imports=lane.imports)
         for name, lane in service.lanes.items()
         for each in [lane.gate.reading()]
     ]
