@@ -59,7 +59,8 @@ class Commands(typer.core.TyperGroup):
             code = Exit.WORK_LEFT
         except Exception as error:
             if _is_handled_elsewhere(error):
-                raise _without_library_words(error) from None
+                _drop_library_words(error)
+                raise
             from poller.core.defect import defect
 
             _print_error(defect(error))
@@ -108,11 +109,10 @@ def _is_handled_elsewhere(error: Exception) -> bool:
     return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
 
 
-def _without_library_words(error: Exception) -> Exception:
-    """Return the error of a wrong command line without pydantic's prefix."""
+def _drop_library_words(error: Exception) -> None:
+    """Take pydantic's prefix from the message of a wrong command line."""
     if isinstance(message := getattr(error, "message", None), str):
         error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
-    return error
 
 
 def _exit_code(error: PollerError) -> Exit:
