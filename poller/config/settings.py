@@ -125,6 +125,7 @@ class ImportsTable(BaseModel):
     unsure: Literal["repeat", "hold"] = _STARTS.unsure
     underway: Annotated[Count, Field(le=1_000_000)] = _STARTS.underway
     trial: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=10_000)] = _STARTS.trial
+    retries: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=5)] = 0
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
