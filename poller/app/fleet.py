@@ -1,7 +1,6 @@
 """Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,11 +25,6 @@ from poller.web.fleet import FleetReader, member_status
 log = structlog.get_logger("poller")
 
 PUBLISHED_EVERY = 2  # turns
-
-
-def replica_name(settings: Settings) -> str | None:
-    """Return this process's name in its fleet; None where it is to own the state alone."""
-    return (settings.replica or socket.gethostname()) if settings.fleet else None
 
 
 async def open_member(settings: Settings, store: Store, environment: Environment, *, wall: Clock) -> FleetMember | None:

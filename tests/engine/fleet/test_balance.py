@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.engine.fleet.balance import MOVED_AT_ONCE, Moves, Seat, moves, shares, unserved
+from poller.engine.fleet.balance import MOVED_AT_ONCE, Moves, Seat, moves, shares
 
 
 def accounts(count: int) -> list[str]:
@@ -130,11 +130,6 @@ def test_a_member_that_does_not_know_the_others_yet_gives_nothing() -> None:
         1, [Seat(member=1, serves=frozenset("ab")), Seat(member=2, serves=frozenset("ab"))], dict.fromkeys("ab", 1)
     )
     assert moves(found, may_give=False) == Moves()
-
-
-def test_accounts_in_no_list_are_named() -> None:
-    seats = [Seat(member=1, serves=frozenset("ab")), Seat(member=2, serves=frozenset("d"), is_draining=True)]
-    assert unserved(seats, "abcd") == ["c", "d"]
 
 
 @given(

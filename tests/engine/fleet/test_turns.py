@@ -11,7 +11,7 @@ from poller.core.errors import ConfigError
 from poller.core.model import Outcome, Refused, Running
 from poller.core.protocols import Clock
 from poller.engine.fleet.times import BeatTimes
-from poller.engine.fleet.turns import STUCK_S, differing
+from poller.engine.fleet.turns import STUCK_S
 from tests.engine.fleet.rig import REQUESTS, TIMES, WINDOW_S, Fleet, fleet_of, now
 
 HOLD_S = WINDOW_S * 1.002
@@ -265,9 +265,3 @@ async def test_whatever_happens_no_window_is_exceeded_and_all_is_owned_in_the_en
         assert fleet.owned_twice() == []
         assert fleet.unowned() == set()
         assert max(fleet.counts()) - min(fleet.counts()) <= 1
-
-
-def test_settings_that_differ_are_named() -> None:
-    one, other = {"requests": 100, "window_s": 10.0, "accounts": ["a"]}, {"requests": 90, "accounts": ["a"]}
-    assert differing({"r1": one, "r2": other}) == ["requests"]
-    assert differing({"r1": one}) == []
