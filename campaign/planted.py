@@ -677,7 +677,7 @@ BUGS = (
     ),
     Bug(
         name="abandoned-slot-never-counted",
-        file="poller/hubspot/limits/gate.py",
+        file="poller/hubspot/limits/held_slot.py",
         old="            self._is_held = False\n            self._gate.abandon(self)",
         new="            self._is_held = False",
         tests=GATE,

@@ -169,12 +169,14 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
         metrics=parts.metrics,
         clock=environment.clock,
         feeding=inputs.feeding(settings, "ids"),
+        importing=inputs.importing(settings),
         deadline_s=_longest_deadline_s(settings),
         fleet=None if parts.fleet is None else parts.fleet.reader,
     )
 
     def apply(now: Settings) -> None:
         context.feeding = inputs.feeding(now, "ids")
+        context.importing = inputs.importing(now) if context.importing is not None else None  # its lanes start none
         context.deadline_s = _longest_deadline_s(now)
 
     async with AsyncExitStack() as stack:

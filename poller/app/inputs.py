@@ -25,6 +25,11 @@ def feeding(settings: Settings, feeds: Feeds | None = None) -> ReadOptions:
     )
 
 
+def importing(settings: Settings) -> ReadOptions | None:
+    """Return how rows to import are read that do not come from a source; None where the run starts none."""
+    return feeding(settings, "imports") if settings.feeds_imports else None
+
+
 def row_options(settings: Settings) -> RowOptions:
     """Return how rows to import are read. An empty option counts as not set."""
     imports = settings.imports

@@ -100,7 +100,11 @@ def decide(
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
             gap_s = _running_gap_s(age_s, polling, rng) if learned_gap_s is None else learned_gap_s
-            return _poll_again_running(outcome, now, min(gap_s, polling.deadline_s - age_s))
+            gap_s = min(gap_s, polling.deadline_s - age_s)
+            if outcome.status is None and task.status is not None:
+                doublings = doublings_each(failed_share) * task.errors
+                return _poll_again_empty(task, now, min(gap_s, _failure_gap_s(doublings, polling, rng, 0.0)))
+            return _poll_again_running(outcome, now, gap_s)
         case Missing():
             return _decide_missing(task, now, polling, holds_unknown=holds_unknown)
         case Throttled() if is_paused or outcome.policy != "migrating":
@@ -110,7 +114,7 @@ def decide(
                 return _poll_again_unchanged(task, at=now + polling.first_gap_s)
             if overdue and others_answered and task.errors + 1 >= FAILURES_BEFORE_TIMED_OUT:
                 return Finish(kind=Kind.TIMED_OUT)
-            doublings = _doublings(failed_share) * (min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors)
+            doublings = doublings_each(failed_share) * (min(task.errors, OVERDUE_DOUBLINGS) if overdue else task.errors)
             return _poll_again_failed(task, now, _failure_gap_s(doublings, polling, rng, _asked_s(outcome)))
         case _:
             assert_never(outcome)
@@ -151,6 +155,11 @@ def _poll_again_running(outcome: Running, now: float, gap_s: float) -> PollAgain
     )
 
 
+def _poll_again_empty(task: Task, now: float, gap_s: float) -> PollAgain:
+    """An empty body, though HubSpot named the task's status before: as good as a failed poll, and as soon repeated."""
+    return PollAgain(at=now + gap_s, errors=task.errors + 1, status=task.status, seen_at=now)
+
+
 def _poll_again_failed(task: Task, now: float, gap_s: float) -> PollAgain:
     return PollAgain(at=now + gap_s, errors=task.errors + 1, missing_at=task.missing_at, status=task.status)
 
@@ -159,9 +168,9 @@ def _asked_s(outcome: Refused | Unreachable | Throttled) -> float:
     return outcome.retry_after_s or 0.0 if isinstance(outcome, Unreachable) else 0.0
 
 
-def _doublings(failed_share: float) -> float:
-    """Return by how many doublings each failed poll of a task in a row lengthens its gap: one while failures are rare,
-    fewer where most of them are accidents of the account."""
+def doublings_each(failed_share: float) -> float:
+    """Return by how many doublings each failed poll in a row lengthens the gap to the next: one while failures are
+    rare, fewer where most of them are accidents of the account."""
     if failed_share <= RARE_FAILURES:
         return 1.0
     return max(FEWEST_DOUBLINGS, math.log(failed_share) / math.log(RARE_FAILURES))

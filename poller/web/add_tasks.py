@@ -1,10 +1,11 @@
-"""POST /v1/tasks: the lines of a request become tasks, and the response comes only when all of them are on disk.
+"""POST /v1/tasks and POST /v1/imports: the lines of a request become tasks, or rows that the run starts, and the
+response comes only when all of them are on disk.
 
 A request is read to its end before its first line is stored: one that is too large, or not JSON, stores nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -26,6 +27,10 @@ log = structlog.get_logger("poller")
 SOURCE = "http"  # the source's name in the ledger
 UNWRITABLE_S = 2.0  # how long the client waits for a state that cannot be written
 RETRY_AFTER_S = 5
+IMPORTS_OFF = (
+    'This run starts no imports. Start it with poller import --follow, or set feeds = "imports" in [input] of its '
+    "configuration"
+)
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -39,12 +44,18 @@ class FeedQuery(Struct, frozen=True):
     ] = UNSET
 
 
+class ImportQuery(Struct, frozen=True):
+    """The query of POST /v1/imports."""
+
+    account: Annotated[str | UnsetType, Meta(description="The account of rows that name none.")] = UNSET
+
+
 class FeedResult(Struct, kw_only=True):
     """Where each line of a request went: lines = accepted + duplicate + blank + rejected."""
 
     lines: Count = 0
-    accepted: Annotated[Count, Meta(description="new tasks; they are on disk")] = 0
-    duplicate: Annotated[Count, Meta(description="ids that the account has already")] = 0
+    accepted: Annotated[Count, Meta(description="new tasks, or rows to import; they are on disk")] = 0
+    duplicate: Annotated[Count, Meta(description="ids or rows that the account has already")] = 0
     other_refs: Annotated[Count, Meta(description="duplicates with another `ref`; the task keeps its first one")] = 0
     blank: Annotated[Count, Meta(description="blank lines, comments, a CSV's header")] = 0
     rejected: Annotated[list[Rejection], Meta(description="`line` counts from 1, elements for a JSON array")] = field(
@@ -88,10 +99,17 @@ class Feeder:
 
     async def post(self, request: web.Request) -> web.Response:
         """Answer POST /v1/tasks."""
+        return await self._feed_from(request, self._feeding_of)
+
+    async def post_imports(self, request: web.Request) -> web.Response:
+        """Answer POST /v1/imports."""
+        return await self._feed_from(request, self._importing_of)
+
+    async def _feed_from(self, request: web.Request, read_as: Callable[[web.Request], ReadOptions]) -> web.Response:
         with self._run.service.feeding():  # a run that is nearly done waits for a body in transit
             try:
                 self._refuse_when_closed()
-                chunks = await chunks_of(request, self._feeding_of(request), self._held)
+                chunks = await chunks_of(request, read_as(request), self._held)
                 self._refuse_when_closed()
             except RequestRefused as refusal:
                 message = f"{refusal}. Nothing of this request is stored."
@@ -106,19 +124,21 @@ class Feeder:
 
     def _feeding_of(self, request: web.Request) -> ReadOptions:
         """Return how the request's lines are read, by its Content-Type and its query."""
-        own, accounts = self._run.feeding, self._run.accounts
         query = query_of(request, FeedQuery)
-        account = query.account or own.default_account
+        own = self._read_as(request, self._run.feeding, query.account)
+        return replace(own, id_column=query.id_column or own.id_column)
+
+    def _importing_of(self, request: web.Request) -> ReadOptions:
+        if self._run.importing is None:
+            raise RequestRefused(409, "imports_off", IMPORTS_OFF)
+        return self._read_as(request, self._run.importing, query_of(request, ImportQuery).account)
+
+    def _read_as(self, request: web.Request, own: ReadOptions, account: str | UnsetType) -> ReadOptions:
+        accounts, account = self._run.accounts, account or own.default_account
         if account not in accounts:
             known = ", ".join(sorted(accounts))
             raise RequestRefused(400, "unknown_account", f"There is no account of this name; known: {known}")
-        return replace(
-            own,
-            format=format_of(request),
-            id_column=query.id_column or own.id_column,
-            accounts=accounts,
-            default_account=account,
-        )
+        return replace(own, format=format_of(request), accounts=accounts, default_account=account)
 
     async def _store(self, chunks: Sequence[Chunk]) -> web.Response:
         """Store the chunks; wait for it as long as the state can be written, and no longer than `STORE_S`."""
@@ -148,7 +168,7 @@ class Feeder:
 
 
 def _lines(chunk: Chunk) -> int:
-    return len(chunk.fed) + len(chunk.rejected) + chunk.blank
+    return len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank
 
 
 def _unwritable(result: FeedResult, pending: int) -> web.Response:

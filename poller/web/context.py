@@ -43,6 +43,7 @@ class RunContext(StateContext):
     service: Service
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
+    importing: ReadOptions | None  # the same for rows to import; None: the run starts none
     deadline_s: float  # the longest of the accounts'; a reload replaces it
     fleet: "FleetReader | None" = None  # the other members; None: the run owns the state alone
 

@@ -11,7 +11,7 @@ from poller.reports.status import AccountView
 from poller.reports.task import TaskView
 from poller.reports.task_list import TaskList
 from poller.web.act import DeadLetters, DeadLettersQuery, Retried, RetryRequest
-from poller.web.add_tasks import FeedFailure, FeedQuery, FeedResult
+from poller.web.add_tasks import FeedFailure, FeedQuery, FeedResult, ImportQuery
 from poller.web.dashboard.snapshot import RunSnapshot
 from poller.web.find import FindQuery, ResubmitQuery
 from poller.web.health import Alive, Readiness
@@ -23,7 +23,7 @@ BODIES = (
     *(RunSnapshot, TaskList, TaskView),
 )
 REQUESTS = (RetryRequest,)
-QUERIES = (DeadLettersQuery, FeedQuery, FindQuery, FinishedQuery, ResubmitQuery, TaskQuery)
+QUERIES = (DeadLettersQuery, FeedQuery, FindQuery, FinishedQuery, ImportQuery, ResubmitQuery, TaskQuery)
 REF = "#/components/schemas/{name}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import hdrs, web
 
-from poller.core.errors import InputError
+from poller.core.errors import ConfigError, InputError
 from poller.core.model import Chunk
 from poller.sources import Content, Parser, ReadOptions
 from poller.sources.options import Format
@@ -77,7 +77,7 @@ async def chunks_of(request: web.Request, feeding: ReadOptions, held: HeldBytes)
             body.end()
     except TimeoutError:
         raise RequestRefused(408, "too_slow", f"The body did not arrive within {BODY_S:.0f} s") from None
-    except (ValueError, InputError) as error:
+    except (ValueError, InputError, ConfigError) as error:
         message = str(error).replace("--id-column", "?id_column=NAME").rstrip(".")
         raise RequestRefused(400, "unreadable", message) from None
     except (web.RequestPayloadError, zlib.error):
@@ -136,7 +136,7 @@ class _LineBody:
 
     def _keep(self, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
-            self._lines += len(chunk.fed) + len(chunk.rejected)
+            self._lines += len(chunk.fed) + len(chunk.rows) + len(chunk.rejected)
             self._blank += chunk.blank
             if self._lines > MAX_LINES or self._blank > MAX_BLANK:
                 raise _too_many_lines()

@@ -34,6 +34,7 @@ def make_site(run: RunContext, tokens: TokenSource | None) -> web.Application:
             web.get("/readyz", get_readiness),
             web.get("/metrics", metrics_handler(run, lag)),
             web.post("/v1/tasks", feeder.post),
+            web.post("/v1/imports", feeder.post_imports),
             web.get("/v1/finished", get_finished),
             web.post("/v1/dead-letters/retry", retry_dead_letters),
             web.post("/v1/accounts/{name}/pause", pause_account),

@@ -110,16 +110,20 @@ async def test_give_up_s_is_kept_for_every_such_pause(
     assert (await simulation.sums()).accounts["default"].pause == pause
 
 
-@pytest.mark.parametrize("reply", [token_refused("c"), scope_missing("files", "c"), strangers(404, {})])
+@pytest.mark.parametrize(
+    ("reply", "from_the_start"),
+    [(token_refused("c"), False), (scope_missing("files", "c"), False), (strangers(404, {}), True)],
+)
 async def test_one_id_that_is_always_refused_is_that_tasks_own_failure(
-    tmp_path: Path, clock: Clock, events: Events, reply: SandboxReply
+    tmp_path: Path, clock: Clock, events: Events, reply: SandboxReply, from_the_start: bool
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
     ids = simulation.write_ids(60)
     refused = ids.read_text().splitlines()[1].split(",")[0]
 
     def stage(ask: SandboxRequest, answer: SandboxReply) -> SandboxReply:
-        return replace(reply, wait_s=0.1) if refused in ask.path and simulation.records() else answer
+        begun = from_the_start or simulation.records()
+        return replace(reply, wait_s=0.1) if refused in ask.path and begun else answer
 
     simulation.api.stage = stage
     (tmp_path / "finished.jsonl").touch()
@@ -186,6 +190,16 @@ async def test_an_outage_across_the_deadline_ends_no_task_however_few_are_left(
         assert await simulation.run(ids, flags) is Exit.ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
     assert simulation.api.stats().requests_total < 60 + 40 * count + outage_s / 8
+
+
+async def test_a_single_id_that_is_refused_at_the_start_ends_a_finite_run_within_30_s(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids = simulation.write_ids(1)
+    stage_from(simulation, wrong_path(), 0.0)
+    assert await simulation.run(ids) is Exit.CONFIG
+    assert asyncio.get_running_loop().time() < 30
 
 
 async def test_a_token_that_is_refused_at_the_start_still_ends_with_77(

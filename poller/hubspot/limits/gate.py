@@ -22,6 +22,7 @@ from poller.hubspot.limits.pause import LanePause, Probes
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
 from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
+from poller.schedule.policy import doublings_each
 
 log = structlog.get_logger("poller")
 
@@ -258,7 +259,7 @@ class AccountGate:
         outcome = answer.outcome
         is_good = isinstance(outcome, ANSWERING)
         is_failed, is_probe = isinstance(outcome, Unreachable), self._pause.reason is not None
-        self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe)
+        self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe, number=slot.number)
         self._throttles.note(throttled=isinstance(outcome, Throttled))
         match outcome:
             case Running() | Finished() | Missing():
@@ -333,7 +334,7 @@ class AccountGate:
         if self._pause.reason is not None and slot.number != self._pause.probes.number:
             return  # an overdue probe, which another has replaced
         if self._outage.is_outage and self._pause.reason is not Pause.DAILY_QUOTA:
-            self._pause.lose_api(outcome)
+            self._pause.lose_api(outcome, doublings_each=doublings_each(self._outage.usual_failed_share))
         else:
             self._fail_probe(slot, outcome.retry_after_s)
 

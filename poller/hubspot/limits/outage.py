@@ -8,9 +8,10 @@ from collections import deque
 REMEMBERED = 30  # polls by which the API is judged
 FAILED_OF_REMEMBERED = 24
 FAILED_IN_A_ROW = 5  # more where many polls failed before: there such a row comes by chance
-BY_CHANCE = 0.001  # how likely a row of failures may be by chance and still be an outage
+BY_CHANCE = 0.0001  # how likely a row of failures may be by chance and still be an outage
 DIFFERENT = 3  # tasks that must have failed: one broken task only backs off itself
-REFUSED_IN_A_ROW = 3  # requests, of at least two tasks, before the account counts as refused
+REFUSED_IN_A_ROW = 3  # requests, of at least two tasks, before the account counts as refused …
+REFUSED_AT_START = 2  # … and before any good answer
 WITNESS = "a task that was answered before"  # subject of polls that only check whether the account is answered
 FEW_ERRORS = 15
 FEW_ERRORS_SHARE = 0.045  # of all requests; HubSpot asks for less than 5 % a day
@@ -34,39 +35,56 @@ class RequestCounts:
 
 
 class OutageDetector:
-    """The latest polls of a lane, failed or not. Until the first good answer nothing shows that a task is to blame."""
+    """The latest polls of a lane, failed or not, in the order in which they were sent: polls that time out together,
+    long after later ones were answered, are no outage. Until the first good answer nothing shows that a task is to
+    blame."""
 
     def __init__(self) -> None:
-        self._latest: deque[tuple[bool, object]] = deque(maxlen=REMEMBERED)
-        self._in_a_row = 0
+        self._latest: list[tuple[int, bool, object]] = []  # number, failed, subject; by number
+        self.usual_failed_share = 0.0  # before the latest row of failures
         self._enough_in_a_row = FAILED_IN_A_ROW
         self._failed_share = 0.0  # of the polls outside of pauses, the latest weighing most
         self._had_success = False
 
-    def note(self, subject: object, *, failed: bool, succeeded: bool = False, is_probe: bool = False) -> None:
-        """Note the end of a poll of `subject`; neither: it was refused or throttled. `is_probe`: during a pause."""
+    def note(
+        self, subject: object, *, failed: bool, succeeded: bool = False, is_probe: bool = False, number: int = 0
+    ) -> None:
+        """Note the end of a poll of `subject`, the request `number`; neither: it was refused or throttled. `is_probe`:
+        during a pause."""
         if failed and not self._in_a_row:
+            self.usual_failed_share = self._failed_share
             self._enough_in_a_row = _enough_in_a_row(self._failed_share)
         if not is_probe:
             self._failed_share += (failed - self._failed_share) / REMEMBERED
-        self._latest.append((failed, subject))
-        self._in_a_row = self._in_a_row + 1 if failed else 0
         self._had_success |= succeeded
+        later = 0
+        while later < len(self._latest) and self._latest[-1 - later][0] > number:
+            later += 1
+        self._latest.insert(len(self._latest) - later, (number, failed, subject))
+        if len(self._latest) > REMEMBERED:
+            del self._latest[0]
 
     def clear(self) -> None:
         """Forget all polls, as after a pause."""
         self._latest.clear()
-        self._in_a_row = 0
 
     @property
     def is_outage(self) -> bool:
         """Whether most polls of several tasks fail, or also the witness's: the last 5, or 24 of the last 30."""
-        failed = [subject for failed, subject in self._latest if failed]
-        if self._in_a_row < self._enough_in_a_row and len(failed) < FAILED_OF_REMEMBERED:
+        failed = [subject for _, failed, subject in self._latest if failed]
+        in_a_row = self._in_a_row
+        if in_a_row < self._enough_in_a_row and len(failed) < FAILED_OF_REMEMBERED:
             return False
         if len(failed) < FAILED_OF_REMEMBERED:
-            failed = failed[-self._in_a_row :]
+            failed = failed[-in_a_row:]
         return len(set(failed)) >= DIFFERENT or WITNESS in failed or not self._had_success
+
+    @property
+    def _in_a_row(self) -> int:
+        """How many of the latest polls failed in a row, the last one included."""
+        return next(
+            (back for back, (_, failed, _) in enumerate(reversed(self._latest)) if not failed), len(self._latest)
+        )
 
 
 def _enough_in_a_row(failed_share: float) -> int:
@@ -103,9 +121,10 @@ class RefusalDetector:
 
     @property
     def is_account(self) -> bool:
-        """Whether the account is refused: three requests in a row, of two tasks, for the same reason."""
+        """Whether the account is refused: three requests in a row, of two tasks, for the same reason. Before the first
+        good answer two are enough, and there may be one task only."""
         if not self._had_success:
-            return bool(self._subjects)
+            return len(self._subjects) >= REFUSED_AT_START
         return len(self._subjects) >= REFUSED_IN_A_ROW and len(set(self._subjects)) > 1
 
 

@@ -30,6 +30,7 @@ class Probes:
         self.due_at = 0.0  # when the next one may leave, monotonic
         self.number = 0  # of the request that is out; 0: none
         self.failed = 0  # since the pause has its present reason
+        self.doublings_each = 1.0  # of the gap, with each failed probe of an outage
         self._counts = counts
         self._monotonic = monotonic
         self._rng = rng
@@ -53,7 +54,8 @@ class Probes:
 
     def outage_gap_s(self, failures: int, asked_s: float | None) -> float:
         share = self._rng.uniform(0.85, 1.0)
-        return outage_wait_s(asked_s, failures=failures, errors_are_few=self._counts.errors_are_few, share=share)
+        doublings = failures * self.doublings_each
+        return outage_wait_s(asked_s, doublings=doublings, errors_are_few=self._counts.errors_are_few, share=share)
 
     def quarter_in_s(self, now: float) -> float:
         """Return a wait to just after the next quarter hour of UTC; `now` is the wall clock's."""
@@ -108,8 +110,9 @@ class LanePause:
         reason = Pause(outcome.reason)
         self._begin(reason, outcome.detail, refused_wait_s(self._failures(reason)))
 
-    def lose_api(self, outcome: Unreachable) -> None:
-        """The API is down."""
+    def lose_api(self, outcome: Unreachable, *, doublings_each: float) -> None:
+        """The API is down. `doublings_each`: less than 1 where failed polls were frequent before."""
+        self.probes.doublings_each = doublings_each
         gap_s = self.probes.outage_gap_s(self._failures(Pause.OUTAGE), outcome.retry_after_s)
         self._begin(Pause.OUTAGE, f"most polls fail, the latest with {outcome.reason}", gap_s)
 
@@ -203,10 +206,10 @@ def refused_wait_s(failures: int) -> float:
     return float(min(5 * 2 ** min(failures, 10), LONGEST_PROBE_GAP_S))
 
 
-def outage_wait_s(asked_s: float | None, *, failures: int, errors_are_few: bool, share: float) -> float:
+def outage_wait_s(asked_s: float | None, *, doublings: float, errors_are_few: bool, share: float) -> float:
     """Return the gap to the next probe while the API is down: 1, 2, 4, 8, 8 … s, or up to 60 s once errors are many.
 
     `share` below 1 shortens it, so that replicas do not probe in step.
     """
-    gap_s = min(2.0 ** min(failures, 10), SHORT_PROBE_GAP_S if errors_are_few else LONGEST_PROBE_GAP_S)
-    return max(gap_s * share, min(asked_s or 0.0, LONGEST_PROBE_GAP_S))
+    gap_s = min(2.0 ** min(doublings, 10), SHORT_PROBE_GAP_S if errors_are_few else LONGEST_PROBE_GAP_S)
+    return float(max(gap_s * share, min(asked_s or 0.0, LONGEST_PROBE_GAP_S)))

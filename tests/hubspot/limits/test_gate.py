@@ -232,7 +232,8 @@ async def test_a_probe_that_is_cancelled_makes_way_for_the_next(clock: Clock) ->
 
 async def test_a_refused_token_is_retried_more_and_more_rarely(clock: Clock) -> None:
     gate = make_gate(clock)
-    times = [await poll(gate, PAUSES[6][0]) for _ in range(8)]
+    began_at = await pause(gate, PAUSES[6][0])
+    times = [began_at, *[await poll(gate, PAUSES[6][0]) for _ in range(7)]]
     gaps = [round(b - a) for a, b in pairwise(times)]
     assert gaps == [5, 10, 20, 40, 60, 60, 60]
     assert [refused_wait_s(n) for n in (0, 4, 9999)] == [5, 60, 60]
@@ -309,7 +310,8 @@ async def test_the_reason_of_a_pause_may_change_without_ending_it(
 ) -> None:
     gate = make_gate(clock)
     began_at = await poll(gate, Throttled(policy="window"))
-    await poll(gate, Refused(reason="scope_missing", detail="needs the scope files"))
+    for _ in range(2):
+        await poll(gate, Refused(reason="scope_missing", detail="needs the scope files"))
     assert gate.pause is Pause.SCOPE_MISSING
     assert gate.state().pause_detail == "needs the scope files"
     ended_at = await poll(gate)
@@ -319,7 +321,7 @@ async def test_the_reason_of_a_pause_may_change_without_ending_it(
 
 async def test_time_paused_in_earlier_runs_counts(clock: Clock) -> None:
     gate = make_gate(clock, AccountState(paused_s=1000.0))
-    await poll(gate, PAUSES[6][0])
+    await pause(gate, PAUSES[6][0])
     await asyncio.sleep(3)
     assert gate.paused_s == pytest.approx(1003, abs=0.01)
     assert gate.state().paused_s == pytest.approx(1003, abs=0.01)
@@ -350,12 +352,12 @@ async def test_probes_in_an_outage_come_more_and_more_rarely_and_never_in_step(c
 
 
 def test_gaps_in_an_outage_double_up_to_8_s_while_errors_are_few_else_to_60_s() -> None:
-    few = [outage_wait_s(None, failures=n, errors_are_few=True, share=1) for n in range(6)]
-    many = [outage_wait_s(None, failures=n, errors_are_few=False, share=1) for n in range(8)]
+    few = [outage_wait_s(None, doublings=n, errors_are_few=True, share=1) for n in range(6)]
+    many = [outage_wait_s(None, doublings=n, errors_are_few=False, share=1) for n in range(8)]
     assert few == [1, 2, 4, 8, 8, 8]
     assert many == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert outage_wait_s(30.0, failures=0, errors_are_few=True, share=1) == 30
-    assert outage_wait_s(9999.0, failures=0, errors_are_few=True, share=1) == 60
+    assert outage_wait_s(30.0, doublings=0, errors_are_few=True, share=1) == 30
+    assert outage_wait_s(9999.0, doublings=0, errors_are_few=True, share=1) == 60
 
 
 def test_failures_of_fewer_than_three_different_tasks_are_no_outage() -> None:
@@ -382,6 +384,19 @@ def test_until_the_first_good_answer_any_task_that_keeps_failing_is_an_outage() 
         assert not outage.is_outage
         outage.note(7, failed=True)
     assert outage.is_outage
+
+
+@pytest.mark.parametrize("outcome", [each for each, _, _ in PAUSES[6:]])
+async def test_before_the_first_good_answer_the_second_refusal_in_a_row_is_the_account_s(
+    clock: Clock, outcome: Outcome
+) -> None:
+    for subjects, pauses in (([1], False), ([1, 2], True), ([1, 1], True)):
+        gate = make_gate(clock, requests=1000)
+        for subject in subjects:
+            assert not is_paused(gate)
+            async with gate.slot(subject) as slot:
+                slot.answered(Answer(outcome=outcome))
+        assert is_paused(gate) is pauses, subjects
 
 
 @pytest.mark.parametrize("outcome", [each for each, _, _ in PAUSES[6:]])
@@ -429,6 +444,33 @@ def test_where_many_polls_fail_by_accident_a_longer_row_of_failures_is_an_outage
     for turn in range(15):
         bad.note(turn, failed=True)
     assert bad.is_outage
+
+
+def test_polls_that_time_out_together_are_no_outage_where_later_ones_were_answered() -> None:
+    outage = OutageDetector()
+    for number in range(1, 101):  # every fourth hangs; the others are answered at once
+        if number % 4:
+            outage.note(number, failed=False, succeeded=True, number=number)
+    for number in range(4, 101, 4):
+        outage.note(number, failed=True, number=number)
+        assert not outage.is_outage
+    for number in range(101, 125):
+        outage.note(number, failed=True, number=number)
+    assert outage.is_outage
+
+
+async def test_where_failed_polls_are_frequent_an_outage_by_chance_is_probed_more_often(clock: Clock) -> None:
+    pauses = []
+    for failing in (0, 60):  # of 120 polls before
+        gate = make_gate(clock, requests=1000)
+        for turn in range(120):
+            await poll(gate, DOWN if failing and turn % 2 else GOOD.outcome)
+        await bring_down(gate)
+        began_at = asyncio.get_running_loop().time()
+        for _ in range(6):
+            await poll(gate, DOWN)
+        pauses.append(asyncio.get_running_loop().time() - began_at)
+    assert pauses[1] < 0.6 * pauses[0]
 
 
 def test_probes_of_a_long_outage_do_not_make_the_next_one_harder_to_notice() -> None:

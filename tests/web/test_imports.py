@@ -1,0 +1,68 @@
+"""POST /v1/imports: each row of a request is in the ledger once, is on disk, and is started by the run."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.core.protocols import Clock
+from poller.reports.ledger import imbalances
+from poller.sandbox import Scenario, parse_durations
+from tests.support.simulation import Simulation
+from tests.support.site import json_of, visited
+
+QUICK = Scenario(fates={}, durations=parse_durations("fixed:2"), requests=10_000)
+FLAGS: dict[str, Any] = {
+    "input": {"feeds": "imports"},
+    "imports": {"options": {"access": "PRIVATE", "folderPath": "/p/{sku}"}},
+}
+CSV = "url,sku\nhttps://cdn.example.com/1.png,1\nhttps://cdn.example.com/1.png,1\nhttps://localhost/2.png,2\n"
+LINES = '{"url": "https://cdn.example.com/3.png", "sku": "3"}\n'
+ARRAY = '[{"url": "https://cdn.example.com/4.png", "sku": "4"}]'
+
+
+@pytest.fixture
+async def simulation(tmp_path: Path, clock: Clock) -> Simulation:
+    return Simulation(tmp_path, clock, QUICK)
+
+
+async def test_rows_of_each_content_type_are_started_and_become_files(simulation: Simulation) -> None:
+    async with visited(simulation, flags=FLAGS) as session:
+        counted = []
+        for content_type, body in (("text/csv", CSV), ("application/x-ndjson", LINES), ("application/json", ARRAY)):
+            headers = {"Content-Type": content_type}
+            async with session.post("/v1/imports", data=body, headers=headers) as response:
+                assert response.status == 200, await response.text()
+                answer = await json_of(response)
+            counted.append((answer["lines"], answer["accepted"], answer["duplicate"], len(answer["rejected"])))
+        assert counted == [(4, 1, 1, 1), (1, 1, 0, 0), (1, 1, 0, 0)]
+        await asyncio.sleep(30)
+    assert {(each["ref"]["sku"], each["result"]["path"].rpartition("/")[0]) for each in simulation.records()} == {
+        ("1", "/p/1"),
+        ("3", "/p/3"),
+        ("4", "/p/4"),
+    }
+    assert imbalances(await simulation.sums()) == []
+
+
+async def test_a_run_that_starts_no_imports_refuses_rows_and_names_the_remedy(simulation: Simulation) -> None:
+    headers = {"Content-Type": "text/csv"}
+    async with visited(simulation) as session, session.post("/v1/imports", data=CSV, headers=headers) as response:
+        assert response.status == 409
+        answer = await json_of(response)
+    assert answer["error"] == "imports_off"
+    assert "poller import --follow" in answer["message"]
+    assert answer["lines"] == 0
+
+
+async def test_rows_whose_columns_lack_an_option_store_nothing(simulation: Simulation) -> None:
+    flags = FLAGS | {"imports": {"options": {"access": "PRIVATE"}}}
+    async with (
+        visited(simulation, flags=flags) as session,
+        session.post("/v1/imports", data=CSV, headers={"Content-Type": "text/csv"}) as response,
+    ):
+        assert response.status == 400
+        answer = await json_of(response)
+    assert "gives the folder" in answer["message"]
+    assert (await simulation.sums()).sources == ()
