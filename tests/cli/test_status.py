@@ -14,6 +14,7 @@ from poller.core.accounts import AccountState
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.core.sums import SinkSums, Sums
+from poller.reports.fleet import FleetSnapshot, MemberView
 from poller.reports.status import AccountView, LedgerView, ReasonCount, RunningProcess, status_line
 from poller.reports.task import PollView, TaskView
 from poller.sandbox import Scenario, parse_durations
@@ -23,14 +24,16 @@ from tests.support.simulation import Simulation, settings_for
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
 KEYS = {
     "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "landed", "pruned", "polls",
-    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run",
+    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run", "fleet",
 }  # fmt: skip
 
 
 ANSWERS = (Path(__file__).parents[2] / "docs" / "answers.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("shape", [LedgerView, AccountView, RunningProcess, ReasonCount, TaskView, PollView])
+@pytest.mark.parametrize(
+    "shape", [LedgerView, AccountView, RunningProcess, ReasonCount, FleetSnapshot, MemberView, TaskView, PollView]
+)
 def test_the_documented_keys_are_those_of_the_code(shape: type[msgspec.Struct]) -> None:
     documented = set(re.findall(r"`([a-z_]+)`", ANSWERS))
     assert set(shape.__struct_fields__) - documented == set()
