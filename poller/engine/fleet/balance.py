@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOVED_AT_ONCE = 10  # accounts that a member takes or gives in one turn, so that no fast one takes all
-TURNS_TO_SHARE = 12  # a share larger than what these turns move at that pace is moved faster
+TURNS_TO_SHARE = 6  # a share larger than what these turns move at that pace is moved faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
