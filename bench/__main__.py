@@ -242,6 +242,7 @@ def main() -> None:
     part = parts.add_parser("finding", help=finding.__doc__)
     part.add_argument("--tasks", type=int, default=1_000_000)
     part.add_argument("--state", help="a file that is kept, and used where it exists")
+    part.add_argument("--postgres", action="store_true", help="a state in a PostgreSQL server of its own")
     part.set_defaults(measure=finding)
     args = parser.parse_args()
     args.measure(args)

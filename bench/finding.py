@@ -1,5 +1,5 @@
-"""How long the first page of found tasks takes in a large SQLite state, for each kind of filter, and what the index of
-the rows costs beside feeding.
+"""How long the first page of found tasks takes in a large state, for each kind of filter, and what the index of the
+rows costs beside feeding.
 """
 
 import argparse
@@ -15,7 +15,9 @@ from statistics import median
 from typing import Any
 
 import orjson
+import psycopg
 
+from bench.postgres import new_state, started_server
 from poller.core.model import Chunk, Fed, Position
 from poller.core.search import TaskFilter
 from poller.store import open_store, read_store
@@ -48,14 +50,18 @@ QUERIES: dict[str, dict[str, Any]] = {
 
 def finding(args: argparse.Namespace) -> None:
     """Build a state, index it, and time each filter on a connection that has just been opened."""
+    if args.postgres:
+        with started_server() as server:
+            asyncio.run(_measure(new_state(server), args.tasks))
+        return
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        asyncio.run(_measure(Path(args.state or f"{folder}/poller.db"), args.tasks))
+        path = Path(args.state or f"{folder}/poller.db")
+        asyncio.run(_measure(f"sqlite:///{path}", args.tasks, is_built=path.exists()))
 
 
-async def _measure(path: Path, tasks: int) -> None:
-    url = f"sqlite:///{path}"
-    if not path.exists():  # noqa: ASYNC240 - nothing else waits
-        await _build(url, path, tasks)
+async def _measure(url: str, tasks: int, *, is_built: bool = False) -> None:
+    if not is_built:
+        await _build(url, tasks)
     print(f"{'first page of 100':32} {'ms':>7} {'worst':>7} {'processor':>9}  tasks")
     for name, conditions in QUERIES.items():
         took_s, processor_s, found, is_whole = [], [], 0, True
@@ -75,21 +81,20 @@ def _late(ends_at: float) -> Any:
     return lambda: time.perf_counter() >= ends_at
 
 
-async def _build(url: str, path: Path, tasks: int) -> None:
-    store = await open_store(url, clock=time.time)
+async def _build(url: str, tasks: int) -> None:
+    later_s = 0.0
+    store = await open_store(url, clock=lambda: time.time() + later_s)
     source, rows, began = await store.new_source("bench"), _rows(tasks), time.perf_counter()
     for begin in range(0, tasks, CHUNK):
         fed = tuple(next(rows) for _ in range(min(CHUNK, tasks - begin)))
         await store.add(source, Chunk(fed=fed, rejected=(), blank=0, position=Position()))
+    later_s = 3600.0  # PostgreSQL indexes what was not fed just now
     fed_s, began = time.perf_counter() - began, time.process_time()
     while await store.index_rows(AT_ONCE * 16):
         pass
     indexed_s = time.process_time() - began
     await store.close()
-    with closing(sqlite3.connect(path)) as connection:
-        _finish(connection)
-        (bits,) = connection.execute("SELECT count(*) * 2000 FROM grams").fetchone()
-    size = path.stat().st_size  # noqa: ASYNC240 - nothing else waits
+    bits, size = _finish_postgres(url) if url.startswith("postgres") else _finish(Path(url.removeprefix("sqlite:///")))
     share, a_task = bits / size, indexed_s / tasks * 1e6
     print(f"fed {tasks:,} in {fed_s:.1f} s; indexed in {a_task:.1f} µs of processor a task, {share:.1%} of the state")
 
@@ -103,18 +108,36 @@ def _rows(tasks: int) -> Iterator[Fed]:
         yield Fed(account=account, task_id=f"AAAA{number:07}x", ref=orjson.dumps({"url": url, "folder": "/migrated"}))
 
 
-def _finish(connection: sqlite3.Connection) -> None:
-    """Give nine tasks in ten an outcome; the last ones are the latest."""
-    connection.executescript(
-        """
-        UPDATE task SET polls = 3, poll_log = printf('%0400d', key),
-          kind = CASE WHEN key % 10 = 0 THEN NULL WHEN key % 166667 = 1 THEN 'timed_out'
-            WHEN key % 5 = 1 THEN 'canceled' ELSE 'complete' END;
-        UPDATE task SET landed = kind = 'complete' WHERE kind IS NOT NULL;
-        INSERT INTO record (task, reason, seen_at, body)
-          SELECT key, CASE WHEN kind = 'complete' THEN NULL WHEN key % 100003 = 1 THEN 'once in a while: a reason'
-            ELSE 'HTTP ' || (400 + key % 40) || ': the server of the file' END,
-          2000000000.0 - 86400.0 + 86400.0 * key / (SELECT max(key) FROM task), CAST(printf('%0700d', key) AS BLOB)
-          FROM task WHERE kind IS NOT NULL;
-        """
-    )
+# nine tasks in ten have an outcome; the last ones are the latest
+_OUTCOMES = (
+    "UPDATE task SET polls = 3, poll_log = {poll_log},"
+    " kind = CASE WHEN key % 10 = 0 THEN NULL WHEN key % 166667 = 1 THEN 'timed_out'"
+    " WHEN key % 5 = 1 THEN 'canceled' ELSE 'complete' END;"
+    " UPDATE task SET landed = (kind = 'complete') WHERE kind IS NOT NULL;"
+    " INSERT INTO record (task, reason, seen_at, body)"
+    " SELECT key, CASE WHEN kind = 'complete' THEN NULL WHEN key % 100003 = 1 THEN 'once in a while: a reason'"
+    " ELSE 'HTTP ' || (400 + key % 40) || ': the server of the file' END,"
+    " 2000000000.0 - 86400.0 + 86400.0 * key / (SELECT max(key) FROM task), {body}"
+    " FROM task WHERE kind IS NOT NULL ORDER BY key;"
+)
+
+
+def _finish(path: Path) -> tuple[int, int]:
+    """Give the tasks their outcomes; return the bytes of the index and of the state."""
+    with closing(sqlite3.connect(path)) as connection:
+        body = "CAST(printf('%0700d', key) AS BLOB)"
+        connection.executescript(_OUTCOMES.format(poll_log="printf('%0400d', key)", body=body))
+        (bits,) = connection.execute("SELECT count(*) * 2000 FROM grams").fetchone()
+    return bits, path.stat().st_size
+
+
+def _finish_postgres(url: str) -> tuple[int, int]:
+    """The same, of a state in PostgreSQL."""
+    server, _, schema = url.replace("?schema=", "&schema=").partition("&schema=")
+    with psycopg.connect(server, autocommit=True, options=f"-c search_path={schema}") as connection:
+        body = "convert_to(lpad(key::text, 700, '0'), 'UTF8')"
+        connection.execute(_OUTCOMES.format(poll_log="lpad(key::text, 400, '0')", body=body).encode())
+        connection.execute("VACUUM ANALYZE")
+        sizes = "SELECT pg_total_relation_size('grams'), pg_database_size(current_database())"
+        bits, size = connection.execute(sizes.encode()).fetchone() or (0, 1)
+    return bits, size

@@ -46,7 +46,7 @@ def postgres(args: argparse.Namespace) -> None:
     """Polls and feeding with a state in PostgreSQL: both sides' processor time, statements, write-ahead log."""
     server_core, core = cores()
     figures: dict[tuple[str, str], list[float]] = defaultdict(list)
-    with _started_server() as server, serving(server_core) as base_url:
+    with started_server() as server, serving(server_core) as base_url:
         for _ in range(args.rounds):
             for tree in args.trees:
                 for name, value in _measure(args, tree, server, base_url, core):
@@ -83,7 +83,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         ids = _lines(folder, args.polls // 3, args.accounts)
-        environ = _environ(tree, args.accounts) | ({"POLLER_STATE": _new_state(server)} if server else {})
+        environ = _environ(tree, args.accounts) | ({"POLLER_STATE": new_state(server)} if server else {})
         if server is None:
             yield run_service(folder, base_url, [ids], core=core, **environ), None
             return
@@ -119,7 +119,7 @@ def _feed(args: argparse.Namespace, tree: str, server: Server, core: int | None)
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             ids = _lines(folder, args.fed, accounts, refs=refs)
-            environ = _environ(tree, accounts) | {"POLLER_STATE": _new_state(server), "POLLER_WORKERS": "1"}
+            environ = _environ(tree, accounts) | {"POLLER_STATE": new_state(server), "POLLER_WORKERS": "1"}
             run = run_service(folder, NO_API, [ids], core=core, until="source.ended", **environ)
             began, ended = (_event(run, event) for event in ("source.opened", "source.ended"))
             yield f"feeding {what}: per second", args.fed / (ended - began)
@@ -132,7 +132,7 @@ def _poll_of_many(
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         ids = _lines(folder, args.waiting, 1)
-        environ = _environ(tree, 1) | {"POLLER_STATE": _new_state(server)}
+        environ = _environ(tree, 1) | {"POLLER_STATE": new_state(server)}
         run_service(folder, NO_API, [ids], core=core, until="source.ended", **environ, POLLER_WORKERS="1")
         time.sleep(2.1)  # the window of the run that fed
         first = run_service(
@@ -146,7 +146,7 @@ def _poll_of_many(
 
 
 @contextmanager
-def _started_server() -> Iterator[Server]:
+def started_server() -> Iterator[Server]:
     """A server as its wheel configures it: on disk, with fsync."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about the location of its lock file
@@ -160,7 +160,7 @@ def _started_server() -> Iterator[Server]:
             server.cleanup()
 
 
-def _new_state(server: Server) -> str:
+def new_state(server: Server) -> str:
     """Return the URL of an empty state; the one before is dropped."""
     with psycopg.connect(server.url, autocommit=True, options="-c client_min_messages=warning") as connection:
         connection.execute("DROP SCHEMA IF EXISTS bench CASCADE")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported on first use: the command line starts without it
         StoreLocked,
         StoreUnusable,
         TokenRefused,
+        TooManyFailures,
     )
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "StoreLocked",
     "StoreUnusable",
     "TokenRefused",
+    "TooManyFailures",
     "__version__",
 ]
 

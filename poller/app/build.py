@@ -33,6 +33,7 @@ from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
+from poller.store import is_new
 
 log = structlog.get_logger("poller")
 
@@ -268,8 +269,9 @@ def sink_environment(settings: Settings, environment: Environment) -> SinkEnviro
 
 
 async def check_build(settings: Settings, environment: Environment) -> None:
-    """Raise `ConfigError` where a sink cannot be made, or a secret is missing: before the run creates any file."""
-    check_sinks(settings.sink_specs, sink_environment(settings, environment))
+    """Raise `PollerError` where a sink cannot be made, a secret is missing, or a new state would find the output of
+    another: before the run creates any file."""
+    check_sinks(settings.sink_specs, sink_environment(settings, environment), is_new=is_new(settings.state))
     for account in settings.account_settings().values():
         if account.oauth is not None:
             oauth_secrets(account.oauth, environment.environ)

@@ -27,7 +27,7 @@ from poller.engine import Service
 from poller.engine.fleet.feed import MemberFeed
 from poller.engine.fleet.member import FleetMember
 from poller.engine.metrics import Metrics
-from poller.sources import Source
+from poller.sources import Source, check_beginnings
 from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
 
@@ -61,8 +61,10 @@ async def open_run(
     environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
     metrics = Metrics()
     await check_build(settings, environment)
-    if not sources and not inputs.is_endless(settings, sources) and is_new(settings.state):
-        raise InputError(NO_INPUT)
+    if is_new(settings.state):
+        if not sources and not inputs.is_endless(settings, sources):
+            raise InputError(NO_INPUT)
+        check_beginnings(sources)
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock, replica=settings.own_replica)
         stack.push_async_callback(store.close)
@@ -170,14 +172,14 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
         clock=environment.clock,
         feeding=inputs.feeding(settings, "ids"),
         importing=inputs.importing(settings),
-        deadline_s=_longest_deadline_s(settings),
+        deadline_s=settings.longest_deadline_s,
         fleet=None if parts.fleet is None else parts.fleet.reader,
     )
 
     def apply(now: Settings) -> None:
         context.feeding = inputs.feeding(now, "ids")
         context.importing = inputs.importing(now) if context.importing is not None else None  # its lanes start none
-        context.deadline_s = _longest_deadline_s(now)
+        context.deadline_s = now.longest_deadline_s
 
     async with AsyncExitStack() as stack:
         url = await _listen(settings, parts, context, stack)
@@ -202,10 +204,6 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
     url = f"http://{taken.near()}/"
     log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
     return url
-
-
-def _longest_deadline_s(settings: Settings) -> float:
-    return max(account.deadline_s for account in settings.account_settings().values())
 
 
 async def run_service(service: Service, watchers: Iterable[Coroutine[Any, Any, None]] = ()) -> PollerError | None:

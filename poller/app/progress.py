@@ -19,7 +19,8 @@ from poller.core.protocols import Clock
 from poller.core.text import PAUSE_TEXT
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, slowest_of, time_left
+from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.schedule.slowest import SlowestTask
 from poller.sinks.stdout import StdoutTable
 
 REDRAW_S = 0.25
@@ -39,6 +40,7 @@ class Progress:
     lanes: Callable[[], Sequence[LaneOutlook]]  # what bounds each account's requests
     ended: Callable[[], bool]  # whether the input has ended, so that "known" is all
     slowest_at: Callable[[float], float | None] = lambda _now: None  # how long the slowest may take
+    times_out_at: Callable[[], float | None] = lambda: None  # the youngest task
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
@@ -127,31 +129,9 @@ class Progress:
             paces=recent_paces([step]),
             lanes=self.lanes(),
             slowest_at=self.slowest_at(now),
+            times_out_at=self.times_out_at(),
         )
         return time_left(cast, now)
-
-
-class SlowestTask:
-    """Knows until when the slowest of a run's tasks may take, as the live page does."""
-
-    def __init__(self, service: Service, metrics: Metrics, deadline_s: float) -> None:
-        self._service, self._metrics, self._deadline_s = service, metrics, deadline_s
-        self._fed, self._fed_at = -1, 0.0
-
-    def at(self, now: float) -> float | None:
-        if self._metrics.tasks != self._fed:
-            self._fed, self._fed_at = self._metrics.tasks, now
-        ends = [
-            slowest_of(
-                self._metrics.waiting,
-                youngest_s=max(0.0, now - self._fed_at),
-                now=now,
-                unfinished_at=lane.unfinished_at,
-                times_out_at=self._fed_at + self._deadline_s,
-            )
-            for lane in self._service.lanes.values()
-        ]
-        return max(ends, default=None)
 
 
 def progress_of(service: Service, metrics: Metrics, environment: Environment, deadline_s: float) -> Progress:
@@ -171,12 +151,19 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         states = [lane.gate.state() for lane in service.lanes.values()]
         return [LaneOutlook(is_paused=state.pause is not None, resume_at=state.resume_at) for state in states]
 
+    slowest = SlowestTask(deadline_s)
+
+    def slowest_at(now: float) -> float:
+        slowest.see(metrics.tasks, now=now)
+        return slowest.at(now, waiting=metrics.waiting, durations=[each.durations for each in service.lanes.values()])
+
     return Progress(
         metrics=metrics,
         clock=environment.clock,
         pauses=service.pauses,
         lanes=lanes,
-        slowest_at=SlowestTask(service, metrics, deadline_s).at,
+        slowest_at=slowest_at,
+        times_out_at=lambda: slowest.times_out_at,
         ended=lambda: service.fed,
         ending=ending,
         is_shared=is_shared,

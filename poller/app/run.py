@@ -114,8 +114,8 @@ def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Corou
     if parts.fleet is not None:
         watchers.append(parts.fleet.turns.run())
     if environment.terminal is not None:
-        deadline_s = max(account.deadline_s for account in settings.account_settings().values())
-        watchers.append(progress_of(service, metrics, environment, deadline_s).show(environment.terminal))
+        progress = progress_of(service, metrics, environment, settings.longest_deadline_s)
+        watchers.append(progress.show(environment.terminal))
     return watchers
 
 

@@ -26,7 +26,12 @@ async def show_state(settings: Settings, environ: Mapping[str, str], *, is_addre
         tokens = await site_token(settings, environ)
 
         async def serve(address: Address) -> Address:
-            state = StateContext(store=store, clock=time.time)
+            state = StateContext(
+                store=store,
+                clock=time.time,
+                deadline_s=settings.longest_deadline_s,
+                timings=settings.timing_keys,
+            )
             site = make_state_site(state, tokens, partial(last_beat, settings.state))
             return await stack.enter_async_context(listen(site, address))
 

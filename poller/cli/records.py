@@ -49,7 +49,7 @@ def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
         for file_path in written_files(path) if "%" in path.name else [path]:
             try:
                 with file_path.open("rb") as file:
-                    if file.peek().startswith(CSV.header):
+                    if file.peek().startswith(tuple(each.header for each in (CSV, *CSV.older))):
                         raise InputError(
                             f"{file_path} is a csv sink's: its rows are not whole records; name a jsonl file"
                         )

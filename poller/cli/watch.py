@@ -20,6 +20,7 @@ from poller.core.sums import Sums
 from poller.core.text import PAUSE_TEXT, duration, without_controls
 from poller.core.timestamps import iso
 from poller.reports.ledger import imbalances
+from poller.reports.slowest import Slowest
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
 PACE_OVER_S = 120.0  # of the past that rates are measured over
@@ -30,6 +31,7 @@ class LiveView:
     """A few lines that are redrawn in place."""
 
     block: LiveBlock
+    _slowest: Slowest | None = None
     _seen: deque[tuple[float, Sums]] = field(default_factory=deque)
 
     @classmethod
@@ -37,9 +39,15 @@ class LiveView:
         return cls(LiveBlock(Console(file=sys.stdout)))
 
     def show(
-        self, sums: Sums, limits: Mapping[str, LearnedLimit], heartbeat: tuple[int, float] | None, now: float
+        self,
+        sums: Sums,
+        limits: Mapping[str, LearnedLimit],
+        heartbeat: tuple[int, float] | None,
+        now: float,
+        slowest: Slowest | None = None,
     ) -> None:
         """Draw the state as of now. `heartbeat` is of the process that works on it."""
+        self._slowest = slowest
         self._seen.append((now, sums))
         while now - self._seen[0][0] > PACE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
@@ -91,8 +99,16 @@ class LiveView:
             return ""
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
         lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
-        paces = recent_paces([step])
-        cast = forecast(now=now, waiting=sums.waiting, finished=sums.finished, paces=paces, lanes=lanes)
+        paces, slowest = recent_paces([step]), self._slowest
+        cast = forecast(
+            now=now,
+            waiting=sums.waiting,
+            finished=sums.finished,
+            paces=paces,
+            lanes=lanes,
+            slowest_at=slowest.at if slowest else None,
+            times_out_at=slowest.times_out_at if slowest else None,
+        )
         return time_left(cast, now)
 
     def _rate(self, sums: Sums, limits: Mapping[str, LearnedLimit]) -> str:

@@ -44,6 +44,7 @@ from poller.config.value_types import (
 )
 from poller.core.columns import COLUMN_NAMES
 from poller.core.start_options import OPTIONS
+from poller.schedule.knowledge import knowledge_key
 from poller.schedule.policy import LONGEST_GAP_S, Polling
 from poller.schedule.starts import StartRules
 
@@ -284,6 +285,16 @@ class Settings(AccountSettings):
     def fixed(cls) -> frozenset[str]:
         """Return the names of the settings that only a restart changes."""
         return frozenset(name for name, info in cls.model_fields.items() if _FIXED in info.metadata)
+
+    @property
+    def longest_deadline_s(self) -> float:
+        """The longest deadline of an account."""
+        return max(account.deadline_s for account in self.account_settings().values())
+
+    @property
+    def timing_keys(self) -> dict[str, str]:
+        """By account, the key under which the state keeps what its polls taught."""
+        return {name: knowledge_key(name, each.status_path) for name, each in self.account_settings().items()}
 
     def account_settings(self) -> dict[str, AccountSettings]:
         """Return every account's settings; where none is configured, the one account the top describes."""

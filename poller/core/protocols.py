@@ -278,6 +278,9 @@ class StateReader(Protocol):
     async def knowledge(self, name: str) -> bytes | None:
         """Return what `save_knowledge` last noted under this name; None if nothing."""
 
+    async def last_fed_at(self) -> float | None:
+        """Return when the last task was fed; None where there is none."""
+
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         """Return what is known of the tasks with this id, one for each account that has it, by account."""
 

@@ -1,7 +1,7 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import assert_never
@@ -22,10 +22,10 @@ from poller.engine.recorder import Polled, Recorder
 from poller.engine.witness import Witness
 from poller.schedule import AccountTiming
 from poller.schedule.policy import Polling, decide
+from poller.schedule.slowest import KnownDurations, learned
 
 log = structlog.get_logger("poller")
 
-FEWEST_LEARNED = 50  # finished imports, before their durations bound the slowest
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
 
 
@@ -224,11 +224,9 @@ class Lane:
             self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
 
     @property
-    def unfinished_at(self) -> Callable[[float], float] | None:
-        """The learned chance that an import is unfinished at an age; None where too few have finished."""
-        if self._timing is None or self._timing.planner.hazard.finished < FEWEST_LEARNED:
-            return None
-        return self._timing.planner.share_unfinished
+    def durations(self) -> KnownDurations | None:
+        """What its polls taught about how long imports take; None where that is too little."""
+        return None if self._timing is None else learned(self._timing.planner)
 
     async def hold(self) -> None:
         """Pause the account on a person's word; returns when that is on disk. Polls in flight are finished."""

@@ -50,6 +50,7 @@ class Forecast:
     at: float | None = None
     nearly_at: float | None = None  # None: 99 % are done already, or it is not known
     slowest_at: float | None = None  # None: not known
+    is_tail_open: bool = False  # the slowest may take much longer than the others, and how long is not known yet
     is_partial: bool = False  # without the accounts that are paused until a person or HubSpot acts
     earliest_at: float | None = None  # not before: one poll a task at the limit
     latest_at: float | None = None
@@ -71,7 +72,8 @@ def forecast(
     """Return when the waiting tasks will have their outcomes.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
-    deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`.
+    deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`. That is no forecast
+    where only the deadline bounds it, nor while most tasks still wait: those that are done show too little.
     """
     if not waiting:
         return Forecast(state="open" if is_open else "done")
@@ -94,15 +96,16 @@ def forecast(
     last = (waiting + finished) // LAST_ONE_IN
     nearly_at = begins_at + (ends[0] - begins_at) * (waiting - last) / waiting if waiting > last else None
     slowest_at = None if slowest_at is None else max(slowest_at, ends[0])
-    return replace(
-        known,
-        state="estimated",
-        at=ends[0],
-        latest_at=max(ends),
-        earliest_at=min(ends),
-        nearly_at=nearly_at,
-        slowest_at=slowest_at,
-    )
+    is_learned = finished >= waiting and (times_out_at is None or slowest_at is None or slowest_at < times_out_at)
+    is_tail_open = has_tail(ends[0], slowest_at, now) and not is_learned
+    cast = replace(known, state="estimated", at=ends[0], latest_at=max(ends), earliest_at=min(ends))
+    slowest_at = None if is_tail_open else slowest_at
+    return replace(cast, nearly_at=nearly_at, slowest_at=slowest_at, is_tail_open=is_tail_open)
+
+
+def has_tail(at: float, slowest_at: float | None, now: float) -> bool:
+    """Return whether the slowest may take much longer than the pace suggests."""
+    return slowest_at is not None and slowest_at - now >= TAIL_RATIO * max(1.0, at - now)
 
 
 def slowest_of(
@@ -132,8 +135,11 @@ def time_left(cast: Forecast, now: float) -> str:
         return ""
     partial = ", without paused accounts" if cast.is_partial else ""
     slowest_at = cast.slowest_at
-    if slowest_at is None or slowest_at - now < TAIL_RATIO * max(1.0, cast.at - now):
-        return f"about {_left(cast.at, now)} left{partial}"
+    if cast.is_tail_open and cast.nearly_at is not None:
+        return f"99 % in about {_left(cast.nearly_at, now)}, a few may take longer{partial}"
+    if cast.is_tail_open or slowest_at is None or not has_tail(cast.at, slowest_at, now):
+        longer = ", a few may take longer" if cast.is_tail_open else ""
+        return f"about {_left(cast.at, now)} left{longer}{partial}"
     if cast.nearly_at is None:
         return f"the last ones may take {_left(slowest_at, now)}{partial}"
     return f"99 % in about {_left(cast.nearly_at, now)}, the slowest may take {_left(slowest_at, now)}{partial}"

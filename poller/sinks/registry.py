@@ -75,9 +75,10 @@ def make_sink(spec: SinkSpec, environment: SinkEnvironment) -> Sink:
     return sink
 
 
-def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None = None) -> None:
-    """Raise `ConfigError` where a spec cannot be used as written. Opens nothing, and reads secrets only with an
-    `environment`; runs no code of other packages."""
+def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None = None, *, is_new: bool = False) -> None:
+    """Raise `ConfigError` where a spec cannot be used as written, and, for a state that `is_new`, `SinkError` where its
+    target has data of another. Creates nothing, and reads secrets only with an `environment`; runs no code of other
+    packages."""
     for spec in specs:
         _, kind, target, options = _read(spec)
         found = _find(spec, kind)
@@ -86,6 +87,8 @@ def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None =
         settings = _settings(found, target, options)
         if environment is not None:
             settings.make(environment)
+        if is_new:
+            settings.check_new()
 
 
 def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:

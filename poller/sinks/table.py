@@ -42,6 +42,9 @@ class SinkTable(BaseModel, ABC):
     def make(self, environment: SinkEnvironment) -> Sink:
         """Return the sink, not opened. Raises `ConfigError` where a named variable or file is wrong."""
 
+    def check_new(self) -> None:
+        """Raise `SinkError` where a state that has never seen the sink could not use it. Creates nothing."""
+
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         """Return the settings in `values`. Raises `ConfigError` with every problem, one a line."""

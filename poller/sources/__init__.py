@@ -13,7 +13,7 @@ from poller.sources.parsing.content import Content
 from poller.sources.parsing.line import read_json
 from poller.sources.parsing.lines import excerpt
 from poller.sources.parsing.parser import Parser
-from poller.sources.source import Reader, Source, check_sources
+from poller.sources.source import Reader, Source, check_beginnings, check_sources
 
 __all__ = [
     "STDIN",
@@ -24,6 +24,7 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Source",
+    "check_beginnings",
     "check_sources",
     "excerpt",
     "feed",

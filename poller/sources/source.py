@@ -13,7 +13,7 @@ from poller.sources.files.drop_folder import DropFolder
 from poller.sources.files.follow import follow
 from poller.sources.files.glob_files import GlobReader
 from poller.sources.files.open_file import STDIN, check_readable, source_name
-from poller.sources.files.read import feed
+from poller.sources.files.read import check_beginning, feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
@@ -67,6 +67,13 @@ class Reader:
                 await folder.run(follow=source.follow)
             case _:
                 assert_never(source.kind)
+
+
+def check_beginnings(sources: Iterable[Source]) -> None:
+    """Raise `InputError` where the first lines of a file refuse it: before a new state is created for nothing."""
+    for source in sources:
+        if source.kind == "file" and not source.follow and source.location != STDIN:
+            check_beginning(source.location, source.options)
 
 
 def check_sources(sources: Iterable[Source]) -> None:

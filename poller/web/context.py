@@ -4,9 +4,9 @@ A server that only shows a state has no run: its handlers use `STATE` alone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -28,6 +28,8 @@ class StateContext:
 
     store: StateReader
     clock: Clock
+    deadline_s: float  # the longest of the accounts'; a reload replaces it
+    timings: Mapping[str, str] = field(default_factory=dict)  # by account: the key of what its polls taught
 
     async def account_state(self, name: str) -> AccountState:
         """Return the account's pause and requests."""
@@ -44,7 +46,6 @@ class RunContext(StateContext):
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     importing: ReadOptions | None  # the same for rows to import; None: the run starts none
-    deadline_s: float  # the longest of the accounts'; a reload replaces it
     fleet: "FleetReader | None" = None  # the other members; None: the run owns the state alone
 
     @property

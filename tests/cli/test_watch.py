@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from poller.app.live_block import LiveBlock
-from poller.cli.commands.status import _sums_and_limits
+from poller.cli.commands.status import _watched
 from poller.cli.watch import LiveView
 from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
@@ -75,7 +75,7 @@ def test_a_state_that_does_not_balance_is_shown_as_such() -> None:
 async def test_the_limit_is_that_of_the_answers(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:1"), requests=70, window_s=5.0))
     await simulation.run(simulation.write_ids(5))
-    sums, limits = await _sums_and_limits(settings_for(tmp_path))
+    sums, limits, _ = await _watched(settings_for(tmp_path), clock())
     assert sums.finished == 5
     assert limits == {"default": LearnedLimit(requests=70, window_s=5.0)}
 

@@ -124,6 +124,20 @@ def test_the_last_ones_keep_no_pace_so_the_tail_has_a_time_of_its_own() -> None:
     assert time_left(found, NOW) == "99 % in about 1 min 38 s, the slowest may take 20 min"
 
 
+def test_while_most_tasks_wait_the_slowest_has_no_instant_yet() -> None:
+    found = forecast(now=NOW, waiting=6000, finished=1000, paces=[40.0], slowest_at=NOW + 30_000)
+    assert (found.slowest_at, found.is_tail_open) == (None, True)
+    assert time_left(found, NOW) == "99 % in about 2 min 28 s, a few may take longer"
+
+
+def test_a_deadline_alone_is_no_forecast_of_the_slowest() -> None:
+    until = NOW + 86_400
+    found = forecast(now=NOW, waiting=400, finished=600, paces=[4.0], slowest_at=until, times_out_at=until)
+    assert (found.slowest_at, found.is_tail_open) == (None, True)
+    found = forecast(now=NOW, waiting=4, finished=996, paces=[4.0], slowest_at=until, times_out_at=until)
+    assert time_left(found, NOW) == "about 1 s left, a few may take longer"
+
+
 def test_once_99_percent_are_done_only_the_slowest_are_left() -> None:
     found = forecast(now=NOW, waiting=5, finished=995, paces=[4.0], slowest_at=NOW + 1200)
     assert found.nearly_at is None

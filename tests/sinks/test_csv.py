@@ -57,6 +57,7 @@ def test_a_row_has_the_record_s_columns() -> None:
         "task_id": "t1",
         "account": "main",
         "kind": "complete_with_errors",
+        "landed": "true",
         "status": "COMPLETE",
         "num_errors": "2",
         "error": "File not found",

@@ -78,6 +78,47 @@ async def written(sink: FileSink, batch: Sequence[Delivery]) -> bytes:
     return answer.position
 
 
+async def test_a_file_that_an_earlier_version_began_keeps_its_columns_and_the_next_one_has_all(tmp_path: Path) -> None:
+    (older,) = CSV.older
+    path, batch = tmp_path / "finished.csv", deliveries(300)
+    sink = FileSink(path, older)
+    await sink.open(None, [])
+    position = await written(sink, batch[:20])
+    await sink.close()
+    found = []
+    for _ in ("killed", "again"):  # after a kill the same bytes are written again at the same offsets
+        sink = FileSink(path, CSV, rotate_bytes=4096)
+        await sink.open(position, batch[20:])
+        await written(sink, batch[20:])
+        await sink.close()
+        found.append({file: file.read_bytes() for file in tmp_path.iterdir()})
+    assert found[0] == found[1]
+    first, *others = [found[0][file] for file in sorted(found[0], key=lambda file: (len(file.name), file.name))]
+    assert first.startswith(older.header + lines(older, batch[:25]))
+    assert others
+    assert all(data.startswith(CSV.header) for data in others)
+    assert sum(data.count(b"\r\n") - 1 for data in (first, *others)) == 300
+
+
+async def test_a_file_of_an_earlier_version_that_was_moved_is_followed_by_one_with_all_columns(tmp_path: Path) -> None:
+    (older,) = CSV.older
+    path, batch = tmp_path / "finished.csv", deliveries(30)
+    sink = FileSink(path, older)
+    await sink.open(None, [])
+    position = await written(sink, batch[:10])
+    await sink.close()
+    sink = FileSink(path, CSV)
+    await sink.open(position, batch[10:])
+    position = await written(sink, batch[10:20])
+    path.rename(tmp_path / "moved.csv")
+    assert isinstance(await sink.write(batch[20:]), Retry)
+    await written(sink, batch[20:25])
+    await written(sink, batch[25:])
+    await sink.close()
+    assert (tmp_path / "moved.csv").read_bytes() == content(older, batch[:20])
+    assert path.read_bytes() == content(CSV, batch[20:])
+
+
 async def test_records_are_lines_in_order_and_the_position_is_the_length(form: LineFormat, path: Path) -> None:
     sink = FileSink(path, form)
     assert await sink.open(None, []) == b"0"

@@ -1,5 +1,6 @@
-"""Fixtures of the fleet's tests."""
+"""Fixtures of the stores' tests."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from poller.store import open_store
 from poller.store.postgres.dsn import parse
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open
+from tests.support.wire import Wire, wire_to
 
 
 @pytest.fixture
@@ -36,3 +38,14 @@ def database(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
     """Return a connection that reads the tables or changes them behind the stores' back."""
     with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+async def wire(postgres_server: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    monkeypatch.setattr(
+        "tests.support.virtual.SOCKET_GRACE_S", 0.002
+    )  # a listening socket would be waited for at every step
+    async with wire_to(postgres_server) as wire:
+        yield wire
+        wire.flows.set()
+        await asyncio.sleep(6)  # the pool's connections in the making end by then

@@ -130,7 +130,7 @@ async def test_a_poll_of_an_earlier_ownership_is_not_recorded(open_member: Open,
     assert await a.fleet.counts() == {"": (3, 0, 0)}
 
 
-async def test_a_task_has_one_outcome_whoever_records_it(open_member: Open) -> None:
+async def test_a_task_has_one_outcome_though_several_members_had_it(open_member: Open) -> None:
     a, b = await open_member("a"), await open_member("b")
     await take(a, "one")
     await feed(a, "x", "y", account="one")
@@ -174,7 +174,7 @@ async def test_a_claim_that_was_under_way_when_its_account_changed_owner_is_drop
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-async def test_numbers_appear_in_their_order_whoever_commits_first(
+async def test_numbers_appear_in_their_order_though_another_commits_first(
     open_member: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that goes on after the highest number it saw would otherwise never see the lower one."""
@@ -230,9 +230,7 @@ async def test_records_of_any_bytes_pass_the_last_message(open_member: Open) -> 
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 
-async def test_counts_are_those_of_the_rows_whoever_recorded(
-    open_member: Open, postgres_url: str, clock: Clock
-) -> None:
+async def test_counts_are_those_of_the_rows_of_all_members(open_member: Open, postgres_url: str, clock: Clock) -> None:
     single = await open_store(postgres_url, clock=clock)
     await feed(single, "p", "q", "r", account="one")
     p, q = await single.claim("one", 2)

@@ -13,6 +13,7 @@ from poller.core.errors import (
     StoreLocked,
     StoreUnusable,
     TokenRefused,
+    TooManyFailures,
 )
 from poller.core.model import Kind, Rejection
 
@@ -32,4 +33,5 @@ __all__ = [
     "StoreLocked",
     "StoreUnusable",
     "TokenRefused",
+    "TooManyFailures",
 ]

@@ -35,6 +35,10 @@ class FinishedImport:
     polls: int
     ref: Mapping[str, Any]  # what was fed with the id; empty where nothing was
     correlation_id: str | None  # for HubSpot's support
+    row: str | None  # the identity of the row that was imported; None, and the next three as here, where an id was fed
+    starts: int  # start calls that may have reached HubSpot
+    existing: bool  # HubSpot's duplicate check returned a file that was there before
+    earlier: tuple[str, ...]  # task ids of earlier attempts at the row
     record: bytes  # the record as other sinks get it: one JSON object
 
     @classmethod
@@ -62,6 +66,10 @@ class FinishedImport:
             polls=fields["polls"],
             ref=ref,
             correlation_id=fields["correlation_id"],
+            row=fields.get("row"),
+            starts=fields.get("starts", 0),
+            existing=fields.get("existing", False),
+            earlier=tuple(fields.get("earlier", ())),
             record=body,
         )
 

@@ -41,6 +41,7 @@ class PollerOptions(AccountOptions, total=False):
     """What a `Poller` can set; its account options are the defaults of `accounts`."""
 
     account: str  # of rows that name none
+    imports: Mapping[str, Any]  # how rows are imported; needed for `import_files`
     accounts: Mapping[str, AccountOptions]
     sinks: Sequence[str | Mapping[str, Any]]  # beside the loop over `finished()`
     listen: str  # the live page; "off" unless it is set
@@ -66,6 +67,8 @@ def settings_of(state: str, options: PollerOptions) -> tuple[Settings, dict[str,
     for name, own in accounts.items():
         _refuse_unknown(own, AccountOptions, f"accounts[{name!r}]")
         _move_token(own, f"accounts.{name}.token", tokens)
+    if "imports" in values:
+        values["input"] = {"feeds": "imports"}
     settings = settings_from({"listen": "off"} | values | {"accounts": accounts, "state": state, "follow": True})
     for name, account in settings.account_settings().items():
         has_token = account.oauth or account.token_file or (os.environ | tokens).get(account.token_env)

@@ -19,6 +19,7 @@ from poller.app.embed.run import EmbeddedRun
 from poller.app.environment import Environment
 from poller.core import log as logs
 from poller.hubspot.client import Connections
+from poller.sources import ReadOptions
 
 IN_MEMORY = "sqlite:///:memory:"
 
@@ -60,13 +61,34 @@ class Poller:
         used is in `rejected` with its reason; an id that the account has already is a duplicate. Cancellation, or an
         error of the iterable, leaves the rows before it stored. Raises what ended the run.
         """
+        read = inputs.feeding(self._settings, "ids")
+        return self._feed(rows, replace(read, id_column=id_column or read.id_column), account)
+
+    def import_files(
+        self, rows: Rows, *, account: str | None = None, options: Mapping[str, str] | None = None
+    ) -> Coroutine[Any, Any, FedRows]:
+        """Add rows to import; return where each went, once all are on disk. The run starts an import for each.
+
+        A row is a URL, or a mapping with the URL as `url`: its options of HubSpot's start call, such as `access` and
+        `folderPath`, are keys of it, else those of `options`, else those of `Poller(imports={"options": …})`; texts of
+        both may have `{key}` for a key of the row. A row that failed before is another attempt; one that landed or is
+        under way is a duplicate. Otherwise as `feed`. Raises `ConfigError` where no row could be imported, such as
+        without access or folder, and `RuntimeError` without `Poller(imports=…)`.
+        """
+        if "imports" not in self._settings.model_fields_set:
+            raise RuntimeError("this Poller starts no imports: make it with Poller(imports={})")
+        read = inputs.feeding(self._settings, "imports")
+        if options and read.rows is not None:
+            read = replace(read, rows=replace(read.rows, defaults={**read.rows.defaults, **options}))
+        return self._feed(rows, read, account)
+
+    def _feed(self, rows: Rows, read: ReadOptions, account: str | None) -> Coroutine[Any, Any, FedRows]:
         if isinstance(rows, str | bytes | Mapping):
-            raise TypeError(f"feed takes many rows, not one {type(rows).__name__}: put it into a list")
-        run, read = self._entered, inputs.feeding(self._settings)
+            raise TypeError(f"many rows are fed, not one {type(rows).__name__}: put it into a list")
+        run = self._entered
         if account is not None and account not in read.accounts:
             raise ValueError(f"unknown account {account!r}; known: {', '.join(sorted(read.accounts))}")
-        read = replace(read, default_account=account or read.default_account, id_column=id_column or read.id_column)
-        feeding = run.feed(rows, read, mark := object())
+        feeding = run.feed(rows, replace(read, default_account=account or read.default_account), mark := object())
         run.feeds.add(mark)  # now, not when it is awaited: `finished` waits for it
         weakref.finalize(feeding, run.end_feed, mark).atexit = False  # also for one that is never awaited
         return feeding

@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
-from poller.core.model import Added, Chunk, Fed, Position, Rejection
+from poller.core.model import Added, Chunk, Fed, FedRow, Position, Rejection
 from poller.sources import ReadOptions, excerpt, read_json
+from poller.sources.imports.lines import ImportLines
+from poller.sources.imports.row import RowReaders
 
 Row = str | int | tuple[str | int, Mapping[str, Any] | None] | Mapping[str, Any]
 Rows = Iterable[Row] | AsyncIterable[Row]
@@ -19,10 +21,10 @@ CHUNK_ROWS = 5_000  # a transaction; what the rows after it wait for
 
 @dataclass(slots=True)
 class FedRows:
-    """Where the rows of one `feed` went: rows = tasks + duplicates + rejected. Whatever is counted is on disk."""
+    """Where the rows of one call went: rows = tasks + duplicates + rejected. Whatever is counted is on disk."""
 
-    tasks: int = 0  # new ones
-    duplicates: int = 0  # ids that the account has already; the task keeps its first `ref`
+    tasks: int = 0  # new ones, or rows to import
+    duplicates: int = 0  # ids or rows that the account has already; the task keeps its first `ref`
     rejected: list[Rejection] = field(default_factory=list)  # `line` is the row's number, from 1
 
     @property
@@ -39,15 +41,44 @@ class FedRows:
         ]
 
 
-def chunk_of(rows: Sequence[Row], options: ReadOptions) -> Chunk:
-    """Return the rows as a chunk whose lines are numbered from 1."""
-    fed, rejected = [], []
+ReadRow = Callable[[object], Fed | FedRow]  # raises `ValueError` for a row that cannot be used
+
+
+def reader_of(options: ReadOptions) -> ReadRow:
+    """Return what reads each row: as an id, or as a row to import."""
+    if options.rows is None:
+        return lambda row: _fed(row, options)
+    lines = ImportLines(options=options, readers=RowReaders(options.rows))
+    return lambda row: _import_row(row, lines)
+
+
+def chunk_of(rows: Sequence[Row], read: ReadRow) -> Chunk:
+    """Return the rows as a chunk whose lines are numbered from 1. Raises `ConfigError` where no row can be imported."""
+    fed: list[Fed] = []
+    to_import: list[FedRow] = []
+    rejected = []
     for number, row in enumerate(rows, 1):
         try:
-            fed.append(_fed(row, options))
+            found = read(row)
         except ValueError as reason:
             rejected.append(Rejection(line=number, reason=str(reason), excerpt=excerpt(repr(row).encode())))
-    return Chunk(fed=tuple(fed), rejected=tuple(rejected), blank=0, position=Position(line=len(rows)))
+        else:
+            if isinstance(found, Fed):
+                fed.append(found)
+            else:
+                to_import.append(found)
+    position = Position(line=len(rows))
+    return Chunk(fed=tuple(fed), rows=tuple(to_import), rejected=tuple(rejected), blank=0, position=position)
+
+
+def _import_row(row: object, lines: ImportLines) -> FedRow:
+    match row:
+        case str():
+            return lines.read_json(_json({"url": row}))
+        case Mapping():
+            return lines.read_json(_json(dict(row), lines.options))
+        case _:
+            raise ValueError("a row to import is a URL, or a mapping with the URL")
 
 
 def _fed(row: object, options: ReadOptions) -> Fed:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.embed.finished_import import FinishedImport
-from poller.app.embed.rows import FedRows, Row, Rows, chunk_of, store_all
+from poller.app.embed.rows import FedRows, Row, Rows, chunk_of, reader_of, store_all
 from poller.app.environment import Environment
 from poller.config import Settings
 from poller.core.errors import PollerError
@@ -63,7 +63,7 @@ class EmbeddedRun:
                 self._live_feed = LiveFeed(parts.service, parts.store, SOURCE)
                 self._parts, self.page_url = parts, site.url
                 self._began_or_ended.set()
-                self._error = await run_service(parts.service)
+                self._error = await run_service(parts.service) or parts.service.stopped_by
                 self._stop()
         except PollerError as error:
             self._error = error
@@ -121,7 +121,7 @@ class EmbeddedRun:
 
     async def feed(self, rows: Rows, read: ReadOptions, mark: object) -> FedRows:
         """Store the rows; `mark` is in `feeds` meanwhile."""
-        fed, counts = FedRows(), SourceCounts(SOURCE)
+        fed, counts, read_row = FedRows(), SourceCounts(SOURCE), reader_of(read)
 
         def on_stored(chunk: Chunk, added: Added) -> None:
             fed.add(chunk, added)
@@ -131,7 +131,7 @@ class EmbeddedRun:
             if self._is_ending or self._live_feed is None:
                 self._is_error_raised = True  # here
                 return self._error or PollerError(LEFT)
-            storing = self._storing.create_task(self._live_feed.add([chunk_of(batch, read)], on_stored))
+            storing = self._storing.create_task(self._live_feed.add([chunk_of(batch, read_row)], on_stored))
             self._stores = {each for each in self._stores if not each.done()} | {storing}
             await asyncio.wait({storing})  # a cancelled `feed` leaves it to be stored and counted
             return PollerError(LEFT) if storing.cancelled() else storing.result()

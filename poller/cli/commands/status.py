@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec.json import encode
@@ -16,6 +16,9 @@ from poller.core.protocols import Clock
 from poller.core.sums import Sums
 from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
 from poller.reports.ledger import imbalances, summary
+
+if TYPE_CHECKING:
+    from poller.reports.slowest import Slowest
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
@@ -73,10 +76,10 @@ async def watch_status(
     try:
         while True:
             started_at = clock()
-            sums, limits = await _sums_and_limits(settings)
+            sums, limits, slowest = await _watched(settings, clock())
             beat = last_beat(settings.state, settings.own_replica)
             if view is not None:
-                view.show(sums, limits, beat, clock())
+                view.show(sums, limits, beat, clock(), slowest)
             elif as_json:
                 typer.echo(_json(settings, sums, clock()))
             else:
@@ -123,14 +126,17 @@ async def _sums_and_fleet(settings: Settings) -> tuple[Sums, FleetSnapshot | Non
         return sums, None if view is None else fleet_snapshot(view, await store.fleet_published())
 
 
-async def _sums_and_limits(settings: Settings) -> tuple[Sums, Mapping[str, LearnedLimit]]:
-    """Return the sums, and by account the limit that HubSpot's answers showed."""
+async def _watched(settings: Settings, now: float) -> "tuple[Sums, Mapping[str, LearnedLimit], Slowest | None]":
+    """Return the sums; by account the limit that HubSpot's answers showed; until when the slowest task may take."""
     from poller.cli.records import open_state
+    from poller.reports.slowest import slowest_in
 
     async with open_state(settings) as store:
         sums = await store.sums()
         limits = {name: decode_limit(await store.knowledge(limit_key(name))) for name in sums.accounts}
-    return sums, {name: limit for name, limit in limits.items() if limit is not None}
+        deadline_s, timings = settings.longest_deadline_s, settings.timing_keys
+        slowest = await slowest_in(store, sums, timings=timings, deadline_s=deadline_s, now=now)
+    return sums, {name: limit for name, limit in limits.items() if limit is not None}, slowest
 
 
 def _json(settings: Settings, sums: Sums, now: float, fleet: FleetSnapshot | None = None) -> str:

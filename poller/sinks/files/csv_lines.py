@@ -2,18 +2,20 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
 from poller.core.csv_cells import harmless
 from poller.core.deliveries import Delivery
+from poller.core.record import landed_in
 from poller.sinks.files.rotation import LineFormat
 from poller.sinks.files.sink import FileTable
 
 COLUMNS = (
-    "task_id", "account", "kind", "status", "num_errors", "error", "result_id", "result_name", "result_path",
+    "task_id", "account", "kind", "landed", "status", "num_errors", "error", "result_id", "result_name", "result_path",
     "result_url", "result_size", "result_type", "result_extension", "result_access", "requested_at", "started_at",
     "completed_at", "seen_at", "polls", "correlation_id", "ref",
 )  # fmt: skip
@@ -22,14 +24,22 @@ Fields = dict[str, msgspec.Raw]  # keeps numbers as they were received; of dupli
 _DECODER = msgspec.json.Decoder(Fields)
 
 
-def _line(delivery: Delivery) -> bytes:
+COLUMNS_BEFORE_LANDED = tuple(column for column in COLUMNS if column != "landed")  # of version 0.1.0
+
+
+def _line(delivery: Delivery, columns: Sequence[str] = COLUMNS) -> bytes:
     record = _fields(delivery.body)
     result = record.get("result", msgspec.Raw(b"null"))
     is_url = bytes(result).startswith(b'"')  # the result of an export
     of_result = {"url": result} if is_url else _fields(result)
     fields = record | {f"result_{name}": value for name, value in of_result.items()}
-    cells = {column: _text(fields.get(column)) for column in COLUMNS}
-    return _row((cells | {"task_id": delivery.task_id, "account": delivery.account, "error": _error(record)}).values())
+    known = {
+        "task_id": delivery.task_id,
+        "account": delivery.account,
+        "landed": "true" if landed_in(delivery.body) else "false",
+        "error": _error(record),
+    }
+    return _row(known[column] if column in known else _text(fields.get(column)) for column in columns)
 
 
 def _row(cells: Iterable[str]) -> bytes:
@@ -68,7 +78,10 @@ def _error(record: Fields) -> str:
     return next((text for text in messages if isinstance(text, str) and text.strip()), "") or _text(record.get("note"))
 
 
-CSV = LineFormat(kind="csv", header=_row(COLUMNS), line=_line)
+_BEFORE_LANDED = LineFormat(
+    kind="csv", header=_row(COLUMNS_BEFORE_LANDED), line=partial(_line, columns=COLUMNS_BEFORE_LANDED)
+)
+CSV = LineFormat(kind="csv", header=_row(COLUMNS), line=_line, older=(_BEFORE_LANDED,))
 
 
 class CsvTable(FileTable):

@@ -28,6 +28,7 @@ class LineFormat:
     kind: str  # in the sink's name, KIND:PATH
     line: Callable[[Delivery], bytes]  # ends with b"\n" and contains no other; raises for no record
     header: bytes = b""  # the first line of each file, with its b"\n"
+    older: "tuple[LineFormat, ...]" = ()  # of earlier versions: a file that one began is continued in it
 
 
 class FilePosition(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +69,15 @@ class Rotation:
     path: Path
     format: LineFormat
     most_bytes: int | None = None
+    begun: tuple[FilePosition, LineFormat] | None = None  # a position in a file that an earlier version began
+
+    def format_at(self, position: FilePosition) -> LineFormat:
+        """Return what the file of the position contains."""
+        if self.begun is not None and position.offset:
+            at, older = self.begun
+            if (at.day, at.number) == (position.day, position.number):
+                return older
+        return self.format
 
     @cached_property
     def is_dated(self) -> bool:
@@ -87,10 +97,11 @@ class Rotation:
         parts: list[FilePart] = []
         begin, lines, size = start, list[bytes](), 0
         for delivery in batch:
-            line = self.format.line(delivery)
             here = msgspec.structs.replace(begin, offset=begin.offset + size)
+            line = self.format_at(here).line(delivery)
             position = self._position_for(here, delivery.body, len(line))
             if position is not here:
+                line = self.format.line(delivery)
                 parts += [FilePart(start=begin, lines=b"".join(lines))] if lines else []
                 begin, lines, size = position, [], 0
             if position.offset == 0:

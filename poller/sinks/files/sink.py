@@ -6,11 +6,12 @@ same bytes at the same offsets, so even a reader that follows the files sees no 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import structlog
-from msgspec.structs import replace
+from msgspec import structs
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from poller.config.value_types import no_bool
@@ -56,6 +57,9 @@ class FileTable(SinkTable):
     def make(self, environment: SinkEnvironment) -> "FileSink":  # noqa: ARG002 - the class's
         return FileSink(self.path, self.FORMAT, rotate_bytes=self.rotate_bytes)
 
+    def check_new(self) -> None:
+        FileSink(self.path, self.FORMAT).refuse_unknown_data()
+
 
 class FileSink:
     """Appends lines to regular files. This process holds the lock of each file that it has open."""
@@ -72,9 +76,10 @@ class FileSink:
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:
         with self._readable_errors():
             if position is None:
-                self._refuse_unknown_data()
+                self.refuse_unknown_data()
             else:
                 self._position = decode_position(position)
+                self._recognize_format()
             parts = self._parts(following)
             for part in reversed(parts):  # the first one stays open
                 if part is parts[0] or self._rotation.file_at(part.start).exists():
@@ -98,6 +103,19 @@ class FileSink:
             del self._kept[self._rotation.file_at(part.start)]
         self._position = parts[-1].end if parts else self._position
         return Written(position=encode_position(self._position))
+
+    def _recognize_format(self) -> None:
+        """Continue a file in the format in which an earlier version began it."""
+        if not self._position.offset or not self._rotation.format.older:
+            return
+        path = self._rotation.file_at(self._position)
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            for older in self._rotation.format.older:
+                file.seek(0)
+                if file.read(len(older.header)) == older.header:
+                    self._rotation = replace(self._rotation, begun=(self._position, older))
 
     def has_data(self) -> bool:
         """Return whether a file of this sink exists and is not empty."""
@@ -146,7 +164,8 @@ class FileSink:
     def _switch_to(self, position: FilePosition) -> LineFile:
         path = self._rotation.file_at(position)
         if self._file is None or self._file.path != path:
-            opened = LineFile.open(path, written=position.offset, header=self._rotation.format.header, spec=self.spec)
+            header = self._rotation.format_at(position).header
+            opened = LineFile.open(path, written=position.offset, header=header, spec=self.spec)
             if self._file is not None:
                 self._file.close()
             self._file = opened
@@ -181,11 +200,17 @@ class FileSink:
         log.warning(event, sink=self.name, position=offset)
         file.close()
         self._file = None
-        self._position = replace(self._position, offset=0)
+        self._position = structs.replace(self._position, offset=0)
+        self._rotation = replace(self._rotation, begun=None)
         self._kept.clear()
         return reason
 
-    def _refuse_unknown_data(self) -> None:
+    def refuse_unknown_data(self) -> None:
+        """Raise `SinkError` where a file of this sink has data: no state knows its origin."""
+        with self._readable_errors():
+            self._refuse_data()
+
+    def _refuse_data(self) -> None:
         path = self._rotation.path
         for file in [*written_files(path), *([] if self._rotation.is_dated else [path])]:
             if file.is_file() and (size := file.stat().st_size):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
@@ -61,6 +62,19 @@ async def feed(
             await commit(chunk)
         counts.log_end()
         return counts
+
+
+def check_beginning(path: str, options: ReadOptions) -> None:
+    """Raise `InputError` where the first lines of a file refuse it, as `feed` would. Regular files only: a pipe could
+    not be read twice."""
+    if not Path(path).is_file():
+        return
+    with open_file(path, 0) as file:
+        block = file.at(0)
+        parser = Parser(options, file.name)
+        for chunks in (parser.push(block), parser.end() if len(block) == file.size else ()):
+            for _ in chunks:
+                pass
 
 
 async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple[int, Position]:

@@ -77,7 +77,7 @@ class ImportLines:
         if not text:
             return None
         if text.startswith("{"):
-            return self._json_row(text.encode())
+            return self.read_json(text.encode())
         if self.options.format == "jsonl":
             raise ValueError("not a JSON object")
         if is_comment(text):
@@ -85,7 +85,8 @@ class ImportLines:
         row, body = self.readers.read({"url": text})
         return FedRow(account=self.options.default_account, row=row, body=body, ref=encode({"url": text}))
 
-    def _json_row(self, line: bytes) -> FedRow:
+    def read_json(self, line: bytes) -> FedRow:
+        """Read a JSON object as a row. Raises `ValueError`, and `ConfigError` where no row of its kind can be read."""
         try:
             value: dict[str, Any] = orjson.loads(line)
         except orjson.JSONDecodeError as error:

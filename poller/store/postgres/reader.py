@@ -107,6 +107,10 @@ class PostgresReads(StateReader):
         stored = await self._fetch("SELECT body FROM knowledge WHERE name = %s", (name,))
         return stored[0][0] if stored else None
 
+    async def last_fed_at(self) -> float | None:
+        stored = await self._fetch("SELECT fed_at FROM task ORDER BY key DESC LIMIT 1")
+        return stored[0][0] if stored else None
+
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         found = await self._fetch(
             "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"
@@ -144,7 +148,7 @@ class PostgresReads(StateReader):
         return await self._read(follow, search)
 
     async def fleet_view(self) -> FleetView | None:
-        view, _ = await self._read(members.see, None, {})
+        view, _ = await self._read(members.see, None, members.SeenFleet())
         return view if view.members else None
 
     async def fleet_published(self) -> Sequence[Published]:

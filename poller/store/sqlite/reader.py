@@ -100,6 +100,10 @@ class SqliteReader(StateReader):
         stored = self._fetch("SELECT body FROM knowledge WHERE name = ?", name)
         return self._noted_knowledge.get(name) or (stored[0][0] if stored else None)
 
+    async def last_fed_at(self) -> float | None:
+        stored = self._fetch("SELECT fed_at FROM task ORDER BY key DESC LIMIT 1")
+        return stored[0][0] if stored else None
+
     async def task_details(self, task_id: str) -> Sequence[TaskDetails]:
         found = self._fetch(
             "SELECT a.name, t.task_id, t.ref, t.fed_at, t.requested_at, t.due_at, t.polls, t.errors, t.status,"

@@ -78,6 +78,11 @@ function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: s
   const partial = forecast.is_partial ? ", without the tasks of paused accounts" : "";
   const limits = `${range}, at the recent pace${paused}${partial}${isFed ? "" : ", if nothing more is fed"}`;
   const slowest = forecast.slowest_at;
+  if (forecast.is_tail_open) {
+    const nearly = forecast.nearly_at ?? forecast.at;
+    const when = forecast.nearly_at === null ? `about ${at(nearly, now)}` : `99 % by ${at(nearly, now)}`;
+    return [when, `in ${duration(nearly - now)}${limits}; a few may take longer.${quota}`];
+  }
   if (slowest === null || slowest - now < TAIL_RATIO * Math.max(1, left)) return [`about ${at(forecast.at, now)}`, `in ${duration(left)}${limits}.${quota}`];
   const until = `${forecast.nearly_at === null ? "the last ones" : "the slowest"} may take until ${at(slowest, now)}`;
   if (forecast.nearly_at === null) return [`by ${at(slowest, now)}`, `${until}, in ${duration(slowest - now)}${partial}.${quota}`];

@@ -17,7 +17,8 @@ from poller.core.timestamps import iso
 from poller.engine.history import STEP_S, History
 from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
-from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces, slowest_of
+from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
+from poller.schedule.slowest import SlowestTask
 from poller.web.context import RunContext
 from poller.web.dashboard.oldest import OldestView, OldestWaiting
 from poller.web.dashboard.snapshot import (
@@ -48,8 +49,7 @@ class Overview:
         self._sources: Sequence[SourceSums] = ()
         self._oldest_waiting = OldestWaiting(run.store)
         self._oldest: OldestView | None = None
-        self._fed_at = run.clock()
-        self._fed = 0
+        self._slowest = SlowestTask(run.deadline_s)
 
     async def snapshot(self) -> RunSnapshot:
         """Return the run as of now."""
@@ -135,8 +135,9 @@ class Overview:
 
     def _forecast(self, now: float, readings: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
         metrics, history = self._metrics, self._history
-        if metrics.tasks != self._fed:
-            self._fed, self._fed_at = metrics.tasks, now
+        slowest, lanes = self._slowest, self._service.lanes.values()
+        slowest.deadline_s = self._run.deadline_s
+        slowest.see(metrics.tasks, now=now)
         current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
         return forecast(
             now=now,
@@ -145,19 +146,9 @@ class Overview:
             paces=recent_paces([*history.steps, current]),
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
-            times_out_at=self._fed_at + self._run.deadline_s,
+            times_out_at=slowest.times_out_at,
             finished=metrics.finished,
-            slowest_at=self._slowest_at(now),
-        )
-
-    def _slowest_at(self, now: float) -> float:
-        """Return until when the slowest waiting task may take, by the account that is slowest."""
-        times_out_at, youngest_s = self._fed_at + self._run.deadline_s, max(0.0, now - self._fed_at)
-        curves = [lane.unfinished_at for lane in self._service.lanes.values()] or [None]
-        waiting = self._metrics.waiting
-        return max(
-            slowest_of(waiting, youngest_s=youngest_s, now=now, unfinished_at=curve, times_out_at=times_out_at)
-            for curve in curves
+            slowest_at=slowest.at(now, waiting=metrics.waiting, durations=[lane.durations for lane in lanes]),
         )
 
     def _polls_per_task(self) -> float | None:

@@ -11,6 +11,7 @@ from poller.core.timestamps import epoch, iso
 from poller.engine.history import History
 from poller.reports.failures.counters import Timeline
 from poller.reports.ledger import merged
+from poller.reports.slowest import Slowest, slowest_in
 from poller.reports.status import LedgerCounts, RunningProcess
 from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces
 from poller.web.context import StateContext, store_limit
@@ -45,6 +46,8 @@ class StateOverview:
         self._count_at = float("-inf")  # when to count again
         self._dead: dict[str, tuple[int, str]] = {}  # by sink: how many dead letters, and the reason of the latest
         self._oldest_waiting = OldestWaiting(state.store)
+        self._state = state
+        self._slowest: Slowest | None = None
         self._reading = asyncio.Lock()
 
     async def snapshot(self) -> RunSnapshot:
@@ -54,6 +57,13 @@ class StateOverview:
             await self._follow()
             async with store_limit():
                 oldest = await self._oldest_waiting.read() if sums.waiting else None
+                self._slowest = await slowest_in(
+                    self._store,
+                    sums,
+                    timings=self._state.timings,
+                    deadline_s=self._state.deadline_s,
+                    now=self._clock(),
+                )
         now, at_work = self._clock(), self._run()
         lanes = [lane_view(name, each, due_at=None, reading=None) for name, each in sums.accounts.items()]
         is_fed, tasks = all(source.ended for source in sums.sources), sums.waiting + sums.finished
@@ -138,7 +148,17 @@ class StateOverview:
         if spans and (since_s := now - spans[-1][0] - span_s) > 0:
             steps.append(Step(seconds=since_s, polls=0, finished=0, paused=0.0))
         lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
-        return forecast(now=now, waiting=sums.waiting, is_open=not is_fed, paces=recent_paces(steps), lanes=lanes)
+        slowest = self._slowest
+        return forecast(
+            now=now,
+            waiting=sums.waiting,
+            is_open=not is_fed,
+            paces=recent_paces(steps),
+            lanes=lanes,
+            times_out_at=slowest.times_out_at if slowest else None,
+            finished=sums.finished,
+            slowest_at=slowest.at if slowest else None,
+        )
 
 
 def _state(sums: Sums, lanes: Sequence[LaneView], *, is_fed: bool, is_at_work: bool) -> RunState:

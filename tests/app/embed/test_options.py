@@ -14,7 +14,6 @@ COMMAND_ONLY = {
     "summary_every_s",
     "traces",
     "stop_on_failures",
-    "imports",
     "fleet",
     "replica",
     "beat_s",

@@ -1,5 +1,6 @@
 """The page of a state without its run: the same figures as the store's, and nothing can be changed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 
 from poller.core.protocols import Clock
 from poller.hubspot.tokens import EnvToken
+from poller.sandbox import Scenario, parse_durations
 from poller.store import read_store
 from poller.web import StateContext, make_state_site
-from tests.support.simulation import Simulation
-from tests.support.site import BASE, SITE_TOKEN, json_of
+from tests.support.simulation import Simulation, settings_for
+from tests.support.site import BASE, SITE_TOKEN, json_of, visited
 from tests.support.virtual import MemoryConnector, serving
 from tests.web.dashboard.test_overview import MIXED, assert_equal, overview_of
 
@@ -29,7 +31,9 @@ async def shown(
     """Serve the page of the simulation's state."""
     store = await read_store(url or f"sqlite:///{simulation.folder}/poller.db")
     tokens = None if token is None else EnvToken("SITE_TOKEN", {"SITE_TOKEN": token})
-    site = make_state_site(StateContext(store=store, clock=simulation.clock), tokens, lambda: run)
+    timings = settings_for(simulation.folder).timing_keys
+    state = StateContext(store=store, clock=simulation.clock, deadline_s=86_400.0, timings=timings)
+    site = make_state_site(state, tokens, lambda: run)
     async with (
         serving(site, auto_decompress=False) as server,
         aiohttp.ClientSession(BASE, connector=MemoryConnector(server)) as session,
@@ -61,6 +65,19 @@ async def test_a_state_in_postgresql_is_shown_too(tmp_path: Path, clock: Clock, 
             assert len((await json_of(response))["tasks"]) == 50
     assert (overview["ledger"]["finished"], overview["ledger"]["waiting"]) == (50, 0)
     assert sum(overview["pace"]["finished"]) == 50
+
+
+async def test_the_slowest_task_is_forecast_as_by_the_run_itself(tmp_path: Path, clock: Clock) -> None:
+    scenario = Scenario(durations=parse_durations("mix:0.9@fixed:5,0.1@uniform:60,90"), requests=1000)
+    simulation = Simulation(tmp_path, clock, scenario)
+    await simulation.run(simulation.write_ids(400))
+    async with visited(simulation, simulation.write_ids(400)) as session:
+        await asyncio.sleep(50)
+        async with shown(simulation, run=(12, clock())) as of_state:
+            own, seen = (await overview_of(session))["forecast"], (await overview_of(of_state))["forecast"]
+        now = clock()
+    assert own["slowest_at"] > now + 60
+    assert seen["slowest_at"] - now == pytest.approx(own["slowest_at"] - now, rel=0.2)
 
 
 async def test_what_another_process_finishes_meanwhile_is_shown(tmp_path: Path, clock: Clock) -> None:

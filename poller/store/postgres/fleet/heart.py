@@ -83,6 +83,7 @@ class Heart:
         if self._connection is None or self._connection.closed:
             connection = self._connection = await connect(self._dsn)
             connection.add_notify_handler(self._note)
+            await connection.execute("SET synchronous_commit = off")  # no promise rests on a heartbeat after a crash
             row = await fetch_first(connection, _CHANNEL)
             self._channel = str(row[0]) if row is not None else ""
             await connection.execute(f"LISTEN {self._channel}".encode())

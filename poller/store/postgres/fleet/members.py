@@ -12,23 +12,27 @@ from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet.accounts import know_accounts
 
 _JOIN = (
-    "WITH mine AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name, serves, settings)"
-    " VALUES (%s, %s, %s, %s, clock_timestamp(), %s, %s, %s) ON CONFLICT (name) DO NOTHING RETURNING id)"
+    "WITH mine AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name)"
+    " VALUES (%s, %s, %s, %s, clock_timestamp(), %s) ON CONFLICT (name) DO NOTHING RETURNING id),"
+    " shown AS (INSERT INTO announced (replica, serves, settings) SELECT id, %s, %s FROM mine)"
     " INSERT INTO progress (replica) SELECT id FROM mine RETURNING replica"
 )
-# One statement is one snapshot. Of each: what it is, number, name, and what its kind of row has.
+# One statement is one snapshot. Of each: what it is, number, name, and what its kind of row has. An epoch grows with
+# each take, so that the sums of all accounts are the same only where nothing changed hands.
 _SEE = (
-    "SELECT 'member', r.id, r.name, r.beats, r.is_draining, r.revision, coalesce(a.owned, 0),"
+    "WITH owned AS (SELECT owner, count(*) AS accounts, sum(epoch)::bigint AS epochs FROM account GROUP BY owner)"
+    " SELECT 'member', r.id, r.name, r.beats, r.is_draining, r.revision, coalesce(owned.accounts, 0),"
     " extract(epoch FROM r.seen_at)::float8, r.host, r.pid"
-    " FROM replica r LEFT JOIN (SELECT owner, count(*) AS owned FROM account GROUP BY owner) a ON a.owner = r.id"
-    " WHERE r.name IS NOT NULL"
-    " UNION ALL SELECT 'account', owner, name, epoch, false, 0, 0, 0, '', 0 FROM account"
+    " FROM replica r LEFT JOIN owned ON owned.owner = r.id WHERE r.name IS NOT NULL"
+    " UNION ALL SELECT 'accounts', owner, '', accounts, false, epochs, 0, 0, '', 0 FROM owned"
     " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id), 0, 0, 0,"
     " home, 0 FROM sink WHERE attached ORDER BY 1, 2, 3"
 )
+_ACCOUNTS = "SELECT name, owner, epoch FROM account ORDER BY name"
 _DETAILS = (
-    "SELECT id, revision, serves, settings::text, ARRAY(SELECT s.name FROM sink_wanted w JOIN sink s ON s.id = w.sink"
-    " WHERE w.replica = replica.id) FROM replica WHERE id = ANY (%s)"
+    "SELECT r.id, r.revision, a.serves, a.settings::text, ARRAY(SELECT s.name FROM sink_wanted w"
+    " JOIN sink s ON s.id = w.sink WHERE w.replica = r.id)"
+    " FROM replica r JOIN announced a ON a.replica = r.id WHERE r.id = ANY (%s)"
 )
 # The row of a member in the middle of a commit is locked against this, and passed over.
 _BURY = (
@@ -47,7 +51,15 @@ class Announced(NamedTuple):
     sinks: frozenset[str]
 
 
-NOTHING_ANNOUNCED = Announced(-1, frozenset(), {}, frozenset())
+class SeenFleet(NamedTuple):
+    """What the last view showed and the next one need not read again."""
+
+    announced: Mapping[int, Announced] = {}  # by member
+    sums: tuple[tuple[Any, ...], ...] = ()  # by owner: accounts, and the sum of their epochs
+    accounts: Mapping[str, tuple[int | None, int]] = {}  # owner, epoch
+
+
+Rows = dict[str, list[tuple[Any, ...]]]  # by what they are
 
 
 async def insert_member(
@@ -73,9 +85,10 @@ async def announce(
 ) -> None:
     await know_accounts(connection, serves)
     await connection.execute(
-        "UPDATE replica SET serves = %s, settings = %s, revision = revision + 1 WHERE id = %s",
+        "UPDATE announced SET serves = %s, settings = %s WHERE replica = %s",
         (sorted(serves), orjson.dumps(settings).decode(), member),
     )
+    await connection.execute("UPDATE replica SET revision = revision + 1 WHERE id = %s", (member,))
 
 
 async def delete_member(connection: AsyncConnection, member: int) -> None:
@@ -86,30 +99,56 @@ async def bury(connection: AsyncConnection, seen: Mapping[int, int]) -> list[int
     return [int(each) for (each,) in await fetch_all(connection, _BURY, (list(seen), list(seen.values())))]
 
 
-async def see(
-    connection: AsyncConnection, me: int | None, known: Mapping[int, Announced]
-) -> tuple[FleetView, dict[int, Announced]]:
-    """Return who is there, and what they announced: `known` with what changed."""
-    rows: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for kind, *row in await fetch_all(connection, _SEE):
-        rows[kind].append(tuple(row))
-    changed = [row[0] for row in rows["member"] if known.get(row[0], NOTHING_ANNOUNCED).revision != row[4]]
-    announced = {row[0]: known[row[0]] for row in rows["member"] if row[0] in known}
-    if changed:
-        for number, revision, serves, settings, sinks in await fetch_all(connection, _DETAILS, (changed,)):
-            announced[number] = Announced(revision, frozenset(serves), orjson.loads(settings), frozenset(sinks))
+async def see(connection: AsyncConnection, me: int | None, known: SeenFleet) -> tuple[FleetView, SeenFleet]:
+    """Return who is there and who owns what, and that as `known` for the next call, which then reads what changed."""
+    rows = await _see(connection)
+    if _sums(rows) != known.sums or _changed(rows, known.announced):
+        async with connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            rows = await _see(connection)
+            known = await _learn(connection, rows, known)
+    owners = {name: owner for name, (owner, _) in known.accounts.items()}
     view = FleetView(
         me=me,
-        members=tuple(_member_of(row, announced.get(row[0], NOTHING_ANNOUNCED)) for row in rows["member"]),
-        mine={name: epoch for owner, name, epoch, *_ in rows["account"] if owner is not None and owner == me},
-        owners={name: owner for owner, name, *_ in rows["account"]},
-        free=frozenset(name for owner, name, *_ in rows["account"] if owner is None),
+        members=tuple(_member_of(row, known.announced[row[0]]) for row in rows["member"]),
+        mine={name: epoch for name, (owner, epoch) in known.accounts.items() if owner is not None and owner == me},
+        owners=owners,
+        free=frozenset(name for name, owner in owners.items() if owner is None),
         sinks=tuple(
             SinkPlace(name=name, owner=owner, epoch=epoch, home=home, is_wanted=is_wanted)
             for owner, name, epoch, is_wanted, _, _, _, home, _ in rows["sink"]
         ),
     )
-    return view, announced
+    return view, known
+
+
+async def _see(connection: AsyncConnection) -> Rows:
+    rows: Rows = defaultdict(list)
+    for kind, *row in await fetch_all(connection, _SEE):
+        rows[kind].append(tuple(row))
+    return rows
+
+
+async def _learn(connection: AsyncConnection, rows: Rows, known: SeenFleet) -> SeenFleet:
+    """Return what these rows mean, read in the same snapshot."""
+    members = {row[0] for row in rows["member"]}
+    announced = {member: each for member, each in known.announced.items() if member in members}
+    for member, revision, serves, settings, sinks in await fetch_all(
+        connection, _DETAILS, (_changed(rows, announced),)
+    ):
+        announced[member] = Announced(revision, frozenset(serves), orjson.loads(settings), frozenset(sinks))
+    accounts = {name: (owner, epoch) for name, owner, epoch in await fetch_all(connection, _ACCOUNTS)}
+    return SeenFleet(announced, _sums(rows), accounts)
+
+
+def _sums(rows: Rows) -> tuple[tuple[Any, ...], ...]:
+    return tuple((owner, accounts, epochs) for owner, _, accounts, _, epochs, *_ in rows["accounts"])
+
+
+def _changed(rows: Rows, announced: Mapping[int, Announced]) -> list[int]:
+    """Return the members that announced something else since, or are new."""
+    known = {member: each.revision for member, each in announced.items()}
+    return [row[0] for row in rows["member"] if known.get(row[0]) != row[4]]
 
 
 def _member_of(row: tuple[Any, ...], announced: Announced) -> Member:

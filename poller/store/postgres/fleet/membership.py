@@ -14,7 +14,7 @@ from poller.store.postgres.fleet import members, sinks, statuses
 from poller.store.postgres.fleet.counts import counts
 from poller.store.postgres.fleet.heart import RELOAD, Heart, hints_of
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
-from poller.store.postgres.fleet.members import Announced
+from poller.store.postgres.fleet.members import SeenFleet
 from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.group_commit import OneByOne
 
@@ -34,7 +34,7 @@ class PostgresMembership(Membership):
         self._heart = heart
         self._clock = clock
         self._flush = flush
-        self._announced: dict[int, Announced] = {}  # by member, as last seen
+        self._known = SeenFleet()
 
     @property
     def id(self) -> int | None:
@@ -73,7 +73,7 @@ class PostgresMembership(Membership):
 
     async def view(self) -> FleetView:
         view: FleetView
-        view, self._announced = await self._read(members.see, self._holdings.member, self._announced)
+        view, self._known = await self._read(members.see, self._holdings.member, self._known)
         return view
 
     async def bury(self, seen: Mapping[int, int]) -> list[int]:

@@ -13,6 +13,7 @@ from poller.store.postgres.fleet.counts import count_again
 from poller.store.postgres.lock import KEY, PROBE_GAP_S, PROBE_TRIES, NotOwner, owner_of
 from poller.store.postgres.schema import VERSION, known_version, migrate
 
+IDLE_S = 3.0  # in a transaction, without a word from its client
 ADDITIVE = frozenset({10})  # versions that a fleet may be brought to while older members run
 
 
@@ -44,7 +45,7 @@ async def share_lock_again(connection: AsyncConnection) -> None:
 
 async def limit_transactions(connection: AsyncConnection) -> None:
     """End the transaction of a member that is frozen: nothing may wait for it longer."""
-    await connection.execute("SET idle_in_transaction_session_timeout = '3s'")
+    await connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_S * 1000)}".encode())
 
 
 async def _begin_alone(connection: AsyncConnection, dsn: Dsn) -> int:

@@ -4,9 +4,12 @@ ALTER TABLE replica
     ADD COLUMN beats bigint NOT NULL DEFAULT 0,
     ADD COLUMN seen_at timestamptz, -- for people only
     ADD COLUMN is_draining boolean NOT NULL DEFAULT false,
-    ADD COLUMN revision bigint NOT NULL DEFAULT 0, -- of the next two columns and of its rows in sink_wanted
-    ADD COLUMN serves text[] NOT NULL DEFAULT '{}',
-    ADD COLUMN settings jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN revision bigint NOT NULL DEFAULT 0; -- of its rows in announced and sink_wanted
+CREATE TABLE announced ( -- beside replica, whose row is written with each heartbeat and stays short
+    replica bigint PRIMARY KEY REFERENCES replica ON DELETE CASCADE,
+    serves text[] NOT NULL,
+    settings jsonb NOT NULL
+);
 ALTER TABLE account
     ADD COLUMN owner bigint REFERENCES replica ON DELETE SET NULL,
     ADD COLUMN epoch bigint NOT NULL DEFAULT 0,

@@ -1,0 +1,162 @@
+"""A fleet whose server goes away, freezes, loses commits, or waits for a member that is frozen."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import psycopg
+import pytest
+
+from poller.core.fleet import Beat, Fenced
+from poller.reports.ledger import imbalances
+from poller.store.postgres.fleet.store import FleetStore
+from tests.support.fleet_members import ACCOUNTS, Open, bury, give, see, take
+from tests.support.store_makers import chunk_of, feed, finished, ids
+from tests.support.wire import Wire
+
+Events = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+async def wired(wire: Wire, postgres_url: str, open_member: Open) -> FleetStore:
+    """Return a member whose connections are the wire."""
+    return await open_member("wired", url=wire.url(postgres_url))
+
+
+@pytest.mark.parametrize("loses", ["commit", "answer"])
+async def test_a_members_commit_whose_answer_is_lost_counts_once(
+    wire: Wire, wired: FleetStore, loses: Literal["commit", "answer"]
+) -> None:
+    await wired.fleet.want_sinks(["file"])
+    wire.loses = loses
+    assert set(await take(wired, "one")) == {"one"}
+    wire.loses = loses
+    await feed(wired, "a", "b", account="one")
+    a, _ = await wired.claim("one", 2)
+    wire.loses = loses
+    assert ids([each.task for each in await wired.record([finished(a)])]) == ["a"]
+    source = await wired.new_source("more.txt")
+    wire.loses = loses
+    assert (await wired.add(source, chunk_of("a", "c", account="one"))).tasks == 1
+    sums = await wired.sums()
+    assert (sums.finished, sums.waiting, sums.polls, imbalances(sums)) == (1, 2, 1, [])
+    assert await wired.fleet.counts() == {"": (2, 0, 0), "complete": (1, 0, 1)}
+    wire.loses = loses
+    assert await give(wired, "one", ages=(1.0,))
+    assert (await take(wired, "one"))["one"].slot_ages_s == (1.0,)
+    assert wire.broke.is_set()
+
+
+async def test_a_member_that_was_buried_while_the_server_was_out_of_its_reach_joins_again(
+    wire: Wire, wired: FleetStore, open_member: Open
+) -> None:
+    other = await open_member("other")
+    await take(wired, "one")
+    await feed(wired, "a", account="one")
+    (a,) = await wired.claim("one", 1)
+    wire.loses = "answer"  # whether it counted is known to the state alone
+    recording = asyncio.ensure_future(wired.record([finished(a)]))
+    await wire.broke.wait()
+    wire.is_cut = True
+    await bury(other, wired)
+    wire.is_cut = False
+    with pytest.raises(Fenced):
+        await recording
+    assert not await wired.fleet.give("one", 1, slot_ages_s=(), is_clean=True)
+    assert await wired.fleet.join(serves=ACCOUNTS, settings={}) is not None
+    assert not (await take(other, "one"))["one"].is_clean
+    sums = await other.sums()
+    assert (sums.finished + sums.waiting, imbalances(sums)) == (1, [])
+
+
+async def test_a_server_that_lost_commits_fences_who_made_them(
+    wire: Wire, wired: FleetStore, database: psycopg.Connection[Any], open_member: Open, events: Events
+) -> None:
+    """After a failover to a standby that was behind: what the member knows of the state is wrong."""
+    other = await open_member("other")
+    before = wired.fleet.id
+    await take(wired, "one", "two")
+    await wired.flush()
+    wire.cut()
+    database.execute("UPDATE progress SET commits = commits - 2 WHERE replica = %s", (before,))
+    wire.is_cut = False
+    with pytest.raises(Fenced) as fenced:
+        await wired.flush()
+    assert fenced.value.lost_commits == 2
+    assert [event["commits"] for event in events if event["event"] == "store.commits_lost"] == [2]
+    assert (await see(other)).free == {"three", "four"}  # the row is still there
+    assert await wired.fleet.join(serves=ACCOUNTS, settings={}) not in (None, before)
+    assert (await see(other)).free == set(ACCOUNTS)
+    assert not (await take(other, "one"))["one"].is_clean
+
+
+async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wired: FleetStore) -> None:
+    loop = asyncio.get_running_loop()
+    assert await wired.fleet.beat() is Beat.MADE
+    wire.flows.clear()
+    began = loop.time()
+    assert await wired.fleet.beat() is Beat.UNREACHED
+    assert loop.time() - began < 3.5
+    wire.flows.set()
+    assert await wired.fleet.beat() is Beat.MADE
+    wire.cut()
+    assert await wired.fleet.beat() is Beat.UNREACHED
+    wire.is_cut = False
+    assert await wired.fleet.beat() is Beat.MADE
+
+
+@pytest.mark.real_time
+async def test_a_member_that_is_frozen_in_a_transaction_holds_others_up_for_a_moment_only(
+    open_member: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.store.postgres.fleet.state_lock.IDLE_S", 0.2)
+    frozen, other = await open_member("frozen"), await open_member("other")
+    await take(frozen, "one")
+    began, thaws = asyncio.Event(), asyncio.Event()
+    commit = frozen._writer._commit
+
+    async def commit_late(connection: Any) -> None:
+        began.set()
+        await thaws.wait()
+        await commit(connection)
+
+    monkeypatch.setattr(frozen._writer, "_commit", commit_late)
+    flushing = asyncio.ensure_future(frozen.flush())
+    await began.wait()
+    (seen, _) = (await see(other)).members
+    buried: list[int] = []
+    for _ in range(100):
+        if buried := await other.fleet.bury({seen.id: seen.beats}):
+            break
+        await asyncio.sleep(0.02)
+    thaws.set()
+    assert buried == [frozen.fleet.id]
+    with pytest.raises(Fenced):
+        await flushing
+
+
+async def test_the_order_of_records_waits_for_no_client(
+    wire: Wire, wired: FleetStore, open_member: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that needs the lock is one message: what is frozen between it and the server holds up no one."""
+    other = await open_member("other")
+    for store, account in ((wired, "one"), (other, "two")):
+        await take(store, account)
+        await feed(store, "x", account=account)
+    (x,), (y,) = await wired.claim("one", 1), await other.claim("two", 1)
+    at_commit = asyncio.Event()
+    commit = wired._writer._commit
+
+    async def freeze(connection: Any) -> None:
+        wire.flows.clear()
+        at_commit.set()
+        await commit(connection)
+
+    monkeypatch.setattr(wired._writer, "_commit", freeze)
+    frozen = asyncio.ensure_future(wired.record([finished(x)]))
+    await at_commit.wait()
+    async with asyncio.timeout(2):
+        await other.record([finished(y)])
+    wire.flows.set()
+    await frozen
+    assert [record.account for record in await other.records(0, 9)] == ["two", "one"]
