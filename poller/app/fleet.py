@@ -116,9 +116,8 @@ class FleetRun:
         if self._shown % PUBLISHED_EVERY:
             return
         self.metrics.count_all(await self.member.membership.counts())
-        due = {name: await self.builder.store.next_due_at(name) for name in list(self.service.lanes)}
         now, polls = self.builder.environment.clock(), self.metrics.polls
         pace = (polls - self._polls) / max(0.1, now - self._polls_at)
         self._polls, self._polls_at = polls, now
-        status = member_status(self.service, self.metrics, url=self.url, due=due, polls_per_s=pace)
+        status = member_status(self.service, self.metrics, url=self.url, polls_per_s=pace)
         await self.member.membership.publish(status)

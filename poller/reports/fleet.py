@@ -35,6 +35,7 @@ class FleetSnapshot(Struct, frozen=True, kw_only=True):
     unowned: list[str]  # accounts that no member polls now
     unserved: list[str]  # of these: that no member's settings name
     settings_differ: list[str]  # names of settings that members have with different values
+    sinks_away: dict[str, str]  # sinks that wait for their home, and the replica that is it
 
 
 class _News(Struct, frozen=True):
@@ -47,11 +48,14 @@ class _News(Struct, frozen=True):
 def fleet_snapshot(view: FleetView, published: Iterable[Published]) -> FleetSnapshot:
     """Return the fleet as the state shows it, with what its members published."""
     latest = {each.member: each for each in published}
+    names = {member.name for member in view.members}
+    away = {place.name: place.home for place in view.sinks if place.home is not None and place.home not in names}
     return FleetSnapshot(
         members=[_member_view(member, view, latest.get(member.id)) for member in view.members],
         unowned=sorted(account for account, owner in view.owners.items() if owner is None),
         unserved=unserved(view),
         settings_differ=differing({member.name: member.settings for member in view.members}),
+        sinks_away=away,
     )
 
 
@@ -87,6 +91,8 @@ def fleet_text(fleet: FleetSnapshot) -> str:
         lines.append(f"  no replica's settings name: {printable(', '.join(fleet.unserved))}")
     elif fleet.unowned:
         lines.append(f"  polled by no replica now: {printable(', '.join(fleet.unowned))}")
+    for sink, home in fleet.sinks_away.items():
+        lines.append(f"  {printable(sink)} waits for its home, replica {printable(home)}")
     if fleet.settings_differ:
         lines.append(f"  settings differ: {printable(', '.join(fleet.settings_differ[:10]))}")
     return "\n".join(lines)

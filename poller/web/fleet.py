@@ -95,12 +95,10 @@ class FleetReader:
         return self._latest
 
 
-def member_status(
-    service: Service, metrics: Metrics, *, url: str | None, due: Mapping[str, float | None], polls_per_s: float
-) -> bytes:
+def member_status(service: Service, metrics: Metrics, *, url: str | None, polls_per_s: float) -> bytes:
     """Return what this member publishes."""
     lanes = [
-        lane_view(name, each.state, due_at=due.get(name), reading=each, timing=lane.timing)
+        lane_view(name, each.state, due_at=lane.due_at, reading=each, timing=lane.timing)
         for name, lane in service.lanes.items()
         for each in [lane.gate.reading()]
     ]

@@ -72,3 +72,10 @@ def test_settings_that_differ_are_named() -> None:
     assert differing({"r1": one}) == []
     differ = fleet_snapshot(view(member(1), member(2, settings={"accounts.a.requests": 90}), a=1), [])
     assert differ.settings_differ == ["accounts.a.requests"]
+
+
+def test_a_sink_whose_home_is_away_is_named() -> None:
+    assert fleet_snapshot(view(member(1), member(2), a=1), []).sinks_away == {}
+    away = fleet_snapshot(view(member(1), a=1), [])
+    assert away.sinks_away == {"jsonl:x": "r2"}
+    assert "jsonl:x waits for its home, replica r2" in fleet_text(away)

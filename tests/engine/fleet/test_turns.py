@@ -75,6 +75,19 @@ async def test_a_member_that_is_cut_off_stops_within_5_s_and_joins_again(
         assert [event["replica"] for event in named(events, "member.joined")] == ["r1", "r2", "r3", "r3"]
 
 
+async def test_after_a_silence_each_lane_reads_its_queue_for_hints_may_be_lost(clock: Clock) -> None:
+    async with fleet_of(clock, "r1") as fleet:
+        woken: list[str] = []
+        for account, lane in fleet.processes["r1"].service.lanes.items():
+            lane.wake = lambda account=account: woken.append(account)  # type: ignore[method-assign,misc]
+        fleet.processes["r1"].membership.is_cut = True
+        await asyncio.sleep(3)
+        fleet.processes["r1"].membership.is_cut = False
+        assert woken == []
+        await asyncio.sleep(2)
+        assert sorted(woken) == fleet.accounts
+
+
 async def test_a_short_cut_costs_nothing_but_time(clock: Clock, events: list[MutableMapping[str, Any]]) -> None:
     async with fleet_of(clock, "r1", "r2") as fleet:
         fleet.processes["r2"].membership.is_cut = True
