@@ -98,7 +98,7 @@ class Turns:
 
     async def _turn(self) -> None:
         view = await self._membership.view()
-        if view.me is None:
+        if view.me not in {member.id for member in view.members}:
             self._member.note_fenced()
             return
         if await self._member.bury(view):
