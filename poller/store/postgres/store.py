@@ -205,14 +205,10 @@ class PostgresStore(PostgresReads, NotingStore):
         """Return what `read` returns of what is committed, however long the server is out of reach. The writer logs
         that; what hinders reading alone is logged here."""
         tries = 0  # while the writer reaches the server
-        task = asyncio.current_task()
-        cancelled = 0 if task is None else task.cancelling()
         while True:
             self._writer.check()
             try:
                 async with self._pool.connection() as connection:
-                    if task is not None and task.cancelling() > cancelled:
-                        raise asyncio.CancelledError  # the pool swallows one that comes with the connection
                     found = await answered(read(connection, *values), connection, within_s=ANSWER_WITHIN_S * 2**tries)
             except psycopg.Error as error:
                 if not may_pass(error):
