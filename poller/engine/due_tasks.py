@@ -55,9 +55,13 @@ class DueTasks:
 
     async def next(self) -> Task | None:
         """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""
-        if self._claimed and not self._stopping and (self._claiming.locked() or not self._is_short()):
+        is_enough = self._claiming.locked() or not self._is_short()
+        if self._claimed and not self._stopping and is_enough and not self._begins_to_stand():
             return self._claimed.popleft()
         async with self._claiming:
+            if self._begins_to_stand():  # what was claimed ahead is not polled either
+                self.release()
+                self._claimed.clear()
             while not self._stopping and (not self._claimed or self._is_short()):
                 self._woken.clear()
                 now, limit = self._clock(), max(CLAIMED_A_WORKER * self._gate.workers, self._limit)
@@ -70,6 +74,13 @@ class DueTasks:
                 elif not self._claimed:
                     await self._sleep_until_due()
             return None if self._stopping else self._claimed.popleft()
+
+    def _begins_to_stand(self) -> bool:
+        """Whether nothing finishes, which is not acted on yet."""
+        if self.timing is None or self._standstill is not None or not self.timing.standstill.may_last:
+            return False
+        self.timing.standstill.paused_s = self._gate.paused_s
+        return self.timing.standstill.lasts(self._clock())
 
     def _is_short(self) -> bool:
         """Whether to claim more before the last claimed task is handed out, so that no worker waits for a claim."""
@@ -115,7 +126,7 @@ class DueTasks:
             found = found if found.lasts(now) else None
         if found is not None and self._standstill is None:
             self._standstill_from = found.since
-            log.warning("timing.standstill", account=self._account, since_s=round(now - found.since, 1))
+            log.warning("timing.standstill", account=self._account, since_s=round(found.length_s(now), 1))
         elif found is None and self._standstill is not None:
             after_s = round(now - self._standstill_from, 1)
             log.info("timing.standstill_ended", account=self._account, after_s=after_s)

@@ -50,6 +50,9 @@ class DueWork(DueTasks):
         return None
 
     async def _take(self) -> Task | Row | Probe | None:
+        if self._begins_to_stand():
+            self.release()
+            self._claimed.clear()
         if not self._claimed:
             self._claimed.extend(await self._claim(self._clock(), self._gate.workers))
         if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not self._rows_may_go):

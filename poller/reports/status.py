@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Kind
-from poller.core.sums import SinkSums, SourceSums, Sums
+from poller.core.sums import SinkSums, SourceSums, StartSums, Sums
 from poller.core.text import printable
 from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot
@@ -65,6 +65,7 @@ class LedgerView(LedgerCounts, frozen=True, kw_only=True):
     pruned: int
     polls: int
     polls_per_task: float | None
+    starts: StartSums | None
     accounts: dict[str, AccountView]
     reasons: list[ReasonCount]
     run: RunningProcess | None
@@ -95,6 +96,7 @@ def ledger_view(
         pruned=sums.pruned,
         polls=sums.polls,
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
+        starts=sums.starts,
         sources=sums.sources,
         sinks=sums.sinks,
         accounts={name: account_view(state) for name, state in sums.accounts.items()},
@@ -126,6 +128,8 @@ def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_
         f"{sums.polls:,} polls",
     ]
     parts += _pace(sums, now, before) if is_running else []
+    if (starts := sums.starts) is not None and sums.waiting:
+        parts += [f"{starts.unstarted:,} unstarted", *([f"{starts.unsure:,} unsure"] if starts.unsure else [])]
     undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
     parts += [f"{undelivered:,} undelivered"] if undelivered else []
     parts += [

@@ -224,7 +224,10 @@ class AccountTiming:
                 chance = -math.expm1(by_age)
             else:
                 chance = spot.curve.chance(spot.after_s(seen.before_at), spot.after_s(seen.now))
-            self.standstill.unfinished(chance, now=seen.now, deadline_at=task.fed_at + self.deadline_s)
+            deadline_at = task.fed_at + self.deadline_s
+            self.standstill.unfinished(
+                task.key, chance, now=seen.now, deadline_at=deadline_at, is_in_line=spot is not None
+            )
         self.planner.watch(from_s, to_s, finished=is_done)
         self._weigh(self.by_feeding, self.by_feeding.learn(value, task.key, seen), by_age, is_done=is_done)
         if is_named and (self._decides is not self.by_feeding or task.key % FOLLOWED == 1):
@@ -287,7 +290,7 @@ class AccountTiming:
         """Return what the polls follow from, for people."""
         if self.standstill.lasts(now):
             return (
-                f"nothing finished for {duration(now - self.standstill.since)}: one task is polled every "
+                f"nothing finished for {duration(self.standstill.length_s(now))}: one task is polled every "
                 f"{duration(self.standstill.gap_s(now))}, at random"
             )
         lines = [*self._decides.planner.lines.values()] if isinstance(self._decides, LineClock) else []

@@ -8,9 +8,13 @@ import math
 
 EXPECTED = 12.0  # finished imports that the polls since the last one should have found
 LEAST_POLLS = 30
-LEAST_S = 60.0  # since the first of these polls, pauses excluded
-SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 10.0  # between two polls during a standstill …
-GAP_SHARE = 0.02  # … and as a share of its length
+LEAST_S = 60.0  # since the first of these polls, pauses excluded …
+POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
+FEW = 2000  # tasks at most that are distinguished
+SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 60.0  # between two polls during a standstill …
+LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks; with fewer …
+TASK_S = 7200.0  # … this divided by their number: half a poll of each in an hour
+GAP_SHARE, GAP_SHARE_OF_ONE, LARGEST_SHARE = 0.02, 6.0, 0.1  # the gap as a share of its length: by number of tasks
 DEADLINES_EVERY_S = 10.0  # how often passed deadlines are searched for, once there may be some
 
 
@@ -21,6 +25,10 @@ class Standstill:
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
         self._polls = 0
+        self._keys: set[int] = set()  # tasks polled since the last finished one, `FEW` at most
+        self._is_turn = False  # the next poll is a single one
+        self._turns = self._new = 0  # single polls so far, and those of them whose task was not polled before
+        self._is_in_line = False
         self.paused_s = 0.0  # the account's paused time so far; the lane keeps it current …
         self._paused_before_s = 0.0  # … and what it was at `since`
         self._next_turn_at = -math.inf
@@ -30,21 +38,42 @@ class Standstill:
         """A poll found an import finished."""
         self.since = self.deadline_at = math.inf
         self._expected, self._polls = 0.0, 0
+        self._keys.clear()
+        self._turns = self._new = 0
+        self._is_turn = False
 
-    def unfinished(self, chance: float, *, now: float, deadline_at: float) -> None:
-        """A poll found an import unfinished. `chance`: by what was learned, that it is finished by now."""
+    def unfinished(self, key: int, chance: float, *, now: float, deadline_at: float, is_in_line: bool = False) -> None:
+        """A poll found the import `key` unfinished. `chance`: by what was learned, that it is finished by now.
+        `is_in_line`: that is known from a line, which may halt for a while."""
+        if self._is_turn:
+            self._is_turn = False
+            self._turns += 1
+            self._new += key not in self._keys
         if self._polls == 0:
             self.since, self._paused_before_s = now, self.paused_s
         if deadline_at > now:
             self.deadline_at = min(self.deadline_at, deadline_at)
         self._expected += chance
         self._polls += 1
+        self._is_in_line = is_in_line
+        if len(self._keys) < FEW:
+            self._keys.add(key)
+
+    @property
+    def may_last(self) -> bool:
+        """Whether so much is missing that only time must show it."""
+        return self._expected >= EXPECTED and self._polls >= LEAST_POLLS
 
     def lasts(self, now: float) -> bool:
         """Return whether nothing finishes."""
-        return self._expected >= EXPECTED and self._polls >= LEAST_POLLS and self._length_s(now) >= LEAST_S
+        if not self.may_last:
+            return False
+        length_s, tasks = self.length_s(now), len(self._keys)
+        is_through = not self._is_in_line and tasks < FEW and self._polls >= POLLS_EACH * tasks
+        return length_s >= (LEAST_S_OF_FEW if is_through else LEAST_S)
 
-    def _length_s(self, now: float) -> float:
+    def length_s(self, now: float) -> float:
+        """Return for how long nothing has finished, pauses excluded."""
         return now - self.since - (self.paused_s - self._paused_before_s)
 
     def take_turn(self, now: float) -> bool:
@@ -52,11 +81,20 @@ class Standstill:
         if now < self._next_turn_at:
             return False
         self._next_turn_at = now + self.gap_s(now)
+        self._is_turn = True
         return True
 
     def gap_s(self, now: float) -> float:
-        """Return the time between two single polls."""
-        return min(max(SHORTEST_GAP_S, GAP_SHARE * self._length_s(now)), LONGEST_GAP_S)
+        """Return the time between two single polls: together they are at most about one of each task in an hour."""
+        tasks = self._waiting
+        share = min(max(GAP_SHARE, GAP_SHARE_OF_ONE / tasks), LARGEST_SHARE)
+        longest_s = min(max(LONGEST_GAP_OF_MANY_S, TASK_S / tasks), LONGEST_GAP_S)
+        return min(max(SHORTEST_GAP_S, share * self.length_s(now)), longest_s)
+
+    @property
+    def _waiting(self) -> float:
+        """About how many tasks wait: as many of those polled at random were polled before as are known of all."""
+        return max(1, len(self._keys)) * (self._turns + 1) / (self._turns - self._new + 1)
 
     def no_deadline_passed(self, now: float) -> None:
         """No task was found whose deadline has passed."""

@@ -98,7 +98,7 @@ class FleetReader:
 def member_status(service: Service, metrics: Metrics, *, url: str | None, polls_per_s: float) -> bytes:
     """Return what this member publishes."""
     lanes = [
-        lane_view(name, each.state, due_at=lane.due_at, reading=each, timing=lane.timing)
+        lane_view(name, each.state, due_at=lane.due_at, reading=each, timing=lane.timing, imports=lane.imports)
         for name, lane in service.lanes.items()
         for each in [lane.gate.reading()]
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from poller.core.model import Task
 from poller.core.protocols import Clock, PollStore
 from poller.engine.due_tasks import CLAIMED_A_WORKER, DueTasks
+from poller.schedule import AccountTiming
+from poller.schedule.policy import Polling
 from poller.store import open_store
 from tests.support.store_makers import feed, running
 
@@ -46,9 +49,9 @@ async def store(clock: Clock) -> AsyncIterator[Any]:
     await store.close()
 
 
-def due_tasks(store: Any, clock: Clock) -> DueTasks:
-    gate: Any = SimpleNamespace(workers=WORKERS)
-    return DueTasks("main", store=store, gate=gate, timing=None, clock=clock, rng=Random(1))
+def due_tasks(store: Any, clock: Clock, timing: AccountTiming | None = None) -> DueTasks:
+    gate: Any = SimpleNamespace(workers=WORKERS, paused_s=0.0)
+    return DueTasks("main", store=store, gate=gate, timing=timing, clock=clock, rng=Random(1))
 
 
 async def test_while_one_worker_claims_the_others_are_handed_what_was_claimed_before(store: Any, clock: Clock) -> None:
@@ -88,3 +91,22 @@ async def test_a_task_that_becomes_due_earlier_while_the_schedule_is_read_ends_t
     assert task is not None
     assert task.task_id == "sooner"
     assert clock() - began < 10
+
+
+async def test_what_was_claimed_ahead_is_not_polled_once_nothing_finishes(clock: Clock) -> None:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    await feed(store, *(f"id{number}" for number in range(100)))
+    timing = AccountTiming("main", Polling().tradeoff)
+    due = due_tasks(store, clock, timing)
+    await due.next()  # claims for all workers
+    for key in range(60):
+        timing.standstill.unfinished(key, 0.5, now=clock(), deadline_at=clock() + 86_400)
+        await asyncio.sleep(2)
+    handed = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(30):
+            while await due.next() is not None:
+                handed += 1
+    assert 1 <= handed <= 5  # a turn every 6 s or more; the 19 claimed tasks at once otherwise
+    assert len(await store.claim("main", 200)) == 100 - 1 - handed
+    await store.close()

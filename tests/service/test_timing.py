@@ -148,11 +148,11 @@ async def test_while_nothing_finishes_a_few_polls_are_enough(tmp_path: Path, clo
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:3600"), fates={}))
     await simulation.run(simulation.write_ids(400))
     polls = [record["polls"] for record in simulation.records()]
-    assert sum(polls) < 4 * 400  # at gaps of a minute it would be 60 each
+    assert sum(polls) < 2.8 * 400  # the last one of each found it finished; at gaps of a minute it would be 60 each
     assert max(waits_s(simulation)) < 120  # 40 s at the limit
     assert len(named(events, "timing.standstill")) == 1
     (ended,) = named(events, "timing.standstill_ended")
-    assert 3500 < ended["after_s"] < 3620
+    assert 3500 < ended["after_s"] < 3640  # 400 tasks are worth a poll every 18 s
 
 
 async def test_deadlines_hold_while_nothing_finishes(tmp_path: Path, clock: Clock, events: Events) -> None:

@@ -224,6 +224,16 @@ def _end_values(row: Row, record: Record, paused_s: float | None, is_certain: bo
     }
 
 
+async def waiting(connection: AsyncConnection, text: str, limit: int) -> list[Row]:
+    found = await fetch_all(
+        connection,
+        f"SELECT a.name, {rows.IMPORT_ROW_OF_I} FROM import_row i JOIN account a ON a.id = i.account"  # noqa: S608 - our own columns
+        " WHERE i.task IS NULL AND (i.row = %s OR position(%b::bytea IN i.ref) > 0) ORDER BY i.key LIMIT %s",
+        (text, text.encode(errors="replace"), limit),
+    )
+    return [rows.import_row_of(account, row) for account, *row in found]
+
+
 async def bodies(connection: AsyncConnection, account: str, names: Sequence[str]) -> dict[str, bytes]:
     sql = f"SELECT row, body FROM import_row WHERE {_OF_ACCOUNT} AND row = ANY (%s)"  # noqa: S608 - our own text
     return dict(await fetch_all(connection, sql, (account, list(names))))

@@ -12,6 +12,7 @@ from msgspec.json import encode
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.histogram import Histogram
 from poller.core.protocols import Clock
+from poller.core.starts import ImportsReading
 from poller.core.text import PAUSE_TEXT
 from poller.engine.failures import DominantReason
 from poller.engine.history import RecentReason, Sample
@@ -39,6 +40,7 @@ class LaneView(Struct, frozen=True, kw_only=True):
     needs_person: bool
     reading: GateReading | None  # None: only the run knows it
     timing: str | None = None  # what its polls follow from, for people
+    imports: ImportsReading | None = None  # None: it starts none
     replica: str | None = None  # that polls it; None: this process
 
 
@@ -121,6 +123,7 @@ def lane_view(
     due_at: float | None,
     reading: GateReading | None,
     timing: str | None = None,
+    imports: ImportsReading | None = None,
 ) -> LaneView:
     """Return an account for the page."""
     return LaneView(
@@ -133,6 +136,7 @@ def lane_view(
         needs_person=bool(state.pause and Pause(state.pause).needs_person),
         reading=reading,
         timing=timing,
+        imports=imports,
     )
 
 
