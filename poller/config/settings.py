@@ -1,6 +1,7 @@
 """Every setting: its name, default and range. The defaults of the timing rules are those of `policy.Polling`."""
 
 import re
+import socket
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -302,6 +303,11 @@ class Settings(AccountSettings):
             return dict(self.accounts)
         own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
         return {self.account: AccountSettings.model_validate(own)}
+
+    @property
+    def own_replica(self) -> str | None:
+        """This process's name in its fleet; None where it is to own the state alone."""
+        return (self.replica or socket.gethostname()) if self.fleet else None
 
     @property
     def feeds_imports(self) -> bool:
