@@ -48,8 +48,11 @@ crash: $(READY) ## Kill and fail the real process at every system call, and cut 
 	$(BIN)/python -m campaign.crash --double 200 --random-kills 300
 	$(BIN)/python -m campaign.crash --errors all --tasks 4
 	$(BIN)/python -m campaign.crash --points all --random-kills 30 --big-tasks 2000 --targets jsonl postgres
+	$(BIN)/python -m campaign.crash --state postgres --points all --double 50 --random-kills 30 --big-tasks 2000 --targets jsonl webhook
 	$(BIN)/python -m campaign.power --cuts 200 --recordings 4
 	$(BIN)/python -m campaign.starts --random-kills 300 --calls 1000
+	$(BIN)/python -m campaign.fleet --trials 20 --seconds 120 --every 2 --replicas 5
+	$(BIN)/python -m campaign.fleet --trials 10 --seconds 20 --kinds failover
 
 image: $(READY) ## Build by the Dockerfile's steps without Docker, and run the result as the image's user; needs root
 	$(BIN)/python -m campaign.image

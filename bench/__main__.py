@@ -1,4 +1,4 @@
-"""`python -m bench polls|feeding|scale|startup|postgres|finding`: measure, print a table and the machine's data."""
+"""`python -m bench PART`, a part such as `polls`: measure, print a table and the machine's data."""
 
 import argparse
 import os
@@ -16,6 +16,7 @@ from statistics import median
 
 from bench.contenders import CONTENDERS
 from bench.finding import finding
+from bench.fleet import fleet
 from bench.postgres import postgres
 from bench.server import cores, free_port, pinned, serving
 from bench.service import Run, instant, run_service
@@ -244,6 +245,12 @@ def main() -> None:
     part.add_argument("--seconds", type=float, default=15.0)
     part.add_argument("--rounds", type=int, default=3)
     part.set_defaults(measure=postgres)
+    part = parts.add_parser("fleet", help=fleet.__doc__)
+    part.add_argument("--parts", nargs="+", default=["rest", "work"])
+    part.add_argument("--members", type=int, default=8)
+    part.add_argument("--accounts", type=int, default=200)
+    part.add_argument("--seconds", type=float, default=20.0)
+    part.set_defaults(measure=fleet)
     part = parts.add_parser("finding", help=finding.__doc__)
     part.add_argument("--tasks", type=int, default=1_000_000)
     part.add_argument("--state", help="a file that is kept, and used where it exists")

@@ -66,8 +66,8 @@ def _measure(
                 yield f"{state}: polls/s", polls / (ended - began)
                 yield f"{state}: client µs a poll", run.polls()[1] * 1e6
                 if used is not None:
-                    yield f"{state}: server µs a poll", _growth(used.processor_s, began, ended) / polls * 1e6
-                    yield f"{state}: WAL bytes a poll", _growth(used.wal_bytes, began, ended) / polls
+                    yield f"{state}: server µs a poll", growth(used.processor_s, began, ended) / polls * 1e6
+                    yield f"{state}: WAL bytes a poll", growth(used.wal_bytes, began, ended) / polls
         yield "postgres: statements a poll", _statements_a_poll(args, tree, server, base_url, core)
     if "feeding" in args.parts:
         yield from _feed(args, tree, server, core)
@@ -87,7 +87,7 @@ def _run(
         if server is None:
             yield run_service(folder, base_url, [ids], core=core, **environ), None
             return
-        with _watching(server) as used:
+        with watching(server) as used:
             run = run_service(folder, base_url, [ids], core=core, **environ)
         yield run, used
 
@@ -198,12 +198,12 @@ def _event(run: Run, name: str) -> float:
     raise SystemExit(f"no {name}; the run ended with {run.exit_code}: {run.events[-1:]}")
 
 
-def _growth(samples: Sequence[tuple[float, float]], began: float, ended: float) -> float:
+def growth(samples: Sequence[tuple[float, float]], began: float, ended: float) -> float:
     return value_at(ended, samples) - value_at(began, samples)
 
 
 @contextmanager
-def _watching(server: Server) -> Iterator[Used]:
+def watching(server: Server) -> Iterator[Used]:
     """Sample what the server uses until the block ends."""
     used, ended = Used(), threading.Event()
 

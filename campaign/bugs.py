@@ -17,10 +17,11 @@ from pathlib import Path
 
 from campaign.planted import BUGS as PLANTED
 from campaign.planted import Bug
+from campaign.planted_fleet import FLEET_BUGS
 from campaign.planted_starts import START_BUGS
 from campaign.planted_timing import TIMING_BUGS
 
-BUGS = (*PLANTED, *START_BUGS, *TIMING_BUGS)
+BUGS = (*PLANTED, *START_BUGS, *TIMING_BUGS, *FLEET_BUGS)
 
 HOUSE = Path(__file__).parent.parent
 COPIED = ("poller", "tests", "campaign", "docs", "pyproject.toml", "README.md", "config.example.toml")

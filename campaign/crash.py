@@ -195,7 +195,8 @@ async def campaign(options: argparse.Namespace, show: Callable[[str], None]) -> 
     """Run what the options ask for; return whether everything held."""
     until = time.monotonic() + 60 * options.minutes
     rng = Random(options.seed)  # noqa: S311 - seeded chance, no secret
-    shape = Shape(targets=[CHOICE[name] for name in options.targets], tasks=options.tasks, seed=options.seed)
+    targets = [CHOICE[name] for name in options.targets]
+    shape = Shape(targets=targets, tasks=options.tasks, seed=options.seed, on_postgres=options.state == "postgres")
     held = True
     async for name, trials in _parts(shape, options, rng):
         counts, began = Counts(), time.monotonic()
@@ -245,6 +246,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--targets", nargs="+", choices=CHOICE, default=list(TARGETS), help="the sinks [all but postgres]"
     )
+    parser.add_argument("--state", choices=("sqlite", "postgres"), default="sqlite", help="where the state is [sqlite]")
     parser.add_argument("--seed", type=int, default=1, help="of ids, outcomes and chance [1]")
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="number of reference runs, with consecutive seeds [1]"

@@ -23,6 +23,41 @@ GATE = ("hubspot/limits/test_gate", "hubspot/limits/test_gate_simulated")
 CLIENT = ("hubspot/test_client",)
 
 BUGS = (
+    Bug(
+        name="sporadic-429s-without-headers-unrecognized",
+        file="poller/hubspot/limits/windows.py",
+        old="                return self._sporadic.are_known",
+        new="                return False",
+        tests=GATE,
+    ),
+    Bug(
+        name="frequent-429s-taken-for-sporadic",
+        file="poller/hubspot/limits/sporadic.py",
+        old="        if sum(self._latest) > MOST_OF_100:",
+        new="        if False:",
+        tests=GATE,
+    ),
+    Bug(
+        name="old-time-outs-are-an-outage",
+        file="poller/hubspot/limits/outage.py",
+        old="        while later < len(self._latest) and self._latest[-1 - later][0] > number:",
+        new="        while False:",
+        tests=GATE,
+    ),
+    Bug(
+        name="second-header-s-columns-ignored",
+        file="poller/sources/parsing/parser.py",
+        old="            self.reader, into.successor = into.successor, None",
+        new="            into.successor = None",
+        tests=("sources/test_odd_inputs",),
+    ),
+    Bug(
+        name="resumed-under-the-first-header",
+        file="poller/sources/parsing/parser.py",
+        old="            parser.reader = known._latest_table(known.reader, tail, before, content)",
+        new="            pass",
+        tests=("sources/test_odd_inputs",),
+    ),
     # --- the store: what is acknowledged is on disk, once
     Bug(
         name="commits-not-synced",
@@ -72,6 +107,16 @@ BUGS = (
         file="poller/store/leases.py",
         old="            if self._is_held(task):\n                self._held",
         new="            if task.lease != RECORDING:\n                self._held",
+        tests=STORE,
+    ),
+    Bug(
+        name="postponed-poll-recorded-without-its-lease",
+        file="poller/store/leases.py",
+        old="            if self._is_held(task):\n                self._held[task.account][task.key] = RECORDING\n"
+        "                recorded",
+        new="            if each.again is not None or self._is_held(task):\n"
+        "                self._held[task.account][task.key] = RECORDING\n"
+        "                recorded",
         tests=STORE,
     ),
     Bug(
@@ -999,6 +1044,13 @@ BUGS = (
         file="poller/sources/files/open_file.py",
         old="    if not links and Path(spec).is_symlink():",
         new="    links = True\n    if not links:",
+        tests=("sources/test_sources",),
+    ),
+    Bug(
+        name="growing-dropped-file-moved",
+        file="poller/sources/files/drop_folder.py",
+        old="            if known is None or file.size != known[1].offset or not file.holds(known[1]):",
+        new="            if known is None:",
         tests=("sources/test_sources",),
     ),
     Bug(

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
+import psycopg
 
 import poller
-from campaign.targets import Receiver, Spec, Target
+from campaign.targets import Receiver, Spec, Target, postgres_state
 from poller.core.errors import Exit, PollerError
 from poller.reports.ledger import imbalances
 from poller.sandbox import Fate, SandboxApi, Scenario, parse_durations, serve
@@ -61,6 +62,7 @@ class Shape:
     seed: int = 1
     requests: int = 1000  # per 0.1 s
     workers: int = 1  # few, so that nearly each poll is a commit of its own
+    on_postgres: bool = False  # the state is in PostgreSQL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +88,11 @@ class Rig:
     sinks: Sequence[Spec] = ()
     targets: Sequence[Target] = ()
     ids: list[str] = field(default_factory=list)
+    state: str = "sqlite:///poller.db"  # seen from the folder
     _seen: dict[Target, list[bytes]] = field(default_factory=dict)  # by readers: the newest, and what it contradicts
 
     def command(self) -> list[str]:
-        words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", "sqlite:///poller.db", "--no-progress"]
+        words = [sys.executable, "-P", "-m", "poller", "run", IDS, "--state", self.state, "--no-progress"]
         words += ["--base-url", self.base_url, "--requests", str(self.shape.requests), "--window-s", "0.1"]
         return [*words, "--workers", str(self.shape.workers)]
 
@@ -97,7 +100,10 @@ class Rig:
         return ENVIRON | {"PATH": os.environ["PATH"], "POLLER_SINKS": orjson.dumps(self.sinks).decode()}
 
     def paths(self) -> list[str]:
-        """Return what the process keeps on disk, the folder included, as names that the process may use."""
+        """Return what the process keeps on disk, the folder included, as names that the process may use; nothing where
+        what it sends to a server matters as much."""
+        if self.shape.on_postgres:
+            return []
         names = [*STATE, *(name for target in self.targets for name in target.files)]
         return [str(self.folder), *names, *(str(self.folder / name) for name in names)]
 
@@ -161,7 +167,7 @@ class Rig:
         """Return everything that does not hold of the finished rig."""
         try:
             records = await self._stored()
-        except (PollerError, sqlite3.Error) as error:
+        except (PollerError, sqlite3.Error, psycopg.Error) as error:
             return [f"the state cannot be read after exit code {ended.code}: {error}"]
         found = self._wrong_outcomes(records)
         found += [words for target in self.targets for words in target.violations(records)]
@@ -177,15 +183,26 @@ class Rig:
         return found
 
     async def _stored(self) -> list[bytes]:
-        store = await read_store(f"sqlite:///{self.folder / 'poller.db'}")
+        url = self.state.replace("sqlite:///", f"sqlite:///{self.folder}/")
+        store = await read_store(url)
         try:
             broken = imbalances(await store.sums())
         finally:
             await store.close()
         if broken:
             return [f"the ledger does not balance: {broken}".encode()]
-        with contextlib.closing(sqlite3.connect(self.folder / "poller.db")) as connection:  # not by the code under test
-            return [body for (body,) in connection.execute("SELECT body FROM record ORDER BY number")]
+        return self._bodies()
+
+    def _bodies(self) -> list[bytes]:
+        """Return the records, not read by the code under test."""
+        query = "SELECT body FROM record ORDER BY number"
+        if self.shape.on_postgres:
+            server, _, schema = self.state.rpartition("schema=")
+            with psycopg.connect(server.rstrip("?&")) as server_connection:
+                server_connection.execute("SELECT set_config('search_path', %s, false)", (schema,))
+                return [bytes(body) for (body,) in server_connection.execute(query)]
+        with contextlib.closing(sqlite3.connect(self.folder / "poller.db")) as connection:
+            return [body for (body,) in connection.execute(query)]
 
     def _wrong_outcomes(self, records: Sequence[bytes]) -> list[str]:
         try:
@@ -228,6 +245,8 @@ async def rigged(folder: Path, shape: Shape) -> AsyncIterator[Rig]:
         targets = [make(folder) for make in shape.targets]
         sinks = [await stack.enter_async_context(target.serving()) for target in targets]
         rig = Rig(folder, shape, api, base_url, sinks, targets)
+        if shape.on_postgres:
+            rig.state = stack.enter_context(postgres_state())
         rig.ids = api.preload(shape.tasks)
         (folder / IDS).write_text("".join(f"{task_id}\n" for task_id in rig.ids))
         yield rig

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import orjson
 import psycopg
 from aiohttp import web
 
-from tests.support.postgres import running_server
+from tests.support.postgres import fresh_schema, running_server
 
 Spec = str | Mapping[str, str | int]  # as in the setting `sinks`
 
@@ -173,6 +173,11 @@ def _server() -> str:
     return held.enter_context(running_server())
 
 
+def postgres_state() -> AbstractContextManager[str]:
+    """Return a context that yields the URL of a new state in PostgreSQL."""
+    return fresh_schema(_server())
+
+
 class PostgresTable:
     """The same in PostgreSQL."""
 
@@ -254,7 +259,7 @@ class Receiver:
     files: Sequence[str] = ()
 
     def __init__(self, folder: Path) -> None:  # noqa: ARG002 - as each target is made
-        self._taken: list[tuple[str, bytes]] = []  # webhook-id, body
+        self.taken: list[tuple[str, bytes]] = []  # webhook-id, body
         self.on_arrival: Callable[[], None] = lambda: None  # called before a request is answered
 
     @contextlib.asynccontextmanager
@@ -270,19 +275,19 @@ class Receiver:
             await runner.cleanup()
 
     async def _take(self, request: web.Request) -> web.Response:
-        self._taken.append((request.headers["webhook-id"], await request.read()))
+        self.taken.append((request.headers["webhook-id"], await request.read()))
         self.on_arrival()
         return web.Response()
 
     def read(self) -> bytes:
-        return b"".join(body + b"\n" for _, body in self._taken)
+        return b"".join(body + b"\n" for _, body in self.taken)
 
     def continues(self, final: bytes, seen: bytes) -> bool:
         return final.startswith(seen)
 
     def violations(self, records: Sequence[bytes]) -> list[str]:
-        wrong = _differences("webhook", sorted({body for _, body in self._taken}), sorted(records))
-        pairs = set(self._taken)
+        wrong = _differences("webhook", sorted({body for _, body in self.taken}), sorted(records))
+        pairs = set(self.taken)
         if len(pairs) != len({message for message, _ in pairs}) or len(pairs) != len({body for _, body in pairs}):
             wrong.append("webhook: one id came with two bodies, or one body under two ids")
         return wrong

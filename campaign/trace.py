@@ -15,6 +15,7 @@ CALLS = (
     "fallocate,rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlinkat,mkdir,mkdirat,fchmod,fchmodat,"
     "utimensat,copy_file_range,flock"
 )
+SENDS = "write,pwrite64,writev,pwritev,fsync,fdatasync,ftruncate,rename,unlink,sendto,sendmsg"  # of any file or socket
 HEAD = re.compile(r"^(?:\d+ +)?(\w+)\(")
 
 
@@ -41,8 +42,10 @@ def usable() -> str | None:
 
 
 def watching(log: Path, paths: Sequence[str], *, whole: bool = False) -> list[str]:
-    """Return the strace prefix that logs a command's state-changing calls on `paths`; `whole`: with all their data."""
-    words = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={CALLS}", "-e", "signal=none"]
+    """Return the strace prefix that logs a command's state-changing calls on `paths`, or without paths all that it
+    writes and sends; `whole`: with all their data."""
+    calls = CALLS if paths else SENDS
+    words = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={calls}", "-e", "signal=none"]
     words += ["-xx", "-s", str(1 << 24)] if whole else []
     return words + [word for path in paths for word in ("-P", path)]
 

@@ -30,6 +30,7 @@ from poller.cli.commands import (
     resume,
     run,
     sandbox,
+    sinks,
     status,
     ui,
     verify,
@@ -87,8 +88,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 for module in (
-    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, ui, healthcheck, demo),
-    sandbox,
+    *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, sinks, ui),
+    *(healthcheck, demo, sandbox),
 ):
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))

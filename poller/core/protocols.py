@@ -309,6 +309,10 @@ class StateReader(Protocol):
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
 
+    async def waiting_rows(self, text: str, limit: int) -> Sequence[Row]:
+        """Return up to `limit` rows without a task whose identity, or a value of whose row, contains `text`, in feeding
+        order. Reads them one by one."""
+
     async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
         """Return the bodies of the start calls of these rows of the account, by row, as far as they are kept."""
 

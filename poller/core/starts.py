@@ -26,6 +26,13 @@ class Row(Struct, frozen=True, kw_only=True):
     earlier: tuple[str, ...] = ()  # task ids of earlier attempts
 
 
+class ImportsReading(Struct, frozen=True, kw_only=True):
+    """The rows of an account in a run at work, for people and metrics."""
+
+    unstarted: int  # rows without a task, the unsure ones too; counted some seconds ago, and no further than 100,000
+    underway: int  # imports at HubSpot
+
+
 class StartFacts(Struct, frozen=True, kw_only=True):
     """How the program started a task; its record has these facts."""
 

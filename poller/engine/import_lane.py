@@ -11,10 +11,22 @@ from poller.core.log import Folded
 from poller.core.model import Answer, Kind, Record, Task
 from poller.core.protocols import GateClosed, Slot, StartClient, StartStore
 from poller.core.record import render_row
-from poller.core.starts import AwaitStart, Begin, EndRow, Row, StartAgain, StartAnswer, StartDecision, Started, Unsure
+from poller.core.starts import (
+    AwaitStart,
+    Begin,
+    EndRow,
+    ImportsReading,
+    Row,
+    StartAgain,
+    StartAnswer,
+    StartDecision,
+    Started,
+    Unsure,
+)
 from poller.engine.due_work import DueWork, Probe
 from poller.engine.lane import Lane
 from poller.engine.recorder import Polled
+from poller.engine.retries import Retries
 from poller.engine.witness import known_task
 from poller.schedule.starts import (
     REPRICE_EVERY_S,
@@ -44,6 +56,7 @@ class ImportLane(Lane):
         starter: StartClient,
         start_rules: StartRules,
         on_trial_failed: Callable[[str], None],
+        retries: Retries | None = None,
         **lane: Any,
     ) -> None:
         """`lane`: the arguments of `Lane`. `on_trial_failed` gets the one reason for which all of the trial failed."""
@@ -52,8 +65,10 @@ class ImportLane(Lane):
         self._starter = starter
         self._rules = start_rules
         self._on_trial_failed = on_trial_failed
+        self._retries = retries
         self._trial = Trial(start_rules.trial)
         self._underway = 0
+        self._unstarted = 0  # counted now and then
         self._in_hand = 0  # rows at a worker
         self._accepted = 0
         self._refused_after: dict[int, int] = {}  # row → how many were accepted when it was refused
@@ -78,8 +93,16 @@ class ImportLane(Lane):
         self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
         async with asyncio.TaskGroup() as group:
             pricing = group.create_task(self._reprice_polls())
+            if self._retries is not None:
+                group.create_task(self._retries.run())
             await super().run()
             pricing.cancel()
+            if self._retries is not None:
+                self._retries.end()
+
+    @property
+    def imports(self) -> ImportsReading:
+        return ImportsReading(unstarted=self._unstarted, underway=self._underway)
 
     def apply_starter(self, starter: StartClient) -> None:
         """Use another client from the next start on."""
@@ -262,9 +285,10 @@ class ImportLane(Lane):
     async def _reprice_polls(self) -> None:
         """While rows could be started, let a poll cost what it delays."""
         while True:
+            self._unstarted = await self._starts.backlog(self.account, BACKLOG_COUNTED)
             if self._timing is not None:
                 reading = self.gate.reading()
-                waiting = await self._starts.backlog(self.account, BACKLOG_COUNTED) if self._may_start() else 0
+                waiting = self._unstarted if self._may_start() else 0
                 pace = reading.window_limit / reading.window_s
                 self._timing.planner.reprice(backlog_tradeoff(self._polling, waiting, pace))
             await asyncio.sleep(REPRICE_EVERY_S)

@@ -15,6 +15,7 @@ from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, Gate, GateClosed, PollStore, RightLost, StatusClient
 from poller.core.record import render
+from poller.core.starts import ImportsReading
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
@@ -228,6 +229,11 @@ class Lane:
         """What its polls taught about how long imports take; None where that is too little."""
         return None if self._timing is None else learned(self._timing.planner)
 
+    @property
+    def due_at(self) -> float | None:
+        """When the earliest waiting task is due, as last read; None where none waits."""
+        return self._due_tasks.due_at
+
     async def hold(self) -> None:
         """Pause the account on a person's word; returns when that is on disk. Polls in flight are finished."""
         self.gate.hold(person_pause_detail(self._clock()))
@@ -245,6 +251,11 @@ class Lane:
         """Save what was learned about when to poll."""
         if self._timing is not None:
             self._store.save_knowledge(self._timing.name, self._timing.knowledge(self._clock()))
+
+    @property
+    def imports(self) -> ImportsReading | None:
+        """The rows that it starts; None where it starts none."""
+        return None
 
     @property
     def timing(self) -> str | None:

@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Kind
-from poller.core.sums import SinkSums, SourceSums, Sums
+from poller.core.sums import SinkSums, SourceSums, StartSums, Sums
 from poller.core.text import printable
 from poller.core.timestamps import iso
+from poller.reports.fleet import FleetSnapshot
 from poller.reports.task import Instant, instant
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
@@ -64,13 +65,20 @@ class LedgerView(LedgerCounts, frozen=True, kw_only=True):
     pruned: int
     polls: int
     polls_per_task: float | None
+    starts: StartSums | None
     accounts: dict[str, AccountView]
     reasons: list[ReasonCount]
     run: RunningProcess | None
+    fleet: FleetSnapshot | None = None  # None: one process owns the state, or none
 
 
 def ledger_view(
-    sums: Sums, *, differences: Sequence[str], heartbeat: tuple[int, float] | None, now: float
+    sums: Sums,
+    *,
+    differences: Sequence[str],
+    heartbeat: tuple[int, float] | None,
+    now: float,
+    fleet: FleetSnapshot | None = None,
 ) -> LedgerView:
     """Return the ledger for programs. `differences` are the sums that do not hold; `heartbeat` is the process that
     works on the state, with the instant of its last heartbeat."""
@@ -88,11 +96,13 @@ def ledger_view(
         pruned=sums.pruned,
         polls=sums.polls,
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,
+        starts=sums.starts,
         sources=sums.sources,
         sinks=sums.sinks,
         accounts={name: account_view(state) for name, state in sums.accounts.items()},
         reasons=[ReasonCount(reason=reason, count=count, landed=landed) for reason, count, landed in sums.reasons],
         run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
+        fleet=fleet,
     )
 
 
@@ -118,6 +128,8 @@ def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_
         f"{sums.polls:,} polls",
     ]
     parts += _pace(sums, now, before) if is_running else []
+    if (starts := sums.starts) is not None and sums.waiting:
+        parts += [f"{starts.unstarted:,} unstarted", *([f"{starts.unsure:,} unsure"] if starts.unsure else [])]
     undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
     parts += [f"{undelivered:,} undelivered"] if undelivered else []
     parts += [

@@ -30,6 +30,7 @@ TASK = (
     " requested_at, seen_at, started_at, start"
 )
 IMPORT_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
+IMPORT_ROW_OF_I = ", ".join(f"i.{name.strip()}" for name in IMPORT_ROW.split(","))
 MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")

@@ -22,7 +22,7 @@ from poller.core.errors import PollerError
 from poller.core.histogram import Histogram
 from poller.core.model import Kind, Outcome
 from poller.core.record import decode
-from poller.core.starts import StartOutcome
+from poller.core.starts import ImportsReading, StartOutcome
 from poller.core.timestamps import epoch
 from poller.web.context import RunContext, store_limit
 from poller.web.loop_lag import LoopLag
@@ -34,6 +34,7 @@ REASONS = 20  # of the label `reason`: a reason is a text, so their number must 
 
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 OUTCOMES = tuple(outcome.__name__.lower() for outcome in get_args(Outcome))
+NO_IMPORTS = ImportsReading(unstarted=0, underway=0)
 STARTS = tuple(outcome.__name__.lower() for outcome in get_args(StartOutcome))
 METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple[str, ...], str]] = {
     "tasks": (GAUGE, ("state",), "Tasks in the state: waiting for their outcome, or finished."),
@@ -49,6 +50,8 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "polls": (COUNTER, ("account", "outcome"), "Answered status requests of this run."),
     "poll_failures": (COUNTER, ("reason",), "Failed status requests of this run: nothing was learned of the task."),
     "starts": (COUNTER, ("account", "outcome"), "Answered start calls of this run, and lost ones (unsure)."),
+    "rows_unstarted": (GAUGE, ("account",), "Rows to import without a task; unsure ones count, and 100,000 at most."),
+    "imports_underway": (GAUGE, ("account",), "Imports that were started and have no outcome yet."),
     "requests": (COUNTER, ("account",), "Requests that this run sent, answered or not."),
     "requests_in_flight": (GAUGE, ("account",), "Requests without an answer yet."),
     "window_requests_used": (GAUGE, ("account",), "Requests that the server may count in its rolling window now."),
@@ -149,6 +152,10 @@ class RunCollector(Collector):
         yield "poll_failures", _labelled(self._run.metrics.failed_polls)
         starts = {name: self._run.metrics.accounts[name].starts for name in self._run.service.lanes}
         yield "starts", [((name, word), counts[word]) for name, counts in starts.items() for word in STARTS]
+        lanes = self._run.service.lanes
+        imports = {name: lane.imports or NO_IMPORTS for name, lane in lanes.items()}
+        yield "rows_unstarted", _labelled({name: reading.unstarted for name, reading in imports.items()})
+        yield "imports_underway", _labelled({name: reading.underway for name, reading in imports.items()})
 
     def _accounts(self) -> Iterator[tuple[str, Samples]]:
         readings = {name: lane.gate.reading() for name, lane in self._run.service.lanes.items()}

@@ -205,3 +205,19 @@ def test_each_sink_is_shown_with_the_state_of_the_record() -> None:
         f"{indent}sql:c: dead: too long",
     ]
     assert any("correlation id c-1" in line for line in lines)
+
+
+async def test_a_row_that_has_no_task_yet_is_shown_by_its_url(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, replace(SLOW, faults={"start_lost": 1.0}))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("url\n" + "".join(f"https://cdn.example.com/{number}.png\n" for number in range(30)))
+    flags = {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PRIVATE", "folderPath": "/p"}}}
+    await simulation.run_for(30, rows, flags)
+    code, text, _ = await answer(simulation, "https://cdn.example.com/3.png", capsys)
+    assert code is Exit.ALL_COMPLETE
+    assert "unsure       1 of 1 answers lost" in text
+    assert '"folderPath":"/p"' in text
+    code, text, _ = await answer(simulation, "cdn.example.com/29.png", capsys, as_json=True)
+    assert (orjson.loads(text)["state"], orjson.loads(text)["starts"]) == ("unstarted", 0)

@@ -61,6 +61,15 @@ async def test_a_failing_disk_is_never_taken_for_a_good_one() -> None:
 
 @traced
 @pytest.mark.real_time
+async def test_a_kill_before_what_is_sent_to_postgresql_loses_and_repeats_nothing() -> None:
+    shape = Shape(targets=[TARGETS["jsonl"]], tasks=6, on_postgres=True)
+    counts = await counts_of([Trial(shape=shape, blows=(Blow(point=Point(call="sendto", number=120), fault=KILL),))])
+    assert counts.violations == []
+    assert counts.blows == 1
+
+
+@traced
+@pytest.mark.real_time
 async def test_a_power_cut_takes_back_nothing_that_a_reader_saw() -> None:
     shape = Shape(targets=[TARGETS[name] for name in FILES])
     recorded, violations = await cut_all(shape, None, 6, Random(5))

@@ -35,6 +35,7 @@ from tests.support.processes import (
 
 pytestmark = pytest.mark.real_time
 
+WEBHOOK_SECRET = "whsec_c2FuZGJveC1zZWNyZXQtb2YtMjQtYnl0ZXM="
 QUICK = ("--requests", "60", "--window-s", "0.3")  # a restart waits that long
 STEADY = ("--requests", "60", "--window-s", "0.6")  # too slow to end before the fifth kill
 SLOW = ("--requests", "20", "--window-s", "0.5")
@@ -216,6 +217,41 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(tmp_path: Path, complet
             connection.close()
             assert "nothing is lost" in first.log()
     assert run("run", "--base-url", complete.url, *QUICK, folder=tmp_path).returncode == Exit.ALL_COMPLETE
+    assert counted(tmp_path / "finished.jsonl") == fed(ids)
+
+
+@pytest.fixture
+def dead_webhook() -> list[str]:
+    """Return the flags of a run with a webhook that nobody serves, beside a file."""
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        port = once.getsockname()[1]
+    return ["--sink", f"webhook:http://127.0.0.1:{port}/", "--sink", "jsonl:finished.jsonl"]
+
+
+def test_ctrl_c_does_not_wait_for_a_dead_webhook_and_its_records_are_kept(
+    tmp_path: Path, complete: Hubspot, dead_webhook: list[str]
+) -> None:
+    ids = complete.ids_file(tmp_path, 20)
+    env = environ(WEBHOOK_SECRET=WEBHOOK_SECRET)
+    with running("run", ids.name, "--base-url", complete.url, *dead_webhook, *QUICK, folder=tmp_path, env=env) as dead:
+        file = tmp_path / "finished.jsonl"
+        wait_until(lambda: file.exists() and counted(file) == fed(ids), "all records in the file")
+        wait_until(dead.logged("sink.failed"), "the webhook's first failure")
+        dead.signal(signal.SIGINT)
+        began_at = time.monotonic()
+        assert dead.ended() == Exit.WORK_LEFT
+        assert time.monotonic() - began_at < 10  # its next try is minutes away
+        assert re.search("poller: stopped with work left: .*20", dead.log()), dead.log()
+
+
+def test_a_dead_webhook_ends_a_run_after_give_up_s(tmp_path: Path, complete: Hubspot, dead_webhook: list[str]) -> None:
+    ids = complete.ids_file(tmp_path, 20)
+    flags = ["--base-url", complete.url, "--give-up-s", "2", *dead_webhook, *QUICK]
+    began_at = time.monotonic()
+    done = run("run", ids.name, *flags, folder=tmp_path, env=environ(WEBHOOK_SECRET=WEBHOOK_SECRET))
+    assert done.returncode == Exit.UNREACHABLE, done.stderr
+    assert 2 <= time.monotonic() - began_at < 30
+    assert re.search("(?m)^poller: .*webhook:", done.stderr), done.stderr
     assert counted(tmp_path / "finished.jsonl") == fed(ids)
 
 

@@ -24,7 +24,7 @@ from poller.config import Settings, load
 from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
-from poller.web.metrics import METRICS, OUTCOMES
+from poller.web.metrics import METRICS, OUTCOMES, STARTS
 from tests.support.processes import TOKEN, Running, environ, hubspot, run, running, wait_until
 
 pytestmark = pytest.mark.default_ports
@@ -369,7 +369,7 @@ def test_every_value_of_a_label_that_a_query_names_exists() -> None:
     known = {
         "kind": {kind.value for kind in Kind},
         "reason": {pause.value for pause in Pause},
-        "outcome": set(OUTCOMES),
+        "outcome": {*OUTCOMES, *STARTS},
         "state": {"waiting", "finished"},
     }
     for where, query in queries():

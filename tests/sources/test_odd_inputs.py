@@ -93,9 +93,9 @@ ODD = (
     Odd(name="a header among ids", data=b"A1\ntask_id\nA2\n", ids=("A1", "A2"), rejected=("second header line",)),
     Odd(
         name="two exports joined, with other columns",
-        data=ROWS.encode() + b"url,task_id\n",
-        ids=("A1", "A2"),
-        rejected=("a second header line",),
+        data=ROWS.encode() + b"source,task_id,n\nhttps://x/3,A3,1\nx,A4,task\n" + ROWS.replace("A", "B").encode(),
+        ids=("A1", "A2", "A3", "A4", "B1", "B2"),
+        rejected=("of other columns: the lines after it are read under it",) * 2,
     ),
     Odd(
         name="ids that a spreadsheet rounded",
@@ -202,6 +202,23 @@ def test_a_file_in_utf_16_is_resumed_where_it_was_left_and_when_its_last_line_gr
             rest = [fed.task_id for chunk in _chunks(parser, file.at(start.offset)) for fed in chunk.fed]
         first = start.line - 1  # the header is a line, too
         assert rest == [*(f"A{number}" for number in range(first, 5)), "A56", "A7"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_a_file_of_joined_exports_is_resumed_under_the_header_that_was_in_force(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "ids.csv"
+    exports = [f"task_id,url\nA{n},https://x/id,\nA{n}x,u\nurl,id\nhttps://x/{n},B{n}\n" for n in range(4000)]
+    mark = "" if encoding == "utf-8" else "\ufeff"
+    path.write_bytes((mark + "".join(exports)).encode(encoding))
+    rules = ReadOptions(accounts=frozenset({"main"}), default_account="main", chunk_lines=1013)
+    chunks = _chunks(Parser(rules, "ids.csv"), path.read_bytes())
+    ids = [fed.task_id for chunk in chunks for fed in chunk.fed]
+    assert ids == [each for n in range(4000) for each in (f"A{n}", f"A{n}x", f"B{n}")]
+    for at in (1, 6, 7, 13):
+        with open_file(str(path), 0) as file:
+            parser, start = resumed_parser(file, chunks[at].position, rules, "ids.csv")
+            rest = [fed for chunk in _chunks(parser, file.at(start.offset, path.stat().st_size)) for fed in chunk.fed]
+        assert rest == [fed for chunk in chunks[at + 1 :] for fed in chunk.fed]
 
 
 def _chunks(parser: Parser, data: bytes) -> list[Chunk]:

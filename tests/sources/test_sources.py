@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ import pytest
 
 from poller.config import load
 from poller.core.errors import ConfigError, Exit, InputError
-from poller.core.model import Chunk
+from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
@@ -52,7 +52,15 @@ def folder(path: Path, *, follow: bool = False, settle_s: float = 2.0) -> Source
 class Fed:
     """An ingest at work."""
 
-    def __init__(self, store: Store, clock: Clock, sources: Sequence[Source]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        sources: Sequence[Source],
+        *,
+        on_chunk: Callable[[Chunk], None] = lambda _chunk: None,
+    ) -> None:
+        self._on_chunk = on_chunk
         self.has_ended = asyncio.Event()
         self.chunks = asyncio.Semaphore(0)  # released with each
         self.ingest = Ingest(
@@ -61,9 +69,13 @@ class Fed:
             clock=clock,
             stdin=0,
             tolerant=any(source.follow for source in sources),
-            on_chunk=lambda _chunk, _added: self.chunks.release(),
+            on_chunk=self._note,
             on_ended=self.has_ended.set,
         )
+
+    def _note(self, chunk: Chunk, _added: Added) -> None:
+        self.chunks.release()
+        self._on_chunk(chunk)
 
     async def has_chunks(self, count: int) -> None:
         for _ in range(count):
@@ -242,6 +254,23 @@ async def test_a_dropped_file_with_some_rejected_lines_is_marked_in_its_name_and
     assert names(tmp_path / "done") == {"a.2-rejected.txt", "b.txt"}
     [moved, _] = named(events, "source.file_moved")
     assert (moved["log_level"], moved["rejected"]) == ("warning", 2)
+
+
+async def test_a_dropped_file_that_grows_while_it_is_read_is_read_to_its_new_end_before_it_is_moved(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("A1\nA2\n")
+
+    def grow(chunk: Chunk) -> None:
+        if chunk.position.ended and path.stat().st_size < 9:
+            with path.open("a") as writer:
+                writer.write("A3\n")
+
+    async with asyncio.TaskGroup() as group:
+        Fed(store, clock, [folder(tmp_path)], on_chunk=grow).ingest.start(group)
+    assert await fed_ids(store) == ["A1", "A2", "A3"]
+    assert (tmp_path / "done/a.txt").read_text() == "A1\nA2\nA3\n"
 
 
 @pytest.mark.parametrize(("content", "where"), [("a b\n", "failed/a.txt"), ("A1\na b\n", "done/a.1-rejected.txt")])

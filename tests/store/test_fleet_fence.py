@@ -14,7 +14,7 @@ from poller.core.protocols import Clock
 from poller.core.starts import Begin, EndRow
 from poller.reports.ledger import imbalances
 from poller.store import open_store
-from tests.support.fleet_members import ACCOUNTS, Open, bury, give, see, take
+from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids, running
 from tests.support.virtual import EPOCH
 
@@ -174,32 +174,25 @@ async def test_a_claim_that_was_under_way_when_its_account_changed_owner_is_drop
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-async def test_numbers_appear_in_their_order_though_another_commits_first(
-    open_member: Open, monkeypatch: pytest.MonkeyPatch
+async def test_a_record_appears_after_all_with_lower_numbers(
+    open_member: Open, database: psycopg.Connection[Any]
 ) -> None:
-    """A reader that goes on after the highest number it saw would otherwise never see the lower one."""
+    """A reader that continues after the highest number it saw would otherwise never see the lower one."""
     a, b = await open_member("a"), await open_member("b")
+    await a.fleet.want_sinks(["file"])
     for store, name in ((a, "one"), (b, "two")):
         await take(store, name)
         await feed(store, "x", account=name)
-    tasks = [(await store.claim(name, 1))[0] for store, name in ((a, "one"), (b, "two"))]
-    began, may_end = asyncio.Event(), asyncio.Event()
-    commit = a._writer._commit
-
-    async def commit_late(connection: Any) -> None:
-        began.set()
-        await may_end.wait()
-        await commit(connection)
-
-    monkeypatch.setattr(a._writer, "_commit", commit_late)
-    slow = asyncio.ensure_future(a.record([finished(tasks[0])]))
-    await began.wait()
-    await b.record([finished(tasks[1])])
-    (first,) = await b.records(0, 9)
-    may_end.set()
-    await slow
-    (second,) = await b.records(first.number, 9)
-    assert (first.account, second.account) == ("two", "one")
+    (x,), (y,) = await a.claim("one", 1), await b.claim("two", 1)
+    hold(database, "INSERT", "undelivered", "NEW.number = 1")
+    with held(database):
+        slow = asyncio.ensure_future(a.record([finished(x)]))  # it has its number
+        await blocked(database, 1)
+        fast = asyncio.ensure_future(b.record([finished(y)]))
+        await blocked(database, 2, unless=fast)
+        assert await b.records(0, 9) == []
+    await asyncio.gather(slow, fast)
+    assert [record.account for record in await b.records(0, 9)] == ["one", "two"]
 
 
 async def test_records_of_any_bytes_pass_the_last_message(open_member: Open) -> None:

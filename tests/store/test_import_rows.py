@@ -169,6 +169,18 @@ async def test_a_row_that_is_fed_again_is_a_new_attempt_only_where_no_file_lande
         assert imbalances(await store.sums()) == []
 
 
+async def test_a_row_without_a_task_is_found_by_a_piece_of_its_values_and_by_its_identity(
+    kept_url: str, clock: Clock
+) -> None:
+    async with opened(kept_url, clock) as store:
+        await feed(store, fed("https://cdn.example.com/ä 1.png"), fed("https://cdn.example.com/2.png"), fed("c"))
+        for text, found in (("example.com", 2), ("/ä 1", 1), ("c", 3), ("nothing", 0)):
+            assert len(await store.waiting_rows(text, 9)) == found, text
+        await begun(store, await claimed(store), "T1", clock())
+        (row,) = await store.waiting_rows("example.com", 9)
+        assert (row.row, row.account, row.starts) == ("https://cdn.example.com/2.png", "default", 0)
+
+
 async def test_one_chunk_with_a_row_twice_has_one_duplicate(kept_url: str, clock: Clock) -> None:
     async with opened(kept_url, clock) as store:
         assert await feed(store, fed("a"), fed("b"), fed("a")) == (2, 1, 0)

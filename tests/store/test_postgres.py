@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any
 
@@ -17,10 +19,11 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import last_beat, open_store, read_store
 from poller.store.postgres import PostgresStore, task_queue
-from poller.store.postgres.connection import connect
+from poller.store.postgres.connection import CONNECT_WITHIN_S, connect
 from poller.store.postgres.dsn import parse
 from poller.store.postgres.errors import may_pass, store_error
 from poller.store.postgres.lock import NotOwner, retake_lock, take_lock
+from poller.store.postgres.open import READERS
 from poller.store.postgres.reader import PostgresReader
 from poller.store.postgres.schema import MIGRATIONS, make_schema
 from tests.support.store_makers import feed, finished, ids, kill, running
@@ -445,3 +448,38 @@ def test_damage_is_reported_with_a_remedy() -> None:
     error = store_error(psycopg.errors.DataCorrupted("invalid page"), parse("postgresql://me:pw@host/db"))
     assert isinstance(error, StoreUnusable)
     assert str(error) == "the state postgresql://host/db is damaged (invalid page). Restore a backup of it."
+
+
+@pytest.mark.real_time
+def test_the_last_beat_of_a_server_that_gives_no_answer_is_an_error_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        began_at = time.monotonic()
+        with pytest.raises(StoreUnusable, match="Check that the server runs"):
+            last_beat(f"postgresql://user@127.0.0.1:{mute.getsockname()[1]}/poller")
+        assert time.monotonic() - began_at < 2 * CONNECT_WITHIN_S
+
+
+async def test_the_last_beat_waits_for_no_lock(store: PostgresStore, postgres_url: str) -> None:
+    dsn = parse(postgres_url)
+    with psycopg.connect(dsn.conninfo) as locking:
+        locking.execute("LOCK TABLE replica")
+        with pytest.raises(StoreUnusable):
+            last_beat(postgres_url)
+    assert last_beat(postgres_url) is not None
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_read_that_is_cancelled_while_it_gets_its_connection_ends(store: PostgresStore, steps: int) -> None:
+    """The pool forgets a cancellation that comes while it hands a connection over. Its caller would go on forever: a
+    lane of a fleet's member that is dropped while the server comes back."""
+    taken = [await store._pool.getconn() for _ in range(READERS)]
+    reading = asyncio.ensure_future(store.sources())
+    await asyncio.sleep(0.1)
+    await store._pool.putconn(taken.pop())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    for each in taken:
+        await store._pool.putconn(each)
+    assert reading.cancelled()

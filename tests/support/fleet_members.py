@@ -1,6 +1,11 @@
 """Members of a fleet for the stores' tests: several stores of this process on one PostgreSQL state."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
 
 from poller.core.fleet import FleetView, Taken
 from poller.store.postgres.fleet.store import FleetStore
@@ -26,3 +31,41 @@ async def give(store: FleetStore, name: str, *, is_clean: bool = True, ages: tup
 async def bury(by: FleetStore, dead: FleetStore) -> None:
     (seen,) = [member for member in (await see(by)).members if member.id == dead.fleet.id]
     assert await by.fleet.bury({seen.id: seen.beats}) == [seen.id]
+
+
+# --- statements that the server holds up in the middle ---------------------------------------------------------------
+
+HELD = 77  # an advisory lock
+
+
+def hold(database: psycopg.Connection[Any], event: str, table: str, condition: str) -> None:
+    """Have rows of this table wait in this event while the test is in `held`."""
+    database.execute(
+        f"CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {condition} THEN"
+        f" PERFORM pg_advisory_xact_lock({HELD}); END IF; RETURN NEW; END $$;"
+        f" CREATE TRIGGER hold BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION hold()".encode()
+    )
+
+
+@contextmanager
+def held(database: psycopg.Connection[Any]) -> Iterator[None]:
+    database.execute("SELECT pg_advisory_lock(%s)", (HELD,))
+    try:
+        yield
+    finally:
+        database.execute("SELECT pg_advisory_unlock(%s)", (HELD,))
+
+
+async def blocked(
+    database: psycopg.Connection[Any], sessions: int, *, unless: asyncio.Future[Any] | None = None
+) -> None:
+    """Wait until so many sessions wait for a lock, or `unless` is done."""
+    for _ in range(2000):
+        row = database.execute(
+            "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone()
+        if row == (sessions,) or (unless is not None and unless.done()):
+            return
+        await asyncio.sleep(0.005)
+    raise TimeoutError(f"{sessions} sessions do not wait")

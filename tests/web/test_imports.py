@@ -1,13 +1,17 @@
 """POST /v1/imports: each row of a request is in the ledger once, is on disk, and is started by the run."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.core.sums import StartSums
 from poller.reports.ledger import imbalances
+from poller.reports.status import ledger_view
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation
 from tests.support.site import json_of, visited
@@ -66,3 +70,35 @@ async def test_rows_whose_columns_lack_an_option_store_nothing(simulation: Simul
         answer = await json_of(response)
     assert "gives the folder" in answer["message"]
     assert (await simulation.sums()).sources == ()
+
+
+async def test_metrics_page_and_status_show_the_rows(simulation: Simulation) -> None:
+    slow = Simulation(simulation.folder, simulation.clock, replace(QUICK, durations=parse_durations("fixed:60")))
+    rows = "".join(f"https://cdn.example.com/{number}.png,{number}\n" for number in range(30))
+    async with visited(slow, flags=FLAGS) as session:
+        async with session.post(
+            "/v1/imports", data="url,sku\n" + rows, headers={"Content-Type": "text/csv"}
+        ) as response:
+            assert response.status == 200
+        await asyncio.sleep(20)  # the trial is under way
+        async with session.get("/metrics") as response:
+            metrics = await response.text()
+        async with session.get("/v1/overview") as response:
+            (lane,) = (await json_of(response))["lanes"]
+        async with session.get("/v1/tasks") as response:
+            assert len((await json_of(response))["tasks"]) == 20
+        status = ledger_view(await slow.sums(), differences=[], heartbeat=None, now=0.0)
+    assert 'poller_rows_unstarted{account="default"} 10.0' in metrics
+    assert 'poller_imports_underway{account="default"} 20.0' in metrics
+    assert lane["imports"] == {"unstarted": 10, "underway": 20}
+    assert status.starts == StartSums(unstarted=10, underway=20, starts=20, accepted=20)
+
+
+async def test_a_source_of_the_config_feeds_rows_to_a_run_that_polls_ids_beside_them(simulation: Simulation) -> None:
+    (simulation.folder / "drop").mkdir()
+    (simulation.folder / "drop" / "rows.csv").write_text(CSV)
+    ids = simulation.write_ids(3)
+    table = {"folder": str(simulation.folder / "drop"), "feeds": "imports", "follow": False}
+    flags = {"sources": [table], "imports": FLAGS["imports"]}
+    assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE, "a line is rejected"
+    assert sorted(record.get("row") is not None for record in simulation.records()) == [False, False, False, True]

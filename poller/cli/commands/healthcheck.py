@@ -47,7 +47,7 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     if url is not None:
         message, answered_by = request_health(url)
         return message, answered_by is not None
-    beat = last_beat(settings.state)
+    beat = last_beat(settings.state, settings.own_replica)
     if beat is None:
         return f"no poller is running on {redacted_url(settings.state)}", False
     pid, at = beat

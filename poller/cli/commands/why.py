@@ -15,6 +15,7 @@ from poller.core.text import redacted_url, without_controls
 
 if TYPE_CHECKING:
     from poller.core.search import TaskPage
+    from poller.core.starts import Row
     from poller.store import StateReader
 
 EXAMPLES = (
@@ -61,6 +62,10 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
         tasks = await store.task_details(task_id) if task_id is not None else ()
         if not tasks:
             page = await store.find_tasks(TaskFilter(text=_bare(named)), limit=MOST_LISTED)
+            rows = await store.waiting_rows(_bare(named), MOST_LISTED)
+            if rows and not page.tasks:
+                sys.stdout.write("".join(_row(row, clock(), as_json=as_json) for row in rows))
+                return Exit.ALL_COMPLETE if len(rows) == 1 else Exit.NOT_ALL_COMPLETE
             if len(page.tasks) != 1:
                 return await _print_others(store, settings, named, task_id, problem, page)
             (found,) = page.tasks
@@ -73,6 +78,12 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
         text = encode(task_view(task, account)).decode() if as_json else task_text(task, account, now, timing)
         sys.stdout.write(text + "\n")
     return Exit.ALL_COMPLETE
+
+
+def _row(row: "Row", now: float, *, as_json: bool) -> str:
+    from poller.reports.row import row_text, row_view
+
+    return f"{encode(row_view(row)).decode() if as_json else row_text(row, now)}\n"
 
 
 async def _timing(store: "StateReader", settings: Settings, name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Read CSV: the header, and records that may span several lines. A broken record affects no other line."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from poller.sources.options import ReadOptions
 from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, find_name, id_from, text_of
 from poller.sources.parsing.lines import Line
 
+AMBIGUOUS_NAME = "id"  # may be a value of another column, too
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -25,6 +27,7 @@ class CsvReader:
     has_header: bool = True  # the first line names the columns
     id_at: int
     account_at: int | None
+    header_words: frozenset[str] = frozenset()  # a line with one of these as a value is a header of other columns
 
     def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines) -> int:
         """Read the records that begin within the first `count` lines; return how many lines they took.
@@ -35,6 +38,10 @@ class CsvReader:
         while at < count:
             try:
                 taken, fed = self._record(lines, at, final)
+            except OtherHeader as header:
+                into.reject(first + at, lines[at], header)
+                into.successor = header.table
+                return at + 1
             except ValueError as reason:
                 into.reject(first + at, lines[at], reason)
                 at += 1
@@ -63,14 +70,14 @@ class CsvReader:
         return record.taken, self._fed(fields)
 
     def _fed(self, fields: list[str]) -> Fed:
+        if self._is_header(fields):
+            raise self._second_header(fields)
         if any(fields[len(self.names) :]):
             raise ValueError(
                 f"{len(fields)} fields under a header of {len(self.names)}: quote values that hold {self.delimiter!r}"
             )
         if self.id_at >= len(fields):
             raise ValueError(f"no id: the line ends before the column {self.names[self.id_at]}")
-        if fields[self.id_at] in self.names:
-            raise ValueError("a second header line, not a record: feed files with other columns by themselves")
         task_id = id_from(without_mark(fields[self.id_at]))
         account = self.options.default_account
         ref = dict(zip(self.names, fields, strict=False))
@@ -79,10 +86,45 @@ class CsvReader:
             account = account_from(ref.pop(self.names[self.account_at], None), self.options)
         return Fed(account=account, task_id=task_id, ref=orjson.dumps(ref) if ref else None)
 
+    def _is_header(self, fields: list[str]) -> bool:
+        id_or_name = fields[self.id_at] if self.id_at < len(fields) else ""
+        if id_or_name in self.names:
+            return True
+        return not self.header_words.isdisjoint(fields) and re.search("[0-9]", id_or_name) is None
+
+    def _second_header(self, fields: list[str]) -> ValueError:
+        table = _table_of([field.strip() for field in fields], self.delimiter, self.options)
+        if table is None or not table.has_header or table.names == self.names:
+            return ValueError("a second header line, not a record")
+        return OtherHeader(table)
+
+    def latest(self, block: bytes) -> "CsvReader":
+        """Return the reader of what follows `block`, whole lines of UTF-8 which this one has read before."""
+        table = self
+        for line in _header_lines(self.options).findall(block) if self.header_words else ():
+            fields = columns_or_none(line.decode("utf-8", "replace").strip(), table.delimiter) or []
+            if table._is_header(fields) and isinstance(found := table._second_header(fields), OtherHeader):
+                table = found.table
+        return table
+
     def is_record(self, text: str) -> bool:
         """Whether a line alone is a record: every column and a usable id."""
         fields = columns_or_none(text, self.delimiter) or []
         return len(fields) == len(self.names) and _is_id(without_mark(fields[self.id_at]))
+
+
+class OtherHeader(ValueError):
+    """A header of other columns: `table` reads the lines after it."""
+
+    def __init__(self, table: CsvReader) -> None:
+        super().__init__("a second header line, of other columns: the lines after it are read under it")
+        self.table = table
+
+
+def _header_lines(options: ReadOptions) -> re.Pattern[bytes]:
+    """Return what finds the lines with a value that names the id column."""
+    names = b"|".join(re.escape(name.encode()) for name in options.id_names)
+    return re.compile(rb"(?im)^(?:.*[,;\t])?[\" ]*(?:" + names + rb")[\" ]*(?:[,;\t].*)?\r?$")
 
 
 class _RecordLines:
@@ -143,9 +185,15 @@ def columns_of(line: str, delimiter: str | None = None) -> list[str]:
 
 
 def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
-    columns = columns_or_none(line, delimiter) or []
-    id_at, has_header = find_name(columns, options.id_names), True
     number = options.id_number if line.lstrip()[:1] not in ("{", "[") else None
+    return _table_of(columns_or_none(line, delimiter) or [], delimiter, options, number)
+
+
+def _table_of(
+    columns: Sequence[str], delimiter: str, options: ReadOptions, number: int | None = None
+) -> CsvReader | None:
+    """Return the reader below these columns, None where none is the id's. `number`: that of the id's column."""
+    id_at, has_header = find_name(columns, options.id_names), True
     if id_at is None and number is not None and number <= len(columns):
         id_at, has_header = number - 1, not _is_id(columns[number - 1])
     if id_at is None:
@@ -158,6 +206,7 @@ def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
         has_header=has_header,
         id_at=id_at,
         account_at=account_at if account_at != id_at else None,
+        header_words=frozenset(options.id_names) - {AMBIGUOUS_NAME} if has_header else frozenset(),
     )
 
 

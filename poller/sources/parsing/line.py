@@ -36,6 +36,7 @@ class ParsedLines:
     fed: list[Fed] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     blank: int = 0
+    successor: Any = None  # the reader of the lines that follow, where the latest one was a header of other columns
 
     def take(self, fed: Fed | None) -> None:
         """Keep a usable line, or count a blank one."""

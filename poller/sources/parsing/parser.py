@@ -95,18 +95,37 @@ class Parser:
         if start.offset == 0:
             return parser
         parser._begin(content)
-        known = cls(options, source, content)
+        known, tail = cls(options, source, content), b""
         for block in before:
             for _chunk in known.push(block):
                 pass
             known.flush()
+            tail = block[block.rfind(b"\n") + 1 :]
             if known.reader is not None:
                 break
         for _chunk in known.end() if known.reader is None else ():
             pass
         parser.reader, parser._delimiter = known.reader, known._delimiter
+        if isinstance(known.reader, CsvReader) and known.reader.header_words:
+            parser.reader = known._latest_table(known.reader, tail, before, content)
         parser._position = replace(start, fingerprint="", ended=False)
         return parser
+
+    def _latest_table(
+        self, table: CsvReader, tail: bytes, before: Iterator[bytes], content: Content
+    ) -> LineReader | None:
+        """Return the table at the end of `before`, which may hold headers of other columns; `tail` is a part of its
+        first line. Reads records only where the text is encoded otherwise than usual."""
+        if (content.encoding, content.line_break) != ("utf-8", "\n"):
+            for block in before:
+                for _chunk in self.push(block):
+                    pass
+                self.flush()
+            return self.reader
+        for block in before:
+            lines, separator, tail_of_block = (tail + block).rpartition(b"\n")
+            table, tail = table.latest(lines), tail_of_block if separator else tail + block
+        return table.latest(tail)
 
     @property
     def is_within_line(self) -> bool:
@@ -206,7 +225,7 @@ class Parser:
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
         taken = 0 if self.reader else self._detect(count, into)
-        if self.reader and taken < count:
+        while self.reader and taken < count:
             taken += self.reader.read(
                 self._pending[taken:] if taken else self._pending,
                 count - taken,
@@ -214,6 +233,9 @@ class Parser:
                 final,
                 into,
             )
+            if into.successor is None:
+                break
+            self.reader, into.successor = into.successor, None
         if taken == 0:
             return None
         self._advance(taken)

@@ -77,7 +77,7 @@ async def _add_attempts(
                 row.body,
                 row.ref,
                 now,
-                now,
+                row.due_at or now,
                 kind in rows.MAY_HAVE_LANDED,
                 rows.ids_of_attempts(earlier, task_id),
             ),
@@ -222,6 +222,16 @@ def _end_values(row: Row, record: Record, paused_s: float | None, is_certain: bo
         "row": row.key,
         "certain": int(is_certain),
     }
+
+
+async def waiting(connection: AsyncConnection, text: str, limit: int) -> list[Row]:
+    found = await fetch_all(
+        connection,
+        f"SELECT a.name, {rows.IMPORT_ROW_OF_I} FROM import_row i JOIN account a ON a.id = i.account"  # noqa: S608 - our own columns
+        " WHERE i.task IS NULL AND (i.row = %s OR position(%b::bytea IN i.ref) > 0) ORDER BY i.key LIMIT %s",
+        (text, text.encode(errors="replace"), limit),
+    )
+    return [rows.import_row_of(account, row) for account, *row in found]
 
 
 async def bodies(connection: AsyncConnection, account: str, names: Sequence[str]) -> dict[str, bytes]:

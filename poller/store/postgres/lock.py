@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError, StoreLocked
 from poller.core.timestamps import iso
-from poller.store.postgres.connection import fetch_all, fetch_first
+from poller.store.postgres.connection import CONNECT_WITHIN_S, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 
@@ -102,10 +102,15 @@ def taken_over(dsn: Dsn) -> StoreError:
 
 def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
     """Return the owner's process id and its last heartbeat (an instant); None where no living process does. `replica`:
-    of the member with this name."""
+    of the member with this name. Raises `StoreUnusable`, also where no answer comes in `CONNECT_WITHIN_S`."""
     dsn = parse(url)
+    limit_s = int(CONNECT_WITHIN_S)
     try:
-        with psycopg.connect(dsn.conninfo, autocommit=True) as connection:
+        with (
+            psycopg.connect(dsn.conninfo, autocommit=True, connect_timeout=limit_s) as connection,
+            connection.transaction(),
+        ):
+            connection.execute(f"SET LOCAL statement_timeout = '{limit_s}s'".encode())
             row = connection.execute(
                 f"SELECT pid, beat_at FROM replica WHERE EXISTS ({_HOLDER})"  # noqa: S608 - a constant
                 " AND name IS NOT DISTINCT FROM coalesce(%s, name) ORDER BY id DESC",

@@ -15,6 +15,7 @@ from poller.core.fleet import FleetView, Published
 from poller.core.model import Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
@@ -168,6 +169,9 @@ class PostgresReads(StateReader):
             (after, max(0, limit)),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def waiting_rows(self, text: str, limit: int) -> Sequence[Row]:
+        return await self._read(import_rows.waiting, text, limit)
 
     async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
         return await self._read(import_rows.bodies, account, rows)

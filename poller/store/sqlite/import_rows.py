@@ -15,7 +15,15 @@ from poller.core.accounts import AccountState
 from poller.core.model import FedRow, Kind, Record
 from poller.core.starts import Row, StartAgain
 from poller.core.sums import StartSums
-from poller.store.rows import IMPORT_ROW, MAY_HAVE_LANDED, ids_of_attempts, import_row_of, start_facts, storable
+from poller.store.rows import (
+    IMPORT_ROW,
+    IMPORT_ROW_OF_I,
+    MAY_HAVE_LANDED,
+    ids_of_attempts,
+    import_row_of,
+    start_facts,
+    storable,
+)
 from poller.store.sqlite.accounts import account_base
 
 Connection = sqlite3.Connection
@@ -66,7 +74,16 @@ def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], 
         connection.execute(
             "INSERT INTO import_row (account, row, body, ref, fed_at, due_at, may_have_landed, earlier)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (account, f"{name}~{attempts + 1}", row.body, row.ref, now, now, kind in MAY_HAVE_LANDED, ids),
+            (
+                account,
+                f"{name}~{attempts + 1}",
+                row.body,
+                row.ref,
+                now,
+                row.due_at or now,
+                kind in MAY_HAVE_LANDED,
+                ids,
+            ),
         )
         connection.execute(
             "UPDATE import_row SET attempts = attempts + 1 WHERE account = ? AND row = ?", (account, name)
@@ -156,6 +173,15 @@ def end_row(connection: Connection, row: Row, record: Record, base: tuple[int, f
 def _end_of_start(connection: Connection, row: Row, *, task: int, accepted: bool) -> None:
     connection.execute("UPDATE import_row SET task = ?, ref = NULL, lost = lost - 1 WHERE key = ?", (task, row.key))
     connection.execute("UPDATE import_sum SET accepted = accepted + ?, refused = refused + ?", (accepted, not accepted))
+
+
+def waiting(connection: Connection, text: str, limit: int) -> list[Row]:
+    found = connection.execute(
+        f"SELECT a.name, {IMPORT_ROW_OF_I} FROM import_row i CROSS JOIN account a ON a.id = i.account"  # noqa: S608 - our own columns
+        " WHERE i.task IS NULL AND (i.row = ? OR instr(CAST(i.ref AS text), ?)) ORDER BY i.key LIMIT ?",
+        (text, text, limit),
+    )
+    return [import_row_of(account, row) for account, *row in found]
 
 
 def bodies(connection: Connection, account: str, names: Sequence[str]) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from poller.core.fleet import Published
 from poller.core.model import Kind, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
+from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
@@ -165,6 +166,9 @@ class SqliteReader(StateReader):
             max(0, limit),
         )
         return [rows.delivery_of(row) for row in found]
+
+    async def waiting_rows(self, text: str, limit: int) -> Sequence[Row]:
+        return self._read(import_rows.waiting, text, limit)
 
     async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
         return self._read(import_rows.bodies, account, rows)

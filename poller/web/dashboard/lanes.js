@@ -76,7 +76,8 @@ function fillLane(node, lane, now, isReadOnly) {
   });
   const failed = reading.errors ? `, ${share(reading.errors, reading.requests)} failed` : "";
   const due = dueAt !== null && dueAt - now > 5 && !pause ? ` Next poll at ${at(dueAt, now, { seconds: true })}.` : "";
-  setText(note, `${plural(reading.requests, "request")} in this run${failed}.${due}${lane.replica ? ` Polled by ${lane.replica}.` : ""}`);
+  const rows = lane.imports ? ` ${plural(lane.imports.unstarted, "row")} to start, ${count(lane.imports.underway)} under way.` : "";
+  setText(note, `${plural(reading.requests, "request")} in this run${failed}.${rows}${due}${lane.replica ? ` Polled by ${lane.replica}.` : ""}`);
   dayNote.hidden = dayGauge.hidden;
   setText(dayNote, `The quota's next day begins: ${at(reading.resets_at, now)}.`);
 }

@@ -60,8 +60,8 @@ class Overview:
         fleet = await self._read_fleet()
         others = {} if fleet is None else fleet.others
         lanes = [
-            lane_view(name, each.state, due_at=due.get(name), reading=each, timing=service.lanes[name].timing)
-            for name, each in readings.items()
+            lane_view(name, each.state, due_at=due.get(name), reading=each, timing=lane.timing, imports=lane.imports)
+            for name, each, lane in ((name, each, service.lanes[name]) for name, each in readings.items())
         ]
         lanes += lanes_of_others(others, readings.keys())
         return RunSnapshot(

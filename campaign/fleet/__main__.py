@@ -1,0 +1,83 @@
+"""`python -m campaign.fleet --trials 3`: blows to a fleet of real processes, and the invariants that must hold.
+
+Prints the blows by kind, and each violation with the seed that repeats its trial; exit 1 where there is one.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from campaign.bugs import HOUSE, planted
+from campaign.fleet.invariants import violations
+from campaign.fleet.server import own_server
+from campaign.fleet.trial import Shape, carry_out, prepared
+from campaign.planted_fleet import FLEET_BUGS
+
+
+async def campaign(
+    shapes: list[Shape], *, keep: Path | None = None, tree: Path | None = None
+) -> tuple[Counter[str], int, list[str]]:
+    """Carry out the trials; return the blows by kind, the number of tasks, and the violations. The replicas run the
+    program of `tree`, this one by default."""
+    blows, tasks, wrong = Counter[str](), 0, []
+    with own_server() as server, tempfile.TemporaryDirectory() as temporary:
+        for shape in shapes:
+            folder = (keep or Path(temporary)) / f"seed-{shape.seed}"
+            folder.mkdir(parents=True)
+            async with prepared(shape, folder, server, f"fleet_{shape.seed}", tree or HOUSE) as trial:
+                found = await carry_out(trial)
+                found += violations(trial.history)
+            blows += trial.history.blows()
+            tasks += len(trial.history.records)
+            wrong += [f"seed {shape.seed}: {words}" for words in found]
+    return blows, tasks, wrong
+
+
+def plant(name: str, copy: Path) -> Path:
+    """Copy the program with a bug in it; return where it is. Raises `StopIteration` for a bug that there is not."""
+    bug = next(bug for bug in FLEET_BUGS if bug.name == name)
+    shutil.copytree(HOUSE / "poller", copy / "poller", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / bug.file).write_text(planted(bug))
+    return copy
+
+
+def main() -> None:
+    """Run the campaign."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first trial")
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--accounts", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of blows, in each trial")
+    parser.add_argument("--every", type=float, default=4.0, help="seconds between two blows")
+    parser.add_argument("--kinds", nargs="*", default=list(Shape().kinds), help="of blows")
+    parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")
+    parser.add_argument("--keep", type=Path, help="a folder for configs and logs, which stay")
+    args = parser.parse_args()
+    shapes = [
+        Shape(
+            seed=args.seed + number,
+            replicas=args.replicas,
+            accounts=args.accounts,
+            seconds=args.seconds,
+            every_s=args.every,
+            kinds=args.kinds,
+        )
+        for number in range(args.trials)
+    ]
+    with tempfile.TemporaryDirectory() as copy:
+        tree = None if args.plant is None else plant(args.plant, Path(copy))
+        blows, tasks, wrong = asyncio.run(campaign(shapes, keep=args.keep, tree=tree))
+    counted = ", ".join(f"{kind} {count}" for kind, count in sorted(blows.items()))
+    print(f"{len(shapes)} trials, {tasks:,} tasks; blows: {counted}; {len(wrong)} violations")  # noqa: T201 - a command
+    for words in wrong:
+        print(f"  VIOLATION {words}")  # noqa: T201
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""One replica of a trial: a real `poller run` with a name, tokens of its own and a relay to PostgreSQL."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import orjson
+
+from campaign.fleet.relay import Relay
+
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+class Replica:
+    """A process that may be killed, frozen, cut off and started again under the same name."""
+
+    def __init__(
+        self, name: str, folder: Path, *, relay: Relay, settings: str, accounts: Sequence[str], tree: Path
+    ) -> None:
+        self.name = name
+        self.relay = relay
+        self._folder = folder
+        self._log = folder / f"{name}.log"
+        self._process: asyncio.subprocess.Process | None = None
+        self._read = 0  # bytes of the log before the latest start
+        (folder / f"{name}.toml").write_text(settings)
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(tree),
+            **{token_variable(account): f"{account}.{name}" for account in accounts},
+        }
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def url(self) -> str | None:
+        """Where it serves; None while it does not."""
+        started = [event for event in self.events() if event["event"] == "web.started"]
+        return str(started[-1]["url"]).rstrip("/") if started and self.is_running else None
+
+    def events(self) -> list[Mapping[str, object]]:
+        """Return what it has logged since its latest start."""
+        if not self._log.exists():
+            return []
+        lines = self._log.read_bytes()[self._read :].splitlines()
+        return [orjson.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+
+    async def start(self) -> None:
+        """Start the process; does nothing while it runs."""
+        if self.is_running:
+            return
+        self._read = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "poller", "run", "--config", f"{self.name}.toml", "--log-format", "json"),
+                cwd=self._folder,
+                env=self._environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, where it runs."""
+        if self._process is not None and self._process.returncode is None:
+            os.kill(self._process.pid, number)
+
+    async def ended(self, within_s: float) -> int | None:
+        """Return its exit code; kill it where it does not end in time, and return None."""
+        if self._process is None:
+            return None
+        try:
+            return await asyncio.wait_for(self._process.wait(), within_s)
+        except TimeoutError:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGKILL)
+            await self._process.wait()
+            return None
+
+
+def token_variable(account: str) -> str:
+    """Return the name of the environment variable with an account's token."""
+    return f"TOKEN_{account.upper()}"

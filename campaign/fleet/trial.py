@@ -1,0 +1,376 @@
+"""One trial: a fleet under load for some seconds, blows from a seed, then rest until every outcome is delivered."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import aiohttp
+import orjson
+
+from campaign.fleet.history import Fault, History, Ownership
+from campaign.fleet.relay import Relay
+from campaign.fleet.replica import Replica, token_variable
+from campaign.fleet.server import PostgresServer
+from campaign.fleet.strict import StrictHubspot
+from campaign.targets import Receiver
+from poller.core.errors import PollerError
+from poller.core.sums import Sums
+from poller.reports.ledger import imbalances
+from poller.sandbox import Scenario, parse_durations, serve
+from poller.store import read_store
+
+WINDOW_S, LIMIT = 2.0, 12  # of each account: always full
+OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
+DRAINED_WITHIN_S = 120.0
+TABLE = "finished"
+FEEDERS, FED_AT_ONCE = 2, 8  # as many ids a second as there may be requests
+SETTINGS = """\
+fleet = true
+replica = "{name}"
+state = "{state}"
+base_url = "{hubspot}"
+listen = "127.0.0.1:0"
+follow = true
+progress = false
+requests = {limit}
+window_s = {window_s}
+workers = 8
+account = "{first}"
+
+[polling]
+policy = "backoff"
+first_gap_s = 0.2
+longest_gap_s = 2
+missing_again_s = 0.5
+
+[[sinks]]
+kind = "jsonl"
+path = "finished.jsonl"
+
+[[sinks]]
+kind = "sql"
+url = "{server}"
+table = "{table}"
+
+[[sinks]]
+kind = "webhook"
+url = "{webhook}"
+{accounts}"""
+ACCOUNT = '\n[accounts.{name}]\ntoken_env = "{variable}"\n'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How big a trial is, and what is done to it."""
+
+    replicas: int = 3
+    accounts: int = 6
+    seconds: float = 30.0
+    every_s: float = 4.0  # between two blows, on average
+    lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer
+    kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class Trial:
+    """The parts of one trial while it runs."""
+
+    shape: Shape
+    folder: Path
+    server: PostgresServer
+    schema: str
+    rng: Random
+    hubspot: StrictHubspot
+    receiver: Receiver
+    history: History
+    relay: Relay  # of the SQL sink, whose URL is the same for all
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    _struck: set[str] = field(default_factory=set)  # replicas, or the server, that a blow is at
+    readers: dict[str, int] = field(default_factory=dict)  # the number that each has read up to
+
+    @property
+    def state(self) -> str:
+        return f"{self.server.url}{'&' if '?' in self.server.url else '?'}schema={self.schema}"
+
+    # --- load
+
+    async def feed(self, session: aiohttp.ClientSession) -> None:
+        """Feed fresh ids of random accounts to random replicas; a 200 acknowledges them."""
+        while True:
+            account = self.rng.choice(list(self.hubspot.accounts))
+            ids = self.hubspot.accounts[account].preload(FED_AT_ONCE)
+            self.history.expected |= {
+                (account, each): self.hubspot.accounts[account].expected(each).kind.value for each in ids
+            }
+            while not await self._post(session, account, ids):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.2)
+            at = time.time()
+            self.history.acknowledged |= {(account, each): at for each in ids}
+            await asyncio.sleep(
+                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE * WINDOW_S / LIMIT / self.shape.accounts
+            )
+
+    async def _post(self, session: aiohttp.ClientSession, account: str, ids: Sequence[str]) -> bool:
+        if (url := self._any_url()) is None:
+            return False
+        with suppress(aiohttp.ClientError, TimeoutError):
+            data = "\n".join(ids)
+            async with session.post(f"{url}/v1/tasks", params={"account": account}, data=data) as response:
+                return response.status == 200
+        return False
+
+    def _any_url(self) -> str | None:
+        urls = [replica.url for replica in self.replicas.values() if replica.url is not None]
+        return self.rng.choice(urls) if urls else None
+
+    async def read(self, session: aiohttp.ClientSession, name: str) -> None:
+        """Read /v1/finished page by page, each from another replica."""
+        while True:
+            await self.read_page(session, name)
+            await asyncio.sleep(self.rng.uniform(0.2, 0.8))
+
+    async def read_page(self, session: aiohttp.ClientSession, name: str) -> bool:
+        """Read the reader's next page; return whether it had any record."""
+        if (url := self._any_url()) is None:
+            return False
+        with suppress(aiohttp.ClientError, TimeoutError):
+            params = {"after": str(self.readers.get(name, 0))}
+            async with session.get(f"{url}/v1/finished", params=params) as response:
+                body = await response.read()
+                if response.status == 200 and body:
+                    self.history.read.setdefault(name, []).extend(body.splitlines())
+                    self.readers[name] = int(response.headers["X-Next-After"])
+                    return True
+        return False
+
+    # --- blows
+
+    def next_blow(self) -> Coroutine[Any, Any, None] | None:
+        """Return a blow to a part that no other one is at; None where it is not the moment."""
+        kind = self.rng.choice(self.shape.kinds)
+        name = "server" if kind in ("restart", "stall", "failover") else self.rng.choice(list(self.replicas))
+        lasts_s = self.rng.choice(self.shape.lasts_s)
+        if name in self._struck or (name == "server" and self._struck):
+            return None
+        self._struck.add(name)
+        return self._blow(kind, name, lasts_s)
+
+    async def _blow(self, kind: str, name: str, lasts_s: float) -> None:
+        """Strike one replica, or the server, and let it recover."""
+        replica = self.replicas.get(name, next(iter(self.replicas.values())))
+        fault = Fault(
+            at=time.time(),
+            kind=kind,
+            replica=None if name == "server" else name,
+            lasts_s=lasts_s,
+            idle_s=OWNED_WITHIN_S + WINDOW_S + 2.0,
+        )
+        self.history.faults.append(fault)
+        match kind:
+            case "kill":
+                replica.send(signal.SIGKILL)
+                await replica.ended(5.0)
+                await asyncio.sleep(lasts_s)
+            case "drain":
+                replica.send(signal.SIGTERM)
+                await replica.ended(30.0)
+            case "freeze":
+                replica.send(signal.SIGSTOP)
+                await asyncio.sleep(lasts_s)
+                replica.send(signal.SIGCONT)
+            case "partition":
+                replica.relay.freeze()
+                await asyncio.sleep(lasts_s)
+                replica.relay.thaw()
+            case "cut":
+                replica.relay.cut()
+            case "restart":
+                await asyncio.to_thread(self.server.restart)
+            case "stall":
+                self.server.stall()
+                await asyncio.sleep(lasts_s)
+                self.server.resume()
+            case "failover":
+                self.history.lost_from.append(await asyncio.to_thread(self.server.fail_over, 3.0))
+                for relay in (self.relay, *(each.relay for each in self.replicas.values())):
+                    relay.retarget(self.server.socket)
+                await asyncio.to_thread(self.server.add_standby)
+        await replica.start()
+        self._struck.discard(name)
+
+    # --- the end
+
+    async def rest(self, session: aiohttp.ClientSession) -> list[str]:
+        """Wait until every task has its outcome and every sink its record; return what did not end in time."""
+        for replica in self.replicas.values():
+            await replica.start()
+        ends_at = time.monotonic() + DRAINED_WITHIN_S
+        while time.monotonic() < ends_at:
+            if not await self._left():
+                break
+            await asyncio.sleep(0.3)
+        left = await self._left()
+        for name in self.readers:
+            while await self.read_page(session, name):
+                pass
+        return [f"after {DRAINED_WITHIN_S:.0f} s of rest: {left}"] if left else []
+
+    async def _left(self) -> str:
+        sums = await self._sums()
+        if sums is None:
+            return "the state cannot be read"
+        undelivered = {sink.name: sink.undelivered for sink in sums.sinks if sink.undelivered}
+        return f"{sums.waiting} tasks wait, undelivered {undelivered}" if sums.waiting or undelivered else ""
+
+    async def _sums(self) -> Sums | None:
+        try:
+            reader = await read_store(self.state)
+        except PollerError:
+            return None
+        try:
+            return await reader.sums()
+        finally:
+            await reader.close()
+
+    async def collect(self) -> None:
+        """Take down what the store and the sinks hold in the end."""
+        history, schema = self.history, self.schema
+        reader = await read_store(self.state)
+        try:
+            records, after = [], 0
+            while page := await reader.records(after, 500):
+                records += [delivery.body for delivery in page]
+                after = page[-1].number
+            history.records = records
+            history.imbalances = {"state": [str(each) for each in imbalances(await reader.sums())]}
+        finally:
+            await reader.close()
+        history.lines = (self.folder / "finished.jsonl").read_bytes().splitlines()
+        history.table = [
+            row.encode()
+            for (row,) in self.server.rows(f"SELECT record::text FROM public.{self.table} ORDER BY 1")  # noqa: S608
+        ]
+        history.posts = list(self.receiver.taken)
+        names: dict[int, str] = {}
+        for at, account, epoch, owner, name in self.server.rows(
+            f"SELECT at, account, epoch, owner, replica FROM {schema}.owner_audit ORDER BY at"  # noqa: S608
+        ):
+            if owner is not None:
+                names[owner] = name
+            change = Ownership(at=at, account=account, epoch=epoch, replica=names.get(owner))
+            history.owners.append(change)
+        history.arrivals = self.hubspot.arrivals
+        history.recorded_polls = sum(orjson.loads(record)["polls"] for record in history.records)
+        history.workers = 8 * self.shape.accounts
+
+    @property
+    def table(self) -> str:
+        return f"{TABLE}_{self.schema}"
+
+
+@asynccontextmanager
+async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: str, tree: Path) -> AsyncIterator[Trial]:
+    """Set a trial up: HubSpot, receiver, relays, replicas that are not started. They run the program of `tree`."""
+    accounts = [f"acct{number}" for number in range(shape.accounts)]
+    scenario = Scenario(
+        durations=parse_durations("uniform:0.5,4"),
+        fates={},
+        requests=LIMIT,
+        window_s=WINDOW_S,
+        latency_s=(0.005, 0.05),
+        seed=shape.seed,
+    )
+    hubspot = StrictHubspot(scenario, accounts)
+    receiver = Receiver(folder)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serve(hubspot))
+        webhook = await stack.enter_async_context(receiver.serving())
+        trial = Trial(
+            shape=shape,
+            folder=folder,
+            server=server,
+            schema=schema,
+            rng=Random(shape.seed),  # noqa: S311 - chooses blows
+            hubspot=hubspot,
+            receiver=receiver,
+            history=History(window_s=WINDOW_S, limit=LIMIT),
+            relay=await stack.enter_async_context(Relay(socket=server.socket).serving()),
+        )
+        if "failover" in shape.kinds:
+            await asyncio.to_thread(server.add_standby)
+        for number in range(1, shape.replicas + 1):
+            relay = await stack.enter_async_context(Relay(socket=server.socket).serving())
+            name = f"r{number}"
+            settings = SETTINGS.format(
+                name=name,
+                state=f"postgresql://postgres@127.0.0.1:{relay.port}/postgres?schema={schema}",
+                hubspot=url,
+                limit=LIMIT,
+                window_s=WINDOW_S,
+                first=accounts[0],
+                server=f"postgresql://postgres@127.0.0.1:{trial.relay.port}/postgres",
+                table=trial.table,
+                webhook=str(webhook).removeprefix("webhook:"),
+                accounts="".join(ACCOUNT.format(name=each, variable=token_variable(each)) for each in accounts),
+            )
+            trial.replicas[name] = Replica(name, folder, relay=relay, settings=settings, accounts=accounts, tree=tree)
+        try:
+            yield trial
+        finally:
+            for replica in trial.replicas.values():
+                replica.send(signal.SIGCONT)
+                replica.send(signal.SIGKILL)
+                await replica.ended(5.0)
+
+
+async def carry_out(trial: Trial) -> list[str]:
+    """Run the trial to its end; return what went wrong beside the invariants. The history is complete afterwards."""
+    wrong: list[str] = []
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        first, *others = trial.replicas.values()
+        await first.start()
+        await _until(lambda: first.url is not None, 20.0)
+        trial.server.audit(trial.schema)
+        for replica in others:
+            await replica.start()
+        async with asyncio.TaskGroup() as group:
+            load = [group.create_task(trial.feed(session)) for _ in range(FEEDERS)]
+            load += [group.create_task(trial.read(session, name)) for name in ("reader 1", "reader 2")]
+            await _strike(trial)
+            for each in load[:FEEDERS]:
+                each.cancel()
+            wrong += await trial.rest(session)
+            for each in load[FEEDERS:]:
+                each.cancel()
+        for replica in trial.replicas.values():
+            replica.send(signal.SIGTERM)
+        for replica in trial.replicas.values():
+            if (code := await replica.ended(40.0)) not in (0, 1, 75):
+                wrong.append(f"{replica.name} ended with {code}")
+    await trial.collect()
+    return wrong
+
+
+async def _strike(trial: Trial) -> None:
+    """Strike for as long as the trial's shape asks; return once all have recovered."""
+    ends_at = time.monotonic() + trial.shape.seconds
+    async with asyncio.TaskGroup() as blows:
+        while time.monotonic() < ends_at:
+            await asyncio.sleep(trial.shape.every_s * trial.rng.uniform(0.5, 1.5))
+            if (blow := trial.next_blow()) is not None:
+                blows.create_task(blow)
+
+
+async def _until(true: Callable[[], bool], within_s: float) -> None:
+    ends_at = time.monotonic() + within_s
+    while not true():
+        if time.monotonic() > ends_at:
+            raise TimeoutError("a replica did not start; see its log")
+        await asyncio.sleep(0.05)

@@ -1,0 +1,59 @@
+"""Bugs of a fleet to plant; see `planted`. `python -m campaign.fleet --plant NAME` runs one under fire, too."""
+
+from campaign.planted import Bug
+
+ACCOUNTS, WRITER = "poller/store/postgres/fleet/accounts.py", "poller/store/postgres/fleet/writer.py"
+WINDOWS = "poller/hubspot/limits/windows.py"
+FENCE, TURNS = ("store/test_fleet_fence",), ("engine/fleet/test_turns",)
+
+FLEET_BUGS = (
+    Bug(
+        name="a-member-trusts-itself-forever",
+        file="poller/engine/fleet/trust.py",
+        old="        return self.age_s < self._trust_s\n",
+        new="        return self._beaten is not None\n",
+        tests=TURNS,
+    ),
+    Bug(
+        name="an-account-of-a-killed-member-is-used-at-once",
+        file=WINDOWS,
+        old="            self.fill(self.own.hold_s + handover.settle_s, now)\n",
+        new="            pass\n",
+        tests=TURNS,
+    ),
+    Bug(
+        name="a-wait-is-forgotten-when-its-account-is-given-away",
+        file=WINDOWS,
+        old="        if self.in_flight or self._full_until > now:\n            return None\n",
+        new="        if self.in_flight:\n            return None\n",
+        tests=TURNS,
+    ),
+    Bug(
+        name="a-buried-member-may-write",
+        file=WRITER,
+        old="        if cursor.rowcount != 1:\n            raise self._fenced()\n",
+        new="",
+        tests=FENCE,
+    ),
+    Bug(
+        name="a-record-does-not-ask-for-the-owner",
+        file=ACCOUNTS,
+        old="a.owner = %s AND a.epoch = x.epoch RETURNING t.key, t.polls",
+        new="%s IS NOT NULL RETURNING t.key, t.polls",
+        tests=FENCE,
+    ),
+    Bug(
+        name="records-are-numbered-in-no-order",
+        file=WRITER,
+        old='    f"SELECT pg_advisory_xact_lock({_ORDER});"  # noqa: S608 - a constant\n    " WITH new',
+        new='    f"SELECT {_ORDER};"  # noqa: S608 - a constant\n    " WITH new',
+        tests=FENCE,
+    ),
+    Bug(
+        name="an-account-is-free-where-no-member-seems-to-own-it",
+        file=ACCOUNTS,
+        old="FROM account WHERE owner IS NULL AND name = ANY (%s)",
+        new="FROM account c WHERE NOT EXISTS (SELECT FROM replica r WHERE r.id = c.owner) AND name = ANY (%s)",
+        tests=("store/test_fleet",),
+    ),
+)

@@ -1,0 +1,143 @@
+"""The fleet campaign judges rightly: each invariant finds its violation, and the relay carries nothing while frozen."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from campaign.bugs import HOUSE
+from campaign.fleet import invariants
+from campaign.fleet.history import Arrival, Fault, History, Ownership
+from campaign.fleet.relay import Relay
+from campaign.fleet.server import own_server
+from campaign.fleet.trial import Shape, carry_out, prepared
+
+
+def arrival(at: float, replica: str, account: str = "a") -> Arrival:
+    return Arrival(at=at, account=account, replica=replica, task_id="1", is_final=False)
+
+
+def owned(at: float, replica: str | None, epoch: int) -> Ownership:
+    return Ownership(at=at, account="a", epoch=epoch, replica=replica)
+
+
+def record(task_id: str, kind: str = "complete") -> bytes:
+    return orjson.dumps({"account": "a", "task_id": task_id, "kind": kind})
+
+
+def sound() -> History:
+    """Return a history without a violation: two tasks, owned by r1, then by r2."""
+    records = [record("1"), record("2")]
+    return History(
+        window_s=1.0,
+        limit=2,
+        arrivals=[arrival(10.0, "r1"), arrival(10.5, "r1"), arrival(12.0, "r2")],
+        owners=[owned(9.0, "r1", 1), owned(11.0, None, 1), owned(11.1, "r2", 2)],
+        acknowledged={("a", "1"): 9.0, ("a", "2"): 9.0},
+        expected={("a", "1"): "complete", ("a", "2"): "complete"},
+        records=records,
+        lines=records,
+        posts=[("m1", records[0]), ("m1", records[0]), ("m2", records[1])],
+        table=records,
+        read={"reader": list(records)},
+        imbalances={"r1": ()},
+        recorded_polls=3,
+        workers=1,
+    )
+
+
+def test_a_sound_history_has_no_violation() -> None:
+    assert invariants.violations(sound()) == []
+
+
+@pytest.mark.parametrize(
+    ("invariant", "spoil"),
+    [
+        ("no_window_exceeds_its_limit", lambda it: it.arrivals.append(arrival(10.9, "r1"))),
+        ("no_request_comes_from_a_replaced_owner", lambda it: it.arrivals.append(arrival(13.0, "r1"))),
+        ("each_task_has_one_record", lambda it: it.acknowledged.update({("a", "3"): 9.5})),
+        ("each_task_has_one_record", lambda it: it.expected.pop(("a", "2"))),
+        ("each_outcome_is_hubspots_own", lambda it: it.expected.update({("a", "2"): "canceled"})),
+        ("each_line_is_in_the_file_once", lambda it: setattr(it, "lines", it.lines[::-1])),
+        ("each_line_is_in_the_file_once", lambda it: setattr(it, "lines", [*it.lines, it.lines[0]])),
+        ("each_row_is_in_the_table_once", lambda it: setattr(it, "table", it.table[1:])),
+        ("each_record_was_posted_under_one_id", lambda it: it.posts.append(("m3", it.records[0]))),
+        ("each_record_was_posted_under_one_id", lambda it: it.posts.pop()),
+        ("each_reader_saw_every_record_in_one_order", lambda it: it.read["reader"].reverse()),
+        ("the_ledger_balances_anywhere", lambda it: setattr(it, "imbalances", {"r2": ["1 task too many"]})),
+        ("no_account_is_idle_for_longer_than_a_fault_explains", lambda it: it.arrivals.append(arrival(30.0, "r2"))),
+        ("few_answers_are_lost", lambda it: setattr(it, "recorded_polls", -20)),
+    ],
+)
+def test_each_invariant_finds_its_violation(invariant: str, spoil: Callable[[History], object]) -> None:
+    history = sound()
+    spoil(history)
+    assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
+
+
+def test_one_request_may_slip_from_a_replica_that_was_frozen() -> None:
+    history = sound()
+    history.arrivals.append(arrival(13.5, "r1"))
+    history.faults.append(Fault(at=10.6, kind="freeze", replica="r1", lasts_s=2.5))
+    assert invariants.violations(history) == []
+    history.arrivals.append(arrival(13.6, "r1"))
+    assert "after 1 freezes" in invariants.violations(history)[0]
+
+
+def test_what_an_asynchronous_standby_lacks_may_be_lost_and_nothing_else() -> None:
+    history = sound()
+    history.faults.append(Fault(at=20.0, kind="failover", replica=None, lasts_s=3.0))
+    history.lost_from.append(20.0)
+    history.acknowledged[("a", "3")] = 21.0
+    assert invariants.violations(history) == []
+    history.acknowledged[("a", "3")] = 19.0
+    assert invariants.violations(history) == ["each_task_has_one_record: 1 tasks without a record: a/3"]
+
+
+def test_a_gap_is_explained_by_the_fault_before_it() -> None:
+    history = sound()
+    history.arrivals.append(arrival(22.0, "r2"))
+    history.faults.append(Fault(at=12.1, kind="kill", replica="r2", idle_s=9.0))
+    assert invariants.violations(history) == []
+    history.faults[0] = replace(history.faults[0], idle_s=1.0)
+    assert "sent nothing for 10.0 s" in invariants.violations(history)[0]
+
+
+@pytest.mark.real_time
+async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(tmp_path: Path) -> None:
+    shape = Shape(
+        accounts=3, seconds=6.0, every_s=2.0, lasts_s=(1.0, 7.0), kinds=("kill", "freeze", "partition"), seed=5
+    )
+    with own_server() as server:
+        async with prepared(shape, tmp_path, server, "fleet", HOUSE) as trial:
+            assert await carry_out(trial) == []
+    assert invariants.violations(trial.history) == []
+    assert trial.history.faults
+    assert any(change.epoch > 1 for change in trial.history.owners)
+    assert len(trial.history.records) > 50
+
+
+@pytest.mark.real_time
+async def test_a_frozen_relay_carries_nothing_until_it_is_thawed_and_a_cut_ends_the_connection() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with server, Relay(port=server.sockets[0].getsockname()[1]).serving() as relay:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        writer.write(b"one")
+        assert await reader.read(100) == b"one"
+        relay.freeze()
+        writer.write(b"two")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(100), 0.05)
+        relay.thaw()
+        assert await reader.read(100) == b"two"
+        relay.cut()
+        assert await reader.read(100) == b""
+        writer.close()
