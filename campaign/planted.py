@@ -907,14 +907,14 @@ BUGS = (
     ),
     Bug(
         name="replay-doubles-a-file",
-        file="poller/cli/commands/replay.py",
+        file="poller/app/replay.py",
         old="    if sink.has_data():\n",
         new="    if False:\n",
         tests=("cli/test_replay",),
     ),
     Bug(
         name="replay-attaches-before-it-may-be-refused",
-        file="poller/cli/commands/replay.py",
+        file="poller/app/replay.py",
         old="    await loop.open(None if from_start",
         new="    await store.attach_sinks([name])\n    await loop.open(None if from_start",
         tests=("cli/test_replay",),
