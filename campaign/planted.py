@@ -813,6 +813,13 @@ BUGS = (
         tests=("hubspot/test_timeouts",),
     ),
     Bug(
+        name="hung-together-lengthens-all",
+        file="poller/hubspot/timeouts.py",
+        old="self._in_a_row += sent_at > self._answered_to",
+        new="self._in_a_row += 1",
+        tests=("hubspot/test_timeouts",),
+    ),
+    Bug(
         name="time-out-follows-the-slowest-answer",
         file="poller/hubspot/timeouts.py",
         old="        usual_s = sorted(self._latest)[-1 - slow]",
