@@ -82,9 +82,9 @@ class History:
         except ValueError:  # not a record, or nested deeper than orjson reads
             return
         self._measure(fields.requested_at, fields.completed_at, seen_at=None)
-        found = reason_of(fields.kind, errors or fields.message, source_file(ref))
+        found = reason_of(fields.kind, errors or fields.message, source_file(ref), fields.http_status)
         name = found.text if found is not None else fields.kind
-        if fields.kind == Kind.NOT_FOUND:  # the record does not contain the HTTP status
+        if fields.kind == Kind.NOT_FOUND:  # a record of an older version does not contain the HTTP status
             name = next((known for known in self.reasons if known.endswith(name)), name)
         if (reason := self.reasons.get(name)) is not None:
             reason.kind = fields.kind
