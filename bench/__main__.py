@@ -31,23 +31,26 @@ SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # share of the p
 
 
 def polls(args: argparse.Namespace) -> None:
-    """Every contender against the same server in turn, `rounds` times; the service with all its promises."""
+    """Every contender against the same server in turn, `rounds` times; the service with all its promises. Of bare, in
+    processor time: the median of the ratios of each round, for neighbours on the machine slow both."""
     server_core, core = cores()
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*CONTENDERS, SERVICE]}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*args.contenders, SERVICE]}
+    policy = {"POLLER_POLLING__POLICY": "learned"} if args.learned else {}
     tasks = args.polls if args.finishing else args.polls // 3
     with serving(server_core, cookies=args.cookies, finishing=args.finishing) as base_url:
         for _ in range(args.rounds):
-            for name in CONTENDERS:
+            for name in args.contenders:
                 found[name].append(_contend(name, base_url, int(args.polls * SLOW.get(name, 1)), core))
-            found[SERVICE].append(_serve(base_url, tasks, core))
+            found[SERVICE].append(_serve(base_url, tasks, core, **policy))
     rate = {name: median(each[0] for each in rounds) for name, rounds in found.items()}
     cost = {name: median(each[1] for each in rounds) for name, rounds in found.items()}
     print(f"{'':14} polls/s  of bare  processor µs a poll  of bare  peak MB")
     for name, rounds in found.items():
         peak = max(each[2] for each in rounds)
+        of_bare = median(mine[1] / bare[1] for mine, bare in zip(rounds, found["bare"], strict=True))
         print(
             f"{name:14} {rate[name]:7.0f} {rate[name] / rate['bare']:8.2f} {cost[name] * 1e6:19.0f}"
-            f" {cost[name] / cost['bare']:8.2f} {peak:8.0f}"
+            f" {of_bare:8.2f} {peak:8.0f}"
         )
 
 
@@ -117,10 +120,10 @@ def _contend(name: str, base_url: str, number: int, core: int | None) -> tuple[f
     return made / wall_s, processor_s / made, peak_mb
 
 
-def _serve(base_url: str, tasks: int, core: int | None) -> tuple[float, float, float]:
+def _serve(base_url: str, tasks: int, core: int | None, **environ: str) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        run = run_service(folder, base_url, [_ids(folder, tasks, _ordered)], core=core)
+        run = run_service(folder, base_url, [_ids(folder, tasks, _ordered)], core=core, **environ)
         if run.exit_code != 0:
             raise SystemExit(f"the service ended with {run.exit_code}: {run.events[-1]}")
         return (*run.polls(), run.peak_mb)
@@ -218,6 +221,8 @@ def main() -> None:
     part.add_argument("--rounds", type=int, default=3)
     part.add_argument("--cookies", action="store_true", help="every answer sets a cookie, as API fronts do")
     part.add_argument("--finishing", action="store_true", help="every poll finds its task finished, not a third")
+    part.add_argument("--learned", action="store_true", help="the service by its default policy, not by fixed gaps")
+    part.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help="with bare")
     part.set_defaults(measure=polls)
     part = parts.add_parser("feeding", help=feeding.__doc__)
     part.add_argument("--tasks", type=int, default=1_000_000)

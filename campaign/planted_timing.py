@@ -16,7 +16,7 @@ TIMING_BUGS = (
         tests=STANDSTILL,
     ),
     Bug(
-        name="a-standstill-never-ends",
+        name="only-the-first-standstill-is-noticed",
         file="poller/schedule/standstill.py",
         old="        self._expected, self._polls = 0.0, 0\n        self._keys.clear()",
         new="        self._keys.clear()",
@@ -93,13 +93,6 @@ TIMING_BUGS = (
         new="on_commit=lambda: None,",
         tests=("store/test_store",),
     ),
-    Bug(
-        name="probably-finished-tasks-are-put-off",
-        file="poller/schedule/account.py",
-        old="            > PROBABLE",
-        new="            > 2.0",
-        tests=LINES,
-    ),
     # --- lines
     Bug(
         name="a-line-runs-backwards",
@@ -141,7 +134,7 @@ TIMING_BUGS = (
         file="poller/schedule/account.py",
         old="            self._restart_lines()",
         new="            pass",
-        tests=(*LINES, "schedule/test_learned"),
+        tests=LINES,
     ),
     # --- clocks
     Bug(
@@ -149,7 +142,7 @@ TIMING_BUGS = (
         file="poller/schedule/account.py",
         old="requested_at = named_at - self.skew.seconds\n            if",
         new="requested_at = named_at + self.skew.seconds\n            if",
-        tests=("schedule/test_skew",),
+        tests=LINES,
     ),
     Bug(
         name="a-start-is-not-used",

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -14,22 +14,26 @@ import structlog
 from poller.app.environment import Environment
 from poller.config import AccountSettings, OAuthTable, Settings
 from poller.core import log as logs
+from poller.core.columns import Columns
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.handover import Handover
-from poller.core.model import Task
+from poller.core.model import Record, Task
 from poller.core.protocols import Sink, StartClient, StartStore, StatusClient, Store, TokenSource
 from poller.core.record import decode
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.due_tasks import LONGEST_SLEEP_S
 from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
+from poller.engine.retries import Retries
 from poller.engine.witness import known_task
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.start_client import HubSpotStarts
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
+from poller.reports.finished_task import read_record
+from poller.reports.retryable import retry_advice
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
 from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
@@ -37,7 +41,7 @@ from poller.store import is_new
 
 log = structlog.get_logger("poller")
 
-FLEET_SLEEP_S = 2.0  # most that a lane sleeps while other members may feed its account
+FLEET_SLEEP_S = 10.0  # most that a lane sleeps while other members feed its account, should their hint be lost
 FLEET_IDLE_S = 0.5  # how often an empty outbox is read while other members may finish tasks
 KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
@@ -118,26 +122,51 @@ class Builder:
         parts: dict[str, Any] = {
             "store": self.store,
             "gate": gate,
-            "recorder": Recorder(name, store=self.store, metrics=self.metrics, on_recorded=service.on_recorded),
+            "recorder": self._recorder(name, service),
             "clock": environment.clock,
             "rng": rng,
             "longest_sleep_s": LONGEST_SLEEP_S if self.is_trusted is None else FLEET_SLEEP_S,
             **await self._lane_settings(name, settings, tokens, service),
         }
         starts = await self._starts(name, settings)
-        lane = Lane(name, **parts)
-        if starts is not None:
+        if starts is None:
+            lane = Lane(name, **parts)
+        else:
+            retries = self._retries(name, settings, service, rng)
             lane = ImportLane(
                 name,
                 starts=starts,
+                retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
                 on_trial_failed=lambda reason: service.stop_for(trial_failed(settings.imports.trial, reason)),
-                **parts,
+                **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
             lane.know(known)
         return lane
+
+    def _recorder(self, name: str, service: Service, retries: Retries | None = None) -> Recorder:
+        def on_recorded(records: Sequence[Record]) -> None:
+            if retries is not None:
+                retries.on_recorded(records)  # first: the run may end with these
+            service.on_recorded(records)
+
+        return Recorder(name, store=self.store, metrics=self.metrics, on_recorded=on_recorded)
+
+    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries | None:
+        if not settings.imports.retries:
+            return None
+        columns = Columns(named=settings.imports.columns)
+        return Retries(
+            name,
+            service=service,
+            store=self.store,
+            most=settings.imports.retries,
+            is_worth_it=lambda record: retry_advice(read_record(record, columns)).retryable,
+            clock=self.environment.clock,
+            rng=rng,
+        )
 
     async def _starts(self, account: str, settings: Settings) -> StartStore | None:
         """Return the account's rows where this run reads some, or an earlier one left some; None for ids alone."""

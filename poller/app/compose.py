@@ -15,7 +15,7 @@ import structlog
 from poller.app import inputs
 from poller.app.build import Builder, check_build, site_token
 from poller.app.environment import Environment
-from poller.app.fleet import FleetRun, open_member, replica_name
+from poller.app.fleet import FleetRun, open_member
 from poller.app.messages import NO_INPUT
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
@@ -66,7 +66,7 @@ async def open_run(
             raise InputError(NO_INPUT)
         check_beginnings(sources)
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.state, clock=environment.clock, replica=replica_name(settings))
+        store = await open_store(settings.state, clock=environment.clock, replica=settings.own_replica)
         stack.push_async_callback(store.close)
         if (member := await open_member(settings, store, environment, wall=wall)) is not None:
             stack.push_async_callback(member.close)

@@ -1,7 +1,6 @@
 """Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,11 +25,6 @@ from poller.web.fleet import FleetReader, member_status
 log = structlog.get_logger("poller")
 
 PUBLISHED_EVERY = 2  # turns
-
-
-def replica_name(settings: Settings) -> str | None:
-    """Return this process's name in its fleet; None where it is to own the state alone."""
-    return (settings.replica or socket.gethostname()) if settings.fleet else None
 
 
 async def open_member(settings: Settings, store: Store, environment: Environment, *, wall: Clock) -> FleetMember | None:
@@ -122,9 +116,8 @@ class FleetRun:
         if self._shown % PUBLISHED_EVERY:
             return
         self.metrics.count_all(await self.member.membership.counts())
-        due = {name: await self.builder.store.next_due_at(name) for name in list(self.service.lanes)}
         now, polls = self.builder.environment.clock(), self.metrics.polls
         pace = (polls - self._polls) / max(0.1, now - self._polls_at)
         self._polls, self._polls_at = polls, now
-        status = member_status(self.service, self.metrics, url=self.url, due=due, polls_per_s=pace)
+        status = member_status(self.service, self.metrics, url=self.url, polls_per_s=pace)
         await self.member.membership.publish(status)

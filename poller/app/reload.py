@@ -23,8 +23,6 @@ from poller.sources import check_sources
 
 log = structlog.get_logger("poller")
 
-RESULT = "reload"  # the store's name for the result of the latest reload, which `poller reload` reads
-
 
 @dataclass(slots=True)
 class Reload:
@@ -65,7 +63,9 @@ class Reload:
                 left_waiting=result["left_waiting"],
             )
         at = self.builder.environment.clock()
-        self.builder.store.save_knowledge(RESULT, orjson.dumps({"count": self.count, "at": at, **result}))
+        self.builder.store.save_knowledge(
+            result_name(self.settings), orjson.dumps({"count": self.count, "at": at, **result})
+        )
         await self.builder.store.flush()
 
     async def _apply(self, wanted: Settings) -> dict[str, Any]:
@@ -178,6 +178,11 @@ class Reload:
             except SinkError as error:
                 loop.stopped_by, loop.backlog_reason = error, str(error)
             self.service.begin_delivery(loop)
+
+
+def result_name(settings: Settings) -> str:
+    """Return the store's name for the result of this process's latest reload, which `poller reload` reads."""
+    return "reload" if settings.own_replica is None else f"reload:{settings.own_replica}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:

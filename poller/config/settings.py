@@ -1,6 +1,7 @@
 """Every setting: its name, default and range. The defaults of the timing rules are those of `policy.Polling`."""
 
 import re
+import socket
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -125,6 +126,7 @@ class ImportsTable(BaseModel):
     unsure: Literal["repeat", "hold"] = _STARTS.unsure
     underway: Annotated[Count, Field(le=1_000_000)] = _STARTS.underway
     trial: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=10_000)] = _STARTS.trial
+    retries: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=5)] = 0
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -301,6 +303,11 @@ class Settings(AccountSettings):
             return dict(self.accounts)
         own = {key: getattr(self, key) for key in AccountSettings.model_fields if key in self.model_fields_set}
         return {self.account: AccountSettings.model_validate(own)}
+
+    @property
+    def own_replica(self) -> str | None:
+        """This process's name in its fleet; None where it is to own the state alone."""
+        return (self.replica or socket.gethostname()) if self.fleet else None
 
     @property
     def feeds_imports(self) -> bool:

@@ -63,6 +63,7 @@ class FedRow(Struct, frozen=True, kw_only=True):
     row: str  # its identity: the digest of its body, or the person's key
     body: bytes  # the start call's JSON
     ref: bytes  # JSON object: the row as it was fed
+    due_at: float | None = None  # of another attempt: when it may be sent; None: at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

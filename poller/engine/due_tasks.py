@@ -41,6 +41,7 @@ class DueTasks:
         self._gate = gate
         self._clock = clock
         self._rng = rng
+        self.due_at: float | None = None  # of the earliest waiting task, as last read
         self._claimed: deque[Task] = deque()
         self._claiming = asyncio.Lock()
         self._more_are_due = False
@@ -140,6 +141,7 @@ class DueTasks:
             due_at = await self._store.next_due_at(self._account)
         if self._next_put_off_at <= now:
             self._next_put_off_at = math.inf
+        self.due_at = due_at
         self._sleeps_until = min(
             now + self.longest_sleep_s, math.inf if due_at is None else due_at, self._next_put_off_at
         )

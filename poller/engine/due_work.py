@@ -88,6 +88,7 @@ class DueWork(DueTasks):
             due = [await self._store.next_due_at(self._account)]
         if self._rows_may_go:
             due.append(await self._starts.next_due_at(self._account))
+        self.due_at = min((at for at in due if at is not None), default=None)
         self._sleeps_until = min([now + self.longest_sleep_s, *(at for at in due if at is not None)])
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):

@@ -26,6 +26,7 @@ from poller.core.starts import (
 from poller.engine.due_work import DueWork, Probe
 from poller.engine.lane import Lane
 from poller.engine.recorder import Polled
+from poller.engine.retries import Retries
 from poller.engine.witness import known_task
 from poller.schedule.starts import (
     REPRICE_EVERY_S,
@@ -55,6 +56,7 @@ class ImportLane(Lane):
         starter: StartClient,
         start_rules: StartRules,
         on_trial_failed: Callable[[str], None],
+        retries: Retries | None = None,
         **lane: Any,
     ) -> None:
         """`lane`: the arguments of `Lane`. `on_trial_failed` gets the one reason for which all of the trial failed."""
@@ -63,6 +65,7 @@ class ImportLane(Lane):
         self._starter = starter
         self._rules = start_rules
         self._on_trial_failed = on_trial_failed
+        self._retries = retries
         self._trial = Trial(start_rules.trial)
         self._underway = 0
         self._unstarted = 0  # counted now and then
@@ -90,8 +93,12 @@ class ImportLane(Lane):
         self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
         async with asyncio.TaskGroup() as group:
             pricing = group.create_task(self._reprice_polls())
+            if self._retries is not None:
+                group.create_task(self._retries.run())
             await super().run()
             pricing.cancel()
+            if self._retries is not None:
+                self._retries.end()
 
     @property
     def imports(self) -> ImportsReading:

@@ -229,6 +229,11 @@ class Lane:
         """What its polls taught about how long imports take; None where that is too little."""
         return None if self._timing is None else learned(self._timing.planner)
 
+    @property
+    def due_at(self) -> float | None:
+        """When the earliest waiting task is due, as last read; None where none waits."""
+        return self._due_tasks.due_at
+
     async def hold(self) -> None:
         """Pause the account on a person's word; returns when that is on disk. Polls in flight are finished."""
         self.gate.hold(person_pause_detail(self._clock()))

@@ -121,7 +121,8 @@ class Metrics:
         self.failed_duplicates += added.failed
         self.rejected += len(chunk.rejected)
         self.blank += chunk.blank
-        self.waiting += added.tasks
+        if self.polls_of_fleet is None:
+            self.waiting += added.tasks
 
     def add_poll(self, account: str, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
         self.polls += 1
@@ -139,6 +140,8 @@ class Metrics:
         polls.gate.add(gate_s)
 
     def finish(self, kind: Kind, *, landed: bool) -> None:
+        if self.polls_of_fleet is not None:
+            return  # `count_all` has it, with what the others finished: a number must never go back
         self.waiting -= 1
         self.kinds[kind.value] += 1
         self.landed[kind.value] += landed

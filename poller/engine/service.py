@@ -26,6 +26,7 @@ PRUNE_EVERY_S = 60.0
 INDEXED_AT_ONCE = 256  # tasks: 4 ms in SQLite, of every
 INDEX_GAP_S = 0.2
 INDEX_EVERY_S = 5.0  # once all is indexed
+CANCEL_AGAIN_S = 1.0
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
 
@@ -161,9 +162,12 @@ class Service:
         await loop.close()
 
     async def _cancel(self, work: Lane | DeliveryLoop) -> None:
+        """Cancel the work until it has ended: a library may swallow a cancellation that comes with its own answer."""
+        work.stop()
         if (task := self._at_work.pop(work, None)) is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
     def _note_fenced(self, errors: BaseExceptionGroup[Fenced]) -> None:
         for error in errors.exceptions:

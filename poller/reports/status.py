@@ -12,6 +12,7 @@ from poller.core.model import Kind
 from poller.core.sums import SinkSums, SourceSums, StartSums, Sums
 from poller.core.text import printable
 from poller.core.timestamps import iso
+from poller.reports.fleet import FleetSnapshot
 from poller.reports.task import Instant, instant
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
@@ -68,10 +69,16 @@ class LedgerView(LedgerCounts, frozen=True, kw_only=True):
     accounts: dict[str, AccountView]
     reasons: list[ReasonCount]
     run: RunningProcess | None
+    fleet: FleetSnapshot | None = None  # None: one process owns the state, or none
 
 
 def ledger_view(
-    sums: Sums, *, differences: Sequence[str], heartbeat: tuple[int, float] | None, now: float
+    sums: Sums,
+    *,
+    differences: Sequence[str],
+    heartbeat: tuple[int, float] | None,
+    now: float,
+    fleet: FleetSnapshot | None = None,
 ) -> LedgerView:
     """Return the ledger for programs. `differences` are the sums that do not hold; `heartbeat` is the process that
     works on the state, with the instant of its last heartbeat."""
@@ -95,6 +102,7 @@ def ledger_view(
         accounts={name: account_view(state) for name, state in sums.accounts.items()},
         reasons=[ReasonCount(reason=reason, count=count, landed=landed) for reason, count, landed in sums.reasons],
         run=None if heartbeat is None else RunningProcess(pid=heartbeat[0], heartbeat_at=iso(heartbeat[1])),
+        fleet=fleet,
     )
 
 

@@ -4,26 +4,24 @@ Counts of tasks come from the state; lanes, pauses and the readiness of sinks fr
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec import Struct, ValidationError
 from msgspec.json import decode, encode
 from msgspec.structs import replace
 
-from poller.core.fleet import FleetView, Member, Published
+from poller.core.fleet import FleetView, Published
 from poller.core.protocols import Clock
 from poller.core.sums import SinkSums
 from poller.engine import Service
-from poller.engine.fleet.balance import Seat, unserved
 from poller.engine.fleet.member import FleetMember
-from poller.engine.fleet.turns import differing
 from poller.engine.metrics import Metrics
-from poller.web.dashboard.snapshot import FleetSnapshot, LaneView, MemberView, lane_view
+from poller.reports.fleet import STALE_S, FleetSnapshot, fleet_snapshot
+from poller.web.dashboard.snapshot import LaneView, lane_view
 from poller.web.health import SinkReadiness, sink_readiness
 
 FRESH_S = 1.0  # the age up to which a reading is reused
-STALE_S = 6.0  # an older status is shown as such
 
 
 class MemberStatus(Struct, frozen=True, kw_only=True):
@@ -97,12 +95,10 @@ class FleetReader:
         return self._latest
 
 
-def member_status(
-    service: Service, metrics: Metrics, *, url: str | None, due: Mapping[str, float | None], polls_per_s: float
-) -> bytes:
+def member_status(service: Service, metrics: Metrics, *, url: str | None, polls_per_s: float) -> bytes:
     """Return what this member publishes."""
     lanes = [
-        lane_view(name, each.state, due_at=due.get(name), reading=each, timing=lane.timing, imports=lane.imports)
+        lane_view(name, each.state, due_at=lane.due_at, reading=each, timing=lane.timing, imports=lane.imports)
         for name, lane in service.lanes.items()
         for each in [lane.gate.reading()]
     ]
@@ -120,17 +116,11 @@ def member_status(
 
 def reading(view: FleetView, published: Iterable[Published]) -> FleetReading:
     """Return what the view and the published statuses show together."""
-    ages_s = {each.member: each.age_s for each in published}
-    statuses = {each.member: status for each in published if (status := _decoded(each.body)) is not None}
-    snapshot = FleetSnapshot(
-        members=[_member_view(member, view, statuses.get(member.id), ages_s.get(member.id)) for member in view.members],
-        unowned=sorted(account for account, owner in view.owners.items() if owner is None),
-        unserved=unserved(_seats(view.members), view.owners),
-        settings_differ=differing({member.name: member.settings for member in view.members}),
-    )
+    latest = list(published)
     names = {member.id: member.name for member in view.members if member.id != view.me}
-    fresh = {names[id_]: status for id_, status in statuses.items() if id_ in names and ages_s[id_] <= STALE_S}
-    return FleetReading(snapshot=snapshot, others=fresh)
+    fresh = [each for each in latest if each.member in names and each.age_s <= STALE_S]
+    others = {names[each.member]: status for each in fresh if (status := _decoded(each.body)) is not None}
+    return FleetReading(snapshot=fleet_snapshot(view, latest), others=others)
 
 
 def lanes_of_others(others: Mapping[str, MemberStatus], own: Collection[str]) -> list[LaneView]:
@@ -139,29 +129,9 @@ def lanes_of_others(others: Mapping[str, MemberStatus], own: Collection[str]) ->
     return [replace(lane, replica=replica) for account, (replica, lane) in sorted(found.items()) if account not in own]
 
 
-def _seats(members: Sequence[Member]) -> list[Seat]:
-    return [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in members]
-
-
 def _decoded(body: bytes) -> MemberStatus | None:
     """Return a status; None where another version wrote it in another shape."""
     try:
         return decode(body, type=MemberStatus)
     except ValidationError:
         return None
-
-
-def _member_view(member: Member, view: FleetView, status: MemberStatus | None, age_s: float | None) -> MemberView:
-    return MemberView(
-        replica=member.name,
-        host=member.host,
-        pid=member.pid,
-        is_this=member.id == view.me,
-        is_draining=member.is_draining,
-        accounts=sum(owner == member.id for owner in view.owners.values()),
-        sinks=sorted(place.name for place in view.sinks if place.owner == member.id),
-        polls_per_s=None if status is None else status.polls_per_s,
-        status_age_s=None if age_s is None else round(age_s, 1),
-        is_stale=age_s is None or age_s > STALE_S,
-        url=None if status is None else status.url,
-    )

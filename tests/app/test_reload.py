@@ -19,7 +19,7 @@ from aiohttp import web
 from pydantic import BaseModel
 from yarl import URL
 
-from poller.app.reload import RESULT, differences
+from poller.app.reload import differences, result_name
 from poller.config import PollingTable, Settings
 from poller.config.settings import ImportsTable, InputTable, LogTable
 from poller.core.errors import Exit
@@ -72,7 +72,7 @@ class Reloaded(Simulation):
     async def _result(self) -> dict[str, Any]:
         reader = await read_store(f"sqlite:///{self.folder}/poller.db")
         try:
-            return dict(orjson.loads(await reader.knowledge(RESULT) or b"{}"))
+            return dict(orjson.loads(await reader.knowledge(result_name(settings_for(self.folder))) or b"{}"))
         finally:
             await reader.close()
 

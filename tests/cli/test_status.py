@@ -15,6 +15,7 @@ from poller.core.accounts import AccountState
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.core.sums import SinkSums, StartSums, Sums
+from poller.reports.fleet import FleetSnapshot, MemberView
 from poller.reports.status import AccountView, LedgerView, ReasonCount, RunningProcess, status_line
 from poller.reports.task import PollView, TaskView
 from poller.sandbox import Scenario, parse_durations
@@ -24,14 +25,17 @@ from tests.support.simulation import Simulation, settings_for
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
 KEYS = {
     "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "landed", "pruned", "polls",
-    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run", "starts",
+    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run", "starts", "fleet",
 }  # fmt: skip
 
 
 ANSWERS = (Path(__file__).parents[2] / "docs" / "answers.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("shape", [LedgerView, AccountView, StartSums, RunningProcess, ReasonCount, TaskView, PollView])
+@pytest.mark.parametrize(
+    "shape",
+    [LedgerView, AccountView, StartSums, RunningProcess, ReasonCount, FleetSnapshot, MemberView, TaskView, PollView],
+)
 def test_the_documented_keys_are_those_of_the_code(shape: Any) -> None:
     documented = set(re.findall(r"`([a-z_]+)`", ANSWERS))
     names = [each.name for each in fields(shape)] if is_dataclass(shape) else shape.__struct_fields__

@@ -172,6 +172,35 @@ def test_what_was_learned_is_explained_in_a_sentence() -> None:
     assert timing.explanation(NOW + 4000).endswith(": one task is polled every 1 min, at random")
 
 
+def test_after_a_standstill_lines_start_over() -> None:
+    """What piled up may finish in another order and at another pace."""
+    timing = AccountTiming("a", Tradeoff())
+    learn_line(timing, range(100))
+    for second in range(1100, 1200):
+        timing.learn(make_task(key=50, fed_at=NOW), Running(status=None), asked_at=NOW + second, now=NOW + second)
+    assert timing.standstill.lasts(NOW + 4000)
+    timing.learn(make_task(key=100, fed_at=NOW), finished_at(NOW + 4000), asked_at=NOW + 4001, now=NOW + 4001)
+    assert not timing.by_feeding.planner.line("").is_fitted
+    assert "in order" not in timing.explanation(NOW + 4001)
+
+
+def test_requests_are_dated_by_our_clock_where_the_server_s_is_behind() -> None:
+    timing = AccountTiming("a", Tradeoff())
+    for key in range(100):
+        fed_at = NOW + key
+        polled = make_task(key=key, fed_at=fed_at, polls=1, seen_at=fed_at + 5)
+        asked = Running(status=None, requested_at=fed_at - 300.5)
+        done = Finished(
+            status="COMPLETE",
+            num_errors=0,
+            requested_at=iso(fed_at - 300.5),
+            completed_at=iso(fed_at + 8 - 300),
+        )
+        timing.learn(make_task(key=key, fed_at=fed_at), asked, asked_at=fed_at + 5, now=fed_at + 5)
+        timing.learn(polled, done, asked_at=fed_at + 9, now=fed_at + 9)
+    assert timing.planner.usual_feeding_age_s == pytest.approx(0.5, abs=4)
+
+
 def test_the_durations_of_independent_imports_are_explained_too() -> None:
     timing, rng = AccountTiming("a", Tradeoff()), Random(1)
     for number in range(200):

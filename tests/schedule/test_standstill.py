@@ -37,6 +37,15 @@ def test_one_finished_import_ends_it_and_all_counts_start_over() -> None:
     assert not standstill.lasts(5000.0)
 
 
+def test_a_second_standstill_is_noticed_like_the_first() -> None:
+    standstill = standing()
+    standstill.finished()
+    for key in range(100):
+        standstill.unfinished(key, 0.5, now=1000.0 + key, deadline_at=86_400.0)
+    assert not standstill.lasts(1000.0 + LEAST_S - 1)
+    assert standstill.lasts(1100.0)
+
+
 def test_time_before_the_first_poll_in_vain_does_not_count() -> None:
     standstill = Standstill()
     for key in range(LEAST_POLLS):

@@ -24,6 +24,7 @@ from poller.engine import Service
 from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, parse_durations, serve
 from poller.store import read_store
+from tests.support.processes import run as run_command
 
 ACCOUNTS = ("a0", "a1", "a2", "a3")
 BEAT_S = 0.1
@@ -106,6 +107,13 @@ class FleetAtWork:
     def logged(self, event: str) -> list[MutableMapping[str, Any]]:
         return [each for each in self._events if each["event"] == event]
 
+    def command(self, *words: str) -> tuple[str, int]:
+        """Run a command as a person does beside replica r2; return its output and its exit code."""
+        config = self.folder / "r2.toml"
+        config.write_text(f'state = "{self.url}"\nfleet = true\nreplica = "r2"\nlisten = "off"\n')
+        done = run_command(*words, "-c", str(config), folder=self.folder)
+        return done.stdout + done.stderr, done.returncode
+
     def has_pages(self, number: int) -> bool:
         return len(self.pages()) == number
 
@@ -179,6 +187,10 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
             assert (shown["ledger"]["finished"], shown["ledger"]["waiting"]) == (80, 0)
             (sink,) = shown["ledger"]["sinks"]
             assert (sink["delivered"], sink["undelivered"]) == (80, 0)
+        text, code = await asyncio.to_thread(fleet.command, "status")
+        assert (code, "r1: at work, 2 accounts" in text, "r2: at work, 2 accounts" in text) == (0, True, True), text
+        text, code = await asyncio.to_thread(fleet.command, "healthcheck")
+        assert code == 0, text
 
 
 async def test_a_buried_replica_joins_again_and_nothing_is_lost_or_doubled(

@@ -313,6 +313,31 @@ async def test_a_storage_that_is_full_pauses_the_account_and_ends_no_row(
     assert starts.refused == simulation.api.stats().starts_total < 20
 
 
+async def test_a_failure_that_may_pass_is_tried_again_later_as_often_as_asked(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
+    simulation.api.stage = _with_server_error
+    assert await simulation.run(write_rows(tmp_path, 6), flags(trial=0, retries=2)) is Exit.NOT_ALL_COMPLETE
+    for times in posts_by_url(simulation).values():
+        first, second, third = times
+        assert 120 <= second - first <= 200
+        assert 1200 <= third - second <= 1600
+    assert Counter(record["row"].partition("~")[2] for record in simulation.records()) == {"": 6, "2": 6, "3": 6}
+    await assert_the_ledger_balances(simulation)
+
+
+async def test_a_failure_that_lasts_or_dominates_is_not_tried_again(tmp_path: Path, clock: Clock) -> None:
+    lasting = Simulation(tmp_path, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
+    assert await lasting.run(write_rows(tmp_path, 6), flags(trial=0, retries=2)) is Exit.NOT_ALL_COMPLETE
+    assert lasting.api.stats().starts_total == 6
+    folder = tmp_path / "dominant"
+    folder.mkdir()
+    dominant = Simulation(folder, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
+    dominant.api.stage = _with_server_error
+    assert await dominant.run(write_rows(folder, 150), flags(trial=0, retries=1)) is Exit.NOT_ALL_COMPLETE
+    assert dominant.api.stats().starts_total < 250
+    await assert_the_ledger_balances(dominant)
+
+
 @pytest.mark.parametrize("key", [None, "sku"])
 async def test_report_resubmit_and_import_bring_every_row_to_land(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], key: str | None

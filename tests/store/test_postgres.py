@@ -23,6 +23,7 @@ from poller.store.postgres.connection import CONNECT_WITHIN_S, connect
 from poller.store.postgres.dsn import parse
 from poller.store.postgres.errors import may_pass, store_error
 from poller.store.postgres.lock import NotOwner, retake_lock, take_lock
+from poller.store.postgres.open import READERS
 from poller.store.postgres.reader import PostgresReader
 from poller.store.postgres.schema import MIGRATIONS, make_schema
 from tests.support.store_makers import feed, finished, ids, kill, running
@@ -465,3 +466,20 @@ async def test_the_last_beat_waits_for_no_lock(store: PostgresStore, postgres_ur
         with pytest.raises(StoreUnusable):
             last_beat(postgres_url)
     assert last_beat(postgres_url) is not None
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_read_that_is_cancelled_while_it_gets_its_connection_ends(store: PostgresStore, steps: int) -> None:
+    """The pool forgets a cancellation that comes while it hands a connection over. Its caller would go on forever: a
+    lane of a fleet's member that is dropped while the server comes back."""
+    taken = [await store._pool.getconn() for _ in range(READERS)]
+    reading = asyncio.ensure_future(store.sources())
+    await asyncio.sleep(0.1)
+    await store._pool.putconn(taken.pop())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    for each in taken:
+        await store._pool.putconn(each)
+    assert reading.cancelled()

@@ -1,7 +1,6 @@
 """`poller healthcheck`: is a poller running and alive? Imports little, since it runs every few seconds."""
 
 import json
-import socket
 import time
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -48,8 +47,7 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     if url is not None:
         message, answered_by = request_health(url)
         return message, answered_by is not None
-    replica = (settings.replica or socket.gethostname()) if settings.fleet else None
-    beat = last_beat(settings.state, replica)
+    beat = last_beat(settings.state, settings.own_replica)
     if beat is None:
         return f"no poller is running on {redacted_url(settings.state)}", False
     pid, at = beat

@@ -63,7 +63,7 @@ GROUPS = {
     "Check": ("check", "as_json"),
     "Output": run.GROUPS["Output"],
     "HubSpot account": run.GROUPS["HubSpot account"],
-    "Limits": (*run.GROUPS["Limits"], "underway", "trial"),
+    "Limits": (*run.GROUPS["Limits"], "underway", "trial", "retries"),
     "When to stop": run.GROUPS["When to stop"],
     "Page and logs": run.GROUPS["Page and logs"],
 }
@@ -71,6 +71,7 @@ VARIABLES = {name: variable for name, variable in run.VARIABLES.items() if name 
     "key": "POLLER_IMPORTS__KEY",
     "underway": "POLLER_IMPORTS__UNDERWAY",
     "trial": "POLLER_IMPORTS__TRIAL",
+    "retries": "POLLER_IMPORTS__RETRIES",
 }
 
 
@@ -113,6 +114,10 @@ def import_files(
     ] = None,
     trial: Annotated[
         int | None, typer.Option(metavar="N", help="Start N rows first, the others once ten landed; 0: none. [20]")
+    ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Start a row whose failure may pass again, after 2, then 20 minutes. [0]"),
     ] = None,
     underway: Annotated[
         int | None, typer.Option(metavar="N", help="At most N imports at HubSpot at once. [5000]")
@@ -161,6 +166,7 @@ def import_files(
             "key": key,
             "trial": trial,
             "underway": underway,
+            "retries": retries,
         },
         "follow": follow or None,
         "listen": listen,

@@ -39,7 +39,7 @@ async def change_pause(settings: Settings, account: str, *, is_paused: bool, clo
     from poller.cli.running import NotAnswered, ask_run
     from poller.store import last_beat
 
-    if (beat := last_beat(settings.state)) is None:
+    if (beat := last_beat(settings.state, settings.own_replica)) is None:
         await _change_stopped(settings, account, is_paused=is_paused, clock=clock)
         return
     action = "pause" if is_paused else "resume"

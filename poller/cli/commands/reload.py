@@ -37,26 +37,26 @@ async def request_reload(settings: Settings) -> tuple[str, Exit]:
     """Send SIGHUP to the running poller and wait for the result; return the message and the exit code."""
     import asyncio
 
-    from poller.app.reload import RESULT
+    from poller.app.reload import result_name
     from poller.cli.records import open_state
     from poller.store import last_beat
 
     failed = Exit.NOT_ALL_COMPLETE
-    beat = last_beat(settings.state)
+    beat = last_beat(settings.state, settings.own_replica)
     if beat is None:
         return f"no poller is running on {redacted_url(settings.state)}. Name another state with --state", failed
-    pid = beat[0]
+    pid, noted_as = beat[0], result_name(settings)
     if not _is_poller(pid):
         return f"process {pid}, which runs on the state, is not on this machine. Send SIGHUP to it where it is", failed
     async with open_state(settings) as reader:
-        before = await reader.knowledge(RESULT)
+        before = await reader.knowledge(noted_as)
         try:
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
             return f"cannot send SIGHUP to process {pid}: {error.strerror}", failed
         with suppress(TimeoutError):
             async with asyncio.timeout(RESULT_WITHIN_S):
-                return _message(pid, await _next_result(reader, RESULT, before))
+                return _message(pid, await _next_result(reader, noted_as, before))
     return f"process {pid} has not reloaded yet. See config.reloaded or config.refused in its log", failed
 
 

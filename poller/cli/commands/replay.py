@@ -52,7 +52,7 @@ def last_beat_of(settings: Settings) -> int | None:
     """Return the process that runs on the state."""
     from poller.store import last_beat
 
-    beat = last_beat(settings.state)
+    beat = last_beat(settings.state, settings.own_replica)
     return None if beat is None else beat[0]
 
 

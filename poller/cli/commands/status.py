@@ -14,6 +14,7 @@ from poller.core.errors import Exit
 from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
 from poller.core.protocols import Clock
 from poller.core.sums import Sums
+from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
 from poller.reports.ledger import imbalances, summary
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ def status(
 
 async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
-    sums = await _sums(settings)
-    typer.echo(_json(settings, sums, clock()) if as_json else summary(sums))
+    sums, fleet = await _sums_and_fleet(settings)
+    if as_json:
+        typer.echo(_json(settings, sums, clock(), fleet))
+    else:
+        typer.echo(summary(sums) + ("" if fleet is None else f"\n{fleet_text(fleet)}"))
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
 
 
@@ -73,7 +77,7 @@ async def watch_status(
         while True:
             started_at = clock()
             sums, limits, slowest = await _watched(settings, clock())
-            beat = last_beat(settings.state)
+            beat = last_beat(settings.state, settings.own_replica)
             if view is not None:
                 view.show(sums, limits, beat, clock(), slowest)
             elif as_json:
@@ -113,11 +117,13 @@ async def print_refused(settings: Settings, *, dead: bool) -> Exit:
     return Exit.ALL_COMPLETE
 
 
-async def _sums(settings: Settings) -> Sums:
+async def _sums_and_fleet(settings: Settings) -> tuple[Sums, FleetSnapshot | None]:
+    """Return the sums, and the members of the fleet where there is one."""
     from poller.cli.records import open_state
 
     async with open_state(settings) as store:
-        return await store.sums()
+        sums, view = await store.sums(), await store.fleet_view()
+        return sums, None if view is None else fleet_snapshot(view, await store.fleet_published())
 
 
 async def _watched(settings: Settings, now: float) -> "tuple[Sums, Mapping[str, LearnedLimit], Slowest | None]":
@@ -133,10 +139,12 @@ async def _watched(settings: Settings, now: float) -> "tuple[Sums, Mapping[str, 
     return sums, {name: limit for name, limit in limits.items() if limit is not None}, slowest
 
 
-def _json(settings: Settings, sums: Sums, now: float) -> str:
+def _json(settings: Settings, sums: Sums, now: float, fleet: FleetSnapshot | None = None) -> str:
     from poller.reports.status import ledger_view
     from poller.store import last_beat
 
     differences = [str(imbalance) for imbalance in imbalances(sums)]
-    fields = ledger_view(sums, differences=differences, heartbeat=last_beat(settings.state), now=now)
+    fields = ledger_view(
+        sums, differences=differences, heartbeat=last_beat(settings.state, settings.own_replica), now=now, fleet=fleet
+    )
     return encode(fields).decode()

@@ -5,11 +5,11 @@ different lists need no exception. Each member computes only its own moves, all 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOVED_AT_ONCE = 10  # accounts that a member takes or gives in one turn, so that no fast one takes all
-TURNS_TO_SHARE = 12  # a share larger than what these turns move at that pace is moved faster
+TURNS_TO_SHARE = 6  # a share larger than what these turns move at that pace is moved faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +78,3 @@ def moves(found: Sequence[Share], *, may_give: bool, is_busy: Callable[[str], bo
         surplus = max(0, len(share.mine) - share.target)
         give += sorted(share.mine, key=lambda account: (is_busy(account), account))[:surplus]
     return Moves(take=tuple(take), give=tuple(give[:most]))
-
-
-def unserved(seats: Sequence[Seat], accounts: Collection[str]) -> list[str]:
-    """Return the accounts that the settings of no member name that is not draining."""
-    served = frozenset().union(*(seat.serves for seat in seats if not seat.is_draining))
-    return sorted(set(accounts) - served)

@@ -123,12 +123,18 @@ class FleetMember:
     # --- beating
 
     async def _beat(self) -> None:
+        is_silent = False  # others' hints may be lost
         while True:
             began_at, sent, member = self._monotonic(), self.trust.mark(), self.membership.id
             if member is not None:
                 match await self.membership.beat():
                     case Beat.MADE if self.membership.id == member:
                         self.trust.renew(sent)
+                        if is_silent:
+                            self.on_hints(Hints(fed=self.serves, reload=False))  # theirs were lost
+                            is_silent = False
+                    case Beat.UNREACHED:
+                        is_silent = True
                     case Beat.FENCED if self.membership.id in (member, None):
                         self.note_fenced()
                 if (hints := self.membership.hints()).fed or hints.reload:

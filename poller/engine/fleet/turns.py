@@ -14,9 +14,10 @@ import structlog
 from poller.core.accounts import Pause
 from poller.core.errors import ConfigError
 from poller.core.fleet import Fenced, FleetView, Hints, Taken
+from poller.core.fleet_faults import unserved
 from poller.core.handover import Handover
 from poller.core.protocols import Clock
-from poller.engine.fleet.balance import Seat, moves, shares, unserved
+from poller.engine.fleet.balance import Seat, moves, shares
 from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.sinks import MemberSinks
 from poller.engine.lane import Lane
@@ -97,7 +98,7 @@ class Turns:
 
     async def _turn(self) -> None:
         view = await self._membership.view()
-        if view.me is None:
+        if view.me not in {member.id for member in view.members}:
             self._member.note_fenced()
             return
         if await self._member.bury(view):
@@ -118,7 +119,7 @@ class Turns:
             self._begin_to_give(account)
         await self._give_up_stuck(view)
         seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
-        self._log_unserved(unserved(seats, view.owners))
+        self._log_unserved(unserved(view))
         owners = dict(view.owners) | dict.fromkeys(self._giving & view.owners.keys(), IN_OTHER_HANDS)
         found = moves(
             shares(view.me or 0, seats, owners),
@@ -248,10 +249,3 @@ class Turns:
 
 def _is_stuck(pause: Pause | None) -> bool:
     return pause is not None and pause.needs_person and pause is not Pause.PAUSED_BY_PERSON
-
-
-def differing(settings: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the names of settings that are not the same for all members that have them. `settings`: each member's, by
-    name."""
-    names = {name for each in settings.values() for name in each}
-    return sorted(name for name in names if len({repr(each[name]) for each in settings.values() if name in each}) > 1)

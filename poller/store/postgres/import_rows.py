@@ -77,7 +77,7 @@ async def _add_attempts(
                 row.body,
                 row.ref,
                 now,
-                now,
+                row.due_at or now,
                 kind in rows.MAY_HAVE_LANDED,
                 rows.ids_of_attempts(earlier, task_id),
             ),

@@ -4,7 +4,8 @@ Leases are in memory: the lock makes this process the only owner, and a crash en
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
 
 import psycopg
@@ -208,7 +209,7 @@ class PostgresStore(PostgresReads, NotingStore):
         while True:
             self._writer.check()
             try:
-                async with self._pool.connection() as connection:
+                async with self._connection() as connection:
                     found = await answered(read(connection, *values), connection, within_s=ANSWER_WITHIN_S * 2**tries)
             except psycopg.Error as error:
                 if not may_pass(error):
@@ -220,6 +221,16 @@ class PostgresStore(PostgresReads, NotingStore):
                 self._note_readable()
                 return found
             await asyncio.sleep(0 if tries == 1 else RETRY_S)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection of the pool, which forgets a cancellation that comes while it hands one over."""
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
+        async with self._pool.connection() as connection:
+            if task is not None and task.cancelling() > before:
+                raise asyncio.CancelledError
+            yield connection
 
     def _note_unreadable(self, error: psycopg.Error) -> None:
         if not self._is_unreadable:

@@ -74,7 +74,16 @@ def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], 
         connection.execute(
             "INSERT INTO import_row (account, row, body, ref, fed_at, due_at, may_have_landed, earlier)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (account, f"{name}~{attempts + 1}", row.body, row.ref, now, now, kind in MAY_HAVE_LANDED, ids),
+            (
+                account,
+                f"{name}~{attempts + 1}",
+                row.body,
+                row.ref,
+                now,
+                row.due_at or now,
+                kind in MAY_HAVE_LANDED,
+                ids,
+            ),
         )
         connection.execute(
             "UPDATE import_row SET attempts = attempts + 1 WHERE account = ? AND row = ?", (account, name)

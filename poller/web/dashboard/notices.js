@@ -27,6 +27,9 @@ function notices(overview) {
   for (const account of overview.fleet?.unserved ?? []) {
     all.push({ key: `unserved ${account}`, tone: "bad", title: `No replica serves account ${account}`, text: "Its tasks wait: no replica's settings name it. Add it to the settings of a replica and reload them." });
   }
+  for (const [sink, home] of Object.entries(overview.fleet?.sinks_away ?? {})) {
+    all.push({ key: `away ${sink}`, tone: "warn", title: `${sink} waits for replica ${home}`, text: `Only ${home} delivers it, for it is on that machine. Its outbox grows; nothing is lost.` });
+  }
   if (overview.fleet?.settings_differ.length) {
     all.push({ key: "differ", tone: "warn", title: "The replicas' settings differ", text: `The owner's apply: ${overview.fleet.settings_differ.slice(0, 10).join(", ")}.` });
   }

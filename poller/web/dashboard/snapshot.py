@@ -16,6 +16,7 @@ from poller.core.starts import ImportsReading
 from poller.core.text import PAUSE_TEXT
 from poller.engine.failures import DominantReason
 from poller.engine.history import RecentReason, Sample
+from poller.reports.fleet import FleetSnapshot
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast
 from poller.web.dashboard.oldest import OldestView
@@ -41,31 +42,6 @@ class LaneView(Struct, frozen=True, kw_only=True):
     timing: str | None = None  # what its polls follow from, for people
     imports: ImportsReading | None = None  # None: it starts none
     replica: str | None = None  # that polls it; None: this process
-
-
-class MemberView(Struct, frozen=True, kw_only=True):
-    """A member of a fleet, for people."""
-
-    replica: str
-    host: str
-    pid: int
-    is_this: bool  # the one that answers
-    is_draining: bool
-    accounts: int  # that it owns
-    sinks: list[str]  # that it delivers to
-    polls_per_s: float | None  # None: it has published nothing yet
-    status_age_s: float | None
-    is_stale: bool  # its latest status is old
-    url: str | None  # of its page
-
-
-class FleetSnapshot(Struct, frozen=True, kw_only=True):
-    """All members of a fleet, and what is wrong between them."""
-
-    members: list[MemberView]
-    unowned: list[str]  # accounts that no member polls now
-    unserved: list[str]  # of these: that no member's settings name
-    settings_differ: list[str]  # names of settings that members have with different values
 
 
 class PaceView(Struct, frozen=True, kw_only=True):

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.engine.fleet.balance import MOVED_AT_ONCE, Moves, Seat, moves, shares, unserved
+from poller.engine.fleet.balance import MOVED_AT_ONCE, Moves, Seat, moves, shares
 
 
 def accounts(count: int) -> list[str]:
@@ -69,10 +70,20 @@ def test_eight_members_share_two_hundred_accounts_in_a_few_turns() -> None:
     assert set(fleet.holds().values()) == {25}
 
 
-def test_no_member_takes_more_than_ten_in_a_turn() -> None:
-    fleet = Fleet(dict.fromkeys(range(8), accounts(1000)), dict.fromkeys(accounts(1000)))
-    assert fleet.settle() <= 14
+def test_no_member_takes_more_than_ten_in_a_turn_or_a_sixth_of_a_large_share() -> None:
+    fleet = Fleet(dict.fromkeys(range(8), accounts(400)), dict.fromkeys(accounts(400)))
+    assert fleet.settle() <= 6
     assert fleet.most_taken == MOVED_AT_ONCE
+    fleet = Fleet(dict.fromkeys(range(8), accounts(1000)), dict.fromkeys(accounts(1000)))
+    assert fleet.settle() <= 8
+    assert fleet.most_taken == 125 // 6
+
+
+@pytest.mark.parametrize(("count", "turns"), [(200, 8), (1000, 23)])  # and two until a member gives
+def test_a_second_member_has_its_half_within_the_time_that_was_promised(count: int, turns: int) -> None:
+    fleet = Fleet(dict.fromkeys(range(2), accounts(count)), dict.fromkeys(accounts(count), 0))
+    assert fleet.settle() <= turns
+    assert fleet.holds() == {0: count // 2, 1: count // 2}
 
 
 def test_a_member_alone_begins_within_a_quarter_of_a_minute() -> None:
@@ -130,11 +141,6 @@ def test_a_member_that_does_not_know_the_others_yet_gives_nothing() -> None:
         1, [Seat(member=1, serves=frozenset("ab")), Seat(member=2, serves=frozenset("ab"))], dict.fromkeys("ab", 1)
     )
     assert moves(found, may_give=False) == Moves()
-
-
-def test_accounts_in_no_list_are_named() -> None:
-    seats = [Seat(member=1, serves=frozenset("ab")), Seat(member=2, serves=frozenset("d"), is_draining=True)]
-    assert unserved(seats, "abcd") == ["c", "d"]
 
 
 @given(

@@ -11,7 +11,7 @@ from poller.core.errors import ConfigError
 from poller.core.model import Outcome, Refused, Running
 from poller.core.protocols import Clock
 from poller.engine.fleet.times import BeatTimes
-from poller.engine.fleet.turns import STUCK_S, differing
+from poller.engine.fleet.turns import STUCK_S
 from tests.engine.fleet.rig import REQUESTS, TIMES, WINDOW_S, Fleet, fleet_of, now
 
 HOLD_S = WINDOW_S * 1.002
@@ -73,6 +73,19 @@ async def test_a_member_that_is_cut_off_stops_within_5_s_and_joins_again(
         await asyncio.sleep(30)
         assert fleet.hubspot.exceeded() == []
         assert [event["replica"] for event in named(events, "member.joined")] == ["r1", "r2", "r3", "r3"]
+
+
+async def test_after_a_silence_each_lane_reads_its_queue_for_hints_may_be_lost(clock: Clock) -> None:
+    async with fleet_of(clock, "r1") as fleet:
+        woken: list[str] = []
+        for account, lane in fleet.processes["r1"].service.lanes.items():
+            lane.wake = lambda account=account: woken.append(account)  # type: ignore[method-assign,misc]
+        fleet.processes["r1"].membership.is_cut = True
+        await asyncio.sleep(3)
+        fleet.processes["r1"].membership.is_cut = False
+        assert woken == []
+        await asyncio.sleep(2)
+        assert sorted(woken) == fleet.accounts
 
 
 async def test_a_short_cut_costs_nothing_but_time(clock: Clock, events: list[MutableMapping[str, Any]]) -> None:
@@ -265,9 +278,3 @@ async def test_whatever_happens_no_window_is_exceeded_and_all_is_owned_in_the_en
         assert fleet.owned_twice() == []
         assert fleet.unowned() == set()
         assert max(fleet.counts()) - min(fleet.counts()) <= 1
-
-
-def test_settings_that_differ_are_named() -> None:
-    one, other = {"requests": 100, "window_s": 10.0, "accounts": ["a"]}, {"requests": 90, "accounts": ["a"]}
-    assert differing({"r1": one, "r2": other}) == ["requests"]
-    assert differing({"r1": one}) == []
