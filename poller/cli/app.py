@@ -60,6 +60,7 @@ class Commands(typer.core.TyperGroup):
             code = Exit.WORK_LEFT
         except Exception as error:
             if _is_handled_elsewhere(error):
+                _drop_library_words(error)
                 raise
             from poller.core.defect import defect
 
@@ -107,6 +108,12 @@ def _is_handled_elsewhere(error: Exception) -> bool:
         except OSError:
             return True
     return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
+
+
+def _drop_library_words(error: Exception) -> None:
+    """Take pydantic's prefix from the message of a wrong command line."""
+    if isinstance(message := getattr(error, "message", None), str):
+        error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
 
 
 def _exit_code(error: PollerError) -> Exit:

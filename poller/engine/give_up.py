@@ -7,7 +7,8 @@ from poller.core.errors import ConfigError, GaveUp, TokenRefused
 from poller.core.model import Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
 
 REFUSALS_AT_START = 2  # for one reason in a row; one may be a token that was just being replaced
-NO_HOST_S = 20.0  # at the start: a name that cannot be resolved this long is wrong
+NO_HOST_S = 20.0  # at the start: a name that cannot be resolved, or a host that answers otherwise, this long is wrong
+NOT_HUBSPOTS = ("unreadable_body", "not_an_object", "no_status")  # reasons of 2xx answers that HubSpot does not give
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,11 @@ class GiveUpWatch:
                 raise ConfigError(f"account {self._account}: {detail}")
             case Unreachable(reason="dns") if failing_s >= NO_HOST_S:
                 raise ConfigError(f"account {self._account}: the host of base_url has no address. Check base_url.")
+            case Unreachable(reason=reason) if reason in NOT_HUBSPOTS and failing_s >= NO_HOST_S:
+                raise ConfigError(
+                    f"account {self._account}: the host does not answer as HubSpot does ({reason}). Check base_url and "
+                    "status_path, and the proxy or gateway on the way."
+                )
 
     def _check_length(self, outcome: Refused | Unreachable, failing_s: float) -> None:
         if self.rules.give_up_s is not None and failing_s >= self.rules.give_up_s:

@@ -109,7 +109,8 @@ def plan_account(
     learned = _learned(account, known.timing)
     courses, based_on = _courses(learned, durations)
     if durations is None and (explanation := explanation_of(known.timing)) is not None:
-        based_on += f" ({explanation})"
+        is_used = learned.hazard.finished >= ENOUGH_FINISHED
+        based_on += f" ({explanation})" if is_used else f". The few that finished so far show: {explanation}"
     per_second, limit_from = _limit(account, known.limit)
     simulated = _simulate(account, tasks, courses, per_second, learned if rules.policy == "learned" else None, starts)
     requests = simulated.polls + (tasks if starts else 0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from poller.core.model import Kind
 from poller.core.search import FoundTask, RowMatcher, TaskFilter, TaskPage
-from poller.store.grams import may_contain
+from poller.store.grams import may_contain, needed_bits
 
 Row = Sequence[Any]
 Query = tuple[str, Sequence[Any]]  # with `?` for each value
@@ -53,9 +53,16 @@ class Path(Protocol):
 
 
 def find(
-    wanted: TaskFilter, *, after: int, limit: int, is_late: Callable[[], bool], with_bodies: bool = False
+    wanted: TaskFilter,
+    *,
+    after: int,
+    limit: int,
+    is_late: Callable[[], bool],
+    with_bodies: bool = False,
+    tests_bits: bool = False,
 ) -> Steps[TaskPage]:
-    """Find up to `limit` tasks with keys beyond `after`. Stops early once `is_late`."""
+    """Find up to `limit` tasks with keys beyond `after`. Stops early once `is_late`. `tests_bits`: the database has
+    `get_byte`, so that only few of the rows' bits have to come over its connection."""
     reasons: list[str] | None = None
     if wanted.reason is not None:
         reasons = yield from _matching_reasons(wanted.reason)
@@ -64,7 +71,7 @@ def find(
     matcher = RowMatcher(wanted) if wanted.is_of_row else None
     condition, values = _conditions(wanted, reasons)
     columns = f"{_COLUMNS}, r.body" if with_bodies else _COLUMNS
-    path = yield from _path(wanted, reasons, matcher, after)
+    path = yield from _path(wanted, reasons, matcher, after, tests_bits=tests_bits)
     found: list[FoundTask] = []
     stretch = yield from path.next(after)
     while stretch is not None:
@@ -138,7 +145,9 @@ def _marks(values: Sequence[Any] | frozenset[str]) -> str:
 # --- ways to the rows ------------------------------------------------------------------------------------------------
 
 
-def _path(wanted: TaskFilter, reasons: Sequence[str] | None, matcher: RowMatcher | None, after: int) -> Steps[Path]:
+def _path(
+    wanted: TaskFilter, reasons: Sequence[str] | None, matcher: RowMatcher | None, after: int, *, tests_bits: bool
+) -> Steps[Path]:
     """Return the way that reads fewest rows."""
     streams = _streams(wanted, reasons)
     for stream in streams:
@@ -147,7 +156,7 @@ def _path(wanted: TaskFilter, reasons: Sequence[str] | None, matcher: RowMatcher
             return Keys(stream)
     ((last,),) = yield "SELECT coalesce(max(key), 0) FROM task", ()
     if matcher is not None and (test := may_contain(matcher.needed)) is not None:
-        return Grams(test, last)
+        return Grams(test, last, needed_bits(matcher.needed) if tests_bits else [])
     if streams and streams[0].is_ordered:
         return Keys(streams[0])
     return DenseOrKeys(last, streams[0]) if streams else Dense(last)
@@ -244,19 +253,28 @@ class DenseOrKeys:
 class Grams:
     """By the runs of tasks whose bits pass a test; what has no bits yet, one by one."""
 
-    def __init__(self, test: Callable[[bytes], bool], last: int) -> None:
+    def __init__(self, test: Callable[[bytes], bool], last: int, needed: Sequence[tuple[int, int]]) -> None:
+        """`needed` are bits that the database tests."""
         self._test = test
         self._rest = Dense(last)
+        self._condition = " AND get_byte(bits, ?) & ? <> 0" * len(needed)
+        self._values = [value for place in needed for value in place]
+        self._indexed_to: int | None = None  # the last key of all runs, where the database tests them
         self._read_to = 0  # the last key of the runs whose bits were read
         self._runs: list[tuple[int, int]] = []  # first and last key of those that passed, the first one last
         self._is_all_read = False
 
     def next(self, after: int) -> Steps[Stretch | None]:
         self._read_to = max(self._read_to, after)
+        if self._condition and self._indexed_to is None:
+            # Before the runs are read: those that are added meanwhile are read as tasks.
+            ((self._indexed_to,),) = yield "SELECT coalesce(max(last), 0) FROM grams", ()
+            self._condition += " AND last <= ?"
+            self._values.append(self._indexed_to)
         while not self._runs and not self._is_all_read:
             rows = yield (
-                "SELECT first, last, bits FROM grams WHERE last > ? ORDER BY last LIMIT ?",
-                (self._read_to, GRAMS_AT_ONCE),
+                f"SELECT first, last, bits FROM grams WHERE last > ?{self._condition} ORDER BY last LIMIT ?",  # noqa: S608 - a constant
+                (self._read_to, *self._values, GRAMS_AT_ONCE),
             )
             self._runs = [(first, last) for first, last, bits in reversed(rows) if self._test(bits)]
             self._read_to = rows[-1][1] if rows else self._read_to
@@ -265,4 +283,4 @@ class Grams:
             first, last = self._runs.pop()
             if after < last:
                 return Stretch("t.key >= ? AND t.key <= ?", (first, last), last)
-        return (yield from self._rest.next(max(after, self._read_to)))
+        return (yield from self._rest.next(max(after, self._read_to, self._indexed_to or 0)))

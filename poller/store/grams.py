@@ -13,6 +13,7 @@ SIZE = 15_919  # bits of a run, a prime; a third is set for URLs of usual length
 BYTES = (SIZE + 7) // 8
 LONGEST_RUN = 256_000  # bytes of text that are read; a run with more may contain anything
 WIDTH = 4  # bytes of a piece
+TESTED_BITS = 8  # by a database: few runs pass that many by chance
 
 ANYTHING = b"\xff" * BYTES
 
@@ -67,6 +68,12 @@ def may_contain(groups: Sequence[Sequence[str]]) -> Callable[[bytes], bool] | No
         return all(any(all(bits[byte] & bit for byte, bit in text) for text in group) for group in needed)
 
     return test
+
+
+def needed_bits(groups: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
+    """Return some bits, as bytes and masks, that each run that passes `may_contain` has: for a database to test."""
+    alone = [places[0] for group in groups if len(places := _places(group)) == 1]
+    return [place for text in alone for place in text[:TESTED_BITS]]
 
 
 def _places(group: Sequence[str]) -> list[list[tuple[int, int]]]:

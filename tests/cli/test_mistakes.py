@@ -39,6 +39,7 @@ MISTAKES: tuple[tuple[str, Mapping[str, str], Exit, str], ...] = (
         Exit.CONFIG,
         "no sink 'json'; did you mean jsonl:…? Known kinds",
     ),
+    ("list --kind done", {}, Exit.USAGE, "for '--kind': 'done' is not one of 'complete', "),
     ("run ids.txt --sink https://example.com/", {}, Exit.USAGE, "--sink: .*did you mean webhook:URL?"),
     ("run ids.txt --state my.db", {}, Exit.USAGE, "--state: .*did you mean sqlite:///my.db?"),
     ("run ids.txt --state sqlite://my.db", {}, Exit.USAGE, "--state: .*did you mean sqlite:///my.db?"),

@@ -24,9 +24,7 @@ from docs.record_schema import SCHEMA
 from poller.config import load
 from poller.sinks import check_sinks
 from tests.project.test_docs import COMMANDS, has_target, settings_names
-from tests.support.processes import environ, hubspot, records, run
-
-pytestmark = pytest.mark.default_ports
+from tests.support.processes import Hubspot, environ, hubspot, records, run
 
 HOUSE = Path(__file__).parents[2]
 DOCS = HOUSE / "docs"
@@ -218,9 +216,12 @@ def play(page: str, folder: Path, *, before: str = "", after: str = "", **variab
     return Played(stdout=stdout, stderr=stderr, troubles=troubles)
 
 
+TESTS = 12  # that take ids, at most
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulated:
-    """A simulated HubSpot where two in five imports fail, and ids of it."""
+    """A simulated HubSpot where two in five imports fail, and ids of it that no other test has."""
 
     url: str
     ids: list[str]
@@ -231,11 +232,16 @@ class Simulated:
         return {"POLLER_BASE_URL": self.url, "HUBSPOT": self.url, **quick}
 
 
-@pytest.fixture
-def simulated(tmp_path: Path) -> Iterator[Simulated]:
+@pytest.fixture(scope="module")
+def shared_hubspot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubspot]:
     fates = ("--fate", "complete=0.6", "--fate", "canceled=0.2", "--fate", "complete_with_errors=0.2")
-    with hubspot(tmp_path / "hubspot", *fates, imports=60) as one:
-        yield Simulated(url=one.url, ids=one.take(60))
+    with hubspot(tmp_path_factory.mktemp("hubspot"), *fates, imports=TESTS * 60) as one:
+        yield one
+
+
+@pytest.fixture
+def simulated(shared_hubspot: Hubspot) -> Simulated:
+    return Simulated(url=shared_hubspot.url, ids=shared_hubspot.take(60))
 
 
 @pytest.fixture

@@ -192,6 +192,19 @@ async def test_an_outage_across_the_deadline_ends_no_task_however_few_are_left(
     assert simulation.api.stats().requests_total < 60 + 40 * count + outage_s / 8
 
 
+@pytest.mark.parametrize("content", ["<html>Sign in</html>", '{"ok": true}', "[]"])
+async def test_a_host_that_answers_everything_with_200_is_a_wrong_one_at_the_start_of_a_finite_run(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids = simulation.write_ids(60)
+    stage_from(simulation, replace(html(200, content), headers=NO_MARKS), 0.0)
+    assert await simulation.run(ids) is Exit.CONFIG
+    assert "does not answer as HubSpot does" in capsys.readouterr().err
+    assert asyncio.get_running_loop().time() < 30
+    assert (await simulation.sums()).finished == 0
+
+
 async def test_a_single_id_that_is_refused_at_the_start_ends_a_finite_run_within_30_s(
     tmp_path: Path, clock: Clock
 ) -> None:

@@ -145,7 +145,9 @@ class PostgresReads(StateReader):
         is_late: Callable[[], bool] = lambda: False,
         with_bodies: bool = False,
     ) -> TaskPage:
-        search = partial(find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies)
+        search = partial(
+            find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies, tests_bits=True
+        )
         return await self._read(follow, search)
 
     async def fleet_view(self) -> FleetView | None:
