@@ -38,7 +38,7 @@ FLEET_BUGS = (
     Bug(
         name="a-record-does-not-ask-for-the-owner",
         file=ACCOUNTS,
-        old="a.owner = %s AND a.epoch = x.epoch RETURNING t.key, t.polls",
+        old="a.epoch = x.epoch AND a.owner = %s RETURNING t.key, t.polls",
         new="%s IS NOT NULL RETURNING t.key, t.polls",
         tests=FENCE,
     ),

@@ -109,4 +109,25 @@ START_BUGS = (
         new="        case Declined():\n            return EndRow(kind=",
         tests=("schedule/test_starts",),
     ),
+    Bug(
+        name="a-claim-takes-what-was-committed-meanwhile",
+        file="poller/store/postgres/start_store.py",
+        old="if row.key not in ended and row.key not in self._leased]",
+        new="if row.key not in self._leased]",
+        tests=("store/test_import_rows",),
+    ),
+    Bug(
+        name="a-resubmitted-row-is-made-from-its-columns",
+        file="poller/reports/resubmit.py",
+        old="    if sent is not None:\n",
+        new="    if False:\n",
+        tests=SERVICE,
+    ),
+    Bug(
+        name="a-retry-is-sent-at-once",
+        file="poller/store/sqlite/import_rows.py",
+        old="                row.due_at or now,\n",
+        new="                now,\n",
+        tests=SERVICE,
+    ),
 )

@@ -22,7 +22,7 @@ FEW_IN_INDEX = 5_000  # entries that are read for each page
 KEYS_AT_ONCE = 256
 FIRST_STRETCH, LONGEST_STRETCH = 1000, 64_000  # keys
 MOST_REASONS = 200  # that are followed one by one
-GRAMS_AT_ONCE = 2000
+FEWEST_GRAMS, MOST_GRAMS = 64, 2000  # runs that are read at once: a common text is in the first ones
 
 _COLUMNS = (
     "t.key, a.name, t.task_id, t.ref, t.fed_at, t.due_at, t.polls, t.status, t.kind, t.landed, r.reason, r.seen_at"
@@ -263,6 +263,7 @@ class Grams:
         self._read_to = 0  # the last key of the runs whose bits were read
         self._runs: list[tuple[int, int]] = []  # first and last key of those that passed, the first one last
         self._is_all_read = False
+        self._at_once = FEWEST_GRAMS
 
     def next(self, after: int) -> Steps[Stretch | None]:
         self._read_to = max(self._read_to, after)
@@ -274,11 +275,12 @@ class Grams:
         while not self._runs and not self._is_all_read:
             rows = yield (
                 f"SELECT first, last, bits FROM grams WHERE last > ?{self._condition} ORDER BY last LIMIT ?",  # noqa: S608 - a constant
-                (self._read_to, *self._values, GRAMS_AT_ONCE),
+                (self._read_to, *self._values, self._at_once),
             )
             self._runs = [(first, last) for first, last, bits in reversed(rows) if self._test(bits)]
             self._read_to = rows[-1][1] if rows else self._read_to
-            self._is_all_read = len(rows) < GRAMS_AT_ONCE
+            self._is_all_read = len(rows) < self._at_once
+            self._at_once = min(4 * self._at_once, MOST_GRAMS)
         while self._runs:
             first, last = self._runs.pop()
             if after < last:

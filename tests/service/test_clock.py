@@ -106,7 +106,8 @@ async def test_a_jump_does_not_make_a_failing_sink_give_up_early_or_late(
     ids = simulation.write_ids(20)
     simulation.clock = wall = JumpingClock(clock)
     asyncio.get_running_loop().call_later(300, setattr, wall, "set_by_s", jump_s)
-    flags = {"sinks": ["webhook:http://127.0.0.1:9/"], "give_up_s": 600}
+    often = {"policy": "fixed", "longest_gap_s": 5}
+    flags = {"sinks": ["webhook:http://127.0.0.1:9/"], "give_up_s": 600, "polling": often}
     assert await simulation.run(ids, flags) is Exit.UNREACHABLE
     failed_at = 60  # the first outcome
     assert failed_at + 600 <= asyncio.get_running_loop().time() <= failed_at + 630

@@ -14,6 +14,7 @@ from poller.core.protocols import Clock
 from poller.core.starts import Begin, EndRow
 from poller.reports.ledger import imbalances
 from poller.store import open_store
+from poller.store.postgres.fleet.accounts import PUT_OFF, RECORD_FINISHED, RECORD_POLLED
 from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids, running
 from tests.support.virtual import EPOCH
@@ -287,3 +288,21 @@ async def test_only_the_owner_of_an_account_starts_its_rows(open_member: Open) -
     await take(b, "one")
     assert [row.row for row in await b.starts.claim("one", 9)] == ["z"]
     assert ids(await b.claim("one", 9)) == ["1"]
+
+
+@pytest.mark.parametrize("statement", [RECORD_POLLED, RECORD_FINISHED, PUT_OFF])
+async def test_recording_reads_no_other_tasks_of_the_account(
+    open_member: Open, database: psycopg.Connection[Any], statement: str
+) -> None:
+    """By the plan for any values, which the server uses from the sixth commit on."""
+    a = await open_member("a")
+    await take(a, "one")
+    await feed(a, *[f"x{n}" for n in range(10_000)], account="one")
+    database.execute("SET plan_cache_mode = force_generic_plan")
+    first, *others = statement.split("%s")
+    numbered = first + "".join(f"${n}{text}" for n, text in enumerate(others, start=1))
+    database.execute(f"PREPARE recording AS {numbered}".encode())
+    arguments = ", ".join(["NULL"] * len(others))
+    plan = database.execute(f"EXPLAIN EXECUTE recording ({arguments})".encode()).fetchall()
+    scans = [line for (line,) in plan if "Scan" in line and " on task " in line]
+    assert [line.split("using ")[-1].split()[0] for line in scans] == ["task_pkey"]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import orjson
 import pytest
@@ -15,6 +16,7 @@ from poller.core.record import render, render_row
 from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
 from poller.reports.ledger import imbalances
 from poller.store import open_store
+from poller.store.postgres.start_store import PostgresStarts
 
 Clock = Callable[[], float]
 
@@ -221,6 +223,31 @@ async def test_claims_that_read_beside_commits_hand_out_no_row_twice(kept_url: s
         starts = (await store.sums()).starts
         assert starts is not None
         assert (starts.starts, starts.accepted, starts.underway) == (60, 60, 60)
+
+
+async def test_a_claim_whose_read_is_older_than_the_rows_end_does_not_hand_it_out(
+    postgres_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(postgres_url, clock) as store:
+        await feed(store, fed("a"))
+        starts, has_read, may_return = store.starts, asyncio.Event(), asyncio.Event()
+        assert isinstance(starts, PostgresStarts)
+        read = starts._read
+
+        async def slow_read(*values: Any) -> Any:
+            found = await read(*values)
+            has_read.set()
+            await may_return.wait()
+            return found
+
+        monkeypatch.setattr(starts, "_read", slow_read)
+        async with asyncio.TaskGroup() as group:
+            late = group.create_task(starts.claim("default", 1))
+            await has_read.wait()
+            monkeypatch.setattr(starts, "_read", read)
+            await begun(store, await claimed(store), "T1", clock())
+            may_return.set()
+        assert late.result() == []
 
 
 async def test_an_earlier_run_whose_clock_was_ahead_holds_no_row_up(kept_url: str, clock: Clock) -> None:

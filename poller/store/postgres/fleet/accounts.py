@@ -36,27 +36,33 @@ _GIVE = (
     "UPDATE account SET owner = NULL, freed_at = CASE WHEN %s THEN clock_timestamp() END, slots = %s"
     " WHERE name = %s AND owner = %s AND epoch = %s"
 )
-_RECORD_POLLED = (
+# A task is reached by its key alone: with a condition that has an index, on its account or on what waits, a plan for
+# unknown arrays would go through all that wait.
+RECORD_POLLED = (
     "UPDATE task t SET polls = t.polls + 1, due_at = x.due_at, errors = x.errors, missing_at = x.missing_at,"
     " status = x.status, requested_at = coalesce(x.requested_at, t.requested_at),"
     " seen_at = coalesce(x.seen_at, t.seen_at), started_at = coalesce(x.started_at, t.started_at),"
     " poll_log = right(t.poll_log || x.poll_log, %s)"
     " FROM account a, unnest(%s::bigint[], %s::text[], %s::double precision[], %s::integer[],"
     " %s::double precision[], %s::text[], %s::double precision[], %s::double precision[], %s::double precision[],"
-    " %s::bigint[]) AS x (key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at, epoch)"
-    " WHERE t.key = x.key AND t.kind IS NULL AND a.id = t.account AND a.owner = %s AND a.epoch = x.epoch"
+    " %s::integer[], %s::bigint[])"
+    " AS x (key, poll_log, due_at, errors, missing_at, status, requested_at, seen_at, started_at, account, epoch)"
+    " WHERE t.key = x.key AND coalesce(t.kind, '') = ''"
+    " AND a.id = x.account AND a.epoch = x.epoch AND a.owner = %s"
     " RETURNING t.key"
 )
-_RECORD_FINISHED = (
+RECORD_FINISHED = (
     "UPDATE task t SET polls = t.polls + 1, poll_log = right(t.poll_log || x.poll_log, %s), kind = x.kind,"
-    " landed = x.landed FROM account a, unnest(%s::bigint[], %s::text[], %s::text[], %s::boolean[], %s::bigint[])"
-    " AS x (key, poll_log, kind, landed, epoch) WHERE t.key = x.key"
-    " AND t.kind IS NULL AND a.id = t.account AND a.owner = %s AND a.epoch = x.epoch RETURNING t.key, t.polls"
+    " landed = x.landed FROM account a, unnest(%s::bigint[], %s::text[], %s::text[], %s::boolean[],"
+    " %s::integer[], %s::bigint[]) AS x (key, poll_log, kind, landed, account, epoch) WHERE t.key = x.key"
+    " AND coalesce(t.kind, '') = ''"
+    " AND a.id = x.account AND a.epoch = x.epoch AND a.owner = %s RETURNING t.key, t.polls"
 )
-_PUT_OFF = (
-    "UPDATE task t SET due_at = x.due_at FROM account a, unnest(%s::bigint[], %s::double precision[], %s::bigint[])"
-    " AS x (key, due_at, epoch) WHERE t.key = x.key"
-    " AND t.kind IS NULL AND a.id = t.account AND a.owner = %s AND a.epoch = x.epoch"
+PUT_OFF = (
+    "UPDATE task t SET due_at = x.due_at FROM account a, unnest(%s::bigint[], %s::double precision[],"
+    " %s::integer[], %s::bigint[]) AS x (key, due_at, account, epoch) WHERE t.key = x.key"
+    " AND coalesce(t.kind, '') = ''"
+    " AND a.id = x.account AND a.epoch = x.epoch AND a.owner = %s"
 )
 _SAVE = (
     "UPDATE account a SET active_at = x.active_at, clean = x.clean, paused_s = x.paused_s, day = x.day,"
@@ -127,31 +133,35 @@ async def give(
 
 
 async def record(
-    connection: AsyncConnection, settled: Sequence[Settled], epochs: Sequence[int], member: int, last: LastStatements
+    connection: AsyncConnection,
+    settled: Sequence[Settled],
+    owned: Sequence[OwnedAccount],
+    member: int,
+    last: LastStatements,
 ) -> set[int]:
-    """Store the decisions on tasks whose accounts are owned since these epochs; return their keys."""
+    """Store the decisions on tasks of these accounts, as they were taken; return their keys."""
     stored: set[int] = set()
-    polled = [(each, epoch) for each, epoch in zip(settled, epochs, strict=True) if each.again is not None]
+    polled = [(each, account) for each, account in zip(settled, owned, strict=True) if each.again is not None]
     if polled:
         table = columns(rows.polled_rows([each for each, _ in polled]))
-        values = (LONGEST, *table, [epoch for _, epoch in polled], member)
-        keys = [key for (key,) in await fetch_all(connection, _RECORD_POLLED, values)]
+        values = (LONGEST, *table, *columns([account for _, account in polled]), member)
+        keys = [key for (key,) in await fetch_all(connection, RECORD_POLLED, values)]
         stored.update(keys)
         last.counts.append((WAITING, 0, 0, len(keys)))
-    finished = [(each, epoch) for each, epoch in zip(settled, epochs, strict=True) if each.record is not None]
+    finished = [(each, account) for each, account in zip(settled, owned, strict=True) if each.record is not None]
     if finished:
         stored |= await _record_finished(connection, finished, member, last)
     return stored
 
 
 async def _record_finished(
-    connection: AsyncConnection, finished: Sequence[tuple[Settled, int]], member: int, last: LastStatements
+    connection: AsyncConnection, finished: Sequence[tuple[Settled, OwnedAccount]], member: int, last: LastStatements
 ) -> set[int]:
     """Store the states of tasks; their records follow in the last message of the transaction."""
     table = rows.finished_rows([each for each, _ in finished])
     keys, lines, kinds, landed, *_ = columns(table)
-    values = (LONGEST, keys, lines, kinds, landed, [epoch for _, epoch in finished], member)
-    polls = dict(await fetch_all(connection, _RECORD_FINISHED, values))
+    values = (LONGEST, keys, lines, kinds, landed, *columns([account for _, account in finished]), member)
+    polls = dict(await fetch_all(connection, RECORD_FINISHED, values))
     for key, _, kind, has_landed, reason, seen_at, body in table:
         if key in polls:
             last.records.append((key, reason, seen_at, body))
@@ -165,8 +175,8 @@ async def put_off(
 ) -> None:
     """Make leased tasks of owned accounts due at these instants."""
     owned = holdings.accounts
-    if table := [(task.key, due_at, owned[task.account].epoch) for task, due_at in tasks if task.account in owned]:
-        await connection.execute(_PUT_OFF.encode(), (*columns(table), member))
+    if table := [(task.key, due_at, *owned[task.account]) for task, due_at in tasks if task.account in owned]:
+        await connection.execute(PUT_OFF.encode(), (*columns(table), member))
 
 
 async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], holdings: Holdings, member: int) -> None:

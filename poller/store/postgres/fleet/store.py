@@ -22,7 +22,7 @@ from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet import accounts, sinks
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.heart import Heart
-from poller.store.postgres.fleet.holdings import Holdings
+from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
 from poller.store.postgres.fleet.membership import PostgresMembership
 from poller.store.postgres.fleet.starts import FleetStarts
 from poller.store.postgres.fleet.writer import FleetWriter
@@ -135,19 +135,19 @@ class FleetStore(PostgresStore):
         held = [each for each in leases.begin_recording(settled) if each.task.account in self._holdings.accounts]
         if not held:
             return held
-        epochs = [self._holdings.accounts[each.task.account].epoch for each in held]
+        owned = [self._holdings.accounts[each.task.account] for each in held]
         stored = await self._writer.run(
-            self._record, (held, epochs), rows=len(held), on_commit=lambda _: leases.end_recording(held)
+            self._record, (held, owned), rows=len(held), on_commit=lambda _: leases.end_recording(held)
         )
         return [each for each in held if each.task.key in stored]
 
     async def _record(
-        self, connection: AsyncConnection, batches: Sequence[tuple[Sequence[Settled], Sequence[int]]]
+        self, connection: AsyncConnection, batches: Sequence[tuple[Sequence[Settled], Sequence[OwnedAccount]]]
     ) -> Sequence[set[int]]:
         """Record the polls of all lanes that share a commit in one go; return the keys that are stored to each."""
         settled = [each for batch, _ in batches for each in batch]
-        epochs = [epoch for _, batch in batches for epoch in batch]
-        stored = await accounts.record(connection, settled, epochs, self._member, self._writer.last)
+        owned = [account for _, batch in batches for account in batch]
+        stored = await accounts.record(connection, settled, owned, self._member, self._writer.last)
         return [stored] * len(batches)
 
     def put_off(self, tasks: Sequence[tuple[Task, float]]) -> None:
