@@ -813,6 +813,13 @@ BUGS = (
         tests=("hubspot/test_timeouts",),
     ),
     Bug(
+        name="hung-together-lengthens-all",
+        file="poller/hubspot/timeouts.py",
+        old="self._in_a_row += sent_at > self._answered_to",
+        new="self._in_a_row += 1",
+        tests=("hubspot/test_timeouts",),
+    ),
+    Bug(
         name="time-out-follows-the-slowest-answer",
         file="poller/hubspot/timeouts.py",
         old="        usual_s = sorted(self._latest)[-1 - slow]",
@@ -900,14 +907,14 @@ BUGS = (
     ),
     Bug(
         name="replay-doubles-a-file",
-        file="poller/cli/commands/replay.py",
+        file="poller/app/replay.py",
         old="    if sink.has_data():\n",
         new="    if False:\n",
         tests=("cli/test_replay",),
     ),
     Bug(
         name="replay-attaches-before-it-may-be-refused",
-        file="poller/cli/commands/replay.py",
+        file="poller/app/replay.py",
         old="    await loop.open(None if from_start",
         new="    await store.attach_sinks([name])\n    await loop.open(None if from_start",
         tests=("cli/test_replay",),

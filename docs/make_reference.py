@@ -167,7 +167,10 @@ def python_page() -> str:
             "# Python\n",
             "What `from poller import …` offers; [Use it from Python](../how-to/use-from-python.md) shows it.\n",
             f"\n## Poller\n{inspect.getdoc(poller.Poller)}\n",
-            *(_member(name) for name in ("feed", "import_files", "finished", "waiting", "pauses", "page_url")),
+            *(
+                _member(name)
+                for name in ("feed", "import_files", "finished", "replay", "waiting", "pauses", "page_url")
+            ),
             *(f"\n## {each.__name__}\n{inspect.getdoc(each)}\n\n{_attributes(each)}" for each in offered),
             "\n## Options\nOf an account, at the top (the default of all) or in `accounts`:\n\n",
             _attributes(poller.AccountOptions),

@@ -180,7 +180,7 @@ class HubSpotClient:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
                 answer = await self._request(self._sample, token, task)
-            self._timeouts.answer(task.key, loop.time() - began_at)
+            self._timeouts.answer(task.key, sent_at=began_at, took_s=loop.time() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:
@@ -190,7 +190,7 @@ class HubSpotClient:
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             trouble = trouble_of(error)
             if trouble is Trouble.TIMEOUT:
-                self._timeouts.time_out(task.key)
+                self._timeouts.time_out(task.key, sent_at=began_at)
             if trouble is Trouble.CERTIFICATE:
                 return Answer(outcome=untrusted(error, self._sample.host))
             return _unreachable(trouble)

@@ -54,7 +54,8 @@ class SharedTimeout:
 class RequestTimeouts:
     """The time-out of each request: the person's limit, or a half, a quarter … of it that is many times what usual
     answers take. A request that hangs then costs seconds; one that is only slow is repeated with twice the time, and
-    where answers become slow, the limit of all requests follows."""
+    where answers become slow, the limit of all requests follows. Requests that time out together, although one that was
+    sent after them was answered, do not lengthen it: they hung, and the server answers as fast as before."""
 
     SHORTEST_S = 5.0
     MANY_TIMES = 5
@@ -67,7 +68,8 @@ class RequestTimeouts:
         self._latest: deque[float] = deque(maxlen=self.LATEST)  # how long answers took
         self._unjudged = 0
         self._halvings = 0
-        self._in_a_row = 0  # time-outs since the latest answer
+        self._in_a_row = 0  # time-outs of requests that were sent after each answered one
+        self._answered_to = -math.inf  # when the latest of the answered requests was sent
         self._timed_out: dict[int, int] = {}  # time-outs in a row, by task
 
     def of(self, key: int) -> SharedTimeout:
@@ -77,9 +79,10 @@ class RequestTimeouts:
             self._shared[halvings] = SharedTimeout(self._limit_s / 2**halvings)
         return self._shared[halvings]
 
-    def answer(self, key: int, took_s: float) -> None:
-        """Note that a request for task `key` was answered after `took_s`."""
+    def answer(self, key: int, *, sent_at: float, took_s: float) -> None:
+        """Note that a request for task `key`, sent at `sent_at`, was answered after `took_s`."""
         self._in_a_row = 0
+        self._answered_to = max(self._answered_to, sent_at)
         if self._timed_out:
             self._timed_out.pop(key, None)
         self._latest.append(took_s)
@@ -88,9 +91,9 @@ class RequestTimeouts:
             self._unjudged = 0
             self._judge()
 
-    def time_out(self, key: int) -> None:
-        """Note that a request for task `key` timed out."""
-        self._in_a_row += 1
+    def time_out(self, key: int, *, sent_at: float) -> None:
+        """Note that a request for task `key`, sent at `sent_at`, timed out."""
+        self._in_a_row += sent_at > self._answered_to
         self._timed_out[key] = self._timed_out.get(key, 0) + 1
 
     def _judge(self) -> None:

@@ -15,7 +15,13 @@ from poller.core.deliveries import Delivery, Retry, Written
 T = TypeVar("T")
 
 NAME = "python"  # identifies the sink across restarts
-_NOTHING_IN_HAND = b""
+NOTHING_IN_HAND = b""  # the position between two batches
+
+
+def taken_before(position: bytes | None) -> tuple[int, int] | None:
+    """Return the first and the last record of an unfinished batch that were taken."""
+    found = re.fullmatch(rb"(\d+)-(\d+)", position or b"")
+    return (int(found[1]), int(found[2])) if found else None
 
 
 class ConsumerSink(Generic[T]):
@@ -43,8 +49,7 @@ class ConsumerSink(Generic[T]):
     # --- for the delivery loop
 
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:  # noqa: ARG002 - the protocol's
-        if found := re.fullmatch(rb"(\d+)-(\d+)", position or b""):
-            self._taken_before = int(found[1]), int(found[2])
+        self._taken_before = taken_before(position)
         return position
 
     async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
@@ -57,7 +62,7 @@ class ConsumerSink(Generic[T]):
         taken = [delivery for delivery in batch if left is None or delivery.number < left]
         self._waiting.clear()
         refused = {number: reason for number, reason in refused.items() if taken and number <= taken[-1].number}
-        return Written(position=_NOTHING_IN_HAND, count=len(taken), refused=refused)
+        return Written(position=NOTHING_IN_HAND, count=len(taken), refused=refused)
 
     def _begin(self, batch: Sequence[Delivery]) -> dict[int, str]:
         """Make a batch ready to be handed over; return the records that cannot be."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from poller.core.deliveries import Selection, Written
 from poller.core.protocols import Clock
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.store import SqliteStore, open_store
-from tests.support.store_makers import feed, finished
+from tests.support.store_makers import feed, finish, finished, ids
 
 RATE = 50  # tasks finish a second; a portion is less than half of it
 RETENTION_S = 60.0
@@ -78,4 +79,47 @@ async def test_pruning_leaves_half_of_the_time_for_other_work(clock: Clock, monk
     rests = [began - ended for began, ended in zip(began_at[1:], ended_at, strict=False)]
     assert len(rests) == RATE * 10 / 10
     assert all(rest >= 0.99 * work for rest, work in zip(rests, at_work, strict=False))
+    await store.close()
+
+
+async def test_behind_a_dead_sink_only_what_it_lacks_stays_and_its_return_brings_the_plateau_back() -> None:
+    store = await open_store("sqlite:///:memory:", clock=lambda: 0.0)
+    assert isinstance(store, SqliteStore)
+    await store.attach_sinks(["healthy", "dead"])
+    kept, sizes = [], []
+    for turn in range(12):
+        is_dead = 3 <= turn < 6
+        await finish(store, *(f"task-{turn}-{number}" for number in range(300)), at=float(turn))
+        for sink in ("healthy",) if is_dead else ("healthy", "dead"):
+            while batch := await store.undelivered(sink, 500):
+                await store.delivered(sink, batch, Written())
+        await store.prune(turn, 10_000)
+        kept.append(len(await store.records(0, 10_000)))
+        sizes.append(pages(store))
+    assert kept == [300, 300, 300, 300, 600, 900, 300, 300, 300, 300, 300, 300]  # a turn's own are not yet expired
+    assert max(sizes) == sizes[6]  # the most were kept when the sink came back; freed pages are used again
+    await store.close()
+
+
+@pytest.mark.parametrize("ending", ["retried", "its sink left out"])
+async def test_a_dead_letter_stays_until_a_retry_delivers_it_or_a_run_leaves_its_sink_out(ending: str) -> None:
+    store = await open_store("sqlite:///:memory:", clock=lambda: 0.0)
+    await store.attach_sinks(["strict", "healthy"])
+    await finish(store, "good", "bad")
+    await store.delivered("healthy", await store.undelivered("healthy", 9), Written())
+    batch = await store.undelivered("strict", 9)
+    await store.delivered("strict", batch, Written(refused={batch[1].number: "no"}))
+    assert await store.prune(99.0, 9) == 1
+    assert ids(await store.records(0, 9)) == ["bad"]
+    if ending == "retried":
+        await store.replay("strict", Selection(dead=True))
+        await store.delivered("strict", await store.undelivered("strict", 9), Written())
+    else:
+        await store.attach_sinks(["healthy"])
+    assert await store.prune(99.0, 9) == 1
+    sums = await store.sums()
+    assert {sink.name: (sink.delivered, sink.missed) for sink in sums.sinks} == {
+        "healthy": (2, 0),
+        "strict": (2, 0) if ending == "retried" else (1, 1),
+    }
     await store.close()

@@ -98,7 +98,7 @@ async def limit_of(timeouts: RequestTimeouts, key: int) -> float:
 def answered(took_s: float, count: int = 100) -> RequestTimeouts:
     timeouts = RequestTimeouts(30.0)
     for _ in range(count):
-        timeouts.answer(1, took_s)
+        timeouts.answer(1, sent_at=0.0, took_s=took_s)
     return timeouts
 
 
@@ -112,10 +112,10 @@ async def test_a_request_may_take_many_times_what_usual_answers_take(took_s: flo
 async def test_a_few_slow_answers_are_not_usual() -> None:
     timeouts = RequestTimeouts(30.0)
     for turn in range(400):
-        timeouts.answer(1, 20.0 if turn % 25 == 0 else 0.1)
+        timeouts.answer(1, sent_at=turn, took_s=20.0 if turn % 25 == 0 else 0.1)
     assert await limit_of(timeouts, 1) == 7.5
     for turn in range(400):
-        timeouts.answer(1, 20.0 if turn % 10 == 0 else 0.1)
+        timeouts.answer(1, sent_at=turn, took_s=20.0 if turn % 10 == 0 else 0.1)
     assert await limit_of(timeouts, 1) == 30
 
 
@@ -126,11 +126,11 @@ async def test_a_task_whose_request_timed_out_gets_twice_the_time_up_to_the_pers
     found = []
     for _ in range(4):
         found.append(await limit_of(timeouts, 7))
-        timeouts.time_out(7)
-        timeouts.answer(1, 0.1)
+        timeouts.time_out(7, sent_at=1.0)
+        timeouts.answer(1, sent_at=2.0, took_s=0.1)
     assert found == [7.5, 15, 30, 30]
     assert await limit_of(timeouts, 8) == 7.5
-    timeouts.answer(7, 25.0)
+    timeouts.answer(7, sent_at=3.0, took_s=25.0)
     assert await limit_of(timeouts, 7) == 7.5
 
 
@@ -140,15 +140,25 @@ async def test_where_every_answer_becomes_slow_only_the_first_requests_time_out(
     for key in range(200):
         if await limit_of(timeouts, key) < 12:
             timed_out += 1
-            timeouts.time_out(key)
+            timeouts.time_out(key, sent_at=1.0 + key)
         else:
-            timeouts.answer(key, 12.0)
+            timeouts.answer(key, sent_at=1.0 + key, took_s=12.0)
     assert timed_out <= 20
     assert await limit_of(timeouts, 999) == 30
+
+
+async def test_requests_that_hang_together_do_not_lengthen_the_others_where_one_sent_after_them_was_answered() -> None:
+    timeouts = answered(0.1)
+    timeouts.answer(1, sent_at=20.0, took_s=0.1)
+    for key in (7, 8, 9):
+        timeouts.time_out(key, sent_at=19.0)
+    assert await limit_of(timeouts, 1) == 7.5
+    timeouts.time_out(7, sent_at=21.0)
+    assert await limit_of(timeouts, 1) == 15
 
 
 async def test_a_limit_below_the_usual_is_the_persons() -> None:
     timeouts = RequestTimeouts(2.0)
     for _ in range(100):
-        timeouts.answer(1, 0.1)
+        timeouts.answer(1, sent_at=0.0, took_s=0.1)
     assert await limit_of(timeouts, 1) == 2.0

@@ -6,8 +6,9 @@ It handles no signal, reads no settings but its arguments, and changes no loggin
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -17,7 +18,10 @@ from poller.app.embed.options import PollerOptions, settings_of
 from poller.app.embed.rows import FedRows, Rows
 from poller.app.embed.run import EmbeddedRun
 from poller.app.environment import Environment
+from poller.app.replay import deliver_again, take_again
 from poller.core import log as logs
+from poller.core.deliveries import Selection
+from poller.core.model import Kind
 from poller.hubspot.client import Connections
 from poller.sources import ReadOptions
 
@@ -105,6 +109,39 @@ class Poller:
         while (task := await run.next(follow=follow)) is not None:
             yield task
 
+    async def replay(
+        self,
+        sink: str | None = None,
+        *,
+        since: datetime | None = None,
+        kinds: Iterable[Kind | str] = (),
+        dead: bool = False,
+    ) -> int:
+        """Have finished tasks yielded by the next loop on this state again, or delivered to `sink` again; return how
+        many.
+
+        Called before the block is entered, as `poller replay` is run while no poller runs; within the block only dead
+        letters are tried again (`dead=True` without `since` and `kinds`). `since` is an aware datetime. With `sink`,
+        such as `jsonl:failed.jsonl`, it returns when the sink has them: a sink that the state does not know gets all
+        and is known from then on, with `since` or `kinds` only those, once; a file never gets a record twice. Records
+        that a sink refuses are not counted: they are dead letters. Raises `ConfigError`, `SinkError` and, while
+        another poller runs on the state, `StoreLocked`; the state is then as it was.
+        """
+        selection = _selection(since, kinds, dead=dead)
+        if self._run is not None:
+            if selection != Selection(dead=True):
+                raise RuntimeError("within its block a Poller tries only dead letters again: replay before entering it")
+            return await self._run.retry_dead_letters(sink)
+        if self._settings.state == IN_MEMORY:
+            raise RuntimeError("this Poller has no state to replay from: give state=…")
+        environment = self._environment()
+        if sink is None:
+            return await take_again(self._settings, selection, clock=environment.clock)
+        replayed = await deliver_again(
+            self._settings, sink, selection, environ=environment.environ, clock=environment.clock
+        )
+        return replayed.delivered
+
     @property
     def waiting(self) -> int:
         """How many tasks have no outcome yet."""
@@ -132,3 +169,11 @@ class Poller:
             monotonic=time.monotonic,
             connections=lambda now: Connections(proxy=now.proxy, ca_file=now.ca_file),  # not opened yet
         )
+
+
+def _selection(since: datetime | None, kinds: Iterable[Kind | str], *, dead: bool) -> Selection:
+    """Return what to replay. Raises `ValueError` for a time without zone, and for a word that is no kind."""
+    if since is not None and since.tzinfo is None:
+        raise ValueError(f"since={since!r} has no time zone: use an aware datetime")
+    since_s = None if since is None else since.timestamp()
+    return Selection(since=since_s, kinds=frozenset(Kind(kind).value for kind in kinds), dead=dead)

@@ -13,7 +13,7 @@ from poller.core.errors import PollerError
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Store
 from poller.engine.live_feed import LiveFeed
-from poller.sinks.consumer import ConsumerSink
+from poller.sinks.consumer import NAME, ConsumerSink
 from poller.sources import ReadOptions
 from poller.sources.counts import SourceCounts
 
@@ -168,6 +168,12 @@ class EmbeddedRun:
             self._is_awaited = False
         self._raise_error()
         return None
+
+    async def retry_dead_letters(self, sink: str | None) -> int:
+        """Deliver a sink's dead letters again, by default the loop's own; return how many. Raises `ConfigError`."""
+        if self._parts is None or self._is_ending:
+            raise self._error or PollerError("the Poller was left: replay before entering another one")
+        return await self._parts.service.retry_dead_letters(sink or NAME)
 
     async def _take(self) -> None:
         if self._sink is not None and not self._is_ending:

@@ -26,6 +26,7 @@ from poller.web.dashboard.snapshot import (
     PaceView,
     RunSnapshot,
     RunState,
+    hosts_view,
     lane_view,
     reason_views,
     spread_view,
@@ -85,6 +86,7 @@ class Overview:
             took=spread_view(history.took),
             late=spread_view(history.late),
             reasons=reason_views(history.reasons),
+            hosts=hosts_view(history.hosts),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={name: sink for status in others.values() for name, sink in status.sinks.items()}
             | {loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
