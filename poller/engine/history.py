@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -16,9 +17,10 @@ from poller.core.histogram import IMPORT_BOUNDS_S, Histogram
 from poller.core.model import Kind, Record
 from poller.core.protocols import Clock
 from poller.core.reason import reason_of
-from poller.core.record import RecordFields, decode
+from poller.core.record import RecordFields, decode, names_file
 from poller.core.sums import Sums
 from poller.core.timestamps import epoch
+from poller.engine.host_counts import HostCounts
 from poller.schedule.forecast import Step
 
 STEP_S = 10.0
@@ -56,6 +58,7 @@ class History:
         self.steps: deque[Step] = deque(maxlen=STEPS)
         self.steps_end_at = 0.0  # wall clock; 0: no step yet
         self.reasons: dict[str, RecentReason] = {}
+        self.hosts = HostCounts()  # of the records that were received
         self.took = Histogram(IMPORT_BOUNDS_S)  # from request to completion, both HubSpot's own instants
         self.late = Histogram(IMPORT_BOUNDS_S)  # from completion to the poll that saw it
         self.before: Sums | None = None  # the sums of earlier runs; None: not begun
@@ -82,6 +85,7 @@ class History:
         except ValueError:  # not a record, or nested deeper than orjson reads
             return
         self._measure(fields.requested_at, fields.completed_at, seen_at=None)
+        self.hosts.add(ref, landed=names_file(fields.result) if fields.landed is None else fields.landed)
         found = reason_of(fields.kind, errors or fields.message, source_file(ref), fields.http_status)
         name = found.text if found is not None else fields.kind
         if fields.kind == Kind.NOT_FOUND:  # a record of an older version does not contain the HTTP status
@@ -93,6 +97,8 @@ class History:
     def finish(self, record: Record) -> None:
         """A task has its outcome."""
         self._measure(record.requested_at, record.completed_at, seen_at=record.seen_at)
+        with suppress(ValueError):  # a row that is nested deeper than orjson reads
+            self.hosts.add(orjson.loads(record.ref or b"null"), landed=record.landed)
         if record.reason is not None:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
             reason = self.reasons.setdefault(name, RecentReason())

@@ -19,8 +19,9 @@ FILES: Mapping[str, tuple[str | Path, str]] = {
     **{
         f"/page/{name}.js": (f"{name}.js", "text/javascript")
         for name in (
-            *("actions", "api", "cards", "connection", "dead-letters", "dom", "drawer", "headline", "lanes", "main"),
-            *("notices", "pace-chart", "reasons", "route", "spread-chart", "svg", "task-cells", "tasks", "text"),
+            *("actions", "api", "cards", "connection", "dead-letters", "dom", "drawer", "headline", "hosts"),
+            *("lanes", "main", "notices", "pace-chart", "reasons", "route", "spread-chart", "svg"),
+            *("task-cells", "tasks", "text"),
         )
     },
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -2,12 +2,13 @@
 
 import { $, setText, table } from "./dom.js";
 import { showDone, showWhen } from "./headline.js";
+import { showHosts } from "./hosts.js";
 import { showLanes } from "./lanes.js";
 import { showNotices } from "./notices.js";
 import { drawPace, pausedText, spans } from "./pace-chart.js";
 import { showReasons } from "./reasons.js";
 import { bands, drawSpread } from "./spread-chart.js";
-import { at, count, duration, plural, rate, share } from "./text.js";
+import { at, atMost, count, plural, rate, share } from "./text.js";
 
 function showPace({ pace }) {
   const drawn = spans(pace);
@@ -29,8 +30,8 @@ function showPace({ pace }) {
 function showTook({ took, late, ledger }) {
   const all = bands(took);
   const which = ledger.waiting ? "of those finished so far: " : ""; // the longest imports are still missing
-  setText($("took-now"), took.total ? `${which}half under ${duration(took.median_s)}, 95 % under ${duration(took.p95_s)}` : "");
-  const seen = late.total ? ` Half of the outcomes were seen within ${duration(late.median_s)} of the import's end.` : "";
+  setText($("took-now"), took.total ? `${which}half under ${atMost(took.median_s)}, 95 % under ${atMost(took.p95_s)}` : "");
+  const seen = late.total ? ` Half of the outcomes were seen within ${atMost(late.median_s)} of the import's end.` : "";
   setText($("took-note"), took.total ? `From request to completion, by HubSpot's clock: ${plural(took.total, "import")}.${seen}` : "");
   redraw($("took-chart"), `${took.total}`, (host) => drawSpread(host, took, all));
   table($("took-table"), "How long imports take", [
@@ -99,4 +100,4 @@ function redraw(host, state, draw) {
   draw(host);
 }
 
-export const cards = [showDone, showWhen, showNotices, showPace, showLanes, showTook, showReasons, showSinks, showFleet, showSources, showFoot];
+export const cards = [showDone, showWhen, showNotices, showPace, showLanes, showTook, showReasons, showSinks, showFleet, showHosts, showSources, showFoot];

@@ -26,6 +26,7 @@ from poller.web.dashboard.snapshot import (
     PaceView,
     RunSnapshot,
     RunState,
+    hosts_view,
     lane_view,
     reason_views,
     spread_view,
@@ -49,6 +50,7 @@ class Overview:
         self._sources: Sequence[SourceSums] = ()
         self._oldest_waiting = OldestWaiting(run.store)
         self._oldest: OldestView | None = None
+        self._fed_at: float | None = None  # when the youngest task was fed
         self._slowest = SlowestTask(run.deadline_s)
 
     async def snapshot(self) -> RunSnapshot:
@@ -84,6 +86,7 @@ class Overview:
             took=spread_view(history.took),
             late=spread_view(history.late),
             reasons=reason_views(history.reasons),
+            hosts=hosts_view(history.hosts),
             failed_polls=[ReasonCount(reason=name, count=count) for name, count in metrics.failed_polls.most_common(8)],
             sinks={name: sink for status in others.values() for name, sink in status.sinks.items()}
             | {loop.sink.name: sink_readiness(loop) for loop in service.delivery_loops},
@@ -132,12 +135,13 @@ class Overview:
                     self._due = {name: await self._store.next_due_at(name) for name in self._service.lanes}
                     self._sources = await self._store.sources()
                     self._oldest = await self._oldest_waiting.read()
+                    self._fed_at = await self._store.last_fed_at()
 
     def _forecast(self, now: float, readings: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
         metrics, history = self._metrics, self._history
         slowest, lanes = self._slowest, self._service.lanes.values()
         slowest.deadline_s = self._run.deadline_s
-        slowest.see(metrics.tasks, now=now)
+        slowest.see(metrics.tasks, now=now, fed_at=self._fed_at)
         current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
         return forecast(
             now=now,

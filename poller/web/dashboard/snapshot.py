@@ -16,6 +16,7 @@ from poller.core.starts import ImportsReading
 from poller.core.text import PAUSE_TEXT
 from poller.engine.failures import DominantReason
 from poller.engine.history import RecentReason, Sample
+from poller.engine.host_counts import HostCounts
 from poller.reports.fleet import FleetSnapshot
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast
@@ -24,6 +25,7 @@ from poller.web.health import SinkReadiness, StoreReadiness
 
 FRESH_S = 1.0  # the age up to which a snapshot is reused for the next viewer
 TOP_REASONS = 12
+TOP_HOSTS = 8
 
 RunState = Literal["running", "idle", "paused", "stuck", "draining", "finished", "stopped"]
 
@@ -72,6 +74,23 @@ class RecentReasonView(ReasonCount, frozen=True, kw_only=True):
     samples: list[Sample]
 
 
+class HostView(Struct, frozen=True, kw_only=True):
+    """What landed of one host's files."""
+
+    host: str
+    landed: int
+    not_landed: int
+
+
+class HostsView(Struct, frozen=True, kw_only=True):
+    """What landed by host: those of which most did not land first."""
+
+    seen: int  # finished tasks that were looked at: since the run began, and the latest before
+    counted: int  # of these: with a URL in their row
+    total: int  # hosts
+    hosts: list[HostView]
+
+
 class RunSnapshot(Struct, frozen=True, kw_only=True):
     """A run now, or a state, as the live page shows it."""
 
@@ -94,6 +113,7 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     took: SpreadView
     late: SpreadView
     reasons: list[RecentReasonView]
+    hosts: HostsView
     failed_polls: list[ReasonCount]
     sinks: dict[str, SinkReadiness]
     refusals: dict[str, str]  # by sink: why it refused its latest dead letter of this run
@@ -167,3 +187,11 @@ def reason_views(reasons: Mapping[str, RecentReason]) -> list[RecentReasonView]:
         )
         for name, found in top
     ]
+
+
+def hosts_view(hosts: HostCounts) -> HostsView:
+    """Return the hosts of which most files did not land."""
+    worst = [
+        HostView(host=name, landed=each.landed, not_landed=each.not_landed) for name, each in hosts.worst(TOP_HOSTS)
+    ]
+    return HostsView(seen=hosts.seen, counted=hosts.counted(), total=len(hosts.hosts), hosts=worst)

@@ -2,7 +2,7 @@
 
 import { element, setText } from "./dom.js";
 import { withTask } from "./route.js";
-import { KINDS } from "./text.js";
+import { KINDS, refText } from "./text.js";
 
 export const taskLink = () => element("a", { class: "id" });
 
@@ -17,6 +17,15 @@ export const makeOutcome = () => element("span", { class: "outcome" }, element("
 export function fillOutcome(node, task) {
   node.children[0].className = `swatch kind-${task.kind ?? "waiting"}`;
   setText(node.children[1], task.kind ? KINDS[task.kind] ?? task.kind : "waiting");
+}
+
+export const makeFile = () => element("span");
+
+// Long URLs break at the ends of their pieces.
+export function fillFile(node, task) {
+  const text = task.url ?? refText(task.ref);
+  if (node.textContent === text) return;
+  node.replaceChildren(...text.split(/(?<=[/?&])(?![/?&])/).flatMap((piece) => [piece, element("wbr")]));
 }
 
 export const landedText = (task) => (task.landed === true ? "yes" : task.landed === false ? "no" : "");

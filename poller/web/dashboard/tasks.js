@@ -3,8 +3,8 @@
 import { download, getJson } from "./api.js";
 import { $, element, setText, table, update } from "./dom.js";
 import { current, go, hashOf, tasksWhere } from "./route.js";
-import { fillOutcome, fillTaskLink, landedText, makeOutcome, taskLink } from "./task-cells.js";
-import { at, count, KINDS, plural, refText } from "./text.js";
+import { fillFile, fillOutcome, fillTaskLink, landedText, makeFile, makeOutcome, taskLink } from "./task-cells.js";
+import { at, count, KINDS, plural } from "./text.js";
 
 const PAGE = 100;
 const MOST_A_PAGE = 1000; // that the server sends
@@ -78,7 +78,7 @@ function show() {
   $("tasks-table").hidden = !shown.length;
   table($("tasks-table"), "Tasks", [
     { name: "task", text: true, make: taskLink, fill: fillTaskLink },
-    { name: "file", text: true, cell: (task) => task.url ?? refText(task.ref) },
+    { name: "file", text: true, make: makeFile, fill: fillFile },
     { name: "outcome", text: true, make: makeOutcome, fill: fillOutcome },
     { name: "landed", text: true, cell: (task) => landedText(task), tone: (task) => (task.landed === false ? "bad" : "") },
     { name: "why", text: true, cell: (task) => task.reason ?? (task.kind ? "" : task.status ?? "not polled yet") },

@@ -36,6 +36,9 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86_400)} days`;
 }
 
+// After "under" or "within".
+export const atMost = (seconds) => (seconds < 1 ? "1 s" : duration(seconds));
+
 // A bound of the histogram: exact, short.
 export function bound(seconds) {
   if (seconds < 60) return `${seconds} s`;

@@ -97,7 +97,7 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
             expect_tasks(page, of_host)
             page.reload()
             expect_tasks(page, of_host)
-            assert page.get_by_label("Host").input_value() == HOSTS[1]
+            assert page.get_by_label("Host", exact=True).input_value() == HOSTS[1]
 
             # why one failed
             canceled = next(record for record in of_host if record["kind"] == "canceled")
@@ -134,6 +134,19 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
             page.locator("#reasons summary").first.click()
             page.locator("#reasons").get_by_role("link", name="All of them").first.click()
             expect_tasks(page, [record for record in done if record["kind"] == "canceled"])
+
+            # a host of the overview
+            page.get_by_role("link", name="Overview").click()
+            host = page.locator("#hosts-list li", has_text=HOSTS[2])
+            of_host = [record for record in done if host_of(record) == HOSTS[2]]
+            missing = [record for record in of_host if not record["landed"]]
+            expect(host.locator(".n")).to_have_text(f"{len(missing)} of {len(of_host)} did not land")
+            assert_readable(page)
+            host.get_by_role("link", name=HOSTS[2]).click()
+            expect_tasks(page, of_host)
+            page.go_back()
+            host.locator(".n").click()
+            expect_tasks(page, missing)
 
             # a pause of the account
             page.get_by_role("link", name="Overview").click()

@@ -51,6 +51,9 @@ def assert_equal(overview: Any, sums: Sums) -> None:
     assert {kind: count for kind, count in counts["landed"].items() if count} == dict(sums.landed)
     reasons = [(each["reason"], each["count"], each["landed"]) for each in overview["reasons"]]
     assert reasons[: len(sums.reasons)] == list(map(tuple, sums.reasons))
+    hosts = overview["hosts"]
+    assert (hosts["seen"], hosts["counted"]) == (sums.finished, sums.finished)
+    assert sum(each["landed"] for each in hosts["hosts"]) == sum(sums.landed.values())
     assert counts["sinks"] == [asdict(sink) for sink in sums.sinks if sink.attached]
     assert counts["sources"] == [asdict(source) for source in sums.sources]
 
