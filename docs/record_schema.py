@@ -51,6 +51,10 @@ SCHEMA: Final[dict[str, Any]] = {
         },
         "correlation_id": {"type": ["string", "null"], "description": "HubSpot's support asks for it"},
         "message": {"type": "string", "description": "HubSpot's own words, with `not_found` and `not_started`"},
+        "http_status": {
+            "type": "integer",
+            "description": "HubSpot's status, 400 or 404, with `not_found`; records of older versions lack it",
+        },
         "note": {"type": "string", "description": "with `timed_out` and `start_unknown`: what is not known"},
         "row": {"type": "string", "description": "only of `poller import`, as the next three: what identifies the row"},
         "starts": {"type": "integer", "minimum": 0, "description": "start calls that may have reached HubSpot"},

@@ -69,7 +69,7 @@ class History:
         return found
 
     def may_be_lost(self, at: float) -> bool:
-        """Return whether what was acknowledged then is lost with a primary: its standby was asynchronous."""
+        """Return whether what was committed then is lost with a primary: its standby was asynchronous."""
         ended = [fault.at + fault.lasts_s + FAILOVER_S for fault in self.faults if fault.kind == "failover"]
         return any(begun - STREAMED_S <= at <= end for begun, end in zip(self.lost_from, ended, strict=True))
 

@@ -42,8 +42,9 @@ class Reason(NamedTuple):
         return (f"{self.category}: {self.message}" if self.category else self.message)[:LONGEST_REASON]
 
 
-def reason_of(kind: str, errors: object, source: SourceFile) -> Reason | None:
-    """Return the reason of a finished task: its first error with a category or a message; None for `complete`."""
+def reason_of(kind: str, errors: object, source: SourceFile, http_status: int | None = None) -> Reason | None:
+    """Return the reason of a finished task: its first error with a category or a message, after the HTTP status where
+    that decided; None for `complete`."""
     if kind == Kind.COMPLETE:
         return None
     category, message = None, None
@@ -51,7 +52,8 @@ def reason_of(kind: str, errors: object, source: SourceFile) -> Reason | None:
         category, message = _category_and_message(error, source)
         if category or message:
             break
-    return Reason(str(kind), category, message or ("no message" if category else KIND_TEXT.get(kind, kind_label(kind))))
+    message = message or ("no message" if category else KIND_TEXT.get(kind, kind_label(kind)))
+    return Reason(str(kind), category, message if http_status is None else f"HTTP {http_status}: {message}")
 
 
 def as_list(errors: object) -> list[Any]:

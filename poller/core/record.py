@@ -40,8 +40,8 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
         "ref": _spliced(task.ref),
         "correlation_id": outcome.correlation_id,
     }
-    if isinstance(outcome, Missing) and outcome.message is not None:
-        fields["message"] = outcome.message
+    if isinstance(outcome, Missing):
+        fields |= {"http_status": outcome.code} | ({} if outcome.message is None else {"message": outcome.message})
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
     if task.start is not None:
@@ -136,11 +136,11 @@ def _spliced(json: bytes | None) -> orjson.Fragment | None:
 def _reason(task: Task, outcome: Outcome, kind: Kind) -> str | None:
     if kind is Kind.COMPLETE:
         return None
+    source = source_file(_decoded(task.ref))
     if isinstance(outcome, Missing):
-        reason = reason_of(kind, outcome.message, source_file(_decoded(task.ref)))
-        return reason and f"HTTP {outcome.code}: {reason.text}"
-    errors = _decoded(outcome.errors) if isinstance(outcome, Finished) else None
-    reason = reason_of(kind, errors, source_file(_decoded(task.ref)))
+        reason = reason_of(kind, outcome.message, source, outcome.code)
+    else:
+        reason = reason_of(kind, _decoded(outcome.errors) if isinstance(outcome, Finished) else None, source)
     return reason and reason.text
 
 
@@ -199,6 +199,7 @@ class RecordFields(msgspec.Struct, frozen=True):
     ref: msgspec.Raw = msgspec.Raw(b"null")
     correlation_id: str | None = None
     message: str | None = None
+    http_status: int | None = None  # only with `not_found`, and not of older versions
 
 
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))

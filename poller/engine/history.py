@@ -86,9 +86,9 @@ class History:
             return
         self._measure(fields.requested_at, fields.completed_at, seen_at=None)
         self.hosts.add(ref, landed=names_file(fields.result) if fields.landed is None else fields.landed)
-        found = reason_of(fields.kind, errors or fields.message, source_file(ref))
+        found = reason_of(fields.kind, errors or fields.message, source_file(ref), fields.http_status)
         name = found.text if found is not None else fields.kind
-        if fields.kind == Kind.NOT_FOUND:  # the record does not contain the HTTP status
+        if fields.kind == Kind.NOT_FOUND:  # a record of an older version does not contain the HTTP status
             name = next((known for known in self.reasons if known.endswith(name)), name)
         if (reason := self.reasons.get(name)) is not None:
             reason.kind = fields.kind

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from poller.core.columns import Columns, source_file
+from poller.core.columns import Columns, SourceFile, source_file
 from poller.core.reason import Reason, reason_of
 from poller.core.record import landed_in
 from poller.core.timestamps import epoch
@@ -62,13 +62,19 @@ def read_record(body: bytes, columns: Columns) -> FinishedTask:
         url=source.url,
         host=source.host,
         extension=extension_of(source.name),
-        reason=reason_of(record["kind"], record.get("errors") or record.get("message"), source) or difference,
+        reason=_reason(record, source) or difference,
         correlation_id=record.get("correlation_id"),
         file_id=_file_id(result),
         errors=record.get("errors"),
         row=record.get("row"),
         compared=compared,
     )
+
+
+def _reason(record: dict[str, Any], source: SourceFile) -> Reason | None:
+    status = record.get("http_status")
+    words = record.get("errors") or record.get("message")
+    return reason_of(record["kind"], words, source, status if isinstance(status, int) else None)
 
 
 def extension_of(name: str) -> str:

@@ -409,6 +409,7 @@ CHANGES: dict[str, Any] = {  # another value of each setting
     "imports.columns": {"url": "link"},
     "imports.key": "id",
     "imports.options": {"access": "PRIVATE"},
+    "imports.retries": 2,
     "imports.trial": 3,
     "imports.underway": 7,
     "imports.unsure": "hold",

@@ -66,6 +66,7 @@ def test_a_timed_out_record_has_the_last_known_status_and_a_note_that_it_may_sti
 def test_a_missing_task_has_its_http_status_as_reason() -> None:
     record = render(make_task(), Missing(code=404), Kind.NOT_FOUND, seen_at=0.0)
     assert record.reason == "HTTP 404: HubSpot does not know this id"
+    assert (orjson.loads(record.body)["http_status"], decode(record.body).http_status) == (404, 404)
 
 
 def test_instants_are_written_in_utc_with_milliseconds() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.columns import Columns, source_file
-from poller.core.model import Finished, Kind
+from poller.core.model import Finished, Kind, Missing
 from poller.core.record import render
 from poller.reports.finished_task import FinishedTask, read_record
 from poller.reports.retryable import retry_advice
@@ -52,6 +52,23 @@ def test_a_fresh_record_has_the_reason_that_the_report_shows(errors: Any, ref: d
     )
     reason = read_record(record.body, Columns()).reason
     assert record.reason == (reason and reason.text)
+
+
+@pytest.mark.parametrize("code", [400, 404])
+@pytest.mark.parametrize("message", [None, "Provided ID AAAAE77x could not be decoded."])
+def test_an_unknown_id_s_reason_in_the_report_names_the_http_status_as_everywhere(
+    code: int, message: str | None
+) -> None:
+    record = render(make_task(), Missing(code=code, message=message), Kind.NOT_FOUND, seen_at=0.0)
+    words = "HubSpot does not know this id" if message is None else "Provided ID <id> could not be decoded."
+    assert (found := read_record(record.body, Columns()).reason)
+    assert found.text == record.reason == f"HTTP {code}: {words}"
+
+
+def test_a_record_of_an_older_version_has_no_http_status() -> None:
+    found = finished(kind="not_found")
+    assert found.reason
+    assert found.reason.text == "HubSpot does not know this id"
 
 
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"7", b"no json", b'{"kind":"complete"}', b'{"task_id":"A"}'])

@@ -113,7 +113,16 @@ async def test_a_daily_quota_of_2000_with_a_fifth_in_reserve_stops_at_1600_and_r
     tmp_path: Path, clock: Clock, limit_from: str
 ) -> None:
     has_headers = limit_from == "headers"
-    scenario = replace(NEVER, requests=200, window_s=2.0, daily=2000, daily_every_s=3600.0, send_headers=has_headers)
+    durations = parse_durations("mix:0.2@uniform:0,60,0.2@uniform:3600,3670,0.6@fixed:99999")  # always some finish
+    scenario = replace(
+        SOME_FINISH,
+        durations=durations,
+        requests=200,
+        window_s=2.0,
+        daily=2000,
+        daily_every_s=3600.0,
+        send_headers=has_headers,
+    )
     simulation = Simulation(tmp_path, clock, scenario, one_way_s=ONE_WAY_S)
     limits = {} if has_headers else {"requests": 200, "window_s": 2, "daily_limit": 2000, "time_zone": "Etc/GMT+1"}
     ids = simulation.write_ids(400)

@@ -47,7 +47,7 @@ class FinishedImport:
         float."""
         fields = orjson.loads(body)
         ref, kind = fields["ref"] or {}, Kind(fields["kind"])
-        why = reason_of(kind, fields["errors"] or fields.get("message"), source_file(ref))
+        why = reason_of(kind, fields["errors"] or fields.get("message"), source_file(ref), fields.get("http_status"))
         return cls(
             task_id=fields["task_id"],
             account=fields["account"],

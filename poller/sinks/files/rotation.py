@@ -92,8 +92,9 @@ class Rotation:
     def parts(self, start: FilePosition, batch: Sequence[Delivery]) -> list[FilePart]:
         """Return what to write where, in order, when everything before `start` is written."""
         if not self.is_dated and self.most_bytes is None:  # one file: the loop below with half of its cost
-            header = self.format.header if batch and start.offset == 0 else b""
-            return [FilePart(start=start, lines=header + b"".join(map(self.format.line, batch)))] if batch else []
+            form = self.format_at(start)
+            header = form.header if batch and start.offset == 0 else b""
+            return [FilePart(start=start, lines=header + b"".join(map(form.line, batch)))] if batch else []
         parts: list[FilePart] = []
         begin, lines, size = start, list[bytes](), 0
         for delivery in batch:

@@ -50,6 +50,7 @@ class Overview:
         self._sources: Sequence[SourceSums] = ()
         self._oldest_waiting = OldestWaiting(run.store)
         self._oldest: OldestView | None = None
+        self._fed_at: float | None = None  # when the youngest task was fed
         self._slowest = SlowestTask(run.deadline_s)
 
     async def snapshot(self) -> RunSnapshot:
@@ -134,12 +135,13 @@ class Overview:
                     self._due = {name: await self._store.next_due_at(name) for name in self._service.lanes}
                     self._sources = await self._store.sources()
                     self._oldest = await self._oldest_waiting.read()
+                    self._fed_at = await self._store.last_fed_at()
 
     def _forecast(self, now: float, readings: Mapping[str, GateReading], due: Mapping[str, float | None]) -> Forecast:
         metrics, history = self._metrics, self._history
         slowest, lanes = self._slowest, self._service.lanes.values()
         slowest.deadline_s = self._run.deadline_s
-        slowest.see(metrics.tasks, now=now)
+        slowest.see(metrics.tasks, now=now, fed_at=self._fed_at)
         current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
         return forecast(
             now=now,
