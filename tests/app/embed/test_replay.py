@@ -1,5 +1,6 @@
 """`Poller.replay`: the rules of `poller replay`, and the loop as one more sink."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -10,7 +11,9 @@ import pytest
 from poller import Kind, SinkError
 from poller.app.embed.finished_import import FinishedImport
 from poller.core.protocols import Clock
+from poller.core.record import decode
 from poller.sandbox import Fate, Scenario, parse_durations
+from poller.store import open_store
 from tests.app.embed.test_poller import SimulatedPoller, rest_of
 from tests.support.simulation import Simulation
 
@@ -68,6 +71,28 @@ async def test_after_a_body_failed_a_replay_yields_each_task_once(simulation: Si
     assert await poller.replay() == 4
     async with poller:
         assert Counter(await rest_of(poller)) == Counter(ids)
+
+
+async def test_what_a_killed_loop_had_taken_of_its_batch_is_yielded_again_only_if_selected(
+    simulation: Simulation, kept_url: str, clock: Clock
+) -> None:
+    ids = simulation.api.preload(12)
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what raises
+        async with SimulatedPoller(simulation, state=kept_url) as poller:
+            await poller.feed(ids)
+            await asyncio.sleep(7200)
+            assert not poller.waiting
+            raise ZeroDivisionError
+    store = await open_store(kept_url, clock=clock)
+    batch = await store.undelivered("python", 12)
+    await store.mark_position("python", b"%d-%d" % (batch[0].number, batch[7].number))  # as its kill leaves it
+    await store.close()
+    canceled = [each.task_id for each in batch[:8] if decode(each.body).kind == "canceled"]
+    assert 0 < len(canceled) < 8
+    poller = SimulatedPoller(simulation, state=kept_url)
+    assert await poller.replay(kinds=[Kind.CANCELED]) == len(canceled)
+    async with poller:
+        assert sorted(await rest_of(poller)) == sorted([*canceled, *(each.task_id for each in batch[8:])])
 
 
 async def test_a_loop_that_has_begun_nothing_has_nothing_to_take_again(simulation: Simulation, kept_url: str) -> None:
