@@ -6,6 +6,7 @@ Instants of tasks and records are the poller's, as in every store, never the dat
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from psycopg import AsyncConnection, errors
 from psycopg.sql import SQL, Identifier
 
@@ -14,6 +15,8 @@ from poller.core.record import landed_in
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.versions import refuse_newer
+
+log = structlog.get_logger("poller")
 
 # The n-th file brings a state of version n - 1 to n. Published ones are never edited.
 MIGRATIONS = [path.read_text("utf-8") for path in sorted((Path(__file__).parent / "migrations").glob("*.sql"))]
@@ -38,6 +41,8 @@ async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
     """Bring the tables up to date, inside a transaction; return the version they had."""
     version = await known_version(connection, dsn)
     if version < VERSION:
+        if version:
+            log.info("store.migrating", path=dsn.shown, version=VERSION, migrated_from=version)
         for script in MIGRATIONS[version:]:
             await connection.execute(script.encode())
         if version < LANDED:

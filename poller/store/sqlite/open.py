@@ -78,6 +78,8 @@ def open_writing(path: Path | None) -> sqlite3.Connection:
             version = known_version(connection, shown)
             _refuse_damaged(connection, shown)
             _set_up_writing(connection, path)
+            if 0 < version < VERSION:
+                log.info("store.migrating", path=shown, version=VERSION, migrated_from=version)
             migrate(connection, version)
             connection.execute(f"PRAGMA busy_timeout = {WRITING_MS}")
     except BaseException:
