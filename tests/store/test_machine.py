@@ -195,7 +195,6 @@ class StoreMachine(RuleBasedStateMachine):
             kind=kind,
             landed=kind is Kind.COMPLETE,
             reason=reason,
-            correlation_id=reason,
             seen_at=self.now,
             account=task.account,
             task_id=task.task_id,
