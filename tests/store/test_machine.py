@@ -38,6 +38,7 @@ from poller.core.sums import SinkSums, SourceSums
 from poller.reports.ledger import imbalances
 from poller.store import open_store
 from poller.store.postgres.dsn import parse
+from poller.store.rows import storable
 from tests.support.postgres import fresh_schema
 from tests.support.store_makers import kill
 from tests.support.virtual import VirtualLoop
@@ -48,6 +49,16 @@ Identity = tuple[str, str]
 ACCOUNTS = ("one", "two")
 SINKS = ("file", "hook")
 IDS = [f"id{n}" for n in range(12)]
+ODD = (  # what servers send in errors; a reason is text that was read from it
+    b"null",
+    rb'["cut \u0000 short"]',
+    rb'["half of \ud83d a pair"]',
+    '["two\u2028lines \u2029 \x85 🗎"]'.encode(),
+    b'[{"numErrors": 18446744073709551616, "took": 1e400}]',
+    b"[" * 100 + b"]" * 100,
+    b'["' + b"x" * 100_000 + b'"]',
+)
+REASONS = (None, "cut \0 short", "two\u2028lines \x85 🗎", "half \ud83d", "\ufffe", "x" * 200)
 KINDS = st.sets(st.sampled_from([str(Kind.COMPLETE), str(Kind.CANCELED)]), max_size=1).map(frozenset)
 
 
@@ -60,6 +71,8 @@ class ModelTask:
     errors: int = 0
     kind: Kind | None = None
     seen_at: float = 0.0
+    body: bytes = b""
+    reason: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -118,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
     def add(self, account: str, ids: list[str], rejected: int, blank: int) -> None:
         new = [task_id for task_id in dict.fromkeys(ids) if (account, task_id) not in self.tasks]
         fed = tuple(Fed(account=account, task_id=task_id) for task_id in ids)
-        bad = tuple(Rejection(line=n, reason="bad", excerpt="?") for n in range(rejected))
+        bad = tuple(Rejection(line=n, reason="bad", excerpt=str(REASONS[n + 1])) for n in range(rejected))
         chunk = Chunk(fed=fed, rejected=bad, blank=blank, position=Position())
         added = self.run(self.store.add(self.source, chunk))
         known = [self.tasks.get((account, task_id)) for task_id in ids]
@@ -164,20 +177,24 @@ class StoreMachine(RuleBasedStateMachine):
     def record(self, data: st.DataObject, again_in_s: int) -> None:
         """Leased tasks are recorded, and stale ones skipped, also a task that is twice in one batch."""
         choice = st.lists(st.sampled_from([*self.leased.values(), *self.stale]), min_size=1, max_size=6)
-        settled = [self.settle(task, data.draw(st.booleans()), again_in_s) for task in data.draw(choice)]
+        settled = [
+            self.settle(task, data.draw(st.booleans()), again_in_s, data.draw(st.integers(0, 99)))
+            for task in data.draw(choice)
+        ]
         self.run(self.store.record(settled))
         for each in settled:
             self.note_settled(each)
 
-    def settle(self, task: Task, finish: bool, again_in_s: int) -> Settled:
+    def settle(self, task: Task, finish: bool, again_in_s: int, odd: int = 0) -> Settled:
         if not finish:
             return Settled(task=task, again=PollAgain(at=self.now + again_in_s, errors=task.errors + 1))
         kind = Kind.COMPLETE if task.polls else Kind.CANCELED
+        errors, reason = ODD[odd % len(ODD)], REASONS[odd % len(REASONS)]
         record = Record(
-            body=task.task_id.encode(),
+            body=b'{"task_id":"%s","errors":%s}' % (task.task_id.encode(), errors),
             kind=kind,
             landed=kind is Kind.COMPLETE,
-            reason=None,
+            reason=reason,
             seen_at=self.now,
             account=task.account,
             task_id=task.task_id,
@@ -193,6 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
         known.polls += 1
         if settled.record is not None:
             known.kind, known.seen_at = settled.record.kind, settled.record.seen_at
+            known.body, known.reason = settled.record.body, settled.record.reason
             self.finished.append(known)
         elif settled.again is not None:
             known.due_at, known.errors = settled.again.at, settled.again.errors
@@ -255,7 +273,8 @@ class StoreMachine(RuleBasedStateMachine):
         batch = self.run(self.store.undelivered(name, limit))
         owed = self.outbox(sink)[:limit]
         assert [(delivery.account, delivery.task_id) for delivery in batch] == [task.identity for task in owed]
-        refused = {batch[-1].number: "no"} if refuse and batch else {}
+        assert [delivery.body for delivery in batch] == [task.body for task in owed]
+        refused = {batch[-1].number: str(REASONS[limit])} if refuse and batch else {}
         for _ in range(2):  # the second time changes nothing
             self.run(self.store.delivered(name, batch, Written(position=position, refused=refused)))
         sink.position = position
@@ -340,6 +359,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert sums.waiting == len(self.tasks) - len(self.finished)
         assert sums.polls == sum(task.polls for task in everything)
         assert sums.accounts == self.accounts
+        reasons = Counter(storable(task.reason) for task in self.finished if task.reason is not None)
+        assert {name: count for name, count, _ in sums.reasons} == reasons
         assert sums.sources == (self.source_sums(),)
         assert {sink.name: sink for sink in sums.sinks} == {name: self.sink_sums(name) for name in self.sinks}
         assert imbalances(sums) == []
@@ -350,7 +371,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         records = self.run(self.store.records(0, 1000))
         assert [(record.account, record.task_id) for record in records] == [task.identity for task in self.finished]
-        assert [record.body for record in records] == [task.identity[1].encode() for task in self.finished]
+        assert [record.body for record in records] == [task.body for task in self.finished]
         letters = self.run(self.store.dead_letters())
         dead = {(letter.sink, (letter.delivery.account, letter.delivery.task_id)) for letter in letters}
         assert dead == {(name, task.identity) for name, sink in self.sinks.items() for task in sink.dead}
