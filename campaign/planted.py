@@ -1214,7 +1214,7 @@ BUGS = (
     Bug(
         name="marks-outlive-their-batch",
         file="poller/sinks/consumer.py",
-        old="Written(position=_NOTHING_IN_HAND, ",
+        old="Written(position=NOTHING_IN_HAND, ",
         new="Written(",
         tests=("sinks/test_consumer",),
     ),

@@ -1,4 +1,4 @@
-"""What a poll costs by all clocks, in calls: `python -m bench learning` measures the time."""
+"""What a poll costs by all clocks, counted in calls: processor time is noisy on a shared machine."""
 
 from collections.abc import Iterator
 

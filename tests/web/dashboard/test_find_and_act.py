@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import Seen, opened
 from tests.support.page import LIVE, PATIENCE_MS, assert_readable, listening, number, rows, shown, sums_of
-from tests.support.processes import Hubspot, hubspot, records, run
+from tests.support.processes import Hubspot, hubspot, records, run, wait_until
 
 pytestmark = pytest.mark.real_time
 
@@ -152,7 +152,10 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
             page.get_by_role("link", name="Overview").click()
             page.get_by_role("button", name="Pause account default").click()
             expect(page.locator("#notices")).to_contain_text("Paused by a person", timeout=PATIENCE_MS)
-            assert sums_of(tmp_path).accounts["default"].pause == "paused_by_person"
+            # the page may show it before it is on disk and answered
+            wait_until(
+                lambda: sums_of(tmp_path).accounts["default"].pause == "paused_by_person", "the pause in the state"
+            )
             page.get_by_role("button", name="Resume account default").click()
             expect(page.locator("#notices")).not_to_contain_text("Paused", timeout=PATIENCE_MS)
             assert sums_of(tmp_path).accounts["default"].pause is None
