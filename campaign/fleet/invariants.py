@@ -19,7 +19,7 @@ def violations(history: History) -> list[str]:
 
 
 def no_window_exceeds_its_limit(history: History) -> Iterator[str]:
-    """No rolling window of any account, by arrival, has more requests than its limit, whoever sent them."""
+    """No rolling window of any account, by arrival, has more requests than its limit, all senders together."""
     for account, arrivals in history.by_account().items():
         window: deque[float] = deque()
         for arrival in arrivals:
@@ -112,7 +112,7 @@ def each_record_was_posted_under_one_id(history: History) -> Iterator[str]:
 
 
 def each_reader_saw_every_record_in_one_order(history: History) -> Iterator[str]:
-    """Whoever reads /v1/finished, from any replica, gets every record once, in the order of their numbers."""
+    """Every reader of /v1/finished, from any replica, gets every record once, in the order of their numbers."""
     if history.lost_from:
         return  # a reader may be beyond the numbers that are left: docs/reliability.md
     for name, seen in history.read.items():
