@@ -52,7 +52,9 @@ class PostgresServer:
         self._control("restart", "-m", "immediate")
 
     def add_standby(self) -> None:
-        """Start a streaming standby, asynchronous."""
+        """Start a streaming standby, asynchronous, unless there is one."""
+        if self._standby is not None:
+            return
         self._standby = self._folder.with_name(f"standby-{self._port}")
         self._standby.mkdir(mode=0o700)
         if self._user is not None:

@@ -8,6 +8,11 @@ import psycopg
 import pytest
 
 from poller.core.fleet import Beat, Fenced
+from poller.core.protocols import Clock
+from poller.engine.fleet.feed import MemberFeed
+from poller.engine.fleet.member import FleetMember
+from poller.engine.fleet.times import BeatTimes
+from poller.engine.fleet.trust import Trust
 from poller.reports.ledger import imbalances
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, bury, give, see, take
@@ -160,3 +165,30 @@ async def test_the_order_of_records_waits_for_no_client(
     wire.flows.set()
     await frozen
     assert [record.account for record in await other.records(0, 9)] == ["two", "one"]
+
+
+async def test_a_source_whose_row_a_failover_lost_is_opened_again_under_its_name(
+    open_member: Open, database: psycopg.Connection[Any], clock: Clock
+) -> None:
+    store = await open_member("r1")
+    member = FleetMember(
+        store.fleet,
+        times=BeatTimes(),
+        trust=Trust(5.0, since_boot=clock, wall=clock),
+        monotonic=clock,
+        serves=ACCOUNTS,
+        settings={},
+    )
+    await store.fleet.leave()
+    await member.join()
+    source_feed = MemberFeed(store, member)
+    source = await source_feed.new_source("http")
+    assert (await source_feed.add(source, chunk_of("a", account="one"))).tasks == 1
+    database.execute("DELETE FROM source")
+    database.execute("DELETE FROM task")
+    await store.fleet.leave()
+    await member.join()
+    assert (await source_feed.add(source, chunk_of("b", "c", account="one"))).tasks == 2
+    (sums,) = await store.sources()
+    assert (sums.name, sums.tasks) == ("r1:http", 2)
+    assert imbalances(await store.sums()) == []

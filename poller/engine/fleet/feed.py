@@ -1,7 +1,7 @@
 """What a member's sources store: under names of their own, and again after the member was buried."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Position
@@ -10,6 +10,12 @@ from poller.core.sums import SourceSums
 from poller.engine.fleet.member import FleetMember
 
 T = TypeVar("T")
+
+
+class _OpenSource(NamedTuple):
+    name: str
+    number: int
+    member: int | None  # the id of the membership in which it was opened
 
 
 class MemberFeed:
@@ -22,18 +28,35 @@ class MemberFeed:
     def __init__(self, store: FeedStore, member: FleetMember) -> None:
         self._store = store
         self._member = member
+        self._sources: dict[int, _OpenSource] = {}  # by the number under which each was opened first
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
-        return await self._store.open_source(self._own(name))
+        if (found := await self._store.open_source(self._own(name))) is not None:
+            self._sources[found[0]] = self._opened(self._own(name), found[0])
+        return found
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
-        return await self._as_member(lambda: self._store.new_source(self._own(name), fingerprint))
+        number = await self._as_member(lambda: self._store.new_source(self._own(name), fingerprint))
+        self._sources[number] = self._opened(self._own(name), number)
+        return number
 
     async def was_read(self, position: Position) -> bool:
         return await self._store.was_read(position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
-        return await self._as_member(lambda: self._store.add(source, chunk))
+        return await self._as_member(lambda: self._add(source, chunk))
+
+    async def _add(self, source: int, chunk: Chunk) -> Added:
+        """Where this process joined again, a failover may have lost the source's row, and its number be another's."""
+        opened = self._sources[source]
+        if opened.member != self._member.membership.id:
+            known = await self._store.open_source(opened.name)
+            number = known[0] if known is not None else await self._store.new_source(opened.name)
+            opened = self._sources[source] = self._opened(opened.name, number)
+        return await self._store.add(opened.number, chunk)
+
+    def _opened(self, name: str, number: int) -> _OpenSource:
+        return _OpenSource(name, number, self._member.membership.id)
 
     async def sources(self) -> Sequence[SourceSums]:
         return await self._store.sources()
