@@ -483,3 +483,20 @@ async def test_a_read_that_is_cancelled_while_it_gets_its_connection_ends(store:
     for each in taken:
         await store._pool.putconn(each)
     assert reading.cancelled()
+
+
+async def test_a_closed_state_is_free_at_once(postgres_url: str, clock: Clock) -> None:
+    """Also before the server has noticed the end of the connection: until then it would hold the lock."""
+    store = await open_store(postgres_url, clock=clock)
+    assert isinstance(store, PostgresStore)
+    connection = store._writer._connection
+    assert connection is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "close", _nothing)
+        await store.close()
+        await (await open_store(postgres_url, clock=clock)).close()
+    await connection.close()
+
+
+async def _nothing() -> None:
+    """The connection stays open."""

@@ -274,11 +274,16 @@ class Writer:
             await connection.close()
 
     async def _unregister(self) -> None:
-        """Delete the owner's row. The next owner does not need this to succeed."""
-        if self._connection is not None:
+        """Delete the owner's row and release the lock, which the server would hold until it has noticed the end of the
+        connection. The next owner does not need this to succeed."""
+        if (connection := self._connection) is None:
+            return
+        for statement, values in (
+            ("DELETE FROM replica WHERE id = %s", (self._replica,)),
+            ("SELECT pg_advisory_unlock_all()", ()),
+        ):
             with suppress(psycopg.Error):
-                query = self._connection.execute("DELETE FROM replica WHERE id = %s", (self._replica,))
-                await answered(query, self._connection, within_s=CONNECT_WITHIN_S)
+                await answered(connection.execute(statement, values), connection, within_s=CONNECT_WITHIN_S)
 
     def _end(self, why: str, name: str) -> None:
         if self._ended is None:
