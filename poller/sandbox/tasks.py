@@ -294,7 +294,7 @@ def _duplicate(task: SimulatedTask) -> dict[str, Any]:
     return {
         "status": "error",
         "category": "OBJECT_ALREADY_EXISTS",
-        "message": "A file of this name stands in the folder already",
+        "message": "A file of this name is in the folder already",
         "errors": [{"message": "duplicate", "code": "DUPLICATE", "subCategory": "FileUploadErrors.DUPLICATE_FILE"}],
         "context": {"taskId": [task.task_id]},
     }

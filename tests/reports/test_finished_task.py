@@ -158,7 +158,7 @@ def test_what_is_no_md5_and_no_size_is_not_compared(ref: dict[str, Any]) -> None
         ({"message": "internal error"}, True),
         ({"message": "Connection reset by peer"}, True),
         ({"message": "The file exceeds the largest size that this account allows"}, False),
-        ({"category": "OBJECT_ALREADY_EXISTS", "message": "A file of this name stands in the folder already"}, False),
+        ({"category": "OBJECT_ALREADY_EXISTS", "message": "A file of this name is in the folder already"}, False),
         ({"category": "FILE_TYPE_BLOCKED", "message": "Files of this type cannot be hosted"}, False),
         ({"message": "an unknown message"}, False),
         ("read timed out", True),

@@ -27,7 +27,7 @@ log = structlog.get_logger("poller")
 
 MEMBER_TURNS = 2  # after which a member gives: by then it has seen who is there
 STUCK_S = 60.0  # an account that only a person can help is tried by another member after this time
-IN_OTHER_HANDS = -1  # stands for the owner of an account that is on its way out
+IN_OTHER_HANDS = -1  # in place of the owner of an account that is on its way out
 
 
 class OpenLane(Protocol):
