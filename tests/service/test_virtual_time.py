@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.support import virtual
 from tests.support.virtual import EPOCH, Deadlock, MemoryConnector, SimulatedNetwork, VirtualLoop, serving
 
 
@@ -58,6 +59,11 @@ async def test_a_thread_is_waited_for() -> None:
     async with asyncio.timeout(3600):
         await asyncio.to_thread(time.sleep, 0.02)
     assert loop.time() - began < 1
+
+
+async def test_a_slow_thread_is_no_deadlock_where_nothing_else_is_scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual, "DEADLOCK_GRACE_S", 0.001)
+    await asyncio.to_thread(time.sleep, 0.02)
 
 
 @pytest.mark.real_time

@@ -24,7 +24,7 @@ TURN_S = 1e-6  # charged each turn: aiolimiter live-locks on a clock that does n
 SOCKET_GRACE_S = 0.002  # real time in which data on a socket of this process always arrives
 THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time moves without it
 DEADLOCK_GRACE_S = 0.5  # the same where nothing is scheduled: watchers of child processes are threads, too
-SILENCE_S = 10.0  # real time without any I/O, and nothing scheduled, after which a test is stuck
+SILENCE_S = 10.0  # real time without any I/O or a thread's end, and nothing scheduled, after which a test is stuck
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -56,7 +56,7 @@ class VirtualSelector(selectors.DefaultSelector):
     def _grace_s(self, timeout: float | None) -> float:
         has_fds = len(self.get_map()) > 1  # one is the loop's own pipe
         if timeout is None:
-            return SILENCE_S if has_fds else DEADLOCK_GRACE_S
+            return SILENCE_S if has_fds or self.threads else DEADLOCK_GRACE_S
         if self.threads:
             return THREAD_GRACE_S
         return SOCKET_GRACE_S if has_fds else 0
