@@ -70,8 +70,7 @@ class AccountGate:
         self._monotonic = monotonic
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
-        reported = None if known is None else Window(limit=known.reported[0], window_s=known.reported[1])
-        self._windows = AccountWindows(limits.requests, limits.window_s, reported)
+        self._windows = AccountWindows(limits.requests, limits.window_s, known and known.reported)
         self._concurrency = Concurrency(limits.workers, self._windows.own)
         self._counts = RequestCounts()
         self._outage = OutageDetector()

@@ -21,10 +21,10 @@ class AccountWindows:
     headers' window is shared with other clients.
     """
 
-    def __init__(self, requests: int | None, window_s: float | None, known: Window | None = None) -> None:
-        """`known`: the window that HubSpot reported to an earlier process."""
+    def __init__(self, requests: int | None, window_s: float | None, known: tuple[int, float] | None = None) -> None:
+        """`known`: requests and seconds of the window that HubSpot reported to an earlier process."""
         self.reported: Window | None = None
-        self._known = known
+        self._known = None if known is None else Window(limit=known[0], window_s=known[1])
         self._held = HeldSlots()
         self._others = Others()
         self._sporadic = SporadicRefusals()
