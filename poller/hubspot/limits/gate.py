@@ -70,8 +70,7 @@ class AccountGate:
         self._monotonic = monotonic
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
-        self._windows = AccountWindows(limits.requests, limits.window_s, known and known.reported)
-        self._concurrency = Concurrency(limits.workers, self._windows.own)
+        self._windows = AccountWindows(limits.requests, limits.window_s, known.reported if known else None)
         self._counts = RequestCounts()
         self._outage = OutageDetector()
         self._refusals = RefusalDetector()
@@ -93,7 +92,7 @@ class AccountGate:
             self._windows.fill(assumed_s, monotonic())
         else:
             self._windows.take_over(handover, monotonic())
-            self._concurrency.fit(self._windows.tighter)
+        self._concurrency = Concurrency(limits.workers, self._windows.tighter)
         self._active_at = clock() if assumed_s and not state.clean else state.active_at
         self._logged: set[Window] = set()
         self._admission = AdmissionQueue(self._wait_s, self._windows.tighter)
