@@ -24,6 +24,16 @@ _COUNT_AGAIN = (
     " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
 )
 
+# Where each pod has its own name, members come and go for years. One statement: each count is in one row at any time.
+_FOLD = (
+    "WITH gone AS (DELETE FROM kind_count c WHERE c.replica <> '' AND NOT EXISTS"
+    " (SELECT FROM replica r WHERE r.name = c.replica) RETURNING kind, tasks, landed, polls)"
+    " INSERT INTO kind_count AS c (replica, kind, tasks, landed, polls)"
+    " SELECT '', kind, sum(tasks), sum(landed), sum(polls) FROM gone GROUP BY kind ORDER BY kind"
+    " ON CONFLICT (replica, kind) DO UPDATE SET tasks = c.tasks + excluded.tasks,"
+    " landed = c.landed + excluded.landed, polls = c.polls + excluded.polls"
+)
+
 
 def add_up(changes: Iterable[Change]) -> tuple[list[str], list[int], list[int], list[int]] | None:
     """Return the columns of the changes, one a kind, in one order; None for no changes."""
@@ -40,6 +50,11 @@ def add_up(changes: Iterable[Change]) -> tuple[list[str], list[int], list[int], 
 async def count_again(connection: AsyncConnection) -> None:
     """Make the sums from the rows, inside a transaction of one who alone writes."""
     await connection.execute(_COUNT_AGAIN.encode())
+
+
+async def fold(connection: AsyncConnection) -> None:
+    """Add the rows of members that have left to the one row a kind that belongs to none."""
+    await connection.execute(_FOLD)
 
 
 async def counts(connection: AsyncConnection) -> dict[str, KindCount]:

@@ -14,6 +14,13 @@ async def publish(connection: AsyncConnection, member: int, status: bytes) -> No
     )
 
 
+async def forget(connection: AsyncConnection) -> None:
+    """Delete the statuses of members that have left."""
+    await connection.execute(
+        "DELETE FROM replica_status s WHERE NOT EXISTS (SELECT FROM replica r WHERE r.id = s.replica)"
+    )
+
+
 async def published(connection: AsyncConnection) -> list[Published]:
     found = await fetch_all(
         connection,
