@@ -10,8 +10,9 @@ from poller.core.accounts import Pause
 from poller.core.log import Folded
 from poller.core.model import Answer, Kind, Record, Task
 from poller.core.person_pause import person_pause_detail
-from poller.core.protocols import GateClosed, RightLost, Slot, StartClient, StartStore
+from poller.core.protocols import StartStore
 from poller.core.record import render_row
+from poller.core.request_protocols import GateClosed, RightLost, Slot, StartClient
 from poller.core.starts import (
     AwaitStart,
     Begin,

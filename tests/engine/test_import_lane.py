@@ -9,7 +9,8 @@ import orjson
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Chunk, FedRow, Position, Running, Task, Unreachable
-from poller.core.protocols import Clock, RightLost
+from poller.core.protocols import Clock
+from poller.core.request_protocols import RightLost
 from poller.core.starts import NotSent, StartAnswer
 from poller.engine import GiveUpRules, Recorder
 from poller.engine.import_lane import ImportLane
