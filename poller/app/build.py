@@ -15,6 +15,7 @@ from poller.config import AccountSettings, Settings
 from poller.core.columns import Columns
 from poller.core.errors import ConfigError
 from poller.core.handover import Handover
+from poller.core.learned_limit import decode_limit, limit_key
 from poller.core.model import Record, Task
 from poller.core.protocols import Sink, StartStore, Store
 from poller.core.record import decode
@@ -115,6 +116,7 @@ class Builder:
             has_new_token=tokens.has_changed,
             is_trusted=self.is_trusted,
             handover=handover,
+            known=decode_limit(await self.store.knowledge(limit_key(name))),
         )
         parts: dict[str, Any] = {
             "store": self.store,
