@@ -99,6 +99,8 @@ class Turns:
                 await self._service.ending.wait()
 
     async def _turn(self) -> None:
+        if (failure := self._member.failure) is not None:
+            raise failure
         view = await self._membership.view()
         if view.me not in {member.id for member in view.members}:
             self._member.note_fenced()
@@ -248,8 +250,7 @@ class Turns:
 
     async def _drop_all(self) -> None:
         """Drop all that this process owned, without recording: it has been buried."""
-        for account in list(self._service.lanes):
-            await self._service.drop_lane(account)
+        await self._service.drop_lanes()
         self._epochs.clear()
         self._giving.clear()
         await self._sinks.drop()
