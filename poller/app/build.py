@@ -138,7 +138,7 @@ class Builder:
                 retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
-                on_trial_failed=lambda reason: service.stop_for(trial_failed(settings.imports.trial, reason)),
+                on_trial_failed=None if service.is_member else _stop_after_trial(service, settings.imports.trial),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
@@ -268,9 +268,15 @@ class Builder:
         )
 
 
-def trial_failed(size: int, reason: str) -> str:
-    """Return why a run stops after its trial, for people."""
-    return f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+def _stop_after_trial(service: Service, size: int) -> Callable[[str], None]:
+    """Return what ends the run where each row of its trial failed for one reason."""
+
+    def stop(reason: str) -> None:
+        service.stop_for(
+            f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+        )
+
+    return stop
 
 
 def sink_environment(settings: Settings, environment: Environment) -> SinkEnvironment:

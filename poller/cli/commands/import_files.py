@@ -119,9 +119,10 @@ def _start_options(specs: Sequence[str]) -> dict[str, str]:
 
 
 def import_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
-    """Return the settings of an import: those of a run, but it stops when half of its outcomes are not complete."""
+    """Return the settings of an import: those of a run, but it stops when half of its outcomes are not complete. A
+    member of a fleet does not: others would go on with its accounts."""
     settings = settings_of(config, **flags)
-    if "stop_on_failures" in settings.model_fields_set:
+    if settings.fleet or "stop_on_failures" in settings.model_fields_set:
         return settings
     return settings.model_copy(update={"stop_on_failures": STOP_ON_FAILURES})
 

@@ -3,7 +3,8 @@ others did. "" is the kind of tasks that wait.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from psycopg import AsyncConnection
 
@@ -23,6 +24,7 @@ _COUNT_AGAIN = (
     " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
     " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
 )
+COUNTS = "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind"
 
 # Where each pod has its own name, members come and go for years. One statement: each count is in one row at any time.
 _FOLD = (
@@ -59,8 +61,9 @@ async def fold(connection: AsyncConnection) -> None:
 
 async def counts(connection: AsyncConnection) -> dict[str, KindCount]:
     """Return the sums of all members by kind."""
-    found = await fetch_all(
-        connection,
-        "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind",
-    )
+    return counts_of(await fetch_all(connection, COUNTS))
+
+
+def counts_of(found: Iterable[Sequence[Any]]) -> dict[str, KindCount]:
+    """Return what the rows of `COUNTS` hold."""
     return {kind: KindCount(*numbers) for kind, *numbers in found}
