@@ -1237,7 +1237,7 @@ BUGS = (
         file="poller/app/build.py",
         old="        is_awaited = not service.endless or self.consumer is not None\n",
         new="        is_awaited = not service.endless\n",
-        tests=("app/embed/test_poller",),
+        tests=("app/embed/test_errors",),
     ),
     Bug(
         name="events-of-a-library-on-standard-output",
