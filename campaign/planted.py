@@ -262,7 +262,7 @@ BUGS = (
     ),
     Bug(
         name="pruning-rests-a-second",
-        file="poller/engine/service.py",
+        file="poller/engine/upkeep.py",
         old="                await asyncio.sleep(loop.time() - began)\n",
         new="                await asyncio.sleep(1.0)\n",
         tests=("engine/test_pruning",),

@@ -9,7 +9,8 @@ from random import Random
 import structlog
 
 from poller.core.model import Task
-from poller.core.protocols import Clock, Gate, PollStore
+from poller.core.protocols import Clock, PollStore
+from poller.core.request_protocols import Gate
 from poller.schedule import AccountTiming, Standstill
 
 log = structlog.get_logger("poller")

@@ -9,8 +9,9 @@ import structlog
 from poller.core.accounts import Pause
 from poller.core.log import Folded
 from poller.core.model import Answer, Kind, Record, Task
-from poller.core.protocols import GateClosed, Slot, StartClient, StartStore
+from poller.core.protocols import StartStore
 from poller.core.record import render_row
+from poller.core.request_protocols import GateClosed, Slot, StartClient
 from poller.core.starts import (
     AwaitStart,
     Begin,

@@ -13,8 +13,9 @@ from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
-from poller.core.protocols import Clock, Gate, GateClosed, PollStore, RightLost, StatusClient
+from poller.core.protocols import Clock, PollStore
 from poller.core.record import render
+from poller.core.request_protocols import Gate, GateClosed, RightLost, StatusClient
 from poller.core.starts import ImportsReading
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.first_answers import FirstAnswers

@@ -23,7 +23,8 @@ from poller.app.reload import differences, result_name
 from poller.config import PollingTable, Settings
 from poller.config.settings import ImportsTable, InputTable, LogTable
 from poller.core.errors import Exit
-from poller.core.protocols import Clock, TokenSource
+from poller.core.protocols import Clock
+from poller.core.request_protocols import TokenSource
 from poller.engine.history import History
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations

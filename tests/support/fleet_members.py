@@ -57,13 +57,20 @@ def held(database: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 async def blocked(
-    database: psycopg.Connection[Any], sessions: int, *, unless: asyncio.Future[Any] | None = None
+    database: psycopg.Connection[Any],
+    sessions: int,
+    *,
+    unless: asyncio.Future[Any] | None = None,
+    for_rows: bool = False,
 ) -> None:
-    """Wait until so many sessions wait for a lock, or `unless` is done."""
+    """Wait until so many sessions wait for an advisory lock, `for_rows` for a row of another one too, or `unless` is
+    done."""
     for _ in range(2000):
         row = database.execute(
-            "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted"
+            " AND (l.locktype = 'advisory' OR l.locktype = 'transactionid' AND %s)"
+            " AND a.datname = current_database()",
+            (for_rows,),
         ).fetchone()
         if row == (sessions,) or (unless is not None and unless.done()):
             return

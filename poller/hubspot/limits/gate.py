@@ -13,7 +13,8 @@ from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
 from poller.core.model import ANSWERING, Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.person_pause import paused_since_s
-from poller.core.protocols import Clock, Slot
+from poller.core.protocols import Clock
+from poller.core.request_protocols import Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
 from poller.hubspot.limits.held_slot import HeldSlot
