@@ -130,13 +130,13 @@ class Builder:
             lane = Lane(name, **parts)
         else:
             retries = self._retries(name, settings, service, rng)
-            lane = ImportLane(
+            lane = importing = ImportLane(
                 name,
                 starts=starts,
                 retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
-                on_trial_failed=lambda reason: service.stop_for(trial_failed(settings.imports.trial, reason)),
+                on_trial_failed=lambda reason: service.stop_for(trial_failed(importing.rules.trial, reason)),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
@@ -151,16 +151,13 @@ class Builder:
 
         return Recorder(name, store=self.store, metrics=self.metrics, on_recorded=on_recorded)
 
-    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries | None:
-        if not settings.imports.retries:
-            return None
-        columns = Columns(named=settings.imports.columns)
+    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries:
         return Retries(
             name,
             service=service,
             store=self.store,
             most=settings.imports.retries,
-            is_worth_it=lambda record: retry_advice(read_record(record, columns)).retryable,
+            is_worth_it=_may_pass(settings),
             clock=self.environment.clock,
             rng=rng,
         )
@@ -198,9 +195,13 @@ class Builder:
         return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
-        """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
+        """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have
+        changed."""
+        lane = service.lanes[name]
+        if isinstance(lane, ImportLane):
+            lane.apply_rules(settings.imports.rules())
+            lane.retries.apply(settings.imports.retries, _may_pass(settings))
         if tokens is not None:
-            lane = service.lanes[name]
             lane.keep_knowledge()
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
             is_same_token = credentials == self._credentials[name]
@@ -264,6 +265,12 @@ class Builder:
         return await account_tokens(
             account, self.environment.environ, post=self.connections.post, clock=self.environment.clock
         )
+
+
+def _may_pass(settings: Settings) -> Callable[[bytes], bool]:
+    """Return whether the failure in a record's bytes may pass, so that its row is worth another attempt."""
+    columns = Columns(named=settings.imports.columns)
+    return lambda record: retry_advice(read_record(record, columns)).retryable
 
 
 def trial_failed(size: int, reason: str) -> str:

@@ -57,7 +57,7 @@ class ImportLane(Lane):
         starter: StartClient,
         start_rules: StartRules,
         on_trial_failed: Callable[[str], None],
-        retries: Retries | None = None,
+        retries: Retries,
         **lane: Any,
     ) -> None:
         """`lane`: the arguments of `Lane`. `on_trial_failed` gets the one reason for which all of the trial failed."""
@@ -94,12 +94,10 @@ class ImportLane(Lane):
         self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
         async with asyncio.TaskGroup() as group:
             pricing = group.create_task(self._reprice_polls())
-            if self._retries is not None:
-                group.create_task(self._retries.run())
+            group.create_task(self._retries.run())
             await super().run()
             pricing.cancel()
-            if self._retries is not None:
-                self._retries.end()
+            self._retries.end()
 
     @property
     def imports(self) -> ImportsReading:
@@ -108,6 +106,22 @@ class ImportLane(Lane):
     def apply_starter(self, starter: StartClient) -> None:
         """Use another client from the next start on."""
         self._starter = starter
+
+    def apply_rules(self, rules: StartRules) -> None:
+        """Use other rules from the next start on."""
+        self._rules = rules
+        self._trial.resize(rules.trial)
+        self.wake()
+
+    @property
+    def rules(self) -> StartRules:
+        """The rules of starts that are in force."""
+        return self._rules
+
+    @property
+    def retries(self) -> Retries:
+        """What starts failed rows again."""
+        return self._retries
 
     def _may_start(self) -> bool:
         return self._underway + self._in_hand < self._rules.underway and not self._trial.holds
