@@ -15,6 +15,7 @@ from poller.config import AccountSettings, Settings
 from poller.core.columns import Columns
 from poller.core.errors import ConfigError
 from poller.core.handover import Handover
+from poller.core.learned_limit import decode_limit, limit_key
 from poller.core.model import Record, Task
 from poller.core.protocols import Sink, StartStore, Store
 from poller.core.record import decode
@@ -115,6 +116,7 @@ class Builder:
             has_new_token=tokens.has_changed,
             is_trusted=self.is_trusted,
             handover=handover,
+            known=decode_limit(await self.store.knowledge(limit_key(name))),
         )
         parts: dict[str, Any] = {
             "store": self.store,
@@ -130,13 +132,13 @@ class Builder:
             lane = Lane(name, **parts)
         else:
             retries = self._retries(name, settings, service, rng)
-            lane = importing = ImportLane(
+            lane = ImportLane(
                 name,
                 starts=starts,
                 retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
-                on_trial_failed=lambda reason: service.stop_for(trial_failed(importing.rules.trial, reason)),
+                on_trial_failed=None if service.is_member else _stop_after_trial(service),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
@@ -200,7 +202,8 @@ class Builder:
         lane = service.lanes[name]
         if isinstance(lane, ImportLane):
             lane.apply_rules(settings.imports.rules())
-            lane.retries.apply(settings.imports.retries, _may_pass(settings))
+            if lane.retries is not None:
+                lane.retries.apply(settings.imports.retries, _may_pass(settings))
         if tokens is not None:
             lane.keep_knowledge()
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
@@ -273,9 +276,15 @@ def _may_pass(settings: Settings) -> Callable[[bytes], bool]:
     return lambda record: retry_advice(read_record(record, columns)).retryable
 
 
-def trial_failed(size: int, reason: str) -> str:
-    """Return why a run stops after its trial, for people."""
-    return f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+def _stop_after_trial(service: Service) -> Callable[[int, str], None]:
+    """Return what ends the run where each row of its trial failed for one reason."""
+
+    def stop(size: int, reason: str) -> None:
+        service.stop_for(
+            f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+        )
+
+    return stop
 
 
 def sink_environment(settings: Settings, environment: Environment) -> SinkEnvironment:

@@ -15,7 +15,7 @@ from poller.core.starts import Begin, EndRow
 from poller.reports.ledger import imbalances
 from poller.store import open_store
 from poller.store.postgres.fleet.accounts import PUT_OFF, RECORD_FINISHED, RECORD_POLLED
-from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, see, take
+from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, hold_commits, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids, running
 from tests.support.virtual import EPOCH
 
@@ -81,15 +81,7 @@ async def test_a_burial_passes_over_a_member_in_the_middle_of_a_commit(
     await take(a, "one")
     await feed(a, "x", account="one")
     (x,) = await a.claim("one", 1)
-    began, may_end = asyncio.Event(), asyncio.Event()
-    commit = a._writer._commit
-
-    async def commit_late(connection: Any) -> None:
-        began.set()
-        await may_end.wait()
-        await commit(connection)
-
-    monkeypatch.setattr(a._writer, "_commit", commit_late)
+    began, may_end = hold_commits(a, monkeypatch)
     recording = asyncio.ensure_future(a.record([finished(x)]))
     await began.wait()
     (seen, _) = (await see(b)).members
@@ -101,15 +93,7 @@ async def test_a_burial_passes_over_a_member_in_the_middle_of_a_commit(
 
 async def test_a_heartbeat_does_not_wait_for_a_commit(open_member: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a = await open_member("a")
-    began, may_end = asyncio.Event(), asyncio.Event()
-    commit = a._writer._commit
-
-    async def commit_late(connection: Any) -> None:
-        began.set()
-        await may_end.wait()
-        await commit(connection)
-
-    monkeypatch.setattr(a._writer, "_commit", commit_late)
+    began, may_end = hold_commits(a, monkeypatch)
     flushing = asyncio.ensure_future(a.flush())
     await began.wait()
     assert await a.fleet.beat() is Beat.MADE

@@ -250,6 +250,17 @@ async def backlog(connection: AsyncConnection, account: str, limit: int) -> int:
     )
 
 
+async def accounts_with_rows(connection: AsyncConnection, names: Sequence[str]) -> list[str]:
+    """Return those of these accounts that have a row without a task."""
+    found = await fetch_all(
+        connection,
+        "SELECT name FROM account a WHERE name = ANY (%s)"
+        " AND EXISTS (SELECT FROM import_row WHERE account = a.id AND task IS NULL)",
+        (names,),
+    )
+    return [name for (name,) in found]
+
+
 async def underway(connection: AsyncConnection, account: str) -> int:
     sql = f"SELECT count(*) FROM task WHERE {_OF_ACCOUNT} AND start IS NOT NULL AND kind IS NULL"  # noqa: S608 - our own text
     return await _number(connection, sql, (account,))

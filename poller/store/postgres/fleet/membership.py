@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 
 from poller.core.fleet import Beat, Fenced, FleetView, Hints, KindCount, Membership, Published, Taken, TakenSink
 from poller.core.protocols import Clock
+from poller.store.postgres import import_rows
 from poller.store.postgres.fleet import accounts as owning
 from poller.store.postgres.fleet import members, sinks, statuses
 from poller.store.postgres.fleet.counts import counts
@@ -105,6 +106,9 @@ class PostgresMembership(Membership):
             return bool(await self._write(*write, on_commit=lambda _: self._holdings.end_owning(account, epoch)))
         except Fenced:
             return False
+
+    async def with_rows(self, accounts: Collection[str]) -> frozenset[str]:
+        return frozenset(await self._read(import_rows.accounts_with_rows, list(accounts))) if accounts else frozenset()
 
     # --- sinks
 
