@@ -117,9 +117,8 @@ class FleetRun:
         self._shown += 1
         if self._shown % PUBLISHED_EVERY:
             return
-        self.metrics.count_all(await self.member.membership.counts())
         now, polls = self.builder.environment.clock(), self.metrics.polls
         pace = (polls - self._polls) / max(0.1, now - self._polls_at)
         self._polls, self._polls_at = polls, now
         status = member_status(self.service, self.metrics, url=self.url, polls_per_s=pace)
-        await self.member.membership.publish(status)
+        self.metrics.count_all(await self.member.membership.publish(status))

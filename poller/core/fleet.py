@@ -188,8 +188,9 @@ class Membership(Protocol):
 
     # --- what members show each other
 
-    async def publish(self, status: bytes) -> None:
-        """Replace this member's published status. Lost in a crash of the server; no promise rests on it."""
+    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
+        """Replace this member's published status, and return `counts`, both in one statement. The status is lost in a
+        crash of the server; no promise rests on it."""
 
     async def published(self) -> list[Published]:
         """Return the latest status of each member that published one."""

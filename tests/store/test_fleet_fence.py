@@ -230,6 +230,25 @@ async def test_counts_are_those_of_the_rows_of_all_members(open_member: Open, po
     assert sums.polls == sum(count.polls for count in counts.values())
 
 
+async def test_what_members_left_behind_does_not_grow_with_their_number(
+    open_member: Open, database: psycopg.Connection
+) -> None:
+    a = await open_member("a")
+    await take(a, "one")
+    await feed(a, "x", "y", account="one")
+    before = await a.fleet.counts()
+    for name in ("pod-1", "pod-2", "pod-3"):
+        pod = await open_member(name)
+        source = await pod.new_source("ids.txt")
+        await pod.add(source, chunk_of(name, account="one"))
+        await pod.fleet.publish(b"{}")
+        await pod.fleet.leave()
+    await open_member("pod-4")
+    assert before[""].tasks + 3 == (await a.fleet.counts())[""].tasks
+    assert value(database, "SELECT string_agg(replica, ' ' ORDER BY replica) FROM kind_count") == " a"
+    assert value(database, "SELECT count(*) FROM replica_status") == 0
+
+
 async def test_a_member_reads_the_oldest_waiting_task_though_keys_commit_out_of_order(
     open_member: Open, database: psycopg.Connection
 ) -> None:

@@ -225,8 +225,9 @@ class MemoryMembership:
             del self.server.sinks[name]
         return list(names)
 
-    async def publish(self, status: bytes) -> None:
+    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
         self.server.status[self._row()] = status
+        return {}
 
     async def published(self) -> list[Published]:
         members = self.server.members

@@ -135,8 +135,8 @@ class PostgresMembership(Membership):
 
     # --- what members show each other
 
-    async def publish(self, status: bytes) -> None:
-        await self._read(statuses.publish, self._member(), status)
+    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
+        return dict(await self._read(statuses.publish, self._member(), status))
 
     async def published(self) -> list[Published]:
         return list(await self._read(statuses.published))
