@@ -1092,8 +1092,8 @@ BUGS = (
     Bug(
         name="reload-to-a-longer-window-forgets-what-was-sent",
         file="poller/hubspot/limits/windows.py",
-        old="        longest_s = self._longest_s\n",
-        new="        longest_s = self._longest_s\n        self._held = HeldSlots()\n",
+        old="        longest_s = self.longest.window_s\n",
+        new="        longest_s = self.longest.window_s\n        self._held = HeldSlots()\n",
         tests=("hubspot/limits/test_gate",),
     ),
     Bug(
