@@ -55,8 +55,8 @@ START_BUGS = (
     Bug(
         name="whether-bytes-left-is-guessed",
         file="poller/hubspot/connection.py",
-        old="        try:\n            on_send()\n        except BaseException:\n            connection.close()\n            raise\n",
-        new="",
+        old="            on_send()\n        except",
+        new="            pass\n        except",
         tests=("hubspot/test_start_client",),
     ),
     Bug(
