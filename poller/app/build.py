@@ -4,23 +4,22 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict
 
 import structlog
 
 from poller.app.environment import Environment
-from poller.config import AccountSettings, OAuthTable, Settings
-from poller.core import log as logs
+from poller.app.tokens import account_tokens, check_tokens, credentials_hash
+from poller.config import AccountSettings, Settings
 from poller.core.columns import Columns
-from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError
 from poller.core.handover import Handover
+from poller.core.learned_limit import decode_limit, limit_key
 from poller.core.model import Record, Task
-from poller.core.protocols import Sink, StartClient, StartStore, StatusClient, Store, TokenSource
+from poller.core.protocols import Sink, StartStore, Store
 from poller.core.record import decode
+from poller.core.request_protocols import StartClient, StatusClient, TokenSource
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.due_tasks import LONGEST_SLEEP_S
 from poller.engine.import_lane import ImportLane
@@ -31,7 +30,6 @@ from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.start_client import HubSpotStarts
-from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 from poller.reports.finished_task import read_record
 from poller.reports.retryable import retry_advice
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
@@ -106,7 +104,7 @@ class Builder:
         account, environment = settings.account_settings()[name], self.environment
         rng = random.Random(environment.rng.getrandbits(64))  # noqa: S311 - spreads polls, keeps no secret
         tokens = await self.tokens(account)
-        self._credentials[name] = await _credentials(account, tokens)
+        self._credentials[name] = await credentials_hash(account, tokens)
         self._warn_of_shared_token(name, settings)
         gate = self.gates[name] = AccountGate(
             name,
@@ -118,6 +116,7 @@ class Builder:
             has_new_token=tokens.has_changed,
             is_trusted=self.is_trusted,
             handover=handover,
+            known=decode_limit(await self.store.knowledge(limit_key(name))),
         )
         parts: dict[str, Any] = {
             "store": self.store,
@@ -139,7 +138,7 @@ class Builder:
                 retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
-                on_trial_failed=lambda reason: service.stop_for(trial_failed(settings.imports.trial, reason)),
+                on_trial_failed=None if service.is_member else _stop_after_trial(service),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
@@ -154,16 +153,13 @@ class Builder:
 
         return Recorder(name, store=self.store, metrics=self.metrics, on_recorded=on_recorded)
 
-    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries | None:
-        if not settings.imports.retries:
-            return None
-        columns = Columns(named=settings.imports.columns)
+    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries:
         return Retries(
             name,
             service=service,
             store=self.store,
             most=settings.imports.retries,
-            is_worth_it=lambda record: retry_advice(read_record(record, columns)).retryable,
+            is_worth_it=_may_pass(settings),
             clock=self.environment.clock,
             rng=rng,
         )
@@ -201,11 +197,16 @@ class Builder:
         return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
-        """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
+        """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have
+        changed."""
+        lane = service.lanes[name]
+        if isinstance(lane, ImportLane):
+            lane.apply_rules(settings.imports.rules())
+            if lane.retries is not None:
+                lane.retries.apply(settings.imports.retries, _may_pass(settings))
         if tokens is not None:
-            lane = service.lanes[name]
             lane.keep_knowledge()
-            credentials = await _credentials(settings.account_settings()[name], tokens)
+            credentials = await credentials_hash(settings.account_settings()[name], tokens)
             is_same_token = credentials == self._credentials[name]
             self._credentials[name] = credentials
             lane.apply(**await self._lane_settings(name, settings, tokens, service), is_same_token=is_same_token)
@@ -264,28 +265,26 @@ class Builder:
 
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
-        if account.oauth is not None:
-            return self._oauth(account.base_url, account.oauth)
-        return await _stored_token(account.token_file, account.token_env, self.environment.environ)
-
-    def _oauth(self, base_url: str, oauth: OAuthTable) -> TokenSource:
-        secret, refresh_token = oauth_secrets(oauth, self.environment.environ)
-        logs.keep_secret(secret)
-        source = OAuthToken(
-            client_id=oauth.client_id,
-            client_secret=secret,
-            refresh_token=refresh_token,
-            refresh_token_file=oauth.refresh_token_file,
-            token_url=base_url + oauth.token_path,
-            post=self.connections.post,
-            clock=self.environment.clock,
+        return await account_tokens(
+            account, self.environment.environ, post=self.connections.post, clock=self.environment.clock
         )
-        return _HiddenToken(source)
 
 
-def trial_failed(size: int, reason: str) -> str:
-    """Return why a run stops after its trial, for people."""
-    return f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+def _may_pass(settings: Settings) -> Callable[[bytes], bool]:
+    """Return whether the failure in a record's bytes may pass, so that its row is worth another attempt."""
+    columns = Columns(named=settings.imports.columns)
+    return lambda record: retry_advice(read_record(record, columns)).retryable
+
+
+def _stop_after_trial(service: Service) -> Callable[[int, str], None]:
+    """Return what ends the run where each row of its trial failed for one reason."""
+
+    def stop(size: int, reason: str) -> None:
+        service.stop_for(
+            f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+        )
+
+    return stop
 
 
 def sink_environment(settings: Settings, environment: Environment) -> SinkEnvironment:
@@ -301,24 +300,7 @@ async def check_build(settings: Settings, environment: Environment) -> None:
     """Raise `PollerError` where a sink cannot be made, a secret is missing, or a new state would find the output of
     another: before the run creates any file."""
     check_sinks(settings.sink_specs, sink_environment(settings, environment), is_new=is_new(settings.state))
-    for account in settings.account_settings().values():
-        if account.oauth is not None:
-            oauth_secrets(account.oauth, environment.environ)
-        else:
-            await _stored_token(account.token_file, account.token_env, environment.environ)
-    await site_token(settings, environment.environ)
-
-
-def oauth_secrets(oauth: OAuthTable, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the client's secret, and the refresh token where a variable has it. Raises `ConfigError`."""
-    if oauth.client_secret is not None:
-        secret = oauth.client_secret.get_secret_value()
-    elif oauth.client_secret_env is not None:
-        secret = secret_in_env(oauth.client_secret_env, environ)
-    else:
-        secret = secret_in_file(oauth.client_secret_file or Path())
-    variable = oauth.refresh_token_env
-    return secret, None if variable is None else secret_in_env(variable, environ)
+    await check_tokens(settings, environment.environ)
 
 
 def _gate_limits(account: AccountSettings) -> GateLimits:
@@ -330,48 +312,3 @@ def _gate_limits(account: AccountSettings) -> GateLimits:
         daily_reserve=account.daily_reserve,
         time_zone=account.time_zone,
     )
-
-
-async def site_token(settings: Settings, environ: Mapping[str, str]) -> TokenSource | None:
-    """Return where the token of the server comes from, None where none is set. Raises `ConfigError`."""
-    file, variable = settings.listen_token_file, settings.listen_token_env
-    if file is None and variable is None:
-        return None
-    return await _stored_token(file, variable or "", environ)
-
-
-async def _credentials(account: AccountSettings, tokens: TokenSource) -> bytes:
-    """Return a hash that two accounts share if HubSpot counts their requests together."""
-    if account.oauth is None:
-        words = await tokens.token()
-    else:
-        words = repr((account.oauth.client_id, account.oauth.refresh_token_env, account.oauth.refresh_token_file))
-    return blake2b(words.encode()).digest()
-
-
-async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
-    """Return a token in a file, or else in a variable. Raises `ConfigError` where there is none."""
-    source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, environ))
-    await source.token()
-    return source
-
-
-class _HiddenToken:
-    """A token source that registers each token with the log, which then never writes it."""
-
-    def __init__(self, source: TokenSource) -> None:
-        self._source = source
-        self._known: str | None = None
-
-    async def token(self) -> str:
-        token = await self._source.token()
-        if token is not self._known:
-            logs.keep_secret(token)
-            self._known = token
-        return token
-
-    def refused(self, token: str) -> None:
-        self._source.refused(token)
-
-    def has_changed(self) -> bool:
-        return self._source.has_changed()

@@ -13,10 +13,11 @@ from typing import Any
 import structlog
 
 from poller.app import inputs
-from poller.app.build import Builder, check_build, site_token
+from poller.app.build import Builder, check_build
 from poller.app.environment import Environment
 from poller.app.fleet import FleetRun, open_member
 from poller.app.messages import NO_INPUT
+from poller.app.tokens import site_token
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
 from poller.core.errors import ConfigError, InputError, PollerError

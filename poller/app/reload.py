@@ -16,7 +16,7 @@ from poller.app.build import Builder
 from poller.app.fleet import FleetRun
 from poller.config import AccountSettings, Settings
 from poller.core.errors import ConfigError, PollerError, SinkError
-from poller.core.protocols import TokenSource
+from poller.core.request_protocols import TokenSource
 from poller.engine import DeliveryLoop, Lane, Service
 from poller.sinks import SinkSpec
 from poller.sources import check_sources

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
-from poller.app.build import site_token
 from poller.app.messages import write
+from poller.app.tokens import site_token
 from poller.config import Address, Settings, address_of
 from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit

@@ -13,8 +13,9 @@ from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
-from poller.core.protocols import Clock, Gate, GateClosed, PollStore, RightLost, StatusClient
+from poller.core.protocols import Clock, PollStore
 from poller.core.record import render
+from poller.core.request_protocols import Gate, GateClosed, RightLost, StatusClient
 from poller.core.starts import ImportsReading
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.first_answers import FirstAnswers
@@ -217,10 +218,14 @@ class Lane:
             self._keep_limit()
 
     def _keep_limit(self) -> None:
-        """Note the limit that HubSpot's answers show, for forecasts by other processes."""
+        """Note the limit that HubSpot's answers show: for forecasts by others, and for the account's next owner."""
         reading = self.gate.reading()
+        if reading.reported is None:
+            return
         limit = LearnedLimit(requests=reading.window_limit, window_s=reading.window_s)
-        if reading.limit_reported and limit != self._kept_limit:
+        if reading.reported != limit.reported:
+            limit = limit.beside(*reading.reported)
+        if limit != self._kept_limit:
             self._kept_limit = limit
             self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
 

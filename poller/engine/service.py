@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import structlog
 
@@ -17,23 +17,17 @@ from poller.engine.history import History
 from poller.engine.ingest import Ingest
 from poller.engine.lane import Lane
 from poller.engine.metrics import Metrics
+from poller.engine.upkeep import Upkeep
 from poller.sources import Source
 
 log = structlog.get_logger("poller")
 
-PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
-PRUNE_EVERY_S = 60.0
-INDEXED_AT_ONCE = 256  # tasks: 4 ms in SQLite, of every
-INDEX_GAP_S = 0.2
-INDEX_EVERY_S = 5.0  # once all is indexed
 CANCEL_AGAIN_S = 1.0
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
 
 class Service:
     """A whole run: ingest, lanes and delivery loops, from the first input line to the last delivery."""
-
-    BEAT_S = 5.0  # how often lanes are saved, so that a restart knows when an account was last used
 
     def __init__(
         self,
@@ -64,7 +58,7 @@ class Service:
         self._clock = clock
         self.endless = endless  # the run waits for more work
         self._shutdown_s = shutdown_s
-        self._retention_s = retention_s
+        self._upkeep = Upkeep(store, metrics, clock, lanes=self.lanes, history=self.history, retention_s=retention_s)
         self._feeds = 0  # HTTP requests that feed tasks now
         self.reload_asked = asyncio.Event()  # settings may have changed
         self.ending = asyncio.Event()  # nothing more is claimed: the work is done, or the run drains
@@ -109,8 +103,7 @@ class Service:
             self._delivering = delivering
             for loop in self.delivery_loops:
                 self._start_delivery(loop)
-            periodic = [self._save_lanes(), self._prune(), self._sample_pace(), self._index()]
-            periodic_tasks = [delivering.create_task(each) for each in periodic]
+            periodic_tasks = [delivering.create_task(each) for each in self._upkeep.loops()]
             await self._poll_until_done()
             for task in periodic_tasks:
                 task.cancel()
@@ -144,16 +137,25 @@ class Service:
             self._note_fenced(errors)
 
     async def end_lane(self, account: str) -> None:
-        """Finish an account's polls in flight and stop its lane; its other tasks wait in the store."""
-        lane = self.lanes.pop(account)
+        """Finish an account's polls in flight and stop its lane; its other tasks wait in the store. Does nothing where
+        the lane has been dropped."""
+        if (lane := self.lanes.pop(account, None)) is None:
+            return
         lane.stop()
-        if (task := self._at_work.pop(lane, None)) is not None:
+        if (task := self._at_work.get(lane)) is not None:
             await asyncio.wait([task])
+            self._at_work.pop(lane, None)
 
     async def drop_lane(self, account: str) -> None:
         """Stop an account's lane at once: nothing of it may be recorded any more."""
         lane = self.lanes.pop(account)
         await self._cancel(lane)
+
+    async def drop_lanes(self) -> None:
+        """Stop every lane at once, also those that finish their polls in flight."""
+        self.lanes.clear()
+        for lane in [each for each in self._at_work if isinstance(each, Lane)]:
+            await self._cancel(lane)
 
     async def drop_delivery(self, loop: DeliveryLoop) -> None:
         """Stop a delivery at once and close its sink: nothing of it may be noted any more."""
@@ -226,57 +228,11 @@ class Service:
 
     def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
         """Use other settings from now on."""
-        self._retention_s, self._shutdown_s = retention_s, shutdown_s
+        self._upkeep.retention_s, self._shutdown_s = retention_s, shutdown_s
         for loop in self.delivery_loops:
             loop.apply(give_up_s=give_up_s)
 
-    # --- periodic work
-
-    async def _save_lanes(self) -> None:
-        while True:
-            with suppress(Fenced):
-                for lane in self.lanes.values():
-                    lane.save()
-                self._store.beat()
-            await asyncio.sleep(self.BEAT_S)
-
-    async def _sample_pace(self) -> None:
-        await self.history.watch(
-            self._clock,
-            polls=lambda: self._metrics.polls if self._metrics.polls_of_fleet is None else self._metrics.polls_of_fleet,
-            finished=lambda: self._metrics.finished,
-            paused=lambda: sum(lane.gate.pause is not None for lane in self.lanes.values()) / max(1, len(self.lanes)),
-        )
-
-    async def _prune(self) -> None:
-        while True:
-            with suppress(Fenced):
-                await self._prune_expired()
-            await asyncio.sleep(PRUNE_EVERY_S)
-
-    async def _prune_expired(self) -> None:
-        """Delete all that is past its retention. Half of the time is for other work: pruning must be faster than tasks
-        finish, and hold nothing up."""
-        loop, pruned = asyncio.get_running_loop(), 0
-        try:
-            while self._retention_s is not None:
-                began = loop.time()
-                latest = await self._store.prune(self._clock() - self._retention_s, PRUNED_AT_ONCE)
-                pruned += latest
-                if latest < PRUNED_AT_ONCE:
-                    break
-                await asyncio.sleep(loop.time() - began)
-        finally:
-            if pruned:
-                log.info("tasks.pruned", tasks=pruned)
-
-    async def _index(self) -> None:
-        """Index what was fed, for searches: little at a time, so that feeding and polling do not wait for it."""
-        while True:
-            indexed = 0
-            with suppress(Fenced):
-                indexed = await self._store.index_rows(INDEXED_AT_ONCE)
-            await asyncio.sleep(INDEX_GAP_S if indexed else INDEX_EVERY_S)
+    # --- what happens
 
     def pauses(self) -> dict[str, str]:
         """Return the paused lanes and failing sinks, each with its reason."""

@@ -20,7 +20,7 @@ from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
-from poller.core.protocols import RightLost, TokenSource
+from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, read_body

@@ -11,7 +11,7 @@ from yarl import URL
 
 from poller.core.errors import ConfigError
 from poller.core.model import Refused
-from poller.core.protocols import RightLost, TokenSource
+from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.starts import StartAnswer
 from poller.hubspot.classify_start import classify_start, not_sent, unsure
 from poller.hubspot.client import (

@@ -10,7 +10,8 @@ from poller import __version__
 from poller.core.errors import ConfigError
 from poller.core.model import Answer, Finished, Missing, Running, Task
 from poller.core.poll_log import failure_reason, outcome_name
-from poller.core.protocols import Clock, StatusClient
+from poller.core.protocols import Clock
+from poller.core.request_protocols import StatusClient
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

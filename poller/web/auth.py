@@ -10,7 +10,8 @@ from aiohttp.typedefs import Handler
 from poller.config import is_loopback_host
 from poller.core.errors import ConfigError
 from poller.core.log import Folded
-from poller.core.protocols import Clock, TokenSource
+from poller.core.protocols import Clock
+from poller.core.request_protocols import TokenSource
 from poller.web.responses import error_response
 
 log = structlog.get_logger("poller")

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from poller import __version__
-from poller.core.protocols import TokenSource
+from poller.core.request_protocols import TokenSource
 from poller.web.act import get_dead_letters, pause_account, resume_account, retry_dead_letters
 from poller.web.add_tasks import Feeder
 from poller.web.auth import Guard, refuse_changes

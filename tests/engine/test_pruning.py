@@ -33,7 +33,7 @@ def pages(store: SqliteStore) -> int:
 async def test_pruning_keeps_pace_with_tasks_that_finish_and_the_state_has_a_plateau(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, events: list[MutableMapping[str, Any]]
 ) -> None:
-    monkeypatch.setattr("poller.engine.service.PRUNED_AT_ONCE", RATE // 3)
+    monkeypatch.setattr("poller.engine.upkeep.PRUNED_AT_ONCE", RATE // 3)
     store = await open_store("sqlite:///:memory:", clock=clock)
     assert isinstance(store, SqliteStore)
     service = Service(store=store, metrics=Metrics(), clock=clock, endless=True, shutdown_s=5, retention_s=RETENTION_S)
@@ -54,7 +54,7 @@ async def test_pruning_keeps_pace_with_tasks_that_finish_and_the_state_has_a_pla
 
 
 async def test_pruning_leaves_half_of_the_time_for_other_work(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poller.engine.service.PRUNED_AT_ONCE", 10)
+    monkeypatch.setattr("poller.engine.upkeep.PRUNED_AT_ONCE", 10)
     store = await open_store("sqlite:///:memory:", clock=clock)
     assert isinstance(store, SqliteStore)
     await finish_tasks(store, clock, 10)

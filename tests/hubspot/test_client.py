@@ -26,7 +26,7 @@ from aiohttp import client_exceptions, http_exceptions
 from poller.core.errors import ConfigError
 from poller.core.http_errors import HTTP_ERRORS
 from poller.core.model import Answer, Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
-from poller.core.protocols import RightLost
+from poller.core.request_protocols import RightLost
 from poller.hubspot.client import (
     LARGEST_PROBLEM,
     Connections,

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from poller.core.errors import ConfigError
-from poller.core.protocols import TokenSource
+from poller.core.request_protocols import TokenSource
 from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken, TokenUnavailable
 
 SECRET = "pat-na1-s3cr3t"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 
 from poller.core.fleet import FleetView, Taken
 from poller.store.postgres.fleet.store import FleetStore
@@ -33,6 +34,20 @@ async def bury(by: FleetStore, dead: FleetStore) -> None:
     assert await by.fleet.bury({seen.id: seen.beats}) == [seen.id]
 
 
+def hold_commits(store: FleetStore, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the member's commits up before their last message. Return two events: one is due, and they may go on."""
+    is_due, may_go_on = asyncio.Event(), asyncio.Event()
+    commit = store._writer._commit
+
+    async def commit_late(connection: Any) -> None:
+        is_due.set()
+        await may_go_on.wait()
+        await commit(connection)
+
+    monkeypatch.setattr(store._writer, "_commit", commit_late)
+    return is_due, may_go_on
+
+
 # --- statements that the server holds up in the middle ---------------------------------------------------------------
 
 HELD = 77  # an advisory lock
@@ -57,13 +72,20 @@ def held(database: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 async def blocked(
-    database: psycopg.Connection[Any], sessions: int, *, unless: asyncio.Future[Any] | None = None
+    database: psycopg.Connection[Any],
+    sessions: int,
+    *,
+    unless: asyncio.Future[Any] | None = None,
+    for_rows: bool = False,
 ) -> None:
-    """Wait until so many sessions wait for a lock, or `unless` is done."""
+    """Wait until so many sessions wait for an advisory lock, `for_rows` for a row of another one too, or `unless` is
+    done."""
     for _ in range(2000):
         row = database.execute(
-            "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted"
+            " AND (l.locktype = 'advisory' OR l.locktype = 'transactionid' AND %s)"
+            " AND a.datname = current_database()",
+            (for_rows,),
         ).fetchone()
         if row == (sessions,) or (unless is not None and unless.done()):
             return

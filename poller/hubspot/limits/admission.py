@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from aiolimiter import AsyncLimiter
 
-from poller.core.protocols import GateClosed
+from poller.core.request_protocols import GateClosed
 from poller.hubspot.limits.window import Window
 
 TOGETHER_S = 0.0005  # added to each sleep, so that slots that come free together cost one wake-up

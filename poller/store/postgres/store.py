@@ -17,7 +17,7 @@ from poller.core.deliveries import Delivery, Selection, Written
 from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
-from poller.store.postgres import outbox, task_queue
+from poller.store.postgres import feeding, outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
@@ -80,18 +80,18 @@ class PostgresStore(PostgresReads, NotingStore):
     # --- feeding
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
-        return await self._read(task_queue.find_source, storable_name(name))
+        return await self._read(feeding.find_source, storable_name(name))
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
-        return await self._write(task_queue.insert_source, storable_name(name), fingerprint)
+        return await self._write(feeding.insert_source, storable_name(name), fingerprint)
 
     async def was_read(self, position: Position) -> bool:
-        return await self._read(task_queue.was_read, position)
+        return await self._read(feeding.was_read, position)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
         write = (source, chunk, paused_s, self._first_poll_s, self._clock())
-        return await self._write(task_queue.add, *write, rows=len(chunk.fed) + len(chunk.rows))
+        return await self._write(feeding.add, *write, rows=len(chunk.fed) + len(chunk.rows))
 
     # --- polling
 

@@ -1,5 +1,5 @@
-"""The queue of a PostgreSQL state: feeding, claiming, recording. Writing functions run inside a transaction. For
-the contracts, see core/protocols.
+"""The queue of a PostgreSQL state: claiming, recording, what is remembered. Writing functions run inside a
+transaction. For the contracts, see core/protocols.
 
 Leases are in the memory of the state's one owner. A claim only reads: it costs no commit.
 """
@@ -8,161 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection
 
 from poller.core.accounts import AccountState
-from poller.core.model import Added, Chunk, Kind, Position, Settled, Task
+from poller.core.model import Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
 from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all, fetch_first
-
-SAMPLES = 20  # lines of a chunk that are looked up before it is inserted
-
-# By account: its number, paused time and first due instant. By line: which of these accounts, the id, the ref.
-_INSERT_TASKS = b"""
-    INSERT INTO task (account, paused_base_s, task_id, ref, fed_at, due_at)
-    SELECT (%b::integer[])[x.nth], (%b::float8[])[x.nth], x.task_id, x.ref, %s, (%b::float8[])[x.nth]
-    FROM unnest(%b::integer[], string_to_array(%s, E'\\n'), %b::bytea[]) WITH ORDINALITY AS x (nth, task_id, ref, nr)
-    ORDER BY x.nr"""
-
-
-# --- feeding ---------------------------------------------------------------------------------------------------------
-
-
-async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Position] | None:
-    row = await fetch_first(
-        connection,
-        'SELECT id, "offset", line, fingerprint, ended FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
-        (name,),
-    )
-    return None if row is None else rows.source_of(row)
-
-
-async def insert_source(connection: AsyncConnection, name: str, fingerprint: str) -> int:
-    sql = "INSERT INTO source (name, fingerprint) VALUES (%s, %s) RETURNING id"
-    ((source,),) = await fetch_all(connection, sql, (name, fingerprint))
-    return int(source)
-
-
-async def was_read(connection: AsyncConnection, position: Position) -> bool:
-    row = (position.offset, position.fingerprint)
-    sql = 'SELECT EXISTS (SELECT 1 FROM source WHERE "offset" = %s AND fingerprint = %s)'
-    return await fetch_first(connection, sql, row) == (True,)
-
-
-async def add(
-    connection: AsyncConnection,
-    source: int,
-    chunk: Chunk,
-    paused_s: Mapping[str, float],
-    first_poll_s: Mapping[str, float],
-    now: float,
-) -> Added:
-    """Store a chunk and the position after it. By account: `paused_s` is noted but not stored yet, `first_poll_s` is
-    how long after now the first poll is due."""
-    tasks = await _insert_tasks(connection, chunk, paused_s, first_poll_s, now)
-    duplicates = len(chunk.fed) - tasks
-    failed, other_refs = await _count_known(connection, chunk) if duplicates else (0, 0)
-    if chunk.rows:
-        accounts = await accounts_of(connection, {row.account for row in chunk.rows})
-        numbers = {name: number for name, (number, _) in accounts.items()}
-        new, failed_rows = await import_rows.add_rows(connection, chunk.rows, numbers, now)
-        tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
-    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
-    if chunk.rejected:
-        await connection.execute(
-            "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"
-            " FROM unnest(%s::bigint[], %s::text[], %s::text[]) WITH ORDINALITY AS x (line, reason, excerpt, nr)"
-            " ORDER BY x.nr",
-            (source, *columns(rows.rejection_rows(chunk))),
-        )
-    await connection.execute(
-        "UPDATE source SET lines = lines + %s, tasks = tasks + %s, duplicates = duplicates + %s,"
-        ' rejected = rejected + %s, blank = blank + %s, "offset" = %s, line = %s, fingerprint = %s, ended = %s'
-        " WHERE id = %s",
-        (*rows.source_row(chunk, added), source),
-    )
-    return added
-
-
-async def _insert_tasks(
-    connection: AsyncConnection,
-    chunk: Chunk,
-    paused_s: Mapping[str, float],
-    first_poll_s: Mapping[str, float],
-    now: float,
-) -> int:
-    """Return how many are new. Most chunks have new ids only, and an insert that looks out for duplicates takes half as
-    long again: that is for those where a few samples found some, or where the plain insert met one."""
-    if not chunk.fed:
-        return 0
-    accounts = await accounts_of(connection, {fed.account for fed in chunk.fed})
-    nth = {name: n for n, name in enumerate(accounts, start=1)}
-    values = (
-        [number for number, _ in accounts.values()],
-        [paused_s.get(name, stored) for name, (_, stored) in accounts.items()],
-        now,
-        [now + first_poll_s.get(name, 0.0) for name in accounts],
-        [1] * len(chunk.fed) if len(nth) == 1 else [nth[fed.account] for fed in chunk.fed],
-        "\n".join([fed.task_id for fed in chunk.fed]),
-        [fed.ref for fed in chunk.fed],
-    )
-    if not await _seems_known(connection, chunk, accounts):
-        await connection.execute("SAVEPOINT feeding")
-        try:
-            await connection.execute(_INSERT_TASKS, values)
-        except errors.UniqueViolation:
-            await connection.execute("ROLLBACK TO SAVEPOINT feeding")
-        else:
-            return len(chunk.fed)
-    return (await connection.execute(_INSERT_TASKS + b" ON CONFLICT (account, task_id) DO NOTHING", values)).rowcount
-
-
-async def _seems_known(connection: AsyncConnection, chunk: Chunk, accounts: Mapping[str, tuple[int, float]]) -> bool:
-    """Return whether the chunk has a line twice, or one of a few of its lines seems to be a task already."""
-    lines = {fed.task_id if len(accounts) == 1 else (fed.account, fed.task_id) for fed in chunk.fed}
-    if len(lines) < len(chunk.fed):
-        return True
-    samples = chunk.fed[:: max(1, len(chunk.fed) // SAMPLES)]
-    sql = "SELECT EXISTS (SELECT 1 FROM task WHERE account = ANY (%s) AND task_id = ANY (%s))"
-    numbers = list({accounts[fed.account][0] for fed in samples})
-    return await fetch_first(connection, sql, (numbers, [fed.task_id for fed in samples])) == (True,)
-
-
-async def _count_known(connection: AsyncConnection, chunk: Chunk) -> tuple[int, int]:
-    """Return how many lines have a task with an outcome that is not complete (new tasks have none yet), and how many a
-    task with another `ref`."""
-    found = await fetch_all(
-        connection,
-        "SELECT count(*) FILTER (WHERE t.kind <> %s),"
-        " count(*) FILTER (WHERE line.ref IS NOT NULL AND line.ref IS DISTINCT FROM t.ref)"
-        " FROM unnest(%s::text[], %s::text[], %b::bytea[]) AS line (account, task_id, ref)"
-        " JOIN account a ON a.name = line.account JOIN task t ON t.account = a.id AND t.task_id = line.task_id",
-        (
-            Kind.COMPLETE.value,
-            [fed.account for fed in chunk.fed],
-            [fed.task_id for fed in chunk.fed],
-            [fed.ref for fed in chunk.fed],
-        ),
-    )
-    return int(found[0][0]), int(found[0][1])
-
-
-async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:
-    """Return each account's number and stored paused time, the accounts made as needed.
-
-    Known accounts are not inserted again: every refused row would use up a number of the identity column.
-    """
-    query = "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)"
-    found = await fetch_all(connection, query, (list(names),))
-    if missing := sorted(names - {name for name, _, _ in found}):  # in one order for every writer: no deadlocks
-        insert = "INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
-        await connection.execute(insert, (missing,))
-        found += await fetch_all(connection, query, (missing,))
-    return {name: (number, paused_s) for name, number, paused_s in found}
-
 
 # --- polling ---------------------------------------------------------------------------------------------------------
 
@@ -278,6 +132,20 @@ def columns(table: Sequence[rows.Row]) -> list[list[Any]]:
 # --- what is remembered ----------------------------------------------------------------------------------------------
 
 
+async def accounts_of(connection: AsyncConnection, names: set[str]) -> dict[str, tuple[int, float]]:
+    """Return each account's number and stored paused time, the accounts made as needed.
+
+    Known accounts are not inserted again: every refused row would use up a number of the identity column.
+    """
+    query = "SELECT name, id, paused_s FROM account WHERE name = ANY (%s)"
+    found = await fetch_all(connection, query, (list(names),))
+    if missing := sorted(names - {name for name, _, _ in found}):  # in one order for every writer: no deadlocks
+        insert = "INSERT INTO account (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
+        await connection.execute(insert, (missing,))
+        found += await fetch_all(connection, query, (missing,))
+    return {name: (number, paused_s) for name, number, paused_s in found}
+
+
 async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], learned: Mapping[str, bytes]) -> None:
     """Store what was noted, in place of what was known under these names. The requests of a day never decrease."""
     await save_knowledge(connection, learned)
@@ -323,6 +191,18 @@ async def save_days(connection: AsyncConnection, noted: Mapping[str, AccountStat
         )
 
 
+# Waiting tasks whose instants are after now become `ahead_s` seconds older.
+MOVE_BACK = (
+    "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
+    " ELSE due_at END,"
+    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+    " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
+    " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
+    " WHERE kind IS NULL"
+    " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)"
+)
+
+
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:
     """Where the latest instant of a run is after now, move all that are by so much."""
     ((latest,),) = await fetch_all(
@@ -332,18 +212,12 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         return 0.0
     values = {"now": now, "ahead_s": latest - now}
     for statement in (
-        "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
-        " ELSE due_at END,"
-        " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
-        " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
-        " WHERE kind IS NULL"
-        " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)",
+        MOVE_BACK,
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s) WHERE active_at > %(now)s",
         "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
         "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",
         "UPDATE dead SET at = least(at - %(ahead_s)s, %(now)s) WHERE at > %(now)s",
+        import_rows.MOVE_BACK,
     ):
         await connection.execute(statement.encode(), values)
-    await import_rows.rebase(connection, values)
     return float(latest - now)

@@ -11,7 +11,8 @@ from typing import Any
 from poller.core.accounts import AccountState
 from poller.core.handover import Handover
 from poller.core.model import Answer, Outcome, Running, Task
-from poller.core.protocols import Clock, RightLost, Store
+from poller.core.protocols import Clock, Store
+from poller.core.request_protocols import RightLost
 from poller.engine import GiveUpRules, Lane, Recorder, Service
 from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.sinks import MemberSinks

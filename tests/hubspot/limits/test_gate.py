@@ -11,7 +11,8 @@ import pytest
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Finished, Missing, Outcome, RateLimits, Refused, Running, Throttled, Unreachable
-from poller.core.protocols import Clock, Gate, GateClosed
+from poller.core.protocols import Clock
+from poller.core.request_protocols import Gate, GateClosed
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.limits.concurrency import Concurrency
 from poller.hubspot.limits.outage import REFUSED_IN_A_ROW, WITNESS, OutageDetector

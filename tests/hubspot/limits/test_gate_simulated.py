@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Outcome, RateLimits, Running, Throttled, Unreachable
-from poller.core.protocols import Clock, GateClosed, Slot
+from poller.core.protocols import Clock
+from poller.core.request_protocols import GateClosed, Slot
 from poller.hubspot.limits import AccountGate, GateLimits
 from tests.support.virtual import EPOCH, VirtualLoop
 

@@ -16,7 +16,7 @@ from poller.core.model import Added, Chunk, Settled, Task
 from poller.core.protocols import Clock
 from poller.store.intervals import HEAVY_ROWS, SAVE_WITHIN_S
 from poller.store.leases import Leases
-from poller.store.postgres import outbox, search, task_queue
+from poller.store.postgres import feeding, outbox, search, task_queue
 from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet import accounts, sinks
@@ -57,6 +57,7 @@ class FleetStore(PostgresStore):
             connection, dsn=dsn, holdings=self._holdings, linger_s=linger_s, clock=clock, on_fenced=self._forget_all
         )
         super().__init__(writer, pool, dsn=dsn, clock=clock)
+        writer.applied_last = self._add_all
         self._candidate: tuple[float, int] | None = None  # a key with nothing older, and when that was seen
         self._starts.join_fleet(self._holdings, writer)
         self._heart = Heart(dsn, clock=clock, within_s=BEAT_WITHIN_S)
@@ -98,25 +99,38 @@ class FleetStore(PostgresStore):
         write = (source, chunk, paused_s, self._clock())
         added: Added
         added, _ = await self._writer.run(
-            OneByOne(self._add),
+            self._add_all,
             write,
             rows=len(chunk.fed) + len(chunk.rows),
             on_commit=lambda result: self._heart.hint(result[1]),
         )
         return added
 
-    async def _add(
-        self, connection: AsyncConnection, source: int, chunk: Chunk, paused_s: Mapping[str, float], now: float
-    ) -> tuple[Added, list[str]]:
-        """Return what was added, and the numbers of accounts whose owners may not know it."""
-        names = {each.account for each in chunk.fed} | {each.account for each in chunk.rows}
-        fed = await accounts.fed_accounts(connection, names)
-        first_poll_s = {name: delay_s for name, _, delay_s in fed}
-        added = await task_queue.add(connection, source, chunk, paused_s, first_poll_s, now)
-        self._writer.last.counts.append((WAITING, added.tasks, 0, 0))
-        if not added.tasks:
-            return added, []
-        return added, [str(number) for name, number, _ in fed if name not in self._holdings.accounts]
+    async def _add_all(
+        self,
+        connection: AsyncConnection,
+        feedings: Sequence[tuple[int, Chunk, Mapping[str, float], float]],
+    ) -> list[tuple[Added, list[str]]]:
+        """Return for each chunk what was added, and the numbers of accounts whose owners may not know it. The ids of
+        all of a commit's chunks are inserted in one go and in their own order, as those of other members: two that feed
+        the same ids would otherwise wait for each other."""
+        chunks = [chunk for _, chunk, _, _ in feedings]
+        names = {name for chunk in chunks for name in _accounts_in(chunk)}
+        known = await accounts.fed_accounts(connection, names)
+        first_poll_s = {name: delay_s for name, _, delay_s in known}
+        others = {name: str(number) for name, number, _ in known if name not in self._holdings.accounts}
+        brought: Sequence[int | None] = [None] * len(chunks)
+        if len(chunks) > 1:
+            _, _, paused_s, now = feedings[-1]
+            brought = await feeding.insert_tasks_of(connection, chunks, paused_s, first_poll_s, now)
+        results = []
+        for (source, chunk, paused_s, now), tasks in zip(feedings, brought, strict=True):
+            values = (source, chunk, paused_s, first_poll_s, now)
+            added = await feeding.add(connection, *values, is_alone=False, tasks=tasks)
+            self._writer.last.counts.append((WAITING, added.tasks, 0, 0))
+            fed = _accounts_in(chunk) if added.tasks else set()
+            results.append((added, [number for name, number in others.items() if name in fed]))
+        return results
 
     # --- polling
 
@@ -240,6 +254,10 @@ class FleetStore(PostgresStore):
     async def close(self) -> None:
         await super().close()
         await self._heart.close()
+
+
+def _accounts_in(chunk: Chunk) -> set[str]:
+    return {each.account for each in chunk.fed} | {each.account for each in chunk.rows}
 
 
 def _ignore(_: object) -> None:

@@ -18,7 +18,7 @@ from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet.counts import Change, add_up
 from poller.store.postgres.fleet.holdings import Holdings
 from poller.store.postgres.fleet.state_lock import share_lock_again
-from poller.store.postgres.group_commit import Writer
+from poller.store.postgres.group_commit import Apply, Writer
 
 log = structlog.get_logger("poller")
 
@@ -70,6 +70,7 @@ class FleetWriter(Writer):
         self._holdings = holdings
         self._on_fenced = on_fenced
         self.last = LastStatements()  # of the transaction under way
+        self.applied_last: Apply | None = None  # writes that are applied together, after all others of a commit
 
     def begin_membership(self, member: int) -> None:
         """Write as this member from now on. The one before has ended."""
@@ -98,7 +99,7 @@ class FleetWriter(Writer):
 
     async def _store(self, batch: Sequence[Any]) -> None:
         try:
-            await super()._store(batch)
+            await super()._store(sorted(batch, key=lambda write: write.apply == self.applied_last))
         except Fenced as fenced:
             await self._roll_back()
             if self._holdings.member is not None:
