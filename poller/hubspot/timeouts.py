@@ -13,24 +13,24 @@ class SharedTimeout:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._loop = asyncio.get_running_loop()  # asked for once: it costs as much as all the rest
         self._waits: dict[asyncio.Task[Any], tuple[float, int]] = {}  # the deadline, cancellations before it
         self._timed_out: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("SharedTimeout needs a running task")
-        loop = task.get_loop()
-        ends_at = loop.time() + self._seconds
+        ends_at = self._loop.time() + self._seconds
         self._waits[task] = ends_at, task.cancelling()
         if self._timer is None:
-            self._timer = loop.call_at(ends_at, self._cancel_late, loop)
+            self._timer = self._loop.call_at(ends_at, self._cancel_late)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - as in `__enter__`
         _, cancelled_before = self._waits.pop(task)
         if task in self._timed_out:
@@ -38,14 +38,14 @@ class SharedTimeout:
             if task.uncancel() <= cancelled_before and kind is asyncio.CancelledError:
                 raise TimeoutError from error
 
-    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _cancel_late(self) -> None:
         """Cancel all tasks whose time is over, then set the timer for the next one."""
         self._timer = None
         for task, (ends_at, _) in self._waits.items():
             if task in self._timed_out:
                 continue
-            if ends_at > loop.time():
-                self._timer = loop.call_at(ends_at, self._cancel_late, loop)
+            if ends_at > self._loop.time():
+                self._timer = self._loop.call_at(ends_at, self._cancel_late)
                 return
             self._timed_out.add(task)
             task.cancel()
