@@ -1,6 +1,6 @@
 """A task's poll log: its polls as text, a JSON array a line; a store appends without reading what is there. Pure."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import assert_never
 
 import orjson
@@ -13,7 +13,12 @@ LONGEST = 1500  # characters a store keeps of a poll log, the latest: some twent
 
 def outcome_name(outcome: Outcome) -> str:
     """Return the outcome's class as in logs, poll logs and metrics."""
-    return type(outcome).__name__.lower()
+    return _name_of(type(outcome))
+
+
+@cache
+def _name_of(outcome: type[Outcome]) -> str:
+    return outcome.__name__.lower()
 
 
 def outcome_detail(outcome: Outcome) -> str | int | None:

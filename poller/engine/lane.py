@@ -10,7 +10,7 @@ import structlog
 
 from poller.core.details import Poll
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
-from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
+from poller.core.model import Answer, Finish, Missing, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, PollStore
@@ -155,7 +155,7 @@ class Lane:
             paused_s=paused_s,
             is_paused=self.gate.pause is not None,
             others_answered=self._witness.others_answered(task),
-            holds_unknown=self._holds_unknown(now),
+            holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(now),
             failed_share=self._witness.failed_share,
             polling=self._polling,
             rng=self._rng,

@@ -174,13 +174,12 @@ class HubSpotClient:
         """Request `task`'s status, at most once; see `StatusClient`."""
         if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)
-        loop = asyncio.get_running_loop()
-        began_at = loop.time()
+        began_at = self._timeouts.now()
         try:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
                 answer = await self._request(self._sample, token, task)
-            self._timeouts.answer(task.key, sent_at=began_at, took_s=loop.time() - began_at)
+            self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:

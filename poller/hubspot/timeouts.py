@@ -64,6 +64,7 @@ class RequestTimeouts:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self._loop: asyncio.AbstractEventLoop | None = None  # known from the first request on
         self._shared: dict[int, SharedTimeout] = {}  # by halvings of the limit
         self._latest: deque[float] = deque(maxlen=self.LATEST)  # how long answers took
         self._unjudged = 0
@@ -71,6 +72,12 @@ class RequestTimeouts:
         self._in_a_row = 0  # time-outs of requests that were sent after each answered one
         self._answered_to = -math.inf  # when the latest of the answered requests was sent
         self._timed_out: dict[int, int] = {}  # time-outs in a row, by task
+
+    def now(self) -> float:
+        """Return the time by which requests are measured."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time()
 
     def of(self, key: int) -> SharedTimeout:
         """Return the time-out of the next request for task `key`."""

@@ -11,7 +11,18 @@ import structlog
 
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
-from poller.core.model import ANSWERING, Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
+from poller.core.model import (
+    ANSWERING,
+    NO_LIMITS,
+    Answer,
+    Finished,
+    Missing,
+    RateLimits,
+    Refused,
+    Running,
+    Throttled,
+    Unreachable,
+)
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock
 from poller.core.request_protocols import Slot
@@ -90,9 +101,10 @@ class AccountGate:
             self._windows.fill(assumed_s, monotonic())
         else:
             self._windows.take_over(handover, monotonic())
-        self._active_at = clock() if assumed_s and not state.clean else state.active_at
+        self._active_at = clock() if assumed_s and not state.clean else state.active_at  # before this run's requests
+        self._ended_at: float | None = None  # when the latest request ended, monotonic
         self._logged: set[Window] = set()
-        self._admission = AdmissionQueue(self._wait_s, self._windows.own)
+        self._admission = AdmissionQueue(self._wait_s, self._windows.own, monotonic=monotonic)
         if state.pause == Pause.PAUSED_BY_PERSON:
             self._pause.hold(state.pause_detail)
 
@@ -112,7 +124,7 @@ class AccountGate:
 
     def state(self) -> AccountState:
         return AccountState(
-            active_at=self._clock() if self._windows.in_flight else self._active_at,
+            active_at=self._last_active_at(),
             paused_s=self.paused_s,
             day=self._quota.day,
             day_requests=self._quota.day_requests,
@@ -120,6 +132,11 @@ class AccountGate:
             pause_detail=self._pause.detail,
             resume_at=self._pause.resume_at,
         )
+
+    def _last_active_at(self) -> float | None:
+        if self._windows.in_flight:
+            return self._clock()
+        return self._active_at if self._ended_at is None else self._clock() - (self._monotonic() - self._ended_at)
 
     def reading(self) -> GateReading:
         tighter, left, usable = self._windows.tighter, self._quota.left(self._windows.in_flight), self._quota.usable
@@ -180,6 +197,13 @@ class AccountGate:
 
     # --- may a request leave
 
+    def enter_at_once(self, slot: HeldSlot) -> bool:
+        """Take the slot where there is no wait, as mostly; return whether it was taken."""
+        if not self._admission.pass_at_once():
+            return False
+        self._take(slot)
+        return True
+
     def enter(self, slot: HeldSlot) -> Awaitable[None]:
         """Wait for the slot and take it."""
         return self._admission.admit(lambda: self._take(slot))
@@ -225,27 +249,27 @@ class AccountGate:
 
     def abandon(self, slot: HeldSlot) -> None:
         """The request may have reached the server until now, and its result stays unknown."""
-        self._release(slot, RateLimits())
+        self._release(slot, NO_LIMITS, self._monotonic())
         self._fail_probe(slot)
         self._admission.wake()
 
     def learn(self, slot: HeldSlot, answer: Answer) -> None:
         """Learn from a request's answer. Requests sent before a pause neither end nor extend it."""
         self._learn_limits(answer.limits)
-        accepted, now = not isinstance(answer.outcome, Throttled), self._monotonic()
+        is_good, now = isinstance(answer.outcome, ANSWERING), self._monotonic()
+        accepted = is_good or not isinstance(answer.outcome, Throttled)
         self._windows.learn_others(answer.limits, accepted=accepted, sent_at=slot.sent_at, now=now)
-        self._release(slot, answer.limits)
-        if not isinstance(answer.outcome, ANSWERING):
+        self._release(slot, answer.limits, now)
+        if not is_good:
             self._counts.failed += 1
         if slot.era == self._pause.era:
             self._judge(slot, answer)
         self._admission.wake()
 
-    def _release(self, slot: HeldSlot, limits: RateLimits) -> None:
-        now = self._monotonic()
+    def _release(self, slot: HeldSlot, limits: RateLimits, now: float) -> None:
         self._quota.learn(limits, sent_at=slot.sent_at, now=now)
         self._windows.release(now)
-        self._active_at = self._clock()
+        self._ended_at = now
 
     def _learn_limits(self, limits: RateLimits) -> None:
         if (window := self._windows.learn(limits)) is None:
