@@ -15,6 +15,7 @@ from poller.config import AccountSettings, Settings
 from poller.core.columns import Columns
 from poller.core.errors import ConfigError
 from poller.core.handover import Handover
+from poller.core.learned_limit import decode_limit, limit_key
 from poller.core.model import Record, Task
 from poller.core.protocols import Sink, StartStore, Store
 from poller.core.record import decode
@@ -115,6 +116,7 @@ class Builder:
             has_new_token=tokens.has_changed,
             is_trusted=self.is_trusted,
             handover=handover,
+            known=decode_limit(await self.store.knowledge(limit_key(name))),
         )
         parts: dict[str, Any] = {
             "store": self.store,
@@ -136,7 +138,7 @@ class Builder:
                 retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
-                on_trial_failed=lambda reason: service.stop_for(trial_failed(settings.imports.trial, reason)),
+                on_trial_failed=None if service.is_member else _stop_after_trial(service),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
@@ -151,16 +153,13 @@ class Builder:
 
         return Recorder(name, store=self.store, metrics=self.metrics, on_recorded=on_recorded)
 
-    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries | None:
-        if not settings.imports.retries:
-            return None
-        columns = Columns(named=settings.imports.columns)
+    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries:
         return Retries(
             name,
             service=service,
             store=self.store,
             most=settings.imports.retries,
-            is_worth_it=lambda record: retry_advice(read_record(record, columns)).retryable,
+            is_worth_it=_may_pass(settings),
             clock=self.environment.clock,
             rng=rng,
         )
@@ -198,9 +197,14 @@ class Builder:
         return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
-        """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
+        """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have
+        changed."""
+        lane = service.lanes[name]
+        if isinstance(lane, ImportLane):
+            lane.apply_rules(settings.imports.rules())
+            if lane.retries is not None:
+                lane.retries.apply(settings.imports.retries, _may_pass(settings))
         if tokens is not None:
-            lane = service.lanes[name]
             lane.keep_knowledge()
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
             is_same_token = credentials == self._credentials[name]
@@ -266,9 +270,21 @@ class Builder:
         )
 
 
-def trial_failed(size: int, reason: str) -> str:
-    """Return why a run stops after its trial, for people."""
-    return f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+def _may_pass(settings: Settings) -> Callable[[bytes], bool]:
+    """Return whether the failure in a record's bytes may pass, so that its row is worth another attempt."""
+    columns = Columns(named=settings.imports.columns)
+    return lambda record: retry_advice(read_record(record, columns)).retryable
+
+
+def _stop_after_trial(service: Service) -> Callable[[int, str], None]:
+    """Return what ends the run where each row of its trial failed for one reason."""
+
+    def stop(size: int, reason: str) -> None:
+        service.stop_for(
+            f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
+        )
+
+    return stop
 
 
 def sink_environment(settings: Settings, environment: Environment) -> SinkEnvironment:

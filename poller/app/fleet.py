@@ -49,6 +49,8 @@ async def open_member(settings: Settings, store: Store, environment: Environment
 def shown_settings(settings: Settings) -> dict[str, object]:
     """Return the settings that all members should have alike, by dotted name. None of them is a secret."""
     shown: dict[str, object] = {"account": settings.account, "retention_s": settings.retention_s}
+    rules = settings.imports.model_dump(mode="json", include={"unsure", "underway", "trial", "retries"})
+    shown |= {f"imports.{key}": value for key, value in rules.items()}
     for name, account in settings.account_settings().items():
         values = account.model_dump(mode="json", exclude={"oauth", "token_env", "token_file", "max_body_bytes"})
         shown |= {f"accounts.{name}.{key}": value for key, value in values.items()}
@@ -115,9 +117,8 @@ class FleetRun:
         self._shown += 1
         if self._shown % PUBLISHED_EVERY:
             return
-        self.metrics.count_all(await self.member.membership.counts())
         now, polls = self.builder.environment.clock(), self.metrics.polls
         pace = (polls - self._polls) / max(0.1, now - self._polls_at)
         self._polls, self._polls_at = polls, now
         status = member_status(self.service, self.metrics, url=self.url, polls_per_s=pace)
-        await self.member.membership.publish(status)
+        self.metrics.count_all(await self.member.membership.publish(status))

@@ -12,8 +12,8 @@ OTHERS = "Other options"
 
 
 def command_class(module: Any) -> type[TyperCommand]:
-    """Return the class of a command that a module defines. Its `GROUPS` are names of parameters by heading, its
-    `VARIABLES` the environment variables that set what a parameter sets."""
+    """Return the class of a command that a module defines. Its `GROUPS` are names of parameters by heading, in
+    the order of the help, its `VARIABLES` the environment variables that set what a parameter sets."""
     groups: Mapping[str, Sequence[str]] = getattr(module, "GROUPS", {})
     variables: Mapping[str, str] = {"state": "POLLER_STATE"} | getattr(module, "VARIABLES", {})
 
@@ -30,8 +30,9 @@ def _sections(
     parameters: Sequence[Any], ctx: Any, groups: Mapping[str, Sequence[str]], variables: Mapping[str, str]
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     heading_of = {name: heading for heading, names in groups.items() for name in names}
+    order = {name: at for at, name in enumerate(heading_of)}
     sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in groups}
-    for parameter in parameters:
+    for parameter in sorted(parameters, key=lambda each: order.get(each.name, len(order))):
         if (record := parameter.get_help_record(ctx)) is not None:
             usual = OTHERS if groups else "Arguments" if parameter.param_type_name == "argument" else "Options"
             name, text = record

@@ -73,4 +73,9 @@ class GateReading:
     daily_usable: int | None  # requests of a whole day, the reserve kept
     resets_at: float  # the account's next midnight
     pauses: Mapping[Pause, int]  # that began in this run, by reason
-    limit_reported: bool = False  # HubSpot's answers of this run showed the window's limit
+    reported: tuple[int, float] | None = None  # requests and seconds of the window that HubSpot's answers showed
+
+    @property
+    def limit_reported(self) -> bool:
+        """Whether HubSpot's answers showed the window's limit, to this run or to the owner before."""
+        return self.reported is not None

@@ -165,6 +165,9 @@ class Membership(Protocol):
         first. `is_clean`: `slot_ages_s` are all requests of its window. False, for one that is still in a wait after an
         unclean take. Returns False, and raises nothing, where it is not owned any more or this process is fenced."""
 
+    async def with_rows(self, accounts: Collection[str]) -> frozenset[str]:
+        """Return those of these accounts that have rows to import, without a task."""
+
     # --- sinks
 
     async def want_sinks(self, names: Sequence[str], *, shared: Collection[str] = ()) -> None:
@@ -185,8 +188,9 @@ class Membership(Protocol):
 
     # --- what members show each other
 
-    async def publish(self, status: bytes) -> None:
-        """Replace this member's published status. Lost in a crash of the server; no promise rests on it."""
+    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
+        """Replace this member's published status, and return `counts`, both in one statement. The status is lost in a
+        crash of the server; no promise rests on it."""
 
     async def published(self) -> list[Published]:
         """Return the latest status of each member that published one."""

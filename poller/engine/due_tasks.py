@@ -134,6 +134,15 @@ class DueTasks:
         self._standstill = found
 
     async def _sleep_until_due(self) -> None:
+        """Sleep until a task may be due. The schedule is read now and then, but claimed only for a reason."""
+        while True:
+            due_at = await self._sleep()
+            is_early = self._clock() < min(math.inf if due_at is None else due_at, self._next_put_off_at)
+            if self._woken.is_set() or not is_early or self._standstill is not None or self._begins_to_stand():
+                return
+
+    async def _sleep(self) -> float | None:
+        """Sleep until a task is due by the schedule as of now, or for `longest_sleep_s`; return when one is due."""
         now = self._clock()
         self._sleeps_until = math.inf  # while the schedule is read, every task that becomes due ends the sleep
         if self._standstill is not None:
@@ -149,6 +158,7 @@ class DueTasks:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()
+        return due_at
 
     def end_standstill(self) -> None:
         """Check the queue, where nothing finished until now."""

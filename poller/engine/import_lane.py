@@ -9,9 +9,10 @@ import structlog
 from poller.core.accounts import Pause
 from poller.core.log import Folded
 from poller.core.model import Answer, Kind, Record, Task
+from poller.core.person_pause import person_pause_detail
 from poller.core.protocols import StartStore
 from poller.core.record import render_row
-from poller.core.request_protocols import GateClosed, Slot, StartClient
+from poller.core.request_protocols import GateClosed, RightLost, Slot, StartClient
 from poller.core.starts import (
     AwaitStart,
     Begin,
@@ -56,11 +57,12 @@ class ImportLane(Lane):
         starts: StartStore,
         starter: StartClient,
         start_rules: StartRules,
-        on_trial_failed: Callable[[str], None],
+        on_trial_failed: Callable[[int, str], None] | None,
         retries: Retries | None = None,
         **lane: Any,
     ) -> None:
-        """`lane`: the arguments of `Lane`. `on_trial_failed` gets the one reason for which all of the trial failed."""
+        """`lane`: the arguments of `Lane`. `on_trial_failed` gets the trial's size and the one reason for which
+        all of it failed; None pauses the account until a person resumes it: a fleet's other accounts go on."""
         super().__init__(account, **lane)
         self._starts = starts
         self._starter = starter
@@ -91,7 +93,7 @@ class ImportLane(Lane):
     async def run(self) -> None:
         """Work until stopped, as `Lane.run`."""
         self._underway = await self._starts.underway(self.account)
-        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+        await self._begin_trial()
         async with asyncio.TaskGroup() as group:
             pricing = group.create_task(self._reprice_polls())
             if self._retries is not None:
@@ -101,6 +103,14 @@ class ImportLane(Lane):
             if self._retries is not None:
                 self._retries.end()
 
+    async def release(self) -> None:
+        """Resume the account on a person's word; a trial that failed begins again."""
+        await self._begin_trial()
+        await super().release()
+
+    async def _begin_trial(self) -> None:
+        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+
     @property
     def imports(self) -> ImportsReading:
         return ImportsReading(unstarted=self._unstarted, underway=self._underway)
@@ -108,6 +118,22 @@ class ImportLane(Lane):
     def apply_starter(self, starter: StartClient) -> None:
         """Use another client from the next start on."""
         self._starter = starter
+
+    def apply_rules(self, rules: StartRules) -> None:
+        """Use other rules from the next start on."""
+        self._rules = rules
+        self._trial.resize(rules.trial)
+        self.wake()
+
+    @property
+    def rules(self) -> StartRules:
+        """The rules of starts that are in force."""
+        return self._rules
+
+    @property
+    def retries(self) -> Retries | None:
+        """What starts failed rows again, where that is wanted."""
+        return self._retries
 
     def _may_start(self) -> bool:
         return self._underway + self._in_hand < self._rules.underway and not self._trial.holds
@@ -155,6 +181,8 @@ class ImportLane(Lane):
         except GateClosed:
             self._give_back(row)
             return False
+        except RightLost:  # of the witness
+            return True
         self._recorder.count_start(answer.outcome, request_s=self._clock() - sent_at, gate_s=sent_at - waiting_since)
         self._start_workers(workers)
         await self._settle_start(row, sent, answer)
@@ -246,10 +274,18 @@ class ImportLane(Lane):
         self._trial.end(None if record.landed else record.reason or record.kind.value)
         if (reason := self._trial.failed_for) is not None and not was_over:
             log.warning("import.trial_failed", account=self.account, reason=reason, rows=self._rules.trial)
-            self._on_trial_failed(reason)
+            self._stop_for(reason)
         elif self._trial.is_over and not was_over:
             log.info("import.trial_passed", account=self.account)
         self.wake()
+
+    def _stop_for(self, reason: str) -> None:
+        if self._on_trial_failed is not None:
+            self._on_trial_failed(self._rules.trial, reason)
+            return
+        since = person_pause_detail(self._clock())
+        self.gate.hold(f"{since}: each of the {self._rules.trial} rows of the trial failed, for one reason: {reason}")
+        self.save()
 
     # --- probes of an outage
 
@@ -259,6 +295,8 @@ class ImportLane(Lane):
                 await self._poll_witness(slot)
         except GateClosed:
             return False
+        except RightLost:
+            return True
         finally:
             self._due_work.end_probe(probe)
         return True

@@ -218,10 +218,14 @@ class Lane:
             self._keep_limit()
 
     def _keep_limit(self) -> None:
-        """Note the limit that HubSpot's answers show, for forecasts by other processes."""
+        """Note the limit that HubSpot's answers show: for forecasts by others, and for the account's next owner."""
         reading = self.gate.reading()
+        if reading.reported is None:
+            return
         limit = LearnedLimit(requests=reading.window_limit, window_s=reading.window_s)
-        if reading.limit_reported and limit != self._kept_limit:
+        if reading.reported != limit.reported:
+            limit = limit.beside(*reading.reported)
+        if limit != self._kept_limit:
             self._kept_limit = limit
             self._store.save_knowledge(limit_key(self.account), encode_limit(limit))
 

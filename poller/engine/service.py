@@ -137,16 +137,25 @@ class Service:
             self._note_fenced(errors)
 
     async def end_lane(self, account: str) -> None:
-        """Finish an account's polls in flight and stop its lane; its other tasks wait in the store."""
-        lane = self.lanes.pop(account)
+        """Finish an account's polls in flight and stop its lane; its other tasks wait in the store. Does nothing where
+        the lane has been dropped."""
+        if (lane := self.lanes.pop(account, None)) is None:
+            return
         lane.stop()
-        if (task := self._at_work.pop(lane, None)) is not None:
+        if (task := self._at_work.get(lane)) is not None:
             await asyncio.wait([task])
+            self._at_work.pop(lane, None)
 
     async def drop_lane(self, account: str) -> None:
         """Stop an account's lane at once: nothing of it may be recorded any more."""
         lane = self.lanes.pop(account)
         await self._cancel(lane)
+
+    async def drop_lanes(self) -> None:
+        """Stop every lane at once, also those that finish their polls in flight."""
+        self.lanes.clear()
+        for lane in [each for each in self._at_work if isinstance(each, Lane)]:
+            await self._cancel(lane)
 
     async def drop_delivery(self, loop: DeliveryLoop) -> None:
         """Stop a delivery at once and close its sink: nothing of it may be noted any more."""

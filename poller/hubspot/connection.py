@@ -205,7 +205,11 @@ class HostPool:
         connection = await self._new_connection()
         head = f"POST {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-        on_send()
+        try:
+            on_send()
+        except BaseException:
+            connection.close()
+            raise
         return await self._exchange(connection, request)
 
     async def _exchange(self, connection: _PooledConnection, request: bytes) -> Reply:

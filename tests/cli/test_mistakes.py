@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from poller.cli.app import app
-from poller.cli.commands import plan, run
+from poller.cli.commands import import_files, plan, run
 from poller.config import load
 from poller.config.messages import unknown_variables
 from poller.core.errors import Exit
@@ -132,13 +133,15 @@ def test_help_has_no_names_of_python_s_types(name: str) -> None:
     assert re.findall(r"<[\w.]+(?:\[\w+\])?>|[<>]=\s?x|x\s?[<>]=", shown) == []
 
 
-def test_every_option_of_run_is_in_a_group() -> None:
-    command = vars(typer.main.get_command(app))["commands"]["run"]
-    grouped = [name for names in run.GROUPS.values() for name in names]
+@pytest.mark.parametrize("module", [run, import_files], ids=["run", "import"])
+def test_every_option_is_in_a_group(module: ModuleType) -> None:
+    command = vars(typer.main.get_command(app))["commands"][getattr(module, "NAME", "run")]
+    grouped = [name for names in module.GROUPS.values() for name in names]
     assert sorted(grouped) == sorted({option.name for option in command.params} - {"config"})
 
 
 VALUES = {
+    "POLLER_IMPORTS__RETRIES": "2",
     "POLLER_INPUT__FORMAT": "csv",
     "POLLER_FOLLOW": "true",
     "POLLER_SINKS": "stdout",
@@ -153,7 +156,10 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("variable", sorted({*run.VARIABLES.values(), *plan.VARIABLES.values(), "POLLER_STATE"}))
+@pytest.mark.parametrize(
+    "variable",
+    sorted({*import_files.VARIABLES.values(), *run.VARIABLES.values(), *plan.VARIABLES.values(), "POLLER_STATE"}),
+)
 def test_a_variable_that_the_help_names_sets_a_setting(variable: str, tmp_path: Path) -> None:
     name, _, value = variable.partition("=")
     environ = {name: value or VALUES.get(name, "7")}

@@ -49,9 +49,9 @@ async def store(clock: Clock) -> AsyncIterator[Any]:
     await store.close()
 
 
-def due_tasks(store: Any, clock: Clock, timing: AccountTiming | None = None) -> DueTasks:
+def due_tasks(store: Any, clock: Clock, timing: AccountTiming | None = None, **options: Any) -> DueTasks:
     gate: Any = SimpleNamespace(workers=WORKERS, paused_s=0.0)
-    return DueTasks("main", store=store, gate=gate, timing=timing, clock=clock, rng=Random(1))
+    return DueTasks("main", store=store, gate=gate, timing=timing, clock=clock, rng=Random(1), **options)
 
 
 async def test_while_one_worker_claims_the_others_are_handed_what_was_claimed_before(store: Any, clock: Clock) -> None:
@@ -73,6 +73,23 @@ async def test_few_due_tasks_cost_one_claim_not_one_each(store: Any, clock: Cloc
     due = due_tasks(store, clock)
     assert len({task.task_id for _ in range(WORKERS) if (task := await due.next()) is not None}) == WORKERS
     assert store.claims == 1
+
+
+async def test_a_lane_at_rest_claims_only_what_is_due(store: Any, clock: Clock) -> None:
+    """It reads the schedule again and again, since another process may have fed it: one question instead of two."""
+    await feed(store, "later")
+    (later,) = await store.claim("main", 1)
+    await store.record([running(later, clock() + 100)])
+    due, claims, began = due_tasks(store, clock, longest_sleep_s=10.0), store.claims, clock()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(due.next())
+        await asyncio.sleep(35)
+        await feed(store, "fed by another process")
+        task = await waiting
+    assert task is not None
+    assert task.task_id == "fed by another process"
+    assert clock() - began < 35 + 10 + 3
+    assert store.claims - claims == 2
 
 
 async def test_a_task_that_becomes_due_earlier_while_the_schedule_is_read_ends_the_sleep(

@@ -1,5 +1,6 @@
 """One start call: a connection of its own, and whether a byte of it left is known, not guessed."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -39,7 +40,9 @@ Handler = Callable[[web.Request], object]
 
 
 @asynccontextmanager
-async def client_for(handler: object, token: Token | None = None) -> AsyncIterator[HubSpotStarts]:
+async def client_for(
+    handler: object, token: Token | None = None, is_trusted: Callable[[], bool] | None = None
+) -> AsyncIterator[HubSpotStarts]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
     async with (
@@ -52,6 +55,7 @@ async def client_for(handler: object, token: Token | None = None) -> AsyncIterat
             start_path=PATH,
             tokens=token or Token(),
             request_timeout_s=5.0,
+            is_trusted=is_trusted,
         )
 
 
@@ -136,6 +140,15 @@ async def test_without_a_token_nothing_is_sent() -> None:
     async with client_for(handle, Token(ConfigError("no HUBSPOT_TOKEN"))) as client:
         outcome = (await client.start(b"{}")).outcome
     assert outcome == Refused(reason="token_refused", detail="no HUBSPOT_TOKEN")
+
+
+async def test_a_start_whose_right_ended_on_the_way_never_leaves_and_its_connection_is_closed() -> None:
+    async def handle(request: web.Request) -> web.Response:
+        raise AssertionError("it was sent")
+
+    async with client_for(handle, is_trusted=lambda: False) as client:
+        assert (await client.start(b"{}")).outcome == NotSent(reason="right_lost", left=False)
+    gc.collect()  # a connection that was left open would warn now
 
 
 async def test_a_refused_token_is_reported_to_its_source() -> None:

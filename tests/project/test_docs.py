@@ -19,7 +19,7 @@ from poller.config import Settings
 from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
-from tests.support.processes import TOKEN, environ, hubspot, records, running, wait_until
+from tests.support.processes import SCRIPT_PATIENCE_S, TOKEN, environ, hubspot, records, running, wait_until
 
 pytestmark = pytest.mark.default_ports
 
@@ -299,7 +299,7 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=SCRIPT_PATIENCE_S,
                 check=False,
             )
     assert done.returncode == 0, done.stderr
@@ -334,7 +334,7 @@ def test_the_import_lines_of_the_readme_bring_fifty_urls_to_land(tmp_path: Path)
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=SCRIPT_PATIENCE_S,
             check=False,
         )
     assert "50 rows" in done.stdout, done.stderr
@@ -362,7 +362,7 @@ def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=SCRIPT_PATIENCE_S,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from docs.record_schema import SCHEMA
 from poller.config import load
 from poller.sinks import check_sinks
 from tests.project.test_docs import COMMANDS, has_target, settings_names
-from tests.support.processes import Hubspot, environ, hubspot, records, run
+from tests.support.processes import SCRIPT_PATIENCE_S, Hubspot, environ, hubspot, records, run
 
 HOUSE = Path(__file__).parents[2]
 DOCS = HOUSE / "docs"
@@ -208,7 +208,7 @@ def play(page: str, folder: Path, *, before: str = "", after: str = "", **variab
         start_new_session=True,
     ) as shell:
         try:
-            stdout, stderr = shell.communicate(timeout=90)
+            stdout, stderr = shell.communicate(timeout=SCRIPT_PATIENCE_S)
         finally:
             with suppress(ProcessLookupError):  # what the page left running
                 os.killpg(shell.pid, signal.SIGKILL)

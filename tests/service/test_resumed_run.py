@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import MutableMapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,24 @@ async def test_the_account_is_on_disk_as_in_use_before_the_first_request(tmp_pat
     assert clean == 0
     assert active_at is not None
     assert active_at >= began_at
+
+
+async def test_after_a_kill_nothing_leaves_for_the_window_that_hubspot_reported(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, replace(SLOW, requests=30, window_s=60.0))
+    asked_at: list[float] = []
+
+    def note(_: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        asked_at.append(clock())
+        return reply
+
+    simulation.api.stage = note
+    await simulation.run_for(8, simulation.write_ids(3))
+    with closing(sqlite3.connect(tmp_path / "poller.db")) as state, state:
+        state.execute("UPDATE account SET clean = 0")  # as a kill leaves it
+    asked_at.clear()
+    began_at = clock()
+    assert await simulation.run(None) is Exit.ALL_COMPLETE
+    assert asked_at[0] - began_at > 60
 
 
 async def test_a_state_from_the_future_is_polled_now_and_no_task_ends_early(

@@ -15,7 +15,7 @@ from poller.core.starts import Begin, EndRow
 from poller.reports.ledger import imbalances
 from poller.store import open_store
 from poller.store.postgres.fleet.accounts import PUT_OFF, RECORD_FINISHED, RECORD_POLLED
-from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, see, take
+from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, hold_commits, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids, running
 from tests.support.virtual import EPOCH
 
@@ -81,15 +81,7 @@ async def test_a_burial_passes_over_a_member_in_the_middle_of_a_commit(
     await take(a, "one")
     await feed(a, "x", account="one")
     (x,) = await a.claim("one", 1)
-    began, may_end = asyncio.Event(), asyncio.Event()
-    commit = a._writer._commit
-
-    async def commit_late(connection: Any) -> None:
-        began.set()
-        await may_end.wait()
-        await commit(connection)
-
-    monkeypatch.setattr(a._writer, "_commit", commit_late)
+    began, may_end = hold_commits(a, monkeypatch)
     recording = asyncio.ensure_future(a.record([finished(x)]))
     await began.wait()
     (seen, _) = (await see(b)).members
@@ -101,15 +93,7 @@ async def test_a_burial_passes_over_a_member_in_the_middle_of_a_commit(
 
 async def test_a_heartbeat_does_not_wait_for_a_commit(open_member: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     a = await open_member("a")
-    began, may_end = asyncio.Event(), asyncio.Event()
-    commit = a._writer._commit
-
-    async def commit_late(connection: Any) -> None:
-        began.set()
-        await may_end.wait()
-        await commit(connection)
-
-    monkeypatch.setattr(a._writer, "_commit", commit_late)
+    began, may_end = hold_commits(a, monkeypatch)
     flushing = asyncio.ensure_future(a.flush())
     await began.wait()
     assert await a.fleet.beat() is Beat.MADE
@@ -244,6 +228,25 @@ async def test_counts_are_those_of_the_rows_of_all_members(open_member: Open, po
     assert counts[""] == (2, 0, 2)
     assert counts["complete"] == (3, 1, 4)
     assert sums.polls == sum(count.polls for count in counts.values())
+
+
+async def test_what_members_left_behind_does_not_grow_with_their_number(
+    open_member: Open, database: psycopg.Connection
+) -> None:
+    a = await open_member("a")
+    await take(a, "one")
+    await feed(a, "x", "y", account="one")
+    before = await a.fleet.counts()
+    for name in ("pod-1", "pod-2", "pod-3"):
+        pod = await open_member(name)
+        source = await pod.new_source("ids.txt")
+        await pod.add(source, chunk_of(name, account="one"))
+        await pod.fleet.publish(b"{}")
+        await pod.fleet.leave()
+    await open_member("pod-4")
+    assert before[""].tasks + 3 == (await a.fleet.counts())[""].tasks
+    assert value(database, "SELECT string_agg(replica, ' ' ORDER BY replica) FROM kind_count") == " a"
+    assert value(database, "SELECT count(*) FROM replica_status") == 0
 
 
 async def test_a_member_reads_the_oldest_waiting_task_though_keys_commit_out_of_order(

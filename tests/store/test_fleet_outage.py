@@ -15,7 +15,7 @@ from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.reports.ledger import imbalances
 from poller.store.postgres.fleet.store import FleetStore
-from tests.support.fleet_members import ACCOUNTS, Open, bury, give, see, take
+from tests.support.fleet_members import ACCOUNTS, Open, bury, give, hold_commits, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids
 from tests.support.wire import Wire
 
@@ -110,6 +110,18 @@ async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wire
     assert await wired.fleet.beat() is Beat.MADE
 
 
+async def test_a_heartbeat_over_a_socket_that_the_system_closed_is_no_defect(
+    wired: FleetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> Beat:
+        raise OSError(9, "Bad file descriptor")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(wired._heart, "_send", fails)
+        assert await wired.fleet.beat() is Beat.UNREACHED
+    assert await wired.fleet.beat() is Beat.MADE
+
+
 @pytest.mark.real_time
 async def test_a_member_that_is_frozen_in_a_transaction_holds_others_up_for_a_moment_only(
     open_member: Open, monkeypatch: pytest.MonkeyPatch
@@ -117,15 +129,7 @@ async def test_a_member_that_is_frozen_in_a_transaction_holds_others_up_for_a_mo
     monkeypatch.setattr("poller.store.postgres.fleet.state_lock.IDLE_S", 0.2)
     frozen, other = await open_member("frozen"), await open_member("other")
     await take(frozen, "one")
-    began, thaws = asyncio.Event(), asyncio.Event()
-    commit = frozen._writer._commit
-
-    async def commit_late(connection: Any) -> None:
-        began.set()
-        await thaws.wait()
-        await commit(connection)
-
-    monkeypatch.setattr(frozen._writer, "_commit", commit_late)
+    began, thaws = hold_commits(frozen, monkeypatch)
     flushing = asyncio.ensure_future(frozen.flush())
     await began.wait()
     (seen, _) = (await see(other)).members

@@ -175,7 +175,7 @@ async def test_any_member_and_any_reader_sees_what_each_published(
 ) -> None:
     a, b = await open_member("a"), await open_member("b")
     await a.fleet.publish(b"before")
-    await a.fleet.publish(b"now")
+    assert await a.fleet.publish(b"now") == await b.fleet.counts()
     await b.fleet.publish(b"\x00\xff")
     reader = await read_store(postgres_url)
     for published in (await b.fleet.published(), await reader.fleet_published()):

@@ -46,6 +46,7 @@ class FleetServer:
     accounts: dict[str, AccountRow] = field(default_factory=dict)
     sinks: dict[str, SinkRow] = field(default_factory=dict)
     status: dict[int, bytes] = field(default_factory=dict)
+    with_rows: frozenset[str] = frozenset()
     is_up: bool = True
     last_id: int = 0
 
@@ -192,6 +193,9 @@ class MemoryMembership:
         row.owner, row.is_clean, row.ages_s = None, is_clean, tuple(slot_ages_s)
         return True
 
+    async def with_rows(self, accounts: Collection[str]) -> frozenset[str]:
+        return frozenset(accounts) & self.server.with_rows
+
     async def want_sinks(self, names: Sequence[str], *, shared: Collection[str] = ()) -> None:
         self._change(sinks=frozenset(names))
         for name in names:
@@ -221,8 +225,9 @@ class MemoryMembership:
             del self.server.sinks[name]
         return list(names)
 
-    async def publish(self, status: bytes) -> None:
+    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
         self.server.status[self._row()] = status
+        return {}
 
     async def published(self) -> list[Published]:
         members = self.server.members

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 
 from poller.core.fleet import FleetView, Taken
 from poller.store.postgres.fleet.store import FleetStore
@@ -31,6 +32,20 @@ async def give(store: FleetStore, name: str, *, is_clean: bool = True, ages: tup
 async def bury(by: FleetStore, dead: FleetStore) -> None:
     (seen,) = [member for member in (await see(by)).members if member.id == dead.fleet.id]
     assert await by.fleet.bury({seen.id: seen.beats}) == [seen.id]
+
+
+def hold_commits(store: FleetStore, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the member's commits up before their last message. Return two events: one is due, and they may go on."""
+    is_due, may_go_on = asyncio.Event(), asyncio.Event()
+    commit = store._writer._commit
+
+    async def commit_late(connection: Any) -> None:
+        is_due.set()
+        await may_go_on.wait()
+        await commit(connection)
+
+    monkeypatch.setattr(store._writer, "_commit", commit_late)
+    return is_due, may_go_on
 
 
 # --- statements that the server holds up in the middle ---------------------------------------------------------------

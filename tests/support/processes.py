@@ -17,6 +17,7 @@ import orjson
 TOKEN = "pat-na1-0123456789abcdef"
 COMMANDS = Path(sys.executable).parent  # where `poller` is installed
 PATIENCE_S = 30.0  # of a test with a process; a loaded machine is slow
+SCRIPT_PATIENCE_S = 240.0  # of a script of a dozen commands: only one that hangs ends here
 
 
 def environ(**more: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """`poller import`: starts an import for each row, and polls each until its outcome is in every sink."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,39 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poller.cli.commands import run
-from poller.cli.options import (
-    AsJson,
-    Config,
-    DefaultAccount,
-    Format,
-    Settings,
-    State,
-    command_line,
-    named_values,
-    run_async,
-    settings_of,
-)
-from poller.cli.run_options import (
-    BaseUrl,
-    DeadlineS,
-    ExitZero,
-    Follow,
-    GiveUpS,
-    Listen,
-    ListenTokenEnv,
-    ListenTokenFile,
-    LogFormatOption,
-    LogLevel,
-    NoProgress,
-    Requests,
-    Sink,
-    StatusPath,
-    TokenEnv,
-    TokenFile,
-    WindowS,
-    Workers,
-)
+from poller.cli import run_options
+from poller.cli.option_groups import with_options
+from poller.cli.options import AsJson, Settings, named_values, run_async, settings_of
+from poller.cli.run_options import RunOptions
 from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import Exit, InputError
 
@@ -61,13 +31,13 @@ EXAMPLES = (
 GROUPS = {
     "Rows": ("files", "set_", "column", "key", "format", "account", "follow"),
     "Check": ("check", "as_json"),
-    "Output": run.GROUPS["Output"],
-    "HubSpot account": run.GROUPS["HubSpot account"],
-    "Limits": (*run.GROUPS["Limits"], "underway", "trial", "retries"),
-    "When to stop": run.GROUPS["When to stop"],
-    "Page and logs": run.GROUPS["Page and logs"],
+    "Output": run_options.OUTPUT,
+    "HubSpot account": run_options.ACCOUNT,
+    "Limits": (*run_options.LIMITS, "underway", "trial", "retries"),
+    "When to stop": run_options.WHEN_TO_STOP,
+    "Page and logs": run_options.PAGE_AND_LOGS,
 }
-VARIABLES = {name: variable for name, variable in run.VARIABLES.items() if name != "id_column"} | {
+VARIABLES = run_options.VARIABLES | {
     "key": "POLLER_IMPORTS__KEY",
     "underway": "POLLER_IMPORTS__UNDERWAY",
     "trial": "POLLER_IMPORTS__TRIAL",
@@ -75,7 +45,10 @@ VARIABLES = {name: variable for name, variable in run.VARIABLES.items() if name 
 }
 
 
+@with_options(RunOptions)
 def import_files(
+    options: RunOptions,
+    *,
     files: Annotated[
         list[str] | None, typer.Argument(metavar="FILE", help="Rows as CSV, JSON lines or URLs; - for stdin.")
     ] = None,
@@ -95,19 +68,6 @@ def import_files(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read every row, send nothing.")] = False,
     as_json: AsJson = False,
-    config: Config = None,
-    sink: Sink = None,
-    state: State = None,
-    base_url: BaseUrl = None,
-    status_path: StatusPath = None,
-    account: DefaultAccount = None,
-    token_env: TokenEnv = None,
-    token_file: TokenFile = None,
-    requests: Requests = None,
-    window_s: WindowS = None,
-    workers: Workers = None,
-    deadline_s: DeadlineS = None,
-    give_up_s: GiveUpS = None,
     stop_on_failures: Annotated[
         str | None,
         typer.Option(metavar="SHARE", help="Stop with code 75 when this share of the outcomes is not complete. [50%]"),
@@ -122,15 +82,6 @@ def import_files(
     underway: Annotated[
         int | None, typer.Option(metavar="N", help="At most N imports at HubSpot at once. [5000]")
     ] = None,
-    format: Format = None,  # noqa: A002 - the flag's name
-    follow: Follow = False,
-    listen: Listen = None,
-    listen_token_file: ListenTokenFile = None,
-    listen_token_env: ListenTokenEnv = None,
-    no_progress: NoProgress = False,
-    log_format: LogFormatOption = None,
-    log_level: LogLevel = None,
-    exit_zero: ExitZero = False,
 ) -> Exit:
     """Start an import for each row, and follow it.
 
@@ -139,60 +90,39 @@ def import_files(
     everything and sends nothing. The exit codes are those of `poller run`; --check exits 0 or, where rows were
     rejected or warned of, 1.
     """
-    from poller.core.start_options import FOLDERS, OPTIONS
-
-    options = named_values(set_ or [], "--set", OPTIONS)
-    given = [name for name in FOLDERS if name in options]
-    if len(given) == 1:  # it replaces either folder of the config
-        options |= {name: "" for name in FOLDERS if name not in options}
-    flags = {
-        "sinks": sink,
-        "state": state,
-        "base_url": base_url,
-        "status_path": status_path,
-        "account": account,
-        "token_env": token_env,
-        "token_file": token_file,
-        "requests": requests,
-        "window_s": window_s,
-        "workers": workers,
-        "deadline_s": deadline_s,
-        "give_up_s": give_up_s,
+    flags = options.flags()
+    flags |= {
         "stop_on_failures": stop_on_failures,
-        "input": {"format": format, "feeds": "imports"},
+        "input": flags["input"] | {"feeds": "imports"},
         "imports": {
-            "options": options,
+            "options": _start_options(set_ or []),
             "columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)),
             "key": key,
             "trial": trial,
             "underway": underway,
             "retries": retries,
         },
-        "follow": follow or None,
-        "listen": listen,
-        "listen_token_file": listen_token_file,
-        "listen_token_env": listen_token_env,
-        "progress": False if no_progress else None,
-        "log": {"format": log_format, "level": log_level},
     }
     if check:
-        return _check(files or [], import_settings(config, flags), as_json=as_json)
-    run.survive_early_sighup()
-    from poller.app.event_loop import run_event_loop
-    from poller.app.messages import Again
-    from poller.app.process import run_process
+        return _check(files or [], import_settings(options.config, flags), as_json=as_json)
+    return options.run(files or [], "rows", partial(import_settings, options.config, flags))
 
-    if "-" in (files or []) and sys.stdin.isatty():
-        typer.echo("poller: reading rows from the terminal, one a line; Ctrl-D ends them", err=True)
-    again = Again(command=command_line())
-    code = run_event_loop(run_process(partial(import_settings, config, flags), files or [], os.environ, again))
-    return Exit.ALL_COMPLETE if exit_zero and code is Exit.NOT_ALL_COMPLETE else code
+
+def _start_options(specs: Sequence[str]) -> dict[str, str]:
+    """Read OPTION=TEXT. One folder alone replaces either folder of the config."""
+    from poller.core.start_options import FOLDERS, OPTIONS
+
+    options = named_values(specs, "--set", OPTIONS)
+    if len([name for name in FOLDERS if name in options]) == 1:
+        options |= {name: "" for name in FOLDERS if name not in options}
+    return options
 
 
 def import_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
-    """Return the settings of an import: those of a run, but it stops when half of its outcomes are not complete."""
+    """Return the settings of an import: those of a run, but it stops when half of its outcomes are not complete. A
+    member of a fleet does not: others would go on with its accounts."""
     settings = settings_of(config, **flags)
-    if "stop_on_failures" in settings.model_fields_set:
+    if settings.fleet or "stop_on_failures" in settings.model_fields_set:
         return settings
     return settings.model_copy(update={"stop_on_failures": STOP_ON_FAILURES})
 

@@ -3,27 +3,29 @@
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poller.cli import completion
+from poller.cli.option_groups import with_options
 from poller.cli.options import run_async
 from poller.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from poller.sandbox import SandboxApi
+    from poller.sandbox.scenario import Scenario
 
 EXAMPLES = "\b\nExample:\n  poller sandbox --port 8080 --tasks 5000 --ids-file ids.txt --fault 503=0.05"
 
 
-def sandbox(
-    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 8080,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same tasks.")] = 1,
-    tasks: Annotated[int, typer.Option(min=0, metavar="N", help="Imports to start at once.")] = 0,
-    ids_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their ids go.")] = None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioOptions:
+    """What the simulated HubSpot does."""
+
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same tasks.")] = 1
     durations: Annotated[
         str,
         typer.Option(
@@ -31,56 +33,69 @@ def sandbox(
             help="fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…",
             autocompletion=completion.durations,
         ),
-    ] = "lognormal:30,1.2",
-    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Allowed per window.")] = 100,
-    window_s: Annotated[float, typer.Option(metavar="S", help="The rolling window.")] = 10.0,
-    latency_ms: Annotated[str, typer.Option(metavar="MIN-MAX", help="How long answers take.")] = "20-80",
+    ] = "lognormal:30,1.2"
+    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Allowed per window.")] = 100
+    window_s: Annotated[float, typer.Option(metavar="S", help="The rolling window.")] = 10.0
+    latency_ms: Annotated[str, typer.Option(metavar="MIN-MAX", help="How long answers take.")] = "20-80"
     fate: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=SHARE", help="Share of tasks; repeatable.", autocompletion=completion.fates),
-    ] = None,
+    ] = None
     fault: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=SHARE", help="Share of polls, or of starts; repeatable.", autocompletion=completion.faults
         ),
-    ] = None,
+    ] = None
     duplicates_by: Annotated[
         str, typer.Option(metavar="WORD", help="What a duplicate check compares: content, name or never.")
-    ] = "content",
+    ] = "content"
     dead_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="No file of it can be downloaded; repeatable.")
-    ] = None,
-    outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None,
-    daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None,
-    token: Annotated[list[str] | None, typer.Option(metavar="TOKEN", help="Accepted ones. [any]")] = None,
+    ] = None
+    outage: Annotated[list[str] | None, typer.Option(metavar="FROM-TO=FAULT", help="In seconds; repeatable.")] = None
+    daily: Annotated[int | None, typer.Option(min=1, metavar="N", help="Allowed per day.")] = None
+    token: Annotated[list[str] | None, typer.Option(metavar="TOKEN", help="Accepted ones. [any]")] = None
+
+    def scenario(self) -> "Scenario":
+        """Return the scenario. Raises `ConfigError` for a value that cannot be read."""
+        from poller.sandbox.scenario import Scenario, parse_fate, parse_fault, parse_latency_ms, parse_outage
+        from poller.schedule.durations import parse_durations
+
+        try:
+            scenario = Scenario(
+                seed=self.seed,
+                durations=parse_durations(self.durations),
+                requests=self.requests,
+                window_s=self.window_s,
+                latency_s=parse_latency_ms(self.latency_ms),
+                faults=dict(map(parse_fault, self.fault or [])),
+                duplicates_by=self.duplicates_by,  # type: ignore[arg-type]  # checked there
+                dead_hosts=frozenset(self.dead_host or []),
+                outages=tuple(map(parse_outage, self.outage or [])),
+                daily=self.daily,
+                tokens=frozenset(self.token or []) or None,
+            )
+            return replace(scenario, fates=dict(map(parse_fate, self.fate))) if self.fate else scenario
+        except ValueError as error:
+            raise ConfigError(f"sandbox: {error}") from None
+
+
+@with_options(ScenarioOptions)
+def sandbox(
+    options: ScenarioOptions,
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")] = 8080,
+    tasks: Annotated[int, typer.Option(min=0, metavar="N", help="Imports to start at once.")] = 0,
+    ids_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where their ids go.")] = None,
 ) -> None:
     """Serve a simulated HubSpot on loopback.
 
     With faults on demand. Its counters are at /_sandbox/stats. Ctrl-C ends it.
     """
     from poller.sandbox.api import SandboxApi
-    from poller.sandbox.scenario import Scenario, parse_fate, parse_fault, parse_latency_ms, parse_outage
-    from poller.schedule.durations import parse_durations
 
-    try:
-        scenario = Scenario(
-            seed=seed,
-            durations=parse_durations(durations),
-            requests=requests,
-            window_s=window_s,
-            latency_s=parse_latency_ms(latency_ms),
-            faults=dict(map(parse_fault, fault or [])),
-            duplicates_by=duplicates_by,  # type: ignore[arg-type]  # checked there
-            dead_hosts=frozenset(dead_host or []),
-            outages=tuple(map(parse_outage, outage or [])),
-            daily=daily,
-            tokens=frozenset(token or []) or None,
-        )
-        if fate:
-            scenario = replace(scenario, fates=dict(map(parse_fate, fate)))
-    except ValueError as error:
-        raise ConfigError(f"sandbox: {error}") from None
+    scenario = options.scenario()
     if bool(tasks) != bool(ids_file):
         raise ConfigError("sandbox: --tasks N needs --ids-file FILE for the started ids. Give both or neither")
     api = SandboxApi(scenario, time.time)

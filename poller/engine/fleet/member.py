@@ -56,6 +56,12 @@ class FleetMember:
         """Whether this process was buried and has not joined again."""
         return not self._is_member.is_set()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the heartbeats ended, where a defect or a failed state ended them: this process must stop."""
+        beating = self._beating
+        return None if beating is None or not beating.done() or beating.cancelled() else beating.exception()
+
     async def open(self) -> None:
         """Join, and beat from then on. Raises `ConfigError` where a living member has this name."""
         await self.join()

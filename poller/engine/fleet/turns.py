@@ -26,6 +26,7 @@ from poller.engine.service import Service
 log = structlog.get_logger("poller")
 
 MEMBER_TURNS = 2  # after which a member gives: by then it has seen who is there
+ROWS_EVERY = 10  # turns, after which rows to import are looked for whose hint was lost
 STUCK_S = 60.0  # an account that only a person can help is tried by another member after this time
 IN_OTHER_HANDS = -1  # in place of the owner of an account that is on its way out
 
@@ -62,6 +63,7 @@ class Turns:
         self._giving: set[str] = set()
         self._declined: set[str] = set()  # accounts that are for others, while others serve them
         self._stuck_since: dict[str, float] = {}
+        self._fed: frozenset[str] = frozenset()  # accounts that others fed since the latest turn
         self._unserved: list[str] = []  # as last logged
         self._turns = 0  # as this member
         self._group: asyncio.TaskGroup | None = None
@@ -97,6 +99,8 @@ class Turns:
                 await self._service.ending.wait()
 
     async def _turn(self) -> None:
+        if (failure := self._member.failure) is not None:
+            raise failure
         view = await self._membership.view()
         if view.me not in {member.id for member in view.members}:
             self._member.note_fenced()
@@ -118,6 +122,7 @@ class Turns:
         for account in self._epochs.keys() - self._member.serves - self._giving:
             self._begin_to_give(account)
         await self._give_up_stuck(view)
+        await self._give_up_outgrown()
         seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
         self._log_unserved(unserved(view))
         owners = dict(view.owners) | dict.fromkeys(self._giving & view.owners.keys(), IN_OTHER_HANDS)
@@ -188,6 +193,18 @@ class Turns:
             handover = Handover(is_clean=False, settle_s=self._member.times.trust_s)
             await self._begin(account, view.mine[account], handover)
 
+    # --- accounts that need another lane
+
+    async def _give_up_outgrown(self) -> None:
+        """Give back accounts that have rows to import and a lane for ids alone: the next owner, maybe this member,
+        begins one that starts them."""
+        fed, self._fed = self._fed, frozenset()
+        for_ids = {name for name, lane in self._service.lanes.items() if lane.imports is None} - self._giving
+        asked = for_ids if self._turns % ROWS_EVERY == 0 else for_ids & fed
+        for account in await self._membership.with_rows(asked):
+            log.info("account.outgrown", account=account)
+            self._begin_to_give(account)
+
     # --- accounts that others should try
 
     async def _give_up_stuck(self, view: FleetView) -> None:
@@ -233,14 +250,14 @@ class Turns:
 
     async def _drop_all(self) -> None:
         """Drop all that this process owned, without recording: it has been buried."""
-        for account in list(self._service.lanes):
-            await self._service.drop_lane(account)
+        await self._service.drop_lanes()
         self._epochs.clear()
         self._giving.clear()
         await self._sinks.drop()
         self._turns = 0
 
     def _on_hints(self, hints: Hints) -> None:
+        self._fed |= hints.fed
         for account in hints.fed & self._service.lanes.keys():
             self._service.lanes[account].wake()
         if hints.reload:

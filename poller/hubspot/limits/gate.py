@@ -11,6 +11,7 @@ import structlog
 
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
+from poller.core.learned_limit import LearnedLimit
 from poller.core.model import (
     ANSWERING,
     NO_LIMITS,
@@ -70,16 +71,17 @@ class AccountGate:
         has_new_token: Callable[[], bool] = lambda: False,
         is_trusted: Callable[[], bool] | None = None,
         handover: Handover | None = None,
+        known: LearnedLimit | None = None,
     ) -> None:
         """`has_new_token` is called while the token is refused, and returns whether to try another at once. In a fleet,
-        `is_trusted` returns whether this member may send requests now, and `handover` is what the owner before left."""
+        `is_trusted` returns whether this member may send requests now, and `handover` is what the owner before left.
+        `known` is the limit that HubSpot reported to an earlier process."""
         self._account = account
         self._clock = clock
         self._monotonic = monotonic
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
-        self._windows = AccountWindows(limits.requests, limits.window_s)
-        self._concurrency = Concurrency(limits.workers, self._windows.own)
+        self._windows = AccountWindows(limits.requests, limits.window_s, known.reported if known else None)
         self._counts = RequestCounts()
         self._outage = OutageDetector()
         self._refusals = RefusalDetector()
@@ -97,14 +99,15 @@ class AccountGate:
         )
         assumed_s = 0.0
         if handover is None:
-            assumed_s = assumed_used_s(state, self._windows.own, clock())
+            assumed_s = assumed_used_s(state, self._windows.longest, clock())
             self._windows.fill(assumed_s, monotonic())
         else:
             self._windows.take_over(handover, monotonic())
+        self._concurrency = Concurrency(limits.workers, self._windows.tighter)
         self._active_at = clock() if assumed_s and not state.clean else state.active_at  # before this run's requests
         self._ended_at: float | None = None  # when the latest request ended, monotonic
         self._logged: set[Window] = set()
-        self._admission = AdmissionQueue(self._wait_s, self._windows.own, monotonic=monotonic)
+        self._admission = AdmissionQueue(self._wait_s, self._windows.tighter, monotonic=monotonic)
         if state.pause == Pause.PAUSED_BY_PERSON:
             self._pause.hold(state.pause_detail)
 
@@ -139,6 +142,7 @@ class AccountGate:
         return self._active_at if self._ended_at is None else self._clock() - (self._monotonic() - self._ended_at)
 
     def reading(self) -> GateReading:
+        reported = self._windows.reported
         tighter, left, usable = self._windows.tighter, self._quota.left(self._windows.in_flight), self._quota.usable
         return GateReading(
             state=self.state(),
@@ -153,7 +157,7 @@ class AccountGate:
             daily_usable=None if math.isinf(usable) else max(0, int(usable)),
             resets_at=self._quota.resets_at,
             pauses=dict(self._pause.begun),
-            limit_reported=self._windows.reported is not None,
+            reported=None if reported is None else (reported.limit, reported.window_s),
         )
 
     @property

@@ -21,8 +21,10 @@ class AccountWindows:
     headers' window is shared with other clients.
     """
 
-    def __init__(self, requests: int | None, window_s: float | None) -> None:
+    def __init__(self, requests: int | None, window_s: float | None, known: tuple[int, float] | None = None) -> None:
+        """`known`: requests and seconds of the window that HubSpot reported to an earlier process."""
         self.reported: Window | None = None
+        self._known = None if known is None else Window(limit=known[0], window_s=known[1])
         self._held = HeldSlots()
         self._others = Others()
         self._sporadic = SporadicRefusals()
@@ -37,7 +39,7 @@ class AccountWindows:
     def apply(self, requests: int | None, window_s: float | None, now: float) -> None:
         """Use another limit of the person's from now on. Where its window reaches back further than the instants that
         are kept, it counts as full for its whole length."""
-        longest_s = self._longest_s
+        longest_s = self.longest.window_s
         self._set(requests, window_s)
         if self.own.window_s > longest_s + KEPT_S:
             self.fill(self.own.hold_s, now)
@@ -51,18 +53,24 @@ class AccountWindows:
         if handover.is_clean:
             self._held.restore(handover.slot_ages_s, now)
         else:
-            self.fill(self.own.hold_s + handover.settle_s, now)
+            self.fill(self.longest.hold_s + handover.settle_s, now)
+        self.reported = self._known
 
     def ages_s(self, now: float) -> tuple[float, ...] | None:
         """Return how long ago each request ended that a window may still count; None where any slot may be in use."""
         if self.in_flight or self._full_until > now:
             return None
-        return self._held.ages_s(self._longest_hold_s, now)
+        return self._held.ages_s(self.longest.hold_s, now)
 
     @property
     def in_flight(self) -> int:
         """How many requests have left and not ended."""
         return self._held.in_flight
+
+    @property
+    def longest(self) -> Window:
+        """The window that counts requests for longer: the person's, or the one that HubSpot reported last."""
+        return self.own if self._known is None else max(self.own, self._known, key=lambda window: window.window_s)
 
     @property
     def tighter(self) -> Window:
@@ -83,7 +91,7 @@ class AccountWindows:
 
     def release(self, now: float) -> None:
         """A request has ended; its slots remain taken for one more window."""
-        self._held.release(now, self._longest_s)
+        self._held.release(now, self.longest.window_s)
 
     def free_in_s(self, now: float) -> float:
         """Return when a request may leave: 0 is now, infinity means that an answer must come first."""
@@ -110,7 +118,7 @@ class AccountWindows:
         window = Window(limit=limit or known.limit, window_s=interval_s or known.window_s)
         if window == self.reported:
             return None
-        self.reported = window
+        self.reported = self._known = window
         return window if window != known else None
 
     def learn_others(self, limits: RateLimits, *, accepted: bool, sent_at: float, now: float) -> None:
@@ -162,14 +170,6 @@ class AccountWindows:
         is_reported = limits.max is not None and limits.remaining is not None
         unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)
         self._others.refuse(unseen, window, now)
-
-    @property
-    def _longest_hold_s(self) -> float:
-        return self.own.hold_s if self.reported is None else max(self.own.hold_s, self.reported.hold_s)
-
-    @property
-    def _longest_s(self) -> float:
-        return self.own.window_s if self.reported is None else max(self.own.window_s, self.reported.window_s)
 
     def _shared_free_in_s(self, window: Window, now: float) -> float:
         capacity = self._others.capacity(window, now)

@@ -18,6 +18,17 @@ from poller.store.postgres.connection import fetch_all, fetch_first
 _OF_ACCOUNT = "account = (SELECT id FROM account WHERE name = %s)"
 
 
+# Keys are in the order of the lines, but rows are inserted in their own: members of a fleet that are fed the same rows
+# wait for each other in one direction.
+_INSERT_ROWS = (
+    "WITH line AS (SELECT nextval((SELECT pg_get_serial_sequence('import_row', 'key')::regclass)) AS key,"
+    ' x.row COLLATE "C" AS row, x.body, x.ref FROM unnest(%s::text[], %b::bytea[], %b::bytea[])'
+    " WITH ORDINALITY AS x (row, body, ref, nr) ORDER BY x.nr)"
+    " INSERT INTO import_row (key, account, row, body, ref, fed_at, due_at) OVERRIDING SYSTEM VALUE"
+    " SELECT key, %s, row, body, ref, %s, %s FROM line ORDER BY row, key ON CONFLICT DO NOTHING"
+)
+
+
 # --- feeding ---------------------------------------------------------------------------------------------------------
 
 
@@ -27,20 +38,18 @@ async def add_rows(
     """Store the rows that are new, or whose latest attempt failed; return how many, and how many duplicates have a
     task that ended but is not complete. `accounts`: the numbers of the rows' accounts."""
     added = failed = 0
-    for name, account in accounts.items():
+    for name, account in sorted(accounts.items()):
         of_account = [row for row in fed if row.account == name]
         await connection.execute("INSERT INTO import_sum (account) VALUES (%s) ON CONFLICT DO NOTHING", (account,))
         inserted = await connection.execute(
-            "INSERT INTO import_row (account, row, body, ref, fed_at, due_at)"
-            " SELECT %s, x.row, x.body, x.ref, %s, %s FROM unnest(%s::text[], %b::bytea[], %b::bytea[])"
-            " WITH ORDINALITY AS x (row, body, ref, nr) ORDER BY x.nr ON CONFLICT DO NOTHING",
+            _INSERT_ROWS,
             (
-                account,
-                now,
-                now,
                 [row.row for row in of_account],
                 [row.body for row in of_account],
                 [row.ref for row in of_account],
+                account,
+                now,
+                now,
             ),
         )
         new = inserted.rowcount
@@ -54,7 +63,8 @@ async def add_rows(
 async def _add_attempts(
     connection: AsyncConnection, account: int, fed: Sequence[FedRow], now: float
 ) -> tuple[int, int]:
-    """Store a new attempt at each known row that failed; return how many, and how many that ended are none."""
+    """Store a new attempt at each known row that failed; return how many, and how many that ended are none. Where
+    another member of a fleet makes the same attempt, it is waited for, and the row is passed over."""
     by_row = {row.row: row for row in fed}
     found = await fetch_all(
         connection,
@@ -62,7 +72,7 @@ async def _add_attempts(
         " JOIN import_row latest ON latest.account = f.account"
         " AND latest.row = CASE f.attempts WHEN 1 THEN f.row ELSE f.row || '~' || f.attempts END"
         " JOIN task t ON t.key = latest.task AND t.kind IS NOT NULL"
-        " WHERE f.account = %s AND f.row = ANY (%s) ORDER BY f.key",
+        " WHERE f.account = %s AND f.row = ANY (%s) ORDER BY f.key FOR UPDATE OF f",
         (account, list(by_row)),
     )
     again = [each for each in found if each[4] != Kind.COMPLETE and not each[5]]
@@ -248,6 +258,17 @@ async def backlog(connection: AsyncConnection, account: str, limit: int) -> int:
         f"SELECT count(*) FROM (SELECT 1 FROM import_row WHERE {_OF_ACCOUNT} AND task IS NULL LIMIT %s) x",  # noqa: S608 - our own text
         (account, limit),
     )
+
+
+async def accounts_with_rows(connection: AsyncConnection, names: Sequence[str]) -> list[str]:
+    """Return those of these accounts that have a row without a task."""
+    found = await fetch_all(
+        connection,
+        "SELECT name FROM account a WHERE name = ANY (%s)"
+        " AND EXISTS (SELECT FROM import_row WHERE account = a.id AND task IS NULL)",
+        (names,),
+    )
+    return [name for (name,) in found]
 
 
 async def underway(connection: AsyncConnection, account: str) -> int:

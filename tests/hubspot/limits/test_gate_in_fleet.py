@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from poller.core.accounts import AccountState
 from poller.core.handover import Handover
+from poller.core.learned_limit import LearnedLimit
 from poller.core.model import Answer, RateLimits, Running
 from poller.core.protocols import Clock
 from poller.hubspot.limits import AccountGate, GateLimits
@@ -27,6 +28,7 @@ def make_gate(
     *,
     is_trusted: Callable[[], bool] | None = None,
     state: AccountState | None = None,
+    known: LearnedLimit | None = None,
     **limits: Any,
 ) -> AccountGate:
     return AccountGate(
@@ -38,6 +40,7 @@ def make_gate(
         rng=Random(1),
         is_trusted=is_trusted,
         handover=handover,
+        known=known,
     )
 
 
@@ -130,6 +133,49 @@ async def test_a_longer_window_that_hubspot_reports_is_handed_over(clock: Clock)
     assert gate.slot_ages_s == pytest.approx((30.0,))
     await asyncio.sleep(31)
     assert gate.slot_ages_s == ()
+
+
+# --- a window that HubSpot reported to the owner before --------------------------------------------------------------
+
+REPORTED = LearnedLimit(requests=10, window_s=10.0, reported_requests=20, reported_window_s=60.0)
+
+
+async def test_an_unclean_wait_is_as_long_as_the_window_that_hubspot_reported(clock: Clock) -> None:
+    began_at = asyncio.get_running_loop().time()
+    gate = make_gate(clock, Handover(is_clean=False), known=REPORTED)
+    assert await poll(gate) - began_at == pytest.approx(60.12, abs=0.01)
+
+
+async def test_the_reported_window_is_in_force_at_the_next_owner_from_the_first_request_on(clock: Clock) -> None:
+    began_at = asyncio.get_running_loop().time()
+    gate = make_gate(clock, Handover(is_clean=True, slot_ages_s=(30.0,) * 19), known=REPORTED)
+    left = [await poll(gate) - began_at for _ in range(2)]
+    assert left == [pytest.approx(0.0), pytest.approx(30.12, abs=0.01)]
+
+
+async def test_other_limits_in_an_answer_replace_what_the_owner_before_knew(clock: Clock) -> None:
+    began_at = asyncio.get_running_loop().time()
+    gate = make_gate(clock, Handover(is_clean=True, slot_ages_s=(30.0,) * 19), known=REPORTED)
+    left = [await poll(gate, RateLimits(max=10, remaining=9, interval_s=10.0)) - began_at for _ in range(9)]
+    assert left[-1] < 10
+    assert gate.reading().reported == (10, 10.0)
+
+
+async def test_after_a_kill_the_window_counts_as_full_for_as_long_as_hubspot_reported(clock: Clock) -> None:
+    """Without a fleet, too. Only the wait: what HubSpot reports now may be another limit."""
+    began_at = asyncio.get_running_loop().time()
+    gate = make_gate(clock, state=AccountState(active_at=clock(), clean=False), known=REPORTED)
+    assert await poll(gate) - began_at == pytest.approx(60.12, abs=0.01)
+    assert (gate.reading().window_limit, gate.reading().limit_reported) == (10, False)
+
+
+async def test_a_limit_that_an_earlier_version_kept_is_its_reported_window(clock: Clock) -> None:
+    began_at = asyncio.get_running_loop().time()
+    gate = make_gate(clock, Handover(is_clean=False), known=LearnedLimit(requests=20, window_s=30.0))
+    assert await poll(gate) - began_at == pytest.approx(30.06, abs=0.01)
+
+
+# --- many changes of owner -------------------------------------------------------------------------------------------
 
 
 async def test_a_window_that_changes_owner_again_and_again_is_never_exceeded(clock: Clock) -> None:

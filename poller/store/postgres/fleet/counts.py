@@ -3,7 +3,8 @@ others did. "" is the kind of tasks that wait.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from psycopg import AsyncConnection
 
@@ -22,6 +23,17 @@ _COUNT_AGAIN = (
     " (SELECT coalesce(kind, '') AS kind, count(*) AS tasks, count(*) FILTER (WHERE landed) AS landed,"
     " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
     " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
+)
+COUNTS = "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind"
+
+# Where each pod has its own name, members come and go for years. One statement: each count is in one row at any time.
+_FOLD = (
+    "WITH gone AS (DELETE FROM kind_count c WHERE c.replica <> '' AND NOT EXISTS"
+    " (SELECT FROM replica r WHERE r.name = c.replica) RETURNING kind, tasks, landed, polls)"
+    " INSERT INTO kind_count AS c (replica, kind, tasks, landed, polls)"
+    " SELECT '', kind, sum(tasks), sum(landed), sum(polls) FROM gone GROUP BY kind ORDER BY kind"
+    " ON CONFLICT (replica, kind) DO UPDATE SET tasks = c.tasks + excluded.tasks,"
+    " landed = c.landed + excluded.landed, polls = c.polls + excluded.polls"
 )
 
 
@@ -42,10 +54,16 @@ async def count_again(connection: AsyncConnection) -> None:
     await connection.execute(_COUNT_AGAIN.encode())
 
 
+async def fold(connection: AsyncConnection) -> None:
+    """Add the rows of members that have left to the one row a kind that belongs to none."""
+    await connection.execute(_FOLD)
+
+
 async def counts(connection: AsyncConnection) -> dict[str, KindCount]:
     """Return the sums of all members by kind."""
-    found = await fetch_all(
-        connection,
-        "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind",
-    )
+    return counts_of(await fetch_all(connection, COUNTS))
+
+
+def counts_of(found: Iterable[Sequence[Any]]) -> dict[str, KindCount]:
+    """Return what the rows of `COUNTS` hold."""
     return {kind: KindCount(*numbers) for kind, *numbers in found}

@@ -64,7 +64,7 @@ class Heart:
             async with asyncio.timeout(self._within_s), self._alone:
                 connection = await self._connected()
                 return await answered(self._send(connection, query, values), connection, within_s=self._within_s)
-        except TimeoutError:
+        except OSError:  # a time-out, or a socket that the operating system has closed
             await self.close()
         except psycopg.Error as error:
             await self.close()

@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 
 from poller.core.fleet import FleetView, Member, SinkPlace
 from poller.store.postgres.connection import fetch_all, fetch_first
+from poller.store.postgres.fleet import counts, statuses
 from poller.store.postgres.fleet.accounts import know_accounts
 
 _JOIN = (
@@ -71,13 +72,17 @@ async def insert_member(
     serves: Collection[str],
     settings: Mapping[str, object],
 ) -> int | None:
-    """Return the id of the new row; None where the name is in use. Rows of `former` memberships are deleted."""
+    """Return the id of the new row; None where the name is in use. Rows of `former` memberships are deleted, and what
+    members left behind that are gone."""
     if former:
         await connection.execute("DELETE FROM replica WHERE id = ANY (%s)", (list(former),))
     await know_accounts(connection, serves)
     values = (*process, now, now, name, sorted(serves), orjson.dumps(settings).decode())
-    row = await fetch_first(connection, _JOIN, values)
-    return None if row is None else int(row[0])
+    if (row := await fetch_first(connection, _JOIN, values)) is None:
+        return None
+    await counts.fold(connection)
+    await statuses.forget(connection)
+    return int(row[0])
 
 
 async def announce(

@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 
 from poller.core.fleet import Beat, Fenced, FleetView, Hints, KindCount, Membership, Published, Taken, TakenSink
 from poller.core.protocols import Clock
+from poller.store.postgres import import_rows
 from poller.store.postgres.fleet import accounts as owning
 from poller.store.postgres.fleet import members, sinks, statuses
 from poller.store.postgres.fleet.counts import counts
@@ -106,6 +107,9 @@ class PostgresMembership(Membership):
         except Fenced:
             return False
 
+    async def with_rows(self, accounts: Collection[str]) -> frozenset[str]:
+        return frozenset(await self._read(import_rows.accounts_with_rows, list(accounts))) if accounts else frozenset()
+
     # --- sinks
 
     async def want_sinks(self, names: Sequence[str], *, shared: Collection[str] = ()) -> None:
@@ -131,8 +135,8 @@ class PostgresMembership(Membership):
 
     # --- what members show each other
 
-    async def publish(self, status: bytes) -> None:
-        await self._read(statuses.publish, self._member(), status)
+    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
+        return dict(await self._read(statuses.publish, self._member(), status))
 
     async def published(self) -> list[Published]:
         return list(await self._read(statuses.published))

@@ -1,0 +1,84 @@
+"""A lane that starts imports, on its own: what a member of a fleet needs of it."""
+
+import asyncio
+from collections.abc import MutableMapping
+from random import Random
+from typing import Any
+
+import orjson
+
+from poller.core.accounts import AccountState, Pause
+from poller.core.model import Answer, Chunk, FedRow, Position, Running, Task, Unreachable
+from poller.core.protocols import Clock
+from poller.core.request_protocols import RightLost
+from poller.core.starts import NotSent, StartAnswer
+from poller.engine import GiveUpRules, Recorder
+from poller.engine.import_lane import ImportLane
+from poller.engine.metrics import Metrics
+from poller.hubspot.limits import AccountGate, GateLimits
+from poller.schedule.policy import Polling
+from poller.schedule.starts import StartRules
+from poller.store import open_store
+
+
+class Down:
+    """A HubSpot that is down: starts do not reach it. The right to send the first probe is lost on the way."""
+
+    longest_s = 30.0
+
+    def __init__(self) -> None:
+        self.is_up = False
+        self.probes = 0
+
+    async def start(self, _body: bytes) -> StartAnswer:
+        await asyncio.sleep(0.1)
+        shows = Running(status="PENDING") if self.is_up else Unreachable(reason="refused")
+        return StartAnswer(outcome=NotSent(reason="refused", left=False), shows=shows)
+
+    async def poll(self, _task: Task) -> Answer:
+        self.probes += 1
+        if self.probes == 1:
+            raise RightLost
+        self.is_up = True
+        return Answer(outcome=Running(status="PENDING"))
+
+
+async def test_a_probe_whose_right_ends_on_the_way_is_made_again_and_the_lane_lives(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    store, metrics, hubspot = await open_store("sqlite:///:memory:", clock=clock), Metrics(), Down()
+    rows = tuple(FedRow(account="a", row=f"{n}", body=b"{}", ref=orjson.dumps({"n": n})) for n in range(40))
+    source = await store.new_source("rows")
+    await store.add(source, Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(line=40)))
+    gate = AccountGate(
+        "a",
+        GateLimits(workers=4),
+        state=AccountState(),
+        clock=clock,
+        monotonic=asyncio.get_running_loop().time,
+        rng=Random(1),
+    )
+    lane = ImportLane(
+        "a",
+        starts=store.starts,
+        starter=hubspot,
+        start_rules=StartRules(trial=0),
+        on_trial_failed=None,
+        store=store,
+        gate=gate,
+        client=hubspot,
+        polling=Polling(),
+        recorder=Recorder("a", store=store, metrics=metrics, on_recorded=lambda _records: None),
+        clock=clock,
+        rng=Random(1),
+        limits=GiveUpRules(),
+    )
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(lane.run())
+        await asyncio.sleep(120)
+        assert any(each["pause"] == Pause.OUTAGE for each in events if each["event"] == "lane.paused")
+        assert not running.done()
+        assert hubspot.probes >= 2
+        assert gate.pause is None
+        lane.stop()
+    await store.close()
