@@ -146,7 +146,8 @@ async def test_the_parser_is_made_fed_and_ended_as_before() -> None:
         parser.feed_data(b"0123456789" * 2 + b"0")
         assert protocol.calls == ["pause_reading"]
         for rest in (b"", b"123456789", b""):  # b"": continues
-            assert parser.feed_data(rest) == ((), False, b"")
+            messages, is_upgraded, _ = parser.feed_data(rest)
+            assert (list(messages), is_upgraded) == ([], False)
         assert content.is_eof()
         assert content.read_nowait() == b"0123456789" * 3
         assert "resume_reading" in protocol.calls
