@@ -96,7 +96,7 @@ class Lane:
             workers.create_task(self._work(workers))
 
     async def _work(self, workers: asyncio.TaskGroup) -> None:
-        while (task := await self._due_tasks.next()) is not None:
+        while (task := self._due_tasks.at_hand() or await self._due_tasks.next()) is not None:
             if not await self._poll(task, workers):
                 return
 
@@ -121,13 +121,16 @@ class Lane:
         self._start_workers(workers)
         if asked is task:
             self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s, now=now)
-            await self._recorder.wait_for_room(UNRECORDED_A_WORKER * self.gate.workers)
+            if self._recorder.unrecorded >= (most := UNRECORDED_A_WORKER * self.gate.workers):
+                await self._recorder.wait_for_room(most)
         else:
             self._return_unpolled(task, asked, answer.outcome)
         return True
 
     def _checked(self, task: Task, answer: Answer, now: float) -> Answer:
-        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, now)
+        if self._first_answers.is_known or self._polling.trust_unknown:
+            return answer
+        return self._first_answers.check(task, answer, now)
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""

@@ -62,6 +62,11 @@ class Recorder:
         self._unrecorded.append(polled)
         self._has_unrecorded.set()
 
+    @property
+    def unrecorded(self) -> int:
+        """How many polls wait for their commit."""
+        return len(self._unrecorded)
+
     async def wait_for_room(self, limit: int) -> None:
         """Wait until fewer than `limit` polls are unrecorded: a crash would repeat them all."""
         while len(self._unrecorded) >= limit:

@@ -183,7 +183,8 @@ class HostPool:
         self._now = asyncio.get_running_loop().time
         proxied = template.proxy is not None and not template.is_ssl()
         self._origin = str(template.url.origin()) if proxied else ""
-        self._version_and_host = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n"
+        self._get = f"GET {self._origin}"
+        self._after_target = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n{self._for_proxy()}"
 
     async def get(self, target: str, headers: str, on_send: Callable[[], None] | None = None) -> Reply:
         """Request `target`, a path. `headers` are lines, each with its CRLF, without Host. `on_send` is called right
@@ -195,15 +196,13 @@ class HostPool:
             except BaseException:
                 self.take_back(connection, keep=True)
                 raise
-        return await self._exchange(
-            connection, f"GET {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}\r\n".encode()
-        )
+        return await self._exchange(connection, f"{self._get}{target}{self._after_target}{headers}\r\n".encode())
 
     async def post(self, target: str, headers: str, body: bytes, on_send: Callable[[], None]) -> Reply:
         """POST a body as `get` does, always over a new connection. `on_send` is called right before the first byte
         may leave; an exception before that is one of a request that was never sent."""
         connection = await self._new_connection()
-        head = f"POST {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}"
+        head = f"POST {self._origin}{target}{self._after_target}{headers}"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         try:
             on_send()
@@ -256,6 +255,13 @@ class HostPool:
         if not self._origin or "Proxy-Authorization" not in self._template.headers:
             return ""
         return f"Proxy-Authorization: {self._template.headers['Proxy-Authorization']}\r\n"
+
+
+def body_at_hand(content: StreamReader, limit: int) -> bytes | None:
+    """Return a body that has arrived whole, as most do; None where `read_body` must wait for it or refuse it."""
+    if not content.is_eof() or content.exception() is not None or content.total_bytes > limit:
+        return None
+    return content.read_nowait()
 
 
 async def read_body(content: StreamReader, limit: int) -> tuple[bytes, Exception | None]:

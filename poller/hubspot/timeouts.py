@@ -81,15 +81,19 @@ class RequestTimeouts:
 
     def of(self, key: int) -> SharedTimeout:
         """Return the time-out of the next request for task `key`."""
-        halvings = max(0, self._halvings - max(self._in_a_row, self._timed_out.get(key, 0)))
-        if halvings not in self._shared:
-            self._shared[halvings] = SharedTimeout(self._limit_s / 2**halvings)
-        return self._shared[halvings]
+        halvings = self._halvings
+        if self._timed_out:
+            halvings = max(0, halvings - max(self._in_a_row, self._timed_out.get(key, 0)))
+        shared = self._shared.get(halvings)
+        if shared is None:
+            shared = self._shared[halvings] = SharedTimeout(self._limit_s / 2**halvings)
+        return shared
 
     def answer(self, key: int, *, sent_at: float, took_s: float) -> None:
         """Note that a request for task `key`, sent at `sent_at`, was answered after `took_s`."""
         self._in_a_row = 0
-        self._answered_to = max(self._answered_to, sent_at)
+        if sent_at > self._answered_to:
+            self._answered_to = sent_at
         if self._timed_out:
             self._timed_out.pop(key, None)
         self._latest.append(took_s)

@@ -33,11 +33,13 @@ CALLED: list[tuple[Any, str, tuple[str, ...], tuple[str, ...]]] = [  # owner, na
     (streams.StreamReader, "read_nowait", (), ()),
     (streams.StreamReader, "readany", (), ()),
     (streams.StreamReader, "set_exception", ("exc",), ()),
+    (streams.StreamReader, "exception", (), ()),
     (aiohttp.ClientRequest, "is_ssl", (), ()),
 ]
 AWAITED = {"connect", "_create_connection", "readany"}
 # What it reads: properties of the class, and what an instance has.
 PROPERTIES = [
+    (streams.StreamReader, "total_bytes"),
     (client_proto.ResponseHandler, "should_close"),
     (connector.Connection, "protocol"),
     (connector.Connection, "transport"),

@@ -12,18 +12,7 @@ import structlog
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
 from poller.core.learned_limit import LearnedLimit
-from poller.core.model import (
-    ANSWERING,
-    NO_LIMITS,
-    Answer,
-    Finished,
-    Missing,
-    RateLimits,
-    Refused,
-    Running,
-    Throttled,
-    Unreachable,
-)
+from poller.core.model import ANSWERING, Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock
 from poller.core.request_protocols import Slot
@@ -82,8 +71,7 @@ class AccountGate:
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
         self._windows = AccountWindows(limits.requests, limits.window_s, known.reported if known else None)
-        self._counts = RequestCounts()
-        self._outage = OutageDetector()
+        self._counts, self._outage = RequestCounts(), OutageDetector()
         self._refusals = RefusalDetector()
         self._throttles = ThrottleWatch()
         probes = Probes(self._counts, monotonic=monotonic, rng=rng)
@@ -253,7 +241,7 @@ class AccountGate:
 
     def abandon(self, slot: HeldSlot) -> None:
         """The request may have reached the server until now, and its result stays unknown."""
-        self._release(slot, NO_LIMITS, self._monotonic())
+        self._release(slot, RateLimits(), self._monotonic())
         self._fail_probe(slot)
         self._admission.wake()
 
