@@ -70,6 +70,15 @@ def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
     return None if path is None else lock.last_beat(path)
 
 
+async def ask_to_reload(url: str) -> None:
+    """Ask all replicas of a fleet to reload. Raises `ConfigError` (not in PostgreSQL), `StoreUnusable`."""
+    if not url.startswith(POSTGRES):
+        raise ConfigError(f"{redacted_url(url)} is in no fleet: leave out --all.")
+    with _driver_required():
+        from poller.store import postgres
+    await postgres.ask_to_reload(url)
+
+
 async def move_sink(url: str, name: str, home: str) -> str:
     """Make the replica `home` the one that delivers a sink of a fleet, whose file a person has moved there; return the
     one before. Raises `ConfigError` (not in PostgreSQL, no such sink, one without a home), `StoreUnusable`."""

@@ -10,8 +10,9 @@ import pytest
 
 from poller.app.environment import Environment
 from poller.app.run import run
-from poller.config import load
-from poller.core.errors import ConfigError
+from poller.cli.fleet_reload import reload_fleet
+from poller.config import Settings, load
+from poller.core.errors import ConfigError, Exit
 from poller.hubspot.client import Connections
 from poller.store import read_store
 from tests.support.fleet_services import ACCOUNTS, at_work
@@ -72,6 +73,36 @@ async def test_a_replica_that_is_stopped_leaves_its_accounts_to_the_other_one(
     reader = await read_store(postgres_url)
     assert (await reader.sums()).waiting == 0
     await reader.close()
+
+
+async def test_a_reload_of_all_shows_what_each_replica_took_what_needs_a_restart_and_who_refused(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        r1, r2 = fleet.replicas.values()
+        assert await reload_fleet(r1.settings) == ("r1: changed: nothing\nr2: changed: nothing", Exit.ALL_COMPLETE)
+        r1.reread = lambda: r1.settings.model_copy(update={"retention_s": 86_400.0, "sinks": ["stdout"]})
+        r2.reread = _refuse
+        text, code = await reload_fleet(r1.settings)
+        assert text.splitlines() == [
+            "r1: changed: retention_s; needs a restart: sinks",
+            "r2: refused the settings; nothing changed: requests must be above 0.",
+        ]
+        assert code is Exit.CONFIG
+        with fleet.database as database:
+            database.execute("UPDATE replica SET is_draining = true WHERE name = 'r1'")
+            database.execute(
+                "WITH frozen AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name)"
+                " VALUES ('away', 1, 0, 0, clock_timestamp(), 'r3') RETURNING id)"
+                " INSERT INTO announced (replica, serves, settings) SELECT id, '{}', '{}' FROM frozen"
+            )
+        text, code = await reload_fleet(r1.settings, within_s=1.0)
+        assert "r1: is stopping" in text
+        assert "r3: no answer within 1 s" in text
+
+
+def _refuse() -> Settings:
+    raise ConfigError("requests must be above 0.")
 
 
 async def test_a_second_replica_of_the_same_name_ends_with_the_reason(

@@ -96,6 +96,12 @@ class Heart:
         self._heard |= notes
 
 
+async def ask_to_reload(connection: AsyncConnection) -> None:
+    """Ask all members to reload, from a process that is none."""
+    row = await fetch_first(connection, _CHANNEL)
+    await connection.execute("SELECT pg_notify(%s, %s)", (None if row is None else row[0], RELOAD))
+
+
 def hints_of(heard: Iterable[str], names: dict[int, str]) -> Hints:
     """Return what these notes mean for the owner of these accounts, by number."""
     heard = set(heard)

@@ -8,7 +8,7 @@ from poller.core.protocols import Clock
 from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
-from poller.store.postgres.fleet import sinks
+from poller.store.postgres.fleet import heart, sinks
 from poller.store.postgres.fleet.state_lock import prepare
 from poller.store.postgres.fleet.store import FleetStore
 from poller.store.postgres.open import open_pool
@@ -46,6 +46,21 @@ async def _prepare(connection: AsyncConnection, dsn: Dsn) -> None:
     await make_schema(connection, dsn)
     version = await prepare(connection, dsn)
     log.info("store.opened", path=dsn.shown, version=VERSION, migrated_from=version if version < VERSION else None)
+
+
+async def ask_to_reload(url: str) -> None:
+    """Ask all members of the fleet to reload their settings: they hear of it with their next beat.
+
+    Raises `ConfigError` (the URL), `StoreUnusable`.
+    """
+    dsn = parse(url)
+    try:
+        async with await connect(dsn) as connection:
+            version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
+            refuse_older(version, VERSION, dsn.shown)
+            await answered(heart.ask_to_reload(connection), connection, within_s=CONNECT_WITHIN_S)
+    except psycopg.Error as error:
+        raise unusable(error, dsn) from None
 
 
 async def move_sink(url: str, name: str, home: str) -> str:
