@@ -9,7 +9,7 @@ from poller.core.fleet import FleetView, Member, Published
 from poller.core.fleet_faults import differing, unserved
 from poller.core.text import printable
 
-AT_WORK = "at work"
+MEMBER_STATES = ("at_work", "stopping", "no_news")
 STALE_S = 6.0  # an older status is shown as such
 
 
@@ -107,7 +107,7 @@ def fleet_lines(fleet: FleetSnapshot) -> list[str]:
 def fleet_words(fleet: FleetSnapshot) -> list[str]:
     """Return the fleet in a few words: how many replicas, and what is wrong."""
     words = [f"{len(fleet.members)} replicas" if len(fleet.members) != 1 else "1 replica"]
-    words += [f"{printable(each.replica)}: {state}" for each in fleet.members if (state := _state(each)) != AT_WORK]
+    words += [f"{printable(each.replica)}: {state}" for each in fleet.members if (state := _state(each)) != "at work"]
     words += [f"accounts polled by no replica: {len(fleet.unowned):,}"] if fleet.unowned else []
     return words
 
@@ -123,9 +123,13 @@ def _line(member: MemberView) -> str:
     )
 
 
+def member_state(member: MemberView) -> str:
+    """Return what a member does: one of `MEMBER_STATES`."""
+    at_work, stopping, no_news = MEMBER_STATES
+    return stopping if member.is_draining else no_news if member.is_stale else at_work
+
+
 def _state(member: MemberView) -> str:
-    if member.is_draining:
-        return "stopping"
-    if not member.is_stale:
-        return AT_WORK
-    return "no news" if member.status_age_s is None else f"no news for {member.status_age_s:.0f} s"
+    state = member_state(member)
+    is_old = state == MEMBER_STATES[-1] and member.status_age_s is not None
+    return state.replace("_", " ") + (f" for {member.status_age_s:.0f} s" if is_old else "")
