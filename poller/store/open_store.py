@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError
 from poller.core.protocols import Clock, StateReader, Store
 from poller.core.text import redacted_url
@@ -77,6 +78,14 @@ async def ask_to_reload(url: str) -> None:
     with _driver_required():
         from poller.store import postgres
     await postgres.ask_to_reload(url)
+
+
+async def replay_beside(url: str, sink: str, selection: Selection) -> int:
+    """Put the selected records back into the outbox of a sink of the fleet at work on this state; return how many.
+    Raises `ConfigError`, `StoreLocked`, `StoreUnusable`."""
+    with _driver_required():
+        from poller.store import postgres
+    return await postgres.replay(url, sink, selection)
 
 
 async def move_sink(url: str, name: str, home: str) -> str:

@@ -1,21 +1,26 @@
 """Whole services as one fleet on one real server: fed anywhere, shown anywhere, buried and back. Beats are short."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from poller.app.environment import Environment
+from poller.app.fleet_replay import LeftToFleet, deliver_beside, has_fleet
+from poller.app.replay import Replayed
 from poller.app.run import run
 from poller.cli.fleet_reload import reload_fleet
 from poller.config import Settings, load
+from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError, Exit
 from poller.hubspot.client import Connections
 from poller.store import read_store
-from tests.support.fleet_services import ACCOUNTS, at_work
+from tests.support.fleet_services import ACCOUNTS, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
 
@@ -103,6 +108,47 @@ async def test_a_reload_of_all_shows_what_each_replica_took_what_needs_a_restart
 
 def _refuse() -> Settings:
     raise ConfigError("requests must be above 0.")
+
+
+async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_the_sink_and_all_sums_hold(
+    tmp_path: Path, postgres_server: str, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    table = postgres_url.rpartition("=")[2]
+    sink = {"kind": "sql", "url": postgres_server, "table": f"public.{table}"}
+    sinks = {"sinks": [f"jsonl:{tmp_path}/finished.jsonl", sink]}
+    async with at_work(tmp_path, postgres_url, events, {"r1": sinks, "r2": sinks}) as fleet:
+        await fleet.feed(fleet.pages()[0], 40)
+        settings = fleet.replicas["r2"].settings
+        how: dict[str, Any] = {"environ": {}, "clock": time.time}
+        with psycopg.connect(postgres_server, autocommit=True) as database:
+            rows = f"SELECT count(*) FROM public.{table}".encode()  # noqa: S608 - our own name
+
+            def all_are_there() -> bool:
+                return len(fleet.delivered()) == 40 and database.execute(rows).fetchone() == (40,)
+
+            await fleet.until(all_are_there, "all outcomes")
+            database.execute(f"DELETE FROM public.{table}".encode())  # noqa: S608 - our own name
+            assert await has_fleet(settings)
+            (name,) = {each["sink"] for each in fleet.logged("sink.taken") if each["sink"].startswith("sql:")}
+            left = await deliver_beside(settings, name, Selection(), **how)
+            assert left == LeftToFleet(sink=name, replica="r1", records=40)
+            await fleet.until(all_are_there, "the replay")
+        new = await deliver_beside(settings, f"jsonl:{tmp_path}/new.jsonl", Selection(), **how)
+        assert new == Replayed(sink=f"jsonl:{tmp_path}/new.jsonl", delivered=40, refused=0)
+        assert len((tmp_path / "new.jsonl").read_bytes().splitlines()) == 40
+        with pytest.raises(ConfigError, match="of replica r1 has these records"):
+            await deliver_beside(settings, f"jsonl:{tmp_path}/finished.jsonl", Selection(), **how)
+        assert len(fleet.delivered()) == 40
+        await fleet.until(lambda: bool(fleet.logged("sink.given")), "the hint")
+        for page in fleet.pages():
+            while await delivered_as_shown(fleet, page) != {(40, 0)}:  # a page may be a second old
+                await asyncio.sleep(0.2)
+    assert not await has_fleet(settings)
+
+
+async def delivered_as_shown(fleet: FleetAtWork, page: str) -> set[tuple[int, int]]:
+    ledger = (await fleet.overview(page))["ledger"]
+    return {(each["delivered"], each["undelivered"]) for each in ledger["sinks"]}
 
 
 async def test_a_second_replica_of_the_same_name_ends_with_the_reason(

@@ -260,6 +260,8 @@ class Turns:
         self._fed |= hints.fed
         for account in hints.fed & self._service.lanes.keys():
             self._service.lanes[account].wake()
+        if hints.replayed:
+            self._sinks.count_again()
         if hints.reload:
             self._service.reload_asked.set()
 
