@@ -141,7 +141,7 @@ async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_th
         assert len(fleet.delivered()) == 40
         await fleet.until(lambda: bool(fleet.logged("sink.given")), "the hint")
         for page in fleet.pages():
-            while await delivered_as_shown(fleet, page) != {(40, 0)}:  # a page may be a second old
+            while await delivered_as_shown(fleet, page) != {(40, 0)}:  # noqa: ASYNC110 - a page may be a second old
                 await asyncio.sleep(0.2)
     assert not await has_fleet(settings)
 
