@@ -19,6 +19,7 @@ from poller.config import Settings, load
 from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError, Exit
 from poller.hubspot.client import Connections
+from poller.sandbox import parse_durations
 from poller.store import read_store
 from tests.support.fleet_services import ACCOUNTS, FleetAtWork, at_work
 
@@ -62,6 +63,36 @@ async def test_a_buried_replica_joins_again_and_nothing_is_lost_or_doubled(
         await asyncio.sleep(0.3)
         assert fleet.delivered() == Counter(ids)
         assert fleet.api.stats().throttled_total == 0
+
+
+async def test_lines_of_a_file_that_a_failover_lost_are_read_again_from_where_the_state_has_it(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    file = tmp_path / "ids.txt"
+    own = {"r1": {"sources": [{"path": str(file), "follow": True}]}}
+    async with at_work(tmp_path, postgres_url, events, own, durations=parse_durations("fixed:60")) as fleet:
+        ids = fleet.api.preload(20)
+        with fleet.database as database:
+
+            def stored() -> set[str]:
+                return {task_id for (task_id,) in database.execute("SELECT task_id FROM task").fetchall()}
+
+            file.write_text("".join(f"{task_id}\n" for task_id in ids[:12]))
+            await fleet.until(lambda: len(stored()) == 12, "the first lines")
+            database.execute("CREATE TABLE standby AS SELECT * FROM source")
+            with file.open("a") as appended:
+                appended.writelines(f"{task_id}\n" for task_id in ids[12:])
+            await fleet.until(lambda: len(stored()) == 20, "the other lines")
+            with database.transaction():  # as a standby that lacks the latest commits
+                database.execute("DELETE FROM replica WHERE name = 'r1'")
+                database.execute("DELETE FROM task WHERE task_id = ANY (%s)", (ids[12:],))
+                database.execute(
+                    'UPDATE source SET (lines, tasks, "offset", line, fingerprint) ='
+                    ' (SELECT lines, tasks, "offset", line, fingerprint FROM standby WHERE standby.id = source.id)'
+                )
+            await fleet.until(lambda: stored() == set(ids), "the lost lines again")
+            sums = database.execute("SELECT lines, tasks, duplicates FROM source WHERE name LIKE '%/ids.txt'")
+            assert sums.fetchall() == [(20, 20, 0)]
 
 
 async def test_a_replica_that_is_stopped_leaves_its_accounts_to_the_other_one(
