@@ -60,13 +60,14 @@ image: $(READY) ## Build by the Dockerfile's steps without Docker, and run the r
 bugs: $(READY) ## Plant each known bug in a copy of the tree: a test must fail each time
 	$(BIN)/python -m campaign.bugs
 
-bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a million tasks, start-up; a quarter of an hour
+bench: $(READY) ## Measure what a poll costs, beside other clients; feeding, a million tasks, start-up; half an hour
 	$(PIP) install --editable '.[bench]'
 	$(BIN)/python -m bench polls
 	$(BIN)/python -m bench feeding
 	$(BIN)/python -m bench scale
 	$(BIN)/python -m bench startup
 	$(BIN)/python -m bench.imports
+	$(BIN)/python -m bench.import_runs
 
 lock: $(READY) ## Pin the image's dependencies and its build backend, with hashes
 	$(PIP) install 'uv>=0.9'

@@ -7,13 +7,15 @@ file in SQLite or, with `--postgres`, a schema of that database.
 
 import argparse
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -22,6 +24,7 @@ import orjson
 
 import poller
 from campaign import trace
+from campaign.forked import Forked
 from campaign.trace import Point
 from poller.core.sums import Sums
 from poller.reports.ledger import imbalances
@@ -34,9 +37,8 @@ STUCK_S = 120.0
 SCENARIO = Scenario(
     durations=parse_durations("uniform:0.05,0.4"), fates={}, requests=30, window_s=0.5, latency_s=(0.005, 0.06)
 )
-CALLS = ("pwrite64", "fdatasync")  # on the state and its log
-HIGHEST_CALL = {"pwrite64": 400, "fdatasync": 120}
-UNREACHED_S = 30.0  # a system call that the run does not make
+ON_STATE = ("pwrite64", "fdatasync")  # the others: on any file or socket
+CALLS_OF_A_RUN = {"pwrite64": 1280, "fdatasync": 48, "write": 160}  # about; a request is one `write`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Instant:
 
 
 Blow = Instant | Point
+Process = asyncio.subprocess.Process | Forked
 
 
 @dataclass(slots=True)
@@ -63,9 +66,10 @@ class Counts:
 class ImportTrial:
     """One folder with rows, a state and an output, and a simulated HubSpot of this process."""
 
-    def __init__(self, folder: Path, counts: Counts, state: str | None = None) -> None:
-        """`state`: its URL; None for a file in SQLite."""
+    def __init__(self, folder: Path, counts: Counts, state: str | None = None, *, forks: bool = False) -> None:
+        """`state`: its URL; None for a file in SQLite. `forks`: fork the processes from one that has imported all."""
         self.folder = folder
+        self.forks = forks
         self.counts = counts
         self.state = state or f"sqlite:///{folder / 'poller.db'}"
         self.api = SandboxApi(SCENARIO, _now)
@@ -77,16 +81,17 @@ class ImportTrial:
     async def run(self, blows: Sequence[Blow]) -> None:
         async with serve(self.api) as url:
             for blow in blows:
-                await self._killed(url, blow)
+                if not await self._killed(url, blow):
+                    break
             await self._until_only_unsure(url)
             unsure = await self._check_before_settling()
             self._let_settle()
-            process = await self._start(url, ["-m", "poller"])
+            process = await self._start(url)
             code = await asyncio.wait_for(process.wait(), STUCK_S)
             await self._check_at_the_end(code, unsure)
 
-    async def _start(self, url: str, command: Sequence[str], prefix: Sequence[str] = ()) -> asyncio.subprocess.Process:
-        words = [*prefix, sys.executable, *command, "import", "rows.csv", "--set", "access=PRIVATE"]
+    async def _start(self, url: str, prefix: Sequence[str] = ()) -> Process:
+        words = ["import", "rows.csv", "--set", "access=PRIVATE", "--no-progress"]
         words += ["--set", "folderPath=/p", "--base-url", url, "--trial", "0", "--workers", str(WORKERS)]
         words += ["--requests", str(SCENARIO.requests), "--window-s", str(SCENARIO.window_s), "--state", self.state]
         environ = {
@@ -98,30 +103,43 @@ class ImportTrial:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(Path(poller.__file__).parent.parent),
         }
+        if self.forks:
+            return Forked(words, self.folder, environ, prefix)
+        command = [*prefix, sys.executable, "-m", "poller", *words]
         with (self.folder / "stderr.log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *words, cwd=self.folder, env=environ, stdout=log, stderr=log, start_new_session=True
+                *command, cwd=self.folder, env=environ, stdout=log, stderr=log, start_new_session=True
             )
 
-    async def _killed(self, url: str, blow: Blow) -> None:
+    async def _killed(self, url: str, blow: Blow) -> bool:
+        """Run until the blow; return False where only unsure rows were left before it."""
         prefix: list[str] = []
         if isinstance(blow, Point):
             paths = [str(self.folder / name) for name in ("poller.db", "poller.db-wal")]
-            prefix = trace.injecting(self.folder / "strace.log", paths, blow, "signal=SIGKILL")
-        process = await self._start(url, ["-m", "poller"], prefix)
-        try:
-            if isinstance(blow, Instant):
-                await self._reached(process, blow)
-            else:
-                await asyncio.wait_for(process.wait(), UNREACHED_S)
-        except TimeoutError:
-            pass
+            watched = paths if blow.call in ON_STATE else []
+            prefix = trace.injecting(self.folder / "strace.log", watched, blow, "signal=SIGKILL")
+        process = await self._start(url, prefix)
+        if isinstance(blow, Instant):
+            await self._reached(process, blow)
+        else:
+            await self._until(process, self._has_other_work)
+        was_reached = isinstance(blow, Instant) or process.returncode is not None
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # strace and what it traces
-        await process.wait()
-        self.kills += process.returncode not in (0, 1)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # strace and what it traces
+        self.kills += await process.wait() == -signal.SIGKILL
+        return was_reached
 
-    async def _reached(self, process: asyncio.subprocess.Process, instant: Instant) -> None:
+    async def _until(self, process: Process, has_work: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until the process has ended or its work is done."""
+        try:
+            async with asyncio.timeout(STUCK_S):
+                while process.returncode is None and await has_work():  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            self._violated("stuck")
+
+    async def _reached(self, process: Process, instant: Instant) -> None:
         wanted = self.api.stats().requests_total + instant.requests
         async with asyncio.timeout(STUCK_S):
             while self.api.stats().requests_total < wanted and process.returncode is None:  # noqa: ASYNC110 - another process
@@ -129,13 +147,8 @@ class ImportTrial:
         await asyncio.sleep(instant.after_s)
 
     async def _until_only_unsure(self, url: str) -> None:
-        process = await self._start(url, ["-m", "poller"])
-        try:
-            async with asyncio.timeout(STUCK_S):
-                while process.returncode is None and await self._has_other_work():  # noqa: ASYNC110 - another process
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            self._violated("stuck")
+        process = await self._start(url)
+        await self._until(process, self._has_other_work)
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         await process.wait()
@@ -216,8 +229,10 @@ def blows_for(rng: Random, kills: int, *, traced: bool) -> list[Blow]:
     """Return the kills of one trial."""
     if not traced:
         return [Instant(requests=rng.randrange(1, 12), after_s=rng.uniform(0.0, 0.06)) for _ in range(kills)]
-    calls = [rng.choice(CALLS) for _ in range(kills)]
-    return [Point(call=call, number=rng.randrange(1, HIGHEST_CALL[call])) for call in calls]
+    calls = [rng.choice(tuple(CALLS_OF_A_RUN)) for _ in range(kills)]
+    return [
+        Point(call=call, number=rng.randrange(1, max(2, CALLS_OF_A_RUN[call] * 3 // (2 * kills)))) for call in calls
+    ]
 
 
 async def campaign(
@@ -239,7 +254,8 @@ async def campaign(
             folder.mkdir()
             schema = f"starts_{os.getpid()}_{seed}_{number}"
             state = None if postgres is None else f"{postgres}{'&' if '?' in postgres else '?'}schema={schema}"
-            await ImportTrial(folder, counts, state).run(blows)
+            await ImportTrial(folder, counts, state, forks=True).run(blows)
+            shutil.rmtree(folder)
     return counts
 
 

@@ -138,7 +138,7 @@ class Builder:
                 retries=retries,
                 starter=self._starter(account, tokens),
                 start_rules=settings.imports.rules(),
-                on_trial_failed=None if service.is_member else _stop_after_trial(service, settings.imports.trial),
+                on_trial_failed=None if service.is_member else _stop_after_trial(service),
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
@@ -153,16 +153,13 @@ class Builder:
 
         return Recorder(name, store=self.store, metrics=self.metrics, on_recorded=on_recorded)
 
-    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries | None:
-        if not settings.imports.retries:
-            return None
-        columns = Columns(named=settings.imports.columns)
+    def _retries(self, name: str, settings: Settings, service: Service, rng: random.Random) -> Retries:
         return Retries(
             name,
             service=service,
             store=self.store,
             most=settings.imports.retries,
-            is_worth_it=lambda record: retry_advice(read_record(record, columns)).retryable,
+            is_worth_it=_may_pass(settings),
             clock=self.environment.clock,
             rng=rng,
         )
@@ -200,9 +197,14 @@ class Builder:
         return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
-        """Apply settings to an account at work. Without `tokens`, only its limits may have changed."""
+        """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have
+        changed."""
+        lane = service.lanes[name]
+        if isinstance(lane, ImportLane):
+            lane.apply_rules(settings.imports.rules())
+            if lane.retries is not None:
+                lane.retries.apply(settings.imports.retries, _may_pass(settings))
         if tokens is not None:
-            lane = service.lanes[name]
             lane.keep_knowledge()
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
             is_same_token = credentials == self._credentials[name]
@@ -268,10 +270,16 @@ class Builder:
         )
 
 
-def _stop_after_trial(service: Service, size: int) -> Callable[[str], None]:
+def _may_pass(settings: Settings) -> Callable[[bytes], bool]:
+    """Return whether the failure in a record's bytes may pass, so that its row is worth another attempt."""
+    columns = Columns(named=settings.imports.columns)
+    return lambda record: retry_advice(read_record(record, columns)).retryable
+
+
+def _stop_after_trial(service: Service) -> Callable[[int, str], None]:
     """Return what ends the run where each row of its trial failed for one reason."""
 
-    def stop(reason: str) -> None:
+    def stop(size: int, reason: str) -> None:
         service.stop_for(
             f"stopped after a trial of {size} rows: each failed for one reason, {reason}. No other row was started."
         )

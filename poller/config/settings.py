@@ -211,7 +211,7 @@ class Settings(AccountSettings):
     account: AccountName = "default"  # of ids without one
     accounts: dict[AccountName, AccountSettings] = {}
     input: InputTable = InputTable()
-    imports: Annotated[ImportsTable, _FIXED] = ImportsTable()
+    imports: ImportsTable = ImportsTable()
     sources: Annotated[
         list[SourceTable], NoDecode, BeforeValidator(source_tables)
     ] = []  # and those of the command line

@@ -57,12 +57,12 @@ class ImportLane(Lane):
         starts: StartStore,
         starter: StartClient,
         start_rules: StartRules,
-        on_trial_failed: Callable[[str], None] | None,
+        on_trial_failed: Callable[[int, str], None] | None,
         retries: Retries | None = None,
         **lane: Any,
     ) -> None:
-        """`lane`: the arguments of `Lane`. `on_trial_failed` gets the one reason for which all of the trial failed;
-        None pauses the account until a person resumes it: a fleet's other accounts go on."""
+        """`lane`: the arguments of `Lane`. `on_trial_failed` gets the trial's size and the one reason for which
+        all of it failed; None pauses the account until a person resumes it: a fleet's other accounts go on."""
         super().__init__(account, **lane)
         self._starts = starts
         self._starter = starter
@@ -118,6 +118,22 @@ class ImportLane(Lane):
     def apply_starter(self, starter: StartClient) -> None:
         """Use another client from the next start on."""
         self._starter = starter
+
+    def apply_rules(self, rules: StartRules) -> None:
+        """Use other rules from the next start on."""
+        self._rules = rules
+        self._trial.resize(rules.trial)
+        self.wake()
+
+    @property
+    def rules(self) -> StartRules:
+        """The rules of starts that are in force."""
+        return self._rules
+
+    @property
+    def retries(self) -> Retries | None:
+        """What starts failed rows again, where that is wanted."""
+        return self._retries
 
     def _may_start(self) -> bool:
         return self._underway + self._in_hand < self._rules.underway and not self._trial.holds
@@ -265,7 +281,7 @@ class ImportLane(Lane):
 
     def _stop_for(self, reason: str) -> None:
         if self._on_trial_failed is not None:
-            self._on_trial_failed(reason)
+            self._on_trial_failed(self._rules.trial, reason)
             return
         since = person_pause_detail(self._clock())
         self.gate.hold(f"{since}: each of the {self._rules.trial} rows of the trial failed, for one reason: {reason}")

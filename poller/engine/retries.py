@@ -43,7 +43,7 @@ class Retries:
         clock: Clock,
         rng: Random,
     ) -> None:
-        """`most`: attempts after the first. `is_worth_it` returns whether the failure in a record may pass."""
+        """`most`: attempts after the first; 0: none. `is_worth_it` returns whether the failure in a record may pass."""
         self._account = account
         self._service = service
         self._store = store
@@ -54,8 +54,15 @@ class Retries:
         self._feed = LiveFeed(service, service.feed_store, f"retries of {account}")
         self._failed: asyncio.Queue[_Failed | None] = asyncio.Queue()  # None: no more will come
 
+    def apply(self, most: int, is_worth_it: Callable[[bytes], bool]) -> None:
+        """Use other settings from the next outcome on. Attempts that are stored are made."""
+        self._most = most
+        self._is_worth_it = is_worth_it
+
     def on_recorded(self, records: Sequence[Record]) -> None:
         """Take records that are on disk. The run does not end before the attempts that follow from them are stored."""
+        if not self._most:
+            return
         dominant = self._service.failures.warning
         for record in records:
             if record.landed or (dominant is not None and record.reason == dominant.reason):

@@ -41,6 +41,12 @@ class Trial:
             return None
         return next(iter(self._reasons))
 
+    def resize(self, size: int) -> None:
+        """Use another size; a trial that is over stays so."""
+        if not self.is_over:
+            self._size = size
+            self._enough = min(LANDED_ENOUGH, size)
+
     def count(self, change: int) -> None:
         """A row is about to be sent for the first time (1), or was certainly not accepted (-1)."""
         self._started += change

@@ -409,7 +409,7 @@ CHANGES: dict[str, Any] = {  # another value of each setting
     "give_up_s": 100.0,
     "imports.columns": {"url": "link"},
     "imports.key": "id",
-    "imports.options": {"access": "PRIVATE"},
+    "imports.options": {"access": "PRIVATE", "folderPath": "/q"},
     "imports.retries": 2,
     "imports.trial": 3,
     "imports.underway": 7,
@@ -459,7 +459,8 @@ CHANGES: dict[str, Any] = {  # another value of each setting
 
 
 InForce = Callable[[str, dict[str, Any], dict[str, Any]], Awaitable[tuple[dict[str, Any], set[tuple[str, str]]]]]
-LIVE = tuple(f"poller.{room}." for room in ("app", "engine", "hubspot", "schedule", "sinks", "sources", "web"))
+ROOMS = ("app", "engine", "hubspot", "schedule", "sinks", "sources", "web")
+LIVE = (*(f"poller.{room}." for room in ROOMS), "poller.core.columns")
 COUNTS = (Metrics, History)
 COUNTED = frozenset({"_workers"})  # the workers that a lane has started: idle ones stay
 
@@ -469,7 +470,14 @@ def flags_of(name: str) -> dict[str, Any]:
     table, dot, key = name.rpartition(".")
     if name == "allow_http":
         return {"allow_http": True, "base_url": "http://example.com"}
-    return {table: {key: CHANGES[name]}} if dot else {name: CHANGES[name]}
+    return {table: start_of(name).get(table, {}) | {key: CHANGES[name]}} if dot else {name: CHANGES[name]}
+
+
+def start_of(name: str) -> dict[str, Any]:
+    """Return the flags of a run in which the setting matters."""
+    if not name.startswith("imports."):
+        return {}
+    return {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PUBLIC_INDEXABLE", "folderPath": "/p"}}}
 
 
 def every_setting() -> set[str]:
@@ -532,14 +540,14 @@ def test_every_setting_has_another_value_here() -> None:
 
 @pytest.mark.parametrize("name", sorted(every_setting()))
 async def test_a_reload_has_the_effect_of_a_restart_or_reports_that_it_needs_one(in_force: InForce, name: str) -> None:
-    changed = flags_of(name)
-    _, before = await in_force("run-before", {}, {})
-    answer, after = await in_force("run-reloaded", {}, changed)
+    start, changed = start_of(name), flags_of(name)
+    _, before = await in_force("run-before", start, {})
+    answer, after = await in_force("run-reloaded", start, changed)
     if name.partition(".")[0] in Settings.fixed() or name == "input.feeds":
         assert (answer["changed"], after) == ([], before)
         assert [each[: len(name)] for each in answer["needs_restart"]] == [name]
     else:
-        _, restarted = await in_force("run-restarted", changed, {})
+        _, restarted = await in_force("run-restarted", start | changed, {})
         assert answer["needs_restart"] == []
         assert after != before
         assert after ^ restarted == set()
