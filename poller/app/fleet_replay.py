@@ -10,7 +10,7 @@ from poller.config import Settings
 from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError
 from poller.core.protocols import Clock
-from poller.store import POSTGRES, StateReader, read_store, replay_beside
+from poller.store import StateReader, read_store, replay_beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +23,7 @@ class LeftToFleet:
 
 
 async def has_fleet(settings: Settings) -> bool:
-    """Return whether any replica is at work on the state."""
-    if not settings.state.startswith(POSTGRES):
-        return False
+    """Return whether any replica is at work on the state, which is in PostgreSQL."""
     reader = await read_store(settings.state)
     try:
         view = await reader.fleet_view()

@@ -117,11 +117,11 @@ async def test_a_reload_of_all_shows_what_each_replica_took_what_needs_a_restart
     async with at_work(tmp_path, postgres_url, events) as fleet:
         r1, r2 = fleet.replicas.values()
         assert await reload_fleet(r1.settings) == ("r1: changed: nothing\nr2: changed: nothing", Exit.ALL_COMPLETE)
-        r1.reread = lambda: r1.settings.model_copy(update={"retention_s": 86_400.0, "sinks": ["stdout"]})
+        r1.reread = lambda: r1.settings.model_copy(update={"shutdown_s": 20.0, "sinks": ["stdout"]})
         r2.reread = _refuse
         text, code = await reload_fleet(r1.settings)
         assert text.splitlines() == [
-            "r1: changed: retention_s; needs a restart: sinks",
+            "r1: changed: shutdown_s; needs a restart: sinks",
             "r2: refused the settings; nothing changed: requests must be above 0.",
         ]
         assert code is Exit.CONFIG

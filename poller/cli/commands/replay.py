@@ -39,9 +39,10 @@ def replay(
     again as a whole. A replay that is refused changes nothing.
     """
     from poller.app.fleet_replay import has_fleet
+    from poller.store import POSTGRES
 
     settings = settings_of(config, state=state)
-    is_beside = run_async(has_fleet(settings))
+    is_beside = settings.state.startswith(POSTGRES) and run_async(has_fleet(settings))
     if not is_beside and (beat := last_beat_of(settings)) is not None:
         return _ask_running(settings, beat, sink, is_dead_only=dead and not (since or kind))
     selection = Selection(since=instant_of(since), kinds=frozenset(map(str, kind or ())), dead=dead)
