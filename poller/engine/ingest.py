@@ -12,6 +12,8 @@ from poller.sources import ChunkWriter, FileRegistry, Reader, Source
 
 log = structlog.get_logger("poller")
 
+CANCEL_AGAIN_S = 1.0
+
 
 class Ingest:
     """Starts and ends the sources of a run, each once; knows when all have ended."""
@@ -61,12 +63,12 @@ class Ingest:
     async def leave_off(self) -> None:
         """End the sources that can be read again, at once, until `read_again`: what was stored of them may be lost."""
         self._is_left_off = True
-        ended = [(source, task) for source, (_, task) in self._running.items() if source.is_rereadable]
-        for _, task in ended:
-            task.cancel()
-        for source, task in ended:
-            await asyncio.wait([task])
-            self._reader.registry.release(source)
+        for source, (_, task) in list(self._running.items()):
+            if source.is_rereadable:
+                while not task.done():
+                    task.cancel()
+                    await asyncio.wait([task], timeout=CANCEL_AGAIN_S)  # a read of the state may swallow it
+                self._reader.registry.release(source)
 
     def read_again(self) -> None:
         """After `leave_off`, read each of them on from where the state has it, those that had ended included."""
