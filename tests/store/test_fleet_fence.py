@@ -322,6 +322,20 @@ async def test_only_the_owner_of_an_account_starts_its_rows(open_member: Open) -
     assert ids(await b.claim("one", 9)) == ["1"]
 
 
+async def test_a_start_of_an_account_that_is_no_longer_owned_is_fenced_before_it_leaves(
+    open_member: Open, database: psycopg.Connection[Any]
+) -> None:
+    a = await open_member("a")
+    await take(a, "one")
+    row = FedRow(account="one", row="x", body=b"{}", ref=b"{}")
+    await a.add(await a.new_source("rows.csv"), Chunk(fed=(), rows=(row,), rejected=(), blank=0, position=Position()))
+    (x,) = await a.starts.claim("one", 9)
+    database.execute("UPDATE account SET owner = NULL WHERE name = 'one'")  # a failover lost the taking
+    with pytest.raises(Fenced):
+        await a.starts.intend(x, sent_at=EPOCH, due_at=EPOCH + 60)
+    assert database.execute("SELECT starts, lost FROM import_row").fetchall() == [(0, 0)]
+
+
 @pytest.mark.parametrize("statement", [RECORD_POLLED, RECORD_FINISHED, PUT_OFF])
 async def test_recording_reads_no_other_tasks_of_the_account(
     open_member: Open, database: psycopg.Connection[Any], statement: str
