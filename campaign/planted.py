@@ -1092,8 +1092,8 @@ BUGS = (
     Bug(
         name="reload-to-a-longer-window-forgets-what-was-sent",
         file="poller/hubspot/limits/windows.py",
-        old="        longest_s = self._longest_s\n",
-        new="        longest_s = self._longest_s\n        self._held = HeldSlots()\n",
+        old="        longest_s = self.longest.window_s\n",
+        new="        longest_s = self.longest.window_s\n        self._held = HeldSlots()\n",
         tests=("hubspot/limits/test_gate",),
     ),
     Bug(
@@ -1237,7 +1237,7 @@ BUGS = (
         file="poller/app/build.py",
         old="        is_awaited = not service.endless or self.consumer is not None\n",
         new="        is_awaited = not service.endless\n",
-        tests=("app/embed/test_poller",),
+        tests=("app/embed/test_errors",),
     ),
     Bug(
         name="events-of-a-library-on-standard-output",

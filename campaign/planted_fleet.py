@@ -17,7 +17,7 @@ FLEET_BUGS = (
     Bug(
         name="an-account-of-a-killed-member-is-used-at-once",
         file=WINDOWS,
-        old="            self.fill(self.own.hold_s + handover.settle_s, now)\n",
+        old="            self.fill(self.longest.hold_s + handover.settle_s, now)\n",
         new="            pass\n",
         tests=TURNS,
     ),

@@ -55,8 +55,8 @@ START_BUGS = (
     Bug(
         name="whether-bytes-left-is-guessed",
         file="poller/hubspot/connection.py",
-        old="        on_send()\n        return await self._exchange",
-        new="        return await self._exchange",
+        old="            on_send()\n        except",
+        new="            pass\n        except",
         tests=("hubspot/test_start_client",),
     ),
     Bug(

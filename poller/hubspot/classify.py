@@ -88,6 +88,11 @@ def _refusal(
     if 300 <= status <= 399:
         return "wrong_host", _redirect(status, headers)
     match status:
+        case 401 if _is_html(headers, body) and not is_hubspots(headers, problem):
+            return "unknown_answer", (
+                "a web page with the status 401 came, which is not HubSpot's: a proxy or gateway on the way asks for a "
+                "login. Correct proxy or base_url"
+            )
         case 401 | 530:
             return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it"
         case 403 if is_hubspots(headers, problem) or _scopes(problem):

@@ -395,15 +395,24 @@ def test_hubspots_own_words_about_an_id_are_kept_in_the_record() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 530])
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>", b'{"category":"EXPIRED_AUTHENTICATION"}', b'{"category":"pat-na1-x"}']
-)
+@pytest.mark.parametrize("body", [b"", b'{"category":"EXPIRED_AUTHENTICATION"}', b'{"category":"pat-na1-x"}'])
 def test_a_refused_token_pauses_the_account(status: int, body: bytes) -> None:
     outcome = classify(status, JSON, body)
     assert isinstance(outcome, Refused)
     assert outcome.reason == "token_refused"
     assert ("EXPIRED_AUTHENTICATION" in outcome.detail) == (b"EXPIRED" in body)
     assert "pat-na1" not in outcome.detail
+
+
+def test_a_web_page_with_401_is_a_proxy_that_asks_for_a_login_and_no_word_about_the_token() -> None:
+    page, html = b"<html><h1>Sign in to the corporate network", {"Content-Type": "text/html"}
+    outcome = classify(401, html, page)
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, "proxy" in outcome.detail) == ("unknown_answer", True)
+    assert classify(401, {"Content-Type": "text/plain"}, page) == outcome
+    marked = classify(401, html | {"X-HubSpot-Correlation-Id": "8d7a"}, page)
+    assert isinstance(marked, Refused)
+    assert marked.reason == "token_refused"
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,13 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
         await fleet.until(lambda: len(fleet.delivered()) == 80, "all outcomes")
         assert fleet.delivered() == Counter(ids)
         assert fleet.api.stats().throttled_total == 0
-        await asyncio.sleep(1.2)  # pages are up to a second old
         for page in fleet.pages():
-            shown = await fleet.overview(page)
+            shown = await fleet.overview_with(page, finished=80, delivered=80)
             assert [each["replica"] for each in shown["fleet"]["members"]] == ["r1", "r2"]
             assert [each["accounts"] for each in shown["fleet"]["members"]] == [2, 2]
             assert sorted(lane["account"] for lane in shown["lanes"]) == list(ACCOUNTS)
-            assert (shown["ledger"]["finished"], shown["ledger"]["waiting"]) == (80, 0)
-            (sink,) = shown["ledger"]["sinks"]
-            assert (sink["delivered"], sink["undelivered"]) == (80, 0)
+            assert shown["ledger"]["waiting"] == 0
+            assert shown["ledger"]["sinks"][0]["undelivered"] == 0
         text, code = await asyncio.to_thread(fleet.command, "status")
         assert (code, "r1: at work, 2 accounts" in text, "r2: at work, 2 accounts" in text) == (0, True, True), text
         text, code = await asyncio.to_thread(fleet.command, "healthcheck")

@@ -94,6 +94,15 @@ def test_the_error_is_the_first_message_in_whatever_shape_it_came(errors: Any, e
     assert row(errors=errors)["error"] == error
 
 
+def test_an_id_that_hubspot_does_not_know_has_the_answer_as_error() -> None:
+    assert row(errors=None, http_status=404)["error"] == "HTTP 404"
+    assert row(errors=None, http_status=400, message="Invalid\nid")["error"] == "HTTP 400: Invalid id"
+
+
+def test_a_row_that_hubspot_refused_to_start_has_its_words_as_error() -> None:
+    assert row(errors=None, message="Folder not found")["error"] == "Folder not found"
+
+
 def test_a_task_that_timed_out_has_its_note_as_error() -> None:
     assert row(errors=None, note="HubSpot may still finish this import")["error"].startswith("HubSpot may")
 

@@ -26,7 +26,7 @@ from poller.store.postgres.dsn import parse
 from tests.support.processes import run as run_command
 
 ACCOUNTS = ("a0", "a1", "a2", "a3")
-BEAT_S = 0.1
+BEAT_S = 0.3  # a server that is slow for a second and a half makes no one dead
 PATIENCE_S = 60.0  # until a hang is one, on a loaded machine too
 
 
@@ -168,6 +168,16 @@ class FleetAtWork:
             found = await response.json()
             assert isinstance(found, dict)
             return found
+
+    async def overview_with(self, page: str, *, finished: int, delivered: int) -> dict[str, Any]:
+        """Return what the page shows once it has so many tasks and records: pages are some seconds old."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                shown = await self.overview(page)
+                sinks = sum(sink["delivered"] for sink in shown["ledger"]["sinks"])
+                if (shown["ledger"]["finished"], sinks) == (finished, delivered):
+                    return shown
+                await asyncio.sleep(0.1)
 
     def delivered(self) -> Counter[str]:
         file = self.folder / "finished.jsonl"

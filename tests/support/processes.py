@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import orjson
 
+from tests.support.fair_time import FairClock
+
 TOKEN = "pat-na1-0123456789abcdef"
 COMMANDS = Path(sys.executable).parent  # where `poller` is installed
 PATIENCE_S = 30.0  # of a test with a process; a loaded machine is slow
@@ -62,6 +64,14 @@ class Running:
     def ended(self) -> int:
         """Wait for the end; return the exit code."""
         return self.process.wait(PATIENCE_S)
+
+    def ended_within(self, bound_s: float) -> int:
+        """Check that it ends within `bound_s`, not counting its waits for a processor; return the exit code."""
+        clock = FairClock(self.pid)
+        while (code := self.process.poll()) is None:
+            assert clock() < bound_s, f"still at work after {bound_s:g} s"
+            time.sleep(0.02)
+        return code
 
     @property
     def stdin(self) -> IO[bytes]:

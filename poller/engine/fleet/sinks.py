@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from poller.core.errors import SinkError
+from poller.core.errors import ConfigError, SinkError
 from poller.core.fleet import FleetView, SinkPlace
 from poller.core.protocols import Clock
 from poller.engine.delivery import DeliveryLoop
@@ -19,6 +19,7 @@ from poller.engine.service import Service
 log = structlog.get_logger("poller")
 
 DETACHED_AFTER_S = 60.0  # a sink that no member names
+UNUSABLE_S = 60.0  # how long a sink that cannot be made is left to others
 
 
 class TakeOver(Protocol):
@@ -50,6 +51,7 @@ class MemberSinks:
         self._monotonic = monotonic
         self._epochs: dict[str, int] = {}  # sinks that this member delivers
         self._unwanted_since: dict[str, float] = {}
+        self._unusable_until: dict[str, float] = {}
         self._announced_as: int | None = None  # the member id for which the store knows the names
 
     async def turn(self, view: FleetView) -> None:
@@ -68,7 +70,10 @@ class MemberSinks:
             if place.owner is None and place.name in self._named and place.home in (None, self._member.name)
         ]
         if free:
-            await self._take([name for name in free if name not in self._epochs])
+            now = self._monotonic()
+            await self._take(
+                [name for name in free if name not in self._epochs and self._unusable_until.get(name, now) <= now]
+            )
         await self._detach(view)
 
     def _may_deliver(self, place: SinkPlace, me: int | None) -> bool:
@@ -79,7 +84,13 @@ class MemberSinks:
         if taken:
             await self._take_over([sink.name for sink in taken])
         for sink in taken:
-            loop = self._make_loop(sink.name)
+            try:
+                loop = self._make_loop(sink.name)
+            except ConfigError as error:  # a file with its secret is gone since the start
+                log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
+                self._unusable_until[sink.name] = self._monotonic() + UNUSABLE_S
+                await self._membership.give_sink(sink.name, sink.epoch)
+                continue
             try:
                 await loop.open(sink.position)
             except SinkError as error:

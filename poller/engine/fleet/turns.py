@@ -61,6 +61,7 @@ class Turns:
         self._accounts = member.serves
         self._epochs: dict[str, int] = {}  # accounts that this member owns by its own doing
         self._giving: set[str] = set()
+        self._given: set[str] = set()  # since the latest view was asked for, which may still show them as ours
         self._declined: set[str] = set()  # accounts that are for others, while others serve them
         self._stuck_since: dict[str, float] = {}
         self._fed: frozenset[str] = frozenset()  # accounts that others fed since the latest turn
@@ -101,6 +102,7 @@ class Turns:
     async def _turn(self) -> None:
         if (failure := self._member.failure) is not None:
             raise failure
+        self._given.clear()
         view = await self._membership.view()
         if view.me not in {member.id for member in view.members}:
             self._member.note_fenced()
@@ -125,7 +127,8 @@ class Turns:
         await self._give_up_outgrown()
         seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
         self._log_unserved(unserved(view))
-        owners = dict(view.owners) | dict.fromkeys(self._giving & view.owners.keys(), IN_OTHER_HANDS)
+        moving = (self._giving | self._given) & view.owners.keys()
+        owners = dict(view.owners) | dict.fromkeys(moving, IN_OTHER_HANDS)
         found = moves(
             shares(view.me or 0, seats, owners),
             may_give=self._turns >= MEMBER_TURNS,
@@ -180,6 +183,7 @@ class Turns:
         epoch = self._epochs.pop(account, None)
         if epoch is not None:
             await self._membership.give(account, epoch, slot_ages_s=ages_s or (), is_clean=ages_s is not None)
+            self._given.add(account)
             log.info("account.given", account=account, epoch=epoch, clean=ages_s is not None)
         self._giving.discard(account)
 
@@ -188,7 +192,7 @@ class Turns:
         for account in self._epochs.keys() - view.mine.keys() - self._giving:
             log.error("account.lost", account=account, epoch=self._epochs.pop(account))
             await self._service.drop_lane(account)
-        for account in view.mine.keys() - self._epochs.keys() - self._giving:
+        for account in view.mine.keys() - self._epochs.keys() - self._giving - self._given:
             log.error("account.found", account=account, epoch=view.mine[account])
             handover = Handover(is_clean=False, settle_s=self._member.times.trust_s)
             await self._begin(account, view.mine[account], handover)

@@ -66,7 +66,7 @@ def _text(json: msgspec.Raw | None) -> str:
 
 
 def _error(record: Fields) -> str:
-    """Return the first message in `errors`, else the poller's own words."""
+    """Return the first message in `errors`, else HubSpot's words about the id or the row, else the poller's own."""
     try:
         errors: Any = msgspec.json.decode(record.get("errors", b"null"))
     except (msgspec.MsgspecError, RecursionError):
@@ -75,7 +75,14 @@ def _error(record: Fields) -> str:
     nested = first.get("errors") if isinstance(first, dict) else None
     found = [first, *(nested if isinstance(nested, list) else ())]
     messages = [each.get("message") if isinstance(each, dict) else each for each in found]
-    return next((text for text in messages if isinstance(text, str) and text.strip()), "") or _text(record.get("note"))
+    message = next((text for text in messages if isinstance(text, str) and text.strip()), "")
+    return message or _refusal(record) or _text(record.get("note"))
+
+
+def _refusal(record: Fields) -> str:
+    """Return what HubSpot answered in place of a status or of a start; nothing where it did not refuse."""
+    code, message = _text(record.get("http_status")), _text(record.get("message"))
+    return ": ".join(text for text in (f"HTTP {code}" if code else "", message) if text)
 
 
 _BEFORE_LANDED = LineFormat(

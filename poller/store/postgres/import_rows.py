@@ -334,14 +334,12 @@ async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
     )
 
 
-async def rebase(connection: AsyncConnection, values: Mapping[str, float]) -> None:
-    """Move instants that are after now back: see `rebase_instants`."""
-    await connection.execute(
-        "UPDATE import_row SET"
-        " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
-        " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-        " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
-        " ELSE first_sent_at END"
-        " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)",
-        values,
-    )
+# As `task_queue.MOVE_BACK`, of rows that have no task.
+MOVE_BACK = (
+    "UPDATE import_row SET"
+    " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
+    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+    " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
+    " ELSE first_sent_at END"
+    " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)"
+)

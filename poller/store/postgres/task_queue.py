@@ -191,6 +191,18 @@ async def save_days(connection: AsyncConnection, noted: Mapping[str, AccountStat
         )
 
 
+# Waiting tasks whose instants are after now become `ahead_s` seconds older.
+MOVE_BACK = (
+    "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
+    " ELSE due_at END,"
+    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+    " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
+    " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
+    " WHERE kind IS NULL"
+    " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)"
+)
+
+
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:
     """Where the latest instant of a run is after now, move all that are by so much."""
     ((latest,),) = await fetch_all(
@@ -200,18 +212,12 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         return 0.0
     values = {"now": now, "ahead_s": latest - now}
     for statement in (
-        "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
-        " ELSE due_at END,"
-        " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
-        " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
-        " WHERE kind IS NULL"
-        " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)",
+        MOVE_BACK,
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s) WHERE active_at > %(now)s",
         "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
         "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",
         "UPDATE dead SET at = least(at - %(ahead_s)s, %(now)s) WHERE at > %(now)s",
+        import_rows.MOVE_BACK,
     ):
         await connection.execute(statement.encode(), values)
-    await import_rows.rebase(connection, values)
     return float(latest - now)

@@ -14,7 +14,7 @@ from poller.core.protocols import Clock
 from poller.core.record import decode
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store
-from tests.app.embed.test_poller import SimulatedPoller, rest_of
+from tests.app.embed.pollers import SimulatedPoller, rest_of
 from tests.support.simulation import Simulation
 
 SEVERAL = Scenario(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from poller.core.fleet import Beat
+from poller.core.fleet import Beat, FleetView
 from poller.core.protocols import Clock
 from tests.engine.fleet.rig import WINDOW_S, fleet_of
 
@@ -75,3 +75,25 @@ async def test_a_member_whose_heartbeats_ended_by_a_defect_ends_its_run(clock: C
     with pytest.raises(ExceptionGroup) as caught:
         await run()
     assert caught.group_contains(RuntimeError, match="a defect")
+
+
+async def test_a_view_that_is_older_than_a_hand_over_finds_nothing_and_loses_nothing(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    async with fleet_of(clock, "r1", accounts=2) as fleet:
+        one = fleet.processes["r1"]
+        view = one.membership.view
+
+        async def late() -> FleetView:
+            seen = await view()
+            while one.turns._giving:  # noqa: ASYNC110 - the answer of the server is on its way
+                await asyncio.sleep(0.01)
+            return seen
+
+        one.membership.view = late  # type: ignore[method-assign]
+        fleet.hubspot.takes_s = 8.0  # a hand-over waits for what is in flight
+        await asyncio.sleep(WINDOW_S)
+        await fleet.start("r2")
+        await asyncio.sleep(40)
+        assert fleet.counts() == {1: 2}
+        assert [event["event"] for event in events if event["event"] in ("account.found", "account.lost")] == []

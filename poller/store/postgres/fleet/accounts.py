@@ -12,6 +12,7 @@ from poller.core.model import Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
+from poller.store.postgres import import_rows, task_queue
 from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
@@ -108,19 +109,10 @@ async def _move_back(connection: AsyncConnection, account: int, now: float, ahea
     """Make the account's instants what they would be by our clock, as `rebase_instants` does for a whole state."""
     values = {"now": now, "ahead_s": ahead_s, "account": account}
     for statement in (
-        "UPDATE task SET due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s)"
-        " ELSE due_at END,"
-        " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-        " missing_at = CASE WHEN missing_at > %(now)s THEN least(missing_at - %(ahead_s)s, %(now)s) ELSE missing_at"
-        " END, seen_at = CASE WHEN seen_at > %(now)s THEN least(seen_at - %(ahead_s)s, %(now)s) ELSE seen_at END"
-        " WHERE account = %(account)s AND kind IS NULL"
-        " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)",
+        f"{task_queue.MOVE_BACK} AND account = %(account)s",
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s), resume_at = resume_at - %(ahead_s)s"
         " WHERE id = %(account)s",
-        "UPDATE import_row SET"
-        " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
-        " fed_at = least(fed_at, %(now)s), first_sent_at = least(first_sent_at, %(now)s)"
-        " WHERE account = %(account)s AND task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s)",
+        f"{import_rows.MOVE_BACK} AND account = %(account)s",
     ):
         await connection.execute(statement.encode(), values)
 
