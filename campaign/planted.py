@@ -483,7 +483,7 @@ BUGS = (
     Bug(
         name="kept-connection-not-checked",
         file="poller/hubspot/connection.py",
-        old="            if connection.is_clean and self._now()",
+        old="            if connection.protocol.is_clean and self._now()",
         new="            if self._now()",
         tests=CLIENT,
     ),
@@ -497,7 +497,7 @@ BUGS = (
     Bug(
         name="time-out-of-another-poll",
         file="poller/hubspot/timeouts.py",
-        old="            if ends_at > loop.time():\n",
+        old="            if ends_at > self._loop.time():\n",
         new="            if False:\n",
         tests=("hubspot/test_timeouts",),
     ),

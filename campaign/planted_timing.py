@@ -136,6 +136,48 @@ TIMING_BUGS = (
         new="            pass",
         tests=LINES,
     ),
+    Bug(
+        name="early-finds-are-not-contradicted",
+        file="poller/schedule/line.py",
+        old="if overdue_s > min(self._shift_s, 0.0):",
+        new="if overdue_s > 0:",
+        tests=LINES,
+    ),
+    Bug(
+        name="evidence-grows-without-end",
+        file="poller/schedule/account.py",
+        old="            if not -MOST_LEAD < clock.evidence < MOST_LEAD:",
+        new="            if False:",
+        tests=LINES,
+    ),
+    Bug(
+        name="a-line-that-is-not-followed-loses-no-evidence",
+        file="poller/schedule/account.py",
+        old="            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed",
+        new="                self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed",
+        tests=LINES,
+    ),
+    Bug(
+        name="a-standstill-counts-as-waiting-for-the-limit",
+        file="poller/schedule/account.py",
+        old="            self._stood_until = seen.now",
+        new="            pass",
+        tests=LINES,
+    ),
+    Bug(
+        name="what-was-completed-ahead-shows-nothing",
+        file="poller/schedule/line.py",
+        old="        return found >= MOSTLY_AHEAD or key % SAMPLE == 0",
+        new="        return False",
+        tests=LINES,
+    ),
+    Bug(
+        name="all-scouts-go-half-way",
+        file="poller/schedule/line.py",
+        old="share = key // SCOUTS * GOLDEN % 1 if is_first else 1.0",
+        new="share = 1.0",
+        tests=LINES,
+    ),
     # --- clocks
     Bug(
         name="the-difference-of-the-clocks-counts-twice",

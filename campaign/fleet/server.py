@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,15 @@ class PostgresServer:
         self._folder, self._port = standby, self._port + 1
         return lost_from
 
+    def processor_s(self) -> float:
+        """Return the processor time of the server's processes that are there."""
+        ticks = 0
+        for pid in self._processes():
+            with suppress(OSError):  # it ended just now
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def stall(self) -> None:
         """Stop every process of the server until `resume`."""
         self._signal(signal.SIGSTOP)
@@ -109,10 +118,13 @@ class PostgresServer:
             command, check=True, user=self._user, cwd=self._folder, stdout=subprocess.DEVNULL
         )
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _processes(self) -> list[int]:
         postmaster = int((self._folder / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        for pid in (postmaster, *map(int, children)):
+        return [postmaster, *map(int, children)]
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._processes():
             os.kill(pid, number)
 
 

@@ -13,7 +13,10 @@ def iso(instant: float) -> str:
     micros = round(fraction * 1e6)
     if micros < 0 or micros == 1_000_000:
         second, micros = second + micros // 1_000_000, micros % 1_000_000
-    return f"{_iso_second(second)}.{micros // 1000:03d}Z"
+    return f"{_iso_second(second)}.{_THREE_DIGITS[micros // 1000]}Z"
+
+
+_THREE_DIGITS = tuple(f"{number:03d}" for number in range(1000))
 
 
 @lru_cache(maxsize=16)  # most instants of a run are of this second or the one before

@@ -54,11 +54,17 @@ class DueTasks:
         self._standstill: Standstill | None = None  # the one that lasts
         self._standstill_from = 0.0
 
-    async def next(self) -> Task | None:
-        """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""
+    def at_hand(self) -> Task | None:
+        """Return a due task that is claimed already; None where `next` must be awaited."""
         is_enough = self._claiming.locked() or not self._is_short()
         if self._claimed and not self._stopping and is_enough and not self._begins_to_stand():
             return self._claimed.popleft()
+        return None
+
+    async def next(self) -> Task | None:
+        """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""
+        if (task := self.at_hand()) is not None:
+            return task
         async with self._claiming:
             if self._begins_to_stand():  # what was claimed ahead is not polled either
                 self.release()

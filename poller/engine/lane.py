@@ -10,7 +10,7 @@ import structlog
 
 from poller.core.details import Poll
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
-from poller.core.model import Answer, Finish, Outcome, PollAgain, Settled, Task
+from poller.core.model import Answer, Finish, Missing, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, PollStore
@@ -96,7 +96,7 @@ class Lane:
             workers.create_task(self._work(workers))
 
     async def _work(self, workers: asyncio.TaskGroup) -> None:
-        while (task := await self._due_tasks.next()) is not None:
+        while (task := self._due_tasks.at_hand() or await self._due_tasks.next()) is not None:
             if not await self._poll(task, workers):
                 return
 
@@ -121,13 +121,16 @@ class Lane:
         self._start_workers(workers)
         if asked is task:
             self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s, now=now)
-            await self._recorder.wait_for_room(UNRECORDED_A_WORKER * self.gate.workers)
+            if self._recorder.unrecorded >= (most := UNRECORDED_A_WORKER * self.gate.workers):
+                await self._recorder.wait_for_room(most)
         else:
             self._return_unpolled(task, asked, answer.outcome)
         return True
 
     def _checked(self, task: Task, answer: Answer, now: float) -> Answer:
-        return answer if self._polling.trust_unknown else self._first_answers.check(task, answer, now)
+        if self._first_answers.is_known or self._polling.trust_unknown:
+            return answer
+        return self._first_answers.check(task, answer, now)
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""
@@ -155,7 +158,7 @@ class Lane:
             paused_s=paused_s,
             is_paused=self.gate.pause is not None,
             others_answered=self._witness.others_answered(task),
-            holds_unknown=self._holds_unknown(now),
+            holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(now),
             failed_share=self._witness.failed_share,
             polling=self._polling,
             rng=self._rng,

@@ -62,6 +62,11 @@ class Recorder:
         self._unrecorded.append(polled)
         self._has_unrecorded.set()
 
+    @property
+    def unrecorded(self) -> int:
+        """How many polls wait for their commit."""
+        return len(self._unrecorded)
+
     async def wait_for_room(self, limit: int) -> None:
         """Wait until fewer than `limit` polls are unrecorded: a crash would repeat them all."""
         while len(self._unrecorded) >= limit:
@@ -90,8 +95,11 @@ class Recorder:
     def _note(self, polled: Sequence[Polled]) -> None:
         """Log and count polls that are on disk."""
         bound, finished = log.bind(), list[Record]()  # bound once: that is a third of the cost of a line
+        logs_polls = is_debug()
         for each in polled:
-            self._log_poll(each)
+            if logs_polls:
+                self._log_poll(each)
+            self._warn_of_status(each)
             if (record := each.settled.record) is not None:
                 task = each.settled.task
                 self._log_finished(bound, record, polls=task.polls + 1, waited_s=each.at - task.fed_at)
@@ -101,17 +109,20 @@ class Recorder:
             self._on_recorded(finished)
 
     def _log_poll(self, polled: Polled) -> None:
-        outcome, poll, task = polled.outcome, polled.poll, polled.settled.task
-        if is_debug():
-            log.debug(
-                "poll.answered",
-                account=self._account,
-                task_id=task.task_id,
-                outcome=poll.outcome,
-                detail=poll.detail,
-                polls=task.polls + 1,
-                again_in_s=poll.again_in_s and round(poll.again_in_s, 3),
-            )
+        poll, task = polled.poll, polled.settled.task
+        log.debug(
+            "poll.answered",
+            account=self._account,
+            task_id=task.task_id,
+            outcome=poll.outcome,
+            detail=poll.detail,
+            polls=task.polls + 1,
+            again_in_s=poll.again_in_s and round(poll.again_in_s, 3),
+        )
+
+    def _warn_of_status(self, polled: Polled) -> None:
+        """Log an unknown status of HubSpot's, once a word."""
+        outcome, task = polled.outcome, polled.settled.task
         if isinstance(outcome, Running) and not outcome.known and outcome.status not in self._unknown_statuses:
             self._unknown_statuses.add(outcome.status)
             log.warning("status.unknown", account=self._account, status=outcome.status, task_id=task.task_id)

@@ -22,17 +22,17 @@ class Witness:
 
     def note(self, task: Task, outcome: Outcome) -> None:
         """Note the outcome of a poll of `task`."""
-        is_own_failure = self.subject(task) is BROKEN
         match outcome:
             case Running() | Finished() | Missing():
                 self._answered += 1
                 self._is_in_doubt = False
-                self._failing.pop(task.key, None)
+                if self._failing:
+                    self._failing.pop(task.key, None)
                 self._average(0.0)
                 if not isinstance(outcome, Missing):
                     self.task = task
             case Refused() | Unreachable() | Throttled(policy="migrating"):
-                if not is_own_failure:
+                if self.subject(task) is not BROKEN:
                     self._average(1.0)
                 self._is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
@@ -51,6 +51,8 @@ class Witness:
 
     def subject(self, task: Task) -> object:
         """Return whose failure a failed poll of `task` would be: the same one for all that are broken by themselves."""
+        if not self._failing:
+            return task.key
         is_broken = task.key in self._failing and self._answered > self._failing[task.key][0]
         return BROKEN if is_broken and task.errors >= BROKEN_AFTER else task.key
 

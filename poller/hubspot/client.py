@@ -23,7 +23,7 @@ from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreach
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.task_id import in_path, is_task_id
 from poller.hubspot.classify import classify
-from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, open_pool, read_body
+from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, body_at_hand, open_pool, read_body
 from poller.hubspot.headers import read_limits
 from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable
@@ -174,13 +174,12 @@ class HubSpotClient:
         """Request `task`'s status, at most once; see `StatusClient`."""
         if self._sample is None or not is_task_id(task.task_id):
             return _unreachable(Trouble.BAD_URL)
-        loop = asyncio.get_running_loop()
-        began_at = loop.time()
+        began_at = self._timeouts.now()
         try:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
                 answer = await self._request(self._sample, token, task)
-            self._timeouts.answer(task.key, sent_at=began_at, took_s=loop.time() - began_at)
+            self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
         except TokenUnavailable:
@@ -207,20 +206,15 @@ class HubSpotClient:
         reply = await pool.get(target, f"Authorization: Bearer {token}\r\n{self._headers}", self._on_send)
         is_named = False
         try:
-            answer = self._checked(await self._read_answer(reply), task, fresh=fresh)
+            is_success = 200 <= reply.status <= 299
+            limit, trouble = self._max_body_bytes if is_success else LARGEST_PROBLEM, None
+            if (body := body_at_hand(reply.content, limit)) is None:
+                body, trouble = await read_body(reply.content, limit)
+            answer = self._checked(_answer_of(reply, body, trouble), task, fresh=fresh)
             is_named = isinstance(answer.outcome, REPORTING) and answer.outcome.task_id is not None
         finally:
             reply.release(keep=is_named)
         return answer
-
-    async def _read_answer(self, reply: Reply) -> Answer:
-        """Classify an error answer by status and headers even where its body is too large or cut."""
-        is_success = 200 <= reply.status <= 299
-        body, trouble = await read_body(reply.content, self._max_body_bytes if is_success else LARGEST_PROBLEM)
-        limits = read_limits(reply.headers)
-        if trouble is not None and is_success:
-            return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
-        return Answer(outcome=classify(reply.status, reply.headers, body), limits=limits)
 
     def _checked(self, answer: Answer, task: Task, *, fresh: bool) -> Answer:
         """Return `answer`, or an `Unreachable` where it is, or may be, another task's."""
@@ -243,6 +237,14 @@ class HubSpotClient:
         self._warned.add(trouble)
         write("answer.distrusted", task_id=task.task_id, reason=trouble.value)
         return _unreachable(trouble)
+
+
+def _answer_of(reply: Reply, body: bytes, trouble: Exception | None) -> Answer:
+    """Classify an error answer by status and headers even where its body is too large or cut."""
+    limits = read_limits(reply.headers)
+    if trouble is not None and 200 <= reply.status <= 299:
+        return Answer(outcome=Unreachable(reason=trouble_of(trouble).value), limits=limits)
+    return Answer(outcome=classify(reply.status, reply.headers, body), limits=limits)
 
 
 def right_to_send(is_trusted: Callable[[], bool]) -> Callable[[], None]:

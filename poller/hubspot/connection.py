@@ -1,5 +1,5 @@
-"""A pool of connections to one host: sends through aiohttp's connector and parser, at half the processor time of its
-session. Sends each request once, follows no redirect, keeps no cookie. Raises aiohttp's exceptions.
+"""A pool of connections to one host: sends through aiohttp's connector and parser, at a third of the processor time of
+its session. Sends each request once, follows no redirect, keeps no cookie. Raises aiohttp's exceptions.
 
 The only module that uses non-public parts of aiohttp; tests/hubspot/test_connection.py names each of them.
 """
@@ -7,13 +7,15 @@ The only module that uses non-public parts of aiohttp; tests/hubspot/test_connec
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_parser import RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -30,29 +32,121 @@ class BodyTooLarge(Exception):
     """The decoded body is larger than the caller's limit."""
 
 
-class _PooledConnection:
-    """A connection of the connector and its parser, both reused from one answer to the next."""
+Message = tuple[RawResponseMessage, StreamReader]
 
-    __slots__ = ("connection", "idle_since", "protocol", "transport")
 
-    def __init__(self, connection: Connection, protocol: ResponseHandler, transport: asyncio.Transport) -> None:
-        self.connection = connection
-        self.protocol = protocol
-        self.transport = transport
-        self.idle_since = 0.0
-        protocol.set_response_params(
+class AnswerProtocol(asyncio.Protocol):
+    """Receives answers through aiohttp's parser, in place of aiohttp's own protocol: where an answer arrives in one
+    piece, as most do, with a third of the calls."""
+
+    def __init__(self, handler: ResponseHandler, transport: asyncio.Transport) -> None:
+        """`handler` is aiohttp's protocol of the connection: it still learns of the connection's end."""
+        self.connected = True
+        self._handler = handler
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._parser = HttpResponseParser(
+            self,  # type: ignore[arg-type]  # it pauses, resumes and asks whether it is connected, no more
+            self._loop,
+            READ_AT_ONCE,
+            payload_exception=aiohttp.ClientPayloadError,
             read_until_eof=True,
-            auto_decompress=True,
-            read_bufsize=READ_AT_ONCE,
             max_line_size=LONGEST_HEADER,
             max_field_size=LONGEST_HEADER,
             max_headers=MOST_HEADERS,
         )
+        self._asked: asyncio.Future[Message] | None = None  # the request whose answer has not begun
+        self._content: StreamReader | None = None  # of the latest answer
+        self._is_spent = False  # it cannot serve another request
+        self._is_paused = False
+        transport.set_protocol(self)
 
     @property
     def is_clean(self) -> bool:
         """Whether it is open and has received nothing beyond the answers to its requests."""
-        return not self.transport.is_closing() and not self.protocol.should_close
+        if self._is_spent or self._asked is not None or self._transport.is_closing():
+            return False
+        return self._content is None or self._content.is_eof()
+
+    def ask(self, request: bytes) -> "asyncio.Future[Message]":
+        """Send a request; return what its answer will be, whose content may still be on its way then."""
+        asked = self._asked = self._loop.create_future()
+        if self.connected:
+            self._transport.write(request)
+        else:
+            self._fail(aiohttp.ServerDisconnectedError())
+        return asked
+
+    def data_received(self, data: bytes) -> None:
+        if self._asked is None and data and (self._content is None or self._content.is_eof()):
+            self._is_spent = True  # nothing was asked for
+        try:
+            messages, is_upgraded, _ = self._parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001 - whatever the parser met, this is no HTTP
+            self._transport.close()
+            self._fail(error if isinstance(error, HttpProcessingError) else HttpProcessingError())
+            return
+        for message, content in messages:
+            asked, self._asked = self._asked, None
+            if asked is None:  # one more answer in the same piece
+                self._is_spent = True
+            elif 100 <= message.code <= 199 and message.code != 101:  # informational: the answer follows
+                self._asked = asked
+            else:
+                self._content = content
+                self._is_spent |= message.should_close or is_upgraded
+                if not asked.done():
+                    asked.set_result((message, content))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connected = False
+        error: Exception = aiohttp.ServerDisconnectedError()
+        if exc is not None:
+            error = aiohttp.ClientOSError(*exc.args) if isinstance(exc, OSError) else exc
+        try:
+            self._parser.feed_eof()
+        except Exception as unfinished:  # noqa: BLE001 - the content ends before its end
+            error = aiohttp.ClientPayloadError(str(unfinished))
+        self._fail(error)
+        self._handler.connection_lost(exc)
+
+    def pause_reading(self) -> None:
+        """Called by the parser: the content is not read as fast as it arrives."""
+        self._is_paused = True
+        self._parser.pause_reading()
+        with suppress(RuntimeError):  # a transport that is closed
+            self._transport.pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Called by the parser whenever content was read."""
+        if not self._is_paused:
+            return
+        self._is_paused = False
+        if resume_parser:
+            self.data_received(b"")  # continues with what the parser kept
+        if not self._is_paused:
+            with suppress(RuntimeError):
+                self._transport.resume_reading()
+
+    def _fail(self, error: Exception) -> None:
+        """No more of an answer comes."""
+        self._is_spent = True
+        asked, self._asked = self._asked, None
+        if asked is not None and not asked.done():
+            asked.set_exception(error)
+        if self._content is not None and not self._content.is_eof():
+            self._content.set_exception(error)
+
+
+class _PooledConnection:
+    """A connection of the connector, reused from one answer to the next."""
+
+    __slots__ = ("connection", "idle_since", "protocol")
+
+    def __init__(self, connection: Connection, protocol: AnswerProtocol) -> None:
+        self.connection = connection
+        self.protocol = protocol
+        self.idle_since = 0.0
 
     def close(self) -> None:
         self.connection.close()
@@ -89,7 +183,8 @@ class HostPool:
         self._now = asyncio.get_running_loop().time
         proxied = template.proxy is not None and not template.is_ssl()
         self._origin = str(template.url.origin()) if proxied else ""
-        self._version_and_host = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n"
+        self._get = f"GET {self._origin}"
+        self._after_target = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n{self._for_proxy()}"
 
     async def get(self, target: str, headers: str, on_send: Callable[[], None] | None = None) -> Reply:
         """Request `target`, a path. `headers` are lines, each with its CRLF, without Host. `on_send` is called right
@@ -101,15 +196,13 @@ class HostPool:
             except BaseException:
                 self.take_back(connection, keep=True)
                 raise
-        return await self._exchange(
-            connection, f"GET {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}\r\n".encode()
-        )
+        return await self._exchange(connection, f"{self._get}{target}{self._after_target}{headers}\r\n".encode())
 
     async def post(self, target: str, headers: str, body: bytes, on_send: Callable[[], None]) -> Reply:
         """POST a body as `get` does, always over a new connection. `on_send` is called right before the first byte
         may leave; an exception before that is one of a request that was never sent."""
         connection = await self._new_connection()
-        head = f"POST {self._origin}{target}{self._version_and_host}{self._for_proxy()}{headers}"
+        head = f"POST {self._origin}{target}{self._after_target}{headers}"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         try:
             on_send()
@@ -120,10 +213,7 @@ class HostPool:
 
     async def _exchange(self, connection: _PooledConnection, request: bytes) -> Reply:
         try:
-            connection.transport.write(request)
-            message, content = await connection.protocol.read()
-            while 100 <= message.code <= 199 and message.code != 101:  # informational: the answer follows
-                message, content = await connection.protocol.read()
+            message, content = await connection.protocol.ask(request)
         except BaseException:
             connection.close()
             raise
@@ -131,7 +221,7 @@ class HostPool:
 
     def take_back(self, connection: _PooledConnection, *, keep: bool) -> None:
         """Keep a connection for the next request where `keep` and its state allow it; close it otherwise."""
-        if keep and not self._fresh and connection.is_clean:
+        if keep and not self._fresh and connection.protocol.is_clean:
             connection.idle_since = self._now()
             self._idle.append(connection)
         else:
@@ -145,7 +235,7 @@ class HostPool:
     def _idle_connection(self) -> _PooledConnection | None:
         while self._idle:
             connection = self._idle.popleft()
-            if connection.is_clean and self._now() - connection.idle_since <= KEEPALIVE_S:
+            if connection.protocol.is_clean and self._now() - connection.idle_since <= KEEPALIVE_S:
                 return connection
             connection.close()
         return None
@@ -158,13 +248,20 @@ class HostPool:
             connection = await connector.connect(self._template, [], _NO_TIMEOUT)
             protocol, transport = connection.protocol, connection.transport
             if protocol is not None and transport is not None and not protocol.should_close:
-                return _PooledConnection(connection, protocol, transport)
+                return _PooledConnection(connection, AnswerProtocol(protocol, transport))
             connection.close()
 
     def _for_proxy(self) -> str:
         if not self._origin or "Proxy-Authorization" not in self._template.headers:
             return ""
         return f"Proxy-Authorization: {self._template.headers['Proxy-Authorization']}\r\n"
+
+
+def body_at_hand(content: StreamReader, limit: int) -> bytes | None:
+    """Return a body that has arrived whole, as most do; None where `read_body` must wait for it or refuse it."""
+    if not content.is_eof() or content.exception() is not None or content.total_bytes > limit:
+        return None
+    return content.read_nowait()
 
 
 async def read_body(content: StreamReader, limit: int) -> tuple[bytes, Exception | None]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
 
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDictProxy, istr
 
 from poller.core.model import JsonObject, RateLimits
 from poller.core.retry_after import http_date, parse_retry_after
@@ -16,22 +16,24 @@ LONGEST_WORD = 64
 LONGEST_INTEGER = 12  # digits in a header
 
 
-_LIMITS = tuple(
-    f"X-HubSpot-RateLimit-{name}" for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
+_LIMITS = tuple(  # `istr`: their lower case is not made again for every answer
+    istr(f"X-HubSpot-RateLimit-{name}")
+    for name in ("Max", "Remaining", "Interval-Milliseconds", "Daily", "Daily-Remaining")
 )
+_CORRELATION = istr("X-HubSpot-Correlation-Id")
 
 
 def read_limits(headers: Headers) -> RateLimits:
     """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
     get = headers.get if isinstance(headers, CIMultiDictProxy) else partial(header, headers)
     most, remaining, interval, daily, daily_remaining = map(get, _LIMITS)
-    interval_ms = _integer(interval, 100, 3_600_000)
+    interval_ms = None if interval is None else _integer(interval, 100, 3_600_000)
     return RateLimits(
-        max=_integer(most, 1, 1_000_000),
-        remaining=_integer(remaining, 0, 10_000_000),
+        max=None if most is None else _integer(most, 1, 1_000_000),
+        remaining=None if remaining is None else _integer(remaining, 0, 10_000_000),
         interval_s=None if interval_ms is None else interval_ms / 1000,
-        daily=_integer(daily, 1, 1_000_000_000),
-        daily_remaining=_integer(daily_remaining, 0, 1_000_000_000),
+        daily=None if daily is None else _integer(daily, 1, 1_000_000_000),
+        daily_remaining=None if daily_remaining is None else _integer(daily_remaining, 0, 1_000_000_000),
     )
 
 
@@ -42,8 +44,8 @@ def header(headers: Headers, name: str) -> str | None:
     return next((value for key, value in headers.items() if key.casefold() == wanted), None)
 
 
-def _integer(value: str | None, least: int, most: int) -> int | None:
-    return None if value is None or len(value) > LONGEST_WORD else _integer_in(value, least, most)
+def _integer(value: str, least: int, most: int) -> int | None:
+    return None if len(value) > LONGEST_WORD else _integer_in(value, least, most)
 
 
 @lru_cache(maxsize=4096)  # all answers have the same limits, and most counts recur
@@ -59,7 +61,7 @@ _CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def correlation_id_of(headers: Headers, document: JsonObject | None) -> str | None:
-    value = header(headers, "X-HubSpot-Correlation-Id")
+    value = header(headers, _CORRELATION)
     if value is not None and _CORRELATION_ID.fullmatch(value):
         return value
     value = None if document is None else document.get("correlationId")

@@ -13,24 +13,24 @@ class SharedTimeout:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._loop = asyncio.get_running_loop()  # asked for once: it costs as much as all the rest
         self._waits: dict[asyncio.Task[Any], tuple[float, int]] = {}  # the deadline, cancellations before it
         self._timed_out: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("SharedTimeout needs a running task")
-        loop = task.get_loop()
-        ends_at = loop.time() + self._seconds
+        ends_at = self._loop.time() + self._seconds
         self._waits[task] = ends_at, task.cancelling()
         if self._timer is None:
-            self._timer = loop.call_at(ends_at, self._cancel_late, loop)
+            self._timer = self._loop.call_at(ends_at, self._cancel_late)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - as in `__enter__`
         _, cancelled_before = self._waits.pop(task)
         if task in self._timed_out:
@@ -38,14 +38,14 @@ class SharedTimeout:
             if task.uncancel() <= cancelled_before and kind is asyncio.CancelledError:
                 raise TimeoutError from error
 
-    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _cancel_late(self) -> None:
         """Cancel all tasks whose time is over, then set the timer for the next one."""
         self._timer = None
         for task, (ends_at, _) in self._waits.items():
             if task in self._timed_out:
                 continue
-            if ends_at > loop.time():
-                self._timer = loop.call_at(ends_at, self._cancel_late, loop)
+            if ends_at > self._loop.time():
+                self._timer = self._loop.call_at(ends_at, self._cancel_late)
                 return
             self._timed_out.add(task)
             task.cancel()
@@ -64,6 +64,7 @@ class RequestTimeouts:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self._loop: asyncio.AbstractEventLoop | None = None  # known from the first request on
         self._shared: dict[int, SharedTimeout] = {}  # by halvings of the limit
         self._latest: deque[float] = deque(maxlen=self.LATEST)  # how long answers took
         self._unjudged = 0
@@ -72,17 +73,27 @@ class RequestTimeouts:
         self._answered_to = -math.inf  # when the latest of the answered requests was sent
         self._timed_out: dict[int, int] = {}  # time-outs in a row, by task
 
+    def now(self) -> float:
+        """Return the time by which requests are measured."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time()
+
     def of(self, key: int) -> SharedTimeout:
         """Return the time-out of the next request for task `key`."""
-        halvings = max(0, self._halvings - max(self._in_a_row, self._timed_out.get(key, 0)))
-        if halvings not in self._shared:
-            self._shared[halvings] = SharedTimeout(self._limit_s / 2**halvings)
-        return self._shared[halvings]
+        halvings = self._halvings
+        if self._timed_out:
+            halvings = max(0, halvings - max(self._in_a_row, self._timed_out.get(key, 0)))
+        shared = self._shared.get(halvings)
+        if shared is None:
+            shared = self._shared[halvings] = SharedTimeout(self._limit_s / 2**halvings)
+        return shared
 
     def answer(self, key: int, *, sent_at: float, took_s: float) -> None:
         """Note that a request for task `key`, sent at `sent_at`, was answered after `took_s`."""
         self._in_a_row = 0
-        self._answered_to = max(self._answered_to, sent_at)
+        if sent_at > self._answered_to:
+            self._answered_to = sent_at
         if self._timed_out:
             self._timed_out.pop(key, None)
         self._latest.append(took_s)

@@ -7,15 +7,15 @@ places in it do. Each poll is evidence for one or the other.
 import math
 
 import orjson
-from msgspec import Struct
 
 from poller.core.model import REPORTING, Finished, Outcome, Running, Task
 from poller.core.text import duration
 from poller.core.timestamps import epoch
-from poller.schedule.hazard import OLDEST_S, HazardCurve
+from poller.schedule.hazard import OLDEST_S
 from poller.schedule.knowledge import Known, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
-from poller.schedule.line import Line, LinePlanner
+from poller.schedule.line import LinePlanner
+from poller.schedule.line_clock import LineClock, Seen, Spot
 from poller.schedule.phase import PhaseClock
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
@@ -26,62 +26,12 @@ ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sente
 AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyond it, nonsense
 MOST_EVIDENCE = 5.0  # that one poll gives
 FADING = 1 - 1 / 200  # of the evidence, with each finished import
+MOST_LEAD = 200.0  # in evidence, so that a line that breaks is left after as much of it
 CONVINCED = 6.0  # lead in evidence from which on a line decides, until it has none left
+CONVINCED_OF_REQUESTS = 30.0  # lead of the order of requests over that of feeding, from which on it decides
 FOLLOWED = 4  # one import of this many keeps the order of requests known while that of feeding decides
 PROBABLE = 0.63  # chance to be finished from which on a task is polled whatever the plan
 SHORTEST_PUT_OFF_S, LONGEST_PUT_OFF_S = 2.0, 60.0
-
-
-class LineClock:
-    """A kind of place in a line, what was learned of it, and the evidence for it."""
-
-    def __init__(self, planner: LinePlanner, evidence: float = 0.0) -> None:
-        self.planner = planner
-        self.evidence = evidence  # logarithm of how much better it explains the polls than the imports' ages do
-
-    def learn(self, value: str, place: float, seen: "Seen") -> float | None:
-        """Learn from a poll; return how likely its outcome was by the line, None where the line is not known yet."""
-        line, likelihood = self.planner.line(value), None
-        is_done, until_at = seen.done_at is not None, seen.now if seen.done_at is None else seen.done_at
-        if line.is_fitted:
-            done_at = line.predicted_at(place)
-            from_s, to_s = seen.before_at - done_at, until_at - done_at
-            likelihood = self.planner.curve.likelihood(from_s, to_s, finished=is_done)
-            self.planner.hazard.watch(from_s, to_s, finished=is_done)
-        if is_done:
-            line.completed(place, until_at)
-        else:
-            line.unfinished(place, until_at)
-        return likelihood
-
-
-class Spot(Struct, frozen=True):
-    """A task's place in a line that decides."""
-
-    planner: LinePlanner
-    line: Line
-    place: float
-
-    @property
-    def curve(self) -> HazardCurve:
-        return self.planner.curve
-
-    def after_s(self, at: float) -> float:
-        """Return how long after the predicted completion this instant is."""
-        return at - self.line.predicted_at(self.place)
-
-    def gap_s(self, at: float, key: int, *, unpressed: bool = False) -> float:
-        """Return the wait after a poll in vain at this instant; `unpressed`: as if there were no limit."""
-        return self.planner.gap_s(self.after_s(at), key, unpressed=unpressed)
-
-
-class Seen(Struct, frozen=True):
-    """What a poll showed, by our clock."""
-
-    before_at: float  # unfinished then: the poll before, or the request
-    now: float
-    done_at: float | None  # None: still unfinished
-    started_at: float | None  # None: not started, or not named
 
 
 class AccountTiming:
@@ -96,6 +46,7 @@ class AccountTiming:
         self.by_request = LineClock(LinePlanner(tradeoff, known.by_request), known.evidence_by_request)
         self.by_start = PhaseClock(tradeoff, known.by_start, known.evidence_by_start)
         self.standstill = Standstill()
+        self._stood_until = -math.inf  # tasks that were due until then waited for the standstill's end
         self.skew = Skew()
         self.deadline_s = tradeoff.deadline_s
         self._line_by = tradeoff.line_by
@@ -135,9 +86,11 @@ class AccountTiming:
             > PROBABLE
         ):
             return 0.0
-        return from_at + spot.gap_s(from_at, task.key) - now
+        if spot.planner.runs_ahead(spot.place, spot.after_s(now), task.key):
+            return 0.0
+        return from_at + spot.gap_s(from_at, task.key, is_first=task.seen_at is None) - now
 
-    def _spot(self, task: Task, requested_at: float | None) -> "Spot | None":
+    def _spot(self, task: Task, requested_at: float | None) -> Spot | None:
         """Return where the task is in the line that decides; None where its age decides. A place by the request is not
         known before the first poll."""
         clock = self._decides
@@ -180,7 +133,8 @@ class AccountTiming:
         spot = self._spot(task, requested_at if named_at is not None else None)
         pressure = self.planner.pressure if spot is None else spot.planner.pressure
         if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
-            pressure.waited(max(0.0, asked_at - task.due_at))
+            due_at = max(task.due_at, self._stood_until) if self._stood_until > -math.inf else task.due_at
+            pressure.waited(max(0.0, asked_at - due_at))
         if done_at is not None:
             return None
         if spot is None:
@@ -214,8 +168,10 @@ class AccountTiming:
         from_s = max(0.0, seen.before_at - requested_at)
         to_s = max(from_s, (seen.now if seen.done_at is None else seen.done_at) - requested_at)
         by_age = self.planner.curve.likelihood(from_s, to_s, finished=is_done)
-        if is_done and self.standstill.lasts(seen.now):
-            self._restart_lines()
+        if self.standstill.may_last and self.standstill.lasts(seen.now):
+            self._stood_until = seen.now
+            if is_done:
+                self._restart_lines()
         if is_done:
             self.standstill.finished()
         else:
@@ -229,9 +185,12 @@ class AccountTiming:
                 task.key, chance, now=seen.now, deadline_at=deadline_at, is_in_line=spot is not None
             )
         self.planner.watch(from_s, to_s, finished=is_done)
-        self._weigh(self.by_feeding, self.by_feeding.learn(value, task.key, seen), by_age, is_done=is_done)
-        if is_named and (self._decides is not self.by_feeding or task.key % FOLLOWED == 1):
-            self._weigh(self.by_request, self.by_request.learn(value, requested_at, seen), by_age, is_done=is_done)
+        likelihood = self.by_feeding.learn(value, task.key, seen)
+        self._weigh(self.by_feeding, likelihood, by_age, is_done=is_done)
+        if is_named:
+            if self._decides is not self.by_feeding or task.key % FOLLOWED == 1:
+                likelihood = self.by_request.learn(value, requested_at, seen)
+            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
         if seen.started_at is not None:
             to_at = seen.now if seen.done_at is None else seen.done_at
             was_seen = task.started_at is not None
@@ -243,24 +202,30 @@ class AccountTiming:
         if likelihood is not None:
             gain = likelihood - by_age
             clock.evidence += gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
+            if not -MOST_LEAD < clock.evidence < MOST_LEAD:
+                self._bound_lead(clock)
         if is_done:
             clock.evidence *= FADING
 
+    def _bound_lead(self, clock: LineClock | PhaseClock) -> None:
+        """Bound the evidence, so that what holds no longer is left soon, but keep the order of the clocks."""
+        excess = max(0.0, clock.evidence - MOST_LEAD)
+        for each in (self.by_feeding, self.by_request, self.by_start):
+            each.evidence = max(each.evidence - excess, -MOST_LEAD)
+
     def _choose(self) -> None:
-        best: LineClock | PhaseClock = self.by_feeding
-        if self.by_request.evidence > best.evidence:
-            best = self.by_request
-        if self.by_start.evidence > best.evidence:
-            best = self.by_start
-        if best is self.by_request and self.by_feeding.evidence > best.evidence - CONVINCED:
-            best = self.by_feeding  # also known before the first poll
         before = self._decides
         if before is not None and before.evidence < 0:
             self._decides = None
-        lead = CONVINCED if self._decides is None else self._decides.evidence + CONVINCED
-        if best.evidence > lead or (self._decides is self.by_request and best is self.by_feeding):
+        # the line by feeding is known before the first poll: the other one must explain clearly more
+        needed = 0.0 if before is self.by_request else CONVINCED_OF_REQUESTS
+        line = self.by_request if self.by_request.evidence - self.by_feeding.evidence > needed else self.by_feeding
+        if self._decides is not None and self._decides is not self.by_start:
+            self._decides = line
+        best: LineClock | PhaseClock = self.by_start if self.by_start.evidence > line.evidence else line
+        if best.evidence > (0.0 if self._decides is None else self._decides.evidence) + CONVINCED:
             self._decides = best
-        if self._decides is not before:
+        if self._decides is not before and (self._decides is not line or not isinstance(before, LineClock)):
             self.planner.replan()
             self.by_start.planner.replan()
 

@@ -24,6 +24,12 @@ FAR = 0.9  # of the finished imports are at smaller places than those that show 
 LATEST_S = 15.0  # after the predicted completion, a poll was made
 SCOUTS = 32  # one import of this many is polled half way, in case that the line is faster
 SCOUT_S = 60.0
+GOLDEN = (5**0.5 - 1) / 2  # spreads evenly
+AHEAD_S = 5.0  # a poll this long before the predicted completion shows whether the line is faster …
+AHEAD = 4  # … as many of the latest: one that found a completed import is followed by more …
+MOSTLY_AHEAD = 3  # … and as many of them by all
+AROUND = 64.0  # places
+SAMPLE = 4  # one import of this many, where some are completed ahead
 MOST_PRESSURE = 25.0
 MOST_LINES = 64  # by value of the field that tells lines apart
 
@@ -75,10 +81,11 @@ class Line:
             self._anchor()
 
     def unfinished(self, place: float, now: float) -> None:
-        """A poll found an import unfinished: far along the line and past its prediction, that shows a delay."""
+        """A poll found an import unfinished: far along the line and past its prediction, that shows a delay, or that
+        the line is not as early as a few imports that were finished before their turn made believe."""
         if self.is_fitted and place > self._far:
             overdue_s = now - self._at - (place - self._place) * self.pace_s
-            if overdue_s > 0:
+            if overdue_s > min(self._shift_s, 0.0):
                 self._vote(overdue_s, in_vain=True)
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
@@ -95,7 +102,7 @@ class Line:
         if is_in_vain:
             self._shift_s = max(0.0, middle_s)
         else:
-            self._shift_s = middle_s if ordered[-1][0] < 0 else 0.0
+            self._shift_s = middle_s if ordered[-1][0] < 0 and not self._in_vain else 0.0
 
     def _fit(self) -> None:
         """The pace from the halves of the line, by place. Medians, because some imports are out of order."""
@@ -130,6 +137,10 @@ class LinePlanner:
         self.pressure = Pressure(most=MOST_PRESSURE)
         self.curve = HazardCurve(AXIS.edges, self.hazard.rates()[0])
         self._base_plan = self._plan = NO_PLAN
+        self._ahead_from = math.inf
+        self._ahead: deque[bool] = deque(
+            maxlen=AHEAD
+        )  # of the latest polls ahead of the line, which found a completed one
 
     def line(self, value: str) -> Line:
         """Return the line of this value; beyond `MOST_LINES` they share one."""
@@ -143,14 +154,30 @@ class LinePlanner:
         """Forget where the lines are; how far completions spread around a line stays known."""
         self.lines.clear()
 
-    def gap_s(self, after_s: float, key: int, *, unpressed: bool = False) -> float:
+    def polled_ahead(self, place: float, *, finished: bool) -> None:
+        """A poll was made more than `AHEAD_S` before the predicted completion."""
+        if finished:
+            self._ahead_from = min(place, self._ahead_from if any(self._ahead) else place)
+        if place >= self._ahead_from - AROUND:
+            self._ahead.append(finished)
+
+    def runs_ahead(self, place: float, after_s: float, key: int) -> bool:
+        """Return whether an import may be completed before its turn, because others were, near it or behind it: a
+        server that grew, or that completes many at once."""
+        found = sum(self._ahead)
+        if not found or after_s >= -AHEAD_S or place < self._ahead_from - AROUND:
+            return False
+        return found >= MOSTLY_AHEAD or key % SAMPLE == 0
+
+    def gap_s(self, after_s: float, key: int, *, unpressed: bool = False, is_first: bool = False) -> float:
         """Return the wait after a poll that found the import unfinished so long after its predicted completion, before
-        it where negative; `unpressed`: as if there were no limit."""
+        it where negative; `unpressed`: as if there were no limit; `is_first`: after its feeding instead."""
         if self._plan is NO_PLAN:
             self.replan()
         gap_s = (self._base_plan if unpressed else self._plan).gap_s(after_s)
         if after_s < 0 and key % SCOUTS == 0:
-            gap_s = min(gap_s, max(SCOUT_S, -after_s / 2))
+            share = key // SCOUTS * GOLDEN % 1 if is_first else 1.0  # of the half: not all as late
+            gap_s = min(gap_s, max(SCOUT_S, -after_s / 2 * share))
         return max(min(gap_s, self._tradeoff.cap_s), self._tradeoff.shortest_gap_s)
 
     def refresh(self) -> None:

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import traceback
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -380,6 +381,38 @@ async def test_a_stray_answer_on_an_idle_connection_is_thrown_away_with_it() -> 
             assert isinstance((await client.poll(make_task())).outcome, Finished)
             await asyncio.sleep(0.1)
     assert server.connections == 2
+
+
+async def test_a_piece_of_a_stray_answer_on_an_idle_connection_is_thrown_away_with_it() -> None:
+    piece = http(orjson.dumps({"status": "CANCELED", "taskId": "another"}))[:60]
+    async with answering(Reply(http(COMPLETE), late=piece), http(COMPLETE)) as server, client_of(server.url) as client:
+        for _ in range(2):
+            assert isinstance((await client.poll(make_task())).outcome, Finished)
+            await asyncio.sleep(0.1)
+    assert server.connections == 2
+
+
+LARGE = orjson.dumps({"status": "COMPLETE", "taskId": ID, "result": {"id": "1", "name": "a" * 900_000}})
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(LARGE),
+        http(zlib.compress(LARGE), "200 OK", "Content-Encoding: deflate"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(LARGE), LARGE),
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + http(LARGE),
+    ],
+    ids=["plain", "compressed", "chunked", "after-hints"],
+)
+async def test_an_answer_larger_than_what_is_read_at_once_is_read_whole_and_keeps_its_connection(reply: bytes) -> None:
+    async with answering(reply) as server, client_of(server.url) as client:
+        for _ in range(2):
+            outcome = (await client.poll(make_task())).outcome
+            assert isinstance(outcome, Finished)
+            assert outcome.result is not None
+            assert len(outcome.result) > 900_000
+    assert server.connections == 1
 
 
 async def test_a_stray_answer_of_another_task_is_rejected_and_the_connection_is_dropped() -> None:

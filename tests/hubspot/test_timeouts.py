@@ -33,9 +33,9 @@ class Counting(SharedTimeout):
 
     wakes = 0
 
-    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _cancel_late(self) -> None:
         self.wakes += 1
-        super()._cancel_late(loop)
+        super()._cancel_late()
 
 
 async def test_a_task_can_wait_many_times_and_one_timer_serves_all() -> None:
@@ -64,8 +64,8 @@ class Joined(SharedTimeout):
 
     waiting: "asyncio.Task[None]"
 
-    def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        super()._cancel_late(loop)
+    def _cancel_late(self) -> None:
+        super()._cancel_late()
         self.waiting.cancel()
 
 

@@ -9,7 +9,8 @@ from bench.timing_workloads import Import
 from poller.core.model import Finished, Running
 from poller.core.timestamps import iso
 from poller.schedule import AccountTiming, Tradeoff, explanation_of
-from poller.schedule.line import FEWEST, SCOUT_S, SCOUTS, Line, LinePlanner
+from poller.schedule.account import CONVINCED_OF_REQUESTS, MOST_LEAD
+from poller.schedule.line import AHEAD, FEWEST, MOSTLY_AHEAD, SAMPLE, SCOUT_S, SCOUTS, Line, LinePlanner
 from poller.schedule.policy import Polling
 from tests.support.makers import make_task
 
@@ -209,3 +210,84 @@ def test_the_durations_of_independent_imports_are_explained_too() -> None:
         timing.learn(make_task(key=rng.randrange(9999), fed_at=fed_at), outcome, asked_at=fed_at + 99, now=fed_at + 99)
     timing.refresh(NOW + 5000)
     assert timing.explanation(NOW + 5000).startswith("half of the imports finish within ")
+
+
+def test_imports_finished_before_their_turn_do_not_make_the_line_seem_early_once_others_are_not() -> None:
+    """Only a finished one can be found before its turn, so five in a row are no proof."""
+    line = moving(range(100))
+    for place in range(500, 505):
+        line.completed(float(place), 220.0)
+    assert line.predicted_at(600.0) < 500.0  # 1,200 s, by its pace
+    line.unfinished(600.0, 500.0)
+    assert line.predicted_at(600.0) == pytest.approx(1200.0, abs=60)
+
+
+def test_a_line_that_breaks_is_left_after_as_much_evidence_however_long_it_held() -> None:
+    timing = AccountTiming("a", Tradeoff())
+    learn_line(timing, range(600))
+    assert 100 < timing.by_feeding.evidence <= MOST_LEAD
+    for key in range(5000, 5080):
+        timing.learn(make_task(key=key, fed_at=NOW), finished_at(NOW + 6000), asked_at=NOW + 6001, now=NOW + 6001)
+    assert timing.by_feeding.evidence < 0
+
+
+def test_the_order_of_requests_leads_only_by_polls_that_both_lines_were_learned_from() -> None:
+    """It is followed by one import of four: what the other polls show counts for both, or a line that loses evidence
+    would always lose against it."""
+    timing = AccountTiming("a", Tradeoff())
+
+    def finish(key: int, done_at: float) -> None:
+        outcome = Finished(status="COMPLETE", num_errors=0, requested_at=iso(NOW + key), completed_at=iso(done_at))
+        timing.learn(make_task(key=key, fed_at=NOW + key), outcome, asked_at=done_at + 1, now=done_at + 1)
+        timing.refresh(done_at + 1)
+
+    for key in range(200):
+        finish(key, NOW + key * 10.0)
+    for key in range(1000, 1030):
+        finish(key, NOW + 2100.0)
+        assert timing.by_request.evidence - timing.by_feeding.evidence < CONVINCED_OF_REQUESTS
+
+
+def test_where_one_import_was_completed_long_before_its_turn_more_behind_it_are_polled() -> None:
+    planner = LinePlanner(Tradeoff())
+    assert not planner.runs_ahead(700.0, -300.0, SAMPLE)
+    planner.polled_ahead(500.0, finished=True)
+    assert planner.runs_ahead(700.0, -300.0, SAMPLE)
+    assert not planner.runs_ahead(700.0, -300.0, SAMPLE + 1)
+    assert not planner.runs_ahead(300.0, -300.0, SAMPLE)  # not behind it
+    assert not planner.runs_ahead(700.0, -1.0, SAMPLE)  # it is due anyway
+    for _ in range(MOSTLY_AHEAD):
+        planner.polled_ahead(600.0, finished=True)
+    assert planner.runs_ahead(700.0, -300.0, SAMPLE + 1)
+    for _ in range(AHEAD):
+        planner.polled_ahead(700.0, finished=False)
+    assert not planner.runs_ahead(700.0, -300.0, SAMPLE)
+
+
+def test_scouts_are_first_polled_at_different_parts_of_the_way() -> None:
+    """Otherwise a change that concerns the latest ones alone shows when they are half way, and no earlier."""
+    planner = LinePlanner(Tradeoff())
+    for _ in range(100):
+        planner.hazard.watch(-1000.0, 0.1, finished=True)
+    gaps_s = [planner.gap_s(-1000.0, key, is_first=True) for key in range(SCOUTS, 40 * SCOUTS, SCOUTS)]
+    assert min(gaps_s) < 100 < 400 < max(gaps_s) <= 500
+
+
+def test_what_is_overdue_after_a_standstill_did_not_wait_for_the_limit() -> None:
+    timing = AccountTiming("a", Tradeoff())
+    learn_line(timing, range(100))
+    late = make_task(key=50, fed_at=NOW, polls=1, due_at=NOW + 1200)
+    for second in range(1100, 1200):
+        timing.learn(late, Running(status=None), asked_at=NOW + second, now=NOW + second)
+    for second in range(3000, 4000, 10):
+        timing.learn(late, Running(status=None), asked_at=NOW + second, now=NOW + second)
+    timing.learn(late, finished_at(NOW + 4000), asked_at=NOW + 4001, now=NOW + 4001)
+    for key in range(100, 130):
+        timing.learn(
+            make_task(key=key, fed_at=NOW, polls=1, due_at=NOW + 1200, seen_at=NOW + 1100),
+            finished_at(NOW + 4000),
+            asked_at=NOW + 4001,
+            now=NOW + 4001,
+        )
+        timing.refresh(NOW + 4020)
+    assert timing.planner.pressure.factor == timing.by_feeding.planner.pressure.factor == 1.0

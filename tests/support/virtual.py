@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 
 EPOCH = 1767571200.0  # 2026-01-05T00:00:00Z, when every virtual test begins
-TURN_S = 1e-6  # charged each turn: aiolimiter live-locks on a clock that does not move
+TURN_S = 1e-6  # charged each turn: a wait for the last digit of a float must end
 SOCKET_GRACE_S = 0.002  # real time in which data on a socket of this process always arrives
 THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time moves without it
 DEADLOCK_GRACE_S = 0.5  # the same where nothing is scheduled: watchers of child processes are threads, too

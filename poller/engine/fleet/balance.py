@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-MOVED_AT_ONCE = 10  # accounts that a member takes or gives in one turn, so that no fast one takes all
+MOVED_AT_ONCE = 10  # accounts that a member gives in one turn, or takes in its first, so that no fast one takes all
+TAKEN_AT_ONCE = 30  # accounts that it takes in a later turn, which must not be long
 TURNS_TO_SHARE = 6  # a share larger than what these turns move at that pace is moved faster
 
 
@@ -63,11 +64,18 @@ def shares(me: int, seats: Sequence[Seat], owners: Mapping[str, int | None]) -> 
     return found
 
 
-def moves(found: Sequence[Share], *, may_give: bool, is_busy: Callable[[str], bool] = lambda _account: False) -> Moves:
+def moves(
+    found: Sequence[Share],
+    *,
+    may_give: bool,
+    knows_others: bool = False,
+    is_busy: Callable[[str], bool] = lambda _account: False,
+) -> Moves:
     """Return what to take of each class and what to give, idle accounts first. `may_give`: this member has seen enough
-    turns to know that the others are there to take."""
+    turns to know that the others are there to take. `knows_others`: it has seen who is there, and its part is not too
+    large. Then it takes more at once: what another one left is not polled until it is taken."""
     most = max(MOVED_AT_ONCE, sum(share.target for share in found) // TURNS_TO_SHARE)
-    take, left = [], most
+    take, left = [], max(most, TAKEN_AT_ONCE) if knows_others else most
     for share in found:
         limit = min(share.target - len(share.mine), len(share.free), left)
         if limit > 0:

@@ -77,6 +77,7 @@ class Turns:
         process took this member's name."""
         async with asyncio.TaskGroup() as self._group:
             while True:
+                began_at = self._monotonic()
                 try:
                     if self._member.is_fenced:
                         await self._drop_all()
@@ -87,16 +88,16 @@ class Turns:
                 except Fenced as error:
                     self._member.note_fenced(error)
                     continue
-                await self._wait()
+                await self._wait(began_at)
 
-    async def _wait(self) -> None:
-        """Wait for the next turn; the first one of a drain comes at once."""
+    async def _wait(self, began_at: float) -> None:
+        """Wait for the next turn, one a beat; the first one of a drain comes at once."""
         beat_s = self._member.times.beat_s
         if self._service.is_ending:
             await asyncio.sleep(beat_s)
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(beat_s):
+            async with asyncio.timeout(max(0.0, began_at + beat_s - self._monotonic())):
                 await self._service.ending.wait()
 
     async def _turn(self) -> None:
@@ -132,6 +133,7 @@ class Turns:
         found = moves(
             shares(view.me or 0, seats, owners),
             may_give=self._turns >= MEMBER_TURNS,
+            knows_others=self._turns > 0,
             is_busy=self._is_busy,
         )
         for account in found.give:

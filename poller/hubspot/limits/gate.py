@@ -71,8 +71,7 @@ class AccountGate:
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
         self._windows = AccountWindows(limits.requests, limits.window_s, known.reported if known else None)
-        self._counts = RequestCounts()
-        self._outage = OutageDetector()
+        self._counts, self._outage = RequestCounts(), OutageDetector()
         self._refusals = RefusalDetector()
         self._throttles = ThrottleWatch()
         probes = Probes(self._counts, monotonic=monotonic, rng=rng)
@@ -93,9 +92,10 @@ class AccountGate:
         else:
             self._windows.take_over(handover, monotonic())
         self._concurrency = Concurrency(limits.workers, self._windows.tighter)
-        self._active_at = clock() if assumed_s and not state.clean else state.active_at
+        self._active_at = clock() if assumed_s and not state.clean else state.active_at  # before this run's requests
+        self._ended_at: float | None = None  # when the latest request ended, monotonic
         self._logged: set[Window] = set()
-        self._admission = AdmissionQueue(self._wait_s, self._windows.tighter)
+        self._admission = AdmissionQueue(self._wait_s, self._windows.tighter, monotonic=monotonic)
         if state.pause == Pause.PAUSED_BY_PERSON:
             self._pause.hold(state.pause_detail)
 
@@ -115,7 +115,7 @@ class AccountGate:
 
     def state(self) -> AccountState:
         return AccountState(
-            active_at=self._clock() if self._windows.in_flight else self._active_at,
+            active_at=self._last_active_at(),
             paused_s=self.paused_s,
             day=self._quota.day,
             day_requests=self._quota.day_requests,
@@ -123,6 +123,11 @@ class AccountGate:
             pause_detail=self._pause.detail,
             resume_at=self._pause.resume_at,
         )
+
+    def _last_active_at(self) -> float | None:
+        if self._windows.in_flight:
+            return self._clock()
+        return self._active_at if self._ended_at is None else self._clock() - (self._monotonic() - self._ended_at)
 
     def reading(self) -> GateReading:
         reported = self._windows.reported
@@ -184,6 +189,13 @@ class AccountGate:
 
     # --- may a request leave
 
+    def enter_at_once(self, slot: HeldSlot) -> bool:
+        """Take the slot where there is no wait, as mostly; return whether it was taken."""
+        if not self._admission.pass_at_once():
+            return False
+        self._take(slot)
+        return True
+
     def enter(self, slot: HeldSlot) -> Awaitable[None]:
         """Wait for the slot and take it."""
         return self._admission.admit(lambda: self._take(slot))
@@ -229,27 +241,27 @@ class AccountGate:
 
     def abandon(self, slot: HeldSlot) -> None:
         """The request may have reached the server until now, and its result stays unknown."""
-        self._release(slot, RateLimits())
+        self._release(slot, RateLimits(), self._monotonic())
         self._fail_probe(slot)
         self._admission.wake()
 
     def learn(self, slot: HeldSlot, answer: Answer) -> None:
         """Learn from a request's answer. Requests sent before a pause neither end nor extend it."""
         self._learn_limits(answer.limits)
-        accepted, now = not isinstance(answer.outcome, Throttled), self._monotonic()
+        is_good, now = isinstance(answer.outcome, ANSWERING), self._monotonic()
+        accepted = is_good or not isinstance(answer.outcome, Throttled)
         self._windows.learn_others(answer.limits, accepted=accepted, sent_at=slot.sent_at, now=now)
-        self._release(slot, answer.limits)
-        if not isinstance(answer.outcome, ANSWERING):
+        self._release(slot, answer.limits, now)
+        if not is_good:
             self._counts.failed += 1
         if slot.era == self._pause.era:
             self._judge(slot, answer)
         self._admission.wake()
 
-    def _release(self, slot: HeldSlot, limits: RateLimits) -> None:
-        now = self._monotonic()
+    def _release(self, slot: HeldSlot, limits: RateLimits, now: float) -> None:
         self._quota.learn(limits, sent_at=slot.sent_at, now=now)
         self._windows.release(now)
-        self._active_at = self._clock()
+        self._ended_at = now
 
     def _learn_limits(self, limits: RateLimits) -> None:
         if (window := self._windows.learn(limits)) is None:

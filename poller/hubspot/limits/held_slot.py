@@ -24,7 +24,8 @@ class HeldSlot:
         self.era = 0
 
     async def __aenter__(self) -> Self:
-        await self._gate.enter(self)
+        if not self._gate.enter_at_once(self):
+            await self._gate.enter(self)
         self._is_held = True
         return self
 

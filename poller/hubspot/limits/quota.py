@@ -86,6 +86,8 @@ class DailyQuota:
 
     def left(self, in_flight: int = 0) -> float:
         """Return how many requests may still leave today; `in_flight` ones may not be in the server's count yet."""
+        if self._limit is None and self._remaining is None:
+            return math.inf
         return min(self.configured_left(), self._reported_left() - in_flight)
 
     def configured_left(self) -> float:

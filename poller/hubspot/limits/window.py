@@ -67,6 +67,8 @@ class HeldSlots:
     def free_in_s(self, window: Window, capacity: int, now: float) -> float:
         """Return when one of `capacity` slots is free: 0 is now, infinity means that an answer must come first."""
         instants = self._ended_at
+        if self.in_flight + len(instants) < capacity:
+            return 0.0
         first = bisect_right(instants, now - window.hold_s)
         inside = len(instants) - first
         excess = self.in_flight + inside - capacity + 1
@@ -138,6 +140,8 @@ class Others:
     def capacity(self, window: Window, now: float) -> int:
         """Return the slots of `window` that are left for us. While others use it, a few stay empty, because they
         may take more before we see it."""
+        if not self._caution and not self._proved:
+            return window.limit
         share = math.ceil(self._caution_left(window, now))
         while self._proved and self._proved[0][0] <= now:
             self._proved.popleft()

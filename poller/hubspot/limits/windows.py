@@ -132,6 +132,8 @@ class AccountWindows:
             self._others.accept(limits.remaining)
         self._room, self._room_at = limits.remaining - self.in_flight, now
         used = window.limit - max(0, limits.remaining)
+        if used <= self.in_flight:
+            return  # all of it may be ours
         self._others.prove(used - self._held.counted_at_most(window, sent_at), window, now)
 
     def _learn_without_counts(self, accepted: bool, sent_at: float, now: float) -> None:

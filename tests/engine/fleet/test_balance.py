@@ -23,6 +23,7 @@ class Fleet:
         self.owners = dict(owners)
         self.rng = Random(seed)
         self.most_taken = 0
+        self.knows_others = False
 
     def turn(self) -> int:
         """Return how many accounts moved."""
@@ -44,7 +45,8 @@ class Fleet:
         return moved
 
     def moves(self, member: int, seen: Mapping[str, int | None]) -> Moves:
-        return moves(shares(member, list(self.seats.values()), seen), may_give=True)
+        found = shares(member, list(self.seats.values()), seen)
+        return moves(found, may_give=True, knows_others=self.knows_others)
 
     def settle(self) -> int:
         """Return after how many turns nothing moved any more."""
@@ -105,6 +107,16 @@ def test_what_a_buried_member_held_is_taken_in_the_next_turn() -> None:
     fleet.turn()
     assert fleet.holds()[None] == 0
     assert max(fleet.holds().values()) - min(fleet.holds().values()) <= 1
+
+
+def test_what_a_member_leaves_is_taken_in_the_next_turn_by_those_who_know_the_others() -> None:
+    """Nothing is sent for an account meanwhile."""
+    fleet = Fleet(dict.fromkeys(range(4), accounts(200)), {name: n % 4 for n, name in enumerate(accounts(200))})
+    fleet.knows_others = True
+    drained(fleet, 3)
+    fleet.turn()
+    assert fleet.holds()[None] == 0
+    assert fleet.settle() == 0
 
 
 def test_a_draining_member_takes_nothing_back() -> None:

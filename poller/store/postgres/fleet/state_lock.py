@@ -3,8 +3,9 @@ and for migrations; who may write depends on the member's row alone.
 """
 
 import asyncio
+from contextlib import suppress
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 
 from poller.core.errors import StoreLocked, StoreUnusable
 from poller.store.postgres.connection import fetch_first
@@ -14,7 +15,12 @@ from poller.store.postgres.lock import KEY, PROBE_GAP_S, PROBE_TRIES, NotOwner, 
 from poller.store.postgres.schema import VERSION, known_version, migrate
 
 IDLE_S = 3.0  # in a transaction, without a word from its client
+MIGRATION_TRIES = 5
+LOCK_WAIT_S = 2.0  # for a table: while a migration waits, all who use the table wait behind it
 ADDITIVE = frozenset({10})  # versions that a fleet may be brought to while older members run
+
+# "Pol" and "m": one member at a time brings the state to its version.
+_MIGRATION = "(1349479533::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
 
 
 async def prepare(connection: AsyncConnection, dsn: Dsn) -> int:
@@ -69,9 +75,17 @@ async def _migrate_beside(connection: AsyncConnection, dsn: Dsn) -> int:
             f"the state {dsn.shown} is of version {version} and in use by {await owner_of(connection)}. Stop them, "
             "then start this one: it brings the state to its own version."
         )
-    async with connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '2s'")
-        return await migrate(connection, dsn)
+    for _ in range(MIGRATION_TRIES):
+        with suppress(errors.LockNotAvailable):
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = {int(LOCK_WAIT_S * 1000)}".encode())
+                await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION})".encode())
+                return await migrate(connection, dsn)  # reads the version again: another one may have been faster
+        await asyncio.sleep(LOCK_WAIT_S)
+    raise StoreUnusable(
+        f"the state {dsn.shown} is of version {version}, and a table that must change is locked by a long transaction. "
+        "Start this one again when that has ended."
+    )
 
 
 async def _lock(connection: AsyncConnection, function: str) -> bool:
