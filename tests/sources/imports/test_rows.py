@@ -254,7 +254,7 @@ def test_a_file_of_a_table_needs_column_names_whatever_its_urls_end_in() -> None
 
 def test_a_row_that_is_not_utf_8_is_rejected_with_what_to_do_where_it_would_be_sent() -> None:
     text = "url;brand;note\nhttps://a.example.com/1;B\u00f6hm;\nhttps://a.example.com/2;Acme;gr\u00fcn\n"
-    options = {"defaults": {**SET, "folderPath": "/p/{brand}"}}
+    options: dict[str, Any] = {"defaults": {**SET, "folderPath": "/p/{brand}"}}
     (rejection,) = [each for chunk in chunks(text.encode("cp1252"), **options) for each in chunk.rejected]
     assert "not UTF-8" in rejection.reason
     assert "CSV UTF-8" in rejection.reason
