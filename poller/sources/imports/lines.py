@@ -134,8 +134,8 @@ def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str 
 def _refuse_table_without_names(line: str, options: ReadOptions, source: str) -> None:
     """Raise `InputError` where the first line is a record of a table: its columns would become part of its URL."""
     is_table = options.format == "csv" or source.lower().endswith(_TABLE_FILES)
-    looks_so = _MORE_COLUMNS_IN_A_TABLE if is_table else _MORE_COLUMNS
-    if is_url(line) and looks_so.fullmatch(line.strip()):
+    shape = _MORE_COLUMNS_IN_A_TABLE if is_table else _MORE_COLUMNS
+    if is_url(line) and shape.fullmatch(line.strip()):
         begins = printable(line.strip()[:_LINE_SHOWN])
         raise InputError(
             f"{source}: the table has no column names. Add a first line with one name a column, such as url,name,brand."
