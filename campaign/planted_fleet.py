@@ -50,10 +50,47 @@ FLEET_BUGS = (
         tests=FENCE,
     ),
     Bug(
+        name="the-order-of-records-is-locked-early",
+        file=ACCOUNTS,
+        old="    stored: set[int] = set()\n    polled = [",
+        new="    stored: set[int] = set()\n"
+        "    order = '(1349479538::bigint << 32) | to_regnamespace(current_schema())::oid::bigint'\n"
+        "    await connection.execute(f'SELECT pg_advisory_xact_lock({order})'.encode())\n    polled = [",
+        tests=FENCE,
+    ),
+    Bug(
         name="an-account-is-free-where-no-member-seems-to-own-it",
         file=ACCOUNTS,
         old="FROM account WHERE owner IS NULL AND name = ANY (%s)",
         new="FROM account c WHERE NOT EXISTS (SELECT FROM replica r WHERE r.id = c.owner) AND name = ANY (%s)",
         tests=("store/test_fleet",),
+    ),
+    Bug(
+        name="a-start-does-not-ask-for-the-owner",
+        file="poller/store/postgres/fleet/starts.py",
+        old='sql = "SELECT FROM account WHERE id = %s AND owner = %s AND epoch = %s"',
+        new='sql = "SELECT FROM account WHERE id = %s AND %s::bigint IS NOT NULL AND epoch = %s"',
+        tests=FENCE,
+    ),
+    Bug(
+        name="rows-wait-where-their-owner-polls-ids",
+        file="poller/engine/fleet/turns.py",
+        old="for account in await self._membership.with_rows(asked):",
+        new="for account in ():",
+        tests=("service/test_fleet_imports",),
+    ),
+    Bug(
+        name="a-trial-that-fails-stops-one-replica-after-the-other",
+        file="poller/app/build.py",
+        old="on_trial_failed=None if service.is_member else _stop_after_trial(service),",
+        new="on_trial_failed=_stop_after_trial(service),",
+        tests=("service/test_fleet_imports",),
+    ),
+    Bug(
+        name="a-buried-member-reads-on-where-it-was-in-its-files",
+        file="poller/engine/fleet/turns.py",
+        old="        await self._service.ingest.leave_off()  # a failover may have taken the position back\n",
+        new="",
+        tests=("service/test_fleet",),
     ),
 )

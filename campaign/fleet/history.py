@@ -10,12 +10,12 @@ FAILOVER_S = 15.0  # by then the standby is the primary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One poll that reached HubSpot."""
+    """One request that reached HubSpot."""
 
     at: float
     account: str
     replica: str
-    task_id: str
+    task_id: str  # of a poll
     is_final: bool  # the answer was COMPLETE or CANCELED, or an unknown id
 
 
@@ -51,6 +51,10 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     acknowledged: dict[tuple[str, str], float] = field(default_factory=dict)  # account and task id, when a 200 came
     lost_from: list[float] = field(default_factory=list)  # from when on a failover lost commits, until its own instant
+    rows: dict[tuple[str, str], float] = field(default_factory=dict)  # account and URL of a row, when a 200 came
+    offered: set[tuple[str, str]] = field(default_factory=set)  # account and URL of each row that was sent to a replica
+    starts: Sequence[tuple[str, str, float]] = ()  # account, URL and instant of each start call
+    settled_at: float = float("inf")  # from when on unsure rows may be started again: all blows are over
     expected: dict[tuple[str, str], str] = field(default_factory=dict)  # the kind of each task that was fed
     records: Sequence[bytes] = ()  # of the store, in the order of their numbers
     lines: Sequence[bytes] = ()  # of the JSONL file
@@ -58,7 +62,7 @@ class History:
     table: Sequence[bytes] = ()  # the records in the SQL table
     read: dict[str, list[bytes]] = field(default_factory=dict)  # by reader of /v1/finished
     imbalances: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of the ledger, by replica that was asked
-    recorded_polls: int = 0
+    recorded_requests: int = 0  # polls and starts
     workers: int = 0
 
     def by_account(self) -> Mapping[str, list[Arrival]]:

@@ -141,9 +141,41 @@ def no_account_is_idle_for_longer_than_a_fault_explains(history: History) -> Ite
                 break
 
 
+def each_row_has_one_record(history: History) -> Iterator[str]:
+    """Each acknowledged row has one record, and no record is of a row that was not fed."""
+    found = Counter(row for row, _ in _rows(history))
+    due = {row for row, at in history.rows.items() if not history.may_be_lost(at)}
+    yield from _named("of rows without a record", due - found.keys())
+    yield from _named("of rows with several records", {each for each, count in found.items() if count > 1})
+    yield from _named("of rows with a record, but never fed", found.keys() - history.offered)
+
+
+def no_row_is_started_twice_but_flagged(history: History) -> Iterator[str]:
+    """No row is started a second time before its start could land, and its record counts each start. A failover may
+    lose that it was started at all."""
+    if history.lost_from:
+        return
+    posts = Counter((account, url) for account, url, _ in history.starts)
+    early = Counter((account, url) for account, url, at in history.starts if at < history.settled_at)
+    yield from _named("of rows started twice at once", {row for row, count in early.items() if count > 1})
+    flagged = dict(_rows(history))
+    yield from _named(
+        "of rows whose record lacks a start",
+        {row for row, count in posts.items() if row in flagged and count > flagged[row]},
+    )
+
+
+def _rows(history: History) -> Iterator[tuple[tuple[str, str], int]]:
+    """Yield account and URL of each record of a row, and its starts."""
+    for record in history.records:
+        fields = orjson.loads(record)
+        if "row" in fields:
+            yield (fields["account"], fields["ref"]["url"]), fields["starts"]
+
+
 def few_answers_are_lost(history: History) -> Iterator[str]:
-    """Polls that were answered but not recorded are at most what was in flight at each fault."""
-    lost = len(history.arrivals) - history.recorded_polls
+    """Requests that were answered but not recorded are at most what was in flight at each fault."""
+    lost = len(history.arrivals) - history.recorded_requests
     most = 11 * history.workers * (1 + len(history.faults))
     if lost > most:
         yield f"{lost} answers were not recorded, after {len(history.faults)} faults at most {most} may be"
@@ -170,5 +202,7 @@ INVARIANTS: tuple[Callable[[History], Iterator[str]], ...] = (
     each_reader_saw_every_record_in_one_order,
     the_ledger_balances_anywhere,
     no_account_is_idle_for_longer_than_a_fault_explains,
+    each_row_has_one_record,
+    no_row_is_started_twice_but_flagged,
     few_answers_are_lost,
 )

@@ -32,11 +32,15 @@ class StrictHubspot(SandboxApi):
                 at=at,
                 account=account,
                 replica=replica,
-                task_id=request.path.split("/")[-2],
+                task_id=request.path.split("/")[-2] if request.method == "GET" else "",
                 is_final=_is_final(reply),
             )
         )
         return reply
+
+    def started(self) -> list[tuple[str, str, float]]:
+        """Return account, URL and instant of every start call that was read, accepted or not."""
+        return [(name, url, at) for name, api in self.accounts.items() for at, url in api.starts.posts]
 
 
 def _is_final(reply: SandboxReply) -> bool:

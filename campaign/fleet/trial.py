@@ -3,9 +3,10 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,11 +26,12 @@ from poller.reports.ledger import imbalances
 from poller.sandbox import Scenario, parse_durations, serve
 from poller.store import read_store
 
-WINDOW_S, LIMIT = 2.0, 12  # of each account: always full
+REQUESTS_A_SECOND = 6  # of each account: its window is always full
 OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
 DRAINED_WITHIN_S = 120.0
 TABLE = "finished"
-FEEDERS, FED_AT_ONCE = 2, 8  # as many ids a second as there may be requests
+FEEDERS, FED_AT_ONCE = 2, 8  # as many ids and rows a second as there may be requests
+ROWS_AT_ONCE = 2  # beside these
 SETTINGS = """\
 fleet = true
 replica = "{name}"
@@ -37,6 +39,9 @@ state = "{state}"
 base_url = "{hubspot}"
 listen = "127.0.0.1:0"
 follow = true
+input.feeds = "{feeds}"
+imports.trial = 0
+imports.options = {{ access = "PRIVATE", folderPath = "/p" }}
 progress = false
 requests = {limit}
 window_s = {window_s}
@@ -62,6 +67,12 @@ table = "{table}"
 kind = "webhook"
 url = "{webhook}"
 {accounts}"""
+# A row whose start's answer is lost is started again after its settle time, which is longer than a trial: it is over
+# once the blows are, and no start can be in flight.
+SETTLE = (
+    "UPDATE {schema}.import_row SET due_at = first_sent_at WHERE task IS NULL AND lost > 0"
+    " AND first_sent_at < extract(epoch FROM clock_timestamp()) - 10 RETURNING key"
+)
 ACCOUNT = '\n[accounts.{name}]\ntoken_env = "{variable}"\n'
 
 
@@ -76,6 +87,12 @@ class Shape:
     lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer
     kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
     seed: int = 1
+    window_s: float = 2.0  # of each account; only one longer than a lease shows that a new owner waits for it
+
+    @property
+    def limit(self) -> int:
+        """How many requests an account may send in a window."""
+        return round(REQUESTS_A_SECOND * self.window_s)
 
 
 @dataclass(slots=True)
@@ -94,6 +111,7 @@ class Trial:
     replicas: dict[str, Replica] = field(default_factory=dict)
     _struck: set[str] = field(default_factory=set)  # replicas, or the server, that a blow is at
     readers: dict[str, int] = field(default_factory=dict)  # the number that each has read up to
+    _rows: Iterator[int] = field(default_factory=count)
 
     @property
     def state(self) -> str:
@@ -109,20 +127,30 @@ class Trial:
             self.history.expected |= {
                 (account, each): self.hubspot.accounts[account].expected(each).kind.value for each in ids
             }
-            while not await self._post(session, account, ids):  # noqa: ASYNC110 - another process
+            while not await self._post(session, "tasks", account, ids):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.2)
             at = time.time()
             self.history.acknowledged |= {(account, each): at for each in ids}
+            await self.feed_rows(session, account)
             await asyncio.sleep(
-                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE * WINDOW_S / LIMIT / self.shape.accounts
+                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE / REQUESTS_A_SECOND / self.shape.accounts
             )
 
-    async def _post(self, session: aiohttp.ClientSession, account: str, ids: Sequence[str]) -> bool:
+    async def feed_rows(self, session: aiohttp.ClientSession, account: str) -> None:
+        """Feed fresh rows to random replicas, of which one refuses all: its settings name no imports."""
+        urls = [f"https://cdn.example.com/{next(self._rows)}.png" for _ in range(ROWS_AT_ONCE)]
+        self.history.offered |= {(account, url) for url in urls}
+        while not await self._post(session, "imports", account, urls):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.2)
+        at = time.time()
+        self.history.rows |= {(account, url): at for url in urls}
+
+    async def _post(self, session: aiohttp.ClientSession, what: str, account: str, lines: Sequence[str]) -> bool:
         if (url := self._any_url()) is None:
             return False
         with suppress(aiohttp.ClientError, TimeoutError):
-            data = "\n".join(ids)
-            async with session.post(f"{url}/v1/tasks", params={"account": account}, data=data) as response:
+            data = "\n".join(lines)
+            async with session.post(f"{url}/v1/{what}", params={"account": account}, data=data) as response:
                 return response.status == 200
         return False
 
@@ -170,7 +198,7 @@ class Trial:
             kind=kind,
             replica=None if name == "server" else name,
             lasts_s=lasts_s,
-            idle_s=OWNED_WITHIN_S + WINDOW_S + 2.0,
+            idle_s=OWNED_WITHIN_S + self.shape.window_s + 2.0,
         )
         self.history.faults.append(fault)
         match kind:
@@ -211,10 +239,12 @@ class Trial:
         """Wait until every task has its outcome and every sink its record; return what did not end in time."""
         for replica in self.replicas.values():
             await replica.start()
+        self.history.settled_at = time.time()
         ends_at = time.monotonic() + DRAINED_WITHIN_S
         while time.monotonic() < ends_at:
             if not await self._left():
                 break
+            self.server.rows(SETTLE.format(schema=self.schema))
             await asyncio.sleep(0.3)
         left = await self._left()
         for name in self.readers:
@@ -266,8 +296,13 @@ class Trial:
                 names[owner] = name
             change = Ownership(at=at, account=account, epoch=epoch, replica=names.get(owner))
             history.owners.append(change)
-        history.arrivals = self.hubspot.arrivals
-        history.recorded_polls = sum(orjson.loads(record)["polls"] for record in history.records)
+        history.arrivals, history.starts = self.hubspot.arrivals, self.hubspot.started()
+        recorded = [orjson.loads(record) for record in history.records]
+        history.recorded_requests = sum(each["polls"] + each.get("starts", 0) for each in recorded)
+        for each in recorded:
+            if "row" in each:
+                expected = self.hubspot.accounts[each["account"]].expected(each["task_id"])
+                history.expected[(each["account"], each["task_id"])] = expected.kind.value
         history.workers = 8 * self.shape.accounts
 
     @property
@@ -282,8 +317,8 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
     scenario = Scenario(
         durations=parse_durations("uniform:0.5,4"),
         fates={},
-        requests=LIMIT,
-        window_s=WINDOW_S,
+        requests=shape.limit,
+        window_s=shape.window_s,
         latency_s=(0.005, 0.05),
         seed=shape.seed,
     )
@@ -300,7 +335,7 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
             rng=Random(shape.seed),  # noqa: S311 - chooses blows
             hubspot=hubspot,
             receiver=receiver,
-            history=History(window_s=WINDOW_S, limit=LIMIT),
+            history=History(window_s=shape.window_s, limit=shape.limit),
             relay=await stack.enter_async_context(Relay(socket=server.socket).serving()),
         )
         if "failover" in shape.kinds:
@@ -312,11 +347,12 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
                 name=name,
                 state=f"postgresql://postgres@127.0.0.1:{relay.port}/postgres?schema={schema}",
                 hubspot=url,
-                limit=LIMIT,
-                window_s=WINDOW_S,
+                limit=shape.limit,
+                window_s=shape.window_s,
                 first=accounts[0],
                 server=f"postgresql://postgres@127.0.0.1:{trial.relay.port}/postgres",
                 table=trial.table,
+                feeds="ids" if number == shape.replicas > 1 else "imports",
                 webhook=str(webhook).removeprefix("webhook:"),
                 accounts="".join(ACCOUNT.format(name=each, variable=token_variable(each)) for each in accounts),
             )

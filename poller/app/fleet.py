@@ -98,7 +98,9 @@ class FleetRun:
         await self.turns.change(settings.account_settings(), shown_settings(settings))
 
     async def _open_lane(self, account: str, handover: Handover) -> Lane:
-        return await self.builder.lane(account, self.settings, self.service, handover)
+        lane = await self.builder.lane(account, self.settings, self.service, handover)
+        self.metrics.accounts_taken[handover.is_clean] += 1
+        return lane
 
     def _make_loop(self, name: str) -> DeliveryLoop:
         loops = [self.builder.delivery_loop(spec, self.settings) for spec in self.settings.sink_specs]

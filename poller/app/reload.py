@@ -182,7 +182,12 @@ class Reload:
 
 def result_name(settings: Settings) -> str:
     """Return the store's name for the result of this process's latest reload, which `poller reload` reads."""
-    return "reload" if settings.own_replica is None else f"reload:{settings.own_replica}"
+    return "reload" if settings.own_replica is None else answer_name(settings.own_replica)
+
+
+def answer_name(replica: str) -> str:
+    """Return the store's name for the result of the latest reload of this replica of a fleet."""
+    return f"reload:{replica}"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from poller.config import Settings
 from poller.core.deliveries import Delivery, Retry, Selection, Written
 from poller.core.errors import ConfigError, SinkError
-from poller.core.protocols import Clock, Sink, Store
+from poller.core.protocols import Clock, Sink, StateReader, Store
 from poller.core.record import decode
 from poller.engine import DeliveryLoop
 from poller.engine.metrics import Metrics
@@ -47,14 +47,14 @@ async def deliver_again(
         metrics = Metrics()
         store = await open_store(settings.state, clock=clock)
         stack.push_async_callback(store.close)
-        sink = _sink_of(settings, spec, environ, clock)
+        sink = sink_of(settings, spec, environ, clock)
         loop = DeliveryLoop(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
         stack.push_async_callback(loop.close)
         known = next((sums for sums in (await store.sums()).sinks if sums.name == sink.name), None)
         if known is None and selection.dead:
             raise ConfigError(f"the state has no dead letters of {sink.name}: it does not know that sink")
         if known is None and selection != Selection():
-            delivered, refused = await _export(store, sink, selection)
+            delivered, refused = await export(store, sink, selection)
         else:
             is_stopped_replay = selection == Selection() and known is not None and known.undelivered > 0
             what = _Outbox.AS_IT_IS if known is None else _outbox_for(sink, selection, is_stopped_replay)
@@ -80,7 +80,7 @@ async def take_again(settings: Settings, selection: Selection, *, clock: Clock) 
         await store.close()
 
 
-def _sink_of(settings: Settings, spec: str, environ: Mapping[str, str], clock: Clock) -> Sink:
+def sink_of(settings: Settings, spec: str, environ: Mapping[str, str], clock: Clock) -> Sink:
     """Return the configured sink of that name, with all its options, or else the one that the spec describes."""
     hidden = settings.secret_variables()
     environment = SinkEnvironment(clock=clock, rng=random.SystemRandom(), environ=environ, hidden=hidden)
@@ -129,7 +129,7 @@ async def _deliver(store: Store, loop: DeliveryLoop, selection: Selection, outbo
         raise loop.stopped_by
 
 
-async def _export(store: Store, sink: Sink, selection: Selection) -> tuple[int, int]:
+async def export(store: Store | StateReader, sink: Sink, selection: Selection) -> tuple[int, int]:
     """Write once to a sink that stays unknown to the state; return how many records it took and refused."""
     await sink.open(None, [])
     delivered, refused, after = 0, 0, 0

@@ -19,6 +19,7 @@ from poller.core.model import Kind
 from poller.core.sums import Sums
 from poller.core.text import PAUSE_TEXT, duration, without_controls
 from poller.core.timestamps import iso
+from poller.reports.fleet import FleetSnapshot, fleet_lines
 from poller.reports.ledger import imbalances
 from poller.reports.slowest import Slowest
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
@@ -45,22 +46,25 @@ class LiveView:
         heartbeat: tuple[int, float] | None,
         now: float,
         slowest: Slowest | None = None,
+        fleet: FleetSnapshot | None = None,
     ) -> None:
-        """Draw the state as of now. `heartbeat` is of the process that works on it."""
+        """Draw the state as of now. `heartbeat` is of the process that works on it; `fleet`, of those that share it."""
         self._slowest = slowest
         self._seen.append((now, sums))
         while now - self._seen[0][0] > PACE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
-        self.block.draw(Group(*self._lines(sums, limits, heartbeat, now)))
+        is_running = heartbeat is not None or (fleet is not None and bool(fleet.members))
+        lines = [*self._lines(sums, limits, now, is_running=is_running), *_processes(heartbeat, fleet, now)]
+        self.block.draw(Group(*lines))
 
     def leave(self) -> None:
         """Leave the last picture on the screen."""
         self.block.leave()
 
     def _lines(
-        self, sums: Sums, limits: Mapping[str, LearnedLimit], heartbeat: tuple[int, float] | None, now: float
+        self, sums: Sums, limits: Mapping[str, LearnedLimit], now: float, *, is_running: bool
     ) -> Iterator[RenderableType]:
-        yield self._bar(sums, now, is_running=heartbeat is not None)
+        yield self._bar(sums, now, is_running=is_running)
         yield Text(f"{sum(sums.landed.values()):,} landed, {sums.finished:,} have their outcome, {sums.waiting:,} wait")
         if sums.finished:
             counts = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
@@ -75,7 +79,6 @@ class LiveView:
                 yield Text(f"{name}: {_pause(state, now)}", style="yellow")
         for imbalance in imbalances(sums):
             yield Text(f"DOES NOT BALANCE  {imbalance}", style="red")
-        yield Text(f"{iso(now)[:19]}Z, {_process(heartbeat, now)}", style="dim")
 
     def _bar(self, sums: Sums, now: float, *, is_running: bool) -> RenderableType:
         tasks = sums.waiting + sums.finished
@@ -128,6 +131,17 @@ def _pause(state: AccountState, now: float) -> str:
     if state.resume_at is not None and state.resume_at > now:
         text += f" (in about {duration(round(state.resume_at - now))})"
     return without_controls(text)
+
+
+def _processes(
+    heartbeat: tuple[int, float] | None, fleet: FleetSnapshot | None, now: float
+) -> Iterator[RenderableType]:
+    if fleet is None or not fleet.members:
+        yield Text(f"{iso(now)[:19]}Z, {_process(heartbeat, now)}", style="dim")
+        return
+    headline, *lines = fleet_lines(fleet)
+    yield Text(f"{iso(now)[:19]}Z, {len(fleet.members)} {headline}", style="dim")
+    yield from (Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines)
 
 
 def _process(heartbeat: tuple[int, float] | None, now: float) -> str:

@@ -96,6 +96,7 @@ class Hints(NamedTuple):
 
     fed: frozenset[str]  # accounts of this process that got new tasks
     reload: bool  # a person asked all members to reload
+    replayed: bool = False  # records are in the outbox of a sink again, which its owner has not counted
 
 
 class Published(Struct, frozen=True, kw_only=True):

@@ -58,6 +58,9 @@ class Declined(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
+RIGHT_LOST = "right_lost"  # the reason where this member of a fleet may not send requests
+
+
 class NotSent(Struct, frozen=True, kw_only=True):
     """It is certain that no import began, and it is not the row's fault."""
 

@@ -12,6 +12,8 @@ from poller.sources import ChunkWriter, FileRegistry, Reader, Source
 
 log = structlog.get_logger("poller")
 
+CANCEL_AGAIN_S = 1.0
+
 
 class Ingest:
     """Starts and ends the sources of a run, each once; knows when all have ended."""
@@ -37,11 +39,12 @@ class Ingest:
         self._running: dict[Source, tuple[ChunkWriter, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._was_cut = False
+        self._is_left_off = False  # until `read_again`
 
     @property
     def ended(self) -> bool:
         """Whether everything that can be read was read."""
-        return self._group is not None and not self._running and not self._was_cut
+        return self._group is not None and not (self._running or self._was_cut or self._is_left_off)
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Start all sources in `group`."""
@@ -57,6 +60,23 @@ class Ingest:
         for _, task in self._running.values():
             task.cancel()
 
+    async def leave_off(self) -> None:
+        """End the sources that can be read again, at once, until `read_again`: what was stored of them may be lost."""
+        self._is_left_off = True
+        for source, (_, task) in list(self._running.items()):
+            if source.is_rereadable:
+                while not task.done():
+                    task.cancel()
+                    await asyncio.wait([task], timeout=CANCEL_AGAIN_S)  # a read of the state may swallow it
+                self._reader.registry.release(source)
+
+    def read_again(self) -> None:
+        """After `leave_off`, read each of them on from where the state has it, those that had ended included."""
+        self._is_left_off = False
+        for source in self.sources:
+            if source.is_rereadable and source not in self._running:
+                self._start(source)
+
     async def change(self, sources: Sequence[Source]) -> None:
         """End the sources that `sources` leaves out, between two chunks; start new ones at their stored position."""
         wanted = tuple(dict.fromkeys(sources))
@@ -64,7 +84,7 @@ class Ingest:
         for source in set(known) - set(wanted):
             await self._end(source)
         for source in wanted:
-            if source not in known:
+            if source not in known and not self._is_left_off:
                 self._start(source)
 
     def _start(self, source: Source) -> None:

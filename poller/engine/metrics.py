@@ -56,6 +56,7 @@ class Metrics:
     retried: Counter[str] = field(default_factory=Counter)  # dead letters that are in a sink's outbox again
     sinks_before: dict[str, SinkSums] = field(default_factory=dict)  # where records went, without this run's
     missed_before: int = 0  # finished tasks that a sink which is new does not get
+    accounts_taken: Counter[bool] = field(default_factory=Counter)  # in this run, by whether they were given in order
     polls_of_fleet: int | None = None  # ever, of all members; None: this process owns the state alone
     accounts: defaultdict[str, AccountPolls] = field(default_factory=lambda: defaultdict(AccountPolls))
 

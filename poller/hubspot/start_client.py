@@ -12,7 +12,7 @@ from yarl import URL
 from poller.core.errors import ConfigError
 from poller.core.model import Refused
 from poller.core.request_protocols import RightLost, TokenSource
-from poller.core.starts import StartAnswer
+from poller.core.starts import RIGHT_LOST, StartAnswer
 from poller.hubspot.classify_start import classify_start, not_sent, unsure
 from poller.hubspot.client import (
     LARGEST_PROBLEM,
@@ -69,7 +69,7 @@ class HubSpotStarts:
         except TokenUnavailable:
             return not_sent(Trouble.NO_TOKEN.value)
         except RightLost:
-            return not_sent("right_lost")
+            return not_sent(RIGHT_LOST)
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             trouble = trouble_of(error)
             if left.began:

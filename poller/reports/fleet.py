@@ -9,6 +9,7 @@ from poller.core.fleet import FleetView, Member, Published
 from poller.core.fleet_faults import differing, unserved
 from poller.core.text import printable
 
+MEMBER_STATES = ("at_work", "stopping", "no_news")
 STALE_S = 6.0  # an older status is shown as such
 
 
@@ -86,6 +87,11 @@ def _news(body: bytes) -> _News:
 
 def fleet_text(fleet: FleetSnapshot) -> str:
     """Return the fleet as lines for a terminal."""
+    return "\n".join(fleet_lines(fleet))
+
+
+def fleet_lines(fleet: FleetSnapshot) -> list[str]:
+    """Return a headline, a line a replica, and a line for each thing that is wrong between them."""
     lines = ["replicas", *(_line(member) for member in fleet.members)]
     if fleet.unserved:
         lines.append(f"  no replica's settings name: {printable(', '.join(fleet.unserved))}")
@@ -95,15 +101,35 @@ def fleet_text(fleet: FleetSnapshot) -> str:
         lines.append(f"  {printable(sink)} waits for its home, replica {printable(home)}")
     if fleet.settings_differ:
         lines.append(f"  settings differ: {printable(', '.join(fleet.settings_differ[:10]))}")
-    return "\n".join(lines)
+    return lines
+
+
+def fleet_words(fleet: FleetSnapshot) -> list[str]:
+    """Return the fleet in a few words: how many replicas, and what is wrong."""
+    words = [f"{len(fleet.members)} replicas" if len(fleet.members) != 1 else "1 replica"]
+    words += [f"{printable(each.replica)}: {state}" for each in fleet.members if (state := _state(each)) != "at work"]
+    words += [f"accounts polled by no replica: {len(fleet.unowned):,}"] if fleet.unowned else []
+    return words
 
 
 def _line(member: MemberView) -> str:
-    state = "stopping" if member.is_draining else "no news" if member.is_stale else "at work"
     parts = [f"{member.accounts:,} accounts"]
     parts += [] if member.polls_per_s is None else [f"{member.polls_per_s:.3g} polls a second"]
     parts += [f"delivers {printable(', '.join(member.sinks))}"] if member.sinks else []
     parts += [member.url] if member.url else []
     return (
-        f"  {printable(member.replica)}: {state}, {', '.join(parts)}, process {member.pid} on {printable(member.host)}"
+        f"  {printable(member.replica)}: {_state(member)}, {', '.join(parts)}, process {member.pid} on "
+        f"{printable(member.host)}"
     )
+
+
+def member_state(member: MemberView) -> str:
+    """Return what a member does: one of `MEMBER_STATES`."""
+    at_work, stopping, no_news = MEMBER_STATES
+    return stopping if member.is_draining else no_news if member.is_stale else at_work
+
+
+def _state(member: MemberView) -> str:
+    state = member_state(member)
+    is_old = state == MEMBER_STATES[-1] and member.status_age_s is not None
+    return state.replace("_", " ") + (f" for {member.status_age_s:.0f} s" if is_old else "")

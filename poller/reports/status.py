@@ -12,7 +12,7 @@ from poller.core.model import Kind
 from poller.core.sums import SinkSums, SourceSums, StartSums, Sums
 from poller.core.text import printable
 from poller.core.timestamps import iso
-from poller.reports.fleet import FleetSnapshot
+from poller.reports.fleet import FleetSnapshot, fleet_words
 from poller.reports.task import Instant, instant
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
@@ -118,7 +118,14 @@ def account_view(state: AccountState) -> AccountView:
     )
 
 
-def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_running: bool = True) -> str:
+def status_line(
+    sums: Sums,
+    *,
+    now: float,
+    before: tuple[float, int] | None,
+    is_running: bool = True,
+    fleet: FleetSnapshot | None = None,
+) -> str:
     """Return the ledger in one line; `before` is an earlier instant with the number of finished tasks then."""
     tasks = sums.waiting + sums.finished
     share = f" ({sums.finished / tasks:.1%})" if tasks else ""
@@ -135,6 +142,7 @@ def status_line(sums: Sums, *, now: float, before: tuple[float, int] | None, is_
     parts += [
         f"account {name} is paused: {printable(state.pause)}" for name, state in sums.accounts.items() if state.pause
     ]
+    parts += [] if fleet is None else fleet_words(fleet)
     parts += [] if is_running else ["no run is active"]
     return f"{iso(now)[:19]}Z  {', '.join(parts)}"
 

@@ -31,6 +31,11 @@ class Source:
     follow: bool = False  # it never ends
     settle_s: float = 2.0  # of a folder: how long a file must have rested
 
+    @property
+    def is_rereadable(self) -> bool:
+        """Whether it can be read again from an earlier position: no stream, which has each line once."""
+        return self.kind in ("glob", "folder") or (self.kind == "file" and not Path(self.location).is_fifo())
+
     def __str__(self) -> str:
         """For people."""
         return "standard input" if self.kind == "stdin" else f"{self.kind} {self.location}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError
 from poller.core.protocols import Clock, StateReader, Store
 from poller.core.text import redacted_url
@@ -68,6 +69,23 @@ def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
         return postgres.last_beat(url, replica)
     path = _database_path(url)
     return None if path is None else lock.last_beat(path)
+
+
+async def ask_to_reload(url: str) -> None:
+    """Ask all replicas of a fleet to reload. Raises `ConfigError` (not in PostgreSQL), `StoreUnusable`."""
+    if not url.startswith(POSTGRES):
+        raise ConfigError(f"{redacted_url(url)} is in no fleet: leave out --all.")
+    with _driver_required():
+        from poller.store import postgres
+    await postgres.ask_to_reload(url)
+
+
+async def replay_beside(url: str, sink: str, selection: Selection) -> int:
+    """Put the selected records back into the outbox of a sink of the fleet at work on this state; return how many.
+    Raises `ConfigError`, `StoreLocked`, `StoreUnusable`."""
+    with _driver_required():
+        from poller.store import postgres
+    return await postgres.replay(url, sink, selection)
 
 
 async def move_sink(url: str, name: str, home: str) -> str:

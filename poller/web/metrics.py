@@ -4,6 +4,7 @@ Labels never hold ids. docs/metrics.md repeats the table `METRICS`, and a test c
 """
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate, chain
@@ -24,6 +25,7 @@ from poller.core.model import Kind, Outcome
 from poller.core.record import decode
 from poller.core.starts import ImportsReading, StartOutcome
 from poller.core.timestamps import epoch
+from poller.reports.fleet import MEMBER_STATES, member_state
 from poller.web.context import RunContext, store_limit
 from poller.web.loop_lag import LoopLag
 from poller.web.responses import RequestRefused
@@ -70,6 +72,12 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "store_writable": (GAUGE, (), "0 while the state cannot be written."),
     "draining": (GAUGE, (), "1 while the run ends."),
     "fleet_members": (GAUGE, (), "Replicas at work on the state; absent outside a fleet."),
+    "fleet_replicas": (GAUGE, ("state",), "Replicas by what they do: at_work, stopping, no_news (no status for 6 s)."),
+    "fleet_accounts_taken": (
+        COUNTER,
+        ("clean",),
+        "Accounts that this replica took in this run; clean=no: from one that was killed, one window is waited for.",
+    ),
     "fleet_accounts_owned": (GAUGE, (), "Accounts that this replica polls."),
     "fleet_accounts_unowned": (GAUGE, (), "Accounts that no replica polls now."),
     "fleet_settings_differ": (GAUGE, (), "Settings that replicas have with different values."),
@@ -198,6 +206,10 @@ class RunCollector(Collector):
         fleet = None if self._run.fleet is None else self._run.fleet.latest
         members = [] if fleet is None else fleet.members
         yield "fleet_members", [] if fleet is None else [((), len(members))]
+        states = Counter(member_state(member) for member in members)
+        yield "fleet_replicas", [] if fleet is None else _labelled({state: states[state] for state in MEMBER_STATES})
+        taken = self._run.metrics.accounts_taken
+        yield "fleet_accounts_taken", [] if fleet is None else [(("yes",), taken[True]), (("no",), taken[False])]
         yield "fleet_accounts_owned", [((), member.accounts) for member in members if member.is_this]
         yield "fleet_accounts_unowned", [] if fleet is None else [((), len(fleet.unowned))]
         yield "fleet_settings_differ", [] if fleet is None else [((), len(fleet.settings_differ))]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import pytest
 from rich.console import Console
@@ -14,6 +14,8 @@ from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
 from poller.core.protocols import Clock
 from poller.core.sums import SinkSums, Sums
+from poller.reports.fleet import FleetSnapshot, MemberView
+from poller.reports.status import status_line
 from poller.sandbox import Scenario, parse_durations
 from tests.support.processes import hubspot, run
 from tests.support.simulation import Simulation, settings_for
@@ -34,12 +36,17 @@ SUMS = Sums(
 LIMITS = {"main": LearnedLimit(requests=190, window_s=10.0)}
 
 
-def shown(*pictures: Sums, columns: int = 100, heartbeat: tuple[int, float] | None = (7, NOW - 2)) -> list[str]:
+def shown(
+    *pictures: Sums,
+    columns: int = 100,
+    heartbeat: tuple[int, float] | None = (7, NOW - 2),
+    fleet: FleetSnapshot | None = None,
+) -> list[str]:
     """Return the screen after these pictures, ten seconds apart."""
     terminal = Terminal(columns, 24)
     view = LiveView(LiveBlock(Console(file=cast("TextIO", terminal), force_terminal=True, width=columns, height=24)))
     for number, sums in enumerate(pictures):
-        view.show(sums, LIMITS, heartbeat, NOW + 10 * number)
+        view.show(sums, LIMITS, heartbeat, NOW + 10 * number, fleet=fleet)
     view.leave()
     return terminal.shown()
 
@@ -54,6 +61,34 @@ def test_it_shows_what_is_done_the_rate_against_the_limit_and_the_time_left_once
     assert rows[4] == "webhook:x: 19 undelivered, 1 refused for good (poller status --dead)"
     assert rows[-1] == "2026-01-05T08:00:20Z, process 7: last heartbeat 22 s ago"
     assert sum(" done" in row for row in rows) == 1
+
+
+def member(name: str, **more: Any) -> MemberView:
+    usual: dict[str, Any] = {"host": "h", "pid": 7, "is_this": False, "is_draining": False, "accounts": 2, "sinks": []}
+    usual |= {"polls_per_s": 4.0, "status_age_s": 1.0, "is_stale": False, "url": None}
+    return MemberView(replica=name, **(usual | more))
+
+
+FLEET = FleetSnapshot(
+    members=[member("r1"), member("r2", is_draining=True, accounts=0), member("r3", is_stale=True, status_age_s=9.0)],
+    unowned=["acme"],
+    unserved=[],
+    settings_differ=[],
+    sinks_away={},
+)
+
+
+def test_of_a_fleet_it_shows_each_replica_and_what_is_polled_by_none() -> None:
+    rows = shown(SUMS, heartbeat=None, fleet=FLEET)
+    assert rows[-5:] == [
+        "2026-01-05T08:00:00Z, 3 replicas",
+        "  r1: at work, 2 accounts, 4 polls a second, process 7 on h",
+        "  r2: stopping, 0 accounts, 4 polls a second, process 7 on h",
+        "  r3: no news for 9 s, 2 accounts, 4 polls a second, process 7 on h",
+        "  polled by no replica now: acme",
+    ]
+    line = status_line(SUMS, now=NOW, before=None, fleet=FLEET)
+    assert line.endswith("3 replicas, r2: stopping, r3: no news for 9 s, accounts polled by no replica: 1")
 
 
 def test_it_shows_a_pause_with_its_end_and_that_no_run_is_active() -> None:
@@ -75,7 +110,7 @@ def test_a_state_that_does_not_balance_is_shown_as_such() -> None:
 async def test_the_limit_is_that_of_the_answers(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:1"), requests=70, window_s=5.0))
     await simulation.run(simulation.write_ids(5))
-    sums, limits, _ = await _watched(settings_for(tmp_path), clock())
+    sums, _, limits, _ = await _watched(settings_for(tmp_path), clock())
     assert sums.finished == 5
     assert limits == {"default": LearnedLimit(requests=70, window_s=5.0)}
 

@@ -9,12 +9,13 @@ import orjson
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Chunk, FedRow, Position, Running, Task, Unreachable
-from poller.core.protocols import Clock
+from poller.core.protocols import Clock, Store
 from poller.core.request_protocols import RightLost
-from poller.core.starts import NotSent, StartAnswer
+from poller.core.starts import RIGHT_LOST, NotSent, StartAnswer
 from poller.engine import GiveUpRules, Recorder
 from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
+from poller.hubspot.classify_start import not_sent
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.schedule.policy import Polling
 from poller.schedule.starts import StartRules
@@ -43,13 +44,15 @@ class Down:
         return Answer(outcome=Running(status="PENDING"))
 
 
-async def test_a_probe_whose_right_ends_on_the_way_is_made_again_and_the_lane_lives(
-    clock: Clock, events: list[MutableMapping[str, Any]]
-) -> None:
-    store, metrics, hubspot = await open_store("sqlite:///:memory:", clock=clock), Metrics(), Down()
+async def store_of_rows(clock: Clock) -> Store:
+    store = await open_store("sqlite:///:memory:", clock=clock)
     rows = tuple(FedRow(account="a", row=f"{n}", body=b"{}", ref=orjson.dumps({"n": n})) for n in range(40))
     source = await store.new_source("rows")
     await store.add(source, Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(line=40)))
+    return store
+
+
+def lane_of(store: Store, hubspot: Down, clock: Clock) -> ImportLane:
     gate = AccountGate(
         "a",
         GateLimits(workers=4),
@@ -58,7 +61,7 @@ async def test_a_probe_whose_right_ends_on_the_way_is_made_again_and_the_lane_li
         monotonic=asyncio.get_running_loop().time,
         rng=Random(1),
     )
-    lane = ImportLane(
+    return ImportLane(
         "a",
         starts=store.starts,
         starter=hubspot,
@@ -68,17 +71,48 @@ async def test_a_probe_whose_right_ends_on_the_way_is_made_again_and_the_lane_li
         gate=gate,
         client=hubspot,
         polling=Polling(),
-        recorder=Recorder("a", store=store, metrics=metrics, on_recorded=lambda _records: None),
+        recorder=Recorder("a", store=store, metrics=Metrics(), on_recorded=lambda _records: None),
         clock=clock,
         rng=Random(1),
         limits=GiveUpRules(),
     )
+
+
+async def test_a_probe_whose_right_ends_on_the_way_is_made_again_and_the_lane_lives(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    store, hubspot = await store_of_rows(clock), Down()
+    lane = lane_of(store, hubspot, clock)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(lane.run())
         await asyncio.sleep(120)
         assert any(each["pause"] == Pause.OUTAGE for each in events if each["event"] == "lane.paused")
         assert not running.done()
         assert hubspot.probes >= 2
-        assert gate.pause is None
+        assert lane.gate.pause is None
         lane.stop()
+    await store.close()
+
+
+class Untrusted(Down):
+    """A member's client while its beats get no answer: no start leaves."""
+
+    async def start(self, _body: bytes) -> StartAnswer:
+        await asyncio.sleep(0.1)
+        return not_sent(RIGHT_LOST)
+
+
+async def test_starts_that_this_member_may_not_send_are_no_outage_of_hubspot(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    store = await store_of_rows(clock)
+    lane = lane_of(store, Untrusted(), clock)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(60)
+        lane.stop()
+    assert [each for each in events if each["event"] == "lane.paused"] == []
+    sums = await store.sums()
+    assert sums.starts is not None
+    assert (sums.starts.starts, sums.starts.unstarted) == (0, 40)
     await store.close()

@@ -44,7 +44,7 @@ def sound() -> History:
         table=records,
         read={"reader": list(records)},
         imbalances={"r1": ()},
-        recorded_polls=3,
+        recorded_requests=3,
         workers=1,
     )
 
@@ -69,11 +69,54 @@ def test_a_sound_history_has_no_violation() -> None:
         ("each_reader_saw_every_record_in_one_order", lambda it: it.read["reader"].reverse()),
         ("the_ledger_balances_anywhere", lambda it: setattr(it, "imbalances", {"r2": ["1 task too many"]})),
         ("no_account_is_idle_for_longer_than_a_fault_explains", lambda it: it.arrivals.append(arrival(30.0, "r2"))),
-        ("few_answers_are_lost", lambda it: setattr(it, "recorded_polls", -20)),
+        ("few_answers_are_lost", lambda it: setattr(it, "recorded_requests", -20)),
     ],
 )
 def test_each_invariant_finds_its_violation(invariant: str, spoil: Callable[[History], object]) -> None:
     history = sound()
+    spoil(history)
+    assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
+
+
+def row_record(starts: int = 1) -> bytes:
+    fields = {"account": "a", "task_id": "3", "kind": "complete", "row": "k", "ref": {"url": URL}, "starts": starts}
+    return orjson.dumps(fields)
+
+
+URL = "https://a/1.png"
+
+
+def of_rows() -> History:
+    """Return a history without a violation: one row, started a second time once it had time to land."""
+    return History(
+        window_s=1.0,
+        limit=2,
+        offered={("a", URL)},
+        rows={("a", URL): 9.0},
+        starts=[("a", URL, 10.0), ("a", URL, 31.0)],
+        settled_at=30.0,
+        expected={("a", "3"): "complete"},
+        records=[row_record(2)],
+        lines=[row_record(2)],
+        posts=[("m1", row_record(2))],
+        table=[row_record(2)],
+        recorded_requests=3,
+        workers=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("invariant", "spoil"),
+    [
+        ("no_row_is_started_twice_but_flagged", lambda it: setattr(it, "settled_at", 40.0)),
+        ("no_row_is_started_twice_but_flagged", lambda it: setattr(it, "starts", [*it.starts, ("a", URL, 32.0)])),
+        ("each_row_has_one_record", lambda it: it.rows.update({("a", "https://a/2.png"): 9.5})),
+        ("each_row_has_one_record", lambda it: it.offered.clear()),
+    ],
+)
+def test_each_invariant_of_rows_finds_its_violation(invariant: str, spoil: Callable[[History], object]) -> None:
+    history = of_rows()
+    assert invariants.violations(history) == []
     spoil(history)
     assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
 
@@ -118,6 +161,7 @@ async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(t
     assert trial.history.faults
     assert any(change.epoch > 1 for change in trial.history.owners)
     assert len(trial.history.records) > 50
+    assert trial.history.rows
 
 
 @pytest.mark.real_time

@@ -18,12 +18,14 @@ import orjson
 import promql_parser
 import pytest
 import yaml
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from poller.config import Settings, load
 from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
+from poller.reports.fleet import MEMBER_STATES
 from poller.web.metrics import METRICS, OUTCOMES, STARTS
 from tests.support.processes import TOKEN, Running, environ, hubspot, run, running, wait_until
 
@@ -309,8 +311,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
-    of_fleet = {f"poller_{name}" for name in METRICS if name.startswith("fleet_")}  # a run alone exports none
-    return series | {name: set() for name in of_fleet | {"up"}}
+    return series | of_fleet() | {"up": set()}
+
+
+def of_fleet() -> Series:
+    """Return what a run alone does not export: the metrics of a fleet."""
+    found = {name: METRICS[name] for name in METRICS if name.startswith("fleet_")}
+    total = {name: "_total" if family is CounterMetricFamily else "" for name, (family, _, _) in found.items()}
+    return {f"poller_{name}{total[name]}": set(labels) for name, (_, labels, _) in found.items()}
 
 
 def has_failures(run: Running) -> bool:
@@ -370,7 +378,7 @@ def test_every_value_of_a_label_that_a_query_names_exists() -> None:
         "kind": {kind.value for kind in Kind},
         "reason": {pause.value for pause in Pause},
         "outcome": {*OUTCOMES, *STARTS},
-        "state": {"waiting", "finished"},
+        "state": {"waiting", "finished", *MEMBER_STATES},
     }
     for where, query in queries():
         for _, labels in selectors(query):

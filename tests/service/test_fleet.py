@@ -1,20 +1,27 @@
 """Whole services as one fleet on one real server: fed anywhere, shown anywhere, buried and back. Beats are short."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from poller.app.environment import Environment
+from poller.app.fleet_replay import LeftToFleet, deliver_beside, has_fleet
+from poller.app.replay import Replayed
 from poller.app.run import run
-from poller.config import load
-from poller.core.errors import ConfigError
+from poller.cli.fleet_reload import reload_fleet
+from poller.config import Settings, load
+from poller.core.deliveries import Selection
+from poller.core.errors import ConfigError, Exit
 from poller.hubspot.client import Connections
+from poller.sandbox import parse_durations
 from poller.store import read_store
-from tests.support.fleet_services import ACCOUNTS, at_work
+from tests.support.fleet_services import ACCOUNTS, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
 
@@ -56,6 +63,36 @@ async def test_a_buried_replica_joins_again_and_nothing_is_lost_or_doubled(
         assert fleet.api.stats().throttled_total == 0
 
 
+async def test_lines_of_a_file_that_a_failover_lost_are_read_again_from_where_the_state_has_it(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    file = tmp_path / "ids.txt"
+    own = {"r1": {"sources": [{"path": str(file), "follow": True}]}}
+    async with at_work(tmp_path, postgres_url, events, own, durations=parse_durations("fixed:60")) as fleet:
+        ids = fleet.api.preload(20)
+        with fleet.database as database:
+
+            def stored() -> set[str]:
+                return {task_id for (task_id,) in database.execute("SELECT task_id FROM task").fetchall()}
+
+            file.write_text("".join(f"{task_id}\n" for task_id in ids[:12]))
+            await fleet.until(lambda: len(stored()) == 12, "the first lines")
+            database.execute("CREATE TABLE standby AS SELECT * FROM source")
+            with file.open("a") as appended:
+                appended.writelines(f"{task_id}\n" for task_id in ids[12:])
+            await fleet.until(lambda: len(stored()) == 20, "the other lines")
+            with database.transaction():  # as a standby that lacks the latest commits
+                database.execute("DELETE FROM replica WHERE name = 'r1'")
+                database.execute("DELETE FROM task WHERE task_id = ANY (%s)", (ids[12:],))
+                database.execute(
+                    'UPDATE source SET (lines, tasks, "offset", line, fingerprint) ='
+                    ' (SELECT lines, tasks, "offset", line, fingerprint FROM standby WHERE standby.id = source.id)'
+                )
+            await fleet.until(lambda: stored() == set(ids), "the lost lines again")
+            sums = database.execute("SELECT lines, tasks, duplicates FROM source WHERE name LIKE '%/ids.txt'")
+            assert sums.fetchall() == [(20, 20, 0)]
+
+
 async def test_a_replica_that_is_stopped_leaves_its_accounts_to_the_other_one(
     tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
 ) -> None:
@@ -70,6 +107,77 @@ async def test_a_replica_that_is_stopped_leaves_its_accounts_to_the_other_one(
     reader = await read_store(postgres_url)
     assert (await reader.sums()).waiting == 0
     await reader.close()
+
+
+async def test_a_reload_of_all_shows_what_each_replica_took_what_needs_a_restart_and_who_refused(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        r1, r2 = fleet.replicas.values()
+        assert await reload_fleet(r1.settings) == ("r1: changed: nothing\nr2: changed: nothing", Exit.ALL_COMPLETE)
+        r1.reread = lambda: r1.settings.model_copy(update={"shutdown_s": 20.0, "sinks": ["stdout"]})
+        r2.reread = _refuse
+        text, code = await reload_fleet(r1.settings)
+        assert text.splitlines() == [
+            "r1: changed: shutdown_s; needs a restart: sinks",
+            "r2: refused the settings; nothing changed: requests must be above 0.",
+        ]
+        assert code is Exit.CONFIG
+        with fleet.database as database:
+            database.execute("UPDATE replica SET is_draining = true WHERE name = 'r1'")
+            database.execute(
+                "WITH frozen AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name)"
+                " VALUES ('away', 1, 0, 0, clock_timestamp(), 'r3') RETURNING id)"
+                " INSERT INTO announced (replica, serves, settings) SELECT id, '{}', '{}' FROM frozen"
+            )
+        text, code = await reload_fleet(r1.settings, within_s=1.0)
+        assert "r1: is stopping" in text
+        assert "r3: no answer within 1 s" in text
+
+
+def _refuse() -> Settings:
+    raise ConfigError("requests must be above 0.")
+
+
+async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_the_sink_and_all_sums_hold(
+    tmp_path: Path, postgres_server: str, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    table = postgres_url.rpartition("=")[2]
+    sink = {"kind": "sql", "url": postgres_server, "table": f"public.{table}"}
+    sinks = {"sinks": [f"jsonl:{tmp_path}/finished.jsonl", sink]}
+    async with at_work(tmp_path, postgres_url, events, {"r1": sinks, "r2": sinks}) as fleet:
+        await fleet.feed(fleet.pages()[0], 40)
+        settings = fleet.replicas["r2"].settings
+        how: dict[str, Any] = {"environ": {}, "clock": time.time}
+        with psycopg.connect(postgres_server, autocommit=True) as database:
+            rows = f"SELECT count(*) FROM public.{table}".encode()  # noqa: S608 - our own name
+
+            def all_are_there() -> bool:
+                return len(fleet.delivered()) == 40 and database.execute(rows).fetchone() == (40,)
+
+            await fleet.until(all_are_there, "all outcomes")
+            database.execute(f"DELETE FROM public.{table}".encode())  # noqa: S608 - our own name
+            assert await has_fleet(settings)
+            (name,) = {each["sink"] for each in fleet.logged("sink.taken") if each["sink"].startswith("sql:")}
+            left = await deliver_beside(settings, name, Selection(), **how)
+            assert left == LeftToFleet(sink=name, replica="r1", records=40)
+            await fleet.until(all_are_there, "the replay")
+        new = await deliver_beside(settings, f"jsonl:{tmp_path}/new.jsonl", Selection(), **how)
+        assert new == Replayed(sink=f"jsonl:{tmp_path}/new.jsonl", delivered=40, refused=0)
+        assert len((tmp_path / "new.jsonl").read_bytes().splitlines()) == 40
+        with pytest.raises(ConfigError, match="of replica r1 has these records"):
+            await deliver_beside(settings, f"jsonl:{tmp_path}/finished.jsonl", Selection(), **how)
+        assert len(fleet.delivered()) == 40
+        await fleet.until(lambda: bool(fleet.logged("sink.given")), "the hint")
+        for page in fleet.pages():
+            while await delivered_as_shown(fleet, page) != {(40, 0)}:  # noqa: ASYNC110 - a page may be a second old
+                await asyncio.sleep(0.2)
+    assert not await has_fleet(settings)
+
+
+async def delivered_as_shown(fleet: FleetAtWork, page: str) -> set[tuple[int, int]]:
+    ledger = (await fleet.overview(page))["ledger"]
+    return {(each["delivered"], each["undelivered"]) for each in ledger["sinks"]}
 
 
 async def test_a_second_replica_of_the_same_name_ends_with_the_reason(

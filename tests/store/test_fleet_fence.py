@@ -180,6 +180,35 @@ async def test_a_record_appears_after_all_with_lower_numbers(
     assert [record.account for record in await b.records(0, 9)] == ["one", "two"]
 
 
+async def test_a_member_in_the_middle_of_a_commit_holds_up_no_other_ones_records(
+    open_member: Open, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of records is locked within the last message, which the server runs as a whole. A lock that is held
+    longer ends with the transaction, which the server cuts off: it would be tried again."""
+    a, b = await open_member("a"), await open_member("b")
+    for store, name in ((a, "one"), (b, "two")):
+        await take(store, name)
+        await feed(store, "x", account=name)
+    (x,), (y,) = await a.claim("one", 1), await b.claim("two", 1)
+    began, may_end = asyncio.Event(), asyncio.Event()
+    commit = a._writer._commit
+
+    async def commit_late(connection: Any) -> None:
+        began.set()
+        await may_end.wait()
+        await commit(connection)
+
+    monkeypatch.setattr(a._writer, "_commit", commit_late)
+    slow = asyncio.ensure_future(a.record([finished(x)]))
+    await began.wait()
+    async with asyncio.timeout(5):
+        await b.record([finished(y)])
+    may_end.set()
+    await slow
+    assert [record.account for record in await b.records(0, 9)] == ["two", "one"]
+    assert "store.unwritable" not in [event["event"] for event in events]
+
+
 async def test_records_of_any_bytes_pass_the_last_message(open_member: Open) -> None:
     """It is one text for the server, with the bodies as literals."""
     a = await open_member("a")
@@ -291,6 +320,20 @@ async def test_only_the_owner_of_an_account_starts_its_rows(open_member: Open) -
     await take(b, "one")
     assert [row.row for row in await b.starts.claim("one", 9)] == ["z"]
     assert ids(await b.claim("one", 9)) == ["1"]
+
+
+async def test_a_start_of_an_account_that_is_no_longer_owned_is_fenced_before_it_leaves(
+    open_member: Open, database: psycopg.Connection[Any]
+) -> None:
+    a = await open_member("a")
+    await take(a, "one")
+    row = FedRow(account="one", row="x", body=b"{}", ref=b"{}")
+    await a.add(await a.new_source("rows.csv"), Chunk(fed=(), rows=(row,), rejected=(), blank=0, position=Position()))
+    (x,) = await a.starts.claim("one", 9)
+    database.execute("UPDATE account SET owner = NULL WHERE name = 'one'")  # a failover lost the taking
+    with pytest.raises(Fenced):
+        await a.starts.intend(x, sent_at=EPOCH, due_at=EPOCH + 60)
+    assert database.execute("SELECT starts, lost FROM import_row").fetchall() == [(0, 0)]
 
 
 @pytest.mark.parametrize("statement", [RECORD_POLLED, RECORD_FINISHED, PUT_OFF])

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+READ_EVERY_S = 0.05
+LEAST_WORK_S = 0.05  # less shows no load
+MOST = 2.5  # a suite on a loaded machine must end, too
+
 
 class FairClock:
     """Counts the seconds since it was made, but for those in which these processes waited for a processor.
@@ -35,7 +39,34 @@ def within(bound_s: float, *pids: int) -> Iterator[FairClock]:
     assert clock() < bound_s
 
 
+class Load:
+    """How much slower this process is than on a machine of its own: threads and servers that it waits for are, too."""
+
+    def __init__(self) -> None:
+        self._read_at = float("-inf")
+        self._before = (0.0, 0.0)  # seconds with a processor, and waiting for one
+        self._factor = 1.0
+
+    def factor(self) -> float:
+        """Return the elapsed time per second of work, of the latest while; from 1 to `MOST`."""
+        now = time.monotonic()
+        if now - self._read_at >= READ_EVERY_S and (usage := _usage_s(os.getpid())) is not None:
+            worked_s, waited_s = usage[0] - self._before[0], usage[1] - self._before[1]
+            if worked_s >= LEAST_WORK_S:
+                self._factor = min(1.0 + waited_s / worked_s, MOST)
+                self._before = usage
+            self._read_at = now
+        return self._factor
+
+
 def _waited_s(pid: int) -> float | None:
+    usage = _usage_s(pid)
+    return None if usage is None else usage[1]
+
+
+def _usage_s(pid: int) -> tuple[float, float] | None:
+    """Return how long a process's first thread has had a processor, and waited for one; None where that is unknown."""
     with suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[1]) / 1e9
+        worked_ns, waited_ns, *_ = map(int, Path(f"/proc/{pid}/schedstat").read_text("ascii").split())
+        return worked_ns / 1e9, waited_ns / 1e9
     return None

@@ -37,6 +37,7 @@ class Replica:
         self.name = name
         self.settings = settings
         self.service: Service | None = None
+        self.reread: Callable[[], Settings] = lambda: self.settings
         self._environ = environ
         self._task: asyncio.Task[Exit] | None = None
 
@@ -46,6 +47,7 @@ class Replica:
             rng=Random(1),
             connections=lambda _settings: Connections(),
             on_start=self._keep,
+            read_settings=lambda: self.reread(),
         )
         self._task = group.create_task(run(self.settings, [], environment))
 

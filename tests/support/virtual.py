@@ -19,10 +19,12 @@ import aiohttp
 from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 
+from tests.support.fair_time import Load
+
 EPOCH = 1767571200.0  # 2026-01-05T00:00:00Z, when every virtual test begins
 TURN_S = 1e-6  # charged each turn: a wait for the last digit of a float must end
-SOCKET_GRACE_S = 0.002  # real time in which data on a socket of this process always arrives
-THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time moves without it
+SOCKET_GRACE_S = 0.002  # real time in which data on a socket of this process always arrives; more with a server
+THREAD_GRACE_S = 0.1  # real time given to a running thread before virtual time moves without it; more under load
 DEADLOCK_GRACE_S = 0.5  # the same where nothing is scheduled: watchers of child processes are threads, too
 SILENCE_S = 10.0  # real time without any I/O or a thread's end, and nothing scheduled, after which a test is stuck
 
@@ -41,6 +43,7 @@ class VirtualSelector(selectors.DefaultSelector):
         super().__init__()
         self.now = 0.0
         self.threads = 0
+        self._load = Load()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.now += TURN_S
@@ -58,8 +61,10 @@ class VirtualSelector(selectors.DefaultSelector):
         if timeout is None:
             return SILENCE_S if has_fds or self.threads else DEADLOCK_GRACE_S
         if self.threads:
-            return THREAD_GRACE_S
-        return SOCKET_GRACE_S if has_fds else 0
+            return THREAD_GRACE_S * self._load.factor()
+        if not has_fds or SOCKET_GRACE_S < THREAD_GRACE_S:
+            return SOCKET_GRACE_S if has_fds else 0
+        return SOCKET_GRACE_S * self._load.factor()  # another process answers
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,18 +17,25 @@ from poller.core.text import redacted_url
 if TYPE_CHECKING:
     from poller.store import StateReader
 
-EXAMPLES = "\b\nExample:\n  poller reload --state sqlite:////data/poller.db"
+EXAMPLES = "\b\nExamples:\n  poller reload --state sqlite:////data/poller.db\n  poller reload --all -c config.toml"
 RESULT_WITHIN_S = 60.0  # removing a sink, and polls in flight of an account, may take a while
 READ_EVERY_S = 0.1
 
 
-def reload(config: Config = None, state: State = None) -> Exit:
+def reload(
+    config: Config = None,
+    state: State = None,
+    all_: Annotated[bool, typer.Option("--all", help="All replicas of a fleet, wherever they run.")] = False,
+) -> Exit:
     """Reload the settings of the running poller.
 
     It sends SIGHUP and prints the result: what changed, and what needs a restart. Settings that are wrong change
-    nothing. Exit code 78 where they are; 1 where no poller is running.
+    nothing. Exit code 78 where they are; 1 where no poller is running, or a replica does not answer within 10 s.
     """
-    message, code = run_async(request_reload(settings_of(config, state=state)))
+    from poller.cli.fleet_reload import reload_fleet
+
+    settings = settings_of(config, state=state)
+    message, code = run_async(reload_fleet(settings) if all_ else request_reload(settings))
     typer.echo(message, err=code is not Exit.ALL_COMPLETE)
     return code
 
@@ -74,12 +81,22 @@ async def _next_result(reader: "StateReader", name: str, before: bytes | None) -
 def _message(pid: int, result: Mapping[str, Any]) -> tuple[str, Exit]:
     if "refused" in result:
         return f"process {pid} refused the settings; nothing changed:\n{result['refused']}", Exit.CONFIG
-    lines = [f"process {pid} reloaded; changed: {', '.join(result['changed']) or 'nothing'}"]
+    return "\n".join([f"process {pid} reloaded; changed: {changed_text(result)}", *notes_of(result)]), Exit.ALL_COMPLETE
+
+
+def changed_text(result: Mapping[str, Any]) -> str:
+    """Return the names of the settings that a reload applied."""
+    return ", ".join(result["changed"]) or "nothing"
+
+
+def notes_of(result: Mapping[str, Any]) -> list[str]:
+    """Return what a person has to know of a reload beside what changed."""
+    notes = []
     if result["needs_restart"]:
-        lines.append(f"needs a restart: {', '.join(result['needs_restart'])}")
+        notes.append(f"needs a restart: {', '.join(result['needs_restart'])}")
     if result["left_waiting"]:
-        lines.append(f"removed accounts whose tasks wait in the state: {', '.join(result['left_waiting'])}")
-    return "\n".join(lines), Exit.ALL_COMPLETE
+        notes.append(f"removed accounts whose tasks wait in the state: {', '.join(result['left_waiting'])}")
+    return notes
 
 
 def _is_poller(pid: int) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from poller.core.errors import Exit, StoreLocked
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.text import redacted_url
+
+if TYPE_CHECKING:
+    from poller.app.replay import Replayed
 
 EXAMPLES = "\b\nExample:\n  poller replay --sink jsonl:failed.jsonl --kind canceled --kind not_found"
 
@@ -29,15 +32,22 @@ def replay(
     state: State = None,
 ) -> Exit:
     """Deliver finished tasks to a sink again, or to a new one. While a poller is running on the state, only with
-    --dead.
+    --dead; beside a fleet without that limit.
 
     A known sink gets them again. A new one gets all of them and is known from then on; with --since or --kind it gets
     only those, once. A jsonl or csv file never gets a record twice: name a new one, or delete it to have it written
     again as a whole. A replay that is refused changes nothing.
     """
-    if (beat := last_beat_of(settings := settings_of(config, state=state))) is not None:
+    from poller.app.fleet_replay import has_fleet
+    from poller.store import POSTGRES
+
+    settings = settings_of(config, state=state)
+    is_beside = settings.state.startswith(POSTGRES) and run_async(has_fleet(settings))
+    if not is_beside and (beat := last_beat_of(settings)) is not None:
         return _ask_running(settings, beat, sink, is_dead_only=dead and not (since or kind))
     selection = Selection(since=instant_of(since), kinds=frozenset(map(str, kind or ())), dead=dead)
+    if is_beside:
+        return run_async(replay_beside_fleet(settings, sink, selection))
     return run_async(replay_to(settings, sink, selection))
 
 
@@ -71,7 +81,24 @@ async def replay_to(settings: Settings, spec: str, selection: Selection, clock: 
     from poller.core import log as logs
 
     logs.configure(format=settings.log.format, level=settings.log.level, clock=clock)
-    replayed = await deliver_again(settings, spec, selection, environ=os.environ, clock=clock)
+    return _conclude(await deliver_again(settings, spec, selection, environ=os.environ, clock=clock))
+
+
+async def replay_beside_fleet(settings: Settings, spec: str, selection: Selection, clock: Clock = time.time) -> Exit:
+    """As `replay_to`, but a sink of the fleet gets the records from the replica that delivers it."""
+    from poller.app.fleet_replay import LeftToFleet, deliver_beside
+    from poller.core import log as logs
+
+    logs.configure(format=settings.log.format, level=settings.log.level, clock=clock)
+    replayed = await deliver_beside(settings, spec, selection, environ=os.environ, clock=clock)
+    if not isinstance(replayed, LeftToFleet):
+        return _conclude(replayed)
+    by = "the replica that takes it next" if replayed.replica is None else f"replica {replayed.replica}"
+    typer.echo(f"{replayed.records:,} records are delivered to {replayed.sink} again by {by}", err=True)
+    return Exit.ALL_COMPLETE
+
+
+def _conclude(replayed: "Replayed") -> Exit:
     typer.echo(f"{replayed.delivered:,} records delivered to {replayed.sink}", err=True)
     if replayed.refused:
         typer.echo(

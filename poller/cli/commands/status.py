@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from msgspec.json import encode
@@ -18,6 +18,7 @@ from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
 from poller.reports.ledger import imbalances, summary
 
 if TYPE_CHECKING:
+    from poller.core.protocols import StateReader
     from poller.reports.slowest import Slowest
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
@@ -76,14 +77,15 @@ async def watch_status(
     try:
         while True:
             started_at = clock()
-            sums, limits, slowest = await _watched(settings, clock())
+            sums, fleet, limits, slowest = await _watched(settings, clock())
             beat = last_beat(settings.state, settings.own_replica)
             if view is not None:
-                view.show(sums, limits, beat, clock(), slowest)
+                view.show(sums, limits, beat, clock(), slowest, fleet)
             elif as_json:
-                typer.echo(_json(settings, sums, clock()))
+                typer.echo(_json(settings, sums, clock(), fleet))
             else:
-                typer.echo(status_line(sums, now=clock(), before=began, is_running=beat is not None))
+                is_running = beat is not None or bool(fleet and fleet.members)
+                typer.echo(status_line(sums, now=clock(), before=began, is_running=is_running, fleet=fleet))
             began = began or (clock(), sums.finished)
             await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
     except BrokenPipeError:
@@ -122,21 +124,34 @@ async def _sums_and_fleet(settings: Settings) -> tuple[Sums, FleetSnapshot | Non
     from poller.cli.records import open_state
 
     async with open_state(settings) as store:
-        sums, view = await store.sums(), await store.fleet_view()
-        return sums, None if view is None else fleet_snapshot(view, await store.fleet_published())
+        return await store.sums(), await _fleet(store)
 
 
-async def _watched(settings: Settings, now: float) -> "tuple[Sums, Mapping[str, LearnedLimit], Slowest | None]":
-    """Return the sums; by account the limit that HubSpot's answers showed; until when the slowest task may take."""
+async def _fleet(store: "StateReader") -> FleetSnapshot | None:
+    view = await store.fleet_view()
+    return None if view is None else fleet_snapshot(view, await store.fleet_published())
+
+
+class Watched(NamedTuple):
+    """What `--watch` shows of a state."""
+
+    sums: Sums
+    fleet: FleetSnapshot | None  # None: one process owns the state, or none
+    limits: Mapping[str, LearnedLimit]  # by account: what HubSpot's answers showed
+    slowest: "Slowest | None"  # until when the slowest task may take
+
+
+async def _watched(settings: Settings, now: float) -> Watched:
     from poller.cli.records import open_state
     from poller.reports.slowest import slowest_in
 
     async with open_state(settings) as store:
-        sums = await store.sums()
+        sums, fleet = await store.sums(), await _fleet(store)
         limits = {name: decode_limit(await store.knowledge(limit_key(name))) for name in sums.accounts}
         deadline_s, timings = settings.longest_deadline_s, settings.timing_keys
         slowest = await slowest_in(store, sums, timings=timings, deadline_s=deadline_s, now=now)
-    return sums, {name: limit for name, limit in limits.items() if limit is not None}, slowest
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    return Watched(sums, fleet, known, slowest)
 
 
 def _json(settings: Settings, sums: Sums, now: float, fleet: FleetSnapshot | None = None) -> str:

@@ -21,8 +21,9 @@ class _OpenSource(NamedTuple):
 class MemberFeed:
     """A `FeedStore` whose sources are named `REPLICA:NAME`: positions of two machines' files never meet.
 
-    What a buried member could not store is stored once it has joined again. Where the server lost only the answer, the
-    lines count twice, as duplicates: the ledger balances.
+    Files are read on from where the state has them, once a buried member has joined again; see `Ingest.leave_off`. What
+    a stream could not store is stored then: where the server lost only the answer, its lines count twice, as
+    duplicates, and the ledger balances.
     """
 
     def __init__(self, store: FeedStore, member: FleetMember) -> None:

@@ -143,7 +143,7 @@ class FleetMember:
                         is_silent = True
                     case Beat.FENCED if self.membership.id in (member, None):
                         self.note_fenced()
-                if (hints := self.membership.hints()).fed or hints.reload:
+                if any(hints := self.membership.hints()):
                     self.on_hints(hints)
             await asyncio.sleep(max(0.0, began_at + self.times.beat_s - self._monotonic()))
 

@@ -51,6 +51,7 @@ class MemberSinks:
         self._monotonic = monotonic
         self._epochs: dict[str, int] = {}  # sinks that this member delivers
         self._unwanted_since: dict[str, float] = {}
+        self._is_replayed = False  # since the latest turn
         self._unusable_until: dict[str, float] = {}
         self._announced_as: int | None = None  # the member id for which the store knows the names
 
@@ -61,8 +62,9 @@ class MemberSinks:
             await self._membership.want_sinks(list(self._named), shared=shared)
             self._announced_as = view.me
             return  # the next view has them
+        is_replayed, self._is_replayed = self._is_replayed, False
         for place in view.sinks:
-            if place.name in self._epochs and not self._may_deliver(place, view.me):
+            if place.name in self._epochs and (is_replayed or not self._may_deliver(place, view.me)):
                 await self._end(place)
         free = [
             place.name
@@ -75,6 +77,11 @@ class MemberSinks:
                 [name for name in free if name not in self._epochs and self._unusable_until.get(name, now) <= now]
             )
         await self._detach(view)
+
+    def count_again(self) -> None:
+        """Another process put records back into an outbox: give all sinks back in the next turn, so that who takes them
+        counts what they have."""
+        self._is_replayed = True
 
     def _may_deliver(self, place: SinkPlace, me: int | None) -> bool:
         return place.owner == me and place.home in (None, self._member.name)

@@ -84,6 +84,7 @@ class Turns:
                         if self._service.is_ending:
                             return
                         await self._member.join()
+                        self._service.ingest.read_again()
                     await self._turn()
                 except Fenced as error:
                     self._member.note_fenced(error)
@@ -256,6 +257,7 @@ class Turns:
 
     async def _drop_all(self) -> None:
         """Drop all that this process owned, without recording: it has been buried."""
+        await self._service.ingest.leave_off()  # a failover may have taken the position back
         await self._service.drop_lanes()
         self._epochs.clear()
         self._giving.clear()
@@ -266,6 +268,8 @@ class Turns:
         self._fed |= hints.fed
         for account in hints.fed & self._service.lanes.keys():
             self._service.lanes[account].wake()
+        if hints.replayed:
+            self._sinks.count_again()
         if hints.reload:
             self._service.reload_asked.set()
 

@@ -16,6 +16,7 @@ from poller.store.postgres.errors import may_pass, store_error
 log = structlog.get_logger("poller")
 
 RELOAD = "reload"
+REPLAYED = "replayed"
 LONGEST_NOTE = 7000  # characters; the server takes fewer than 8000 bytes
 
 _CHANNEL = "SELECT 'poller_' || to_regnamespace(current_schema())::oid"
@@ -31,7 +32,7 @@ class Heart:
         self._connection: AsyncConnection | None = None
         self._channel = ""
         self._alone = asyncio.Lock()  # for the connection
-        self._to_send: set[str] = set()  # numbers of accounts that got tasks, or `RELOAD`
+        self._to_send: set[str] = set()  # numbers of accounts that got tasks, `RELOAD`, `REPLAYED`
         self._heard: set[str] = set()
 
     async def beat(self, member: int) -> Beat:
@@ -92,15 +93,21 @@ class Heart:
     def _note(self, notify: Notify) -> None:
         notes = set(notify.payload.split(","))
         if self._connection is not None and notify.pid == self._connection.info.backend_pid:
-            notes &= {RELOAD}
+            notes &= {RELOAD, REPLAYED}
         self._heard |= notes
+
+
+async def notify(connection: AsyncConnection, note: str) -> None:
+    """Send a hint to all members, from a process that is none."""
+    row = await fetch_first(connection, _CHANNEL)
+    await connection.execute("SELECT pg_notify(%s, %s)", (None if row is None else row[0], note))
 
 
 def hints_of(heard: Iterable[str], names: dict[int, str]) -> Hints:
     """Return what these notes mean for the owner of these accounts, by number."""
     heard = set(heard)
     numbers = {int(note) for note in heard if note.isdigit()}
-    return Hints(frozenset(names[number] for number in numbers & names.keys()), RELOAD in heard)
+    return Hints(frozenset(names[number] for number in numbers & names.keys()), RELOAD in heard, REPLAYED in heard)
 
 
 def _packed(notes: Iterable[str]) -> list[str]:

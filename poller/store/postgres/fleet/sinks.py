@@ -10,6 +10,7 @@ from poller.core.errors import ConfigError
 from poller.core.fleet import TakenSink
 from poller.store.postgres import outbox
 from poller.store.postgres.connection import fetch_all, fetch_first
+from poller.store.rows import refuse_unknown_sink
 
 _TAKE = (
     "WITH free AS (SELECT id FROM sink WHERE owner IS NULL AND attached AND name = ANY (%s)"
@@ -68,6 +69,20 @@ async def detach(connection: AsyncConnection, names: Collection[str]) -> list[st
         (list(names),),
     )
     return [name for (name,) in found]
+
+
+async def check_replay(connection: AsyncConnection, name: str, *, is_dead_only: bool) -> None:
+    """Raise `ConfigError` where a replay to the sink would be delivered by no replica, or twice into a file."""
+    row = await fetch_first(connection, "SELECT home, attached FROM sink WHERE name = %s", (name,))
+    refuse_unknown_sink(name, () if row is None else (name,))
+    home, attached = row or (None, False)
+    if not attached:
+        raise ConfigError(f"no replica names sink {name}: once one does, it gets all that it lacks. Replay then.")
+    if home is not None and not is_dead_only:
+        raise ConfigError(
+            f"sink {name} of replica {home} has these records: a replay would write them twice. Name a new file, which "
+            "gets them once, or replay only its dead letters with --dead."
+        )
 
 
 async def move(connection: AsyncConnection, name: str, home: str) -> str:

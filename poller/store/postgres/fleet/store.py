@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.accounts import AccountState
-from poller.core.deliveries import Delivery, Written
+from poller.core.deliveries import Delivery, Selection, Written
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Settled, Task
 from poller.core.protocols import Clock
@@ -21,7 +21,7 @@ from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet import accounts, sinks
 from poller.store.postgres.fleet.counts import WAITING
-from poller.store.postgres.fleet.heart import Heart
+from poller.store.postgres.fleet.heart import REPLAYED, Heart
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
 from poller.store.postgres.fleet.membership import PostgresMembership
 from poller.store.postgres.fleet.starts import FleetStarts
@@ -214,6 +214,12 @@ class FleetStore(PostgresStore):
     async def _note_position(self, connection: AsyncConnection, sink: str, position: bytes | None) -> None:
         await self._check_sink(connection, sink)
         await outbox.note_position(connection, sink, position)
+
+    async def replay(self, sink: str, selection: Selection, *, from_start: bool = False) -> int:
+        """Any member may do it: the one that delivers the sink hears of it with the next beats."""
+        replayed = await super().replay(sink, selection, from_start=from_start)
+        self._heart.hint({REPLAYED})
+        return replayed
 
     async def _check_sink(self, connection: AsyncConnection, sink: str) -> None:
         """Raise `Fenced` where this member does not deliver the sink: what it knows of the fleet is wrong."""
