@@ -50,6 +50,15 @@ FLEET_BUGS = (
         tests=FENCE,
     ),
     Bug(
+        name="the-order-of-records-is-locked-early",
+        file=ACCOUNTS,
+        old="    stored: set[int] = set()\n    polled = [",
+        new="    stored: set[int] = set()\n"
+        "    order = '(1349479538::bigint << 32) | to_regnamespace(current_schema())::oid::bigint'\n"
+        "    await connection.execute(f'SELECT pg_advisory_xact_lock({order})'.encode())\n    polled = [",
+        tests=FENCE,
+    ),
+    Bug(
         name="an-account-is-free-where-no-member-seems-to-own-it",
         file=ACCOUNTS,
         old="FROM account WHERE owner IS NULL AND name = ANY (%s)",

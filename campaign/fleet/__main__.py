@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60.0, help="of blows, in each trial")
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two blows")
+    parser.add_argument("--window", type=float, default=2.0, help="seconds of each account's window")
     parser.add_argument("--kinds", nargs="*", default=list(Shape().kinds), help="of blows")
     parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")
     parser.add_argument("--keep", type=Path, help="a folder for configs and logs, which stay")
@@ -66,6 +67,7 @@ def main() -> None:
             seconds=args.seconds,
             every_s=args.every,
             kinds=args.kinds,
+            window_s=args.window,
         )
         for number in range(args.trials)
     ]

@@ -26,7 +26,7 @@ from poller.reports.ledger import imbalances
 from poller.sandbox import Scenario, parse_durations, serve
 from poller.store import read_store
 
-WINDOW_S, LIMIT = 2.0, 12  # of each account: always full
+REQUESTS_A_SECOND = 6  # of each account: its window is always full
 OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
 DRAINED_WITHIN_S = 120.0
 TABLE = "finished"
@@ -87,6 +87,12 @@ class Shape:
     lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer
     kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
     seed: int = 1
+    window_s: float = 2.0  # of each account; only one longer than a lease shows that a new owner waits for it
+
+    @property
+    def limit(self) -> int:
+        """How many requests an account may send in a window."""
+        return round(REQUESTS_A_SECOND * self.window_s)
 
 
 @dataclass(slots=True)
@@ -127,7 +133,7 @@ class Trial:
             self.history.acknowledged |= {(account, each): at for each in ids}
             await self.feed_rows(session, account)
             await asyncio.sleep(
-                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE * WINDOW_S / LIMIT / self.shape.accounts
+                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE / REQUESTS_A_SECOND / self.shape.accounts
             )
 
     async def feed_rows(self, session: aiohttp.ClientSession, account: str) -> None:
@@ -192,7 +198,7 @@ class Trial:
             kind=kind,
             replica=None if name == "server" else name,
             lasts_s=lasts_s,
-            idle_s=OWNED_WITHIN_S + WINDOW_S + 2.0,
+            idle_s=OWNED_WITHIN_S + self.shape.window_s + 2.0,
         )
         self.history.faults.append(fault)
         match kind:
@@ -311,8 +317,8 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
     scenario = Scenario(
         durations=parse_durations("uniform:0.5,4"),
         fates={},
-        requests=LIMIT,
-        window_s=WINDOW_S,
+        requests=shape.limit,
+        window_s=shape.window_s,
         latency_s=(0.005, 0.05),
         seed=shape.seed,
     )
@@ -329,7 +335,7 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
             rng=Random(shape.seed),  # noqa: S311 - chooses blows
             hubspot=hubspot,
             receiver=receiver,
-            history=History(window_s=WINDOW_S, limit=LIMIT),
+            history=History(window_s=shape.window_s, limit=shape.limit),
             relay=await stack.enter_async_context(Relay(socket=server.socket).serving()),
         )
         if "failover" in shape.kinds:
@@ -341,8 +347,8 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
                 name=name,
                 state=f"postgresql://postgres@127.0.0.1:{relay.port}/postgres?schema={schema}",
                 hubspot=url,
-                limit=LIMIT,
-                window_s=WINDOW_S,
+                limit=shape.limit,
+                window_s=shape.window_s,
                 first=accounts[0],
                 server=f"postgresql://postgres@127.0.0.1:{trial.relay.port}/postgres",
                 table=trial.table,
