@@ -32,8 +32,29 @@ TIMING_BUGS = (
     Bug(
         name="a-standstill-polls-as-often-to-its-end",
         file="poller/schedule/standstill.py",
-        old="return min(max(SHORTEST_GAP_S, share * self.length_s(now)), longest_s)",
+        old="return max(min(gap_s, MOST_SHARE * length_s, self._longest_gap_s), least_s)",
         new="return SHORTEST_GAP_S",
+        tests=STANDSTILL,
+    ),
+    Bug(
+        name="polls-before-a-standstill-are-not-counted",
+        file="poller/schedule/standstill.py",
+        old="left = max(POLLS_AN_HOUR * tasks - self._polls, 1.0)",
+        new="left = POLLS_AN_HOUR * tasks",
+        tests=STANDSTILL,
+    ),
+    Bug(
+        name="a-standstill-ignores-the-longest-gap-of-the-person",
+        file="poller/schedule/standstill.py",
+        old="self._longest_gap_s = min(LONGEST_GAP_S, longest_gap_s)",
+        new="self._longest_gap_s = LONGEST_GAP_S",
+        tests=STANDSTILL,
+    ),
+    Bug(
+        name="met-tasks-count-as-new-forever",
+        file="poller/schedule/standstill.py",
+        old="self._turns = RECENT * self._turns + 1",
+        new="self._turns = self._turns + 1",
         tests=STANDSTILL,
     ),
     Bug(
@@ -46,8 +67,8 @@ TIMING_BUGS = (
     Bug(
         name="tasks-fed-in-a-standstill-do-not-count",
         file="poller/schedule/standstill.py",
-        old="self._new += key not in self._keys",
-        new="self._new += 0",
+        old="self._new = RECENT * self._new + (key not in self._keys)",
+        new="self._new = 0.0",
         tests=STANDSTILL,
     ),
     Bug(

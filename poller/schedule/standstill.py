@@ -9,25 +9,29 @@ import math
 EXPECTED = 12.0  # finished imports that the polls since the last one should have found
 LEAST_POLLS = 30
 LEAST_S = 60.0  # since the first of these polls, pauses excluded …
-POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
-FEW = 2000  # tasks at most that are distinguished
-SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 60.0  # between two polls during a standstill …
-LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks; with fewer …
-TASK_S = 7200.0  # … this divided by their number: half a poll of each in an hour
-GAP_SHARE, GAP_SHARE_OF_ONE, LARGEST_SHARE = 0.02, 6.0, 0.1  # the gap as a share of its length: by number of tasks
+POLLS_EACH, LEAST_S_OF_FEW = 1.25, 5.0  # … or so many polls of each task, and this long: a few tasks are soon through
+FEW = 4000  # tasks at most that are distinguished
+HOUR_S = 3600.0
+POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
+SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 300.0  # between two polls during a standstill …
+LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks
+LEAST_SHARE, MOST_SHARE = 0.02, 0.25  # the gap as a share of the standstill's length
+RECENT = 0.95  # of single polls, the share that still counts at the next one
 DEADLINES_EVERY_S = 10.0  # how often passed deadlines are searched for, once there may be some
 
 
 class Standstill:
     """Follows the polls of one account since a poll last found an import finished."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_gap_s: float = math.inf) -> None:
+        """`longest_gap_s`: the most time between two single polls that the person wants."""
+        self._longest_gap_s = min(LONGEST_GAP_S, longest_gap_s)
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
         self._polls = 0
         self._keys: set[int] = set()  # tasks polled since the last finished one, `FEW` at most
         self._is_turn = False  # the next poll is a single one
-        self._turns = self._new = 0  # single polls so far, and those of them whose task was not polled before
+        self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
         self._is_in_line = False
         self.paused_s = 0.0  # the account's paused time so far; the lane keeps it current …
         self._paused_before_s = 0.0  # … and what it was at `since`
@@ -39,7 +43,7 @@ class Standstill:
         self.since = self.deadline_at = math.inf
         self._expected, self._polls = 0.0, 0
         self._keys.clear()
-        self._turns = self._new = 0
+        self._turns = self._new = 0.0
         self._is_turn = False
 
     def unfinished(self, key: int, chance: float, *, now: float, deadline_at: float, is_in_line: bool = False) -> None:
@@ -47,8 +51,8 @@ class Standstill:
         `is_in_line`: that is known from a line, which may halt for a while."""
         if self._is_turn:
             self._is_turn = False
-            self._turns += 1
-            self._new += key not in self._keys
+            self._turns = RECENT * self._turns + 1
+            self._new = RECENT * self._new + (key not in self._keys)
         if self._polls == 0:
             self.since, self._paused_before_s = now, self.paused_s
         if deadline_at > now:
@@ -85,15 +89,19 @@ class Standstill:
         return True
 
     def gap_s(self, now: float) -> float:
-        """Return the time between two single polls: together they are at most about one of each task in an hour."""
-        tasks = self._waiting
-        share = min(max(GAP_SHARE, GAP_SHARE_OF_ONE / tasks), LARGEST_SHARE)
-        longest_s = min(max(LONGEST_GAP_OF_MANY_S, TASK_S / tasks), LONGEST_GAP_S)
-        return min(max(SHORTEST_GAP_S, share * self.length_s(now)), longest_s)
+        """Return the time between two single polls: what is left of the polls of an hour, spread so that the gap grows
+        with the square root of the length, which is best where the end may come at any length."""
+        length_s, tasks = max(self.length_s(now), SHORTEST_GAP_S), self._waiting
+        gap_s = HOUR_S / (POLLS_AN_HOUR * tasks)
+        if length_s < HOUR_S:
+            left = max(POLLS_AN_HOUR * tasks - self._polls, 1.0)
+            gap_s = max(2 * math.sqrt(length_s) * (math.sqrt(HOUR_S) - math.sqrt(length_s)) / left, gap_s)
+        least_s = min(max(SHORTEST_GAP_S, LEAST_SHARE * length_s), LONGEST_GAP_OF_MANY_S)
+        return max(min(gap_s, MOST_SHARE * length_s, self._longest_gap_s), least_s)
 
     @property
     def _waiting(self) -> float:
-        """About how many tasks wait: as many of those polled at random were polled before as are known of all."""
+        """About how many tasks wait: the share of known ones among those lately polled at random is that among all."""
         return max(1, len(self._keys)) * (self._turns + 1) / (self._turns - self._new + 1)
 
     def no_deadline_passed(self, now: float) -> None:

@@ -170,7 +170,7 @@ def test_what_was_learned_is_explained_in_a_sentence() -> None:
     assert explanation_of(timing.knowledge(NOW + 1000)) == timing.explanation(NOW + 1000)
     for second in range(1100, 1200):
         timing.learn(make_task(key=50, fed_at=NOW), Running(status=None), asked_at=NOW + second, now=NOW + second)
-    assert timing.explanation(NOW + 4000).endswith(": one task is polled every 1 min, at random")
+    assert timing.explanation(NOW + 4000).endswith(": one task is polled every 5 min, at random")
 
 
 def test_after_a_standstill_lines_start_over() -> None:

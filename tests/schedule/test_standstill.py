@@ -1,6 +1,7 @@
 """A standstill: nothing finishes although much should."""
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 
@@ -11,6 +12,9 @@ from poller.schedule.standstill import (
     LEAST_S_OF_FEW,
     LONGEST_GAP_OF_MANY_S,
     LONGEST_GAP_S,
+    MOST_SHARE,
+    POLLS_AN_HOUR,
+    POLLS_EACH,
     Standstill,
 )
 
@@ -63,34 +67,64 @@ def test_a_pause_is_no_time_in_which_nothing_finishes() -> None:
     assert not standstill.lasts(3620.0)
     assert standstill.lasts(3660.0)
     assert standstill.take_turn(3660.0)
-    assert standstill.sleeps_until == pytest.approx(3660.0 + 3.6)  # a minute's length, not an hour's
+    assert standstill.sleeps_until <= 3660.0 + MOST_SHARE * 60.0  # a minute's length, not an hour's
 
 
-def gaps_s(standstill: Standstill, over_s: int) -> list[float]:
-    """Return the times between the single polls from the 100th second on."""
-    turns = [tenth / 10 for tenth in range(1000, 1000 + 10 * over_s) if standstill.take_turn(tenth / 10)]
+def gaps_s(
+    tasks: int, over_s: int = 3600, *, polls_each: float = POLLS_EACH, longest_gap_s: float = inf
+) -> list[float]:
+    """Return the times between the single polls of a standstill that was noticed after 10 s, until `over_s`."""
+    standstill, polls = Standstill(longest_gap_s), int(polls_each * tasks)
+    for number in range(max(polls, LEAST_POLLS)):
+        standstill.unfinished(number % tasks, 0.9, now=10 * number / polls, deadline_at=86_400.0)
+    turns = []
+    for tenth in range(100, 10 * over_s):
+        if standstill.take_turn(tenth / 10):
+            turns.append(tenth / 10)
+            standstill.unfinished(len(turns) % tasks, 0.0, now=tenth / 10, deadline_at=86_400.0)
     return [later - earlier for earlier, later in pairwise(turns)]
 
 
-def test_while_it_lasts_polls_become_rare_but_never_rarer_than_the_longest_gap() -> None:
-    many, few = gaps_s(standing(polls=3000, tasks=3000), 3900), gaps_s(standing(tasks=100), 3900)
-    assert many[0] == pytest.approx(2.0, abs=0.2)
-    assert few[0] == pytest.approx(6.0, abs=0.2)
-    assert max(many) == pytest.approx(LONGEST_GAP_OF_MANY_S, abs=0.2)
-    assert max(few) == pytest.approx(LONGEST_GAP_S, abs=0.2)
+@pytest.mark.parametrize("polls_each", [POLLS_EACH, 1.6])
+@pytest.mark.parametrize("tasks", [80, 150, 1000])
+def test_an_hour_costs_at_most_two_polls_of_each_task(tasks: int, polls_each: float) -> None:
+    """Those before the standstill was noticed included."""
+    assert len(gaps_s(tasks, polls_each=polls_each)) + 1 + polls_each * tasks <= 2 * tasks
 
 
-@pytest.mark.parametrize("tasks", [100, 300, 1000, 3000])
-def test_an_hour_costs_less_than_one_poll_of_each_task(tasks: int) -> None:
-    assert len(gaps_s(standing(polls=tasks, tasks=tasks), 3600)) <= tasks
+def test_of_a_few_tasks_an_hour_costs_little_more_than_thirty_polls_in_all() -> None:
+    """A poll of each half an hour would notice the end as late as that."""
+    assert len(gaps_s(10)) <= 35
+
+
+@pytest.mark.parametrize("tasks", [10, 60, 1000])
+def test_the_end_is_noticed_within_a_quarter_of_the_length_and_five_minutes(tasks: int) -> None:
+    at = 10.0
+    for gap_s in gaps_s(tasks, 7200):
+        assert gap_s <= max(min(MOST_SHARE * at, LONGEST_GAP_S), LONGEST_GAP_OF_MANY_S) + 0.2
+        at += gap_s
+
+
+def test_the_second_hour_is_spread_evenly() -> None:
+    second = gaps_s(100, 7200)[-150:]
+    assert min(second) == pytest.approx(max(second), abs=0.3)
+    assert second[0] == pytest.approx(3600 / (POLLS_AN_HOUR * 100), abs=0.3)
+
+
+def test_thousands_of_tasks_are_worth_a_poll_every_few_seconds() -> None:
+    assert max(gaps_s(3000)) == pytest.approx(LONGEST_GAP_OF_MANY_S, abs=0.2)
+
+
+def test_a_longest_gap_of_the_person_is_kept() -> None:
+    assert max(gaps_s(10, longest_gap_s=30.0)) == pytest.approx(30.0, abs=0.2)
 
 
 def test_a_few_tasks_are_soon_through() -> None:
     """An account with nothing learned polls each task every ten seconds: a minute of that is too much."""
-    standstill = standing(polls=50, over_s=10.0, tasks=40)
+    standstill = standing(polls=50, over_s=5.0, tasks=40)
     assert standstill.lasts(LEAST_S_OF_FEW)
-    assert not standing(polls=49, over_s=10.0, tasks=40).lasts(LEAST_S_OF_FEW)
-    assert not standing(polls=50, over_s=9.0, tasks=40).lasts(LEAST_S_OF_FEW - 0.5)
+    assert not standing(polls=49, over_s=5.0, tasks=40).lasts(LEAST_S_OF_FEW)
+    assert not standing(polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_FEW - 0.5)
 
 
 def test_a_line_may_halt_for_a_while() -> None:
@@ -104,20 +138,31 @@ def test_polls_at_random_show_how_many_tasks_wait() -> None:
     """Tasks are fed meanwhile: the more of them wait, the more it is worth to notice the end soon."""
     known, grown = standing(tasks=40), standing(tasks=40)
     for turn in range(30):
-        at = 100.0 + 60 * turn
+        at = 100.0 + 300 * turn
         assert known.take_turn(at)
         assert grown.take_turn(at)
         known.unfinished(turn % 40, 0.0, now=at, deadline_at=86_400.0)
         grown.unfinished(1000 + turn, 0.0, now=at, deadline_at=86_400.0)
-    assert known.gap_s(3700.0) == LONGEST_GAP_S
-    assert grown.gap_s(3700.0) == LONGEST_GAP_OF_MANY_S
+    assert known.gap_s(9000.0) == pytest.approx(3600 / (POLLS_AN_HOUR * 40))
+    assert grown.gap_s(9000.0) < 5.0
+
+
+def test_what_polls_at_random_met_long_ago_counts_no_more() -> None:
+    """Once all were met, there are as many as were met."""
+    standstill = standing(tasks=40)
+    for turn in range(300):
+        at = 4000.0 + 60 * turn
+        assert standstill.take_turn(at)
+        standstill.unfinished(1000 + turn % 60, 0.0, now=at, deadline_at=864_000.0)
+    assert standstill.gap_s(at) == pytest.approx(3600 / (POLLS_AN_HOUR * 100), rel=0.05)
 
 
 def test_it_sleeps_until_the_next_turn_or_a_deadline() -> None:
     standstill = standing()
+    gap_s = standstill.gap_s(100.0)
     assert standstill.take_turn(100.0)
-    assert standstill.sleeps_until == pytest.approx(106.0)
+    assert standstill.sleeps_until == pytest.approx(100.0 + gap_s)
     standstill.unfinished(0, 0.5, now=100.0, deadline_at=101.0)
     assert standstill.sleeps_until == 101.0
     standstill.no_deadline_passed(101.0)
-    assert standstill.sleeps_until == pytest.approx(106.0)
+    assert standstill.sleeps_until == pytest.approx(min(100.0 + gap_s, 111.0))
