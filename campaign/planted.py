@@ -488,6 +488,20 @@ BUGS = (
         tests=CLIENT,
     ),
     Bug(
+        name="unasked-bytes-not-noticed",
+        file="poller/hubspot/connection.py",
+        old="            self._is_spent = True  # nothing was asked for\n",
+        new="            pass\n",
+        tests=CLIENT,
+    ),
+    Bug(
+        name="pace-off",
+        file="poller/hubspot/limits/admission.py",
+        old="        self._empty_at = max(self._empty_at, now) + self._interval_s\n",
+        new="        self._empty_at = now\n",
+        tests=("hubspot/limits/test_admission",),
+    ),
+    Bug(
         name="connection-kept-forever",
         file="poller/hubspot/connection.py",
         old="- connection.idle_since <= KEEPALIVE_S:",

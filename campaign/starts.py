@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -39,6 +39,7 @@ SCENARIO = Scenario(
 )
 ON_STATE = ("pwrite64", "fdatasync")  # the others: on any file or socket
 CALLS_OF_A_RUN = {"pwrite64": 1280, "fdatasync": 48, "write": 160}  # about; a request is one `write`
+CALLS_ON_POSTGRES = {"write": 160, "sendto": 600}  # a statement is one `sendto`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,14 +226,13 @@ def _now() -> float:
     return time.time()
 
 
-def blows_for(rng: Random, kills: int, *, traced: bool) -> list[Blow]:
-    """Return the kills of one trial."""
-    if not traced:
+def blows_for(rng: Random, kills: int, calls: Mapping[str, int] | None) -> list[Blow]:
+    """Return the kills of one trial: before system calls, of which a run makes about so many, or at any instant."""
+    if calls is None:
         return [Instant(requests=rng.randrange(1, 12), after_s=rng.uniform(0.0, 0.06)) for _ in range(kills)]
-    calls = [rng.choice(tuple(CALLS_OF_A_RUN)) for _ in range(kills)]
-    return [
-        Point(call=call, number=rng.randrange(1, max(2, CALLS_OF_A_RUN[call] * 3 // (2 * kills)))) for call in calls
-    ]
+    furthest = {call: max(2, count * 3 // (2 * kills)) for call, count in calls.items()}
+    names = [rng.choice(tuple(furthest)) for _ in range(kills)]
+    return [Point(call=call, number=rng.randrange(1, furthest[call])) for call in names]
 
 
 async def campaign(
@@ -246,8 +246,9 @@ async def campaign(
 ) -> Counts:
     """Carry out trials with so many kills of each sort. `postgres`: the URL of a database for their states."""
     counts, rng = Counts(), Random(seed)  # noqa: S311 - chooses instants
-    plans = [blows_for(rng, a_trial, traced=False) for _ in range(-(-random_kills // a_trial))]
-    plans += [blows_for(rng, a_trial, traced=True) for _ in range(-(-calls // a_trial))]
+    of_a_run = CALLS_OF_A_RUN if postgres is None else CALLS_ON_POSTGRES
+    plans = [blows_for(rng, a_trial, None) for _ in range(-(-random_kills // a_trial))]
+    plans += [blows_for(rng, a_trial, of_a_run) for _ in range(-(-calls // a_trial))]
     with tempfile.TemporaryDirectory() as temporary:
         for number, blows in enumerate(plans):
             folder = (into or Path(temporary)) / f"trial-{number}"

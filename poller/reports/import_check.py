@@ -121,7 +121,7 @@ class ImportCheck:
     def _text_lines(self) -> Iterator[str]:
         yield (
             f"{self.lines:,} lines = {self.rows:,} rows + {self.duplicates:,} duplicates + "
-            f"{self.rejected.total():,} rejected + {self.blank:,} blank"
+            f"{self.rejected.total():,} rejected + {self.blank:,} header or blank"
         )
         for title, counts in (("hosts", self._hosts), ("extensions", self._extensions), ("folders", self._folders)):
             if counts:
@@ -132,7 +132,7 @@ class ImportCheck:
             yield f"rejected    {count:,} × {reason} (first: {self._rejected_at[reason]})"
         for warning in self._warnings.values():
             if warning.count:
-                yield f"warning     {warning.count:,} {warning.text}: {', '.join(warning.samples)}"
+                yield f"warning     {warning.count:,} × {warning.text}: {', '.join(warning.samples)}"
         if self._bodies:
             yield "the first start calls:"
         yield from (f"  {body.decode()}" for body in self._bodies)

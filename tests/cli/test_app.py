@@ -226,7 +226,7 @@ def test_a_reader_of_the_settings_may_leave_early(tmp_path: Path) -> None:
 @pytest.mark.real_time
 def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
     with running("sandbox", "--port", "0", folder=tmp_path) as sandbox:
-        while "poll it" not in sandbox.log():
+        while "use it" not in sandbox.log():
             assert sandbox.process.poll() is None
         sandbox.signal(signal.SIGINT)
         assert sandbox.ended() == 0

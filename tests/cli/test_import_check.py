@@ -27,7 +27,7 @@ def found(tmp_path: Path, text: str, *flags: str) -> dict[str, Any]:
 def test_clean_rows_exit_0_with_hosts_folders_and_ready_bodies(tmp_path: Path) -> None:
     code, out, _ = check(tmp_path, "url\n" + "".join(f"https://cdn.example.com/{n}.png\n" for n in range(50)))
     assert code == Exit.ALL_COMPLETE
-    assert "51 lines = 50 rows + 0 duplicates + 0 rejected + 1 blank" in out
+    assert "51 lines = 50 rows + 0 duplicates + 0 rejected + 1 header or blank" in out
     assert "cdn.example.com 50" in out
     bodies = [json.loads(line) for line in out.splitlines() if line.startswith("  {")]
     assert [body["url"] for body in bodies] == [f"https://cdn.example.com/{n}.png" for n in range(3)]
@@ -37,7 +37,7 @@ def test_each_line_is_counted_in_one_place(tmp_path: Path) -> None:
     text = "url\nhttps://a.example.com/1\n\nhttps://a.example.com/1\nhttp://localhost/1\nhttps://a.example.com/2\n"
     code, out, _ = check(tmp_path, text)
     assert code == Exit.NOT_ALL_COMPLETE
-    assert "6 lines = 2 rows + 1 duplicates + 1 rejected + 2 blank" in out
+    assert "6 lines = 2 rows + 1 duplicates + 1 rejected + 2 header or blank" in out
     assert "(first: urls.csv, line 5)" in out
 
 

@@ -314,8 +314,8 @@ def test_the_sandbox_of_the_readme_serves_what_the_next_line_asks(tmp_path: Path
     serve, poll = lines_of("sandbox")
     flags = serve.replace("--port 8080", "--port 0").replace("5000", "5").split()[1:]
     with running(*flags, folder=tmp_path) as sandbox:
-        wait_until(lambda: "poll it" in sandbox.log(), "the sandbox")
-        offered = re.sub(r":\d+$", ":8080", sandbox.log().splitlines()[1].removeprefix("poll it: "))
+        wait_until(lambda: "use it" in sandbox.log(), "the sandbox")
+        offered = re.sub(r":\d+$", ":8080", sandbox.log().splitlines()[1].removeprefix("use it: "))
     assert offered == poll
     assert len((tmp_path / "ids.txt").read_text().split()) == 5
 

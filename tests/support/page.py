@@ -25,11 +25,16 @@ HOSTILE = """<img src=x onerror="document.title='broken into'">"""
 
 @contextmanager
 def listening(
-    *args: str, folder: Path, listen: str = "127.0.0.1:0", stdin: int = subprocess.DEVNULL, **env: str
+    *args: str,
+    folder: Path,
+    command: str = "run",
+    listen: str = "127.0.0.1:0",
+    stdin: int = subprocess.DEVNULL,
+    **env: str,
 ) -> Iterator[tuple[Running, str]]:
     """Run the poller; yields it with the address of its page."""
     flags = ("--listen", listen, "--no-progress", *args)
-    with running("run", *flags, folder=folder, env=environ(**env), stdin=stdin) as poller:
+    with running(command, *flags, folder=folder, env=environ(**env), stdin=stdin) as poller:
         wait_until(poller.logged("web.started"), "the page's server")
         (started,) = [event for event in poller.events() if event["event"] == "web.started"]
         yield poller, started["url"]

@@ -101,7 +101,7 @@ def sandbox(
     api = SandboxApi(scenario, time.time)
     if ids_file is not None:
         _write_ids(ids_file, api.preload(tasks))
-    run_async(_serve(api, port, ids_file or Path("ids.txt")))
+    run_async(_serve(api, port, ids_file))
 
 
 def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
@@ -111,7 +111,7 @@ def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
         raise ConfigError(f"sandbox: cannot write {ids_file}: {error.strerror}") from None
 
 
-async def _serve(api: "SandboxApi", port: int, ids_file: Path) -> None:
+async def _serve(api: "SandboxApi", port: int, ids_file: Path | None) -> None:
     """Serve until SIGINT or SIGTERM."""
     import asyncio
 
@@ -121,9 +121,12 @@ async def _serve(api: "SandboxApi", port: int, ids_file: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serve(api, port=port) as base_url:
+        use = (
+            "import urls.csv --set access=PRIVATE --set folderPath=/imports" if ids_file is None else f"run {ids_file}"
+        )
         typer.echo(
             f"simulated HubSpot at {base_url} (Ctrl-C ends it)\n"
-            f"poll it: HUBSPOT_TOKEN=any poller run {ids_file} --base-url {base_url}",
+            f"use it: HUBSPOT_TOKEN=any poller {use} --base-url {base_url}",
             err=True,
         )
         await ended.wait()

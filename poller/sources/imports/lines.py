@@ -1,5 +1,6 @@
 """The two readers of lines for imports: CSV with a header, and one URL or JSON object a line."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ from poller.sources.parsing.lines import Line
 
 _DELIMITERS = (",", ";", "\t")
 _LINE_SHOWN = 80
+_MORE_COLUMNS = re.compile(r"[^?#]*\.[A-Za-z][A-Za-z0-9]{1,4}[,;\t][^/]*")  # a URL of a file, then other columns
+_MORE_COLUMNS_IN_A_TABLE = re.compile(r".*[,;\t][^/]*")
+_TABLE_FILES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +107,13 @@ class ImportLines:
 def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str | None) -> ImportTable | ImportLines:
     """Return the reader for rows whose first usable line is `line`.
 
-    Raises `InputError` for CSV without a URL column, `ConfigError` where `--set` cannot fit the columns, and
-    `ValueError` for a line that shows no format, such as a title.
+    Raises `InputError` for CSV without a URL column or without column names, `ConfigError` where `--set` cannot fit the
+    columns, and `ValueError` for a line that shows no format, such as a title.
     """
     if options.rows is None:
         raise TypeError("the options are not those of an import")
     readers = RowReaders(options.rows)
+    _refuse_table_without_names(line, options, source)
     if options.format in ("auto", "csv") and not is_url(line) and not line.lstrip().startswith("{"):
         if (table := _table(line, options, delimiter)) is not None:
             return table
@@ -124,6 +129,18 @@ def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str 
     if options.format == "csv" or is_json(line, [line]) or is_url(line):
         return ImportLines(options=options, readers=readers)
     raise ValueError("neither a URL nor a JSON object")
+
+
+def _refuse_table_without_names(line: str, options: ReadOptions, source: str) -> None:
+    """Raise `InputError` where the first line is a record of a table: its columns would become part of its URL."""
+    is_table = options.format == "csv" or source.lower().endswith(_TABLE_FILES)
+    shape = _MORE_COLUMNS_IN_A_TABLE if is_table else _MORE_COLUMNS
+    if is_url(line) and shape.fullmatch(line.strip()):
+        begins = printable(line.strip()[:_LINE_SHOWN])
+        raise InputError(
+            f"{source}: the table has no column names. Add a first line with one name a column, such as url,name,brand."
+            f" The first line: {begins}"
+        )
 
 
 def _table(line: str, options: ReadOptions, delimiter: str | None) -> ImportTable | None:

@@ -24,6 +24,9 @@ _TTL = re.compile(
     r"P(?=\d|T)(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+S)?)?"
 )
 _TTL_DAYS = (365, 30, 7, 1)
+NOT_UTF_8 = "the row is not UTF-8 text: save the file as CSV UTF-8"
+_REPLACED = "\ufffd"  # what reading puts in place of bytes that are not UTF-8
+_REPLACED_BYTES = _REPLACED.encode()
 _SAFE_KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _KNOWN_COLUMNS = frozenset(name for names in COLUMN_NAMES.values() for name in names)
 _LONG_OPTIONS = [name.lower() for name in OPTIONS if len(name) > 4]
@@ -86,6 +89,8 @@ class RowReader:
                 self._varying,
             )
         encoded = encode(_checked(body))
+        if _REPLACED_BYTES in encoded:
+            raise ValueError(NOT_UTF_8)
         if len(encoded) > LARGEST_BODY:
             raise ValueError(f"the start call would have {len(encoded):,} bytes, more than {LARGEST_BODY:,}")
         return self._identity(ref, encoded), encoded
@@ -110,6 +115,8 @@ class RowReader:
         if value in (None, "") or isinstance(value, dict | list):
             raise ValueError(f"the key column {self._key} has no value in the row")
         text = str(value).strip()
+        if _REPLACED in text:
+            raise ValueError(NOT_UTF_8)
         return text if _SAFE_KEY.fullmatch(text) else _digest(text.encode(errors="surrogatepass"))
 
 

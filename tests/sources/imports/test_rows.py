@@ -216,3 +216,53 @@ def test_ids_are_read_as_before() -> None:
     options = ReadOptions(accounts=frozenset({"default"}), default_account="default")
     (chunk,) = Parser(options, "ids").end()
     assert (chunk.rows, chunk.fed) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "https://cdn.example.com/0.jpg,SKU-0,Acme",
+        "https://cdn.example.com/0.jpg;SKU-0;Acme",
+        "https://cdn.example.com/0.jpg\tSKU-0\tAcme",
+    ],
+)
+def test_a_table_without_column_names_is_refused_before_its_columns_become_part_of_urls(line: str) -> None:
+    with pytest.raises(InputError, match=r"no column names.*such as url,name,"):
+        chunks(line + "\n")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://img.example.com/upload/w_200,h_100/a.jpg",
+        "https://img.example.com/w_200,h_100",
+        "https://img.example.com/a.jpg?crop=1,2",
+        "https://img.example.com/view?file=a.png,b.png",
+    ],
+)
+def test_a_comma_in_a_url_is_no_table(url: str) -> None:
+    assert [body(row)["url"] for row in read(url + "\n")] == [url]
+
+
+def test_a_file_of_a_table_needs_column_names_whatever_its_urls_end_in() -> None:
+    options = ReadOptions(accounts=frozenset({"a"}), default_account="a", rows=RowOptions(defaults=SET))
+    for line in ("https://b.example.com/k.png?X-Amz-Signature=0a,17", "https://b.example.com/download/17,shoe"):
+        parser = Parser(options, "folder/rows.csv")
+        with pytest.raises(InputError, match="no column names"):
+            [*parser.push(line.encode() + b"\n"), *parser.end()]
+
+
+def test_a_row_that_is_not_utf_8_is_rejected_with_what_to_do_where_it_would_be_sent() -> None:
+    text = "url;brand;note\nhttps://a.example.com/1;B\u00f6hm;\nhttps://a.example.com/2;Acme;gr\u00fcn\n"
+    options: dict[str, Any] = {"defaults": {**SET, "folderPath": "/p/{brand}"}}
+    (rejection,) = [each for chunk in chunks(text.encode("cp1252"), **options) for each in chunk.rejected]
+    assert "not UTF-8" in rejection.reason
+    assert "CSV UTF-8" in rejection.reason
+    assert [body(row)["url"] for row in read(text.encode("cp1252"), **options)] == ["https://a.example.com/2"]
+    assert rejected("url,brand\nhttps://a.example.com/1,B\u00f6hm\n", **options) == []
+
+
+def test_a_key_that_is_not_utf_8_identifies_no_row() -> None:
+    text = "url,key\nhttps://a.example.com/1,\u00f6\nhttps://a.example.com/2,\u00fc\n".encode("cp1252")
+    reasons = [each.reason for chunk in chunks(text, key="key") for each in chunk.rejected]
+    assert ["not UTF-8" in reason for reason in reasons] == [True, True]

@@ -204,3 +204,24 @@ def test_a_hidden_tab_sends_no_request(browser: Browser, tmp_path: Path) -> None
         page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
         expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
         assert len(seen.paths) == asked + 1
+
+
+def test_a_run_of_imports_shows_how_many_rows_are_to_be_started_and_are_under_way(
+    browser: Browser, tmp_path: Path
+) -> None:
+    lines = [f"https://cdn.example.com/{number:02}.png,{number:02}" for number in range(30)]
+    (tmp_path / "rows.csv").write_text("\n".join(["url,sku", *lines]) + "\n")
+    with hubspot(tmp_path / "hubspot", "--durations", "fixed:3600", imports=1) as simulated:
+        flags = ("--set", "access=PRIVATE", "--set", "folderPath=/p", "--trial", "20", "--base-url", simulated.url)
+        with (
+            listening("rows.csv", *flags, command="import", folder=tmp_path) as (_, url),
+            opened(browser, url) as (page, seen),
+        ):
+            expect(page.locator("#lanes")).to_contain_text("10 rows to start, 20 under way.", timeout=PATIENCE_MS)
+            assert page.locator("#done-text").text_content() == "0 of 30 tasks have their outcome"
+            assert [row[1:] for row in rows(page, "sources-table")] == [["31", "30", "0", "0", "1"]]
+            starts = sums_of(tmp_path).starts
+            assert starts is not None
+            assert (starts.unstarted, starts.underway, starts.starts) == (10, 20, 20)
+            assert_readable(page)
+            assert seen.console == []
