@@ -1,5 +1,7 @@
 """Whole imports in short: `python -m bench.import_runs` runs 40,000 rows of each workload, and holds more."""
 
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,3 +68,28 @@ async def test_a_wrong_folder_costs_the_trial_alone_and_ends_the_run_with_its_re
     assert (stats.starts_total <= 20, stats.requests_total <= 100) == (True, True)
     assert "each failed for one reason" in (shown := capsys.readouterr().err)
     assert words.decode() in shown
+
+
+@pytest.mark.real_time
+async def test_a_failure_that_may_pass_is_tried_again_where_the_state_is_in_postgresql(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.engine.retries.WAITS_S", (0.2, 0.4))
+    scenario = Scenario(durations=parse_durations("fixed:0"), dead_hosts=frozenset({"cdn.example.com"}))
+    simulation = Simulation(tmp_path, time.time, scenario)
+
+    def stage(_ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        body = reply.body.replace(b"the server answered 404", b"the server answered 503")
+        return replace(reply, body=body.replace(b'["404"]', b'["503"]'))
+
+    simulation.api.stage = stage
+    rows = tmp_path / "rows.csv"
+    rows.write_text("url\n" + "".join(f"https://cdn.example.com/{number}.png\n" for number in range(6)))
+    imports = {"options": {"access": "PRIVATE", "folderPath": "/p"}, "trial": 0, "retries": 2}
+    polling = {"policy": "backoff", "first_gap_s": 0.1}
+    flags = {"state": postgres_url, "input": {"feeds": "imports"}, "imports": imports, "polling": polling}
+    assert await simulation.run(rows, flags) is Exit.NOT_ALL_COMPLETE
+    records = simulation.records()
+    assert Counter(record["row"].partition("~")[2] for record in records) == {"": 6, "2": 6, "3": 6}
+    assert {len(record["earlier"]) for record in records if record["row"].endswith("~3")} == {2}
+    assert simulation.api.stats().starts_total == 18
