@@ -199,6 +199,20 @@ TIMING_BUGS = (
         new="share = 1.0",
         tests=LINES,
     ),
+    Bug(
+        name="a-plan-ignores-the-line",
+        file="poller/reports/plan.py",
+        old="    if line is not None:\n        simulated = _in_line(tasks, line, per_second)",
+        new="    if False:\n        simulated = _in_line(tasks, line, per_second)",
+        tests=("reports/test_plan",),
+    ),
+    Bug(
+        name="what-a-line-costs-is-forgotten",
+        file="poller/schedule/account.py",
+        old="        self._known_line = known.line",
+        new="        self._known_line = None",
+        tests=("reports/test_plan",),
+    ),
     # --- clocks
     Bug(
         name="the-difference-of-the-clocks-counts-twice",

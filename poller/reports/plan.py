@@ -18,10 +18,12 @@ from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.schedule import (
     Course,
     KnowledgeUnreadable,
+    KnownLine,
     PollPlanner,
     SimulatedRun,
     SurvivalCurve,
     explanation_of,
+    line_of,
     planner_from,
 )
 from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
@@ -113,6 +115,9 @@ def plan_account(
         based_on += f" ({explanation})" if is_used else f". The few that finished so far show: {explanation}"
     per_second, limit_from = _limit(account, known.limit)
     simulated = _simulate(account, tasks, courses, per_second, learned if rules.policy == "learned" else None, starts)
+    line = line_of(known.timing) if durations is None and rules.policy == "learned" and starts is None else None
+    if line is not None:
+        simulated = _in_line(tasks, line, per_second)
     requests = simulated.polls + (tasks if starts else 0)
     outlook, pace = _outlook(account, known.state, now), tasks / max(simulated.lasts_s, 1e-9)
     done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=requests / tasks)
@@ -155,6 +160,15 @@ def _simulate(
     return simulate_imports(
         tasks, courses, per_second=per_second, deadline_s=rules.deadline_s, rules=starts, timing=timing
     )
+
+
+def _in_line(tasks: int, line: KnownLine, per_second: float) -> SimulatedRun:
+    """Return what imports that are worked off in order take: as many polls and as late as the latest, at the line's
+    pace or, where that is lower, the limit's."""
+    polls = round(tasks * max(line.polls, 1.0))
+    lasts_s = max(tasks / line.per_second, polls / per_second)
+    behind_s = (lasts_s - tasks / line.per_second) / 2
+    return SimulatedRun(polls=polls, lasts_s=lasts_s, mean_late_s=line.late_s + behind_s, timed_out=0)
 
 
 def _learned(account: AccountSettings, knowledge: bytes | None) -> PollPlanner:

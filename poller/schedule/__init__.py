@@ -1,7 +1,14 @@
 """Decides when to poll next, from how long imports took. Pure: instants and ages in, waits out."""
 
 from poller.schedule.account import AccountTiming
-from poller.schedule.knowledge import KnowledgeUnreadable, explanation_of, knowledge_key, planner_from
+from poller.schedule.knowledge import (
+    KnowledgeUnreadable,
+    KnownLine,
+    explanation_of,
+    knowledge_key,
+    line_of,
+    planner_from,
+)
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.simulate import Course, SimulatedRun, simulate_run
 from poller.schedule.standstill import Standstill
@@ -11,6 +18,7 @@ __all__ = [
     "AccountTiming",
     "Course",
     "KnowledgeUnreadable",
+    "KnownLine",
     "PollPlanner",
     "SimulatedRun",
     "Standstill",
@@ -18,6 +26,7 @@ __all__ = [
     "Tradeoff",
     "explanation_of",
     "knowledge_key",
+    "line_of",
     "planner_from",
     "simulate_run",
 ]

@@ -12,7 +12,7 @@ from poller.core.model import REPORTING, Finished, Outcome, Running, Task
 from poller.core.text import duration
 from poller.core.timestamps import epoch
 from poller.schedule.hazard import OLDEST_S
-from poller.schedule.knowledge import Known, decode, encode
+from poller.schedule.knowledge import Known, KnownLine, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import LinePlanner
 from poller.schedule.line_clock import LineClock, Seen, Spot
@@ -52,6 +52,8 @@ class AccountTiming:
         self._line_by = tradeoff.line_by
         self._decides: LineClock | PhaseClock | None = None  # None: the ages
         self._by_age = True  # an age decided lately
+        self._in_line: tuple[float, float] | None = None  # polls and lateness of the latest imports in a line
+        self._known_line = known.line  # until a line is found again
         self._saved_at = -math.inf
         self._choose()
 
@@ -136,11 +138,19 @@ class AccountTiming:
             due_at = max(task.due_at, self._stood_until) if self._stood_until > -math.inf else task.due_at
             pressure.waited(max(0.0, asked_at - due_at))
         if done_at is not None:
+            if spot is not None:
+                self._line_costs(task.polls + 1, now - done_at if done_at > task.fed_at else now - task.fed_at)
             return None
         if spot is None:
             return self._gap_by_age_s(max(0.0, now - requested_at), None if started_at is None else now - started_at)
         pressure.planned(min(spot.gap_s(now, task.key, unpressed=True), LONGEST_PUT_OFF_S))
         return _part_of(spot.gap_s(now, task.key))
+
+    def _line_costs(self, polls: int, late_s: float) -> None:
+        """Follow what imports in a line cost, for forecasts."""
+        before_polls, before_s = self._in_line or (polls, late_s)
+        share = 1 - FADING
+        self._in_line = before_polls + share * (polls - before_polls), before_s + share * (late_s - before_s)
 
     def _gap_by_age_s(self, age_s: float, since_start_s: float | None) -> float:
         self._by_age = True
@@ -258,9 +268,7 @@ class AccountTiming:
                 f"nothing finished for {duration(self.standstill.length_s(now))}: one task is polled every "
                 f"{duration(self.standstill.gap_s(now))}, at random"
             )
-        lines = [*self._decides.planner.lines.values()] if isinstance(self._decides, LineClock) else []
-        moving = [1 / line.pace_s for line in lines if line.is_fitted and line.pace_s > 0]
-        if moving:
+        if moving := self._paces():
             pace = sum(moving)
             each = f"{pace:.2g} a second" if pace >= 1 else f"one every {duration(1 / pace)}"
             sides = f", {len(moving)} lines side by side" if len(moving) > 1 else ""
@@ -269,6 +277,19 @@ class AccountTiming:
             return f"how long imports take is being learned, from {self.planner.hazard.finished:,} finished ones so far"
         half_s = SurvivalCurve(self.planner.hazard.rates()[0]).quantile_s(0.5)
         return f"half of the imports finish within {duration(half_s)} of their request"
+
+    def _paces(self) -> list[float]:
+        """Return the imports that each line completes per second, where lines decide."""
+        lines = [*self._decides.planner.lines.values()] if isinstance(self._decides, LineClock) else []
+        return [1 / line.pace_s for line in lines if line.is_fitted and line.pace_s > 0]
+
+    def _line(self) -> KnownLine | None:
+        if not isinstance(self._decides, LineClock):
+            return None
+        paces = self._paces()
+        if self._in_line is None or not paces:
+            return self._known_line
+        return KnownLine(per_second=sum(paces), polls=self._in_line[0], late_s=self._in_line[1])
 
     # --- keeping
 
@@ -291,6 +312,7 @@ class AccountTiming:
                 evidence_by_request=self.by_request.evidence,
                 by_start=self.by_start.planner.hazard,
                 evidence_by_start=self.by_start.evidence,
+                line=self._line(),
                 explanation=self.explanation(now),
             )
         )

@@ -1,7 +1,7 @@
 """What an account's timing has learned, as it is kept in the state. Pure."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import orjson
@@ -25,6 +25,15 @@ class KnowledgeUnreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLine:
+    """What imports that are worked off in order cost lately."""
+
+    per_second: float  # completed
+    polls: float  # of each
+    late_s: float  # from the completion to the poll that saw it, on average
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What was learned: the spread of durations, that around a line, and the evidence for lines. Where a line is shows
     again with the first finished imports."""
@@ -37,6 +46,7 @@ class Known:
     evidence_by_feeding: float = 0.0
     evidence_by_request: float = 0.0
     evidence_by_start: float = 0.0
+    line: KnownLine | None = None  # for forecasts only; None: no line decides
     explanation: str = ""  # what the polls follow from, for people
 
 
@@ -53,6 +63,7 @@ def encode(known: Known) -> bytes:
             "by_start": _table(known.by_start),
             "lines": {name: _table(hazard) for name, hazard in lines.items()},
             "evidence": [round(each, 3) for each in evidence],
+            "line": None if known.line is None else astuple(known.line),
             "explanation": known.explanation,
         }
     )
@@ -87,6 +98,7 @@ def decode(knowledge: bytes) -> Known:
             by_start=_hazard(stored["by_start"], AGES),
             evidence_by_request=_number(by_request),
             evidence_by_start=_number(by_start),
+            line=_line(stored.get("line")),
             explanation=str(stored["explanation"]),
         )
     except (ValueError, TypeError, KeyError) as error:
@@ -101,10 +113,25 @@ def explanation_of(knowledge: bytes | None) -> str | None:
         return None
 
 
+def line_of(knowledge: bytes | None) -> KnownLine | None:
+    """Return what an account's imports cost in their line; None where they are in none, as far as is known."""
+    try:
+        return None if knowledge is None else decode(knowledge).line
+    except KnowledgeUnreadable:
+        return None
+
+
 def planner_from(tradeoff: Tradeoff, knowledge: bytes) -> PollPlanner:
     """Return a planner that knows the durations. Raises `KnowledgeUnreadable`."""
     known = decode(knowledge)
     return PollPlanner(tradeoff, known.ages, known.feeding_ages_s)
+
+
+def _line(stored: Any) -> KnownLine | None:
+    if stored is None:
+        return None
+    per_second, polls, late_s = _numbers(stored)
+    return KnownLine(per_second=per_second, polls=polls, late_s=late_s) if per_second > 0 else None
 
 
 def _hazard(stored: dict[str, Any], axis: Axis) -> Hazard:

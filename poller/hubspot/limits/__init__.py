@@ -4,6 +4,7 @@
 know one reason to wait.
 """
 
-from poller.hubspot.limits.gate import AccountGate, GateLimits
+from poller.hubspot.limits.gate import AccountGate
+from poller.hubspot.limits.gate_limits import GateLimits
 
 __all__ = ["AccountGate", "GateLimits"]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from random import Random
 from typing import assert_never
 
@@ -18,6 +17,7 @@ from poller.core.protocols import Clock
 from poller.core.request_protocols import Slot
 from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
+from poller.hubspot.limits.gate_limits import GateLimits
 from poller.hubspot.limits.held_slot import HeldSlot
 from poller.hubspot.limits.outage import OutageDetector, RefusalDetector, RequestCounts, ThrottleWatch
 from poller.hubspot.limits.pause import LanePause, Probes
@@ -31,18 +31,6 @@ log = structlog.get_logger("poller")
 TOKEN_CHECK_S = 2.0  # how often a refused lane checks whether a person replaced the token
 TRUST_CHECK_S = 0.1  # how often a member that must not send requests checks whether it may again
 MOST_LIMITS_LOGGED = 20  # different ones an account, in case the headers change all the time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateLimits:
-    """The limits that the person set for an account; None where they set none."""
-
-    requests: int | None = None  # in any rolling `window_s`; None: 100, until HubSpot's headers report a limit
-    window_s: float | None = None  # None: 10
-    workers: int | None = None  # most requests in flight; None: 16, or more where the limit needs them
-    daily_limit: int | None = None
-    daily_reserve: float = 0.1  # left to the account's other apps: a share below 1, or a number of requests
-    time_zone: str = "UTC"  # the account's own: its day ends at midnight there
 
 
 class AccountGate:

@@ -1,0 +1,49 @@
+"""What a run would take where HubSpot works the imports off in order."""
+
+import pytest
+
+from bench.timing_lane import SimulatedLane
+from bench.timing_workloads import Import
+from poller.config.settings import AccountSettings
+from poller.reports.plan import AccountPlan, KnownAccount, plan_account
+from poller.schedule import AccountTiming, line_of
+from poller.schedule.policy import Polling
+from tests.schedule.test_line import in_order
+
+RULES = Polling()
+NOW = 1_800_000_000.0
+
+
+def worked_off(imports: list[Import], limit: float = 20.0) -> tuple[AccountTiming, float, float]:
+    """Return the timing after a run, the polls of each task, and how long the run took."""
+    timing = AccountTiming("a", RULES.tradeoff)
+    played = SimulatedLane(imports, timing, limit, RULES.deadline_s).run()
+    return timing, sum(played.polls) / len(imports), played.drained_s
+
+
+def planned(timing: AccountTiming, tasks: int, *, requests: int = 200) -> AccountPlan:
+    account = AccountSettings(requests=requests, window_s=10)
+    return plan_account("a", account, tasks, KnownAccount(timing=timing.knowledge(NOW)), None, NOW)
+
+
+def test_a_run_in_a_line_is_forecast_by_the_line() -> None:
+    timing, polls, lasted_s = worked_off(in_order(500, 3.0))
+    plan = planned(timing, 500)
+    assert plan.polls_per_task == pytest.approx(polls, rel=0.25)
+    assert plan.lasts_s == pytest.approx(lasted_s, rel=0.1)
+    assert plan.mean_late_s < 3.0
+
+
+def test_a_limit_below_the_pace_of_the_line_decides_how_long_it_takes() -> None:
+    timing, _, _ = worked_off(in_order(500, 3.0))
+    plan = planned(timing, 500, requests=10)
+    assert plan.lasts_s == pytest.approx(plan.polls / plan.per_second, rel=0.01)
+
+
+def test_what_a_line_costs_is_kept_through_a_restart_until_another_clock_decides() -> None:
+    timing, _, _ = worked_off(in_order(200, 3.0))
+    known = timing.knowledge(NOW)
+    assert line_of(known) is not None
+    assert line_of(AccountTiming("a", RULES.tradeoff, known).knowledge(NOW)) == line_of(known)
+    assert line_of(AccountTiming("a", RULES.tradeoff).knowledge(NOW)) is None
+    assert line_of(b"damaged") is None
