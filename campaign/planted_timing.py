@@ -58,6 +58,13 @@ TIMING_BUGS = (
         tests=STANDSTILL,
     ),
     Bug(
+        name="an-outage-in-a-standstill-is-noticed-late",
+        file="poller/schedule/standstill.py",
+        old="self._next_turn_at = min(self._next_turn_at, now + SHORTEST_GAP_S)",
+        new="pass",
+        tests=STANDSTILL,
+    ),
+    Bug(
         name="a-halting-line-is-a-standstill",
         file="poller/schedule/standstill.py",
         old="is_through = not self._is_in_line and tasks < FEW",

@@ -116,6 +116,7 @@ class AccountTiming:
     def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
         """Learn from a poll; return the wait for the next one where the task is still running."""
         if not isinstance(outcome, REPORTING):
+            self.standstill.unanswered(now)
             return None
         named_at, completed_at = _requested_at(task, outcome, now), _completed_at(outcome, now)
         self._learn_skew(task, named_at, completed_at, now)

@@ -9,7 +9,7 @@ import math
 EXPECTED = 12.0  # finished imports that the polls since the last one should have found
 LEAST_POLLS = 30
 LEAST_S = 60.0  # since the first of these polls, pauses excluded …
-POLLS_EACH, LEAST_S_OF_FEW = 1.25, 5.0  # … or so many polls of each task, and this long: a few tasks are soon through
+POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
 FEW = 4000  # tasks at most that are distinguished
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
@@ -103,6 +103,10 @@ class Standstill:
     def _waiting(self) -> float:
         """About how many tasks wait: the share of known ones among those lately polled at random is that among all."""
         return max(1, len(self._keys)) * (self._turns + 1) / (self._turns - self._new + 1)
+
+    def unanswered(self, now: float) -> None:
+        """A poll failed: the next one follows soon, so that an outage is noticed as soon as ever."""
+        self._next_turn_at = min(self._next_turn_at, now + SHORTEST_GAP_S)
 
     def no_deadline_passed(self, now: float) -> None:
         """No task was found whose deadline has passed."""
