@@ -83,7 +83,7 @@ class AccountGate:
         self._active_at = clock() if assumed_s and not state.clean else state.active_at  # before this run's requests
         self._ended_at: float | None = None  # when the latest request ended, monotonic
         self._logged: set[Window] = set()
-        self._admission = AdmissionQueue(self._wait_s, self._windows.tighter, monotonic=monotonic)
+        self._admission = AdmissionQueue(self._wait_s, self._windows.tighter)
         if state.pause == Pause.PAUSED_BY_PERSON:
             self._pause.hold(state.pause_detail)
 

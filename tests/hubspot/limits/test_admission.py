@@ -1,25 +1,26 @@
 """The pace of admissions: even, after a small burst."""
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import asyncio
+from functools import partial
+from random import Random
 
-from poller.hubspot.limits.admission import Pace
+import pytest
+
+from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.window import Window
 
-WINDOWS = st.builds(Window, limit=st.integers(1, 5000), window_s=st.floats(0.5, 100))
 
-
-@given(WINDOWS, st.lists(st.floats(0, 3), min_size=1, max_size=200))
-def test_no_span_holds_more_admissions_than_its_burst_and_its_share_of_the_window(
-    window: Window, gaps: list[float]
-) -> None:
-    pace, now, admitted = Pace(window), 0.0, list[float]()
-    for gap in gaps:
-        now += gap * window.window_s / window.limit
-        if pace.wait_s(now) <= 0:
-            pace.admit(now)
-            admitted.append(now)
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_span_holds_more_admissions_than_its_burst_and_its_share_of_the_window(seed: int) -> None:
+    rng, loop, admitted = Random(seed), asyncio.get_running_loop(), list[float]()
+    window = Window(limit=rng.choice([1, 10, 100, 190, 5000]), window_s=rng.uniform(0.5, 100))
+    queue = AdmissionQueue(lambda: 0, window)
+    for _ in range(200):
+        await asyncio.sleep(rng.uniform(0, 3) * rng.random() * window.window_s / window.limit)
+        if queue.pass_at_once():
+            admitted.append(loop.time())
+        elif rng.random() < 0.3:
+            await queue.admit(lambda: admitted.append(loop.time()))
     burst = max(1, window.limit // 50)
     for index, begin in enumerate(admitted):
         for count, end in enumerate(admitted[index:], start=1):
@@ -27,9 +28,21 @@ def test_no_span_holds_more_admissions_than_its_burst_and_its_share_of_the_windo
 
 
 @pytest.mark.parametrize(("limit", "burst"), [(10, 1), (100, 2), (190, 3)])
-def test_waiting_as_long_as_it_says_loses_none_of_the_rate(limit: int, burst: int) -> None:
-    pace, now = Pace(Window(limit=limit, window_s=10.0)), 0.0
+async def test_waiting_for_the_pace_loses_none_of_the_rate(limit: int, burst: int) -> None:
+    queue, loop = AdmissionQueue(lambda: 0, Window(limit=limit, window_s=10.0)), asyncio.get_running_loop()
+    began = loop.time()
     for _ in range(10 * limit):
-        now += max(0.0, pace.wait_s(now))
-        pace.admit(now)
-    assert now == pytest.approx(100.0 - 10.0 * burst / limit)
+        if not queue.pass_at_once():
+            await queue.admit(lambda: None)
+    assert loop.time() - began == pytest.approx(100.0 - 10.0 * burst / limit, rel=0.001)
+
+
+async def test_none_passes_those_who_wait() -> None:
+    queue, order = AdmissionQueue(lambda: 0, Window(limit=10, window_s=10.0)), list[str]()
+    assert queue.pass_at_once()
+    waiting = [asyncio.create_task(queue.admit(partial(order.append, name))) for name in "abc"]
+    await asyncio.sleep(1.5)
+    assert order == ["a"]
+    assert not queue.pass_at_once()
+    await asyncio.gather(*waiting)
+    assert order == ["a", "b", "c"]
