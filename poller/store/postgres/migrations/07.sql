@@ -2,5 +2,6 @@
 CREATE TABLE grams (
     last bigint PRIMARY KEY,
     first bigint NOT NULL,
-    bits bytea STORAGE PLAIN NOT NULL
+    bits bytea NOT NULL
 );
+ALTER TABLE grams ALTER COLUMN bits SET STORAGE PLAIN;  -- in CREATE TABLE only since PostgreSQL 16
