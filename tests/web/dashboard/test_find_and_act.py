@@ -175,8 +175,10 @@ def test_from_the_page_alone_what_did_not_land_is_found_read_downloaded_and_a_de
             expect(page.locator("#dead-empty")).to_be_visible(timeout=PATIENCE_MS)
             expect(page.locator("#dead-count")).to_be_hidden(timeout=PATIENCE_MS)
             expect(page.locator("#dead-letters")).to_contain_text("No sink has refused a record.")
-            after = {sink.name: (sink.delivered, sink.dead) for sink in sums_of(tmp_path).sinks}
-            assert set(after.values()) == {(TASKS, 0)}
+            wait_until(  # the command has them one batch after the other
+                lambda: {(sink.delivered, sink.dead) for sink in sums_of(tmp_path).sinks} == {(TASKS, 0)},
+                "all delivered",
+            )
             assert_quiet(seen, url)
 
 
