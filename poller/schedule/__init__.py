@@ -13,6 +13,7 @@ from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.simulate import Course, SimulatedRun, simulate_run
 from poller.schedule.standstill import Standstill
 from poller.schedule.survival import SurvivalCurve
+from poller.schedule.turns import Turns
 
 __all__ = [
     "AccountTiming",
@@ -24,6 +25,7 @@ __all__ = [
     "Standstill",
     "SurvivalCurve",
     "Tradeoff",
+    "Turns",
     "explanation_of",
     "knowledge_key",
     "line_of",

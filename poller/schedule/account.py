@@ -82,15 +82,25 @@ class AccountTiming:
         if spot is None:
             return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
         from_at = task.fed_at if task.seen_at is None else task.seen_at
-        before_s = spot.after_s(from_at)
-        if (
-            spot.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), spot.after_s(now))
-            > PROBABLE
-        ):
+        if self._chance_in(spot, task, now) > PROBABLE:
             return 0.0
         if spot.planner.runs_ahead(spot.place, spot.after_s(now), task.key):
             return 0.0
         return from_at + spot.gap_s(from_at, task.key, is_first=task.seen_at is None) - now
+
+    def chance(self, task: Task, now: float) -> float:
+        """Return how likely it is that a poll finds the import finished."""
+        requested_at = None if task.requested_at is None else task.requested_at - self.skew.seconds
+        if (spot := self._spot(task, requested_at)) is not None:
+            return self._chance_in(spot, task, now)
+        if requested_at is None:
+            requested_at = task.fed_at - self.planner.usual_feeding_age_s
+        from_s = 0.0 if task.seen_at is None else max(0.0, task.seen_at - requested_at)
+        return self.planner.curve.chance(from_s, max(from_s, now - requested_at))
+
+    def _chance_in(self, spot: Spot, task: Task, now: float) -> float:
+        before_s = spot.after_s(task.fed_at if task.seen_at is None else task.seen_at)
+        return spot.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), spot.after_s(now))
 
     def _spot(self, task: Task, requested_at: float | None) -> Spot | None:
         """Return where the task is in the line that decides; None where its age decides. A place by the request is not
