@@ -189,7 +189,8 @@ async def save_days(connection: AsyncConnection, noted: Mapping[str, AccountStat
             "INSERT INTO account_day AS d (account, day, requests) SELECT a.id, x.day, x.requests"
             " FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS x (name, day, requests)"
             " JOIN account a ON a.name = x.name"
-            " ON CONFLICT (account, day) DO UPDATE SET requests = excluded.requests WHERE d.requests < excluded.requests",
+            " ON CONFLICT (account, day) DO UPDATE SET requests = excluded.requests"
+            " WHERE d.requests < excluded.requests",
             columns(used),
         )
 

@@ -25,8 +25,8 @@ _JOIN = (
 _SEE = (
     "SELECT 'member', r.id, r.name, r.beats, r.is_draining, r.revision, extract(epoch FROM r.seen_at)::float8, r.host,"
     " r.pid FROM replica r WHERE r.name IS NOT NULL"
-    " UNION ALL SELECT 'accounts', count(owner), count(*)::text, sum(epoch)::bigint, false, sum(owner * id)::bigint, 0, '', 0"
-    " FROM account"
+    " UNION ALL SELECT 'accounts', count(owner), count(*)::text, sum(epoch)::bigint, false, sum(owner * id)::bigint, 0,"
+    " '', 0 FROM account"
     " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id), 0, 0,"
     " home, 0 FROM sink WHERE attached"
 )
