@@ -101,7 +101,7 @@ async def test_lanes_at_rest_read_the_schedule_at_the_same_instants(clock: Clock
         asked.append(round(clock(), 3))
         return None
 
-    store.next_due_at = next_due_at  # type: ignore[method-assign]
+    store.next_due_at = next_due_at  # type: ignore[method-assign, assignment]
     lanes = [due_tasks(store, clock, longest_sleep_s=10.0) for _ in range(5)]
     async with asyncio.TaskGroup() as group:
         for lane in lanes:

@@ -29,7 +29,8 @@ class Table:
 async def test_all_that_ask_together_share_a_read() -> None:
     table = Table(a=1, b=2)
     read = SharedRead(table.read)
-    assert await asyncio.gather(read.of("b"), read.of("a"), read.of("c"), read.of("a")) == [2, 1, None, 1]
+    answers = await asyncio.gather(*(read.of(name) for name in "baca"))
+    assert answers == [2, 1, None, 1]
     assert table.reads == [["a", "b", "c"]]
 
 
