@@ -99,6 +99,13 @@ TIMING_BUGS = (
         new="            found = None",
         tests=TIMING,
     ),
+    Bug(
+        name="the-plan-of-a-line-is-never-renewed",
+        file="poller/engine/lane.py",
+        old="if self._timing.refresh(now):",
+        new="if self._timing.planner.refresh(now):",
+        tests=TIMING,
+    ),
     # --- put-offs: polled when due by what is known now, and never lost
     Bug(
         name="a-task-that-was-put-off-is-parked",

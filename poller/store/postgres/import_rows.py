@@ -114,15 +114,18 @@ async def find_due(
     return [rows.import_row_of(account, row) for row in await found.fetchall()]
 
 
-async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
+async def next_due_of(
+    connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
+) -> dict[str, float]:
+    """Return when the earliest row of each of these accounts is due, of those that are not leased."""
     found = await connection.execute(
-        f"SELECT due_at FROM import_row WHERE {_OF_ACCOUNT} AND task IS NULL"  # noqa: S608 - our own text
-        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1",
-        (account, list(leased)),
+        "SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL (SELECT due_at FROM import_row"
+        " WHERE account = a.id AND task IS NULL AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1) next"
+        " WHERE a.name = ANY (%s)",
+        (list(leased), list(accounts)),
         prepare=False,
     )
-    row = await found.fetchone()
-    return None if row is None else float(row[0])
+    return dict(await found.fetchall())
 
 
 async def intend(connection: AsyncConnection, key: int, sent_at: float, due_at: float) -> None:

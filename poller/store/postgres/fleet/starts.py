@@ -12,6 +12,7 @@ from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.holdings import Holdings
+from poller.store.postgres.fleet.shared_read import SharedRead
 from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.start_store import PostgresStarts
 from poller.store.rows import storable
@@ -25,11 +26,16 @@ class FleetStarts(PostgresStarts):
 
     _holdings: Holdings
     _writer: FleetWriter
+    _next_due: SharedRead[float]
 
     def join_fleet(self, holdings: Holdings, writer: FleetWriter) -> None:
         """Ask these who owns what. Called once, before anything else."""
         self._holdings = holdings
         self._writer = writer
+        self._next_due = SharedRead(self._next_due_of)
+
+    async def next_due_at(self, account: str) -> float | None:
+        return await self._next_due.of(account)
 
     async def claim(self, account: str, limit: int) -> list[Row]:
         if (owned := self._holdings.accounts.get(account)) is None:
