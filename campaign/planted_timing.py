@@ -99,6 +99,13 @@ TIMING_BUGS = (
         new="            found = None",
         tests=TIMING,
     ),
+    Bug(
+        name="the-plan-of-a-line-is-never-renewed",
+        file="poller/engine/lane.py",
+        old="if self._timing.refresh(now):",
+        new="if self._timing.planner.refresh(now):",
+        tests=TIMING,
+    ),
     # --- turns of first and second polls under a tight limit
     Bug(
         name="first-polls-starve-second-ones",

@@ -192,8 +192,8 @@ class Lane:
     def _plan_polls(self, now: float) -> None:
         if self._timing is None:
             return
-        learned = self._timing.planner
-        if learned.refresh(now):
+        if self._timing.refresh(now):
+            learned = self._timing.planner
             self._store.delay_first_polls(self.account, learned.first_poll_s)
             log.debug(
                 "timing.planned",

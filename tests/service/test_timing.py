@@ -129,7 +129,7 @@ async def test_a_line_costs_little_more_than_one_poll_a_task(tmp_path: Path, clo
     await simulation.run(ids)
     assert_each_has_its_right_outcome_once(simulation, ids)
     late_s = waits_s(simulation)
-    assert sum(late_s) / len(late_s) < 5  # by their ages: 20 s
+    assert sum(late_s) / len(late_s) < 2  # by their ages: 20 s; by a plan of the line that is never renewed: 3.3 s
     before_it_shows = 8  # polls a task, in the minute until the first imports are finished
     assert (await simulation.sums()).polls < (before_it_shows + 2) * 250
 

@@ -22,12 +22,18 @@ from poller.store.postgres.connection import fetch_all, fetch_first
 
 
 def _in_order(
-    columns: str, condition: str, *, limit: str = "1", by: str = "due_at, key", parts: Iterable[int] = (0, 1)
+    columns: str,
+    condition: str,
+    *,
+    account: str = "(SELECT id FROM account WHERE name = %(account)s)",
+    limit: str = "1",
+    by: str = "due_at, key",
+    parts: Iterable[int] = (0, 1),
 ) -> str:
     """Return the query of an account's waiting tasks by due time, from both parts of the index. Each is limited by
     itself: the server would sort all of it."""
     halves = [
-        f"(SELECT {columns} FROM task WHERE account = (SELECT id FROM account WHERE name = %(account)s)"  # noqa: S608
+        f"(SELECT {columns} FROM task WHERE account = {account}"  # noqa: S608 - constants
         f" AND kind IS NULL AND least(polls, 1) = {part} AND {condition} ORDER BY {by} LIMIT {limit})"
         for part in parts
     ]
@@ -106,11 +112,17 @@ async def find_any_due(
     return await find_due(connection, account, leased, 1, now)
 
 
-async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
-    query = _in_order("due_at, key", "key <> ALL (%(leased)s::bigint[])")
-    found = await connection.execute(query.encode(), {"account": account, "leased": list(leased)}, prepare=False)
-    row = await found.fetchone()
-    return None if row is None else row[0]
+async def next_due_of(
+    connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
+) -> dict[str, float]:
+    """Return when the earliest task of each of these accounts is due, of those that are not leased."""
+    earliest = _in_order("due_at, key", "key <> ALL (%(leased)s::bigint[])", account="a.id")
+    query = (
+        f"SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL ({earliest}) next"  # noqa: S608 - constants
+        " WHERE a.name = ANY (%(accounts)s)"
+    )
+    values = {"accounts": list(accounts), "leased": list(leased)}
+    return dict(await (await connection.execute(query.encode(), values, prepare=False)).fetchall())
 
 
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> None:
@@ -222,7 +234,8 @@ async def save_days(connection: AsyncConnection, noted: Mapping[str, AccountStat
             "INSERT INTO account_day AS d (account, day, requests) SELECT a.id, x.day, x.requests"
             " FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS x (name, day, requests)"
             " JOIN account a ON a.name = x.name"
-            " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
+            " ON CONFLICT (account, day) DO UPDATE SET requests = excluded.requests"
+            " WHERE d.requests < excluded.requests",
             columns(used),
         )
 

@@ -1,3 +1,2 @@
--- tasks that were polled before apart from those that never were: all first polls of a large feed are due before them
-DROP INDEX task_due;
-CREATE INDEX task_due ON task (account, min(polls, 1), due_at) WHERE kind IS NULL
+-- lists what has not been accepted yet in feeding order
+CREATE INDEX import_row_without_task ON import_row (key) WHERE task IS NULL
