@@ -108,15 +108,15 @@ FOUND_BY: Mapping[str, tuple[str, str]] = {
     ),
     "an-account-of-a-killed-member-is-used-at-once": (
         "no_request_comes_before_the_wait_of_an_unclean_change",
-        "--kinds kill --seconds 15 --every 3 --accounts 4 --seed 1 --rest 0",
+        "--kinds kill --seconds 35 --every 3 --accounts 4 --seed 1 --rest 0",
     ),
     "a-wait-is-forgotten-when-its-account-is-given-away": (
         "no_request_comes_before_the_wait_of_an_unclean_change",
-        "--kinds kill --window 10 --seconds 22 --every 6 --seed 1 --rest 0",
+        "--kinds kill --window 10 --seconds 40 --every 6 --seed 1 --rest 0",
     ),
     "a-buried-member-may-write": (
         "no_buried_member_writes",
-        "--kinds freeze --seconds 20 --accounts 4 --seed 1 --rest 0",
+        "--kinds freeze --seconds 35 --accounts 4 --seed 1 --rest 0",
     ),
     "the-order-of-records-is-locked-early": (
         "no_client_holds_the_order_of_records",
