@@ -31,6 +31,20 @@ BUGS = (
         tests=GATE,
     ),
     Bug(
+        name="isolated-429-without-headers-pauses-the-account",
+        file="poller/hubspot/limits/windows.py",
+        old="        return self.reported is None and self._sporadic.is_isolated",
+        new="        return False",
+        tests=GATE,
+    ),
+    Bug(
+        name="429s-without-headers-compared-with-earlier-answers-only",
+        file="poller/hubspot/limits/sporadic.py",
+        old="            is_shown = self._note_far_below(window, now)\n        while self._accepted and",
+        new="            is_shown = False\n        while self._accepted and",
+        tests=GATE,
+    ),
+    Bug(
         name="frequent-429s-taken-for-sporadic",
         file="poller/hubspot/limits/sporadic.py",
         old="        if sum(self._latest) > MOST_OF_100:",

@@ -158,12 +158,16 @@ class DueTasks:
             self._next_put_off_at = math.inf
         self.due_at = due_at
         self._sleeps_until = min(
-            now + self.longest_sleep_s, math.inf if due_at is None else due_at, self._next_put_off_at
+            self._longest_sleep_ends_at(now), math.inf if due_at is None else due_at, self._next_put_off_at
         )
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()
         return due_at
+
+    def _longest_sleep_ends_at(self, now: float) -> float:
+        """Return when all lanes at rest read the schedule next: a member of a fleet reads it once for all."""
+        return (now // self.longest_sleep_s + 1) * self.longest_sleep_s
 
     def end_standstill(self) -> None:
         """Check the queue, where nothing finished until now."""

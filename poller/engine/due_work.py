@@ -89,7 +89,7 @@ class DueWork(DueTasks):
         if self._rows_may_go:
             due.append(await self._starts.next_due_at(self._account))
         self.due_at = min((at for at in due if at is not None), default=None)
-        self._sleeps_until = min([now + self.longest_sleep_s, *(at for at in due if at is not None)])
+        self._sleeps_until = min([self._longest_sleep_ends_at(now), *(at for at in due if at is not None)])
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._sleeps_until - now)):
                 await self._woken.wait()

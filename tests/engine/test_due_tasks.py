@@ -92,6 +92,30 @@ async def test_a_lane_at_rest_claims_only_what_is_due(store: Any, clock: Clock) 
     assert store.claims - claims == 2
 
 
+async def test_lanes_at_rest_read_the_schedule_at_the_same_instants(clock: Clock) -> None:
+    """Whenever each began to sleep: what they ask together is one read of a fleet's member."""
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    asked: list[float] = []
+
+    async def next_due_at(_: str) -> float | None:
+        asked.append(round(clock(), 3))
+        return None
+
+    store.next_due_at = next_due_at  # type: ignore[method-assign, assignment]
+    lanes = [due_tasks(store, clock, longest_sleep_s=10.0) for _ in range(5)]
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(lane.next())
+            await asyncio.sleep(1.3)
+        asked.clear()
+        await asyncio.sleep(25)
+        for lane in lanes:
+            lane.stop()
+    await store.close()
+    assert len(asked) >= 2 * len(lanes)
+    assert len(set(asked)) <= 3
+
+
 async def test_a_task_that_becomes_due_earlier_while_the_schedule_is_read_ends_the_sleep(
     store: Any, clock: Clock
 ) -> None:

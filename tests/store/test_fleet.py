@@ -47,6 +47,20 @@ async def test_members_see_each_other_with_what_they_announced(open_member: Open
     assert (await see(b)).mine == {}
 
 
+async def test_what_the_last_view_showed_is_read_again_after_each_change(open_member: Open) -> None:
+    """An account that is fed for the first time, taken, given, taken by another, or freed by its owner's burial."""
+    a, b = await open_member("a"), await open_member("b")
+    await see(a)
+    await feed(b, "x", account="new")
+    assert "new" in (await see(a)).free
+    owners: list[int | None] = []
+    for change in (take(b, "one"), give(b, "one"), take(a, "one"), give(a, "one"), take(b, "one"), bury(a, b)):
+        await change
+        owners.append((await see(a)).owners["one"])
+    one, other = a.fleet.id, b.fleet.id
+    assert owners == [other, None, one, None, other, None]
+
+
 async def test_a_name_is_used_by_one_member_at_a_time(open_member: Open) -> None:
     a = await open_member("a")
     other = await open_member("a", joins=False)

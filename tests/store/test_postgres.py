@@ -25,7 +25,7 @@ from poller.store.postgres.errors import may_pass, store_error
 from poller.store.postgres.lock import NotOwner, retake_lock, take_lock
 from poller.store.postgres.open import READERS
 from poller.store.postgres.reader import PostgresReader
-from poller.store.postgres.schema import MIGRATIONS, make_schema
+from poller.store.postgres.schema import MIGRATIONS, make_schema, refuse_old_server
 from tests.support.store_makers import feed, finished, ids, kill, running
 from tests.support.virtual import EPOCH
 
@@ -277,6 +277,18 @@ async def test_an_unknown_user_or_database_is_reported_with_the_remedy(postgres_
     for change in ("user=no_such_user", "dbname=no_such_database"):
         with pytest.raises(StoreUnusable, match=r"Check that .*host, database, user and password are right"):
             await open_store(f"{postgres_server}{'&' if '?' in postgres_server else '?'}{change}", clock=clock)
+
+
+@pytest.mark.parametrize("replica", [None, "r1"])
+async def test_a_server_that_is_too_old_is_a_configuration_error_with_the_remedy(
+    postgres_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, replica: str | None
+) -> None:
+    with pytest.raises(ConfigError, match=r"is PostgreSQL 14\.10, and a state needs 15 or newer\. Upgrade the server"):
+        refuse_old_server(140010, parse(postgres_url))
+    refuse_old_server(150000, parse(postgres_url))
+    monkeypatch.setattr("poller.store.postgres.schema.OLDEST_SERVER", 99)
+    with pytest.raises(ConfigError, match="a state needs 99 or newer"):
+        await open_store(postgres_url, clock=clock, replica=replica)
 
 
 async def test_a_user_without_the_right_to_create_gets_the_command_for_an_administrator(

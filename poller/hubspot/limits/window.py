@@ -129,12 +129,13 @@ class Others:
         """The refusals had another cause: others need no caution."""
         self._caution = 0.0
 
-    def refuse(self, unseen: int, window: Window, now: float) -> None:
+    def refuse(self, unseen: int, window: Window, now: float, *, steps: int = 1) -> None:
         """The server refused a request that was within the limit by our count. `unseen` slots must be others', if the
-        limit is what we know: half of what is left for us is given up at once at most."""
+        limit is what we know: half of what is left for us is given up at once at most. The caution grows by `steps` at
+        least."""
         caution = self._caution_left(window, now)
         halved = caution + (window.limit - caution) / 2
-        grown = caution + max(1.0, CAUTION * window.limit)
+        grown = caution + steps * max(1.0, CAUTION * window.limit)
         self._caution, self._cautioned_at = min(max(grown, min(unseen, halved)), window.limit - 1.0), now
 
     def capacity(self, window: Window, now: float) -> int:

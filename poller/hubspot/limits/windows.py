@@ -141,9 +141,8 @@ class AccountWindows:
 
     def _learn_without_counts(self, accepted: bool, sent_at: float, now: float) -> None:
         count = self._held.counted_at_most(self.own, sent_at)
-        if accepted:
-            self._sporadic.accept(count, self.own, now)
-        elif self._sporadic.refuse(count, self.own, now):
+        note = self._sporadic.accept if accepted else self._sporadic.refuse
+        if note(count, self.own, now):
             self._others.forgive()
 
     def shows_room(self, limits: RateLimits, now: float) -> bool:
@@ -158,6 +157,11 @@ class AccountWindows:
         return limits.remaining > 0 or self._others.is_disbelieved
 
     @property
+    def refusal_is_isolated(self) -> bool:
+        """Whether the latest answer is a 429 among good ones, all without headers: no reason for more than caution."""
+        return self.reported is None and self._sporadic.is_isolated
+
+    @property
     def doubts_refusals(self) -> bool:
         """Whether 429s without headers seem to have another cause than a window that is used up."""
         return self._sporadic.are_suspected
@@ -168,11 +172,16 @@ class AccountWindows:
 
     def refuse(self, limits: RateLimits, *, sent_at: float, now: float) -> None:
         """HubSpot refused a request that was within the limit by our count: others share it. Where its headers report
-        the count, a little more caution is enough; without them all that we did not use counts as theirs."""
+        the count, and for a single 429, a little more caution is enough; else all that we did not use counts as
+        theirs."""
         window = self.reported or self.own
         is_reported = limits.max is not None and limits.remaining is not None
-        unseen = 0 if is_reported else window.limit - self._held.counted_at_most(window, sent_at)
-        self._others.refuse(unseen, window, now)
+        if is_reported:
+            self._others.refuse(0, window, now)
+        elif self.reported is None and (self._sporadic.is_isolated or self._sporadic.is_single):
+            self._others.refuse(0, window, now, steps=self._sporadic.caution_steps)
+        else:
+            self._others.refuse(window.limit - self._held.counted_at_most(window, sent_at), window, now)
 
     def _shared_free_in_s(self, window: Window, now: float) -> float:
         capacity = self._others.capacity(window, now)

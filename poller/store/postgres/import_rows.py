@@ -114,15 +114,18 @@ async def find_due(
     return [rows.import_row_of(account, row) for row in await found.fetchall()]
 
 
-async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
+async def next_due_of(
+    connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
+) -> dict[str, float]:
+    """Return when the earliest row of each of these accounts is due, of those that are not leased."""
     found = await connection.execute(
-        f"SELECT due_at FROM import_row WHERE {_OF_ACCOUNT} AND task IS NULL"  # noqa: S608 - our own text
-        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1",
-        (account, list(leased)),
+        "SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL (SELECT due_at FROM import_row"
+        " WHERE account = a.id AND task IS NULL AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1) next"
+        " WHERE a.name = ANY (%s)",
+        (list(leased), list(accounts)),
         prepare=False,
     )
-    row = await found.fetchone()
-    return None if row is None else float(row[0])
+    return dict(await found.fetchall())
 
 
 async def intend(connection: AsyncConnection, key: int, sent_at: float, due_at: float) -> None:
@@ -234,14 +237,14 @@ def _end_values(row: Row, record: Record, paused_s: float | None, is_certain: bo
     }
 
 
-async def waiting(connection: AsyncConnection, text: str, limit: int) -> list[Row]:
+async def without_task(connection: AsyncConnection, row: str) -> list[Row]:
     found = await fetch_all(
         connection,
         f"SELECT a.name, {rows.IMPORT_ROW_OF_I} FROM import_row i JOIN account a ON a.id = i.account"  # noqa: S608 - our own columns
-        " WHERE i.task IS NULL AND (i.row = %s OR position(%b::bytea IN i.ref) > 0) ORDER BY i.key LIMIT %s",
-        (text, text.encode(errors="replace"), limit),
+        ' WHERE i.task IS NULL AND i.row = %s ORDER BY a.name COLLATE "C"',
+        (row,),
     )
-    return [rows.import_row_of(account, row) for account, *row in found]
+    return [rows.import_row_of(account, columns) for account, *columns in found]
 
 
 async def bodies(connection: AsyncConnection, account: str, names: Sequence[str]) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import structlog
 from psycopg import AsyncConnection, errors
 from psycopg.sql import SQL, Identifier
 
-from poller.core.errors import StoreUnusable
+from poller.core.errors import ConfigError, StoreUnusable
 from poller.core.record import landed_in
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
@@ -21,12 +21,15 @@ log = structlog.get_logger("poller")
 # The n-th file brings a state of version n - 1 to n. Published ones are never edited.
 MIGRATIONS = [path.read_text("utf-8") for path in sorted((Path(__file__).parent / "migrations").glob("*.sql"))]
 VERSION = len(MIGRATIONS)
+OLDEST_SERVER = 15  # that the tests run on; fleets and searches use what came with 13 to 15
 LANDED = 4  # the version from which `task.landed` is stored
 MIGRATED_AT_ONCE = 1000
 
 
 async def make_schema(connection: AsyncConnection, dsn: Dsn) -> None:
-    """Create the schema where there is none. Its tables come with `migrate`, under the owner's lock."""
+    """Create the schema where there is none. Its tables come with `migrate`, under the owner's lock. Raises
+    `ConfigError` for a server that is too old."""
+    refuse_old_server(connection.info.server_version, dsn)
     ((found, encoding),) = await fetch_all(
         connection, "SELECT to_regnamespace(%s), getdatabaseencoding()", (dsn.schema,)
     )
@@ -35,6 +38,16 @@ async def make_schema(connection: AsyncConnection, dsn: Dsn) -> None:
     if found is None:
         with suppress(errors.DuplicateSchema, errors.UniqueViolation):  # another poller made it just now
             await connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(dsn.schema)))
+
+
+def refuse_old_server(version: int, dsn: Dsn) -> None:
+    """Raise `ConfigError` for a server older than `OLDEST_SERVER`. `version` is as the server reports it: 150004 is
+    15.4."""
+    if version // 10_000 < OLDEST_SERVER:
+        raise ConfigError(
+            f"the server of {dsn.shown} is PostgreSQL {version // 10_000}.{version % 10_000}, and a state needs "
+            f"{OLDEST_SERVER} or newer. Upgrade the server, or keep the state in SQLite: --state poller.db."
+        )
 
 
 async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:

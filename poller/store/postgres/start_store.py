@@ -69,7 +69,10 @@ class PostgresStarts(StartStore):
         return rows
 
     async def next_due_at(self, account: str) -> float | None:
-        return await self._read(import_rows.next_due_at, account, tuple(self._leased))
+        return (await self._next_due_of([account])).get(account)
+
+    async def _next_due_of(self, accounts: Sequence[str]) -> Mapping[str, float]:
+        return await self._read(import_rows.next_due_of, accounts, tuple(self._leased))
 
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
         await self._write_of(row.account, import_rows.intend, row.key, sent_at, due_at)

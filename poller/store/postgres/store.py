@@ -111,7 +111,11 @@ class PostgresStore(PostgresReads, NotingStore):
         return self._leases.take(account, [row for row in due if row[0] not in ended and row[0] not in held])
 
     async def next_due_at(self, account: str) -> float | None:
-        return await self._read(task_queue.next_due_at, account, tuple(self._leases.held(account)))
+        return (await self._next_due_of([account])).get(account)
+
+    async def _next_due_of(self, accounts: Sequence[str]) -> Mapping[str, float]:
+        leased = [key for account in accounts for key in self._leases.held(account)]
+        return await self._read(task_queue.next_due_of, accounts, leased)
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)

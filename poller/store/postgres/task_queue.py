@@ -66,15 +66,18 @@ async def find_any_due(
     return await find_due(connection, account, leased, 1, now)
 
 
-async def next_due_at(connection: AsyncConnection, account: str, leased: Collection[int]) -> float | None:
+async def next_due_of(
+    connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
+) -> dict[str, float]:
+    """Return when the earliest task of each of these accounts is due, of those that are not leased."""
     found = await connection.execute(
-        "SELECT due_at FROM task WHERE account = (SELECT id FROM account WHERE name = %s) AND kind IS NULL"
-        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1",
-        (account, list(leased)),
+        "SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL (SELECT due_at FROM task"
+        " WHERE account = a.id AND kind IS NULL AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1) next"
+        " WHERE a.name = ANY (%s)",
+        (list(leased), list(accounts)),
         prepare=False,
     )
-    row = await found.fetchone()
-    return None if row is None else row[0]
+    return dict(await found.fetchall())
 
 
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> None:
@@ -186,7 +189,8 @@ async def save_days(connection: AsyncConnection, noted: Mapping[str, AccountStat
             "INSERT INTO account_day AS d (account, day, requests) SELECT a.id, x.day, x.requests"
             " FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS x (name, day, requests)"
             " JOIN account a ON a.name = x.name"
-            " ON CONFLICT (account, day) DO UPDATE SET requests = greatest(d.requests, excluded.requests)",
+            " ON CONFLICT (account, day) DO UPDATE SET requests = excluded.requests"
+            " WHERE d.requests < excluded.requests",
             columns(used),
         )
 

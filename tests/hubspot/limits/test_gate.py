@@ -284,12 +284,25 @@ async def test_a_count_of_zero_that_was_disbelieved_counts_again_after_a_pause_f
     assert is_paused(gate)
 
 
+async def test_a_429_without_headers_among_good_answers_is_no_pause_and_two_in_a_row_are(clock: Clock) -> None:
+    gate = make_gate(clock)
+    for _ in range(20):
+        await poll(gate)
+    await poll(gate, Throttled(policy="window"))
+    assert gate.pause is None
+    await poll(gate)
+    await poll(gate, Throttled(policy="window"))
+    assert gate.pause is None
+    await poll(gate, Throttled(policy="window"))
+    assert is_paused(gate)
+
+
 async def test_after_good_answers_the_next_pause_for_429s_is_shorter_again(clock: Clock) -> None:
-    gate = make_gate(clock, requests=1000)
-    times = [await poll(gate, Throttled(policy="window")) for _ in range(5)]
+    gate, full = make_gate(clock), RateLimits(max=1000, remaining=0, interval_s=10.0)
+    times = [await poll(gate, Throttled(policy="window"), full) for _ in range(5)]
     for _ in range(100):
         await poll(gate)
-    times += [await poll(gate, Throttled(policy="window")) for _ in range(2)]
+    times += [await poll(gate, Throttled(policy="window"), full) for _ in range(2)]
     assert times[4] - times[3] == pytest.approx(10 * 1.5**3, rel=0.01)
     assert times[6] - times[5] == pytest.approx(10, rel=0.01)
 

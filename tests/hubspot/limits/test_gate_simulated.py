@@ -230,28 +230,36 @@ async def polls_in(for_s: float, clock: Clock, sporadic: float) -> tuple[Account
     return gate, server, len(server.ours) - server.refused
 
 
-@pytest.mark.parametrize("sporadic", [0.01, 0.03])
-async def test_sporadic_429s_with_room_in_the_headers_cost_little_more_than_themselves(
-    clock: Clock, sporadic: float
-) -> None:
+async def test_sporadic_429s_with_room_in_the_headers_cost_little_more_than_themselves(clock: Clock) -> None:
     _, _, without = await polls_in(90, clock, 0.0)
-    gate, server, answered = await polls_in(90, clock, sporadic)
-    assert answered >= 0.8 * without
-    assert server.refused <= 1.5 * sporadic * len(server.ours)
-    assert worst_window(server.ours, 2.0) <= 100
-    assert gate.paused_s < 10
+    for sporadic in (0.01, 0.03):
+        gate, server, answered = await polls_in(90, clock, sporadic)
+        assert answered >= 0.8 * without
+        assert server.refused <= 1.5 * sporadic * len(server.ours)
+        assert worst_window(server.ours, 2.0) <= 100
+        assert gate.paused_s < 10
 
 
-@pytest.mark.parametrize("sporadic", [0.01, 0.03])
-async def test_sporadic_429s_without_any_headers_cost_little_once_they_are_recognized(
-    clock: Clock, sporadic: float
+BARE = 4000  # good answers in 90 s without any 429 and without headers, at least
+
+
+@pytest.mark.parametrize(("sporadic", "seed"), [(0.0, 5), (0.01, 5), (0.03, 5), (0.03, 6)])
+async def test_sporadic_429s_without_any_headers_cost_little_from_the_start(
+    clock: Clock, sporadic: float, seed: int
 ) -> None:
-    server = SimulatedServer(limit=100, window_s=2.0, reports=False, sporadic=sporadic)
+    server = SimulatedServer(limit=100, window_s=2.0, reports=False, sporadic=sporadic, chance=Random(seed))
     gate = make_gate(clock, requests=100, window_s=2.0, workers=64)
-    await keep_busy(gate, server, for_s=180, workers=64)
-    assert sum(at >= 120 for at in server.ours) >= 0.8 * 45 * 60
+    await keep_busy(gate, server, for_s=90, workers=64)
+    assert len(server.ours) - server.refused >= (0.85 if sporadic else 1.0) * BARE
     assert worst_window(server.ours, 2.0) <= 100
     assert server.refused <= 1.5 * sporadic * len(server.ours)
+
+
+async def test_when_a_third_of_the_answers_are_429_without_headers_the_lane_backs_off(clock: Clock) -> None:
+    server = SimulatedServer(limit=100, window_s=2.0, reports=False, sporadic=0.3)
+    gate = make_gate(clock, requests=100, window_s=2.0, workers=64)
+    await keep_busy(gate, server, for_s=300, workers=64)
+    assert len(server.ours) < 0.02 * 300 * 50
 
 
 @pytest.mark.parametrize("sporadic", [0.01, 0.03])
@@ -330,10 +338,10 @@ async def test_when_a_third_of_the_answers_are_429_the_lane_backs_off_and_is_bac
         await asyncio.sleep(300)
         server.sporadic = 0.0
 
-    await keep_busy(gate, server, for_s=900, workers=64, beside=end_them())
+    await keep_busy(gate, server, for_s=720, workers=64, beside=end_them())
     assert sum(at < 300 for at in server.ours) < 0.1 * 300 * 50
     assert server.refused < 0.3 * 0.1 * 300 * 50
-    assert sum(at >= 660 for at in server.ours) >= 0.9 * 240 * 45
+    assert sum(at >= 660 for at in server.ours) >= 0.9 * 60 * 45
     assert gate.pause is None
 
 

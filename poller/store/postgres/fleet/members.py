@@ -1,7 +1,8 @@
 """Who is in the fleet: the statements of joining, seeing, burying and leaving. For the contracts, see core/fleet.py."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,16 +19,16 @@ _JOIN = (
     " shown AS (INSERT INTO announced (replica, serves, settings) SELECT id, %s, %s FROM mine)"
     " INSERT INTO progress (replica) SELECT id FROM mine RETURNING replica"
 )
-# One statement is one snapshot. Of each: what it is, number, name, and what its kind of row has. An epoch grows with
-# each take, so that the sums of all accounts are the same only where nothing changed hands.
+# One statement is one snapshot, and short: each member asks once a beat. Of each row: what it is, number, name, and
+# what its kind has. An epoch grows with each take, and after each give fewer accounts are owned, so that the sums of
+# all accounts are the same only where nothing changed hands and no account is new.
 _SEE = (
-    "WITH owned AS (SELECT owner, count(*) AS accounts, sum(epoch)::bigint AS epochs FROM account GROUP BY owner)"
-    " SELECT 'member', r.id, r.name, r.beats, r.is_draining, r.revision, coalesce(owned.accounts, 0),"
-    " extract(epoch FROM r.seen_at)::float8, r.host, r.pid"
-    " FROM replica r LEFT JOIN owned ON owned.owner = r.id WHERE r.name IS NOT NULL"
-    " UNION ALL SELECT 'accounts', owner, '', accounts, false, epochs, 0, 0, '', 0 FROM owned"
-    " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id), 0, 0, 0,"
-    " home, 0 FROM sink WHERE attached ORDER BY 1, 2, 3"
+    "SELECT 'member', r.id, r.name, r.beats, r.is_draining, r.revision, extract(epoch FROM r.seen_at)::float8, r.host,"
+    " r.pid FROM replica r WHERE r.name IS NOT NULL"
+    " UNION ALL SELECT 'accounts', count(owner), count(*)::text, sum(epoch)::bigint, false, sum(owner * id)::bigint, 0,"
+    " '', 0 FROM account"
+    " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id), 0, 0,"
+    " home, 0 FROM sink WHERE attached"
 )
 _ACCOUNTS = "SELECT name, owner, epoch FROM account ORDER BY name"
 _DETAILS = (
@@ -56,7 +57,7 @@ class SeenFleet(NamedTuple):
     """What the last view showed and the next one need not read again."""
 
     announced: Mapping[int, Announced] = {}  # by member
-    sums: tuple[tuple[Any, ...], ...] = ()  # by owner: accounts, and the sum of their epochs
+    sums: tuple[tuple[Any, ...], ...] = ()  # of all accounts, see `_SEE`
     accounts: Mapping[str, tuple[int | None, int]] = {}  # owner, epoch
 
 
@@ -107,21 +108,22 @@ async def bury(connection: AsyncConnection, seen: Mapping[int, int]) -> list[int
 async def see(connection: AsyncConnection, me: int | None, known: SeenFleet) -> tuple[FleetView, SeenFleet]:
     """Return who is there and who owns what, and that as `known` for the next call, which then reads what changed."""
     rows = await _see(connection)
-    if _sums(rows) != known.sums or _changed(rows, known.announced):
+    if tuple(rows["accounts"]) != known.sums or _changed(rows, known.announced):
         async with connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             rows = await _see(connection)
             known = await _learn(connection, rows, known)
     owners = {name: owner for name, (owner, _) in known.accounts.items()}
+    owns = Counter(owners.values())
     view = FleetView(
         me=me,
-        members=tuple(_member_of(row, known.announced[row[0]]) for row in rows["member"]),
+        members=tuple(_member_of(row, known.announced[row[0]], owns[row[0]]) for row in sorted(rows["member"])),
         mine={name: epoch for name, (owner, epoch) in known.accounts.items() if owner is not None and owner == me},
         owners=owners,
         free=frozenset(name for name, owner in owners.items() if owner is None),
         sinks=tuple(
             SinkPlace(name=name, owner=owner, epoch=epoch, home=home, is_wanted=is_wanted)
-            for owner, name, epoch, is_wanted, _, _, _, home, _ in rows["sink"]
+            for owner, name, epoch, is_wanted, _, _, home, _ in sorted(rows["sink"], key=itemgetter(1))
         ),
     )
     return view, known
@@ -143,11 +145,7 @@ async def _learn(connection: AsyncConnection, rows: Rows, known: SeenFleet) -> S
     ):
         announced[member] = Announced(revision, frozenset(serves), orjson.loads(settings), frozenset(sinks))
     accounts = {name: (owner, epoch) for name, owner, epoch in await fetch_all(connection, _ACCOUNTS)}
-    return SeenFleet(announced, _sums(rows), accounts)
-
-
-def _sums(rows: Rows) -> tuple[tuple[Any, ...], ...]:
-    return tuple((owner, accounts, epochs) for owner, _, accounts, _, epochs, *_ in rows["accounts"])
+    return SeenFleet(announced, tuple(rows["accounts"]), accounts)
 
 
 def _changed(rows: Rows, announced: Mapping[int, Announced]) -> list[int]:
@@ -156,8 +154,8 @@ def _changed(rows: Rows, announced: Mapping[int, Announced]) -> list[int]:
     return [row[0] for row in rows["member"] if known.get(row[0]) != row[4]]
 
 
-def _member_of(row: tuple[Any, ...], announced: Announced) -> Member:
-    number, name, beats, is_draining, _, owns, seen_at, host, pid = row
+def _member_of(row: tuple[Any, ...], announced: Announced, owns: int) -> Member:
+    number, name, beats, is_draining, _, seen_at, host, pid = row
     return Member(
         id=number,
         name=name,
