@@ -51,7 +51,7 @@ def test_a_chance_grows_with_the_time_since_the_last_poll_and_is_that_of_the_age
     timing, rng = AccountTiming("main", Polling().tradeoff), Random(1)
     took_s = lognormal(100, 0.5)
     for _ in range(300):
-        timing.planner.watch(0.0, took_s(rng), finished=True)
+        timing.planner.hazard.watch(0.0, took_s(rng), finished=True)
     timing.planner.replan()
     fresh = make_task(fed_at=NOW, requested_at=NOW, polls=0)
     chances = [timing.chance(fresh, NOW + age_s) for age_s in (0, 100, 400)]
