@@ -14,16 +14,7 @@ from typing import Any
 
 import psycopg
 
-AUDIT = """
-CREATE TABLE {schema}.owner_audit (at float8, account text, epoch bigint, owner bigint, replica text);
-CREATE FUNCTION {schema}.note_owner() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  INSERT INTO {schema}.owner_audit VALUES (extract(epoch FROM clock_timestamp()), NEW.name, NEW.epoch, NEW.owner,
-    (SELECT name FROM {schema}.replica WHERE id = NEW.owner));
-  RETURN NULL;
-END $$;
-CREATE TRIGGER note_owner AFTER UPDATE OF owner ON {schema}.account FOR EACH ROW
-  WHEN (OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION {schema}.note_owner();
-"""
+from campaign.fleet.evidence import AUDIT
 
 
 class PostgresServer:
@@ -100,14 +91,18 @@ class PostgresServer:
         self._control("stop", "-m", "immediate")
 
     def audit(self, schema: str) -> None:
-        """Note each change of an account's owner in a table, by a trigger: the evidence of who owned what, and when."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(AUDIT.format(schema=schema).encode())
+        """Note in tables, by triggers, each change of an account's owner and each write of one that is no member."""
+        self.execute(AUDIT.format(schema=schema))
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return what a query returns."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def execute(self, statement: str) -> None:
+        """Run a statement that returns nothing."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _control(self, *words: str) -> None:
         self._run("pg_ctl", "-w", "-D", self._folder, "-l", self._folder / "log", *words)

@@ -200,9 +200,9 @@ class StateReader(Protocol):
         is_late: Callable[[], bool] = lambda: False,
         with_bodies: bool = False,
     ) -> TaskPage:
-        """Return up to `limit` tasks that match, in the order in which they were fed, from those beyond the key
-        `after`. Ends early once `is_late`, which another thread may call. The event loop does not wait for a long
-        search."""
+        """Return up to `limit` tasks that match, in the order in which they were fed, then rows without a task in
+        theirs, from those beyond the key `after`. Ends early once `is_late`, which another thread may call. The event
+        loop does not wait for a long search."""
 
     async def fleet_view(self) -> FleetView | None:
         """Return who is in the fleet that uses the state; None where it has no member."""
@@ -216,9 +216,8 @@ class StateReader(Protocol):
     async def records(self, after: int, limit: int) -> list[Delivery]:
         """Return kept finished records in the order in which they finished, beginning after number `after`."""
 
-    async def waiting_rows(self, text: str, limit: int) -> Sequence[Row]:
-        """Return up to `limit` rows without a task whose identity, or a value of whose row, contains `text`, in feeding
-        order. Reads them one by one."""
+    async def rows_without_task(self, row: str) -> Sequence[Row]:
+        """Return the rows without a task that have this identity, one for each account that has it, by account."""
 
     async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
         """Return the bodies of the start calls of these rows of the account, by row, as far as they are kept."""

@@ -10,7 +10,7 @@ import orjson
 from poller.core.columns import source_file
 from poller.core.model import REPORTING, Finished, Kind, Missing, Outcome, Record, Refused, Task
 from poller.core.reason import reason_of
-from poller.core.starts import Declined, Row, StartFacts, StartOutcome
+from poller.core.starts import NO_TASK, Declined, Row, StartFacts, StartOutcome
 from poller.core.timestamps import epoch, iso
 
 CLOCKS_DIFFER_S = 60.0  # HubSpot's from ours, at most
@@ -70,7 +70,7 @@ def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: f
     correlation_id = outcome.correlation_id if isinstance(outcome, Declined | Refused) else None
     facts = StartFacts(row=row.row, starts=row.starts, first_sent_at=row.first_sent_at or seen_at, earlier=row.earlier)
     fields: dict[str, object] = {
-        "task_id": f"start:{row.row}",
+        "task_id": NO_TASK + row.row,
         "account": row.account,
         "kind": kind.value,
         "landed": False,
@@ -97,7 +97,7 @@ def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: f
         reason=reason and reason.text,
         seen_at=seen_at,
         account=row.account,
-        task_id=f"start:{row.row}",
+        task_id=NO_TASK + row.row,
         ref=row.ref,
         correlation_id=correlation_id,
     )

@@ -10,11 +10,18 @@ from poller.core.model import Kind
 
 SAFE_IN_URL = "/:?#[]@!$&'()*+,;=%-._~"
 
+State = Literal["waiting", "underway", "unstarted", "unsure", "finished"]
+UnstartedState = Literal["unstarted", "unsure"]
+
 
 class TaskFilter(Struct, frozen=True, kw_only=True):
-    """Which tasks to find; all given conditions must hold."""
+    """Which tasks to find, and which rows without a task; all given conditions must hold.
 
-    state: Literal["waiting", "finished"] | None = None
+    `waiting` has no outcome: it is `underway` (a task), `unstarted` or `unsure` (rows whose start HubSpot has not
+    accepted, or that may have been accepted).
+    """
+
+    state: State | None = None
     kinds: frozenset[str] = frozenset()  # empty: any
     landed: bool | None = None
     reason: str | None = None  # a piece of the reason, in any case
@@ -30,15 +37,27 @@ class TaskFilter(Struct, frozen=True, kw_only=True):
         return self.state == "finished" or bool(of_outcome)
 
     @property
+    def may_be_unstarted(self) -> bool:
+        """Whether rows without a task can match."""
+        return self.state not in ("underway", "finished") and not self.is_of_finished
+
+    @property
+    def may_be_task(self) -> bool:
+        """Whether tasks can match."""
+        return self.state not in ("unstarted", "unsure") and not (
+            self.state in ("waiting", "underway") and self.is_of_finished
+        )
+
+    @property
     def is_of_row(self) -> bool:
         """Whether the id or the row must be read."""
         return self.text is not None or self.host is not None
 
 
 class FoundTask(Struct, frozen=True, kw_only=True):
-    """One task as a list shows it."""
+    """One task, or one row without a task, as a list shows it."""
 
-    key: int
+    key: int  # tasks first, then rows
     account: str
     task_id: str
     ref: bytes | None
@@ -51,10 +70,12 @@ class FoundTask(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     seen_at: float | None = None
     body: bytes | None = None  # its record, where bodies were asked for
+    start: UnstartedState | None = None  # of a row without a task; `due_at` is of its next start
 
 
 class TaskPage(Struct, frozen=True, kw_only=True):
-    """Tasks in the order in which they were fed. A search that took too long has fewer than were asked for, or none."""
+    """Tasks in the order in which they were fed, then rows without a task in theirs. A search that took too long has
+    fewer than were asked for, or none."""
 
     tasks: list[FoundTask]
     after: int | None = None  # where the next page begins; None: there is no more

@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from poller.core.model import NO_LIMITS, Kind, Outcome, RateLimits, Refused, Throttled
 
+NO_TASK = "start:"  # begins what a row has for a task id while, or because, it has none; its identity follows
+
 
 class Row(Struct, frozen=True, kw_only=True):
     """A row without a task as the store hands it to a worker: what to send, and what was sent before."""

@@ -10,8 +10,10 @@ from msgspec import Meta, Raw, Struct
 from poller.core.accounts import AccountState, Pause
 from poller.core.details import Poll, TaskDetails
 from poller.core.model import Kind
+from poller.core.starts import NO_TASK, Row
 from poller.core.text import duration, kind_label, printable
 from poller.core.timestamps import iso
+from poller.reports.row import RowView, row_view
 
 INDENT = " " * 13
 
@@ -37,7 +39,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
 
     task_id: str
     account: str
-    state: Literal["waiting", "finished"]
+    state: Literal["waiting", "finished", "unstarted", "unsure"]
     kind: Kind | None
     landed: Annotated[bool | None, Meta(description="whether a file is there; null while it waits")]
     reason: Annotated[str | None, Meta(description="why it is not plainly complete")]
@@ -53,6 +55,7 @@ class TaskView(Struct, frozen=True, kw_only=True):
     record: Annotated[JsonObjectBytes, Meta(description="the finished task, as every sink gets it")]
     deliveries: Annotated[dict[str, str], Meta(description="by sink: delivered, undelivered or `dead: REASON`")]
     poll_log: Annotated[list[PollView], Meta(description="the latest polls, oldest first")]
+    row: Annotated[RowView | None, Meta(description="the row to import that has no task yet")] = None
 
 
 def task_view(task: TaskDetails, account: AccountState) -> TaskView:
@@ -77,6 +80,32 @@ def task_view(task: TaskDetails, account: AccountState) -> TaskView:
         record=None if record is None else Raw(record.body),
         deliveries=dict(task.deliveries),
         poll_log=[_poll_view(poll) for poll in task.poll_log],
+    )
+
+
+def unstarted_view(row: Row, account: AccountState) -> TaskView:
+    """Return a row without a task as a task for programs."""
+    view = row_view(row)
+    return TaskView(
+        task_id=NO_TASK + row.row,
+        account=row.account,
+        state=view.state,
+        kind=None,
+        landed=None,
+        reason=None,
+        status=None,
+        polls=0,
+        errors=0,
+        fed_at=view.fed_at,
+        requested_at=None,
+        due_at=view.due_at,
+        seen_at=None,
+        account_pause=Pause(account.pause) if account.pause else None,
+        ref=view.ref,
+        record=None,
+        deliveries={},
+        poll_log=[],
+        row=view,
     )
 
 

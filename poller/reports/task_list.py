@@ -20,18 +20,21 @@ WIDEST_CELL = 60
 
 
 class TaskSummary(Struct, frozen=True, kw_only=True):
-    """One task in a list; GET /v1/tasks/{task_id} has everything of it."""
+    """One task in a list, or a row to import that has none yet; GET /v1/tasks/{task_id} has everything of it."""
 
-    task_id: str
+    task_id: Annotated[str, Meta(description="of a row without a task: `start:` and its identity")]
     account: str
-    state: Literal["waiting", "finished"]
+    state: Annotated[
+        Literal["waiting", "finished", "unstarted", "unsure"],
+        Meta(description="waiting: under way at HubSpot. unstarted, unsure: a row without a task"),
+    ]
     kind: Kind | None
     landed: Annotated[bool | None, Meta(description="whether a file is there; null while it waits")]
     reason: Annotated[str | None, Meta(description="why it is not plainly complete")]
     status: Annotated[str | None, Meta(description="the status that HubSpot returned last")]
     polls: Annotated[int, Meta(description="status requests so far")]
     fed_at: Instant
-    due_at: Annotated[Instant | None, Meta(description="when it is polled next")]
+    due_at: Annotated[Instant | None, Meta(description="when it is polled, or its import started, next")]
     seen_at: Annotated[Instant | None, Meta(description="when its outcome was seen")]
     url: Annotated[str | None, Meta(description="the URL in its row, whole: it may be signed")]
     host: Annotated[str | None, Meta(description="of that URL")]
@@ -58,7 +61,7 @@ def task_summary(task: FoundTask) -> TaskSummary:
     return TaskSummary(
         task_id=task.task_id,
         account=task.account,
-        state="waiting" if is_waiting else "finished",
+        state=task.start or ("waiting" if is_waiting else "finished"),
         kind=task.kind,
         landed=task.landed,
         reason=task.reason,
@@ -84,9 +87,9 @@ def head_of(written_as: str) -> str:
 
 
 def lines_of(tasks: Iterable[FoundTask], written_as: str) -> str:
-    """Return the tasks as `csv`: rows, as `jsonl`: JSON lines, or as their `ids`."""
+    """Return the tasks as `csv`: rows, as `jsonl`: JSON lines, or as their `ids`, which rows without a task lack."""
     if written_as == "ids":
-        return "".join(f"{task.task_id}\n" for task in tasks)
+        return "".join(f"{task.task_id}\n" for task in tasks if task.start is None)
     if written_as == "jsonl":
         return "".join(encode(task_summary(task)).decode() + "\n" for task in tasks)
     text = io.StringIO()
@@ -123,7 +126,7 @@ def table(tasks: Sequence[FoundTask]) -> str:
 def _row(task: FoundTask) -> tuple[str, ...]:
     source = source_file(row_of(task.ref))
     file = redacted_url(source.url) if source.url else ""
-    waiting = f"waiting ({printable(task.status)})" if task.status else "waiting"
+    waiting = task.start or (f"waiting ({printable(task.status)})" if task.status else "waiting")
     return (
         without_controls(task.task_id),
         without_controls(task.account),

@@ -5,22 +5,20 @@ in the order of their keys. The fastest way there is chosen by counting a few ro
 order (kind, reason), one with few entries (account, waiting, finish), the grams of the rows, or the tasks one by one.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from heapq import merge
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from poller.core.model import Kind
 from poller.core.search import FoundTask, RowMatcher, TaskFilter, TaskPage
+from poller.store.find_rows import ROWS_FROM, Row, Steps, find_rows
 from poller.store.grams import may_contain, needed_bits
-
-Row = Sequence[Any]
-Query = tuple[str, Sequence[Any]]  # with `?` for each value
-T = TypeVar("T")
+from poller.store.row_text import POSTGRES, SQLITE, RowText, may_match
 
 FEW = 2000  # matches of an index that are read at once
 FEW_IN_INDEX = 5_000  # entries that are read for each page
 KEYS_AT_ONCE = 256
-FIRST_STRETCH, LONGEST_STRETCH = 1000, 64_000  # keys
+FIRST_STRETCH, LONGEST_STRETCH = 1000, 16_000  # keys
 MOST_REASONS = 200  # that are followed one by one
 FEWEST_GRAMS, MOST_GRAMS = 64, 2000  # runs that are read at once: a common text is in the first ones
 
@@ -42,9 +40,6 @@ class Stretch(NamedTuple):
     upto: int
 
 
-Steps = Generator[Query, Sequence[Row], T]
-
-
 class Path(Protocol):
     """A way to the rows."""
 
@@ -59,19 +54,50 @@ def find(
     limit: int,
     is_late: Callable[[], bool],
     with_bodies: bool = False,
-    tests_bits: bool = False,
+    is_postgres: bool = False,
 ) -> Steps[TaskPage]:
-    """Find up to `limit` tasks with keys beyond `after`. Stops early once `is_late`. `tests_bits`: the database has
-    `get_byte`, so that only few of the rows' bits have to come over its connection."""
+    """Find up to `limit` tasks, then rows without a task, with keys beyond `after`. Stops early once `is_late`."""
+    if limit <= 0:
+        return TaskPage(tasks=[])
+    text, page = POSTGRES if is_postgres else SQLITE, TaskPage(tasks=[])
+    if after < ROWS_FROM and wanted.may_be_task:
+        page = yield from _find_tasks(
+            wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies, text=text
+        )
+    if page.after is not None or not wanted.may_be_unstarted:
+        return page
+    rows = yield from find_rows(
+        wanted,
+        after=max(after, ROWS_FROM),
+        limit=limit - len(page.tasks),
+        is_late=is_late,
+        text=text,
+    )
+    return TaskPage(tasks=page.tasks + rows.tasks, after=rows.after)
+
+
+def _find_tasks(
+    wanted: TaskFilter,
+    *,
+    after: int,
+    limit: int,
+    is_late: Callable[[], bool],
+    with_bodies: bool,
+    text: RowText,
+) -> Steps[TaskPage]:
+    """Find tasks."""
     reasons: list[str] | None = None
     if wanted.reason is not None:
         reasons = yield from _matching_reasons(wanted.reason)
-    if limit <= 0 or reasons == [] or (wanted.state == "waiting" and wanted.is_of_finished):
-        return TaskPage(tasks=[])
+        if not reasons:
+            return TaskPage(tasks=[])
     matcher = RowMatcher(wanted) if wanted.is_of_row else None
     condition, values = _conditions(wanted, reasons)
+    if matcher is not None:
+        sql, texts = may_match(matcher.needed, text, ref="coalesce(t.ref, '')", row_id="t.task_id")
+        condition, values = condition + sql, [*values, *texts]
     columns = f"{_COLUMNS}, r.body" if with_bodies else _COLUMNS
-    path = yield from _path(wanted, reasons, matcher, after, tests_bits=tests_bits)
+    path = yield from _path(wanted, reasons, matcher, after, tests_bits=text is POSTGRES)
     found: list[FoundTask] = []
     stretch = yield from path.next(after)
     while stretch is not None:
@@ -124,7 +150,7 @@ def _conditions(wanted: TaskFilter, reasons: Sequence[str] | None) -> tuple[str,
     """Return what a row must meet besides its text and host."""
     parts: list[tuple[str, Sequence[Any]]] = []
     if wanted.state is not None:
-        parts.append((f"t.kind IS {'' if wanted.state == 'waiting' else 'NOT '}NULL", ()))
+        parts.append((f"t.kind IS {'NOT ' if wanted.state == 'finished' else ''}NULL", ()))
     if wanted.kinds:
         parts.append((f"t.kind IN ({_marks(wanted.kinds)})", sorted(wanted.kinds)))
     if wanted.landed is not None:
@@ -148,7 +174,8 @@ def _marks(values: Sequence[Any] | frozenset[str]) -> str:
 def _path(
     wanted: TaskFilter, reasons: Sequence[str] | None, matcher: RowMatcher | None, after: int, *, tests_bits: bool
 ) -> Steps[Path]:
-    """Return the way that reads fewest rows."""
+    """Return the way that reads fewest rows. `tests_bits`: the database has `get_byte`, so that only few of the rows'
+    bits have to come over its connection."""
     streams = _streams(wanted, reasons)
     for stream in streams:
         most = FEW if stream.is_ordered or matcher is not None else FEW_IN_INDEX
@@ -184,7 +211,7 @@ def _streams(wanted: TaskFilter, reasons: Sequence[str] | None) -> list[Stream]:
         streams.append(Stream([("SELECT task FROM record WHERE seen_at >= ?", (wanted.since,), "+task")], False))
     of_account = "account = (SELECT id FROM account WHERE name = ?)"
     account = () if wanted.account is None else (wanted.account,)
-    if wanted.state == "waiting":
+    if wanted.state in ("waiting", "underway"):
         sql = f"SELECT key FROM task WHERE kind IS NULL{f' AND {of_account}' if account else ''}"  # noqa: S608 - a constant
         streams.append(Stream([(sql, account, "+key")], False))
     elif account:

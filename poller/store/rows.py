@@ -15,8 +15,8 @@ from poller.core.errors import ConfigError
 from poller.core.model import Added, Chunk, Kind, Position, Rejection, Settled, Task
 from poller.core.poll_log import polls as polls_of
 from poller.core.record import restore
+from poller.core.starts import NO_TASK, StartFacts
 from poller.core.starts import Row as ImportRow
-from poller.core.starts import StartFacts
 from poller.core.sums import ReasonSum, SinkSums, SourceSums, StartSums, Sums
 
 Row = Sequence[Any]
@@ -210,7 +210,7 @@ def start_facts(row: ImportRow, now: float) -> bytes:
 
 def ids_of_attempts(earlier: str, task_id: str) -> str:
     """Return the column `earlier` of the attempt after the one with this task id."""
-    return earlier if task_id.startswith("start:") else f"{earlier} {task_id}".strip()
+    return earlier if task_id.startswith(NO_TASK) else f"{earlier} {task_id}".strip()
 
 
 # --- model to rows ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field, structs
 from poller.core.columns import Columns, named_pairs
 from poller.core.model import JsonObject, Kind
 from poller.core.moments import moment
-from poller.core.search import TaskFilter, TaskPage
+from poller.core.search import State, TaskFilter, TaskPage
 from poller.core.start_options import OPTIONS
 from poller.reports.finished_task import read_record
 from poller.reports.resubmit import start_bodies, start_body
@@ -35,7 +35,11 @@ class FilterQuery(Struct, frozen=True):
     """Which tasks; all given conditions must hold."""
 
     state: Annotated[
-        Literal["waiting", "finished"] | UnsetType, Meta(description="Without an outcome, or with one.")
+        State | UnsetType,
+        Meta(
+            description="waiting: without an outcome. Of these, underway: a task; unstarted: a row to import that"
+            " HubSpot has not accepted; unsure: one that it may have accepted."
+        ),
     ] = UNSET
     kind: Annotated[list[Kind], Meta(description="Of this kind; repeatable.")] = field(default_factory=list)
     landed: Annotated[bool | UnsetType, Meta(description="Whether a file is there; only finished tasks.")] = UNSET

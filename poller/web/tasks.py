@@ -7,9 +7,10 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from poller.core.deliveries import Delivery
+from poller.core.starts import NO_TASK
 from poller.core.task_id import is_task_id
-from poller.reports.task import task_view
-from poller.web.context import RUN, STATE, RunContext, store_limit
+from poller.reports.task import TaskView, task_view, unstarted_view
+from poller.web.context import RUN, STATE, RunContext, StateContext, store_limit
 from poller.web.responses import MAX_SEND_S, ErrorBody, error_response, json_response, query_of
 
 MAX_BYTES = 8 * 2**20  # a page; at least one record all the same
@@ -41,15 +42,24 @@ async def get_task(request: web.Request) -> web.Response:
     """Answer GET /v1/tasks/{task_id}."""
     state, account, task_id = request.app[STATE], request.query.get("account"), request.match_info["task_id"]
     async with store_limit():
-        tasks = await state.store.task_details(task_id) if is_task_id(task_id) else []
-    found = [task for task in tasks if account in (None, task.account)]
+        views = await _views(state, task_id)
+    found = [view for view in views if account in (None, view.account)]
     if not found:
         return error_response(404, "not_found", "No task with this id was fed, or it is past its retention.")
     if len(found) > 1:
         message = "Several accounts have a task with this id. Add ?account=NAME."
         accounts = [task.account for task in found]
         return json_response(AmbiguousTask(error="ambiguous", message=message, accounts=accounts), status=409)
-    return json_response(task_view(found[0], await state.account_state(found[0].account)))
+    return json_response(found[0])
+
+
+async def _views(state: StateContext, task_id: str) -> list[TaskView]:
+    """Return what the state holds of the tasks with this id, or of the rows without a task."""
+    is_row = task_id.startswith(NO_TASK) and task_id.isprintable()
+    tasks = await state.store.task_details(task_id) if is_row or is_task_id(task_id) else ()
+    views = [task_view(task, await state.account_state(task.account)) for task in tasks]
+    rows = await state.store.rows_without_task(task_id.removeprefix(NO_TASK)) if is_row else ()
+    return views + [unstarted_view(row, await state.account_state(row.account)) for row in rows]
 
 
 async def get_finished(request: web.Request) -> web.StreamResponse:

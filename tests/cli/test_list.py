@@ -3,6 +3,8 @@
 import asyncio
 import csv
 import io
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -79,3 +81,27 @@ def test_the_instant_of_since_is_shown_with_its_zone(tmp_path: Path, monkeypatch
     time.tzset()
     assert "since 2026-11-27 01:00:00 CET (00:00:00 UTC)" in result.stderr
     assert result.exit_code == Exit.CANNOT_CREATE
+
+
+async def test_rows_that_are_not_started_are_listed_behind_the_tasks(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, replace(SOME_FAIL, faults={"start_lost": 0.2}))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("url\n" + "".join(f"https://cdn.example.com/{number:02}.png\n" for number in range(30)))
+    flags = {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PRIVATE", "folderPath": "/p"}}}
+    await simulation.run_for(3, rows, flags)
+    starts = (await simulation.sums()).starts
+    assert starts is not None
+    assert min(starts.unstarted, starts.unsure, starts.underway) > 0
+    capsys.readouterr()
+    await print_tasks(settings_for(tmp_path), TaskFilter(state="waiting", host="cdn.example.com"))
+    outcomes = [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert outcomes[: starts.underway] == ["waiting"] * starts.underway
+    assert Counter(outcomes) == {"waiting": starts.underway, "unsure": starts.unsure, "unstarted": starts.unstarted}
+
+
+def test_two_states_at_once_are_refused() -> None:
+    result = CliRunner().invoke(app, ["list", "--unsure", "--waiting"])
+    assert result.exit_code == 2
+    assert "give one of --waiting, --unsure" in result.output

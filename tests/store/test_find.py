@@ -20,6 +20,7 @@ from poller.store.postgres.search import SETTLED_S
 from tests.support.store_makers import Open, feed, finish, kill
 
 HOSTS = ("a.example", "b.example", "rare.example")
+NOTES: Sequence[dict[str, object]] = ({}, {"note": "Äöü"}, {"note": 'a "q" \\'}, {"n": 1, "list": [1, "x"]})
 REASONS = ("HTTP 404: gone", "TOO_LARGE: the file", "canceled", None)
 FILTERS: Sequence[dict[str, Any]] = (
     {},
@@ -43,6 +44,8 @@ FILTERS: Sequence[dict[str, Any]] = (
     {"text": "my file"},
     {"text": "my%20file"},
     {"text": "ÄÖ"},
+    {"text": 'A "Q'},
+    {"text": '[1,"x'},
     {"text": "nowhere at all"},
     {"since": 150.0},
     {"since": 150.0, "landed": True, "host": "a.example"},
@@ -55,7 +58,9 @@ def row_of(number: int) -> dict[str, object] | None:
     host = "rare.example" if number % 97 == 0 else HOSTS[number % 2]
     if number % 41 == 0:
         return None
-    return {"url": f"https://{host}/in/{'my%20file' if number % 13 == 0 else 'x'}/FILE-{number}.png", "note": "Äöü"}
+    return {"url": f"https://{host}/in/{'my%20file' if number % 13 == 0 else 'x'}/FILE-{number}.png"} | NOTES[
+        number % 4
+    ]
 
 
 async def fill(store: Store, tasks: int) -> None:
@@ -65,7 +70,7 @@ async def fill(store: Store, tasks: int) -> None:
         Fed(
             account="two" if number % 3 == 0 else "one",
             task_id=f"T{number:05}",
-            ref=None if (row := row_of(number)) is None else orjson.dumps(row),
+            ref=None if (row := row_of(number)) is None else orjson.dumps(row).replace(b"[1,", b"[ 1, "),
         )
         for number in range(tasks)
     )
@@ -101,7 +106,8 @@ async def all_of(store: StateReader, wanted: TaskFilter, limit: int) -> list[Fou
 def matches(task: FoundTask, wanted: TaskFilter) -> bool:
     """Return what a filter means, written once more."""
     row = orjson.loads(task.ref) if task.ref else {}
-    text = "\n".join((task.task_id, *row.values())).casefold()
+    values = (each if isinstance(each, str) else orjson.dumps(each).decode() for each in row.values())
+    text = "\n".join((task.task_id, *values)).casefold()
     return (
         (wanted.state is None or (task.kind is None) == (wanted.state == "waiting"))
         and (not wanted.kinds or task.kind in wanted.kinds)

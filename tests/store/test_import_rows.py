@@ -13,9 +13,10 @@ from poller.core.accounts import AccountState
 from poller.core.model import Chunk, Fed, FedRow, Finished, Kind, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
+from poller.core.search import TaskFilter
 from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
 from poller.reports.ledger import imbalances
-from poller.store import open_store
+from poller.store import find_rows, open_store
 from poller.store.postgres.start_store import PostgresStarts
 
 Clock = Callable[[], float]
@@ -171,16 +172,68 @@ async def test_a_row_that_is_fed_again_is_a_new_attempt_only_where_no_file_lande
         assert imbalances(await store.sums()) == []
 
 
-async def test_a_row_without_a_task_is_found_by_a_piece_of_its_values_and_by_its_identity(
-    kept_url: str, clock: Clock
-) -> None:
+async def found_by(store: Store, limit: int = 50, **conditions: Any) -> list[str]:
+    """Return what all pages hold together, as ids."""
+    found: list[str] = []
+    after: int | None = 0
+    while after is not None:
+        page = await store.find_tasks(TaskFilter(**conditions), after=after, limit=limit)
+        assert page.after is None or page.after > after
+        found, after = [*found, *(task.task_id for task in page.tasks)], page.after
+    return found
+
+
+async def test_a_row_without_a_task_is_found_beside_the_tasks(kept_url: str, clock: Clock) -> None:
+    names = ("https://cdn.example.com/\u00e4 1.png", "https://cdn.example.com/2.png", "c", 'd"\\d', "e")
+    rows = [f"start:{name}" for name in names]
     async with opened(kept_url, clock) as store:
-        await feed(store, fed("https://cdn.example.com/ä 1.png"), fed("https://cdn.example.com/2.png"), fed("c"))
-        for text, found in (("example.com", 2), ("/ä 1", 1), ("c", 3), ("nothing", 0)):
-            assert len(await store.waiting_rows(text, 9)) == found, text
+        await feed(store, *map(fed, names))
+        assert await found_by(store) == await found_by(store, limit=2, state="waiting") == rows
         await begun(store, await claimed(store), "T1", clock())
-        (row,) = await store.waiting_rows("example.com", 9)
-        assert (row.row, row.account, row.starts) == ("https://cdn.example.com/2.png", "default", 0)
+        await store.starts.intend(await claimed(store), sent_at=clock(), due_at=clock() + 600)
+        for conditions, expected in (
+            ({}, ["T1", *rows[1:]]),
+            ({"state": "waiting"}, ["T1", *rows[1:]]),
+            ({"state": "underway"}, ["T1"]),
+            ({"state": "unsure"}, [rows[1]]),
+            ({"state": "unstarted"}, rows[2:]),
+            ({"state": "finished"}, []),
+            ({"landed": False}, []),
+            ({"host": "CDN.example.com"}, ["T1", rows[1]]),
+            ({"text": "/\u00c4 1"}, ["T1"]),
+            ({"text": "/2.PNG", "account": "default"}, [rows[1]]),
+            ({"text": '"\\D'}, [rows[3]]),
+            ({"text": "START:e"}, [rows[4]]),
+            ({"text": "nothing"}, []),
+            ({"account": "other"}, []),
+        ):
+            for limit in (1, 3, 50):
+                assert await found_by(store, limit=limit, **conditions) == expected, conditions
+        (task,) = (await store.find_tasks(TaskFilter(state="unsure"), limit=9)).tasks
+        assert (task.account, task.start) == ("default", "unsure")
+        assert task.due_at == pytest.approx(clock() + 600, abs=1)
+        (row,) = await store.rows_without_task(names[1])
+        assert (row.row, row.account, row.starts, row.lost) == (names[1], "default", 1, 1)
+        assert await store.rows_without_task(names[0]) == []
+
+
+async def test_rows_without_a_task_are_found_behind_many_that_have_one(
+    kept_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_rows, "STRETCH", 4)
+    names = [f"https://cdn.example.com/{number:02}.png" for number in range(60)]
+    async with opened(kept_url, clock) as store:
+        await feed(store, *map(fed, names))
+        await store.starts.intend(await claimed(store), sent_at=clock(), due_at=clock() + 600)
+        for number in range(1, 50):
+            await begun(store, await claimed(store), f"T{number:02}", clock())
+        left = [f"start:{name}" for name in (names[0], *names[50:])]
+        for limit in (1, 4, 100):
+            assert await found_by(store, limit=limit, state="waiting", text=".png") == [
+                *(f"T{number:02}" for number in range(1, 50)),
+                *left,
+            ]
+        assert await found_by(store, text="/57.png") == [f"start:{names[57]}"]
 
 
 async def test_one_chunk_with_a_row_twice_has_one_duplicate(kept_url: str, clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """POST /v1/imports: each row of a request is in the ledger once, is on disk, and is started by the run."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,12 @@ async def test_metrics_page_and_status_show_the_rows(simulation: Simulation) -> 
         async with session.get("/v1/overview") as response:
             (lane,) = (await json_of(response))["lanes"]
         async with session.get("/v1/tasks") as response:
-            assert len((await json_of(response))["tasks"]) == 20
+            states = Counter(task["state"] for task in (await json_of(response))["tasks"])
         status = ledger_view(await slow.sums(), differences=[], heartbeat=None, now=0.0)
     assert 'poller_rows_unstarted{account="default"} 10.0' in metrics
     assert 'poller_imports_underway{account="default"} 20.0' in metrics
     assert lane["imports"] == {"unstarted": 10, "underway": 20}
+    assert states == {"unstarted": 10, "waiting": 20}
     assert status.starts == StartSums(unstarted=10, underway=20, starts=20, accepted=20)
 
 
@@ -102,3 +104,45 @@ async def test_a_source_of_the_config_feeds_rows_to_a_run_that_polls_ids_beside_
     flags = {"sources": [table], "imports": FLAGS["imports"]}
     assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE, "a line is rejected"
     assert sorted(record.get("row") is not None for record in simulation.records()) == [False, False, False, True]
+
+
+LATER = Scenario(
+    fates={}, durations=parse_durations("fixed:600"), requests=10_000, faults={"start_400": 0.3, "start_lost": 0.3}
+)
+
+
+async def test_rows_without_a_task_are_found_listed_and_shown_as_tasks_are(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, LATER)
+    lines = "".join(f"https://cdn.example.com/{number:02}.png,{number}\n" for number in range(40))
+    headers, flags = {"Content-Type": "text/csv"}, {**FLAGS, "imports": {**FLAGS["imports"], "trial": 20}}
+    async with visited(simulation, flags=flags) as session:
+        async with session.post("/v1/imports", data="url,sku\n" + lines, headers=headers) as response:
+            assert response.status == 200
+        await asyncio.sleep(60)
+        starts = (await simulation.sums()).starts
+        assert starts is not None
+        for state, expected in (
+            ("unstarted", starts.unstarted),
+            ("unsure", starts.unsure),
+            ("underway", starts.underway),
+            ("waiting", starts.unstarted + starts.unsure + starts.underway),
+        ):
+            async with session.get("/v1/tasks", params={"state": state, "host": "cdn.example.com"}) as response:
+                tasks = (await json_of(response))["tasks"]
+            assert len(tasks) == expected > 0
+            shown_as = {"underway": {"waiting"}, "waiting": {"waiting", "unstarted", "unsure"}}
+            assert {each["state"] for each in tasks} == shown_as.get(state, {state})
+        async with session.get("/v1/tasks", params={"state": "unsure"}) as response:
+            (row, *_) = (await json_of(response))["tasks"]
+        async with session.get(f"/v1/tasks/{row['task_id']}") as response:
+            shown = await json_of(response)
+        assert (shown["state"], shown["row"]["lost"], shown["ref"]["url"]) == ("unsure", 1, row["url"])
+        async with session.get("/v1/tasks", params={"kind": "not_started"}) as response:
+            (ended, *_) = (await json_of(response))["tasks"]
+        async with session.get(f"/v1/tasks/{ended['task_id']}") as response:
+            assert (await json_of(response))["record"]["kind"] == "not_started"
+        async with session.get("/v1/tasks", params={"state": "waiting", "format": "ids"}) as response:
+            assert len((await response.text()).splitlines()) == starts.underway
+        for path in ("start:unknown", "start:%00", "start:"):
+            async with session.get(f"/v1/tasks/{path}") as response:
+                assert response.status == 404

@@ -1,7 +1,7 @@
 """`poller list`: tasks by filter, also during a run."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from poller.core.errors import Exit
 from poller.core.model import Kind
 
 if TYPE_CHECKING:
+    from poller.core import search
     from poller.core.search import FoundTask, TaskFilter
 
 NAME = "list"
@@ -37,7 +38,15 @@ def list_tasks(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="A piece of the id, or of a value of the row such as its URL.")
     ] = None,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Without an outcome yet.")] = False,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Without an outcome yet: rows that are not started, too.")
+    ] = False,
+    unstarted: Annotated[
+        bool, typer.Option("--unstarted", help="Rows to import that HubSpot has not accepted yet.")
+    ] = False,
+    unsure: Annotated[
+        bool, typer.Option("--unsure", help="Rows whose start got no answer: HubSpot may have accepted it.")
+    ] = False,
     kind: Annotated[
         list[Kind] | None,
         typer.Option(metavar="KIND", help="Of this kind; repeatable.", autocompletion=completion.kinds),
@@ -56,13 +65,13 @@ def list_tasks(
 ) -> Exit:
     """List tasks by filter, also during a run.
 
-    They come in the order in which they were fed. All given conditions must hold. `poller why TASK` has everything of
-    one task.
+    They come in the order in which they were fed, rows to import that have no task yet at the end. All given
+    conditions must hold. `poller why TASK` has everything of one task.
     """
     from poller.core.search import TaskFilter
 
     wanted = TaskFilter(
-        state="waiting" if waiting else None,
+        state=_state_of(waiting=waiting, unstarted=unstarted, unsure=unsure),
         kinds=frozenset(map(str, kind or ())),
         landed=landed,
         reason=reason,
@@ -73,6 +82,14 @@ def list_tasks(
     )
     limit = limit or (TABLE_LIMIT if format is ListFormat.TABLE else None)
     return run_async(print_tasks(settings_of(config, state=state), wanted, format, limit))
+
+
+def _state_of(**flags: bool) -> "search.State | None":
+    """Return the state that was asked for; several contradict each other."""
+    given = [name for name, is_given in flags.items() if is_given]
+    if len(given) > 1:
+        raise typer.BadParameter(f"give one of {', '.join(f'--{name}' for name in given)}")
+    return cast("search.State", given[0]) if given else None
 
 
 async def print_tasks(

@@ -53,6 +53,7 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
     """
     from poller.cli.records import open_state
     from poller.core.search import TaskFilter
+    from poller.core.starts import NO_TASK
     from poller.reports.task import task_text, task_view
 
     if not _bare(named):
@@ -62,13 +63,13 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
         tasks = await store.task_details(task_id) if task_id is not None else ()
         if not tasks:
             page = await store.find_tasks(TaskFilter(text=_bare(named)), limit=MOST_LISTED)
-            rows = await store.waiting_rows(_bare(named), MOST_LISTED)
-            if rows and not page.tasks:
-                sys.stdout.write("".join(_row(row, clock(), as_json=as_json) for row in rows))
-                return Exit.ALL_COMPLETE if len(rows) == 1 else Exit.NOT_ALL_COMPLETE
             if len(page.tasks) != 1:
                 return await _print_others(store, settings, named, task_id, problem, page)
             (found,) = page.tasks
+            if found.start is not None:
+                rows = await store.rows_without_task(found.task_id.removeprefix(NO_TASK))
+                sys.stdout.write("".join(_row(row, clock(), as_json=as_json) for row in rows))
+                return Exit.ALL_COMPLETE
             sys.stderr.write(f"{found.task_id} is the only task whose id or row contains it\n")
             tasks = [task for task in await store.task_details(found.task_id) if task.account == found.account]
         now = clock()

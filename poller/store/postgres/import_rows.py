@@ -237,14 +237,14 @@ def _end_values(row: Row, record: Record, paused_s: float | None, is_certain: bo
     }
 
 
-async def waiting(connection: AsyncConnection, text: str, limit: int) -> list[Row]:
+async def without_task(connection: AsyncConnection, row: str) -> list[Row]:
     found = await fetch_all(
         connection,
         f"SELECT a.name, {rows.IMPORT_ROW_OF_I} FROM import_row i JOIN account a ON a.id = i.account"  # noqa: S608 - our own columns
-        " WHERE i.task IS NULL AND (i.row = %s OR position(%b::bytea IN i.ref) > 0) ORDER BY i.key LIMIT %s",
-        (text, text.encode(errors="replace"), limit),
+        ' WHERE i.task IS NULL AND i.row = %s ORDER BY a.name COLLATE "C"',
+        (row,),
     )
-    return [rows.import_row_of(account, row) for account, *row in found]
+    return [rows.import_row_of(account, columns) for account, *columns in found]
 
 
 async def bodies(connection: AsyncConnection, account: str, names: Sequence[str]) -> dict[str, bytes]:

@@ -146,7 +146,7 @@ class PostgresReads(StateReader):
         with_bodies: bool = False,
     ) -> TaskPage:
         search = partial(
-            find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies, tests_bits=True
+            find, wanted, after=after, limit=limit, is_late=is_late, with_bodies=with_bodies, is_postgres=True
         )
         return await self._read(follow, search)
 
@@ -172,8 +172,8 @@ class PostgresReads(StateReader):
         )
         return [rows.delivery_of(row) for row in found]
 
-    async def waiting_rows(self, text: str, limit: int) -> Sequence[Row]:
-        return await self._read(import_rows.waiting, text, limit)
+    async def rows_without_task(self, row: str) -> Sequence[Row]:
+        return await self._read(import_rows.without_task, row)
 
     async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
         return await self._read(import_rows.bodies, account, rows)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from psycopg import AsyncConnection
 
 from poller.core.search import TaskPage
-from poller.store.find import Steps
+from poller.store.find_rows import Steps
 from poller.store.grams import run_rows
 from poller.store.postgres.connection import fetch_all, fetch_first
 

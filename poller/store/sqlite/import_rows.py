@@ -175,13 +175,13 @@ def _end_of_start(connection: Connection, row: Row, *, task: int, accepted: bool
     connection.execute("UPDATE import_sum SET accepted = accepted + ?, refused = refused + ?", (accepted, not accepted))
 
 
-def waiting(connection: Connection, text: str, limit: int) -> list[Row]:
+def without_task(connection: Connection, row: str) -> list[Row]:
     found = connection.execute(
-        f"SELECT a.name, {IMPORT_ROW_OF_I} FROM import_row i CROSS JOIN account a ON a.id = i.account"  # noqa: S608 - our own columns
-        " WHERE i.task IS NULL AND (i.row = ? OR instr(CAST(i.ref AS text), ?)) ORDER BY i.key LIMIT ?",
-        (text, text, limit),
+        f"SELECT a.name, {IMPORT_ROW_OF_I} FROM account a CROSS JOIN import_row i"  # noqa: S608 - our own columns
+        " ON i.account = a.id AND i.row = ? WHERE i.task IS NULL ORDER BY a.name",
+        (row,),
     )
-    return [import_row_of(account, row) for account, *row in found]
+    return [import_row_of(account, columns) for account, *columns in found]
 
 
 def bodies(connection: Connection, account: str, names: Sequence[str]) -> dict[str, bytes]:

@@ -167,8 +167,8 @@ class SqliteReader(StateReader):
         )
         return [rows.delivery_of(row) for row in found]
 
-    async def waiting_rows(self, text: str, limit: int) -> Sequence[Row]:
-        return self._read(import_rows.waiting, text, limit)
+    async def rows_without_task(self, row: str) -> Sequence[Row]:
+        return self._read(import_rows.without_task, row)
 
     async def start_bodies(self, account: str, rows: Sequence[str]) -> Mapping[str, bytes]:
         return self._read(import_rows.bodies, account, rows)

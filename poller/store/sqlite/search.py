@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from poller.core.search import TaskPage
-from poller.store.find import Steps
+from poller.store.find_rows import Steps
 from poller.store.grams import run_rows
 from poller.store.sqlite.connection import connect
 from poller.store.sqlite.errors import translated

@@ -25,16 +25,23 @@ const nameOf = (task) => (task ? `${task.account ?? ""} ${task.task_id}` : "");
 const when = (instant) => (instant ? at(Date.parse(instant) / 1000, latest?.now ?? Date.now() / 1000, { seconds: true }) : "");
 
 function parts(task) {
-  return [headline(task), facts(task), section("Polls", polls(task)), ...deliveries(task), ...raw("Your row", task.ref), ...raw("Record", task.record)];
+  const seen = task.row ? [] : [section("Polls", polls(task)), ...deliveries(task)];
+  return [headline(task), facts(task), ...seen, ...raw("Your row", task.ref), ...raw("Start call", task.row?.body), ...raw("Record", task.record)];
 }
+
+const NO_FILE_YET = {
+  waiting: "It waits for its outcome.",
+  unstarted: "HubSpot has not accepted its import yet.",
+  unsure: "The answer to its start was lost: HubSpot may have accepted it. Once that would show, it is sent again with HubSpot's duplicate check.",
+};
 
 function headline(task) {
   const outcome = makeOutcome();
   fillOutcome(outcome, task);
-  const landed = task.landed === true ? "A file is there." : task.landed === false ? "No file is there." : "It waits for its outcome.";
+  const landed = task.landed === true ? "A file is there." : task.landed === false ? "No file is there." : NO_FILE_YET[task.state];
   const node = element("div", { class: "verdict" }, element("p", { class: "big" }, outcome), element("p", { class: "of" }, landed));
   if (task.reason) node.append(element("p", {}, task.reason));
-  if (task.account_pause && task.state === "waiting") node.append(element("p", { "data-tone": "warn" }, `Its account is paused: ${task.account_pause.replaceAll("_", " ")}.`));
+  if (task.account_pause && task.state !== "finished") node.append(element("p", { "data-tone": "warn" }, `Its account is paused: ${task.account_pause.replaceAll("_", " ")}.`));
   return node;
 }
 
@@ -50,7 +57,11 @@ function facts(task) {
     "started at HubSpot": when(task.requested_at),
     "completed at HubSpot": when(record.completed_at),
     "outcome seen": when(task.seen_at),
-    "next poll": when(task.due_at),
+    [task.row ? "next start" : "next poll"]: when(task.due_at),
+    "starts sent": task.row?.starts ? count(task.row.starts) : "",
+    "answers lost": task.row?.lost ? count(task.row.lost) : "",
+    "first sent": when(task.row?.first_sent_at),
+    "tasks of earlier attempts": task.row?.earlier.join(", "),
     "failed polls in a row": task.errors ? count(task.errors) : "",
     "correlation id, for HubSpot's support": record.correlation_id,
   };

@@ -6,11 +6,11 @@ import { at, count, duration, KINDS, plural, share, span } from "./text.js";
 
 const TAIL_RATIO = 1.5; // of the slowest task's time to the pace's, from which it is shown; as in schedule/forecast.py
 
-export function showDone({ ledger, is_fed: isFed }) {
+export function showDone({ ledger, is_fed: isFed, starts }) {
   const { finished, tasks } = ledger;
   setText($("done-share"), tasks ? share(finished, tasks) : "ready");
   setText($("done-text"), tasks
-    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome`
+    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome${waitingText({ starts })}`
     : "no task has been fed yet");
   const bar = $("bar");
   bar.setAttribute("aria-valuenow", tasks ? Math.floor((100 * finished) / tasks) : 0);
@@ -56,6 +56,14 @@ function showLanded({ landed, finished, waiting }) {
       setText(node.firstChild.children[1], part.text);
     },
   });
+}
+
+// Of a state without its run: where the rows that wait are. A run has them beside each account's limits.
+function waitingText({ starts }) {
+  if (!starts) return "";
+  const parts = [[starts.unstarted, "not started yet"], [starts.unsure, "started without an answer"], [starts.underway, "under way"]];
+  const shown = parts.filter(([n]) => n).map(([n, name]) => `${count(n)} ${name}`);
+  return shown.length ? ` · ${shown.join(" · ")}` : "";
 }
 
 function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt, state: runState }) {

@@ -26,8 +26,8 @@ class OldestWaiting:
 
     async def read(self) -> OldestView | None:
         """Return it, None where no task waits. A search that takes too long continues with the next call."""
-        waiting = TaskFilter(state="waiting")
-        page = await self._store.find_tasks(waiting, after=self._after, limit=1, is_late=late_after(SEARCH_S))
+        wanted = TaskFilter(state="underway")
+        page = await self._store.find_tasks(wanted, after=self._after, limit=1, is_late=late_after(SEARCH_S))
         if page.tasks:
             first = page.tasks[0]
             self._after = first.key - 1

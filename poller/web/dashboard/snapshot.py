@@ -13,6 +13,7 @@ from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.histogram import Histogram
 from poller.core.protocols import Clock
 from poller.core.starts import ImportsReading
+from poller.core.sums import StartSums
 from poller.core.text import PAUSE_TEXT
 from poller.engine.failures import DominantReason
 from poller.engine.history import RecentReason, Sample
@@ -119,6 +120,7 @@ class RunSnapshot(Struct, frozen=True, kw_only=True):
     refusals: dict[str, str]  # by sink: why it refused its latest dead letter of this run
     warning: DominantReason | None
     fleet: FleetSnapshot | None = None  # None: one process owns the state
+    starts: StartSums | None = None  # of a state to which rows were fed; None: see each lane's `imports`
 
 
 class Snapshots:

@@ -93,6 +93,7 @@ class StateOverview:
             sinks={},
             refusals={name: reason for name, (_, reason) in self._dead.items()},
             warning=None,
+            starts=sums.starts,
         )
 
     async def _count(self) -> Sums:

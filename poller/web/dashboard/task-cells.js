@@ -2,7 +2,7 @@
 
 import { element, setText } from "./dom.js";
 import { withTask } from "./route.js";
-import { KINDS, refText } from "./text.js";
+import { KINDS, refText, WAITING } from "./text.js";
 
 export const taskLink = () => element("a", { class: "id" });
 
@@ -16,7 +16,7 @@ export const makeOutcome = () => element("span", { class: "outcome" }, element("
 
 export function fillOutcome(node, task) {
   node.children[0].className = `swatch kind-${task.kind ?? "waiting"}`;
-  setText(node.children[1], task.kind ? KINDS[task.kind] ?? task.kind : "waiting");
+  setText(node.children[1], task.kind ? KINDS[task.kind] ?? task.kind : WAITING[task.state]);
 }
 
 export const makeFile = () => element("span");

@@ -4,7 +4,7 @@ import { download, getJson } from "./api.js";
 import { $, element, setText, table, update } from "./dom.js";
 import { current, go, hashOf, tasksWhere } from "./route.js";
 import { fillFile, fillOutcome, fillTaskLink, landedText, makeFile, makeOutcome, taskLink } from "./task-cells.js";
-import { at, count, KINDS, plural } from "./text.js";
+import { at, count, KINDS, KINDS_OF_IMPORTS, plural } from "./text.js";
 
 const PAGE = 100;
 const MOST_A_PAGE = 1000; // that the server sends
@@ -81,7 +81,7 @@ function show() {
     { name: "file", text: true, make: makeFile, fill: fillFile },
     { name: "outcome", text: true, make: makeOutcome, fill: fillOutcome },
     { name: "landed", text: true, cell: (task) => landedText(task), tone: (task) => (task.landed === false ? "bad" : "") },
-    { name: "why", text: true, cell: (task) => task.reason ?? (task.kind ? "" : task.status ?? "not polled yet") },
+    { name: "why", text: true, cell: (task) => task.reason ?? (task.state === "waiting" ? task.status ?? "not polled yet" : "") },
     { name: "host", text: true, make: () => element("a"), fill: (node, task) => fillLink(node, task.host, { host: task.host }) },
     { name: "account", text: true, make: () => element("a"), fill: (node, task) => fillLink(node, task.account, { account: task.account }) },
     { name: "seen", text: true, cell: (task) => whenText(task, now) },
@@ -97,11 +97,13 @@ function fillLink(node, text, filters) {
 
 function whenText(task, now) {
   if (task.seen_at) return at(Date.parse(task.seen_at) / 1000, now, { seconds: true });
-  return task.due_at ? `next poll ${at(Date.parse(task.due_at) / 1000, now, { seconds: true })}` : "";
+  const next = task.state === "waiting" ? "next poll" : "next start";
+  return task.due_at ? `${next} ${at(Date.parse(task.due_at) / 1000, now, { seconds: true })}` : "";
 }
 
 // --- filters
 
+const hasImports = () => Boolean(latest?.starts) || Boolean(latest?.lanes.some((lane) => lane.imports));
 const accounts = () => latest?.lanes.map((lane) => lane.account) ?? [];
 
 // Show the filters of the address in the form.
@@ -115,7 +117,8 @@ function fillForm(filters) {
     set(name, value);
   }
   const kinds = filters.getAll("kind");
-  update($("kind-choices"), Object.keys(KINDS), {
+  const ofIds = Object.keys(KINDS).filter((kind) => hasImports() || kinds.includes(kind) || !KINDS_OF_IMPORTS.includes(kind));
+  update($("kind-choices"), ofIds, {
     key: (kind) => kind,
     make: (kind) => element("label", { class: "choice" },
       element("input", { type: "checkbox", name: "kind", value: kind }),
@@ -191,6 +194,9 @@ export function refreshTasks(overview) {
   for (const name of accounts()) offer(form.elements.account, name);
   $("account-field").hidden = accounts().length < 2;
   const { view, filters } = current();
+  const isNew = $("import-states").hidden && hasImports();
+  $("import-states").hidden = !hasImports();
+  if (isNew) fillForm(filters);
   if (view !== "tasks") return;
   const isOld = asked !== filters.toString() || sums() !== changes;
   if (isOld && !isLoading && Date.now() - askedAt > REFRESH_S * 1000) load();

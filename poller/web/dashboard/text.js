@@ -92,7 +92,13 @@ export const KINDS = {
   canceled: "canceled",
   not_found: "not found",
   timed_out: "timed out",
+  not_started: "not started",
+  start_unknown: "start unknown",
 };
+export const KINDS_OF_IMPORTS = ["not_started", "start_unknown"];
+
+// Of a task without an outcome.
+export const WAITING = { waiting: "waiting", unstarted: "not started yet", unsure: "start without an answer" };
 
 export const BY_PERSON = "paused_by_person"; // the pause that the page begins and ends
 

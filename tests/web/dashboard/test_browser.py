@@ -224,4 +224,13 @@ def test_a_run_of_imports_shows_how_many_rows_are_to_be_started_and_are_under_wa
             assert starts is not None
             assert (starts.unstarted, starts.underway, starts.starts) == (10, 20, 20)
             assert_readable(page)
+            page.locator("#kinds li[data-key=waiting] a").click()
+            expect(page.locator("#tasks-now")).to_have_text("30 tasks", timeout=PATIENCE_MS)
+            page.get_by_label("Show").select_option("not started yet")
+            expect(page.locator("#tasks-now")).to_have_text("10 tasks", timeout=PATIENCE_MS)
+            assert {row[2] for row in rows(page, "tasks-table")} == {"not started yet"}
+            page.locator("#tasks-table a.id").first.click()
+            expect(page.locator("#task-body")).to_contain_text("HubSpot has not accepted its import yet.")
+            assert '"folderPath": "/p"' in page.locator("#task-body").inner_text()
+            assert_readable(page)
             assert seen.console == []

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import orjson
 import pytest
 
 from poller.core.deliveries import Delivery, Written
+from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.sums import Sums
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
@@ -219,3 +221,13 @@ async def test_the_page_needs_no_token_but_its_data_does(tmp_path: Path, clock: 
             assert response.status == 200
         async with session.get("/v1/overview", headers={"Authorization": f"Bearer {SITE_TOKEN}"}) as response:
             assert response.status == 200
+
+
+def test_every_kind_has_its_name_and_its_colours() -> None:
+    folder = files("poller.web.dashboard")
+    names, style = folder.joinpath("text.js").read_text(), folder.joinpath("style.css").read_text()
+    theme = files("poller.reports").joinpath("theme.css").read_text()
+    for kind in Kind:
+        assert f"  {kind}: " in names, kind
+        assert f".kind-{kind} {{" in style, kind
+        assert theme.count(f"--{kind}: #") == 2, kind

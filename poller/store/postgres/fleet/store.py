@@ -67,7 +67,9 @@ class FleetStore(PostgresStore):
         self._candidate: tuple[float, int] | None = None  # a key with nothing older, and when that was seen
         self._starts.join_fleet(self._holdings, writer)
         self._heart = Heart(dsn, clock=clock, within_s=BEAT_WITHIN_S)
-        self._fleet = PostgresMembership(self._holdings, writer, self._read, self._heart, clock, self.flush)
+        self._fleet = PostgresMembership(
+            self._holdings, writer, self._read, self._heart, clock, self.flush, self._starts.restore
+        )
 
     @property
     def fleet(self) -> PostgresMembership:
