@@ -1,4 +1,4 @@
-"""Prunes in portions: however many expired records a sink still lacks, examining them holds nothing up."""
+"""Prunes in batches: however many expired records a sink still lacks, examining them holds nothing up."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -11,16 +11,16 @@ Examined = Sequence[tuple[float, int, int, bool]]  # seen when, its task's key, 
 
 
 async def prune(
-    portion: Callable[[float, int, Place], Awaitable[tuple[int, Place | None]]],
+    prune_next: Callable[[float, int, Place], Awaitable[tuple[int, Place | None]]],
     before: float,
     limit: int,
     walk: PruneWalk | None,
 ) -> int:
-    """Delete up to `limit` tasks, portion by portion; return how many. `portion(before, limit, after)` returns how many
+    """Delete up to `limit` tasks, batch by batch; return how many. `prune_next(before, limit, after)` returns how many
     of the next records it deleted, and the last one that it examined: None at the end."""
     walk, pruned = walk or PruneWalk(), 0
     while pruned < limit:
-        latest, after = await portion(before, limit - pruned, walk.after)
+        latest, after = await prune_next(before, limit - pruned, walk.after)
         pruned, walk.after = pruned + latest, after or BEFORE_ALL
         if after is None:
             break

@@ -129,7 +129,7 @@ async def prune(
     connection: AsyncConnection, before: float, limit: int, after: pruning.Place
 ) -> tuple[int, pruning.Place | None]:
     """Delete the oldest tasks after `after` that no attached sink lacks or has refused; their counts go into `pruned`.
-    Return as a portion of `pruning.prune`."""
+    Return as a batch of `pruning.prune`."""
     await connection.execute(LOCK_OUT_RECORDING)
     examined = await fetch_all(
         connection,

@@ -121,7 +121,7 @@ def replay(connection: Connection, sink: str, selection: Selection, from_start: 
 
 def prune(connection: Connection, before: float, limit: int, after: pruning.Place) -> tuple[int, pruning.Place | None]:
     """Delete the oldest tasks after `after` that no attached sink lacks or has refused; their counts go into `pruned`.
-    Return as a portion of `pruning.prune`."""
+    Return as a batch of `pruning.prune`."""
     examined = connection.execute(
         "SELECT r.seen_at, r.task, r.number, EXISTS (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
         " (SELECT 1 FROM undelivered u WHERE u.sink = s.id AND u.number = r.number) OR EXISTS"

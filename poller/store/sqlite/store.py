@@ -174,10 +174,10 @@ class SqliteStore(SqliteReader, NotingStore):
         return await self._write(index_rows, limit)
 
     async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
-        def portion(before: float, limit: int, after: pruning.Place) -> Awaitable[tuple[int, pruning.Place | None]]:
+        def prune_next(before: float, limit: int, after: pruning.Place) -> Awaitable[tuple[int, pruning.Place | None]]:
             return self._write(outbox.prune, before, limit, after)
 
-        return await pruning.prune(portion, before, limit, walk)
+        return await pruning.prune(prune_next, before, limit, walk)
 
     # --- the connection
 
