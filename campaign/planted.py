@@ -54,7 +54,7 @@ BUGS = (
     Bug(
         name="old-time-outs-are-an-outage",
         file="poller/hubspot/limits/outage.py",
-        old="        while later < len(self._latest) and self._latest[-1 - later][0] > number:",
+        old="        while place and latest[place - 1][0] > number:",
         new="        while False:",
         tests=GATE,
     ),
@@ -765,8 +765,8 @@ BUGS = (
     Bug(
         name="paused-time-not-summed-up",
         file="poller/hubspot/limits/pause.py",
-        old="        return self._base_s + self._this_s()",
-        new="        return self._this_s()",
+        old="        return self._base_s if self.reason is None else self._base_s + self._since_s()",
+        new="        return 0.0 if self.reason is None else self._since_s()",
         tests=GATE,
     ),
     Bug(
@@ -986,8 +986,8 @@ BUGS = (
     Bug(
         name="rounded-ids-polled",
         file="poller/core/task_id.py",
-        old="not is_rounded(text) and not _WORD",
-        new="not _WORD",
+        old='f"{ROUNDED_PATTERN}|{WORD_PATTERN}',
+        new='f"{WORD_PATTERN}',
         tests=("sources/test_odd_inputs",),
     ),
     Bug(

@@ -231,8 +231,8 @@ TIMING_BUGS = (
     Bug(
         name="the-difference-of-the-clocks-counts-twice",
         file="poller/schedule/account.py",
-        old="requested_at = named_at - self.skew.seconds\n            if",
-        new="requested_at = named_at + self.skew.seconds\n            if",
+        old="requested_at = named_at - skew_s",
+        new="requested_at = named_at + skew_s",
         tests=LINES,
     ),
     Bug(

@@ -14,8 +14,9 @@ from pathlib import Path
 from campaign.bugs import HOUSE, planted
 from campaign.fleet.invariants import violations
 from campaign.fleet.server import own_server
-from campaign.fleet.trial import Shape, carry_out, prepared
-from campaign.planted_fleet import FLEET_BUGS
+from campaign.fleet.shape import Shape
+from campaign.fleet.trial import carry_out, prepared
+from campaign.planted_fleet import FLEET_BUGS, FOUND_BY
 
 
 async def campaign(
@@ -45,8 +46,7 @@ def plant(name: str, copy: Path) -> Path:
     return copy
 
 
-def main() -> None:
-    """Run the campaign."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1, help="of the first trial")
@@ -54,11 +54,18 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60.0, help="of blows, in each trial")
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two blows")
+    parser.add_argument("--rest", type=float, default=Shape().rest_s, help="seconds after them, at most")
     parser.add_argument("--window", type=float, default=2.0, help="seconds of each account's window")
     parser.add_argument("--kinds", nargs="*", default=list(Shape().kinds), help="of blows")
     parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")
+    parser.add_argument("--find", nargs="*", metavar="BUG", help="plant these bugs, one after the other, and find each")
     parser.add_argument("--keep", type=Path, help="a folder for configs and logs, which stay")
-    args = parser.parse_args()
+    return parser
+
+
+def run(args: argparse.Namespace, *, only: str = "") -> list[str]:
+    """Carry out the trials that these arguments describe; print and return what does not hold, of one invariant where
+    it is named."""
     shapes = [
         Shape(
             seed=args.seed + number,
@@ -67,18 +74,39 @@ def main() -> None:
             seconds=args.seconds,
             every_s=args.every,
             kinds=args.kinds,
+            rest_s=args.rest,
             window_s=args.window,
         )
         for number in range(args.trials)
     ]
     with tempfile.TemporaryDirectory() as copy:
         tree = None if args.plant is None else plant(args.plant, Path(copy))
-        blows, tasks, wrong = asyncio.run(campaign(shapes, keep=args.keep, tree=tree))
+        blows, tasks, found = asyncio.run(campaign(shapes, keep=args.keep, tree=tree))
+    wrong = [words for words in found if only in words]
     counted = ", ".join(f"{kind} {count}" for kind, count in sorted(blows.items()))
-    print(f"{len(shapes)} trials, {tasks:,} tasks; blows: {counted}; {len(wrong)} violations")  # noqa: T201 - a command
+    print(f"{len(shapes)} trials, {tasks:,} tasks; blows: {counted}; {len(wrong)} violations", flush=True)  # noqa: T201 - a command
     for words in wrong:
-        print(f"  VIOLATION {words}")  # noqa: T201
-    sys.exit(bool(wrong))
+        print(f"  VIOLATION {words}", flush=True)  # noqa: T201
+    return wrong
+
+
+def find(bugs: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Plant each bug and carry out the trial that finds it; return those whose invariant held."""
+    missed = []
+    for bug in bugs or FOUND_BY:
+        invariant, words = FOUND_BY[bug]
+        print(f"{bug}: {words}", flush=True)  # noqa: T201 - a command
+        if not run(parser.parse_args([*words.split(), "--plant", bug]), only=f" {invariant}:"):
+            print(f"  MISSED: {invariant} held", flush=True)  # noqa: T201
+            missed.append(bug)
+    return missed
+
+
+def main() -> None:
+    """Run the campaign; exit 1 where an invariant does not hold, or with `--find` where it does."""
+    parser = _parser()
+    args = parser.parse_args()
+    sys.exit(bool(run(args) if args.find is None else find(args.find, parser)))
 
 
 if __name__ == "__main__":

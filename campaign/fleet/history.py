@@ -27,6 +27,16 @@ class Ownership:
     account: str
     epoch: int
     replica: str | None  # None: freed
+    is_clean: bool = True  # given in order, or taken after that: its window needs no wait
+    taken_from: str | None = None  # the member that owned it until then; None: it was free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateWrite:
+    """A commit of a process that was no member then."""
+
+    at: float
+    replica: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +59,8 @@ class History:
     arrivals: list[Arrival] = field(default_factory=list)
     owners: list[Ownership] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    late_writes: list[LateWrite] = field(default_factory=list)
+    idle_holders: int = 0  # transactions that held the order of records while they waited for their client
     acknowledged: dict[tuple[str, str], float] = field(default_factory=dict)  # account and task id, when a 200 came
     lost_from: list[float] = field(default_factory=list)  # from when on a failover lost commits, until its own instant
     rows: dict[tuple[str, str], float] = field(default_factory=dict)  # account and URL of a row, when a 200 came

@@ -60,6 +60,44 @@ def _owned(arrival: Arrival, changes: Sequence[Ownership]) -> bool:
     return arrival.at <= changes[following].at + WRITTEN_BEFORE_S
 
 
+def no_request_comes_before_the_wait_of_an_unclean_change(history: History) -> Iterator[str]:
+    """An account that was taken from a dead member sends nothing for one window, whichever member owns it by then. A
+    failover may lose who owned it."""
+    if history.lost_from:
+        return
+    for account, arrivals in history.by_account().items():
+        changes = _of(account, history.owners)
+        for taken in (each for each in changes if each.replica is not None and not each.is_clean):
+            ends_at = taken.at + history.window_s
+            early = [each for each in arrivals if taken.at < each.at < ends_at and _owned(each, changes)]
+            if early:
+                yield (
+                    f"{account}: {early[0].replica} sent a request {early[0].at - taken.at:.2f} s after {taken.replica}"
+                    f" took it, at {taken.at:.3f}"
+                )
+                break
+
+
+def no_account_is_taken_from_a_member(history: History) -> Iterator[str]:
+    """An account changes hands only through being free: given, or its owner buried."""
+    for change in history.owners:
+        if change.taken_from is not None:
+            yield f"{change.replica} took {change.account} from {change.taken_from}, at {change.at:.3f}"
+
+
+def no_buried_member_writes(history: History) -> Iterator[str]:
+    """Nothing is committed by a process whose row is gone."""
+    for each in history.late_writes[:SHOWN]:
+        yield f"{each.replica} wrote when it was no member, at {each.at:.3f}"
+
+
+def no_client_holds_the_order_of_records(history: History) -> Iterator[str]:
+    """The lock that orders records is taken and released within one message to the server, so that no frozen client
+    can hold it."""
+    if history.idle_holders:
+        yield f"{history.idle_holders} transactions held it while they waited for their client"
+
+
 def each_task_has_one_record(history: History) -> Iterator[str]:
     """Each acknowledged id has one record, and no record is of anything else that was not fed."""
     found = Counter(_identity(record) for record in history.records)
@@ -194,6 +232,10 @@ def _named(what: str, tasks: Iterable[tuple[str, str]]) -> Iterator[str]:
 INVARIANTS: tuple[Callable[[History], Iterator[str]], ...] = (
     no_window_exceeds_its_limit,
     no_request_comes_from_a_replaced_owner,
+    no_request_comes_before_the_wait_of_an_unclean_change,
+    no_account_is_taken_from_a_member,
+    no_buried_member_writes,
+    no_client_holds_the_order_of_records,
     each_task_has_one_record,
     each_outcome_is_hubspots_own,
     each_line_is_in_the_file_once,

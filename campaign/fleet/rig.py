@@ -15,31 +15,13 @@ import aiohttp
 from campaign.bugs import HOUSE
 from campaign.fleet.history import Arrival
 from campaign.fleet.relay import Relay
-from campaign.fleet.replica import Replica, token_variable
+from campaign.fleet.replica import Replica
 from campaign.fleet.server import PostgresServer, own_server
+from campaign.fleet.settings import replica_settings
 from campaign.fleet.strict import StrictHubspot
 from poller.sandbox import Scenario, parse_durations, serve
 
 SCHEMA = "fleet"
-SETTINGS = """\
-fleet = true
-replica = "{name}"
-state = "{state}"
-base_url = "{hubspot}"
-listen = "127.0.0.1:0"
-follow = true
-progress = false
-requests = {requests}
-window_s = {window_s}
-account = "{first}"
-sinks = ["jsonl:finished.jsonl"]
-
-[polling]
-policy = "backoff"
-first_gap_s = {first_gap_s}
-longest_gap_s = {longest_gap_s}
-{accounts}"""
-ACCOUNT = '\n[accounts.{name}]\ntoken_env = "{variable}"\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,16 +167,14 @@ async def running(load: Load, folder: Path, *, replicas: int) -> AsyncIterator[R
 def _replica(
     name: str, folder: Path, load: Load, server: PostgresServer, hubspot: str, accounts: Sequence[str]
 ) -> Replica:
-    first_gap_s, longest_gap_s = load.gaps_s
-    settings = SETTINGS.format(
-        name=name,
+    settings = replica_settings(
+        name,
         state=f"{server.url}&schema={SCHEMA}",
         hubspot=hubspot,
         requests=load.requests,
         window_s=load.window_s,
-        first=accounts[0],
-        first_gap_s=first_gap_s,
-        longest_gap_s=longest_gap_s,
-        accounts="".join(ACCOUNT.format(name=each, variable=token_variable(each)) for each in accounts),
+        gaps_s=load.gaps_s,
+        accounts=accounts,
+        more='sinks = ["jsonl:finished.jsonl"]',
     )
     return Replica(name, folder, relay=Relay(), settings=settings, accounts=accounts, tree=HOUSE)

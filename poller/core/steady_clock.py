@@ -1,12 +1,15 @@
 """The clock of a run: what the wall showed at its start, plus the time elapsed since. No jump of the wall moves it."""
 
+import math
+
 import structlog
 
 from poller.core.protocols import Clock
 
 log = structlog.get_logger("poller")
 
-JUMP_S = 2.0  # between two readings; less is the clock service's usual correction
+JUMP_S = 2.0  # between two comparisons; less is the clock service's usual correction
+COMPARED_EVERY_S = 0.05  # how often the wall is read at most: a poll reads the clock four times
 
 
 class SteadyClock:
@@ -18,11 +21,17 @@ class SteadyClock:
         self._monotonic = monotonic
         self._wall_ahead_s = wall() - monotonic()
         self._started_ahead_s = self._wall_ahead_s
+        self._compare_at = -math.inf
 
     def __call__(self) -> float:
         elapsed = self._monotonic()
+        if elapsed >= self._compare_at:
+            self._compare(elapsed)
+        return elapsed + self._started_ahead_s
+
+    def _compare(self, elapsed: float) -> None:
+        self._compare_at = elapsed + COMPARED_EVERY_S
         ahead_s = self._wall() - elapsed
         jump_s, self._wall_ahead_s = ahead_s - self._wall_ahead_s, ahead_s
         if abs(jump_s) >= JUMP_S:
             log.warning("clock.jumped", by_s=round(jump_s, 3), since="the latest reading")
-        return elapsed + self._started_ahead_s

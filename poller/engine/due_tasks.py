@@ -56,10 +56,9 @@ class DueTasks:
 
     def at_hand(self) -> Task | None:
         """Return a due task that is claimed already; None where `next` must be awaited."""
-        is_enough = self._claiming.locked() or not self._is_short()
-        if self._claimed and not self._stopping and is_enough and not self._begins_to_stand():
-            return self._claimed.popleft()
-        return None
+        if not self._claimed or self._stopping or (self._is_short() and not self._claiming.locked()):
+            return None
+        return None if self._begins_to_stand() else self._claimed.popleft()
 
     async def next(self) -> Task | None:
         """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""

@@ -10,7 +10,7 @@ import structlog
 
 from poller.core.details import Poll
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
-from poller.core.model import Answer, Finish, Missing, Outcome, PollAgain, Settled, Task
+from poller.core.model import Finish, Missing, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, PollStore
@@ -108,7 +108,8 @@ class Lane:
                 asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
                 answer = await self._client.poll(asked)
                 now = self._clock()
-                answer = self._checked(asked, answer, now)
+                if not (self._first_answers.is_known or self._polling.trust_unknown):
+                    answer = self._first_answers.check(asked, answer, now)
                 slot.answered(answer, of_witness=asked is not task)
         except GateClosed:
             self._store.release([task])
@@ -118,19 +119,15 @@ class Lane:
             return True
         gate_s = asked_at - waiting_since
         self._recorder.count(answer.outcome, request_s=now - asked_at, gate_s=gate_s)
-        self._start_workers(workers)
+        if self._workers < (enough := self.gate.workers):
+            self._start_workers(workers)
         if asked is task:
             self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s, now=now)
-            if self._recorder.unrecorded >= (most := UNRECORDED_A_WORKER * self.gate.workers):
+            if self._recorder.unrecorded >= (most := UNRECORDED_A_WORKER * enough):
                 await self._recorder.wait_for_room(most)
         else:
             self._return_unpolled(task, asked, answer.outcome)
         return True
-
-    def _checked(self, task: Task, answer: Answer, now: float) -> Answer:
-        if self._first_answers.is_known or self._polling.trust_unknown:
-            return answer
-        return self._first_answers.check(task, answer, now)
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""

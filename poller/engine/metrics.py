@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from poller.core.fleet import KindCount
 from poller.core.histogram import Histogram
-from poller.core.model import Added, Chunk, Kind, Outcome
+from poller.core.model import ANSWERING, Added, Chunk, Kind, Outcome
 from poller.core.poll_log import failure_reason
 from poller.core.starts import StartOutcome
 from poller.core.sums import SinkSums, Sums
@@ -131,7 +131,7 @@ class Metrics:
         polls.classes[type(outcome)] += 1
         polls.request.add(request_s)
         polls.gate.add(gate_s)
-        if (reason := failure_reason(outcome)) is not None:
+        if not isinstance(outcome, ANSWERING) and (reason := failure_reason(outcome)) is not None:
             self.failed_polls[reason] += 1
 
     def add_start(self, account: str, outcome: StartOutcome, *, request_s: float, gate_s: float) -> None:

@@ -59,8 +59,9 @@ class Recorder:
 
     def add(self, polled: Polled) -> None:
         """Take a poll for the next commit."""
+        if not self._unrecorded:
+            self._has_unrecorded.set()
         self._unrecorded.append(polled)
-        self._has_unrecorded.set()
 
     @property
     def unrecorded(self) -> int:
@@ -99,7 +100,8 @@ class Recorder:
         for each in polled:
             if logs_polls:
                 self._log_poll(each)
-            self._warn_of_status(each)
+            if isinstance(each.outcome, Running) and not each.outcome.known:
+                self._warn_of_status(each)
             if (record := each.settled.record) is not None:
                 task = each.settled.task
                 self._log_finished(bound, record, polls=task.polls + 1, waited_s=each.at - task.fed_at)
@@ -123,7 +125,7 @@ class Recorder:
     def _warn_of_status(self, polled: Polled) -> None:
         """Log an unknown status of HubSpot's, once a word."""
         outcome, task = polled.outcome, polled.settled.task
-        if isinstance(outcome, Running) and not outcome.known and outcome.status not in self._unknown_statuses:
+        if isinstance(outcome, Running) and outcome.status not in self._unknown_statuses:
             self._unknown_statuses.add(outcome.status)
             log.warning("status.unknown", account=self._account, status=outcome.status, task_id=task.task_id)
 

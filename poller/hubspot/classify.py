@@ -139,7 +139,9 @@ def _region(problem: JsonObject | None) -> str:
 
 def _classify_success(headers: Headers, body: bytes) -> Outcome:
     correlation_id = correlation_id_of(headers, None)
-    text = _without_lone_surrogates(body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"))
+    text = body
+    if not body.startswith(b"{") or b"\\" in body or not body.endswith(b"}"):  # seldom
+        text = _without_lone_surrogates(body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"))
     if text in (b"", b"null"):
         return Running(status=None, correlation_id=correlation_id)
     try:
@@ -149,10 +151,11 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
     if not isinstance(document, dict):
         return Unreachable(reason=BadBody.NOT_AN_OBJECT.value, correlation_id=correlation_id)
     status = document.get("status")
-    if not isinstance(status, str) or not status.strip():
+    word = status.strip().upper() if isinstance(status, str) else ""
+    if not isinstance(status, str) or not word:
         return Unreachable(reason=BadBody.NO_STATUS.value, correlation_id=correlation_id)
     correlation_id = correlation_id or correlation_id_of({}, document)
-    match status.strip().upper():
+    match word:
         case "PENDING" | "PROCESSING" as running:
             return _running(running, document, correlation_id)
         case "COMPLETE" | "CANCELED" as final:

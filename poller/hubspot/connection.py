@@ -196,7 +196,13 @@ class HostPool:
             except BaseException:
                 self.take_back(connection, keep=True)
                 raise
-        return await self._exchange(connection, f"{self._get}{target}{self._after_target}{headers}\r\n".encode())
+        request = f"{self._get}{target}{self._after_target}{headers}\r\n".encode()
+        try:  # spelled out: `_exchange` would be one more coroutine a poll
+            message, content = await connection.protocol.ask(request)
+        except BaseException:
+            connection.close()
+            raise
+        return Reply(self, connection, message, content)
 
     async def post(self, target: str, headers: str, body: bytes, on_send: Callable[[], None]) -> Reply:
         """POST a body as `get` does, always over a new connection. `on_send` is called right before the first byte
@@ -209,9 +215,6 @@ class HostPool:
         except BaseException:
             connection.close()
             raise
-        return await self._exchange(connection, request)
-
-    async def _exchange(self, connection: _PooledConnection, request: bytes) -> Reply:
         try:
             message, content = await connection.protocol.ask(request)
         except BaseException:

@@ -81,26 +81,25 @@ class AccountTiming:
         spot = self._spot(task, None if task.requested_at is None else task.requested_at - self.skew.seconds)
         if spot is None:
             return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
-        from_at = task.fed_at if task.seen_at is None else task.seen_at
-        before_s = spot.after_s(from_at)
-        if (
-            spot.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), spot.after_s(now))
-            > PROBABLE
-        ):
+        planner, from_at = spot.planner, task.fed_at if task.seen_at is None else task.seen_at
+        before_s, after_s = from_at - spot.done_at, now - spot.done_at
+        if planner.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), after_s) > PROBABLE:
             return 0.0
-        if spot.planner.runs_ahead(spot.place, spot.after_s(now), task.key):
+        if planner.runs_ahead(spot.place, after_s, task.key):
             return 0.0
-        return from_at + spot.gap_s(from_at, task.key, is_first=task.seen_at is None) - now
+        return from_at + planner.gap_s(before_s, task.key, is_first=task.seen_at is None) - now
 
     def _spot(self, task: Task, requested_at: float | None) -> Spot | None:
         """Return where the task is in the line that decides; None where its age decides. A place by the request is not
         known before the first poll."""
         clock = self._decides
+        if clock is None or clock is self.by_start:
+            return None
         place = requested_at if clock is self.by_request else float(task.key)
         if not isinstance(clock, LineClock) or place is None:
             return None
-        line = clock.planner.line(self._value(task))
-        return Spot(clock.planner, line, place) if line.is_fitted else None
+        line = clock.planner.line("" if self._line_by is None else self._value(task))
+        return Spot(clock.planner, place, line.predicted_at(place)) if line.is_fitted else None
 
     def _value(self, task: Task) -> str:
         """Return the value of the field that tells lines apart."""
@@ -118,34 +117,44 @@ class AccountTiming:
         if not isinstance(outcome, REPORTING):
             self.standstill.unanswered(now)
             return None
-        named_at, completed_at = _requested_at(task, outcome, now), _completed_at(outcome, now)
-        self._learn_skew(task, named_at, completed_at, now)
+        seen = self._seen(task, outcome, now)
+        self._decide_from(task, seen)
+        spot = self._spot(task, seen.requested_at if seen.is_named else None)
+        pressure = self.planner.pressure if spot is None else spot.planner.pressure
+        if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
+            due_at = max(self._stood_until, task.due_at)
+            pressure.waited(asked_at - due_at if asked_at > due_at else 0.0)
+        if seen.is_done:
+            if spot is not None:
+                self._line_costs(task.polls + 1, now - max(seen.until_at, task.fed_at))
+            return None
+        if spot is None:
+            return self._gap_by_age_s(seen)
+        return _part_of(spot.planner.gap_s(now - spot.done_at, task.key, notes=LONGEST_PUT_OFF_S))
+
+    def _seen(self, task: Task, outcome: Running | Finished, now: float) -> Seen:
+        """Return what a poll showed, by our clock, of which it shows something, too."""
+        named_at, started_at, completed_at = _instants(task, outcome, now)
+        if task.seen_at is None and named_at is not None:
+            self.skew.requested(named_at, fed_at=task.fed_at)
+        if completed_at is not None:
+            self.skew.completed(completed_at, seen_at=now, unfinished_at=task.seen_at)
+        skew_s, seen_at = self.skew.seconds, task.seen_at
         if named_at is None:
             requested_at = task.fed_at - self.planner.usual_feeding_age_s
         else:
-            requested_at = named_at - self.skew.seconds
-            if task.seen_at is None:
+            requested_at = named_at - skew_s
+            if seen_at is None:
                 self.planner.fed(max(0.0, task.fed_at - requested_at))
-        before_at = min(max(requested_at, task.seen_at or requested_at), now)
-        done_at = None
-        if isinstance(outcome, Finished):
-            done_at = (before_at + now) / 2 if completed_at is None else min(completed_at - self.skew.seconds, now)
-        started_at = self._started_at(task, outcome, now)
-        seen = Seen(before_at, now, done_at, started_at)
-        self._decide_from(task, seen, requested_at, is_named=named_at is not None)
-        spot = self._spot(task, requested_at if named_at is not None else None)
-        pressure = self.planner.pressure if spot is None else spot.planner.pressure
-        if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
-            due_at = max(task.due_at, self._stood_until) if self._stood_until > -math.inf else task.due_at
-            pressure.waited(max(0.0, asked_at - due_at))
-        if done_at is not None:
-            if spot is not None:
-                self._line_costs(task.polls + 1, now - done_at if done_at > task.fed_at else now - task.fed_at)
-            return None
-        if spot is None:
-            return self._gap_by_age_s(max(0.0, now - requested_at), None if started_at is None else now - started_at)
-        pressure.planned(min(spot.gap_s(now, task.key, unpressed=True), LONGEST_PUT_OFF_S))
-        return _part_of(spot.gap_s(now, task.key))
+        before_at = requested_at if seen_at is None or requested_at > seen_at else seen_at
+        if before_at > now:
+            before_at = now
+        until_at, is_done = now, isinstance(outcome, Finished)
+        if is_done:
+            until_at = (before_at + now) / 2 if completed_at is None else min(completed_at - skew_s, now)
+        if started_at is not None:
+            started_at = min(started_at - skew_s, now)
+        return Seen(requested_at, named_at is not None, started_at, before_at, until_at, is_done, now)
 
     def _line_costs(self, polls: int, late_s: float) -> None:
         """Follow what imports in a line cost, for forecasts."""
@@ -153,59 +162,50 @@ class AccountTiming:
         share = 1 - FADING
         self._in_line = before_polls + share * (polls - before_polls), before_s + share * (late_s - before_s)
 
-    def _gap_by_age_s(self, age_s: float, since_start_s: float | None) -> float:
+    def _gap_by_age_s(self, seen: Seen) -> float:
         self._by_age = True
+        age_s = max(0.0, seen.now - seen.requested_at)
         if self._decides is not self.by_start:
             return self.planner.gap_s(age_s)
-        if since_start_s is not None:
-            return self.by_start.gap_s(since_start_s)
+        if seen.started_at is not None:
+            return self.by_start.gap_s(seen.now - seen.started_at)
         return max(self.planner.gap_s(age_s), self.by_start.pending_s)
 
-    def _started_at(self, task: Task, outcome: Running | Finished, now: float) -> float | None:
-        """Return when the import was started, by our clock; None where it was not, or HubSpot names no start."""
-        reported = epoch(outcome.started_at) if isinstance(outcome, Finished) else outcome.started_at
-        at = _possible(task.started_at if reported is None else reported, now)
-        return None if at is None else min(at - self.skew.seconds, now)
-
-    def _learn_skew(self, task: Task, requested_at: float | None, completed_at: float | None, now: float) -> None:
-        if requested_at is not None and task.seen_at is None:
-            self.skew.requested(requested_at, fed_at=task.fed_at)
-        if completed_at is not None:
-            self.skew.completed(completed_at, seen_at=now, unfinished_at=task.seen_at)
-
-    def _decide_from(self, task: Task, seen: Seen, requested_at: float, *, is_named: bool) -> None:
+    def _decide_from(self, task: Task, seen: Seen) -> None:
         """Learn on every axis, and weigh which of them explains the poll best."""
-        value, is_done = self._value(task), seen.done_at is not None
-        from_s = max(0.0, seen.before_at - requested_at)
-        to_s = max(from_s, (seen.now if seen.done_at is None else seen.done_at) - requested_at)
-        by_age = self.planner.curve.likelihood(from_s, to_s, finished=is_done)
+        value = "" if self._line_by is None else self._value(task)
+        is_done, decides, curve = seen.is_done, self._decides, self.planner.curve
         if self.standstill.may_last and self.standstill.lasts(seen.now):
             self._stood_until = seen.now
             if is_done:
                 self._restart_lines()
+        from_s, to_s = seen.before_at - seen.requested_at, seen.until_at - seen.requested_at
+        if not 0 <= from_s <= to_s:
+            from_s = max(0.0, from_s)
+            to_s = max(from_s, to_s)
+        by_age = self.planner.learn(from_s, to_s, finished=is_done, by=curve)
+        by_line: float | None = None  # by the one that decides
+        likelihood = self.by_feeding.learn(value, task.key, seen)
+        if likelihood is not None:
+            by_line = likelihood if decides is self.by_feeding else None
+        self._weigh(self.by_feeding, likelihood, by_age, is_done=is_done)
+        if seen.is_named:
+            if self._decides is not self.by_feeding or task.key % FOLLOWED == 1:
+                likelihood = self.by_request.learn(value, seen.requested_at, seen)
+                by_line = likelihood if decides is self.by_request else by_line
+            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
         if is_done:
             self.standstill.finished()
         else:
-            spot = self._spot(task, requested_at if is_named else None)
-            if spot is None:
-                chance = -math.expm1(by_age)
-            else:
-                chance = spot.curve.chance(spot.after_s(seen.before_at), spot.after_s(seen.now))
+            chance = -math.expm1(by_age if by_line is None else by_line)
             deadline_at = task.fed_at + self.deadline_s
-            self.standstill.unfinished(
-                task.key, chance, now=seen.now, deadline_at=deadline_at, is_in_line=spot is not None
-            )
-        self.planner.watch(from_s, to_s, finished=is_done)
-        likelihood = self.by_feeding.learn(value, task.key, seen)
-        self._weigh(self.by_feeding, likelihood, by_age, is_done=is_done)
-        if is_named:
-            if self._decides is not self.by_feeding or task.key % FOLLOWED == 1:
-                likelihood = self.by_request.learn(value, requested_at, seen)
-            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
+            is_in_line = by_line is not None
+            self.standstill.unfinished(task.key, chance, now=seen.now, deadline_at=deadline_at, is_in_line=is_in_line)
         if seen.started_at is not None:
-            to_at = seen.now if seen.done_at is None else seen.done_at
             was_seen = task.started_at is not None
-            likelihood = self.by_start.learn(seen.started_at, seen.before_at, to_at, finished=is_done, seen=was_seen)
+            likelihood = self.by_start.learn(
+                seen.started_at, seen.before_at, seen.until_at, finished=is_done, seen=was_seen
+            )
             self._weigh(self.by_start, likelihood, by_age, is_done=is_done)
         self._choose()
 
@@ -225,15 +225,18 @@ class AccountTiming:
             each.evidence = max(each.evidence - excess, -MOST_LEAD)
 
     def _choose(self) -> None:
-        before = self._decides
+        before, feeding, request = self._decides, self.by_feeding.evidence, self.by_request.evidence
+        start = self.by_start.evidence
+        if before is self.by_feeding and feeding >= max(0.0, request - CONVINCED_OF_REQUESTS, start - CONVINCED):
+            return  # as mostly
         if before is not None and before.evidence < 0:
             self._decides = None
         # the line by feeding is known before the first poll: the other one must explain clearly more
         needed = 0.0 if before is self.by_request else CONVINCED_OF_REQUESTS
-        line = self.by_request if self.by_request.evidence - self.by_feeding.evidence > needed else self.by_feeding
+        line = self.by_request if request - feeding > needed else self.by_feeding
         if self._decides is not None and self._decides is not self.by_start:
             self._decides = line
-        best: LineClock | PhaseClock = self.by_start if self.by_start.evidence > line.evidence else line
+        best: LineClock | PhaseClock = self.by_start if start > line.evidence else line
         if best.evidence > (0.0 if self._decides is None else self._decides.evidence) + CONVINCED:
             self._decides = best
         if self._decides is not before and (self._decides is not line or not isinstance(before, LineClock)):
@@ -319,20 +322,24 @@ class AccountTiming:
         )
 
 
-def _requested_at(task: Task, outcome: Running | Finished, now: float) -> float | None:
-    """Return when the import was requested, by HubSpot's clock; None where that is unknown or impossible."""
-    reported = epoch(outcome.requested_at) if isinstance(outcome, Finished) else outcome.requested_at
-    return _possible(task.requested_at if reported is None else reported, now)
-
-
-def _completed_at(outcome: Running | Finished, now: float) -> float | None:
-    return _possible(epoch(outcome.completed_at), now) if isinstance(outcome, Finished) else None
+def _instants(task: Task, outcome: Running | Finished, now: float) -> tuple[float | None, float | None, float | None]:
+    """Return when the import was requested, started and completed, by HubSpot's clock; None where that is unknown or
+    impossible."""
+    if isinstance(outcome, Finished):
+        requested_at, started_at = epoch(outcome.requested_at), epoch(outcome.started_at)
+        completed_at = epoch(outcome.completed_at)
+    else:
+        requested_at, started_at, completed_at = outcome.requested_at, outcome.started_at, None
+    requested_at = task.requested_at if requested_at is None else requested_at
+    started_at = task.started_at if started_at is None else started_at
+    first, last = now - OLDEST_S, now + AHEAD_S
+    return (
+        requested_at if requested_at is not None and first <= requested_at <= last else None,
+        started_at if started_at is not None and first <= started_at <= last else None,
+        completed_at if completed_at is not None and first <= completed_at <= last else None,
+    )
 
 
 def _part_of(way_s: float) -> float:
     """Return after how much of a long way to ask again whether it is still right."""
     return min(way_s, max(way_s / 2, SHORTEST_PUT_OFF_S), LONGEST_PUT_OFF_S)
-
-
-def _possible(at: float | None, now: float) -> float | None:
-    return at if at is not None and now - OLDEST_S <= at <= now + AHEAD_S else None

@@ -69,8 +69,11 @@ def plan_inspection(
     gaps_s[last], costs_s[last] = _beyond_last_edge(max(rates[-1], LEAST_RATE), poll_cost_s, limits_s[last])
     for band in range(last - 1, -1, -1):
         rate = max(rates[band], LEAST_RATE)
-        best = _evenly(rate, edges[band + 1] - edges[band], poll_cost_s, limits_s[band], costs_s[band + 1])
-        costs_s[band], gaps_s[band] = min(best, _one_poll(band, edges, rates, limits_s[band], poll_cost_s, costs_s))
+        even_s = even_gap_s(rate, poll_cost_s)
+        best = _evenly(rate, edges[band + 1] - edges[band], poll_cost_s, limits_s[band], costs_s[band + 1], even_s)
+        costs_s[band], gaps_s[band] = min(
+            best, _one_poll(band, edges, rates, limits_s[band], poll_cost_s, costs_s, even_s)
+        )
     return InspectionPlan(edges=edges, rates=rates, gaps_s=gaps_s, costs_s=costs_s)
 
 
@@ -79,9 +82,11 @@ def _beyond_last_edge(rate: float, poll_cost_s: float, limit_s: float) -> tuple[
     return gap_s, (poll_cost_s + gap_s) / -math.expm1(-rate * gap_s) - 1 / rate
 
 
-def _evenly(rate: float, width_s: float, poll_cost_s: float, limit_s: float, after_s: float) -> tuple[float, float]:
+def _evenly(
+    rate: float, width_s: float, poll_cost_s: float, limit_s: float, after_s: float, even_s: float
+) -> tuple[float, float]:
     """Return cost and gap of crossing the band with equal gaps, the last poll at its end."""
-    polls = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_gap_s(rate, poll_cost_s)), 1)
+    polls = max(math.ceil(width_s / limit_s - 1e-9), round(width_s / even_s), 1)
     gap_s = width_s / polls
     done_a_gap, done = -math.expm1(-rate * gap_s), -math.expm1(-rate * width_s)
     a_poll = poll_cost_s + gap_s - done_a_gap / rate
@@ -95,12 +100,13 @@ def _one_poll(
     limit_s: float,
     poll_cost_s: float,
     costs_s: Sequence[float],
+    even_s: float,
 ) -> tuple[float, float]:
     """Return cost and gap of the best single poll: at an edge, at the longest gap, or by the square-root law."""
     start = edges[band]
     best = (math.inf, limit_s)
     lasting, unfinished_s = 1.0, 0.0  # chance to be unfinished at the band's beginning, its integral up to there
-    own = start + even_gap_s(max(rates[band], LEAST_RATE), poll_cost_s)
+    own = start + even_s
     end = start + limit_s
     for at in range(band, len(rates)):
         low, high, rate = edges[at], edges[at + 1], max(rates[at], LEAST_RATE)

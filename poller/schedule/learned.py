@@ -88,8 +88,10 @@ class PollPlanner:
 
     def gap_s(self, age_s: float) -> float:
         """Return the wait after a poll that found the import unfinished at this age."""
-        self.pressure.planned(self._bounded(self._base_plan.gap_s(age_s)))
-        return self._bounded(self._plan.gap_s(age_s))
+        gap_s = self._bounded(self._plan.gap_s(age_s))
+        is_pressed = self._plan is not self._base_plan
+        self.pressure.planned(self._bounded(self._base_plan.gap_s(age_s)) if is_pressed else gap_s)
+        return gap_s
 
     def _bounded(self, gap_s: float) -> float:
         return max(min(gap_s, self._tradeoff.longest_gap_s), self._tradeoff.shortest_gap_s)
@@ -108,10 +110,11 @@ class PollPlanner:
         self.feeding_ages_s.append(age_s)
         self._usual_feeding_age_s = None
 
-    def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
-        """A poll showed that an import was unfinished between these ages, and whether it finished then."""
-        self.hazard.watch(from_s, to_s, finished=finished)
+    def learn(self, from_s: float, to_s: float, *, finished: bool, by: HazardCurve | None = None) -> float:
+        """A poll showed that an import was unfinished between these ages, and whether it finished then. Return how
+        likely that was by a curve of its age: by what was known at the latest plan, if none is given."""
         self._events += finished
+        return self.hazard.learn(from_s, to_s, finished=finished, by=by or self.curve)
 
     # --- planning
 

@@ -169,12 +169,21 @@ class LinePlanner:
             return False
         return found >= MOSTLY_AHEAD or key % SAMPLE == 0
 
-    def gap_s(self, after_s: float, key: int, *, unpressed: bool = False, is_first: bool = False) -> float:
+    def gap_s(self, after_s: float, key: int, *, is_first: bool = False, notes: float = 0.0) -> float:
         """Return the wait after a poll that found the import unfinished so long after its predicted completion, before
-        it where negative; `unpressed`: as if there were no limit; `is_first`: after its feeding instead."""
+        it where negative; `is_first`: after its feeding instead. Where `notes` is given, note what the wait would be
+        without a limit, up to so much."""
         if self._plan is NO_PLAN:
             self.replan()
-        gap_s = (self._base_plan if unpressed else self._plan).gap_s(after_s)
+        gap_s = self._scouted_s(self._plan.gap_s(after_s), after_s, key, is_first)
+        if notes:
+            is_pressed = self._plan is not self._base_plan
+            unpressed_s = self._scouted_s(self._base_plan.gap_s(after_s), after_s, key) if is_pressed else gap_s
+            self.pressure.planned(min(unpressed_s, notes))
+        return gap_s
+
+    def _scouted_s(self, gap_s: float, after_s: float, key: int, is_first: bool = False) -> float:
+        """Return a gap within the person's bounds; of a scout, one that ends half way."""
         if after_s < 0 and key % SCOUTS == 0:
             share = key // SCOUTS * GOLDEN % 1 if is_first else 1.0  # of the half: not all as late
             gap_s = min(gap_s, max(SCOUT_S, -after_s / 2 * share))

@@ -24,11 +24,10 @@ class PhaseClock:
         shown it too (`seen`)."""
         from_s = max(0.0, before_at - started_at)
         to_s = max(from_s, to_at - started_at)
-        likelihood = self.planner.curve.likelihood(from_s, to_s, finished=finished) if seen else None
-        self.planner.watch(from_s, to_s, finished=finished)
+        likelihood = self.planner.learn(from_s, to_s, finished=finished)
         if finished:
             self._took_s.append(to_s)
-        return likelihood
+        return likelihood if seen else None
 
     def gap_s(self, since_s: float) -> float:
         """Return the wait after a poll that found the import started, so long ago, and unfinished."""

@@ -102,5 +102,5 @@ def _bring_forward_any(due: list[tuple[float, int, int, float]], now: float, rng
 
 
 def _learn(learned: PollPlanner, course: Course, before_s: float, age_s: float, now: float) -> None:
-    learned.watch(min(before_s, course.took_s), min(age_s, course.took_s), finished=course.took_s <= age_s)
+    learned.learn(min(before_s, course.took_s), min(age_s, course.took_s), finished=course.took_s <= age_s)
     learned.refresh(now)

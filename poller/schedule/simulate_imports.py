@@ -122,7 +122,7 @@ class _Play:
             learned.pressure.waited(now - due_at)
             if not before_s:
                 learned.fed(0.0)
-            learned.watch(min(before_s, took_s), min(age_s, took_s), finished=took_s <= age_s)
+            learned.learn(min(before_s, took_s), min(age_s, took_s), finished=took_s <= age_s)
             learned.refresh(now)
         if took_s <= age_s:
             self.late_s.append(age_s - took_s)

@@ -10,18 +10,21 @@ import pytest
 
 from campaign.bugs import HOUSE
 from campaign.fleet import invariants
-from campaign.fleet.history import Arrival, Fault, History, Ownership
+from campaign.fleet.evidence import Holder, idle_in_both
+from campaign.fleet.history import Arrival, Fault, History, LateWrite, Ownership
 from campaign.fleet.relay import Relay
 from campaign.fleet.server import own_server
-from campaign.fleet.trial import Shape, carry_out, prepared
+from campaign.fleet.shape import Shape
+from campaign.fleet.trial import carry_out, prepared
+from campaign.planted_fleet import FLEET_BUGS, FOUND_BY
 
 
 def arrival(at: float, replica: str, account: str = "a") -> Arrival:
     return Arrival(at=at, account=account, replica=replica, task_id="1", is_final=False)
 
 
-def owned(at: float, replica: str | None, epoch: int) -> Ownership:
-    return Ownership(at=at, account="a", epoch=epoch, replica=replica)
+def owned(at: float, replica: str | None, epoch: int, *, is_clean: bool = True) -> Ownership:
+    return Ownership(at=at, account="a", epoch=epoch, replica=replica, is_clean=is_clean)
 
 
 def record(task_id: str, kind: str = "complete") -> bytes:
@@ -58,6 +61,9 @@ def test_a_sound_history_has_no_violation() -> None:
     [
         ("no_window_exceeds_its_limit", lambda it: it.arrivals.append(arrival(10.9, "r1"))),
         ("no_request_comes_from_a_replaced_owner", lambda it: it.arrivals.append(arrival(13.0, "r1"))),
+        ("no_account_is_taken_from_a_member", lambda it: it.owners.append(replace(it.owners[-1], taken_from="r1"))),
+        ("no_buried_member_writes", lambda it: it.late_writes.append(LateWrite(at=12.0, replica="r1"))),
+        ("no_client_holds_the_order_of_records", lambda it: setattr(it, "idle_holders", 1)),
         ("each_task_has_one_record", lambda it: it.acknowledged.update({("a", "3"): 9.5})),
         ("each_task_has_one_record", lambda it: it.expected.pop(("a", "2"))),
         ("each_outcome_is_hubspots_own", lambda it: it.expected.update({("a", "2"): "canceled"})),
@@ -76,6 +82,30 @@ def test_each_invariant_finds_its_violation(invariant: str, spoil: Callable[[His
     history = sound()
     spoil(history)
     assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
+
+
+def test_an_account_of_a_dead_member_sends_nothing_for_a_window_whichever_member_has_it() -> None:
+    """The third one took it in order, but the second had given it away in the middle of its wait."""
+    history = sound()
+    history.owners = [
+        owned(9.0, "r1", 1),
+        owned(11.0, None, 1, is_clean=False),
+        owned(11.1, "r2", 2, is_clean=False),
+        owned(11.5, None, 2),
+        owned(11.6, "r3", 3),
+    ]
+    history.arrivals[-1] = arrival(12.2, "r3")
+    assert invariants.violations(history) == []
+    history.arrivals[-1] = arrival(12.0, "r3")
+    assert "a: r3 sent a request 0.90 s after r2 took it" in invariants.violations(history)[0]
+
+
+def test_who_holds_the_order_in_two_readings_of_one_transaction_held_it_while_idle() -> None:
+    active, idle = Holder(1, "active"), Holder(1, "idle in transaction")
+    assert idle_in_both({7: active}, {7: idle}) == {(7, 1)}
+    assert idle_in_both({7: active}, {7: active}) == set()
+    assert idle_in_both({}, {7: idle}) == set()  # its lock may be that of the transaction before
+    assert idle_in_both({7: active}, {7: Holder(2, "idle in transaction")}) == set()
 
 
 def row_record(starts: int = 1) -> bytes:
@@ -119,6 +149,14 @@ def test_each_invariant_of_rows_finds_its_violation(invariant: str, spoil: Calla
     assert invariants.violations(history) == []
     spoil(history)
     assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
+
+
+def test_each_bug_that_the_campaign_finds_has_its_trial() -> None:
+    known = {bug.name for bug in FLEET_BUGS}
+    checks = {check.__name__ for check in invariants.INVARIANTS}
+    for bug, (invariant, _) in FOUND_BY.items():
+        assert bug in known
+        assert invariant in checks
 
 
 def test_one_request_may_slip_from_a_replica_that_was_frozen() -> None:

@@ -9,7 +9,7 @@ from poller.schedule.policy import Polling
 from tests.support.calls import calls_of
 
 AT = 1_767_571_200.0
-MOST_CALLS = 115  # of a poll, plans left out; 251 before the clocks were made cheaper
+MOST_CALLS = 85  # of a poll, plans left out; 251 before the clocks were made cheaper
 
 
 def polls(number: int) -> Iterator[tuple[Task, Outcome, float]]:

@@ -35,7 +35,7 @@ def train(planner: PollPlanner, durations: Iterator[float], count: int) -> None:
     for _ in range(count):
         took_s = next(durations)
         planner.fed(0.5)
-        planner.watch(0.0, took_s, finished=True)
+        planner.learn(0.0, took_s, finished=True)
     planner.refresh(planner.hazard.finished * 100.0)
 
 
@@ -123,7 +123,7 @@ def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: fl
 
 def test_with_little_knowledge_gaps_stay_short() -> None:
     planner = trained(iter([5.0] * 50), 50, Tradeoff(poll_cost_s=100, longest_gap_s=900))
-    planner.watch(0.0, 3000.0, finished=False)
+    planner.learn(0.0, 3000.0, finished=False)
     planner.refresh(1e9)
     assert planner.gap_s(1000.0) <= 250
 

@@ -8,7 +8,9 @@ import psycopg
 import pytest
 
 from poller.core.fleet import Beat, Fenced
+from poller.core.model import Chunk, FedRow, Position
 from poller.core.protocols import Clock
+from poller.core.starts import Begin, StartAgain
 from poller.engine.fleet.feed import MemberFeed
 from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.times import BeatTimes
@@ -17,6 +19,7 @@ from poller.reports.ledger import imbalances
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, bury, give, hold_commits, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids
+from tests.support.virtual import EPOCH
 from tests.support.wire import Wire
 
 Events = list[MutableMapping[str, Any]]
@@ -93,6 +96,40 @@ async def test_a_server_that_lost_commits_fences_who_made_them(
     assert await wired.fleet.join(serves=ACCOUNTS, settings={}) not in (None, before)
     assert (await see(other)).free == set(ACCOUNTS)
     assert not (await take(other, "one"))["one"].is_clean
+
+
+async def test_starts_that_a_failover_lost_are_stored_again_before_their_account_is_free(
+    wire: Wire, wired: FleetStore, database: psycopg.Connection[Any], open_member: Open
+) -> None:
+    """HubSpot has started what the standby does not know: a second start would go unflagged."""
+    other = await open_member("other")
+    await take(wired, "one")
+    rows = tuple(FedRow(account="one", row=name, body=b"{}", ref=b"{}") for name in "wxyz")
+    fed = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position())
+    await wired.add(await wired.new_source("rows.csv"), fed)
+    starts = wired.starts
+    _, x, y, z = await starts.claim("one", 9)
+    x, y, z = [await starts.intend(row, sent_at=EPOCH, due_at=EPOCH + 600) for row in (x, y, z)]
+    assert await starts.settle(y, Begin(task_id="T1"))
+    assert await starts.settle(z, StartAgain(at=EPOCH, refusals=0, left=True))
+    wire.cut()
+    database.execute(
+        "UPDATE progress SET commits = commits - 4 WHERE replica = (SELECT id FROM replica WHERE name = 'wired');"
+        " DELETE FROM task; UPDATE import_sum SET accepted = 0, refused = 0;"
+        " UPDATE import_row SET task = NULL, ref = '{}', starts = 0, lost = 0, first_sent_at = NULL, due_at = fed_at"
+    )
+    wire.is_cut = False
+    with pytest.raises(Fenced):
+        await wired.flush()
+    assert await wired.fleet.join(serves=ACCOUNTS, settings={}) is not None
+    await take(other, "one")
+    assert [row.row for row in await other.starts.claim("one", 9)] == ["w", "z"]
+    assert ids(await other.claim("one", 9)) == ["T1"]
+    sums = await other.sums()
+    assert sums.starts is not None
+    assert (sums.starts.unsure, sums.starts.accepted, imbalances(sums)) == (1, 1, [])
+    stored = database.execute("SELECT starts, first_sent_at FROM import_row WHERE row IN ('x', 'y')").fetchall()
+    assert stored == [(1, EPOCH), (1, EPOCH)]
 
 
 async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wired: FleetStore) -> None:

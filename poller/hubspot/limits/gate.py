@@ -270,7 +270,8 @@ class AccountGate:
             case Running() | Finished() | Missing():
                 self._concurrency.succeed()
                 self._refusals.succeed()
-                self._resume()
+                if is_probe:
+                    self._resume()
             case Throttled():
                 self._throttle(slot, outcome, answer.limits)
             case Refused():

@@ -57,12 +57,13 @@ class OutageDetector:
         if not is_probe:
             self._failed_share += (failed - self._failed_share) / REMEMBERED
         self._had_success |= succeeded
-        later = 0
-        while later < len(self._latest) and self._latest[-1 - later][0] > number:
-            later += 1
-        self._latest.insert(len(self._latest) - later, (number, failed, subject))
-        if len(self._latest) > REMEMBERED:
-            del self._latest[0]
+        latest = self._latest
+        place = len(latest)
+        while place and latest[place - 1][0] > number:
+            place -= 1
+        latest.insert(place, (number, failed, subject))
+        if len(latest) > REMEMBERED:
+            del latest[0]
 
     def clear(self) -> None:
         """Forget all polls, as after a pause."""

@@ -83,7 +83,7 @@ class LanePause:
     @property
     def paused_s(self) -> float:
         """The length of all pauses, earlier runs included, up to now."""
-        return self._base_s + self._this_s()
+        return self._base_s if self.reason is None else self._base_s + self._since_s()
 
     def throttle(self, outcome: Throttled, window: Window, *, has_room: bool, relapses: int) -> None:
         """HubSpot returned 429 for the rolling window; `has_room`: often, though its headers show room."""
@@ -184,9 +184,6 @@ class LanePause:
                 detail=detail,
                 resume_in_s=None if resume_at is None else round(wait_s, 3),
             )
-
-    def _this_s(self) -> float:
-        return 0.0 if self.reason is None else self._since_s()
 
     def _since_s(self) -> float:
         return self._monotonic() - self._began_at

@@ -35,6 +35,7 @@ class AccountWindows:
     def _set(self, requests: int | None, window_s: float | None) -> None:
         self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._own_remains = requests is not None
+        self._find_longest()
 
     def apply(self, requests: int | None, window_s: float | None, now: float) -> None:
         """Use another limit of the person's from now on. Where its window reaches back further than the instants that
@@ -67,10 +68,11 @@ class AccountWindows:
         """How many requests have left and not ended."""
         return self._held.in_flight
 
-    @property
-    def longest(self) -> Window:
-        """The window that counts requests for longer: the person's, or the one that HubSpot reported last."""
-        return self.own if self._known is None else max(self.own, self._known, key=lambda window: window.window_s)
+    def _find_longest(self) -> None:
+        """`longest` is the window that counts requests for longer: the person's, or the one that HubSpot reported last.
+        It is used once a request, and seldom changes."""
+        known = self.own if self._known is None else self._known
+        self.longest = max(self.own, known, key=lambda window: window.window_s)
 
     @property
     def tighter(self) -> Window:
@@ -119,6 +121,7 @@ class AccountWindows:
         if window == self.reported:
             return None
         self.reported = self._known = window
+        self._find_longest()
         return window if window != known else None
 
     def learn_others(self, limits: RateLimits, *, accepted: bool, sent_at: float, now: float) -> None:

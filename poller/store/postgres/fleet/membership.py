@@ -26,8 +26,16 @@ class PostgresMembership(Membership):
     """Reads with `read`, writes under the fence with `writer`, beats on a connection of its own."""
 
     def __init__(
-        self, holdings: Holdings, writer: FleetWriter, read: Read, heart: Heart, clock: Clock, flush: Read
+        self,
+        holdings: Holdings,
+        writer: FleetWriter,
+        read: Read,
+        heart: Heart,
+        clock: Clock,
+        flush: Read,
+        restore: Callable[[AsyncConnection], Awaitable[None]],
     ) -> None:
+        """`restore` stores again what a failover may have lost, while the state still shows this process as owner."""
         self.name = holdings.name
         self._holdings = holdings
         self._writer = writer
@@ -35,6 +43,7 @@ class PostgresMembership(Membership):
         self._heart = heart
         self._clock = clock
         self._flush = flush
+        self._restore = restore
         self._known = SeenFleet()
 
     @property
@@ -45,6 +54,7 @@ class PostgresMembership(Membership):
 
     async def join(self, *, serves: Collection[str], settings: Mapping[str, object]) -> int | None:
         await self.leave()
+        await self._read(self._restore)
         process, former = (socket.gethostname(), os.getpid()), tuple(self._holdings.former)
         member: int | None = await self._read(
             members.insert_member, former, self.name, process, self._clock(), tuple(serves), settings

@@ -7,11 +7,12 @@ from psycopg import AsyncConnection
 
 from poller.core.fleet import Fenced
 from poller.core.model import Record
-from poller.core.starts import Row
+from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.holdings import Holdings
+from poller.store.postgres.fleet.known_starts import KnownStarts
 from poller.store.postgres.fleet.shared_read import SharedRead
 from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.start_store import PostgresStarts
@@ -27,12 +28,14 @@ class FleetStarts(PostgresStarts):
     _holdings: Holdings
     _writer: FleetWriter
     _next_due: SharedRead[float]
+    _known: KnownStarts
 
     def join_fleet(self, holdings: Holdings, writer: FleetWriter) -> None:
         """Ask these who owns what. Called once, before anything else."""
         self._holdings = holdings
         self._writer = writer
         self._next_due = SharedRead(self._next_due_of)
+        self._known = KnownStarts(self._clock)
 
     async def next_due_at(self, account: str) -> float | None:
         return await self._next_due.of(account)
@@ -45,6 +48,25 @@ class FleetStarts(PostgresStarts):
             return rows
         self.release(rows)
         return []
+
+    async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
+        sent = await super().intend(row, sent_at=sent_at, due_at=due_at)
+        self._known.note(sent)
+        return sent
+
+    async def settle(self, row: Row, decision: Begin | StartAgain | EndRow, record: Record | None = None) -> bool:
+        if isinstance(decision, Begin):
+            self._known.note(row, decision.task_id)
+        is_settled = await super().settle(row, decision, record)
+        if not is_settled:
+            self._known.note(row)
+        elif not isinstance(decision, Begin):
+            self._known.forget(row)
+        return is_settled
+
+    async def restore(self, connection: AsyncConnection) -> None:
+        """Store starts again that a failover has lost, before this process joins again."""
+        await self._known.restore(connection)
 
     def forget(self) -> None:
         """End all leases: the membership that they rested on has ended."""
