@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bench.timing_workloads import DEADLINE_S, Import
 from poller.core.model import Finished, Outcome, Running, Task
-from poller.schedule import AccountTiming, Turns
+from poller.schedule import AccountTiming, PollOrder
 from poller.schedule.policy import Polling
 
 START_AT = 1_767_571_200.0  # 2026-01-05; simulated seconds are added
@@ -68,7 +68,7 @@ class SimulatedLane:
         self._tasks: dict[int, Task] = {}  # waiting
         self._due: list[tuple[float, int]] = []
         self._again: list[tuple[float, int]] = []  # of them those that were polled before
-        self._turns = Turns()
+        self._order_of_polls = PollOrder()
         self._rng = Random(1)  # noqa: S311 - a simulation
 
     def run(self) -> Played:
@@ -141,7 +141,9 @@ class SimulatedLane:
         if not self._again or self._again[0][0] > now or self._again[0] == self._due[0]:
             return longest
         again = self._tasks[self._again[0][1]]
-        return again if self._turns.takes(longest, again, lambda task: self.timing.chance(task, now)) else longest
+        return (
+            again if self._order_of_polls.takes(longest, again, lambda task: self.timing.chance(task, now)) else longest
+        )
 
     def _any(self, now: float) -> Task | None:
         for _ in range(100):

@@ -109,17 +109,17 @@ TIMING_BUGS = (
     # --- turns of first and second polls under a tight limit
     Bug(
         name="first-polls-starve-second-ones",
-        file="poller/schedule/turns.py",
+        file="poller/schedule/poll_order.py",
         old="elif self._first_polls >= MOST_FIRST or chance is None:",
         new="elif chance is None:",
-        tests=("schedule/test_turns",),
+        tests=("schedule/test_poll_order",),
     ),
     Bug(
         name="a-second-poll-waits-whatever-it-is-worth",
-        file="poller/schedule/turns.py",
+        file="poller/schedule/poll_order.py",
         old="is_next = chance(again) >= WORTH * chance(longest)",
         new="is_next = False",
-        tests=("schedule/test_turns",),
+        tests=("schedule/test_poll_order",),
     ),
     Bug(
         name="a-claim-has-no-polled-tasks-beside-first-polls",

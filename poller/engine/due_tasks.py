@@ -11,7 +11,7 @@ import structlog
 from poller.core.model import Task
 from poller.core.protocols import Clock, PollStore
 from poller.core.request_protocols import Gate
-from poller.schedule import AccountTiming, Standstill, Turns
+from poller.schedule import AccountTiming, PollOrder, Standstill
 
 log = structlog.get_logger("poller")
 
@@ -51,7 +51,7 @@ class DueTasks:
         self._stopping = False
         self._limit = 0  # of the next claim, where that is more than the workers need
         self._next_put_off_at = math.inf  # what was put off does not show in the store before a commit
-        self._turns = Turns()
+        self._order_of_polls = PollOrder()
         self._standstill: Standstill | None = None  # the one that lasts
         self._standstill_from = 0.0
 
@@ -113,7 +113,7 @@ class DueTasks:
             return due
         timing = self.timing
         chance = None if timing is None else lambda task: timing.chance(task, now)
-        ordered = self._turns.divide(due, limit, chance)
+        ordered = self._order_of_polls.divide(due, limit, chance)
         self._store.release(ordered[limit:])
         return list(ordered[:limit])
 

@@ -10,22 +10,22 @@ from poller.schedule.knowledge import (
     planner_from,
 )
 from poller.schedule.learned import PollPlanner, Tradeoff
+from poller.schedule.poll_order import PollOrder
 from poller.schedule.simulate import Course, SimulatedRun, simulate_run
 from poller.schedule.standstill import Standstill
 from poller.schedule.survival import SurvivalCurve
-from poller.schedule.turns import Turns
 
 __all__ = [
     "AccountTiming",
     "Course",
     "KnowledgeUnreadable",
     "KnownLine",
+    "PollOrder",
     "PollPlanner",
     "SimulatedRun",
     "Standstill",
     "SurvivalCurve",
     "Tradeoff",
-    "Turns",
     "explanation_of",
     "knowledge_key",
     "line_of",

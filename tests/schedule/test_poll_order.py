@@ -1,4 +1,4 @@
-"""Turns of first and second polls, while both wait for the limit."""
+"""PollOrder of first and second polls, while both wait for the limit."""
 
 from random import Random
 
@@ -7,9 +7,9 @@ import pytest
 from bench.timing_lane import play
 from bench.timing_workloads import Import, lognormal
 from poller.core.model import Task
-from poller.schedule import AccountTiming, Turns
+from poller.schedule import AccountTiming, PollOrder
 from poller.schedule.policy import Polling
-from poller.schedule.turns import MOST_FIRST, WORTH
+from poller.schedule.poll_order import MOST_FIRST, WORTH
 from tests.support.makers import make_task
 
 NOW = 1_767_571_200.0
@@ -23,7 +23,7 @@ def turns_of(first: int, again: int, chance_again: float | None, *, limit: int =
     def chance(task: Task) -> float:
         return (chance_again or 0.0) if task.polls else 1.0
 
-    divided = Turns().divide(due, limit, None if chance_again is None else chance)
+    divided = PollOrder().divide(due, limit, None if chance_again is None else chance)
     assert sorted(divided, key=id) == sorted(due, key=id)
     return [task.polls for task in divided[:limit]]
 
@@ -43,8 +43,8 @@ def test_first_polls_have_all_turns_that_no_other_task_needs() -> None:
 
 def test_what_is_longest_due_is_polled_in_its_order() -> None:
     due = [make_task(key=key, polls=key % 2, due_at=NOW + key) for key in range(10)]
-    assert Turns().divide(due, 10, None) == due
-    assert [task.key for task in Turns().divide([*due[1::2], *due[:1]], 5, None)[:5]] == [1, 3, 5, 7, 9]
+    assert PollOrder().divide(due, 10, None) == due
+    assert [task.key for task in PollOrder().divide([*due[1::2], *due[:1]], 5, None)[:5]] == [1, 3, 5, 7, 9]
 
 
 def test_a_chance_grows_with_the_time_since_the_last_poll_and_is_that_of_the_age_before_the_first() -> None:

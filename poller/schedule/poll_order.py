@@ -13,7 +13,7 @@ WORTH = 0.9  # of a first poll's chance to find the import finished: then a task
 MOST_FIRST = 15  # first polls in a row, so that nothing waits for all of them
 
 
-class Turns:
+class PollOrder:
     """The turns of one account. At most every other poll is taken from those that are longer due."""
 
     def __init__(self) -> None:
