@@ -97,6 +97,7 @@ ANSWERS: dict[str, Sequence[Step]] = {
     "switches": [head(b"HTTP/1.1 101 Switching Protocols", b"Upgrade: x", b"Connection: upgrade") + b"hello", CLOSE],
     "offers to switch": [http(BODY, b"Upgrade: h2c", b"Connection: Upgrade")],
     "204": [head(b"HTTP/1.1 204 No Content")],
+    "204, zipped": [head(b"HTTP/1.1 204 No Content", GZIP)],
     "204 with a length": [head(b"HTTP/1.1 204 No Content", b"Content-Length: 5")],
     "304 with a length": [head(b"HTTP/1.1 304 Not Modified", b"Content-Length: 50")],
     "205": [http(b"", status=b"205 Reset Content")],
@@ -268,6 +269,14 @@ async def test_an_answer_means_the_same_byte_by_byte(name: str) -> None:
 
 
 async def test_a_stray_answer_that_aiohttp_gives_to_the_next_request_is_dropped() -> None:
-    steps = [http(BODY), 0.1, http(b"other")]
+    steps: list[Step] = [http(BODY), 0.1, http(b"other")]
     assert await found(steps, ours=True) == [(200, BODY)] * POLLS
     assert (200, b"other") in await found(steps, ours=False)
+
+
+@pytest.mark.parametrize("whole", [http(BODY), chunked(BODY), http(ZIPPED, GZIP)], ids=["plain", "chunked", "zipped"])
+async def test_the_beginning_of_a_stray_answer_is_not_completed_by_the_next_one(whole: bytes) -> None:
+    stray = http(b"other")
+    steps: list[Step] = [whole + stray[:30], 0.1, stray[30:]]
+    assert await found(steps, ours=True) == [(200, BODY)] * POLLS
+    assert await found(steps[:1], ours=True) == [(200, BODY)] * POLLS
