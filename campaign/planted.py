@@ -993,8 +993,8 @@ BUGS = (
     Bug(
         name="rounded-ids-polled",
         file="poller/core/task_id.py",
-        old="not is_rounded(text) and not _WORD",
-        new="not _WORD",
+        old='f"{ROUNDED_PATTERN}|{WORD_PATTERN}',
+        new='f"{WORD_PATTERN}',
         tests=("sources/test_odd_inputs",),
     ),
     Bug(

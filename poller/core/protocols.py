@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from poller.core.accounts import AccountState
-from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
+from poller.core.deliveries import DeadLetter, Delivery, PruneWalk, Retry, Selection, Written
 from poller.core.details import TaskDetails
 from poller.core.fleet import FleetView, Membership, Published
 from poller.core.model import Added, Chunk, Position, Record, Rejection, Settled, Task
@@ -263,6 +263,7 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
         """Index the ids and rows of up to `limit` tasks for `find_tasks`, the oldest that are not indexed; return the
         number. Only full runs are indexed. What is not indexed is found as well, but by reading it."""
 
-    async def prune(self, before: float, limit: int) -> int:
-        """Delete up to `limit` tasks that finished before the instant; return how many. Keeps what an attached sink
-        lacks or refused. The counts stay in `sums`; a pruned id that is fed once more is a new task."""
+    async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
+        """Delete up to `limit` tasks that finished before the instant; return how many: fewer where `walk`, or a new
+        one, has come to its end. Keeps what an attached sink lacks or refused, and examines it in portions that hold
+        nothing up. The counts stay in `sums`; a pruned id that is fed once more is a new task."""
