@@ -21,6 +21,9 @@ from tests.support.postgres import fresh_schema, running_server
 from tests.support.store_makers import Open
 from tests.support.virtual import EPOCH, VirtualLoop, loop_time
 
+HERE = Path(__file__).parent
+SLOWEST_FIRST = ("process", "web", "service", "project", "cli")  # folders whose files have few tests, but slow ones
+
 # Examples take longer on a loaded machine.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
@@ -34,6 +37,16 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Return two workers a core for `-n auto`: tests of real processes mostly wait."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files that take longest first, or the last of them would keep one worker busy and the others idle."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(HERE).parts[0]
+        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
+
+    items.sort(key=rank)
 
 
 def pytest_asyncio_loop_factories(
