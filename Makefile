@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
-.PHONY: help setup demo demo-fleet test lint check docs bench-timing soak crash fleet-figures bugs image bench lock dist sbom clean
+.PHONY: help setup demo demo-fleet test lint check docs bench-timing soak crash fleet-bugs fleet-figures bugs image bench lock dist sbom clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,6 +53,9 @@ crash: $(READY) ## Kill and fail the real process at every system call, and cut 
 	$(BIN)/python -m campaign.starts --random-kills 300 --calls 1000
 	$(BIN)/python -m campaign.fleet --trials 20 --seconds 120 --every 2 --replicas 5
 	$(BIN)/python -m campaign.fleet --trials 10 --seconds 20 --kinds failover
+
+fleet-bugs: $(READY) ## Plant bugs in a fleet of real processes: its campaign must find each by what it sees from outside
+	$(BIN)/python -m campaign.fleet --find
 
 fleet-figures: $(READY) ## How fast a fleet of real processes is, with the goals beside: after a kill, at a restart, at rest
 	$(BIN)/python -m campaign.fleet.figures

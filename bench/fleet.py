@@ -24,6 +24,7 @@ BEAT_S = 1.0
 AT_ONCE = 25  # polls of one account in a commit
 ACCOUNTS_AT_ONCE = 8
 WARM_S = 3.0
+CORES = 2  # of the machine that the goals are for
 
 
 def fleet(args: argparse.Namespace) -> None:
@@ -32,17 +33,23 @@ def fleet(args: argparse.Namespace) -> None:
         for part in args.parts:
             state = new_state(server)
             asyncio.run(_prepare(state, args))
-            with _members(state, args, does_record=part == "work") as polls, watching(server) as used:
+            with _members(state, args, does_record=part == "work") as (polls, busy_s), watching(server) as used:
                 time.sleep(WARM_S)
-                began, first, calls = time.time(), sum(polls), _transactions(server)
+                began, first, calls, busy = time.time(), sum(polls), _transactions(server), sum(busy_s)
                 time.sleep(args.seconds)
-                ended, last = time.time(), sum(polls)
+                ended, last, busy = time.time(), sum(polls), sum(busy_s) - busy
                 transactions = (_transactions(server) - calls) / (ended - began)
             busy_ms = growth(used.processor_s, began, ended) / (ended - began) * 1e3
             written = growth(used.wal_bytes, began, ended)
             polled = last - first
             print(f"{part}: {args.members} members, {args.accounts} accounts: {polled / (ended - began):,.0f} polls/s")
             print(f"    server {busy_ms:.1f} ms and {transactions:.0f} transactions a second")
+            if polled:
+                each_s = busy / polled, growth(used.processor_s, began, ended) / polled
+                print(
+                    f"    processor time of a poll: members {each_s[0] * 1e6:.0f} µs, server {each_s[1] * 1e6:.0f} µs"
+                )
+                print(f"    which two cores have for {CORES / sum(each_s):,.0f} polls/s")
             a_poll, a_second = written / max(1, polled), written / (ended - began) / 1e3
             print(f"    WAL: {a_poll:,.0f} bytes a poll, {a_second:.0f} kB a second")
 
@@ -68,29 +75,32 @@ async def _prepare(state: str, args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _members(state: str, args: argparse.Namespace, *, does_record: bool) -> Iterator[Any]:
-    """Run the members until the block ends; yields the counts of their polls."""
+def _members(state: str, args: argparse.Namespace, *, does_record: bool) -> Iterator[tuple[Any, Any]]:
+    """Run the members until the block ends; yields the counts of their polls, and their processor seconds."""
     polls = multiprocessing.Array("q", args.members, lock=False)
+    busy_s = multiprocessing.Array("d", args.members, lock=False)
     ended = multiprocessing.Event()
     processes = [
-        multiprocessing.Process(target=_run_member, args=(state, args, number, does_record, polls, ended))
+        multiprocessing.Process(target=_run_member, args=(state, args, number, does_record, polls, busy_s, ended))
         for number in range(args.members)
     ]
     for process in processes:
         process.start()
     try:
-        yield polls
+        yield polls, busy_s
     finally:
         ended.set()
         for process in processes:
             process.join()
 
 
-def _run_member(state: str, args: argparse.Namespace, number: int, does_record: bool, polls: Any, ended: Any) -> None:
-    asyncio.run(_work(state, args, number, does_record, polls, ended))
+def _run_member(state: str, args: argparse.Namespace, number: int, does_record: bool, *shared: Any) -> None:
+    asyncio.run(_work(state, args, number, does_record, *shared))
 
 
-async def _work(state: str, args: argparse.Namespace, number: int, does_record: bool, polls: Any, ended: Any) -> None:
+async def _work(
+    state: str, args: argparse.Namespace, number: int, does_record: bool, polls: Any, busy_s: Any, ended: Any
+) -> None:
     accounts = [f"a{each}" for each in range(args.accounts)]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     store = await open_store(state, clock=time.time, replica=f"b{number}")
@@ -111,6 +121,7 @@ async def _work(state: str, args: argparse.Namespace, number: int, does_record: 
                 settled = [Settled(task=task, again=PollAgain(at=now, errors=0, status="PROCESSING")) for task in tasks]
                 recorded = await store.record(settled)
                 polls[number] += len(recorded)
+                busy_s[number] = time.process_time()
 
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(record(mine[at::ACCOUNTS_AT_ONCE])) for at in range(ACCOUNTS_AT_ONCE)]

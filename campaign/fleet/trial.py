@@ -30,7 +30,6 @@ from poller.sandbox import Scenario, parse_durations, serve
 from poller.store import read_store
 
 OWNED_WITHIN_S = 8.0  # after a kill, by fleet.md
-DRAINED_WITHIN_S = 120.0
 TABLE = "finished"
 MORE = """\
 input.feeds = "{feeds}"
@@ -137,7 +136,7 @@ class Trial:
         for replica in self.replicas.values():
             await replica.start()
         self.history.settled_at = time.time()
-        ends_at = time.monotonic() + DRAINED_WITHIN_S
+        ends_at = time.monotonic() + self.shape.rest_s
         while time.monotonic() < ends_at:
             if not await self._left():
                 break
@@ -147,7 +146,7 @@ class Trial:
         for name in self.load.readers:
             while await self.load.read_page(session, name):
                 pass
-        return [f"after {DRAINED_WITHIN_S:.0f} s of rest: {left}"] if left else []
+        return [f"after {self.shape.rest_s:.0f} s of rest: {left}"] if left else []
 
     async def _left(self) -> str:
         sums = await self._sums()

