@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from random import Random
@@ -22,7 +23,7 @@ from tests.support.store_makers import Open
 from tests.support.virtual import EPOCH, VirtualLoop, loop_time
 
 HERE = Path(__file__).parent
-SLOWEST_FIRST = ("process", "web", "service", "project", "cli")  # folders whose files have few tests, but slow ones
+SLOW_FOLDERS = ("process", "web", "service", "project", "cli")  # their files have few tests, but slow ones
 
 # Examples take longer on a loaded machine.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,13 +41,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the files that take longest first, or the last of them would keep one worker busy and the others idle."""
-
-    def rank(item: pytest.Item) -> int:
-        folder = item.path.relative_to(HERE).parts[0]
-        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
-
-    items.sort(key=rank)
+    """Start the slow files first, or the last of them would keep one worker busy and the others idle; and a file of
+    each folder in turn, so that some wait for real processes while others compute."""
+    nth = Counter[str]()
+    turn: dict[Path, tuple[bool, int]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        folder = path.relative_to(HERE).parts[0]
+        is_slow = folder in SLOW_FOLDERS
+        turn[path] = (not is_slow, nth[folder] if is_slow else 0)
+        nth[folder] += 1
+    items.sort(key=lambda item: turn[item.path])
 
 
 def pytest_asyncio_loop_factories(
