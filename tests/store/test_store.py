@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -499,6 +500,18 @@ async def test_a_second_owner_is_refused_with_the_name_of_the_first(open_kept: O
         await open_kept()
     await first.close()
     await open_kept()
+
+
+async def test_the_tasks_of_accounts_that_only_a_person_can_release_are_counted(store: Store) -> None:
+    source = await store.new_source("ids.txt")
+    fed = tuple(Fed(account=name, task_id=f"{name}{n}", ref=None) for name, n in zip("aabbbc", range(6), strict=True))
+    await store.add(source, replace(chunk_of(), fed=fed))
+    store.save_account("b", AccountState(pause="token_refused"))
+    store.save_account("c", AccountState(pause="daily_quota", resume_at=9.0))
+    assert (await store.sums()).blocked == 3
+    assert await store.waiting_of(["a", "b", "unknown"]) == 5
+    store.save_account("b", AccountState())
+    assert (await store.sums()).blocked == 0
 
 
 async def test_a_heartbeat_is_seen_from_outside_with_commits_and_on_request(open_kept: Open, kept_url: str) -> None:
