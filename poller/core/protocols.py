@@ -73,9 +73,10 @@ class PollStore(Protocol):
         """Make the account's new tasks due `delay_s` after they are added; before the first call they are due at once.
         Not stored."""
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then. A
-        lease ends with `record`, `release` or the process."""
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
+        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then.
+        Where more are due, lease up to `again` others that were polled before, too; they come last. A lease ends with
+        `record`, `release` or the process."""
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over
