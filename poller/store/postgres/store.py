@@ -13,9 +13,10 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from poller.core.deliveries import Delivery, Selection, Written
+from poller.core.deliveries import Delivery, PruneWalk, Selection, Written
 from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
+from poller.store import pruning
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
 from poller.store.postgres import feeding, outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
@@ -95,10 +96,10 @@ class PostgresStore(PostgresReads, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        return await self._claim(account, task_queue.find_due, limit, self._clock(), fed_until)
+        return await self._claim(account, task_queue.find_due, limit, self._clock(), again, fed_until)
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         return await self._claim(account, task_queue.find_any_due, share, self._clock())
@@ -181,8 +182,11 @@ class PostgresStore(PostgresReads, NotingStore):
     async def index_rows(self, limit: int) -> int:
         return await self._write(index_rows, limit, self._clock())
 
-    async def prune(self, before: float, limit: int) -> int:
-        return await self._write(outbox.prune, before, limit)
+    async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
+        def prune_next(before: float, limit: int, after: pruning.Place) -> Awaitable[tuple[int, pruning.Place | None]]:
+            return self._write(outbox.prune, before, limit, after)
+
+        return await pruning.prune(prune_next, before, limit, walk)
 
     # --- the connections
 
