@@ -22,6 +22,7 @@ from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import OneByOne, Writer
+from poller.store.postgres.next_due import TASKS, next_due_of
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
 from poller.store.postgres.start_store import PostgresStarts
@@ -115,7 +116,7 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def _next_due_of(self, accounts: Sequence[str]) -> Mapping[str, float]:
         leased = [key for account in accounts for key in self._leases.held(account)]
-        return await self._read(task_queue.next_due_of, accounts, leased)
+        return await self._read(next_due_of, TASKS, accounts, leased)
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)

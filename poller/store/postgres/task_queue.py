@@ -66,20 +66,6 @@ async def find_any_due(
     return await find_due(connection, account, leased, 1, now)
 
 
-async def next_due_of(
-    connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
-) -> dict[str, float]:
-    """Return when the earliest task of each of these accounts is due, of those that are not leased."""
-    found = await connection.execute(
-        "SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL (SELECT due_at FROM task"
-        " WHERE account = a.id AND kind IS NULL AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1) next"
-        " WHERE a.name = ANY (%s)",
-        (list(leased), list(accounts)),
-        prepare=False,
-    )
-    return dict(await found.fetchall())
-
-
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> None:
     """Store the decisions, each task at most once in `settled`; the leases are held."""
     if polled := rows.polled_rows(settled):
