@@ -1,5 +1,6 @@
 """Runs the `poller` command in processes forked from one that has imported the program: a start costs a few
 milliseconds of processor time, not a second and a half. Everything after the imports is what `python -m poller` does.
+None outlives the campaign, however that ends.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +58,7 @@ class Forked:
 
 def _run(words: Sequence[str], folder: Path, environ: Mapping[str, str], prefix: Sequence[str]) -> None:
     os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
@@ -68,6 +71,14 @@ def _run(words: Sequence[str], folder: Path, environ: Mapping[str, str], prefix:
     from poller.cli.app import main
 
     main()
+
+
+def _end_with_parent() -> None:
+    """Kill this process and what traces it once the campaign's process is gone: a signal may have ended that."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
 
 
 def _attach(prefix: Sequence[str]) -> None:

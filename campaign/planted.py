@@ -52,6 +52,13 @@ BUGS = (
         tests=GATE,
     ),
     Bug(
+        name="the-beginning-of-a-stray-answer-is-kept",
+        file="poller/hubspot/connection.py",
+        old=" or is_upgraded or _is_followed(data, message, content)",
+        new=" or is_upgraded",
+        tests=("hubspot/test_answers_as_aiohttp",),
+    ),
+    Bug(
         name="old-time-outs-are-an-outage",
         file="poller/hubspot/limits/outage.py",
         old="        while place and latest[place - 1][0] > number:",
@@ -986,8 +993,8 @@ BUGS = (
     Bug(
         name="rounded-ids-polled",
         file="poller/core/task_id.py",
-        old="not is_rounded(text) and not _WORD",
-        new="not _WORD",
+        old='f"{ROUNDED_PATTERN}|{WORD_PATTERN}',
+        new='f"{WORD_PATTERN}',
         tests=("sources/test_odd_inputs",),
     ),
     Bug(

@@ -75,23 +75,35 @@ class ImportTrial:
         self.state = state or f"sqlite:///{folder / 'poller.db'}"
         self.api = SandboxApi(SCENARIO, _now)
         self.kills = 0
+        self._process: Process | None = None  # the latest
         (folder / "rows.csv").write_text(
             "url,sku\n" + "".join(f"https://cdn.example.com/{n}.png,{n}\n" for n in range(ROWS))
         )
 
     async def run(self, blows: Sequence[Blow]) -> None:
-        async with serve(self.api) as url:
-            for blow in blows:
-                if not await self._killed(url, blow):
-                    break
-            await self._until_only_unsure(url)
-            unsure = await self._check_before_settling()
-            self._let_settle()
-            process = await self._start(url)
-            code = await asyncio.wait_for(process.wait(), STUCK_S)
-            await self._check_at_the_end(code, unsure)
+        try:
+            async with serve(self.api) as url:
+                await self._run(url, blows)
+        finally:
+            if self._process is not None and self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _run(self, url: str, blows: Sequence[Blow]) -> None:
+        for blow in blows:
+            if not await self._killed(url, blow):
+                break
+        await self._until_only_unsure(url)
+        unsure = await self._check_before_settling()
+        self._let_settle()
+        process = await self._start(url)
+        code = await asyncio.wait_for(process.wait(), STUCK_S)
+        await self._check_at_the_end(code, unsure)
 
     async def _start(self, url: str, prefix: Sequence[str] = ()) -> Process:
+        self._process = await self._begin(url, prefix)
+        return self._process
+
+    async def _begin(self, url: str, prefix: Sequence[str]) -> Process:
         words = ["import", "rows.csv", "--set", "access=PRIVATE", "--no-progress"]
         words += ["--set", "folderPath=/p", "--base-url", url, "--trial", "0", "--workers", str(WORKERS)]
         words += ["--requests", str(SCENARIO.requests), "--window-s", str(SCENARIO.window_s), "--state", self.state]

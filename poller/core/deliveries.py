@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+BEFORE_ALL = (float("-inf"), 0)  # a place in a walk through the records
+
 
 class Delivery(Struct, frozen=True, kw_only=True):
     """A record to deliver to one sink. `number` grows in the order in which tasks finished."""
@@ -31,6 +33,14 @@ class Retry:
     reason: str
     wait_s: float
     position: bytes | None = None  # the sink's position, where it changed all the same
+
+
+class PruneWalk:
+    """How far pruning has come through the expired records, oldest first: what a sink still lacks is examined once a
+    walk, however many tasks are deleted in between."""
+
+    def __init__(self) -> None:
+        self.after: tuple[float, int] = BEFORE_ALL  # when the last one examined was seen, and its task's key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from poller.core.accounts import AccountState
-from poller.core.deliveries import DeadLetter, Delivery, Retry, Selection, Written
+from poller.core.deliveries import DeadLetter, Delivery, PruneWalk, Retry, Selection, Written
 from poller.core.details import TaskDetails
 from poller.core.fleet import FleetView, Membership, Published
 from poller.core.model import Added, Chunk, Position, Record, Rejection, Settled, Task
@@ -73,9 +73,10 @@ class PollStore(Protocol):
         """Make the account's new tasks due `delay_s` after they are added; before the first call they are due at once.
         Not stored."""
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then. A
-        lease ends with `record`, `release` or the process."""
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
+        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then.
+        Where more are due, lease up to `again` others that were polled before, too; they come last. A lease ends with
+        `record`, `release` or the process."""
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over
@@ -263,6 +264,7 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
         """Index the ids and rows of up to `limit` tasks for `find_tasks`, the oldest that are not indexed; return the
         number. Only full runs are indexed. What is not indexed is found as well, but by reading it."""
 
-    async def prune(self, before: float, limit: int) -> int:
-        """Delete up to `limit` tasks that finished before the instant; return how many. Keeps what an attached sink
-        lacks or refused. The counts stay in `sums`; a pruned id that is fed once more is a new task."""
+    async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
+        """Delete up to `limit` tasks that finished before the instant; return how many: fewer where `walk`, or a new
+        one, has come to its end. Keeps what an attached sink lacks or refused, and examines it in portions that hold
+        nothing up. The counts stay in `sums`; a pruned id that is fed once more is a new task."""

@@ -11,10 +11,14 @@ TASK_ID_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9\-._~=+]{1,256}"  # to be matched in 
 
 # Never an id, though the characters are allowed: numbers that a spreadsheet rounded, and words for a missing value.
 ROUNDED_PATTERN = r"[0-9]+[.,][0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+[eE][+-][0-9]+"
-WORD_PATTERN = r"(?i:null|none|nan|nil|undefined|true|false|id|task[_-]?id)"
+WORD_PATTERN = r"(?i:null|none|nan|na|nil|undefined|unknown|todo|tbd|true|false|id|task[_-]?id)"
+NAMED_PATTERN = r"(?i:task[_-]?id)=.*"  # such as `task_id=A1`, a line of a log or of a settings file
+RULE_PATTERN = r"[\-._~=+]+"  # such as the `---+---` of a table
+NEVER_ID_PATTERN = f"{ROUNDED_PATTERN}|{WORD_PATTERN}|{NAMED_PATTERN}|{RULE_PATTERN}"
 
 _TASK_ID = re.compile(TASK_ID_PATTERN)
 _ROUNDED, _WORD = re.compile(ROUNDED_PATTERN), re.compile(WORD_PATTERN)
+_NAMED, _RULE, _NEVER_ID = re.compile(NAMED_PATTERN), re.compile(RULE_PATTERN), re.compile(NEVER_ID_PATTERN)
 _WRONG_CHARACTER = re.compile(r"[^A-Za-z0-9\-._~=+]")
 
 
@@ -37,7 +41,7 @@ def is_rounded(text: str) -> bool:
 
 def task_id_of(text: str) -> str:
     """Return `text` if it can be an id; otherwise raise `ValueError` with a reason for people."""
-    if _TASK_ID.fullmatch(text) and not is_rounded(text) and not _WORD.fullmatch(text):
+    if _TASK_ID.fullmatch(text) and not _NEVER_ID.fullmatch(text):
         return text
     raise ValueError(_reason(text))
 
@@ -56,4 +60,8 @@ def _reason(text: str) -> str:
         return f"the id holds {wrong.group()!a}; allowed are only A-Z a-z 0-9 - . _ ~ = +"
     if len(text) > LONGEST_ID:
         return f"the id has {len(text)} characters; at most {LONGEST_ID} are allowed"
-    return f"{text!r} is a step in a path, not an id"
+    if _NAMED.fullmatch(text):
+        return f"{text} has the name of the id, too: write the id alone"
+    if text in (".", ".."):
+        return f"{text!r} is a step in a path, not an id"
+    return f"{text} has neither a letter nor a digit: it is no id"

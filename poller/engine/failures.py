@@ -3,6 +3,9 @@
 A reason dominates once it is as good as certain (one error in two thousand polls, by Wilson's score interval) that it
 ends at least a fifth of all tasks. That takes 50 outcomes where nearly every one has the reason, and 200 where three
 in ten have. Only the latest 300 count, so that a failure that begins later is noticed just as early.
+
+Among the first outcomes of many tasks, failures that take a second are more frequent than among all. The rows of a
+trial have no others beside them, so its outcomes are enough: half of 20 for one reason.
 """
 
 from collections import Counter, deque
@@ -12,7 +15,7 @@ from math import sqrt
 from poller.core.model import Kind, Record
 
 LATEST = 300  # outcomes that count
-FEWEST = 50  # outcomes before the first warning
+FEWEST = 50  # outcomes before the first warning, unless a trial is smaller
 LEAST_SHARE = 0.2
 SURE = 3.29  # standard deviations: 99.95 %, because every outcome is a new test
 GONE_SHARE = 0.05  # a reason below this share is over; if it comes back, it is warned of again
@@ -33,13 +36,16 @@ class DominantReason:
 
 
 class FailureWatch:
-    """Follows a run's outcomes as they come. `stop_at`: failures, a share of all below 1 or a number; None: never."""
+    """Follows a run's outcomes as they come."""
 
-    def __init__(self, stop_at: float | None = None) -> None:
+    def __init__(self, stop_at: float | None = None, *, trial: int = 0) -> None:
+        """`stop_at`: failures, a share of all below 1 or a number; None: never. `trial`: rows whose imports end before
+        others begin; 0: none."""
         self.warning: DominantReason | None = None  # the latest; None once its reason is over
         self.failed = 0
         self.finished = 0
         self._stop_at = stop_at
+        self._fewest = min(FEWEST, trial) if trial else FEWEST
         self._latest: deque[str | None] = deque()
         self._counts: Counter[str] = Counter()
         self._samples: dict[str, tuple[str, ...]] = {}
@@ -74,7 +80,7 @@ class FailureWatch:
 
     def _check(self, reason: str, at: float) -> DominantReason | None:
         count, outcomes = self._counts[reason], len(self._latest)
-        if outcomes < FEWEST or reason in self._warned or at_least(count, outcomes) < LEAST_SHARE:
+        if outcomes < self._fewest or reason in self._warned or at_least(count, outcomes) < LEAST_SHARE:
             return None
         self._warned.add(reason)
         share = round(count / outcomes, 3)

@@ -43,15 +43,16 @@ class Service:
         shutdown_s: float,
         retention_s: float | None = None,
         stop_on_failures: float | None = None,
+        trial: int = 0,
     ) -> None:
-        """`feed_store`: where sources store their lines, if not in `store` itself."""
+        """`feed_store`: where sources store their lines, if not in `store` itself. `trial`: see `FailureWatch`."""
         self.lanes: dict[str, Lane] = {}
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
         self.on_chunk: Callable[[], None] = lambda: None  # called after each stored chunk of input
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
-        self.failures = FailureWatch(stop_on_failures)
+        self.failures = FailureWatch(stop_on_failures, trial=trial)
         self._store = store
         self.feed_store: FeedStore = feed_store or store
         self._metrics = metrics

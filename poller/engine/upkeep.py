@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from poller.core.deliveries import PruneWalk
 from poller.core.fleet import Fenced
 from poller.core.protocols import Clock, Store
 from poller.engine.history import History
@@ -71,11 +72,11 @@ class Upkeep:
     async def _prune_expired(self) -> None:
         """Delete all that is past its retention. Half of the time is for other work: pruning must be faster than tasks
         finish, and hold nothing up."""
-        loop, pruned = asyncio.get_running_loop(), 0
+        loop, walk, pruned = asyncio.get_running_loop(), PruneWalk(), 0
         try:
             while self.retention_s is not None:
                 began = loop.time()
-                latest = await self._store.prune(self._clock() - self.retention_s, PRUNED_AT_ONCE)
+                latest = await self._store.prune(self._clock() - self.retention_s, PRUNED_AT_ONCE, walk)
                 pruned += latest
                 if latest < PRUNED_AT_ONCE:
                     break

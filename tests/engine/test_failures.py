@@ -55,6 +55,29 @@ def test_the_smaller_the_share_the_longer_it_takes_to_be_sure(share: float, with
     assert len(late) <= 6
 
 
+@pytest.mark.parametrize(
+    ("failed", "trial", "warned_at"), [(20, 20, 20), (10, 20, 20), (9, 20, None), (5, 5, 5), (1, 1, None)]
+)
+def test_the_outcomes_of_a_trial_are_enough(failed: int, trial: int, warned_at: int | None) -> None:
+    watch = FailureWatch(trial=trial)
+    found = [watch.add(outcome(n, None)) for n in range(trial - failed)]
+    found += [watch.add(outcome(n, "gone")) for n in range(failed)]
+    assert [warning.outcomes for warning in found if warning] == ([] if warned_at is None else [warned_at])
+
+
+async def test_a_trial_of_which_half_fails_is_warned_of_before_the_other_rows_follow(
+    tmp_path: Path, clock: Clock, events: Any
+) -> None:
+    scenario = replace(QUICK, durations=parse_durations("fixed:5"), faults={"start_400": 0.6})
+    simulation = Simulation(tmp_path, clock, scenario)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("url\n" + "".join(f"https://cdn.example.com/{number}.png\n" for number in range(45)))
+    imports = {"options": {"access": "PRIVATE", "folderPath": "/p"}}
+    await simulation.run(rows, {"input": {"feeds": "imports"}, "imports": imports})
+    (warning,) = named(events, "failures.dominated")
+    assert warning["outcomes"] < 45
+
+
 def test_a_reason_that_ends_every_tenth_task_never_dominates() -> None:
     assert not any(warnings(mixed(0.1, 5000, seed)) for seed in range(10))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from poller.core.deliveries import Selection, Written
+from poller.core.deliveries import PruneWalk, Selection, Written
 from poller.core.protocols import Clock
 from poller.engine import Service
 from poller.engine.metrics import Metrics
@@ -63,9 +63,9 @@ async def test_pruning_leaves_half_of_the_time_for_other_work(clock: Clock, monk
     prune = store.prune
     loop = asyncio.get_running_loop()
 
-    async def timed(before: float, limit: int) -> int:
+    async def timed(before: float, limit: int, walk: PruneWalk) -> int:
         began_at.append(loop.time())
-        pruned = await prune(before, limit)
+        pruned = await prune(before, limit, walk)
         ended_at.append(loop.time())
         return pruned
 
@@ -98,6 +98,34 @@ async def test_behind_a_dead_sink_only_what_it_lacks_stays_and_its_return_brings
         sizes.append(pages(store))
     assert kept == [300, 300, 300, 300, 600, 900, 300, 300, 300, 300, 300, 300]  # a turn's own are not yet expired
     assert max(sizes) == sizes[6]  # the most were kept when the sink came back; freed pages are used again
+    await store.close()
+
+
+async def test_what_a_dead_sink_lacks_is_examined_in_portions_and_once_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.store.pruning.EXAMINED_AT_ONCE", 10)
+    store = await open_store("sqlite:///:memory:", clock=lambda: 0.0)
+    assert isinstance(store, SqliteStore)
+    await store.attach_sinks(["healthy", "dead"])
+    await finish(store, *(f"early-{number:02}" for number in range(25)), at=1.0)
+    await store.delivered("healthy", await store.undelivered("healthy", 99), Written())
+    await store.attach_sinks(["healthy"])
+    await finish(store, *(f"late-{number:02}" for number in range(25)), at=2.0)
+    await store.delivered("healthy", await store.undelivered("healthy", 99), Written())
+    await store.attach_sinks(["healthy", "dead"])
+    await store.delivered("dead", (await store.undelivered("dead", 99))[25:], Written())  # the late ones alone
+    portions: list[tuple[float, int]] = []
+    write = store._write
+
+    async def noted(work: Any, before: float, limit: int, after: tuple[float, int]) -> Any:
+        portions.append(after)
+        return await write(work, before, limit, after)
+
+    monkeypatch.setattr(store, "_write", noted)
+    walk = PruneWalk()
+    assert [await store.prune(9.0, 20, walk), await store.prune(9.0, 20, walk)] == [20, 5]
+    assert len(portions) == 50 // 10 + 1
+    assert portions == sorted(portions)
+    assert len(await store.records(0, 99)) == 25
     await store.close()
 
 

@@ -43,6 +43,12 @@ NO_COLUMN = "there is no column task_id or taskId or id"
 
 ODD = (
     Odd(name="UTF-8 with a byte order mark", data=b"\xef\xbb\xbfA1\nA2\n", ids=("A1", "A2")),
+    Odd(
+        name="files joined, each with a byte order mark",
+        data=b"\xef\xbb\xbf" + ROWS.encode() + b"\xef\xbb\xbf" + ROWS.replace("A", "B").encode(),
+        ids=("A1", "A2", "B1", "B2"),
+        rejected=("a second header line",),
+    ),
     Odd(name="UTF-16, little-endian", data=b"\xff\xfe" + ROWS.encode("utf-16-le"), ids=("A1", "A2")),
     Odd(name="UTF-16, big-endian", data=b"\xfe\xff" + ROWS.encode("utf-16-be"), ids=("A1", "A2")),
     Odd(
@@ -65,6 +71,25 @@ ODD = (
         ids=("A1", "A2"),
         rejected=("the id holds ' '",),
     ),
+    Odd(name="a CSV with pipes between its columns", data=b"url|task_id\nx|A1\ny|A2\n", ids=("A1", "A2")),
+    Odd(
+        name="a Markdown table",
+        data=b"# Imports\n\n| Task ID | url |\n|:---|---|\n| A1 | x |\n",
+        ids=("A1",),
+        rejected=("the id holds ':'",),
+    ),
+    Odd(
+        name="a table as psql prints it",
+        data=b" task_id | url\n---------+-----\n A1      | x\n(1 row)\n",
+        ids=("A1",),
+        rejected=("neither a letter nor a digit", "the id holds '('"),
+    ),
+    Odd(
+        name="a table as mysql prints it",
+        data=b"+---------+\n| task_id |\n+---------+\n| A1      |\n+---------+\n",
+        ids=("A1",),
+        rejected=("neither a letter nor a digit",) + ("the line ends before the column",) * 2,
+    ),
     Odd(name="a CSV without an id column", data=b"name,url\na,b\n", refused=f"{NO_COLUMN}. Columns found: 'name'"),
     Odd(
         name="a CSV without a header", data=b"A1,https://x/1\nA2,https://x/2\n", refused="its number where the file has"
@@ -82,6 +107,7 @@ ODD = (
         ids=("A1",),
     ),
     Odd(name="another spelling of the column", data=b"TASKID\tn\nA1\t1\n", ids=("A1",)),
+    Odd(name="a column `Task ID` or `task-id`", data=b"URL;Task ID\nx;A1\n", ids=("A1",)),
     Odd(name="another spelling of the key", data=b'{"TaskId":"A1"}\n{"TASK_ID":"A2","n":1}\n', ids=("A1", "A2")),
     Odd(name="another key", data=b'{"job":"A1","u":1}\n', rejected=("Keys found: 'job', 'u'",)),
     Odd(
@@ -108,10 +134,18 @@ ODD = (
     ),
     Odd(
         name="words for a missing id",
-        data=b"null\nNone\nNaN\nnil\nundefined\nTRUE\nA1\n",
+        data=b"null\nNone\nNaN\nNA\nnil\nundefined\nTRUE\nA1\n",
         ids=("A1",),
-        rejected=("a missing value",) * 6,
+        rejected=("a missing value",) * 7,
     ),
+    Odd(
+        name="lines of - = + . _ ~ alone",
+        data=b"-\nA1\n=======\n",
+        ids=("A1",),
+        rejected=("neither a letter nor a digit",) * 2,
+    ),
+    Odd(name="`task_id=` before the id", data=b"task_id=A1\nA2=\n", ids=("A2=",), rejected=("write the id alone",)),
+    Odd(name='ids as formulas, such as `="A1"`', data=b'task_id,n\n="A1",1\n"=""A2""",2\n', ids=("A1", "A2")),
     Odd(name="a missing id in JSON", data=b'{"id":null}\n{"id":"None"}\n', rejected=("a missing value",) * 2),
     Odd(name="a spreadsheet's errors", data=b"A1\n#N/A\n#REF!\n# mine\n", ids=("A1",), rejected=("'#'",) * 2),
     Odd(name="a JSON array on one line", data=b'["A1","A2",3]', ids=("A1", "A2", "3")),
@@ -123,6 +157,7 @@ ODD = (
     ),
     Odd(name="an empty JSON array", data=b"[]\n"),
     Odd(name="a JSON array that is cut off", data=b'["A1","A2', ids=("A1",), rejected=("broken JSON",)),
+    Odd(name="JSON objects with a comma after each", data=b'{"id":"A1"},\n"A2",\n', ids=("A1", "A2")),
     Odd(name="JSON arrays one after another", data=b'["A1"]\n["A2"]\n', ids=("A1", "A2")),
     Odd(name="JSON objects over several lines", data=b'{\n  "id": "A1"\n}\n{\n  "id": "A2"\n}\n', ids=("A1", "A2")),
     Odd(

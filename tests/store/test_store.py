@@ -304,6 +304,27 @@ async def test_text_that_no_encoding_can_hold_does_not_stop_the_store(store: Sto
     assert (await store.rejections())[0][1].reason == "bad ?"
 
 
+async def test_a_claim_has_polled_tasks_beside_the_first_polls_that_are_longer_due(store: Store, clock: Clock) -> None:
+    """Many tasks that were fed at once are due before any that was polled since, all through their first polls."""
+    await feed(store, *(f"id{number}" for number in range(9)))
+    polled = await store.claim("main", 4)
+    due_at = clock()
+    await asyncio.sleep(2)
+    await store.record([running(task, due_at + 0.1 * at) for task, at in zip(polled, (4, 3, 2, 99), strict=True)])
+    assert ids(await store.claim("main", 2, again=2)) == ["id4", "id5", "id2", "id1"]
+    assert ids(await store.claim("main", 2, again=9)) == ["id6", "id7", "id0"]
+    assert ids(await store.claim("main", 9, again=9)) == ["id8"]
+
+
+async def test_polled_tasks_that_are_longest_due_are_claimed_once(store: Store, clock: Clock) -> None:
+    await feed(store, "a", "b")
+    due_at = clock()
+    await store.record([running(task, due_at) for task in await store.claim("main", 2)])
+    await feed(store, "new")
+    assert ids(await store.claim("main", 1, again=1)) == ["a", "b"]
+    assert ids(await store.claim("main", 1, again=1)) == ["new"]
+
+
 # --- accounts --------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from,
 from poller.sources.parsing.lines import Line
 
 AMBIGUOUS_NAME = "id"  # may be a value of another column, too
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
+_SHOWN_DELIMITERS = (",", ";", "\t")  # without a header, `|` is more often part of a title
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,9 @@ class CsvReader:
         """Return the reader of what follows `block`, whole lines of UTF-8 which this one has read before."""
         table = self
         for line in _header_lines(self.options).findall(block) if self.header_words else ():
-            fields = columns_or_none(line.decode("utf-8", "replace").strip(), table.delimiter) or []
+            fields = (
+                columns_or_none(line.decode("utf-8", "replace").removeprefix("\ufeff").strip(), table.delimiter) or []
+            )
             if table._is_header(fields) and isinstance(found := table._second_header(fields), OtherHeader):
                 table = found.table
         return table
@@ -124,7 +127,7 @@ class OtherHeader(ValueError):
 def _header_lines(options: ReadOptions) -> re.Pattern[bytes]:
     """Return what finds the lines with a value that names the id column."""
     names = b"|".join(re.escape(name.encode()) for name in options.id_names)
-    return re.compile(rb"(?im)^(?:.*[,;\t])?[\" ]*(?:" + names + rb")[\" ]*(?:[,;\t].*)?\r?$")
+    return re.compile(rb"(?im)^(?:\xef\xbb\xbf)?(?:.*[,;\t|])?[\" ]*(?:" + names + rb")[\" ]*(?:[,;\t|].*)?\r?$")
 
 
 class _RecordLines:
@@ -181,7 +184,9 @@ def find_table(line: str, options: ReadOptions, delimiter: str | None = None) ->
 
 def columns_of(line: str, delimiter: str | None = None) -> list[str]:
     """Return the fields of a line, by the delimiter that gives most."""
-    return max((columns_or_none(line, each) or [] for each in ((delimiter,) if delimiter else _DELIMITERS)), key=len)
+    return max(
+        (columns_or_none(line, each) or [] for each in ((delimiter,) if delimiter else _SHOWN_DELIMITERS)), key=len
+    )
 
 
 def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:

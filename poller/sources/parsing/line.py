@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from poller.core.model import Fed, Rejection
-from poller.core.task_id import ROUNDED_PATTERN, TASK_ID_PATTERN, WORD_PATTERN, task_id_of
+from poller.core.task_id import NEVER_ID_PATTERN, TASK_ID_PATTERN, task_id_of
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.lines import Line, OverlongLine, excerpt
 
@@ -17,7 +17,7 @@ ACCOUNT_NAME = "account"
 NAMES_SHOWN = 10
 _FOUND_SHOWN, _NAME_SHOWN = 20, 40  # names, and characters of each
 
-_NEVER_ID = f"(?:{ROUNDED_PATTERN}|{WORD_PATTERN})"
+_NEVER_ID = f"(?:{NEVER_ID_PATTERN})"
 _PLAIN_ID = re.compile(rf"(?!{_NEVER_ID}\Z){TASK_ID_PATTERN}".encode())
 _PLAIN_IDS = re.compile(  # no dot in front: `..` is no id
     rf"(?:(?!{_NEVER_ID}\n)[A-Za-z0-9\-_~=+][A-Za-z0-9\-._~=+]{{0,255}}\n)*".encode()
@@ -25,6 +25,7 @@ _PLAIN_IDS = re.compile(  # no dot in front: `..` is no id
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _STATUS_URL = re.compile(r"https?://[^/?#\s]+/(?:[^?#]*/)?tasks/([^/?#]*)/status/?(?:[?#].*)?", re.IGNORECASE)
 _CELL_ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NULL!|NUM!)")
+_SEPARATORS = str.maketrans("", "", " _-")
 _JSON_STARTS = (b"{", b"[", b'"')
 _DEEPEST_REF = 254  # levels: the most that orjson writes; readers accept far more
 
@@ -79,7 +80,7 @@ class PlainLines:
             return None
         encoded = text.encode()
         if self.options.format == "jsonl" or (self.options.format == "auto" and encoded.startswith(_JSON_STARTS)):
-            return read_json(encoded, self.options)
+            return read_json(encoded.removesuffix(b","), self.options)  # a line cut out of an array
         if is_comment(text):
             return None
         return Fed(account=self.options.default_account, task_id=id_from(text))
@@ -102,7 +103,8 @@ def is_comment(text: str) -> bool:
 
 
 def text_of(line: Line) -> str:
-    """Return the line as text, without its line break. Raises `ValueError` where it is binary or too long.
+    """Return the line as text, without its line break and without a byte order mark, which joined files have in their
+    midst. Raises `ValueError` where it is binary or too long.
 
     Bytes that are not UTF-8 become U+FFFD, which no id may contain: they cost their own column, not the line.
     """
@@ -111,7 +113,7 @@ def text_of(line: Line) -> str:
     text = line.decode("utf-8", "replace")
     if "\0" in text:
         raise ValueError("the line holds NUL characters: if the file is UTF-16, save it as UTF-8")
-    return text.removesuffix("\r")
+    return text.removesuffix("\r").removeprefix("\ufeff")
 
 
 def is_json(text: str, columns: Sequence[str]) -> bool:
@@ -125,8 +127,11 @@ def is_url(text: str) -> bool:
 
 
 def id_from(text: str) -> str:
-    """Return the id in `text`, an id or a status URL. The URL is not decoded and never requested."""
+    """Return the id in `text`, an id or a status URL. The URL is not decoded and never requested. `="A1"` is how people
+    keep a spreadsheet from rounding."""
     text = text.strip()
+    if text.startswith('="') and text.endswith('"'):
+        text = text[2:-1].strip()
     if _URL.match(text) is None:
         return task_id_of(text)
     if url := _STATUS_URL.fullmatch(text):
@@ -135,12 +140,20 @@ def id_from(text: str) -> str:
 
 
 def find_name(names: Sequence[str], wanted: Sequence[str]) -> int | None:
-    """Return where the first of `wanted` is that exists; an exact match wins over one that ignores case."""
+    """Return where the first of `wanted` is that exists; an exact match wins over one that ignores case, and that over
+    one such as `Task ID` for `task_id`."""
     for name in wanted:
         if name in names:
             return names.index(name)
-    folded = [name.casefold() for name in names]
-    return next((folded.index(name.casefold()) for name in wanted if name.casefold() in folded), None)
+    for fold in (str.casefold, _letters_of):
+        folded = [fold(name) for name in names]
+        if (at := next((folded.index(fold(name)) for name in wanted if fold(name) in folded), None)) is not None:
+            return at
+    return None
+
+
+def _letters_of(name: str) -> str:
+    return name.casefold().translate(_SEPARATORS)
 
 
 def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:

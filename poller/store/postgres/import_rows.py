@@ -114,6 +114,20 @@ async def find_due(
     return [rows.import_row_of(account, row) for row in await found.fetchall()]
 
 
+async def next_due_of(
+    connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
+) -> dict[str, float]:
+    """Return when the earliest row of each of these accounts is due, of those that are not leased."""
+    found = await connection.execute(
+        "SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL (SELECT due_at FROM import_row"
+        " WHERE account = a.id AND task IS NULL AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1) next"
+        " WHERE a.name = ANY (%s)",
+        (list(leased), list(accounts)),
+        prepare=False,
+    )
+    return dict(await found.fetchall())
+
+
 async def intend(connection: AsyncConnection, key: int, sent_at: float, due_at: float) -> None:
     """Store a start as lost, before it leaves."""
     await connection.execute(

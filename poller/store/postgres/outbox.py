@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from psycopg import AsyncConnection
 
 from poller.core.deliveries import Delivery, Selection
+from poller.store import pruning
 from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.search import forget_runs
@@ -124,18 +125,21 @@ async def replay(connection: AsyncConnection, sink: str, selection: Selection, f
     return replayed
 
 
-async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
-    """Delete the oldest tasks that no attached sink lacks or has refused; their counts go into `pruned`."""
+async def prune(
+    connection: AsyncConnection, before: float, limit: int, after: pruning.Place
+) -> tuple[int, pruning.Place | None]:
+    """Delete the oldest tasks after `after` that no attached sink lacks or has refused; their counts go into `pruned`.
+    Return as a batch of `pruning.prune`."""
     await connection.execute(LOCK_OUT_RECORDING)
-    found = await fetch_all(
+    examined = await fetch_all(
         connection,
-        "SELECT r.number, r.task FROM record r WHERE r.seen_at < %s AND NOT EXISTS"
-        " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
+        "SELECT r.seen_at, r.task, r.number, EXISTS (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
         " (SELECT 1 FROM undelivered u WHERE u.sink = s.id AND u.number = r.number) OR EXISTS"
         " (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)))"
-        " ORDER BY r.seen_at, r.number LIMIT %s",
-        (before, max(0, limit)),
+        " FROM record r WHERE r.seen_at < %s AND (r.seen_at, r.task) > (%s, %s) ORDER BY r.seen_at, r.task LIMIT %s",
+        (before, *after, pruning.EXAMINED_AT_ONCE),
     )
+    found, last = pruning.chosen(examined, limit)
     numbers, tasks = [number for number, _ in found], [task for _, task in found]
     await _note_missed(connection, numbers)
     await connection.execute("DELETE FROM record WHERE number = ANY (%s::bigint[])", (numbers,))
@@ -149,7 +153,7 @@ async def prune(connection: AsyncConnection, before: float, limit: int) -> int:
     )
     await import_rows.forget(connection, tasks)
     await forget_runs(connection, tasks)
-    return len(found)
+    return len(found), last
 
 
 async def _note_missed(connection: AsyncConnection, numbers: Sequence[int]) -> None:

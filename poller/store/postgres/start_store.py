@@ -10,7 +10,6 @@ from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
 from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.store.postgres import import_rows
-from poller.store.postgres.next_due import ROWS, next_due_of
 from poller.store.rows import intended
 
 T = TypeVar("T")
@@ -73,7 +72,7 @@ class PostgresStarts(StartStore):
         return (await self._next_due_of([account])).get(account)
 
     async def _next_due_of(self, accounts: Sequence[str]) -> Mapping[str, float]:
-        return await self._read(next_due_of, ROWS, accounts, tuple(self._leased))
+        return await self._read(import_rows.next_due_of, accounts, tuple(self._leased))
 
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
         await self._write_of(row.account, import_rows.intend, row.key, sent_at, due_at)

@@ -13,16 +13,16 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from poller.core.deliveries import Delivery, Selection, Written
+from poller.core.deliveries import Delivery, PruneWalk, Selection, Written
 from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
+from poller.store import pruning
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
 from poller.store.postgres import feeding, outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
 from poller.store.postgres.group_commit import OneByOne, Writer
-from poller.store.postgres.next_due import TASKS, next_due_of
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
 from poller.store.postgres.start_store import PostgresStarts
@@ -96,10 +96,10 @@ class PostgresStore(PostgresReads, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        return await self._claim(account, task_queue.find_due, limit, self._clock(), fed_until)
+        return await self._claim(account, task_queue.find_due, limit, self._clock(), again, fed_until)
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         return await self._claim(account, task_queue.find_any_due, share, self._clock())
@@ -116,7 +116,7 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def _next_due_of(self, accounts: Sequence[str]) -> Mapping[str, float]:
         leased = [key for account in accounts for key in self._leases.held(account)]
-        return await self._read(next_due_of, TASKS, accounts, leased)
+        return await self._read(task_queue.next_due_of, accounts, leased)
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         held = self._leases.begin_recording(settled)
@@ -182,8 +182,11 @@ class PostgresStore(PostgresReads, NotingStore):
     async def index_rows(self, limit: int) -> int:
         return await self._write(index_rows, limit, self._clock())
 
-    async def prune(self, before: float, limit: int) -> int:
-        return await self._write(outbox.prune, before, limit)
+    async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
+        def prune_next(before: float, limit: int, after: pruning.Place) -> Awaitable[tuple[int, pruning.Place | None]]:
+            return self._write(outbox.prune, before, limit, after)
+
+        return await pruning.prune(prune_next, before, limit, walk)
 
     # --- the connections
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from poller.core.deliveries import Delivery, Selection
+from poller.store import pruning
 from poller.store.rows import delivery_of, storable
 from poller.store.sqlite import import_rows
 from poller.store.sqlite.search import forget_runs
@@ -118,16 +119,17 @@ def replay(connection: Connection, sink: str, selection: Selection, from_start: 
     return replayed
 
 
-def prune(connection: Connection, before: float, limit: int) -> int:
-    """Delete the oldest tasks that no attached sink lacks or has refused; their counts go into `pruned`."""
-    found = connection.execute(
-        "SELECT r.number, r.task FROM record r WHERE r.seen_at < ? AND NOT EXISTS"
-        " (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
+def prune(connection: Connection, before: float, limit: int, after: pruning.Place) -> tuple[int, pruning.Place | None]:
+    """Delete the oldest tasks after `after` that no attached sink lacks or has refused; their counts go into `pruned`.
+    Return as a batch of `pruning.prune`."""
+    examined = connection.execute(
+        "SELECT r.seen_at, r.task, r.number, EXISTS (SELECT 1 FROM sink s WHERE s.attached AND (EXISTS"
         " (SELECT 1 FROM undelivered u WHERE u.sink = s.id AND u.number = r.number) OR EXISTS"
         " (SELECT 1 FROM dead d WHERE d.sink = s.id AND d.number = r.number)))"
-        " ORDER BY r.seen_at, r.number LIMIT ?",
-        (before, max(0, limit)),
+        " FROM record r WHERE r.seen_at < ? AND (r.seen_at, r.task) > (?, ?) ORDER BY r.seen_at, r.task LIMIT ?",
+        (before, *after, pruning.EXAMINED_AT_ONCE),
     ).fetchall()
+    found, last = pruning.chosen(examined, limit)
     numbers, tasks = [(number,) for number, _ in found], [(task,) for _, task in found]
     _note_missed(connection, numbers)
     connection.executemany("DELETE FROM record WHERE number = ?", numbers)
@@ -140,7 +142,7 @@ def prune(connection: Connection, before: float, limit: int) -> int:
     import_rows.forget(connection, tasks)
     connection.executemany("DELETE FROM task WHERE key = ?", tasks)
     forget_runs(connection, tasks)
-    return len(found)
+    return len(found), last
 
 
 def _note_missed(connection: Connection, numbers: Sequence[tuple[int]]) -> None:

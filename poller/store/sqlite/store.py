@@ -6,16 +6,17 @@ Leases live in memory: the process lock makes this process the only owner, and a
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import structlog
 
-from poller.core.deliveries import Delivery, Selection, Written
+from poller.core.deliveries import Delivery, PruneWalk, Selection, Written
 from poller.core.model import Added, Chunk, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.core.search import TaskPage
 from poller.core.sums import Sums
+from poller.store import pruning
 from poller.store.intervals import SAVE_WITHIN_S
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
 from poller.store.sqlite import outbox, task_queue
@@ -90,11 +91,12 @@ class SqliteStore(SqliteReader, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
         leased, now = self._leases.held(account), self._clock()
-        return self._leases.take(account, self._read(task_queue.find_due, account, leased, limit, now, fed_until))
+        due = self._read(task_queue.find_due, account, leased, limit, now, again, fed_until)
+        return self._leases.take(account, due)
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         leased, now = self._leases.held(account), self._clock()
@@ -172,8 +174,11 @@ class SqliteStore(SqliteReader, NotingStore):
     async def index_rows(self, limit: int) -> int:
         return await self._write(index_rows, limit)
 
-    async def prune(self, before: float, limit: int) -> int:
-        return await self._write(outbox.prune, before, limit)
+    async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
+        def prune_next(before: float, limit: int, after: pruning.Place) -> Awaitable[tuple[int, pruning.Place | None]]:
+            return self._write(outbox.prune, before, limit, after)
+
+        return await pruning.prune(prune_next, before, limit, walk)
 
     # --- the connection
 

@@ -4,16 +4,18 @@ Leases are in memory here, too: an account's tasks are leased by its owner alone
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.accounts import AccountState
-from poller.core.deliveries import Delivery, Selection, Written
+from poller.core.deliveries import Delivery, PruneWalk, Selection, Written
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Settled, Task
 from poller.core.protocols import Clock
+from poller.store import pruning
 from poller.store.intervals import HEAVY_ROWS, SAVE_WITHIN_S
 from poller.store.leases import Leases
 from poller.store.postgres import feeding, outbox, search, task_queue
@@ -30,6 +32,8 @@ from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.group_commit import OneByOne
 from poller.store.postgres.store import PostgresStore
 from poller.store.rows import Row, storable
+
+Done = TypeVar("Done")
 
 # "Pol" and "u": one member at a time prunes, or indexes.
 UPKEEP = "(1349479541::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
@@ -241,15 +245,17 @@ class FleetStore(PostgresStore):
         return 0.0
 
     async def index_rows(self, limit: int) -> int:
-        return int(await self._write(self._alone, search.index_rows, limit, self._clock()))
+        return int(await self._write(self._alone, 0, search.index_rows, limit, self._clock()))
 
-    async def prune(self, before: float, limit: int) -> int:
-        return int(await self._write(self._alone, outbox.prune, before, limit))
+    async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
+        return await pruning.prune(partial(self._write, self._alone, (0, None), outbox.prune), before, limit, walk)
 
-    async def _alone(self, connection: AsyncConnection, work: Callable[..., Awaitable[int]], *values: object) -> int:
-        """Do the work where no other member is at it; return how much was done."""
+    async def _alone(
+        self, connection: AsyncConnection, nothing: Done, work: Callable[..., Awaitable[Done]], *values: object
+    ) -> Done:
+        """Do the work where no other member is at it; return what was done, else `nothing`."""
         row = await fetch_first(connection, f"SELECT pg_try_advisory_xact_lock({UPKEEP})")
-        return await work(connection, *values) if row == (True,) else 0
+        return await work(connection, *values) if row == (True,) else nothing
 
     async def oldest_waiting(self) -> float | None:
         """As of all stores, but keys of several feeders are not committed in their order: what was the oldest is passed
