@@ -3,7 +3,7 @@
 All methods are called on the event loop. Cancellation of any of them must leave its owner usable.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from poller.core.accounts import AccountState
@@ -182,6 +182,10 @@ class StateReader(Protocol):
 
     async def account(self, name: str) -> AccountState:
         """Return what is remembered of the account."""
+
+    async def waiting_of(self, accounts: Collection[str]) -> int:
+        """Return how many tasks without an outcome, and rows without a task, these accounts have: some 20 ms for a
+        million."""
 
     async def knowledge(self, name: str) -> bytes | None:
         """Return what `save_knowledge` last noted under this name; None if nothing."""

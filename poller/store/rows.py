@@ -153,6 +153,11 @@ def sink_sums_of(row: Row) -> SinkSums:
     )
 
 
+def blocked_of(accounts: Mapping[str, AccountState]) -> list[str]:
+    """Return which accounts are paused until a person or HubSpot acts."""
+    return [name for name, state in accounts.items() if state.is_blocked]
+
+
 def sums_of(
     *,
     sources: Sequence[SourceSums],
@@ -165,6 +170,7 @@ def sums_of(
     landed: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
+    blocked: int = 0,
     starts: StartSums | None = None,
 ) -> Sums:
     """Add what was pruned (kind, tasks, polls, landed) to what is kept, and rows without a task to what waits.
@@ -181,6 +187,7 @@ def sums_of(
         landed=Counter(landed) + Counter({kind: landed for kind, _, _, landed in pruned}),
         reasons=tuple(ReasonSum(*row) for row in reasons),
         pruned=gone,
+        blocked=blocked,
         starts=starts,
     )
 
