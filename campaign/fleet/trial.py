@@ -279,6 +279,7 @@ async def carry_out(trial: Trial) -> list[str]:
         await first.start()
         await _until(lambda: first.url is not None, 20.0)
         trial.server.audit(trial.schema)
+        await trial.load.feed_stock(session, trial.shape.stock)
         for replica in others:
             await replica.start()
         async with asyncio.TaskGroup() as group:
