@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bench.timing_workloads import DEADLINE_S, Import
 from poller.core.model import Finished, Outcome, Running, Task
-from poller.schedule import AccountTiming
+from poller.schedule import AccountTiming, PollOrder
 from poller.schedule.policy import Polling
 
 START_AT = 1_767_571_200.0  # 2026-01-05; simulated seconds are added
@@ -28,6 +28,7 @@ class Played:
     late_s: list[float]  # negative: not seen finished
     put_offs: int = 0
     drained_s: float = 0.0
+    waited_s: float = 0.0  # the longest wait of a second or later poll past its due time, but for standstills
     longest_plan_s: float = 0.0
 
 
@@ -66,6 +67,8 @@ class SimulatedLane:
         self._deadline_s = deadline_s
         self._tasks: dict[int, Task] = {}  # waiting
         self._due: list[tuple[float, int]] = []
+        self._again: list[tuple[float, int]] = []  # of them those that were polled before
+        self._order_of_polls = PollOrder()
         self._rng = Random(1)  # noqa: S311 - a simulation
 
     def run(self) -> Played:
@@ -122,13 +125,25 @@ class SimulatedLane:
     def _claim(self, now: float) -> Task | None:
         standstill = self.timing.standstill
         if not standstill.lasts(now):
-            return self._put_off(self._tasks[self._due[0][1]], now)
+            return self._put_off(self._next(now), now)
         if standstill.deadline_at <= now:
             for due_at, key in self._due:
                 if self._is_due(due_at, key) and due_at <= now and self._tasks[key].fed_at <= now - self._deadline_s:
                     return self._tasks[key]
             standstill.no_deadline_passed(now)
         return self._any(now) if standstill.take_turn(now) else None
+
+    def _next(self, now: float) -> Task:
+        """Return the task whose turn it is, as a claim of one has it."""
+        longest = self._tasks[self._due[0][1]]
+        while self._again and not self._is_due(*self._again[0]):
+            heapq.heappop(self._again)
+        if not self._again or self._again[0][0] > now or self._again[0] == self._due[0]:
+            return longest
+        again = self._tasks[self._again[0][1]]
+        return (
+            again if self._order_of_polls.takes(longest, again, lambda task: self.timing.chance(task, now)) else longest
+        )
 
     def _any(self, now: float) -> Task | None:
         for _ in range(100):
@@ -148,11 +163,15 @@ class SimulatedLane:
     def _requeue(self, task: Task) -> None:
         self._tasks[task.key] = task
         heapq.heappush(self._due, (task.due_at, task.key))
+        if task.polls:
+            heapq.heappush(self._again, (task.due_at, task.key))
 
     def _poll(self, task: Task, now: float) -> None:
         number, at = int(task.task_id), now - START_AT
         one = self._imports[number]
         self.played.polls[number] += 1
+        if task.polls and not self.timing.standstill.lasts(now):
+            self.played.waited_s = max(self.played.waited_s, now - task.due_at)
         outcome = outcome_of(one, at)
         gap_s = self.timing.learn(task, outcome, asked_at=now, now=now)
         self.timing.refresh(now)

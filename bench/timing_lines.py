@@ -161,6 +161,12 @@ def three_lines(rng: Random) -> list[Import]:
     return sorted(_without_starts(done), key=lambda one: one.fed_at)
 
 
+def at_once(rng: Random) -> list[Import]:
+    """20,000 independent imports of some minutes, fed at once."""
+    took_s = lognormal(300, 0.8)
+    return [Import(requested_at=-0.5, fed_at=0.0, took_s=took_s(rng)) for _ in range(20_000)]
+
+
 def newest_first(_rng: Random) -> list[Import]:
     waiting: list[int] = []
     imports = _fed(6000, 4.0)
@@ -236,5 +242,6 @@ LINES: Mapping[str, Callable[[Random], list[Import]]] = {
     "17 fast lane": fast_lane,
     "18 line breaks": line_breaks,
     "19 four hundred workers": workers(400, 100.0),
+    "20 20,000 at once": at_once,
     "B burst in order": ordered_burst,
 }

@@ -52,6 +52,13 @@ BUGS = (
         tests=GATE,
     ),
     Bug(
+        name="the-beginning-of-a-stray-answer-is-kept",
+        file="poller/hubspot/connection.py",
+        old=" or is_upgraded or _is_followed(data, message, content)",
+        new=" or is_upgraded",
+        tests=("hubspot/test_answers_as_aiohttp",),
+    ),
+    Bug(
         name="old-time-outs-are-an-outage",
         file="poller/hubspot/limits/outage.py",
         old="        while place and latest[place - 1][0] > number:",

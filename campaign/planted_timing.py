@@ -106,6 +106,28 @@ TIMING_BUGS = (
         new="if self._timing.planner.refresh(now):",
         tests=TIMING,
     ),
+    # --- turns of first and second polls under a tight limit
+    Bug(
+        name="first-polls-starve-second-ones",
+        file="poller/schedule/poll_order.py",
+        old="elif self._first_polls >= MOST_FIRST or chance is None:",
+        new="elif chance is None:",
+        tests=("schedule/test_poll_order",),
+    ),
+    Bug(
+        name="a-second-poll-waits-whatever-it-is-worth",
+        file="poller/schedule/poll_order.py",
+        old="is_next = chance(again) >= WORTH * chance(longest)",
+        new="is_next = False",
+        tests=("schedule/test_poll_order",),
+    ),
+    Bug(
+        name="a-claim-has-no-polled-tasks-beside-first-polls",
+        file="poller/store/sqlite/task_queue.py",
+        old="if again and len(keys) == limit:",
+        new="if False:",
+        tests=("store/test_store",),
+    ),
     # --- put-offs: polled when due by what is known now, and never lost
     Bug(
         name="a-task-that-was-put-off-is-parked",

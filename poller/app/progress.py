@@ -128,6 +128,7 @@ class Progress:
             finished=self.metrics.finished,
             paces=recent_paces([step]),
             lanes=self.lanes(),
+            blocked=self.metrics.blocked,
             slowest_at=self.slowest_at(now),
             times_out_at=self.times_out_at(),
         )

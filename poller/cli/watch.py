@@ -108,6 +108,7 @@ class LiveView:
             finished=sums.finished,
             paces=paces,
             lanes=outlooks(sums.accounts, limits),
+            blocked=sums.blocked,
             slowest_at=slowest.at if slowest else None,
             times_out_at=slowest.times_out_at if slowest else None,
         )

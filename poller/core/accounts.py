@@ -56,6 +56,11 @@ class AccountState:
     pause_detail: str | None = None
     resume_at: float | None = None  # forecast
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it is paused until something happens that has no known instant, as until a person acts."""
+        return self.pause is not None and self.resume_at is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReading:

@@ -3,7 +3,7 @@
 All methods are called on the event loop. Cancellation of any of them must leave its owner usable.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from poller.core.accounts import AccountState
@@ -73,9 +73,10 @@ class PollStore(Protocol):
         """Make the account's new tasks due `delay_s` after they are added; before the first call they are due at once.
         Not stored."""
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
-        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then. A
-        lease ends with `record`, `release` or the process."""
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
+        """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then.
+        Where more are due, lease up to `again` others that were polled before, too; they come last. A lease ends with
+        `record`, `release` or the process."""
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over
@@ -181,6 +182,10 @@ class StateReader(Protocol):
 
     async def account(self, name: str) -> AccountState:
         """Return what is remembered of the account."""
+
+    async def waiting_of(self, accounts: Collection[str]) -> int:
+        """Return how many tasks without an outcome, and rows without a task, these accounts have: some 20 ms for a
+        million."""
 
     async def knowledge(self, name: str) -> bytes | None:
         """Return what `save_knowledge` last noted under this name; None if nothing."""

@@ -71,4 +71,5 @@ class Sums:
     landed: Mapping[str, int]  # by kind: how many of these have a file
     reasons: tuple[ReasonSum, ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone
+    blocked: int = 0  # of `waiting`, those of accounts that are paused until a person or HubSpot acts
     starts: StartSums | None = None  # None: the state never had a row to import

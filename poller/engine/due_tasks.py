@@ -11,7 +11,7 @@ import structlog
 from poller.core.model import Task
 from poller.core.protocols import Clock, PollStore
 from poller.core.request_protocols import Gate
-from poller.schedule import AccountTiming, Standstill
+from poller.schedule import AccountTiming, PollOrder, Standstill
 
 log = structlog.get_logger("poller")
 
@@ -51,6 +51,7 @@ class DueTasks:
         self._stopping = False
         self._limit = 0  # of the next claim, where that is more than the workers need
         self._next_put_off_at = math.inf  # what was put off does not show in the store before a commit
+        self._order_of_polls = PollOrder()
         self._standstill: Standstill | None = None  # the one that lasts
         self._standstill_from = 0.0
 
@@ -95,7 +96,7 @@ class DueTasks:
     async def _claim(self, now: float, limit: int) -> list[Task]:
         self._note_standstill(now)
         if self.timing is None or self._standstill is None:
-            return await self._store.claim(self._account, limit)
+            return self._divide(await self._store.claim(self._account, limit, again=(limit + 1) // 2), limit, now)
         if self._standstill.deadline_at <= now:
             fed_until = now - self.timing.deadline_s
             tasks = await self._store.claim(self._account, limit, fed_until=fed_until)
@@ -105,6 +106,16 @@ class DueTasks:
         if self._standstill.take_turn(now):
             return await self._store.claim_any(self._account, self._rng.random())
         return []
+
+    def _divide(self, due: list[Task], limit: int, now: float) -> list[Task]:
+        """Return those that are polled now, so that tasks which were polled before do not wait for all first polls."""
+        if len(due) <= limit:
+            return due
+        timing = self.timing
+        chance = None if timing is None else lambda task: timing.chance(task, now)
+        ordered = self._order_of_polls.divide(due, limit, chance)
+        self._store.release(ordered[limit:])
+        return list(ordered[:limit])
 
     def _put_off(self, claimed: list[Task], now: float) -> list[Task]:
         """Put those tasks off that, by what was learned since, are polled better later; return the others. Where all

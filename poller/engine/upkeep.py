@@ -17,6 +17,7 @@ from poller.engine.metrics import Metrics
 log = structlog.get_logger("poller")
 
 SAVE_EVERY_S = 5.0  # how often lanes are saved, so that a restart knows when an account was last used
+COUNT_EVERY_S = 30.0  # how often the tasks of paused accounts are counted, for the forecast
 PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0
 INDEXED_AT_ONCE = 256  # tasks: 4 ms in SQLite, of every
@@ -41,6 +42,8 @@ class Upkeep:
         self.retention_s = retention_s
         self._store, self._metrics, self._clock = store, metrics, clock
         self._lanes, self._history = lanes, history
+        self._blocked: set[str] = set()  # the accounts whose tasks were counted last
+        self._count_at = 0.0
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """Return the endless loops of this work, each to be run as a task and cancelled."""
@@ -52,7 +55,16 @@ class Upkeep:
                 for lane in self._lanes.values():
                     lane.save()
                 self._store.beat()
+                await self._count_blocked()
             await asyncio.sleep(SAVE_EVERY_S)
+
+    async def _count_blocked(self) -> None:
+        now = asyncio.get_running_loop().time()
+        blocked = {name for name, lane in self._lanes.items() if lane.gate.state().is_blocked}
+        if blocked == self._blocked and now < self._count_at:
+            return
+        self._blocked, self._count_at = blocked, now + COUNT_EVERY_S
+        self._metrics.blocked = await self._store.waiting_of(blocked) if blocked else 0
 
     async def _sample_pace(self) -> None:
         metrics, lanes = self._metrics, self._lanes

@@ -94,7 +94,7 @@ class AnswerProtocol(asyncio.Protocol):
                 self._asked = asked
             else:
                 self._content = content
-                self._is_spent |= message.should_close or is_upgraded
+                self._is_spent |= message.should_close or is_upgraded or _is_followed(data, message, content)
                 if not asked.done():
                     asked.set_result((message, content))
 
@@ -136,6 +136,17 @@ class AnswerProtocol(asyncio.Protocol):
             asked.set_exception(error)
         if self._content is not None and not self._content.is_eof():
             self._content.set_exception(error)
+
+
+def _is_followed(data: bytes, message: RawResponseMessage, content: StreamReader) -> bool:
+    """Return whether a piece that holds an answer to its end holds more: the parser keeps the beginning of a stray
+    answer to itself, and would take its rest for the next answer."""
+    if not content.is_eof():
+        return False
+    if message.chunked:
+        return not data.endswith(b"\r\n\r\n")
+    size = content.total_bytes if message.compression is None else int(message.headers.get("Content-Length", 0))
+    return data[-size - 4 : len(data) - size] != b"\r\n\r\n"
 
 
 class _PooledConnection:

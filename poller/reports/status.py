@@ -153,6 +153,13 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]
         return []
     step = Step(seconds=now - before[0], polls=0, finished=sums.finished - before[1], paused=0.0)
     lanes = [LaneOutlook(is_paused=bool(state.pause), resume_at=state.resume_at) for state in sums.accounts.values()]
-    cast = forecast(now=now, waiting=sums.waiting, finished=sums.finished, paces=recent_paces([step]), lanes=lanes)
+    cast = forecast(
+        now=now,
+        waiting=sums.waiting,
+        finished=sums.finished,
+        paces=recent_paces([step]),
+        lanes=lanes,
+        blocked=sums.blocked,
+    )
     left = time_left(cast, now)
     return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

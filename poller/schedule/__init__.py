@@ -10,6 +10,7 @@ from poller.schedule.knowledge import (
     planner_from,
 )
 from poller.schedule.learned import PollPlanner, Tradeoff
+from poller.schedule.poll_order import PollOrder
 from poller.schedule.simulate import Course, SimulatedRun, simulate_run
 from poller.schedule.standstill import Standstill
 from poller.schedule.survival import SurvivalCurve
@@ -19,6 +20,7 @@ __all__ = [
     "Course",
     "KnowledgeUnreadable",
     "KnownLine",
+    "PollOrder",
     "PollPlanner",
     "SimulatedRun",
     "Standstill",

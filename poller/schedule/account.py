@@ -83,11 +83,21 @@ class AccountTiming:
             return task.fed_at + self.planner.first_poll_s - now if task.polls == 0 else 0.0
         planner, from_at = spot.planner, task.fed_at if task.seen_at is None else task.seen_at
         before_s, after_s = from_at - spot.done_at, now - spot.done_at
-        if planner.curve.chance(before_s if task.seen_at is not None else min(before_s, 0.0), after_s) > PROBABLE:
+        if spot.chance(task, now) > PROBABLE:
             return 0.0
         if planner.runs_ahead(spot.place, after_s, task.key):
             return 0.0
         return from_at + planner.gap_s(before_s, task.key, is_first=task.seen_at is None) - now
+
+    def chance(self, task: Task, now: float) -> float:
+        """Return how likely it is that a poll finds the import finished."""
+        requested_at = None if task.requested_at is None else task.requested_at - self.skew.seconds
+        if (spot := self._spot(task, requested_at)) is not None:
+            return spot.chance(task, now)
+        if requested_at is None:
+            requested_at = task.fed_at - self.planner.usual_feeding_age_s
+        from_s = 0.0 if task.seen_at is None else max(0.0, task.seen_at - requested_at)
+        return self.planner.curve.chance(from_s, max(from_s, now - requested_at))
 
     def _spot(self, task: Task, requested_at: float | None) -> Spot | None:
         """Return where the task is in the line that decides; None where its age decides. A place by the request is not

@@ -68,8 +68,10 @@ def forecast(
     times_out_at: float | None = None,
     finished: int = 0,
     slowest_at: float | None = None,
+    blocked: int = 0,
 ) -> Forecast:
-    """Return when the waiting tasks will have their outcomes.
+    """Return when the waiting tasks will have their outcomes, except for `blocked` of them: those of accounts that are
+    paused until a person or HubSpot acts.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
     deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`. That is no forecast
@@ -82,6 +84,8 @@ def forecast(
     if busy and not at_work:
         return Forecast(state="blocked")
     is_partial, busy = len(at_work) < len(busy), at_work
+    if is_partial and (waiting := waiting - blocked) <= 0:
+        return Forecast(state="blocked")
     begins_at = max([now, *(lane.resume_at or now for lane in busy if lane.is_paused)])
     days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task))
     earliest_at = max([begins_at + waiting / _rate(busy), *(lane.next_due_at or now for lane in busy)])

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from poller.core.model import Task
 from poller.schedule.line import AHEAD_S, LinePlanner
 
 
@@ -47,3 +48,8 @@ class Spot(Struct, frozen=True):
     planner: LinePlanner
     place: float
     done_at: float
+
+    def chance(self, task: Task, now: float) -> float:
+        """Return how likely it is that a poll finds the import finished."""
+        before_s = min(task.fed_at - self.done_at, 0.0) if task.seen_at is None else task.seen_at - self.done_at
+        return self.planner.curve.chance(before_s, now - self.done_at)

@@ -29,6 +29,7 @@ TASK = (
     "key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s,"
     " requested_at, seen_at, started_at, start"
 )
+DUE_AT = 4  # of them
 IMPORT_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
 IMPORT_ROW_OF_I = ", ".join(f"i.{name.strip()}" for name in IMPORT_ROW.split(","))
 MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
@@ -152,6 +153,11 @@ def sink_sums_of(row: Row) -> SinkSums:
     )
 
 
+def blocked_of(accounts: Mapping[str, AccountState]) -> list[str]:
+    """Return which accounts are paused until a person or HubSpot acts."""
+    return [name for name, state in accounts.items() if state.is_blocked]
+
+
 def sums_of(
     *,
     sources: Sequence[SourceSums],
@@ -164,6 +170,7 @@ def sums_of(
     landed: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
+    blocked: int = 0,
     starts: StartSums | None = None,
 ) -> Sums:
     """Add what was pruned (kind, tasks, polls, landed) to what is kept, and rows without a task to what waits.
@@ -180,6 +187,7 @@ def sums_of(
         landed=Counter(landed) + Counter({kind: landed for kind, _, _, landed in pruned}),
         reasons=tuple(ReasonSum(*row) for row in reasons),
         pruned=gone,
+        blocked=blocked,
         starts=starts,
     )
 

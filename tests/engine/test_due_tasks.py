@@ -30,9 +30,9 @@ class DistantStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def claim(self, account: str, limit: int) -> list[Task]:
+    async def claim(self, account: str, limit: int, **options: Any) -> list[Task]:
         self.claims += 1
-        claimed = await self._store.claim(account, limit)
+        claimed = await self._store.claim(account, limit, **options)
         await asyncio.sleep(1)
         return claimed
 
@@ -73,6 +73,18 @@ async def test_few_due_tasks_cost_one_claim_not_one_each(store: Any, clock: Cloc
     due = due_tasks(store, clock)
     assert len({task.task_id for _ in range(WORKERS) if (task := await due.next()) is not None}) == WORKERS
     assert store.claims == 1
+
+
+async def test_second_polls_do_not_wait_for_all_first_polls(store: Any, clock: Clock) -> None:
+    """Tasks fed at once are all due before any that was polled since: half of what is handed out, at the most."""
+    await feed(store, *(f"id{number}" for number in range(200)))
+    await store.record([running(task, clock()) for task in await store.claim("main", 60)])
+    due = due_tasks(store, clock)
+    handed = [task.polls for _ in range(100) if (task := await due.next()) is not None]
+    assert sum(handed) == 50
+    assert all(1 <= sum(handed[start : start + 4]) <= 3 for start in range(96))
+    due.release()
+    assert len(await store.claim("main", 300)) == 200 - 100
 
 
 async def test_a_lane_at_rest_claims_only_what_is_due(store: Any, clock: Clock) -> None:

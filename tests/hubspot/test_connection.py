@@ -47,6 +47,8 @@ PROPERTIES = [
     (http_parser.RawResponseMessage, "code"),
     (http_parser.RawResponseMessage, "headers"),
     (http_parser.RawResponseMessage, "should_close"),
+    (http_parser.RawResponseMessage, "chunked"),
+    (http_parser.RawResponseMessage, "compression"),
 ]
 
 

@@ -158,6 +158,14 @@ def test_one_paused_account_does_not_end_the_forecast_of_the_others() -> None:
     assert of(1000, past=steps(*[80] * 6), lanes=[paused, paused]).state == "blocked"
 
 
+def test_the_tasks_of_a_paused_account_are_not_in_the_forecast_of_the_others() -> None:
+    lanes = [LaneOutlook(), LaneOutlook(is_paused=True)]
+    found = forecast(now=NOW, waiting=1000, blocked=900, paces=[4.0], lanes=lanes)
+    assert (found.at, found.is_partial) == (NOW + 25, True)
+    assert forecast(now=NOW, waiting=900, blocked=900, paces=[4.0], lanes=lanes).state == "blocked"
+    assert forecast(now=NOW, waiting=1000, blocked=900, paces=[4.0], lanes=[LaneOutlook()]).at == NOW + 250  # resumed
+
+
 @given(
     waiting=st.integers(1, 10**6),
     youngest_s=st.floats(0, 1e5),

@@ -234,7 +234,8 @@ class Writer:
         """Begin a transaction and number it, which is a heartbeat too. Raises `StoreError` for a late writer."""
         await connection.execute("BEGIN")
         updated = await connection.execute(
-            "UPDATE replica SET commits = %s, beat_at = %s WHERE id = %s", (number, self._clock(), self._replica)
+            "UPDATE replica SET commits = %s, beat_at = %s, seen_at = clock_timestamp() WHERE id = %s",
+            (number, self._clock(), self._replica),
         )
         if updated.rowcount != 1:
             raise taken_over(self._dsn)

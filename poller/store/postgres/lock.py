@@ -5,11 +5,13 @@ process. The next owner deletes that row, and with it the right of the one befor
 import asyncio
 import os
 import socket
+import time
 
 import psycopg
 from psycopg import AsyncConnection
 
 from poller.core.errors import StoreError, StoreLocked
+from poller.core.protocols import Clock
 from poller.core.timestamps import iso
 from poller.store.postgres.connection import CONNECT_WITHIN_S, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn, parse
@@ -25,6 +27,8 @@ _HOLDER = (
     " AND objid = to_regnamespace(current_schema())::oid"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+
+_AGE_S = "extract(epoch FROM clock_timestamp() - seen_at)::float8"
 
 
 class NotOwner(Exception):
@@ -79,7 +83,10 @@ async def register(connection: AsyncConnection, *, now: float) -> int:
     await connection.execute("DELETE FROM replica")
     await connection.execute("UPDATE account SET freed_at = NULL WHERE freed_at IS NOT NULL")
     await connection.execute("DELETE FROM kind_count")
-    sql = "INSERT INTO replica (host, pid, started_at, beat_at) VALUES (%s, %s, %s, %s) RETURNING id"
+    sql = (
+        "INSERT INTO replica (host, pid, started_at, beat_at, seen_at) VALUES (%s, %s, %s, %s, clock_timestamp())"
+        " RETURNING id"
+    )
     ((replica,),) = await fetch_all(connection, sql, (socket.gethostname(), os.getpid(), now, now))
     return int(replica)
 
@@ -100,9 +107,10 @@ def taken_over(dsn: Dsn) -> StoreError:
     )
 
 
-def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
-    """Return the owner's process id and its last heartbeat (an instant); None where no living process does. `replica`:
-    of the member with this name. Raises `StoreUnusable`, also where no answer comes in `CONNECT_WITHIN_S`."""
+def last_beat(url: str, replica: str | None = None, clock: Clock = time.time) -> tuple[int, float] | None:
+    """Return the owner's process id and its last heartbeat (an instant of this machine's clock: the server measures how
+    long ago it was, whatever the owner's clock shows); None where no living process does. `replica`: of the member with
+    this name. Raises `StoreUnusable`, also where no answer comes in `CONNECT_WITHIN_S`."""
     dsn = parse(url)
     limit_s = int(CONNECT_WITHIN_S)
     try:
@@ -112,7 +120,7 @@ def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
         ):
             connection.execute(f"SET LOCAL statement_timeout = '{limit_s}s'".encode())
             row = connection.execute(
-                f"SELECT pid, beat_at FROM replica WHERE EXISTS ({_HOLDER})"  # noqa: S608 - a constant
+                f"SELECT pid, beat_at, {_AGE_S} FROM replica WHERE EXISTS ({_HOLDER})"  # noqa: S608 - constants
                 " AND name IS NOT DISTINCT FROM coalesce(%s, name) ORDER BY id DESC",
                 (replica,),
             ).fetchone()
@@ -120,4 +128,7 @@ def last_beat(url: str, replica: str | None = None) -> tuple[int, float] | None:
         return None
     except psycopg.Error as error:
         raise unusable(error, dsn) from None
-    return None if row is None else (int(row[0]), float(row[1]))
+    if row is None:
+        return None
+    pid, beat_at, age_s = row
+    return int(pid), float(beat_at) if age_s is None else clock() - float(age_s)  # None: of an earlier version

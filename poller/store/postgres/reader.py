@@ -1,7 +1,7 @@
 """Reads a PostgreSQL state: sums, accounts, tasks, records. Works beside a writer."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -66,10 +66,12 @@ class PostgresReads(StateReader):
         )
         stored = await fetch_all(connection, "SELECT name FROM account")
         names = {name for (name,) in stored} | self._noted_accounts.keys()
+        accounts = {name: await self._account(connection, name) for name in sorted(names)}
         return rows.sums_of(
             sources=await _sources(connection),
             sinks=await _count_outboxes(connection),
-            accounts={name: await self._account(connection, name) for name in sorted(names)},
+            accounts=accounts,
+            blocked=await _waiting_of(connection, rows.blocked_of(accounts)),
             waiting=sum(count for kind, count, _, _ in tasks if kind is None),
             finished=finished,
             polls=sum(polls for _, _, polls, _ in tasks),
@@ -85,6 +87,9 @@ class PostgresReads(StateReader):
 
     async def account(self, name: str) -> AccountState:
         return await self._read(self._account, name)
+
+    async def waiting_of(self, accounts: Collection[str]) -> int:
+        return await self._read(_waiting_of, accounts)
 
     async def _account(self, connection: AsyncConnection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
@@ -239,3 +244,14 @@ async def _count_outboxes(connection: AsyncConnection) -> list[SinkSums]:
         " FROM sink s ORDER BY id",
     )
     return [rows.sink_sums_of(row) for row in found]
+
+
+async def _waiting_of(connection: AsyncConnection, accounts: Collection[str]) -> int:
+    ((waiting,),) = await fetch_all(
+        connection,
+        "SELECT coalesce(sum((SELECT count(*) FROM task WHERE account = a.id AND kind IS NULL)"
+        " + (SELECT count(*) FROM import_row WHERE account = a.id AND task IS NULL)), 0)::bigint"
+        " FROM account a WHERE name = ANY (%s)",
+        (list(accounts),),
+    )
+    return int(waiting)

@@ -96,10 +96,10 @@ class PostgresStore(PostgresReads, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
-        return await self._claim(account, task_queue.find_due, limit, self._clock(), fed_until)
+        return await self._claim(account, task_queue.find_due, limit, self._clock(), again, fed_until)
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         return await self._claim(account, task_queue.find_any_due, share, self._clock())

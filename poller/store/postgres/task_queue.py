@@ -4,7 +4,7 @@ transaction. For the contracts, see core/protocols.
 Leases are in the memory of the state's one owner. A claim only reads: it costs no commit.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -21,25 +21,74 @@ from poller.store.postgres.connection import fetch_all, fetch_first
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
+def _in_order(
+    columns: str,
+    condition: str,
+    *,
+    account: str = "(SELECT id FROM account WHERE name = %(account)s)",
+    limit: str = "1",
+    by: str = "due_at, key",
+    parts: Iterable[int] = (0, 1),
+) -> str:
+    """Return the query of an account's waiting tasks by due time, from both parts of the index. Each is limited by
+    itself: the server would sort all of it."""
+    halves = [
+        f"(SELECT {columns} FROM task WHERE account = {account}"  # noqa: S608 - constants
+        f" AND kind IS NULL AND least(polls, 1) = {part} AND {condition} ORDER BY {by} LIMIT {limit})"
+        for part in parts
+    ]
+    return f"SELECT * FROM ({' UNION ALL '.join(halves)}) found ORDER BY {by} LIMIT {limit}"  # noqa: S608 - constants
+
+
 async def find_due(
     connection: AsyncConnection,
     account: str,
     leased: Collection[int],
     limit: int,
     now: float,
+    again: int = 0,
+    fed_until: float | None = None,
+) -> list[rows.Row]:
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first; with `fed_until`, only those
+    that were fed up to then. After them those of up to `again` others that were polled before."""
+    due = await _find_due(connection, account, leased, limit, now, fed_until=fed_until)
+    if again and len(due) == limit:
+        *_, last = due
+        others = [*leased, *(row[0] for row in due)]
+        due += await _find_due(connection, account, others, again, now, start=(last[rows.DUE_AT], 0), parts=(1,))
+    return due
+
+
+async def _find_due(
+    connection: AsyncConnection,
+    account: str,
+    leased: Collection[int],
+    limit: int,
+    now: float,
+    *,
     fed_until: float | None = None,
     start: tuple[float, int] = (0.0, 0),
+    parts: Iterable[int] = (0, 1),
 ) -> list[rows.Row]:
-    """Return the rows of up to `limit` due tasks that are not leased, longest due first from `start` (due_at, key) on;
-    with `fed_until`, only those that were fed up to then."""
-    # Not prepared: a plan for an unknown limit would sort all due tasks.
-    found = await connection.execute(
-        f"SELECT {rows.TASK} FROM task WHERE account = (SELECT id FROM account WHERE name = %s)"  # noqa: S608
-        " AND kind IS NULL AND due_at <= %s AND (due_at, key) >= (%s, %s) AND fed_at <= %s"
-        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
-        (account, now, *start, inf if fed_until is None else fed_until, list(leased), limit),
-        prepare=False,
+    """Return the rows of due tasks that are not leased, longest due first from `start` (due_at, key) on."""
+    query = _in_order(
+        rows.TASK,
+        "due_at <= %(now)s AND (due_at, key) >= (%(due_at)s, %(key)s) AND fed_at <= %(fed_until)s"
+        " AND key <> ALL (%(leased)s::bigint[])",
+        limit="%(limit)s",
+        parts=parts,
     )
+    values = {
+        "account": account,
+        "now": now,
+        "due_at": start[0],
+        "key": start[1],
+        "fed_until": inf if fed_until is None else fed_until,
+        "leased": list(leased),
+        "limit": limit,
+    }
+    # Not prepared: a plan for an unknown limit would sort all due tasks.
+    found = await connection.execute(query.encode(), values, prepare=False)
     return list(await found.fetchall())
 
 
@@ -47,21 +96,18 @@ async def find_any_due(
     connection: AsyncConnection, account: str, leased: Collection[int], share: float, now: float
 ) -> list[rows.Row]:
     """Return the row of one due task that is not leased: from this share of the time over which they are spread on."""
+    from_share = "due_at >= (SELECT due_at + %(share)s * (%(now)s - due_at) FROM first)"
+    last = _in_order("key, due_at", "due_at = (SELECT due_at FROM due)", by="due_at DESC, key DESC")
     found = await fetch_first(
         connection,
-        "WITH waiting AS (SELECT id FROM account WHERE name = %s),"
-        " due AS (SELECT due_at FROM task WHERE account = (SELECT id FROM waiting) AND kind IS NULL AND due_at >="
-        " (SELECT min(due_at) + %s * (%s - min(due_at)) FROM task WHERE account = (SELECT id FROM waiting)"
-        " AND kind IS NULL) ORDER BY due_at LIMIT 1)"
-        " SELECT due_at, (SELECT min(key) FROM task WHERE account = (SELECT id FROM waiting) AND kind IS NULL"
-        " AND due_at = due.due_at), (SELECT max(key) FROM task WHERE account = (SELECT id FROM waiting)"
-        " AND kind IS NULL AND due_at = due.due_at) FROM due",
-        (account, share, now),
+        f"WITH first AS ({_in_order('due_at, key', 'true')}), due AS ({_in_order('due_at, key', from_share)})"  # noqa: S608
+        f" SELECT due_at, key, (SELECT key FROM ({last}) last) FROM due",
+        {"account": account, "share": share, "now": now},
     )
     if found is not None:
-        due_at, first, last = found
-        start = (due_at, first + int((last - first) * (share * rows.TIES % 1.0)))
-        if due := await find_due(connection, account, leased, 1, now, start=start):
+        due_at, first_key, last_key = found
+        start = (due_at, first_key + int((last_key - first_key) * (share * rows.TIES % 1.0)))
+        if due := await _find_due(connection, account, leased, 1, now, start=start):
             return due
     return await find_due(connection, account, leased, 1, now)
 
@@ -70,14 +116,13 @@ async def next_due_of(
     connection: AsyncConnection, accounts: Sequence[str], leased: Collection[int]
 ) -> dict[str, float]:
     """Return when the earliest task of each of these accounts is due, of those that are not leased."""
-    found = await connection.execute(
-        "SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL (SELECT due_at FROM task"
-        " WHERE account = a.id AND kind IS NULL AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT 1) next"
-        " WHERE a.name = ANY (%s)",
-        (list(leased), list(accounts)),
-        prepare=False,
+    earliest = _in_order("due_at, key", "key <> ALL (%(leased)s::bigint[])", account="a.id")
+    query = (
+        f"SELECT a.name, next.due_at FROM account a CROSS JOIN LATERAL ({earliest}) next"  # noqa: S608 - constants
+        " WHERE a.name = ANY (%(accounts)s)"
     )
-    return dict(await found.fetchall())
+    values = {"accounts": list(accounts), "leased": list(leased)}
+    return dict(await (await connection.execute(query.encode(), values, prepare=False)).fetchall())
 
 
 async def record(connection: AsyncConnection, settled: Sequence[Settled]) -> None:

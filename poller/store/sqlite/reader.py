@@ -1,7 +1,7 @@
 """Reads an SQLite state: sums, accounts, tasks, records. Works beside a writer."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -63,10 +63,12 @@ class SqliteReader(StateReader):
         )
         waiting, polls, kinds, landed = _count_tasks(connection)
         names = {name for (name,) in connection.execute("SELECT name FROM account")} | self._noted_accounts.keys()
+        accounts = {name: self._account(connection, name) for name in sorted(names)}
         return rows.sums_of(
             sources=_sources(connection),
             sinks=_count_outboxes(connection),
-            accounts={name: self._account(connection, name) for name in sorted(names)},
+            accounts=accounts,
+            blocked=_waiting_of(connection, rows.blocked_of(accounts)),
             waiting=waiting,
             finished=finished,
             polls=polls,
@@ -82,6 +84,9 @@ class SqliteReader(StateReader):
 
     async def account(self, name: str) -> AccountState:
         return self._read(self._account, name)
+
+    async def waiting_of(self, accounts: Collection[str]) -> int:
+        return self._read(_waiting_of, accounts)
 
     def _account(self, connection: Connection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
@@ -225,3 +230,15 @@ def _count_outboxes(connection: Connection) -> list[SinkSums]:
         " FROM sink s ORDER BY id"
     )
     return [rows.sink_sums_of(row) for row in found]
+
+
+def _waiting_of(connection: Connection, accounts: Collection[str]) -> int:
+    found = [
+        connection.execute(
+            "SELECT (SELECT count(*) FROM task WHERE account = a.id AND kind IS NULL)"
+            " + (SELECT count(*) FROM import_row WHERE account = a.id AND task IS NULL) FROM account a WHERE name = ?",
+            (name,),
+        ).fetchone()
+        for name in accounts
+    ]
+    return sum(row[0] for row in found if row)

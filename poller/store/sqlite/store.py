@@ -91,11 +91,12 @@ class SqliteStore(SqliteReader, NotingStore):
 
     # --- polling
 
-    async def claim(self, account: str, limit: int, *, fed_until: float | None = None) -> list[Task]:
+    async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         if limit <= 0:
             return []
         leased, now = self._leases.held(account), self._clock()
-        return self._leases.take(account, self._read(task_queue.find_due, account, leased, limit, now, fed_until))
+        due = self._read(task_queue.find_due, account, leased, limit, now, again, fed_until)
+        return self._leases.take(account, due)
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         leased, now = self._leases.held(account), self._clock()

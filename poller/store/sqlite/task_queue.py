@@ -124,42 +124,63 @@ def _insert_ids(connection: Connection, base: tuple[int, float], ids: Sequence[s
 
 
 def find_due(
-    connection: Connection, account: str, leased: Leased, limit: int, now: float, fed_until: float | None = None
+    connection: Connection,
+    account: str,
+    leased: Leased,
+    limit: int,
+    now: float,
+    again: int = 0,
+    fed_until: float | None = None,
 ) -> list[rows.Row]:
-    """Return the rows of up to `limit` due tasks that are not leased, longest due first."""
-    found = connection.execute(
-        f"SELECT key FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at <= ?"  # noqa: S608 - constants
-        f"{'' if fed_until is None else ' AND fed_at <= ?'} ORDER BY due_at, key",
-        (account, now) if fed_until is None else (account, now, fed_until),
-    )
-    return _rows(connection, _first_free(found, limit, leased))
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first; after them those of up to
+    `again` others that were polled before."""
+    if fed_until is None:
+        found = _in_order(connection, account, "due_at <= ?", now)
+    else:
+        found = _in_order(connection, account, "due_at <= ? AND fed_at <= ?", now, fed_until)
+    keys = _first_free(found, limit, leased)
+    if again and len(keys) == limit:
+        others = connection.execute(
+            f"SELECT key, due_at FROM task INDEXED BY task_due WHERE {_WAITING} AND min(polls, 1) = 1"  # noqa: S608
+            " AND (due_at, key) > (SELECT due_at, key FROM task WHERE key = ?) AND due_at <= ? ORDER BY due_at, key",
+            (account, keys[-1], now),
+        )
+        keys += _first_free(others, again, leased)
+    return _rows(connection, keys)
+
+
+def _in_order(
+    connection: Connection, account: str, condition: str, *values: object, by: str = "due_at, key"
+) -> sqlite3.Cursor:
+    """Return keys and due times of waiting tasks by due time, from both parts of the index, which are merged as they
+    are read."""
+    parts = [
+        f"SELECT key, due_at FROM task INDEXED BY task_due WHERE {_WAITING} AND min(polls, 1) = {part} AND {condition}"  # noqa: S608 - constants
+        for part in (0, 1)
+    ]
+    return connection.execute(" UNION ALL ".join(parts) + f" ORDER BY {by}", (account, *values) * 2)
 
 
 def find_any_due(connection: Connection, account: str, leased: Leased, share: float, now: float) -> list[rows.Row]:
     """Return the row of one due task that is not leased: from this share of the time over which they are spread on."""
-    ((first_at,),) = connection.execute(f"SELECT min(due_at) FROM task WHERE {_WAITING}", (account,))  # noqa: S608
-    if first_at is None or first_at > now:
+    first = _first(_in_order(connection, account, "due_at <= ?", now))
+    if first is None:
         return []
-    found = connection.execute(
-        f"SELECT due_at FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at >= ? ORDER BY due_at LIMIT 1",  # noqa: S608
-        (account, first_at + share * (now - first_at)),
-    ).fetchone()
-    due_at = first_at if found is None or found[0] > now else found[0]
-    ((first, last),) = connection.execute(
-        f"SELECT (SELECT min(key) FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at = ?),"  # noqa: S608
-        f" (SELECT max(key) FROM task INDEXED BY task_due WHERE {_WAITING} AND due_at = ?)",
-        (account, due_at, account, due_at),
-    )
-    start = (due_at, first + (last - first) * (share * rows.TIES % 1.0))
-    after = connection.execute(
-        f"SELECT key FROM task INDEXED BY task_due WHERE {_WAITING} AND (due_at, key) >= (?, ?) AND due_at <= ?"  # noqa: S608
-        " ORDER BY due_at, key",
-        (account, *start, now),
-    )
+    from_at = first[1] + share * (now - first[1])
+    key, due_at = _first(_in_order(connection, account, "due_at >= ? AND due_at <= ?", from_at, now)) or first
+    last, _ = _first(_in_order(connection, account, "due_at = ?", due_at, by="due_at DESC, key DESC")) or first
+    start = (due_at, key + (last - key) * (share * rows.TIES % 1.0))
+    after = _in_order(connection, account, "(due_at, key) >= (?, ?) AND due_at <= ?", *start, now)
     keys = _first_free(after, 1, leased)
     if not keys:
         return find_due(connection, account, leased, 1, now)
     return _rows(connection, keys)
+
+
+def _first(found: sqlite3.Cursor) -> tuple[int, float] | None:
+    with closing(found):
+        row: tuple[int, float] | None = found.fetchone()
+        return row
 
 
 def _rows(connection: Connection, keys: Sequence[int]) -> list[rows.Row]:
@@ -174,7 +195,7 @@ def _rows(connection: Connection, keys: Sequence[int]) -> list[rows.Row]:
 def _first_free(found: sqlite3.Cursor, limit: int, leased: Leased) -> list[int]:
     keys: list[int] = []
     with closing(found):
-        for (key,) in found:
+        for key, _ in found:
             if key not in leased:
                 keys.append(key)
                 if len(keys) == limit:
@@ -183,11 +204,7 @@ def _first_free(found: sqlite3.Cursor, limit: int, leased: Leased) -> list[int]:
 
 
 def next_due_at(connection: Connection, account: str, leased: Leased) -> float | None:
-    found = connection.execute(
-        "SELECT key, due_at FROM task INDEXED BY task_due WHERE account ="
-        " (SELECT id FROM account WHERE name = ?) AND kind IS NULL ORDER BY due_at, key",
-        (account,),
-    )
+    found = _in_order(connection, account, "true")
     with closing(found):
         return next((due_at for key, due_at in found if key not in leased), None)
 

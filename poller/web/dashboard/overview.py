@@ -152,6 +152,7 @@ class Overview:
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=slowest.times_out_at,
             finished=metrics.finished,
+            blocked=metrics.blocked,
             slowest_at=slowest.at(now, waiting=metrics.waiting, durations=[lane.durations for lane in lanes]),
         )
 

@@ -163,6 +163,7 @@ class StateOverview:
             lanes=lanes,
             times_out_at=slowest.times_out_at if slowest else None,
             finished=sums.finished,
+            blocked=sums.blocked,
             slowest_at=slowest.at if slowest else None,
         )
 

@@ -132,7 +132,9 @@ async def test_of_two_accounts_a_paused_one_shades_half_of_the_chart(tmp_path: P
         simulation, ids, {"accounts": accounts, "account": "eu"}, {"WRONG_TOKEN": "pat-na1-of-another"}
     ) as session:
         await asyncio.sleep(60)
-        overview = await overview_of(session)
+        overview, sums = await overview_of(session), await simulation.sums()
+    assert simulation.service is not None
+    assert simulation.service._metrics.blocked == sums.blocked == 1  # what the forecast leaves out
     assert {lane["account"]: lane["pause"] for lane in overview["lanes"]} == {"eu": None, "us": "token_refused"}
     assert overview["pace"]["paused"][-1] == 0.5
 
