@@ -23,7 +23,7 @@ demo-fleet: $(READY) ## Watch three replicas on one PostgreSQL; one is killed on
 	$(BIN)/python -m campaign.fleet_demo
 
 test: $(READY) ## Run the tests, on every core
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Everything of `check` except the tests
 	$(BIN)/ruff check

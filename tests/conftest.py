@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from random import Random
@@ -21,6 +22,9 @@ from tests.support.postgres import fresh_schema, running_server
 from tests.support.store_makers import Open
 from tests.support.virtual import EPOCH, VirtualLoop, loop_time
 
+HERE = Path(__file__).parent
+SLOW_FOLDERS = ("process", "web", "service", "project", "cli")  # their files have few tests, but slow ones
+
 # Examples take longer on a loaded machine.
 settings.register_profile("house", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
@@ -34,6 +38,19 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Return two workers a core for `-n auto`: tests of real processes mostly wait."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slow files first, or the last of them would keep one worker busy and the others idle; and a file of
+    each folder in turn, so that some wait for real processes while others compute."""
+    nth = Counter[str]()
+    turn: dict[Path, tuple[bool, int]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        folder = path.relative_to(HERE).parts[0]
+        is_slow = folder in SLOW_FOLDERS
+        turn[path] = (not is_slow, nth[folder] if is_slow else 0)
+        nth[folder] += 1
+    items.sort(key=lambda item: turn[item.path])
 
 
 def pytest_asyncio_loop_factories(

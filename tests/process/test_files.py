@@ -23,8 +23,7 @@ from tests.support.processes import Hubspot, counted, fed, hubspot, run, running
 pytestmark = pytest.mark.real_time
 
 QUICK = ("--requests", "1000", "--window-s", "0.3")
-SLOW = ("--requests", "30", "--window-s", "0.3")
-SLOWEST = ("--requests", "5", "--window-s", "0.3")  # outlasts two other processes
+SLOW = ("--requests", "15", "--window-s", "0.3")
 
 
 @pytest.fixture(scope="module")
@@ -286,9 +285,9 @@ def test_a_receiver_that_comes_back_during_the_run_catches_up_in_order(tmp_path:
 def test_a_second_process_on_a_rotated_file_or_a_state_is_refused_and_names_the_first(
     tmp_path: Path, complete: Hubspot
 ) -> None:
-    ids = complete.ids_file(tmp_path, 200)
+    ids = complete.ids_file(tmp_path, 20)
     sink = ("--sink", "jsonl:finished-%Y%m%d.jsonl")
-    with running("run", ids.name, "--base-url", complete.url, *SLOWEST, *sink, folder=tmp_path) as first:
+    with running("run", ids.name, "--follow", "--base-url", complete.url, *QUICK, *sink, folder=tmp_path) as first:
         wait_until(lambda: any(lines(path) for path in tmp_path.glob("finished-*.jsonl")), "the first records")
         same_state = run("run", "--sink", "jsonl:other.jsonl", folder=tmp_path)
         same_file = run("run", ids.name, "--state", "sqlite:///other.db", *sink, folder=tmp_path)
