@@ -77,6 +77,13 @@ FLEET_BUGS = (
         tests=FENCE,
     ),
     Bug(
+        name="starts-that-a-failover-lost-are-forgotten",
+        file="poller/store/postgres/fleet/membership.py",
+        old="        await self._read(self._restore)\n",
+        new="",
+        tests=("store/test_fleet_outage",),
+    ),
+    Bug(
         name="rows-wait-where-their-owner-polls-ids",
         file="poller/engine/fleet/turns.py",
         old="for account in await self._membership.with_rows(asked):",
@@ -99,8 +106,8 @@ FLEET_BUGS = (
     ),
 )
 
-# The invariant that each of these breaks, and the trial that shows it in about a minute. It does not wait for outcomes
-# of all tasks.
+# The invariant that each of these breaks, and the trial that shows it in a minute or two. `--rest 0`: it waits for no
+# outcomes.
 FOUND_BY: Mapping[str, tuple[str, str]] = {
     "a-member-trusts-itself-forever": (
         "no_request_comes_from_a_replaced_owner",
@@ -121,6 +128,10 @@ FOUND_BY: Mapping[str, tuple[str, str]] = {
     "the-order-of-records-is-locked-early": (
         "no_client_holds_the_order_of_records",
         "--kinds partition freeze --seconds 20 --every 3 --seed 1 --rest 0",
+    ),
+    "starts-that-a-failover-lost-are-forgotten": (
+        "no_row_is_started_twice_but_flagged",
+        "--kinds failover --seconds 20 --every 3 --accounts 4 --seed 3010",
     ),
     "an-account-is-free-where-no-member-seems-to-own-it": (
         "no_account_is_taken_from_a_member",

@@ -85,46 +85,43 @@ async def _first_polls(rig: Rig, accounts: set[str], dead: str, since: float) ->
         await asyncio.sleep(0.3)
 
 
+async def _leave_and_join(rig: Rig, name: str, *, rests_s: float = 0.0) -> tuple[float, float]:
+    """Drain a replica and start it again; return how long it took until the others, and then all, were even."""
+    names = list(rig.replicas)
+    rig.replicas[name].send(signal.SIGTERM)
+    stopped_at = time.time()
+    left_s = await rig.until_even(*[each for each in names if each != name]) - stopped_at
+    await rig.replicas[name].ended(40.0)
+    await asyncio.sleep(rests_s)
+    await rig.start(name)
+    joined_s = await rig.until_even(*names) - rig.joined_at(name)
+    await asyncio.sleep(rests_s)
+    return left_s, joined_s
+
+
 async def moves(folder: Path, rounds: int) -> AsyncIterator[Figure]:
     """Replicas leave by SIGTERM and join again; 200 accounts with full windows."""
-    leaves, joins = list[float](), list[float]()
     load = Load(accounts=200, requests=5, tasks=6)
     async with running(load, folder, replicas=4) as rig:
         names = list(rig.replicas)
         await rig.start(*names[1:])
         await rig.until_even(*names)
         began_at = time.time()
-        for number in range(rounds):
-            name = names[1 + number % 3]
-            rig.replicas[name].send(signal.SIGTERM)
-            stopped_at = time.time()
-            leaves.append(await rig.until_even(*[each for each in names if each != name]) - stopped_at)
-            await rig.replicas[name].ended(40.0)
-            await asyncio.sleep(3.0)
-            await rig.start(name)
-            joins.append(await rig.until_even(*names) - rig.joined_at(name))
-            await asyncio.sleep(3.0)
+        took = [await _leave_and_join(rig, names[1 + number % 3], rests_s=3.0) for number in range(rounds)]
         yield share("clean change of owner: without an owner for, s", await _unowned(rig, began_at), 2.5)
-        yield share("200 accounts: even after a leave, s", leaves, 10.0, 1.0)
-        yield share("200 accounts: even after a join, s", joins, 10.0, 1.0)
+        yield share("200 accounts: even after a leave, s", [left_s for left_s, _ in took], 10.0, 1.0)
+        yield share("200 accounts: even after a join, s", [joined_s for _, joined_s in took], 10.0, 1.0)
 
 
 async def many(folder: Path, rounds: int) -> AsyncIterator[Figure]:
     """1,000 accounts at rest: replicas leave and join."""
-    leaves, joins = list[float](), list[float]()
     async with running(Load(accounts=1000, tasks=0), folder, replicas=3) as rig:
         names = list(rig.replicas)
         await rig.start(*names[1:])
-        for _ in range(rounds):
-            await rig.until_even(*names)
-            rig.replicas[names[-1]].send(signal.SIGTERM)
-            stopped_at = time.time()
-            leaves.append(await rig.until_even(*names[:-1]) - stopped_at)
-            await rig.replicas[names[-1]].ended(40.0)
-            await rig.start(names[-1])
-            joins.append(await rig.until_even(*names) - rig.joined_at(names[-1]))
-        yield share("1,000 accounts: even after a leave, s", leaves, 25.0, 1.0)
-        yield share("1,000 accounts: even after a join, s", joins, 25.0, 1.0)
+        await rig.until_even(*names)
+        took = [await _leave_and_join(rig, names[-1]) for _ in range(rounds)]
+        yield share("1,000 accounts: even after a leave, s", [left_s for left_s, _ in took], 25.0, 1.0)
+        yield share("1,000 accounts: even after a join, s", [joined_s for _, joined_s in took], 25.0, 1.0)
 
 
 async def rest(folder: Path, rounds: int) -> AsyncIterator[Figure]:

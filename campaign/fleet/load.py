@@ -31,21 +31,31 @@ class FleetLoad:
     _rows: Iterator[int] = field(default_factory=count)
 
     async def feed(self, session: aiohttp.ClientSession) -> None:
-        """Feed fresh ids of random accounts to random replicas; a 200 acknowledges them."""
+        """Feed fresh ids and rows of random accounts to random replicas, until cancelled."""
         while True:
             account = self.rng.choice(list(self.hubspot.accounts))
-            ids = self.hubspot.accounts[account].preload(FED_AT_ONCE)
-            self.history.expected |= {
-                (account, each): self.hubspot.accounts[account].expected(each).kind.value for each in ids
-            }
-            while not await self._post(session, "tasks", account, ids):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.2)
-            at = time.time()
-            self.history.acknowledged |= {(account, each): at for each in ids}
+            await self.feed_ids(session, account, FED_AT_ONCE)
             await self.feed_rows(session, account)
             await asyncio.sleep(
                 self.rng.uniform(0.5, 1.5) * FEEDERS * FED_AT_ONCE / REQUESTS_A_SECOND / len(self.hubspot.accounts)
             )
+
+    async def feed_stock(self, session: aiohttp.ClientSession, ids: int) -> None:
+        """Feed so many ids to each account, and rows: however slow the machine is, a trial has these."""
+        for account in self.hubspot.accounts if ids else ():
+            await self.feed_ids(session, account, ids)
+            await self.feed_rows(session, account)
+
+    async def feed_ids(self, session: aiohttp.ClientSession, account: str, count: int) -> None:
+        """Feed fresh ids to random replicas; a 200 acknowledges them."""
+        ids = self.hubspot.accounts[account].preload(count)
+        self.history.expected |= {
+            (account, each): self.hubspot.accounts[account].expected(each).kind.value for each in ids
+        }
+        while not await self._post(session, "tasks", account, ids):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.2)
+        at = time.time()
+        self.history.acknowledged |= {(account, each): at for each in ids}
 
     async def feed_rows(self, session: aiohttp.ClientSession, account: str) -> None:
         """Feed fresh rows to random replicas, of which one refuses all: its settings name no imports."""

@@ -12,6 +12,7 @@ class Shape:
 
     replicas: int = 3
     accounts: int = 6
+    stock: int = 0  # ids that each account is fed before the first blow
     seconds: float = 30.0
     every_s: float = 4.0  # between two blows, on average
     lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer

@@ -277,10 +277,12 @@ async def carry_out(trial: Trial) -> list[str]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
         first, *others = trial.replicas.values()
         await first.start()
-        await _until(lambda: first.url is not None, 20.0)
+        await _until(lambda: first.url is not None, 60.0)
         trial.server.audit(trial.schema)
+        await trial.load.feed_stock(session, trial.shape.stock)
         for replica in others:
             await replica.start()
+        await _until(lambda: all(replica.url is not None for replica in others), 60.0)
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(trial.load.feed(session)) for _ in range(FEEDERS)]
             load += [group.create_task(trial.load.read(session, name)) for name in ("reader 1", "reader 2")]

