@@ -34,13 +34,16 @@ class AdmissionQueue:
 
     def pass_at_once(self) -> bool:
         """Return whether one more may pass now, and count it then. Otherwise it waits in `admit`."""
-        if self._queue.locked() or self._closed or self._wait_s() > 0 or not self._pace.has_capacity():
+        if self._queue.locked() or self._closed or self._wait_s() > 0:
             return False
+        acquiring = self._pace.acquire()
         try:  # no task is needed: where there is capacity, `acquire` ends at its first step
-            self._pace.acquire().send(None)
+            turn = acquiring.send(None)
         except StopIteration:
             return True
-        raise AssertionError("aiolimiter had capacity and waited")
+        turn.cancel()  # aiolimiter forgets futures that are done
+        acquiring.close()
+        return False
 
     async def admit(self, take: Callable[[], None]) -> None:
         """Wait, then call `take` and return. Cancelled while waiting, takes nothing. Raises `GateClosed`."""

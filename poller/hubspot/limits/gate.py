@@ -243,7 +243,7 @@ class AccountGate:
         if not is_good:
             self._counts.failed += 1
         if slot.era == self._pause.era:
-            self._judge(slot, answer)
+            self._judge(slot, answer, is_good=is_good)
         self._admission.wake()
 
     def _release(self, slot: HeldSlot, limits: RateLimits, now: float) -> None:
@@ -260,18 +260,20 @@ class AccountGate:
             self._logged.add(window)
             log.info("lane.limit_learned", account=self._account, requests=window.limit, window_s=window.window_s)
 
-    def _judge(self, slot: HeldSlot, answer: Answer) -> None:
-        outcome = answer.outcome
-        is_good = isinstance(outcome, ANSWERING)
-        is_failed, is_probe = isinstance(outcome, Unreachable), self._pause.reason is not None
+    def _judge(self, slot: HeldSlot, answer: Answer, *, is_good: bool) -> None:
+        outcome, is_probe = answer.outcome, self._pause.reason is not None
+        is_failed = isinstance(outcome, Unreachable)
         self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe, number=slot.number)
         self._throttles.note(throttled=isinstance(outcome, Throttled))
+        if is_good:  # as mostly
+            self._concurrency.succeed()
+            self._refusals.succeed()
+            if is_probe:
+                self._resume()
+            return
         match outcome:
             case Running() | Finished() | Missing():
-                self._concurrency.succeed()
-                self._refusals.succeed()
-                if is_probe:
-                    self._resume()
+                pass  # good
             case Throttled():
                 self._throttle(slot, outcome, answer.limits)
             case Refused():
