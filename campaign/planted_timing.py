@@ -65,6 +65,13 @@ TIMING_BUGS = (
         tests=STANDSTILL,
     ),
     Bug(
+        name="quick-imports-stand-still-as-late-as-slow-ones",
+        file="poller/schedule/standstill.py",
+        old="return length_s >= (LEAST_S_OF_MOST if",
+        new="return length_s >= (LEAST_S_OF_FEW if",
+        tests=STANDSTILL,
+    ),
+    Bug(
         name="a-halting-line-is-a-standstill",
         file="poller/schedule/standstill.py",
         old="is_through = not self._is_in_line and tasks < FEW",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from poller.core.model import Task
 
 WORTH = 0.9  # of a first poll's chance to find the import finished: then a task that was polled before has its turn
-MOST_FIRST = 15  # first polls in a row, so that nothing waits for all of them
+MOST_FIRST = 31  # first polls in a row, so that nothing waits for all of them
 
 
 class PollOrder:

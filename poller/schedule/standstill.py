@@ -10,6 +10,7 @@ EXPECTED = 12.0  # finished imports that the polls since the last one should hav
 LEAST_POLLS = 30
 LEAST_S = 60.0  # since the first of these polls, pauses excluded …
 POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
+LEAST_S_OF_MOST, MOST = 5.0, 0.5  # … or this long, where so many of the tasks should have been found finished
 FEW = 4000  # tasks at most that are distinguished
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
@@ -74,7 +75,9 @@ class Standstill:
             return False
         length_s, tasks = self.length_s(now), len(self._keys)
         is_through = not self._is_in_line and tasks < FEW and self._polls >= POLLS_EACH * tasks
-        return length_s >= (LEAST_S_OF_FEW if is_through else LEAST_S)
+        if is_through:
+            return length_s >= (LEAST_S_OF_MOST if self._expected >= MOST * tasks else LEAST_S_OF_FEW)
+        return length_s >= LEAST_S
 
     def length_s(self, now: float) -> float:
         """Return for how long nothing has finished, pauses excluded."""

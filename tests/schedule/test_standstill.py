@@ -10,8 +10,10 @@ from poller.schedule.standstill import (
     LEAST_POLLS,
     LEAST_S,
     LEAST_S_OF_FEW,
+    LEAST_S_OF_MOST,
     LONGEST_GAP_OF_MANY_S,
     LONGEST_GAP_S,
+    MOST,
     MOST_SHARE,
     POLLS_AN_HOUR,
     POLLS_EACH,
@@ -122,10 +124,18 @@ def test_a_longest_gap_of_the_person_is_kept() -> None:
 
 def test_a_few_tasks_are_soon_through() -> None:
     """An account with nothing learned polls each task every ten seconds: a minute of that is too much."""
-    standstill = standing(polls=50, over_s=10.0, tasks=40)
+    chance = 0.99 * MOST * 40 / 50
+    standstill = standing(chance, polls=50, over_s=10.0, tasks=40)
     assert standstill.lasts(LEAST_S_OF_FEW)
-    assert not standing(polls=49, over_s=10.0, tasks=40).lasts(LEAST_S_OF_FEW)
-    assert not standing(polls=50, over_s=9.0, tasks=40).lasts(LEAST_S_OF_FEW - 0.5)
+    assert not standing(chance, polls=49, over_s=10.0, tasks=40).lasts(LEAST_S_OF_FEW)
+    assert not standing(chance, polls=50, over_s=9.0, tasks=40).lasts(LEAST_S_OF_FEW - 0.5)
+
+
+def test_quick_imports_of_which_half_should_be_finished_are_through_sooner() -> None:
+    """Each was polled every three seconds, and more than three times before ten were over."""
+    assert standing(0.5, polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_MOST)
+    assert not standing(0.5, polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_MOST - 0.5)
+    assert not standing(0.5, polls=49, over_s=4.0, tasks=40).lasts(LEAST_S_OF_FEW)
 
 
 def test_a_line_may_halt_for_a_while() -> None:

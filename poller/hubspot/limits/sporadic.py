@@ -11,8 +11,8 @@ from poller.hubspot.limits.window import Window
 COMPARED_WINDOWS = 15  # how long a request shows what a window holds
 COMPARED_REFUSALS = 5  # the latest 429s
 FAR_BELOW = 0.85  # of the accepted count; between them the order of arrival may differ
-ENOUGH = 3  # such 429s: others who begin or pause cause one or two …
-WITHIN_WINDOWS = 60  # … in this time
+ENOUGH, WITHIN_WINDOWS = 3, 60  # such 429s in so many windows: others who begin or pause cause one or two, …
+ENOUGH_SOON, SOON_WINDOWS = 2, 8  # … and one in a short time
 MOST_OF_100 = 10  # 429s of the latest 100 answers; more are no accident
 ISOLATED, ISOLATED_AMONG = 2, 20  # at most so many 429s of the latest answers are no reason for a pause
 
@@ -61,7 +61,9 @@ class SporadicRefusals:
         self._far_below.append(now)
         while self._far_below[0] < now - WITHIN_WINDOWS * window.window_s:
             self._far_below.popleft()
-        was_known, self.are_known = self.are_known, self.are_known or len(self._far_below) >= ENOUGH
+        soon = sum(at >= now - SOON_WINDOWS * window.window_s for at in self._far_below)
+        is_enough = len(self._far_below) >= ENOUGH or soon >= ENOUGH_SOON
+        was_known, self.are_known = self.are_known, self.are_known or is_enough
         return self.are_known and not was_known
 
     def _lower_to(self, count: int) -> None:

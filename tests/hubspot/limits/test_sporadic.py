@@ -1,0 +1,25 @@
+"""Sporadic 429s are recognized by counts far apart, whichever came first; a share of others is not taken for them."""
+
+from poller.hubspot.limits.sporadic import SporadicRefusals
+from poller.hubspot.limits.window import Window
+
+WINDOW = Window(limit=100, window_s=2.0)
+
+
+def test_two_answers_accepted_far_above_refused_counts_show_it_within_eight_windows_only() -> None:
+    for gap_s, is_known in ((4.0, True), (20.0, False)):
+        refusals = SporadicRefusals()
+        assert not refusals.refuse(20, WINDOW, 0.0)
+        assert not refusals.accept(60, WINDOW, 1.0)
+        assert not refusals.refuse(58, WINDOW, 1.0 + gap_s)
+        assert refusals.accept(95, WINDOW, 2.0 + gap_s) is is_known
+        assert refusals.are_known is is_known
+
+
+def test_429s_at_the_top_of_what_is_accepted_show_nothing_however_many_come() -> None:
+    refusals = SporadicRefusals()
+    for turn in range(300):
+        for count in (68, 69, 70):
+            assert not refusals.accept(count, WINDOW, turn * 2.0)
+        assert not refusals.refuse(71, WINDOW, turn * 2.0)
+    assert not refusals.are_known
