@@ -16,11 +16,11 @@ from poller.app import inputs
 from poller.app.build import Builder, check_build
 from poller.app.environment import Environment
 from poller.app.fleet import FleetRun, open_member
-from poller.app.messages import NO_INPUT
+from poller.app.messages import no_input
 from poller.app.tokens import site_token
 from poller.config import AccountSettings, Settings, address_of
 from poller.core.defect import defect
-from poller.core.errors import ConfigError, InputError, PollerError
+from poller.core.errors import ConfigError, PollerError
 from poller.core.protocols import Sink, Store
 from poller.core.steady_clock import SteadyClock
 from poller.core.sums import Sums
@@ -64,7 +64,7 @@ async def open_run(
     await check_build(settings, environment)
     if is_new(settings.state):
         if not sources and not inputs.is_endless(settings, sources):
-            raise InputError(NO_INPUT)
+            raise no_input(settings)
         check_beginnings(sources)
     async with AsyncExitStack() as stack:
         store = await open_store(settings.state, clock=environment.clock, replica=settings.own_replica)

@@ -23,7 +23,7 @@ log = structlog.get_logger("poller")
 LONGEST_COMMAND = 500  # characters; a longer one is not worth copying
 STDIN = "-"
 LIKELY_PERCENT = 100  # a smaller number of tasks may be meant as a percentage
-NO_INPUT = "no input was given, and the state has no tasks: poller run FILE"
+NO_INPUT = "no input was given, and the state has no tasks: poller {command} FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +66,27 @@ def awaited(service: Service) -> str:
     return ", ".join(parts) + (f", at most {duration(round(left_s))} more" if parts and left_s is not None else "")
 
 
-def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], state_flag: str) -> InputError | None:
+def no_input(settings: Settings) -> InputError:
+    """Return the error where neither input nor state has anything to do."""
+    return InputError(NO_INPUT.format(command="import" if settings.input.feeds == "imports" else "run"))
+
+
+def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], settings: Settings) -> InputError | None:
     """Return the error where the input had nothing to do; None where it had."""
+    noun = "row" if settings.input.feeds == "imports" else "id"
     if metrics.tasks or metrics.duplicates:
         return None
     if metrics.rejected:
-        listed = f"`poller status --rejected{state_flag}` lists each line with its reason"
-        return InputError(f"no usable id in the input. {listed}")
+        listed = f"`poller status --rejected{state_flag(settings)}` lists each line with its reason"
+        return InputError(f"no usable {noun} in the input. {listed}")
     if sums.waiting or sums.finished:
         return None
-    return InputError("the input has no id" if sources else NO_INPUT)
+    return InputError(f"the input has no {noun}") if sources else no_input(settings)
+
+
+def state_flag(settings: Settings) -> str:
+    """Return the flag that names the state, for commands to copy; empty where it is the usual one."""
+    return f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
 
 
 def notes_at_start(settings: Settings) -> Iterator[str]:

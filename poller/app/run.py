@@ -12,7 +12,7 @@ from poller import __version__
 from poller.app import inputs
 from poller.app.compose import RunParts, open_run, open_site, run_service
 from poller.app.environment import Environment
-from poller.app.messages import conclude, notes_at_start, nothing_fed, write
+from poller.app.messages import conclude, notes_at_start, nothing_fed, state_flag, write
 from poller.app.progress import progress_of
 from poller.app.reload import Reload
 from poller.config import Settings, unused_proxies
@@ -55,11 +55,10 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
-    state_flag = f" --state {redacted_url(settings.state)}" if "state" in settings.model_fields_set else ""
     if error is None and service.fed and not service.endless:
-        error = nothing_fed(sums, metrics, sources, state_flag)
+        error = nothing_fed(sums, metrics, sources, settings)
     again = environment.again.text(is_fed=service.fed)
-    return conclude(sums, given.work(sums), metrics, error, state_flag, again)
+    return conclude(sums, given.work(sums), metrics, error, state_flag(settings), again)
 
 
 class _GivenWork:

@@ -21,8 +21,8 @@ from poller.core.text import PAUSE_TEXT, duration, without_controls
 from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot, fleet_lines
 from poller.reports.ledger import imbalances
-from poller.reports.slowest import Slowest
-from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.reports.slowest import Slowest, outlooks
+from poller.schedule.forecast import Step, forecast, recent_paces, time_left
 
 PACE_OVER_S = 120.0  # of the past that rates are measured over
 
@@ -64,7 +64,7 @@ class LiveView:
     def _lines(
         self, sums: Sums, limits: Mapping[str, LearnedLimit], now: float, *, is_running: bool
     ) -> Iterator[RenderableType]:
-        yield self._bar(sums, now, is_running=is_running)
+        yield self._bar(sums, limits, now, is_running=is_running)
         yield Text(f"{sum(sums.landed.values()):,} landed, {sums.finished:,} have their outcome, {sums.waiting:,} wait")
         if sums.finished:
             counts = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
@@ -80,14 +80,14 @@ class LiveView:
         for imbalance in imbalances(sums):
             yield Text(f"DOES NOT BALANCE  {imbalance}", style="red")
 
-    def _bar(self, sums: Sums, now: float, *, is_running: bool) -> RenderableType:
+    def _bar(self, sums: Sums, limits: Mapping[str, LearnedLimit], now: float, *, is_running: bool) -> RenderableType:
         tasks = sums.waiting + sums.finished
         share = f" ({sums.finished / tasks:.1%})" if tasks else ""
         table = Table.grid(padding=(0, 2))
         table.add_row(
             ProgressBar(total=max(tasks, 1), completed=sums.finished, width=32),
             Text(f"{sums.finished:,} of {tasks:,} done{share}", style="bold"),
-            Text(self._left(sums, now) if is_running else ""),
+            Text(self._left(sums, limits, now) if is_running else ""),
         )
         return table
 
@@ -96,19 +96,18 @@ class LiveView:
         (then, before), (now, after) = self._seen[0], self._seen[-1]
         return now - then, after.polls - before.polls, after.finished - before.finished
 
-    def _left(self, sums: Sums, now: float) -> str:
+    def _left(self, sums: Sums, limits: Mapping[str, LearnedLimit], now: float) -> str:
         seconds, _, finished = self._grown()
         if seconds <= 0 or not sums.waiting:
             return ""
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
-        lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
         paces, slowest = recent_paces([step]), self._slowest
         cast = forecast(
             now=now,
             waiting=sums.waiting,
             finished=sums.finished,
             paces=paces,
-            lanes=lanes,
+            lanes=outlooks(sums.accounts, limits),
             blocked=sums.blocked,
             slowest_at=slowest.at if slowest else None,
             times_out_at=slowest.times_out_at if slowest else None,

@@ -6,7 +6,16 @@ from typing import Any
 KeyPath = tuple[str, ...]  # such as ("accounts", "eu", "workers")
 PREFIX = "POLLER_"
 TOKEN_KEYS = frozenset({"token_env", "token_file", "oauth"})  # setting one of them unsets those of lower layers
-_FLAGS = {"sinks": "--sink", "input.format": "--format", "input.id_column": "--id-column", "progress": "--no-progress"}
+_FLAGS = {
+    "sinks": "--sink",
+    "input.format": "--format",
+    "input.id_column": "--id-column",
+    "progress": "--no-progress",
+    "imports.trial": "--trial",
+    "imports.underway": "--underway",
+    "imports.retries": "--retries",
+    "imports.key": "--key",
+}
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

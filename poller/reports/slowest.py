@@ -1,10 +1,13 @@
-"""Until when the slowest waiting task of a state may take, by what its run keeps there."""
+"""What a forecast needs of a state without its run: until when the slowest task may take, and each account's limit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from poller.core.accounts import AccountState
+from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
 from poller.core.protocols import StateReader
 from poller.core.sums import Sums
+from poller.schedule.forecast import LaneOutlook
 from poller.schedule.slowest import SlowestTask, stored
 
 
@@ -29,3 +32,21 @@ async def slowest_in(
     slowest.see(sums.waiting + sums.finished, now=now, fed_at=fed_at)
     durations = [stored(await store.knowledge(key)) for key in keys]
     return Slowest(at=slowest.at(now, waiting=sums.waiting, durations=durations), times_out_at=slowest.times_out_at)
+
+
+async def limits_in(store: StateReader, accounts: Iterable[str]) -> dict[str, LearnedLimit]:
+    """Return the rate limits that HubSpot's answers showed, by account, as far as they are known."""
+    found = {name: decode_limit(await store.knowledge(limit_key(name))) for name in accounts}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def outlooks(accounts: Mapping[str, AccountState], limits: Mapping[str, LearnedLimit]) -> list[LaneOutlook]:
+    """Return what bounds a forecast of a state: each account's pause and its rate limit."""
+    return [
+        LaneOutlook(
+            rate_per_s=limits[name].requests / limits[name].window_s if name in limits else None,
+            is_paused=bool(state.pause),
+            resume_at=state.resume_at,
+        )
+        for name, state in accounts.items()
+    ]

@@ -1,6 +1,12 @@
-"""Which versions of a state this poller can use."""
+"""Which versions of a state this poller can use, and how far a migration is."""
+
+import structlog
 
 from poller.core.errors import StoreUnusable
+
+log = structlog.get_logger("poller")
+
+REPORTED_EVERY = 500_000  # tasks: a few seconds each
 
 
 def refuse_newer(version: int, known: int, state: str) -> None:
@@ -17,3 +23,17 @@ def refuse_older(version: int, known: int, state: str) -> None:
     if version < known:
         reason = f"is of the older version {version}" if version else "holds nothing yet"
         raise StoreUnusable(f"the state {state} {reason}. Start a run with it first.")
+
+
+class MigrationProgress:
+    """Logs how many of the tasks are rewritten; a terminal shows it, too."""
+
+    def __init__(self, state: str, tasks: int) -> None:
+        self._state, self._tasks = state, tasks
+        self._done = 0
+
+    def add(self, tasks: int) -> None:
+        """Count tasks that were just rewritten."""
+        before, self._done = self._done, self._done + tasks
+        if before // REPORTED_EVERY < self._done // REPORTED_EVERY:
+            log.warning("store.migration_advanced", path=self._state, tasks=self._done, of=self._tasks)

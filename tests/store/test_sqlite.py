@@ -23,11 +23,13 @@ from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusab
 from poller.core.protocols import Clock
 from poller.core.sums import ReasonSum, SinkSums
 from poller.reports.ledger import imbalances
-from poller.store import SqliteStore, last_beat, open_store, read_store
+from poller.store import SqliteStore, last_beat, open_store, read_store, versions
+from poller.store.sqlite import schema
 from poller.store.sqlite.errors import may_pass
 from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.open import open_writing
 from poller.store.sqlite.schema import VERSION
+from tests.support.simulation import named
 from tests.support.store_makers import chunk_of, feed, finish, finished, ids
 
 OpenFile = Callable[[], Awaitable[SqliteStore]]
@@ -242,7 +244,7 @@ async def test_a_failed_fsync_or_damage_is_never_retried_and_stops_everything(
 
 async def test_a_commit_that_failed_halfway_is_rolled_back_before_its_retry(tmp_path: Path, clock: Clock) -> None:
     failures = [sqlite3_error(sqlite3.SQLITE_FULL), sqlite3_error(sqlite3.SQLITE_FULL)]
-    with closing(open_writing(tmp_path / "poller.db")) as connection:
+    with closing(await open_writing(tmp_path / "poller.db")) as connection:
         commits = GroupCommit(connection, path="poller.db", linger_s=0.0, clock=clock, beat=lambda: None)
 
         def insert() -> None:
@@ -256,7 +258,7 @@ async def test_a_commit_that_failed_halfway_is_rolled_back_before_its_retry(tmp_
 
 
 async def test_every_commit_is_synced_to_the_disk(tmp_path: Path) -> None:
-    with closing(open_writing(tmp_path / "poller.db")) as connection:
+    with closing(await open_writing(tmp_path / "poller.db")) as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
@@ -486,6 +488,38 @@ async def test_an_older_state_learns_whether_its_files_landed(
     assert sums.landed["complete_with_errors"] == landed
     assert sums.landed["complete"] == 5
     assert sums.reasons == (ReasonSum("r", 1, landed),)
+
+
+async def test_a_migration_of_many_tasks_shows_its_progress_and_may_be_interrupted(
+    open_file: OpenFile, tmp_path: Path, events: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "REPORTED_EVERY", 10)
+    monkeypatch.setattr(schema, "MIGRATED_AT_ONCE", 4)
+    write_version(3, tmp_path / "poller.db")
+    with closing(sqlite3.connect(tmp_path / "poller.db")) as connection:
+        (known,) = connection.execute("SELECT count(kind) FROM task").fetchone()
+        for number in range(40 - known):
+            (key,) = connection.execute(
+                "INSERT INTO task (account, task_id, kind, due_at, fed_at, paused_base_s)"
+                " VALUES (1, ?, 'canceled', 0, 0, 0) RETURNING key",
+                (f"more-{number}",),
+            ).fetchone()
+            connection.execute("INSERT INTO record (task, seen_at, body) VALUES (?, 1, ?)", (key, LANDED))
+        connection.commit()
+    opening = asyncio.ensure_future(open_file())
+    while not named(events, "store.migration_advanced"):  # noqa: ASYNC110 - in the middle of it
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    with closing(sqlite3.connect(tmp_path / "poller.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    events.clear()
+    store = await open_file()
+    advanced = named(events, "store.migration_advanced")
+    assert [each["tasks"] // 10 for each in advanced] == [1, 2, 3, 4]
+    assert {each["of"] for each in advanced} == {40}
+    assert (await store.sums()).landed["canceled"] >= 40 - known
 
 
 async def test_a_state_of_version_1_is_migrated_with_everything_in_it(

@@ -11,7 +11,7 @@ from msgspec.json import encode
 
 from poller.cli.options import AsJson, Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
-from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
+from poller.core.learned_limit import LearnedLimit
 from poller.core.protocols import Clock
 from poller.core.sums import Sums
 from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
@@ -143,15 +143,14 @@ class Watched(NamedTuple):
 
 async def _watched(settings: Settings, now: float) -> Watched:
     from poller.cli.records import open_state
-    from poller.reports.slowest import slowest_in
+    from poller.reports.slowest import limits_in, slowest_in
 
     async with open_state(settings) as store:
         sums, fleet = await store.sums(), await _fleet(store)
-        limits = {name: decode_limit(await store.knowledge(limit_key(name))) for name in sums.accounts}
+        limits = await limits_in(store, sums.accounts)
         deadline_s, timings = settings.longest_deadline_s, settings.timing_keys
         slowest = await slowest_in(store, sums, timings=timings, deadline_s=deadline_s, now=now)
-    known = {name: limit for name, limit in limits.items() if limit is not None}
-    return Watched(sums, fleet, known, slowest)
+    return Watched(sums, fleet, limits, slowest)
 
 
 def _json(settings: Settings, sums: Sums, now: float, fleet: FleetSnapshot | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from poller.core.columns import Columns
 from poller.core.model import Fed, Rejection
 from poller.core.task_id import NEVER_ID_PATTERN, TASK_ID_PATTERN, task_id_of
 from poller.sources.options import ReadOptions
@@ -159,9 +160,10 @@ def _letters_of(name: str) -> str:
 def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:
     """Return, for people, that no key or column is named as the id's, which there are, and the remedy."""
     found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in names[:_FOUND_SHOWN]) or "none"
+    urls = ". A file of URLs is for `poller import`" if Columns().names(tuple(names), "url") else ""
     return (
         f"there is no {noun} {' or '.join(options.id_names)}. {noun.capitalize()}s found: {found}. "
-        "Name the one that holds the task ids with --id-column"
+        f"Name the one that holds the task ids with --id-column{urls}"
     )
 
 

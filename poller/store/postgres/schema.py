@@ -14,7 +14,7 @@ from poller.core.errors import ConfigError, StoreUnusable
 from poller.core.record import landed_in
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
-from poller.store.versions import refuse_newer
+from poller.store.versions import MigrationProgress, refuse_newer
 
 log = structlog.get_logger("poller")
 
@@ -59,15 +59,16 @@ async def migrate(connection: AsyncConnection, dsn: Dsn) -> int:
         for script in MIGRATIONS[version:]:
             await connection.execute(script.encode())
         if version < LANDED:
-            await _derive_landed(connection)
+            await _derive_landed(connection, dsn.shown)
         await connection.execute("DELETE FROM state_version")
         await connection.execute("INSERT INTO state_version (version) VALUES (%s)", (VERSION,))
     return version
 
 
-async def _derive_landed(connection: AsyncConnection) -> None:
+async def _derive_landed(connection: AsyncConnection, state: str) -> None:
     """Store for each finished task of an earlier version whether a file landed."""
-    after = 0
+    ((tasks,),) = await fetch_all(connection, "SELECT count(*) FROM record")
+    after, progress = 0, MigrationProgress(state, tasks)
     while found := await fetch_all(
         connection, "SELECT task, body FROM record WHERE task > %s ORDER BY task LIMIT %s", (after, MIGRATED_AT_ONCE)
     ):
@@ -77,6 +78,7 @@ async def _derive_landed(connection: AsyncConnection) -> None:
             " WHERE t.key = x.key",
             ([task for task, _ in found], [landed_in(bytes(body)) for _, body in found]),
         )
+        progress.add(len(found))
 
 
 async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:

@@ -33,10 +33,10 @@ async def open_sqlite(path: Path | None, *, clock: Clock, linger_s: float) -> Sq
     Raises `StoreLocked` (another process owns it), `StoreUnusable` (read-only, damaged, foreign, or newer).
     """
     if path is None:
-        return SqliteStore(open_writing(None), path=MEMORY, lock=None, clock=clock, linger_s=linger_s)
+        return SqliteStore(await open_writing(None), path=MEMORY, lock=None, clock=clock, linger_s=linger_s)
     lock = await take_lock(path, now=clock())
     try:
-        connection = open_writing(path)
+        connection = await open_writing(path)
         lock.watch(path)
     except BaseException:
         lock.release()
@@ -64,7 +64,7 @@ def read_sqlite(path: Path) -> SqliteReader:
     return SqliteReader(connection, str(path))
 
 
-def open_writing(path: Path | None) -> sqlite3.Connection:
+async def open_writing(path: Path | None) -> sqlite3.Connection:
     """Connect for writing, with the tables made or migrated."""
     shown = str(path or MEMORY)
     if path is not None:
@@ -80,7 +80,7 @@ def open_writing(path: Path | None) -> sqlite3.Connection:
             _set_up_writing(connection, path)
             if 0 < version < VERSION:
                 log.info("store.migrating", path=shown, version=VERSION, migrated_from=version)
-            migrate(connection, version)
+            await migrate(connection, version, shown)
             connection.execute(f"PRAGMA busy_timeout = {WRITING_MS}")
     except BaseException:
         connection.close()

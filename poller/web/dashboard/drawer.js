@@ -3,7 +3,7 @@
 import { getJson } from "./api.js";
 import { $, element, setText } from "./dom.js";
 import { current, go, withTask } from "./route.js";
-import { fillOutcome, makeOutcome } from "./task-cells.js";
+import { fillOutcome, makeOutcome, nextText } from "./task-cells.js";
 import { at, count, duration, refText } from "./text.js";
 
 const drawer = $("task");
@@ -57,7 +57,7 @@ function facts(task) {
     "started at HubSpot": when(task.requested_at),
     "completed at HubSpot": when(record.completed_at),
     "outcome seen": when(task.seen_at),
-    [task.row ? "next start" : "next poll"]: when(task.due_at),
+    [task.row ? "next start" : "next poll"]: task.due_at ? nextText(task, latest?.now ?? Date.now() / 1000) : "",
     "starts sent": task.row?.starts ? count(task.row.starts) : "",
     "answers lost": task.row?.lost ? count(task.row.lost) : "",
     "first sent": when(task.row?.first_sent_at),

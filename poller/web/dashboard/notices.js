@@ -15,7 +15,8 @@ function notices(overview) {
   if (warning) {
     all.push({ key: "warning", tone: "bad", title: "One reason dominates", text: warningText(warning) });
   }
-  for (const lane of lanes.filter((each) => each.pause)) {
+  const isOver = (lane) => state === "stopped" && !lane.needs_person && lane.pause !== BY_PERSON; // nothing waits for its end
+  for (const lane of lanes.filter((each) => each.pause && !isOver(each))) {
     const { pause, pause_detail: detail, resume_at: resumeAt } = lane;
     const until = resumeAt ? ` Until about ${at(resumeAt, now, { seconds: resumeAt - now < 120 })}.` : "";
     const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";

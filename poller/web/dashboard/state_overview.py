@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from poller import __version__
+from poller.core.learned_limit import LearnedLimit
 from poller.core.model import Kind
 from poller.core.record import decode
 from poller.core.sums import SinkSums, SourceSums, Sums
@@ -11,9 +12,9 @@ from poller.core.timestamps import epoch, iso
 from poller.engine.history import History
 from poller.reports.failures.counters import Timeline
 from poller.reports.ledger import merged
-from poller.reports.slowest import Slowest, slowest_in
+from poller.reports.slowest import Slowest, limits_in, outlooks, slowest_in
 from poller.reports.status import LedgerCounts, RunningProcess
-from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces
+from poller.schedule.forecast import Forecast, Step, forecast, recent_paces
 from poller.web.context import StateContext, store_limit
 from poller.web.dashboard.oldest import OldestWaiting
 from poller.web.dashboard.overview import MAX_SOURCES
@@ -49,6 +50,7 @@ class StateOverview:
         self._oldest_waiting = OldestWaiting(state.store)
         self._state = state
         self._slowest: Slowest | None = None
+        self._limits: dict[str, LearnedLimit] = {}  # by account
         self._reading = asyncio.Lock()
 
     async def snapshot(self) -> RunSnapshot:
@@ -65,9 +67,10 @@ class StateOverview:
                     deadline_s=self._state.deadline_s,
                     now=self._clock(),
                 )
+                self._limits = await limits_in(self._store, sums.accounts)
         now, at_work = self._clock(), self._run()
         lanes = [lane_view(name, each, due_at=None, reading=None) for name, each in sums.accounts.items()]
-        is_fed, tasks = all(source.ended for source in sums.sources), sums.waiting + sums.finished
+        is_fed = all(source.ended for source in sums.sources)
         return RunSnapshot(
             is_read_only=True,
             run=None if at_work is None else RunningProcess(pid=at_work[0], heartbeat_at=iso(at_work[1])),
@@ -78,7 +81,7 @@ class StateOverview:
             ledger=_ledger(sums),
             store=None,
             polls=sums.polls,
-            polls_per_task=sums.polls / tasks if tasks else None,
+            polls_per_task=sums.polls / sums.finished if sums.finished else None,
             rejected=sum(source.rejected for source in sums.sources),
             is_fed=is_fed,
             oldest_waiting=oldest,
@@ -150,7 +153,7 @@ class StateOverview:
         steps = [Step(seconds=span_s, polls=0, finished=good + bad, paused=0.0) for _, good, bad in spans]
         if spans and (since_s := now - spans[-1][0] - span_s) > 0:
             steps.append(Step(seconds=since_s, polls=0, finished=0, paused=0.0))
-        lanes = [LaneOutlook(is_paused=bool(each.pause), resume_at=each.resume_at) for each in sums.accounts.values()]
+        lanes = outlooks(sums.accounts, self._limits)
         slowest = self._slowest
         return forecast(
             now=now,

@@ -2,7 +2,7 @@
 
 import { element, setText } from "./dom.js";
 import { withTask } from "./route.js";
-import { KINDS, refText, WAITING } from "./text.js";
+import { at, KINDS, refText, WAITING } from "./text.js";
 
 export const taskLink = () => element("a", { class: "id" });
 
@@ -29,3 +29,9 @@ export function fillFile(node, task) {
 }
 
 export const landedText = (task) => (task.landed === true ? "yes" : task.landed === false ? "no" : "");
+
+// When it is polled or started next. What is due waits for the account's limit: rows wait from their feeding on.
+export function nextText(task, now) {
+  const due = Date.parse(task.due_at) / 1000;
+  return due <= now ? "in its turn" : at(due, now, { seconds: true });
+}

@@ -3,7 +3,7 @@
 import { download, getJson } from "./api.js";
 import { $, element, setText, table, update } from "./dom.js";
 import { current, go, hashOf, tasksWhere } from "./route.js";
-import { fillFile, fillOutcome, fillTaskLink, landedText, makeFile, makeOutcome, taskLink } from "./task-cells.js";
+import { fillFile, fillOutcome, fillTaskLink, landedText, makeFile, makeOutcome, nextText, taskLink } from "./task-cells.js";
 import { at, count, KINDS, KINDS_OF_IMPORTS, plural } from "./text.js";
 
 const PAGE = 100;
@@ -97,8 +97,8 @@ function fillLink(node, text, filters) {
 
 function whenText(task, now) {
   if (task.seen_at) return at(Date.parse(task.seen_at) / 1000, now, { seconds: true });
-  const next = task.state === "waiting" ? "next poll" : "next start";
-  return task.due_at ? `${next} ${at(Date.parse(task.due_at) / 1000, now, { seconds: true })}` : "";
+  if (!task.due_at) return "";
+  return `${task.state === "waiting" ? "next poll" : "next start"} ${nextText(task, now)}`;
 }
 
 // --- filters

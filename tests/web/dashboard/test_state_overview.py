@@ -68,18 +68,34 @@ async def test_a_state_in_postgresql_is_shown_too(tmp_path: Path, clock: Clock, 
 
 
 async def test_the_slowest_task_is_forecast_as_by_the_run_itself(tmp_path: Path, clock: Clock) -> None:
-    """By the same rule, from what the run stored: that is some polls older than what the run itself knows."""
+    """By the same rule, from what the run stored just now."""
     scenario = Scenario(durations=parse_durations("mix:0.5@fixed:5,0.5@uniform:60,90"), requests=1000)
     simulation = Simulation(tmp_path, clock, scenario)
     await simulation.run(simulation.write_ids(400))
     async with visited(simulation, simulation.write_ids(400)) as session:
         await asyncio.sleep(12)
+        assert simulation.service is not None
+        for lane in simulation.service.lanes.values():
+            lane.keep_knowledge()
+        await simulation.service._store.flush()
         async with shown(simulation, run=(12, clock())) as of_state:
             own, seen = (await overview_of(session))["forecast"], (await overview_of(of_state))["forecast"]
         now = clock()
     last_s = 90 - 12
     assert all(last_s < each["slowest_at"] - now < 2.5 * last_s for each in (own, seen))
     assert seen["slowest_at"] - now == pytest.approx(own["slowest_at"] - now, rel=0.3)
+
+
+async def test_no_end_is_forecast_before_the_rate_limit_allows_it(tmp_path: Path, clock: Clock) -> None:
+    """Ten outcomes in a second are no pace for 2,000 tasks at 5 requests a second."""
+    scenario = Scenario(durations=parse_durations("fixed:0"), fates={}, requests=50, window_s=10.0)
+    simulation = Simulation(tmp_path, clock, scenario)
+    await simulation.run_for(25, simulation.write_ids(2000), {"requests": 50, "window_s": 10.0})
+    async with shown(simulation, run=(12, clock())) as session:
+        overview = await overview_of(session)
+    waiting, finished = overview["ledger"]["waiting"], overview["ledger"]["finished"]
+    assert overview["forecast"]["earliest_at"] - clock() > 0.95 * waiting / 5
+    assert overview["polls_per_task"] == overview["polls"] / finished
 
 
 async def test_what_another_process_finishes_meanwhile_is_shown(tmp_path: Path, clock: Clock) -> None:
