@@ -29,7 +29,7 @@ TASK = (
     "key, task_id, ref, fed_at, due_at, polls, errors, missing_at, status, paused_base_s,"
     " requested_at, seen_at, started_at, start"
 )
-DUE_AT = 4  # of them
+POLLS = 5  # of them
 IMPORT_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
 IMPORT_ROW_OF_I = ", ".join(f"i.{name.strip()}" for name in IMPORT_ROW.split(","))
 MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)

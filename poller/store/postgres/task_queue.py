@@ -4,7 +4,8 @@ transaction. For the contracts, see core/protocols.
 Leases are in the memory of the state's one owner. A claim only reads: it costs no commit.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -26,18 +27,18 @@ def _in_order(
     condition: str,
     *,
     account: str = "(SELECT id FROM account WHERE name = %(account)s)",
-    limit: str = "1",
     by: str = "due_at, key",
-    parts: Iterable[int] = (0, 1),
+    limits: tuple[str, str, str] = ("1", "1", "1"),
 ) -> str:
-    """Return the query of an account's waiting tasks by due time, from both parts of the index. Each is limited by
-    itself: the server would sort all of it."""
-    halves = [
+    """Return the query of an account's waiting tasks by due time, from both parts of the index: those that were never
+    polled, and the others. `limits`: of each part by itself (the server would sort all of it), and of the whole."""
+    *of_parts, of_all = limits
+    parts = [
         f"(SELECT {columns} FROM task WHERE account = {account}"  # noqa: S608 - constants
         f" AND kind IS NULL AND least(polls, 1) = {part} AND {condition} ORDER BY {by} LIMIT {limit})"
-        for part in parts
+        for part, limit in enumerate(of_parts)
     ]
-    return f"SELECT * FROM ({' UNION ALL '.join(halves)}) found ORDER BY {by} LIMIT {limit}"  # noqa: S608 - constants
+    return f"SELECT * FROM ({' UNION ALL '.join(parts)}) found ORDER BY {by} LIMIT {of_all}"  # noqa: S608 - constants
 
 
 async def find_due(
@@ -48,35 +49,16 @@ async def find_due(
     now: float,
     again: int = 0,
     fed_until: float | None = None,
-) -> list[rows.Row]:
-    """Return the rows of up to `limit` due tasks that are not leased, longest due first; with `fed_until`, only those
-    that were fed up to then. After them those of up to `again` others that were polled before."""
-    due = await _find_due(connection, account, leased, limit, now, fed_until=fed_until)
-    if again and len(due) == limit:
-        *_, last = due
-        others = [*leased, *(row[0] for row in due)]
-        due += await _find_due(connection, account, others, again, now, start=(last[rows.DUE_AT], 0), parts=(1,))
-    return due
-
-
-async def _find_due(
-    connection: AsyncConnection,
-    account: str,
-    leased: Collection[int],
-    limit: int,
-    now: float,
-    *,
-    fed_until: float | None = None,
     start: tuple[float, int] = (0.0, 0),
-    parts: Iterable[int] = (0, 1),
 ) -> list[rows.Row]:
-    """Return the rows of due tasks that are not leased, longest due first from `start` (due_at, key) on."""
+    """Return the rows of up to `limit` due tasks that are not leased, longest due first from `start` (due_at, key) on;
+    with `fed_until`, only those that were fed up to then. After them those of up to `again` others that were polled
+    before."""
     query = _in_order(
         rows.TASK,
         "due_at <= %(now)s AND (due_at, key) >= (%(due_at)s, %(key)s) AND fed_at <= %(fed_until)s"
         " AND key <> ALL (%(leased)s::bigint[])",
-        limit="%(limit)s",
-        parts=parts,
+        limits=("%(limit)s", "%(polled)s", "%(both)s"),
     )
     values = {
         "account": account,
@@ -86,10 +68,13 @@ async def _find_due(
         "fed_until": inf if fed_until is None else fed_until,
         "leased": list(leased),
         "limit": limit,
+        "polled": limit + again,
+        "both": limit + limit + again,
     }
     # Not prepared: a plan for an unknown limit would sort all due tasks.
-    found = await connection.execute(query.encode(), values, prepare=False)
-    return list(await found.fetchall())
+    found = await (await connection.execute(query.encode(), values, prepare=False)).fetchall()
+    polled_before = (row for row in found[limit:] if row[rows.POLLS])
+    return [*found[:limit], *islice(polled_before, again)]
 
 
 async def find_any_due(
@@ -107,7 +92,7 @@ async def find_any_due(
     if found is not None:
         due_at, first_key, last_key = found
         start = (due_at, first_key + int((last_key - first_key) * (share * rows.TIES % 1.0)))
-        if due := await _find_due(connection, account, leased, 1, now, start=start):
+        if due := await find_due(connection, account, leased, 1, now, start=start):
             return due
     return await find_due(connection, account, leased, 1, now)
 
