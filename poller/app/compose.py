@@ -114,7 +114,7 @@ def _make_service(
         shutdown_s=settings.shutdown_s,
         retention_s=settings.retention_s,
         stop_on_failures=settings.stop_on_failures,
-        trial=settings.imports.trial if settings.input.feeds == "imports" else 0,
+        trial=settings.trial,
     )
 
 

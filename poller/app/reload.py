@@ -97,7 +97,7 @@ class Reload:
             await self.fleet.apply(new)
         else:
             left_waiting = [name for name in sorted(removed) if await self._end_account(name)]
-        service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s)
+        service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s, trial=new.trial)
         for apply in self.apply_to_others:
             apply(new)
         self.settings = new

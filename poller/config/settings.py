@@ -315,6 +315,11 @@ class Settings(AccountSettings):
         return "imports" in {self.input.feeds, *(table.feeds for table in self.sources)}
 
     @property
+    def trial(self) -> int:
+        """Rows whose imports end before others begin; 0 where there is no trial, or where tasks are fed."""
+        return self.imports.trial if self.input.feeds == "imports" else 0
+
+    @property
     def sink_specs(self) -> list[str | dict[str, Any]]:
         """Where finished tasks go: the sinks that were set, or else a file."""
         return list(self.sinks) or [DEFAULT_SINK]

@@ -45,11 +45,15 @@ class FailureWatch:
         self.failed = 0
         self.finished = 0
         self._stop_at = stop_at
-        self._fewest = min(FEWEST, trial) if trial else FEWEST
+        self.apply(trial=trial)
         self._latest: deque[str | None] = deque()
         self._counts: Counter[str] = Counter()
         self._samples: dict[str, tuple[str, ...]] = {}
         self._warned: set[str] = set()
+
+    def apply(self, *, trial: int) -> None:
+        """Use another size of the trial from now on; 0: none."""
+        self._fewest = min(FEWEST, trial) if trial else FEWEST
 
     def add(self, record: Record) -> DominantReason | None:
         """Take one outcome; return a warning if its reason dominates from now on, once a reason."""

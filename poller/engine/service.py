@@ -227,8 +227,9 @@ class Service:
         for loop in self.delivery_loops:
             await loop.close()
 
-    def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None) -> None:
+    def apply(self, *, retention_s: float | None, shutdown_s: float, give_up_s: float | None, trial: int) -> None:
         """Use other settings from now on."""
+        self.failures.apply(trial=trial)
         self._upkeep.retention_s, self._shutdown_s = retention_s, shutdown_s
         for loop in self.delivery_loops:
             loop.apply(give_up_s=give_up_s)
