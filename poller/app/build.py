@@ -259,8 +259,9 @@ class Builder:
     # --- tokens
 
     def _warn_of_shared_token(self, name: str, settings: Settings) -> None:
-        for other in settings.account_settings().keys() - {name}:
-            if self._credentials.get(other) == self._credentials[name]:
+        same = {other for other, each in self._credentials.items() if each == self._credentials[name]} - {name}
+        if same:
+            for other in same & settings.account_settings().keys():
                 log.warning("lane.token_shared", account=name, other=other)
 
     async def tokens(self, account: AccountSettings) -> TokenSource:

@@ -16,22 +16,23 @@ class Leases:
     def __init__(self) -> None:
         self._held: defaultdict[str, dict[int, int]] = defaultdict(dict)  # task key → number of its claim
         self._last = 0
-        self._claims: list[set[int]] = []  # for each claim under way, the keys whose leases have ended since it began
+        # For each claim under way of an account, the keys whose leases have ended since it began
+        self._claims: defaultdict[str, list[set[int]]] = defaultdict(list)
 
     def held(self, account: str) -> Mapping[int, int]:
         """Return the account's leased tasks, by key."""
         return self._held[account]
 
     @contextmanager
-    def claiming(self) -> Iterator[set[int]]:
-        """Collect the keys whose leases end meanwhile. What a claim read of them may be older than the commit that
-        ended them: they must not be taken."""
+    def claiming(self, account: str) -> Iterator[set[int]]:
+        """Collect the keys of its tasks whose leases end meanwhile. What a claim read of them may be older than the
+        commit that ended them: they must not be taken."""
         ended: set[int] = set()
-        self._claims.append(ended)
+        self._claims[account].append(ended)
         try:
             yield ended
         finally:
-            self._claims = [each for each in self._claims if each is not ended]
+            self._claims[account] = [each for each in self._claims[account] if each is not ended]
 
     def take(self, account: str, due: Sequence[Row]) -> list[Task]:
         """Lease the tasks of these rows; return them."""
@@ -81,5 +82,5 @@ class Leases:
 
     def _end(self, task: Task) -> None:
         del self._held[task.account][task.key]
-        for ended in self._claims:
+        for ended in self._claims[task.account]:
             ended.add(task.key)

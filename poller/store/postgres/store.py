@@ -106,7 +106,7 @@ class PostgresStore(PostgresReads, NotingStore):
 
     async def _claim(self, account: str, find: Callable[..., Awaitable[list[Row]]], *values: object) -> list[Task]:
         self._writer.check()
-        with self._leases.claiming() as ended:
+        with self._leases.claiming(account) as ended:
             due = await self._read(find, account, tuple(self._leases.held(account)), *values)
         held = self._leases.held(account)  # another claim may have been faster
         return self._leases.take(account, [row for row in due if row[0] not in ended and row[0] not in held])
