@@ -123,7 +123,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return the URL of a state in PostgreSQL that does not exist yet. Virtual time waits longer for a busy server."""
-    monkeypatch.setattr("tests.support.virtual.SOCKET_GRACE_S", 0.4)
+    monkeypatch.setattr("tests.support.virtual.SOCKET_GRACE_S", 2.0)
     with fresh_schema(postgres_server) as url:
         yield url
 
