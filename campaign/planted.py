@@ -906,8 +906,8 @@ BUGS = (
     Bug(
         name="shared-tokens-unnoticed",
         file="poller/app/build.py",
-        old="            if self._credentials.get(other) == self._credentials[name]:",
-        new="            if False:",
+        old="        if same:\n",
+        new="        if False:\n",
         tests=("app/test_reload",),
     ),
     Bug(

@@ -18,6 +18,7 @@ log = structlog.get_logger("poller")
 MOST_AT_ONCE = 500  # tasks that are put off: the event loop waits for it
 LONGEST_SLEEP_S = 60.0  # a sleeping lane reads the schedule at least this often: wall clocks jump
 CLAIMED_A_WORKER = 4  # due tasks that are claimed at once: a claim costs about as much for many as for few
+LEAST_CLAIMED = 64  # also for few workers: as for the default number
 
 
 class DueTasks:
@@ -71,7 +72,7 @@ class DueTasks:
                 self._claimed.clear()
             while not self._stopping and (not self._claimed or self._is_short()):
                 self._woken.clear()
-                now, limit = self._clock(), max(CLAIMED_A_WORKER * self._gate.workers, self._limit)
+                now, limit = self._clock(), max(self._useful, self._limit)
                 claimed = await self._claim(now, limit)
                 due = self._put_off(claimed, now)
                 self._claimed.extend(due)
@@ -131,9 +132,13 @@ class DueTasks:
         self._next_put_off_at = min(self._next_put_off_at, *(due_at for _, due_at in put_off))
         due = [task for task, wait_s in zip(claimed, waits_s, strict=True) if wait_s <= 0]
         self._limit = 0 if due else min(4 * len(claimed), MOST_AT_ONCE)
-        useful = CLAIMED_A_WORKER * self._gate.workers
-        self._store.release(due[useful:])
-        return due[:useful]
+        self._store.release(due[self._useful :])
+        return due[: self._useful]
+
+    @property
+    def _useful(self) -> int:
+        """How many due tasks to claim at once."""
+        return max(CLAIMED_A_WORKER * self._gate.workers, LEAST_CLAIMED)
 
     def _note_standstill(self, now: float) -> None:
         """Start or end the standstill, and log it once."""

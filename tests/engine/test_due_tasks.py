@@ -11,7 +11,7 @@ import pytest
 
 from poller.core.model import Task
 from poller.core.protocols import Clock, PollStore
-from poller.engine.due_tasks import CLAIMED_A_WORKER, DueTasks
+from poller.engine.due_tasks import LEAST_CLAIMED, DueTasks
 from poller.schedule import AccountTiming
 from poller.schedule.policy import Polling
 from poller.store import open_store
@@ -55,9 +55,9 @@ def due_tasks(store: Any, clock: Clock, timing: AccountTiming | None = None, **o
 
 
 async def test_while_one_worker_claims_the_others_are_handed_what_was_claimed_before(store: Any, clock: Clock) -> None:
-    await feed(store, *(f"id{number}" for number in range(2 * CLAIMED_A_WORKER * WORKERS)))
+    await feed(store, *(f"id{number}" for number in range(2 * LEAST_CLAIMED)))
     due = due_tasks(store, clock)
-    for _ in range(CLAIMED_A_WORKER * WORKERS - WORKERS + 1):
+    for _ in range(LEAST_CLAIMED - WORKERS + 1):
         await due.next()
     async with asyncio.TaskGroup() as group:
         claiming = group.create_task(due.next())
