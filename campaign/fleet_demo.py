@@ -144,7 +144,7 @@ async def show(demo: Demo, tasks: int) -> list[str]:
     await demo.kill("r2")
     killed_at = time.monotonic()
     await demo.until(lambda: bool(demo.events("member.buried")), "the burial", within_s=within_s)
-    demo.write(f"the others buried r2 after {time.monotonic() - killed_at:.1f} s")
+    demo.write(f"the others took over from r2 after {time.monotonic() - killed_at:.1f} s")
     await demo.start("r2")
     joined = len(REPLICAS) + 1
     await demo.until(lambda: len(demo.events("run.started")) == joined, "the return of r2", within_s=within_s)

@@ -53,14 +53,15 @@ def _address(settings: Settings, pid: int) -> tuple[str, int]:
     if address is None or not address.port:
         raise NotAnswered(
             f"{where}, can only be asked over its server, whose address is not known (listen = {settings.listen!r}). "
-            "Give the settings of that run with -c FILE, or stop it and repeat the command."
+            "Give its address with POLLER_LISTEN=HOST:PORT or its settings with -c FILE, or stop it and repeat the "
+            "command."
         )
     near = address.near()
     message, answered_by = request_health(f"http://{near}")
     if answered_by != pid:
         raise NotAnswered(
-            f"{where}, can only be asked over its server, which is not at {near}: {message}. Give the settings of that "
-            "run with -c FILE, or stop it and repeat the command."
+            f"{where}, can only be asked over its server, which is not at {near}: {message}. Give its address with "
+            "POLLER_LISTEN=HOST:PORT or its settings with -c FILE, or stop it and repeat the command."
         )
     return near.host, near.port
 

@@ -99,7 +99,8 @@ def _source_line(source: SourceSums, count: int) -> str:
     many = f" × {count:,}" if count > 1 else ""
     return (
         f"  {'fed':<10} {source.lines:,} lines = {source.tasks:,} tasks + {source.duplicates:,} duplicates "
-        f"+ {source.rejected:,} rejected + {source.blank:,} blank or comment   {without_controls(source.name)}{many}"
+        f"+ {source.rejected:,} rejected + {source.blank:,} header, blank or comment   "
+        f"{without_controls(source.name)}{many}"
     )
 
 

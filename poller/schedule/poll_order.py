@@ -25,8 +25,8 @@ class PollOrder:
         again = deque(due[limit:])
         if not again:
             return due
-        longest, ordered = deque(due[:limit]), []
-        while longest and again:
+        longest, ordered = deque(due[:limit]), list[Task]()
+        while longest and again and len(ordered) < limit:
             is_again = self.takes(longest[0], again[0], chance)
             ordered.append(again.popleft() if is_again else longest.popleft())
         return [*ordered, *longest, *again]

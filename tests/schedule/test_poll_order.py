@@ -1,5 +1,7 @@
 """PollOrder of first and second polls, while both wait for the limit."""
 
+from collections import deque
+from itertools import islice
 from random import Random
 
 import pytest
@@ -35,6 +37,18 @@ def test_second_polls_have_every_other_turn_where_they_are_worth_as_much(chance:
 
 def test_second_polls_that_are_worth_little_have_a_turn_now_and_then() -> None:
     assert turns_of(64, 40, 0.1) == ([0] * MOST_FIRST + [1]) * (64 // (MOST_FIRST + 1))
+
+
+@pytest.mark.parametrize("limit", [1, 31, 32, 40, 500])
+def test_the_turns_of_one_claim_go_on_in_the_next(limit: int) -> None:
+    order, turns = PollOrder(), list[int]()
+    first, again = (deque(make_task(key=key, polls=polls, due_at=NOW) for key in range(2000)) for polls in (0, 1))
+    while len(turns) < 1500:
+        due = [*islice(first, limit), *islice(again, (limit + 1) // 2)]
+        for task in order.divide(due, limit, lambda task: 0.1 if task.polls else 1.0)[:limit]:
+            (again if task.polls else first).popleft()
+            turns.append(task.polls)
+    assert turns[:1500] == (([0] * MOST_FIRST + [1]) * 50)[:1500]
 
 
 def test_first_polls_have_all_turns_that_no_other_task_needs() -> None:

@@ -258,6 +258,15 @@ def test_a_demanded_format_is_strict() -> None:
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("header", [b"", b"import task,title | of the file | page\n"])
+def test_a_column_that_is_given_by_number_ends_at_the_delimiter_though_a_title_has_more_of_another(
+    header: bytes,
+) -> None:
+    read = Read(header + b"A1,One | two | three\nA2,Four; five; six\n", id_column="1")
+    assert (read.ids, read.reasons, read.blank) == (["A1", "A2"], [], int(bool(header)))
+    assert Read(header.replace(b",", b"|") + b"A1|x\nA2|y\n", id_column="1").ids == ["A1", "A2"]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_is_detected_by_its_header_whatever_the_delimiter(delimiter: str) -> None:
     rows = [["url", "task_id", "note"], ["https://x.example/1", "A1", ""], ["u", "A2", "n"]]

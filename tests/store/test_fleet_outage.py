@@ -132,6 +132,42 @@ async def test_starts_that_a_failover_lost_are_stored_again_before_their_account
     assert stored == [(1, EPOCH), (1, EPOCH)]
 
 
+async def test_a_task_id_that_a_failover_lost_is_stored_again_though_its_start_was_not_lost(
+    wire: Wire, wired: FleetStore, database: psycopg.Connection[Any], open_member: Open
+) -> None:
+    """The standby was behind by less than HubSpot took to answer: it knows of the start, not of the task."""
+    other = await open_member("other")
+    await take(wired, "one")
+    fed = Chunk(
+        fed=(),
+        rows=(FedRow(account="one", row="x", body=b"{}", ref=b"{}"),),
+        rejected=(),
+        blank=0,
+        position=Position(),
+    )
+    await wired.add(await wired.new_source("rows.csv"), fed)
+    (x,) = await wired.starts.claim("one", 9)
+    x = await wired.starts.intend(x, sent_at=EPOCH, due_at=EPOCH)
+    before = database.execute("SELECT starts, lost, due_at FROM import_row").fetchall()
+    assert await wired.starts.settle(x, Begin(task_id="T1"))
+    wire.cut()
+    database.execute(
+        "UPDATE progress SET commits = commits - 1 WHERE replica = (SELECT id FROM replica WHERE name = 'wired');"
+        " DELETE FROM task; UPDATE import_sum SET accepted = 0; UPDATE import_row SET task = NULL, ref = '{}', lost = 1"
+    )
+    assert database.execute("SELECT starts, lost, due_at FROM import_row").fetchall() == before
+    wire.is_cut = False
+    with pytest.raises(Fenced):
+        await wired.flush()
+    assert await wired.fleet.join(serves=ACCOUNTS, settings={}) is not None
+    await take(other, "one")
+    assert await other.starts.claim("one", 9) == []
+    assert ids(await other.claim("one", 9)) == ["T1"]
+    sums = await other.sums()
+    assert sums.starts is not None
+    assert (sums.starts.unsure, sums.starts.accepted, imbalances(sums)) == (0, 1, [])
+
+
 async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wired: FleetStore) -> None:
     loop = asyncio.get_running_loop()
     assert await wired.fleet.beat() is Beat.MADE

@@ -11,6 +11,7 @@ from poller.core.errors import Exit, StoreUnusable
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.store import read_store
+from tests.support.processes import run
 from tests.support.simulation import Simulation, settings_for
 from tests.support.site import json_of, visited
 
@@ -81,6 +82,15 @@ async def test_a_pause_made_on_a_stopped_state_holds_the_next_run_until_it_is_re
     await change_pause(settings, "default", is_paused=False, clock=simulation.clock)
     assert await simulation.run(ids, {"deadline_s": 600}) is Exit.ALL_COMPLETE
     assert [record["kind"] for record in simulation.records()] == ["complete"] * 5
+
+
+async def test_a_command_on_a_stopped_state_prints_its_answer_and_no_log_event(simulation: Simulation) -> None:
+    await simulation.run_for(5, simulation.write_ids(1))
+    paused = await asyncio.to_thread(run, "pause", "default", folder=simulation.folder)
+    resumed = await asyncio.to_thread(run, "resume", "default", folder=simulation.folder)
+    assert (paused.stdout, paused.stderr) == ("account default is paused: poller resume default\n", "")
+    assert resumed.stdout.startswith("account default is resumed")
+    assert (resumed.stdout.count("\n"), resumed.stderr) == (1, "")
 
 
 async def test_an_unknown_account_and_a_missing_state_change_nothing(simulation: Simulation) -> None:

@@ -52,6 +52,7 @@ async def change_pause(settings: Settings, account: str, *, is_paused: bool, clo
 
 async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, clock: Clock) -> None:
     from poller.cli.records import open_state
+    from poller.core import log as logs
     from poller.core.accounts import Pause
     from poller.core.person_pause import paused_since_s, person_pause_detail
     from poller.store import open_store
@@ -60,6 +61,7 @@ async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, 
         known = (await reader.sums()).accounts.keys() | settings.account_settings().keys()
     if account not in known:
         raise typer.BadParameter(f"no account {account!r}; known: {', '.join(sorted(known))}", param_hint="ACCOUNT")
+    logs.configure(format=settings.log.format, level="warning", clock=clock)
     store = await open_store(settings.state, clock=clock)
     try:
         before, now = await store.account(account), clock()

@@ -17,6 +17,8 @@ def resume(
     state: State = None,
 ) -> Exit:
     """Resume an account that a person paused. Other pauses stay: only their cause ends them."""
-    run_async(change_pause(settings_of(config, state=state), account, is_paused=False))
-    typer.echo(f"account {account} is not paused by a person")
+    settings = settings_of(config, state=state)
+    run_async(change_pause(settings, account, is_paused=False))
+    flag = f" --state {settings.state}" if state is not None else ""
+    typer.echo(f"account {account} is resumed; a pause for another reason stays: poller status{flag}")
     return Exit.ALL_COMPLETE

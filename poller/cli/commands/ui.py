@@ -20,9 +20,10 @@ def ui(
         typer.Option(metavar="HOST:PORT", help=f"Where to serve it. [{DEFAULT}, or a free port if that is taken]"),
     ] = None,
 ) -> Exit:
-    """Show a state on the live page, for reading only, until Ctrl-C.
+    """Show a state on the live page, for reading only.
 
     The state may be finished, stopped, or at work in another process. To change something, use the page of the run.
+    Ctrl-C ends it.
     """
     from poller.app.show import show_state
 

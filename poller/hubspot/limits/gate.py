@@ -324,14 +324,14 @@ class AccountGate:
 
     def _throttle_window(self, slot: HeldSlot, outcome: Throttled, limits: RateLimits) -> None:
         """Pause the account, unless the headers show room, or there are none and good answers were before it: while
-        they are few, such 429s are sporadic, and only their requests go back."""
+        they are few, such 429s are sporadic, and only their requests go back. A wait that HubSpot asks for is kept."""
         has_room = self._windows.shows_room(limits, self._monotonic())
         if self._pause.reason is None:
             if has_room and not self._throttles.is_frequent:
                 return
             if not has_room:
                 self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
-                if self._windows.refusal_is_isolated:
+                if self._windows.refusal_is_isolated and outcome.retry_after_s is None:
                     return
         relapses = 0 if self._windows.doubts_refusals else self._throttles.relapses
         self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=relapses)

@@ -179,7 +179,14 @@ def find_table(line: str, options: ReadOptions, delimiter: str | None = None) ->
     """
     delimiters = (delimiter,) if delimiter else _DELIMITERS
     tables = [table for each in delimiters if (table := _table(line, each, options)) is not None]
-    return max(tables, key=lambda table: len(table.names), default=None)
+    return max(tables, key=lambda table: (_has_id_alone(table, line), len(table.names)), default=None)
+
+
+def _has_id_alone(table: CsvReader, line: str) -> bool:
+    """Return whether `line` has no other delimiter in the id column: of `A1,One | Two | Three`, the first column is not
+    `A1,One`."""
+    fields = columns_or_none(line, table.delimiter) or []
+    return not any(each in fields[table.id_at] for each in _DELIMITERS)
 
 
 def columns_of(line: str, delimiter: str | None = None) -> list[str]:

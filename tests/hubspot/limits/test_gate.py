@@ -174,6 +174,19 @@ async def test_each_reason_pauses_for_its_time_and_ends_with_a_good_probe(
     assert gate.paused_s == pytest.approx(probed_at - paused_at)
 
 
+@pytest.mark.parametrize(("asked_s", "pause"), [(25.0, Pause.THROTTLED), (None, None)])
+async def test_a_429_among_good_answers_pauses_only_where_hubspot_asks_for_it(
+    clock: Clock, asked_s: float | None, pause: Pause | None
+) -> None:
+    gate = make_gate(clock)
+    for _ in range(30):
+        await poll(gate)
+    await poll(gate, Throttled(policy="window", retry_after_s=asked_s))
+    refused_at = asyncio.get_running_loop().time()
+    assert gate.pause is pause
+    assert await poll(gate) - refused_at >= (asked_s or 0.0)
+
+
 @pytest.mark.parametrize("good", GOOD_OUTCOMES)
 async def test_any_sensible_answer_to_a_probe_ends_a_pause(clock: Clock, good: Outcome) -> None:
     gate = make_gate(clock)

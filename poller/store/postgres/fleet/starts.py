@@ -66,7 +66,7 @@ class FleetStarts(PostgresStarts):
 
     async def restore(self, connection: AsyncConnection) -> None:
         """Store starts again that a failover has lost, before this process joins again."""
-        await self._known.restore(connection)
+        await self._known.restore(connection, self._holdings.former)
 
     def forget(self) -> None:
         """End all leases: the membership that they rested on has ended."""
