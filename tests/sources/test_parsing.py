@@ -17,7 +17,7 @@ from poller.core.errors import InputError
 from poller.core.model import Added, Chunk, Fed, Rejection
 from poller.core.protocols import Clock, Store
 from poller.core.task_id import is_task_id, task_id_of
-from poller.sources import ChunkWriter, Parser, ReadOptions, feed
+from poller.sources import ChunkWriter, Parser, ReadOptions, excerpt, feed
 from poller.sources.files.open_file import check_readable
 from poller.sources.options import Format
 from poller.sources.parsing.content import Content, recognize
@@ -143,6 +143,12 @@ def test_a_bad_line_is_rejected_with_number_and_reason_and_hurts_no_other(line: 
     assert read.ids == ["A1", "A2"]
     assert [rejection.line for rejection in read.rejected] == [2]
     assert reason in read.reasons[0]
+
+
+def test_an_excerpt_has_no_password() -> None:
+    """It is stored, and printed by `status --rejected`."""
+    line = b'{"url": "https://me:s3cret@files.example/a.png", "mail": "me@example.com"}'
+    assert excerpt(line) == '{"url": "https://***@files.example/a.png", "mail": "me@example.com"}'
 
 
 def test_an_excerpt_is_short_and_printable() -> None:

@@ -7,6 +7,7 @@ from poller.core.text import printable
 from poller.sources.parsing.content import Content
 
 EXCERPT_LENGTH = 120  # characters
+_USER_OF_URL = re.compile(rb"://[^/?#\s\"@]+@")
 _EXCERPT_BYTES = 4 * EXCERPT_LENGTH  # enough for that many characters of UTF-8
 
 
@@ -163,6 +164,8 @@ class JsonSplitter(LineSplitter):
 
 
 def excerpt(line: Line) -> str:
-    """Return the line's beginning for people: at most 120 characters, unprintable ones replaced."""
+    """Return the line's beginning for people: at most 120 characters, unprintable ones and a URL's user and password
+    replaced, since it is stored and shown."""
     beginning = line.beginning if isinstance(line, OverlongLine) else line[:_EXCERPT_BYTES]
+    beginning = _USER_OF_URL.sub(rb"://***@", beginning)
     return printable(beginning.decode("utf-8", "replace").strip()[:EXCERPT_LENGTH])
