@@ -66,6 +66,19 @@ async def test_a_slow_thread_is_no_deadlock_where_nothing_else_is_scheduled(monk
     await asyncio.to_thread(time.sleep, 0.02)
 
 
+def test_the_end_of_a_test_waits_for_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes its time to join them."""
+    monkeypatch.setattr(virtual, "DEADLOCK_GRACE_S", 0.001)
+
+    async def leaves_a_thread() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        super(VirtualLoop, loop).run_in_executor(None, time.sleep, 0.05)  # not counted
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(leaves_a_thread())
+
+
 @pytest.mark.real_time
 async def test_a_test_can_ask_for_real_time() -> None:
     assert not isinstance(asyncio.get_running_loop(), VirtualLoop)

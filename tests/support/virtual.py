@@ -85,6 +85,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_done)
         return future
 
+    async def shutdown_default_executor(self, *timeout: Any) -> None:  # Python 3.12 and later give one
+        """Wait for the threads at the end of a test: they are joined in a thread of their own."""
+        self._virtual.threads += 1
+        try:
+            await super().shutdown_default_executor(*timeout)
+        finally:
+            self._virtual.threads -= 1
+
     def _thread_done(self, _: asyncio.Future[Any]) -> None:
         self._virtual.threads -= 1
 
