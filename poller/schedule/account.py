@@ -205,7 +205,7 @@ class AccountTiming:
                 by_line = likelihood if decides is self.by_request else by_line
             self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
         if is_done:
-            self.standstill.finished()
+            self.standstill.finished(seen.now)
         else:
             chance = -math.expm1(by_age if by_line is None else by_line)
             deadline_at = task.fed_at + self.deadline_s
