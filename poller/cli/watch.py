@@ -109,6 +109,7 @@ class LiveView:
             paces=paces,
             lanes=outlooks(sums.accounts, limits),
             blocked=sums.blocked,
+            unstarted=sums.unstarted,
             slowest_at=slowest.at if slowest else None,
             times_out_at=slowest.times_out_at if slowest else None,
         )

@@ -160,6 +160,7 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]
         paces=recent_paces([step]),
         lanes=lanes,
         blocked=sums.blocked,
+        unstarted=sums.unstarted,
     )
     left = time_left(cast, now)
     return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

@@ -15,6 +15,7 @@ from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.protocols import Clock
+from poller.core.starts import ImportsReading, TrialReading
 from poller.core.text import PAUSE_TEXT
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
@@ -33,6 +34,7 @@ class Screen:
         self.lanes = [LaneOutlook()]
         self.ended = True
         self.ending = ""
+        self.imports: dict[str, ImportsReading] = {}
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
@@ -40,6 +42,7 @@ class Screen:
             lanes=lambda: self.lanes,
             ended=lambda: self.ended,
             ending=lambda: self.ending,
+            imports=lambda: self.imports,
         )
 
     def shown(self, width: int = 100) -> str:
@@ -101,6 +104,16 @@ def test_there_is_no_forecast_from_too_few_finished_tasks_or_during_a_pause(scre
     assert "left" in screen.shown()
     screen.lanes = [LaneOutlook(is_paused=True)]
     assert "left" not in screen.shown()
+
+
+def test_a_trial_shows_what_the_other_rows_wait_for_and_its_pace_is_no_forecast(screen: Screen) -> None:
+    screen.work(30, finished_per_s=1)
+    assert "left" in screen.shown()
+    trial = TrialReading(rows=20, started=20, landed=4, needed=10)
+    screen.imports = {"default": ImportsReading(unstarted=199_980, underway=16, trial=trial)}
+    shown = screen.shown()
+    assert "left" not in shown
+    assert "default: trial of 20 rows, 4 landed; the others start once 10 have" in shown
 
 
 def test_a_pause_with_an_end_is_part_of_the_forecast_and_a_failing_sink_is_not(screen: Screen) -> None:
