@@ -17,7 +17,7 @@ from poller.app.messages import awaited
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.starts import ImportsReading, TrialReading, starts_left
-from poller.core.text import PAUSE_TEXT
+from poller.core.text import counted, pause_text
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
@@ -85,21 +85,21 @@ class Progress:
     def _polls(self) -> Text:
         seconds, polls = self._grown(1)
         per_s = polls / seconds if seconds > 0 else 0.0
-        return Text(f"{self.metrics.polls:,} polls, {per_s:.1f} per second", style="dim")
+        return Text(f"{counted(self.metrics.polls, 'poll')}, {per_s:.1f} per second", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self.metrics.finished:
             yield self._landed()
             yield self._kinds()
         if self.metrics.rejected:
-            yield Text(f"{self.metrics.rejected:,} input lines rejected", style="yellow")
+            yield Text(f"{counted(self.metrics.rejected, 'input line')} rejected", style="yellow")
         if ending := self.ending():
             yield Text(ending, style="yellow")
         for name, reading in self.imports().items():
             if reading.trial is not None:
                 yield Text(f"{name}: {trial_text(reading.trial)}", style="yellow")
         for name, reason in self.pauses().items():
-            yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
+            yield Text(f"{name}: {pause_text(reason, name)}", style="yellow")
 
     def _landed(self) -> Text:
         landed = self.metrics.landed.total()
@@ -186,4 +186,6 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
 
 def trial_text(trial: TrialReading) -> str:
     """Return, for people, what the other rows wait for."""
-    return f"trial of {trial.rows:,} rows, {trial.landed:,} landed; the others start once {trial.needed:,} have"
+    return (
+        f"trial of {counted(trial.rows, 'row')}, {trial.landed:,} landed; the others start once {trial.needed:,} have"
+    )

@@ -9,6 +9,8 @@ from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.sums import Sums
 
+WORK = "latest input, with what a stopped run had left"  # a run may continue it: these are not the counts of one run
+
 
 class WorkStart(Struct, frozen=True, kw_only=True):
     """The sums of a state when a piece of work began: nothing was left then of the work before."""
@@ -99,19 +101,23 @@ def exit_code(sums: Sums, work: Work) -> Exit:
 
 def work_text(work: Work, state_flag: str = "") -> str:
     """Return the work as lines for people. `state_flag` completes the commands that list more."""
-    return "\n".join(["this run", *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
+    return "\n".join([WORK, *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
 
 
 def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
-    yield work.finished, "tasks finished"
+    def noun(count: int, one: str) -> str:
+        return one if count == 1 else f"{one}s"
+
+    yield work.finished, f"{noun(work.finished, 'task')} finished"
     if work.not_complete:
         yield work.not_complete, f"of them not complete: poller report{state_flag}"
-    if work.failed_duplicates:
-        yield work.failed_duplicates, "duplicates of tasks that ended earlier and are not complete"
-    if work.rejected:
-        yield work.rejected, f"input lines rejected: poller status --rejected{state_flag}"
-    if work.dead:
-        yield work.dead, f"records refused by a sink: poller status --dead{state_flag}"
+    if count := work.failed_duplicates:
+        what = "a task that ended earlier and is" if count == 1 else "tasks that ended earlier and are"
+        yield count, f"{noun(count, 'duplicate')} of {what} not complete"
+    if count := work.rejected:
+        yield count, f"{noun(count, 'input line')} rejected: poller status --rejected{state_flag}"
+    if count := work.dead:
+        yield count, f"{noun(count, 'record')} refused by a sink: poller status --dead{state_flag}"
 
 
 def _lines(sums: Sums) -> int:

@@ -72,7 +72,7 @@ def forecast(
     unstarted: int = 0,
 ) -> Forecast:
     """Return when the waiting tasks will have their outcomes, except for `blocked` of them: those of accounts that are
-    paused until a person or HubSpot acts. `unstarted` of them are rows to import: each costs a request before its polls.
+    paused until a person or HubSpot acts. Each of the `unstarted` ones, rows to import, costs a request more.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
     deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`. That is no forecast

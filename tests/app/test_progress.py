@@ -16,7 +16,7 @@ from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.starts import ImportsReading, TrialReading
-from poller.core.text import PAUSE_TEXT
+from poller.core.text import pause_text
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from poller.schedule.forecast import LaneOutlook
@@ -144,7 +144,7 @@ def test_an_open_input_is_shown_by_a_plus(screen: Screen) -> None:
 @pytest.mark.parametrize("pause", list(Pause))
 def test_every_pause_has_a_message(screen: Screen, pause: Pause) -> None:
     screen.pauses = {"emea": pause.value}
-    assert f"emea: {PAUSE_TEXT[pause]}" in screen.shown(250)
+    assert f"emea: {pause_text(pause, 'emea')}" in screen.shown(250)
 
 
 def test_a_failing_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:
