@@ -68,7 +68,7 @@ def _ask_running(settings: Settings, pid: int, sink: str, *, is_dead_only: bool)
             f"process {pid} runs on {redacted_url(settings.state)}, and a replay needs the state for itself. Stop it "
             "first; only dead letters can be tried again meanwhile: --dead without --since and --kind."
         )
-    status, answer = ask_run(settings, pid, "/v1/dead-letters/retry", {"sink": sink})
+    status, answer = run_async(ask_run(settings, pid, "/v1/dead-letters/retry", {"sink": sink}))
     if status != 200:
         raise NotAnswered(str(answer.get("message", f"the server answered {status}")))
     letters = counted(answer["retried"], "dead letter is", "dead letters are")
