@@ -12,6 +12,8 @@ from poller.sources import UnchangedLines
 
 UNREAD = UnchangedLines()  # none
 
+WORK = "latest input, with what a stopped run had left"  # a run may continue it: these are not the counts of one run
+
 
 class WorkStart(Struct, frozen=True, kw_only=True):
     """The sums of a state when a piece of work began: nothing was left then of the work before."""
@@ -106,28 +108,33 @@ def exit_code(sums: Sums, work: Work) -> Exit:
 
 def work_text(work: Work, state_flag: str = "") -> str:
     """Return the work as lines for people. `state_flag` completes the commands that list more."""
-    return "\n".join(["this run", *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
+    return "\n".join([WORK, *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
 
 
 def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
-    unchanged = work.unchanged
-    yield work.finished, "tasks finished"
+    def noun(count: int, one: str) -> str:
+        return one if count == 1 else f"{one}s"
+
+    yield work.finished, f"{noun(work.finished, 'task')} finished"
     if work.not_complete:
         yield work.not_complete, f"of them not complete: poller report{state_flag}"
-    if work.failed_duplicates:
-        yield work.failed_duplicates, "duplicates of tasks that ended earlier and are not complete"
-    if work.rejected:
-        yield work.rejected, f"input lines rejected: poller status --rejected{state_flag}"
-    if work.dead:
-        yield work.dead, f"records refused by a sink: poller status --dead{state_flag}"
-    if unchanged.lines:
-        yield unchanged.lines, "input lines of unchanged files, which an earlier run read"
+    if count := work.failed_duplicates:
+        what = "a task that ended earlier and is" if count == 1 else "tasks that ended earlier and are"
+        yield count, f"{noun(count, 'duplicate')} of {what} not complete"
+    if count := work.rejected:
+        yield count, f"{noun(count, 'input line')} rejected: poller status --rejected{state_flag}"
+    if count := work.dead:
+        yield count, f"{noun(count, 'record')} refused by a sink: poller status --dead{state_flag}"
+    unchanged = work.unchanged
+    if count := unchanged.lines:
+        what = "an unchanged file" if count == 1 else "unchanged files"
+        yield count, f"{noun(count, 'input line')} of {what}, which an earlier run read"
     if unchanged.failed:
-        yield unchanged.failed, f"of them have a task that is not complete: poller report{state_flag}"
+        yield unchanged.failed, f"of them with a task that is not complete: poller report{state_flag}"
     if unchanged.rejected:
-        yield unchanged.rejected, f"of them were rejected: poller status --rejected{state_flag}"
+        yield unchanged.rejected, f"of them rejected: poller status --rejected{state_flag}"
     if unchanged.dead:
-        yield unchanged.dead, f"of them have a record that a sink refused: poller status --dead{state_flag}"
+        yield unchanged.dead, f"of them with a record that a sink refused: poller status --dead{state_flag}"
 
 
 def _lines(sums: Sums) -> int:

@@ -119,7 +119,7 @@ def test_the_text_counts_this_run_and_completes_its_commands() -> None:
     second = with_next(CANCELED, tasks=1, rejected=1)
     note = work_note(encode(work_note(None, NOTHING)), CANCELED)
     assert work_text(work_of(second, note), " --state sqlite:///my.db").splitlines() == [
-        "this run",
+        "latest input, with what a stopped run had left",
         "          2  tasks finished",
-        "          1  input lines rejected: poller status --rejected --state sqlite:///my.db",
+        "          1  input line rejected: poller status --rejected --state sqlite:///my.db",
     ]

@@ -10,6 +10,7 @@ import pytest
 
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.reports.work import WORK
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.scenario import Fate
 from tests.support.simulation import Simulation, named
@@ -47,10 +48,10 @@ async def test_an_unchanged_file_has_its_own_code_whatever_ran_after_it(
 ) -> None:
     codes = await files.run(files.failing, files.good, files.failing, files.good)
     assert codes == [Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE]
-    again = [part for part in capsys.readouterr().err.split("this run\n")[1:] if "unchanged files" in part]
+    again = [part for part in capsys.readouterr().err.split(f"{WORK}\n")[1:] if "unchanged files" in part]
     failing, good = len(files.failing_ids), len(files.good_ids)
     assert f"{failing:>9}  input lines of unchanged files, which an earlier run read" in again[0]
-    assert f"{failing:>9}  of them have a task that is not complete: poller report --state" in again[0]
+    assert f"{failing:>9}  of them with a task that is not complete: poller report --state" in again[0]
     assert f"{good:>9}  input lines of unchanged files, which an earlier run read" in again[1]
     assert "not complete" not in again[1].partition("unchanged files")[2]
 
