@@ -18,6 +18,7 @@ class SourceSums:
     rejected: int
     blank: int
     ended: bool
+    failed: int = 0  # of `duplicates`: their task had ended before, but not complete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
