@@ -139,7 +139,8 @@ class AccountTiming:
                 self._line_costs(task.polls + 1, now - max(seen.until_at, task.fed_at))
             return None
         if spot is None:
-            return self._gap_by_age_s(seen)
+            gap_s = self._gap_by_age_s(seen)
+            return min(gap_s, LONGEST_PUT_OFF_S) if self._stood_until == now else gap_s  # its end may come before
         return _part_of(spot.planner.gap_s(now - spot.done_at, task.key, notes=LONGEST_PUT_OFF_S))
 
     def _seen(self, task: Task, outcome: Running | Finished, now: float) -> Seen:
