@@ -46,10 +46,10 @@ class Metrics:
     lines: int = 0  # input lines read in this run
     tasks: int = 0
     duplicates: int = 0
-    failed_duplicates: int = 0  # whose task ended before, but not complete
     rejected: int = 0
     blank: int = 0
     polls: int = 0  # answers of this run
+    starts: int = 0  # answered or lost, of this run
     failed_polls: Counter[str] = field(default_factory=Counter)  # of this run: without news of their task, by reason
     delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
     dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
@@ -120,7 +120,6 @@ class Metrics:
         self.lines += len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank
         self.tasks += added.tasks
         self.duplicates += added.duplicates
-        self.failed_duplicates += added.failed
         self.rejected += len(chunk.rejected)
         self.blank += chunk.blank
         if self.polls_of_fleet is None:
@@ -136,6 +135,7 @@ class Metrics:
             self.failed_polls[reason] += 1
 
     def add_start(self, account: str, outcome: StartOutcome, *, request_s: float, gate_s: float) -> None:
+        self.starts += 1
         polls = self.accounts[account]
         polls.starts[type(outcome).__name__.lower()] += 1
         polls.request.add(request_s)

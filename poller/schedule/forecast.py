@@ -26,6 +26,7 @@ class Step:
     polls: int
     finished: int
     paused: float  # the share of the accounts that were paused at its end
+    started: int = 0  # imports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +70,10 @@ def forecast(
     finished: int = 0,
     slowest_at: float | None = None,
     blocked: int = 0,
+    unstarted: int = 0,
 ) -> Forecast:
     """Return when the waiting tasks will have their outcomes, except for `blocked` of them: those of accounts that are
-    paused until a person or HubSpot acts.
+    paused until a person or HubSpot acts. Each of the `unstarted` ones, rows to import, costs a request more.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
     deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`. That is no forecast
@@ -87,8 +89,8 @@ def forecast(
     if is_partial and (waiting := waiting - blocked) <= 0:
         return Forecast(state="blocked")
     begins_at = max([now, *(lane.resume_at or now for lane in busy if lane.is_paused)])
-    days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task))
-    earliest_at = max([begins_at + waiting / _rate(busy), *(lane.next_due_at or now for lane in busy)])
+    days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task) + unstarted)
+    earliest_at = max([begins_at + (waiting + unstarted) / _rate(busy), *(lane.next_due_at or now for lane in busy)])
     if math.isinf(days):
         return Forecast(state="blocked")
     if days:
@@ -153,12 +155,14 @@ def _left(at: float, now: float) -> str:
     return duration(max(1, round(at - now)))
 
 
-def recent_paces(steps: Sequence[Step]) -> Iterator[float]:
+def recent_paces(steps: Sequence[Step], *, of_starts: bool = False) -> Iterator[float]:
     """Yield outcomes per second over the shortest recent past that has `FEW`, then over one that has `MANY`. Steps in
-    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain."""
+    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain.
+
+    `of_starts`: yield imports started per second instead. While rows wait, outcomes will come at that pace."""
     wanted, finished, seconds = FEW, 0, 0.0
     for step in reversed([step for step in steps if step.paused < 1]):
-        finished, seconds = finished + step.finished, seconds + step.seconds
+        finished, seconds = finished + (step.started if of_starts else step.finished), seconds + step.seconds
         if finished >= wanted and seconds >= SHORTEST_S:
             yield finished / seconds
             if wanted == MANY:

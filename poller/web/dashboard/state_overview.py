@@ -142,6 +142,7 @@ class StateOverview:
             end_at=spans[-1][0] + span_s if spans else 0.0,
             seconds=[span_s] * len(spans),
             polls=[],
+            starts=[],
             finished=[good + bad for _, good, bad in spans],
             paused=[0.0] * len(spans),
         )
@@ -164,6 +165,7 @@ class StateOverview:
             times_out_at=slowest.times_out_at if slowest else None,
             finished=sums.finished,
             blocked=sums.blocked,
+            unstarted=sums.unstarted,
             slowest_at=slowest.at if slowest else None,
         )
 
