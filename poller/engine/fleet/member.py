@@ -50,6 +50,7 @@ class FleetMember:
         self._beating: asyncio.Task[None] | None = None
         self._begun = self._made = 0  # the latest heartbeat that began, and the latest of those that were made
         self._news = asyncio.Event()  # for `next_view`
+        self._is_late = asyncio.Event()  # the next heartbeat is asked for at once
 
     @property
     def name(self) -> str:
@@ -132,7 +133,10 @@ class FleetMember:
                 began_at = self._monotonic()
                 if self.membership.id is not None:
                     await self._beat_once(self.membership.id)
-                await asyncio.sleep(max(0.0, began_at + self.times.beat_s - self._monotonic()))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, began_at + self.times.beat_s - self._monotonic())):
+                        await self._is_late.wait()
+                self._is_late.clear()
         except Exception as error:  # noqa: BLE001 - the turns raise it
             self.failure = error
             self.recheck()
@@ -150,10 +154,13 @@ class FleetMember:
         if any(hints := self.membership.hints()):
             self.on_hints(hints)
 
-    async def next_view(self, *, unless: Callable[[], bool]) -> FleetView | None:
-        """Return what the next heartbeat sees that begins from now on. None where this process is fenced before, or
-        `unless` returns True, which is asked again after each `recheck`. Raises what ended the heartbeats."""
+    async def next_view(self, *, after: float, unless: Callable[[], bool]) -> FleetView | None:
+        """Return what the next heartbeat sees that begins from now on, which comes at once where the view before, of
+        the instant `after`, is a beat old. None where this process is fenced before, or `unless` returns True, which is
+        asked again after each `recheck`. Raises what ended the heartbeats."""
         last = self._begun
+        if self._monotonic() >= after + self.times.beat_s:
+            self._is_late.set()
         while self._made <= last:
             if self.failure is not None:
                 raise self.failure

@@ -67,6 +67,7 @@ class Turns:
         self._fed: frozenset[str] = frozenset()  # accounts that others fed since the latest turn
         self._unserved: list[str] = []  # as last logged
         self._turns = 0  # as this member
+        self._began_at = 0.0  # the latest turn, on the monotonic clock
         self._fed_total: int | None = None  # tasks and rows of the fleet, when rows were last looked for
         self._members = frozenset[int]()  # of the latest view
         self._group: asyncio.TaskGroup | None = None
@@ -103,7 +104,7 @@ class Turns:
         for it. None where this process is fenced."""
         self._given.clear()
         if self._turns and not self._service.is_ending:
-            view = await self._member.next_view(unless=lambda: self._service.is_ending)
+            view = await self._member.next_view(after=self._began_at, unless=lambda: self._service.is_ending)
             if view is not None or not self._service.is_ending:
                 return view
         return await self._membership.view()
@@ -113,6 +114,7 @@ class Turns:
             raise failure
         if (view := await self._see()) is None:
             return
+        self._began_at = self._monotonic()
         members = frozenset(member.id for member in view.members)
         if view.me not in members:
             self._member.note_fenced()
