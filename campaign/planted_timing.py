@@ -203,8 +203,22 @@ TIMING_BUGS = (
     Bug(
         name="early-finds-are-not-contradicted",
         file="poller/schedule/line.py",
-        old="if overdue_s > min(self._shift_s, 0.0):",
-        new="if overdue_s > 0:",
+        old="if overdue_s > min(self._shift_s, 0.0) and votes < VOTES_EACH:",
+        new="if overdue_s > 0 and votes < VOTES_EACH:",
+        tests=LINES,
+    ),
+    Bug(
+        name="a-stuck-import-holds-up-the-line",
+        file="poller/schedule/line.py",
+        old="and votes < VOTES_EACH:",
+        new="and votes < math.inf:",
+        tests=LINES,
+    ),
+    Bug(
+        name="old-imports-are-polled-like-young-ones",
+        file="poller/schedule/learned.py",
+        old="return max(self.longest_gap_s, min(age_s * OLD_SHARE, LONGEST_OF_OLD_S))",
+        new="return self.longest_gap_s",
         tests=LINES,
     ),
     Bug(

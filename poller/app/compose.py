@@ -5,6 +5,7 @@
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from poller.app.environment import Environment
 from poller.app.fleet import FleetRun, open_member
 from poller.app.messages import no_input
 from poller.app.tokens import site_token
-from poller.config import AccountSettings, Settings, address_of
+from poller.config import AccountSettings, Address, Settings, address_of
 from poller.core.defect import defect
 from poller.core.errors import ConfigError, PollerError
 from poller.core.protocols import Sink, Store
@@ -31,9 +32,11 @@ from poller.engine.metrics import Metrics
 from poller.sources import Source, check_beginnings
 from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
+from poller.web.page_note import note_page
 
 log = structlog.get_logger("poller")
 
+PORTS = 20  # the default and those after it: so many runs at once on a machine have a page
 HISTORY, HISTORY_PAGE = 500, 50  # records; each may have a body of a megabyte
 
 
@@ -165,7 +168,7 @@ class Site:
 @asynccontextmanager
 async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
     """Open the server of a run. Raises `ConfigError` where an address that the person set is taken; where the default
-    is, the run has no server."""
+    is, one of the next ports serves."""
     environment = parts.builder.environment
     context = RunContext(
         service=parts.service,
@@ -192,20 +195,33 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
 
 async def _listen(settings: Settings, parts: RunParts, context: RunContext, stack: AsyncExitStack) -> str | None:
     """Serve until the stack unwinds; return the URL, None where there is no server."""
-    if (address := address_of(settings.listen)) is None:
+    if (wanted := address_of(settings.listen)) is None:
         return None
     environment = parts.builder.environment
     tokens = await site_token(settings, environment.environ)
-    try:
-        taken = await stack.enter_async_context(environment.open_site(make_site(context, tokens), address))
-    except ConfigError as error:
-        if "listen" in settings.model_fields_set:
-            raise
-        log.warning("web.not_started", address=str(address), reason=str(error))
-        return None
-    url = f"http://{taken.near()}/"
-    log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
-    return url
+    refused: ConfigError | None = None
+    for address in _addresses(wanted, is_chosen="listen" in settings.model_fields_set):
+        try:
+            taken = await stack.enter_async_context(environment.open_site(make_site(context, tokens), address))
+        except ConfigError as error:
+            refused = refused or error
+            continue
+        url = f"http://{taken.near()}/"
+        if refused is not None:
+            log.warning("web.moved", address=str(wanted), url=url, reason=str(refused))
+        log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
+        if parts.fleet is None:  # a replica publishes its own
+            note_page(parts.store, os.getpid(), taken)
+        return url
+    if refused is not None and "listen" in settings.model_fields_set:
+        raise refused
+    log.warning("web.not_started", address=str(wanted), reason=str(refused))
+    return None
+
+
+def _addresses(wanted: Address, *, is_chosen: bool) -> list[Address]:
+    """Return where to listen, the first that is free: instead of the default also at the ports after it."""
+    return [wanted] if is_chosen else [wanted.at(wanted.port + number) for number in range(PORTS)]
 
 
 async def run_service(service: Service, watchers: Iterable[Coroutine[Any, Any, None]] = ()) -> PollerError | None:

@@ -11,7 +11,7 @@ from poller.config import Settings
 from poller.core import log as logs
 from poller.core.errors import Exit, InputError, PollerError
 from poller.core.sums import Sums
-from poller.core.text import duration, redacted_url, without_controls
+from poller.core.text import counted, duration, redacted_url, without_controls
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.reports.ledger import failed_polls, imbalances, summary
@@ -49,11 +49,6 @@ def _has_secret(word: str) -> bool:
     kind, _, target = url.partition(":")
     shown = target if kind in ("webhook", "sql") else url
     return "://" in shown and redacted_url(shown) != shown
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: `1 poll`, `2 polls`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def awaited(service: Service) -> str:

@@ -16,7 +16,8 @@ from poller.app.live_block import LiveBlock
 from poller.app.messages import awaited
 from poller.core.model import Kind
 from poller.core.protocols import Clock
-from poller.core.text import PAUSE_TEXT
+from poller.core.starts import ImportsReading, TrialReading, starts_left
+from poller.core.text import counted, pause_text
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
@@ -42,6 +43,7 @@ class Progress:
     slowest_at: Callable[[float], float | None] = lambda _now: None  # how long the slowest may take
     times_out_at: Callable[[], float | None] = lambda: None  # the youngest task
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
+    imports: Callable[[], Mapping[str, ImportsReading]] = dict  # by account, of those that start imports
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
 
@@ -83,18 +85,21 @@ class Progress:
     def _polls(self) -> Text:
         seconds, polls = self._grown(1)
         per_s = polls / seconds if seconds > 0 else 0.0
-        return Text(f"{self.metrics.polls:,} polls, {per_s:.1f} per second", style="dim")
+        return Text(f"{counted(self.metrics.polls, 'poll')}, {per_s:.1f} per second", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self.metrics.finished:
             yield self._landed()
             yield self._kinds()
         if self.metrics.rejected:
-            yield Text(f"{self.metrics.rejected:,} input lines rejected", style="yellow")
+            yield Text(f"{counted(self.metrics.rejected, 'input line')} rejected", style="yellow")
         if ending := self.ending():
             yield Text(ending, style="yellow")
+        for name, reading in self.imports().items():
+            if reading.trial is not None:
+                yield Text(f"{name}: {trial_text(reading.trial)}", style="yellow")
         for name, reason in self.pauses().items():
-            yield Text(f"{name}: {PAUSE_TEXT.get(reason, reason)}", style="yellow")
+            yield Text(f"{name}: {pause_text(reason, name)}", style="yellow")
 
     def _landed(self) -> Text:
         landed = self.metrics.landed.total()
@@ -120,6 +125,9 @@ class Progress:
             return "" if self.ended() else "waiting for input"
         if self.ending():
             return ""
+        imports = self.imports().values()
+        if any(each.trial for each in imports):
+            return "a trial runs: no forecast yet"
         now, (seconds, finished) = self.clock(), self._grown(2)
         step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
         cast = forecast(
@@ -131,6 +139,7 @@ class Progress:
             blocked=self.metrics.blocked,
             slowest_at=self.slowest_at(now),
             times_out_at=self.times_out_at(),
+            unstarted=starts_left(imports, self.metrics.waiting),
         )
         return time_left(cast, now)
 
@@ -152,6 +161,9 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         states = [lane.gate.state() for lane in service.lanes.values()]
         return [LaneOutlook(is_paused=state.pause is not None, resume_at=state.resume_at) for state in states]
 
+    def imports() -> dict[str, ImportsReading]:
+        return {name: lane.imports for name, lane in service.lanes.items() if lane.imports is not None}
+
     slowest = SlowestTask(deadline_s)
 
     def slowest_at(now: float) -> float:
@@ -167,5 +179,13 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         times_out_at=lambda: slowest.times_out_at,
         ended=lambda: service.fed,
         ending=ending,
+        imports=imports,
         is_shared=is_shared,
+    )
+
+
+def trial_text(trial: TrialReading) -> str:
+    """Return, for people, what the other rows wait for."""
+    return (
+        f"trial of {counted(trial.rows, 'row')}, {trial.landed:,} landed; the others start once {trial.needed:,} have"
     )

@@ -6,7 +6,6 @@ from typing import Any
 
 import structlog
 from msgspec.json import encode
-from msgspec.structs import replace
 
 from poller import __version__
 from poller.app import inputs
@@ -22,7 +21,7 @@ from poller.core.sums import Sums
 from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.reports.work import Work, WorkNote, begun, work_note, work_of
+from poller.reports.work import Work, WorkNote, is_work_left, work_note, work_of
 from poller.sources import check_sources
 
 log = structlog.get_logger("poller")
@@ -37,8 +36,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     check_sources(sources)
     async with open_run(settings, sources, environment) as parts:
         store, metrics, service = parts.store, parts.metrics, parts.service
-        given = await _GivenWork.begin(store, metrics)
-        service.on_chunk = given.save
+        given = await _GivenWork.begin(store)
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         for note in notes_at_start(settings):
             write(f"poller: {note}", environment.terminal)
@@ -58,7 +56,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     if error is None and service.fed and not service.endless:
         error = nothing_fed(sums, metrics, sources, settings)
     again = environment.again.text(is_fed=service.fed)
-    return conclude(sums, given.work(sums), metrics, error, state_flag(settings), again)
+    return conclude(sums, given.work(sums, service, metrics), metrics, error, state_flag(settings), again)
 
 
 class _GivenWork:
@@ -66,29 +64,24 @@ class _GivenWork:
 
     NOTED_AS = "work"
 
-    def __init__(self, store: Store, metrics: Metrics, note: WorkNote) -> None:
-        self._store, self._metrics, self._note = store, metrics, note
-        self._saved = 0  # failed duplicates
+    def __init__(self, note: WorkNote, *, is_work_left: bool) -> None:
+        self._note = note
+        self._is_work_left = is_work_left
 
     @classmethod
-    async def begin(cls, store: Store, metrics: Metrics) -> "_GivenWork":
+    async def begin(cls, store: Store) -> "_GivenWork":
         """Note the work before its first line is stored."""
-        note = work_note(await store.knowledge(cls.NOTED_AS), await store.sums())
+        sums = await store.sums()
+        note = work_note(await store.knowledge(cls.NOTED_AS), sums)
         store.save_knowledge(cls.NOTED_AS, encode(note))
         await store.flush()
-        return cls(store, metrics, note)
+        return cls(note, is_work_left=is_work_left(sums))
 
-    def save(self) -> None:
-        """Note the failed duplicates of a chunk; all other sums are in the state."""
-        if self._metrics.failed_duplicates > self._saved:
-            self._saved = self._metrics.failed_duplicates
-            note = begun(self._note)
-            note = replace(note, failed_duplicates=note.failed_duplicates + self._saved)
-            self._store.save_knowledge(self.NOTED_AS, encode(note))
-
-    def work(self, sums: Sums) -> Work:
+    def work(self, sums: Sums, service: Service, metrics: Metrics) -> Work:
         """Return what became of it."""
-        return work_of(sums, self._note, self._metrics.failed_duplicates)
+        unchanged = service.ingest.unchanged
+        has_more = self._is_work_left or metrics.lines or not unchanged.lines
+        return work_of(sums, self._note, unchanged, is_all_unchanged=not has_more)
 
 
 async def _closing_sums(store: Store, state: str) -> Sums:

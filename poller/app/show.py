@@ -14,6 +14,7 @@ from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit
 from poller.store import last_beat, read_store
 from poller.web import StateContext, listen, make_state_site
+from poller.web.page_note import noted_page
 
 
 async def show_state(settings: Settings, environ: Mapping[str, str], *, is_address_chosen: bool) -> Exit:
@@ -45,6 +46,8 @@ async def show_state(settings: Settings, environ: Mapping[str, str], *, is_addre
                 raise
             taken = await serve(address.at(0))
         write(f"poller: page of the state at http://{taken.near()}/, for reading only. Ctrl-C ends it")
+        if (beat := last_beat(settings.state)) is not None and (page := await noted_page(store, beat[0])) is not None:
+            write(f"poller: process {beat[0]} works on it, with a page that can change it: http://{page}/")
         await _signal()
     return Exit.ALL_COMPLETE
 

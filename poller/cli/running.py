@@ -2,12 +2,15 @@
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poller.cli.options import Settings
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.errors import ConfigError, PollerError
 from poller.core.text import redacted_url
+
+if TYPE_CHECKING:
+    from poller.config import Address
 
 TIMEOUT_S = 15.0  # the server itself answers within 8 s
 
@@ -18,11 +21,11 @@ class NotAnswered(PollerError):
     exit_code = ConfigError.exit_code
 
 
-def ask_run(settings: Settings, pid: int, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+async def ask_run(settings: Settings, pid: int, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
     """Send a POST request to the server of process `pid`; return the status and the JSON. Raises `NotAnswered`."""
     import http.client
 
-    address = _address(settings, pid)
+    address = await _address(settings, pid)
     headers = {"Content-Type": "application/json"}
     if (token := _token(settings)) is not None:
         headers["Authorization"] = f"Bearer {token}"
@@ -43,27 +46,35 @@ def ask_run(settings: Settings, pid: int, path: str, body: object = None) -> tup
     return status, answer
 
 
-def _address(settings: Settings, pid: int) -> tuple[str, int]:
-    """Return where the server of the process is. Raises `NotAnswered` where it has none, or another answers there."""
+async def _address(settings: Settings, pid: int) -> tuple[str, int]:
+    """Return where the server of the process is: as the run noted in its state, or as the settings have it. Raises
+    `NotAnswered` where it has none, or another answers there."""
     from poller.cli.commands.healthcheck import request_health
     from poller.config import address_of
 
     where = f"process {pid}, which runs on {redacted_url(settings.state)}"
-    address = address_of(settings.listen)
-    if address is None or not address.port:
-        raise NotAnswered(
-            f"{where}, can only be asked over its server, whose address is not known (listen = {settings.listen!r}). "
-            "Give its address with POLLER_LISTEN=HOST:PORT or its settings with -c FILE, or stop it and repeat the "
-            "command."
-        )
-    near = address.near()
-    message, answered_by = request_health(f"http://{near}")
-    if answered_by != pid:
-        raise NotAnswered(
-            f"{where}, can only be asked over its server, which is not at {near}: {message}. Give its address with "
-            "POLLER_LISTEN=HOST:PORT or its settings with -c FILE, or stop it and repeat the command."
-        )
-    return near.host, near.port
+    addresses = [await page_of(settings, pid), address_of(settings.listen)]
+    found = [address.near() for address in addresses if address is not None and address.port]
+    problems = []
+    for near in dict.fromkeys(found):
+        message, answered_by = request_health(f"http://{near}")
+        if answered_by == pid:
+            return near.host, near.port
+        problems.append(f"is not at {near}: {message}")
+    problem = "; ".join(problems) or f"has no address that is known (listen = {settings.listen!r})"
+    raise NotAnswered(
+        f"{where}, can only be asked over its server, which {problem}. Give its address with POLLER_LISTEN=HOST:PORT "
+        "or its settings with -c FILE, or stop it and repeat the command."
+    )
+
+
+async def page_of(settings: Settings, pid: int) -> "Address | None":
+    """Return where the process that works on the state serves its page; None where that is not noted."""
+    from poller.cli.records import open_state
+    from poller.web.page_note import noted_page
+
+    async with open_state(settings) as store:
+        return await noted_page(store, pid)
 
 
 def _token(settings: Settings) -> str | None:

@@ -17,7 +17,7 @@ from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
 from poller.core.model import Kind
 from poller.core.sums import Sums
-from poller.core.text import PAUSE_TEXT, duration, without_controls
+from poller.core.text import counted, duration, pause_text, without_controls
 from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot, fleet_lines
 from poller.reports.ledger import imbalances
@@ -65,7 +65,8 @@ class LiveView:
         self, sums: Sums, limits: Mapping[str, LearnedLimit], now: float, *, is_running: bool
     ) -> Iterator[RenderableType]:
         yield self._bar(sums, limits, now, is_running=is_running)
-        yield Text(f"{sum(sums.landed.values()):,} landed, {sums.finished:,} have their outcome, {sums.waiting:,} wait")
+        have, wait = counted(sums.finished, "has its", "have their"), counted(sums.waiting, "waits", "wait")
+        yield Text(f"{sum(sums.landed.values()):,} landed, {have} outcome, {wait}")
         if sums.finished:
             counts = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
             yield Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
@@ -76,7 +77,7 @@ class LiveView:
                 yield Text(f"{without_controls(sink.name)}: {sink.undelivered:,} undelivered{dead}", style="yellow")
         for name, state in sums.accounts.items():
             if state.pause:
-                yield Text(f"{name}: {_pause(state, now)}", style="yellow")
+                yield Text(f"{name}: {_pause(name, state, now)}", style="yellow")
         for imbalance in imbalances(sums):
             yield Text(f"DOES NOT BALANCE  {imbalance}", style="red")
 
@@ -109,6 +110,7 @@ class LiveView:
             paces=paces,
             lanes=outlooks(sums.accounts, limits),
             blocked=sums.blocked,
+            unstarted=sums.unstarted,
             slowest_at=slowest.at if slowest else None,
             times_out_at=slowest.times_out_at if slowest else None,
         )
@@ -116,7 +118,7 @@ class LiveView:
 
     def _rate(self, sums: Sums, limits: Mapping[str, LearnedLimit]) -> str:
         seconds, polls, finished = self._grown()
-        parts = [f"{sums.polls:,} polls"]
+        parts = [counted(sums.polls, "poll")]
         if seconds > 0:
             parts.append(f"{polls / seconds:.1f} a second")
         if limits and len(limits) == len(sums.accounts):
@@ -126,8 +128,8 @@ class LiveView:
         return ", ".join(parts)
 
 
-def _pause(state: AccountState, now: float) -> str:
-    text = PAUSE_TEXT.get(str(state.pause), str(state.pause))
+def _pause(name: str, state: AccountState, now: float) -> str:
+    text = pause_text(str(state.pause), name)
     if state.resume_at is not None and state.resume_at > now:
         text += f" (in about {duration(round(state.resume_at - now))})"
     return without_controls(text)

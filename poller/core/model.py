@@ -83,6 +83,7 @@ class Position:
     line: int = 0  # physical lines
     fingerprint: str = ""  # identifies the file whose reading continues; empty for pipes
     ended: bool = False
+    digest: str = ""  # of the whole of a file that was read to its end; empty where it is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,14 @@ class Added:
     duplicates: int
     failed: int = 0  # duplicates whose task has an outcome already, but not `complete`
     other_refs: int = 0  # duplicates that were fed with another `ref`: the task keeps its first one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """How many of a chunk's usable lines have a task that failed."""
+
+    failed: int = 0  # it has an outcome, but not `complete`
+    dead: int = 0  # a sink refused its record
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery, PruneWalk, Retry, Selection, Written
 from poller.core.details import TaskDetails
 from poller.core.fleet import FleetView, Membership, Published
-from poller.core.model import Added, Chunk, Position, Record, Rejection, Settled, Task
+from poller.core.model import Added, Chunk, Failed, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.core.sums import SourceSums, Sums
@@ -64,6 +64,12 @@ class FeedStore(Protocol):
 
     async def sources(self) -> Sequence[SourceSums]:
         """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+
+    async def has_failed(self) -> bool:
+        """Return whether any task has an outcome that is not `complete`, or a record that a sink refused. Cheap."""
+
+    async def count_failed(self, chunk: Chunk) -> Failed:
+        """Return what became of lines that an earlier run stored; changes nothing."""
 
 
 class PollStore(Protocol):

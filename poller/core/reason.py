@@ -61,18 +61,26 @@ def as_list(errors: object) -> list[Any]:
     return errors if isinstance(errors, list) else [errors] if errors else []
 
 
+def message_in(errors: object) -> str | None:
+    """Return HubSpot's own words: the first message of a record's errors, with its ids and names; None: it has none."""
+    return next((found for error in as_list(errors) if (found := _message(error))), None)
+
+
 def _category_and_message(error: object, source: SourceFile) -> tuple[str | None, str | None]:
     """Return an error's category and its generalized message. No key of an error is reliably present."""
-    if isinstance(error, str):
-        return None, _generalized_for(error, source)
-    if not isinstance(error, dict):
-        return None, None
-    nested = [each for each in as_list(error.get("errors")) if isinstance(each, dict)]
-    texts = [each.get(key) for key in ("message", "code", "subCategory") for each in (error, *nested)]
-    message = next((text for text in texts if isinstance(text, str) and text.strip()), None)
-    category = error.get("category")
+    message, category = _message(error), error.get("category") if isinstance(error, dict) else None
     is_category = isinstance(category, str) and _CATEGORY.fullmatch(category)
     return category if is_category else None, _generalized_for(message, source) if message else None
+
+
+def _message(error: object) -> str | None:
+    if isinstance(error, str):
+        return error
+    if not isinstance(error, dict):
+        return None
+    nested = [each for each in as_list(error.get("errors")) if isinstance(each, dict)]
+    texts = [each.get(key) for key in ("message", "code", "subCategory") for each in (error, *nested)]
+    return next((text for text in texts if isinstance(text, str) and text.strip()), None)
 
 
 def _generalized_for(message: str, source: SourceFile) -> str | None:

@@ -3,6 +3,8 @@
 Instants (`…_at`) are seconds since the epoch, UTC; durations (`…_s`) are seconds.
 """
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from poller.core.model import NO_LIMITS, Kind, Outcome, RateLimits, Refused, Throttled
@@ -28,11 +30,32 @@ class Row(Struct, frozen=True, kw_only=True):
     earlier: tuple[str, ...] = ()  # task ids of earlier attempts
 
 
+BACKLOG_COUNTED = 100_000  # rows; more are not counted while a run is at work
+
+
+class TrialReading(Struct, frozen=True, kw_only=True):
+    """The first rows of an import, while the others wait for what becomes of them."""
+
+    rows: int  # that are started first
+    started: int  # of these; those that HubSpot did not accept do not count
+    landed: int
+    needed: int  # so many must land before the other rows are started
+
+
 class ImportsReading(Struct, frozen=True, kw_only=True):
     """The rows of an account in a run at work, for people and metrics."""
 
-    unstarted: int  # rows without a task, the unsure ones too; counted some seconds ago, and no further than 100,000
+    unstarted: int  # rows without a task, the unsure ones too; counted some seconds ago, up to `BACKLOG_COUNTED`
     underway: int  # imports at HubSpot
+    trial: TrialReading | None = None  # None: no row waits for one
+
+
+def starts_left(imports: Collection[ImportsReading], waiting: int) -> int:
+    """Return how many of the waiting tasks are rows to start: where they are too many to be counted, all but those
+    at HubSpot."""
+    if any(each.unstarted >= BACKLOG_COUNTED for each in imports):
+        return max(0, waiting - sum(each.underway for each in imports))
+    return min(waiting, sum(each.unstarted for each in imports))
 
 
 class StartFacts(Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ class SourceSums:
     rejected: int
     blank: int
     ended: bool
+    failed: int = 0  # of `duplicates`: their task had ended before, but not complete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +74,8 @@ class Sums:
     pruned: int = 0  # finished tasks whose rows are gone
     blocked: int = 0  # of `waiting`, those of accounts that are paused until a person or HubSpot acts
     starts: StartSums | None = None  # None: the state never had a row to import
+
+    @property
+    def unstarted(self) -> int:
+        """Of `waiting`, the rows that still cost a start."""
+        return 0 if self.starts is None else self.starts.unstarted

@@ -38,8 +38,18 @@ PAUSE_TEXT: Mapping[str, str] = {
     Pause.IMPORT_REFUSED: "HubSpot refuses to start imports; make room or change the plan, then they resume",
     Pause.MIGRATING: "HubSpot is moving the account to another data center; polling resumes by itself",
     Pause.OUTAGE: "HubSpot does not answer; polling resumes by itself when a probe succeeds",
-    Pause.PAUSED_BY_PERSON: "a person paused the account; `poller resume ACCOUNT` or the live page resumes polling",
+    Pause.PAUSED_BY_PERSON: "a person paused the account; to resume it: poller resume ACCOUNT, or the live page",
 }
+
+
+def pause_text(pause: str, account: str) -> str:
+    """Return what a pause means and what ends it, for people; the pause itself where it is not one of an account."""
+    return PAUSE_TEXT.get(pause, pause).replace("ACCOUNT", account)
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: `1 poll`, `2 polls`; `many` where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def kind_label(kind: str) -> str:

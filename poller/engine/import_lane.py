@@ -14,6 +14,7 @@ from poller.core.protocols import StartStore
 from poller.core.record import render_row
 from poller.core.request_protocols import GateClosed, RightLost, Slot, StartClient
 from poller.core.starts import (
+    BACKLOG_COUNTED,
     RIGHT_LOST,
     AwaitStart,
     Begin,
@@ -45,7 +46,6 @@ from poller.schedule.trial import LANDED_ENOUGH, Trial
 
 log = structlog.get_logger("poller")
 
-BACKLOG_COUNTED = 100_000  # rows; beyond, a poll costs no more
 UNKNOWN_ID = "AAAAAAAAAAA"  # well-formed: HubSpot answers that it does not know it, which shows that it answers
 
 
@@ -112,10 +112,13 @@ class ImportLane(Lane):
 
     async def _begin_trial(self) -> None:
         self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+        if (begun := self._trial.reading) is not None:
+            log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
 
     @property
     def imports(self) -> ImportsReading:
-        return ImportsReading(unstarted=self._unstarted, underway=self._underway)
+        trial = self._trial.reading if self._unstarted else None
+        return ImportsReading(unstarted=self._unstarted, underway=self._underway, trial=trial)
 
     def apply_starter(self, starter: StartClient) -> None:
         """Use another client from the next start on."""

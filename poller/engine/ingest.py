@@ -8,7 +8,7 @@ import structlog
 from poller.core.errors import InputError
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
-from poller.sources import ChunkWriter, FileRegistry, Reader, Source
+from poller.sources import ChunkWriter, FileRegistry, Reader, Source, UnchangedLines
 
 log = structlog.get_logger("poller")
 
@@ -30,6 +30,7 @@ class Ingest:
         on_ended: Callable[[], None],
     ) -> None:
         self.sources = tuple(dict.fromkeys(sources))  # in the order given, those that have ended included
+        self.unchanged = UnchangedLines()  # of files that an earlier run read
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
@@ -89,8 +90,11 @@ class Ingest:
 
     def _start(self, source: Source) -> None:
         if self._group is not None:
-            writer = ChunkWriter(self._store, self._on_chunk)
+            writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
+
+    def _add_unchanged(self, lines: UnchangedLines) -> None:
+        self.unchanged += lines
 
     async def _end(self, source: Source) -> None:
         if source in self._running:

@@ -46,7 +46,6 @@ class Metrics:
     lines: int = 0  # input lines read in this run
     tasks: int = 0
     duplicates: int = 0
-    failed_duplicates: int = 0  # whose task ended before, but not complete
     rejected: int = 0
     blank: int = 0
     polls: int = 0  # answers of this run
@@ -120,7 +119,6 @@ class Metrics:
         self.lines += len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank
         self.tasks += added.tasks
         self.duplicates += added.duplicates
-        self.failed_duplicates += added.failed
         self.rejected += len(chunk.rejected)
         self.blank += chunk.blank
         if self.polls_of_fleet is None:

@@ -50,7 +50,6 @@ class Service:
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
-        self.on_chunk: Callable[[], None] = lambda: None  # called after each stored chunk of input
         self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
         self.failures = FailureWatch(stop_on_failures, trial=trial)
         self._store = store
@@ -244,7 +243,6 @@ class Service:
 
     def _on_chunk(self, chunk: Chunk, added: Added) -> None:
         self._metrics.add_chunk(chunk, added)
-        self.on_chunk()
         accounts = {line.account for line in chunk.fed} | {row.account for row in chunk.rows}
         for account in accounts & self.lanes.keys():
             self.lanes[account].wake()

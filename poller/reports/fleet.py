@@ -7,7 +7,7 @@ from msgspec.json import decode
 
 from poller.core.fleet import FleetView, Member, Published
 from poller.core.fleet_faults import differing, unserved
-from poller.core.text import printable
+from poller.core.text import counted, printable
 
 MEMBER_STATES = ("at_work", "stopping", "no_news")
 STALE_S = 6.0  # an older status is shown as such
@@ -106,14 +106,14 @@ def fleet_lines(fleet: FleetSnapshot) -> list[str]:
 
 def fleet_words(fleet: FleetSnapshot) -> list[str]:
     """Return the fleet in a few words: how many replicas, and what is wrong."""
-    words = [f"{len(fleet.members)} replicas" if len(fleet.members) != 1 else "1 replica"]
+    words = [counted(len(fleet.members), "replica")]
     words += [f"{printable(each.replica)}: {state}" for each in fleet.members if (state := _state(each)) != "at work"]
     words += [f"accounts polled by no replica: {len(fleet.unowned):,}"] if fleet.unowned else []
     return words
 
 
 def _line(member: MemberView) -> str:
-    parts = [f"{member.accounts:,} accounts"]
+    parts = [counted(member.accounts, "account")]
     parts += [] if member.polls_per_s is None else [f"{member.polls_per_s:.3g} polls a second"]
     parts += [f"delivers {printable(', '.join(member.sinks))}"] if member.sinks else []
     parts += [member.url] if member.url else []

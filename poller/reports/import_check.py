@@ -13,7 +13,7 @@ import orjson
 from poller.core.columns import Columns
 from poller.core.model import Chunk, FedRow
 from poller.core.start_options import HIDDEN_ACCESSES
-from poller.core.text import printable, redacted_url
+from poller.core.text import counted, printable, redacted_url
 from poller.core.timestamps import epoch
 
 STARTS_A_S = 4.5  # of 10 requests a second, with 2.2 requests a file
@@ -120,7 +120,7 @@ class ImportCheck:
 
     def _text_lines(self) -> Iterator[str]:
         yield (
-            f"{self.lines:,} lines = {self.rows:,} rows + {self.duplicates:,} duplicates + "
+            f"{counted(self.lines, 'line')} = {counted(self.rows, 'row')} + {counted(self.duplicates, 'duplicate')} + "
             f"{self.rejected.total():,} rejected + {self.blank:,} header or blank"
         )
         for title, counts in (("hosts", self._hosts), ("extensions", self._extensions), ("folders", self._folders)):

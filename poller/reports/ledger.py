@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from poller.core.model import Kind
 from poller.core.sums import SinkSums, SourceSums, Sums
-from poller.core.text import without_controls
+from poller.core.text import counted, without_controls
 
 MOST_SOURCES = 20  # with a line each; beyond, one line a folder
 _COUNTS = ("lines", "tasks", "duplicates", "rejected", "blank")
@@ -66,7 +66,8 @@ def _task_lines(sums: Sums) -> list[str]:
         f"{tasks} + {starts.underway:,} underway + {starts.unsure:,} unsure + {starts.unstarted:,} unstarted{others}",
         f"  {'starts':<10} {starts.starts:,} sent = {starts.accepted:,} accepted + {starts.refused:,} refused "
         f"+ {starts.lost:,} lost{repeated}",
-        f"  {'requests':<10} {starts.starts + sums.polls:,} = {starts.starts:,} starts + {sums.polls:,} polls",
+        f"  {'requests':<10} {starts.starts + sums.polls:,} = {counted(starts.starts, 'start')} + "
+        f"{counted(sums.polls, 'poll')}",
     ]
 
 
@@ -98,9 +99,9 @@ def _sum(name: str, group: Sequence[SourceSums]) -> SourceSums:
 def _source_line(source: SourceSums, count: int) -> str:
     many = f" × {count:,}" if count > 1 else ""
     return (
-        f"  {'fed':<10} {source.lines:,} lines = {source.tasks:,} tasks + {source.duplicates:,} duplicates "
-        f"+ {source.rejected:,} rejected + {source.blank:,} header, blank or comment   "
-        f"{without_controls(source.name)}{many}"
+        f"  {'fed':<10} {counted(source.lines, 'line')} = {counted(source.tasks, 'task')} + "
+        f"{counted(source.duplicates, 'duplicate')} + {source.rejected:,} rejected + "
+        f"{source.blank:,} header, blank or comment   {without_controls(source.name)}{many}"
     )
 
 

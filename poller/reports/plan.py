@@ -12,7 +12,7 @@ from poller.core.accounts import AccountState
 from poller.core.errors import ConfigError
 from poller.core.learned_limit import LearnedLimit
 from poller.core.model import JsonObject
-from poller.core.text import duration
+from poller.core.text import counted, duration
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
 from poller.schedule import (
@@ -92,7 +92,8 @@ class RunPlan:
         return counts | {"accounts": [asdict(each) for each in self.accounts]}
 
     def to_text(self) -> str:
-        head = f"input      {self.tasks:,} tasks, {self.duplicates:,} duplicates, {self.rejected:,} rejected lines"
+        counts = ((self.tasks, "task"), (self.duplicates, "duplicate"), (self.rejected, "rejected line"))
+        head = f"input      {', '.join(counted(count, noun) for count, noun in counts)}"
         return "\n".join([head, *(line for each in self.accounts for line in _lines(each))])
 
 
@@ -232,7 +233,7 @@ def _limit(account: AccountSettings, learned: LearnedLimit | None) -> tuple[floa
         limits.append((DEFAULT_REQUESTS, DEFAULT_WINDOW_S, "assumed; HubSpot's answers will show the account's own"))
     requests, window_s, why = min(limits, key=lambda each: each[0] / each[1])
     per_second = requests / (window_s * (1 + CLOCK_DRIFT) + ANSWER_S)
-    return per_second, f"{requests:,} requests per {window_s:g} s, {why}"
+    return per_second, f"{counted(requests, 'request')} per {window_s:g} s, {why}"
 
 
 def _outlook(account: AccountSettings, state: AccountState, now: float) -> LaneOutlook:
@@ -280,7 +281,7 @@ def _requests(plan: AccountPlan) -> list[str]:
 
 def _lines(plan: AccountPlan) -> list[str]:
     lines = [
-        f"account    {plan.account}: {plan.tasks:,} tasks",
+        f"account    {plan.account}: {counted(plan.tasks, 'task')}",
         f"limit      {plan.limit_from}",
         *_requests(plan),
         f"time       about {duration(_rounded(plan.lasts_s))}: started now, finished at about {_minute(plan.ends_at)}",
@@ -288,13 +289,13 @@ def _lines(plan: AccountPlan) -> list[str]:
         f"based on   {plan.based_on}",
     ]
     if plan.timed_out:
-        lines.append(f"timed out  about {plan.timed_out:,} tasks that do not finish before the deadline")
+        lines.append(f"timed out  about {counted(plan.timed_out, 'task')}: not finished before the deadline")
     if plan.quota is None or plan.quota_share is None:
         return [*lines, "quota      not known before the first answer; set it with --daily N"]
     lines.append(f"quota      {plan.quota_share:.1%} of a day's requests; {plan.quota:,} are left for the run")
     if not plan.fits:
         lines.append(
-            f"NO         it does not fit into today's quota; about {plan.tasks_that_fit:,} tasks would. Feed fewer, or"
-            " set polling.poll_cost_s higher; a run that is started now continues on the next day"
+            f"NO         it does not fit into today's quota; about {counted(plan.tasks_that_fit or 0, 'task')} would. "
+            "Feed fewer, or set polling.poll_cost_s higher; a run that is started now continues on the next day"
         )
     return lines

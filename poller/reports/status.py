@@ -10,7 +10,7 @@ from msgspec import Struct
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Kind
 from poller.core.sums import SinkSums, SourceSums, StartSums, Sums
-from poller.core.text import printable
+from poller.core.text import counted, printable
 from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot, fleet_words
 from poller.reports.task import Instant, instant
@@ -132,7 +132,7 @@ def status_line(
     parts = [
         f"{sums.finished:,} of {tasks:,} finished{share}",
         f"{sum(sums.landed.values()):,} landed",
-        f"{sums.polls:,} polls",
+        counted(sums.polls, "poll"),
     ]
     parts += _pace(sums, now, before) if is_running else []
     if (starts := sums.starts) is not None and sums.waiting:
@@ -160,6 +160,7 @@ def _pace(sums: Sums, now: float, before: tuple[float, int] | None) -> list[str]
         paces=recent_paces([step]),
         lanes=lanes,
         blocked=sums.blocked,
+        unstarted=sums.unstarted,
     )
     left = time_left(cast, now)
     return [f"{step.finished / step.seconds:.3g} a second", *([left] if left else [])]

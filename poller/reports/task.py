@@ -5,11 +5,14 @@
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Raw, Struct
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.details import Poll, TaskDetails
-from poller.core.model import Kind
+from poller.core.model import Kind, Record
+from poller.core.reason import message_in
+from poller.core.record import decode
 from poller.core.starts import NO_TASK, Row
 from poller.core.text import duration, kind_label, printable
 from poller.core.timestamps import iso
@@ -194,8 +197,16 @@ def _finished(task: TaskDetails, kind: str) -> list[str]:
     lines.append(_line("landed", "yes, a file is there" if record.landed else "no, HubSpot named no file"))
     if record.reason:
         lines.append(INDENT + printable(record.reason))
+    if (words := _own_words(record)) is not None and words not in (record.reason or ""):
+        lines.append(f"{INDENT}HubSpot's words: {printable(words)}")
     correlation = record.correlation_id
     return [*lines, f"{INDENT}correlation id {correlation}, for HubSpot's support"] if correlation else lines
+
+
+def _own_words(record: Record) -> str | None:
+    """Return what HubSpot wrote of this task, which the reason has without ids and names."""
+    fields = decode(record.body)
+    return fields.message or message_in(msgspec.json.decode(fields.errors))
 
 
 def _sinks(task: TaskDetails) -> list[str]:

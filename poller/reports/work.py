@@ -8,6 +8,11 @@ from msgspec.structs import replace
 from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.sums import Sums
+from poller.sources import UnchangedLines
+
+UNREAD = UnchangedLines()  # none
+
+WORK = "latest input, with what a stopped run had left"  # a run may continue it: these are not the counts of one run
 
 
 class WorkStart(Struct, frozen=True, kw_only=True):
@@ -15,6 +20,7 @@ class WorkStart(Struct, frozen=True, kw_only=True):
 
     lines: int = 0  # input lines, of all sources
     rejected: int = 0
+    failed: int = 0  # lines whose task had an outcome before, but not `complete`
     finished: int = 0
     complete: int = 0
     dead: Mapping[str, int] = field(default_factory=dict)  # by sink
@@ -25,7 +31,6 @@ class WorkNote(Struct, frozen=True, kw_only=True):
 
     start: WorkStart = WorkStart()
     next_start: WorkStart = WorkStart()  # of the next piece, which begins with its first input line
-    failed_duplicates: int = 0  # input lines whose task had an outcome before, but not `complete`
 
 
 class Work(Struct, frozen=True, kw_only=True):
@@ -35,7 +40,8 @@ class Work(Struct, frozen=True, kw_only=True):
     not_complete: int
     rejected: int
     dead: int
-    failed_duplicates: int
+    failed_duplicates: int  # lines whose task had an outcome before, but not `complete`
+    unchanged: UnchangedLines = UNREAD
 
 
 def work_start(sums: Sums) -> WorkStart:
@@ -43,6 +49,7 @@ def work_start(sums: Sums) -> WorkStart:
     return WorkStart(
         lines=_lines(sums),
         rejected=sum(source.rejected for source in sums.sources),
+        failed=sum(source.failed for source in sums.sources),
         finished=sums.finished,
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         dead={sink.name: sink.dead for sink in sums.sinks if sink.dead},
@@ -55,7 +62,7 @@ def work_note(noted: bytes | None, sums: Sums) -> WorkNote:
     dead = {sink.name: min(sink.dead, note.start.dead.get(sink.name, 0)) for sink in sums.sinks}  # some were replayed
     start = replace(note.start, dead=dead)
     next_start = start if is_work_left(sums) else work_start(sums)
-    return WorkNote(start=start, next_start=next_start, failed_duplicates=note.failed_duplicates)
+    return WorkNote(start=start, next_start=next_start)
 
 
 def current(note: WorkNote, sums: Sums) -> WorkNote:
@@ -69,17 +76,18 @@ def begun(note: WorkNote) -> WorkNote:
     return note if is_same else WorkNote(start=note.next_start, next_start=note.next_start)
 
 
-def work_of(sums: Sums, note: WorkNote, failed_duplicates: int = 0) -> Work:
-    """Return what became of the work of a run that ends with these sums. `failed_duplicates` are those of this run."""
-    note = current(note, sums)
-    start = note.start
+def work_of(sums: Sums, note: WorkNote, unchanged: UnchangedLines = UNREAD, *, is_all_unchanged: bool = False) -> Work:
+    """Return what became of the work of a run that ends with these sums. `unchanged` are input lines that it did not
+    read again; `is_all_unchanged`: it had nothing else to do."""
+    start = work_start(sums) if is_all_unchanged else current(note, sums).start
     finished = sums.finished - start.finished
     return Work(
         finished=finished,
         not_complete=finished - (sums.kinds.get(Kind.COMPLETE, 0) - start.complete),
         rejected=sum(source.rejected for source in sums.sources) - start.rejected,
         dead=sum(max(0, sink.dead - start.dead.get(sink.name, 0)) for sink in sums.sinks),
-        failed_duplicates=note.failed_duplicates + failed_duplicates,
+        failed_duplicates=sum(source.failed for source in sums.sources) - start.failed,
+        unchanged=unchanged,
     )
 
 
@@ -94,24 +102,39 @@ def exit_code(sums: Sums, work: Work) -> Exit:
     if is_work_left(sums):
         return Exit.WORK_LEFT
     failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates
-    return Exit.NOT_ALL_COMPLETE if failed else Exit.ALL_COMPLETE
+    earlier = work.unchanged.failed or work.unchanged.rejected or work.unchanged.dead
+    return Exit.NOT_ALL_COMPLETE if failed or earlier else Exit.ALL_COMPLETE
 
 
 def work_text(work: Work, state_flag: str = "") -> str:
     """Return the work as lines for people. `state_flag` completes the commands that list more."""
-    return "\n".join(["this run", *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
+    return "\n".join([WORK, *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
 
 
 def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
-    yield work.finished, "tasks finished"
+    def noun(count: int, one: str) -> str:
+        return one if count == 1 else f"{one}s"
+
+    yield work.finished, f"{noun(work.finished, 'task')} finished"
     if work.not_complete:
         yield work.not_complete, f"of them not complete: poller report{state_flag}"
-    if work.failed_duplicates:
-        yield work.failed_duplicates, "duplicates of tasks that ended earlier and are not complete"
-    if work.rejected:
-        yield work.rejected, f"input lines rejected: poller status --rejected{state_flag}"
-    if work.dead:
-        yield work.dead, f"records refused by a sink: poller status --dead{state_flag}"
+    if count := work.failed_duplicates:
+        what = "a task that ended earlier and is" if count == 1 else "tasks that ended earlier and are"
+        yield count, f"{noun(count, 'duplicate')} of {what} not complete"
+    if count := work.rejected:
+        yield count, f"{noun(count, 'input line')} rejected: poller status --rejected{state_flag}"
+    if count := work.dead:
+        yield count, f"{noun(count, 'record')} refused by a sink: poller status --dead{state_flag}"
+    unchanged = work.unchanged
+    if count := unchanged.lines:
+        what = "an unchanged file" if count == 1 else "unchanged files"
+        yield count, f"{noun(count, 'input line')} of {what}, which an earlier run read"
+    if unchanged.failed:
+        yield unchanged.failed, f"of them with a task that is not complete: poller report{state_flag}"
+    if unchanged.rejected:
+        yield unchanged.rejected, f"of them rejected: poller status --rejected{state_flag}"
+    if unchanged.dead:
+        yield unchanged.dead, f"of them with a record that a sink refused: poller status --dead{state_flag}"
 
 
 def _lines(sums: Sums) -> int:

@@ -69,9 +69,10 @@ def forecast(
     finished: int = 0,
     slowest_at: float | None = None,
     blocked: int = 0,
+    unstarted: int = 0,
 ) -> Forecast:
     """Return when the waiting tasks will have their outcomes, except for `blocked` of them: those of accounts that are
-    paused until a person or HubSpot acts.
+    paused until a person or HubSpot acts. Each of the `unstarted` ones, rows to import, costs a request more.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
     deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`. That is no forecast
@@ -87,8 +88,8 @@ def forecast(
     if is_partial and (waiting := waiting - blocked) <= 0:
         return Forecast(state="blocked")
     begins_at = max([now, *(lane.resume_at or now for lane in busy if lane.is_paused)])
-    days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task))
-    earliest_at = max([begins_at + waiting / _rate(busy), *(lane.next_due_at or now for lane in busy)])
+    days, resets_at = _midnights(busy, waiting * max(1.0, polls_per_task) + unstarted)
+    earliest_at = max([begins_at + (waiting + unstarted) / _rate(busy), *(lane.next_due_at or now for lane in busy)])
     if math.isinf(days):
         return Forecast(state="blocked")
     if days:

@@ -15,6 +15,7 @@ REPLAN_EVENTS = 50
 REPLAN_LEAST_S = 1.0
 GUARD_S = 10.0  # where little is known, a gap is at most this …
 GUARD_SHARE = 0.25  # … or this share of the age
+OLD_SHARE, LONGEST_OF_OLD_S = 0.05, 3600.0  # an old import is polled once in this share of its age, or this long
 KNOWN = 6.0  # imports observed at an age, for it to count as known
 KNOWN_AT_FIRST = 30.0  # imports known, before first polls are delayed
 FEEDING_AGES = 64  # the latest ages at feeding are remembered
@@ -28,11 +29,17 @@ class Tradeoff:
     """The person's trade-off between requests and promptness."""
 
     poll_cost_s: float = 3.0  # seconds of lateness that one request is worth
-    longest_gap_s: float = 60.0
+    longest_gap_s: float = 60.0  # of young imports
     shortest_gap_s: float = 1.0
     cap_s: float = math.inf  # what the person set as the longest gap; holds also where a line is known
     line_by: str | None = None  # the field of `ref` whose values tell lines apart
     deadline_s: float = math.inf  # age at which an unfinished import is given up
+
+    def longest_at_s(self, age_s: float) -> float:
+        """Return the longest gap at an age: what the person set, or else a share of the age where that is longer."""
+        if self.cap_s != math.inf:
+            return self.longest_gap_s
+        return max(self.longest_gap_s, min(age_s * OLD_SHARE, LONGEST_OF_OLD_S))
 
 
 class Pressure:
@@ -88,13 +95,13 @@ class PollPlanner:
 
     def gap_s(self, age_s: float) -> float:
         """Return the wait after a poll that found the import unfinished at this age."""
-        gap_s = self._bounded(self._plan.gap_s(age_s))
+        gap_s = self._bounded(self._plan.gap_s(age_s), age_s)
         is_pressed = self._plan is not self._base_plan
-        self.pressure.planned(self._bounded(self._base_plan.gap_s(age_s)) if is_pressed else gap_s)
+        self.pressure.planned(self._bounded(self._base_plan.gap_s(age_s), age_s) if is_pressed else gap_s)
         return gap_s
 
-    def _bounded(self, gap_s: float) -> float:
-        return max(min(gap_s, self._tradeoff.longest_gap_s), self._tradeoff.shortest_gap_s)
+    def _bounded(self, gap_s: float, age_s: float) -> float:
+        return max(min(gap_s, self._tradeoff.longest_at_s(age_s)), self._tradeoff.shortest_gap_s)
 
     @property
     def usual_feeding_age_s(self) -> float:
@@ -156,7 +163,7 @@ class PollPlanner:
 
     def _longest_s(self, age_s: float, known: float) -> float:
         """Return the longest gap at an age: shorter where few imports are known."""
-        longest_s = self._tradeoff.longest_gap_s
+        longest_s = self._tradeoff.longest_at_s(age_s)
         return longest_s if known >= KNOWN else min(longest_s, max(GUARD_S, age_s * GUARD_SHARE))
 
     def _best_first_poll_s(self, inspection: InspectionPlan, curve: SurvivalCurve) -> float:

@@ -20,6 +20,7 @@ ANCHORED = 64  # … and the place that the line has reached
 ANCHOR_EVERY = 8  # finished imports
 REFITS = 10  # while the remembered ones are replaced once
 VOTES = 5
+VOTES_EACH = 3  # polls in vain of one import that vote, until an import is completed: a stuck one is no delay
 FAR = 0.9  # of the finished imports are at smaller places than those that show a delay
 LATEST_S = 15.0  # after the predicted completion, a poll was made
 SCOUTS = 32  # one import of this many is polled half way, in case that the line is faster
@@ -55,6 +56,7 @@ class Line:
         self._done: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)  # place, completion
         self._votes: deque[tuple[float, bool]] = deque(maxlen=VOTES)  # seconds overdue, whether by a poll in vain
         self._in_vain = 0  # of the votes
+        self._voted: dict[float, int] = {}  # votes by place since the latest completion
         self._unfitted = self._unanchored = 0
         self._shift_s = 0.0
         self._far = math.inf
@@ -69,6 +71,7 @@ class Line:
     def completed(self, place: float, at: float) -> None:
         """An import was completed."""
         if self.is_fitted:
+            self._voted.clear()
             self._vote(at - self._at - (place - self._place) * self.pace_s, in_vain=False)
         self._done.append((place, at))
         self._unfitted += 1
@@ -85,7 +88,9 @@ class Line:
         the line is not as early as a few imports that were finished before their turn made believe."""
         if self.is_fitted and place > self._far:
             overdue_s = now - self._at - (place - self._place) * self.pace_s
-            if overdue_s > min(self._shift_s, 0.0):
+            votes = self._voted.get(place, 0)
+            if overdue_s > min(self._shift_s, 0.0) and votes < VOTES_EACH:
+                self._voted[place] = votes + 1
                 self._vote(overdue_s, in_vain=True)
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
@@ -198,8 +203,8 @@ class LinePlanner:
         """Compute the plan."""
         rates, _ = self.hazard.rates()
         self.curve = HazardCurve(AXIS.edges, rates)
-        longest_s = self._tradeoff.longest_gap_s
-        limits_s = [longest_s if edge >= 0 else LATEST_S - edge for edge in AXIS.edges]
+        longest_s = self._tradeoff.longest_at_s
+        limits_s = [longest_s(edge) if edge >= 0 else LATEST_S - edge for edge in AXIS.edges]
         poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:

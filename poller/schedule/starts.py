@@ -1,6 +1,6 @@
 """Decides what happens to a row after its start. Pure: no clock, no network; chance is passed in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal, assert_never
 
@@ -63,7 +63,7 @@ def backlog_tradeoff(polling: Polling, unstarted: int, pace: float) -> Tradeoff:
     if polling.poll_cost_s is not None or cost_s <= usual.poll_cost_s:
         return usual
     longest_s = usual.longest_gap_s if polling.longest_gap_s is not None else min(LONGEST_GAP_S, polling.deadline_s)
-    return Tradeoff(poll_cost_s=cost_s, longest_gap_s=longest_s, shortest_gap_s=usual.shortest_gap_s)
+    return replace(usual, poll_cost_s=cost_s, longest_gap_s=longest_s)
 
 
 def may_be_sent(row: Row, rules: StartRules) -> bool:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from poller.core.starts import TrialReading
+
 LANDED_ENOUGH = 10  # of the trial; then the others follow
 
 
@@ -28,6 +30,13 @@ class Trial:
     def holds(self) -> bool:
         """Whether no further row may be started now."""
         return not self.is_over and self._started >= self._size
+
+    @property
+    def reading(self) -> TrialReading | None:
+        """The trial for people; None where it is over, or has failed."""
+        if self.is_over or self.failed_for is not None:
+            return None
+        return TrialReading(rows=self._size, started=self._started, landed=self._landed, needed=self._enough)
 
     @property
     def failed_for(self) -> str | None:

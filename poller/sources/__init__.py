@@ -4,6 +4,7 @@
 into lines and lines into tasks, without I/O; `options` is how a person wants them read.
 """
 
+from poller.sources.counts import UnchangedLines
 from poller.sources.files.open_file import STDIN
 from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
@@ -24,6 +25,7 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Source",
+    "UnchangedLines",
     "check_beginnings",
     "check_sources",
     "excerpt",

@@ -1,5 +1,7 @@
 """Count where one source's lines went in this run, and log the rejected ones without flooding the log."""
 
+from dataclasses import dataclass
+
 import structlog
 
 from poller.core.model import Added, Chunk
@@ -10,11 +12,30 @@ _LOGGED_SINGLY = 20  # rejected lines of a source, each an event
 _FOLD_SIZE = 1000  # rejected lines after that, folded into one event
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnchangedLines:
+    """The lines of files that an earlier run read to their end and that are unchanged: none of them was read again."""
+
+    lines: int = 0
+    rejected: int = 0
+    failed: int = 0  # whose task has an outcome, but not `complete`
+    dead: int = 0  # whose record was refused by a sink
+
+    def __add__(self, other: "UnchangedLines") -> "UnchangedLines":
+        return UnchangedLines(
+            lines=self.lines + other.lines,
+            rejected=self.rejected + other.rejected,
+            failed=self.failed + other.failed,
+            dead=self.dead + other.dead,
+        )
+
+
 class SourceCounts:
     """The sums of one source in this run."""
 
     def __init__(self, source: str) -> None:
         self._source = source
+        self.unchanged = UnchangedLines()  # none where the file was read
         self.rejected = 0
         self.first_reason = ""  # of a rejected line
         self._tasks = self._duplicates = self._blank = 0

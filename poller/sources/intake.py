@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 from poller.core.model import Added, Chunk
 from poller.core.protocols import FeedStore
+from poller.sources.counts import UnchangedLines
 
+OnUnchanged = Callable[[UnchangedLines], None]
 OnChunk = Callable[[Chunk, Added], None]  # called after each commit
 
 
@@ -13,13 +15,17 @@ class ChunkWriter:
     """One source's way into the store. Hold `lock` to cancel the source: no write is then under way, and the source
     knows whether each chunk was stored."""
 
-    def __init__(self, store: FeedStore, on_chunk: OnChunk) -> None:
+    def __init__(self, store: FeedStore, on_chunk: OnChunk, on_unchanged: OnUnchanged = lambda _lines: None) -> None:
+        """`on_unchanged` is called with the lines of each file that was not read, since it is unchanged."""
         self._store = store
         self._on_chunk = on_chunk
+        self.on_unchanged = on_unchanged
         self.lock = asyncio.Lock()
         self.open_source = store.open_source
         self.was_read = store.was_read
         self.sources = store.sources
+        self.has_failed = store.has_failed
+        self.count_failed = store.count_failed
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
         async with self.lock:

@@ -63,7 +63,8 @@ class Reader:
             case "file" if source.follow:
                 await follow(location, writer, options, registry=self.registry)
             case "file" | "stdin":
-                await feed(location, writer, options, stdin=self.stdin)
+                counts = await feed(location, writer, options, stdin=self.stdin)
+                writer.on_unchanged(counts.unchanged)
             case "glob":
                 glob = GlobReader(location, writer, options, source, self.registry)
                 await (glob.follow() if source.follow else glob.read())

@@ -35,7 +35,7 @@ IMPORT_ROW_OF_I = ", ".join(f"i.{name.strip()}" for name in IMPORT_ROW.split(","
 MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
-_SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank")
+_SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank", "failed")
 
 
 def _named(names: Sequence[str], row: Row) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def refuse_unknown_sink(sink: str, known: Collection[str]) -> None:
 
 
 def source_of(row: Row) -> tuple[int, Position]:
-    """From: id, offset, line, fingerprint, ended."""
-    number, offset, line, fingerprint, ended = row
-    return number, Position(offset=offset, line=line, fingerprint=fingerprint, ended=bool(ended))
+    """From: id, offset, line, fingerprint, ended, digest."""
+    number, offset, line, fingerprint, ended, digest = row
+    return number, Position(offset=offset, line=line, fingerprint=fingerprint, ended=bool(ended), digest=digest)
 
 
 def task_of(account: str, row: Row, lease: int) -> Task:
@@ -225,17 +225,20 @@ def ids_of_attempts(earlier: str, task_id: str) -> str:
 
 
 def source_row(chunk: Chunk, added: Added) -> Row:
-    """To: lines, tasks, duplicates, rejected, blank, each to be added; offset, line, fingerprint, ended."""
+    """To: lines, tasks, duplicates, rejected, blank, failed, each to be added; offset, line, fingerprint, ended,
+    digest."""
     return (
         len(chunk.fed) + len(chunk.rows) + len(chunk.rejected) + chunk.blank,
         added.tasks,
         added.duplicates,
         len(chunk.rejected),
         chunk.blank,
+        added.failed,
         chunk.position.offset,
         chunk.position.line,
         chunk.position.fingerprint,
         chunk.position.ended,
+        chunk.position.digest,
     )
 
 

@@ -15,7 +15,8 @@ from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.protocols import Clock
-from poller.core.text import PAUSE_TEXT
+from poller.core.starts import ImportsReading, TrialReading
+from poller.core.text import pause_text
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from poller.schedule.forecast import LaneOutlook
@@ -33,6 +34,7 @@ class Screen:
         self.lanes = [LaneOutlook()]
         self.ended = True
         self.ending = ""
+        self.imports: dict[str, ImportsReading] = {}
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
@@ -40,6 +42,7 @@ class Screen:
             lanes=lambda: self.lanes,
             ended=lambda: self.ended,
             ending=lambda: self.ending,
+            imports=lambda: self.imports,
         )
 
     def shown(self, width: int = 100) -> str:
@@ -103,6 +106,16 @@ def test_there_is_no_forecast_from_too_few_finished_tasks_or_during_a_pause(scre
     assert "left" not in screen.shown()
 
 
+def test_a_trial_shows_what_the_other_rows_wait_for_and_its_pace_is_no_forecast(screen: Screen) -> None:
+    screen.work(30, finished_per_s=1)
+    assert "left" in screen.shown()
+    trial = TrialReading(rows=20, started=20, landed=4, needed=10)
+    screen.imports = {"default": ImportsReading(unstarted=199_980, underway=16, trial=trial)}
+    shown = screen.shown()
+    assert "left" not in shown
+    assert "default: trial of 20 rows, 4 landed; the others start once 10 have" in shown
+
+
 def test_a_pause_with_an_end_is_part_of_the_forecast_and_a_failing_sink_is_not(screen: Screen) -> None:
     screen.metrics.waiting = 400
     screen.work(30, finished_per_s=10)
@@ -131,7 +144,7 @@ def test_an_open_input_is_shown_by_a_plus(screen: Screen) -> None:
 @pytest.mark.parametrize("pause", list(Pause))
 def test_every_pause_has_a_message(screen: Screen, pause: Pause) -> None:
     screen.pauses = {"emea": pause.value}
-    assert f"emea: {PAUSE_TEXT[pause]}" in screen.shown(250)
+    assert f"emea: {pause_text(pause, 'emea')}" in screen.shown(250)
 
 
 def test_a_failing_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> None:

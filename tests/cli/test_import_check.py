@@ -37,7 +37,7 @@ def test_each_line_is_counted_in_one_place(tmp_path: Path) -> None:
     text = "url\nhttps://a.example.com/1\n\nhttps://a.example.com/1\nhttp://localhost/1\nhttps://a.example.com/2\n"
     code, out, _ = check(tmp_path, text)
     assert code == Exit.NOT_ALL_COMPLETE
-    assert "6 lines = 2 rows + 1 duplicates + 1 rejected + 2 header or blank" in out
+    assert "6 lines = 2 rows + 1 duplicate + 1 rejected + 2 header or blank" in out
     assert "(first: urls.csv, line 5)" in out
 
 

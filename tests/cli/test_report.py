@@ -181,7 +181,7 @@ async def reported(capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[
 async def test_a_report_on_files_is_like_one_on_a_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, record(1), timeout(2), record(3, kind="canceled", result=None))
     out, _ = await reported(capsys, files=(file,))
-    assert "3 finished tasks: 1 are complete, 2 are not (67 %)" in out
+    assert "3 finished tasks: 1 complete, 2 not (67 %)" in out
     assert "timeout" in out
     assert "AAAA3" in out
 
@@ -209,6 +209,19 @@ async def test_a_mismatch_is_a_group_of_its_own(tmp_path: Path, capsys: pytest.C
     assert [(each["kind"], each["category"]) for each in found["reasons"]] == [("differs", "SIZE_MISMATCH")]
 
 
+async def test_a_report_that_writes_files_prints_their_names_and_json_where_that_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, page, again = write(tmp_path, timeout(1)), tmp_path / "report.html", tmp_path / "again.jsonl"
+    out, err = await reported(capsys, files=(file,), html=page, resubmit=again, defaults={"access": "PRIVATE"})
+    assert (out, err.splitlines()[:2]) == (
+        "",
+        [f"written to {page}", f"written to {again}: 1 body for HubSpot's start call"],
+    )
+    out, _ = await reported(capsys, files=(file,), html=page, as_json=True)
+    assert orjson.loads(out)["finished"] == 1
+
+
 async def test_rows_without_a_valid_body_are_listed_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,7 +241,7 @@ async def test_rows_without_a_valid_body_are_listed_with_the_reason(
         "overwrite in the row is neither true nor false: 'perhaps'",
     ]
     assert "--column url=NAME" in err
-    assert "1 bodies lack overwrite" in err
+    assert "1 body lacks overwrite" in err
 
 
 async def test_bodies_of_two_accounts_never_share_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,4 +405,4 @@ async def test_a_report_can_be_of_tasks_with_a_file_or_without(
 ) -> None:
     file = write(tmp_path, timeout(1) | {"result": {"id": "7"}}, timeout(2), timeout(3))
     out, _ = await reported(capsys, files=(file,), landed=landed)
-    assert f"{counted} finished tasks" in out
+    assert f"{counted} finished task{'' if counted == 1 else 's'}: " in out

@@ -110,7 +110,7 @@ async def test_an_unknown_id_ends_with_1_and_what_may_help(
     code, out, err = await answer(simulation, "AAAAunknown", capsys)
     assert (code, out) == (Exit.NOT_ALL_COMPLETE, "")
     assert "task AAAAunknown is not in the state" in err
-    assert f"has 1 tasks from {ids}" in err
+    assert f"has 1 task from {ids}" in err
     code, _, err = await answer(simulation, f"{task_id}=", capsys)
     assert code is Exit.NOT_ALL_COMPLETE
     assert f"similar: {task_id}" in err
@@ -205,6 +205,16 @@ def test_each_sink_is_shown_with_the_state_of_the_record() -> None:
         f"{indent}sql:c: dead: too long",
     ]
     assert any("correlation id c-1" in line for line in lines)
+
+
+@pytest.mark.parametrize("form", ["%s", '{"errors":[%s]}'])
+def test_the_words_of_hubspot_are_shown_with_their_ids_beside_the_reason(form: str) -> None:
+    body = (form % '{"message":"No task of id 5000 was found."}').encode()
+    reason = "No task of id <n> was found."
+    record = restore(body, kind=Kind.NOT_FOUND, reason=reason, seen_at=1_767_600_001.0)
+    text = task_text(replace(TASK, kind=Kind.NOT_FOUND, record=record), AccountState(), now=0.0)
+    assert reason in text
+    assert "HubSpot's words: No task of id 5000 was found." in text
 
 
 async def test_a_row_that_has_no_task_yet_is_shown_by_its_url(

@@ -18,6 +18,7 @@ class DeafStore:
         self.is_deaf = True
         self.new_source, self.was_read = store.new_source, store.was_read
         self.add, self.sources = store.add, store.sources
+        self.has_failed, self.count_failed = store.has_failed, store.count_failed
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
         while self.is_deaf:

@@ -47,8 +47,8 @@ def test_each_member_is_shown_with_what_it_owns_and_published() -> None:
     assert (found.unowned, found.unserved) == (["c"], ["c"])
     assert fleet_text(found) == (
         "replicas\n"
-        "  r1: at work, 1 accounts, 12.5 polls a second, http://10.0.0.1:8321/, process 101 on here\n"
-        "  r2: no news, 1 accounts, delivers jsonl:x, process 102 on here\n"
+        "  r1: at work, 1 account, 12.5 polls a second, http://10.0.0.1:8321/, process 101 on here\n"
+        "  r2: no news, 1 account, delivers jsonl:x, process 102 on here\n"
         "  no replica's settings name: c"
     )
 

@@ -61,7 +61,7 @@ def test_the_summary_names_kinds_polls_reasons_and_pauses() -> None:
 def test_the_rotations_of_a_followed_file_are_one_line_with_their_number() -> None:
     text = ledger(replace(SUMS, sources=(SOURCE, replace(SOURCE, name="other"), SOURCE, SOURCE), finished=32))
     assert "36 lines = 24 tasks + 3 duplicates + 6 rejected + 3 header, blank or comment   ids.txt × 3\n" in text
-    assert "12 lines = 8 tasks + 1 duplicates + 2 rejected + 1 header, blank or comment   other\n" in text
+    assert "12 lines = 8 tasks + 1 duplicate + 2 rejected + 1 header, blank or comment   other\n" in text
 
 
 def test_no_name_in_it_can_steer_a_terminal() -> None:

@@ -8,7 +8,8 @@ from msgspec.json import encode
 
 from poller.core.errors import Exit
 from poller.core.sums import SinkSums, SourceSums, Sums
-from poller.reports.work import WorkNote, begun, exit_code, work_note, work_of, work_text
+from poller.reports.work import exit_code, work_note, work_of, work_text
+from poller.sources import UnchangedLines
 
 SOURCE = SourceSums(name="ids.txt", lines=10, tasks=8, duplicates=1, rejected=0, blank=1, ended=True)
 SINK = SinkSums(name="jsonl:finished.jsonl", delivered=8, undelivered=0, dead=0, attached=True)
@@ -42,10 +43,10 @@ def with_next(sums: Sums, **changes: Any) -> Sums:
     )
 
 
-def code_of(first: Sums, second: Sums, *, failed_duplicates: int = 0) -> Exit:
+def code_of(first: Sums, second: Sums) -> Exit:
     """Return the code of a run that ends with `second`, after one that began with nothing and ended with `first`."""
     note = work_note(encode(work_note(None, NOTHING)), first)
-    return exit_code(second, work_of(second, note, failed_duplicates))
+    return exit_code(second, work_of(second, note))
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,30 @@ def test_a_run_that_continues_a_stopped_one_speaks_of_both() -> None:
 
 
 def test_lines_whose_task_failed_before_are_not_complete_and_a_crash_does_not_hide_them() -> None:
-    ended = with_next(CANCELED, tasks=1, duplicates=1)
-    assert code_of(CANCELED, ended, failed_duplicates=1) is Exit.NOT_ALL_COMPLETE
-    note = begun(work_note(encode(work_note(None, NOTHING)), CANCELED))
-    noted = encode(WorkNote(start=note.start, next_start=note.next_start, failed_duplicates=1))
+    ended = with_next(CANCELED, tasks=1, duplicates=1, failed=1)
+    assert code_of(CANCELED, ended) is Exit.NOT_ALL_COMPLETE
+    noted = encode(work_note(encode(work_note(None, NOTHING)), CANCELED))
     assert exit_code(ended, work_of(ended, work_note(noted, replace(ended, waiting=1)))) is Exit.NOT_ALL_COMPLETE
+    assert code_of(ended, with_next(ended)) is Exit.ALL_COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("unchanged", "code"),
+    [
+        (UnchangedLines(lines=9), Exit.ALL_COMPLETE),
+        (UnchangedLines(lines=9, failed=1), Exit.NOT_ALL_COMPLETE),
+        (UnchangedLines(lines=9, rejected=1), Exit.NOT_ALL_COMPLETE),
+        (UnchangedLines(lines=9, dead=1), Exit.NOT_ALL_COMPLETE),
+    ],
+)
+@pytest.mark.parametrize("earlier", [SUMS, CANCELED, REJECTED, DEAD])
+def test_the_lines_of_unchanged_files_decide_where_a_run_has_nothing_else(
+    earlier: Sums, unchanged: UnchangedLines, code: Exit
+) -> None:
+    note = work_note(encode(work_note(None, NOTHING)), earlier)
+    assert exit_code(earlier, work_of(earlier, note, unchanged, is_all_unchanged=True)) is code
+    with_more = exit_code(with_next(earlier), work_of(with_next(earlier), note, unchanged))
+    assert with_more is code
 
 
 def test_dead_letters_that_were_replayed_do_not_hide_new_ones() -> None:
@@ -99,7 +119,7 @@ def test_the_text_counts_this_run_and_completes_its_commands() -> None:
     second = with_next(CANCELED, tasks=1, rejected=1)
     note = work_note(encode(work_note(None, NOTHING)), CANCELED)
     assert work_text(work_of(second, note), " --state sqlite:///my.db").splitlines() == [
-        "this run",
+        "latest input, with what a stopped run had left",
         "          2  tasks finished",
-        "          1  input lines rejected: poller status --rejected --state sqlite:///my.db",
+        "          1  input line rejected: poller status --rejected --state sqlite:///my.db",
     ]

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.core.starts import BACKLOG_COUNTED, ImportsReading, starts_left
 from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces, slowest_of, time_left
 
 NOW = 1_767_571_200.0
@@ -53,6 +55,21 @@ def test_a_falling_pace_gives_a_later_forecast_and_a_wider_range() -> None:
 def test_no_forecast_is_earlier_than_one_poll_a_task_at_the_rate_limit() -> None:
     found = of(36_000, past=steps(*[5000] * 6))
     assert found.at == NOW + 3600
+
+
+def test_a_row_to_import_costs_its_start_too() -> None:
+    lane = replace(LANE, daily_left=500, daily_usable=1200)
+    costs: dict[str, Any] = {"waiting": 500, "paces": (), "lanes": [lane], "polls_per_task": 1.0}
+    assert forecast(now=NOW, **costs).quota_days == 0
+    assert forecast(now=NOW, unstarted=500, **costs).quota_days == 1
+    assert forecast(now=NOW, **costs | {"lanes": [LANE], "unstarted": 500}).earliest_at == NOW + 100
+
+
+def test_starts_that_are_too_many_to_count_are_all_but_those_under_way() -> None:
+    few, many = ImportsReading(unstarted=80, underway=20), ImportsReading(unstarted=BACKLOG_COUNTED, underway=5000)
+    assert starts_left([], 300) == 0
+    assert starts_left([few], 100) == 80
+    assert starts_left([few, many], 1_005_020) == 1_000_000
 
 
 def test_too_few_outcomes_give_only_the_bounds() -> None:

@@ -13,6 +13,7 @@ from poller.core.model import Finished, Missing, Outcome, Running
 from poller.schedule import AccountTiming, KnowledgeUnreadable, PollPlanner, SurvivalCurve, Tradeoff
 from poller.schedule.hazard import BANDS, EDGES, MEMORY, Hazard, band_of
 from poller.schedule.inspection import even_gap_s, plan_inspection
+from poller.schedule.policy import Polling
 from tests.support.makers import make_task
 
 TRADEOFF = Tradeoff()
@@ -111,7 +112,7 @@ def test_a_dead_time_is_crossed_in_one_gap() -> None:
     waits_s=st.lists(st.floats(0, 1e4), max_size=20),
 )
 def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: float, waits_s: list[float]) -> None:
-    planner = PollPlanner(Tradeoff(longest_gap_s=ceiling_s))
+    planner = PollPlanner(Tradeoff(longest_gap_s=ceiling_s, cap_s=ceiling_s))
     train(planner, lognormal_s(30, 1.2, seed), seed)
     for wait_s in waits_s:
         planner.gap_s(age_s)
@@ -119,6 +120,18 @@ def test_a_gap_is_never_beyond_its_bounds(seed: int, ceiling_s: float, age_s: fl
     planner.refresh(1e9)
     assert 1.0 <= planner.gap_s(age_s) <= ceiling_s
     assert 0.0 <= planner.first_poll_s <= ceiling_s
+
+
+@pytest.mark.parametrize(("longest_gap_s", "gaps_s"), [(None, [60, 360, 1800, 3600]), (60.0, [60, 60, 60, 60])])
+def test_an_old_import_is_polled_once_in_a_twentieth_of_its_age(
+    longest_gap_s: float | None, gaps_s: list[float]
+) -> None:
+    planner = trained(lognormal_s(30, 1.2), 500, Polling(longest_gap_s=longest_gap_s).tradeoff)
+    for _ in range(40):
+        planner.learn(0.0, 10 * 86_400.0, finished=False)
+    planner.refresh(1e9)
+    for age_s, longest_s in zip((1_200, 7_200, 36_000, 5 * 86_400), gaps_s, strict=True):
+        assert longest_s * 0.75 < planner.gap_s(age_s) <= longest_s
 
 
 def test_with_little_knowledge_gaps_stay_short() -> None:

@@ -1,5 +1,7 @@
 """Lines: a server that works its imports off in order, and the choice between places and ages."""
 
+import math
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -89,6 +91,22 @@ def test_before_the_prediction_one_gap_leads_to_it_but_scouts_poll_half_way() ->
     assert planner.gap_s(-600.0, SCOUTS) == pytest.approx(300.0)
     assert planner.gap_s(-70.0, SCOUTS) == SCOUT_S
     assert planner.gap_s(100.0, 1) <= 60.0
+
+
+def test_an_import_long_past_its_turn_is_polled_once_in_a_twentieth_of_that_time() -> None:
+    planner = LinePlanner(Polling().tradeoff)
+    for _ in range(100):
+        planner.hazard.watch(-1000.0, 0.1, finished=True)
+        planner.hazard.watch(-1000.0, 80_000.0, finished=False)
+    assert planner.gap_s(36_000.0, 1) == pytest.approx(1800.0, rel=0.05)
+
+
+def test_imports_that_never_finish_cost_few_polls_a_day() -> None:
+    imports = [
+        replace(one, took_s=math.inf) if number % 100 == 50 else one for number, one in enumerate(in_order(400, 3.0))
+    ]
+    played = play(imports, 60.0, Polling())
+    assert max(played.polls) < 150  # each 60 s: 1,440
 
 
 def test_a_longest_gap_that_the_person_set_holds_in_a_line_too() -> None:

@@ -133,7 +133,8 @@ async def test_of_every_hostile_answer_a_twentieth_gives_each_task_its_right_out
     assert stats.throttled_total == 0
     assert loop_time() < 3 * 3600
     assert stats.requests_total < 10 * 400
-    shown = capsys.readouterr().err.partition("failed requests of this run, by reason\n")[2].partition("\nthis run")[0]
+    printed = capsys.readouterr().err.partition("failed requests of this run, by reason\n")[2]
+    shown = printed.partition("\nlatest input")[0]
     counted = {reason: int(count) for count, reason in (line.split() for line in shown.splitlines())}
     assert {reason for reason, count in counted.items() if count >= 10} >= reasons
 

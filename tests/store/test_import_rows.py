@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from poller.core.accounts import AccountState
-from poller.core.model import Chunk, Fed, FedRow, Finished, Kind, Position, Settled
+from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
 from poller.core.search import TaskFilter
@@ -344,3 +344,16 @@ async def test_the_sums_balance_after_any_sequence_and_any_crash(kept_url: str, 
             sums = await store.sums()
             assert imbalances(sums) == []
             assert sums.waiting + sums.finished == 4 * (run + 1)
+
+
+async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
+        await feed(store, fed("a"), fed("b"), fed("c"))
+        for name, outcome, kind in (("A", FAILED, Kind.COMPLETE_WITH_ERRORS), ("B", LANDED, Kind.COMPLETE)):
+            assert await begun(store, await claimed(store), name, clock())
+            await finish(store, clock(), outcome, kind)
+        rows = tuple(fed(name) for name in ("a", "b", "c", "d"))
+        chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position())
+        assert await store.count_failed(chunk) == Failed(failed=1)
+        await feed(store, fed("a"))
+        assert await store.count_failed(chunk) == Failed()

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 from poller.core.accounts import AccountState
 from poller.core.deliveries import Selection, Written
-from poller.core.model import Added, Chunk, Fed, Kind, PollAgain, Position, Record, Rejection, Settled, Task
+from poller.core.model import Added, Chunk, Failed, Fed, Kind, PollAgain, Position, Record, Rejection, Settled, Task
 from poller.core.protocols import Store
 from poller.core.sums import SinkSums, SourceSums
 from poller.reports.ledger import imbalances
@@ -142,7 +142,11 @@ class StoreMachine(RuleBasedStateMachine):
             self.tasks[account, task_id] = ModelTask(identity=(account, task_id), key=self.keys, due_at=self.now)
         if ids:
             self.accounts.setdefault(account, AccountState())
-        self.lines.update(tasks=added.tasks, duplicates=added.duplicates, rejected=rejected, blank=blank)
+        self.lines.update(tasks=added.tasks, duplicates=added.duplicates, rejected=rejected, blank=blank, failed=failed)
+        dead = sum(any(task in sink.dead for sink in self.sinks.values()) for task in known if task is not None)
+        assert self.run(self.store.count_failed(chunk)) == Failed(failed=failed, dead=dead)
+        has_failed = any(task.kind not in (None, Kind.COMPLETE) for task in self.tasks.values())
+        assert self.run(self.store.has_failed()) >= has_failed
 
     def due(self, account: str) -> list[Identity]:
         free = [
@@ -386,6 +390,7 @@ class StoreMachine(RuleBasedStateMachine):
             rejected=rejected,
             blank=blank,
             ended=False,
+            failed=self.lines["failed"],
         )
 
     def sink_sums(self, name: str) -> SinkSums:

@@ -7,7 +7,7 @@ import pytest
 
 from poller.core.deliveries import DeadLetter, Selection, Written
 from poller.core.errors import ConfigError
-from poller.core.model import Added, Chunk, Fed, Kind, Position
+from poller.core.model import Added, Chunk, Failed, Fed, Kind, Position
 from poller.core.protocols import Clock, Store
 from poller.core.sums import SinkSums, Sums
 from poller.reports.ledger import imbalances
@@ -227,6 +227,22 @@ async def test_lines_whose_task_ended_without_being_complete_are_counted(store: 
     await feed(store, "waiting")
     added = await store.add(await store.new_source("b"), chunk_of("good", "bad", "bad", "waiting", "new"))
     assert added == Added(tasks=1, duplicates=4, failed=2)
+    assert [sums.failed for sums in await store.sources()][-1] == 2
+
+
+async def test_what_became_of_lines_that_were_fed_before_is_counted(store: Store) -> None:
+    assert not await store.has_failed()
+    await store.attach_sinks(["one"])
+    await finish(store, "good", "refused")
+    assert not await store.has_failed()
+    await deliver(store, "one", "refused")
+    assert await store.has_failed()
+    await finish(store, "bad", kind=Kind.NOT_FOUND)
+    await feed(store, "waiting")
+    known = chunk_of("good", "refused", "bad", "waiting", "new")
+    assert await store.count_failed(known) == Failed(failed=1, dead=1)
+    assert await store.count_failed(chunk_of("bad", account="other")) == Failed()
+    assert (await store.sums()).waiting == 1
 
 
 async def test_lines_with_another_ref_under_a_known_id_are_counted_and_the_task_keeps_its_first(store: Store) -> None:

@@ -85,13 +85,16 @@ async def test_metrics_page_and_status_show_the_rows(simulation: Simulation) -> 
         async with session.get("/metrics") as response:
             metrics = await response.text()
         async with session.get("/v1/overview") as response:
-            (lane,) = (await json_of(response))["lanes"]
+            overview = await json_of(response)
+            (lane,), forecast = overview["lanes"], overview["forecast"]
         async with session.get("/v1/tasks") as response:
             states = Counter(task["state"] for task in (await json_of(response))["tasks"])
         status = ledger_view(await slow.sums(), differences=[], heartbeat=None, now=0.0)
     assert 'poller_rows_unstarted{account="default"} 10.0' in metrics
     assert 'poller_imports_underway{account="default"} 20.0' in metrics
-    assert lane["imports"] == {"unstarted": 10, "underway": 20}
+    trial = {"rows": 20, "started": 20, "landed": 0, "needed": 10}
+    assert lane["imports"] == {"unstarted": 10, "underway": 20, "trial": trial}
+    assert forecast["state"] == "too_early", "the trial's pace is not that of all rows"
     assert states == {"unstarted": 10, "waiting": 20}
     assert status.starts == StartSums(unstarted=10, underway=20, starts=20, accepted=20)
 

@@ -7,10 +7,13 @@ import pytest
 import typer
 
 from poller.cli.commands.pause import change_pause
+from poller.cli.running import NotAnswered, ask_run
+from poller.config import Address
 from poller.core.errors import Exit, StoreUnusable
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
-from poller.store import read_store
+from poller.store import open_store, read_store
+from poller.web.page_note import note_page, noted_page
 from tests.support.processes import run
 from tests.support.simulation import Simulation, settings_for
 from tests.support.site import json_of, visited
@@ -100,3 +103,20 @@ async def test_an_unknown_account_and_a_missing_state_change_nothing(simulation:
     await simulation.run_for(5, simulation.write_ids(1))
     with pytest.raises(typer.BadParameter, match="known: default"):
         await change_pause(settings, "eu", is_paused=True, clock=simulation.clock)
+
+
+async def test_a_run_without_a_page_is_named_with_the_remedy(simulation: Simulation) -> None:
+    await simulation.run_for(5, simulation.write_ids(1))
+    settings = settings_for(simulation.folder, {"listen": "off"})
+    with pytest.raises(NotAnswered, match=r"over its server, which has no address that is known .* or stop it"):
+        await ask_run(settings, 1, "/v1/accounts/default/pause")
+
+
+async def test_a_page_is_found_by_its_process_and_on_this_machine_alone(clock: Clock) -> None:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    assert await noted_page(store, 7) is None
+    note_page(store, 7, Address(host="0.0.0.0", port=8322))  # noqa: S104 - not bound
+    assert (str(await noted_page(store, 7)), await noted_page(store, 8)) == ("127.0.0.1:8322", None)
+    note_page(store, 7, Address(host="192.168.1.5", port=8322))
+    assert await noted_page(store, 7) is None, "a token is sent to no host that the settings do not name"
+    await store.close()

@@ -10,6 +10,7 @@ import typer
 
 from poller.cli.options import Settings, run_async
 from poller.core.errors import ConfigError, Exit
+from poller.core.text import counted
 
 if TYPE_CHECKING:
     from poller.sandbox import SandboxApi
@@ -42,8 +43,8 @@ def demo(
     )
     _print(
         "HubSpot is simulated here: a server on this machine's loopback that allows 200 requests per 2 s.\n"
-        f"{imports:,} rows of a CSV are imported: 20 as a trial, the others once ten have landed. Each is followed to "
-        "its outcome; some fail on purpose."
+        f"{counted(imports, 'row of a CSV is', 'rows of a CSV are')} imported: 20 as a trial, the others once ten have "
+        "landed. Each is followed to its outcome; some fail on purpose."
     )
     code = run_async(_run(api, directory, imports))
     if code not in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE):
@@ -51,8 +52,8 @@ def demo(
     stats, rows, finished = api.stats(), directory / FILES[0], directory / FILES[1]
     most = "once" if stats.starts_max == 1 else f"{stats.starts_max} times"
     _print(
-        f"\nThe simulated HubSpot counted {stats.starts_total:,} starts, no URL more often than {most}, and "
-        f"{stats.requests_total:,} requests in all: at most {stats.max_in_window} in any 2 s (200 allowed), "
+        f"\nThe simulated HubSpot counted {counted(stats.starts_total, 'start')}, no URL more often than {most}, and "
+        f"{counted(stats.requests_total, 'request')} in all: at most {stats.max_in_window} in any 2 s (200 allowed), "
         f"{stats.throttled_total:,} answered with 429.\n"
         f"One outcome a row, as a JSON object a line: {finished}\n"
         f"With your own token and URLs: HUBSPOT_TOKEN=… poller import {rows.name} {_flags()}"

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,13 +46,10 @@ VARIABLES = run_options.VARIABLES | {
 }
 
 
-@with_options(RunOptions)
-def import_files(
-    options: RunOptions,
-    *,
-    files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="Rows as CSV, JSON lines or URLs; - for stdin.")
-    ] = None,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions(RunOptions):
+    """The options of an import: those of a run, and how its rows are started."""
+
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,29 +57,54 @@ def import_files(
             metavar="OPTION=TEXT",
             help="For rows without such a column; {column}, {url.file} and {url.folder} are the row's. Repeatable.",
         ),
-    ] = None,
+    ] = None
     column: Annotated[
         list[str] | None, typer.Option(metavar="MEANING=NAME", help="Your column for url or an option; repeatable.")
-    ] = None,
+    ] = None
     key: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="What identifies a row. [url and all its options]")
-    ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read every row, send nothing.")] = False,
-    as_json: AsJson = False,
+    ] = None
     stop_on_failures: Annotated[
         str | None,
         typer.Option(metavar="SHARE", help="Stop with code 75 when this share of the outcomes is not complete. [50%]"),
-    ] = None,
+    ] = None
     trial: Annotated[
         int | None, typer.Option(metavar="N", help="Start N rows first, the others once ten landed; 0: none. [20]")
-    ] = None,
+    ] = None
     retries: Annotated[
         int | None,
         typer.Option(metavar="N", help="Start a row whose failure may pass again, after 2, then 20 minutes. [0]"),
+    ] = None
+    underway: Annotated[int | None, typer.Option(metavar="N", help="At most N imports at HubSpot at once. [5000]")] = (
+        None
+    )
+
+    def flags(self) -> dict[str, Any]:
+        """Return what these options set, as `config.load` takes it."""
+        flags = RunOptions.flags(self)
+        return flags | {
+            "stop_on_failures": self.stop_on_failures,
+            "input": flags["input"] | {"feeds": "imports"},
+            "imports": {
+                "options": _start_options(self.set_ or []),
+                "columns": named_values(self.column or [], "--column", tuple(COLUMN_NAMES)),
+                "key": self.key,
+                "trial": self.trial,
+                "underway": self.underway,
+                "retries": self.retries,
+            },
+        }
+
+
+@with_options(ImportOptions)
+def import_files(
+    options: ImportOptions,
+    *,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="Rows as CSV, JSON lines or URLs; - for stdin.")
     ] = None,
-    underway: Annotated[
-        int | None, typer.Option(metavar="N", help="At most N imports at HubSpot at once. [5000]")
-    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read every row, send nothing.")] = False,
+    as_json: AsJson = False,
 ) -> Exit:
     """Start an import for each row, and follow it.
 
@@ -91,18 +114,6 @@ def import_files(
     rejected or warned of, 1.
     """
     flags = options.flags()
-    flags |= {
-        "stop_on_failures": stop_on_failures,
-        "input": flags["input"] | {"feeds": "imports"},
-        "imports": {
-            "options": _start_options(set_ or []),
-            "columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)),
-            "key": key,
-            "trial": trial,
-            "underway": underway,
-            "retries": retries,
-        },
-    }
     if check:
         return _check(files or [], import_settings(options.config, flags), as_json=as_json)
     return options.run(files or [], "rows", partial(import_settings, options.config, flags))

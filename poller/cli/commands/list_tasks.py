@@ -19,6 +19,7 @@ from poller.cli.options import (
 )
 from poller.core.errors import Exit
 from poller.core.model import Kind
+from poller.core.text import counted
 
 if TYPE_CHECKING:
     from poller.core import search
@@ -116,5 +117,5 @@ async def print_tasks(
             after = page.after
     sys.stdout.write(table(in_table) if in_table else "")
     more = "" if page.after is None else "; there may be more, --limit N lists them"
-    sys.stderr.write(f"{listed:,} task{'' if listed == 1 else 's'}{more}\n")
+    sys.stderr.write(f"{counted(listed, 'task')}{more}\n")
     return Exit.ALL_COMPLETE

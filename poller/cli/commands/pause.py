@@ -43,7 +43,7 @@ async def change_pause(settings: Settings, account: str, *, is_paused: bool, clo
         await _change_stopped(settings, account, is_paused=is_paused, clock=clock)
         return
     action = "pause" if is_paused else "resume"
-    status, answer = ask_run(settings, beat[0], f"/v1/accounts/{quote(account, safe='')}/{action}")
+    status, answer = await ask_run(settings, beat[0], f"/v1/accounts/{quote(account, safe='')}/{action}")
     if status == 404:
         raise typer.BadParameter(str(answer.get("message")), param_hint="ACCOUNT")
     if status != 200:

@@ -22,7 +22,7 @@ from poller.cli.options import (
 )
 from poller.core.columns import COLUMN_NAMES
 from poller.core.errors import Exit, StoreUnusable
-from poller.core.model import Added, Chunk, Position
+from poller.core.model import Added, Chunk, Failed, Position
 from poller.core.sums import SourceSums
 
 if TYPE_CHECKING:
@@ -114,6 +114,12 @@ class InputCounter:
 
     async def sources(self) -> Sequence[SourceSums]:
         return ()
+
+    async def has_failed(self) -> bool:
+        return False
+
+    async def count_failed(self, _chunk: Chunk) -> Failed:
+        return Failed()
 
     async def add(self, _source: int, chunk: Chunk) -> Added:
         tasks = 0

@@ -12,7 +12,7 @@ from poller.core.deliveries import Selection
 from poller.core.errors import Exit, StoreLocked
 from poller.core.model import Kind
 from poller.core.protocols import Clock
-from poller.core.text import redacted_url
+from poller.core.text import counted, redacted_url
 
 if TYPE_CHECKING:
     from poller.app.replay import Replayed
@@ -68,10 +68,11 @@ def _ask_running(settings: Settings, pid: int, sink: str, *, is_dead_only: bool)
             f"process {pid} runs on {redacted_url(settings.state)}, and a replay needs the state for itself. Stop it "
             "first; only dead letters can be tried again meanwhile: --dead without --since and --kind."
         )
-    status, answer = ask_run(settings, pid, "/v1/dead-letters/retry", {"sink": sink})
+    status, answer = run_async(ask_run(settings, pid, "/v1/dead-letters/retry", {"sink": sink}))
     if status != 200:
         raise NotAnswered(str(answer.get("message", f"the server answered {status}")))
-    typer.echo(f"{answer['retried']:,} dead letters are delivered to {sink} again by process {pid}", err=True)
+    letters = counted(answer["retried"], "dead letter is", "dead letters are")
+    typer.echo(f"{letters} delivered to {sink} again by process {pid}", err=True)
     return Exit.ALL_COMPLETE
 
 
@@ -94,14 +95,17 @@ async def replay_beside_fleet(settings: Settings, spec: str, selection: Selectio
     if not isinstance(replayed, LeftToFleet):
         return _conclude(replayed)
     by = "the replica that takes it next" if replayed.replica is None else f"replica {replayed.replica}"
-    typer.echo(f"{replayed.records:,} records are delivered to {replayed.sink} again by {by}", err=True)
+    typer.echo(
+        f"{counted(replayed.records, 'record is', 'records are')} delivered to {replayed.sink} again by {by}", err=True
+    )
     return Exit.ALL_COMPLETE
 
 
 def _conclude(replayed: "Replayed") -> Exit:
-    typer.echo(f"{replayed.delivered:,} records delivered to {replayed.sink}", err=True)
+    typer.echo(f"{counted(replayed.delivered, 'record')} delivered to {replayed.sink}", err=True)
     if replayed.refused:
         typer.echo(
-            f"poller: {replayed.refused:,} records refused by {replayed.sink}: see sink.refused in the log", err=True
+            f"poller: {counted(replayed.refused, 'record')} refused by {replayed.sink}: see sink.refused in the log",
+            err=True,
         )
     return Exit.NOT_ALL_COMPLETE if replayed.refused else Exit.ALL_COMPLETE

@@ -27,7 +27,7 @@ from poller.cli.output_file import new_file
 from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.protocols import Clock
-from poller.core.text import redacted_url
+from poller.core.text import counted, redacted_url
 
 if TYPE_CHECKING:
     from poller.reports.finished_task import FinishedTask
@@ -70,8 +70,8 @@ def report(
 ) -> Exit:
     """Group the tasks that are not complete by reason.
 
-    It prints reasons with counts, hosts, samples, and what could be retried; also during a run. With md5 or size
-    columns in your input, the finished files are compared.
+    It prints reasons with counts, hosts, samples, and what could be retried, or only the names of the files that
+    it writes; also during a run. With md5 or size columns in your input, the finished files are compared.
     """
     from poller.core.start_options import OPTIONS
 
@@ -106,6 +106,11 @@ class ReportOptions:
     resubmit: Path | None = None
     rest: Path | None = None  # None: beside `resubmit`
     defaults: Mapping[str, str] = field(default_factory=dict)  # options for bodies whose rows lack them
+
+    @property
+    def writes_files(self) -> bool:
+        """Whether the report goes to files: then it is printed as JSON only, where that is wanted."""
+        return any(path is not None for path in (self.html, self.csv, self.resubmit))
 
     def selects(self, task: "FinishedTask") -> bool:
         is_in_time = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
@@ -147,8 +152,10 @@ async def write_report(settings: Settings, options: ReportOptions, clock: Clock 
             title = ", ".join(path.name for path in options.files) or redacted_url(settings.state)
             page = to_html(failures, **counts, made_at=clock(), title=title)
             files.enter_context(new_file(options.html)).write(page)
-    text = orjson.dumps(to_json(failures, **counts)).decode() if options.as_json else to_text(failures, **counts)
-    sys.stdout.write(text + "\n")
+    if options.as_json:
+        sys.stdout.write(orjson.dumps(to_json(failures, **counts)).decode() + "\n")
+    elif not options.writes_files:
+        sys.stdout.write(to_text(failures, **counts) + "\n")
     sys.stderr.write("".join(f"{line}\n" for line in failed_tasks.summary()))
     if failed_tasks.lacks_urls:
         sys.stderr.write("poller: nothing can be resubmitted: no row has a URL. Name your column: --column url=NAME\n")
@@ -270,15 +277,16 @@ class _FailedTaskFiles:
         from poller.reports.resubmit import NO_URL_IN_ROW
 
         options = self._options
-        yield from (f"{path}: written" for path in (options.html, options.csv) if path is not None)
+        yield from (f"written to {path}" for path in (options.html, options.csv) if path is not None)
         if options.resubmit is None:
             return
-        yield f"{options.resubmit}: {self._counts['bodies']:,} bodies for HubSpot's start call"
-        yield f"{options.rest}: {self._counts['rest']:,} tasks that are not resubmitted, each with the reason"
+        bodies = counted(self._counts["bodies"], "body", "bodies")
+        yield f"written to {options.resubmit}: {bodies} for HubSpot's start call"
+        yield f"written to {options.rest}: {counted(self._counts['rest'], 'other task')}, with the reason why not"
         yield from (f"  {count:,} could be retried, but {why}" for why, count in self._invalid_rows.most_common(5))
         if NO_URL_IN_ROW in self._invalid_rows:
             yield "  if one of your columns contains the URL under another name: --column url=NAME"
         for name, count in self._missing_options.items():
-            yield f"  {count:,} bodies lack {' or '.join(FOLDERS) if name in FOLDERS else name}"
+            yield f"  {counted(count, 'body lacks', 'bodies lack')} {' or '.join(FOLDERS) if name in FOLDERS else name}"
         if self._missing_options:
             yield "  HubSpot requires these: add them with --set, such as --set access=PRIVATE"

@@ -13,6 +13,7 @@ from poller.cli import completion
 from poller.cli.option_groups import with_options
 from poller.cli.options import run_async
 from poller.core.errors import ConfigError
+from poller.core.text import counted
 
 if TYPE_CHECKING:
     from poller.sandbox import SandboxApi
@@ -139,11 +140,11 @@ def _summary(api: "SandboxApi") -> str:
     codes = ", ".join(f"{count:,} × {code}" for code, count in sorted(stats.codes.items())) or "none"
     faults = ", ".join(f"{name} {count:,}" for name, count in sorted(stats.faults.items())) or "none"
     return (
-        f"{stats.requests_total:,} requests, at most {stats.max_in_window:,} in any {stats.window_s:g} s "
+        f"{counted(stats.requests_total, 'request')}, at most {stats.max_in_window:,} in any {stats.window_s:g} s "
         f"({stats.requests:,} allowed)\nanswers: {codes}\nfaults: {faults}"
         + (
             f"\nstarts: {stats.starts_accepted:,} accepted, at most {stats.starts_max:,} for one URL; "
-            f"{stats.files:,} files, {stats.files_twice:,} of them twice"
+            f"{counted(stats.files, 'file')}, {stats.files_twice:,} of them twice"
             if stats.starts_total
             else ""
         )

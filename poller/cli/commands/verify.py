@@ -11,7 +11,7 @@ import typer
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.sums import Sums
-from poller.core.text import without_controls
+from poller.core.text import counted, without_controls
 
 EXAMPLES = "\b\nExample:\n  poller verify finished.jsonl --state sqlite:///poller.db"
 MOST_SHOWN = 50  # differences
@@ -45,13 +45,14 @@ async def verify_files(settings: Settings, files: Sequence[Path]) -> Exit:
         sys.stderr.write(note)
     pruned = sums.pruned
     if pruned and not compared.is_equal:
-        sys.stdout.write(f"{pruned:,} outcomes are past their retention: their lines cannot be checked any more\n")
+        outcomes = counted(pruned, "outcome is", "outcomes are")
+        sys.stdout.write(f"{outcomes} past retention, with lines that cannot be checked any more\n")
     differences = compared.differences(finished)
     sys.stdout.writelines(f"{difference}\n" for difference in islice(differences, MOST_SHOWN))
     if more := sum(1 for _ in differences):
-        sys.stdout.write(f"and {more:,} more differences\n")
+        sys.stdout.write(f"and {counted(more, 'more difference')}\n")
     answer = "equal" if compared.is_equal else "DIFFERENT"
-    sys.stdout.write(f"{compared.lines:,} lines, {compared.records:,} finished tasks: {answer}\n")
+    sys.stdout.write(f"{counted(compared.lines, 'line')}, {counted(compared.records, 'finished task')}: {answer}\n")
     return Exit.ALL_COMPLETE if compared.is_equal else Exit.NOT_ALL_COMPLETE
 
 

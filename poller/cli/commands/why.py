@@ -11,7 +11,7 @@ from msgspec.json import encode
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.core.text import redacted_url, without_controls
+from poller.core.text import counted, redacted_url, without_controls
 
 if TYPE_CHECKING:
     from poller.core.search import TaskPage
@@ -146,9 +146,11 @@ async def _not_found(store: "StateReader", settings: Settings, task_id: str) -> 
     else:
         sums = await store.sums()
         fed = ", ".join(dict.fromkeys(source.name for source in sums.sources)) or "no source yet"
-        lines.append(f"  the state has {sums.waiting + sums.finished:,} tasks from {fed}; name another with --state")
+        lines.append(
+            f"  the state has {counted(sums.waiting + sums.finished, 'task')} from {fed}; name another with --state"
+        )
         if sums.pruned:
-            lines.append(f"  {sums.pruned:,} finished tasks are past their retention and were deleted")
+            lines.append(f"  {counted(sums.pruned, 'finished task')} past retention: deleted")
     return "".join(f"{without_controls(line)}\n" for line in lines)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from poller.core.fleet import Fenced
-from poller.core.model import Added, Chunk, Position
+from poller.core.model import Added, Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.core.sums import SourceSums
 from poller.engine.fleet.member import FleetMember
@@ -61,6 +61,12 @@ class MemberFeed:
 
     async def sources(self) -> Sequence[SourceSums]:
         return await self._store.sources()
+
+    async def has_failed(self) -> bool:
+        return await self._store.has_failed()
+
+    async def count_failed(self, chunk: Chunk) -> Failed:
+        return await self._store.count_failed(chunk)
 
     def _own(self, name: str) -> str:
         return f"{self._member.name}:{name}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from poller.core.text import percent, printable
+from poller.core.text import counted, percent, printable
 from poller.reports.failures.counters import BoundedCounter
 from poller.reports.failures.groups import NO_URL, FailureReport, FailureShare, ReasonGroup
 from poller.reports.finished_task import DIFFERS, NO_EXTENSION, FinishedTask
@@ -24,7 +24,7 @@ def to_text(report: FailureReport, *, waiting: int, pruned: int) -> str:
     parts += [_group_text(group, report.failed) for group in groups[:SHOWN_GROUPS]]
     if hidden := groups[SHOWN_GROUPS:]:
         count = sum(group.count for group in hidden)
-        parts.append(f"{count:>9,}  with {len(hidden):,} rarer reasons; --json lists them")
+        parts.append(f"{count:>9,}  with {counted(len(hidden), 'rarer reason')}; --json lists them")
     if report.failed:
         parts += [_shares("by source host", report.hosts()), _shares("by extension", report.extensions())]
     return "\n".join(part for part in parts if part)
@@ -32,14 +32,16 @@ def to_text(report: FailureReport, *, waiting: int, pruned: int) -> str:
 
 def _head(report: FailureReport, *, waiting: int, pruned: int) -> str:
     if not report.finished:
-        return NOTHING_FINISHED.format(waiting=f"{waiting:,} tasks wait" if waiting else "no task waits")
+        return NOTHING_FINISHED.format(
+            waiting=counted(waiting, "task waits", "tasks wait") if waiting else "no task waits"
+        )
     good = report.finished - report.failed
     lines = [
         landed_line(report.landed, report.finished, waiting),
-        f"{report.finished:,} finished tasks: {good:,} are complete, {report.failed:,} are not{_percent(report)}",
+        f"{counted(report.finished, 'finished task')}: {good:,} complete, {report.failed:,} not{_percent(report)}",
     ]
     if pruned:
-        lines.append(f"{pruned:,} more tasks are past their retention: only their counts are known")
+        lines.append(f"{counted(pruned, 'more task is', 'more tasks are')} past retention: only their counts are known")
     if report.compared:
         sums = " and ".join(f"{count:,} by {name}" for name, count in sorted(report.compared.items()))
         differing = sum(group.count for group in report.groups() if group.reason.kind == DIFFERS)

@@ -55,7 +55,8 @@ class GlobReader:
         """Read each match to its end, one after the other. Raises `InputError`."""
         for path in self._matches():
             if self._registry.claim(path, self._source) and not await self._was_read_elsewhere(path):
-                await feed(path, self._writer, self._options, links=False)
+                counts = await feed(path, self._writer, self._options, links=False)
+                self._writer.on_unchanged(counts.unchanged)
 
     async def follow(self) -> None:
         """Follow every match for as long as it exists."""

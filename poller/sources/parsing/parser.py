@@ -108,7 +108,7 @@ class Parser:
         parser.reader, parser._delimiter = known.reader, known._delimiter
         if isinstance(known.reader, CsvReader) and known.reader.header_words:
             parser.reader = known._latest_table(known.reader, tail, before, content)
-        parser._position = replace(start, fingerprint="", ended=False)
+        parser._position = replace(start, fingerprint="", ended=False, digest="")
         return parser
 
     def _latest_table(

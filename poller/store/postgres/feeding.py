@@ -36,7 +36,7 @@ _UNLESS_KNOWN = b" ON CONFLICT (account, task_id) DO NOTHING"
 async def find_source(connection: AsyncConnection, name: str) -> tuple[int, Position] | None:
     row = await fetch_first(
         connection,
-        'SELECT id, "offset", line, fingerprint, ended FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
+        'SELECT id, "offset", line, fingerprint, ended, digest FROM source WHERE name = %s ORDER BY id DESC LIMIT 1',
         (name,),
     )
     return None if row is None else rows.source_of(row)
@@ -88,7 +88,8 @@ async def add(
         )
     await connection.execute(
         "UPDATE source SET lines = lines + %s, tasks = tasks + %s, duplicates = duplicates + %s,"
-        ' rejected = rejected + %s, blank = blank + %s, "offset" = %s, line = %s, fingerprint = %s, ended = %s'
+        ' rejected = rejected + %s, blank = blank + %s, failed = failed + %s, "offset" = %s, line = %s,'
+        " fingerprint = %s, ended = %s, digest = %s"
         " WHERE id = %s",
         (*rows.source_row(chunk, added), source),
     )

@@ -228,7 +228,7 @@ class PostgresReader(PostgresReads):
 
 async def _sources(connection: AsyncConnection) -> list[SourceSums]:
     found = await fetch_all(
-        connection, "SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id"
+        connection, "SELECT name, lines, tasks, duplicates, rejected, blank, failed, ended FROM source ORDER BY id"
     )
     return [rows.source_sums_of(row) for row in found]
 

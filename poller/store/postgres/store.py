@@ -14,11 +14,11 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.deliveries import Delivery, PruneWalk, Selection, Written
-from poller.core.model import Added, Chunk, Position, Settled, Task
+from poller.core.model import Added, Chunk, Failed, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.store import pruning
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
-from poller.store.postgres import feeding, outbox, task_queue
+from poller.store.postgres import failed, feeding, outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import error_text, may_pass
@@ -93,6 +93,12 @@ class PostgresStore(PostgresReads, NotingStore):
         paused_s = {name: state.paused_s for name, state in self._noted_accounts.items()}
         write = (source, chunk, paused_s, self._first_poll_s, self._clock())
         return await self._write(feeding.add, *write, rows=len(chunk.fed) + len(chunk.rows))
+
+    async def has_failed(self) -> bool:
+        return await self._read(failed.has_failed)
+
+    async def count_failed(self, chunk: Chunk) -> Failed:
+        return await self._read(failed.count_failed, chunk)
 
     # --- polling
 

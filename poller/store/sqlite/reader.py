@@ -216,7 +216,9 @@ def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int], dict
 
 
 def _sources(connection: Connection) -> list[SourceSums]:
-    found = connection.execute("SELECT name, lines, tasks, duplicates, rejected, blank, ended FROM source ORDER BY id")
+    found = connection.execute(
+        "SELECT name, lines, tasks, duplicates, rejected, blank, failed, ended FROM source ORDER BY id"
+    )
     return [rows.source_sums_of(row) for row in found]
 
 

@@ -12,14 +12,14 @@ from typing import TypeVar, TypeVarTuple
 import structlog
 
 from poller.core.deliveries import Delivery, PruneWalk, Selection, Written
-from poller.core.model import Added, Chunk, Position, Settled, Task
+from poller.core.model import Added, Chunk, Failed, Position, Settled, Task
 from poller.core.protocols import Clock
 from poller.core.search import TaskPage
 from poller.core.sums import Sums
 from poller.store import pruning
 from poller.store.intervals import SAVE_WITHIN_S
 from poller.store.rows import refuse_unknown_sink, storable, storable_name
-from poller.store.sqlite import outbox, task_queue
+from poller.store.sqlite import failed, outbox, task_queue
 from poller.store.sqlite.errors import may_pass, moved, store_error
 from poller.store.sqlite.group_commit import GroupCommit
 from poller.store.sqlite.lock import ProcessLock
@@ -88,6 +88,12 @@ class SqliteStore(SqliteReader, NotingStore):
         noted, first_poll_s, now = self._noted_accounts, self._first_poll_s, self._clock()
         size = len(chunk.fed) + len(chunk.rows)
         return await self._write(task_queue.add, source, chunk, noted, first_poll_s, now, rows=size)
+
+    async def has_failed(self) -> bool:
+        return self._read(failed.has_failed)
+
+    async def count_failed(self, chunk: Chunk) -> Failed:
+        return self._read(failed.count_failed, chunk)
 
     # --- polling
 

@@ -26,7 +26,8 @@ _WAITING = "account = (SELECT id FROM account WHERE name = ?) AND kind IS NULL"
 
 def find_source(connection: Connection, name: str) -> tuple[int, Position] | None:
     row = connection.execute(
-        "SELECT id, offset, line, fingerprint, ended FROM source WHERE name = ? ORDER BY id DESC LIMIT 1", (name,)
+        "SELECT id, offset, line, fingerprint, ended, digest FROM source WHERE name = ? ORDER BY id DESC LIMIT 1",
+        (name,),
     ).fetchone()
     return None if row is None else rows.source_of(row)
 
@@ -65,7 +66,8 @@ def add(
     )
     connection.execute(
         "UPDATE source SET lines = lines + ?, tasks = tasks + ?, duplicates = duplicates + ?,"
-        " rejected = rejected + ?, blank = blank + ?, offset = ?, line = ?, fingerprint = ?, ended = ?"
+        " rejected = rejected + ?, blank = blank + ?, failed = failed + ?, offset = ?, line = ?,"
+        " fingerprint = ?, ended = ?, digest = ?"
         " WHERE id = ?",
         (*rows.source_row(chunk, added), source),
     )

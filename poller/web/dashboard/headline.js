@@ -77,7 +77,8 @@ function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: s
   if (state === "blocked") return ["no forecast", "an account is paused or has no requests left, and the end of that is not known"];
   if (state === "too_early") {
     const latest = forecast.latest_at ? `; at the latest ${at(forecast.latest_at, now)}, when the remaining tasks time out` : "";
-    return [`after ${at(forecast.earliest_at, now)}`, `too few recent outcomes for a forecast; the rate limit allows no earlier end${latest}.${quota}`];
+    const reason = lanes.some((lane) => lane.imports?.trial) ? "no forecast before the trial is over" : "too few recent outcomes for a forecast";
+    return [`after ${at(forecast.earliest_at, now)}`, `${reason}; the rate limit allows no earlier end${latest}.${quota}`];
   }
   const left = forecast.at - now;
   const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);

@@ -25,6 +25,13 @@ function notices(overview) {
       text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
     });
   }
+  for (const lane of lanes.filter((each) => each.imports?.trial && !each.pause)) {
+    const { rows, landed, needed } = lane.imports.trial;
+    all.push({
+      key: `trial ${lane.account}`, tone: "quiet", title: `A trial runs${lanes.length > 1 ? ` for account ${lane.account}` : ""}: ${count(landed)} of ${count(needed)} landed`,
+      text: `${plural(rows, "row")} ${rows === 1 ? "is" : "are"} started first. The other ${count(lane.imports.unstarted)} follow once ${count(needed)} have landed; if all of the trial fail for one reason, they are not started.`,
+    });
+  }
   for (const account of overview.fleet?.unserved ?? []) {
     all.push({ key: `unserved ${account}`, tone: "bad", title: `No replica serves account ${account}`, text: "Its tasks wait: no replica's settings name it. Add it to the settings of a replica and reload them." });
   }

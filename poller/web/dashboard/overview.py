@@ -12,6 +12,7 @@ from poller import __version__
 from poller.core.accounts import GateReading
 from poller.core.errors import StoreError
 from poller.core.model import Kind
+from poller.core.starts import starts_left
 from poller.core.sums import SourceSums
 from poller.core.timestamps import iso
 from poller.engine.history import STEP_S, History
@@ -143,17 +144,19 @@ class Overview:
         slowest.deadline_s = self._run.deadline_s
         slowest.see(metrics.tasks, now=now, fed_at=self._fed_at)
         current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
+        imports = [lane.imports for lane in lanes if lane.imports is not None]
         return forecast(
             now=now,
             waiting=metrics.waiting,
             is_open=self._service.endless or not self._service.fed,
-            paces=recent_paces([*history.steps, current]),
+            paces=() if any(each.trial for each in imports) else recent_paces([*history.steps, current]),
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=slowest.times_out_at,
             finished=metrics.finished,
             blocked=metrics.blocked,
             slowest_at=slowest.at(now, waiting=metrics.waiting, durations=[lane.durations for lane in lanes]),
+            unstarted=starts_left(imports, metrics.waiting),
         )
 
     def _polls_per_task(self) -> float | None:

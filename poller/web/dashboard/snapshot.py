@@ -14,7 +14,7 @@ from poller.core.histogram import Histogram
 from poller.core.protocols import Clock
 from poller.core.starts import ImportsReading
 from poller.core.sums import StartSums
-from poller.core.text import PAUSE_TEXT
+from poller.core.text import PAUSE_TEXT, pause_text
 from poller.engine.failures import DominantReason
 from poller.engine.history import RecentReason, Sample
 from poller.engine.host_counts import HostCounts
@@ -154,7 +154,7 @@ def lane_view(
         pause=Pause(state.pause) if state.pause else None,
         pause_detail=state.pause_detail,
         resume_at=state.resume_at,
-        meaning=PAUSE_TEXT.get(state.pause or ""),
+        meaning=pause_text(state.pause, name) if state.pause and state.pause in PAUSE_TEXT else None,
         needs_person=bool(state.pause and Pause(state.pause).needs_person),
         reading=reading,
         timing=timing,

@@ -164,6 +164,7 @@ class StateOverview:
             times_out_at=slowest.times_out_at if slowest else None,
             finished=sums.finished,
             blocked=sums.blocked,
+            unstarted=sums.unstarted,
             slowest_at=slowest.at if slowest else None,
         )
 

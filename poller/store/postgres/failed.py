@@ -1,0 +1,46 @@
+"""What became of lines that were fed to a PostgreSQL state before. Only reads. For the contracts, see
+core/protocols.
+"""
+
+from collections.abc import Sequence
+
+from psycopg import AsyncConnection
+
+from poller.core.model import Chunk, Failed, Kind
+from poller.store.postgres.connection import fetch_all, fetch_first
+
+_HAS_FAILED = (  # by the index of outcomes
+    f"SELECT EXISTS (SELECT 1 FROM task WHERE kind < '{Kind.COMPLETE}')"  # noqa: S608 - a constant
+    f" OR EXISTS (SELECT 1 FROM task WHERE kind > '{Kind.COMPLETE}') OR EXISTS (SELECT 1 FROM dead)"
+)
+_COUNT = (
+    f"SELECT count(*) FILTER (WHERE t.kind <> '{Kind.COMPLETE}'), count(*) FILTER (WHERE EXISTS ("  # noqa: S608 - as above
+    "SELECT 1 FROM record r JOIN dead d ON d.number = r.number WHERE r.task = t.key))"
+    " FROM unnest(%s::text[], %s::text[]) AS line (account, name) JOIN account a ON a.name = line.account"
+)
+_TASK = " JOIN task t ON t.account = a.id AND t.task_id = line.name"
+_TASK_OF_ROW = (
+    " JOIN import_row f ON f.account = a.id AND f.row = line.name"
+    " JOIN import_row latest ON latest.account = f.account"
+    " AND latest.row = CASE f.attempts WHEN 1 THEN f.row ELSE f.row || '~' || f.attempts END"
+    " JOIN task t ON t.key = latest.task"
+)
+
+
+async def has_failed(connection: AsyncConnection) -> bool:
+    return await fetch_first(connection, _HAS_FAILED) == (True,)
+
+
+async def count_failed(connection: AsyncConnection, chunk: Chunk) -> Failed:
+    of_ids = await _count(connection, _TASK, [(fed.account, fed.task_id) for fed in chunk.fed])
+    of_rows = await _count(connection, _TASK_OF_ROW, [(row.account, row.row) for row in chunk.rows])
+    failed, dead = map(sum, zip(of_ids, of_rows, strict=True))
+    return Failed(failed=failed, dead=dead)
+
+
+async def _count(connection: AsyncConnection, task: str, lines: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    if not lines:
+        return 0, 0
+    accounts, names = [account for account, _ in lines], [name for _, name in lines]
+    ((failed, dead),) = await fetch_all(connection, _COUNT + task, (accounts, names))
+    return int(failed), int(dead)

@@ -1,0 +1,43 @@
+"""What became of lines that were fed to an SQLite state before. Only reads. For the contracts, see core/protocols."""
+
+import sqlite3
+from collections.abc import Sequence
+
+import orjson
+
+from poller.core.model import Chunk, Failed, Kind
+
+_HAS_FAILED = (  # by the index of outcomes
+    f"SELECT EXISTS (SELECT 1 FROM task WHERE kind < '{Kind.COMPLETE}')"  # noqa: S608 - a constant
+    f" OR EXISTS (SELECT 1 FROM task WHERE kind > '{Kind.COMPLETE}') OR EXISTS (SELECT 1 FROM dead)"
+)
+_COUNT = (
+    f"SELECT count(*) FILTER (WHERE t.kind <> '{Kind.COMPLETE}'), count(*) FILTER (WHERE EXISTS ("  # noqa: S608 - as above
+    "SELECT 1 FROM record r CROSS JOIN sink s CROSS JOIN dead d ON d.sink = s.id AND d.number = r.number"
+    " WHERE r.task = t.key)) FROM json_each(?) line CROSS JOIN account a ON a.name = json_extract(line.value, '$[0]')"
+)
+_TASK = " CROSS JOIN task t ON t.account = a.id AND t.task_id = json_extract(line.value, '$[1]')"
+_TASK_OF_ROW = (
+    " CROSS JOIN import_row f ON f.account = a.id AND f.row = json_extract(line.value, '$[1]')"
+    " CROSS JOIN import_row latest ON latest.account = f.account"
+    " AND latest.row = CASE f.attempts WHEN 1 THEN f.row ELSE f.row || '~' || f.attempts END"
+    " CROSS JOIN task t ON t.key = latest.task"
+)
+
+
+def has_failed(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute(_HAS_FAILED).fetchone()[0])
+
+
+def count_failed(connection: sqlite3.Connection, chunk: Chunk) -> Failed:
+    of_ids = _count(connection, _TASK, [(fed.account, fed.task_id) for fed in chunk.fed])
+    of_rows = _count(connection, _TASK_OF_ROW, [(row.account, row.row) for row in chunk.rows])
+    failed, dead = map(sum, zip(of_ids, of_rows, strict=True))
+    return Failed(failed=failed, dead=dead)
+
+
+def _count(connection: sqlite3.Connection, task: str, lines: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    if not lines:
+        return 0, 0
+    found: tuple[int, int] = connection.execute(_COUNT + task, (orjson.dumps(lines).decode(),)).fetchone()
+    return found

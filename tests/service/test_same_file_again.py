@@ -1,0 +1,110 @@
+"""A file that is given twice: the code and the words are about its own lines, whatever ran in between."""
+
+import asyncio
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.core.errors import Exit
+from poller.core.protocols import Clock
+from poller.reports.work import WORK
+from poller.sandbox import Scenario, parse_durations
+from poller.sandbox.scenario import Fate
+from tests.support.simulation import Simulation, named
+
+HALF_FAIL = Scenario(seed=5, durations=parse_durations("fixed:2"), fates={Fate.CANCELED: 0.5})
+
+
+class TwoFiles:
+    """A file whose tasks all fail, and one whose tasks all complete."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.simulation = Simulation(folder, clock, HALF_FAIL)
+        ids = self.simulation.api.preload(40)
+        failing = [task_id for task_id in ids if self.simulation.api.expected(task_id).kind.value == "canceled"]
+        self.failing_ids, self.good_ids = failing, [task_id for task_id in ids if task_id not in failing]
+        self.failing = self.write("failing.txt", self.failing_ids)
+        self.good = self.write("good.txt", self.good_ids)
+
+    def write(self, name: str, lines: list[str]) -> Path:
+        path = self.simulation.folder / name
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    async def run(self, *paths: Path) -> list[Exit]:
+        return [await self.simulation.run(path) for path in paths]
+
+
+@pytest.fixture
+async def files(tmp_path: Path, clock: Clock) -> TwoFiles:
+    return TwoFiles(tmp_path, clock)
+
+
+async def test_an_unchanged_file_has_its_own_code_whatever_ran_after_it(
+    files: TwoFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = await files.run(files.failing, files.good, files.failing, files.good)
+    assert codes == [Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE]
+    again = [part for part in capsys.readouterr().err.split(f"{WORK}\n")[1:] if "unchanged files" in part]
+    failing, good = len(files.failing_ids), len(files.good_ids)
+    assert f"{failing:>9}  input lines of unchanged files, which an earlier run read" in again[0]
+    assert f"{failing:>9}  of them with a task that is not complete: poller report --state" in again[0]
+    assert f"{good:>9}  input lines of unchanged files, which an earlier run read" in again[1]
+    assert "not complete" not in again[1].partition("unchanged files")[2]
+
+
+async def test_an_unchanged_file_with_rejected_lines_is_not_all_complete_each_time(files: TwoFiles) -> None:
+    odd = files.write("odd.txt", [files.good_ids[0], "not an id"])
+    assert await files.run(odd, files.good, odd) == [Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE]
+
+
+async def test_an_id_corrected_in_the_middle_of_a_large_file_is_read(
+    files: TwoFiles, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Beginning, end and size are those of the file that was read."""
+    filler = [f"# {number:060}" for number in range(400)]
+    wrong, right = "AAAAwrong-id"[: len(files.good_ids[1])].ljust(len(files.good_ids[1]), "x"), files.good_ids[1]
+    path = files.write("ids.txt", [files.good_ids[0], *filler, wrong, *filler])
+    await files.run(path)
+    before = path.stat()
+    path.write_text(path.read_text().replace(wrong, right))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    assert await files.run(path, path) == [Exit.ALL_COMPLETE, Exit.ALL_COMPLETE]
+    assert {record["task_id"] for record in files.simulation.records()} == {files.good_ids[0], wrong, right}
+    assert len(named(events, "source.found_changed")) == 1
+
+
+async def test_an_id_corrected_in_the_middle_of_a_file_that_then_grew_is_read(files: TwoFiles) -> None:
+    filler = [f"# {number:060}" for number in range(400)]
+    one, two, three = files.good_ids[:3]
+    path = files.write("ids.txt", [*filler, "x" * len(one), *filler])
+    await files.run(path)
+    path.write_text(path.read_text().replace("x" * len(one), one) + f"{two}\n{three}\n")
+    assert await files.run(path) == [Exit.ALL_COMPLETE]
+    assert {one, two, three} <= {record["task_id"] for record in files.simulation.records()}
+
+
+async def test_a_file_that_was_only_copied_back_is_unchanged(
+    files: TwoFiles, events: list[MutableMapping[str, Any]]
+) -> None:
+    await files.run(files.good)
+    text = files.good.read_text()
+    files.good.unlink()
+    files.good.write_text(text)
+    assert await files.run(files.good) == [Exit.ALL_COMPLETE]
+    assert len(named(events, "source.found_unchanged")) == 1
+
+
+async def test_failed_duplicates_are_noted_with_their_lines(files: TwoFiles) -> None:
+    """A power loss right after the chunk hides nothing: the next run has the rest of the file alone."""
+    await files.run(files.failing)
+    more = files.write("more.txt", [*files.failing_ids, *files.good_ids])
+    await files.simulation.run_for(0.3, more)
+    left = await files.simulation.sums()
+    assert left.sources[-1].failed == len(files.failing_ids)
+    assert left.waiting
+    await asyncio.sleep(60)
+    assert await files.run(more) == [Exit.NOT_ALL_COMPLETE]
