@@ -78,12 +78,7 @@ class AccountGate:
             self._windows.take_over(handover, monotonic())
         self._concurrency = Concurrency(limits.workers, self._windows.tighter)
         self._judge = AnswerJudge(
-            pause=self._pause,
-            windows=self._windows,
-            quota=self._quota,
-            concurrency=self._concurrency,
-            counts=self._counts,
-            monotonic=monotonic,
+            self._pause, self._windows, self._quota, self._concurrency, counts=self._counts, monotonic=monotonic
         )
         self._active_at = clock() if assumed_s and not state.clean else state.active_at  # before this run's requests
         self._ended_at: float | None = None  # when the latest request ended, monotonic

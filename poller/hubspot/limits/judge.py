@@ -20,11 +20,11 @@ class AnswerJudge:
 
     def __init__(
         self,
-        *,
         pause: LanePause,
         windows: AccountWindows,
         quota: DailyQuota,
         concurrency: Concurrency,
+        *,
         counts: RequestCounts,
         monotonic: Clock,
     ) -> None:
