@@ -53,8 +53,7 @@ class AccountGate:
         `is_trusted` returns whether this member may send requests now, and `handover` is what the owner before left.
         `known` is the limit that HubSpot reported to an earlier process."""
         self._account = account
-        self._clock = clock
-        self._monotonic = monotonic
+        self._clock, self._monotonic = clock, monotonic
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
         self._windows = AccountWindows(limits.requests, limits.window_s, known.reported if known else None)
