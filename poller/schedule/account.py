@@ -140,7 +140,8 @@ class AccountTiming:
                 self._line_costs(task.polls + 1, now - max(seen.until_at, task.fed_at))
             return None
         if spot is None:
-            return self._gap_by_age_s(seen)
+            gap_s = self._gap_by_age_s(seen)
+            return min(gap_s, LONGEST_PUT_OFF_S) if self._stood_until == now else gap_s  # its end may come before
         return _part_of(spot.planner.gap_s(now - spot.done_at, task.key, notes=LONGEST_PUT_OFF_S))
 
     def _seen(self, task: Task, outcome: Running | Finished, now: float) -> Seen:
@@ -206,7 +207,7 @@ class AccountTiming:
                 by_line = likelihood if decides is self.by_request else by_line
             self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
         if is_done:
-            self.standstill.finished()
+            self.standstill.finished(seen.now)
         else:
             chance = -math.expm1(by_age if by_line is None else by_line)
             deadline_at = task.fed_at + self.deadline_s
