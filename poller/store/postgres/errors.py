@@ -44,7 +44,7 @@ def error_text(error: BaseException, dsn: Dsn) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     for secret in dsn.secrets:
         text = text.replace(secret, "***")
-    return text[:LONGEST_TEXT].rstrip(".")
+    return text[:LONGEST_TEXT].rstrip(".?")
 
 
 def remedy(error: BaseException) -> str | None:
