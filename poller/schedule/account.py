@@ -108,8 +108,9 @@ class AccountTiming:
         place = requested_at if clock is self.by_request else float(task.key)
         if not isinstance(clock, LineClock) or place is None:
             return None
-        line = clock.planner.line("" if self._line_by is None else self._value(task))
-        return Spot(clock.planner, place, line.predicted_at(place)) if line.is_fitted else None
+        planner, value = clock.planner, "" if self._line_by is None else self._value(task)
+        line = planner.lines.get(value) or planner.line(value)
+        return Spot(planner, place, line.predicted_at(place)) if line.is_fitted else None
 
     def _value(self, task: Task) -> str:
         """Return the value of the field that tells lines apart."""
@@ -224,7 +225,9 @@ class AccountTiming:
         if likelihood is not None:
             gain = likelihood - by_age
             clock.evidence += gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
-            if not -MOST_LEAD < clock.evidence < MOST_LEAD:
+            if clock.evidence <= -MOST_LEAD:
+                clock.evidence = -MOST_LEAD
+            elif clock.evidence > MOST_LEAD:
                 self._bound_lead(clock)
         if is_done:
             clock.evidence *= FADING
@@ -264,6 +267,8 @@ class AccountTiming:
 
     def refresh(self, now: float) -> bool:
         """Recompute the plan if that is due; return whether it was."""
+        if self.planner.is_planned(now) and self.by_start.planner.is_planned(now):
+            return False  # as mostly
         self.by_start.planner.refresh(now, plan=self._decides is self.by_start)
         if not self.planner.refresh(now, plan=self._by_age or self._decides is not self.by_feeding):
             return False

@@ -132,6 +132,10 @@ class PollPlanner:
         """Return the chance that an import is unfinished at this age."""
         return math.exp(-self.curve.hazard_until(age_s))
 
+    def is_planned(self, now: float) -> bool:
+        """Return whether the plan is so new that nothing could replace it."""
+        return -REPLAN_LEAST_S < now - self._planned_at < REPLAN_LEAST_S
+
     def refresh(self, now: float, *, plan: bool = True) -> bool:
         """Recompute the plan if that is due; return whether it was. Without `plan`, only follow what was learned."""
         since_s = abs(now - self._planned_at)
