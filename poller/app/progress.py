@@ -45,7 +45,7 @@ class Progress:
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
     imports: Callable[[], Mapping[str, ImportsReading]] = dict  # by account, of those that start imports
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
-    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # instant, polls, finished
+    _samples: deque[tuple[float, int, int, int]] = field(default_factory=deque)  # instant, polls, finished, starts
 
     async def show(self, block: LiveBlock) -> None:
         """Redraw four times a second. Cancel it to leave the last picture on the screen."""
@@ -83,9 +83,11 @@ class Progress:
         return table
 
     def _polls(self) -> Text:
-        seconds, polls = self._grown(1)
-        per_s = polls / seconds if seconds > 0 else 0.0
-        return Text(f"{counted(self.metrics.polls, 'poll')}, {per_s:.1f} per second", style="dim")
+        (seconds, polls), (_, starts) = self._grown(1), self._grown(3)
+        per_s = (polls + starts) / seconds if seconds > 0 else 0.0
+        sent = f"{counted(self.metrics.starts, 'start')}, " if self.metrics.starts else ""
+        what = "requests per second" if sent else "per second"
+        return Text(f"{sent}{counted(self.metrics.polls, 'poll')}, {per_s:.1f} {what}", style="dim")
 
     def _remarks(self) -> Iterator[RenderableType]:
         if self.metrics.finished:
@@ -95,7 +97,11 @@ class Progress:
             yield Text(f"{counted(self.metrics.rejected, 'input line')} rejected", style="yellow")
         if ending := self.ending():
             yield Text(ending, style="yellow")
-        for name, reading in self.imports().items():
+        imports = self.imports()
+        if unstarted := starts_left(imports.values(), self.metrics.waiting):
+            underway = sum(each.underway for each in imports.values())
+            yield Text(f"{counted(unstarted, 'row')} to start, {underway:,} under way")
+        for name, reading in imports.items():
             if reading.trial is not None:
                 yield Text(f"{name}: {trial_text(reading.trial)}", style="yellow")
         for name, reason in self.pauses().items():
@@ -111,7 +117,7 @@ class Progress:
 
     def _sample(self) -> None:
         now = self.clock()
-        self._samples.append((now, self.metrics.polls, self.metrics.finished))
+        self._samples.append((now, self.metrics.polls, self.metrics.finished, self.metrics.starts))
         while now - self._samples[0][0] > RATES_OVER_S:
             self._samples.popleft()
 
@@ -128,18 +134,18 @@ class Progress:
         imports = self.imports().values()
         if any(each.trial for each in imports):
             return "a trial runs: no forecast yet"
-        now, (seconds, finished) = self.clock(), self._grown(2)
-        step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
+        now, (seconds, finished), unstarted = self.clock(), self._grown(2), starts_left(imports, self.metrics.waiting)
+        step = Step(seconds=seconds, polls=0, finished=finished, started=self._grown(3)[1], paused=0.0)
         cast = forecast(
             now=now,
             waiting=self.metrics.waiting,
             finished=self.metrics.finished,
-            paces=recent_paces([step]),
+            paces=recent_paces([step], of_starts=bool(unstarted)),
             lanes=self.lanes(),
             blocked=self.metrics.blocked,
             slowest_at=self.slowest_at(now),
             times_out_at=self.times_out_at(),
-            unstarted=starts_left(imports, self.metrics.waiting),
+            unstarted=unstarted,
         )
         return time_left(cast, now)
 
@@ -158,8 +164,15 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         return printed or (typed and not service.fed)
 
     def lanes() -> list[LaneOutlook]:
-        states = [lane.gate.state() for lane in service.lanes.values()]
-        return [LaneOutlook(is_paused=state.pause is not None, resume_at=state.resume_at) for state in states]
+        readings = [lane.gate.reading() for lane in service.lanes.values()]
+        return [
+            LaneOutlook(
+                rate_per_s=each.window_limit / each.window_s,
+                is_paused=each.state.pause is not None,
+                resume_at=each.state.resume_at,
+            )
+            for each in readings
+        ]
 
     def imports() -> dict[str, ImportsReading]:
         return {name: lane.imports for name, lane in service.lanes.items() if lane.imports is not None}

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import orjson
 
@@ -21,6 +22,7 @@ from poller.core.record import RecordFields, decode, names_file
 from poller.core.sums import Sums
 from poller.core.timestamps import epoch
 from poller.engine.host_counts import HostCounts
+from poller.engine.metrics import Metrics
 from poller.schedule.forecast import Step
 
 STEP_S = 10.0
@@ -51,6 +53,20 @@ class RecentReason:
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
 
+class Counts(NamedTuple):
+    """The counters of a run at one instant."""
+
+    polls: int
+    finished: int
+    starts: int = 0
+
+
+def counts_of(metrics: Metrics) -> Counts:
+    """Return the counters; the polls of a fleet are those of all its members."""
+    polls = metrics.polls if metrics.polls_of_fleet is None else metrics.polls_of_fleet
+    return Counts(polls=polls, finished=metrics.finished, starts=metrics.starts)
+
+
 class History:
     """The recent past of one run. `STEPS` steps of `STEP_S` seconds, whatever the number of polls in them."""
 
@@ -63,12 +79,12 @@ class History:
         self.late = Histogram(IMPORT_BOUNDS_S)  # from completion to the poll that saw it
         self.before: Sums | None = None  # the sums of earlier runs; None: not begun
         self.began_at = 0.0
-        self._polls = self._finished = 0
+        self._counts = Counts(polls=0, finished=0)  # at the end of the latest step
 
     def begin(self, now: float, sums: Sums) -> None:
         """Start from the sums of earlier runs."""
         self.before, self.began_at = sums, now
-        self.steps_end_at, self._polls, self._finished = now, 0, sums.finished
+        self.steps_end_at, self._counts = now, Counts(polls=0, finished=sums.finished)
         self.count_reasons(sums)
 
     def count_reasons(self, sums: Sums) -> None:
@@ -116,26 +132,29 @@ class History:
         if seen_at is not None:
             self.late.add(max(0.0, seen_at - completed_at))
 
-    async def watch(
-        self, clock: Clock, *, polls: Callable[[], int], finished: Callable[[], int], paused: Callable[[], float]
-    ) -> None:
+    async def watch(self, clock: Clock, counts: Callable[[], Counts], *, paused: Callable[[], float]) -> None:
         """Note the counters every `STEP_S` seconds of the wall clock, until cancelled."""
-        self.steps_end_at, self._polls, self._finished = clock(), polls(), finished()
+        self.steps_end_at, self._counts = clock(), counts()
         while True:
             await asyncio.sleep(_until_next_step_s(clock()))
-            self.step(clock(), polls(), finished(), paused=paused())
+            self.step(clock(), counts(), paused=paused())
 
-    def step(self, now: float, polls: int, finished: int, *, paused: float) -> None:
+    def step(self, now: float, counts: Counts, *, paused: float) -> None:
         """Close a step. Steps that were missed, because the machine slept, count as empty."""
         missed = min(max(round((now - self.steps_end_at) / STEP_S) - 1, 0), STEPS)
         self.steps.extend([Step(seconds=STEP_S, polls=0, finished=0, paused=paused)] * missed)
-        self.steps.append(self.unfinished(now - missed * STEP_S, polls, finished, paused=paused))
-        self.steps_end_at, self._polls, self._finished = now, polls, finished
+        self.steps.append(self.unfinished(now - missed * STEP_S, counts, paused=paused))
+        self.steps_end_at, self._counts = now, counts
 
-    def unfinished(self, now: float, polls: int, finished: int, *, paused: float) -> Step:
+    def unfinished(self, now: float, counts: Counts, *, paused: float) -> Step:
         """Return the unfinished step, as of now."""
-        seconds = min(max(0.0, now - self.steps_end_at), 2 * STEP_S)  # the wall clock may jump
-        return Step(seconds=seconds, polls=polls - self._polls, finished=finished - self._finished, paused=paused)
+        return Step(
+            seconds=min(max(0.0, now - self.steps_end_at), 2 * STEP_S),  # the wall clock may jump
+            polls=counts.polls - self._counts.polls,
+            finished=counts.finished - self._counts.finished,
+            started=counts.starts - self._counts.starts,
+            paused=paused,
+        )
 
 
 def _until_next_step_s(now: float) -> float:

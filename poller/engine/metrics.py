@@ -49,6 +49,7 @@ class Metrics:
     rejected: int = 0
     blank: int = 0
     polls: int = 0  # answers of this run
+    starts: int = 0  # answered or lost, of this run
     failed_polls: Counter[str] = field(default_factory=Counter)  # of this run: without news of their task, by reason
     delivered: Counter[str] = field(default_factory=Counter)  # records of this run by sink
     dead: Counter[str] = field(default_factory=Counter)  # records of this run that a sink refused for good
@@ -134,6 +135,7 @@ class Metrics:
             self.failed_polls[reason] += 1
 
     def add_start(self, account: str, outcome: StartOutcome, *, request_s: float, gate_s: float) -> None:
+        self.starts += 1
         polls = self.accounts[account]
         polls.starts[type(outcome).__name__.lower()] += 1
         polls.request.add(request_s)

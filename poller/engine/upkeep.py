@@ -10,7 +10,7 @@ import structlog
 from poller.core.deliveries import PruneWalk
 from poller.core.fleet import Fenced
 from poller.core.protocols import Clock, Store
-from poller.engine.history import History
+from poller.engine.history import History, counts_of
 from poller.engine.lane import Lane
 from poller.engine.metrics import Metrics
 
@@ -70,8 +70,7 @@ class Upkeep:
         metrics, lanes = self._metrics, self._lanes
         await self._history.watch(
             self._clock,
-            polls=lambda: metrics.polls if metrics.polls_of_fleet is None else metrics.polls_of_fleet,
-            finished=lambda: metrics.finished,
+            lambda: counts_of(metrics),
             paused=lambda: sum(lane.gate.pause is not None for lane in lanes.values()) / max(1, len(lanes)),
         )
 

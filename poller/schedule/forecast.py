@@ -26,6 +26,7 @@ class Step:
     polls: int
     finished: int
     paused: float  # the share of the accounts that were paused at its end
+    started: int = 0  # imports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +155,14 @@ def _left(at: float, now: float) -> str:
     return duration(max(1, round(at - now)))
 
 
-def recent_paces(steps: Sequence[Step]) -> Iterator[float]:
+def recent_paces(steps: Sequence[Step], *, of_starts: bool = False) -> Iterator[float]:
     """Yield outcomes per second over the shortest recent past that has `FEW`, then over one that has `MANY`. Steps in
-    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain."""
+    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain.
+
+    `of_starts`: yield imports started per second instead. While rows wait, outcomes will come at that pace."""
     wanted, finished, seconds = FEW, 0, 0.0
     for step in reversed([step for step in steps if step.paused < 1]):
-        finished, seconds = finished + step.finished, seconds + step.seconds
+        finished, seconds = finished + (step.started if of_starts else step.finished), seconds + step.seconds
         if finished >= wanted and seconds >= SHORTEST_S:
             yield finished / seconds
             if wanted == MANY:

@@ -116,6 +116,19 @@ def test_a_trial_shows_what_the_other_rows_wait_for_and_its_pace_is_no_forecast(
     assert "default: trial of 20 rows, 4 landed; the others start once 10 have" in shown
 
 
+def test_while_rows_wait_the_starts_are_the_pace_and_are_counted(screen: Screen) -> None:
+    screen.metrics.waiting = 2000
+    screen.imports = {"default": ImportsReading(unstarted=1000, underway=1000)}
+    for _ in range(30):
+        screen.now += 1
+        screen.metrics.starts += 20
+        screen.shown()
+    shown = screen.shown()
+    assert "600 starts, 0 polls, 20.0 requests per second" in shown
+    assert "1,000 rows to start, 1,000 under way" in shown
+    assert "about 1 min 40 s left" in shown
+
+
 def test_a_pause_with_an_end_is_part_of_the_forecast_and_a_failing_sink_is_not(screen: Screen) -> None:
     screen.metrics.waiting = 400
     screen.work(30, finished_per_s=10)

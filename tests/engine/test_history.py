@@ -13,7 +13,7 @@ from poller.core.model import Kind, Record
 from poller.core.record import restore
 from poller.core.sums import ReasonSum, Sums
 from poller.core.text import KIND_TEXT
-from poller.engine.history import OTHER, REASONS, STEPS, History
+from poller.engine.history import OTHER, REASONS, STEPS, Counts, History
 
 NOW = 1_767_571_200.0
 NOTHING = Sums(
@@ -46,8 +46,8 @@ def record(number: int, *, reason: str | None = None, took_s: float = 5.0, **fie
 def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empty() -> None:
     history = History()
     history.begin(NOW, NOTHING)
-    history.step(NOW + 10, 100, 80, paused=0.0)
-    history.step(NOW + 40, 130, 90, paused=1.0)
+    history.step(NOW + 10, Counts(polls=100, finished=80, starts=7), paused=0.0)
+    history.step(NOW + 40, Counts(polls=130, finished=90, starts=8), paused=1.0)
     assert [(step.polls, step.finished, step.paused) for step in history.steps] == [
         (100, 80, 0.0),
         (0, 0, 1.0),
@@ -55,13 +55,14 @@ def test_a_step_holds_what_grew_in_it_and_steps_that_were_slept_through_are_empt
         (30, 10, 1.0),
     ]
     assert [step.seconds for step in history.steps] == [10.0] * 4
+    assert [step.started for step in history.steps] == [7, 0, 0, 1]
 
 
 @pytest.mark.parametrize("jump_s", [-86_400.0, 0.0, 1e9])
 def test_a_wall_clock_that_jumps_leaves_steps_of_sane_length(jump_s: float) -> None:
     history = History()
     history.begin(NOW, NOTHING)
-    history.step(NOW + jump_s, 10, 10, paused=0.0)
+    history.step(NOW + jump_s, Counts(polls=10, finished=10), paused=0.0)
     assert 0 <= history.steps[-1].seconds <= 20
     assert len(history.steps) <= STEPS
 

@@ -108,6 +108,51 @@ ODD = (
     ),
     Odd(name="another spelling of the column", data=b"TASKID\tn\nA1\t1\n", ids=("A1",)),
     Odd(name="a column `Task ID` or `task-id`", data=b"URL;Task ID\nx;A1\n", ids=("A1",)),
+    Odd(name="a column `ID` beside one `Task ID`", data=b"ID,Task ID,url\n1,A1,x\n2,A2,y\n", ids=("A1", "A2")),
+    Odd(
+        name="a key `id` beside one `TaskID`",
+        data=b'{"id": 1, "TaskID": "A1"}\n{"id": 2, "TaskID": "A2"}\n',
+        ids=("A1", "A2"),
+    ),
+    Odd(
+        name="a heading such as `import_task_id` or `ids` above the ids",
+        data=b"import_task_id\nA1\nA2\n",
+        ids=("A1", "A2"),
+    ),
+    Odd(name="a heading, and the column's number", data=b"nr;tasks\n1;A1\n", ids=("A1",), id_column="2"),
+    Odd(
+        name="two columns that may have the id",
+        data=b"task_id,Task ID\nA1,A1\n",
+        refused="the columns 'task_id' and 'Task ID' may both hold the task ids",
+    ),
+    Odd(
+        name="a column `id` beside one such as `import_task_id`",
+        data=b"id,import_task_id\n1,A1\n",
+        refused="the columns 'id' and 'import_task_id' may both hold the task ids",
+    ),
+    Odd(
+        name="two columns that may have the id, and the column's name",
+        data=b"id,import_task_id\n1,A1\n",
+        ids=("A1",),
+        id_column="import_task_id",
+    ),
+    Odd(
+        name="two columns of the name that `--id-column` gives",
+        data=b"A,B,A\nA1,x,A2\n",
+        refused="the columns 1 and 3 are both named 'A'",
+        id_column="A",
+    ),
+    Odd(
+        name="two keys that may have the id",
+        data=b'{"task_id": "A1", "taskId": "A2"}\n{"task_id": "A3", "taskId": "A3"}\n',
+        ids=("A3",),
+        rejected=("the keys 'task_id' and 'taskId' hold different ids",),
+    ),
+    Odd(
+        name="signs and unusual spaces in a column's name",
+        data="\u00a0Task\u00a0ID\u200b:,url\nA1,x\n".encode(),
+        ids=("A1",),
+    ),
     Odd(name="another spelling of the key", data=b'{"TaskId":"A1"}\n{"TASK_ID":"A2","n":1}\n', ids=("A1", "A2")),
     Odd(name="another key", data=b'{"job":"A1","u":1}\n', rejected=("Keys found: 'job', 'u'",)),
     Odd(

@@ -173,7 +173,7 @@ def test_a_line_without_end_is_not_held_in_memory() -> None:
 @pytest.mark.parametrize(
     ("line", "task_id", "ref"),
     [
-        ('{"task_id":"A","taskId":"B","id":7}', "A", {"taskId": "B", "id": 7}),
+        ('{"task_id":"A","taskId":"A","id":7}', "A", {"taskId": "A", "id": 7}),
         ('{"id":"C","taskId":"B"}', "B", {"id": "C"}),
         ('{"id":"C"}', "C", None),
         ('{"id":12345678901234567890123456789}', "12345678901234567890123456789", None),
@@ -282,10 +282,26 @@ def test_csv_is_detected_by_its_header_whatever_the_delimiter(delimiter: str) ->
 
 
 @pytest.mark.parametrize(
-    ("header", "value"), [("id,task_id", "B"), ("id,taskId", "B"), ("x,ID", "B"), ("ID,id", "B"), ("TASK_ID,id", "B")]
+    ("header", "value"),
+    [
+        ("id,task_id", "B"),
+        ("id,taskId", "B"),
+        ("x,ID", "B"),
+        ("TASK_ID,id", "A"),
+        ("Id,TASK ID", "B"),
+        ("Task-ID,x", "A"),
+    ],
 )
-def test_the_id_column_is_found_by_priority_first_exactly_then_in_any_case(header: str, value: str) -> None:
+def test_the_id_column_is_task_id_in_any_spelling_before_id_in_any(header: str, value: str) -> None:
+    """`id` is mostly the number of a person's own row."""
     assert Read(f"{header}\nA,B\n".encode()).ids == [value]
+
+
+@pytest.mark.parametrize("header", ["ID,id", "task_id,Task ID", "id,hubspot_task_id", "id,taskIds", "taskId,taskId"])
+def test_where_several_columns_may_have_the_id_none_is_guessed(header: str) -> None:
+    with pytest.raises(InputError, match="--id-column"):
+        Read(f"{header}\nA,B\n".encode())
+    assert Read(f"{header}\nA,B\n".encode(), id_column="2").ids == ["B"]
 
 
 def test_a_csv_of_ids_alone_has_no_ref() -> None:

@@ -10,6 +10,7 @@ import orjson
 from poller.core.csv_cells import without_mark
 from poller.core.model import Fed
 from poller.sources.options import ReadOptions
+from poller.sources.parsing.id_name import AmbiguousId, find_id, is_heading
 from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, find_name, id_from, text_of
 from poller.sources.parsing.lines import Line
 
@@ -175,10 +176,19 @@ class _RecordLines:
 def find_table(line: str, options: ReadOptions, delimiter: str | None = None) -> CsvReader | None:
     """Return the reader of the records that `line` begins, None if it is no CSV with an id column.
 
-    `line` is the header; the first record where the id column is given by number and `line` has an id there.
+    `line` is the header; the first record where the id column is given by number and `line` has an id there. Raises
+    `AmbiguousId` where several columns may be the id's.
     """
-    delimiters = (delimiter,) if delimiter else _DELIMITERS
-    tables = [table for each in delimiters if (table := _table(line, each, options)) is not None]
+    tables, doubt = [], None
+    for each in (delimiter,) if delimiter else _DELIMITERS:
+        try:
+            table = _table(line, each, options)
+        except AmbiguousId as error:
+            doubt = error
+        else:
+            tables += [table] if table is not None else []
+    if doubt is not None and not tables:
+        raise doubt
     return max(tables, key=lambda table: (_has_id_alone(table, line), len(table.names)), default=None)
 
 
@@ -204,10 +214,11 @@ def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
 def _table_of(
     columns: Sequence[str], delimiter: str, options: ReadOptions, number: int | None = None
 ) -> CsvReader | None:
-    """Return the reader below these columns, None where none is the id's. `number`: that of the id's column."""
-    id_at, has_header = find_name(columns, options.id_names), True
+    """Return the reader below these columns, None where none is the id's. `number`: that of the id's column. Raises
+    `AmbiguousId`."""
+    id_at, has_header = find_id(columns, options.id_column, "column"), True
     if id_at is None and number is not None and number <= len(columns):
-        id_at, has_header = number - 1, not _is_id(columns[number - 1])
+        id_at, has_header = number - 1, not _is_id(columns[number - 1]) or is_heading(columns[number - 1])
     if id_at is None:
         return None
     account_at = find_name(columns, (ACCOUNT_NAME,)) if has_header else None

@@ -11,7 +11,9 @@ import orjson
 from poller.core.columns import Columns
 from poller.core.model import Fed, Rejection
 from poller.core.task_id import NEVER_ID_PATTERN, TASK_ID_PATTERN, task_id_of
+from poller.core.text import printable
 from poller.sources.options import ReadOptions
+from poller.sources.parsing.id_name import AmbiguousId, find_id, letters_of
 from poller.sources.parsing.lines import Line, OverlongLine, excerpt
 
 ACCOUNT_NAME = "account"
@@ -26,7 +28,6 @@ _PLAIN_IDS = re.compile(  # no dot in front: `..` is no id
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _STATUS_URL = re.compile(r"https?://[^/?#\s]+/(?:[^?#]*/)?tasks/([^/?#]*)/status/?(?:[?#].*)?", re.IGNORECASE)
 _CELL_ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NULL!|NUM!)")
-_SEPARATORS = str.maketrans("", "", " _-")
 _JSON_STARTS = (b"{", b"[", b'"')
 _DEEPEST_REF = 254  # levels: the most that orjson writes; readers accept far more
 
@@ -146,15 +147,11 @@ def find_name(names: Sequence[str], wanted: Sequence[str]) -> int | None:
     for name in wanted:
         if name in names:
             return names.index(name)
-    for fold in (str.casefold, _letters_of):
+    for fold in (str.casefold, letters_of):
         folded = [fold(name) for name in names]
         if (at := next((folded.index(fold(name)) for name in wanted if fold(name) in folded), None)) is not None:
             return at
     return None
-
-
-def _letters_of(name: str) -> str:
-    return name.casefold().translate(_SEPARATORS)
 
 
 def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:
@@ -191,11 +188,7 @@ def read_json(line: bytes, options: ReadOptions) -> Fed:
         raise ValueError(f"broken JSON: {error}") from None
     if not isinstance(value, dict):
         return Fed(account=options.default_account, task_id=_json_id(value, line))
-    keys = list(value)
-    id_at = find_name(keys, options.id_names)
-    if id_at is None:
-        raise ValueError(f"no id: {missing_name('key', keys, options)}")
-    name = keys[id_at]
+    name = _id_key(value, options)
     if len(value) == 1 and isinstance(value[name], str):
         return Fed(account=options.default_account, task_id=id_from(value[name]))
     raw = raw_values(line, value)
@@ -205,6 +198,21 @@ def read_json(line: bytes, options: ReadOptions) -> Fed:
         account = account_from(value[ACCOUNT_NAME], options)
         del raw[ACCOUNT_NAME]
     return Fed(account=account, task_id=task_id, ref=object_of(raw) if raw else None)
+
+
+def _id_key(value: dict[str, Any], options: ReadOptions) -> str:
+    """Return the key with the id. Two that may have it are as one where they have the same."""
+    keys = list(value)
+    try:
+        id_at = find_id(keys, options.id_column, "key")
+    except AmbiguousId as error:
+        id_at = error.places[0]
+        if any(value[keys[at]] != value[keys[id_at]] for at in error.places):
+            names = " and ".join(f"'{printable(keys[at][:_NAME_SHOWN])}'" for at in error.places)
+            raise ValueError(f"the keys {names} hold different ids: name one with --id-column") from None
+    if id_at is None:
+        raise ValueError(f"no id: {missing_name('key', keys, options)}")
+    return keys[id_at]
 
 
 def _json_id(value: object, raw: bytes) -> str:

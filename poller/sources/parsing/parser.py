@@ -13,6 +13,7 @@ from poller.sources.imports.lines import row_reader_for
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import BEGINNING_BYTES, Content, recognize
 from poller.sources.parsing.csv_table import CsvReader, columns_of, find_table
+from poller.sources.parsing.id_name import AmbiguousId
 from poller.sources.parsing.line import (
     ParsedLines,
     PlainLines,
@@ -45,8 +46,13 @@ def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | No
     """
     if options.rows is not None:
         return row_reader_for(line, options, source, delimiter)
-    if options.format in ("auto", "csv") and (table := find_table(line, options, delimiter)) is not None:
-        return table
+    if options.format in ("auto", "csv"):
+        try:
+            table = find_table(line, options, delimiter)
+        except AmbiguousId as error:
+            raise InputError(f"{source}: {error}, with --id-column. The first line: {_shown(line)}") from None
+        if table is not None:
+            return table
     columns = columns_of(line, delimiter)
     if options.format == "csv" and len(columns) == 1 and " " in line.strip():
         raise ValueError(f"a title, not a header: {missing_name('column', columns, options)}")
@@ -63,11 +69,14 @@ def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | No
 
 
 def _no_id_column(line: str, columns: Sequence[str], options: ReadOptions, source: str) -> InputError:
-    begins = printable(line.strip()[:_LINE_SHOWN])
     return InputError(
         f"{source}: {missing_name('column', columns, options)}: its name, or its number where the file has no header. "
-        f"The first line: {begins}"
+        f"The first line: {_shown(line)}"
     )
+
+
+def _shown(line: str) -> str:
+    return printable(line.strip()[:_LINE_SHOWN])
 
 
 class Parser:

@@ -14,15 +14,16 @@ function showPace({ pace }) {
   const drawn = spans(pace);
   const last = drawn.all.slice(-Math.ceil(60 / drawn.seconds));
   const mean = (key) => last.reduce((sum, each) => sum + each[key], 0) / Math.max(1, last.length);
-  const latest = `${rate(mean("finished"))} outcomes, ${rate(mean("polls"))} polls per second`;
+  const latest = `${rate(mean("finished"))} outcomes, ${rate(mean("polls"))} ${drawn.word} per second`;
   setText($("pace-now"), !last.length ? "" : drawn.hasPolls ? latest : "all outcomes of this state, by when they were seen");
   $("legend-polls").hidden = !drawn.hasPolls;
+  setText($("legend-polls").lastChild, drawn.word);
   $("legend-paused").hidden = !drawn.all.some((each) => each.paused);
   redraw($("pace-chart"), `${pace.end_at} ${pace.finished.length}`, (host) => drawPace(host, drawn));
   table($("pace-table"), "Pace, the latest first", [
     { name: "from", text: true, cell: (span) => at(span.end_at - span.seconds, pace.end_at, { seconds: drawn.seconds < 60 }) },
     { name: "outcomes per s", cell: (span) => rate(span.finished) },
-    ...(drawn.hasPolls ? [{ name: "polls per s", cell: (span) => rate(span.polls) }] : []),
+    ...(drawn.hasPolls ? [{ name: `${drawn.word} per s`, cell: (span) => rate(span.polls) }] : []),
     { name: "pauses", text: true, cell: (span) => (span.paused ? pausedText(span.paused) : "") },
   ], drawn.all.map((span, index) => ({ ...span, key: drawn.all.length - index })).reverse());
 }

@@ -6,11 +6,11 @@ import { at, count, duration, KINDS, plural, share, span } from "./text.js";
 
 const TAIL_RATIO = 1.5; // of the slowest task's time to the pace's, from which it is shown; as in schedule/forecast.py
 
-export function showDone({ ledger, is_fed: isFed, starts }) {
+export function showDone({ ledger, is_fed: isFed, starts, lanes }) {
   const { finished, tasks } = ledger;
   setText($("done-share"), tasks ? share(finished, tasks) : "ready");
   setText($("done-text"), tasks
-    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome${waitingText({ starts })}`
+    ? `${count(finished)} of ${plural(tasks, "task")}${isFed ? "" : " so far"} ${tasks === 1 ? "has its" : "have their"} outcome${waitingText({ starts, lanes })}`
     : "no task has been fed yet");
   const bar = $("bar");
   bar.setAttribute("aria-valuenow", tasks ? Math.floor((100 * finished) / tasks) : 0);
@@ -58,10 +58,12 @@ function showLanded({ landed, finished, waiting }) {
   });
 }
 
-// Of a state without its run: where the rows that wait are. A run has them beside each account's limits.
-function waitingText({ starts }) {
-  if (!starts) return "";
-  const parts = [[starts.unstarted, "not started yet"], [starts.unsure, "started without an answer"], [starts.underway, "under way"]];
+// Where the rows that wait are: of a state all of them, of a run those of its accounts.
+function waitingText({ starts, lanes }) {
+  const imports = lanes.map((lane) => lane.imports).filter(Boolean);
+  const sum = (key) => imports.reduce((all, each) => all + each[key], 0);
+  const seen = starts ?? { unstarted: sum("unstarted"), unsure: 0, underway: sum("underway") };
+  const parts = [[seen.unstarted, "not started yet"], [seen.unsure, "started without an answer"], [seen.underway, "under way"]];
   const shown = parts.filter(([n]) => n).map(([n, name]) => `${count(n)} ${name}`);
   return shown.length ? ` · ${shown.join(" · ")}` : "";
 }

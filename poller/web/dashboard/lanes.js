@@ -60,7 +60,8 @@ function fillLane(node, lane, now, isReadOnly) {
   setText(head.children[0], lane.account);
   const { reading, pause, due_at: dueAt } = lane;
   const tone = pause ? (lane.needs_person ? "bad" : "warn") : "good";
-  const isIdle = !pause && (dueAt === null || dueAt - now > 5);
+  const isStarting = lane.imports?.unstarted && !lane.imports.trial;
+  const isIdle = !pause && !isStarting && (dueAt === null || dueAt - now > 5);
   setText(head.children[1], pause ? pause.replaceAll("_", " ") : isIdle ? "waiting" : "working");
   setData(head.children[1], "tone", isIdle ? "quiet" : tone);
   for (const part of [windowGauge, dayGauge, note, dayNote]) part.hidden = !reading;

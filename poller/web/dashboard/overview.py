@@ -15,7 +15,7 @@ from poller.core.model import Kind
 from poller.core.starts import starts_left
 from poller.core.sums import SourceSums
 from poller.core.timestamps import iso
-from poller.engine.history import STEP_S, History
+from poller.engine.history import STEP_S, History, counts_of
 from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
@@ -143,20 +143,21 @@ class Overview:
         slowest, lanes = self._slowest, self._service.lanes.values()
         slowest.deadline_s = self._run.deadline_s
         slowest.see(metrics.tasks, now=now, fed_at=self._fed_at)
-        current = history.unfinished(now, metrics.polls, metrics.finished, paused=0.0)
+        steps = [*history.steps, history.unfinished(now, counts_of(metrics), paused=0.0)]
         imports = [lane.imports for lane in lanes if lane.imports is not None]
+        unstarted = starts_left(imports, metrics.waiting)
         return forecast(
             now=now,
             waiting=metrics.waiting,
             is_open=self._service.endless or not self._service.fed,
-            paces=() if any(each.trial for each in imports) else recent_paces([*history.steps, current]),
+            paces=() if any(each.trial for each in imports) else recent_paces(steps, of_starts=bool(unstarted)),
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=slowest.times_out_at,
             finished=metrics.finished,
             blocked=metrics.blocked,
             slowest_at=slowest.at(now, waiting=metrics.waiting, durations=[lane.durations for lane in lanes]),
-            unstarted=starts_left(imports, metrics.waiting),
+            unstarted=unstarted,
         )
 
     def _polls_per_task(self) -> float | None:
@@ -183,6 +184,7 @@ def _pace(history: History) -> PaceView:
         end_at=history.steps_end_at,
         seconds=[round(step.seconds, 1) for step in history.steps],
         polls=[step.polls for step in history.steps],
+        starts=[step.started for step in history.steps],
         finished=[step.finished for step in history.steps],
         paused=[step.paused for step in history.steps],
     )

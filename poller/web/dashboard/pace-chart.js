@@ -4,9 +4,10 @@ import { label, showUnderPointer, svg, ticks } from "./svg.js";
 import { at, dayTime, rate, share, time } from "./text.js";
 
 // A run's steps of ten seconds, six of them together when there are many; its first step is shorter. A state's steps cover
-// all of its time, and its polls are not known.
+// all of its time, and its polls are not known. Of a run that starts imports, the requests are polls and starts.
 export function spans(pace) {
   const hasPolls = pace.polls.length > 0;
+  const word = pace.starts.some((each) => each) ? "requests" : "polls";
   const steps = pace.finished.length;
   const perSpan = hasPolls && steps > 90 ? 6 : 1;
   const all = [];
@@ -16,10 +17,10 @@ export function spans(pace) {
     const seconds = sum(pace.seconds);
     if (!seconds) continue;
     const paused = sum(pace.paused) / Math.min(perSpan, end);
-    all.unshift({ end_at, seconds, polls: sum(pace.polls) / seconds, finished: sum(pace.finished) / seconds, paused });
+    all.unshift({ end_at, seconds, polls: (sum(pace.polls) + sum(pace.starts)) / seconds, finished: sum(pace.finished) / seconds, paused });
     end_at -= seconds;
   }
-  return { seconds: perSpan * pace.step_s, all, hasPolls };
+  return { seconds: perSpan * pace.step_s, all, hasPolls, word };
 }
 
 const HOUR_S = 3600;
@@ -35,7 +36,7 @@ function timeTicks(from, to, most) {
 
 const SHORTEST_S = 60; // a run that has just started does not fill the width
 
-export function drawPace(host, { seconds, all, hasPolls }) {
+export function drawPace(host, { seconds, all, hasPolls, word }) {
   const width = host.clientWidth;
   const height = host.clientHeight;
   const edge = { left: 40, right: 6, top: 10, bottom: 22 };
@@ -71,7 +72,7 @@ export function drawPace(host, { seconds, all, hasPolls }) {
   const drawing = svg("svg", {
     width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": all.length
-      ? `${hasPolls ? "Outcomes and polls" : "Outcomes"} per second since ${time(from)}. The table below has the numbers.`
+      ? `${hasPolls ? `Outcomes and ${word}` : "Outcomes"} per second since ${time(from)}. The table below has the numbers.`
       : "No figures yet: the first ones come after ten seconds.",
   }, grid, paused);
   if (all.length) {
@@ -93,7 +94,7 @@ export function drawPace(host, { seconds, all, hasPolls }) {
     if (!all.length) return null;
     const near = all.reduce((best, span) => (Math.abs(middle(span) - seen) < Math.abs(middle(best) - seen) ? span : best));
     const lines = [at(near.end_at - near.seconds, end, { seconds: seconds < 60 }), `${rate(near.finished)} outcomes per s`];
-    if (hasPolls) lines.push(`${rate(near.polls)} polls per s`);
+    if (hasPolls) lines.push(`${rate(near.polls)} ${word} per s`);
     if (near.paused) lines.push(pausedText(near.paused));
     return { x: middle(near), lines };
   });

@@ -54,6 +54,7 @@ class PaceView(Struct, frozen=True, kw_only=True):
     end_at: float
     seconds: list[float]
     polls: list[int]  # empty where only the run knows them
+    starts: list[int]  # as `polls`
     finished: list[int]
     paused: list[float]  # the share of the accounts that were paused
 

@@ -142,6 +142,7 @@ class StateOverview:
             end_at=spans[-1][0] + span_s if spans else 0.0,
             seconds=[span_s] * len(spans),
             polls=[],
+            starts=[],
             finished=[good + bad for _, good, bad in spans],
             paused=[0.0] * len(spans),
         )

@@ -218,7 +218,8 @@ def test_a_run_of_imports_shows_how_many_rows_are_to_be_started_and_are_under_wa
             opened(browser, url) as (page, seen),
         ):
             expect(page.locator("#lanes")).to_contain_text("10 rows to start, 20 under way.", timeout=PATIENCE_MS)
-            assert page.locator("#done-text").text_content() == "0 of 30 tasks have their outcome"
+            waiting = "10 not started yet · 20 under way"
+            assert page.locator("#done-text").text_content() == f"0 of 30 tasks have their outcome · {waiting}"
             assert [row[1:] for row in rows(page, "sources-table")] == [["31", "30", "0", "0", "1"]]
             starts = sums_of(tmp_path).starts
             assert starts is not None
