@@ -131,6 +131,6 @@ async def _work(
         while not ended.is_set():
             began = time.monotonic()
             await member.beat()
-            await member.view()
+            await member.seen()
             await asyncio.sleep(max(0.0, BEAT_S - (time.monotonic() - began)))
     await store.close()

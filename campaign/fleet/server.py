@@ -72,12 +72,11 @@ class PostgresServer:
 
     def processor_s(self) -> float:
         """Return the processor time of the server's processes that are there."""
-        ticks = 0
+        used_ns = 0
         for pid in self._processes():
             with suppress(OSError):  # it ended just now
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                used_ns += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+        return used_ns / 1e9
 
     def stall(self) -> None:
         """Stop every process of the server until `resume`."""

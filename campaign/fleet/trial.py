@@ -132,21 +132,21 @@ class Trial:
     # --- the end
 
     async def rest(self, session: aiohttp.ClientSession) -> list[str]:
-        """Wait until every task has its outcome and every sink its record; return what did not end in time."""
+        """Wait until every task has its outcome and every sink its record, for as long as anything changes: a quick
+        machine is fed more than the accounts may send. Return what is left after `rest_s` without a change."""
         for replica in self.replicas.values():
             await replica.start()
         self.history.settled_at = time.time()
-        ends_at = time.monotonic() + self.shape.rest_s
-        while time.monotonic() < ends_at:
-            if not await self._left():
-                break
+        changed_at, before = time.monotonic(), ""
+        while (left := await self._left()) and time.monotonic() < changed_at + self.shape.rest_s:
+            if left != before and self.shape.rest_s:
+                changed_at, before = time.monotonic(), left
             self.server.rows(SETTLE.format(schema=self.schema))
             await asyncio.sleep(0.3)
-        left = await self._left()
         for name in self.load.readers:
             while await self.load.read_page(session, name):
                 pass
-        return [f"after {self.shape.rest_s:.0f} s of rest: {left}"] if left else []
+        return [f"after {self.shape.rest_s:.0f} s without a change: {left}"] if left else []
 
     async def _left(self) -> str:
         sums = await self._sums()

@@ -39,8 +39,8 @@ from poller.store import is_new
 
 log = structlog.get_logger("poller")
 
-FLEET_SLEEP_S = 10.0  # most that a lane sleeps while other members feed its account, should their hint be lost
-FLEET_IDLE_S = 0.5  # how often an empty outbox is read while other members may finish tasks
+FLEET_SLEEP_S = 30.0  # most that a lane sleeps while other members feed its account, should their hint be lost
+FLEET_IDLE_S = 10.0  # how often an empty outbox is read, should no heartbeat have seen what others finish
 KNOWN_AMONG = 200  # kept records that are searched for a task that HubSpot knows
 
 

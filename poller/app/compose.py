@@ -208,7 +208,7 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
             continue
         url = f"http://{taken.near()}/"
         if refused is not None:
-            log.warning("web.moved", address=str(wanted), url=url, reason=str(refused))
+            log.warning("web.moved", address=str(wanted), url=url)
         log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
         if parts.fleet is None:  # a replica publishes its own
             note_page(parts.store, os.getpid(), taken)

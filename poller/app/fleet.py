@@ -24,7 +24,7 @@ from poller.web.fleet import FleetReader, member_status
 
 log = structlog.get_logger("poller")
 
-PUBLISHED_EVERY = 2  # turns
+PUBLISHED_EVERY = 2  # heartbeats
 
 
 async def open_member(settings: Settings, store: Store, environment: Environment, *, wall: Clock) -> FleetMember | None:
@@ -70,7 +70,7 @@ class FleetRun:
     view: FleetView | None = None  # as of the latest turn
     turns: Turns = field(init=False)
     reader: FleetReader = field(init=False)
-    _shown: int = 0
+    _beats: int = 0
     _polls: int = 0
     _polls_at: float = 0.0
 
@@ -89,6 +89,7 @@ class FleetRun:
         self.turns = Turns(
             self.member, self.service, mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
         )
+        self.member.status = self._status
         self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
         self._polls_at = environment.clock()
 
@@ -114,13 +115,16 @@ class FleetRun:
                 self.metrics.take_over(sink)
 
     async def _show(self, view: FleetView) -> None:
-        """Publish what this member does, and take over the counts of all."""
+        """Take over the counts of all."""
         self.view = view
-        self._shown += 1
-        if self._shown % PUBLISHED_EVERY:
-            return
+        self.metrics.count_all(view.counts)
+
+    def _status(self) -> bytes:
+        """Return what this member does, to be published with the next heartbeat; nothing with some."""
+        self._beats += 1
+        if self._beats % PUBLISHED_EVERY:
+            return b""
         now, polls = self.builder.environment.clock(), self.metrics.polls
         pace = (polls - self._polls) / max(0.1, now - self._polls_at)
         self._polls, self._polls_at = polls, now
-        status = member_status(self.service, self.metrics, url=self.url, polls_per_s=pace)
-        self.metrics.count_all(await self.member.membership.publish(status))
+        return member_status(self.service, self.metrics, url=self.url, polls_per_s=pace)

@@ -18,7 +18,7 @@ class LeftToFleet:
     """Records that are in the outbox of a sink again: a replica delivers them."""
 
     sink: str
-    replica: str | None  # that delivers the sink now
+    replica: str | None  # that delivered the sink until now
     records: int
 
 
@@ -42,8 +42,9 @@ async def deliver_beside(
         sink = sink_of(settings, spec, environ, clock)
         if sink.name not in {each.name for each in (await reader.sums()).sinks}:
             return await _export(reader, settings, spec, selection, environ=environ, clock=clock)
+        replica = await _replica_of(reader, sink.name)  # before it hears of the replay, and leaves the sink to any
         records = await replay_beside(settings.state, sink.name, selection)
-        return LeftToFleet(sink=sink.name, replica=await _replica_of(reader, sink.name), records=records)
+        return LeftToFleet(sink=sink.name, replica=replica, records=records)
     finally:
         await reader.close()
 

@@ -70,6 +70,9 @@ class LiveView:
         if sums.finished:
             counts = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
             yield Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
+        if (starts := sums.starts) is not None and sums.waiting:
+            unsure = f", {starts.unsure:,} unsure" if starts.unsure else ""
+            yield Text(f"{counted(starts.unstarted, 'row')} to start{unsure}, {starts.underway:,} under way")
         yield Text(self._rate(sums, limits), style="dim")
         for sink in sums.sinks:
             if sink.attached and (sink.undelivered or sink.dead):
@@ -92,17 +95,22 @@ class LiveView:
         )
         return table
 
-    def _grown(self) -> tuple[float, int, int]:
-        """Return over how many seconds polls and outcomes grew by how many."""
+    def _grown(self) -> Step:
+        """Return what grew since the first counts that are kept."""
         (then, before), (now, after) = self._seen[0], self._seen[-1]
-        return now - then, after.polls - before.polls, after.finished - before.finished
+        return Step(
+            seconds=now - then,
+            polls=after.polls - before.polls,
+            finished=after.finished - before.finished,
+            started=after.started - before.started,
+            paused=0.0,
+        )
 
     def _left(self, sums: Sums, limits: Mapping[str, LearnedLimit], now: float) -> str:
-        seconds, _, finished = self._grown()
-        if seconds <= 0 or not sums.waiting:
+        step = self._grown()
+        if step.seconds <= 0 or not sums.waiting:
             return ""
-        step = Step(seconds=seconds, polls=0, finished=finished, paused=0.0)
-        paces, slowest = recent_paces([step]), self._slowest
+        paces, slowest = recent_paces([step], of_starts=bool(sums.unstarted)), self._slowest
         cast = forecast(
             now=now,
             waiting=sums.waiting,
@@ -117,14 +125,15 @@ class LiveView:
         return time_left(cast, now)
 
     def _rate(self, sums: Sums, limits: Mapping[str, LearnedLimit]) -> str:
-        seconds, polls, finished = self._grown()
-        parts = [counted(sums.polls, "poll")]
-        if seconds > 0:
-            parts.append(f"{polls / seconds:.1f} a second")
+        step = self._grown()
+        parts = [*([counted(sums.starts.starts, "start")] if sums.starts else []), counted(sums.polls, "poll")]
+        if step.seconds > 0:
+            what = " requests" if sums.starts else ""
+            parts.append(f"{(step.polls + step.started) / step.seconds:.1f}{what} a second")
         if limits and len(limits) == len(sums.accounts):
             parts.append(f"limit {sum(each.requests / each.window_s for each in limits.values()):.3g} a second")
-        if seconds > 0:
-            parts.append(f"{finished / seconds:.3g} outcomes a second")
+        if step.seconds > 0:
+            parts.append(f"{step.finished / step.seconds:.3g} outcomes a second")
         return ", ".join(parts)
 
 

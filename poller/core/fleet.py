@@ -59,6 +59,7 @@ class SinkPlace(Struct, frozen=True, kw_only=True):
     epoch: int  # grows with each owner
     home: str | None  # the only member name that may deliver it: its file is there; None: any that names it
     is_wanted: bool  # a member names it
+    has_waiting: bool = False  # its outbox has records; known of those only that the viewing member delivers
 
 
 class FleetView(Struct, frozen=True, kw_only=True):
@@ -70,6 +71,7 @@ class FleetView(Struct, frozen=True, kw_only=True):
     owners: Mapping[str, int | None]  # every account of the state, with the id of the member that owns it
     free: frozenset[str]  # accounts without an owner, whether or not a member can serve them
     sinks: tuple[SinkPlace, ...]  # that are attached
+    counts: Mapping[str, "KindCount"]  # the fleet's tasks by kind; "" for those that wait
 
 
 class Taken(Struct, frozen=True, kw_only=True):
@@ -139,12 +141,17 @@ class Membership(Protocol):
     async def announce(self, *, serves: Collection[str], settings: Mapping[str, object]) -> None:
         """Replace what `join` announced, after a reload. Raises `Fenced`."""
 
-    async def beat(self) -> Beat:
-        """Make one heartbeat on a connection of its own, so that it never waits behind a commit. Trust counts from
-        before this call, by the caller's clock."""
+    async def beat(self, status: bytes = b"") -> Beat:
+        """Make one heartbeat on a connection of its own, so that it never waits behind a commit. The same statement
+        replaces this member's published status, unless it is empty, and reads what `seen` returns. Trust counts from
+        before this call, by the caller's clock. The status is lost in a crash of the server; no promise rests on it."""
+
+    async def seen(self) -> FleetView:
+        """Return what the latest heartbeat saw that was made. Asks the server only where owners, members or what they
+        announced have changed since the last call."""
 
     async def view(self) -> FleetView:
-        """Return who is there and who owns what. Also before `join`. Cheap enough for each second."""
+        """Return who is there and who owns what, as of now. Also before `join`."""
 
     async def bury(self, seen: Mapping[int, int]) -> list[int]:
         """Delete those of these members (id → beats) that made no heartbeat since; return their ids. What they owned is
@@ -189,10 +196,6 @@ class Membership(Protocol):
 
     # --- what members show each other
 
-    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
-        """Replace this member's published status, and return `counts`, both in one statement. The status is lost in a
-        crash of the server; no promise rests on it."""
-
     async def published(self) -> list[Published]:
         """Return the latest status of each member that published one."""
 
@@ -200,7 +203,8 @@ class Membership(Protocol):
         """Return the fleet's tasks by kind; "" for those that wait. The same whichever member answers."""
 
     def hints(self) -> Hints:
-        """Return what arrived with the last heartbeats since the call before."""
+        """Return what arrived with the last heartbeats since the call before. After the connection broke, `fed` are all
+        accounts of this process: what was sent meanwhile is lost."""
 
     async def hint_reload(self) -> None:
         """Ask all members to reload their settings, this one included."""

@@ -79,3 +79,8 @@ class Sums:
     def unstarted(self) -> int:
         """Of `waiting`, the rows that still cost a start."""
         return 0 if self.starts is None else self.starts.unstarted
+
+    @property
+    def started(self) -> int:
+        """Starts that HubSpot accepted, ever."""
+        return 0 if self.starts is None else self.starts.accepted

@@ -13,7 +13,7 @@ from poller.cli.watch import LiveView
 from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
 from poller.core.protocols import Clock
-from poller.core.sums import SinkSums, Sums
+from poller.core.sums import SinkSums, StartSums, Sums
 from poller.reports.fleet import FleetSnapshot, MemberView
 from poller.reports.status import status_line
 from poller.sandbox import Scenario, parse_durations
@@ -49,6 +49,15 @@ def shown(
         view.show(sums, LIMITS, heartbeat, NOW + 10 * number, fleet=fleet)
     view.leave()
     return terminal.shown()
+
+
+def test_while_rows_are_started_it_counts_them_and_the_time_left_goes_by_their_pace() -> None:
+    first = replace(SUMS, starts=StartSums(unstarted=100, underway=50, starts=20, accepted=20))
+    later = replace(first, polls=130, starts=StartSums(unstarted=50, unsure=1, underway=99, starts=120, accepted=119))
+    rows = shown(first, later)
+    assert "50 of 200 done (25.0%)  about 15 s left" in rows[0]
+    assert rows[3] == "50 rows to start, 1 unsure, 99 under way"
+    assert rows[4].startswith("120 starts, 130 polls, 10.9 requests a second, limit 19 a second")
 
 
 def test_it_shows_what_is_done_the_rate_against_the_limit_and_the_time_left_once() -> None:

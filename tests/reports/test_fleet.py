@@ -34,6 +34,7 @@ def view(*members: Member, **owners: int | None) -> FleetView:
         owners=owners,
         free=frozenset(name for name, owner in owners.items() if owner is None),
         sinks=(SinkPlace(name="jsonl:x", owner=2, epoch=1, home="r2", is_wanted=True),),
+        counts={},
     )
 
 

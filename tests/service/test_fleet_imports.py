@@ -112,8 +112,7 @@ async def test_a_trial_that_fails_pauses_its_account_and_no_replica(
         await fleet.until(lambda: len(fleet.logged("import.trial_failed")) == 4, "the ends of the trials")
         await asyncio.sleep(0.5)
         assert len(fleet.starts()) == 12
-        shown = await fleet.overview(fleet.pages()[0])
-        assert {lane["account"] for lane in shown["lanes"]} == set(ACCOUNTS)
+        await fleet.overview_of(fleet.pages()[0], ACCOUNTS)
         assert not any(each.service.is_ending for each in fleet.replicas.values() if each.service is not None)
         assert {each["pause"] for each in fleet.logged("lane.paused")} == {"paused_by_person"}
         assert all("trial" in each["detail"] for each in fleet.logged("lane.paused"))

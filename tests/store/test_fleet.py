@@ -9,12 +9,13 @@ import psycopg
 import pytest
 
 from poller.core.accounts import AccountState
+from poller.core.deliveries import Written
 from poller.core.errors import ConfigError, StoreLocked
 from poller.core.fleet import Beat, Fenced
 from poller.core.protocols import Clock
 from poller.store import last_beat, open_store
 from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, see, take
-from tests.support.store_makers import feed, kill, running
+from tests.support.store_makers import feed, finished, kill, running
 from tests.support.virtual import EPOCH
 
 Events = list[MutableMapping[str, Any]]
@@ -54,12 +55,42 @@ async def test_what_the_last_view_showed_is_read_again_after_each_change(open_me
     await see(a)
     await feed(b, "x", account="new")
     assert "new" in (await see(a)).free
-    owners: list[int | None] = []
+    owners: list[tuple[int | None, int | None]] = []
     for change in (take(b, "one"), give(b, "one"), take(a, "one"), give(a, "one"), take(b, "one"), bury(a, b)):
         await change
-        owners.append((await see(a)).owners["one"])
+        assert await a.fleet.beat() is Beat.MADE
+        owners.append(((await a.fleet.seen()).owners["one"], (await see(a)).owners["one"]))
     one, other = a.fleet.id, b.fleet.id
-    assert owners == [other, None, one, None, other, None]
+    assert owners == [(owner, owner) for owner in (other, None, one, None, other, None)]
+
+
+async def test_a_heartbeat_sees_what_a_view_shows_and_reads_nothing_more_at_rest(
+    open_member: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    for store in (a, b):
+        await store.fleet.want_sinks(["hook"], shared=["hook"])
+    await a.fleet.take_sinks(["hook"])
+    await take(a, "one")
+    await feed(b, "x", account="one")
+    await a.record([finished(task) for task in await a.claim("one", 1)])
+    for store in (b, a):
+        assert await store.fleet.beat() is Beat.MADE
+    seen, view = await a.fleet.seen(), await see(a)
+    assert (seen.owners, seen.sinks, seen.counts) == (view.owners, view.sinks, await b.fleet.counts())
+    assert [(each.name, each.serves, each.sinks, each.owns) for each in seen.members] == [
+        (each.name, each.serves, each.sinks, each.owns) for each in view.members
+    ]
+    assert [sink.has_waiting for sink in seen.sinks] == [True]
+    assert [sink.has_waiting for sink in (await b.fleet.seen()).sinks] == [False]  # that is for its owner
+    monkeypatch.setattr(a._fleet, "_read", _no_read)
+    await a.delivered("hook", await a.undelivered("hook", 9), Written(count=1))
+    assert await a.fleet.beat() is Beat.MADE
+    assert [sink.has_waiting for sink in (await a.fleet.seen()).sinks] == [False]
+
+
+async def _no_read(*_: object) -> None:
+    raise AssertionError("the server was asked")
 
 
 async def test_a_name_is_used_by_one_member_at_a_time(open_member: Open) -> None:
@@ -219,3 +250,52 @@ async def test_the_next_owners_clock_moves_instants_that_are_ahead(open_member: 
     assert taken["one"].moved_s == pytest.approx(3600, abs=60)
     due_at = await behind.next_due_at("one")
     assert due_at == pytest.approx(clock() + 30, abs=60)
+
+
+# --- at rest ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lane_that_sends_nothing_is_saved_twice_a_minute_and_one_that_does_at_once(
+    open_member: Open, database: psycopg.Connection, clock: Clock
+) -> None:
+    a = await open_member("a")
+    await take(a, "one")
+    commits = "SELECT commits FROM progress"
+    saved_at = "SELECT active_at FROM account WHERE name = 'one'"
+    began, before = clock(), value(database, commits)
+    while clock() < began + 60:
+        a.save_account("one", AccountState(active_at=clock(), day="2026-01-05", day_requests=12))
+        await asyncio.sleep(5)
+    assert value(database, commits) - before == 2
+    assert clock() - value(database, saved_at) <= 40
+    a.save_account("one", AccountState(active_at=clock(), day="2026-01-05", day_requests=13))
+    await a.flush()
+    assert clock() - value(database, saved_at) < 1
+    await give(a, "one")
+    await take(a, "one")  # in another epoch: what another owner stored meanwhile is not known
+    await asyncio.sleep(1)
+    a.save_account("one", AccountState(active_at=clock(), day="2026-01-05", day_requests=13))
+    await a.flush()
+    assert clock() - value(database, saved_at) < 1
+
+
+async def test_nothing_is_indexed_before_anything_is_fed(open_member: Open, database: psycopg.Connection) -> None:
+    a, b = await open_member("a"), await open_member("b")
+    await feed(b, "x", account="one")
+
+    async def attempts() -> int:
+        """Return how often a asks the server in two minutes."""
+        before = value(database, "SELECT sum(commits) FROM progress")
+        for _ in range(24):
+            assert [await store.fleet.beat() for store in (b, a)] == [Beat.MADE, Beat.MADE]
+            assert await a.index_rows(256) == 0
+            await asyncio.sleep(5)
+        return int(value(database, "SELECT sum(commits) FROM progress") - before)
+
+    assert await attempts() == 2  # at once, and when the task is a minute old
+    assert await attempts() == 0
+    await feed(b, *(f"y{number}" for number in range(300)), account="one")
+    await asyncio.sleep(70)
+    assert await a.fleet.beat() is Beat.MADE
+    assert await a.index_rows(256) == 256
+    assert await a.index_rows(256) == 0  # only full runs are indexed

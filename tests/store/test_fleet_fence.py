@@ -262,7 +262,7 @@ async def test_what_members_left_behind_does_not_grow_with_their_number(
         pod = await open_member(name)
         source = await pod.new_source("ids.txt")
         await pod.add(source, chunk_of(name, account="one"))
-        await pod.fleet.publish(b"{}")
+        await pod.fleet.beat(b"{}")
         await pod.fleet.leave()
     await open_member("pod-4")
     assert before[""].tasks + 3 == (await a.fleet.counts())[""].tasks

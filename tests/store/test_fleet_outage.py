@@ -183,6 +183,29 @@ async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wire
     assert await wired.fleet.beat() is Beat.MADE
 
 
+async def test_after_a_broken_connection_all_accounts_may_have_been_fed(
+    wire: Wire, wired: FleetStore, open_member: Open
+) -> None:
+    other = await open_member("other")
+    await take(wired, "one", "two")
+    await take(other, "three")
+    for store in (wired, other, wired):
+        assert await store.fleet.beat() is Beat.MADE
+    assert wired.fleet.hints().fed == frozenset()
+    wire.cut()
+    await feed(other, "x", account="one")
+    assert await other.fleet.beat() is Beat.MADE  # its hint reaches no one
+    wire.is_cut = False
+    assert [await wired.fleet.beat() for _ in range(2)] == [Beat.UNREACHED, Beat.MADE]
+    assert wired.fleet.hints().fed == {"one", "two"}
+    await feed(wired, "y", account="three")
+    wire.cut()
+    assert await wired.fleet.beat() is Beat.UNREACHED
+    wire.is_cut = False
+    assert [await store.fleet.beat() for store in (wired, other)] == [Beat.MADE, Beat.MADE]
+    assert other.fleet.hints().fed == {"three"}  # sent once more
+
+
 async def test_a_heartbeat_over_a_socket_that_the_system_closed_is_no_defect(
     wired: FleetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

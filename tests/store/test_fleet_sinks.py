@@ -174,9 +174,9 @@ async def test_any_member_and_any_reader_sees_what_each_published(
     open_member: Open, postgres_url: str, clock: Clock
 ) -> None:
     a, b = await open_member("a"), await open_member("b")
-    await a.fleet.publish(b"before")
-    assert await a.fleet.publish(b"now") == await b.fleet.counts()
-    await b.fleet.publish(b"\x00\xff")
+    for status in (b"before", b"now", b""):  # the empty one replaces none
+        assert await a.fleet.beat(status) is Beat.MADE
+    assert await b.fleet.beat(b"\x00\xff") is Beat.MADE
     reader = await read_store(postgres_url)
     for published in (await b.fleet.published(), await reader.fleet_published()):
         assert [(each.name, each.body) for each in published] == [("a", b"now"), ("b", b"\x00\xff")]

@@ -72,6 +72,8 @@ class MemoryMembership:
         self.is_cut = False
         self.beats = 0
         self._id: int | None = None
+        self._seen: FleetView | None = None
+        self._has_missed = False  # hints of others
 
     @property
     def id(self) -> int | None:
@@ -123,8 +125,9 @@ class MemoryMembership:
         await self._reach()
         self._change(serves=frozenset(serves), settings=dict(settings))
 
-    async def beat(self) -> Beat:
+    async def beat(self, status: bytes = b"") -> Beat:
         if self.is_cut or not self.server.is_up:
+            self._has_missed = True
             await asyncio.sleep(1.0)
             return Beat.UNREACHED
         try:
@@ -132,7 +135,13 @@ class MemoryMembership:
         except Fenced:
             return Beat.FENCED
         self.beats += 1
+        if status:
+            self.server.status[self._row()] = status
+        self._seen = await self.view()
         return Beat.MADE
+
+    async def seen(self) -> FleetView:
+        return await self.view() if self._seen is None else self._seen
 
     async def view(self) -> FleetView:
         await self._reach()
@@ -148,6 +157,7 @@ class MemoryMembership:
                 SinkPlace(name=name, owner=row.owner, epoch=row.epoch, home=row.home, is_wanted=name in wanted)
                 for name, row in self.server.sinks.items()
             ),
+            counts={},
         )
 
     async def bury(self, seen: Mapping[int, int]) -> list[int]:
@@ -225,10 +235,6 @@ class MemoryMembership:
             del self.server.sinks[name]
         return list(names)
 
-    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
-        self.server.status[self._row()] = status
-        return {}
-
     async def published(self) -> list[Published]:
         members = self.server.members
         return [
@@ -241,7 +247,9 @@ class MemoryMembership:
         return {}
 
     def hints(self) -> Hints:
-        return Hints(fed=frozenset(), reload=False)
+        has_missed, self._has_missed = self._has_missed and not self.is_cut, self._has_missed and self.is_cut
+        mine = frozenset(name for name, row in self.server.accounts.items() if row.owner == self._id)
+        return Hints(fed=mine if has_missed else frozenset(), reload=False)
 
     async def hint_reload(self) -> None:
         """No hints in memory."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -178,6 +178,15 @@ class FleetAtWork:
                 shown = await self.overview(page)
                 sinks = sum(sink["delivered"] for sink in shown["ledger"]["sinks"])
                 if (shown["ledger"]["finished"], sinks) == (finished, delivered):
+                    return shown
+                await asyncio.sleep(0.1)
+
+    async def overview_of(self, page: str, accounts: Collection[str]) -> dict[str, Any]:
+        """Return what the page shows once it has the lanes of these accounts: pages are some seconds old."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                shown = await self.overview(page)
+                if {lane["account"] for lane in shown["lanes"]} == set(accounts):
                     return shown
                 await asyncio.sleep(0.1)
 

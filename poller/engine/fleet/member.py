@@ -40,12 +40,17 @@ class FleetMember:
         self.trust = trust
         self.serves = frozenset(serves)
         self.on_hints: Callable[[Hints], None] = lambda _hints: None
+        self.status: Callable[[], bytes] = lambda: b""  # asked before each heartbeat, which publishes it unless empty
+        self.failure: Exception | None = None  # a defect or a failed state ended the heartbeats: this process must stop
         self.doubted_until = 0.0  # monotonic: until then another process may still act for what is found free
         self._settings = {BEAT_SETTING: times.beat_s, **settings}
         self._monotonic = monotonic
         self._watch = DeathWatch(times.lease_s)
         self._is_member = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
+        self._begun = self._made = 0  # the latest heartbeat that began, and the latest of those that were made
+        self._news = asyncio.Event()  # for `next_view`
+        self._is_late = asyncio.Event()  # the next heartbeat is asked for at once
 
     @property
     def name(self) -> str:
@@ -55,12 +60,6 @@ class FleetMember:
     def is_fenced(self) -> bool:
         """Whether this process was buried and has not joined again."""
         return not self._is_member.is_set()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why the heartbeats ended, where a defect or a failed state ended them: this process must stop."""
-        beating = self._beating
-        return None if beating is None or not beating.done() or beating.cancelled() else beating.exception()
 
     async def open(self) -> None:
         """Join, and beat from then on. Raises `ConfigError` where a living member has this name."""
@@ -129,23 +128,51 @@ class FleetMember:
     # --- beating
 
     async def _beat(self) -> None:
-        is_silent = False  # others' hints may be lost
-        while True:
-            began_at, sent, member = self._monotonic(), self.trust.mark(), self.membership.id
-            if member is not None:
-                match await self.membership.beat():
-                    case Beat.MADE if self.membership.id == member:
-                        self.trust.renew(sent)
-                        if is_silent:
-                            self.on_hints(Hints(fed=self.serves, reload=False))  # theirs were lost
-                            is_silent = False
-                    case Beat.UNREACHED:
-                        is_silent = True
-                    case Beat.FENCED if self.membership.id in (member, None):
-                        self.note_fenced()
-                if any(hints := self.membership.hints()):
-                    self.on_hints(hints)
-            await asyncio.sleep(max(0.0, began_at + self.times.beat_s - self._monotonic()))
+        try:
+            while True:
+                began_at = self._monotonic()
+                if self.membership.id is not None:
+                    await self._beat_once(self.membership.id)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, began_at + self.times.beat_s - self._monotonic())):
+                        await self._is_late.wait()
+                self._is_late.clear()
+        except Exception as error:  # noqa: BLE001 - the turns raise it
+            self.failure = error
+            self.recheck()
+
+    async def _beat_once(self, member: int) -> None:
+        self._begun = number = self._begun + 1
+        sent = self.trust.mark()
+        match await self.membership.beat(self.status()):
+            case Beat.MADE if self.membership.id == member:
+                self.trust.renew(sent)
+                self._made = number
+                self.recheck()
+            case Beat.FENCED if self.membership.id in (member, None):
+                self.note_fenced()
+        if any(hints := self.membership.hints()):
+            self.on_hints(hints)
+
+    async def next_view(self, *, after: float, unless: Callable[[], bool]) -> FleetView | None:
+        """Return what the next heartbeat sees that begins from now on, which comes at once where the view before, of
+        the instant `after`, is a beat old. None where this process is fenced before, or `unless` returns True, which is
+        asked again after each `recheck`. Raises what ended the heartbeats."""
+        last = self._begun
+        if self._monotonic() >= after + self.times.beat_s:
+            self._is_late.set()
+        while self._made <= last:
+            if self.failure is not None:
+                raise self.failure
+            if self.is_fenced or unless():
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return await self.membership.seen()
+
+    def recheck(self) -> None:
+        """Have `next_view` check what it waits for."""
+        self._news.set()
 
     def note_fenced(self, error: Fenced | None = None) -> None:
         """This process was buried, or the server lost what it had confirmed: nothing leaves until it has joined
@@ -154,6 +181,7 @@ class FleetMember:
         if error is not None and error.lost_commits:
             self.doubted_until = self._monotonic() + self.times.trust_s
         self._is_member.clear()
+        self.recheck()
 
     async def until_member(self) -> None:
         """Return once this process is a member."""

@@ -66,6 +66,10 @@ class MemberSinks:
         for place in view.sinks:
             if place.name in self._epochs and (is_replayed or not self._may_deliver(place, view.me)):
                 await self._end(place)
+        waiting = {place.name for place in view.sinks if place.has_waiting}
+        for loop in self._service.delivery_loops:
+            if loop.sink.name in waiting:
+                loop.wake()
         free = [
             place.name
             for place in view.sinks

@@ -1,11 +1,11 @@
-"""A member's turns, one a beat: see the others, bury the dead, take and give accounts, attend to sinks.
+"""A member's turns, one a heartbeat: see the others, bury the dead, take and give accounts, attend to sinks.
 
 All members do the same, each for itself, from the rows of the state: there is no leader.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -67,6 +67,9 @@ class Turns:
         self._fed: frozenset[str] = frozenset()  # accounts that others fed since the latest turn
         self._unserved: list[str] = []  # as last logged
         self._turns = 0  # as this member
+        self._began_at = 0.0  # the latest turn, on the monotonic clock
+        self._fed_total: int | None = None  # tasks and rows of the fleet, when rows were last looked for
+        self._members = frozenset[int]()  # of the latest view
         self._group: asyncio.TaskGroup | None = None
         service.on_lane_ended = self._give
         service.on_fenced = member.note_fenced
@@ -76,8 +79,8 @@ class Turns:
         """Take turns until cancelled, or until the run ends without a membership. Raises `ConfigError` where another
         process took this member's name."""
         async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._recheck_at_the_end())
             while True:
-                began_at = self._monotonic()
                 try:
                     if self._member.is_fenced:
                         await self._drop_all()
@@ -89,26 +92,36 @@ class Turns:
                 except Fenced as error:
                     self._member.note_fenced(error)
                     continue
-                await self._wait(began_at)
+                if self._service.is_ending:
+                    await asyncio.sleep(self._member.times.beat_s)
 
-    async def _wait(self, began_at: float) -> None:
-        """Wait for the next turn, one a beat; the first one of a drain comes at once."""
-        beat_s = self._member.times.beat_s
-        if self._service.is_ending:
-            await asyncio.sleep(beat_s)
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, began_at + beat_s - self._monotonic())):
-                await self._service.ending.wait()
+    async def _recheck_at_the_end(self) -> None:
+        await self._service.ending.wait()
+        self._member.recheck()
+
+    async def _see(self) -> FleetView | None:
+        """Return what the next heartbeat sees, which paces the turns; the first turn, and those of a drain, do not wait
+        for it. None where this process is fenced."""
+        self._given.clear()
+        if self._turns and not self._service.is_ending:
+            view = await self._member.next_view(after=self._began_at, unless=lambda: self._service.is_ending)
+            if view is not None or not self._service.is_ending:
+                return view
+        return await self._membership.view()
 
     async def _turn(self) -> None:
         if (failure := self._member.failure) is not None:
             raise failure
-        self._given.clear()
-        view = await self._membership.view()
-        if view.me not in {member.id for member in view.members}:
+        if (view := await self._see()) is None:
+            return
+        self._began_at = self._monotonic()
+        members = frozenset(member.id for member in view.members)
+        if view.me not in members:
             self._member.note_fenced()
             return
+        if self._members - members:
+            self._wake(self._service.lanes)  # one that is gone may have fed them, and sent no hint
+        self._members = members
         if await self._member.bury(view):
             view = await self._membership.view()
         if self._service.is_ending:
@@ -126,7 +139,7 @@ class Turns:
         for account in self._epochs.keys() - self._member.serves - self._giving:
             self._begin_to_give(account)
         await self._give_up_stuck(view)
-        await self._give_up_outgrown()
+        await self._give_up_outgrown(sum(count.tasks for count in view.counts.values()))
         seats = [Seat(member=each.id, serves=each.serves, is_draining=each.is_draining) for each in view.members]
         self._log_unserved(unserved(view))
         moving = (self._giving | self._given) & view.owners.keys()
@@ -202,12 +215,14 @@ class Turns:
 
     # --- accounts that need another lane
 
-    async def _give_up_outgrown(self) -> None:
+    async def _give_up_outgrown(self, fed_total: int) -> None:
         """Give back accounts that have rows to import and a lane for ids alone: the next owner, maybe this member,
         begins one that starts them."""
         fed, self._fed = self._fed, frozenset()
         for_ids = {name for name, lane in self._service.lanes.items() if lane.imports is None} - self._giving
-        asked = for_ids if self._turns % ROWS_EVERY == 0 else for_ids & fed
+        asked = for_ids & fed
+        if self._turns % ROWS_EVERY == 0 and fed_total != self._fed_total:
+            asked, self._fed_total = for_ids, fed_total
         for account in await self._membership.with_rows(asked):
             log.info("account.outgrown", account=account)
             self._begin_to_give(account)
@@ -266,12 +281,15 @@ class Turns:
 
     def _on_hints(self, hints: Hints) -> None:
         self._fed |= hints.fed
-        for account in hints.fed & self._service.lanes.keys():
-            self._service.lanes[account].wake()
+        self._wake(hints.fed & self._service.lanes.keys())
         if hints.replayed:
             self._sinks.count_again()
         if hints.reload:
             self._service.reload_asked.set()
+
+    def _wake(self, accounts: Iterable[str]) -> None:
+        for account in accounts:
+            self._service.lanes[account].wake()
 
 
 def _is_stuck(pause: Pause | None) -> bool:

@@ -63,7 +63,9 @@ def cut(connection: AsyncConnection) -> None:
         wire.shutdown(socket.SHUT_RDWR)
 
 
-async def fetch_all(connection: AsyncConnection, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+async def fetch_all(
+    connection: AsyncConnection, query: str, values: Sequence[Any] | Mapping[str, Any] = ()
+) -> list[tuple[Any, ...]]:
     """Return all rows of a query."""
     return await (await connection.execute(query.encode(), values)).fetchall()
 

@@ -52,7 +52,7 @@ function facts(task) {
     "your row": refText(task.ref),
     file: record.result?.url ?? record.result?.id,
     "HubSpot's words": record.message,
-    "HubSpot's last status": task.status,
+    "HubSpot's last status": record.status ?? task.status,
     fed: when(task.fed_at),
     "started at HubSpot": when(task.requested_at),
     "completed at HubSpot": when(record.completed_at),

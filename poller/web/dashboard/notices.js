@@ -22,7 +22,7 @@ function notices(overview) {
     const which = lanes.length > 1 ? `Account ${lane.account} is paused` : "Paused";
     all.push({
       key: `lane ${lane.account}`, tone: lane.needs_person ? "bad" : "warn", title: which + (pause === BY_PERSON ? " by a person" : `: ${pause.replaceAll("_", " ")}`),
-      text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(detail)}` : ""}`,
+      text: `${sentence(lane.meaning)}${until}${detail ? ` ${sentence(withTimes(detail, now))}` : ""}`,
     });
   }
   for (const lane of lanes.filter((each) => each.imports?.trial && !each.pause)) {
@@ -71,6 +71,9 @@ function notices(overview) {
   }
   return all;
 }
+
+// Instants of the program's texts as this page shows others.
+const withTimes = (text, now) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/g, (instant) => at(Date.parse(instant) / 1000, now, { seconds: true }));
 
 function sentence(text) {
   if (!text) return "";

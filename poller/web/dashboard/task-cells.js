@@ -21,11 +21,14 @@ export function fillOutcome(node, task) {
 
 export const makeFile = () => element("span");
 
-// Long URLs break at the ends of their pieces.
-export function fillFile(node, task) {
-  const text = task.url ?? refText(task.ref);
+// Long URLs and names of hosts break at the ends of their pieces.
+export const fillFile = (node, task) => fillPieces(node, task.url ?? refText(task.ref), /(?<=[/?&])(?![/?&])/);
+
+export const fillHost = (node, host) => fillPieces(node, host ?? "", /(?<=\.)/);
+
+function fillPieces(node, text, end) {
   if (node.textContent === text) return;
-  node.replaceChildren(...text.split(/(?<=[/?&])(?![/?&])/).flatMap((piece) => [piece, element("wbr")]));
+  node.replaceChildren(...text.split(end).flatMap((piece) => [piece, element("wbr")]));
 }
 
 export const landedText = (task) => (task.landed === true ? "yes" : task.landed === false ? "no" : "");

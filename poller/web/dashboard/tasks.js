@@ -3,7 +3,7 @@
 import { download, getJson } from "./api.js";
 import { $, element, setText, table, update } from "./dom.js";
 import { current, go, hashOf, tasksWhere } from "./route.js";
-import { fillFile, fillOutcome, fillTaskLink, landedText, makeFile, makeOutcome, nextText, taskLink } from "./task-cells.js";
+import { fillFile, fillHost, fillOutcome, fillTaskLink, landedText, makeFile, makeOutcome, nextText, taskLink } from "./task-cells.js";
 import { at, count, KINDS, KINDS_OF_IMPORTS, plural } from "./text.js";
 
 const PAGE = 100;
@@ -82,7 +82,7 @@ function show() {
     { name: "outcome", text: true, make: makeOutcome, fill: fillOutcome },
     { name: "landed", text: true, cell: (task) => landedText(task), tone: (task) => (task.landed === false ? "bad" : "") },
     { name: "why", text: true, cell: (task) => task.reason ?? (task.state === "waiting" ? task.status ?? "not polled yet" : "") },
-    { name: "host", text: true, make: () => element("a"), fill: (node, task) => fillLink(node, task.host, { host: task.host }) },
+    { name: "host", text: true, make: () => element("a"), fill: (node, task) => fillLink(node, task.host, { host: task.host }, fillHost) },
     { name: "account", text: true, make: () => element("a"), fill: (node, task) => fillLink(node, task.account, { account: task.account }) },
     { name: "seen", text: true, cell: (task) => whenText(task, now) },
     { name: "polls", cell: (task) => count(task.polls) },
@@ -90,8 +90,8 @@ function show() {
   $("tasks-table").classList.toggle("one-account", accounts().length < 2);
 }
 
-function fillLink(node, text, filters) {
-  setText(node, text ?? "");
+function fillLink(node, text, filters, fill = setText) {
+  fill(node, text ?? "");
   if (text) node.setAttribute("href", tasksWhere({ ...Object.fromEntries(current().filters), ...filters }));
 }
 

@@ -63,12 +63,12 @@ async def test_an_account_that_is_dropped_before_it_could_be_ended_is_no_error(c
 async def test_a_member_whose_heartbeats_ended_by_a_defect_ends_its_run(clock: Clock) -> None:
     """It would lose its trust, be buried, join, and be buried again: for all accounts, and without a word."""
 
-    async def fails() -> Beat:
+    async def fails(_status: bytes = b"") -> Beat:
         raise RuntimeError("a defect")
 
     async def run() -> None:
         async with fleet_of(clock, "r1") as fleet:
-            fleet.processes["r1"].membership.beat = fails  # type: ignore[method-assign]
+            fleet.processes["r1"].membership.beat = fails  # type: ignore[method-assign,assignment]
             await asyncio.sleep(5)
             pytest.fail("it went on")
 
@@ -82,7 +82,7 @@ async def test_a_view_that_is_older_than_a_hand_over_finds_nothing_and_loses_not
 ) -> None:
     async with fleet_of(clock, "r1", accounts=2) as fleet:
         one = fleet.processes["r1"]
-        view = one.membership.view
+        view = one.membership.seen
 
         async def late() -> FleetView:
             seen = await view()
@@ -90,7 +90,7 @@ async def test_a_view_that_is_older_than_a_hand_over_finds_nothing_and_loses_not
                 await asyncio.sleep(0.01)
             return seen
 
-        one.membership.view = late  # type: ignore[method-assign]
+        one.membership.seen = late  # type: ignore[method-assign]
         fleet.hubspot.takes_s = 8.0  # a hand-over waits for what is in flight
         await asyncio.sleep(WINDOW_S)
         await fleet.start("r2")

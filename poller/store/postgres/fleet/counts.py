@@ -3,8 +3,7 @@ others did. "" is the kind of tasks that wait.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from psycopg import AsyncConnection
 
@@ -24,7 +23,7 @@ _COUNT_AGAIN = (
     " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
     " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
 )
-COUNTS = "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind"
+_COUNTS = "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind"
 
 # Where each pod has its own name, members come and go for years. One statement: each count is in one row at any time.
 _FOLD = (
@@ -61,9 +60,4 @@ async def fold(connection: AsyncConnection) -> None:
 
 async def counts(connection: AsyncConnection) -> dict[str, KindCount]:
     """Return the sums of all members by kind."""
-    return counts_of(await fetch_all(connection, COUNTS))
-
-
-def counts_of(found: Iterable[Sequence[Any]]) -> dict[str, KindCount]:
-    """Return what the rows of `COUNTS` hold."""
-    return {kind: KindCount(*numbers) for kind, *numbers in found}
+    return {kind: KindCount(*numbers) for kind, *numbers in await fetch_all(connection, _COUNTS)}

@@ -1,7 +1,7 @@
 """Heartbeats on a connection of their own, which never waits behind a commit; it carries the hints of members too."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import psycopg
 import structlog
@@ -12,11 +12,13 @@ from poller.core.protocols import Clock
 from poller.store.postgres.connection import answered, connect, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, store_error
+from poller.store.postgres.fleet import members
 
 log = structlog.get_logger("poller")
 
 RELOAD = "reload"
 REPLAYED = "replayed"
+MISSED = "missed"  # sent by no one: the connection broke, and hints are lost
 LONGEST_NOTE = 7000  # characters; the server takes fewer than 8000 bytes
 
 _CHANNEL = "SELECT 'poller_' || to_regnamespace(current_schema())::oid"
@@ -34,17 +36,21 @@ class Heart:
         self._alone = asyncio.Lock()  # for the connection
         self._to_send: set[str] = set()  # numbers of accounts that got tasks, `RELOAD`, `REPLAYED`
         self._heard: set[str] = set()
+        self.seen: members.Rows | None = None  # by the latest heartbeat that was made
 
-    async def beat(self, member: int) -> Beat:
-        """Make one heartbeat, and exchange hints."""
-        return await self._update(
-            "UPDATE replica SET beats = beats + 1, seen_at = clock_timestamp(), beat_at = %s WHERE id = %s",
-            (self._clock(), member),
-        )
+    async def beat(self, member: int, status: bytes = b"") -> Beat:
+        """Make one heartbeat, publish a status unless it is empty, see the others, and exchange hints."""
+
+        async def beat(connection: AsyncConnection) -> bool:
+            rows = await members.beat(connection, member, self._clock(), status)
+            self.seen = rows or self.seen
+            return rows is not None
+
+        return await self._update(beat)
 
     async def drain(self, member: int) -> Beat:
         """Show the others that the member drains."""
-        return await self._update("UPDATE replica SET is_draining = true WHERE id = %s", (member,))
+        return await self._update(lambda connection: members.drain(connection, member))
 
     def hint(self, notes: Iterable[str]) -> None:
         """Send these with the next heartbeat."""
@@ -60,11 +66,11 @@ class Heart:
         if connection is not None:
             await connection.close()
 
-    async def _update(self, query: str, values: tuple[object, ...]) -> Beat:
+    async def _update(self, update: Callable[[AsyncConnection], Awaitable[bool]]) -> Beat:
         try:
             async with asyncio.timeout(self._within_s), self._alone:
                 connection = await self._connected()
-                return await answered(self._send(connection, query, values), connection, within_s=self._within_s)
+                return await answered(self._send(connection, update), connection, within_s=self._within_s)
         except OSError:  # a time-out, or a socket that the operating system has closed
             await self.close()
         except psycopg.Error as error:
@@ -73,18 +79,24 @@ class Heart:
                 raise store_error(error, self._dsn) from None
         return Beat.UNREACHED
 
-    async def _send(self, connection: AsyncConnection, query: str, values: tuple[object, ...]) -> Beat:
-        updated = await connection.execute(query.encode(), values)
+    async def _send(self, connection: AsyncConnection, update: Callable[[AsyncConnection], Awaitable[bool]]) -> Beat:
+        """`update` returns whether the member's row is there."""
+        is_member = await update(connection)
         notes, self._to_send = self._to_send, set()
-        for note in _packed(notes):
-            await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, note))
-        return Beat.MADE if updated.rowcount == 1 else Beat.FENCED
+        try:
+            for note in _packed(notes):
+                await connection.execute("SELECT pg_notify(%s, %s)", (self._channel, note))
+        except BaseException:
+            self._to_send |= notes
+            raise
+        return Beat.MADE if is_member else Beat.FENCED
 
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
             connection = self._connection = await connect(self._dsn)
             connection.add_notify_handler(self._note)
             await connection.execute("SET synchronous_commit = off")  # no promise rests on a heartbeat after a crash
+            self._heard |= {MISSED} if self._channel else set()
             row = await fetch_first(connection, _CHANNEL)
             self._channel = str(row[0]) if row is not None else ""
             await connection.execute(f"LISTEN {self._channel}".encode())
@@ -106,8 +118,8 @@ async def notify(connection: AsyncConnection, note: str) -> None:
 def hints_of(heard: Iterable[str], names: dict[int, str]) -> Hints:
     """Return what these notes mean for the owner of these accounts, by number."""
     heard = set(heard)
-    numbers = {int(note) for note in heard if note.isdigit()}
-    return Hints(frozenset(names[number] for number in numbers & names.keys()), RELOAD in heard, REPLAYED in heard)
+    numbers = names.keys() if MISSED in heard else {int(note) for note in heard if note.isdigit()} & names.keys()
+    return Hints(frozenset(names[number] for number in numbers), RELOAD in heard, REPLAYED in heard)
 
 
 def _packed(notes: Iterable[str]) -> list[str]:

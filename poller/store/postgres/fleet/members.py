@@ -1,14 +1,14 @@
 """Who is in the fleet: the statements of joining, seeing, burying and leaving. For the contracts, see core/fleet.py."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
 from psycopg import AsyncConnection
 
-from poller.core.fleet import FleetView, Member, SinkPlace
+from poller.core.fleet import FleetView, KindCount, Member, SinkPlace
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet import counts, statuses
 from poller.store.postgres.fleet.accounts import know_accounts
@@ -21,14 +21,24 @@ _JOIN = (
 )
 # One statement is one snapshot, and short: each member asks once a beat. Of each row: what it is, number, name, and
 # what its kind has. An epoch grows with each take, and after each give fewer accounts are owned, so that the sums of
-# all accounts are the same only where nothing changed hands and no account is new.
+# all accounts are the same only where nothing changed hands and no account is new. Only those outboxes are
+# read that the asking member delivers.
 _SEE = (
     "SELECT 'member', r.id, r.name, r.beats, r.is_draining, r.revision, extract(epoch FROM r.seen_at)::float8, r.host,"
     " r.pid FROM replica r WHERE r.name IS NOT NULL"
     " UNION ALL SELECT 'accounts', count(owner), count(*)::text, sum(epoch)::bigint, false, sum(owner * id)::bigint, 0,"
     " '', 0 FROM account"
-    " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id), 0, 0,"
-    " home, 0 FROM sink WHERE attached"
+    " UNION ALL SELECT 'sink', owner, name, epoch, EXISTS (SELECT FROM sink_wanted w WHERE w.sink = sink.id),"
+    " CASE WHEN owner = %(me)s::bigint AND EXISTS (SELECT FROM undelivered u WHERE u.sink = sink.id ORDER BY number"
+    " LIMIT 1) THEN 1 ELSE 0 END, 0, home, 0 FROM sink WHERE attached"
+    " UNION ALL SELECT 'kind', sum(tasks)::bigint, kind, sum(landed)::bigint, false, sum(polls)::bigint, 0, '', 0"
+    " FROM kind_count GROUP BY kind"
+)
+# A heartbeat and a view cost the server one wake-up together, which on an idle machine is most of their cost.
+_BEAT = (
+    "WITH beat AS (UPDATE replica SET beats = beats + 1, seen_at = clock_timestamp(), beat_at = %(now)s"  # noqa: S608
+    f" WHERE id = %(me)s RETURNING id), published AS ({statuses.PUBLISH})"
+    f" SELECT 'beat', id, '', 0, false, 0, 0, '', 0 FROM beat UNION ALL {_SEE}"
 )
 _ACCOUNTS = "SELECT name, owner, epoch FROM account ORDER BY name"
 _DETAILS = (
@@ -105,33 +115,59 @@ async def bury(connection: AsyncConnection, seen: Mapping[int, int]) -> list[int
     return [int(each) for (each,) in await fetch_all(connection, _BURY, (list(seen), list(seen.values())))]
 
 
+async def beat(connection: AsyncConnection, me: int, now: float, status: bytes) -> Rows | None:
+    """Make a heartbeat, publish a status unless it is empty, and return what there is to see; None where the member's
+    row is gone."""
+    rows = _by_kind(await fetch_all(connection, _BEAT, {"me": me, "now": now, "status": status}))
+    return rows if rows["beat"] else None
+
+
+async def drain(connection: AsyncConnection, me: int) -> bool:
+    """Show the others that the member drains; return whether its row is there."""
+    return (await connection.execute("UPDATE replica SET is_draining = true WHERE id = %s", (me,))).rowcount == 1
+
+
 async def see(connection: AsyncConnection, me: int | None, known: SeenFleet) -> tuple[FleetView, SeenFleet]:
     """Return who is there and who owns what, and that as `known` for the next call, which then reads what changed."""
-    rows = await _see(connection)
-    if tuple(rows["accounts"]) != known.sums or _changed(rows, known.announced):
+    rows = await _see(connection, me)
+    if not is_known(rows, known):
         async with connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            rows = await _see(connection)
+            rows = await _see(connection, me)
             known = await _learn(connection, rows, known)
+    return view_of(rows, me, known), known
+
+
+def is_known(rows: Rows, known: SeenFleet) -> bool:
+    """Return whether `known` has the owners and the announcements that these rows are about."""
+    return tuple(rows["accounts"]) == known.sums and not _changed(rows, known.announced)
+
+
+def view_of(rows: Rows, me: int | None, known: SeenFleet) -> FleetView:
+    """Return what these rows show, whose owners and announcements are known."""
     owners = {name: owner for name, (owner, _) in known.accounts.items()}
     owns = Counter(owners.values())
-    view = FleetView(
+    return FleetView(
         me=me,
         members=tuple(_member_of(row, known.announced[row[0]], owns[row[0]]) for row in sorted(rows["member"])),
         mine={name: epoch for name, (owner, epoch) in known.accounts.items() if owner is not None and owner == me},
         owners=owners,
         free=frozenset(name for name, owner in owners.items() if owner is None),
         sinks=tuple(
-            SinkPlace(name=name, owner=owner, epoch=epoch, home=home, is_wanted=is_wanted)
-            for owner, name, epoch, is_wanted, _, _, home, _ in sorted(rows["sink"], key=itemgetter(1))
+            SinkPlace(name=name, owner=owner, epoch=epoch, home=home, is_wanted=is_wanted, has_waiting=bool(waiting))
+            for owner, name, epoch, is_wanted, waiting, _, home, _ in sorted(rows["sink"], key=itemgetter(1))
         ),
+        counts={kind: KindCount(tasks, landed, polls) for tasks, kind, landed, _, polls, *_ in rows["kind"]},
     )
-    return view, known
 
 
-async def _see(connection: AsyncConnection) -> Rows:
+async def _see(connection: AsyncConnection, me: int | None) -> Rows:
+    return _by_kind(await fetch_all(connection, _SEE, {"me": me}))
+
+
+def _by_kind(found: Iterable[tuple[Any, ...]]) -> Rows:
     rows: Rows = defaultdict(list)
-    for kind, *row in await fetch_all(connection, _SEE):
+    for kind, *row in found:
         rows[kind].append(tuple(row))
     return rows
 

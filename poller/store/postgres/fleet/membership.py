@@ -50,6 +50,11 @@ class PostgresMembership(Membership):
     def id(self) -> int | None:
         return self._holdings.member
 
+    @property
+    def fed(self) -> int | None:
+        """How many tasks and rows were ever fed to the fleet, as of the latest heartbeat; None before the first."""
+        return None if self._heart.seen is None else sum(row[0] for row in self._heart.seen["kind"])
+
     # --- who is there
 
     async def join(self, *, serves: Collection[str], settings: Mapping[str, object]) -> int | None:
@@ -67,8 +72,8 @@ class PostgresMembership(Membership):
     async def announce(self, *, serves: Collection[str], settings: Mapping[str, object]) -> None:
         await self._write(members.announce, self._member(), tuple(serves), settings)
 
-    async def beat(self) -> Beat:
-        return await self._heartbeat(self._heart.beat)
+    async def beat(self, status: bytes = b"") -> Beat:
+        return await self._heartbeat(lambda member: self._heart.beat(member, status))
 
     async def set_draining(self) -> Beat:
         return await self._heartbeat(self._heart.drain)
@@ -81,6 +86,12 @@ class PostgresMembership(Membership):
         if beat is Beat.FENCED and self._holdings.member == member:
             self._writer.run_within(0.0, OneByOne(_write_nothing), (), on_commit=lambda _: None)  # it finds out, too
         return beat
+
+    async def seen(self) -> FleetView:
+        rows = self._heart.seen
+        if rows is None or not members.is_known(rows, self._known):
+            return await self.view()
+        return members.view_of(rows, self._holdings.member, self._known)
 
     async def view(self) -> FleetView:
         view: FleetView
@@ -144,9 +155,6 @@ class PostgresMembership(Membership):
         return list(await self._write(sinks.detach, tuple(names))) if names else []
 
     # --- what members show each other
-
-    async def publish(self, status: bytes) -> Mapping[str, KindCount]:
-        return dict(await self._read(statuses.publish, self._member(), status))
 
     async def published(self) -> list[Published]:
         return list(await self._read(statuses.published))

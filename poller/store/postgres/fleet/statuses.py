@@ -2,21 +2,14 @@
 
 from psycopg import AsyncConnection
 
-from poller.core.fleet import KindCount, Published
+from poller.core.fleet import Published
 from poller.store.postgres.connection import fetch_all
-from poller.store.postgres.fleet.counts import COUNTS, counts_of
 
-
-async def publish(connection: AsyncConnection, member: int, status: bytes) -> dict[str, KindCount]:
-    """Replace the member's status; return the sums of all members by kind. One statement: all members do this at all
-    times."""
-    found = await fetch_all(
-        connection,
-        "WITH published AS (INSERT INTO replica_status (replica, at, body) VALUES (%s, clock_timestamp(), %b)"  # noqa: S608
-        f" ON CONFLICT (replica) DO UPDATE SET at = excluded.at, body = excluded.body) {COUNTS}",
-        (member, status),
-    )
-    return counts_of(found)
+# A part of the heartbeat's statement, whose first part is `beat`. An empty status replaces none.
+PUBLISH = (
+    "INSERT INTO replica_status (replica, at, body) SELECT id, clock_timestamp(), %(status)b FROM beat"
+    " WHERE %(status)b <> '' ON CONFLICT (replica) DO UPDATE SET at = excluded.at, body = excluded.body"
+)
 
 
 async def forget(connection: AsyncConnection) -> None:

@@ -3,7 +3,9 @@
 Leases are in memory here, too: an account's tasks are leased by its owner alone, and end with its ownership.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,6 +39,7 @@ Done = TypeVar("Done")
 
 # "Pol" and "u": one member at a time prunes, or indexes.
 UPKEEP = "(1349479541::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
+SAVED_EVERY_S = 30.0  # for a lane that sends nothing; together with a request's time-out less than the gate's STALE_S
 BEAT_WITHIN_S = 3.0  # for the answer to a heartbeat; trust counts from before it was sent
 
 
@@ -65,6 +68,9 @@ class FleetStore(PostgresStore):
         writer.applied_last = self._add_all
         self._next_due = SharedRead(self._next_due_of)
         self._candidate: tuple[float, int] | None = None  # a key with nothing older, and when that was seen
+        self._stored: dict[str, tuple[int, AccountState]] = {}  # by account: its epoch, what is on disk
+        self._fed: tuple[int | None, float] = None, 0.0  # by all, and since when
+        self._index_at = 0.0  # nothing is there to be indexed before, unless something is fed
         self._starts.join_fleet(self._holdings, writer)
         self._heart = Heart(dsn, clock=clock, within_s=BEAT_WITHIN_S)
         self._fleet = PostgresMembership(
@@ -84,6 +90,7 @@ class FleetStore(PostgresStore):
         self._starts.forget()
         self._first_poll_s.clear()
         self._noted_accounts.clear()
+        self._stored.clear()
         self._noted_knowledge.clear()
 
     @property
@@ -191,8 +198,18 @@ class FleetStore(PostgresStore):
     # --- what is remembered
 
     def save_account(self, name: str, state: AccountState) -> None:
-        if name in self._holdings.accounts:  # a lane that was overtaken may still note what it knew
+        """Note it for the owner only: a lane that was overtaken may still save what it knew. Where nothing was sent
+        since what is stored, that is renewed now and then."""
+        owned = self._holdings.accounts.get(name)
+        if owned is not None and (name in self._noted_accounts or not self._is_stored(name, owned.epoch, state)):
             super().save_account(name, state)
+
+    def _is_stored(self, name: str, epoch: int, state: AccountState) -> bool:
+        stored_in, stored = self._stored.get(name, (None, state))
+        if stored_in != epoch or stored.active_at is None or state.active_at is None:
+            return False
+        is_recent = 0 <= state.active_at - stored.active_at < SAVED_EVERY_S
+        return is_recent and replace(state, active_at=stored.active_at) == stored
 
     def save_knowledge(self, name: str, knowledge: bytes) -> None:
         if self._holdings.member is not None:
@@ -202,6 +219,11 @@ class FleetStore(PostgresStore):
         noted, learned = self._begin_saving()
         await task_queue.save_knowledge(connection, dict(sorted(learned.items())))
         await accounts.save(connection, noted, self._holdings, self._member)
+
+    def _end_saving(self) -> None:
+        owned = self._holdings.accounts
+        self._stored |= {name: (owned[name].epoch, state) for name, state in self._saving[0].items() if name in owned}
+        super()._end_saving()
 
     # --- delivering
 
@@ -245,7 +267,17 @@ class FleetStore(PostgresStore):
         return 0.0
 
     async def index_rows(self, limit: int) -> int:
-        return int(await self._write(self._alone, 0, search.index_rows, limit, self._clock()))
+        """Index nothing where nothing was fed, by whichever member, since all was indexed that may be."""
+        fed, now = self._fleet.fed, self._clock()
+        if fed != self._fed[0]:
+            self._fed, self._index_at = (fed, now), now
+        if now < self._index_at:
+            return 0
+        indexed = await self._write(self._alone, None, search.index_rows, limit, now)
+        if indexed == 0 and fed is not None:
+            settled_at = self._fed[1] + search.SETTLED_S
+            self._index_at = math.inf if now > settled_at else settled_at
+        return indexed or 0
 
     async def prune(self, before: float, limit: int, walk: PruneWalk | None = None) -> int:
         return await pruning.prune(partial(self._write, self._alone, (0, None), outbox.prune), before, limit, walk)
