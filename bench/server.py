@@ -1,6 +1,8 @@
 """A status server that costs next to nothing: nginx where it is installed, else a protocol with ready-made answers.
 
-A third of the polls find their task finished, by chance; the answers have the shape and the headers of HubSpot's.
+A third of the polls find their task finished, by chance; the answers have the shape and the headers of HubSpot's, and
+name instants near now, so that a poller learns from them as in life: its imports were requested shortly before the
+server's start, one a millisecond (nginx: all at once), and those that are finished were completed just now.
 """
 
 import asyncio
@@ -16,18 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
+from poller.core.timestamps import iso
+
 PATH = "/files/v3/files/import-from-url/async/tasks/"
 FINISHED_SHARE = 33.3  # percent of the polls
+REQUESTED_BEFORE_S = 120.0  # before the server's start: all imports, the latest of which is 100 s after the first
+COMPLETED_BEFORE_S = 0.003  # before the answer: since the poll before
 
-RUNNING = (
-    '{"status":"PROCESSING","taskId":"%s","requestedAt":"2026-01-05T00:00:00.000Z",'
-    '"startedAt":"2026-01-05T00:00:01.000Z"}'
-)
+RUNNING = '{"status":"PROCESSING","taskId":"@TASK","requestedAt":"@REQUESTED","startedAt":"@STARTED"}'
 FINISHED = (
-    '{"status":"COMPLETE","taskId":"%s","requestedAt":"2026-01-05T00:00:00.000Z",'
-    '"startedAt":"2026-01-05T00:00:01.000Z","completedAt":"2026-01-05T00:00:09.000Z",'
-    '"result":{"id":"174205681245","createdAt":"2026-01-05T00:00:08.000Z",'
-    '"updatedAt":"2026-01-05T00:00:08.000Z","archived":false,"parentFolderId":"171211511233","name":"photo-%s",'
+    '{"status":"COMPLETE","taskId":"@TASK","requestedAt":"@REQUESTED","startedAt":"@STARTED","completedAt":"@COMPLETED",'
+    '"result":{"id":"174205681245","createdAt":"@COMPLETED","updatedAt":"@COMPLETED",'
+    '"archived":false,"parentFolderId":"171211511233","name":"photo-@TASK",'
     '"path":"/imports/photo.png","size":48211,"height":480,"width":640,"encoding":"png","type":"IMG","extension":"png",'
     '"defaultHostingUrl":"https://files.example/hubfs/123/imports/photo.png","url":"https://files.example/hubfs/123/'
     'imports/photo.png","isUsableInContent":true,"access":"PUBLIC_INDEXABLE","fileMd5":"d41d8cd98f00b204e9800998ecf8427e",'
@@ -98,7 +100,8 @@ def _nginx(folder: Path, port: int, cookies: bool, finishing: bool) -> list[str]
     words = f'split_clients "$request_id" $word {{ {FINISHED_SHARE}% COMPLETE; * PROCESSING; }}'
     if finishing:
         words = "map $request_id $word { default COMPLETE; }"
-    bodies = f"map $word $body {{ COMPLETE '{FINISHED}'; default '{RUNNING}'; }}".replace("%s", "$task")
+    finished, running = (_filled(body, "$task", time.time(), "$time_iso8601") for body in (FINISHED, RUNNING))
+    bodies = f"map $word $body {{ COMPLETE '{finished}'; default '{running}'; }}"
     config = folder / "nginx.conf"
     config.write_text(
         f"worker_processes 1; daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log crit;"
@@ -131,8 +134,21 @@ class _Answers(asyncio.Protocol):
             self._transport.write(_answer(task_id, _Answers.requests))
 
 
+_STARTED_AT = time.time()  # of this server
+
+
+def _filled(body: str, task_id: str, now: float, completed_at: str) -> str:
+    """Return an answer of a task that was requested `REQUESTED_BEFORE_S` before `now` and started a second later."""
+    requested_at = now - REQUESTED_BEFORE_S
+    body = body.replace("@TASK", task_id).replace("@REQUESTED", iso(requested_at))
+    return body.replace("@STARTED", iso(requested_at + 1)).replace("@COMPLETED", completed_at)
+
+
 def _answer(task_id: str, number: int) -> bytes:
-    body = FINISHED.replace("%s", task_id) if number % _Answers.finished_each == 0 else RUNNING.replace("%s", task_id)
+    is_finished = number % _Answers.finished_each == 0
+    place = int(task_id[-5:]) if task_id[-5:].isdecimal() else 0  # in the order of requests
+    completed_at = iso(time.time() - COMPLETED_BEFORE_S) if is_finished else ""
+    body = _filled(FINISHED if is_finished else RUNNING, task_id, _STARTED_AT + place / 1000, completed_at)
     headers = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     return (head + body).encode()

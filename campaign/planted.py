@@ -588,7 +588,7 @@ BUGS = (
     Bug(
         name="ids-not-checked",
         file="poller/hubspot/client.py",
-        old="if self._sample is None or not is_task_id(task.task_id):",
+        old="if self._sample is None or id_in_path is None:",
         new="if self._sample is None:",
         tests=CLIENT,
     ),
@@ -715,14 +715,14 @@ BUGS = (
     ),
     Bug(
         name="sporadic-429-pauses-the-account",
-        file="poller/hubspot/limits/gate.py",
+        file="poller/hubspot/limits/judge.py",
         old="            if has_room and not self._throttles.is_frequent:",
         new="            if False:",
         tests=GATE,
     ),
     Bug(
         name="frequent-429s-with-room-never-pause",
-        file="poller/hubspot/limits/gate.py",
+        file="poller/hubspot/limits/judge.py",
         old="            if has_room and not self._throttles.is_frequent:",
         new="            if has_room:",
         tests=GATE,
@@ -765,7 +765,7 @@ BUGS = (
     Bug(
         name="headers-loosen-the-persons-limit",
         file="poller/hubspot/limits/windows.py",
-        old="        if self._own_remains and self.reported != self.own:",
+        old="        if self._are_two:",
         new="        if False:",
         tests=GATE,
     ),
@@ -828,7 +828,7 @@ BUGS = (
     ),
     Bug(
         name="a-probes-stray-refusal-renames-the-pause",
-        file="poller/hubspot/limits/gate.py",
+        file="poller/hubspot/limits/judge.py",
         old="        return reason in (self._pause.reason, Pause.WRONG_ACCOUNT) or self._refusals.is_account",
         new="        return self._pause.reason is not None or self._refusals.is_account",
         tests=("hubspot/limits/test_gate",),
@@ -856,7 +856,7 @@ BUGS = (
     ),
     Bug(
         name="nothing-left-is-never-believed-again",
-        file="poller/hubspot/limits/gate.py",
+        file="poller/hubspot/limits/judge.py",
         old="        self._windows.believe()\n",
         new="",
         tests=GATE,

@@ -74,7 +74,11 @@ async def credentials_hash(account: AccountSettings, tokens: TokenSource) -> byt
 
 async def _stored_token(file: Path | None, variable: str, environ: Mapping[str, str]) -> TokenSource:
     """Return a token in a file, or else in a variable. Raises `ConfigError` where there is none."""
-    source = _HiddenToken(FileToken(file) if file is not None else EnvToken(variable, environ))
+    if file is None:
+        unchanging = EnvToken(variable, environ)
+        logs.keep_secret(await unchanging.token())
+        return unchanging
+    source = _HiddenToken(FileToken(file))
     await source.token()
     return source
 

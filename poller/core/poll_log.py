@@ -49,19 +49,18 @@ def failure_reason(outcome: Outcome) -> str | None:
             assert_never(outcome)
 
 
-def poll_line(poll: Poll) -> str:
-    """Return the line that adds `poll` to a poll log."""
-    words, again_in_s = _words(poll.outcome, poll.detail), poll.again_in_s
-    values = poll.at, poll.gate_s, poll.took_s, words
+def poll_line(outcome: Outcome, *, at: float, gate_s: float, took_s: float, again_in_s: float | None) -> str:
+    """Return the line that adds a poll to a poll log; its values are those of a `Poll`."""
+    words = _words(type(outcome), outcome_detail(outcome))
     if again_in_s is None:
-        return "[%.3f,%.3f,%.3f,%s,null]\n" % values  # noqa: UP031 - in half of an f-string's time, once a poll
-    return "[%.3f,%.3f,%.3f,%s,%.3f]\n" % (*values, again_in_s)  # noqa: UP031 - the same
+        return "[%.3f,%.3f,%.3f,%s,null]\n" % (at, gate_s, took_s, words)  # noqa: UP031 - in half of an f-string's time
+    return "[%.3f,%.3f,%.3f,%s,%.3f]\n" % (at, gate_s, took_s, words, again_in_s)  # noqa: UP031 - the same
 
 
 @lru_cache(maxsize=256)
-def _words(outcome: str, detail: str | int | None) -> str:
+def _words(outcome: type[Outcome], detail: str | int | None) -> str:
     detail = detail.encode("utf-8", "replace").decode() if isinstance(detail, str) else detail
-    return orjson.dumps((outcome, detail)).decode()[1:-1]
+    return orjson.dumps((_name_of(outcome), detail)).decode()[1:-1]
 
 
 def polls(poll_log: str) -> tuple[Poll, ...]:

@@ -24,14 +24,17 @@ _WRONG_CHARACTER = re.compile(r"[^A-Za-z0-9\-._~=+]")
 
 def is_task_id(text: str) -> bool:
     """Return whether `text` can be sent to HubSpot as a task id."""
-    if text.isalnum() and text.isascii():  # most ids; asked before every poll
+    if text.isalnum() and text.isascii():  # most ids
         return len(text) <= LONGEST_ID
     return _TASK_ID.fullmatch(text) is not None
 
 
-def in_path(task_id: str) -> str:
-    """Return a task id for a URL's path: two of the allowed characters are escaped."""
-    return task_id.replace("=", "%3D").replace("+", "%2B")
+def in_path(task_id: str) -> str | None:
+    """Return a task id for a URL's path: two of the allowed characters are escaped. None for a text that cannot be sent
+    to HubSpot as one."""
+    if task_id.isalnum() and task_id.isascii():  # most ids; asked before every poll
+        return task_id if len(task_id) <= LONGEST_ID else None
+    return task_id.replace("=", "%3D").replace("+", "%2B") if is_task_id(task_id) else None
 
 
 def is_rounded(text: str) -> bool:

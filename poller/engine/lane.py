@@ -8,9 +8,8 @@ from typing import assert_never
 
 import structlog
 
-from poller.core.details import Poll
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
-from poller.core.model import Finish, Missing, Outcome, PollAgain, Settled, Task
+from poller.core.model import ANSWERING, Finish, Missing, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, PollStore
@@ -148,13 +147,14 @@ class Lane:
         if self._timing is not None:
             self._timing.standstill.paused_s = paused_s
             learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now)
+        is_failed = not isinstance(outcome, ANSWERING)
         decision = decide(
             task,
             outcome,
             now=now,
             paused_s=paused_s,
-            is_paused=self.gate.pause is not None,
-            others_answered=self._witness.others_answered(task),
+            is_paused=is_failed and self.gate.pause is not None,
+            others_answered=is_failed and self._witness.others_answered(task),
             holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(now),
             failed_share=self._witness.failed_share,
             polling=self._polling,
@@ -172,16 +172,10 @@ class Lane:
                 record = render(task, outcome, kind, seen_at=now)
             case _:
                 assert_never(decision)
-        poll = Poll(
-            at=asked_at,
-            gate_s=gate_s,
-            took_s=now - asked_at,
-            outcome=outcome_name(outcome),
-            detail=outcome_detail(outcome),
-            again_in_s=None if again is None else again.at - now,
-        )
-        settled = Settled(task=task, again=again, record=record, poll_line=poll_line(poll))
-        self._recorder.add(Polled(outcome=outcome, settled=settled, poll=poll, at=now))
+        again_in_s = None if again is None else again.at - now
+        line = poll_line(outcome, at=asked_at, gate_s=gate_s, took_s=now - asked_at, again_in_s=again_in_s)
+        settled = Settled(task=task, again=again, record=record, poll_line=line)
+        self._recorder.add(Polled(outcome=outcome, settled=settled, at=now))
 
     def _holds_unknown(self, now: float) -> bool:
         return not self._polling.trust_unknown and self._first_answers.holds(now, self._polling.missing_again_s)
@@ -203,11 +197,12 @@ class Lane:
                 self._store.save_knowledge(self._timing.name, knowledge)
 
     def _on_commit(self, polled: Sequence[Polled]) -> None:
+        due_at = [again.at for each in polled if (again := each.settled.again) is not None]
+        if due_at:
+            self._due_tasks.wake_for(min(due_at))
+        if len(due_at) < len(polled):
+            self._due_tasks.end_standstill()
         for each in polled:
-            if each.settled.again is not None:
-                self._due_tasks.wake_for(each.settled.again.at)
-            else:
-                self._due_tasks.end_standstill()
             self._give_up.check(each.outcome, each.at)
 
     def save(self) -> None:

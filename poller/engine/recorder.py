@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger as BoundLogger
 
-from poller.core.details import Poll
 from poller.core.log import gathered, is_debug
 from poller.core.model import Outcome, Record, Running, Settled
+from poller.core.poll_log import outcome_detail, outcome_name
 from poller.core.protocols import Store
 from poller.core.starts import Row, StartOutcome
 from poller.engine.metrics import Metrics
@@ -22,7 +23,6 @@ class Polled(Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     settled: Settled
-    poll: Poll
     at: float  # when it was decided
 
 
@@ -33,6 +33,7 @@ class Recorder:
         self, account: str, *, store: Store, metrics: Metrics, on_recorded: Callable[[Sequence[Record]], None]
     ) -> None:
         """`on_recorded` is called after each commit that finished tasks, with their records."""
+        self.count = partial(metrics.add_poll, account)  # an answered request, also one whose outcome is not recorded
         self.ended = False
         self._account = account
         self._store = store
@@ -42,10 +43,6 @@ class Recorder:
         self._has_unrecorded = asyncio.Event()
         self._has_room = asyncio.Event()
         self._unknown_statuses: set[str | None] = set()
-
-    def count(self, outcome: Outcome, *, request_s: float, gate_s: float) -> None:
-        """Count an answered request, also one whose outcome is not recorded."""
-        self._metrics.add_poll(self._account, outcome, request_s=request_s, gate_s=gate_s)
 
     def count_start(self, outcome: StartOutcome, *, request_s: float, gate_s: float) -> None:
         """Count an answered start."""
@@ -111,15 +108,15 @@ class Recorder:
             self._on_recorded(finished)
 
     def _log_poll(self, polled: Polled) -> None:
-        poll, task = polled.poll, polled.settled.task
+        outcome, task, again = polled.outcome, polled.settled.task, polled.settled.again
         log.debug(
             "poll.answered",
             account=self._account,
             task_id=task.task_id,
-            outcome=poll.outcome,
-            detail=poll.detail,
+            outcome=outcome_name(outcome),
+            detail=outcome_detail(outcome),
             polls=task.polls + 1,
-            again_in_s=poll.again_in_s and round(poll.again_in_s, 3),
+            again_in_s=None if again is None else round(again.at - polled.at, 3),
         )
 
     def _warn_of_status(self, polled: Polled) -> None:

@@ -21,7 +21,7 @@ from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
-from poller.core.task_id import in_path, is_task_id
+from poller.core.task_id import in_path
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, body_at_hand, open_pool, read_body
 from poller.hubspot.headers import read_limits
@@ -172,13 +172,14 @@ class HubSpotClient:
 
     async def poll(self, task: Task) -> Answer:
         """Request `task`'s status, at most once; see `StatusClient`."""
-        if self._sample is None or not is_task_id(task.task_id):
+        id_in_path = in_path(task.task_id)
+        if self._sample is None or id_in_path is None:
             return _unreachable(Trouble.BAD_URL)
         began_at = self._timeouts.now()
         try:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
-                answer = await self._request(self._sample, token, task)
+                answer = await self._request(self._sample, token, task, id_in_path)
             self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
@@ -197,12 +198,12 @@ class HubSpotClient:
             self._tokens.refused(token)
         return answer
 
-    async def _request(self, host: URL, token: str, task: Task) -> Answer:
+    async def _request(self, host: URL, token: str, task: Task, id_in_path: str) -> Answer:
         fresh = task.missing_at is not None or not self._expects_task_ids
         pool = self._pools.get(fresh)
         if pool is None:
             pool = self._pools[fresh] = await self._connections.pool(host, fresh=fresh)
-        target = f"{self._before_id}{in_path(task.task_id)}{self._after_id}"
+        target = f"{self._before_id}{id_in_path}{self._after_id}"
         reply = await pool.get(target, f"Authorization: Bearer {token}\r\n{self._headers}", self._on_send)
         is_named = False
         try:
@@ -271,9 +272,9 @@ def answers_name_task(status_path: str) -> bool:
 
 def status_url(template: str, task_id: str) -> URL | None:
     """Return the URL of exactly this task's status; None where there is none."""
-    if not is_task_id(task_id):
+    if (id_in_path := in_path(task_id)) is None:
         return None
-    text = template.replace("{task_id}", in_path(task_id))
+    text = template.replace("{task_id}", id_in_path)
     try:
         url = URL(text, encoded=True)
     except ValueError:

@@ -108,8 +108,9 @@ class AccountTiming:
         place = requested_at if clock is self.by_request else float(task.key)
         if not isinstance(clock, LineClock) or place is None:
             return None
-        line = clock.planner.line("" if self._line_by is None else self._value(task))
-        return Spot(clock.planner, place, line.predicted_at(place)) if line.is_fitted else None
+        planner, value = clock.planner, "" if self._line_by is None else self._value(task)
+        line = planner.lines.get(value) or planner.line(value)
+        return Spot(planner, place, line.predicted_at(place)) if line.is_fitted else None
 
     def _value(self, task: Task) -> str:
         """Return the value of the field that tells lines apart."""
@@ -139,7 +140,8 @@ class AccountTiming:
                 self._line_costs(task.polls + 1, now - max(seen.until_at, task.fed_at))
             return None
         if spot is None:
-            return self._gap_by_age_s(seen)
+            gap_s = self._gap_by_age_s(seen)
+            return min(gap_s, LONGEST_PUT_OFF_S) if self._stood_until == now else gap_s  # its end may come before
         return _part_of(spot.planner.gap_s(now - spot.done_at, task.key, notes=LONGEST_PUT_OFF_S))
 
     def _seen(self, task: Task, outcome: Running | Finished, now: float) -> Seen:
@@ -205,7 +207,7 @@ class AccountTiming:
                 by_line = likelihood if decides is self.by_request else by_line
             self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
         if is_done:
-            self.standstill.finished()
+            self.standstill.finished(seen.now)
         else:
             chance = -math.expm1(by_age if by_line is None else by_line)
             deadline_at = task.fed_at + self.deadline_s
@@ -223,7 +225,9 @@ class AccountTiming:
         if likelihood is not None:
             gain = likelihood - by_age
             clock.evidence += gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
-            if not -MOST_LEAD < clock.evidence < MOST_LEAD:
+            if clock.evidence <= -MOST_LEAD:
+                clock.evidence = -MOST_LEAD
+            elif clock.evidence > MOST_LEAD:
                 self._bound_lead(clock)
         if is_done:
             clock.evidence *= FADING
@@ -263,6 +267,8 @@ class AccountTiming:
 
     def refresh(self, now: float) -> bool:
         """Recompute the plan if that is due; return whether it was."""
+        if self.planner.is_planned(now) and self.by_start.planner.is_planned(now):
+            return False  # as mostly
         self.by_start.planner.refresh(now, plan=self._decides is self.by_start)
         if not self.planner.refresh(now, plan=self._by_age or self._decides is not self.by_feeding):
             return False

@@ -57,7 +57,7 @@ class Hazard:
         self, finished: int = 0, events: Sequence[float] = (), exposure_s: Sequence[float] = (), *, axis: Axis = AGES
     ) -> None:
         """Continue from what `finished`, `events()` and `exposure_s()` were."""
-        self._axis = axis
+        self._axis, self._edges, self._bands = axis, axis.edges, axis.bands
         self.finished = finished  # ever
         self._weight = 1.0  # of new events; grows, so that old counts fade without being rewritten
         self._events = list(events) or [0.0] * axis.bands
@@ -79,13 +79,24 @@ class Hazard:
     def learn(self, from_s: float, to_s: float, *, finished: bool, by: "HazardCurve") -> float:
         """Count as `watch` does, and return the `likelihood` by a curve of the same axis: in one search of the bands,
         for every clock of every poll."""
-        edges = self._axis.edges
+        edges = self._edges
         first, last = bisect_right(edges, from_s) - 1, bisect_right(edges, to_s) - 1
-        if not (0 <= first <= last < self._axis.bands and from_s <= to_s):
+        if not (0 <= first <= last < self._bands and from_s <= to_s):
             likelihood = by.likelihood(from_s, to_s, finished=finished)
             self.watch(from_s, to_s, finished=finished)
             return likelihood
-        self._count(first, last, from_s, to_s, finished)
+        weight, partly_s = self._weight, self._partly_s  # as `_count` does, which would be one more call a clock
+        if first == last:
+            partly_s[last] += weight * (to_s - from_s)
+        else:
+            partly_s[first] += weight * (edges[first + 1] - from_s)
+            partly_s[last] += weight * (to_s - edges[last])
+            crossing = self._crossing
+            crossing[first + 1] += weight
+            crossing[last] -= weight
+        if finished:
+            self._events[last] += weight
+            self._fade()
         until, rates = by.until, by.rates
         stays = until[first] + rates[first] * (from_s - edges[first])
         stays -= until[last] + rates[last] * (to_s - edges[last])
@@ -157,7 +168,7 @@ class HazardCurve:
 
     def chance(self, from_s: float, to_s: float) -> float:
         """Return the chance that what was unfinished at `from_s` is finished at `to_s`."""
-        return -math.expm1(self.likelihood(from_s, to_s, finished=False))
+        return -math.expm1(self.hazard_until(from_s) - self.hazard_until(to_s) if to_s > from_s else 0.0)
 
     def likelihood(self, from_s: float, to_s: float, *, finished: bool) -> float:
         """Return the logarithm of how likely it was to be unfinished from here to there, and then to finish or not."""

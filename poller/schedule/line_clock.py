@@ -28,7 +28,7 @@ class LineClock:
     def learn(self, value: str, place: float, seen: Seen) -> float | None:
         """Learn from a poll; return how likely its outcome was by the line, None where the line is not known yet."""
         planner, is_done, until_at = self.planner, seen.is_done, seen.until_at
-        line, likelihood = planner.line(value), None
+        line, likelihood = planner.lines.get(value) or planner.line(value), None
         if line.is_fitted:
             done_at = line.predicted_at(place)
             from_s, to_s = seen.before_at - done_at, until_at - done_at

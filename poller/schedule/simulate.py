@@ -81,7 +81,7 @@ def _play(
             if turn >= len(courses):
                 learned.pressure.waited(max(0.0, now - max(due_at, stood_until)))
             if course.took_s <= age_s:
-                standstill.finished()
+                standstill.finished(now)
             else:
                 standstill.unfinished(number, learned.curve.chance(before_s, age_s), now=now, deadline_at=math.inf)
             _learn(learned, course, before_s, age_s, now)

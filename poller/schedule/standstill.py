@@ -10,13 +10,16 @@ EXPECTED = 12.0  # finished imports that the polls since the last one should hav
 LEAST_POLLS = 30
 LEAST_S = 60.0  # since the first of these polls, pauses excluded …
 POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
-LEAST_S_OF_MOST, MOST = 5.0, 0.5  # … or this long, where so many of the tasks should have been found finished
+LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished
+HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
+FADING = 0.98  # of the longest halt, with each finished import
 FEW = 4000  # tasks at most that are distinguished
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
 SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 300.0  # between two polls during a standstill …
 LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks
 LEAST_SHARE, MOST_SHARE = 0.02, 0.25  # the gap as a share of the standstill's length
+GROWTH = 0.75  # the gap grows with this power of the length: much is spent early, when most standstills end
 RECENT = 0.95  # of single polls, the share that still counts at the next one
 DEADLINES_EVERY_S = 10.0  # how often passed deadlines are searched for, once there may be some
 
@@ -34,13 +37,17 @@ class Standstill:
         self._is_turn = False  # the next poll is a single one
         self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
         self._is_in_line = False
+        self._halt_s = LEAST_S  # the longest standstill, or what was about to become one, lately
         self.paused_s = 0.0  # the account's paused time so far; the lane keeps it current …
         self._paused_before_s = 0.0  # … and what it was at `since`
         self._next_turn_at = -math.inf
         self.deadline_at = math.inf  # when the deadline of a task may have passed: such tasks are polled as ever
 
-    def finished(self) -> None:
+    def finished(self, now: float) -> None:
         """A poll found an import finished."""
+        self._halt_s *= FADING
+        if self.may_last:
+            self._halt_s = max(self._halt_s, self.length_s(now))
         self.since = self.deadline_at = math.inf
         self._expected, self._polls = 0.0, 0
         self._keys.clear()
@@ -74,10 +81,11 @@ class Standstill:
         if not self.may_last:
             return False
         length_s, tasks = self.length_s(now), len(self._keys)
-        is_through = not self._is_in_line and tasks < FEW and self._polls >= POLLS_EACH * tasks
-        if is_through:
-            return length_s >= (LEAST_S_OF_MOST if self._expected >= MOST * tasks else LEAST_S_OF_FEW)
-        return length_s >= LEAST_S
+        if tasks >= FEW or self._polls < POLLS_EACH * tasks:
+            return length_s >= LEAST_S
+        if self._is_in_line:
+            return length_s >= min(max(LEAST_S_OF_FEW, HALTS * self._halt_s), LEAST_S)
+        return length_s >= (LEAST_S_OF_MOST if self._expected >= MOST * tasks else LEAST_S_OF_FEW)
 
     def length_s(self, now: float) -> float:
         """Return for how long nothing has finished, pauses excluded."""
@@ -93,12 +101,12 @@ class Standstill:
 
     def gap_s(self, now: float) -> float:
         """Return the time between two single polls: what is left of the polls of an hour, spread so that the gap grows
-        with the square root of the length, which is best where the end may come at any length."""
+        with a power of the length (the square root is best where the end may come at any length; most come early)."""
         length_s, tasks = max(self.length_s(now), SHORTEST_GAP_S), self._waiting
         gap_s = HOUR_S / (POLLS_AN_HOUR * tasks)
         if length_s < HOUR_S:
-            left = max(POLLS_AN_HOUR * tasks - self._polls, 1.0)
-            gap_s = max(2 * math.sqrt(length_s) * (math.sqrt(HOUR_S) - math.sqrt(length_s)) / left, gap_s)
+            left, rest = max(POLLS_AN_HOUR * tasks - self._polls, 1.0), 1 - GROWTH
+            gap_s = max(length_s**GROWTH * (HOUR_S**rest - length_s**rest) / rest / left, gap_s)
         least_s = min(max(SHORTEST_GAP_S, LEAST_SHARE * length_s), LONGEST_GAP_OF_MANY_S)
         return max(min(gap_s, MOST_SHARE * length_s, self._longest_gap_s), least_s)
 

@@ -3,7 +3,6 @@
 from collections.abc import MutableMapping
 from typing import Any
 
-from poller.core.details import Poll
 from poller.core.model import Finished, Kind, Record
 from poller.core.protocols import Clock
 from poller.engine.metrics import Metrics
@@ -21,10 +20,9 @@ async def test_a_poll_whose_lease_was_lost_is_neither_counted_nor_logged(
     store.release([lost])
     metrics, recorded, committed = Metrics(), list[Record](), list[str]()
     recorder = Recorder("main", store=store, metrics=metrics, on_recorded=recorded.extend)
-    poll = Poll(at=0.0, gate_s=0.0, took_s=0.1, outcome="finished", detail="COMPLETE", again_in_s=None)
     for task in (lost, kept):
         outcome = Finished(status="COMPLETE", num_errors=0)
-        recorder.add(Polled(outcome=outcome, settled=finished(task), poll=poll, at=0.0))
+        recorder.add(Polled(outcome=outcome, settled=finished(task), at=0.0))
     recorder.end()
     await recorder.run(
         save=lambda: None, on_commit=lambda polled: committed.extend(each.settled.task.task_id for each in polled)
@@ -42,10 +40,9 @@ async def test_tasks_that_one_commit_finished_are_passed_on_together(clock: Cloc
     recorder = Recorder(
         "main", store=store, metrics=Metrics(), on_recorded=lambda records: together.append(len(records))
     )
-    poll = Poll(at=0.0, gate_s=0.0, took_s=0.1, outcome="finished", detail="COMPLETE", again_in_s=None)
     for task in await store.claim("main", 3):
         outcome = Finished(status="COMPLETE", num_errors=0)
-        recorder.add(Polled(outcome=outcome, settled=finished(task), poll=poll, at=0.0))
+        recorder.add(Polled(outcome=outcome, settled=finished(task), at=0.0))
     recorder.end()
     await recorder.run(save=lambda: None, on_commit=lambda _: None)
     assert together == [3]

@@ -119,4 +119,4 @@ def test_a_path_or_a_symbol_that_does_not_exist_is_found() -> None:
 def test_a_place_that_a_list_forgets_is_found() -> None:
     pause = next(checklist for checklist in ALL if checklist.title == "A pause")
     shorter = Checklist(title="", pattern=pause.pattern, places=pause.places[:1])
-    assert "poller/hubspot/limits/gate.py" in forgotten(shorter)
+    assert "poller/hubspot/limits/judge.py" in forgotten(shorter)

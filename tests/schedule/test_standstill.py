@@ -5,8 +5,12 @@ from math import inf
 
 import pytest
 
+from bench.timing_lane import SimulatedLane
+from bench.timing_workloads import Import
+from poller.schedule import AccountTiming, Tradeoff
 from poller.schedule.standstill import (
     EXPECTED,
+    HALTS,
     LEAST_POLLS,
     LEAST_S,
     LEAST_S_OF_FEW,
@@ -38,7 +42,7 @@ def test_it_needs_time_polls_and_finished_imports_that_are_missing() -> None:
 
 def test_one_finished_import_ends_it_and_all_counts_start_over() -> None:
     standstill = standing()
-    standstill.finished()
+    standstill.finished(100.0)
     for key in range(LEAST_POLLS - 1):
         standstill.unfinished(key, 1.0, now=1000.0, deadline_at=86_400.0)
     assert not standstill.lasts(5000.0)
@@ -46,7 +50,7 @@ def test_one_finished_import_ends_it_and_all_counts_start_over() -> None:
 
 def test_a_second_standstill_is_noticed_like_the_first() -> None:
     standstill = standing()
-    standstill.finished()
+    standstill.finished(100.0)
     for key in range(100):
         standstill.unfinished(key, 0.5, now=1000.0 + key, deadline_at=86_400.0)
     assert not standstill.lasts(1000.0 + LEAST_S - 1)
@@ -95,6 +99,14 @@ def test_an_hour_costs_at_most_two_polls_of_each_task(tasks: int, polls_each: fl
     assert len(gaps_s(tasks, polls_each=polls_each)) + 1 + polls_each * tasks <= 2 * tasks
 
 
+@pytest.mark.parametrize("tasks", [50, 150])
+def test_an_account_that_knows_nothing_spends_two_polls_of_each_task_in_such_an_hour(tasks: int) -> None:
+    """From the feeding on, by all of the account's timing."""
+    imports = [Import(requested_at=-0.5, fed_at=0.0, took_s=3600.5) for _ in range(tasks)]
+    played = SimulatedLane(imports, AccountTiming("a", Tradeoff()), 60.0, 86_400.0).run()
+    assert sum(played.polls) <= (2 + 1) * tasks  # one more finds it finished
+
+
 def test_of_a_few_tasks_an_hour_costs_little_more_than_thirty_polls_in_all() -> None:
     """A poll of each half an hour would notice the end as late as that."""
     assert len(gaps_s(10)) <= 35
@@ -138,11 +150,39 @@ def test_quick_imports_of_which_half_should_be_finished_are_through_sooner() -> 
     assert not standing(0.5, polls=49, over_s=4.0, tasks=40).lasts(LEAST_S_OF_FEW)
 
 
+def in_vain(standstill: Standstill, from_s: float) -> None:
+    """Poll 40 tasks of a line in vain, over ten seconds."""
+    for number in range(60):
+        at = from_s + number / 6
+        standstill.unfinished(number % 40, 0.5, now=at, deadline_at=86_400.0, is_in_line=True)
+
+
 def test_a_line_may_halt_for_a_while() -> None:
-    standstill = standing(polls=50, over_s=10.0, tasks=40)
-    standstill.unfinished(1, 0.5, now=10.0, deadline_at=86_400.0, is_in_line=True)
+    standstill = Standstill()
+    in_vain(standstill, 0.0)
     assert not standstill.lasts(LEAST_S - 1)
     assert standstill.lasts(LEAST_S)
+
+
+def test_a_line_that_never_halted_lately_is_held_up_after_ten_seconds() -> None:
+    """A minute of polls at the front of a short line cost three polls of each."""
+    standstill = Standstill()
+    for second in range(400):
+        standstill.finished(float(second))
+    in_vain(standstill, 400.0)
+    assert not standstill.lasts(400.0 + LEAST_S_OF_FEW - 0.1)
+    assert standstill.lasts(400.0 + LEAST_S_OF_FEW)
+
+
+def test_a_line_that_completes_many_at_once_may_halt_for_twice_as_long_as_before() -> None:
+    standstill = Standstill()
+    for second in range(400):
+        standstill.finished(float(second))
+    in_vain(standstill, 400.0)
+    standstill.finished(420.0)
+    in_vain(standstill, 420.0)
+    assert not standstill.lasts(420.0 + HALTS * 20.0 - 1)
+    assert standstill.lasts(420.0 + HALTS * 20.0)
 
 
 def test_polls_at_random_show_how_many_tasks_wait() -> None:

@@ -6,26 +6,32 @@ import pytest
 
 from poller.core.deliveries import Written
 from poller.core.details import Poll
-from poller.core.model import Kind, PollAgain, Settled
+from poller.core.model import Finished, Kind, Missing, Outcome, PollAgain, Running, Settled, Unreachable
 from poller.core.poll_log import LONGEST, poll_line, polls
 from poller.core.protocols import Clock, Store
 from poller.store import read_store
 from tests.support.store_makers import Open, feed, finished, running
+
+RUNNING = Running(status="PENDING")
 
 
 def poll(at: float, outcome: str = "running", says: str | int | None = "PENDING") -> Poll:
     return Poll(at=at, gate_s=0.5, took_s=0.125, outcome=outcome, detail=says, again_in_s=2.0)
 
 
+def line(at: float, outcome: Outcome = RUNNING) -> str:
+    """The line of `poll`."""
+    return poll_line(outcome, at=at, gate_s=0.5, took_s=0.125, again_in_s=2.0)
+
+
 def test_a_poll_log_returns_its_polls_unchanged() -> None:
-    made = (poll(1.5), poll(2.0, "missing", 404), poll(3.0, "finished", "COMPLETE\n[\ud800]"))
-    read = polls("".join(map(poll_line, made)))
-    assert read[:2] == made[:2]
-    assert (read[2].at, read[2].outcome) == (3.0, "finished")
+    read = polls(line(1.5) + line(2.0, Missing(code=404)) + line(3.0, Unreachable(reason="bad\n[\ud800]")))
+    assert read[:2] == (poll(1.5), poll(2.0, "missing", 404))
+    assert (read[2].at, read[2].outcome) == (3.0, "unreachable")
 
 
 def test_a_poll_log_that_was_cut_returns_its_latest_polls() -> None:
-    poll_log = "".join(poll_line(poll(float(at))) for at in range(100))[-LONGEST:]
+    poll_log = "".join(line(float(at)) for at in range(100))[-LONGEST:]
     read = polls(poll_log)
     assert 15 < len(read) < 40
     assert [each.at for each in read] == [float(at) for at in range(100 - len(read), 100)]
@@ -36,7 +42,7 @@ async def test_the_details_of_a_task_reach_from_its_feeding_to_its_deliveries(st
     await feed(store, "a", "b")
     (a, _) = await store.claim("main", 2)
     again = PollAgain(at=0.0, errors=1, status="PENDING", requested_at=7.0)
-    await store.record([Settled(task=a, again=again, poll_line=poll_line(poll(1.0)))])
+    await store.record([Settled(task=a, again=again, poll_line=line(1.0))])
     (waiting,) = await store.task_details("a")
     assert (waiting.kind, waiting.record, waiting.deliveries) == (None, None, {})
     assert (waiting.account, waiting.ref, waiting.polls, waiting.errors) == ("main", b'{"row":"a"}', 1, 1)
@@ -45,7 +51,9 @@ async def test_the_details_of_a_task_reach_from_its_feeding_to_its_deliveries(st
     assert a.requested_at == 7.0
     settled = finished(a, Kind.CANCELED, "gone")
     last = Poll(at=2.0, gate_s=0.0, took_s=0.0, outcome="finished", detail="CANCELED", again_in_s=None)
-    await store.record([Settled(task=a, record=settled.record, poll_line=poll_line(last))])
+    outcome = Finished(status="CANCELED", num_errors=0)
+    last_line = poll_line(outcome, at=2.0, gate_s=0.0, took_s=0.0, again_in_s=None)
+    await store.record([Settled(task=a, record=settled.record, poll_line=last_line)])
     for sink, refused in (("one", {}), ("two", {1: "too big"})):
         await store.delivered(sink, await store.undelivered(sink, 1), Written(refused=refused))
     (details,) = await store.task_details("a")

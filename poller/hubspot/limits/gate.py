@@ -1,17 +1,16 @@
-"""Decides when one account's requests may leave, and learns from their answers."""
+"""Decides when one account's requests may leave, by its limits and by what `judge` makes of their answers."""
 
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from random import Random
-from typing import assert_never
 
 import structlog
 
 from poller.core.accounts import AccountState, GateReading, Pause
 from poller.core.handover import Handover
 from poller.core.learned_limit import LearnedLimit
-from poller.core.model import ANSWERING, Answer, Finished, Missing, RateLimits, Refused, Running, Throttled, Unreachable
+from poller.core.model import ANSWERING, Answer, RateLimits, Throttled
 from poller.core.person_pause import paused_since_s
 from poller.core.protocols import Clock
 from poller.core.request_protocols import Slot
@@ -19,12 +18,12 @@ from poller.hubspot.limits.admission import AdmissionQueue
 from poller.hubspot.limits.concurrency import Concurrency
 from poller.hubspot.limits.gate_limits import GateLimits
 from poller.hubspot.limits.held_slot import HeldSlot
-from poller.hubspot.limits.outage import OutageDetector, RefusalDetector, RequestCounts, ThrottleWatch
+from poller.hubspot.limits.judge import AnswerJudge
+from poller.hubspot.limits.outage import RequestCounts
 from poller.hubspot.limits.pause import LanePause, Probes
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import Window
 from poller.hubspot.limits.windows import AccountWindows, assumed_used_s
-from poller.schedule.policy import doublings_each
 
 log = structlog.get_logger("poller")
 
@@ -54,14 +53,11 @@ class AccountGate:
         `is_trusted` returns whether this member may send requests now, and `handover` is what the owner before left.
         `known` is the limit that HubSpot reported to an earlier process."""
         self._account = account
-        self._clock = clock
-        self._monotonic = monotonic
+        self._clock, self._monotonic = clock, monotonic
         self._has_new_token = has_new_token
         self._is_trusted = is_trusted
         self._windows = AccountWindows(limits.requests, limits.window_s, known.reported if known else None)
-        self._counts, self._outage = RequestCounts(), OutageDetector()
-        self._refusals = RefusalDetector()
-        self._throttles = ThrottleWatch()
+        self._counts = RequestCounts()
         probes = Probes(self._counts, monotonic=monotonic, rng=rng)
         paused_s = state.paused_s + paused_since_s(state, clock())
         self._pause = LanePause(account, probes, clock=clock, monotonic=monotonic, paused_s=paused_s)
@@ -80,6 +76,9 @@ class AccountGate:
         else:
             self._windows.take_over(handover, monotonic())
         self._concurrency = Concurrency(limits.workers, self._windows.tighter)
+        self._judge = AnswerJudge(
+            self._pause, self._windows, self._quota, self._concurrency, counts=self._counts, monotonic=monotonic
+        )
         self._active_at = clock() if assumed_s and not state.clean else state.active_at  # before this run's requests
         self._ended_at: float | None = None  # when the latest request ended, monotonic
         self._logged: set[Window] = set()
@@ -156,7 +155,7 @@ class AccountGate:
 
     def release(self) -> None:
         if self._pause.release():
-            self._begin_again()
+            self._judge.begin_again()
         self._admission.wake()
 
     def apply(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
@@ -172,7 +171,7 @@ class AccountGate:
         if self._pause.reason is not None and self._pause.reason.needs_person:
             self._pause.probes.due_at = min(self._pause.probes.due_at, self._monotonic())
         elif self._pause.reason is Pause.DAILY_QUOTA:
-            self._resume()
+            self._judge.resume()
         self._admission.wake()
 
     # --- may a request leave
@@ -230,20 +229,22 @@ class AccountGate:
     def abandon(self, slot: HeldSlot) -> None:
         """The request may have reached the server until now, and its result stays unknown."""
         self._release(slot, RateLimits(), self._monotonic())
-        self._fail_probe(slot)
+        self._judge.fail_probe(slot)
         self._admission.wake()
 
     def learn(self, slot: HeldSlot, answer: Answer) -> None:
         """Learn from a request's answer. Requests sent before a pause neither end nor extend it."""
-        self._learn_limits(answer.limits)
+        limits = answer.limits
+        if (window := self._windows.learn(limits)) is not None:
+            self._adopt(window)
         is_good, now = isinstance(answer.outcome, ANSWERING), self._monotonic()
         accepted = is_good or not isinstance(answer.outcome, Throttled)
-        self._windows.learn_others(answer.limits, accepted=accepted, sent_at=slot.sent_at, now=now)
-        self._release(slot, answer.limits, now)
+        self._windows.learn_others(limits, accepted=accepted, sent_at=slot.sent_at, now=now)
+        self._release(slot, limits, now)
         if not is_good:
             self._counts.failed += 1
         if slot.era == self._pause.era:
-            self._judge(slot, answer, is_good=is_good)
+            self._judge.judge(slot, answer, is_good=is_good)
         self._admission.wake()
 
     def _release(self, slot: HeldSlot, limits: RateLimits, now: float) -> None:
@@ -251,104 +252,10 @@ class AccountGate:
         self._windows.release(now)
         self._ended_at = now
 
-    def _learn_limits(self, limits: RateLimits) -> None:
-        if (window := self._windows.learn(limits)) is None:
-            return
+    def _adopt(self, window: Window) -> None:
+        """Use a window that HubSpot reports and that is new."""
         self._admission.set_pace(self._windows.tighter)
         self._concurrency.fit(self._windows.tighter)
         if window not in self._logged and len(self._logged) < MOST_LIMITS_LOGGED:
             self._logged.add(window)
             log.info("lane.limit_learned", account=self._account, requests=window.limit, window_s=window.window_s)
-
-    def _judge(self, slot: HeldSlot, answer: Answer, *, is_good: bool) -> None:
-        outcome, is_probe = answer.outcome, self._pause.reason is not None
-        is_failed = isinstance(outcome, Unreachable)
-        self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe, number=slot.number)
-        self._throttles.note(throttled=isinstance(outcome, Throttled))
-        if is_good:  # as mostly
-            self._concurrency.succeed()
-            self._refusals.succeed()
-            if is_probe:
-                self._resume()
-            return
-        match outcome:
-            case Running() | Finished() | Missing():
-                pass  # good
-            case Throttled():
-                self._throttle(slot, outcome, answer.limits)
-            case Refused():
-                if self._concerns_account(slot, outcome.reason):
-                    self._pause.refuse(outcome)
-                else:
-                    self._fail_probe(slot)
-            case Unreachable():
-                self._refusals.fail()
-                self._fail(slot, outcome)
-            case _:
-                assert_never(outcome)
-
-    def _concerns_account(self, slot: HeldSlot, reason: str) -> bool:
-        """Return whether a refusal is the account's and not one task's: during a pause for the same reason, and a wrong
-        account by its nature, which many tasks have shown."""
-        self._refusals.note(slot.subject, reason)
-        return reason in (self._pause.reason, Pause.WRONG_ACCOUNT) or self._refusals.is_account
-
-    def _resume(self) -> None:
-        if self._pause.reason is None or self._pause.is_by_person:
-            return
-        in_flight = self._windows.in_flight
-        if self._pause.reason is Pause.DAILY_QUOTA and self._quota.left(in_flight) <= 0:
-            self._pause.use_up_day(self._quota)
-            return
-        self._pause.end()
-        self._begin_again()
-
-    def _begin_again(self) -> None:
-        """After a pause: one request, then more."""
-        self._outage.clear()
-        self._concurrency.restart(self._windows.in_flight)
-
-    def _throttle(self, slot: HeldSlot, outcome: Throttled, limits: RateLimits) -> None:
-        match outcome.policy:
-            case "daily":
-                self._pause.use_up_day(self._quota, "HubSpot answered 429: the account's daily limit is used up")
-            case "migrating":
-                if self._concerns_account(slot, outcome.policy):
-                    self._pause.migrate(outcome)
-                else:
-                    self._fail_probe(slot)
-            case "window":
-                self._throttle_window(slot, outcome, limits)
-            case _:
-                assert_never(outcome.policy)
-
-    def _throttle_window(self, slot: HeldSlot, outcome: Throttled, limits: RateLimits) -> None:
-        """Pause the account, unless the headers show room, or there are none and good answers were before it: while
-        they are few, such 429s are sporadic, and only their requests go back. A wait that HubSpot asks for is kept."""
-        has_room = self._windows.shows_room(limits, self._monotonic())
-        if self._pause.reason is None:
-            if has_room and not self._throttles.is_frequent:
-                return
-            if not has_room:
-                self._windows.refuse(limits, sent_at=slot.sent_at, now=self._monotonic())
-                if self._windows.refusal_is_isolated and outcome.retry_after_s is None:
-                    return
-        relapses = 0 if self._windows.doubts_refusals else self._throttles.relapses
-        self._pause.throttle(outcome, self._windows.tighter, has_room=has_room, relapses=relapses)
-        self._throttles.relapse()
-        self._windows.believe()
-
-    def _fail(self, slot: HeldSlot, outcome: Unreachable) -> None:
-        if outcome.reason == "timeout":
-            self._concurrency.time_out(slot.number, self._counts.sent)
-        if self._pause.reason is not None and slot.number != self._pause.probes.number:
-            return  # an overdue probe, which another has replaced
-        if self._outage.is_outage and self._pause.reason is not Pause.DAILY_QUOTA:
-            self._pause.lose_api(outcome, doublings_each=doublings_each(self._outage.usual_failed_share))
-        else:
-            self._fail_probe(slot, outcome.retry_after_s)
-
-    def _fail_probe(self, slot: HeldSlot, asked_s: float | None = None) -> None:
-        """Where this request was the probe: it showed neither the pause's reason nor its end."""
-        if slot.number == self._pause.probes.number:
-            self._pause.probes.fail(asked_s)

@@ -58,10 +58,11 @@ class OutageDetector:
             self._failed_share += (failed - self._failed_share) / REMEMBERED
         self._had_success |= succeeded
         latest = self._latest
-        place = len(latest)
-        while place and latest[place - 1][0] > number:
+        latest.append((number, failed, subject))
+        place = len(latest) - 1
+        while place and latest[place - 1][0] > number:  # seldom
+            latest[place], latest[place - 1] = latest[place - 1], latest[place]
             place -= 1
-        latest.insert(place, (number, failed, subject))
         if len(latest) > REMEMBERED:
             del latest[0]
 

@@ -58,7 +58,8 @@ class DailyQuota:
 
     def send(self) -> None:
         """Count a request that leaves."""
-        self._update_day()
+        if not self._from_at <= self._clock() < self._until_at:  # as seldom
+            self._update_day()
         self._day_requests += 1
 
     def learn(self, limits: RateLimits, *, sent_at: float, now: float) -> None:

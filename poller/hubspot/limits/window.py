@@ -39,10 +39,6 @@ class HeldSlots:
         self.in_flight = 0
         self._ended_at: list[float] = []  # ascending
 
-    def take(self) -> None:
-        """Take a slot for a request that leaves."""
-        self.in_flight += 1
-
     def release(self, now: float, longest_s: float) -> None:
         """A request has ended; `longest_s` is the longest window that counts it."""
         self.in_flight -= 1

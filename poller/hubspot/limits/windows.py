@@ -35,7 +35,7 @@ class AccountWindows:
     def _set(self, requests: int | None, window_s: float | None) -> None:
         self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._own_remains = requests is not None
-        self._find_longest()
+        self._derive()
 
     def apply(self, requests: int | None, window_s: float | None, now: float) -> None:
         """Use another limit of the person's from now on. Where its window reaches back further than the instants that
@@ -56,6 +56,7 @@ class AccountWindows:
         else:
             self.fill(self.longest.hold_s + handover.settle_s, now)
         self.reported = self._known
+        self._derive()
 
     def ages_s(self, now: float) -> tuple[float, ...] | None:
         """Return how long ago each request ended that a window may still count; None where any slot may be in use."""
@@ -68,11 +69,13 @@ class AccountWindows:
         """How many requests have left and not ended."""
         return self._held.in_flight
 
-    def _find_longest(self) -> None:
-        """`longest` is the window that counts requests for longer: the person's, or the one that HubSpot reported last.
-        It is used once a request, and seldom changes."""
+    def _derive(self) -> None:
+        """Compute what is used once a request and seldom changes. `longest` is the window that counts requests for
+        longer: the person's, or the one that HubSpot reported last."""
         known = self.own if self._known is None else self._known
         self.longest = max(self.own, known, key=lambda window: window.window_s)
+        # Whether the person's window remains in force beside another one
+        self._are_two = self._own_remains and self.reported is not None and self.reported != self.own
 
     @property
     def tighter(self) -> Window:
@@ -89,7 +92,7 @@ class AccountWindows:
 
     def take(self) -> None:
         """Take a slot for a request that leaves."""
-        self._held.take()
+        self._held.in_flight += 1
 
     def release(self, now: float) -> None:
         """A request has ended; its slots remain taken for one more window."""
@@ -102,7 +105,7 @@ class AccountWindows:
         if self.reported is None:
             return self._shared_free_in_s(self.own, now)
         wait_s = self._shared_free_in_s(self.reported, now)
-        if self._own_remains and self.reported != self.own:
+        if self._are_two:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
 
@@ -121,7 +124,7 @@ class AccountWindows:
         if window == self.reported:
             return None
         self.reported = self._known = window
-        self._find_longest()
+        self._derive()
         return window if window != known else None
 
     def learn_others(self, limits: RateLimits, *, accepted: bool, sent_at: float, now: float) -> None:
@@ -133,9 +136,10 @@ class AccountWindows:
             return
         if accepted:
             self._others.accept(limits.remaining)
-        self._room, self._room_at = limits.remaining - self.in_flight, now
+        in_flight = self._held.in_flight
+        self._room, self._room_at = limits.remaining - in_flight, now
         used = window.limit - max(0, limits.remaining)
-        if used <= self.in_flight:
+        if used <= in_flight:
             return  # all of it may be ours
         self._others.prove(used - self._held.counted_at_most(window, sent_at), window, now)
 

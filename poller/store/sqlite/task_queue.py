@@ -215,10 +215,10 @@ def record(connection: Connection, settled: Sequence[Settled]) -> None:
     """Store the decisions; the leases are held."""
     if polled := rows.polled_rows(settled):
         connection.executemany(
-            "UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?, ?), due_at = ?, errors = ?,"
-            " missing_at = ?, status = ?, requested_at = coalesce(?, requested_at), seen_at = coalesce(?, seen_at),"
-            " started_at = coalesce(?, started_at) WHERE key = ?",
-            [(poll_log, -LONGEST, *decision, key) for key, poll_log, *decision in polled],
+            f"UPDATE task SET polls = polls + 1, poll_log = substr(poll_log || ?2, -{LONGEST}), due_at = ?3,"  # noqa: S608 - a constant
+            " errors = ?4, missing_at = ?5, status = ?6, requested_at = coalesce(?7, requested_at),"
+            " seen_at = coalesce(?8, seen_at), started_at = coalesce(?9, started_at) WHERE key = ?1",
+            polled,
         )
     if finished := rows.finished_rows(settled):
         _record_finished(connection, finished)
