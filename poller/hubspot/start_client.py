@@ -23,7 +23,8 @@ from poller.hubspot.client import (
     trouble_of,
     untrusted,
 )
-from poller.hubspot.connection import HostPool, read_body
+from poller.hubspot.body import read_body
+from poller.hubspot.connection import HostPool
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 
