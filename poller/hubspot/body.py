@@ -1,6 +1,6 @@
 """Reads the body of an answer, up to a limit of decoded bytes."""
 
-from aiohttp.streams import StreamReader
+from aiohttp import StreamReader
 
 
 class BodyTooLarge(Exception):
