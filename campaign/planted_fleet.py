@@ -111,7 +111,7 @@ FLEET_BUGS = (
 FOUND_BY: Mapping[str, tuple[str, str]] = {
     "a-member-trusts-itself-forever": (
         "no_request_comes_from_a_replaced_owner",
-        "--kinds freeze --seconds 25 --accounts 12 --seed 1 --rest 0",
+        "--kinds freeze --seconds 60 --accounts 12 --seed 1 --rest 0",
     ),
     "an-account-of-a-killed-member-is-used-at-once": (
         "no_request_comes_before_the_wait_of_an_unclean_change",

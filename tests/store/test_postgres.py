@@ -21,7 +21,7 @@ from poller.store import last_beat, open_store, read_store
 from poller.store.postgres import PostgresStore, task_queue
 from poller.store.postgres.connection import CONNECT_WITHIN_S, connect
 from poller.store.postgres.dsn import parse
-from poller.store.postgres.errors import may_pass, store_error
+from poller.store.postgres.errors import may_pass, reason_text, store_error, unusable
 from poller.store.postgres.lock import NotOwner, retake_lock, take_lock
 from poller.store.postgres.open import READERS
 from poller.store.postgres.reader import PostgresReader
@@ -227,6 +227,30 @@ async def test_the_sums_are_of_one_instant(
         sums = await PostgresReader(meddled, parse(postgres_url)).sums()
     assert (sums.finished, sums.waiting, sums.polls, imbalances(sums)) == (0, 1, 0, [])
     assert (await store.sums()).finished == 1
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+REMEDIES = [
+    (psycopg.errors.ReadOnlySqlTransaction("cannot execute UPDATE in a read-only transaction"), "name the primary"),
+    (psycopg.errors.DiskFull("could not extend file"), "Make room on the server's disk"),
+    (psycopg.OperationalError("FATAL: sorry, too many clients already"), "Raise max_connections"),
+    (psycopg.errors.TooManyConnections("too many connections for role"), "Raise max_connections"),
+    (psycopg.errors.QueryCanceled("canceling statement due to statement timeout"), "statement_timeout = 0"),
+    (psycopg.OperationalError('FATAL: password authentication failed for user "me"'), "the right password"),
+]
+
+
+@pytest.mark.parametrize(("error", "remedy"), REMEDIES)
+def test_an_error_that_a_person_can_end_names_its_remedy_at_the_start_and_later(
+    error: psycopg.Error, remedy: str
+) -> None:
+    dsn = parse("postgresql://db.example.com/poller")
+    assert may_pass(error)
+    for message in (str(unusable(error, dsn)), reason_text(error, dsn)):
+        assert str(error) in message
+        assert remedy in message
+        assert "Check that the server runs" not in message
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------

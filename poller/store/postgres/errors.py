@@ -19,6 +19,17 @@ PASSING = {
 }
 DAMAGE = ("XX001", "XX002")
 
+# What a person can do, by SQLSTATE, or by the words of a server that refuses a connection, which has no code then.
+_REMEDIES = {
+    "25006": "The server takes no writes, as a standby does: name the primary, or all hosts with "
+    "target_session_attrs=read-write",
+    "53100": "Make room on the server's disk",
+    "53300": "Raise max_connections, or run fewer replicas: each needs 4 connections",
+    "57014": "A time limit ended the statement: give this user statement_timeout = 0",
+    "28P01": "Put the right password into the URL or the file that it is read from",
+}
+_REFUSED = {"too many clients already": "53300", "remaining connection slots": "53300", "password auth": "28P01"}
+
 
 def may_pass(error: psycopg.Error) -> bool:
     """Return whether the same work may succeed later. An operational error without a code is a broken connection."""
@@ -33,7 +44,20 @@ def error_text(error: BaseException, dsn: Dsn) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     for secret in dsn.secrets:
         text = text.replace(secret, "***")
-    return text[:LONGEST_TEXT].rstrip(".")
+    return text[:LONGEST_TEXT].rstrip(".?")
+
+
+def remedy(error: BaseException) -> str | None:
+    """Return what a person can do about an error of the server; None where that is not known, or it ends by itself."""
+    refused = next((state for words, state in _REFUSED.items() if words in str(error)), "")
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    return _REMEDIES.get(state or refused)
+
+
+def reason_text(error: BaseException, dsn: Dsn) -> str:
+    """Return `error_text`, and the remedy where one is known."""
+    known = remedy(error)
+    return error_text(error, dsn) if known is None else f"{error_text(error, dsn)}. {known}"
 
 
 def store_error(error: psycopg.Error, dsn: Dsn) -> StoreError:
@@ -56,7 +80,8 @@ def unusable(error: psycopg.Error, dsn: Dsn) -> StoreError:
         )
     if error.sqlstate in DAMAGE:
         return store_error(error, dsn)
-    return StoreUnusable(
-        f"cannot open the state {dsn.shown}: {error_text(error, dsn)}. Check that the server runs and that host, "
-        "database, user and password are right, or name another state: --state."
+    known = remedy(error) or (
+        "Check that the server runs and that host, database, user and password are right, or name another state: "
+        "--state"
     )
+    return StoreUnusable(f"cannot open the state {dsn.shown}: {error_text(error, dsn)}. {known}.")

@@ -19,7 +19,7 @@ from poller.core.protocols import Clock
 from poller.store.intervals import HEAVY_ROWS, RETRY_S
 from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, SILENT_AFTER_S, answered, connect
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import error_text, may_pass, store_error
+from poller.store.postgres.errors import may_pass, reason_text, store_error
 from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
 
 log = structlog.get_logger("poller")
@@ -196,12 +196,12 @@ class Writer:
             work = self._transact(self._connection, batch)
             results = await answered(work, self._connection, within_s=within_s, on_silence=self._note_silence)
         except (NotOwner, OSError) as error:
-            self.note_outage(error_text(error, self._dsn))
+            self.note_outage(reason_text(error, self._dsn))
             return None
         except psycopg.Error as error:
             if not may_pass(error):
                 raise
-            self.note_outage(error_text(error, self._dsn))
+            self.note_outage(reason_text(error, self._dsn))
             await self._roll_back()
             if error.sqlstate == READ_ONLY:  # a primary that became a standby: its connections may outlive that
                 await self._disconnect()

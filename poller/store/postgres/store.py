@@ -21,7 +21,7 @@ from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHI
 from poller.store.postgres import failed, feeding, outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import error_text, may_pass
+from poller.store.postgres.errors import may_pass, reason_text
 from poller.store.postgres.group_commit import OneByOne, Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
@@ -249,7 +249,7 @@ class PostgresStore(PostgresReads, NotingStore):
     def _note_unreadable(self, error: psycopg.Error) -> None:
         if not self._is_unreadable:
             self._is_unreadable = True
-            log.error("store.unreadable", path=self._dsn.shown, reason=error_text(error, self._dsn), retry_s=RETRY_S)
+            log.error("store.unreadable", path=self._dsn.shown, reason=reason_text(error, self._dsn), retry_s=RETRY_S)
 
     def _note_readable(self) -> None:
         if self._is_unreadable:
