@@ -81,8 +81,8 @@ TIMING_BUGS = (
     Bug(
         name="a-halting-line-is-a-standstill",
         file="poller/schedule/standstill.py",
-        old="        if self._is_in_line:\n            return",
-        new="        if False:\n            return",
+        old="if self._expected >= HALTED:",
+        new="if self._expected < 0:",
         tests=STANDSTILL,
     ),
     Bug(
