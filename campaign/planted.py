@@ -122,6 +122,13 @@ BUGS = (
         tests=("hubspot/test_answers_as_aiohttp",),
     ),
     Bug(
+        name="the-beginning-of-a-stray-answer-after-two-pieces-is-kept",
+        file="poller/hubspot/connection.py",
+        old="            self._receive_rest(data, arriving)\n",
+        new="            pass\n",
+        tests=("hubspot/test_answers_as_aiohttp",),
+    ),
+    Bug(
         name="old-time-outs-are-an-outage",
         file="poller/hubspot/limits/outage.py",
         old="        while place and latest[place - 1][0] > number:",
@@ -552,7 +559,7 @@ BUGS = (
     ),
     Bug(
         name="body-cap-off",
-        file="poller/hubspot/connection.py",
+        file="poller/hubspot/body.py",
         old="            if size > limit:\n",
         new="            if size < 0:\n",
         tests=CLIENT,

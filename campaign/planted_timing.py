@@ -39,8 +39,8 @@ TIMING_BUGS = (
     Bug(
         name="polls-before-a-standstill-are-not-counted",
         file="poller/schedule/standstill.py",
-        old="left = max(POLLS_AN_HOUR * tasks - self._polls, 1.0)",
-        new="left = POLLS_AN_HOUR * tasks",
+        old="left, rest = max(POLLS_AN_HOUR * tasks - self._polls, 1.0), 1 - GROWTH",
+        new="left, rest = POLLS_AN_HOUR * tasks, 1 - GROWTH",
         tests=STANDSTILL,
     ),
     Bug(
@@ -74,8 +74,8 @@ TIMING_BUGS = (
     Bug(
         name="a-halting-line-is-a-standstill",
         file="poller/schedule/standstill.py",
-        old="is_through = not self._is_in_line and tasks < FEW",
-        new="is_through = tasks < FEW",
+        old="if self._expected >= HALTED:",
+        new="if self._expected < 0:",
         tests=STANDSTILL,
     ),
     Bug(

@@ -12,7 +12,8 @@ LEAST_S = 60.0  # since the first of these polls, pauses excluded …
 POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
 LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished
 HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
-FADING = 0.98  # of the longest halt, with each finished import
+HALTED = 6.0  # finished imports that were missing by then: the last ones of a run are slow, which is no halt
+FADING = 0.9995  # of the longest halt, with each finished import: many may be completed at once
 FEW = 4000  # tasks at most that are distinguished
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
@@ -37,7 +38,7 @@ class Standstill:
         self._is_turn = False  # the next poll is a single one
         self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
         self._is_in_line = False
-        self._halt_s = LEAST_S  # the longest standstill, or what was about to become one, lately
+        self._halt_s = 0.0  # the longest time lately in which nothing finished although some should have
         self.paused_s = 0.0  # the account's paused time so far; the lane keeps it current …
         self._paused_before_s = 0.0  # … and what it was at `since`
         self._next_turn_at = -math.inf
@@ -46,7 +47,7 @@ class Standstill:
     def finished(self, now: float) -> None:
         """A poll found an import finished."""
         self._halt_s *= FADING
-        if self.may_last:
+        if self._expected >= HALTED:
             self._halt_s = max(self._halt_s, self.length_s(now))
         self.since = self.deadline_at = math.inf
         self._expected, self._polls = 0.0, 0
