@@ -10,6 +10,14 @@ from poller.core.errors import ConfigError
 
 LARGEST_FILE = 65_536
 
+_MISTAKES = (
+    (re.compile(r"(?i)(?:authorization:\s*)?bearer\s"), "has the word Bearer before the token"),
+    (re.compile(r"(?:export\s+)?(?:[A-Z][A-Z0-9]*_[A-Z0-9_]+|token)\s*[=:]\s*[^=]"), "has a name before the token"),
+    (re.compile(r"\$\{|\{\{|\$[A-Z_]{4,}\Z|%[A-Z_]{4,}%\Z"), "has a variable's name in place of its value"),
+    (re.compile(r'[{\[]\s*"'), "is JSON, not a token"),
+    (re.compile(r".*(?:\.\.\.|…)\Z"), "is a token that was shortened, or an example"),
+)
+
 
 def secret_in_env(name: str, environ: Mapping[str, str]) -> str:
     """Return the secret in an environment variable. Raises `ConfigError` naming the variable."""
@@ -49,8 +57,11 @@ def unreadable_secret(path: Path, error: Exception) -> ConfigError:
 def checked_token(value: str, where: str) -> str:
     """Return `value` if it can be a token. Raises `ConfigError` naming `where`.
 
-    A line break or a space would end up in a header; quotes around a token are a frequent mistake.
+    A line break or a space would end up in a header; quotes around a token, or more than the token, are frequent
+    mistakes.
     """
+    if (mistake := next((words for found, words in _MISTAKES if found.match(value)), None)) is not None:
+        raise ConfigError(f"{where} {mistake}. Write the token alone.")
     if re.fullmatch(r"[!-~]{1,8192}", value) is None or value[0] in "\"'":
         raise ConfigError(f"{where} is not a token. A token is printable ASCII without spaces and quotes.")
     return value

@@ -38,7 +38,11 @@ class BadBody(StrEnum):
     UNREADABLE = "unreadable_body"  # not JSON: cut off, HTML, wrong encoding, NaN, nested beyond 1,024
     NOT_AN_OBJECT = "not_an_object"  # JSON, but an array, a string or a number
     NO_STATUS = "no_status"  # an object whose `status` is absent or not text
+    ERROR = "error_body"  # the body of an HTTP error, which names no status of a task
     TOO_DEEP = "body_too_deep"  # nested too deep for readers of the record
+
+
+_ERROR_KEYS: Final = frozenset(("message", "category", "correlationId", "errorType"))  # of HubSpot's HTTP errors
 
 
 class _StatusBody(msgspec.Struct):
@@ -97,6 +101,10 @@ def _refusal(
             return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it"
         case 403 if is_hubspots(headers, problem) or _scopes(problem):
             return "scope_missing", _forbidden(problem)
+        case 511 if not is_hubspots(headers, problem):
+            return "unknown_answer", (
+                "the network on the way asks for a login (511): log in to it, or correct proxy or base_url"
+            )
         case 405 | 410 | 415:
             return "wrong_path", f"the host answered {status}: {_WRONG_PATH}"
         case 404 if _is_html(headers, body):
@@ -160,6 +168,8 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
             return _running(running, document, correlation_id)
         case "COMPLETE" | "CANCELED" as final:
             return _finished(final, document, text, correlation_id)
+        case "ERROR" if not _ERROR_KEYS.isdisjoint(document):
+            return Unreachable(reason=BadBody.ERROR.value, correlation_id=correlation_id)
         case _:
             return _running(printable(status)[:LONGEST_WORD], document, correlation_id, known=False)
 

@@ -22,8 +22,9 @@ from poller.core.http_errors import http_error
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.task_id import in_path
+from poller.hubspot.body import BodyTooLarge, body_at_hand, read_body
 from poller.hubspot.classify import classify
-from poller.hubspot.connection import BodyTooLarge, HostPool, Reply, body_at_hand, open_pool, read_body
+from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
 from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable

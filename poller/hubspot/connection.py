@@ -28,10 +28,6 @@ KEEPALIVE_S = 15.0  # shorter than the idle time-outs of usual servers, so that 
 _NO_TIMEOUT = aiohttp.ClientTimeout()  # the caller limits the time of the whole poll
 
 
-class BodyTooLarge(Exception):
-    """The decoded body is larger than the caller's limit."""
-
-
 Message = tuple[RawResponseMessage, StreamReader]
 
 
@@ -57,6 +53,8 @@ class AnswerProtocol(asyncio.Protocol):
         )
         self._asked: asyncio.Future[Message] | None = None  # the request whose answer has not begun
         self._content: StreamReader | None = None  # of the latest answer
+        self._missing: int | None = None  # bytes of its body that have not arrived; None: its chunks show the end …
+        self._ends_chunks = False  # … and the latest piece of them may be it
         self._is_spent = False  # it cannot serve another request
         self._is_paused = False
         transport.set_protocol(self)
@@ -78,8 +76,7 @@ class AnswerProtocol(asyncio.Protocol):
         return asked
 
     def data_received(self, data: bytes) -> None:
-        if self._asked is None and data and (self._content is None or self._content.is_eof()):
-            self._is_spent = True  # nothing was asked for
+        arriving = self._arriving(data) if self._asked is None else None
         try:
             messages, is_upgraded, _ = self._parser.feed_data(data)
         except Exception as error:  # noqa: BLE001 - whatever the parser met, this is no HTTP
@@ -95,8 +92,29 @@ class AnswerProtocol(asyncio.Protocol):
             else:
                 self._content = content
                 self._is_spent |= message.should_close or is_upgraded or _is_followed(data, message, content)
+                if not content.is_eof():
+                    self._missing = _missing(data, len(messages), message, content)
                 if not asked.done():
                     asked.set_result((message, content))
+        if arriving is not None:
+            self._receive_rest(data, arriving)
+
+    def _arriving(self, data: bytes) -> StreamReader | None:
+        """Return the content that a piece belongs to whose answer's headers came before; None where it has none."""
+        if self._content is not None and not self._content.is_eof():
+            return self._content
+        if data:
+            self._is_spent = True  # nothing was asked for
+        return None
+
+    def _receive_rest(self, data: bytes, content: StreamReader) -> None:
+        """Note a later piece of an answer: a stray answer that begins in the last one must not be completed later."""
+        if self._missing is not None:
+            self._missing -= len(data)
+        elif data:
+            self._ends_chunks = data.endswith((b"\r\n\r\n", b"0\r\n\r\n"[-len(data) :]))
+        if content.is_eof():
+            self._is_spent |= self._missing != 0 if self._missing is not None else not self._ends_chunks
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connected = False
@@ -147,6 +165,20 @@ def _is_followed(data: bytes, message: RawResponseMessage, content: StreamReader
         return not data.endswith(b"\r\n\r\n")
     size = content.total_bytes if message.compression is None else int(message.headers.get("Content-Length", 0))
     return data[-size - 4 : len(data) - size] != b"\r\n\r\n"
+
+
+def _missing(data: bytes, heads: int, message: RawResponseMessage, content: StreamReader) -> int | None:
+    """Return how many bytes of an answer's body come after the piece that ends its headers; None where only its chunks
+    show that. `heads`: of the piece, those of informational answers included."""
+    size = message.headers.get("Content-Length")
+    if message.chunked or size is None:
+        return None
+    if message.compression is None:
+        return int(size) - content.total_bytes
+    body_at = 0  # decoded bytes were not counted by what arrived
+    for _ in range(heads):
+        body_at = data.find(b"\r\n\r\n", body_at) + 4
+    return int(size) - (len(data) - body_at)
 
 
 class _PooledConnection:
@@ -269,31 +301,6 @@ class HostPool:
         if not self._origin or "Proxy-Authorization" not in self._template.headers:
             return ""
         return f"Proxy-Authorization: {self._template.headers['Proxy-Authorization']}\r\n"
-
-
-def body_at_hand(content: StreamReader, limit: int) -> bytes | None:
-    """Return a body that has arrived whole, as most do; None where `read_body` must wait for it or refuse it."""
-    if not content.is_eof() or content.exception() is not None or content.total_bytes > limit:
-        return None
-    return content.read_nowait()
-
-
-async def read_body(content: StreamReader, limit: int) -> tuple[bytes, Exception | None]:
-    """Return a body of up to `limit` decoded bytes, and the error where that is not the whole body."""
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        while True:
-            is_whole = content.is_eof()
-            chunk = content.read_nowait() if is_whole else await content.readany()
-            size += len(chunk)
-            if size > limit:
-                return b"".join(chunks), BodyTooLarge()
-            chunks.append(chunk)
-            if is_whole:
-                return (chunk if len(chunks) == 1 else b"".join(chunks)), None
-    except Exception as error:  # noqa: BLE001 - the caller classifies it
-        return b"".join(chunks), error
 
 
 async def open_pool(session: aiohttp.ClientSession, url: URL, *, fresh: bool) -> HostPool:

@@ -13,6 +13,7 @@ from poller.core.errors import ConfigError
 from poller.core.model import Refused
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.starts import RIGHT_LOST, StartAnswer
+from poller.hubspot.body import read_body
 from poller.hubspot.classify_start import classify_start, not_sent, unsure
 from poller.hubspot.client import (
     LARGEST_PROBLEM,
@@ -23,7 +24,7 @@ from poller.hubspot.client import (
     trouble_of,
     untrusted,
 )
-from poller.hubspot.connection import HostPool, read_body
+from poller.hubspot.connection import HostPool
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 

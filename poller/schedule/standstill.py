@@ -12,10 +12,12 @@ LEAST_S = 60.0  # since the first of these polls, pauses excluded …
 POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
 LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished
 HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
-FADING = 0.98  # of the longest halt, with each finished import
+HALTED = 6.0  # finished imports that were missing by then: the last ones of a run are slow, which is no halt
+FADING = 0.9995  # of the longest halt, with each finished import: many may be completed at once
 FEW = 4000  # tasks at most that are distinguished
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
+LEAST_LEFT = 0.3  # polls of each that are left for the hour, however many were made before the standstill was noticed
 SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 300.0  # between two polls during a standstill …
 LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks
 LEAST_SHARE, MOST_SHARE = 0.02, 0.25  # the gap as a share of the standstill's length
@@ -32,12 +34,12 @@ class Standstill:
         self._longest_gap_s = min(LONGEST_GAP_S, longest_gap_s)
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
-        self._polls = 0
+        self._polls = self._singles = 0  # all, and single ones
         self._keys: set[int] = set()  # tasks polled since the last finished one, `FEW` at most
         self._is_turn = False  # the next poll is a single one
         self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
         self._is_in_line = False
-        self._halt_s = LEAST_S  # the longest standstill, or what was about to become one, lately
+        self._halt_s = 0.0  # the longest time lately in which nothing finished although some should have
         self.paused_s = 0.0  # the account's paused time so far; the lane keeps it current …
         self._paused_before_s = 0.0  # … and what it was at `since`
         self._next_turn_at = -math.inf
@@ -46,10 +48,10 @@ class Standstill:
     def finished(self, now: float) -> None:
         """A poll found an import finished."""
         self._halt_s *= FADING
-        if self.may_last:
+        if self._expected >= HALTED:
             self._halt_s = max(self._halt_s, self.length_s(now))
         self.since = self.deadline_at = math.inf
-        self._expected, self._polls = 0.0, 0
+        self._expected, self._polls, self._singles = 0.0, 0, 0
         self._keys.clear()
         self._turns = self._new = 0.0
         self._is_turn = False
@@ -59,6 +61,7 @@ class Standstill:
         `is_in_line`: that is known from a line, which may halt for a while."""
         if self._is_turn:
             self._is_turn = False
+            self._singles += 1
             self._turns = RECENT * self._turns + 1
             self._new = RECENT * self._new + (key not in self._keys)
         if self._polls == 0:
@@ -105,7 +108,9 @@ class Standstill:
         length_s, tasks = max(self.length_s(now), SHORTEST_GAP_S), self._waiting
         gap_s = HOUR_S / (POLLS_AN_HOUR * tasks)
         if length_s < HOUR_S:
-            left, rest = max(POLLS_AN_HOUR * tasks - self._polls, 1.0), 1 - GROWTH
+            before = self._polls - self._singles
+            rest = 1 - GROWTH
+            left = max(max(POLLS_AN_HOUR * tasks - before, LEAST_LEFT * tasks) - self._singles, 1.0)
             gap_s = max(length_s**GROWTH * (HOUR_S**rest - length_s**rest) / rest / left, gap_s)
         least_s = min(max(SHORTEST_GAP_S, LEAST_SHARE * length_s), LONGEST_GAP_OF_MANY_S)
         return max(min(gap_s, MOST_SHARE * length_s, self._longest_gap_s), least_s)

@@ -7,13 +7,15 @@ import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import aiohttp
 import pytest
 from yarl import URL
 
 from poller.core.http_errors import http_error
-from poller.hubspot.connection import LONGEST_HEADER, MOST_HEADERS, BodyTooLarge, HostPool, open_pool, read_body
+from poller.hubspot.body import BodyTooLarge, read_body
+from poller.hubspot.connection import LONGEST_HEADER, MOST_HEADERS, HostPool, open_pool
 from tests.support.virtual import MemoryConnector, MemoryTransport
 
 Step = bytes | float | str  # what a server sends, seconds in which it does nothing, or an end:
@@ -166,8 +168,10 @@ class ScriptedServer(asyncio.Protocol):
     steps: Sequence[Step]
     size: int = 0
     requests: list[bytes] = field(default_factory=list)
+    made: ClassVar[list["ScriptedServer"]] = []  # one a connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made.append(self)
         assert isinstance(transport, MemoryTransport)
         self._transport = transport
 
@@ -274,7 +278,30 @@ async def test_a_stray_answer_that_aiohttp_gives_to_the_next_request_is_dropped(
     assert (200, b"other") in await found(steps, ours=False)
 
 
-@pytest.mark.parametrize("whole", [http(BODY), chunked(BODY), http(ZIPPED, GZIP)], ids=["plain", "chunked", "zipped"])
+WHOLE = {"plain": http(BODY), "chunked": chunked(BODY), "zipped": http(ZIPPED, GZIP)}
+
+
+@pytest.mark.parametrize(
+    "at", [-21, -20, -4, -1]
+)  # before the body, or the piece before it; in the body; its last byte
+@pytest.mark.parametrize("whole", WHOLE.values(), ids=list(WHOLE))
+async def test_nor_is_it_where_the_answer_before_came_in_two_pieces(whole: bytes, at: int) -> None:
+    stray = http(b"other")
+    steps: list[Step] = [whole[:at], 0.1, whole[at:] + stray[:30], 0.1, stray[30:]]
+    assert await found(steps, ours=True) == [(200, BODY)] * POLLS
+    assert await found(steps[:3], ours=True) == [(200, BODY)] * POLLS
+
+
+@pytest.mark.parametrize("whole", WHOLE.values(), ids=list(WHOLE))
+async def test_an_answer_in_two_pieces_leaves_its_connection_usable(whole: bytes) -> None:
+    body_at = whole.index(b"\r\n\r\n") + 4
+    for at in (body_at - 9, body_at, body_at + 9, len(whole) - 1):
+        made = len(ScriptedServer.made)
+        assert await found([whole[:at], 0.1, whole[at:]], ours=True) == [(200, BODY)] * POLLS
+        assert len(ScriptedServer.made) == made + 1, at
+
+
+@pytest.mark.parametrize("whole", WHOLE.values(), ids=list(WHOLE))
 async def test_the_beginning_of_a_stray_answer_is_not_completed_by_the_next_one(whole: bytes) -> None:
     stray = http(b"other")
     steps: list[Step] = [whole + stray[:30], 0.1, stray[30:]]

@@ -176,6 +176,8 @@ def test_an_unknown_word_is_shown_short_and_printable() -> None:
         (b'{"status":" "}', "no_status"),
         (b'{"status":["COMPLETE"]}', "no_status"),
         (b'{"status":1}', "no_status"),
+        (b'{"status":"error","message":"internal error","correlationId":"c"}', "error_body"),
+        (b'{"status":"ERROR","category":"RATE_LIMITS"}', "error_body"),
     ],
 )
 def test_a_2xx_body_without_a_status_is_unreachable(body: bytes, reason: str) -> None:
@@ -350,6 +352,19 @@ def test_each_of_hubspots_marks_alone_makes_a_404_an_answer(headers: dict[str, s
 @pytest.mark.parametrize("body", [b"<html>Access denied</html>", b'{"message":"Forbidden"}', b""])
 def test_other_4xx_of_a_stranger_need_a_person(status: int, body: bytes) -> None:
     assert refused(status, body, {"Content-Type": "text/html"}).reason == "unknown_answer"
+
+
+def test_a_network_that_asks_for_a_login_needs_a_person() -> None:
+    outcome = refused(511, b"<html>Network Authentication Required</html>")
+    assert (outcome.reason, "log in" in outcome.detail) == ("unknown_answer", True)
+    marked = classify(511, {"X-HubSpot-Correlation-Id": "8d7a"}, b"{}")
+    assert isinstance(marked, Unreachable)
+
+
+def test_a_word_error_without_the_rest_of_an_error_body_is_an_unknown_status() -> None:
+    outcome = classify(200, JSON, b'{"status":"error","taskId":"A1"}')
+    assert isinstance(outcome, Running)
+    assert not outcome.known
 
 
 def test_another_4xx_of_hubspots_own_is_only_a_failed_poll() -> None:

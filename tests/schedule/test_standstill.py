@@ -11,6 +11,7 @@ from poller.schedule import AccountTiming, Tradeoff
 from poller.schedule.standstill import (
     EXPECTED,
     HALTS,
+    LEAST_LEFT,
     LEAST_POLLS,
     LEAST_S,
     LEAST_S_OF_FEW,
@@ -99,6 +100,14 @@ def test_an_hour_costs_at_most_two_polls_of_each_task(tasks: int, polls_each: fl
     assert len(gaps_s(tasks, polls_each=polls_each)) + 1 + polls_each * tasks <= 2 * tasks
 
 
+def test_where_too_many_polls_were_made_before_some_are_left_for_the_hour() -> None:
+    """Half of the imports took seconds, the others half an hour: with nothing left, their end was noticed by a poll
+    every five minutes."""
+    gaps = gaps_s(150, 1800, polls_each=3.4)
+    assert max(gaps) < LONGEST_GAP_S / 2
+    assert len(gaps) < LEAST_LEFT * 150
+
+
 @pytest.mark.parametrize("tasks", [50, 150])
 def test_an_account_that_knows_nothing_spends_two_polls_of_each_task_in_such_an_hour(tasks: int) -> None:
     """From the feeding on, by all of the account's timing."""
@@ -157,32 +166,24 @@ def in_vain(standstill: Standstill, from_s: float) -> None:
         standstill.unfinished(number % 40, 0.5, now=at, deadline_at=86_400.0, is_in_line=True)
 
 
-def test_a_line_may_halt_for_a_while() -> None:
-    standstill = Standstill()
-    in_vain(standstill, 0.0)
-    assert not standstill.lasts(LEAST_S - 1)
-    assert standstill.lasts(LEAST_S)
-
-
-def test_a_line_that_never_halted_lately_is_held_up_after_ten_seconds() -> None:
+def test_a_line_that_did_not_halt_lately_is_held_up_after_ten_seconds() -> None:
     """A minute of polls at the front of a short line cost three polls of each."""
     standstill = Standstill()
-    for second in range(400):
-        standstill.finished(float(second))
-    in_vain(standstill, 400.0)
-    assert not standstill.lasts(400.0 + LEAST_S_OF_FEW - 0.1)
-    assert standstill.lasts(400.0 + LEAST_S_OF_FEW)
+    in_vain(standstill, 0.0)
+    assert not standstill.lasts(LEAST_S_OF_FEW - 0.1)
+    assert standstill.lasts(LEAST_S_OF_FEW)
 
 
-def test_a_line_that_completes_many_at_once_may_halt_for_twice_as_long_as_before() -> None:
+@pytest.mark.parametrize(("halt_s", "least_s"), [(20.0, HALTS * 20.0), (50.0, LEAST_S)])
+def test_a_line_that_completes_many_at_once_may_halt_for_longer(halt_s: float, least_s: float) -> None:
+    """Twice as long as it did, however many were completed since; a minute at most."""
     standstill = Standstill()
-    for second in range(400):
-        standstill.finished(float(second))
-    in_vain(standstill, 400.0)
-    standstill.finished(420.0)
-    in_vain(standstill, 420.0)
-    assert not standstill.lasts(420.0 + HALTS * 20.0 - 1)
-    assert standstill.lasts(420.0 + HALTS * 20.0)
+    in_vain(standstill, 0.0)
+    for _ in range(20):
+        standstill.finished(halt_s)
+    in_vain(standstill, halt_s)
+    assert not standstill.lasts(halt_s + least_s - 1)
+    assert standstill.lasts(halt_s + least_s)
 
 
 def test_polls_at_random_show_how_many_tasks_wait() -> None:

@@ -221,6 +221,18 @@ ODD = (
     Odd(name="an Excel workbook", data=packed("[Content_Types].xml", "xl/workbook.xml"), refused="an Excel workbook"),
     Odd(name="a zip archive", data=packed("ids.txt"), refused="a zip archive, not text. Unpack it"),
     Odd(name="an old Excel workbook", data=b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), refused="workbook (.xls)"),
+    Odd(
+        name="a web page",
+        data=b"\n<!DOCTYPE html>\n<html>\n<script>\nfoo\n</script>\n</html>\n",
+        refused="is a web page (HTML), not a list of ids",
+    ),
+    Odd(name="an XML document", data=b'<?xml version="1.0"?>\n<ids>\nA1\n</ids>\n', refused="is an XML document"),
+    Odd(name="a document in RTF", data=b"{\\rtf1\\ansi\nA1\n}\n", refused="is a document in RTF"),
+    Odd(
+        name="several ids on one line",
+        data=b"AAAAEKbjQ_I,AAAAEvtCjQc\nAAAAEU-h1hw\n",
+        refused="If these are ids, write one a line",
+    ),
     Odd(name="binary content", data=bytes(range(256)) * 3, refused="is binary, not text"),
     Odd(name="NULs in one line of text", data=b"A1\nA\0B\nA2\n", ids=("A1", "A2"), rejected=("NUL",)),
     Odd(name="NULs before the first line", data=bytes(9000) + b"A1\nA2\n", ids=("A1", "A2")),

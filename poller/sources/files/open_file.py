@@ -12,6 +12,7 @@ from pathlib import Path
 
 from poller.core.errors import InputError
 from poller.core.model import Position
+from poller.sources.files.missing import missing_file
 from poller.sources.parsing.content import BEGINNING_BYTES, refuse_other_content
 
 STDIN = "-"  # the source that is standard input
@@ -37,12 +38,13 @@ def stat_of(path: str, *, follow_symlinks: bool = True) -> os.stat_result | None
 
 def check_readable(specs: Sequence[str]) -> None:
     """Raise `InputError` naming every file that cannot be read. Standard input is not checked."""
-    faults = [fault for spec in specs if spec != STDIN and (fault := _fault(Path(spec)))]
+    faults = [fault for spec in specs if spec != STDIN and (fault := _fault(spec))]
     if faults:
         raise InputError("cannot read the input: " + "; ".join(faults))
 
 
-def _fault(path: Path) -> str | None:
+def _fault(spec: str) -> str | None:
+    path = Path(spec)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -52,6 +54,8 @@ def _fault(path: Path) -> str | None:
                 refuse_other_content(file.read(BEGINNING_BYTES), str(path))
         elif not os.access(path, os.R_OK):
             return f"{path}: no permission to read it"
+    except FileNotFoundError:
+        return f"{spec}: {missing_file(spec)}"
     except (OSError, ValueError) as error:
         return f"{path}: {_why(error)}"
     return None

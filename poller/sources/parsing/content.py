@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,15 @@ _NOT_TEXT: tuple[tuple[bytes, str, str], ...] = (  # first bytes, what has them,
     (b"SQLite format 3\0", "a SQLite database", "Export its ids as CSV, and feed that file."),
     (b"\xff\xfe\0\0", "encoded in UTF-32", "Save it as UTF-8."),
 )
+
+_MARKED = re.compile(rb"(?i)(?:\xef\xbb\xbf)?\s*(<!doctype html|<html|<\?xml|\{\\rtf)")
+_PAGE = "a web page (HTML)", "It may be a login page: download the file again, or save the table as CSV."
+_MARKUP: Mapping[bytes, tuple[str, str]] = {
+    b"<!doctype html": _PAGE,
+    b"<html": _PAGE,
+    b"<?xml": ("an XML document", _TO_CSV),
+    b"{\\rtf": ("a document in RTF", "Save it as plain text, and feed that file."),
+}
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # never in a line of text
 
@@ -85,6 +95,8 @@ def _has_two_objects(text: bytes) -> bool:
 def refuse_other_content(beginning: bytes, source: str) -> None:
     """Raise `InputError` where these first bytes are no text, with what they are and the remedy."""
     found = next(((what, remedy) for magic, what, remedy in _NOT_TEXT if beginning.startswith(magic)), None)
+    if found is None and (marked := _MARKED.match(beginning)) is not None:
+        found = _MARKUP[marked[1].lower()]
     if beginning.startswith(b"PK\x03\x04"):
         is_workbook = b"[Content_Types].xml" in beginning or b"xl/" in beginning
         is_open_document = b"opendocument.spreadsheet" in beginning
@@ -93,7 +105,9 @@ def refuse_other_content(beginning: bytes, source: str) -> None:
     if found is None and b"\0" in beginning and not beginning.startswith(tuple(_UTF16_MARKS)):
         found = _found_in_nuls(beginning.lstrip(b"\0"))
     if found is not None:
-        raise InputError(f"cannot read the input: {source} is {found[0]}, not text. {found[1]}")
+        named = "standard input" if source == "-" else source
+        what = "not a list of ids" if found in _MARKUP.values() else "not text"
+        raise InputError(f"cannot read the input: {named} is {found[0]}, {what}. {found[1]}")
 
 
 def _found_in_nuls(beginning: bytes) -> tuple[str, str] | None:

@@ -27,6 +27,7 @@ from poller.sources.parsing.line import (
 from poller.sources.parsing.lines import JsonSplitter, Line, LineSplitter, excerpt
 
 _SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?\s*", re.IGNORECASE)  # a first line that Excel reads and writes
+_LIKE_AN_ID = re.compile(r"(?=.*[0-9A-Z])[A-Za-z0-9_-]{6,}")
 _LINE_SHOWN = 80  # characters
 
 
@@ -69,9 +70,11 @@ def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | No
 
 
 def _no_id_column(line: str, columns: Sequence[str], options: ReadOptions, source: str) -> InputError:
+    are_ids = all(map(_LIKE_AN_ID.fullmatch, columns)) and len({len(column) for column in columns}) == 1
+    one_a_line = ". If these are ids, write one a line." if are_ids else ""
     return InputError(
         f"{source}: {missing_name('column', columns, options)}: its name, or its number where the file has no header. "
-        f"The first line: {_shown(line)}"
+        f"The first line: {_shown(line)}{one_a_line}"
     )
 
 
