@@ -18,7 +18,7 @@ TIMING_BUGS = (
     Bug(
         name="only-the-first-standstill-is-noticed",
         file="poller/schedule/standstill.py",
-        old="        self._expected, self._polls = 0.0, 0\n        self._keys.clear()",
+        old="        self._expected, self._polls, self._singles = 0.0, 0, 0\n        self._keys.clear()",
         new="        self._keys.clear()",
         tests=STANDSTILL,
     ),
@@ -39,8 +39,15 @@ TIMING_BUGS = (
     Bug(
         name="polls-before-a-standstill-are-not-counted",
         file="poller/schedule/standstill.py",
-        old="left, rest = max(POLLS_AN_HOUR * tasks - self._polls, 1.0), 1 - GROWTH",
-        new="left, rest = POLLS_AN_HOUR * tasks, 1 - GROWTH",
+        old="before = self._polls - self._singles",
+        new="before = 0",
+        tests=STANDSTILL,
+    ),
+    Bug(
+        name="nothing-is-left-for-a-standstill",
+        file="poller/schedule/standstill.py",
+        old="LEAST_LEFT * tasks",
+        new="0.0",
         tests=STANDSTILL,
     ),
     Bug(

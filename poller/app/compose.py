@@ -207,11 +207,12 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
             refused = refused or error
             continue
         url = f"http://{taken.near()}/"
+        if parts.fleet is None:  # a replica publishes its own
+            note_page(parts.store, os.getpid(), taken)
+            await parts.store.flush()
         if refused is not None:
             log.warning("web.moved", address=str(wanted), url=url)
         log.info("web.started", url=url, address=str(taken), port=taken.port, token=bool(tokens))
-        if parts.fleet is None:  # a replica publishes its own
-            note_page(parts.store, os.getpid(), taken)
         return url
     if refused is not None and "listen" in settings.model_fields_set:
         raise refused

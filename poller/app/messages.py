@@ -103,7 +103,8 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
         code, message = error.exit_code, str(error)
     elif code is Exit.WORK_LEFT:
         undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
-        left = f"{counted(sums.waiting, 'task')} waiting, {counted(undelivered, 'record')} not delivered"
+        parts = [(sums.waiting, "task", "waiting"), (undelivered, "record", "not delivered")]
+        left = ", ".join(f"{counted(count, noun)} {state}" for count, noun, state in parts if count)
         message = f"stopped with work left: {left}. {again}"
     if message is not None:
         write(f"poller: {message}")

@@ -20,7 +20,7 @@ from poller.core.starts import ImportsReading, TrialReading, starts_left
 from poller.core.text import counted, pause_text
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
+from poller.schedule.forecast import LaneOutlook, Step, forecast, import_paces, time_left
 from poller.schedule.slowest import SlowestTask
 from poller.sinks.stdout import StdoutTable
 
@@ -134,13 +134,16 @@ class Progress:
         imports = self.imports().values()
         if any(each.trial for each in imports):
             return "a trial runs: no forecast yet"
-        now, (seconds, finished), unstarted = self.clock(), self._grown(2), starts_left(imports, self.metrics.waiting)
-        step = Step(seconds=seconds, polls=0, finished=finished, started=self._grown(3)[1], paused=0.0)
+        now, metrics, unstarted = self.clock(), self.metrics, starts_left(imports, self.metrics.waiting)
+        (seconds, polls), (_, finished), (_, started) = self._grown(1), self._grown(2), self._grown(3)
+        step = Step(seconds=seconds, polls=polls, finished=finished, started=started, paused=0.0)
         cast = forecast(
             now=now,
             waiting=self.metrics.waiting,
             finished=self.metrics.finished,
-            paces=recent_paces([step], of_starts=bool(unstarted)),
+            paces=import_paces(
+                [step], waiting=metrics.waiting, unstarted=unstarted, polls=metrics.polls, starts=metrics.starts
+            ),
             lanes=self.lanes(),
             blocked=self.metrics.blocked,
             slowest_at=self.slowest_at(now),

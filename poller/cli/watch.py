@@ -22,7 +22,7 @@ from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot, fleet_lines
 from poller.reports.ledger import imbalances
 from poller.reports.slowest import Slowest, outlooks
-from poller.schedule.forecast import Step, forecast, recent_paces, time_left
+from poller.schedule.forecast import Step, forecast, import_paces, time_left
 
 PACE_OVER_S = 120.0  # of the past that rates are measured over
 
@@ -110,7 +110,10 @@ class LiveView:
         step = self._grown()
         if step.seconds <= 0 or not sums.waiting:
             return ""
-        paces, slowest = recent_paces([step], of_starts=bool(sums.unstarted)), self._slowest
+        paces = import_paces(
+            [step], waiting=sums.waiting, unstarted=sums.unstarted, polls=sums.polls, starts=sums.started
+        )
+        slowest = self._slowest
         cast = forecast(
             now=now,
             waiting=sums.waiting,

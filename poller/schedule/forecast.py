@@ -15,6 +15,7 @@ SHORTEST_S = 15.0  # of the past that a pace is measured over
 DAY_S = 86_400.0
 LAST_ONE_IN = 100  # tasks keep no pace at the end
 SURPRISE = 0.05  # the chance that the slowest task takes longer than forecast
+MOST_POLLS = 3.0  # of an import, for the forecast: a trial is polled more often
 TAIL_RATIO = 1.5  # of the slowest task's time to the pace's, from which it is shown
 
 
@@ -155,14 +156,12 @@ def _left(at: float, now: float) -> str:
     return duration(max(1, round(at - now)))
 
 
-def recent_paces(steps: Sequence[Step], *, of_starts: bool = False) -> Iterator[float]:
+def recent_paces(steps: Sequence[Step]) -> Iterator[float]:
     """Yield outcomes per second over the shortest recent past that has `FEW`, then over one that has `MANY`. Steps in
-    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain.
-
-    `of_starts`: yield imports started per second instead. While rows wait, outcomes will come at that pace."""
+    which every account was paused do not count. Where the two differ the pace is changing, so the end is uncertain."""
     wanted, finished, seconds = FEW, 0, 0.0
     for step in reversed([step for step in steps if step.paused < 1]):
-        finished, seconds = finished + (step.started if of_starts else step.finished), seconds + step.seconds
+        finished, seconds = finished + step.finished, seconds + step.seconds
         if finished >= wanted and seconds >= SHORTEST_S:
             yield finished / seconds
             if wanted == MANY:
@@ -170,6 +169,20 @@ def recent_paces(steps: Sequence[Step], *, of_starts: bool = False) -> Iterator[
             wanted = max(MANY, 2 * finished)
     if finished >= FEW and wanted == FEW and seconds >= 1:
         yield finished / seconds
+
+
+def import_paces(steps: Sequence[Step], *, waiting: int, unstarted: int, polls: int, starts: int) -> Iterator[float]:
+    """Yield outcomes per second as `recent_paces`, of a run that starts imports. While rows wait to be started, starts
+    and outcomes come in turns; what is steady are the requests, of which each row costs one and then its polls.
+
+    `polls` and `starts` are those of the run so far.
+    """
+    if not unstarted:
+        yield from recent_paces(steps)
+        return
+    left = unstarted + waiting * min(max(1.0, polls / max(1, starts)), MOST_POLLS)
+    requests = [replace(step, finished=step.polls + step.started) for step in steps]
+    yield from (pace * waiting / left for pace in recent_paces(requests))
 
 
 def _rate(lanes: Sequence[LaneOutlook]) -> float:

@@ -17,6 +17,7 @@ FADING = 0.9995  # of the longest halt, with each finished import: many may be c
 FEW = 4000  # tasks at most that are distinguished
 HOUR_S = 3600.0
 POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was noticed count
+LEAST_LEFT = 0.3  # polls of each that are left for the hour, however many were made before the standstill was noticed
 SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 300.0  # between two polls during a standstill …
 LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks
 LEAST_SHARE, MOST_SHARE = 0.02, 0.25  # the gap as a share of the standstill's length
@@ -33,7 +34,7 @@ class Standstill:
         self._longest_gap_s = min(LONGEST_GAP_S, longest_gap_s)
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
-        self._polls = 0
+        self._polls = self._singles = 0  # all, and single ones
         self._keys: set[int] = set()  # tasks polled since the last finished one, `FEW` at most
         self._is_turn = False  # the next poll is a single one
         self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
@@ -50,7 +51,7 @@ class Standstill:
         if self._expected >= HALTED:
             self._halt_s = max(self._halt_s, self.length_s(now))
         self.since = self.deadline_at = math.inf
-        self._expected, self._polls = 0.0, 0
+        self._expected, self._polls, self._singles = 0.0, 0, 0
         self._keys.clear()
         self._turns = self._new = 0.0
         self._is_turn = False
@@ -60,6 +61,7 @@ class Standstill:
         `is_in_line`: that is known from a line, which may halt for a while."""
         if self._is_turn:
             self._is_turn = False
+            self._singles += 1
             self._turns = RECENT * self._turns + 1
             self._new = RECENT * self._new + (key not in self._keys)
         if self._polls == 0:
@@ -106,7 +108,9 @@ class Standstill:
         length_s, tasks = max(self.length_s(now), SHORTEST_GAP_S), self._waiting
         gap_s = HOUR_S / (POLLS_AN_HOUR * tasks)
         if length_s < HOUR_S:
-            left, rest = max(POLLS_AN_HOUR * tasks - self._polls, 1.0), 1 - GROWTH
+            before = self._polls - self._singles
+            rest = 1 - GROWTH
+            left = max(max(POLLS_AN_HOUR * tasks - before, LEAST_LEFT * tasks) - self._singles, 1.0)
             gap_s = max(length_s**GROWTH * (HOUR_S**rest - length_s**rest) / rest / left, gap_s)
         least_s = min(max(SHORTEST_GAP_S, LEAST_SHARE * length_s), LONGEST_GAP_OF_MANY_S)
         return max(min(gap_s, MOST_SHARE * length_s, self._longest_gap_s), least_s)

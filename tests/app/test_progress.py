@@ -116,7 +116,7 @@ def test_a_trial_shows_what_the_other_rows_wait_for_and_its_pace_is_no_forecast(
     assert "default: trial of 20 rows, 4 landed; the others start once 10 have" in shown
 
 
-def test_while_rows_wait_the_starts_are_the_pace_and_are_counted(screen: Screen) -> None:
+def test_while_rows_wait_starts_are_counted_and_the_requests_are_the_pace(screen: Screen) -> None:
     screen.metrics.waiting = 2000
     screen.imports = {"default": ImportsReading(unstarted=1000, underway=1000)}
     for _ in range(30):
@@ -126,7 +126,7 @@ def test_while_rows_wait_the_starts_are_the_pace_and_are_counted(screen: Screen)
     shown = screen.shown()
     assert "600 starts, 0 polls, 20.0 requests per second" in shown
     assert "1,000 rows to start, 1,000 under way" in shown
-    assert "about 1 min 40 s left" in shown
+    assert "about 2 min 30 s left" in shown, "a start for each row left, and a poll for each without outcome"
 
 
 def test_a_pause_with_an_end_is_part_of_the_forecast_and_a_failing_sink_is_not(screen: Screen) -> None:

@@ -55,7 +55,7 @@ def test_while_rows_are_started_it_counts_them_and_the_time_left_goes_by_their_p
     first = replace(SUMS, starts=StartSums(unstarted=100, underway=50, starts=20, accepted=20))
     later = replace(first, polls=130, starts=StartSums(unstarted=50, unsure=1, underway=99, starts=120, accepted=119))
     rows = shown(first, later)
-    assert "50 of 200 done (25.0%)  about 15 s left" in rows[0]
+    assert "50 of 200 done (25.0%)  about 20 s left" in rows[0]
     assert rows[3] == "50 rows to start, 1 unsure, 99 under way"
     assert rows[4].startswith("120 starts, 130 polls, 10.9 requests a second, limit 19 a second")
 

@@ -42,7 +42,7 @@ def test_ctrl_c_says_at_once_what_happens_and_at_the_end_how_to_continue(tmp_pat
             shown = poller.screen.shown()
     assert any("Ctrl-C or a second signal stops at once" in row for row in shown)
     last = shown[-1]
-    assert last.startswith("poller: stopped with work left: 3 tasks waiting, 0 records not delivered. Run it again")
+    assert last.startswith("poller: stopped with work left: 3 tasks waiting. Run it again")
     assert last.endswith(f"run {ids.name} --base-url {site.url} --state 'sqlite:///my state.db'")
 
 

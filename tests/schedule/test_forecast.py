@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.starts import BACKLOG_COUNTED, ImportsReading, starts_left
-from poller.schedule.forecast import Forecast, LaneOutlook, Step, forecast, recent_paces, slowest_of, time_left
+from poller.schedule.forecast import (
+    Forecast,
+    LaneOutlook,
+    Step,
+    forecast,
+    import_paces,
+    recent_paces,
+    slowest_of,
+    time_left,
+)
 
 NOW = 1_767_571_200.0
 LANE = LaneOutlook(rate_per_s=10.0, next_due_at=NOW, resets_at=NOW + 36_000)
@@ -63,6 +72,16 @@ def test_a_row_to_import_costs_its_start_too() -> None:
     assert forecast(now=NOW, **costs).quota_days == 0
     assert forecast(now=NOW, unstarted=500, **costs).quota_days == 1
     assert forecast(now=NOW, **costs | {"lanes": [LANE], "unstarted": 500}).earliest_at == NOW + 100
+
+
+def test_while_rows_wait_the_requests_are_the_pace_whether_they_were_starts_or_polls() -> None:
+    """After 120 s of starts come 120 s of polls: neither is the pace of outcomes."""
+    counts: dict[str, Any] = {"waiting": 900, "unstarted": 100, "polls": 100, "starts": 1000}
+    starting = [replace(each, polls=0, started=100) for each in steps(0, 0)]
+    polling = [replace(each, polls=100, started=0) for each in steps(90, 90)]
+    assert [*import_paces(starting, **counts)] == [*import_paces(polling, **counts)] == [9.0]
+    assert [*import_paces(polling, **counts | {"unstarted": 0})] == [*recent_paces(polling)]
+    assert next(import_paces(starting, **counts | {"polls": 2000})) == pytest.approx(10 * 900 / (100 + 2 * 900))
 
 
 def test_starts_that_are_too_many_to_count_are_all_but_those_under_way() -> None:

@@ -101,12 +101,12 @@ def test_an_import_long_past_its_turn_is_polled_once_in_a_twentieth_of_that_time
     assert planner.gap_s(36_000.0, 1) == pytest.approx(1800.0, rel=0.05)
 
 
-def test_imports_that_never_finish_cost_few_polls_a_day() -> None:
+def test_imports_that_never_finish_cost_few_polls() -> None:
     imports = [
         replace(one, took_s=math.inf) if number % 100 == 50 else one for number, one in enumerate(in_order(400, 3.0))
     ]
-    played = play(imports, 60.0, Polling())
-    assert max(played.polls) < 150  # each 60 s: 1,440
+    played = play(imports, 60.0, Polling(deadline_s=20_000.0))
+    assert max(played.polls) < 110  # each 60 s: 333
 
 
 def test_a_longest_gap_that_the_person_set_holds_in_a_line_too() -> None:

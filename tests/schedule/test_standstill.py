@@ -11,6 +11,7 @@ from poller.schedule import AccountTiming, Tradeoff
 from poller.schedule.standstill import (
     EXPECTED,
     HALTS,
+    LEAST_LEFT,
     LEAST_POLLS,
     LEAST_S,
     LEAST_S_OF_FEW,
@@ -97,6 +98,14 @@ def gaps_s(
 def test_an_hour_costs_at_most_two_polls_of_each_task(tasks: int, polls_each: float) -> None:
     """Those before the standstill was noticed included."""
     assert len(gaps_s(tasks, polls_each=polls_each)) + 1 + polls_each * tasks <= 2 * tasks
+
+
+def test_where_too_many_polls_were_made_before_some_are_left_for_the_hour() -> None:
+    """Half of the imports took seconds, the others half an hour: with nothing left, their end was noticed by a poll
+    every five minutes."""
+    gaps = gaps_s(150, 1800, polls_each=3.4)
+    assert max(gaps) < LONGEST_GAP_S / 2
+    assert len(gaps) < LEAST_LEFT * 150
 
 
 @pytest.mark.parametrize("tasks", [50, 150])

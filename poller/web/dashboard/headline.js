@@ -63,7 +63,7 @@ function waitingText({ starts, lanes }) {
   const imports = lanes.map((lane) => lane.imports).filter(Boolean);
   const sum = (key) => imports.reduce((all, each) => all + each[key], 0);
   const seen = starts ?? { unstarted: sum("unstarted"), unsure: 0, underway: sum("underway") };
-  const parts = [[seen.unstarted, "not started yet"], [seen.unsure, "started without an answer"], [seen.underway, "under way"]];
+  const parts = [[seen.unstarted, "not started yet"], [seen.unsure, "started, not answered yet"], [seen.underway, "under way"]];
   const shown = parts.filter(([n]) => n).map(([n, name]) => `${count(n)} ${name}`);
   return shown.length ? ` · ${shown.join(" · ")}` : "";
 }

@@ -18,7 +18,7 @@ from poller.core.timestamps import iso
 from poller.engine.history import STEP_S, History, counts_of
 from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
-from poller.schedule.forecast import Forecast, LaneOutlook, forecast, recent_paces
+from poller.schedule.forecast import Forecast, LaneOutlook, forecast, import_paces
 from poller.schedule.slowest import SlowestTask
 from poller.web.context import RunContext
 from poller.web.dashboard.oldest import OldestView, OldestWaiting
@@ -146,11 +146,14 @@ class Overview:
         steps = [*history.steps, history.unfinished(now, counts_of(metrics), paused=0.0)]
         imports = [lane.imports for lane in lanes if lane.imports is not None]
         unstarted = starts_left(imports, metrics.waiting)
+        paces = import_paces(
+            steps, waiting=metrics.waiting, unstarted=unstarted, polls=metrics.polls, starts=metrics.starts
+        )
         return forecast(
             now=now,
             waiting=metrics.waiting,
             is_open=self._service.endless or not self._service.fed,
-            paces=() if any(each.trial for each in imports) else recent_paces(steps, of_starts=bool(unstarted)),
+            paces=() if any(each.trial for each in imports) else paces,
             lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=slowest.times_out_at,

@@ -11,7 +11,7 @@ export function showReasons({ reasons, ledger }) {
   $("reasons-empty").hidden = reasons.length > 0;
   setText($("reasons-empty"), ledger.finished ? "Every outcome so far is plainly complete." : "The reasons of tasks that are not complete appear here.");
   const sum = reasons.reduce((total, each) => total + each.count, 0);
-  setText($("reasons-now"), reasons.length ? `${count(sum)} outcomes, ${share(sum, ledger.finished)}` : "");
+  setText($("reasons-now"), reasons.length ? `${plural(sum, "outcome")}, ${share(sum, ledger.finished)}` : "");
   const most = Math.max(1, ...reasons.map((each) => each.count));
   const more = reasons.length - SHOWN_REASONS;
   $("reasons-more").hidden = more <= 0;

@@ -1,7 +1,7 @@
 // How long imports take, as an inline SVG histogram, redrawn when its data or its size changes.
 
 import { label, showUnderPointer, svg } from "./svg.js";
-import { atMost, bound, count, plural, share } from "./text.js";
+import { atMost, bound, plural, share } from "./text.js";
 
 // The bands to show: from the first to the last that is not empty, and one neighbour on each side.
 export function bands(spread) {
@@ -33,7 +33,7 @@ export function drawSpread(host, spread, all) {
   const drawing = svg("svg", {
     width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": all.length
-      ? `How long ${count(spread.total)} imports took: half under ${atMost(spread.median_s)}, 95 % under ${atMost(spread.p95_s)}. The table below has the numbers.`
+      ? `How long ${plural(spread.total, "import")} took: half under ${atMost(spread.median_s)}, 95 % under ${atMost(spread.p95_s)}. The table below has the numbers.`
       : "Nothing measured yet.",
   });
   drawing.append(svg("line", { class: "floor", x1: 0, x2: width, y1: floor + 0.5, y2: floor + 0.5 }));
