@@ -141,7 +141,7 @@ class Trial:
         while (left := await self._left()) and time.monotonic() < changed_at + self.shape.rest_s:
             if left != before and self.shape.rest_s:
                 changed_at, before = time.monotonic(), left
-            self.server.rows(SETTLE.format(schema=self.schema))
+            await asyncio.to_thread(self.server.rows, SETTLE.format(schema=self.schema))  # may wait for what we relay
             await asyncio.sleep(0.3)
         for name in self.load.readers:
             while await self.load.read_page(session, name):

@@ -46,14 +46,14 @@ async def files(tmp_path: Path, clock: Clock) -> TwoFiles:
 async def test_an_unchanged_file_has_its_own_code_whatever_ran_after_it(
     files: TwoFiles, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codes = await files.run(files.failing, files.good, files.failing, files.good)
-    assert codes == [Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE]
+    codes = await files.run(files.good, files.failing, files.good, files.failing)
+    assert codes == [Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE] * 2
     again = [part for part in capsys.readouterr().err.split(f"{WORK}\n")[1:] if "unchanged files" in part]
     failing, good = len(files.failing_ids), len(files.good_ids)
-    assert f"{failing:>9}  input lines of unchanged files, which an earlier run read" in again[0]
-    assert f"{failing:>9}  of them with a task that is not complete: poller report --state" in again[0]
-    assert f"{good:>9}  input lines of unchanged files, which an earlier run read" in again[1]
-    assert "not complete" not in again[1].partition("unchanged files")[2]
+    assert f"{good:>9}  input lines of unchanged files, which an earlier run read" in again[0]
+    assert "not complete" not in again[0].partition("unchanged files")[2]
+    assert f"{failing:>9}  input lines of unchanged files, which an earlier run read" in again[1]
+    assert f"{failing:>9}  of them with a task that is not complete: poller report --state" in again[1]
 
 
 async def test_an_unchanged_file_with_rejected_lines_is_not_all_complete_each_time(files: TwoFiles) -> None:

@@ -1,6 +1,7 @@
 """A fleet whose server goes away, freezes, loses commits, or waits for a member that is frozen."""
 
 import asyncio
+import os
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
@@ -219,8 +220,9 @@ async def test_a_heartbeat_over_a_socket_that_the_system_closed_is_no_defect(
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("is_in_mid_message", [False, True])
 async def test_a_member_that_is_frozen_in_a_transaction_holds_others_up_for_a_moment_only(
-    open_member: Open, monkeypatch: pytest.MonkeyPatch
+    open_member: Open, monkeypatch: pytest.MonkeyPatch, is_in_mid_message: bool
 ) -> None:
     monkeypatch.setattr("poller.store.postgres.fleet.state_lock.IDLE_S", 0.2)
     frozen, other = await open_member("frozen"), await open_member("other")
@@ -228,6 +230,8 @@ async def test_a_member_that_is_frozen_in_a_transaction_holds_others_up_for_a_mo
     began, thaws = hold_commits(frozen, monkeypatch)
     flushing = asyncio.ensure_future(frozen.flush())
     await began.wait()
+    if is_in_mid_message and (session := frozen._writer._connection) is not None:
+        os.write(session.fileno(), b"H\0\0\0\4")  # Flush: until its end, the server has no time limit for the client
     (seen, _) = (await see(other)).members
     buried: list[int] = []
     for _ in range(100):

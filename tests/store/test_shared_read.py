@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from poller.store.postgres.fleet.shared_read import SharedRead
+from poller.store.postgres.shared_read import SharedRead
 
 
 class Table:

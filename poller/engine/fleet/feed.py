@@ -1,6 +1,7 @@
 """What a member's sources store: under names of their own, and again after the member was buried."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from poller.core.fleet import Fenced
@@ -60,7 +61,9 @@ class MemberFeed:
         return _OpenSource(name, number, self._member.membership.id)
 
     async def sources(self) -> Sequence[SourceSums]:
-        return await self._store.sources()
+        """As of any store, but of this member's own sources, by the names that they have for it."""
+        prefix, found = self._own(""), await self._store.sources()
+        return [replace(sums, name=sums.name[len(prefix) :]) for sums in found if sums.name.startswith(prefix)]
 
     async def has_failed(self) -> bool:
         return await self._store.has_failed()

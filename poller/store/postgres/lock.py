@@ -22,7 +22,7 @@ PROBE_GAP_S = 0.1
 
 # "Poll" and the schema's own number, so that each state of a database has its own lock.
 KEY = "(1349479532::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
-_HOLDER = (
+HOLDERS = (
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 1349479532 AND objsubid = 1"
     " AND objid = to_regnamespace(current_schema())::oid"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -51,7 +51,7 @@ async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
     """Lock the state again after the connection with backend `before` broke. Raises `NotOwner`: retry later."""
     if await _locks(connection):
         return
-    row = await fetch_first(connection, _HOLDER)
+    row = await fetch_first(connection, HOLDERS)
     if row == (before,):  # our own: the server has not noticed its end
         await connection.execute("SELECT pg_terminate_backend(%s)", row)
     raise NotOwner(
@@ -120,7 +120,7 @@ def last_beat(url: str, replica: str | None = None, clock: Clock = time.time) ->
         ):
             connection.execute(f"SET LOCAL statement_timeout = '{limit_s}s'".encode())
             row = connection.execute(
-                f"SELECT pid, beat_at, {_AGE_S} FROM replica WHERE EXISTS ({_HOLDER})"  # noqa: S608 - constants
+                f"SELECT pid, beat_at, {_AGE_S} FROM replica WHERE EXISTS ({HOLDERS})"  # noqa: S608 - constants
                 " AND name IS NOT DISTINCT FROM coalesce(%s, name) ORDER BY id DESC",
                 (replica,),
             ).fetchone()

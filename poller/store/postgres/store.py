@@ -25,6 +25,7 @@ from poller.store.postgres.errors import may_pass, reason_text
 from poller.store.postgres.group_commit import OneByOne, Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
+from poller.store.postgres.shared_read import SharedRead
 from poller.store.postgres.start_store import PostgresStarts
 from poller.store.rows import Row, refuse_unknown_sink, storable, storable_name
 from poller.store.unsaved import NotingStore
@@ -57,6 +58,7 @@ class PostgresStore(PostgresReads, NotingStore):
         self._beaten_at = clock()
         self._is_beating = False
         self._is_unreadable = False
+        self._next_due = SharedRead(self._next_due_of)
         self._closed = False
 
     @property
@@ -118,7 +120,7 @@ class PostgresStore(PostgresReads, NotingStore):
         return self._leases.take(account, [row for row in due if row[0] not in ended and row[0] not in held])
 
     async def next_due_at(self, account: str) -> float | None:
-        return (await self._next_due_of([account])).get(account)
+        return await self._next_due.of(account)
 
     async def _next_due_of(self, accounts: Sequence[str]) -> Mapping[str, float]:
         leased = [key for account in accounts for key in self._leases.held(account)]

@@ -12,6 +12,7 @@ from poller.core.fleet import FleetView, KindCount, Member, SinkPlace
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet import counts, statuses
 from poller.store.postgres.fleet.accounts import know_accounts
+from poller.store.postgres.fleet.state_lock import end_sessions
 
 _JOIN = (
     "WITH mine AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name)"
@@ -51,6 +52,11 @@ _BURY = (
     "WITH dead AS (SELECT r.id FROM replica r JOIN unnest(%s::bigint[], %s::bigint[]) AS x (id, beats)"
     " ON x.id = r.id AND x.beats = r.beats WHERE r.name IS NOT NULL FOR UPDATE OF r SKIP LOCKED)"
     " DELETE FROM replica r USING dead WHERE r.id = dead.id RETURNING r.id"
+)
+
+_UNCHANGED = (
+    "SELECT r.name FROM replica r JOIN unnest(%s::bigint[], %s::bigint[]) AS x (id, beats)"
+    " ON x.id = r.id AND x.beats = r.beats WHERE r.name IS NOT NULL"
 )
 
 
@@ -112,7 +118,13 @@ async def delete_member(connection: AsyncConnection, member: int) -> None:
 
 
 async def bury(connection: AsyncConnection, seen: Mapping[int, int]) -> list[int]:
-    return [int(each) for (each,) in await fetch_all(connection, _BURY, (list(seen), list(seen.values())))]
+    """Delete those of these members that made no heartbeat since. A row that its own transaction locks is passed over:
+    where that waits for its client, it is ended, so that the next call finds the row free."""
+    buried = [int(each) for (each,) in await fetch_all(connection, _BURY, (list(seen), list(seen.values())))]
+    if len(buried) < len(seen):
+        locked = await fetch_all(connection, _UNCHANGED, (list(seen), list(seen.values())))
+        await end_sessions(connection, [name for (name,) in locked])
+    return buried
 
 
 async def beat(connection: AsyncConnection, me: int, now: float, status: bytes) -> Rows | None:

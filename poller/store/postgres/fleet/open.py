@@ -12,7 +12,7 @@ from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, 
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.fleet import heart, sinks
-from poller.store.postgres.fleet.state_lock import prepare, share_lock_again
+from poller.store.postgres.fleet.state_lock import name_session, prepare, share_lock_again
 from poller.store.postgres.fleet.store import FleetStore
 from poller.store.postgres.lock import NotOwner
 from poller.store.postgres.open import open_pool
@@ -31,24 +31,24 @@ async def open_member(url: str, *, clock: Clock, linger_s: float, replica: str) 
     Raises `ConfigError` (the URL), `StoreLocked` (a process has it for itself), `StoreUnusable` (out of reach, foreign,
     of a newer version, or of an older one that others use).
     """
-    dsn = parse(url)
+    dsn, name = parse(url), storable_name(replica)
     try:
         connection = await connect(dsn)
         try:
-            await answered(_prepare(connection, dsn), connection, within_s=ANSWER_WITHIN_S)
+            await answered(_prepare(connection, dsn, name), connection, within_s=ANSWER_WITHIN_S)
             pool = await open_pool(dsn, READERS)
         except BaseException:
             await connection.close()
             raise
     except psycopg.Error as error:
         raise unusable(error, dsn) from None
-    name = storable_name(replica)
     return FleetStore(connection, pool, dsn=dsn, clock=clock, linger_s=linger_s, replica=name)
 
 
-async def _prepare(connection: AsyncConnection, dsn: Dsn) -> None:
+async def _prepare(connection: AsyncConnection, dsn: Dsn, replica: str) -> None:
     await make_schema(connection, dsn)
     version = await prepare(connection, dsn)
+    await name_session(connection, replica)
     log.info("store.opened", path=dsn.shown, version=VERSION, migrated_from=version if version < VERSION else None)
 
 

@@ -13,8 +13,8 @@ from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.holdings import Holdings
 from poller.store.postgres.fleet.known_starts import KnownStarts
-from poller.store.postgres.fleet.shared_read import SharedRead
 from poller.store.postgres.fleet.writer import FleetWriter
+from poller.store.postgres.shared_read import SharedRead
 from poller.store.postgres.start_store import PostgresStarts
 from poller.store.rows import storable
 

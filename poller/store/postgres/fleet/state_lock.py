@@ -3,6 +3,8 @@ and for migrations; who may write depends on the member's row alone.
 """
 
 import asyncio
+import hashlib
+from collections.abc import Collection
 from contextlib import suppress
 
 from psycopg import AsyncConnection, errors
@@ -11,7 +13,7 @@ from poller.core.errors import StoreLocked, StoreUnusable
 from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet.counts import count_again
-from poller.store.postgres.lock import KEY, PROBE_GAP_S, PROBE_TRIES, NotOwner, owner_of
+from poller.store.postgres.lock import HOLDERS, KEY, PROBE_GAP_S, PROBE_TRIES, NotOwner, owner_of
 from poller.store.postgres.schema import VERSION, known_version, migrate
 
 IDLE_S = 3.0  # in a transaction, without a word from its client
@@ -21,6 +23,12 @@ ADDITIVE = frozenset({10, 11, 12, 13})  # versions that a fleet may be brought t
 
 # "Pol" and "m": one member at a time brings the state to its version.
 _MIGRATION = "(1349479533::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
+
+_END_SESSIONS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY (%s)"  # noqa: S608 - a constant
+    " AND usename = current_user AND xact_start IS NOT NULL AND wait_event = 'ClientRead'"
+    f" AND state_change < clock_timestamp() - make_interval(secs => %s) AND pid IN ({HOLDERS})"
+)
 
 
 async def prepare(connection: AsyncConnection, dsn: Dsn) -> int:
@@ -52,6 +60,24 @@ async def share_lock_again(connection: AsyncConnection) -> None:
 async def limit_transactions(connection: AsyncConnection) -> None:
     """End the transaction of a member that is frozen: nothing may wait for it longer."""
     await connection.execute(f"SET idle_in_transaction_session_timeout = {int(IDLE_S * 1000)}".encode())
+
+
+async def name_session(connection: AsyncConnection, replica: str) -> None:
+    """Name the session by which this replica writes, for `end_sessions`."""
+    await connection.execute("SELECT set_config('application_name', %s, false)", (session_name(replica),))
+
+
+def session_name(replica: str) -> str:
+    """Return how the server knows the session: in ASCII and in 63 characters, as it requires."""
+    digest = hashlib.blake2s(replica.encode(), digest_size=4).hexdigest()
+    return f"poller {replica.encode('ascii', 'replace').decode()[:40]} {digest}"
+
+
+async def end_sessions(connection: AsyncConnection, replicas: Collection[str]) -> None:
+    """End the sessions of these replicas that wait for their client in a transaction. In the middle of a message the
+    server does so without a time limit: `idle_in_transaction_session_timeout` begins where the message ends."""
+    names = [session_name(replica) for replica in replicas]
+    await connection.execute(_END_SESSIONS.encode(), (names, IDLE_S))
 
 
 async def _begin_alone(connection: AsyncConnection, dsn: Dsn) -> int:

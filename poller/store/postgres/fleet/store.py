@@ -28,7 +28,6 @@ from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.heart import REPLAYED, Heart
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
 from poller.store.postgres.fleet.membership import PostgresMembership
-from poller.store.postgres.fleet.shared_read import SharedRead
 from poller.store.postgres.fleet.starts import FleetStarts
 from poller.store.postgres.fleet.writer import FleetWriter
 from poller.store.postgres.group_commit import OneByOne
@@ -66,7 +65,6 @@ class FleetStore(PostgresStore):
         )
         super().__init__(writer, pool, dsn=dsn, clock=clock)
         writer.applied_last = self._add_all
-        self._next_due = SharedRead(self._next_due_of)
         self._candidate: tuple[float, int] | None = None  # a key with nothing older, and when that was seen
         self._stored: dict[str, tuple[int, AccountState]] = {}  # by account: its epoch, what is on disk
         self._fed: tuple[int | None, float] = None, 0.0  # by all, and since when
@@ -158,9 +156,6 @@ class FleetStore(PostgresStore):
             return tasks
         self._leases.release(tasks)
         return []
-
-    async def next_due_at(self, account: str) -> float | None:
-        return await self._next_due.of(account)
 
     async def record(self, settled: Sequence[Settled]) -> Sequence[Settled]:
         leases = self._leases

@@ -17,7 +17,7 @@ from poller.store.postgres.connection import fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet.counts import Change, add_up
 from poller.store.postgres.fleet.holdings import Holdings
-from poller.store.postgres.fleet.state_lock import share_lock_again
+from poller.store.postgres.fleet.state_lock import name_session, share_lock_again
 from poller.store.postgres.group_commit import Apply, Writer
 
 log = structlog.get_logger("poller")
@@ -134,6 +134,7 @@ class FleetWriter(Writer):
     async def _own_again(self, connection: AsyncConnection) -> None:
         """Read the number of the latest transaction. The row's lock waits for one that the server still works on."""
         await share_lock_again(connection)
+        await name_session(connection, self._holdings.name)
         if self._replica is None:
             raise self._fenced()
         row = await fetch_first(

@@ -1,4 +1,4 @@
-"""One read for all that ask at the same time: a member at rest has many lanes, which ask together when work is due."""
+"""One read for all that ask at the same time: of many lanes, several find nothing due while one asks when work is."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
