@@ -97,7 +97,7 @@ class RowReader:
         return self._identity(ref, encoded), encoded
 
     def _url(self, ref: Mapping[str, Any]) -> Any:
-        """Return the row's URL. Raises `ValueError` where two columns have different ones: an import is there to stay."""
+        """Return the row's URL. Raises `ValueError` where two columns have different ones: an import stays."""
         if len(self.url_names) > 1:
             urls = {name: url.strip() for name in self.url_names if _is_url(url := ref.get(name))}
             if len(set(urls.values())) > 1:
