@@ -31,8 +31,8 @@ SLOW = {"httpx": 0.05, "official": 0.05, "official_kept": 0.1}  # share of the p
 
 
 def polls(args: argparse.Namespace) -> None:
-    """Every contender against the same server in turn, `rounds` times; the service with all its promises. Of bare, in
-    processor time: the median of the ratios of each round, for neighbours on the machine slow both."""
+    """Every contender against the same server in turn, `rounds` times; the service with all its promises. Of bare: the
+    median of the ratios of each round, for neighbours on the machine slow both."""
     server_core, core = cores()
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in [*args.contenders, SERVICE]}
     policy = {"POLLER_POLLING__POLICY": "learned"} if args.learned else {}
@@ -47,10 +47,11 @@ def polls(args: argparse.Namespace) -> None:
     print(f"{'':14} polls/s  of bare  processor µs a poll  of bare  peak MB")
     for name, rounds in found.items():
         peak = max(each[2] for each in rounds)
-        of_bare = median(mine[1] / bare[1] for mine, bare in zip(rounds, found["bare"], strict=True))
+        rate_of_bare, cost_of_bare = (
+            median(mine[part] / bare[part] for mine, bare in zip(rounds, found["bare"], strict=True)) for part in (0, 1)
+        )
         print(
-            f"{name:14} {rate[name]:7.0f} {rate[name] / rate['bare']:8.2f} {cost[name] * 1e6:19.0f}"
-            f" {of_bare:8.2f} {peak:8.0f}"
+            f"{name:14} {rate[name]:7.0f} {rate_of_bare:8.2f} {cost[name] * 1e6:19.0f} {cost_of_bare:8.2f} {peak:8.0f}"
         )
 
 

@@ -61,7 +61,7 @@ def simulate(tasks: Sequence[Import], policy: Policy, per_second: float, deadlin
         task = tasks[number]
         turn += 1
         if kind < 0:
-            heapq.heappush(queue, (due_at + policy.first_poll_s(task), turn, number, 0))
+            heapq.heappush(queue, (due_at + min(policy.first_poll_s(task), deadline_s), turn, number, 0))
             continue
         now = max(due_at, free_at)
         free_at = now + 1 / per_second
@@ -206,11 +206,14 @@ def main() -> None:
     parser.add_argument("--goals", action="store_true", help="play the lines, incidents and clocks; exit 1 on a miss")
     parser.add_argument("--seed", type=int, default=SEED, help="of --goals")
     options = parser.parse_args()
+    if not 0 < options.limit < math.inf:
+        parser.error(f"--limit {options.limit:g}: must be a number of requests a second above 0, such as 10")
     if options.goals:
         sys.exit(_check_goals(options.docs, options.seed))
     if options.trace is not None:
+        imports = read_trace(options.trace)
         sys.stdout.write(head())
-        for name, result in policies(read_trace(options.trace), options.limit):
+        for name, result in policies(imports, options.limit):
             sys.stdout.write(row(name, result))
             sys.stdout.flush()
         return

@@ -5,6 +5,7 @@ No sockets, no store and no clock; a poll takes no time, and the limit is an eve
 
 import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,9 @@ class Played:
     put_offs: int = 0
     drained_s: float = 0.0
     waited_s: float = 0.0  # the longest wait of a second or later poll past its due time, but for standstills
+    passed_over: float = (
+        0.0  # the most first polls made while a second one was due, over the second ones made, and itself
+    )
     longest_plan_s: float = 0.0
 
 
@@ -69,6 +73,8 @@ class SimulatedLane:
         self._due: list[tuple[float, int]] = []
         self._again: list[tuple[float, int]] = []  # of them those that were polled before
         self._order_of_polls = PollOrder()
+        self._polled_at: list[float] = []
+        self._first_polls = [0]  # until each of them
         self._rng = Random(1)  # noqa: S311 - a simulation
 
     def run(self) -> Played:
@@ -166,12 +172,22 @@ class SimulatedLane:
         if task.polls:
             heapq.heappush(self._again, (task.due_at, task.key))
 
+    def _note_wait(self, task: Task, now: float) -> None:
+        """Note for how long a second poll waited for the limit, and for which others."""
+        before = bisect_left(self._polled_at, task.due_at)
+        firsts = self._first_polls[-1] - self._first_polls[before]
+        seconds = len(self._polled_at) - before - firsts
+        self.played.waited_s = max(self.played.waited_s, now - task.due_at)
+        self.played.passed_over = max(self.played.passed_over, firsts / (seconds + 1))
+
     def _poll(self, task: Task, now: float) -> None:
         number, at = int(task.task_id), now - START_AT
         one = self._imports[number]
         self.played.polls[number] += 1
         if task.polls and not self.timing.standstill.lasts(now):
-            self.played.waited_s = max(self.played.waited_s, now - task.due_at)
+            self._note_wait(task, now)
+        self._polled_at.append(now)
+        self._first_polls.append(self._first_polls[-1] + (task.polls == 0))
         outcome = outcome_of(one, at)
         gap_s = self.timing.learn(task, outcome, asked_at=now, now=now)
         self.timing.refresh(now)

@@ -33,7 +33,7 @@ class Columns:
         )
 
     def names(self, columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
-        """Return which of `columns` have this meaning; the first with a value counts."""
+        """Return which of `columns` have this meaning, the likeliest name first; the first with a value counts."""
         if (name := self.named.get(meaning)) is not None:
             return (name,)
         return _names(columns, meaning)
@@ -42,7 +42,8 @@ class Columns:
 @lru_cache(maxsize=1024)  # every row has the same columns
 def _names(columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
     wanted = COLUMN_NAMES[meaning]
-    return tuple(name for name in columns if normalized(name) in wanted)
+    found = [name for name in columns if normalized(name) in wanted]
+    return tuple(sorted(found, key=lambda name: wanted.index(normalized(name))))
 
 
 @lru_cache(maxsize=4096)

@@ -28,18 +28,15 @@ class Witness:
                 self._is_in_doubt = False
                 if self._failing:
                     self._failing.pop(task.key, None)
-                self._average(0.0)
+                self.failed_share -= self.failed_share / REMEMBERED
                 if not isinstance(outcome, Missing):
                     self.task = task
             case Refused() | Unreachable() | Throttled(policy="migrating"):
                 if self.subject(task) is not BROKEN:
-                    self._average(1.0)
+                    self.failed_share += (1.0 - self.failed_share) / REMEMBERED
                 self._is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
-
-    def _average(self, failed: float) -> None:
-        self.failed_share += (failed - self.failed_share) / REMEMBERED
 
     def forget(self, task: Task) -> None:
         """Forget a task that is not polled any more."""

@@ -14,6 +14,7 @@ Headers = Mapping[str, str]  # names in any case; of repeated names the first co
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 900.0  # a Retry-After may come from anybody on the way
 LONGEST_WORD = 64
 LONGEST_INTEGER = 12  # digits in a header
+_CUT = LONGEST_WORD + 1  # what is longer is no number
 
 
 _LIMITS = tuple(  # `istr`: their lower case is not made again for every answer
@@ -27,13 +28,13 @@ def read_limits(headers: Headers) -> RateLimits:
     """Return the rate limit headers; a value that is missing, not a number or out of any sane range is None."""
     get = headers.get if isinstance(headers, CIMultiDictProxy) else partial(header, headers)
     most, remaining, interval, daily, daily_remaining = map(get, _LIMITS)
-    interval_ms = None if interval is None else _integer(interval, 100, 3_600_000)
+    interval_ms = None if interval is None else _integer(interval[:_CUT], 100, 3_600_000)
     return RateLimits(
-        max=None if most is None else _integer(most, 1, 1_000_000),
-        remaining=None if remaining is None else _integer(remaining, 0, 10_000_000),
+        max=None if most is None else _integer(most[:_CUT], 1, 1_000_000),
+        remaining=None if remaining is None else _integer(remaining[:_CUT], 0, 10_000_000),
         interval_s=None if interval_ms is None else interval_ms / 1000,
-        daily=None if daily is None else _integer(daily, 1, 1_000_000_000),
-        daily_remaining=None if daily_remaining is None else _integer(daily_remaining, 0, 1_000_000_000),
+        daily=None if daily is None else _integer(daily[:_CUT], 1, 1_000_000_000),
+        daily_remaining=None if daily_remaining is None else _integer(daily_remaining[:_CUT], 0, 1_000_000_000),
     )
 
 
@@ -44,13 +45,9 @@ def header(headers: Headers, name: str) -> str | None:
     return next((value for key, value in headers.items() if key.casefold() == wanted), None)
 
 
-def _integer(value: str, least: int, most: int) -> int | None:
-    return None if len(value) > LONGEST_WORD else _integer_in(value, least, most)
-
-
 @lru_cache(maxsize=4096)  # all answers have the same limits, and most counts recur
-def _integer_in(value: str, least: int, most: int) -> int | None:
-    text = value.strip()
+def _integer(value: str, least: int, most: int) -> int | None:
+    text = value.strip() if len(value) < _CUT else ""
     if not text.isdigit() or not text.isascii() or len(text) > LONGEST_INTEGER:
         return None
     number = int(text)
@@ -61,7 +58,8 @@ _CORRELATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def correlation_id_of(headers: Headers, document: JsonObject | None) -> str | None:
-    value = header(headers, _CORRELATION)
+    is_aiohttps = isinstance(headers, CIMultiDictProxy)
+    value = headers.get(_CORRELATION) if is_aiohttps else header(headers, _CORRELATION)
     if value is not None and _CORRELATION_ID.fullmatch(value):
         return value
     value = None if document is None else document.get("correlationId")

@@ -190,7 +190,7 @@ class SandboxApi:
             return refusal
         if found is None:
             is_start = _START.fullmatch(request.path)
-            return self.starts.respond(request, correlation_id, name) if is_start else replies.wrong_path()
+            return self.starts.respond(request, correlation_id) if is_start else replies.wrong_path()
         if request.method != "GET":
             return replies.html(405, "Error 405 Method Not Allowed")
         good, fields = self._poll(found, correlation_id)

@@ -33,6 +33,7 @@ class Starts:
         self.posts: list[tuple[float, str]] = []  # when, and the URL, of each valid start call, accepted or not
         self.accepted: Counter[str] = Counter()  # imports by URL
         self.faults: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()  # valid start calls by URL: how often one was sent decides its fault
         self._seed = scenario.seed
         self._shares = {name: share for name, share in scenario.faults.items() if name in START_FAULTS}
         self._clock = clock
@@ -41,8 +42,9 @@ class Starts:
         self._under_way: list[tuple[float, int, SimulatedTask, StartOptions]] = []
         self._landings: dict[str, Landing] = {}
 
-    def respond(self, request: SandboxRequest, correlation_id: str, name: str) -> SandboxReply:
-        """Return the reply to a start call; `name` identifies the request."""
+    def respond(self, request: SandboxRequest, correlation_id: str) -> SandboxReply:
+        """Return the reply to a start call. Its fault depends on the seed, the URL and how often that was sent, not on
+        the order of the requests."""
         if request.method != "POST":
             return replies.html(405, "Error 405 Method Not Allowed")
         self.advance()
@@ -51,7 +53,8 @@ class Starts:
         except ValueError as message:
             return replies.error(400, "VALIDATION_ERROR", str(message), correlation_id)
         self.posts.append((self._clock(), options.url))
-        fault = pick(self._shares, chance(self._seed, name, "start fault"))
+        self._sent[options.url] += 1
+        fault = pick(self._shares, chance(self._seed, options.url, self._sent[options.url], "start fault"))
         self.faults.update([fault] if fault else [])
         if fault in UNACCEPTED:
             return spoil_start(SandboxReply(), fault, correlation_id)

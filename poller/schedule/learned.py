@@ -17,9 +17,6 @@ GUARD_S = 10.0  # where little is known, a gap is at most this …
 GUARD_SHARE = 0.25  # … or this share of the age
 OLD_SHARE, LONGEST_OF_OLD_S = 0.05, 3600.0  # an old import is polled once in this share of its age, or this long
 KNOWN = 6.0  # imports observed at an age, for it to count as known
-COST_AT_FIRST = (
-    2.0  # factor on the cost of a poll until the first finished import: nothing is learned from those before
-)
 KNOWN_AT_FIRST = 30.0  # imports known, before first polls are delayed
 FEEDING_AGES = 64  # the latest ages at feeding are remembered
 WEIGHED_AGES = 8  # sample of them that is weighed
@@ -160,7 +157,7 @@ class PollPlanner:
         rates, at_risk = self.hazard.rates()
         self._follow(rates)
         limits_s = [self._longest_s(edge, at_risk[min(band, BANDS - 1)]) for band, edge in enumerate(EDGES)]
-        poll_cost_s = self._tradeoff.poll_cost_s * (1.0 if self.hazard.finished else COST_AT_FIRST)
+        poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:
             self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure.factor)

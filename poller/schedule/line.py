@@ -21,6 +21,8 @@ ANCHOR_EVERY = 8  # finished imports
 REFITS = 10  # while the remembered ones are replaced once
 VOTES = 5
 VOTES_EACH = 3  # polls in vain of one import that vote, until an import is completed: a stuck one is no delay
+IDLE_S, IDLE_PLACES = 30.0, 16.0  # an import requested so long, and as long as so many take, after its prediction …
+IDLE_SEEN = 2  # … or so many of them, show that the line had run empty: it begins with the first of them
 FAR = 0.9  # of the finished imports are at smaller places than those that show a delay
 LATEST_S = 15.0  # after the predicted completion, a poll was made
 SCOUTS = 32  # one import of this many is polled half way, in case that the line is faster
@@ -58,6 +60,7 @@ class Line:
         self._in_vain = 0  # of the votes
         self._voted: dict[float, int] = {}  # votes by place since the latest completion
         self._unfitted = self._unanchored = 0
+        self._empty_before: list[tuple[float, float]] = []  # place and request of those that show that it ran empty
         self._shift_s = 0.0
         self._far = math.inf
         self.is_fitted = False
@@ -92,6 +95,24 @@ class Line:
             if overdue_s > min(self._shift_s, 0.0) and votes < VOTES_EACH:
                 self._voted[place] = votes + 1
                 self._vote(overdue_s, in_vain=True)
+
+    def requested(self, place: float, at: float) -> None:
+        """An import of the line was requested then. Where others were predicted to be completed long before, it waits
+        for none of them: the line ran empty and begins with it. A single one may be wrong."""
+        predicted_at = self.predicted_at(place) - min(self._shift_s, 0.0)
+        if at - predicted_at < max(IDLE_S, IDLE_PLACES * self.pace_s):
+            if self._empty_before and place > self._empty_before[0][0]:
+                self._empty_before.clear()
+            return
+        self._empty_before.append((place, at))
+        if len(self._empty_before) < IDLE_SEEN:
+            return
+        self._place, self._at = min(self._empty_before)
+        self._at += self.pace_s
+        self._shift_s, self._in_vain, self._far = 0.0, 0, -math.inf
+        for seen in (self._done, self._votes, self._empty_before):
+            seen.clear()
+        self._voted.clear()
 
     def _vote(self, overdue_s: float, *, in_vain: bool) -> None:
         """A line is late where the middle one of the latest votes is a poll in vain, and early where all are early."""

@@ -30,6 +30,7 @@ class LineClock:
         planner, is_done, until_at = self.planner, seen.is_done, seen.until_at
         line, likelihood = planner.lines.get(value) or planner.line(value), None
         if line.is_fitted:
+            line.requested(place, seen.requested_at)
             done_at = line.predicted_at(place)
             from_s, to_s = seen.before_at - done_at, until_at - done_at
             likelihood = planner.hazard.learn(from_s, to_s, finished=is_done, by=planner.curve)

@@ -6,11 +6,23 @@ By due time alone, all first polls of what was fed at once come before any secon
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from poller.core.model import Task
 
 WORTH = 0.9  # of a first poll's chance to find the import finished: then a task that was polled before has its turn
 MOST_FIRST = 31  # first polls in a row, so that nothing waits for all of them
+
+
+class Waiting(Protocol):
+    """What waits for its poll."""
+
+    @property
+    def polls(self) -> int:
+        """How often it was polled before."""
+
+
+Each = TypeVar("Each", bound=Waiting)
 
 
 class PollOrder:
@@ -31,7 +43,7 @@ class PollOrder:
             ordered.append(again.popleft() if is_again else longest.popleft())
         return [*ordered, *longest, *again]
 
-    def takes(self, longest: Task, again: Task, chance: Callable[[Task], float] | None) -> bool:
+    def takes(self, longest: Each, again: Each, chance: Callable[[Each], float] | None) -> bool:
         """Return whether `again`, which was polled before, is polled next although the other is longer due."""
         if longest.polls or not self._first_polls:
             is_next = False

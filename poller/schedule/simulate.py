@@ -5,8 +5,10 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from poller.schedule.learned import PollPlanner
+from poller.schedule.poll_order import PollOrder
 from poller.schedule.standstill import Standstill
 
 MOST_PLAYED = 4000  # of more tasks this many are played, at the same share of the rate limit
@@ -54,6 +56,51 @@ def simulate_run(
     )
 
 
+class _Due(NamedTuple):
+    """A task that waits for its poll."""
+
+    due_at: float
+    turn: int  # decides between two that are due at once
+    number: int
+    before_s: float  # its age at the poll before
+    polls: int
+
+
+class _Queue:
+    """The waiting tasks, in the order of the engine's claims."""
+
+    def __init__(self, tasks: int, first_s: float) -> None:
+        self._first = [_Due(first_s, number, number, 0.0, 0) for number in range(tasks)]
+        self._again: list[_Due] = []
+        self._turns = tasks
+        self._order, self._rng = PollOrder(), random.Random(1)  # noqa: S311 - a simulation
+
+    @property
+    def due_at(self) -> float:
+        """When the next one is due; infinity: none waits."""
+        return min([waiting[0].due_at for waiting in (self._first, self._again) if waiting], default=math.inf)
+
+    def add(self, due_at: float, number: int, age_s: float, polls: int) -> None:
+        self._turns += 1
+        heapq.heappush(self._again, _Due(due_at, self._turns, number, age_s, polls))
+
+    def take(self, now: float, chance: Callable[[_Due], float] | None) -> _Due:
+        """Return the one whose turn it is."""
+        if not self._first or (self._again and self._again[0] < self._first[0]):
+            return heapq.heappop(self._again)
+        if self._again and self._again[0].due_at <= now and self._order.takes(self._first[0], self._again[0], chance):
+            return heapq.heappop(self._again)
+        return heapq.heappop(self._first)
+
+    def take_any(self, now: float) -> _Due:
+        """Return any of those that are due: a poll of a standstill is of one at random."""
+        chosen = self._rng.choice([each for each in (*self._first, *self._again) if each.due_at <= now])
+        waiting = self._again if chosen.polls else self._first
+        waiting.remove(chosen)
+        heapq.heapify(waiting)
+        return chosen
+
+
 def _play(
     courses: Sequence[Course],
     spacing_s: float,
@@ -62,43 +109,38 @@ def _play(
     learned: PollPlanner | None,
 ) -> tuple[int, float, list[float]]:
     """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
-    first_s = 0.0 if learned is None else learned.first_poll_s
-    due = [(first_s, turn, turn, 0.0) for turn in range(len(courses))]  # due, turn, task, its age at the poll before
-    standstill, rng = Standstill(), random.Random(1)  # noqa: S311 - a simulation
+    queue = _Queue(len(courses), 0.0 if learned is None else learned.first_poll_s)
+    standstill = Standstill()
     polls, now, stood_until, late_s = 0, -spacing_s, -math.inf, []
-    while due:
-        at = max(due[0][0], now + spacing_s)
-        if at < deadline_s and standstill.lasts(at):
-            stood_until = at = max(at, standstill.sleeps_until)
-            standstill.take_turn(at)
-            _bring_forward_any(due, at, rng)
-        due_at, turn, number, before_s = heapq.heappop(due)
-        course = courses[number]
-        now = at
+
+    def chance(each: _Due) -> float:
+        return 0.0 if learned is None else learned.curve.chance(each.before_s, now + courses[each.number].age_s)
+
+    while (due_at := queue.due_at) < math.inf:
+        now = max(due_at, now + spacing_s)
+        if now < deadline_s and standstill.lasts(now):
+            stood_until = now = max(now, standstill.sleeps_until)
+            standstill.take_turn(now)
+            each = queue.take_any(now)
+        else:
+            each = queue.take(now, None if learned is None else chance)
+        course = courses[each.number]
         polls += 1
         age_s = now + course.age_s
         if learned is not None:
-            if turn >= len(courses):
-                learned.pressure.waited(max(0.0, now - max(due_at, stood_until)))
+            if each.polls:
+                learned.pressure.waited(max(0.0, now - max(each.due_at, stood_until)))
             if course.took_s <= age_s:
                 standstill.finished(now)
             else:
-                standstill.unfinished(number, learned.curve.chance(before_s, age_s), now=now, deadline_at=math.inf)
-            _learn(learned, course, before_s, age_s, now)
+                standstill.unfinished(each.number, chance(each), now=now, deadline_at=math.inf)
+            _learn(learned, course, each.before_s, age_s, now)
         if course.took_s <= age_s:
             late_s.append(min(age_s - course.took_s, now))
         elif now < deadline_s:
             wait_s = gap_s(now) if learned is None else learned.gap_s(age_s)
-            heapq.heappush(due, (min(now + wait_s, deadline_s), len(courses) + polls, number, age_s))
+            queue.add(min(now + wait_s, deadline_s), each.number, age_s, each.polls + 1)
     return polls, max(0.0, now), late_s
-
-
-def _bring_forward_any(due: list[tuple[float, int, int, float]], now: float, rng: random.Random) -> None:
-    """Make any of the due tasks the first: a poll of a standstill is of one at random."""
-    chosen = rng.choice([place for place, each in enumerate(due) if each[0] <= now])
-    _, turn, number, before_s = due[chosen]
-    due[chosen] = (-math.inf, turn, number, before_s)
-    heapq.heapify(due)
 
 
 def _learn(learned: PollPlanner, course: Course, before_s: float, age_s: float, now: float) -> None:

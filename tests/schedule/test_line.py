@@ -121,6 +121,25 @@ def test_imports_worked_off_in_order_cost_little_more_than_one_poll(limit: float
     assert late_s < 3.0
 
 
+def test_a_line_that_ran_empty_begins_with_the_next_import() -> None:
+    """A tool that uploads every quarter of an hour: by the pace, the second batch would long be done when it is fed."""
+    batch = in_order(150, 4.0)
+    imports = [one.moved(number * 900.0) for number in range(4) for one in batch]
+    polls, late_s = costs(imports, 60.0)
+    assert polls < 1.9  # before: 2.0
+    assert late_s < 4  # before: 13
+
+
+def test_a_single_import_with_a_wrong_request_does_not_move_a_line() -> None:
+    line = moving(range(100))
+    for place in (100, 101, 102):
+        line.requested(float(place), 900.0 if place == 101 else 150.0)
+    assert line.predicted_at(150.0) == pytest.approx(300.0, abs=1)
+    for place in (103, 104):
+        line.requested(float(place), 900.0)
+    assert line.predicted_at(110.0) == pytest.approx(900.0 + 8 * 2.0, abs=1)
+
+
 def test_independent_imports_are_polled_by_their_age() -> None:
     rng = Random(1)
     imports = [Import(requested_at=n / 4, fed_at=n / 4, took_s=rng.lognormvariate(3.4, 1.0)) for n in range(600)]

@@ -122,7 +122,7 @@ def test_of_a_few_tasks_an_hour_costs_little_more_than_thirty_polls_in_all() -> 
 
 
 @pytest.mark.parametrize("tasks", [10, 60, 1000])
-def test_the_end_is_noticed_within_a_quarter_of_the_length_and_five_minutes(tasks: int) -> None:
+def test_the_end_is_noticed_within_a_share_of_the_length_and_five_minutes(tasks: int) -> None:
     at = 10.0
     for gap_s in gaps_s(tasks, 7200):
         assert gap_s <= max(min(MOST_SHARE * at, LONGEST_GAP_S), LONGEST_GAP_OF_MANY_S) + 0.2
@@ -166,7 +166,7 @@ def in_vain(standstill: Standstill, from_s: float) -> None:
         standstill.unfinished(number % 40, 0.5, now=at, deadline_at=86_400.0, is_in_line=True)
 
 
-def test_a_line_that_did_not_halt_lately_is_held_up_after_ten_seconds() -> None:
+def test_a_line_that_did_not_halt_lately_is_held_up_after_seconds() -> None:
     """A minute of polls at the front of a short line cost three polls of each."""
     standstill = Standstill()
     in_vain(standstill, 0.0)

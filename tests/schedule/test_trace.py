@@ -1,11 +1,14 @@
 """A person's own trace of imports, as the bench plays it."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from bench.timing import policies
+from bench.timing import policies, simulate
+from bench.timing_policies import Clairvoyant
 from bench.timing_trace import read_trace
+from bench.timing_workloads import Import
 
 
 def test_a_trace_is_read_by_feeding_time_from_zero_on(tmp_path: Path) -> None:
@@ -21,12 +24,33 @@ def test_a_trace_is_read_by_feeding_time_from_zero_on(tmp_path: Path) -> None:
     assert second.completed_at == float("inf")
 
 
-@pytest.mark.parametrize("text", ["", "[]\n", "{}\n", '{"fed": "x", "requested": 1, "completed": 2}\n'])
-def test_what_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no import"),
+        ("[]\n", "line 1"),
+        ("3\n", "line 1"),
+        ("{}\n", "'fed' is missing"),
+        ('{"fed": "x", "requested": 1, "completed": 2}\n', "fed is 'x', not a number"),
+        ('{"fed": 1, "requested": 3, "completed": 2}\n', "must follow one another"),
+    ],
+)
+def test_what_is_no_trace_is_refused_with_an_example(tmp_path: Path, text: str, reason: str) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text(text)
-    with pytest.raises(SystemExit, match=r"trace\.jsonl"):
+    with pytest.raises(SystemExit, match=rf'trace\.jsonl.*{reason}.*{{"fed": 2\.0'):
         read_trace(trace)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"none\.jsonl: No such file"):
+        read_trace(tmp_path / "none.jsonl")
+
+
+def test_clairvoyance_polls_what_never_finishes_once_at_its_deadline() -> None:
+    imports = [Import(requested_at=0.0, fed_at=0.0, took_s=took_s) for took_s in (20.0, math.inf)]
+    result = simulate(imports, Clairvoyant(), 10.0, 3600.0)
+    assert (result.polls, result.drained_s) == (1, 3600.0)
 
 
 def test_every_policy_finds_every_import_finished(tmp_path: Path) -> None:

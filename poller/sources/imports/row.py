@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -14,6 +14,7 @@ from poller.core.columns import COLUMN_NAMES, Columns, normalized
 from poller.core.errors import ConfigError
 from poller.core.model import JsonObject
 from poller.core.start_options import ACCESSES, CHOICES, FOLDERS, OPTIONS, option_value, options_from
+from poller.core.text import printable
 from poller.sources.imports.template import Template, columns_for, read_template
 from poller.sources.imports.url import checked_url
 
@@ -80,7 +81,7 @@ class RowReader:
             raise ValueError(
                 f"the column {name!r} is nearly the option {option}, which HubSpot would ignore: rename it"
             )
-        url = checked_url(self._value(self.url_names, ref))
+        url = checked_url(self._url(ref))
         body = {"url": url, **self._fixed}
         if self._varying:
             body |= options_from(
@@ -94,6 +95,19 @@ class RowReader:
         if len(encoded) > LARGEST_BODY:
             raise ValueError(f"the start call would have {len(encoded):,} bytes, more than {LARGEST_BODY:,}")
         return self._identity(ref, encoded), encoded
+
+    def _url(self, ref: Mapping[str, Any]) -> Any:
+        """Return the row's URL. Raises `ValueError` where two columns have different ones: an import stays."""
+        if len(self.url_names) > 1:
+            urls = {name: url.strip() for name in self.url_names if _is_url(url := ref.get(name))}
+            if len(set(urls.values())) > 1:
+                names = " and ".join(repr(printable(name[:40])) for name in urls)
+                raise ValueError(
+                    f"the columns {names} have different URLs: name the one to import with --column url=NAME"
+                )
+            if urls:
+                return next(iter(urls.values()))
+        return self._value(self.url_names, ref)
 
     @staticmethod
     def _value(names: tuple[str, ...], ref: Mapping[str, Any]) -> Any:
@@ -118,6 +132,10 @@ class RowReader:
         if _REPLACED in text:
             raise ValueError(NOT_UTF_8)
         return text if _SAFE_KEY.fullmatch(text) else _digest(text.encode(errors="surrogatepass"))
+
+
+def _is_url(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.lstrip()[:8].lower().startswith(("http://", "https://"))
 
 
 def read_defaults(texts: Mapping[str, str]) -> tuple[dict[str, str | bool], dict[str, Template]]:

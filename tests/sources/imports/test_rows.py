@@ -266,3 +266,33 @@ def test_a_key_that_is_not_utf_8_identifies_no_row() -> None:
     text = "url,key\nhttps://a.example.com/1,\u00f6\nhttps://a.example.com/2,\u00fc\n".encode("cp1252")
     reasons = [each.reason for chunk in chunks(text, key="key") for each in chunk.rejected]
     assert ["not UTF-8" in reason for reason in reasons] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("source,url", "cms,https://x.example/1.png"),
+        ("link,url", ",https://x.example/1.png"),
+        ("link,url", "https://x.example/1.png,https://x.example/1.png"),
+        ("source,fileUrl", "cms,https://x.example/1.png"),
+    ],
+)
+def test_a_column_that_may_have_the_url_but_has_no_other_one_changes_nothing(header: str, row: str) -> None:
+    (fed,) = read(f"{header}\n{row}\n")
+    assert body(fed)["url"] == "https://x.example/1.png"
+
+
+@pytest.mark.parametrize("header", ["link,url", "url,source_url", "URL,url", "href,Link"])
+def test_where_two_columns_have_different_urls_none_is_imported_until_a_person_names_one(header: str) -> None:
+    """What is imported is there to stay: the page that links to a file is no file."""
+    text = f"{header}\nhttps://x.example/page,https://x.example/1.png\n"
+    assert read(text) == []
+    (reason,) = rejected(text)
+    assert "have different URLs: name the one to import with --column url=" in reason
+    named = read(text, columns=Columns(named={"url": header.split(",")[1]}))
+    assert [body(row)["url"] for row in named] == ["https://x.example/1.png"]
+
+
+def test_an_option_s_own_name_wins_over_another_word_for_it() -> None:
+    (row,) = read("url,filename,name\nhttps://x.example/1.png,f.png,g.png\n")
+    assert body(row)["name"] == "g.png"
