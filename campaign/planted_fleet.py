@@ -84,6 +84,20 @@ FLEET_BUGS = (
         tests=("store/test_fleet_outage",),
     ),
     Bug(
+        name="a-member-that-is-cut-off-in-mid-message-is-never-buried",
+        file="poller/store/postgres/fleet/members.py",
+        old="        await end_sessions(connection, [name for (name,) in locked])\n",
+        new="",
+        tests=("store/test_fleet_outage",),
+    ),
+    Bug(
+        name="hints-that-a-broken-connection-lost-are-forgotten",
+        file="poller/store/postgres/fleet/heart.py",
+        old="            self._heard |= {MISSED} if self._channel else set()\n",
+        new="",
+        tests=("store/test_fleet_outage",),
+    ),
+    Bug(
         name="rows-wait-where-their-owner-polls-ids",
         file="poller/engine/fleet/turns.py",
         old="for account in await self._membership.with_rows(asked):",
