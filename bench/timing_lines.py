@@ -217,6 +217,12 @@ def ordered_burst(_rng: Random) -> list[Import]:
     return [Import(requested_at=-0.5, fed_at=0.0, took_s=(number + 1) / 6 + 0.5) for number in range(3000)]
 
 
+def batches(_rng: Random) -> list[Import]:
+    """A tool uploads 500 every quarter of an hour; each batch is worked off, and the line runs empty."""
+    imports = [one.moved(900.0 * batch) for batch in range(12) for one in _fed(500, 500.0)]
+    return _without_starts(_in_order(imports, lambda _at: 4.0))
+
+
 LINES: Mapping[str, Callable[[Random], list[Import]]] = {
     "1 in order, pace drifting": fifo,
     "2 burst of 20,000": burst,
@@ -243,5 +249,6 @@ LINES: Mapping[str, Callable[[Random], list[Import]]] = {
     "18 line breaks": line_breaks,
     "19 four hundred workers": workers(400, 100.0),
     "20 20,000 at once": at_once,
+    "21 batches each quarter of an hour": batches,
     "B burst in order": ordered_burst,
 }
