@@ -66,6 +66,11 @@ def _is_own(path: KeyPath, origins: Mapping[KeyPath, str]) -> bool:
 
 def _location(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
     exact = next((origins[path[:size]] for size in range(len(path), 0, -1) if path[:size] in origins), None)
+    if exact is None and path:  # a table where a value belongs has origins of its keys only
+        exact = next(
+            (origin.replace(dotted(at), dotted(path)) for at, origin in origins.items() if at[: len(path)] == path),
+            None,
+        )
     inherited = next((origins[path[2:size]] for size in range(len(path), 2, -1) if path[2:size] in origins), None)
     location = exact or (inherited if path[0:1] == ("accounts",) else None) or dotted(path)
     if path[0:1] == ("sources",) and len(path) > 1:
@@ -76,6 +81,8 @@ def _location(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
 def _message(path: KeyPath, kind: str, text: str) -> str:
     if kind == "extra_forbidden":
         return _unknown(path[-1], _known_keys(path[:-1]))
+    if path == ("account",) and kind == "string_type":
+        return "must be the name of an account, in quotes. Its settings belong into a table [accounts.NAME]"
     return _WORDS.get(kind) or text.removeprefix("Value error, ").replace("Input should be", "must be")
 
 

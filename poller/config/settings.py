@@ -32,6 +32,7 @@ from poller.config.value_types import (
     UrlPath,
     Variable,
     Word,
+    api_host,
     http_url,
     known_zone,
     no_bool,
@@ -155,7 +156,9 @@ class AccountSettings(BaseModel):
 
     model_config = _STRICT
 
-    base_url: Annotated[str, AfterValidator(http_url), AfterValidator(plain_base)] = "https://api.hubapi.com"
+    base_url: Annotated[str, AfterValidator(http_url), AfterValidator(plain_base), AfterValidator(api_host)] = (
+        "https://api.hubapi.com"
+    )
     allow_http: bool = False
     status_path: Annotated[str, AfterValidator(status_template)] = (
         "/files/v3/files/import-from-url/async/tasks/{task_id}/status"

@@ -92,6 +92,17 @@ def plain_base(url: str) -> str:
     return url
 
 
+def api_host(url: str) -> str:
+    """Refuse HubSpot's sites for people, such as app.hubspot.com: they answer every request with a page."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    site = re.fullmatch(r"(?:([a-z0-9-]+)\.)*?hubspot\.com", host)
+    if site is None or (site[1] or "").startswith("api"):
+        return url
+    region = re.search(r"-([a-z]{2}[0-9])\.", host)
+    api = f"https://api-{region[1]}.hubapi.com" if region else "https://api.hubapi.com"
+    raise ValueError(f"is HubSpot's site for people, not its API; did you mean {api}?")
+
+
 def status_template(path: str) -> str:
     if path.count("{task_id}") != 1:
         raise ValueError("must contain {task_id} exactly once")

@@ -91,6 +91,15 @@ def check_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment | None =
             settings.check_new()
 
 
+def check_targets(specs: Sequence[SinkSpec]) -> None:
+    """Raise `ConfigError` where a spec, accepted by `check_sinks`, names what can be no sink's target: a folder."""
+    for spec in specs:
+        _, kind, target, options = _read(spec)
+        found = _find(spec, kind)
+        if not isinstance(found, EntryPoint):
+            _settings(found, target, options).check_target()
+
+
 def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:
     """Return name, kind, target and options."""
     if isinstance(spec, str):

@@ -45,6 +45,9 @@ class SinkTable(BaseModel, ABC):
     def check_new(self) -> None:
         """Raise `SinkError` where a state that has never seen the sink could not use it. Creates nothing."""
 
+    def check_target(self) -> None:
+        """Raise `ConfigError` where the target can be no sink's, whatever the state. Creates nothing."""
+
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         """Return the settings in `values`. Raises `ConfigError` with every problem, one a line."""

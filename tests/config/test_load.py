@@ -236,6 +236,20 @@ def test_a_result_is_expected_by_the_path_s_family_unless_set() -> None:
         ("status_path = 'x/{task_id}'", "status_path: must be a plain path that starts with /"),
         ("base_url = 'ftp://x'", 'base_url: must be a URL such as "https://api.hubapi.com"'),
         ("base_url = 'http://example.com'", "base_url would send the token unencrypted: use https://"),
+        (
+            "base_url = 'https://app.hubspot.com'",
+            "base_url: is HubSpot's site for people, not its API; did you mean https://api",
+        ),
+        (
+            "base_url = 'https://app-eu1.hubspot.com/x'",
+            "base_url: is HubSpot's site for people, not its API; did you mean https://api-eu1.hubapi.com?",
+        ),
+        ("base_url = 'https://www.hubspot.com'", "base_url: is HubSpot's site for people"),
+        (
+            "[account.eu]\ntoken_env = 'T'",
+            "account: must be the name of an account, in quotes. Its settings belong into a table [accounts.",
+        ),
+        ("[state]\nurl = 'sqlite:///a'", "state: must be text, in quotes"),
         ("state = 'poller'", 'state: must be a URL such as "sqlite:///poller.db"'),
         ("state = 'a/poller.db'", "state: must be a URL; did you mean sqlite:///a/poller.db?"),
         ("state = '/a/poller.db'", "state: must be a URL; did you mean sqlite:////a/poller.db?"),
@@ -257,6 +271,20 @@ def test_a_result_is_expected_by_the_path_s_family_unless_set() -> None:
 )
 def test_an_impossible_setting_is_refused_by_name_with_a_reason(toml: Any, text: str, message: str) -> None:
     assert [line[: len(message)] for line in problems(toml, text)] == [message]
+
+
+def test_a_table_in_place_of_a_value_is_reported_with_its_file_or_variable(toml: Any) -> None:
+    """Only its keys have an origin of their own."""
+    with pytest.raises(ConfigError, match=r"config\.toml: account: must be the name of an account"):
+        toml("[account.eu]\ntoken_env = 'T'")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["api.hubapi.com", "api-eu1.hubapi.com", "api.hubspot.com", "api-na1.hubspot.com", "hubspot.com.proxy.example"],
+)
+def test_an_api_host_or_a_gateway_is_no_site_for_people(toml: Any, host: str) -> None:
+    assert toml(f"base_url = 'https://{host}'").base_url == f"https://{host}"
 
 
 def test_all_problems_are_reported_each_with_its_location(toml: Any, tmp_path: Path) -> None:

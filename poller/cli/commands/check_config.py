@@ -16,10 +16,11 @@ def check_config(config: Config = None) -> None:
     """
     from poller.app.inputs import missing_sources
     from poller.config import describe, unknown_variables, unused_proxies
-    from poller.sinks import check_sinks
+    from poller.sinks import check_sinks, check_targets
 
     settings = settings_of(config)
     check_sinks(settings.sinks)
+    check_targets(settings.sinks)
     typer.echo(describe(settings))
     for missing in missing_sources(settings):
         typer.echo(f"warning: {missing}", err=True)

@@ -53,7 +53,7 @@ def run(
        1  every task has its outcome, some are not complete, or lines were rejected
        2  the command line is wrong
       65  the input has no usable id
-      69  no good answer, or a failing sink, lasted longer than --give-up-s
+      69  an outage or refusal, or a failing sink, lasted longer than --give-up-s
       70  a defect: the ledger does not balance, or the code failed
       73  the state or an output file cannot be used
       75  stopped with work left: run the same command again

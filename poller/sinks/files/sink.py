@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from poller.config.value_types import no_bool
 from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.disk import FULL
-from poller.core.errors import SinkError
+from poller.core.errors import ConfigError, SinkError
 from poller.sinks.files.line_file import LineFile
 from poller.sinks.files.rotation import (
     FilePart,
@@ -56,6 +56,11 @@ class FileTable(SinkTable):
 
     def make(self, environment: SinkEnvironment) -> "FileSink":  # noqa: ARG002 - the class's
         return FileSink(self.path, self.FORMAT, rotate_bytes=self.rotate_bytes)
+
+    def check_target(self) -> None:
+        if self.path.is_dir():
+            named = self.path / f"finished.{self.KIND}"
+            raise ConfigError(f"sink {self.KIND}: {self.path} is a folder; name a file in it, such as {named}")
 
     def check_new(self) -> None:
         FileSink(self.path, self.FORMAT).refuse_unknown_data()

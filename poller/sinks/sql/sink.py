@@ -44,6 +44,10 @@ class SqlTable(UrlTable):
             raise ValueError("must be sqlite:///PATH or postgresql://user@host/database")
         return url
 
+    def check_target(self) -> None:
+        if self.url and self.url.startswith(SQLITE) and (path := Path(self.url.removeprefix(SQLITE))).is_dir():
+            raise ConfigError(f"sink sql: {path} is a folder; name a file in it, such as {SQLITE}{path}/finished.db")
+
     def make(self, environment: SinkEnvironment) -> "SqlSink":
         url = self.find_url(environment.environ)
         name = self.name_for(url)
