@@ -9,7 +9,7 @@ import math
 EXPECTED = 12.0  # finished imports that the polls since the last one should have found
 LEAST_POLLS = 30
 LEAST_S = 60.0  # since the first of these polls, pauses excluded …
-POLLS_EACH, LEAST_S_OF_FEW = 1.25, 7.0  # … or so many polls of each task, and this long: a few tasks are soon through
+POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
 LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished
 HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
 HALTED = 6.0  # finished imports that were missing by then: the last ones of a run are slow, which is no halt
@@ -20,7 +20,7 @@ POLLS_AN_HOUR = 1.9  # of each task, at most: those before the standstill was no
 LEAST_LEFT = 0.3  # polls of each that are left for the hour, however many were made before the standstill was noticed
 SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 300.0  # between two polls during a standstill …
 LONGEST_GAP_OF_MANY_S = 3.6  # … with many tasks
-LEAST_SHARE, MOST_SHARE = 0.02, 0.27  # the gap as a share of the standstill's length
+LEAST_SHARE, MOST_SHARE = 0.02, 0.25  # the gap as a share of the standstill's length
 GROWTH = 0.75  # the gap grows with this power of the length: much is spent early, when most standstills end
 RECENT = 0.95  # of single polls, the share that still counts at the next one
 DEADLINES_EVERY_S = 10.0  # how often passed deadlines are searched for, once there may be some
