@@ -41,6 +41,8 @@ def read_trace(path: Path) -> list[Import]:
 
 
 def _import(row: dict[str, Any]) -> Import:
+    if not isinstance(row, dict):
+        raise TypeError("it is no JSON object")
     fed_at = _seconds(row, "fed")
     requested_at = fed_at if row["requested"] is None else _seconds(row, "requested")
     started_at = None if row.get("started") is None else _seconds(row, "started")

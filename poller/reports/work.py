@@ -130,11 +130,11 @@ def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
         what = "an unchanged file" if count == 1 else "unchanged files"
         yield count, f"{noun(count, 'input line')} of {what}, which an earlier run read"
     if unchanged.failed:
-        yield unchanged.failed, f"of them with a task that is not complete: poller report{state_flag}"
+        yield unchanged.failed, f"of these lines with a task that is not complete: poller report{state_flag}"
     if unchanged.rejected:
-        yield unchanged.rejected, f"of them rejected: poller status --rejected{state_flag}"
+        yield unchanged.rejected, f"of these lines rejected: poller status --rejected{state_flag}"
     if unchanged.dead:
-        yield unchanged.dead, f"of them with a record that a sink refused: poller status --dead{state_flag}"
+        yield unchanged.dead, f"of these lines with a record that a sink refused: poller status --dead{state_flag}"
 
 
 def _lines(sums: Sums) -> int:

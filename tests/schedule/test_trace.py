@@ -28,7 +28,7 @@ def test_a_trace_is_read_by_feeding_time_from_zero_on(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("", "has no import"),
-        ("[]\n", "line 1"),
+        ("[]\n", "line 1: it is no JSON object"),
         ("3\n", "line 1"),
         ("{}\n", "'fed' is missing"),
         ('{"fed": "x", "requested": 1, "completed": 2}\n', "fed is 'x', not a number"),

@@ -165,7 +165,7 @@ async def test_rejected_lines_are_exit_code_1_also_when_the_command_is_repeated(
 ) -> None:
     simulation = Simulation(tmp_path, clock, CALM)
     ids = write_lines(simulation, "ids.txt", *simulation.api.preload(5), "no id at all")
-    for words in ("1  input line rejected", "1  of them rejected"):  # the second time the file is unchanged
+    for words in ("1  input line rejected", "1  of these lines rejected"):  # the second time the file is unchanged
         assert await simulation.run(ids) is Exit.NOT_ALL_COMPLETE
         printed = capsys.readouterr().err
         assert f"{words}: poller status --rejected --state sqlite:///{tmp_path}/poller.db" in printed

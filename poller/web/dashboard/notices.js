@@ -29,7 +29,7 @@ function notices(overview) {
     const { rows, landed, needed } = lane.imports.trial;
     all.push({
       key: `trial ${lane.account}`, tone: "quiet", title: `A trial runs${lanes.length > 1 ? ` for account ${lane.account}` : ""}: ${count(landed)} of ${count(needed)} landed`,
-      text: `${plural(rows, "row")} ${rows === 1 ? "is" : "are"} started first. The other ${count(lane.imports.unstarted)} follow once ${count(needed)} have landed; if all of the trial fail for one reason, they are not started.`,
+      text: `${plural(rows, "row")} ${rows === 1 ? "is" : "are"} started first; ${count(lane.imports.unstarted)} are not started yet. All the others follow once ${count(needed)} have landed; if all of the trial fail for one reason, they are not started.`,
     });
   }
   for (const account of overview.fleet?.unserved ?? []) {

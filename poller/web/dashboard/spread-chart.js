@@ -65,13 +65,15 @@ export function drawSpread(host, spread, all) {
   }
   const xOf = (seconds) => Math.min(Math.max(x(Math.log(Math.max(seconds, 0.01))), begin), x(right(all.at(-1))));
   const [half, nearly] = [xOf(spread.median_s), xOf(spread.p95_s)];
-  const isCrowded = nearly - half < 48;
-  const mark = (at, name) => {
-    drawing.append(svg("line", { class: "mark", x1: at, x2: at, y1: name ? 16 : edge.top, y2: floor }));
-    if (name) drawing.append(label(Math.min(Math.max(at, 16), width - 18), 10, name, { "text-anchor": "middle", class: "mark-name" }));
+  const apart = 44; // between the middles of the two names
+  const spare = Math.max(0, apart - (nearly - half)) / 2;
+  const first = Math.min(Math.max(half - spare, 16), width - 18 - apart);
+  const mark = (at, middle, name) => {
+    drawing.append(svg("line", { class: "mark", x1: at, x2: at, y1: 16, y2: floor }));
+    drawing.append(label(middle, 10, name, { "text-anchor": "middle", class: "mark-name" }));
   };
-  mark(half, "half");
-  mark(nearly, isCrowded ? "" : "95 %");
+  mark(half, first, "half");
+  mark(nearly, Math.min(Math.max(nearly + spare, first + apart), width - 18), "95 %");
   showUnderPointer(host, drawing, { top: edge.top, bottom: floor }, (seen) => {
     const band = all.find((each) => seen >= x(left(each)) && seen < x(right(each)));
     if (!band) return null;

@@ -86,6 +86,7 @@ def test_a_finished_state_has_its_page_with_values_under_the_pointer(browser: Br
             if "100 % of all" in (page.locator("#took-chart .tip").text_content() or ""):
                 break
         expect(page.locator("#took-chart .tip")).to_contain_text("120 imports")
+        assert spread.locator(".mark-name").all_text_contents() == ["half", "95 %"], "also where both are close"
         page.locator("#pace-chart svg").hover()
         expect(page.locator("#pace-chart .tip")).to_contain_text("outcomes per s")
         assert_readable(page)
