@@ -37,12 +37,15 @@ class BadBody(StrEnum):
 
     UNREADABLE = "unreadable_body"  # not JSON: cut off, HTML, wrong encoding, NaN, nested beyond 1,024
     NOT_AN_OBJECT = "not_an_object"  # JSON, but an array, a string or a number
-    NO_STATUS = "no_status"  # an object whose `status` is absent or not text
+    NO_STATUS = "no_status"  # an object whose `status` is absent, not text, or another API's word
     ERROR = "error_body"  # the body of an HTTP error, which names no status of a task
     TOO_DEEP = "body_too_deep"  # nested too deep for readers of the record
 
 
 _ERROR_KEYS: Final = frozenset(("message", "category", "correlationId", "errorType"))  # of HubSpot's HTTP errors
+
+
+_STATUS_KEYS: Final = frozenset(("taskId", "requestedAt", "startedAt", "completedAt", "links"))  # beside `status`
 
 
 class _StatusBody(msgspec.Struct):
@@ -170,6 +173,8 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
             return _finished(final, document, text, correlation_id)
         case "ERROR" if not _ERROR_KEYS.isdisjoint(document):
             return Unreachable(reason=BadBody.ERROR.value, correlation_id=correlation_id)
+        case _ if correlation_id is None and _STATUS_KEYS.isdisjoint(document):  # such as a gateway's {"status":"ok"}
+            return Unreachable(reason=BadBody.NO_STATUS.value)
         case _:
             return _running(printable(status)[:LONGEST_WORD], document, correlation_id, known=False)
 

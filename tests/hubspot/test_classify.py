@@ -145,12 +145,20 @@ def test_a_running_task_has_its_request_instant_or_none(value: object, instant: 
 
 @pytest.mark.parametrize("word", ["FAILED", "CANCELLED", "EXPIRED", "complete!"])
 def test_an_unknown_word_keeps_the_task_running(word: str) -> None:
-    outcome = classify(200, JSON, orjson.dumps({"status": word}))
-    assert outcome == Running(status=word, known=False)
+    outcome = classify(200, JSON, orjson.dumps({"status": word, "taskId": "A1"}))
+    assert outcome == Running(status=word, task_id="A1", known=False)
+    marked = classify(200, {"X-HubSpot-Correlation-Id": "8d7a"}, orjson.dumps({"status": word}))
+    assert marked == Running(status=word, known=False, correlation_id="8d7a")
+
+
+@pytest.mark.parametrize("word", ["ok", "UP", "healthy", "success", "error", "fail", "FAILED"])
+def test_an_unknown_word_without_any_name_of_hubspots_is_another_apis_and_keeps_no_task_running(word: str) -> None:
+    """As a gateway's health answer: tasks "running" by it would end as timed out, each by its own deadline."""
+    assert classify(200, JSON, orjson.dumps({"status": word, "version": 3})) == Unreachable(reason="no_status")
 
 
 def test_an_unknown_word_is_shown_short_and_printable() -> None:
-    outcome = classify(200, JSON, orjson.dumps({"status": "A\n\x1b" + "x" * 1000}))
+    outcome = classify(200, JSON, orjson.dumps({"status": "A\n\x1b" + "x" * 1000, "links": {}}))
     assert isinstance(outcome, Running)
     assert outcome.status is not None
     assert len(outcome.status) == 64

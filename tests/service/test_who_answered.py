@@ -135,6 +135,18 @@ async def test_one_id_that_is_always_refused_is_that_tasks_own_failure(
     assert named(events, "lane.paused") == []
 
 
+async def test_another_apis_status_word_makes_no_outcome_and_ends_the_start_of_a_finite_run(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A health answer was a running task's once: each task of a wrong host ended as timed out, for good."""
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids = simulation.write_ids(10)
+    stage_from(simulation, strangers(200, {"status": "ok"}), 0.0)
+    assert await simulation.run(ids, {"deadline_s": 15}) is Exit.CONFIG
+    assert "does not answer as HubSpot does (no_status). Check base_url" in capsys.readouterr().err
+    assert (await simulation.sums()).finished == 0
+
+
 async def test_another_accounts_token_is_noticed_before_anything_is_written_and_the_right_one_heals_it(
     tmp_path: Path, clock: Clock, events: Events, capsys: pytest.CaptureFixture[str]
 ) -> None:

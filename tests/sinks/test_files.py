@@ -188,6 +188,12 @@ async def test_a_missing_folder_is_named(form: LineFormat, tmp_path: Path) -> No
         await reopened(form, tmp_path / "nowhere" / "finished.jsonl", None, [])
 
 
+async def test_a_link_to_a_folder_that_is_not_there_is_named_as_that(form: LineFormat, path: Path) -> None:
+    path.symlink_to(path.parent / "unmounted" / path.name)
+    with pytest.raises(SinkError, match="is a link to a folder that does not exist; choose another path"):
+        await reopened(form, path, None, [])
+
+
 def test_a_second_process_is_refused_and_the_first_is_named(form: LineFormat, path: Path) -> None:
     holder = textwrap.dedent("""
         import asyncio, sys

@@ -146,6 +146,9 @@ def _refuse_non_file(path: Path) -> None:
 def _missing(path: Path, written: int, spec: str) -> SinkError:
     if not path.parent.is_dir():
         return SinkError(f"{path}: its folder does not exist; create it, or choose another path")
+    if not written:
+        where = "is a link to a folder that does not exist" if path.is_symlink() else "cannot be created in its folder"
+        return SinkError(f"{path}: {where}; choose another path")
     return SinkError(
         f"{path} is missing, but {written:,} bytes were written to it; restore it, or have all of it written again "
         f"(with the same --state): poller replay --sink {spec}"

@@ -83,7 +83,8 @@ class PostgresDatabase:
             return message
         if state.startswith(FOR_A_PERSON) or _is_for_a_person(error):
             raise SinkError(
-                f"sink {self._sink}: table {self._table} cannot be used: {message}; fix that, then run again"
+                f"sink {self._sink}: table {self._table} cannot be used: {message}; correct that, or name another with "
+                "url or table in its [[sinks]] table"
             )
         return message
 

@@ -100,4 +100,5 @@ class SqliteDatabase:
             return f"{self._path}: {error}"
         if (code & 0xFF) in OF_THE_RECORD:
             return BatchRefused(reason=str(error))
-        raise SinkError(f"{self._path} cannot be used: {error}; fix that, then run again") from None
+        other = "table: table = … in its [[sinks]] table" if code == sqlite3.SQLITE_ERROR else "file"
+        raise SinkError(f"{self._path} cannot be used: {error}; correct that, or name another {other}") from None
