@@ -159,6 +159,11 @@ class Throttled(Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None  # as sent, clamped to 1 … 900
     correlation_id: str | None = None
 
+    @property
+    def is_marked(self) -> bool:
+        """The answer had a correlation id, as HubSpot's own have."""
+        return self.correlation_id is not None
+
 
 RefusalReason = Literal[
     "token_refused",

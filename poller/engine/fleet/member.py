@@ -36,6 +36,7 @@ class FleetMember:
     ) -> None:
         """`serves` are the accounts that this process can poll; `settings`, without secrets, show what differs."""
         self.membership = membership
+        membership.on_fenced = self.note_fenced
         self.times = times
         self.trust = trust
         self.serves = frozenset(serves)
