@@ -5,7 +5,7 @@ everything from the member at once. The store has no clock here: who decides tha
 still send, is the engine, by its own monotonic clock.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -126,6 +126,7 @@ class Membership(Protocol):
     """
 
     name: str
+    on_fenced: Callable[[Fenced], None]  # called as soon as the store finds out, also where no caller waits for a write
 
     @property
     def id(self) -> int | None:
@@ -203,8 +204,8 @@ class Membership(Protocol):
         """Return the fleet's tasks by kind; "" for those that wait. The same whichever member answers."""
 
     def hints(self) -> Hints:
-        """Return what arrived with the last heartbeats since the call before. After the connection broke, `fed` are all
-        accounts of this process: what was sent meanwhile is lost."""
+        """Return what arrived with the last heartbeats since the call before. After the first, and after the
+        connection broke, `fed` are all accounts of this process: what was sent before is lost."""
 
     async def hint_reload(self) -> None:
         """Ask all members to reload their settings, this one included."""

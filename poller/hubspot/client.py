@@ -34,6 +34,7 @@ log = structlog.get_logger("poller")
 USER_AGENT = f"hubspot-import-poller/{__version__}"
 LARGEST_PROBLEM = 65_536  # bytes of an error answer that are read
 POST_TIMEOUT_S = 10.0
+OUT_OF_DATE = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class Trouble(StrEnum):
@@ -262,7 +263,10 @@ def right_to_send(is_trusted: Callable[[], bool]) -> Callable[[], None]:
 def untrusted(error: Exception, host: str | None) -> Refused:
     """Return that a person must act: no answer came, because the certificate was refused."""
     why = getattr(getattr(error, "certificate_error", None), "verify_message", None) or "it cannot be verified"
-    detail = f"the certificate of {host} was refused ({why}): check base_url, or set ca_file to the proxy's CA"
+    remedy = "check base_url, or set ca_file to the proxy's CA"
+    if getattr(getattr(error, "certificate_error", None), "verify_code", None) in OUT_OF_DATE:
+        remedy = "check this machine's clock, and base_url"
+    detail = f"the certificate of {host} was refused ({why}): {remedy}"
     return Refused(reason="untrusted_certificate", detail=detail)
 
 

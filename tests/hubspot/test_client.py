@@ -36,6 +36,7 @@ from poller.hubspot.client import (
     answers_name_task,
     status_url,
     trouble_of,
+    untrusted,
 )
 from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
@@ -540,6 +541,19 @@ async def test_a_certificate_that_is_not_trusted_needs_a_person_and_with_its_aut
         assert requests == []  # the token did not leave
         async with client_of(url, connections=Connections(ca_file=certificate)) as client:
             assert isinstance((await client.poll(make_task())).outcome, Finished)
+
+
+@pytest.mark.parametrize(
+    "words", ["certificate is not yet valid", "certificate has expired", "self-signed certificate"]
+)
+async def test_a_certificate_out_of_date_may_be_due_to_this_machines_clock(words: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_message = words
+    error.verify_code = {"certificate is not yet valid": 9, "certificate has expired": 10}.get(words, 18)
+    key = aiohttp.client_reqrep.ConnectionKey("api.example", 443, True, True, None, None, None)
+    refused = untrusted(aiohttp.ClientConnectorCertificateError(key, error), "api.example")
+    assert refused.detail.startswith(f"the certificate of api.example was refused ({words}): check ")
+    assert ("clock" in refused.detail) == (words != "self-signed certificate")
 
 
 async def test_a_broken_proxy_is_unreachable() -> None:

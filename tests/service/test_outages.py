@@ -20,6 +20,7 @@ from tests.support.simulation import Simulation, assert_each_has_its_right_outco
 Events = list[MutableMapping[str, Any]]
 pytestmark = pytest.mark.usefixtures("events")  # printed log lines would cost more than the polls
 
+NO_MARKS = {"x-hubspot-correlation-id": ""}
 SEVERAL = Scenario(
     seed=7,
     durations=parse_durations("lognormal:30,0.8"),
@@ -197,6 +198,7 @@ async def account_after(simulation: Simulation, ids: Path, seconds: float) -> Ac
         (wrong_path(), Pause.WRONG_PATH, "this API path does not exist. Check base_url"),
         (html(530, "Error 1016"), Pause.TOKEN_REFUSED, "HubSpot refused the token (530)"),
         (error(503, "X", "down", "c"), Pause.OUTAGE, "most polls fail, the latest with http_503"),
+        (replace(html(429, "Slow down"), headers=NO_MARKS), Pause.THROTTLED, "check the proxy or gateway on the way"),
         (throttled("DAILY", "c", None), Pause.DAILY_QUOTA, "the account's daily limit is used up"),
     ],
 )

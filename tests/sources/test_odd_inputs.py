@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from poller.core.errors import InputError
-from poller.core.model import Chunk
+from poller.core.model import Chunk, Position
 from poller.sources import Content, Parser, ReadOptions
-from poller.sources.files.open_file import open_file
+from poller.sources.files.open_file import BLOCK, open_file
 from poller.sources.files.read import resumed_parser
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +169,16 @@ ODD = (
         rejected=("of other columns: the lines after it are read under it",) * 2,
     ),
     Odd(
+        name="two exports joined, the second with two columns that may have the id",
+        data=ROWS.encode() + b"task_id,Task ID\nA3,B3\n" + ROWS.replace("A", "B").encode(),
+        ids=("A1", "A2", "B1", "B2"),
+        rejected=(
+            "a second header line: the columns 'task_id' and 'Task ID' may both",
+            "not clear",
+            "are read under it",
+        ),
+    ),
+    Odd(
         name="ids that a spreadsheet rounded",
         data=b"1.76E+14\n1,76E+14\n1.76e14\n3E+5\n17.0\nA1\n",
         ids=("A1",),
@@ -311,6 +321,23 @@ def test_a_file_of_joined_exports_is_resumed_under_the_header_that_was_in_force(
             parser, start = resumed_parser(file, chunks[at].position, rules, "ids.csv")
             rest = [fed for chunk in _chunks(parser, file.at(start.offset, path.stat().st_size)) for fed in chunk.fed]
         assert rest == [fed for chunk in chunks[at + 1 :] for fed in chunk.fed]
+
+
+def test_a_file_is_resumed_below_a_header_that_is_not_clear(tmp_path: Path) -> None:
+    """Behind the first block, which is parsed; of what follows it only the headers are searched for."""
+    path = tmp_path / "ids.csv"
+    begun = "task_id,url\nA1,x\n" + "\n" * (BLOCK + 1) + "task_id,Task ID\nA2,y\n"
+    path.write_text(f"{begun}A3,z\nurl,task_id\nz,A4\n")
+    rules = ReadOptions(accounts=frozenset({"main"}), default_account="main")
+    position = Position(offset=len(begun), line=begun.count("\n"))
+    with open_file(str(path), 0) as file:
+        parser, start = resumed_parser(file, position, rules, "ids.csv")
+        chunks = _chunks(parser, file.at(start.offset))
+    assert [fed.task_id for chunk in chunks for fed in chunk.fed] == ["A4"]
+    assert [each.reason[:35] for each in chunks[0].rejected] == [
+        "below a header that is not clear: t",
+        "a second header line, of other colu",
+    ]
 
 
 def _chunks(parser: Parser, data: bytes) -> list[Chunk]:

@@ -6,7 +6,7 @@ The promises of the real one are held by tests/store/test_fleet.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from poller.core.fleet import (
@@ -70,6 +70,7 @@ class MemoryMembership:
         self.name = name
         self.server = server
         self.is_cut = False
+        self.on_fenced: Callable[[Fenced], None] = lambda _fenced: None
         self.beats = 0
         self._id: int | None = None
         self._seen: FleetView | None = None

@@ -89,7 +89,12 @@ class LanePause:
         """HubSpot returned 429 for the rolling window; `has_room`: often, though its headers show room."""
         wait_s = throttled_wait_s(outcome.retry_after_s, window_s=window.hold_s, relapses=relapses)
         detail = f"HubSpot answered 429: {window.limit} requests in {window.window_s:g} s are used up, not by us alone"
-        if has_room:
+        if not outcome.is_marked:
+            detail = (
+                "an answer 429 without HubSpot's marks came: where it stays, check the proxy or gateway on the way, "
+                "which may have a limit of its own"
+            )
+        elif has_room:
             detail = "HubSpot often answers 429 though its headers show room: another of its limits is reached"
         self._begin(Pause.THROTTLED, detail, wait_s, self._clock() + wait_s)
 

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -30,6 +30,7 @@ class CsvReader:
     id_at: int
     account_at: int | None
     header_words: frozenset[str] = frozenset()  # a line with one of these as a value is a header of other columns
+    unclear: str = ""  # why it is not known which column of a later header has the id: its records are rejected
 
     def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines) -> int:
         """Read the records that begin within the first `count` lines; return how many lines they took.
@@ -74,6 +75,8 @@ class CsvReader:
     def _fed(self, fields: list[str]) -> Fed:
         if self._is_header(fields):
             raise self._second_header(fields)
+        if self.unclear:
+            raise ValueError(f"below a header that is not clear: {self.unclear}")
         if any(fields[len(self.names) :]):
             raise ValueError(
                 f"{len(fields)} fields under a header of {len(self.names)}: quote values that hold {self.delimiter!r}"
@@ -95,8 +98,11 @@ class CsvReader:
         return not self.header_words.isdisjoint(fields) and re.search("[0-9]", id_or_name) is None
 
     def _second_header(self, fields: list[str]) -> ValueError:
-        table = _table_of([field.strip() for field in fields], self.delimiter, self.options)
-        if table is None or not table.has_header or table.names == self.names:
+        try:
+            table = _table_of([field.strip() for field in fields], self.delimiter, self.options)
+        except AmbiguousId as error:
+            return OtherHeader(replace(self, unclear=str(error)))
+        if table is None or not table.has_header or (table.names == self.names and not self.unclear):
             return ValueError("a second header line, not a record")
         return OtherHeader(table)
 
@@ -118,10 +124,14 @@ class CsvReader:
 
 
 class OtherHeader(ValueError):
-    """A header of other columns: `table` reads the lines after it."""
+    """A header of other columns: `table` reads the lines after it, or rejects them."""
 
     def __init__(self, table: CsvReader) -> None:
-        super().__init__("a second header line, of other columns: the lines after it are read under it")
+        super().__init__(
+            f"a second header line: {table.unclear}. The lines after it are rejected"
+            if table.unclear
+            else "a second header line, of other columns: the lines after it are read under it"
+        )
         self.table = table
 
 

@@ -37,6 +37,7 @@ class PostgresMembership(Membership):
     ) -> None:
         """`restore` stores again what a failover may have lost, while the state still shows this process as owner."""
         self.name = holdings.name
+        self.on_fenced: Callable[[Fenced], None] = lambda _fenced: None
         self._holdings = holdings
         self._writer = writer
         self._read = read

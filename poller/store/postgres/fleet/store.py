@@ -61,7 +61,7 @@ class FleetStore(PostgresStore):
     ) -> None:
         self._holdings = Holdings(name=replica)
         writer = FleetWriter(
-            connection, dsn=dsn, holdings=self._holdings, linger_s=linger_s, clock=clock, on_fenced=self._forget_all
+            connection, dsn=dsn, holdings=self._holdings, linger_s=linger_s, clock=clock, on_fenced=self._end_membership
         )
         super().__init__(writer, pool, dsn=dsn, clock=clock)
         writer.applied_last = self._add_all
@@ -82,14 +82,15 @@ class FleetStore(PostgresStore):
     def beat(self) -> None:
         """Do nothing: a member's heartbeats are `fleet.beat`."""
 
-    def _forget_all(self) -> None:
-        """Drop what rested on the membership that ended."""
+    def _end_membership(self, fenced: Fenced) -> None:
+        """Drop what rested on the membership that ended, and let the member know."""
         self._leases = Leases()
         self._starts.forget()
         self._first_poll_s.clear()
         self._noted_accounts.clear()
         self._stored.clear()
         self._noted_knowledge.clear()
+        self._fleet.on_fenced(fenced)
 
     @property
     def _member(self) -> int:

@@ -64,7 +64,7 @@ class FleetWriter(Writer):
         holdings: Holdings,
         linger_s: float,
         clock: Clock,
-        on_fenced: Callable[[], None],
+        on_fenced: Callable[[Fenced], None],
     ) -> None:
         super().__init__(connection, dsn=dsn, replica=None, linger_s=linger_s, clock=clock)
         self._holdings = holdings
@@ -82,7 +82,7 @@ class FleetWriter(Writer):
         self._replica, self._in_doubt = None, None
         self._holdings.end()
         pending, self._pending, self._rows, self._due_at = self._pending, [], 0, None
-        self._on_fenced()
+        self._on_fenced(fenced)
         for write in pending:
             if write.future is not None and not write.future.done():
                 write.future.set_exception(Fenced(str(fenced), lost_commits=fenced.lost_commits))
