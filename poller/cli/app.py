@@ -72,7 +72,8 @@ class Commands(typer.core.TyperGroup):
 app = typer.Typer(
     name="poller",
     cls=Commands,
-    help="Polls HubSpot's import-from-URL tasks until each has its outcome, within your API quota.",
+    help="Imports URLs into HubSpot, or polls imports that were started elsewhere, until each has its outcome.\n\n"
+    "Stays within your API quota.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich reads "[default]" as markup, and takes 0.1 s to import
     add_completion=True,
@@ -88,15 +89,15 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+app.command(import_files.NAME, epilog=import_files.EXAMPLES, cls=command_class(import_files))(
+    import_files.import_files  # `import` is a keyword
+)
 for module in (
     *(run, check_config, plan, status, why, report, verify, replay, pause, resume, reload, sinks, ui),
     *(healthcheck, demo, sandbox),
 ):
     name = module.__name__.rpartition(".")[2]
     app.command(epilog=module.EXAMPLES, cls=command_class(module))(getattr(module, name))
-app.command(import_files.NAME, epilog=import_files.EXAMPLES, cls=command_class(import_files))(
-    import_files.import_files  # `import` is a keyword
-)
 app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES, cls=command_class(list_tasks))(list_tasks.list_tasks)
 
 

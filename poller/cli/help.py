@@ -7,6 +7,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 _PYTHON_TYPE = re.compile(r" <\w+(\[\w+\])?>")
+_REQUIRED = re.compile(r"\{([A-Z]+)\}")  # how typer marks an argument: it looks as if the braces were to be typed
 _RANGE = re.compile(r"(?:(\d+)<=)?x(?:<=(\d+)|>=(\d+))")
 OTHERS = "Other options"
 
@@ -18,6 +19,9 @@ def command_class(module: Any) -> type[TyperCommand]:
     variables: Mapping[str, str] = {"state": "POLLER_STATE"} | getattr(module, "VARIABLES", {})
 
     class CommandWithGroups(TyperCommand):
+        def collect_usage_pieces(self, ctx: Any) -> list[str]:
+            return [_REQUIRED.sub(r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+
         def format_options(self, ctx: Any, formatter: Any) -> None:
             for heading, records in _sections(self.get_params(ctx), ctx, groups, variables):
                 with formatter.section(heading):

@@ -1,10 +1,12 @@
 """The command line: help with examples, messages that name the flag, exit codes, and no slow import before its use."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from poller import __version__
 from poller.cli.app import app
-from poller.core.errors import Exit
+from poller.core.errors import Exit, StoreLocked
+from poller.store import open_store
 from tests.support.processes import TOKEN, environ, run, running
 
 GROUP = typer.main.get_command(app)
@@ -64,6 +67,13 @@ def test_every_option_has_help(name: str) -> None:
 def test_every_command_is_summed_up_in_a_line_of_80_columns() -> None:
     shown = click.unstyle(poller("--help").output)
     assert re.findall(r"(?m)^  .*\.\.\.$", shown) == []
+
+
+def test_the_help_leads_with_the_import_and_shows_no_signs_to_type() -> None:
+    shown = click.unstyle(poller("--help").output)
+    assert "Imports URLs into HubSpot" in shown
+    assert re.findall(r"(?m)^  (\w[a-z-]+)  ", shown)[0] == "import"
+    assert all("{" not in click.unstyle(poller(name, "--help").output).splitlines()[0] for name in COMMANDS)
 
 
 def test_help_imports_nothing_that_is_slow_to_import() -> None:
@@ -183,6 +193,20 @@ def test_the_demo_deletes_nothing_in_a_folder_that_is_not_its_own(here: Path) ->
     assert refused.exit_code == Exit.CONFIG
     assert "thesis.txt" in refused.stderr
     assert (here / "poller-demo" / "thesis.txt").read_text() == "dear"
+
+
+async def test_the_demo_leaves_the_state_of_a_running_one_alone(here: Path) -> None:
+    (here / "poller-demo").mkdir()
+    database = here / "poller-demo" / "poller.db"
+    store = await open_store(f"sqlite:///{database}", clock=time.time)
+    try:
+        refused = poller("demo")
+        assert refused.exit_code == StoreLocked.exit_code
+        assert f"in use by another poller: process {os.getpid()}" in refused.stderr
+        assert "another --directory" in refused.stderr
+        assert database.exists()
+    finally:
+        await store.close()
 
 
 def test_a_sandbox_that_would_lose_the_ids_it_starts_is_refused(here: Path) -> None:

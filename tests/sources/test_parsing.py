@@ -337,6 +337,16 @@ def test_a_demanded_csv_without_an_id_column_names_the_columns_found_and_the_rem
         Read(b"name;url\nx;y\n", format="csv")
 
 
+def test_a_csv_of_urls_is_refused_with_the_command_that_reads_it() -> None:
+    message = (
+        "--id-column: its name, or its number where the file has no header. A file of URLs is for `poller import`, and "
+        "for `poller plan --imports`. The first line: url brand sku"
+    )
+    with pytest.raises(InputError) as refused:
+        Read(b"url\tbrand\tsku\nhttps://a.example/1.png\ta\t1\n")
+    assert str(refused.value).endswith(message)
+
+
 def test_a_quoted_value_may_run_over_lines_and_counts_as_one() -> None:
     read = Read(b'id,note,u\nA,"one, ""two""\r\n\r\nthree",x\nB,n,y\nC D,,\n')
     assert (read.ids, read.blank) == (["A", "B"], 1)

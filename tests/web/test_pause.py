@@ -95,6 +95,8 @@ async def test_a_command_on_a_stopped_state_prints_its_answer_and_no_log_event(s
     assert (paused.stdout, paused.stderr) == ("account default is paused: poller resume default\n", "")
     assert resumed.stdout.startswith("account default is resumed")
     assert (resumed.stdout.count("\n"), resumed.stderr) == (1, "")
+    not_paused = await asyncio.to_thread(run, "resume", "default", folder=simulation.folder)
+    assert not_paused.stdout.startswith("account default was not paused by a person")
 
 
 async def test_an_unknown_account_and_a_missing_state_change_nothing(simulation: Simulation) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from poller.cli.options import Settings, run_async
-from poller.core.errors import ConfigError, Exit
+from poller.core.errors import ConfigError, Exit, StoreLocked
 from poller.core.text import counted
 
 if TYPE_CHECKING:
@@ -62,12 +62,19 @@ def demo(
 
 
 def _prepare(directory: Path) -> None:
-    """Empty the folder of an earlier demo. Refuses any other folder that has files."""
+    """Empty the folder of an earlier demo. Refuses any other folder that has files, and that of a running demo."""
+    from poller.store import last_beat
+
     try:
         directory.mkdir(parents=True, exist_ok=True)
         strangers = sorted(path.name for path in directory.iterdir() if path.name not in FILES)
         if strangers:
             raise ConfigError(f"{directory} has {strangers[0]}, which is not the demo's. Choose another --directory")
+        if (beat := last_beat(f"sqlite:///{directory / FILES[2]}")) is not None:
+            raise StoreLocked(
+                f"{directory / FILES[2]} is in use by another poller: process {beat[0]}. "
+                "Stop it first, or choose another --directory."
+            )
         for name in FILES:
             (directory / name).unlink(missing_ok=True)
     except OSError as error:

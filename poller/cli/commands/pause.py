@@ -31,23 +31,30 @@ def pause(
     return Exit.ALL_COMPLETE
 
 
-async def change_pause(settings: Settings, account: str, *, is_paused: bool, clock: Clock = time.time) -> None:
-    """Pause or resume an account, by its running process where there is one, else in the state.
+async def change_pause(settings: Settings, account: str, *, is_paused: bool, clock: Clock = time.time) -> bool:
+    """Pause or resume an account, by its running process where there is one, else in the state. Return whether a
+    person had paused it before.
 
     Raises `typer.BadParameter` for an unknown account, and `PollerError`.
     """
+    from poller.cli.records import open_state
     from poller.cli.running import NotAnswered, ask_run
+    from poller.core.accounts import Pause
     from poller.store import last_beat
 
+    async with open_state(settings) as reader:
+        before = (await reader.sums()).accounts.get(account)
+    was_paused = before is not None and before.pause == Pause.PAUSED_BY_PERSON
     if (beat := last_beat(settings.state, settings.own_replica)) is None:
         await _change_stopped(settings, account, is_paused=is_paused, clock=clock)
-        return
+        return was_paused
     action = "pause" if is_paused else "resume"
     status, answer = await ask_run(settings, beat[0], f"/v1/accounts/{quote(account, safe='')}/{action}")
     if status == 404:
         raise typer.BadParameter(str(answer.get("message")), param_hint="ACCOUNT")
     if status != 200:
         raise NotAnswered(str(answer.get("message", f"the server answered {status}")))
+    return was_paused
 
 
 async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, clock: Clock) -> None:

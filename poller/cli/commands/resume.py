@@ -18,7 +18,8 @@ def resume(
 ) -> Exit:
     """Resume an account that a person paused. Other pauses stay: only their cause ends them."""
     settings = settings_of(config, state=state)
-    run_async(change_pause(settings, account, is_paused=False))
+    was_paused = run_async(change_pause(settings, account, is_paused=False))
     flag = f" --state {settings.state}" if state is not None else ""
-    typer.echo(f"account {account} is resumed; a pause for another reason stays: poller status{flag}")
+    what = "is resumed" if was_paused else "was not paused by a person"
+    typer.echo(f"account {account} {what}; a pause for another reason stays: poller status{flag}")
     return Exit.ALL_COMPLETE

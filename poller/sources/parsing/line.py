@@ -157,10 +157,12 @@ def find_name(names: Sequence[str], wanted: Sequence[str]) -> int | None:
 def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:
     """Return, for people, that no key or column is named as the id's, which there are, and the remedy."""
     found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in names[:_FOUND_SHOWN]) or "none"
-    urls = ". A file of URLs is for `poller import`" if Columns().names(tuple(names), "url") else ""
+    has_urls = Columns().names(tuple(names), "url")
+    urls = ". A file of URLs is for `poller import`, and for `poller plan --imports`" if has_urls else ""
+    where = ": its name, or its number where the file has no header" if noun == "column" else ""
     return (
         f"there is no {noun} {' or '.join(options.id_names)}. {noun.capitalize()}s found: {found}. "
-        f"Name the one that holds the task ids with --id-column{urls}"
+        f"Name the one that holds the task ids with --id-column{where}{urls}"
     )
 
 

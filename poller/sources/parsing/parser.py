@@ -73,13 +73,12 @@ def _no_id_column(line: str, columns: Sequence[str], options: ReadOptions, sourc
     are_ids = all(map(_LIKE_AN_ID.fullmatch, columns)) and len({len(column) for column in columns}) == 1
     one_a_line = ". If these are ids, write one a line." if are_ids else ""
     return InputError(
-        f"{source}: {missing_name('column', columns, options)}: its name, or its number where the file has no header. "
-        f"The first line: {_shown(line)}{one_a_line}"
+        f"{source}: {missing_name('column', columns, options)}. The first line: {_shown(line)}{one_a_line}"
     )
 
 
 def _shown(line: str) -> str:
-    return printable(line.strip()[:_LINE_SHOWN])
+    return printable(line.strip()[:_LINE_SHOWN].replace("\t", " "))
 
 
 class Parser:
