@@ -30,9 +30,7 @@ class Played:
     put_offs: int = 0
     drained_s: float = 0.0
     waited_s: float = 0.0  # the longest wait of a second or later poll past its due time, but for standstills
-    passed_over: float = (
-        0.0  # the most first polls made while a second one was due, over the second ones made, and itself
-    )
+    passed_over: float = 0.0  # the most first polls made while a second one was due, for each second one made then
     longest_plan_s: float = 0.0
 
 

@@ -47,9 +47,16 @@ BUGS = (
     Bug(
         name="a-file-corrected-in-its-middle-is-unchanged",
         file="poller/sources/files/read.py",
-        old="        if file.holds(known[1]) and await _holds_all(file, known[1]):\n",
-        new="        if file.holds(known[1]):\n",
+        old='    return digest if noted in ("", digest.up_to(position.offset)) else None\n',
+        new="    return digest\n",
         tests=("service/test_same_file_again",),
+    ),
+    Bug(
+        name="a-file-read-under-another-column-is-unchanged",
+        file="poller/sources/files/read.py",
+        old="    if noted[0] != now[0]:\n",
+        new="    if not noted[0]:\n",
+        tests=("sources/test_read_as",),
     ),
     Bug(
         name="an-unchanged-file-has-the-code-of-what-ran-last",

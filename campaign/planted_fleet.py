@@ -93,7 +93,7 @@ FLEET_BUGS = (
     Bug(
         name="hints-that-a-broken-connection-lost-are-forgotten",
         file="poller/store/postgres/fleet/heart.py",
-        old="            self._heard |= {MISSED} if self._channel else set()\n",
+        old="            self._heard.add(MISSED)\n",
         new="",
         tests=("store/test_fleet_outage",),
     ),

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accounts", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60.0, help="of blows, in each trial")
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two blows")
-    parser.add_argument("--rest", type=float, default=Shape().rest_s, help="seconds without a change after them")
+    parser.add_argument("--rest", type=float, default=Shape().rest_s, help="seconds after them while no less is left")
     parser.add_argument("--window", type=float, default=2.0, help="seconds of each account's window")
     parser.add_argument("--kinds", nargs="*", default=list(Shape().kinds), help="of blows")
     parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")

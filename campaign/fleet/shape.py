@@ -18,7 +18,7 @@ class Shape:
     lasts_s: Sequence[float] = (1.0, 9.0, 12.0)  # shorter than a lease, and longer
     kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
     seed: int = 1
-    rest_s: float = 60.0  # without any change, after the blows, before what is not delivered is missing
+    rest_s: float = 60.0  # in which no less is left, after the blows, before what is not delivered is missing
     window_s: float = 2.0  # of each account; only one longer than a lease shows that a new owner waits for it
 
     @property

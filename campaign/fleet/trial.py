@@ -16,6 +16,7 @@ import orjson
 from campaign.fleet.evidence import ROW_BY_ROW, OrderWatch, late_writes_of, owners_of, slow_down
 from campaign.fleet.history import Fault, History
 from campaign.fleet.load import FEEDERS, FleetLoad
+from campaign.fleet.patience import Patience
 from campaign.fleet.relay import Relay
 from campaign.fleet.replica import Replica
 from campaign.fleet.server import PostgresServer
@@ -132,28 +133,30 @@ class Trial:
     # --- the end
 
     async def rest(self, session: aiohttp.ClientSession) -> list[str]:
-        """Wait until every task has its outcome and every sink its record, for as long as anything changes: a quick
-        machine is fed more than the accounts may send. Return what is left after `rest_s` without a change."""
+        """Wait until every task has its outcome and every sink its record, for as long as less and less is left: a
+        quick machine is fed more than the accounts may send. Return what is left `rest_s` after the last time that it
+        was less than ever before."""
         for replica in self.replicas.values():
             await replica.start()
         self.history.settled_at = time.time()
-        changed_at, before = time.monotonic(), ""
-        while (left := await self._left()) and time.monotonic() < changed_at + self.shape.rest_s:
-            if left != before and self.shape.rest_s:
-                changed_at, before = time.monotonic(), left
+        patience = Patience(self.shape.rest_s, clock=time.monotonic)
+        while (left := await self._left())[1] and not patience.is_over(left[0]):
             await asyncio.to_thread(self.server.rows, SETTLE.format(schema=self.schema))  # may wait for what we relay
             await asyncio.sleep(0.3)
         for name in self.load.readers:
             while await self.load.read_page(session, name):
                 pass
-        return [f"after {self.shape.rest_s:.0f} s without a change: {left}"] if left else []
+        return [f"after {self.shape.rest_s:.0f} s in which no less was left: {left[1]}"] if left[1] else []
 
-    async def _left(self) -> str:
+    async def _left(self) -> tuple[int | None, str]:
+        """Return how much is left and what, in words; nothing left is "". A finished task is less than a waiting one,
+        though each sink has a record to deliver then."""
         sums = await self._sums()
         if sums is None:
-            return "the state cannot be read"
+            return None, "the state cannot be read"
         undelivered = {sink.name: sink.undelivered for sink in sums.sinks if sink.undelivered}
-        return f"{sums.waiting} tasks wait, undelivered {undelivered}" if sums.waiting or undelivered else ""
+        steps = sums.waiting * (1 + len(sums.sinks)) + sum(undelivered.values())
+        return steps, f"{sums.waiting} tasks wait, undelivered {undelivered}" if steps else ""
 
     async def _sums(self) -> Sums | None:
         try:

@@ -32,7 +32,7 @@ from poller.engine.metrics import Metrics
 from poller.sources import Source, check_beginnings
 from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
-from poller.web.page_note import note_page
+from poller.web.page_note import forget_page, note_page
 
 log = structlog.get_logger("poller")
 
@@ -195,6 +195,8 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
 
 async def _listen(settings: Settings, parts: RunParts, context: RunContext, stack: AsyncExitStack) -> str | None:
     """Serve until the stack unwinds; return the URL, None where there is no server."""
+    if parts.fleet is None:
+        await forget_page(parts.store)
     if (wanted := address_of(settings.listen)) is None:
         return None
     environment = parts.builder.environment

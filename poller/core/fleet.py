@@ -204,8 +204,8 @@ class Membership(Protocol):
         """Return the fleet's tasks by kind; "" for those that wait. The same whichever member answers."""
 
     def hints(self) -> Hints:
-        """Return what arrived with the last heartbeats since the call before. After the connection broke, `fed` are all
-        accounts of this process: what was sent meanwhile is lost."""
+        """Return what arrived with the last heartbeats since the call before. After the first, and after the
+        connection broke, `fed` are all accounts of this process: what was sent before is lost."""
 
     async def hint_reload(self) -> None:
         """Ask all members to reload their settings, this one included."""

@@ -83,7 +83,7 @@ class Position:
     line: int = 0  # physical lines
     fingerprint: str = ""  # identifies the file whose reading continues; empty for pipes
     ended: bool = False
-    digest: str = ""  # of the whole of a file that was read to its end; empty where it is not known
+    digest: str = ""  # of a file's content up to here, then of how its lines were read; empty where it is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +109,16 @@ class Added:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """How many of a chunk's usable lines have a task that failed."""
+    """How many of a chunk's usable lines have a task that failed, or none."""
 
     failed: int = 0  # it has an outcome, but not `complete`
     dead: int = 0  # a sink refused its record
+    unknown: int = 0  # ids without a task; 0 where tasks were pruned
+
+    def __add__(self, other: "Failed") -> "Failed":
+        return Failed(
+            failed=self.failed + other.failed, dead=self.dead + other.dead, unknown=self.unknown + other.unknown
+        )
 
 
 # --- polling ---------------------------------------------------------------------------------------------------------

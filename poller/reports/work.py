@@ -31,6 +31,7 @@ class WorkNote(Struct, frozen=True, kw_only=True):
 
     start: WorkStart = WorkStart()
     next_start: WorkStart = WorkStart()  # of the next piece, which begins with its first input line
+    failed_duplicates: int = 0  # of this piece, as a version before 2026-11-28 counted them; later ones: in the sources
 
 
 class Work(Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ def work_note(noted: bytes | None, sums: Sums) -> WorkNote:
     dead = {sink.name: min(sink.dead, note.start.dead.get(sink.name, 0)) for sink in sums.sinks}  # some were replayed
     start = replace(note.start, dead=dead)
     next_start = start if is_work_left(sums) else work_start(sums)
-    return WorkNote(start=start, next_start=next_start)
+    return WorkNote(start=start, next_start=next_start, failed_duplicates=note.failed_duplicates)
 
 
 def current(note: WorkNote, sums: Sums) -> WorkNote:
@@ -81,14 +82,15 @@ def begun(note: WorkNote) -> WorkNote:
 def work_of(sums: Sums, note: WorkNote, unchanged: UnchangedLines = UNREAD, *, is_all_unchanged: bool = False) -> Work:
     """Return what became of the work of a run that ends with these sums. `unchanged` are input lines that it did not
     read again; `is_all_unchanged`: it had nothing else to do."""
-    start = work_start(sums) if is_all_unchanged else current(note, sums).start
+    note = current(note, sums)
+    start, earlier = (work_start(sums), 0) if is_all_unchanged else (note.start, note.failed_duplicates)
     finished = sums.finished - start.finished
     return Work(
         finished=finished,
         not_complete=finished - (sums.kinds.get(Kind.COMPLETE, 0) - start.complete),
         rejected=sum(source.rejected for source in sums.sources) - start.rejected,
         dead=sum(max(0, sink.dead - start.dead.get(sink.name, 0)) for sink in sums.sinks),
-        failed_duplicates=sum(source.failed for source in sums.sources) - start.failed,
+        failed_duplicates=earlier + sum(source.failed for source in sums.sources) - start.failed,
         unchanged=unchanged,
     )
 

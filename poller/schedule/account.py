@@ -10,20 +10,18 @@ import orjson
 
 from poller.core.model import REPORTING, Finished, Outcome, Running, Task
 from poller.core.text import duration
-from poller.core.timestamps import epoch
-from poller.schedule.hazard import OLDEST_S
 from poller.schedule.knowledge import Known, KnownLine, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import LinePlanner
-from poller.schedule.line_clock import LineClock, Seen, Spot
+from poller.schedule.line_clock import LineClock, Spot
 from poller.schedule.phase import PhaseClock
+from poller.schedule.seen import Seen, instants
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
 from poller.schedule.survival import SurvivalCurve
 
 SAVE_EVERY_S = 10.0
 ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sentence
-AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyond it, nonsense
 MOST_EVIDENCE = 5.0  # that one poll gives
 FADING = 1 - 1 / 200  # of the evidence, with each finished import
 MOST_LEAD = 200.0  # in evidence, so that a line that breaks is left after as much of it
@@ -146,7 +144,7 @@ class AccountTiming:
 
     def _seen(self, task: Task, outcome: Running | Finished, now: float) -> Seen:
         """Return what a poll showed, by our clock, of which it shows something, too."""
-        named_at, started_at, completed_at = _instants(task, outcome, now)
+        named_at, started_at, completed_at = instants(task, outcome, now)
         if task.seen_at is None and named_at is not None:
             self.skew.requested(named_at, fed_at=task.fed_at)
         if completed_at is not None:
@@ -336,24 +334,6 @@ class AccountTiming:
                 explanation=self.explanation(now),
             )
         )
-
-
-def _instants(task: Task, outcome: Running | Finished, now: float) -> tuple[float | None, float | None, float | None]:
-    """Return when the import was requested, started and completed, by HubSpot's clock; None where that is unknown or
-    impossible."""
-    if isinstance(outcome, Finished):
-        requested_at, started_at = epoch(outcome.requested_at), epoch(outcome.started_at)
-        completed_at = epoch(outcome.completed_at)
-    else:
-        requested_at, started_at, completed_at = outcome.requested_at, outcome.started_at, None
-    requested_at = task.requested_at if requested_at is None else requested_at
-    started_at = task.started_at if started_at is None else started_at
-    first, last = now - OLDEST_S, now + AHEAD_S
-    return (
-        requested_at if requested_at is not None and first <= requested_at <= last else None,
-        started_at if started_at is not None and first <= started_at <= last else None,
-        completed_at if completed_at is not None and first <= completed_at <= last else None,
-    )
 
 
 def _part_of(way_s: float) -> float:

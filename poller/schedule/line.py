@@ -104,7 +104,8 @@ class Line:
             if self._empty_before and place > self._empty_before[0][0]:
                 self._empty_before.clear()
             return
-        self._empty_before.append((place, at))
+        if all(place != seen for seen, _ in self._empty_before):  # polled twice, it is one
+            self._empty_before.append((place, at))
         if len(self._empty_before) < IDLE_SEEN:
             return
         self._place, self._at = min(self._empty_before)

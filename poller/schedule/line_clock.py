@@ -4,18 +4,7 @@ from msgspec import Struct
 
 from poller.core.model import Task
 from poller.schedule.line import AHEAD_S, LinePlanner
-
-
-class Seen(Struct, frozen=True):
-    """What a poll showed, by our clock."""
-
-    requested_at: float  # a guess, where HubSpot does not name it (`is_named`)
-    is_named: bool
-    started_at: float | None  # None: not started, or not named
-    before_at: float  # unfinished then: the poll before, or the request
-    until_at: float  # still unfinished then, or finished then
-    is_done: bool
-    now: float
+from poller.schedule.seen import Seen
 
 
 class LineClock:

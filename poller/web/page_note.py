@@ -23,6 +23,13 @@ def note_page(store: Store, pid: int, address: Address) -> None:
     store.save_knowledge(NOTED_AS, encode(PageNote(pid=pid, address=str(address.near()))))
 
 
+async def forget_page(store: Store) -> None:
+    """A run begins that may have no page: that of an earlier one is gone, and in a container its process had the same
+    number."""
+    if await store.knowledge(NOTED_AS) is not None:
+        store.save_knowledge(NOTED_AS, b"null")
+
+
 async def noted_page(store: StateReader, pid: int) -> Address | None:
     """Return where the page of process `pid` is; None where it noted none on this machine's own addresses: a token is
     sent to no other host than the settings name."""

@@ -12,6 +12,7 @@ from campaign.bugs import HOUSE
 from campaign.fleet import invariants
 from campaign.fleet.evidence import Holder, idle_in_both
 from campaign.fleet.history import Arrival, Fault, History, LateWrite, Ownership
+from campaign.fleet.patience import Patience
 from campaign.fleet.relay import Relay
 from campaign.fleet.server import own_server
 from campaign.fleet.shape import Shape
@@ -50,6 +51,22 @@ def sound() -> History:
         recorded_requests=3,
         workers=1,
     )
+
+
+def test_a_trial_waits_while_less_is_left_and_not_while_it_only_changes() -> None:
+    at = 0.0
+    patience = Patience(60.0, clock=lambda: at)
+    for at, left, is_over in [
+        (0.0, 9, False),
+        (50.0, 8, False),
+        (100.0, 9, False),
+        (109.0, None, False),
+        (111.0, 8, True),
+        (112.0, 7, False),
+        (172.0, 9, True),
+    ]:
+        assert patience.is_over(left) is is_over, at
+    assert Patience(0.0, clock=lambda: at).is_over(1)
 
 
 def test_a_sound_history_has_no_violation() -> None:

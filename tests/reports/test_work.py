@@ -90,6 +90,21 @@ def test_lines_whose_task_failed_before_are_not_complete_and_a_crash_does_not_hi
     assert code_of(ended, with_next(ended)) is Exit.ALL_COMPLETE
 
 
+def test_failed_duplicates_that_an_older_version_counted_in_its_note_are_not_lost_with_an_update() -> None:
+    """That version stopped in mid-work, before their lines were counted with their sources."""
+    start = {"lines": 10, "finished": 8, "complete": 7}
+    noted = encode({"start": start, "next_start": start, "failed_duplicates": 1})
+    note = work_note(noted, with_next(WAITING, tasks=1, duplicates=1))
+    again = work_note(encode(note), with_next(WAITING, tasks=1, duplicates=1))
+    ended = with_next(CANCELED, tasks=1, duplicates=1)
+    for each in (note, again):
+        assert work_of(ended, each).failed_duplicates == 1
+        assert exit_code(ended, work_of(ended, each)) is Exit.NOT_ALL_COMPLETE
+        assert work_of(ended, each, is_all_unchanged=True).failed_duplicates == 0
+    following = work_note(encode(note), ended)
+    assert work_of(with_next(ended), following).failed_duplicates == 0
+
+
 @pytest.mark.parametrize(
     ("unchanged", "code"),
     [

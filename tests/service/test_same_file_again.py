@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import MutableMapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from poller.core.protocols import Clock
 from poller.reports.work import WORK
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.scenario import Fate
+from poller.sources.files.open_file import OpenFile
+from poller.sources.parsing import csv_table
+from poller.sources.parsing.line import find_name
 from tests.support.simulation import Simulation, named
 
 HALF_FAIL = Scenario(seed=5, durations=parse_durations("fixed:2"), fates={Fate.CANCELED: 0.5})
@@ -108,3 +113,59 @@ async def test_failed_duplicates_are_noted_with_their_lines(files: TwoFiles) -> 
     assert left.waiting
     await asyncio.sleep(60)
     assert await files.run(more) == [Exit.NOT_ALL_COMPLETE]
+
+
+async def test_an_id_column_named_after_a_run_under_another_is_read(
+    files: TwoFiles, events: list[MutableMapping[str, Any]]
+) -> None:
+    """What the message about ids of another system advises; the file is the same."""
+    ids = files.good_ids
+    rows = [f"{1000 + number},{task_id}" for number, task_id in enumerate(ids)]
+    path = files.write("ids.csv", ["id,hubspot_task_id", *rows])
+    simulation = files.simulation
+    assert await simulation.run(path, {"input": {"id_column": "id"}}) == Exit.NOT_ALL_COMPLETE
+    assert await simulation.run(path, {"input": {"id_column": "hubspot_task_id"}}) == Exit.ALL_COMPLETE
+    assert set(ids) <= {record["task_id"] for record in simulation.records()}
+    assert len(named(events, "source.found_misread")) == 1
+    assert await simulation.run(path, {"input": {"id_column": "hubspot_task_id"}}) == Exit.ALL_COMPLETE
+    assert len(named(events, "source.found_unchanged")) == 1
+
+
+async def test_a_file_that_an_earlier_version_read_under_another_column_is_read_again(
+    files: TwoFiles, monkeypatch: pytest.MonkeyPatch, events: list[MutableMapping[str, Any]]
+) -> None:
+    """The state of that version does not say how it read a file."""
+    ids, others = files.good_ids[:5], files.write("others.txt", files.good_ids[5:])
+    path = files.write("ids.csv", ["ID,Task ID", *(f"{1000 + number},{each}" for number, each in enumerate(ids))])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(csv_table, "find_id", lambda columns, _id, _noun: find_name(columns, ("ID",)))
+        await files.run(path, others)
+    with closing(sqlite3.connect(files.simulation.folder / "poller.db")) as state, state:
+        state.execute("UPDATE source SET digest = ''")
+    assert await files.run(others, path, path) == [Exit.ALL_COMPLETE] * 3
+    assert set(ids) <= {record["task_id"] for record in files.simulation.records()}
+    assert [event["source"] for event in named(events, "source.found_misread")] == [str(path)]
+    assert [event["source"] for event in named(events, "source.found_unchanged")] == [str(others), str(path)]
+
+
+async def test_an_id_corrected_while_its_file_is_read_is_read_by_the_next_run(
+    files: TwoFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its block was read, the end not yet."""
+    one, right, three = files.good_ids[:3]
+    filler = [f"# {number:060}" for number in range(400)]
+    path = files.write("ids.txt", [one, *filler, "x" * len(right), *filler, three])
+    fingerprint = OpenFile.fingerprint
+
+    def correct_first(file: OpenFile, offset: int) -> str:
+        if "x" * len(right) in (text := path.read_text()):
+            with path.open("r+") as opened:
+                opened.write(text.replace("x" * len(right), right))
+        return fingerprint(file, offset)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(OpenFile, "fingerprint", correct_first)
+        await files.run(path)
+    os.utime(path)
+    await files.run(path)
+    assert {one, right, three} <= {record["task_id"] for record in files.simulation.records()}

@@ -17,6 +17,7 @@ from poller.store.postgres.dsn import parse
 from poller.store.postgres.fleet import members
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, take
+from tests.support.store_makers import feed
 from tests.support.wire import Wire
 
 
@@ -114,3 +115,15 @@ async def test_a_heartbeat_that_another_programs_lock_holds_up_does_not_wait_on_
         assert database.execute(waits.encode()).fetchone() == (0,)
     while await a.fleet.beat() is not Beat.MADE:
         pass
+
+
+async def test_a_hint_from_before_the_first_heartbeat_is_not_lost(open_member: Open) -> None:
+    other, late = await open_member("other"), await open_member("late")
+    await take(late, "one")
+    assert await late.claim("one", 5) == []
+    await feed(other, "x", account="one")
+    assert await other.fleet.beat() is Beat.MADE  # sends the hint, for which `late` does not listen yet
+    assert await late.fleet.beat() is Beat.MADE
+    assert late.fleet.hints().fed == {"one"}
+    assert await late.fleet.beat() is Beat.MADE
+    assert late.fleet.hints().fed == frozenset()

@@ -192,6 +192,8 @@ async def test_after_a_broken_connection_all_accounts_may_have_been_fed(
     await take(other, "three")
     for store in (wired, other, wired):
         assert await store.fleet.beat() is Beat.MADE
+    assert wired.fleet.hints().fed == {"one", "two"}  # with its first connection
+    assert await wired.fleet.beat() is Beat.MADE
     assert wired.fleet.hints().fed == frozenset()
     wire.cut()
     await feed(other, "x", account="one")

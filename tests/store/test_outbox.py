@@ -240,8 +240,8 @@ async def test_what_became_of_lines_that_were_fed_before_is_counted(store: Store
     await finish(store, "bad", kind=Kind.NOT_FOUND)
     await feed(store, "waiting")
     known = chunk_of("good", "refused", "bad", "waiting", "new")
-    assert await store.count_failed(known) == Failed(failed=1, dead=1)
-    assert await store.count_failed(chunk_of("bad", account="other")) == Failed()
+    assert await store.count_failed(known) == Failed(failed=1, dead=1, unknown=1)
+    assert await store.count_failed(chunk_of("bad", account="other")) == Failed(unknown=1)
     assert (await store.sums()).waiting == 1
 
 

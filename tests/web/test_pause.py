@@ -1,6 +1,7 @@
 """A person pauses and resumes an account over HTTP, and by command on a stopped state."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,18 @@ async def test_a_run_without_a_page_is_named_with_the_remedy(simulation: Simulat
     settings = settings_for(simulation.folder, {"listen": "off"})
     with pytest.raises(NotAnswered, match=r"over its server, which has no address that is known .* or stop it"):
         await ask_run(settings, 1, "/v1/accounts/default/pause")
+
+
+async def test_a_run_without_a_page_leaves_no_note_of_an_earlier_one(simulation: Simulation) -> None:
+    """In a container both are process 1."""
+    state = f"sqlite:///{simulation.folder}/poller.db"
+    store = await open_store(state, clock=simulation.clock)
+    note_page(store, os.getpid(), Address(host="127.0.0.1", port=8322))
+    await store.close()
+    await simulation.run_for(5, simulation.write_ids(1))
+    store = await open_store(state, clock=simulation.clock)
+    assert await noted_page(store, os.getpid()) is None
+    await store.close()
 
 
 async def test_a_page_is_found_by_its_process_and_on_this_machine_alone(clock: Clock) -> None:

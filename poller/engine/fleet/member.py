@@ -41,7 +41,8 @@ class FleetMember:
         self.trust = trust
         self.serves = frozenset(serves)
         self.on_hints: Callable[[Hints], None] = lambda _hints: None
-        self.status: Callable[[], bytes] = lambda: b""  # asked before each heartbeat, which publishes it unless empty
+        self.status: Callable[[], bytes] = lambda: b""  # asked before a heartbeat, which publishes it unless empty
+        self.turned_at = 0.0  # monotonic: the latest turn began; no status is published where that is a lease ago
         self.failure: Exception | None = None  # a defect or a failed state ended the heartbeats: this process must stop
         self.doubted_until = 0.0  # monotonic: until then another process may still act for what is found free
         self._settings = {BEAT_SETTING: times.beat_s, **settings}
@@ -105,6 +106,7 @@ class FleetMember:
                 )
             await asyncio.sleep(self.times.beat_s)
         self.trust.renew(sent)
+        self.turned_at = self._monotonic()
         self._is_member.set()
         log.info("member.joined", replica=self.name, member=member)
         await self._refuse_other_beats()
@@ -145,7 +147,8 @@ class FleetMember:
     async def _beat_once(self, member: int) -> None:
         self._begun = number = self._begun + 1
         sent = self.trust.mark()
-        match await self.membership.beat(self.status()):
+        is_turning = self._monotonic() - self.turned_at < self.times.lease_s
+        match await self.membership.beat(self.status() if is_turning else b""):
             case Beat.MADE if self.membership.id == member:
                 self.trust.renew(sent)
                 self._made = number

@@ -114,7 +114,7 @@ class Turns:
             raise failure
         if (view := await self._see()) is None:
             return
-        self._began_at = self._monotonic()
+        self._began_at = self._member.turned_at = self._monotonic()
         members = frozenset(member.id for member in view.members)
         if view.me not in members:
             self._member.note_fenced()

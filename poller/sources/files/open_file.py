@@ -134,14 +134,6 @@ class OpenFile:
             yield block
             at += len(block)
 
-    async def digest(self, offset: int) -> str:
-        """Return the digest of the file's first `offset` bytes: a second for each 500 MB."""
-        found = hashlib.sha256()
-        for block in self.blocks_before(offset):
-            found.update(block)
-            await asyncio.sleep(0)
-        return found.hexdigest()
-
     def line_start(self, offset: int, line_break: bytes) -> int:
         """Return the start of the line that contains the byte before `offset`."""
         width = len(line_break)

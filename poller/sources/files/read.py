@@ -8,10 +8,11 @@ from pathlib import Path
 
 import structlog
 
-from poller.core.model import Chunk, Position
+from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
 from poller.sources.files.open_file import OpenFile, open_file
+from poller.sources.files.read_as import ReadDigest, manner_before, manner_of
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
@@ -39,7 +40,7 @@ async def feed(
     """
     with open_file(spec, stdin, links=links) as file:
         counts = SourceCounts(file.name)
-        number, start = await _find_start(file, store, whole=whole)
+        number, start, digest = await _find_start(file, store, options, whole=whole)
         if start.ended and file.seekable and file.size == start.offset:
             log.info("source.found_unchanged", source=file.name, lines=start.line)
             counts.unchanged = await _count_unchanged(file, start, store, options)
@@ -48,18 +49,21 @@ async def feed(
         log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
         if file.seekable:
             os.lseek(file.fd, start.offset, os.SEEK_SET)
+            if digest.offset != start.offset:
+                digest = await ReadDigest.of(file, start.offset)
 
         async def commit(chunk: Chunk) -> None:
+            offset = chunk.position.offset
+            noted = f"{digest.up_to(offset)} {manner_of(parser.first_reader, options)}"
             if file.seekable:
-                position = replace(chunk.position, fingerprint=file.fingerprint(chunk.position.offset))
-                if position.ended:
-                    position = replace(position, digest=await file.digest(position.offset))
+                position = replace(chunk.position, fingerprint=file.fingerprint(offset), digest=noted)
                 chunk = replace(chunk, position=position)
             added = await store.add(number, chunk)
             counts.add(chunk, added)
             await asyncio.sleep(0)
 
         while block := await file.block():
+            digest.push(block)
             for chunk in parser.push(block):
                 await commit(chunk)
             if not file.has_more_now and (unstored := parser.flush()):
@@ -83,47 +87,74 @@ def check_beginning(path: str, options: ReadOptions) -> None:
                 pass
 
 
-async def _find_start(file: OpenFile, store: FeedStore, *, whole: bool) -> tuple[int, Position]:
-    """Return the store's number of the source, and the position to resume from."""
+async def _find_start(
+    file: OpenFile, store: FeedStore, options: ReadOptions, *, whole: bool
+) -> tuple[int, Position, ReadDigest]:
+    """Return the store's number of the source, the position to resume from, and the digest of what is before it, as far
+    as it was taken."""
     known = await store.open_source(file.name) if file.seekable else None
     if known is not None and not (whole and known[1].ended and not file.is_unchanged_since(known[1])):
-        if file.holds(known[1]) and await _holds_all(file, known[1]):
-            return known
-        log.warning("source.found_changed", source=file.name, line=known[1].line)
-    return await store.new_source(file.name), Position()
+        number, position = known
+        digest = await _digest_of_all(file, position) if file.holds(position) else None
+        if digest is None:
+            log.warning("source.found_changed", source=file.name, line=position.line)
+        elif await _is_read_so(file, position, store, options):
+            return number, position, digest
+        else:
+            log.warning("source.found_misread", source=file.name, line=position.line)
+    return await store.new_source(file.name), Position(), ReadDigest()
 
 
-async def _holds_all(file: OpenFile, position: Position) -> bool:
-    """Whether a file that holds the ends of what was read to its end holds what is between them: a person may have
-    corrected an id there. Where the state has no digest, one that was written since and has not grown does not."""
-    if not position.ended or file.is_unchanged_since(position):
-        return True
-    if not position.digest:
-        return file.size > position.offset
-    return await file.digest(position.offset) == position.digest
+async def _digest_of_all(file: OpenFile, position: Position) -> ReadDigest | None:
+    """Return the digest of what a file that holds the ends of what was read holds up to `position`; None where it is
+    another: a person may have corrected an id. It is not taken of a file that was not written since. Where the state
+    has none, a file that was written since and has not grown is another."""
+    is_unchanged, noted = file.is_unchanged_since(position), position.digest.partition(" ")[0]
+    if position.ended and file.size == position.offset and (is_unchanged or not noted):
+        return ReadDigest() if is_unchanged else None
+    digest = await ReadDigest.of(file, position.offset)
+    return digest if noted in ("", digest.up_to(position.offset)) else None
+
+
+async def _is_read_so(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions) -> bool:
+    """Whether the lines before `position` would now be read as they were: from the same column, for the same account.
+    Where the state does not know how they were, whether each has a task."""
+    noted, now = position.digest.split(" ")[1:], manner_before(file, position.offset, options).split(" ")
+    if not noted:
+        return not position.ended or (await _count(file, position, store, options)).unknown == 0
+    if noted[0] != now[0]:
+        return False
+    return noted == now or await _rejected(file, store) == 0
+
+
+async def _rejected(file: OpenFile, store: FeedStore) -> int:
+    """Return how many lines of a known file were rejected."""
+    return next((sums.rejected for sums in reversed(await store.sources()) if sums.name == file.name), 0)
 
 
 async def _count_unchanged(
     file: OpenFile, position: Position, store: FeedStore, options: ReadOptions
 ) -> UnchangedLines:
     """Return what became of the lines of a file that was read up to `position`, its end."""
-    sums = next((sums for sums in reversed(await store.sources()) if sums.name == file.name), None)
-    unchanged = UnchangedLines(lines=position.line, rejected=sums.rejected if sums is not None else 0)
-    if not await store.has_failed():
-        return unchanged
-    parser = Parser(replace(options, chunk_lines=COUNTED_AT_ONCE), file.name)
+    rejected = await _rejected(file, store)
+    found = await _count(file, position, store, options) if await store.has_failed() else Failed()
+    return UnchangedLines(lines=position.line, rejected=rejected, failed=found.failed, dead=found.dead)
+
+
+async def _count(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions) -> Failed:
+    """Return what became of the lines before `position`."""
+    parser, found = Parser(replace(options, chunk_lines=COUNTED_AT_ONCE), file.name), Failed()
 
     async def count(chunks: Iterable[Chunk]) -> None:
-        nonlocal unchanged
+        nonlocal found
         for chunk in chunks:
-            found = await store.count_failed(chunk)
-            unchanged += UnchangedLines(failed=found.failed, dead=found.dead)
+            found += await store.count_failed(chunk)
             await asyncio.sleep(0)
 
     for block in file.blocks_before(position.offset):
         await count(parser.push(block))
     await count(parser.end())
-    return unchanged
+    return found
 
 
 def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: str) -> tuple[Parser, Position]:

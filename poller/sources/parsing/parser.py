@@ -88,6 +88,7 @@ class Parser:
     def __init__(self, options: ReadOptions, source: str, content: Content | None = None) -> None:
         """`source` names the input in errors; `content` is how it is read, None where its first bytes decide."""
         self.reader: LineReader | None = None  # None until a usable line was seen
+        self.first_reader: LineReader | None = None  # before any header of other columns
         self._options = options
         self._source = source
         self._position = Position()
@@ -118,6 +119,7 @@ class Parser:
         for _chunk in known.end() if known.reader is None else ():
             pass
         parser.reader, parser._delimiter = known.reader, known._delimiter
+        parser.first_reader = known.first_reader
         if isinstance(known.reader, CsvReader) and known.reader.header_words:
             parser.reader = known._latest_table(known.reader, tail, before, content)
         parser._position = replace(start, fingerprint="", ended=False, digest="")
@@ -237,6 +239,7 @@ class Parser:
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
         taken = 0 if self.reader else self._detect(count, into)
+        self.first_reader = self.first_reader or self.reader
         while self.reader and taken < count:
             taken += self.reader.read(
                 self._pending[taken:] if taken else self._pending,

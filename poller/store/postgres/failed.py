@@ -13,8 +13,9 @@ _HAS_FAILED = (  # by the index of outcomes
     f"SELECT EXISTS (SELECT 1 FROM task WHERE kind < '{Kind.COMPLETE}')"  # noqa: S608 - a constant
     f" OR EXISTS (SELECT 1 FROM task WHERE kind > '{Kind.COMPLETE}') OR EXISTS (SELECT 1 FROM dead)"
 )
+_HAS_PRUNED = "SELECT EXISTS (SELECT 1 FROM pruned)"
 _COUNT = (
-    f"SELECT count(*) FILTER (WHERE t.kind <> '{Kind.COMPLETE}'), count(*) FILTER (WHERE EXISTS ("  # noqa: S608 - as above
+    f"SELECT count(*), count(*) FILTER (WHERE t.kind <> '{Kind.COMPLETE}'), count(*) FILTER (WHERE EXISTS ("  # noqa: S608 - as above
     "SELECT 1 FROM record r JOIN dead d ON d.number = r.number WHERE r.task = t.key))"
     " FROM unnest(%s::text[], %s::text[]) AS line (account, name) JOIN account a ON a.name = line.account"
 )
@@ -32,15 +33,19 @@ async def has_failed(connection: AsyncConnection) -> bool:
 
 
 async def count_failed(connection: AsyncConnection, chunk: Chunk) -> Failed:
-    of_ids = await _count(connection, _TASK, [(fed.account, fed.task_id) for fed in chunk.fed])
-    of_rows = await _count(connection, _TASK_OF_ROW, [(row.account, row.row) for row in chunk.rows])
+    known, *of_ids = await _count(connection, _TASK, [(fed.account, fed.task_id) for fed in chunk.fed])
+    _, *of_rows = await _count(connection, _TASK_OF_ROW, [(row.account, row.row) for row in chunk.rows])
     failed, dead = map(sum, zip(of_ids, of_rows, strict=True))
-    return Failed(failed=failed, dead=dead)
+    unknown = len(chunk.fed) - known
+    if unknown and await fetch_first(connection, _HAS_PRUNED) == (True,):
+        unknown = 0
+    return Failed(failed=failed, dead=dead, unknown=unknown)
 
 
-async def _count(connection: AsyncConnection, task: str, lines: Sequence[tuple[str, str]]) -> tuple[int, int]:
+async def _count(connection: AsyncConnection, task: str, lines: Sequence[tuple[str, str]]) -> tuple[int, int, int]:
+    """Return how many lines have a task, a failed one, and one with a record that a sink refused."""
     if not lines:
-        return 0, 0
+        return 0, 0, 0
     accounts, names = [account for account, _ in lines], [name for _, name in lines]
-    ((failed, dead),) = await fetch_all(connection, _COUNT + task, (accounts, names))
-    return int(failed), int(dead)
+    ((known, failed, dead),) = await fetch_all(connection, _COUNT + task, (accounts, names))
+    return int(known), int(failed), int(dead)

@@ -11,8 +11,9 @@ _HAS_FAILED = (  # by the index of outcomes
     f"SELECT EXISTS (SELECT 1 FROM task WHERE kind < '{Kind.COMPLETE}')"  # noqa: S608 - a constant
     f" OR EXISTS (SELECT 1 FROM task WHERE kind > '{Kind.COMPLETE}') OR EXISTS (SELECT 1 FROM dead)"
 )
+_HAS_PRUNED = "SELECT EXISTS (SELECT 1 FROM pruned)"
 _COUNT = (
-    f"SELECT count(*) FILTER (WHERE t.kind <> '{Kind.COMPLETE}'), count(*) FILTER (WHERE EXISTS ("  # noqa: S608 - as above
+    f"SELECT count(*), count(*) FILTER (WHERE t.kind <> '{Kind.COMPLETE}'), count(*) FILTER (WHERE EXISTS ("  # noqa: S608 - as above
     "SELECT 1 FROM record r CROSS JOIN sink s CROSS JOIN dead d ON d.sink = s.id AND d.number = r.number"
     " WHERE r.task = t.key)) FROM json_each(?) line CROSS JOIN account a ON a.name = json_extract(line.value, '$[0]')"
 )
@@ -30,14 +31,18 @@ def has_failed(connection: sqlite3.Connection) -> bool:
 
 
 def count_failed(connection: sqlite3.Connection, chunk: Chunk) -> Failed:
-    of_ids = _count(connection, _TASK, [(fed.account, fed.task_id) for fed in chunk.fed])
-    of_rows = _count(connection, _TASK_OF_ROW, [(row.account, row.row) for row in chunk.rows])
+    known, *of_ids = _count(connection, _TASK, [(fed.account, fed.task_id) for fed in chunk.fed])
+    _, *of_rows = _count(connection, _TASK_OF_ROW, [(row.account, row.row) for row in chunk.rows])
     failed, dead = map(sum, zip(of_ids, of_rows, strict=True))
-    return Failed(failed=failed, dead=dead)
+    unknown = len(chunk.fed) - known
+    if unknown and connection.execute(_HAS_PRUNED).fetchone()[0]:
+        unknown = 0
+    return Failed(failed=failed, dead=dead, unknown=unknown)
 
 
-def _count(connection: sqlite3.Connection, task: str, lines: Sequence[tuple[str, str]]) -> tuple[int, int]:
+def _count(connection: sqlite3.Connection, task: str, lines: Sequence[tuple[str, str]]) -> tuple[int, int, int]:
+    """Return how many lines have a task, a failed one, and one with a record that a sink refused."""
     if not lines:
-        return 0, 0
-    found: tuple[int, int] = connection.execute(_COUNT + task, (orjson.dumps(lines).decode(),)).fetchone()
+        return 0, 0, 0
+    found: tuple[int, int, int] = connection.execute(_COUNT + task, (orjson.dumps(lines).decode(),)).fetchone()
     return found

@@ -40,6 +40,28 @@ async def test_a_new_member_gets_its_part_and_no_window_is_waited_for(clock: Clo
         assert fleet.hubspot.exceeded() == []
 
 
+async def test_a_member_whose_turns_hang_publishes_no_status_though_it_beats(clock: Clock) -> None:
+    async with fleet_of(clock, "r1", accounts=1) as fleet:
+        r1, published, goes_on = fleet.processes["r1"], fleet.server.status, asyncio.Event()
+        r1.member.status = lambda: b"well"
+        await asyncio.sleep(2 * TIMES.beat_s)
+        assert published.pop(r1.membership.id or 0) == b"well"
+
+        async def hang(_: object) -> None:
+            await goes_on.wait()
+
+        r1.turns._show = hang
+        await asyncio.sleep(TIMES.lease_s + 2 * TIMES.beat_s)
+        published.clear()
+        before = r1.membership.beats
+        await asyncio.sleep(10)
+        assert r1.membership.beats > before
+        assert published == {}
+        goes_on.set()
+        await asyncio.sleep(3 * TIMES.beat_s)
+        assert published == {r1.membership.id: b"well"}
+
+
 async def test_what_a_killed_member_owned_is_owned_again_within_8_s_and_waits_one_window(clock: Clock) -> None:
     async with fleet_of(clock, "r1", "r2", "r3") as fleet:
         await asyncio.sleep(20)

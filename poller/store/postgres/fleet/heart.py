@@ -18,7 +18,7 @@ log = structlog.get_logger("poller")
 
 RELOAD = "reload"
 REPLAYED = "replayed"
-MISSED = "missed"  # sent by no one: the connection broke, and hints are lost
+MISSED = "missed"  # sent by no one: the connection is new, and hints from before are lost
 LOCK_SHARE = 0.67  # of the time that an answer may take, after which the server gives up a wait for a lock
 LONGEST_NOTE = 7000  # characters; the server takes fewer than 8000 bytes
 
@@ -99,7 +99,7 @@ class Heart:
             await connection.execute("SET synchronous_commit = off")  # no promise rests on a heartbeat after a crash
             # Cutting the connection ends our wait, not the server's for another program's lock.
             await connection.execute(f"SET lock_timeout = {round(LOCK_SHARE * self._within_s * 1000)}".encode())
-            self._heard |= {MISSED} if self._channel else set()
+            self._heard.add(MISSED)
             row = await fetch_first(connection, _CHANNEL)
             self._channel = str(row[0]) if row is not None else ""
             await connection.execute(f"LISTEN {self._channel}".encode())

@@ -1,0 +1,76 @@
+"""What is noted with how far a file was read: the digest of what was read, and how its lines were read."""
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, Self
+
+from poller.sources.files.open_file import OpenFile
+from poller.sources.options import ReadOptions
+from poller.sources.parsing.content import recognize
+from poller.sources.parsing.csv_table import CsvReader
+from poller.sources.parsing.parser import Parser
+
+if TYPE_CHECKING:
+    from poller.sources.parsing.parser import LineReader
+
+
+class ReadDigest:
+    """The digest of what was read of a file, taken of the very blocks that were parsed: what is corrected in the file
+    a moment later is not in it."""
+
+    def __init__(self) -> None:
+        self.offset = 0  # bytes
+        self._found = hashlib.sha256()
+        self._following = bytearray()
+
+    @classmethod
+    async def of(cls, file: OpenFile, offset: int) -> Self:
+        """Return the digest of the file's first `offset` bytes: a second for each 500 MB."""
+        digest = cls()
+        for block in file.blocks_before(offset):
+            digest.push(block)
+            digest.up_to(digest.offset + len(block))
+            await asyncio.sleep(0)
+        return digest
+
+    def push(self, block: bytes) -> None:
+        """Take what was read next."""
+        self._following += block
+
+    def up_to(self, offset: int) -> str:
+        """Return the digest up to `offset`, which was read and is not before that of the last call."""
+        length = offset - self.offset
+        self._found.update(bytes(self._following[:length]))
+        del self._following[:length]
+        self.offset = offset
+        return self._found.hexdigest()
+
+
+def manner_of(reader: "LineReader | None", options: ReadOptions) -> str:
+    """Return two short digests: of what decides which tasks the lines of a file are, whose first format `reader` reads,
+    and of what else decides which lines are rejected."""
+    named = options.rows.columns.named.get("url") if options.rows is not None else options.id_column
+    place: tuple[object, ...] = () if reader is None else (named,)
+    if isinstance(reader, CsvReader):
+        place = (reader.delimiter, reader.id_at, reader.account_at, reader.has_header)
+    tasks = (options.rows is not None, *place, options.default_account)
+    return f"{_short(tasks)} {_short((options.format, named, sorted(options.accounts)))}"
+
+
+def manner_before(file: OpenFile, offset: int, options: ReadOptions) -> str:
+    """Return how the first `offset` bytes of a file would be read now. Raises `InputError` as reading them would."""
+    parser = Parser(options, file.name, recognize(file.beginning(), options.format, file.name) if offset else None)
+    for block in file.blocks_before(offset):
+        for _chunk in parser.push(block):
+            pass
+        parser.flush()
+        if parser.first_reader is not None:
+            break
+    else:
+        for _chunk in parser.end():
+            pass
+    return manner_of(parser.first_reader, options)
+
+
+def _short(values: tuple[object, ...]) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8", "backslashreplace")).hexdigest()[:16]

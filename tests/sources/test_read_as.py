@@ -1,0 +1,111 @@
+"""A known file is read again where its lines are read otherwise than before: an id that is never polled is lost."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.core.model import Added, Chunk
+from poller.core.protocols import Clock, Store
+from poller.sources import ChunkWriter, ReadOptions, feed
+from poller.store import open_store
+
+READ = ReadOptions(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
+TABLE = "column one,column two,account\n" + "".join(f"A{n},B{n},{'us' if n == 150 else ''}\n" for n in range(300))
+LINES = "".join(f'{{"column one":"A{n}","two":"B{n}"}}\n' for n in range(300))
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+@pytest.fixture
+async def store(clock: Clock) -> AsyncIterator[Store]:
+    opened = await open_store("sqlite:///:memory:", clock=clock)
+    yield opened
+    await opened.close()
+
+
+async def read(store: Store, path: Path, options: ReadOptions, *, chunks: int = 1000) -> int:
+    """Return how many new tasks a run finds in a file; it is killed before it stores more than `chunks`."""
+    tasks = stored = 0
+
+    def count(_chunk: Chunk, added: Added) -> None:
+        nonlocal tasks, stored
+        tasks, stored = tasks + added.tasks, stored + 1
+        if stored == chunks:
+            raise Killed
+
+    with suppress(Killed):
+        await feed(str(path), ChunkWriter(store, count), options)
+    return tasks
+
+
+@pytest.mark.parametrize("chunks", [1000, 2])
+@pytest.mark.parametrize(
+    ("text", "before", "now", "new"),
+    [
+        (TABLE, {"id_column": "column one"}, {"id_column": "column two"}, 299),
+        (TABLE, {"id_column": "column one"}, {"id_column": "2"}, 299),
+        (LINES, {"id_column": "column one"}, {"id_column": "two"}, 300),
+        ("A1\nA2\n" * 200, {}, {"default_account": "eu"}, 2),
+        (TABLE, {"id_column": "1"}, {"id_column": "1", "accounts": frozenset({"main", "us"})}, 1),
+    ],
+)
+async def test_a_file_is_read_again_where_its_lines_are_other_tasks_now(
+    store: Store, tmp_path: Path, text: str, before: dict[str, Any], now: dict[str, Any], new: int, chunks: int
+) -> None:
+    path = tmp_path / "ids"
+    path.write_text(text)
+    known = await read(store, path, replace(READ, **before), chunks=chunks)
+    expected = new if chunks == 1000 or "accounts" not in now else 300 - known
+    assert await read(store, path, replace(READ, **now)) == expected
+    assert await read(store, path, replace(READ, **now)) == 0
+
+
+@pytest.mark.parametrize("chunks", [1000, 2])
+@pytest.mark.parametrize(
+    ("text", "now"),
+    [
+        (TABLE.replace("us", ""), {"id_column": "column one", "accounts": frozenset({"main", "eu", "us"})}),
+        (TABLE.replace("us", ""), {"id_column": "1"}),
+        (LINES, {"id_column": "column one", "format": "jsonl"}),
+    ],
+)
+async def test_a_file_is_not_read_again_where_its_lines_are_the_same_tasks(
+    store: Store, tmp_path: Path, text: str, now: dict[str, Any], chunks: int
+) -> None:
+    path = tmp_path / "ids"
+    path.write_text(text)
+    known = await read(store, path, replace(READ, id_column="column one"), chunks=chunks)
+    assert await read(store, path, replace(READ, **now)) == 300 - known
+    assert len(await store.sources()) == 1
+
+
+@pytest.mark.parametrize("grows", [False, True])
+@pytest.mark.parametrize("chunks", [1000, 2])
+async def test_an_id_corrected_in_what_was_read_is_read(store: Store, tmp_path: Path, chunks: int, grows: bool) -> None:
+    path = tmp_path / "ids"
+    lines = [f"AAAA{n:060}" for n in range(300)]
+    path.write_text("\n".join(lines) + "\n")
+    await read(store, path, READ, chunks=chunks)
+    lines[100] = lines[100].replace("AAAA", "BBBB")
+    path.write_text("\n".join([*lines, *(["A1"] if grows else [])]) + "\n")
+    assert await read(store, path, READ) == (1 if chunks == 1000 else 101) + grows
+    assert len(await store.sources()) == 2
+
+
+async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) -> None:
+    """Its digest is that of all of it, though each run read only a part."""
+    path = tmp_path / "ids"
+    path.write_text("".join(f"A{n}\n" for n in range(300)) + "A300")
+    await read(store, path, READ, chunks=2)
+    await read(store, path, READ)
+    path.write_text(path.read_text() + "0\nA301\n")
+    assert await read(store, path, READ) == 2
+    path.write_text(path.read_text())
+    assert await read(store, path, READ) == 0
+    assert len(await store.sources()) == 1
