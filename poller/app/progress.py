@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -19,6 +19,7 @@ from poller.core.protocols import Clock
 from poller.core.starts import ImportsReading, TrialReading, starts_left
 from poller.core.text import counted, pause_text
 from poller.engine import Service
+from poller.engine.left_out import left_out
 from poller.engine.metrics import Metrics
 from poller.schedule.forecast import LaneOutlook, Step, forecast, import_paces, time_left
 from poller.schedule.slowest import SlowestTask
@@ -44,6 +45,7 @@ class Progress:
     times_out_at: Callable[[], float | None] = lambda: None  # the youngest task
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
     imports: Callable[[], Mapping[str, ImportsReading]] = dict  # by account, of those that start imports
+    left_out: Callable[[], Collection[str]] = frozenset  # the accounts that have no forecast
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int, int]] = field(default_factory=deque)  # instant, polls, finished, starts
 
@@ -98,7 +100,7 @@ class Progress:
         if ending := self.ending():
             yield Text(ending, style="yellow")
         imports = self.imports()
-        if unstarted := starts_left(imports.values(), self.metrics.waiting):
+        if unstarted := sum(self._unstarted()):
             underway = sum(each.underway for each in imports.values())
             yield Text(f"{counted(unstarted, 'row')} to start, {underway:,} under way")
         for name, reading in imports.items():
@@ -126,15 +128,26 @@ class Progress:
         first, last = self._samples[0], self._samples[-1]
         return last[0] - first[0], int(last[what] - first[what])
 
+    def _unstarted(self) -> tuple[int, int]:
+        """Return the rows to start of the accounts that have a forecast, and of those that are left out."""
+        metrics, left_out, imports = self.metrics, self.left_out(), self.imports()
+        at_work = [each for name, each in imports.items() if name not in left_out]
+        others = [each for name, each in imports.items() if name in left_out]
+        return (
+            starts_left(at_work, metrics.waiting - metrics.blocked, metrics.elsewhere),
+            starts_left(others, metrics.blocked),
+        )
+
     def _left(self) -> str:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
         if self.ending():
             return ""
-        imports = self.imports().values()
-        if any(each.trial for each in imports):
+        now, metrics, (unstarted, _) = self.clock(), self.metrics, self._unstarted()
+        on_trial = {name for name, each in self.imports().items() if each.trial}
+        at_work = metrics.waiting - metrics.blocked
+        if on_trial and (at_work <= 0 or on_trial - set(self.left_out())):
             return "a trial runs: no forecast yet"
-        now, metrics, unstarted = self.clock(), self.metrics, starts_left(imports, self.metrics.waiting)
         (seconds, polls), (_, finished), (_, started) = self._grown(1), self._grown(2), self._grown(3)
         step = Step(seconds=seconds, polls=polls, finished=finished, started=started, paused=0.0)
         cast = forecast(
@@ -142,7 +155,11 @@ class Progress:
             waiting=self.metrics.waiting,
             finished=self.metrics.finished,
             paces=import_paces(
-                [step], waiting=metrics.waiting, unstarted=unstarted, polls=metrics.polls, starts=metrics.starts
+                [step],
+                waiting=at_work,
+                unstarted=unstarted,
+                polls=metrics.polls,
+                starts=metrics.starts,
             ),
             lanes=self.lanes(),
             blocked=self.metrics.blocked,
@@ -150,7 +167,8 @@ class Progress:
             times_out_at=self.times_out_at(),
             unstarted=unstarted,
         )
-        return time_left(cast, now)
+        left_out = "accounts that are paused or on trial" if on_trial else "paused accounts"
+        return time_left(cast, now, left_out=left_out)
 
 
 def progress_of(service: Service, metrics: Metrics, environment: Environment, deadline_s: float) -> Progress:
@@ -167,14 +185,14 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         return printed or (typed and not service.fed)
 
     def lanes() -> list[LaneOutlook]:
-        readings = [lane.gate.reading() for lane in service.lanes.values()]
+        readings, without = {name: lane.gate.reading() for name, lane in service.lanes.items()}, left_out(service.lanes)
         return [
             LaneOutlook(
                 rate_per_s=each.window_limit / each.window_s,
-                is_paused=each.state.pause is not None,
-                resume_at=each.state.resume_at,
+                is_paused=each.state.pause is not None or name in without,
+                resume_at=None if name in without else each.state.resume_at,
             )
-            for each in readings
+            for name, each in readings.items()
         ]
 
     def imports() -> dict[str, ImportsReading]:
@@ -196,6 +214,7 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         ended=lambda: service.fed,
         ending=ending,
         imports=imports,
+        left_out=lambda: left_out(service.lanes),
         is_shared=is_shared,
     )
 

@@ -111,7 +111,7 @@ class LiveView:
         if step.seconds <= 0 or not sums.waiting:
             return ""
         paces = import_paces(
-            [step], waiting=sums.waiting, unstarted=sums.unstarted, polls=sums.polls, starts=sums.started
+            [step], waiting=sums.waiting - sums.blocked, unstarted=sums.unstarted, polls=sums.polls, starts=sums.started
         )
         slowest = self._slowest
         cast = forecast(

@@ -50,12 +50,16 @@ class ImportsReading(Struct, frozen=True, kw_only=True):
     trial: TrialReading | None = None  # None: no row waits for one
 
 
-def starts_left(imports: Collection[ImportsReading], waiting: int) -> int:
-    """Return how many of the waiting tasks are rows to start: where they are too many to be counted, all but those
-    at HubSpot."""
-    if any(each.unstarted >= BACKLOG_COUNTED for each in imports):
-        return max(0, waiting - sum(each.underway for each in imports))
-    return min(waiting, sum(each.unstarted for each in imports))
+def starts_left(imports: Collection[ImportsReading], waiting: int, elsewhere: int = 0) -> int:
+    """Return how many of the waiting tasks are rows to start. Of accounts that have too many to be counted, all but
+    those at HubSpot; `elsewhere` is what waits in the other accounts."""
+    many = [each for each in imports if each.unstarted >= BACKLOG_COUNTED]
+    few = [each for each in imports if each.unstarted < BACKLOG_COUNTED]
+    left = sum(each.unstarted for each in few)
+    if many:
+        elsewhere = max(elsewhere, sum(each.unstarted + each.underway for each in few))
+        left += max(0, waiting - elsewhere - sum(each.underway for each in many))
+    return max(0, min(waiting, left))
 
 
 class StartFacts(Struct, frozen=True, kw_only=True):

@@ -73,12 +73,13 @@ class Sums:
     reasons: tuple[ReasonSum, ...]  # of records still kept, most frequent first, at most ten
     pruned: int = 0  # finished tasks whose rows are gone
     blocked: int = 0  # of `waiting`, those of accounts that are paused until a person or HubSpot acts
+    blocked_rows: int = 0  # of `blocked`, rows without a task
     starts: StartSums | None = None  # None: the state never had a row to import
 
     @property
     def unstarted(self) -> int:
-        """Of `waiting`, the rows that still cost a start."""
-        return 0 if self.starts is None else self.starts.unstarted
+        """The rows that still cost a start, without those of blocked accounts; unsure ones count."""
+        return 0 if self.starts is None else self.starts.unstarted + self.starts.unsure - self.blocked_rows
 
     @property
     def started(self) -> int:

@@ -40,7 +40,8 @@ class Metrics:
     """Mutable counters of one run; only the engine changes them."""
 
     waiting: int = 0  # tasks without an outcome, of this and earlier runs
-    blocked: int = 0  # of these, as of up to half a minute ago: in accounts that only a person or HubSpot can release
+    blocked: int = 0  # of these, as of up to half a minute ago: in accounts that the forecast leaves out
+    elsewhere: int = 0  # as old: in the other accounts, but those with too many rows to count; 0 where none has
     kinds: Counter[str] = field(default_factory=Counter)  # finished tasks, of this and earlier runs
     landed: Counter[str] = field(default_factory=Counter)  # by kind: how many of these have a file
     lines: int = 0  # input lines read in this run

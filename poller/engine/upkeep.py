@@ -12,12 +12,13 @@ from poller.core.fleet import Fenced
 from poller.core.protocols import Clock, Store
 from poller.engine.history import History, counts_of
 from poller.engine.lane import Lane
+from poller.engine.left_out import beside_many_rows, left_out
 from poller.engine.metrics import Metrics
 
 log = structlog.get_logger("poller")
 
 SAVE_EVERY_S = 5.0  # how often lanes are saved, so that a restart knows when an account was last used
-COUNT_EVERY_S = 30.0  # how often the tasks of paused accounts are counted, for the forecast
+COUNT_EVERY_S = 30.0  # how often the tasks of accounts that the forecast leaves out are counted
 PRUNED_AT_ONCE = 500  # 30 ms in SQLite, which the event loop waits for
 PRUNE_EVERY_S = 60.0
 INDEXED_AT_ONCE = 256  # tasks: 4 ms in SQLite, of every
@@ -43,6 +44,7 @@ class Upkeep:
         self._store, self._metrics, self._clock = store, metrics, clock
         self._lanes, self._history = lanes, history
         self._blocked: set[str] = set()  # the accounts whose tasks were counted last
+        self._elsewhere: set[str] = set()
         self._count_at = 0.0
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
@@ -60,11 +62,13 @@ class Upkeep:
 
     async def _count_blocked(self) -> None:
         now = asyncio.get_running_loop().time()
-        blocked = {name for name, lane in self._lanes.items() if lane.gate.state().is_blocked}
-        if blocked == self._blocked and now < self._count_at:
+        blocked = left_out(self._lanes)
+        elsewhere = beside_many_rows(self._lanes.keys() - blocked, self._lanes)
+        if (blocked, elsewhere) == (self._blocked, self._elsewhere) and now < self._count_at:
             return
-        self._blocked, self._count_at = blocked, now + COUNT_EVERY_S
+        self._blocked, self._elsewhere, self._count_at = blocked, elsewhere, now + COUNT_EVERY_S
         self._metrics.blocked = await self._store.waiting_of(blocked) if blocked else 0
+        self._metrics.elsewhere = await self._store.waiting_of(elsewhere) if elsewhere else 0
 
     async def _sample_pace(self) -> None:
         metrics, lanes = self._metrics, self._lanes

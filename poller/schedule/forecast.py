@@ -53,7 +53,7 @@ class Forecast:
     nearly_at: float | None = None  # None: 99 % are done already, or it is not known
     slowest_at: float | None = None  # None: not known
     is_tail_open: bool = False  # the slowest may take much longer than the others, and how long is not known yet
-    is_partial: bool = False  # without the accounts that are paused until a person or HubSpot acts
+    is_partial: bool = False  # without accounts that are paused until a person or HubSpot acts, or on trial
     earliest_at: float | None = None  # not before: one poll a task at the limit
     latest_at: float | None = None
     quota_days: int = 0  # midnights to wait for, because the day's quota is used up
@@ -74,7 +74,7 @@ def forecast(
     unstarted: int = 0,
 ) -> Forecast:
     """Return when the waiting tasks will have their outcomes, except for `blocked` of them: those of accounts that are
-    paused until a person or HubSpot acts. Each of the `unstarted` ones, rows to import, costs a request more.
+    paused until a person or HubSpot acts. Each of the `unstarted` other ones, rows to import, costs a request more.
 
     `paces` are outcomes per second, the most recent first. `is_open`: more input may come. `times_out_at` is the
     deadline of the youngest task. `finished` tasks are done; for `slowest_at` see `slowest_of`. That is no forecast
@@ -135,12 +135,12 @@ def slowest_of(
     return now + high
 
 
-def time_left(cast: Forecast, now: float) -> str:
+def time_left(cast: Forecast, now: float, *, left_out: str = "paused accounts") -> str:
     """Return how long it will take, for people, such as `99 % in about 3 min, the slowest may take 20 min`; empty where
-    that is not known."""
+    that is not known. A partial forecast is one without the `left_out`."""
     if cast.at is None:
         return ""
-    partial = ", without paused accounts" if cast.is_partial else ""
+    partial = f", without {left_out}" if cast.is_partial else ""
     slowest_at = cast.slowest_at
     if cast.is_tail_open and cast.nearly_at is not None:
         return f"99 % in about {_left(cast.nearly_at, now)}, a few may take longer{partial}"

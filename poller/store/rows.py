@@ -170,11 +170,11 @@ def sums_of(
     landed: Mapping[str, int],
     reasons: Sequence[Row],
     pruned: Sequence[Row],
-    blocked: int = 0,
+    blocked: tuple[int, int] = (0, 0),
     starts: StartSums | None = None,
 ) -> Sums:
     """Add what was pruned (kind, tasks, polls, landed) to what is kept, and rows without a task to what waits.
-    `finished` counts records, `kinds` tasks."""
+    `finished` counts records, `kinds` tasks; `blocked` are tasks, and rows without one."""
     gone = sum(tasks for _, tasks, _, _ in pruned)
     return Sums(
         sources=tuple(sources),
@@ -187,7 +187,8 @@ def sums_of(
         landed=Counter(landed) + Counter({kind: landed for kind, _, _, landed in pruned}),
         reasons=tuple(ReasonSum(*row) for row in reasons),
         pruned=gone,
-        blocked=blocked,
+        blocked=sum(blocked),
+        blocked_rows=blocked[1],
         starts=starts,
     )
 

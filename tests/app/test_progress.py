@@ -15,7 +15,7 @@ from poller.core.accounts import Pause
 from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.protocols import Clock
-from poller.core.starts import ImportsReading, TrialReading
+from poller.core.starts import BACKLOG_COUNTED, ImportsReading, TrialReading
 from poller.core.text import pause_text
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
@@ -35,6 +35,7 @@ class Screen:
         self.ended = True
         self.ending = ""
         self.imports: dict[str, ImportsReading] = {}
+        self.left_out: set[str] = set()
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
@@ -43,6 +44,7 @@ class Screen:
             ended=lambda: self.ended,
             ending=lambda: self.ending,
             imports=lambda: self.imports,
+            left_out=lambda: self.left_out,
         )
 
     def shown(self, width: int = 100) -> str:
@@ -114,6 +116,25 @@ def test_a_trial_shows_what_the_other_rows_wait_for_and_its_pace_is_no_forecast(
     shown = screen.shown()
     assert "left" not in shown
     assert "default: trial of 20 rows, 4 landed; the others start once 10 have" in shown
+
+
+def test_rows_and_the_trial_of_an_account_that_is_left_out_are_not_in_the_forecast_of_the_others(
+    screen: Screen,
+) -> None:
+    screen.metrics.waiting, screen.metrics.blocked, screen.left_out = 100_400, 100_000, {"a"}
+    screen.lanes = [LaneOutlook(rate_per_s=10, is_paused=True), LaneOutlook(rate_per_s=10)]
+    screen.imports = {"a": ImportsReading(unstarted=BACKLOG_COUNTED, underway=0)}
+    screen.work(60, finished_per_s=5)
+    shown = screen.shown()
+    assert "about 20 s left, without paused accounts" in shown
+    assert "100,000 rows to start, 0 under way" in shown
+    trial = TrialReading(rows=20, started=20, landed=4, needed=10)
+    screen.imports = {"a": ImportsReading(unstarted=99_980, underway=20, trial=trial)}
+    shown = screen.shown()
+    assert "about 20 s left, without accounts that are paused or on trial" in shown
+    assert "a: trial of 20 rows, 4 landed" in shown
+    screen.metrics.blocked = screen.metrics.waiting
+    assert "a trial runs: no forecast yet" in screen.shown(), "the other has no task"
 
 
 def test_while_rows_wait_starts_are_counted_and_the_requests_are_the_pace(screen: Screen) -> None:

@@ -89,6 +89,8 @@ def test_starts_that_are_too_many_to_count_are_all_but_those_under_way() -> None
     assert starts_left([], 300) == 0
     assert starts_left([few], 100) == 80
     assert starts_left([few, many], 1_005_020) == 1_000_000
+    assert starts_left([few, many], 1_015_020, elsewhere=10_100) == 1_000_000, "the others' ids are no rows"
+    assert starts_left([few, many], 500, elsewhere=10_100) == 80, "counted at another instant"
 
 
 def test_too_few_outcomes_give_only_the_bounds() -> None:

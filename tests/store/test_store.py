@@ -11,7 +11,7 @@ import pytest
 from poller.core.accounts import AccountState
 from poller.core.deliveries import Written
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
-from poller.core.model import Added, Chunk, Fed, Kind, Position, Rejection
+from poller.core.model import Added, Chunk, Fed, FedRow, Kind, Position, Rejection
 from poller.core.protocols import Clock, Store
 from poller.core.sums import ReasonSum, SourceSums
 from poller.store import last_beat, open_store, read_store
@@ -526,13 +526,16 @@ async def test_a_second_owner_is_refused_with_the_name_of_the_first(open_kept: O
 async def test_the_tasks_of_accounts_that_only_a_person_can_release_are_counted(store: Store) -> None:
     source = await store.new_source("ids.txt")
     fed = tuple(Fed(account=name, task_id=f"{name}{n}", ref=None) for name, n in zip("aabbbc", range(6), strict=True))
-    await store.add(source, replace(chunk_of(), fed=fed))
+    rows = tuple(FedRow(account=name, row=f"{name}{n}", body=b"{}", ref=b"{}") for n, name in enumerate("abb"))
+    await store.add(source, replace(chunk_of(), fed=fed, rows=rows))
     store.save_account("b", AccountState(pause="token_refused"))
     store.save_account("c", AccountState(pause="daily_quota", resume_at=9.0))
-    assert (await store.sums()).blocked == 3
-    assert await store.waiting_of(["a", "b", "unknown"]) == 5
+    sums = await store.sums()
+    assert (sums.blocked, sums.blocked_rows, sums.unstarted) == (5, 2, 1)
+    assert await store.waiting_of(["a", "b", "unknown"]) == 8
     store.save_account("b", AccountState())
-    assert (await store.sums()).blocked == 0
+    sums = await store.sums()
+    assert (sums.blocked, sums.blocked_rows, sums.unstarted) == (0, 0, 3)
 
 
 async def test_a_heartbeat_is_seen_from_outside_with_commits_and_on_request(open_kept: Open, kept_url: str) -> None:

@@ -73,6 +73,32 @@ async def test_rows_whose_columns_lack_an_option_store_nothing(simulation: Simul
     assert (await simulation.sums()).sources == ()
 
 
+async def test_the_forecast_of_ids_leaves_out_another_accounts_trial_and_the_rows_of_a_paused_one(
+    simulation: Simulation,
+) -> None:
+    slow = Simulation(simulation.folder, simulation.clock, replace(QUICK, durations=parse_durations("fixed:300")))
+    accounts = {"eu": {"token_env": "HUBSPOT_TOKEN"}, "us": {"token_env": "HUBSPOT_TOKEN"}}
+    flags = FLAGS | {"accounts": accounts, "account": "eu"}
+    rows = "".join(f"https://cdn.example.com/{number}.png,{number}\n" for number in range(400))
+    async with visited(slow, flags=flags) as session:
+        for path, body in (("imports?account=eu", "url,sku\n" + rows), ("tasks?account=us", "AAAAEZ6whGI\n")):
+            headers = {"Content-Type": "text/csv" if "imports" in path else "text/plain"}
+            async with session.post(f"/v1/{path}", data=body, headers=headers) as response:
+                assert response.status == 200, await response.text()
+        found = []
+        for action in ("", "pause"):
+            if action:
+                async with session.post(f"/v1/accounts/eu/{action}") as response:
+                    assert response.status == 200
+            await asyncio.sleep(10)
+            async with session.get("/v1/overview") as response:
+                found.append((await json_of(response))["forecast"])
+        sums = await slow.sums()
+    for forecast in found:
+        assert forecast["is_partial"]
+    assert (sums.blocked_rows, sums.unstarted) == (380, 0)
+
+
 async def test_metrics_page_and_status_show_the_rows(simulation: Simulation) -> None:
     slow = Simulation(simulation.folder, simulation.clock, replace(QUICK, durations=parse_durations("fixed:60")))
     rows = "".join(f"https://cdn.example.com/{number}.png,{number}\n" for number in range(30))

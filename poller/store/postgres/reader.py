@@ -89,7 +89,7 @@ class PostgresReads(StateReader):
         return await self._read(self._account, name)
 
     async def waiting_of(self, accounts: Collection[str]) -> int:
-        return await self._read(_waiting_of, accounts)
+        return sum(await self._read(_waiting_of, accounts))
 
     async def _account(self, connection: AsyncConnection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
@@ -246,12 +246,13 @@ async def _count_outboxes(connection: AsyncConnection) -> list[SinkSums]:
     return [rows.sink_sums_of(row) for row in found]
 
 
-async def _waiting_of(connection: AsyncConnection, accounts: Collection[str]) -> int:
-    ((waiting,),) = await fetch_all(
+async def _waiting_of(connection: AsyncConnection, accounts: Collection[str]) -> tuple[int, int]:
+    """Return how many tasks of these accounts wait, and how many rows without a task."""
+    ((tasks, without_task),) = await fetch_all(
         connection,
-        "SELECT coalesce(sum((SELECT count(*) FROM task WHERE account = a.id AND kind IS NULL)"
-        " + (SELECT count(*) FROM import_row WHERE account = a.id AND task IS NULL)), 0)::bigint"
+        "SELECT coalesce(sum((SELECT count(*) FROM task WHERE account = a.id AND kind IS NULL)), 0)::bigint,"
+        " coalesce(sum((SELECT count(*) FROM import_row WHERE account = a.id AND task IS NULL)), 0)::bigint"
         " FROM account a WHERE name = ANY (%s)",
         (list(accounts),),
     )
-    return int(waiting)
+    return int(tasks), int(without_task)

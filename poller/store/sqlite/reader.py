@@ -86,7 +86,7 @@ class SqliteReader(StateReader):
         return self._read(self._account, name)
 
     async def waiting_of(self, accounts: Collection[str]) -> int:
-        return self._read(_waiting_of, accounts)
+        return sum(self._read(_waiting_of, accounts))
 
     def _account(self, connection: Connection, name: str) -> AccountState:
         """Return the noted state or else the stored one, with the stored requests of its day."""
@@ -234,13 +234,14 @@ def _count_outboxes(connection: Connection) -> list[SinkSums]:
     return [rows.sink_sums_of(row) for row in found]
 
 
-def _waiting_of(connection: Connection, accounts: Collection[str]) -> int:
+def _waiting_of(connection: Connection, accounts: Collection[str]) -> tuple[int, int]:
+    """Return how many tasks of these accounts wait, and how many rows without a task."""
     found = [
         connection.execute(
             "SELECT (SELECT count(*) FROM task WHERE account = a.id AND kind IS NULL)"
-            " + (SELECT count(*) FROM import_row WHERE account = a.id AND task IS NULL) FROM account a WHERE name = ?",
+            ", (SELECT count(*) FROM import_row WHERE account = a.id AND task IS NULL) FROM account a WHERE name = ?",
             (name,),
         ).fetchone()
         for name in accounts
     ]
-    return sum(row[0] for row in found if row)
+    return sum(row[0] for row in found if row), sum(row[1] for row in found if row)

@@ -86,7 +86,9 @@ function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: s
   const isWide = forecast.latest_at - forecast.earliest_at > Math.max(120, 0.15 * left);
   const range = isWide ? ` (${span(forecast.earliest_at, forecast.latest_at, now)})` : "";
   const paused = lanes.some((lane) => lane.pause && !forecast.is_partial) ? ", once the pause is over" : "";
-  const partial = forecast.is_partial ? ", without the tasks of paused accounts" : "";
+  const onTrial = lanes.some((lane) => lane.imports?.trial);
+  const leftOut = onTrial ? "accounts that are paused or on trial" : "paused accounts";
+  const partial = forecast.is_partial ? `, without the tasks of ${leftOut}` : "";
   const limits = `${range}, at the recent pace${paused}${partial}${isFed ? "" : ", if nothing more is fed"}`;
   const slowest = forecast.slowest_at;
   if (forecast.is_tail_open) {

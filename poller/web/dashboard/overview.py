@@ -16,6 +16,7 @@ from poller.core.starts import starts_left
 from poller.core.sums import SourceSums
 from poller.core.timestamps import iso
 from poller.engine.history import STEP_S, History, counts_of
+from poller.engine.left_out import left_out
 from poller.reports.ledger import merged
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast, LaneOutlook, forecast, import_paces
@@ -144,21 +145,27 @@ class Overview:
         slowest.deadline_s = self._run.deadline_s
         slowest.see(metrics.tasks, now=now, fed_at=self._fed_at)
         steps = [*history.steps, history.unfinished(now, counts_of(metrics), paused=0.0)]
-        imports = [lane.imports for lane in lanes if lane.imports is not None]
-        unstarted = starts_left(imports, metrics.waiting)
-        paces = import_paces(
-            steps, waiting=metrics.waiting, unstarted=unstarted, polls=metrics.polls, starts=metrics.starts
-        )
+        without = left_out(self._service.lanes)
+        trials = {name for name, lane in self._service.lanes.items() if lane.imports is not None and lane.imports.trial}
+        if is_trial_alone := bool(trials) and (metrics.waiting <= metrics.blocked or not trials <= without):
+            without = set()
+        at_work = [lane.imports for name, lane in self._service.lanes.items() if name not in without]
+        imports = [each for each in at_work if each is not None]
+        has_left_out = bool(without) and (metrics.blocked > 0 or len(without) == len(readings))
+        waiting = metrics.waiting - metrics.blocked
+        unstarted = starts_left(imports, waiting, metrics.elsewhere)
+        paces = import_paces(steps, waiting=waiting, unstarted=unstarted, polls=metrics.polls, starts=metrics.starts)
         return forecast(
             now=now,
             waiting=metrics.waiting,
             is_open=self._service.endless or not self._service.fed,
-            paces=() if any(each.trial for each in imports) else paces,
-            lanes=[_outlook(reading, due.get(name)) for name, reading in readings.items()],
+            paces=() if is_trial_alone else paces,
+            lanes=[_outlook(each, due.get(name)) for name, each in readings.items() if name not in without]
+            + [LaneOutlook(is_paused=True, next_due_at=now)] * has_left_out,
             polls_per_task=self._polls_per_task() or 1.0,
             times_out_at=slowest.times_out_at,
             finished=metrics.finished,
-            blocked=metrics.blocked,
+            blocked=0 if is_trial_alone else metrics.blocked,
             slowest_at=slowest.at(now, waiting=metrics.waiting, durations=[lane.durations for lane in lanes]),
             unstarted=unstarted,
         )
