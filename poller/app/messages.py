@@ -104,8 +104,10 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
     elif code is Exit.WORK_LEFT:
         undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
         parts = [(sums.waiting, "task", "waiting"), (undelivered, "record", "not delivered")]
-        left = ", ".join(f"{counted(count, noun)} {state}" for count, noun, state in parts if count)
-        message = f"stopped with work left: {left}. {again}"
+        left = [f"{counted(count, noun)} {state}" for count, noun, state in parts if count]
+        left += ["input not read to its end"] if work.is_input_left else []
+        why = f"the state cannot be written ({work.unwritable})" if work.unwritable else ""
+        message = f"stopped with work left: {'; '.join(filter(None, (', '.join(left), why)))}. {again}"
     if message is not None:
         write(f"poller: {message}")
     log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
