@@ -52,9 +52,13 @@ def _has_secret(word: str) -> bool:
 
 
 def awaited(service: Service) -> str:
-    """Return what the end of the run waits for: polls, deliveries, and for how long at most; empty for nothing."""
-    polls = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
-    parts = [f"{counted(polls, 'poll')} in flight"] if polls else []
+    """Return what the end of the run waits for: a state that cannot be written, requests, deliveries, and
+    for how long at most; empty for nothing."""
+    reason = service.unwritable_reason
+    parts = [f"the state, which cannot be written ({without_controls(reason)})"] if reason else []
+    requests = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
+    noun = "request" if any(lane.imports is not None for lane in service.lanes.values()) else "poll"
+    parts += [f"{counted(requests, noun)} {'held up' if reason else 'in flight'}"] if requests else []
     behind = [loop for loop in service.delivery_loops if loop.stopped_by is None and loop.undelivered]
     parts += [f"{counted(loop.undelivered, 'record')} for {without_controls(loop.sink.name)}" for loop in behind]
     left_s = service.drain_left_s
@@ -104,8 +108,10 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
     elif code is Exit.WORK_LEFT:
         undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
         parts = [(sums.waiting, "task", "waiting"), (undelivered, "record", "not delivered")]
-        left = ", ".join(f"{counted(count, noun)} {state}" for count, noun, state in parts if count)
-        message = f"stopped with work left: {left}. {again}"
+        left = [f"{counted(count, noun)} {state}" for count, noun, state in parts if count]
+        left += ["input not read to its end"] if work.is_input_left else []
+        why = f"the state cannot be written ({work.unwritable})" if work.unwritable else ""
+        message = f"stopped with work left: {'; '.join(filter(None, (', '.join(left), why)))}. {again}"
     if message is not None:
         write(f"poller: {message}")
     log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)

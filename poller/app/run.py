@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from poller import __version__
 from poller.app import inputs
@@ -56,7 +57,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     if error is None and service.fed and not service.endless:
         error = nothing_fed(sums, metrics, sources, settings)
     again = environment.again.text(is_fed=service.fed)
-    return conclude(sums, given.work(sums, service, metrics), metrics, error, state_flag(settings), again)
+    return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
 
 
 class _GivenWork:
@@ -77,11 +78,13 @@ class _GivenWork:
         await store.flush()
         return cls(note, is_work_left=is_work_left(sums))
 
-    def work(self, sums: Sums, service: Service, metrics: Metrics) -> Work:
-        """Return what became of it."""
+    def work(self, sums: Sums, service: Service, metrics: Metrics, store: Store) -> Work:
+        """Return what became of it, once the store is closed: until then it may still write."""
         unchanged = service.ingest.unchanged
         has_more = self._is_work_left or metrics.lines or not unchanged.lines
-        return work_of(sums, self._note, unchanged, is_all_unchanged=not has_more)
+        work = work_of(sums, self._note, unchanged, is_all_unchanged=not has_more)
+        is_input_left = not service.fed and not service.endless
+        return replace(work, is_input_left=is_input_left, unwritable=store.unwritable_reason)
 
 
 async def _closing_sums(store: Store, state: str) -> Sums:

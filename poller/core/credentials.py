@@ -10,12 +10,15 @@ from poller.core.errors import ConfigError
 
 LARGEST_FILE = 65_536
 
-_MISTAKES = (
+_MISTAKES = (  # surely: any other secret, such as one for --listen, may have any signs
     (re.compile(r"(?i)(?:authorization:\s*)?bearer\s"), "has the word Bearer before the token"),
-    (re.compile(r"(?:export\s+)?(?:[A-Z][A-Z0-9]*_[A-Z0-9_]+|token)\s*[=:]\s*[^=]"), "has a name before the token"),
+    (
+        re.compile(r"""export\s+\w+\s*=|HUBSPOT_[A-Z0-9_]*(?:TOKEN|SECRET|KEY)[A-Z0-9_]*\s*=|\w+\s*[=:]\s*["']?pat-"""),
+        "has a name before the token",
+    ),
     (re.compile(r"\$\{|\{\{|\$[A-Z_]{4,}\Z|%[A-Z_]{4,}%\Z"), "has a variable's name in place of its value"),
     (re.compile(r'[{\[]\s*"'), "is JSON, not a token"),
-    (re.compile(r".*(?:\.\.\.|…)\Z"), "is a token that was shortened, or an example"),
+    (re.compile(r"pat-.*\.\.\.\Z|.*…\Z"), "is a token that was shortened, or an example"),
 )
 
 

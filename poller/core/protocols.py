@@ -263,6 +263,10 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
     def writable(self) -> bool:
         """False while writing methods wait, for a disk that is full or a server that is out of reach."""
 
+    @property
+    def unwritable_reason(self) -> str:
+        """What writing methods wait for; empty while `writable`."""
+
     def beat(self) -> None:
         """Note the owner's heartbeat, which `poller healthcheck` sees from outside; every commit does so too."""
 

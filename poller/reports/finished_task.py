@@ -83,6 +83,12 @@ def extension_of(name: str) -> str:
     return end.lower() if dot and re.fullmatch(r"[A-Za-z0-9]{1,8}", end) else NO_EXTENSION
 
 
+def attempt_of(row: str) -> tuple[str, int]:
+    """Return the identity of the first attempt at a row, and which one this is, from 1."""
+    first, _, attempt = row.partition("~")
+    return first, int(attempt) if re.fullmatch("[0-9]{1,9}", attempt) else 1
+
+
 def _between(began: object, ended: object) -> float | None:
     begin, end = epoch(began), epoch(ended)
     return None if begin is None or end is None or end < begin else end - begin

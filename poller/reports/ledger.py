@@ -129,13 +129,15 @@ def summary(sums: Sums) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def landed_line(landed: Mapping[str, int], finished: int, waiting: int) -> str:
+def landed_line(landed: Mapping[str, int], finished: int, waiting: int, landed_later: int = 0) -> str:
     """Return how many files landed, such as `5,701 landed (281 with errors) · 1,298 did not · 1 waiting`: the headline
-    of summary, status, report and page. `landed` is by kind."""
+    of summary, status, report and page. `landed` is by kind; `landed_later`, of those that did not, is where a later
+    attempt at the row did."""
     there = sum(landed.values())
     not_plainly = there - landed.get(Kind.COMPLETE, 0)
     with_errors = f" ({not_plainly:,} with errors)" if not_plainly else ""
-    parts = [f"{there:,} landed{with_errors}", f"{finished - there:,} did not"]
+    later = f", {landed_later:,} of these at first only: a later attempt landed" if landed_later else ""
+    parts = [f"{there:,} landed{with_errors}", f"{finished - there:,} did not{later}"]
     return " · ".join([*parts, f"{waiting:,} waiting"] if waiting else parts)
 
 

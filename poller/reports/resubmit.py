@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -10,11 +11,13 @@ from poller.core.model import JsonObject
 from poller.core.protocols import StateReader
 from poller.core.record import decode
 from poller.core.start_options import FOLDERS, options_from
-from poller.reports.finished_task import FinishedTask
+from poller.reports.finished_task import FinishedTask, attempt_of
 from poller.reports.retryable import RetryAdvice
 
 REQUIRED = ("access", "overwrite", *DUPLICATE_OPTIONS)  # by HubSpot, beside url
 IS_IMPORT = b'"row":'  # in a record that has the fields of an import
+_IS_LATER = re.compile(rb'"row":\s*"[^"~]*~')
+IS_COMPLETE = b'"kind":"complete",'
 NO_URL_IN_ROW = "there is no URL in the row"
 
 
@@ -39,17 +42,65 @@ def start_body(
     return body
 
 
-async def start_bodies(store: StateReader, records: Iterable[tuple[int, str, bytes]]) -> dict[int, bytes]:
-    """Return the bodies that `poller import` sent, by number. `records`: the number, account and bytes of each."""
+@dataclass(frozen=True, slots=True)
+class KeptStarts:
+    """What a state knows of the starts of failed rows, by the number of the record."""
+
+    bodies: dict[int, bytes] = field(default_factory=dict)  # as `poller import` sent them
+    tried_again: set[int] = field(default_factory=set)  # their row has a later attempt, which may be under way
+
+
+async def kept_starts(store: StateReader, records: Iterable[tuple[int, str, bytes]]) -> KeptStarts:
+    """Return what is known of the starts of those that are not complete. `records`: the number, account and bytes of
+    each."""
     rows: dict[str, dict[str, int]] = {}
     for number, account, record in records:
-        if IS_IMPORT in record and (row := orjson.loads(record).get("row")) is not None:
+        is_complete = record.startswith(IS_COMPLETE, record.find(b'"kind":'))
+        if not is_complete and IS_IMPORT in record and (row := orjson.loads(record).get("row")) is not None:
             rows.setdefault(account, {})[str(row)] = number
-    found: dict[int, bytes] = {}
+    kept = KeptStarts()
     for account, numbers in rows.items():
-        bodies = await store.start_bodies(account, list(numbers))
-        found |= {numbers[row]: body for row, body in bodies.items()}
-    return found
+        later = {row: later_attempt(row) for row in numbers}
+        bodies = await store.start_bodies(account, [*numbers, *later.values()])
+        kept.bodies.update((number, bodies[row]) for row, number in numbers.items() if row in bodies)
+        kept.tried_again.update(number for row, number in numbers.items() if later[row] in bodies)
+    return kept
+
+
+def later_attempt(row: str) -> str:
+    """Return the identity of the attempt after this one."""
+    first, attempt = attempt_of(row)
+    return f"{first}~{attempt + 1}"
+
+
+class LatestAttempts:
+    """The latest attempt at each row that was tried again, in records of files. Grows with these rows."""
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[str, str], int] = {}
+
+    def add(self, record: bytes) -> None:
+        """Note the attempt of a record; nothing where it is none, or the first."""
+        if _IS_LATER.search(record) and (found := _row_in(record)) is not None:
+            account, first, attempt = found
+            self._latest[account, first] = max(attempt, self._latest.get((account, first), 1))
+
+    def has_later(self, record: bytes) -> bool:
+        """Whether there is a later attempt at the row of this record."""
+        if not self._latest or (found := _row_in(record)) is None:
+            return False
+        account, first, attempt = found
+        return attempt < self._latest.get((account, first), 1)
+
+
+def _row_in(record: bytes) -> tuple[str, str, int] | None:
+    """Return account, row and attempt of a record; None where it is not that of a row."""
+    try:
+        read = orjson.loads(record)
+    except ValueError:
+        return None
+    row = read.get("row") if isinstance(read, dict) else None
+    return (str(read.get("account", "default")), *attempt_of(row)) if isinstance(row, str) else None
 
 
 def missing_options(body: JsonObject) -> tuple[str, ...]:

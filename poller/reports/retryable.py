@@ -33,6 +33,9 @@ class RetryAdvice:
     why: str
 
 
+TRIED_AGAIN = RetryAdvice(retryable=False, why="its row was tried again: the later attempt decides")
+
+
 def retry_advice(task: FinishedTask) -> RetryAdvice:
     """Return whether the import can be retried.
 

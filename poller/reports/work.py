@@ -43,6 +43,8 @@ class Work(Struct, frozen=True, kw_only=True):
     dead: int
     failed_duplicates: int  # lines whose task had an outcome before, but not `complete`
     unchanged: UnchangedLines = UNREAD
+    is_input_left: bool = False  # the run ended before a finite input was read to its end
+    unwritable: str = ""  # why the state could not be written at the end; empty where it could
 
 
 def work_start(sums: Sums) -> WorkStart:
@@ -99,9 +101,9 @@ def is_work_left(sums: Sums) -> bool:
 
 
 def exit_code(sums: Sums, work: Work) -> Exit:
-    """Return the exit code of a run that ends with these sums: of the whole state, whether work is left; else of the
-    work that the run was given."""
-    if is_work_left(sums):
+    """Return the exit code of a run that ends with these sums: whether work is left, in the whole state or in input
+    that was not read or stored; else of the work that the run was given."""
+    if is_work_left(sums) or work.is_input_left or work.unwritable:
         return Exit.WORK_LEFT
     failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates
     earlier = work.unchanged.failed or work.unchanged.rejected or work.unchanged.dead

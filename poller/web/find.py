@@ -16,7 +16,7 @@ from poller.core.moments import moment
 from poller.core.search import State, TaskFilter, TaskPage
 from poller.core.start_options import OPTIONS
 from poller.reports.finished_task import read_record
-from poller.reports.resubmit import start_bodies, start_body
+from poller.reports.resubmit import kept_starts, start_body
 from poller.reports.retryable import retry_advice
 from poller.reports.task_list import TaskList, head_of, lines_of, task_summary
 from poller.web.context import STATE, store_limit
@@ -143,12 +143,14 @@ async def _bodies(request: web.Request, wanted: TaskFilter, defaults: Mapping[st
     async for page in _pages(request, wanted, BODIES_AT_ONCE, with_bodies=True):
         lines = []
         records = ((task.key, task.account, task.body or b"") for task in page.tasks)
-        sent = await start_bodies(request.app[STATE].store, records)
+        kept = await kept_starts(request.app[STATE].store, records)
         for task in page.tasks:
+            if task.key in kept.tried_again:
+                continue
             finished = read_record(task.body or b"", columns)
             if finished.reason is not None and retry_advice(finished).retryable:
                 with suppress(ValueError):  # its row has no URL, or a value that HubSpot does not take
-                    lines.append(_line(start_body(finished, columns, defaults, sent.get(task.key))))
+                    lines.append(_line(start_body(finished, columns, defaults, kept.bodies.get(task.key))))
         yield "".join(lines)
 
 

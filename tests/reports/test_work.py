@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from msgspec.json import encode
+from msgspec.structs import replace as msgspec_replace
 
 from poller.core.errors import Exit
 from poller.core.sums import SinkSums, SourceSums, Sums
@@ -138,3 +139,9 @@ def test_the_text_counts_this_run_and_completes_its_commands() -> None:
         "          2  tasks finished",
         "          1  input line rejected: poller status --rejected --state sqlite:///my.db",
     ]
+
+
+@pytest.mark.parametrize("left", [{"is_input_left": True}, {"unwritable": "database or disk is full"}])
+def test_input_that_was_not_read_or_stored_is_work_left(left: dict[str, Any]) -> None:
+    work = msgspec_replace(work_of(SUMS, work_note(None, NOTHING)), **left)
+    assert exit_code(SUMS, work) is Exit.WORK_LEFT

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from poller.cli.commands.report import ReportOptions, write_report
@@ -16,6 +17,7 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.sandbox import Outage, Scenario, parse_durations
 from tests.support.simulation import Simulation, named, settings_for
+from tests.support.site import visited
 
 OPTIONS = {"access": "PRIVATE", "folderPath": "/p"}
 QUICK: dict[str, Any] = {"durations": parse_durations("uniform:1,5"), "fates": {}, "latency_s": (0.02, 0.08)}
@@ -358,6 +360,41 @@ async def test_report_resubmit_and_import_bring_every_row_to_land(
     }
     assert all(record["row"].endswith("~2") and len(record["earlier"]) == 1 for record in landed.values())
     assert imbalances(await healed.sums()) == []
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+async def test_what_was_tried_again_is_not_offered_for_resubmission(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], from_files: bool
+) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
+    simulation.api.stage = _with_server_error
+    assert await simulation.run(write_rows(tmp_path, 4), flags()) is Exit.NOT_ALL_COMPLETE
+    again = tmp_path / "again.csv"
+    again.write_text("\n".join((tmp_path / "rows.csv").read_text().splitlines()[:4]) + "\n")  # three of the four
+    assert await Simulation(tmp_path, clock, scenario(seed=2)).run(again, flags()) is Exit.ALL_COMPLETE
+    capsys.readouterr()
+    options = ReportOptions(files=(tmp_path / "finished.jsonl",) if from_files else ())
+    await write_report(settings_for(tmp_path), options, clock)
+    text = capsys.readouterr().out
+    assert "3 landed · 4 did not, 3 of these at first only: a later attempt landed" in text
+    assert "1 of those not complete can be retried" in text
+    await write_report(settings_for(tmp_path), replace(options, resubmit=tmp_path / "bodies.jsonl"), clock)
+    assert [orjson.loads(line)["url"] for line in (tmp_path / "bodies.jsonl").read_bytes().splitlines()] == [
+        "https://cdn.example.com/3.png"
+    ]
+    assert (tmp_path / "bodies.rest.jsonl").read_text().count("its row was tried again") == 3
+
+
+async def test_the_download_of_bodies_leaves_out_what_was_tried_again(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(dead_hosts=frozenset({"cdn.example.com"})))
+    simulation.api.stage = _with_server_error
+    assert await simulation.run(write_rows(tmp_path, 4), flags()) is Exit.NOT_ALL_COMPLETE
+    again = tmp_path / "again.csv"
+    again.write_text("\n".join((tmp_path / "rows.csv").read_text().splitlines()[:4]) + "\n")
+    assert await Simulation(tmp_path, clock, scenario(seed=2)).run(again, flags()) is Exit.ALL_COMPLETE
+    async with visited(simulation) as session, session.get("/v1/resubmit") as response:
+        bodies = [orjson.loads(line) for line in (await response.read()).splitlines()]
+    assert [body["url"] for body in bodies] == ["https://cdn.example.com/3.png"]
 
 
 def _with_server_error(_ask: Any, reply: Any) -> Any:

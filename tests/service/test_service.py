@@ -1,6 +1,7 @@
 """The whole service, real aiohttp client against the real aiohttp sandbox, on a virtual clock."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from poller.app.messages import awaited
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.engine import Service
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
+from poller.store.sqlite.store import SqliteStore
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
 
 Events = list[MutableMapping[str, Any]]
@@ -216,3 +220,52 @@ async def test_an_exception_that_no_code_expects_is_exit_code_70_with_a_message(
         assert "poller: unexpected KeyError: 'a bug' (test_service.py, line" in capsys.readouterr().err
     assert [event["event"] for event in events].count("run.failed") == 2
     assert await simulation.run(ids) is Exit.ALL_COMPLETE
+
+
+# --- a run that ends before its input was read ----------------------------------------------------------------------
+
+
+def fill_disk(service: Service) -> None:
+    """Let the state not grow any more."""
+    store = service.feed_store
+    assert isinstance(store, SqliteStore)
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+async def test_a_disk_too_full_to_read_the_input_is_exit_code_75_with_the_reason(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario())
+    ids = simulation.write_ids(2000)
+    simulation.on_start = fill_disk
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(ids))
+        await asyncio.sleep(6)
+        simulation.drain()
+        assert simulation.service is not None
+        assert awaited(simulation.service).startswith("the state, which cannot be written (database or disk is full)")
+    assert running.result() is Exit.WORK_LEFT
+    assert (await simulation.sums()).waiting == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "input not read to its end; the state cannot be written (database or disk is full)" in last
+
+
+async def test_a_pipe_that_is_still_open_when_the_run_drains_is_exit_code_75(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:5")))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = os.open(pipe, os.O_RDWR)
+    try:
+        os.write(writing, simulation.write_ids(5).read_bytes())
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(simulation.run(pipe))
+            await asyncio.sleep(60)
+            simulation.drain()
+    finally:
+        os.close(writing)
+    assert len(simulation.records()) == 5
+    assert running.result() is Exit.WORK_LEFT
+    assert "input not read to its end" in capsys.readouterr().err

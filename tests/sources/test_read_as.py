@@ -1,5 +1,6 @@
 """A known file is read again where its lines are read otherwise than before: an id that is never polled is lost."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, Store
 from poller.sources import ChunkWriter, ReadOptions, feed
+from poller.sources.files.follow import follow
 from poller.store import open_store
 
 READ = ReadOptions(accounts=frozenset({"main", "eu"}), default_account="main", chunk_lines=100)
@@ -109,3 +111,31 @@ async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) 
     path.write_text(path.read_text())
     assert await read(store, path, READ) == 0
     assert len(await store.sources()) == 1
+
+
+async def follow_for(store: Store, path: Path, options: ReadOptions) -> int:
+    """Return how many new tasks a run of a few seconds finds in a followed file."""
+    tasks = 0
+
+    def count(_chunk: Chunk, added: Added) -> None:
+        nonlocal tasks
+        tasks += added.tasks
+
+    following = asyncio.create_task(follow(str(path), ChunkWriter(store, count), options))
+    await asyncio.sleep(3)
+    following.cancel()
+    await asyncio.wait([following])
+    return tasks
+
+
+async def test_a_followed_file_is_read_again_under_another_column(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text(TABLE)
+    one, two = replace(READ, id_column="column one"), replace(READ, id_column="column two")
+    assert [await follow_for(store, path, options) for options in (one, one, two)] == [299, 0, 299]
+    with path.open("a") as appended:
+        appended.write("C,D,\n")
+    assert await follow_for(store, path, two) == 1
+    assert await read(store, path, two) == 0
+    assert await read(store, path, one) == 1
+    assert len(await store.sources()) == 3

@@ -67,6 +67,7 @@ class Simulation:
         self.api = StagedApi(scenario, clock)
         self.seed = seed
         self.service: Service | None = None
+        self.on_start: Callable[[Service], None] = lambda _service: None
         self.reread: Callable[[], Settings] | None = None  # returns the settings for a reload
         self.tracer: Tracer | None = None
         self.terminal: LiveBlock | None = None  # shows the progress display
@@ -138,6 +139,7 @@ class Simulation:
 
     def _keep(self, service: Service) -> None:
         self.service = service
+        self.on_start(service)
 
     def drain(self) -> None:
         assert self.service is not None

@@ -129,22 +129,21 @@ async def write_report(settings: Settings, options: ReportOptions, clock: Clock 
     from poller.reports.failures.to_html import to_html
     from poller.reports.failures.to_json import to_json
     from poller.reports.failures.to_text import to_text
-    from poller.reports.retryable import retry_advice
+    from poller.reports.retryable import TRIED_AGAIN, retry_advice
 
     options = _with_rest(options)
     failures = FailureReport()
     counts = {"waiting": 0, "pruned": 0}
     with ExitStack() as files:
         failed_tasks = _FailedTaskFiles(options, files)
-        if options.files:
-            records = _records_in_files(options.files)
-        else:
-            records = _records_in_state(settings, counts, with_starts=options.resubmit is not None)
+        records = _records_in_files(options.files) if options.files else _records_in_state(settings, counts)
         async with aclosing(records):
-            async for body, origin, sent in records:
+            async for body, origin, sent, is_tried_again in records:
                 task = _read(body, origin, options.columns)
                 if options.selects(task):
                     advice = retry_advice(task) if task.reason is not None else None
+                    if advice is not None and advice.retryable and is_tried_again:
+                        advice = TRIED_AGAIN
                     failures.add(task, advice)
                     if advice is not None:
                         failed_tasks.add(task, advice, body, sent)
@@ -177,32 +176,35 @@ def _with_rest(options: ReportOptions) -> ReportOptions:
     return replace(options, rest=rest)
 
 
-_Found = tuple[
-    bytes, str, bytes | None
-]  # a record, where it is, and the body of its start where that is wanted and kept
+_Found = tuple[bytes, str, bytes | None, bool]
+"""A record, where it is, the body of its start where that is kept, and whether its row was tried again."""
 
 
 async def _records_in_files(files: tuple[Path, ...]) -> AsyncGenerator[_Found]:
     from poller.cli.records import lines_of
+    from poller.reports.resubmit import LatestAttempts
 
+    latest = LatestAttempts()
+    for line in lines_of([path for path in files if "%" in path.name or path.is_file()]):  # no pipe: read once
+        latest.add(line)
     names = ", ".join(path.name for path in files)
     for number, line in enumerate(lines_of(files), 1):
         if line.strip():
-            yield line, f"{names}, line {number:,}", None
+            yield line, f"{names}, line {number:,}", None, latest.has_later(line)
 
 
-async def _records_in_state(settings: Settings, counts: dict[str, int], *, with_starts: bool) -> AsyncGenerator[_Found]:
+async def _records_in_state(settings: Settings, counts: dict[str, int]) -> AsyncGenerator[_Found]:
     from poller.cli.records import open_state, pages_of
-    from poller.reports.resubmit import start_bodies
+    from poller.reports.resubmit import kept_starts
 
     async with open_state(settings) as store:
         sums = await store.sums()
         counts.update(waiting=sums.waiting, pruned=sums.pruned)
         async for page in pages_of(store):
-            records = ((each.number, each.account, each.body) for each in page) if with_starts else ()
-            bodies = await start_bodies(store, records)
+            kept = await kept_starts(store, ((each.number, each.account, each.body) for each in page))
             for record in page:
-                yield record.body, f"record {record.number}", bodies.get(record.number)
+                is_tried_again = record.number in kept.tried_again
+                yield record.body, f"record {record.number}", kept.bodies.get(record.number), is_tried_again
 
 
 def _read(body: bytes, origin: str, columns: Columns) -> "FinishedTask":

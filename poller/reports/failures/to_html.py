@@ -49,6 +49,7 @@ def _head(report: FailureReport, *, waiting: int, pruned: int, made_at: float, t
         ("", "complete", good),
         ("", f"not complete ({percent(report.failed, report.finished)})", report.failed),
     ]
+    tiles += [("", "did not at first, but at a later attempt", report.landed_later)] if report.landed_later else []
     tiles += [("", "can be retried", report.retryable)] if report.failed else []
     tiles += [("", "without an outcome yet", waiting)] if waiting else []
     tiles += [("", "past retention", pruned)] if pruned else []

@@ -13,7 +13,7 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S, FollowedFile
 from poller.sources.files.open_file import OpenFile, source_name, stat_of
-from poller.sources.files.read import feed
+from poller.sources.files.read import feed, is_read_so
 from poller.sources.files.registry import FileRegistry
 from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
@@ -75,8 +75,10 @@ class _Follower:
         known = await self._store.open_source(self._name)
         with next_file(self._path, None if known is None else known[1], links=self._links) as (file, start):
             if known is not None and start is not None:
-                await self._read(file, known[0], start)
-                return
+                if await is_read_so(file, start, self._store, self._options, self._name):
+                    await self._read(file, known[0], start)
+                    return
+                log.warning("source.found_misread", source=self._name, line=start.line)
             start = Position(fingerprint=file.fingerprint(0))  # identifies it: it may be renamed before it has a line
             await self._read(file, await self._store.new_source(self._name, start.fingerprint), start)
 

@@ -11,6 +11,7 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts
 from poller.sources.files.open_file import OpenFile
 from poller.sources.files.read import is_line_open, resumed_parser
+from poller.sources.files.read_as import manner_of
 from poller.sources.files.tail import Tail, Truncated, is_at
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import recognize
@@ -111,8 +112,10 @@ class FollowedFile:
     async def _commit(self, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
             position = chunk.position
-            if self._tail is not None:
-                position = replace(position, fingerprint=self._tail.fingerprint(position.offset))
+            if self._tail is not None and self._parser is not None:
+                manner = manner_of(self._parser.first_reader, self._options)
+                fingerprint = self._tail.fingerprint(position.offset)
+                position = replace(position, fingerprint=fingerprint, digest=f" {manner}")
             added = await self._store.add(self._number, replace(chunk, position=position))
             self.position = position
             self._counts.add(chunk, added)

@@ -98,7 +98,7 @@ async def _find_start(
         digest = await _digest_of_all(file, position) if file.holds(position) else None
         if digest is None:
             log.warning("source.found_changed", source=file.name, line=position.line)
-        elif await _is_read_so(file, position, store, options):
+        elif await is_read_so(file, position, store, options, file.name):
             return number, position, digest
         else:
             log.warning("source.found_misread", source=file.name, line=position.line)
@@ -116,27 +116,27 @@ async def _digest_of_all(file: OpenFile, position: Position) -> ReadDigest | Non
     return digest if noted in ("", digest.up_to(position.offset)) else None
 
 
-async def _is_read_so(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions) -> bool:
+async def is_read_so(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions, name: str) -> bool:
     """Whether the lines before `position` would now be read as they were: from the same column, for the same account.
-    Where the state does not know how they were, whether each has a task."""
+    Where the state does not know how they were, whether each has a task. `name` is the source's in the store."""
     noted, now = position.digest.split(" ")[1:], manner_before(file, position.offset, options).split(" ")
     if not noted:
         return not position.ended or (await _count(file, position, store, options)).unknown == 0
     if noted[0] != now[0]:
         return False
-    return noted == now or await _rejected(file, store) == 0
+    return noted == now or await _rejected(name, store) == 0
 
 
-async def _rejected(file: OpenFile, store: FeedStore) -> int:
+async def _rejected(name: str, store: FeedStore) -> int:
     """Return how many lines of a known file were rejected."""
-    return next((sums.rejected for sums in reversed(await store.sources()) if sums.name == file.name), 0)
+    return next((sums.rejected for sums in reversed(await store.sources()) if sums.name == name), 0)
 
 
 async def _count_unchanged(
     file: OpenFile, position: Position, store: FeedStore, options: ReadOptions
 ) -> UnchangedLines:
     """Return what became of the lines of a file that was read up to `position`, its end."""
-    rejected = await _rejected(file, store)
+    rejected = await _rejected(file.name, store)
     found = await _count(file, position, store, options) if await store.has_failed() else Failed()
     return UnchangedLines(lines=position.line, rejected=rejected, failed=found.failed, dead=found.dead)
 

@@ -70,6 +70,7 @@ class Writer:
         self._commits = 0  # transactions of ours that count
         self._in_doubt: tuple[int, list[Any]] | None = None  # a commit that was sent: its number; results if it counts
         self._unwritable_since: float | None = None
+        self._unwritable_reason = ""  # the first of those since then
         self._closing = False
         self._ended: str | None = None  # why nothing can be stored any more
         # The one task outside a group: it outlives any caller. `close` awaits it; its error is raised to all callers.
@@ -79,6 +80,11 @@ class Writer:
     def writable(self) -> bool:
         """False while commits fail for a reason that may pass, such as a server that is down."""
         return self._unwritable_since is None
+
+    @property
+    def unwritable_reason(self) -> str:
+        """Why commits fail now; empty while `writable`."""
+        return "" if self.writable else self._unwritable_reason
 
     def check(self) -> None:
         """Raise `StoreError` when the store has failed or is closed."""
@@ -117,7 +123,7 @@ class Writer:
     def note_outage(self, reason: str) -> None:
         """Log once that the server cannot be used now; the next commit logs that it can."""
         if self._unwritable_since is None:
-            self._unwritable_since = self._clock()
+            self._unwritable_since, self._unwritable_reason = self._clock(), reason
             log.error("store.unwritable", path=self._dsn.shown, reason=reason, retry_s=RETRY_S)
 
     async def close(self) -> None:

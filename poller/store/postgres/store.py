@@ -69,6 +69,10 @@ class PostgresStore(PostgresReads, NotingStore):
     def writable(self) -> bool:
         return self._writer.writable
 
+    @property
+    def unwritable_reason(self) -> str:
+        return self._writer.unwritable_reason
+
     def beat(self) -> None:
         """Note a heartbeat, at most every `BEAT_EVERY_S`: each commit is one."""
         now = self._clock()

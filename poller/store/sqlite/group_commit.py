@@ -48,12 +48,18 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf  # when it is due; uvloop has no such attribute for timers that are due at once
         self._unwritable_since: float | None = None
+        self._unwritable_reason = ""  # the first of those since then
         self._ended: StoreError | None = None  # why nothing can be stored any more
 
     @property
     def writable(self) -> bool:
         """False while commits fail for a reason that may pass, such as a full disk."""
         return self._unwritable_since is None
+
+    @property
+    def unwritable_reason(self) -> str:
+        """Why commits fail now; empty while `writable`."""
+        return "" if self.writable else self._unwritable_reason
 
     def check(self) -> None:
         """Raise `StoreError` when the store has failed or is closed."""
@@ -175,7 +181,7 @@ class GroupCommit:
         if self._ended is not None:
             return
         if self._unwritable_since is None:
-            self._unwritable_since = self._clock()
+            self._unwritable_since, self._unwritable_reason = self._clock(), str(error)
             log.error("store.unwritable", path=self._path, reason=str(error), retry_s=RETRY_S)
         self._timer, self._timer_at = self._loop.call_later(RETRY_S, self._commit), self._loop.time() + RETRY_S
 

@@ -61,6 +61,10 @@ class SqliteStore(SqliteReader, NotingStore):
     def writable(self) -> bool:
         return self._commits.writable
 
+    @property
+    def unwritable_reason(self) -> str:
+        return self._commits.unwritable_reason
+
     def beat(self) -> None:
         if self._lock is not None and self._lock.beat(self._clock()):
             self._check_files()
