@@ -18,6 +18,7 @@ from poller.app.build import Builder, check_build
 from poller.app.environment import Environment
 from poller.app.fleet import FleetRun, open_member
 from poller.app.messages import no_input
+from poller.app.page_note import forget_page, note_page
 from poller.app.tokens import site_token
 from poller.config import AccountSettings, Address, Settings, address_of
 from poller.core.defect import defect
@@ -32,7 +33,6 @@ from poller.engine.metrics import Metrics
 from poller.sources import Source, check_beginnings
 from poller.store import is_new, open_store
 from poller.web import RunContext, make_site
-from poller.web.page_note import forget_page, note_page
 
 log = structlog.get_logger("poller")
 
@@ -170,7 +170,9 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
     """Open the server of a run. Raises `ConfigError` where an address that the person set is taken; where the default
     is, one of the next ports serves."""
     environment = parts.builder.environment
+    word = f"{environment.rng.getrandbits(64):016x}" if address_of(settings.listen) is not None else ""
     context = RunContext(
+        word=word,
         service=parts.service,
         store=parts.store,
         metrics=parts.metrics,
@@ -196,7 +198,7 @@ async def open_site(settings: Settings, parts: RunParts) -> AsyncIterator[Site]:
 async def _listen(settings: Settings, parts: RunParts, context: RunContext, stack: AsyncExitStack) -> str | None:
     """Serve until the stack unwinds; return the URL, None where there is no server."""
     if parts.fleet is None:
-        await forget_page(parts.store)
+        await forget_page(parts.store, os.getpid())
     if (wanted := address_of(settings.listen)) is None:
         return None
     environment = parts.builder.environment
@@ -210,7 +212,7 @@ async def _listen(settings: Settings, parts: RunParts, context: RunContext, stac
             continue
         url = f"http://{taken.near()}/"
         if parts.fleet is None:  # a replica publishes its own
-            note_page(parts.store, os.getpid(), taken)
+            note_page(parts.store, os.getpid(), context.word, taken)
             await parts.store.flush()
         if refused is not None:
             log.warning("web.moved", address=str(wanted), url=url)

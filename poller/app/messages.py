@@ -52,9 +52,13 @@ def _has_secret(word: str) -> bool:
 
 
 def awaited(service: Service) -> str:
-    """Return what the end of the run waits for: polls, deliveries, and for how long at most; empty for nothing."""
-    polls = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
-    parts = [f"{counted(polls, 'poll')} in flight"] if polls else []
+    """Return what the end of the run waits for: a state that cannot be written, requests, deliveries, and
+    for how long at most; empty for nothing."""
+    reason = service.unwritable_reason
+    parts = [f"the state, which cannot be written ({without_controls(reason)})"] if reason else []
+    requests = sum(lane.gate.reading().in_flight for lane in service.lanes.values())
+    noun = "request" if any(lane.imports is not None for lane in service.lanes.values()) else "poll"
+    parts += [f"{counted(requests, noun)} {'held up' if reason else 'in flight'}"] if requests else []
     behind = [loop for loop in service.delivery_loops if loop.stopped_by is None and loop.undelivered]
     parts += [f"{counted(loop.undelivered, 'record')} for {without_controls(loop.sink.name)}" for loop in behind]
     left_s = service.drain_left_s

@@ -44,6 +44,7 @@ class Progress:
     slowest_at: Callable[[float], float | None] = lambda _now: None  # how long the slowest may take
     times_out_at: Callable[[], float | None] = lambda: None  # the youngest task
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
+    unwritable: Callable[[], str] = lambda: ""  # why the state cannot be written; empty where it can
     imports: Callable[[], Mapping[str, ImportsReading]] = dict  # by account, of those that start imports
     left_out: Callable[[], Collection[str]] = frozenset  # the accounts that have no forecast
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
@@ -99,6 +100,8 @@ class Progress:
             yield Text(f"{counted(self.metrics.rejected, 'input line')} rejected", style="yellow")
         if ending := self.ending():
             yield Text(ending, style="yellow")
+        elif reason := self.unwritable():
+            yield Text(f"the state cannot be written ({reason}): all waits until it can", style="yellow")
         imports = self.imports()
         if unstarted := sum(self._unstarted()):
             underway = sum(each.underway for each in imports.values())
@@ -213,6 +216,7 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         times_out_at=lambda: slowest.times_out_at,
         ended=lambda: service.fed,
         ending=ending,
+        unwritable=lambda: service.unwritable_reason,
         imports=imports,
         left_out=lambda: left_out(service.lanes),
         is_shared=is_shared,

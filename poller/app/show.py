@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from poller.app.messages import write
+from poller.app.page_note import noted_page, request_health
 from poller.app.tokens import site_token
 from poller.config import Address, Settings, address_of
 from poller.core import log as logs
 from poller.core.errors import ConfigError, Exit
-from poller.store import last_beat, read_store
+from poller.store import StateReader, last_beat, read_store
 from poller.web import StateContext, listen, make_state_site
-from poller.web.page_note import noted_page
 
 
 async def show_state(settings: Settings, environ: Mapping[str, str], *, is_address_chosen: bool) -> Exit:
@@ -46,10 +46,20 @@ async def show_state(settings: Settings, environ: Mapping[str, str], *, is_addre
                 raise
             taken = await serve(address.at(0))
         write(f"poller: page of the state at http://{taken.near()}/, for reading only. Ctrl-C ends it")
-        if (beat := last_beat(settings.state)) is not None and (page := await noted_page(store, beat[0])) is not None:
+        if (beat := last_beat(settings.state)) is not None and (page := await page_at_work(store, beat[0])) is not None:
             write(f"poller: process {beat[0]} works on it, with a page that can change it: http://{page}/")
         await _signal()
     return Exit.ALL_COMPLETE
+
+
+async def page_at_work(store: StateReader, pid: int) -> Address | None:
+    """Return where process `pid` serves its page on this machine; None where it does not answer there: a person would
+    give its token to a stranger's page."""
+    page = await noted_page(store, pid)
+    if page is None or page.address is None:
+        return None
+    health = await asyncio.to_thread(request_health, f"http://{page.address}")
+    return page.address if health.is_of(pid, page) else None
 
 
 async def _signal() -> None:

@@ -10,7 +10,7 @@ from poller.core.errors import ConfigError, PollerError
 from poller.core.text import redacted_url
 
 if TYPE_CHECKING:
-    from poller.config import Address
+    from poller.app.page_note import Page
 
 TIMEOUT_S = 15.0  # the server itself answers within 8 s
 
@@ -49,18 +49,19 @@ async def ask_run(settings: Settings, pid: int, path: str, body: object = None) 
 async def _address(settings: Settings, pid: int) -> tuple[str, int]:
     """Return where the server of the process is: as the run noted in its state, or as the settings have it. Raises
     `NotAnswered` where it has none, or another answers there."""
-    from poller.cli.commands.healthcheck import request_health
+    from poller.app.page_note import request_health
     from poller.config import address_of
 
     where = f"process {pid}, which runs on {redacted_url(settings.state)}"
-    addresses = [await page_of(settings, pid), address_of(settings.listen)]
+    page = await page_of(settings, pid)
+    addresses = [None if page is None else page.address, address_of(settings.listen)]
     found = [address.near() for address in addresses if address is not None and address.port]
     problems = []
     for near in dict.fromkeys(found):
-        message, answered_by = request_health(f"http://{near}")
-        if answered_by == pid:
+        health = request_health(f"http://{near}")
+        if health.is_of(pid, page):
             return near.host, near.port
-        problems.append(f"is not at {near}: {message}")
+        problems.append(f"is not at {near}: {health.message}")
     problem = "; ".join(problems) or f"has no address that is known (listen = {settings.listen!r})"
     raise NotAnswered(
         f"{where}, can only be asked over its server, which {problem}. Give its address with POLLER_LISTEN=HOST:PORT "
@@ -68,10 +69,10 @@ async def _address(settings: Settings, pid: int) -> tuple[str, int]:
     )
 
 
-async def page_of(settings: Settings, pid: int) -> "Address | None":
-    """Return where the process that works on the state serves its page; None where that is not noted."""
+async def page_of(settings: Settings, pid: int) -> "Page | None":
+    """Return the page that the process which works on the state noted; None where it noted nothing."""
+    from poller.app.page_note import noted_page
     from poller.cli.records import open_state
-    from poller.web.page_note import noted_page
 
     async with open_state(settings) as store:
         return await noted_page(store, pid)

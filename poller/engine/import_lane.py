@@ -73,7 +73,7 @@ class ImportLane(Lane):
         self._retries = retries
         self._trial = Trial(start_rules.trial)
         self._underway = 0
-        self._unstarted = 0  # counted now and then
+        self._unstarted = 0  # counted in the state now and then, and down with each start
         self._in_hand = 0  # rows at a worker
         self._accepted = 0
         self._refused_after: dict[int, int] = {}  # row → how many were accepted when it was refused
@@ -222,6 +222,7 @@ class ImportLane(Lane):
         match decision:
             case Begin():
                 self._underway += 1
+                self._count_off()
                 self._accepted += 1
                 self._refused_after.pop(row.key, None)
                 self.wake()
@@ -250,7 +251,13 @@ class ImportLane(Lane):
         await self._starts.end_unsent(row, record)
         self._finish_row(row, record)
 
+    def _count_off(self) -> None:
+        """A row needs no start any more: the count is as old as that of what is under way."""
+        if 0 < self._unstarted < BACKLOG_COUNTED:
+            self._unstarted -= 1
+
     def _finish_row(self, row: Row, record: Record) -> None:
+        self._count_off()
         self._refused_after.pop(row.key, None)
         self._recorder.finish_row(row, record)
         self._end_of_import(record)

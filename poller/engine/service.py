@@ -80,6 +80,11 @@ class Service:
         )
 
     @property
+    def unwritable_reason(self) -> str:
+        """Why the state cannot be written now; empty where it can."""
+        return self._store.unwritable_reason
+
+    @property
     def fed(self) -> bool:
         """Whether the input has ended."""
         return self.ingest.ended

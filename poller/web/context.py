@@ -42,6 +42,7 @@ class RunContext(StateContext):
     """The parts of one run that its server shows and feeds."""
 
     store: Store
+    word: str  # random, by which its server is known from others
     service: Service
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it

@@ -23,6 +23,7 @@ class Alive(Struct, frozen=True, kw_only=True):
 
     status: Literal["alive"] = "alive"
     pid: int
+    run: Annotated[str, Meta(description="a random word, another one in each run")]
     version: str
     up_s: float
 
@@ -65,10 +66,10 @@ class Readiness(Struct, frozen=True, kw_only=True):
 
 
 async def get_health(request: web.Request) -> web.Response:
-    """Answer GET /healthz. `poller healthcheck` compares the process id with that of the state's lock."""
+    """Answer GET /healthz. `poller healthcheck` compares process id and word with those in the state."""
     run = request.app[RUN]
     up_s = round(run.clock() - run.service.history.began_at, 3)
-    return json_response(Alive(pid=os.getpid(), version=__version__, up_s=up_s))
+    return json_response(Alive(pid=os.getpid(), run=run.word, version=__version__, up_s=up_s))
 
 
 async def get_readiness(request: web.Request) -> web.Response:

@@ -34,6 +34,7 @@ class Screen:
         self.lanes = [LaneOutlook()]
         self.ended = True
         self.ending = ""
+        self.unwritable = ""
         self.imports: dict[str, ImportsReading] = {}
         self.left_out: set[str] = set()
         self.progress = Progress(
@@ -43,6 +44,7 @@ class Screen:
             lanes=lambda: self.lanes,
             ended=lambda: self.ended,
             ending=lambda: self.ending,
+            unwritable=lambda: self.unwritable,
             imports=lambda: self.imports,
             left_out=lambda: self.left_out,
         )
@@ -244,3 +246,10 @@ async def test_a_run_that_drains_shows_what_it_waits_for(tmp_path: Path, clock: 
         )
     assert running.result() is Exit.WORK_LEFT
     assert "stopping" not in "".join(terminal.shown())
+
+
+def test_it_shows_that_the_state_cannot_be_written(screen: Screen) -> None:
+    screen.unwritable = "database or disk is full"
+    assert "the state cannot be written (database or disk is full)" in screen.shown()
+    screen.unwritable = ""
+    assert "cannot be written" not in screen.shown()

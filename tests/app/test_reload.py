@@ -462,7 +462,7 @@ InForce = Callable[[str, dict[str, Any], dict[str, Any]], Awaitable[tuple[dict[s
 ROOMS = ("app", "engine", "hubspot", "schedule", "sinks", "sources", "web")
 LIVE = (*(f"poller.{room}." for room in ROOMS), "poller.core.columns")
 COUNTS = (Metrics, History)
-COUNTED = frozenset({"_workers"})  # the workers that a lane has started: idle ones stay
+COUNTED = frozenset({"_workers", "word"})  # started workers of a lane: idle ones stay; what is random in each run
 
 
 def flags_of(name: str) -> dict[str, Any]:

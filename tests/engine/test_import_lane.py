@@ -11,7 +11,7 @@ from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Chunk, FedRow, Position, Running, Task, Unreachable
 from poller.core.protocols import Clock, Store
 from poller.core.request_protocols import RightLost
-from poller.core.starts import RIGHT_LOST, NotSent, StartAnswer
+from poller.core.starts import RIGHT_LOST, NotSent, StartAnswer, Started
 from poller.engine import GiveUpRules, Recorder
 from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
@@ -115,4 +115,33 @@ async def test_starts_that_this_member_may_not_send_are_no_outage_of_hubspot(
     sums = await store.sums()
     assert sums.starts is not None
     assert (sums.starts.starts, sums.starts.unstarted) == (0, 40)
+    await store.close()
+
+
+class Accepting(Down):
+    """Every start is accepted."""
+
+    accepted = 0
+
+    async def start(self, _body: bytes) -> StartAnswer:
+        self.accepted += 1
+        return StartAnswer(outcome=Started(task_id=f"TASK{self.accepted:07}"), shows=Running(status="PENDING"))
+
+    async def poll(self, _task: Task) -> Answer:
+        return Answer(outcome=Running(status="PENDING"))
+
+
+async def test_rows_to_start_and_those_under_way_are_of_one_age(clock: Clock) -> None:
+    store = await store_of_rows(clock)
+    lane = lane_of(store, Accepting(), clock)
+    seen: set[int] = set()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if reading := lane.imports.underway:
+                assert lane.imports.unstarted == 40 - reading
+                seen.add(reading)
+        lane.stop()
+    assert len(seen) > 10
     await store.close()

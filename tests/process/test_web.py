@@ -138,6 +138,8 @@ def test_of_two_runs_at_once_the_second_takes_the_next_port_and_can_be_paused(tm
         (moved,) = [event for event in second.events() if event["event"] == "web.moved"]
         assert moved["address"] == "127.0.0.1:8321"
         assert re.fullmatch(r"http://127\.0\.0\.1:83[2-4][0-9]/", moved["url"])
+        healthy = run("healthcheck", folder=tmp_path, env=env)
+        assert f"process {second.pid} answered at {moved['url'].rstrip('/')} within" in healthy.stdout
         paused = run("pause", "default", folder=tmp_path, env=env)
         assert (paused.returncode, paused.stderr) == (0, "")
 
@@ -164,13 +166,18 @@ def test_healthcheck_asks_the_run_of_its_own_state(tmp_path: Path) -> None:
         answered = run("healthcheck", folder=tmp_path, env=listening)
         assert (answered.returncode, f"process {service.pid} answered" in answered.stdout) == (0, True)
         assert run("healthcheck", "--url", at, folder=tmp_path).returncode == 0
-        by_beat = run("healthcheck", folder=tmp_path)
-        assert (by_beat.returncode, "last heartbeat" in by_beat.stdout) == (0, True)
+        by_note = run("healthcheck", folder=tmp_path)
+        assert (by_note.returncode, f"process {service.pid} answered at {at}" in by_note.stdout) == (0, True)
         (tmp_path / "other").mkdir()
         assert run("healthcheck", folder=tmp_path / "other", env=listening).returncode == 1
         beat = last_beat(f"sqlite:///{tmp_path}/poller.db")
         assert beat is not None
         assert beat[0] == service.pid
+    quiet = environ(POLLER_BASE_URL="http://127.0.0.1:9")
+    with running("run", "--follow", "--listen", "off", folder=tmp_path, env=quiet) as silent:
+        wait_until(lambda: (last_beat(f"sqlite:///{tmp_path}/poller.db") or (0, 0.0))[0] == silent.pid, "its lock")
+        by_beat = run("healthcheck", folder=tmp_path)
+        assert (by_beat.returncode, "last heartbeat" in by_beat.stdout) == (0, True)
     gone = run("healthcheck", "--url", at, folder=tmp_path)
     assert gone.returncode == 1
     assert "refused" in gone.stdout

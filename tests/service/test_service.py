@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from poller.app.messages import awaited
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.engine import Service
@@ -242,6 +243,8 @@ async def test_a_disk_too_full_to_read_the_input_is_exit_code_75_with_the_reason
         running = group.create_task(simulation.run(ids))
         await asyncio.sleep(6)
         simulation.drain()
+        assert simulation.service is not None
+        assert awaited(simulation.service).startswith("the state, which cannot be written (database or disk is full)")
     assert running.result() is Exit.WORK_LEFT
     assert (await simulation.sums()).waiting == 0
     last = capsys.readouterr().err.splitlines()[-1]

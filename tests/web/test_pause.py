@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from poller.app import show
+from poller.app.page_note import Health, Page, note_page, noted_page
 from poller.cli.commands.pause import change_pause
 from poller.cli.running import NotAnswered, ask_run
 from poller.config import Address
@@ -14,7 +16,6 @@ from poller.core.errors import Exit, StoreUnusable
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.store import open_store, read_store
-from poller.web.page_note import note_page, noted_page
 from tests.support.processes import run
 from tests.support.simulation import Simulation, settings_for
 from tests.support.site import json_of, visited
@@ -119,19 +120,41 @@ async def test_a_run_without_a_page_leaves_no_note_of_an_earlier_one(simulation:
     """In a container both are process 1."""
     state = f"sqlite:///{simulation.folder}/poller.db"
     store = await open_store(state, clock=simulation.clock)
-    note_page(store, os.getpid(), Address(host="127.0.0.1", port=8322))
+    note_page(store, os.getpid(), "word", Address(host="127.0.0.1", port=8322))
     await store.close()
     await simulation.run_for(5, simulation.write_ids(1))
     store = await open_store(state, clock=simulation.clock)
-    assert await noted_page(store, os.getpid()) is None
+    assert await noted_page(store, os.getpid()) == Page("", None)
     await store.close()
 
 
 async def test_a_page_is_found_by_its_process_and_on_this_machine_alone(clock: Clock) -> None:
     store = await open_store("sqlite:///:memory:", clock=clock)
     assert await noted_page(store, 7) is None
-    note_page(store, 7, Address(host="0.0.0.0", port=8322))  # noqa: S104 - not bound
-    assert (str(await noted_page(store, 7)), await noted_page(store, 8)) == ("127.0.0.1:8322", None)
-    note_page(store, 7, Address(host="192.168.1.5", port=8322))
-    assert await noted_page(store, 7) is None, "a token is sent to no host that the settings do not name"
+    note_page(store, 7, "word", Address(host="0.0.0.0", port=8322))  # noqa: S104 - not bound
+    assert await noted_page(store, 7) == Page("word", Address(host="127.0.0.1", port=8322))
+    assert await noted_page(store, 8) is None
+    note_page(store, 7, "word", Address(host="192.168.1.5", port=8322))
+    found = await noted_page(store, 7)
+    assert found == Page("word", None), "a token is sent to no host that the settings do not name"
     await store.close()
+
+
+@pytest.mark.parametrize(("run", "is_named"), [("word", True), ("another", False), (None, False)])
+async def test_a_page_is_named_only_where_the_run_itself_answers(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, run: str | None, is_named: bool
+) -> None:
+    """Another container's run may have the same process id, and another machine's run the same address."""
+    monkeypatch.setattr(show, "request_health", lambda _url: Health("", 7, run))
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    note_page(store, 7, "word", Address(host="127.0.0.1", port=8322))
+    assert (await show.page_at_work(store, 7) is not None) is is_named
+    note_page(store, 7, "", None)
+    assert await show.page_at_work(store, 7) is None
+    await store.close()
+
+
+def test_a_run_without_a_page_is_taken_for_no_other_of_the_same_process_id() -> None:
+    assert not Health("", 1, "word").is_of(1, Page("", None))
+    assert not Health("", 1).is_of(1, Page("", None)), "a poller of an older version"
+    assert Health("", 1).is_of(1, None), "a replica"

@@ -1,19 +1,19 @@
 """`poller healthcheck`: is a poller running and alive? Imports little, since it runs every few seconds."""
 
-import json
 import time
-from typing import Annotated
-from urllib.parse import urlsplit
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poller.cli.options import Config, Settings, State, settings_of
-from poller.core.errors import Exit
+from poller.core.errors import Exit, PollerError
 from poller.core.text import redacted_url
 
+if TYPE_CHECKING:
+    from poller.app.page_note import Page
+
 EXAMPLES = "\b\nExample:\n  poller healthcheck --state sqlite:////data/poller.db"
-TIMEOUT_S = 5.0
-PATH = "/healthz"
 
 
 def healthcheck(
@@ -41,55 +41,33 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     Its server is requested where it has one; where that fails or belongs to another run, its last heartbeat must not be
     older than `max_age_s`.
     """
+    import asyncio
+
+    from poller.app.page_note import request_health
     from poller.config import address_of
     from poller.store import last_beat
 
     if url is not None:
-        message, answered_by = request_health(url)
-        return message, answered_by is not None
+        health = request_health(url)
+        return health.message, health.pid is not None
     beat = last_beat(settings.state, settings.own_replica)
     if beat is None:
         return f"no poller is running on {redacted_url(settings.state)}", False
     pid, at = beat
-    address = address_of(settings.listen)
-    if address is not None and address.port:
-        message, answered_by = request_health(f"http://{address.near()}")
-        if answered_by == pid:
-            return message, True
+    page = asyncio.run(_page_of(settings, pid))
+    for address in dict.fromkeys((None if page is None else page.address, address_of(settings.listen))):
+        if address is not None and address.port:
+            health = request_health(f"http://{address.near()}")
+            if health.is_of(pid, page):
+                return health.message, True
     age_s = time.time() - at
     return f"process {pid}: last heartbeat {age_s:.0f} s ago", age_s <= max_age_s
 
 
-def request_health(url: str) -> tuple[str, int | None]:
-    """Return a message on the server at `url`, and its process id; None where it is not alive."""
-    import http.client
+async def _page_of(settings: Settings, pid: int) -> "Page | None":
+    """Return what the process noted; None where the state cannot be read now: its heartbeat shows whether it lives."""
+    from poller.cli.running import page_of
 
-    began = time.monotonic()
-    try:
-        status, body = _get(url)
-        pid = json.loads(body)["pid"] if status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-        return f"{url} does not answer as a poller: {_reason(error)}", None
-    if not isinstance(pid, int):
-        return f"{url} answered {status}", None
-    return f"process {pid} answered at {url} within {time.monotonic() - began:.3f} s", pid
-
-
-def _get(url: str) -> tuple[int, bytes]:
-    import http.client
-
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it is not a URL such as http://127.0.0.1:8321")
-    connection_type = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = connection_type(parts.hostname, parts.port, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", PATH if parts.path in ("", "/") else parts.path)
-        response = connection.getresponse()
-        return response.status, response.read(10_000)
-    finally:
-        connection.close()
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    with suppress(PollerError):
+        return await page_of(settings, pid)
+    return None
