@@ -64,7 +64,7 @@ def not_sent(reason: str) -> StartAnswer:
 
 
 def _meaning(status: int, shows: Outcome) -> StartOutcome:
-    if 300 <= status <= 399:
+    if 300 <= status <= 399 or status == 511:  # somebody on the way wants a login: that proves nothing
         return Unsure(reason=f"http_{status}")
     match shows:
         case Throttled() | Refused():

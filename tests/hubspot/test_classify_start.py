@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poller.core.model import Missing, Refused, Running, Throttled, Unreachable
@@ -106,6 +106,7 @@ def test_everything_else_is_unsure(status: int) -> None:
 
 
 @given(st.integers(-10, 1200), st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=3), st.binary())
+@example(511, {}, b"")  # a network that asks for a login
 def test_it_is_total_and_only_a_2xx_starts(status: int, headers: dict[str, str], body: bytes) -> None:
     answer = classify_start(status, headers, body)
     if isinstance(answer.outcome, Started):

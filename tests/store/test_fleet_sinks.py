@@ -196,6 +196,7 @@ async def test_the_owner_hears_that_its_account_was_fed(open_member: Open) -> No
     await take(a, "one", "two")
     await a.fleet.beat()
     await b.fleet.beat()
+    assert a.fleet.hints().fed == {"one", "two"}  # what came before the first heartbeat, it cannot know
     await feed(b, "x", account="one")
     await feed(b, "x", account="one")  # a duplicate
     await feed(a, "y", account="two")  # its own
