@@ -30,7 +30,7 @@ from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
 from poller.store import read_store
 from poller.web import RunContext, make_site
-from tests.support.processes import counted, environ, hubspot, run, running, wait_until
+from tests.support.processes import environ, hubspot, run, running, wait_until, whole_lines
 from tests.support.simulation import TOKEN, Simulation, named, settings_for
 from tests.support.site import BASE
 from tests.support.virtual import MemoryConnector
@@ -608,11 +608,11 @@ def test_poller_reload_applies_a_changed_file_and_prints_the_result(tmp_path: Pa
         (tmp_path / "ids.txt").write_text("".join(f"{task_id}\n" for task_id in one.take(10)))
         with running("run", *flags, "--base-url", one.url, folder=tmp_path, env=environ()) as service:
             wait_until((tmp_path / "one.jsonl").exists, "the first sink")
-            wait_until(lambda: counted(tmp_path / "one.jsonl").total() == 10, "ten records")
+            wait_until(lambda: whole_lines(tmp_path / "one.jsonl") == 10, "ten records")
             config.write_text(config.read_text().replace('"jsonl:one.jsonl"', '"jsonl:one.jsonl", "jsonl:two.jsonl"'))
             done = run("reload", *flags, folder=tmp_path)
             assert (done.returncode, "changed: sinks" in done.stdout) == (0, True), done.stdout + done.stderr
-            wait_until(lambda: counted(tmp_path / "two.jsonl").total() == 10, "the new sink has everything")
+            wait_until(lambda: whole_lines(tmp_path / "two.jsonl") == 10, "the new sink has everything")
             config.write_text("sinks = 5\n" + config.read_text())
             done = run("reload", "--state", "sqlite:///poller.db", folder=tmp_path)
             assert (done.returncode, "nothing changed" in done.stderr) == (Exit.CONFIG, True), done.stderr

@@ -6,7 +6,19 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.support.processes import Hubspot, Running, counted, environ, fed, hubspot, records, run, running, wait_until
+from tests.support.processes import (
+    Hubspot,
+    Running,
+    counted,
+    environ,
+    fed,
+    hubspot,
+    records,
+    run,
+    running,
+    wait_until,
+    whole_lines,
+)
 
 LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 pytestmark = [
@@ -68,7 +80,7 @@ def test_a_state_from_the_future_is_moved_back_and_polled_at_once(tmp_path: Path
     with hubspot(tmp_path / "hubspot", *SLOW, imports=40) as service:
         ids = service.ids_file(tmp_path, 40)
         with running(*poll(service, ids), folder=tmp_path, env=clock.environ) as process:
-            wait_until(lambda: (tmp_path / "out.jsonl").exists() and bool(records(tmp_path / "out.jsonl")), "a record")
+            wait_until(lambda: whole_lines(tmp_path / "out.jsonl") > 0, "a record")
             process.process.kill()
             process.ended()
         clock.set("+0")

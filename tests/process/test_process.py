@@ -31,6 +31,7 @@ from tests.support.processes import (
     run,
     running,
     wait_until,
+    whole_lines,
 )
 
 pytestmark = pytest.mark.real_time
@@ -235,7 +236,8 @@ def test_ctrl_c_does_not_wait_for_a_dead_webhook_and_its_records_are_kept(
     flags = ["--config", "poller.toml", "--base-url", complete.url, *dead_webhook, *QUICK]
     with running("run", ids.name, *flags, folder=tmp_path, env=env) as dead:
         file = tmp_path / "finished.jsonl"
-        wait_until(lambda: file.exists() and counted(file) == fed(ids), "all records in the file")
+        wait_until(lambda: whole_lines(file) == fed(ids).total(), "all records in the file")
+        assert counted(file) == fed(ids)
         wait_until(dead.logged("sink.failed"), "the webhook's first failure")
         dead.signal(signal.SIGINT)
         assert dead.ended_within(10) == Exit.WORK_LEFT  # its next try may be minutes away

@@ -23,7 +23,7 @@ from poller.sources.files.follow import follow
 from poller.sources.files.open_file import open_file
 from poller.sources.files.tail import Tail
 from poller.store import open_store
-from tests.support.processes import counted, fed, hubspot, running, wait_until
+from tests.support.processes import counted, fed, hubspot, running, wait_until, whole_lines
 from tests.support.simulation import Simulation, named
 
 Events = list[MutableMapping[str, Any]]
@@ -515,7 +515,7 @@ def test_two_files_and_standard_input_are_followed_at_once_through_a_kill_and_a_
             first.stdin.write(b"".join(lines[10:20]))
             first.stdin.close()
             append(two, b"".join(lines[20:30]))
-            wait_until(lambda: finished.exists() and counted(finished).total() == 30, "the first 30 outcomes")
+            wait_until(lambda: whole_lines(finished) == 30, "the first 30 outcomes")
             append(one, b"".join(lines[30:40]))
             first.signal(signal.SIGKILL)
             first.ended()
@@ -523,7 +523,7 @@ def test_two_files_and_standard_input_are_followed_at_once_through_a_kill_and_a_
         one.rename(tmp_path / "one.txt.1")
         append(one, b"".join(lines[50:]))
         with running(*command, *quick, folder=tmp_path) as second:
-            wait_until(lambda: counted(finished).total() == 60, "all 60 outcomes")
+            wait_until(lambda: whole_lines(finished) == 60, "all 60 outcomes")
             second.signal(signal.SIGTERM)
             assert second.ended() == Exit.ALL_COMPLETE
     assert counted(finished) == Counter(line.decode().strip() for line in lines)

@@ -148,6 +148,11 @@ def records(file: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in file.read_bytes().splitlines()]
 
 
+def whole_lines(file: Path) -> int:
+    """Return the number of whole lines in a file that may be missing yet, and that a process may just be writing."""
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 def counted(file: Path) -> Counter[str]:
     """Return how often each id is in a JSONL file."""
     return Counter(record["task_id"] for record in records(file))
