@@ -156,6 +156,7 @@ async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_th
                 return len(fleet.delivered()) == 40 and database.execute(rows).fetchone() == (40,)
 
             await fleet.until(all_are_there, "all outcomes")
+            await fleet.until(lambda: undelivered(fleet) == 0, "the note of the last delivery")
             database.execute(f"DELETE FROM public.{table}".encode())  # noqa: S608 - our own name
             assert await has_fleet(settings)
             (name,) = {each["sink"] for each in fleet.logged("sink.taken") if each["sink"].startswith("sql:")}
@@ -174,6 +175,13 @@ async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_th
             while await delivered_as_shown(fleet, page) != {(40, 0)}:  # noqa: ASYNC110 - a page may be a second old
                 await asyncio.sleep(0.2)
     assert not await has_fleet(settings)
+
+
+def undelivered(fleet: FleetAtWork) -> int:
+    """Return how many deliveries the state has not noted yet: the note comes after the row."""
+    with fleet.database as database:
+        ((count,),) = database.execute("SELECT count(*) FROM undelivered").fetchall()
+        return int(count)
 
 
 def owner_and_home(fleet: FleetAtWork, name: str) -> tuple[str, str]:
