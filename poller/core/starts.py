@@ -114,6 +114,11 @@ class StartAnswer(Struct, frozen=True, kw_only=True):
     shows: Outcome  # what a poll with this answer would have shown
     limits: RateLimits = NO_LIMITS
 
+    @property
+    def right_was_lost(self) -> bool:
+        """Whether this member of a fleet may not send requests: that shows nothing of HubSpot."""
+        return isinstance(self.outcome, NotSent) and self.outcome.reason == RIGHT_LOST
+
 
 class Begin(Struct, frozen=True, kw_only=True):
     """The row has its task, due for its first poll."""

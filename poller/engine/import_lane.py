@@ -15,12 +15,10 @@ from poller.core.record import render_row
 from poller.core.request_protocols import GateClosed, RightLost, Slot, StartClient
 from poller.core.starts import (
     BACKLOG_COUNTED,
-    RIGHT_LOST,
     AwaitStart,
     Begin,
     EndRow,
     ImportsReading,
-    NotSent,
     Row,
     StartAgain,
     StartAnswer,
@@ -182,7 +180,7 @@ class ImportLane(Lane):
                 sent_at = self._clock()
                 sent = await self._starts.intend(row, sent_at=sent_at, due_at=sent_at + self._settle_s())
                 answer = await self._starter.start(body_to_send(row))
-                if not _right_was_lost(answer):
+                if not answer.right_was_lost:
                     slot.answered(Answer(outcome=answer.shows, limits=answer.limits))
         except GateClosed:
             self._give_back(row)
@@ -192,7 +190,7 @@ class ImportLane(Lane):
         self._recorder.count_start(answer.outcome, request_s=self._clock() - sent_at, gate_s=sent_at - waiting_since)
         self._start_workers(workers)
         await self._settle_start(row, sent, answer)
-        if not _right_was_lost(answer):
+        if not answer.right_was_lost:
             self._give_up.check(answer.shows, self._clock())
         return True
 
@@ -345,8 +343,3 @@ class ImportLane(Lane):
                 pace = reading.window_limit / reading.window_s
                 self._timing.planner.reprice(backlog_tradeoff(self._polling, waiting, pace))
             await asyncio.sleep(REPRICE_EVERY_S)
-
-
-def _right_was_lost(answer: StartAnswer) -> bool:
-    """Whether this member of a fleet may not send requests: that shows nothing of HubSpot."""
-    return isinstance(answer.outcome, NotSent) and answer.outcome.reason == RIGHT_LOST
