@@ -46,6 +46,7 @@ _ERROR_KEYS: Final = frozenset(("message", "category", "correlationId", "errorTy
 
 
 _STATUS_KEYS: Final = frozenset(("taskId", "requestedAt", "startedAt", "completedAt", "links"))  # beside `status`
+_FINAL_KEYS: Final = (*sorted(_STATUS_KEYS), "result", "errors", "numErrors")  # one at least is in a final answer
 
 
 class _StatusBody(msgspec.Struct):
@@ -170,6 +171,8 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
         case "PENDING" | "PROCESSING" as running:
             return _running(running, document, correlation_id)
         case "COMPLETE" | "CANCELED" as final:
+            if correlation_id is None and all(document.get(name) is None for name in _FINAL_KEYS):
+                return Unreachable(reason=BadBody.NO_STATUS.value)  # any API's {"status":"complete"}
             return _finished(final, document, text, correlation_id)
         case "ERROR" if not _ERROR_KEYS.isdisjoint(document):
             return Unreachable(reason=BadBody.ERROR.value, correlation_id=correlation_id)
