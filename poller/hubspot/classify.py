@@ -171,8 +171,6 @@ def _classify_success(headers: Headers, body: bytes) -> Outcome:
         case "PENDING" | "PROCESSING" as running:
             return _running(running, document, correlation_id)
         case "COMPLETE" | "CANCELED" as final:
-            if correlation_id is None and all(document.get(name) is None for name in _FINAL_KEYS):
-                return Unreachable(reason=BadBody.NO_STATUS.value)  # any API's {"status":"complete"}
             return _finished(final, document, text, correlation_id)
         case "ERROR" if not _ERROR_KEYS.isdisjoint(document):
             return Unreachable(reason=BadBody.ERROR.value, correlation_id=correlation_id)
@@ -196,6 +194,8 @@ def _running(status: str, document: JsonObject, correlation_id: str | None, *, k
 def _finished(
     status: Literal["COMPLETE", "CANCELED"], document: JsonObject, text: bytes, correlation_id: str | None
 ) -> Outcome:
+    if correlation_id is None and all(document.get(name) is None for name in _FINAL_KEYS):
+        return Unreachable(reason=BadBody.NO_STATUS.value)  # any API's {"status":"complete"}
     may_be_deep = text.count(b"{") + text.count(b"[") > DEEPEST
     if may_be_deep and (_is_deep(document.get("errors")) or _is_deep(document.get("result"))):
         return Unreachable(reason=BadBody.TOO_DEEP.value, correlation_id=correlation_id)
