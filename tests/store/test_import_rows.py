@@ -15,7 +15,7 @@ from poller.core.protocols import Store
 from poller.core.record import render, render_row
 from poller.core.search import TaskFilter
 from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
-from poller.reports.ledger import imbalances
+from poller.reports.ledger import imbalances, landed_line
 from poller.store import find_rows, open_store
 from poller.store.postgres.start_store import PostgresStarts
 
@@ -344,6 +344,43 @@ async def test_the_sums_balance_after_any_sequence_and_any_crash(kept_url: str, 
             sums = await store.sums()
             assert imbalances(sums) == []
             assert sums.waiting + sums.finished == 4 * (run + 1)
+
+
+async def test_what_did_not_land_is_counted_and_found_by_the_latest_attempt_at_each_row(
+    kept_url: str, clock: Clock
+) -> None:
+    async with opened(kept_url, clock) as store:
+        await feed(store, *map(fed, "abc"))
+        for name in ("A1", "B1", "C1"):
+            assert await begun(store, await claimed(store), name, clock())
+            await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+        again = [await feed_again(store, "a", "b"), await feed_again(store, "c")]
+        assert again == [2, 1]
+        assert (await store.sums()).tried_again == 3
+        assert await found_by(store, landed=False) == [], "each row waits again"
+        for name in ("A2", "B2", "C2"):
+            assert await begun(store, await claimed(store), name, clock())
+            is_there = name == "A2"
+            outcome = LANDED if is_there else FAILED
+            await finish(store, clock(), outcome, Kind.COMPLETE if is_there else Kind.COMPLETE_WITH_ERRORS)
+        assert await feed_again(store, *"abc") == 2
+        assert await begun(store, await claimed(store), "B3", clock())
+        await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+        sums = await store.sums()
+        assert (sums.tried_again, sums.finished, sums.waiting) == (5, 7, 1)
+        line = landed_line(sums.landed, sums.finished, sums.waiting, sums.tried_again)
+        assert line == "1 landed · 1 did not · 1 waiting · 5 earlier attempts, tried again"
+        assert await found_by(store, landed=False) == ["B3"]
+        assert await found_by(store, landed=True) == ["A2"]
+        assert await found_by(store, landed=False, text="b", limit=1) == ["B3"]
+        assert imbalances(sums) == []
+
+
+async def feed_again(store: Store, *names: str) -> int:
+    """Return how many of the rows are attempts at rows that failed before."""
+    rows = tuple(map(fed, names))
+    chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(offset=1, line=len(rows)))
+    return (await store.add(await store.new_source("rows"), chunk)).again
 
 
 async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kept_url: str, clock: Clock) -> None:

@@ -34,10 +34,10 @@ _INSERT_ROWS = (
 
 async def add_rows(
     connection: AsyncConnection, fed: Sequence[FedRow], accounts: Mapping[str, int], now: float
-) -> tuple[int, int]:
-    """Store the rows that are new, or whose latest attempt failed; return how many, and how many duplicates have a
-    task that ended but is not complete. `accounts`: the numbers of the rows' accounts."""
-    added = failed = 0
+) -> tuple[int, int, int]:
+    """Store the rows that are new, or whose latest attempt failed; return how many, how many of them are such attempts,
+    and how many duplicates have a task that ended but is not complete. `accounts`: the numbers of their accounts."""
+    added = repeated = failed = 0
     for name, account in sorted(accounts.items()):
         of_account = [row for row in fed if row.account == name]
         await connection.execute("INSERT INTO import_sum (account) VALUES (%s) ON CONFLICT DO NOTHING", (account,))
@@ -55,9 +55,9 @@ async def add_rows(
         new = inserted.rowcount
         if new < len(of_account):
             again, ended = await _add_attempts(connection, account, of_account, now)
-            new, failed = new + again, failed + ended
+            new, repeated, failed = new + again, repeated + again, failed + ended
         added += new
-    return added, failed
+    return added, repeated, failed
 
 
 async def _add_attempts(
@@ -295,10 +295,11 @@ async def _number(connection: AsyncConnection, query: str, values: Sequence[obje
 
 async def count(connection: AsyncConnection) -> StartSums | None:
     """Return where all starts went; None where there never was a row."""
-    ((unstarted, unsure, starts, lost),) = await fetch_all(
+    ((unstarted, unsure, starts, lost, tried_again),) = await fetch_all(
         connection,
         "SELECT count(*) FILTER (WHERE task IS NULL AND lost = 0), count(*) FILTER (WHERE task IS NULL AND lost > 0),"
-        " coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint FROM import_row",
+        " coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint, coalesce(sum(attempts - 1), 0)::bigint"
+        " FROM import_row",
     )
     ((accepted, refused, repeated, starts_gone, lost_gone),) = await fetch_all(
         connection,
@@ -318,6 +319,7 @@ async def count(connection: AsyncConnection) -> StartSums | None:
         refused=refused,
         lost=lost + lost_gone,
         repeated=repeated,
+        tried_again=tried_again,
     )
 
 

@@ -34,10 +34,10 @@ Connection = sqlite3.Connection
 
 def add_rows(
     connection: Connection, rows: Sequence[FedRow], noted: Mapping[str, AccountState], now: float
-) -> tuple[int, int]:
-    """Store the rows that are new, or whose latest attempt failed; return how many, and how many duplicates have a
-    task that ended but is not complete."""
-    added = failed = 0
+) -> tuple[int, int, int]:
+    """Store the rows that are new, or whose latest attempt failed; return how many, how many of them are such attempts,
+    and how many duplicates have a task that ended but is not complete."""
+    added = repeated = failed = 0
     for name in sorted({row.account for row in rows}):
         account, _ = account_base(connection, name, noted)
         of_account = [row for row in rows if row.account == name]
@@ -50,9 +50,9 @@ def add_rows(
         new = connection.total_changes - before
         if new < len(of_account):
             again, ended = _add_attempts(connection, account, of_account, now)
-            new, failed = new + again, failed + ended
+            new, repeated, failed = new + again, repeated + again, failed + ended
         added += new
-    return added, failed
+    return added, repeated, failed
 
 
 def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], now: float) -> tuple[int, int]:
@@ -226,9 +226,9 @@ def landed(connection: Connection, account: str, limit: int) -> int:
 
 def count(connection: Connection) -> StartSums | None:
     """Return where all starts went; None where there never was a row."""
-    unstarted, unsure, starts, lost = connection.execute(
+    unstarted, unsure, starts, lost, tried_again = connection.execute(
         "SELECT count(*) FILTER (WHERE task IS NULL AND lost = 0), count(*) FILTER (WHERE task IS NULL AND lost > 0),"
-        " coalesce(sum(starts), 0), coalesce(sum(lost), 0) FROM import_row"
+        " coalesce(sum(starts), 0), coalesce(sum(lost), 0), coalesce(sum(attempts - 1), 0) FROM import_row"
     ).fetchone()
     accepted, refused, repeated, starts_gone, lost_gone = connection.execute("SELECT * FROM import_sum").fetchone()
     if not (unstarted or unsure or starts or starts_gone):
@@ -245,6 +245,7 @@ def count(connection: Connection) -> StartSums | None:
         refused=refused,
         lost=lost + lost_gone,
         repeated=repeated,
+        tried_again=tried_again,
     )
 
 

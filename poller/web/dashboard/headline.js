@@ -40,17 +40,18 @@ export function showDone({ ledger, is_fed: isFed, starts, lanes }) {
 }
 
 // The one figure that a migration is about: is the file there?
-function showLanded({ landed, finished, waiting }) {
+function showLanded({ landed, finished, waiting, tried_again: triedAgain }) {
   const there = Object.values(landed).reduce((sum, n) => sum + n, 0);
   const withErrors = there - (landed.complete ?? 0);
   const parts = [
     { key: "landed", count: there, text: `landed${withErrors ? ` (${count(withErrors)} with errors)` : ""}`, where: { landed: true } },
-    { key: "not", count: finished - there, text: "did not", where: { landed: false } },
+    { key: "not", count: finished - there - triedAgain, text: "did not", where: { landed: false } },
     { key: "waiting", count: waiting, text: "waiting", where: { state: "waiting" } },
+    { key: "again", count: triedAgain, text: `earlier attempt${triedAgain === 1 ? "" : "s"}, tried again` },
   ];
-  update($("landed"), finished ? parts.filter((part) => part.count || part.key !== "waiting") : [], {
+  update($("landed"), finished ? parts.filter((part) => part.count || ["landed", "not"].includes(part.key)) : [], {
     key: (part) => part.key,
-    make: (part) => element("li", {}, element("a", { href: tasksWhere(part.where) }, element("strong"), " ", element("span"))),
+    make: (part) => element("li", {}, element(part.where ? "a" : "span", part.where ? { href: tasksWhere(part.where) } : {}, element("strong"), " ", element("span"))),
     fill: (node, part) => {
       setText(node.firstChild.children[0], count(part.count));
       setText(node.firstChild.children[1], part.text);

@@ -185,6 +185,7 @@ def _ledger(sums: Sums) -> LedgerCounts:
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
         landed={kind: sums.landed.get(kind, 0) for kind in Kind},
+        tried_again=sums.tried_again,
         sources=sources,
         sinks=[sink for sink in sums.sinks if sink.attached],
     )
