@@ -74,7 +74,7 @@ class ImportLane(Lane):
         self._unstarted = 0  # counted in the state now and then, and down with each start
         self._in_hand = 0  # rows at a worker
         self._accepted = 0
-        self._refused_after: dict[int, int] = {}  # row → how many were accepted when it was refused
+        self._refused_after: dict[int, int] = {}  # row → how many this process had accepted when it was refused
         self._log_lost = Folded(log.warning, clock=self._clock)
         self._due_work = DueWork(
             account,
@@ -209,7 +209,7 @@ class ImportLane(Lane):
             row,
             answer.outcome,
             now=self._clock(),
-            others_accepted=self._accepted > self._refused_after.get(row.key, -1),
+            others_accepted=self._accepted > self._refused_after.get(row.key, 0),
             rules=self._rules,
             rng=self._rng,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from poller.core.accounts import AccountState, Pause
-from poller.core.model import Answer, Chunk, FedRow, Position, Running, Task, Unreachable
+from poller.core.model import Answer, Chunk, FedRow, Position, Refused, Running, Task, Unreachable
 from poller.core.protocols import Clock, Store
 from poller.core.request_protocols import RightLost
 from poller.core.starts import RIGHT_LOST, NotSent, StartAnswer, Started
@@ -44,19 +44,25 @@ class Down:
         return Answer(outcome=Running(status="PENDING"))
 
 
-async def store_of_rows(clock: Clock) -> Store:
+async def store_of_rows(clock: Clock, count: int = 40) -> Store:
     store = await open_store("sqlite:///:memory:", clock=clock)
-    rows = tuple(FedRow(account="a", row=f"{n}", body=b"{}", ref=orjson.dumps({"n": n})) for n in range(40))
+    rows = tuple(FedRow(account="a", row=f"{n}", body=b"{}", ref=orjson.dumps({"n": n})) for n in range(count))
     source = await store.new_source("rows")
-    await store.add(source, Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(line=40)))
+    await store.add(source, Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(line=count)))
     return store
 
 
-def lane_of(store: Store, hubspot: Down, clock: Clock) -> ImportLane:
+def lane_of(
+    store: Store,
+    hubspot: Down,
+    clock: Clock,
+    *,
+    state: AccountState | None = None,
+) -> ImportLane:
     gate = AccountGate(
         "a",
         GateLimits(workers=4),
-        state=AccountState(),
+        state=state or AccountState(),
         clock=clock,
         monotonic=asyncio.get_running_loop().time,
         rng=Random(1),
@@ -144,4 +150,34 @@ async def test_rows_to_start_and_those_under_way_are_of_one_age(clock: Clock) ->
                 seen.add(reading)
         lane.stop()
     assert len(seen) > 10
+    await store.close()
+
+
+class Full(Down):
+    """An account whose storage is full: each start is refused; polls are answered."""
+
+    starts = 0
+
+    async def start(self, _body: bytes) -> StartAnswer:
+        self.starts += 1
+        refused = Refused(reason="import_refused", detail="storage is full")
+        return StartAnswer(outcome=refused, shows=refused)
+
+    async def poll(self, _task: Task) -> Answer:
+        return Answer(outcome=Running(status="PENDING"))
+
+
+async def test_an_account_that_stays_full_ends_no_row_however_often_the_run_begins(clock: Clock) -> None:
+    store = await store_of_rows(clock, 3)
+    for _ in range(4):
+        hubspot = Full()
+        lane = lane_of(store, hubspot, clock, state=await store.account("a"))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lane.run())
+            await asyncio.sleep(60)
+            lane.stop()
+        assert hubspot.starts > 0
+    sums = await store.sums()
+    assert sums.starts is not None
+    assert (dict(sums.kinds), sums.starts.unstarted) == ({}, 3)
     await store.close()
