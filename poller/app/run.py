@@ -37,7 +37,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     check_sources(sources)
     async with open_run(settings, sources, environment) as parts:
         store, metrics, service = parts.store, parts.metrics, parts.service
-        given = await _GivenWork.begin(store)
+        given = await _GivenWork.begin(store, has_input=bool(sources) and not service.endless)
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         for note in notes_at_start(settings):
             write(f"poller: {note}", environment.terminal)
@@ -51,6 +51,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
                 settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
             )
             error = await run_service(service, _watchers(settings, parts, reload))
+            given.end(store, is_input_read=service.fed)
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
@@ -70,18 +71,25 @@ class _GivenWork:
 
     NOTED_AS = "work"
 
-    def __init__(self, note: WorkNote, *, is_work_left: bool) -> None:
+    def __init__(self, note: WorkNote, *, is_work_left: bool, has_input: bool) -> None:
         self._note = note
         self._is_work_left = is_work_left
+        self._has_input = has_input
 
     @classmethod
-    async def begin(cls, store: Store) -> "_GivenWork":
-        """Note the work before its first line is stored."""
-        sums = await store.sums()
-        note = work_note(await store.knowledge(cls.NOTED_AS), sums)
+    async def begin(cls, store: Store, *, has_input: bool) -> "_GivenWork":
+        """Note the work before its first line is stored. `has_input`: it is given input that ends."""
+        sums, noted = await store.sums(), await store.knowledge(cls.NOTED_AS)
+        note = work_note(noted, sums, has_input=has_input)
         store.save_knowledge(cls.NOTED_AS, encode(note))
         await store.flush()
-        return cls(note, is_work_left=is_work_left(sums))
+        is_left = is_work_left(sums) or note.start == note.next_start
+        return cls(note, is_work_left=is_left, has_input=has_input)
+
+    def end(self, store: Store, *, is_input_read: bool) -> None:
+        """Note whether the next run reads on."""
+        if self._has_input and is_input_read:
+            store.save_knowledge(self.NOTED_AS, encode(replace(self._note, is_input_left=False)))
 
     def work(self, sums: Sums, service: Service, metrics: Metrics, store: Store) -> Work:
         """Return what became of it, once the store is closed: until then it may still write."""

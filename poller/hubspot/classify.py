@@ -46,6 +46,7 @@ _ERROR_KEYS: Final = frozenset(("message", "category", "correlationId", "errorTy
 
 
 _STATUS_KEYS: Final = frozenset(("taskId", "requestedAt", "startedAt", "completedAt", "links"))  # beside `status`
+_FINAL_KEYS: Final = (*sorted(_STATUS_KEYS), "result", "errors", "numErrors")  # one at least is in a final answer
 
 
 class _StatusBody(msgspec.Struct):
@@ -193,6 +194,8 @@ def _running(status: str, document: JsonObject, correlation_id: str | None, *, k
 def _finished(
     status: Literal["COMPLETE", "CANCELED"], document: JsonObject, text: bytes, correlation_id: str | None
 ) -> Outcome:
+    if correlation_id is None and all(document.get(name) is None for name in _FINAL_KEYS):
+        return Unreachable(reason=BadBody.NO_STATUS.value)  # any API's {"status":"complete"}
     may_be_deep = text.count(b"{") + text.count(b"[") > DEEPEST
     if may_be_deep and (_is_deep(document.get("errors")) or _is_deep(document.get("result"))):
         return Unreachable(reason=BadBody.TOO_DEEP.value, correlation_id=correlation_id)

@@ -242,8 +242,25 @@ def test_of_repeated_keys_the_last_counts_for_every_field() -> None:
 
 
 def test_null_counts_as_absent() -> None:
-    outcome = finished(b'{"status":"CANCELED","errors":null,"result": null ,"taskId":null,"numErrors":null}')
-    assert outcome == Finished(status="CANCELED", num_errors=0)
+    nulls = b'{"status":"CANCELED","errors":null,"result": null ,"taskId":null,"numErrors":null%s}'
+    assert finished(nulls % b',"completedAt":"x"') == Finished(status="CANCELED", num_errors=0, completed_at="x")
+    assert unreachable(200, nulls % b"").reason == "no_status"
+
+
+@pytest.mark.parametrize("word", ["COMPLETE", "complete", "Canceled"])
+@pytest.mark.parametrize("others", [{}, {"version": 3, "jobId": "A1"}, {"taskId": None, "errors": None}])
+def test_a_final_word_alone_may_be_any_apis_and_decides_nothing(word: str, others: dict[str, object]) -> None:
+    """HubSpot's own final answers have at least their instants, by all four descriptions."""
+    document = {"status": word} | others
+    assert classify(200, JSON, orjson.dumps(document)) == Unreachable(reason="no_status")
+    assert isinstance(classify(200, {"X-HubSpot-Correlation-Id": "8d7a"}, orjson.dumps(document)), Finished)
+
+
+@pytest.mark.parametrize(
+    "field", [{"completedAt": ""}, {"taskId": "A1"}, {"result": {}}, {"errors": []}, {"numErrors": 0}, {"links": {}}]
+)
+def test_each_other_field_of_hubspots_makes_a_final_word_count(field: dict[str, object]) -> None:
+    assert finished(orjson.dumps({"status": "COMPLETE"} | field)).status == "COMPLETE"
 
 
 @pytest.mark.parametrize(

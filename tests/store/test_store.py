@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import replace
 
-import psycopg
 import pytest
 
 from poller.core.accounts import AccountState
@@ -15,7 +14,7 @@ from poller.core.model import Added, Chunk, Fed, FedRow, Kind, Position, Rejecti
 from poller.core.protocols import Clock, Store
 from poller.core.sums import ReasonSum, SourceSums
 from poller.store import last_beat, open_store, read_store
-from poller.store.postgres.dsn import parse
+from tests.support.postgres import session_of
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -547,7 +546,7 @@ async def test_a_heartbeat_is_seen_from_outside_with_commits_and_on_request(open
         if is_file:
             os.utime(lock, (1.0, 1.0))
         else:
-            with psycopg.connect(parse(kept_url).conninfo, autocommit=True) as connection:
+            with session_of(kept_url) as connection:
                 connection.execute("UPDATE replica SET seen_at = to_timestamp(1)")
         await beat_somehow()
         pid, at = last_beat(kept_url) or (0, 0.0)
