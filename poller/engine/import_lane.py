@@ -27,6 +27,7 @@ from poller.core.starts import (
     Started,
     Unsure,
 )
+from poller.core.trial_note import TrialNote
 from poller.engine.due_work import DueWork, Probe
 from poller.engine.lane import Lane
 from poller.engine.recorder import Polled
@@ -72,6 +73,7 @@ class ImportLane(Lane):
         self._on_trial_failed = on_trial_failed
         self._retries = retries
         self._trial = Trial(start_rules.trial)
+        self._trial_note = TrialNote(account, self._store)
         self._underway = 0
         self._unstarted = 0  # counted in the state now and then, and down with each start
         self._in_hand = 0  # rows at a worker
@@ -114,6 +116,10 @@ class ImportLane(Lane):
         self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
         if (begun := self._trial.reading) is not None:
             log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
+
+    def save(self) -> None:
+        super().save()
+        self._trial_note.keep(self.imports)
 
     @property
     def imports(self) -> ImportsReading:
