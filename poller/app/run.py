@@ -45,7 +45,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
             log.warning("proxy.not_used", variables=variables)
         environment.on_start(service)
         async with open_site(settings, parts) as site:
-            if site.url is not None and environment.terminal is not None:
+            if site.url is not None and (environment.terminal is not None or hides_page(settings)):
                 write(f"poller: live page at {site.url}", environment.terminal)
             reload = Reload(
                 settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
@@ -59,6 +59,11 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         error = nothing_fed(sums, metrics, sources, settings)
     again = environment.again.text(is_fed=service.fed)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
+
+
+def hides_page(settings: Settings) -> bool:
+    """Whether a log for people leaves out `web.started`."""
+    return settings.log.format == "console" and settings.log.level in ("warning", "error")
 
 
 class _GivenWork:
