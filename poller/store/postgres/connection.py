@@ -91,7 +91,7 @@ async def answered(
     connection: AsyncConnection,
     *,
     within_s: float,
-    on_silence: Callable[[], None] | None = None,
+    on_silence: Callable[[], Awaitable[None]] | None = None,
 ) -> T:
     """Return what `work`, which uses `connection`, returns. Calls `on_silence` where that takes long.
 
@@ -101,7 +101,7 @@ async def answered(
     task = asyncio.ensure_future(work)
     try:
         if on_silence is not None and not (await asyncio.wait([task], timeout=SILENT_AFTER_S))[0]:
-            on_silence()
+            await on_silence()
         await asyncio.wait([task], timeout=within_s)
     finally:
         if is_late := not task.done():

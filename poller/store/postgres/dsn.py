@@ -38,6 +38,10 @@ SERVER_SETTINGS = {
     "transaction_timeout": "0",  # since PostgreSQL 17
     "default_transaction_isolation": "read committed",  # what waits for a row must see it as it is then
 }
+# Of servers that run on Linux. A session whose client is gone ends within this time, also where it waits for a lock:
+# those of our own tries would pile up behind another program's, until the server has no connection left.
+LINUX_SETTINGS = {"client_connection_check_interval": "2s"}
+_IS_KNOWN, _IS_LINUX = "current_setting('{}', true) IS NOT NULL", "version() LIKE '%linux%'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +81,12 @@ def parse(url: str) -> Dsn:
 
 
 def _begin_session(settings: Mapping[str, str]) -> str:
-    """Return one statement that makes these settings, but for those that the server does not know."""
-    made = (
-        f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN set_config('{name}', '{value}', false) END"
-        for name, value in settings.items()
-    )
+    """Return one statement that makes these settings, but for those that the server does not know or have."""
+    made = [
+        f"CASE WHEN {condition.format(name)} THEN set_config('{name}', '{value}', false) END"
+        for condition, those in ((_IS_KNOWN, settings), (_IS_LINUX, LINUX_SETTINGS))
+        for name, value in those.items()
+    ]
     return f"SELECT {', '.join(made)}"
 
 
