@@ -146,7 +146,7 @@ class Progress:
     def _left(self) -> str:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
-        if self.ending():
+        if self.ending() or self.unwritable():
             return ""
         now, metrics, (unstarted, _) = self.clock(), self.metrics, self._unstarted()
         on_trial = {name for name, each in self.imports().items() if each.trial}

@@ -69,12 +69,13 @@ function waitingText({ starts, lanes }) {
   return shown.length ? ` · ${shown.join(" · ")}` : "";
 }
 
-function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt, state: runState }) {
+function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt, state: runState, store }) {
   const { state } = forecast;
   const midnights = forecast.quota_days > 1 ? `${count(forecast.quota_days)} of the account's midnights` : "the account's midnight";
   const quota = forecast.quota_days ? ` Today's quota is not enough: the run waits for ${midnights}.` : "";
   if (!ledger.tasks) return ["–", "a forecast comes with the first tasks"];
   if (runState === "stopped") return ["stopped", `no process works on this state, and ${plural(ledger.waiting, "task")} ${ledger.waiting === 1 ? "waits" : "wait"}: run poller again to continue`];
+  if (store && !store.ready && state !== "done") return ["no forecast", "the state cannot be written: all waits until it can"];
   if (state === "done") return ["done", startedAt ? `every task has its outcome, ${duration(now - startedAt)} after the start` : "every task has its outcome"];
   if (state === "open") return ["nothing to do", "every task so far has its outcome; more may be fed"];
   if (state === "blocked") return ["no forecast", "an account is paused or has no requests left, and the end of that is not known"];
