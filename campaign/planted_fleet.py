@@ -93,8 +93,8 @@ FLEET_BUGS = (
     Bug(
         name="sessions-of-broken-connections-wait-for-locks-until-the-server-is-full",
         file="poller/store/postgres/dsn.py",
-        old="for condition, those in ((_IS_KNOWN, settings), (_IS_LINUX, LINUX_SETTINGS))",
-        new="for condition, those in ((_IS_KNOWN, settings),)",
+        old="            for name, value, condition in NOT_EVERYWHERE\n",
+        new="            for name, value, condition in NOT_EVERYWHERE[1:]\n",
         tests=("store/test_fleet_outage",),
     ),
     Bug(

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 import psycopg
@@ -19,7 +19,7 @@ from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.reports.ledger import imbalances
 from poller.store.postgres.connection import connect
-from poller.store.postgres.dsn import LINUX_SETTINGS, Dsn
+from poller.store.postgres.dsn import NOT_EVERYWHERE, Dsn
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, bury, give, hold_commits, see, take
 from tests.support.postgres import session_of
@@ -191,8 +191,8 @@ async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wire
 async def test_a_heartbeat_whose_new_connection_freezes_while_it_is_set_up_is_known_in_time(
     wire: Wire, wired: FleetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def frozen(dsn: Dsn) -> Any:
-        connection = await connect(dsn)
+    async def frozen(dsn: Dsn, changed: Mapping[str, str]) -> Any:
+        connection = await connect(dsn, changed)
         wire.flows.clear()
         return connection
 
@@ -331,7 +331,8 @@ async def test_a_writer_that_another_programs_lock_holds_up_for_long_leaves_no_s
         monkeypatch.setattr(f"poller.store.postgres.group_commit.{limit}", 0.1)
     monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.05)
     monkeypatch.setattr("poller.store.postgres.group_commit.RETRY_S", 0.02)
-    monkeypatch.setitem(LINUX_SETTINGS, "client_connection_check_interval", "20ms")
+    (name, _, condition), *others = NOT_EVERYWHERE
+    monkeypatch.setattr("poller.store.postgres.dsn.NOT_EVERYWHERE", [(name, "20ms", condition), *others])
     store = await open_member("a")
     await take(store, "one")
     with session_of(postgres_url, autocommit=False) as locker:

@@ -27,7 +27,7 @@ from poller.store.postgres.connection import (
 )
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, reason_text, store_error
-from poller.store.postgres.lock import NotOwner, commits_of, look_for_lock, retake_lock, taken_over
+from poller.store.postgres.lock import NotOwner, ask_for_lock, commits_of, retake_lock, taken_over
 
 log = structlog.get_logger("poller")
 
@@ -235,7 +235,7 @@ class Writer:
 
     async def _note_silence(self) -> None:
         self.note_outage(f"no answer for {SILENT_AFTER_S:g} s")
-        reason = await look_for_lock(self._dsn)
+        reason = await ask_for_lock(self._dsn)
         if reason is not None and reason != self._unwritable_reason:
             self._unwritable_reason = reason
             log.warning("store.locked", path=self._dsn.shown, reason=reason)

@@ -36,7 +36,7 @@ _TABLE_LOCKS = (
     " AND l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')"
     " ORDER BY l.granted DESC, l.mode LIMIT 1"
 )
-LOOK_WITHIN_S = 1.0
+ASKED_WITHIN_S = 1.0
 
 _AGE_S = "extract(epoch FROM clock_timestamp() - seen_at)::float8"
 
@@ -117,13 +117,13 @@ def taken_over(dsn: Dsn) -> StoreError:
     )
 
 
-async def look_for_lock(dsn: Dsn) -> str | None:
+async def ask_for_lock(dsn: Dsn) -> str | None:
     """Return which program locks a table, and what to do; None where none does, or no answer comes soon."""
     with suppress(psycopg.Error, OSError, TimeoutError):
-        async with asyncio.timeout(LOOK_WITHIN_S):
+        async with asyncio.timeout(ASKED_WITHIN_S):
             connection = await connect(dsn)
             try:
-                return await answered(lock_text(connection), connection, within_s=LOOK_WITHIN_S)
+                return await answered(lock_text(connection), connection, within_s=ASKED_WITHIN_S)
             finally:
                 await connection.close()
     return None

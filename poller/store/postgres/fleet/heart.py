@@ -103,15 +103,15 @@ class Heart:
 
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
-            connection = self._connection = await connect(self._dsn)
+            # No promise rests on a heartbeat after a crash. Cutting the connection ends our wait, not the server's for
+            # another program's lock.
+            own = {"synchronous_commit": "off", "lock_timeout": str(round(LOCK_SHARE * self._within_s * 1000))}
+            connection = self._connection = await connect(self._dsn, own)
             await answered(self._listen(connection), connection, within_s=CONNECT_WITHIN_S)
         return self._connection
 
     async def _listen(self, connection: AsyncConnection) -> None:
         connection.add_notify_handler(self._note)
-        await connection.execute("SET synchronous_commit = off")  # no promise rests on a heartbeat after a crash
-        # Cutting the connection ends our wait, not the server's for another program's lock.
-        await connection.execute(f"SET lock_timeout = {round(LOCK_SHARE * self._within_s * 1000)}".encode())
         self._heard.add(MISSED)
         ((self._channel, self._backend),) = await fetch_all(connection, _CHANNEL)
         await connection.execute(f"LISTEN {self._channel}".encode())
