@@ -999,7 +999,7 @@ BUGS = (
     Bug(
         name="exit-code-of-all-earlier-work",
         file="poller/reports/work.py",
-        old="    next_start = start if is_work_left(sums) else work_start(sums)",
+        old="    next_start = start if is_work_left(sums) or is_input_left else work_start(sums)",
         new="    next_start = start",
         tests=("reports/test_work", "service/test_service"),
     ),
@@ -1013,8 +1013,8 @@ BUGS = (
     Bug(
         name="failed-duplicates-under-code-0",
         file="poller/store/sqlite/task_queue.py",
-        old="duplicates=duplicates, failed=failed, other_refs",
-        new="duplicates=duplicates, failed=0, other_refs",
+        old="duplicates=duplicates, failed=failed, again",
+        new="duplicates=duplicates, failed=0, again",
         tests=("store/test_outbox", "service/test_service"),
     ),
     Bug(
