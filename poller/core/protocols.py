@@ -81,8 +81,9 @@ class PollStore(Protocol):
 
     async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then.
-        Where more are due, lease up to `again` others that were polled before, too; they come last. A lease ends with
-        `record`, `release` or the process."""
+        Where more are due, lease up to `again` others that were polled before, too, but no more than there are first
+        polls among the former: they come last, and only before a first poll may they have their turn. A lease ends
+        with `record`, `release` or the process."""
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over
