@@ -205,7 +205,9 @@ class ImportTrial:
 
         from poller.store.postgres.dsn import parse
 
-        with psycopg.connect(parse(self.state).conninfo) as database:
+        dsn = parse(self.state)
+        with psycopg.connect(dsn.conninfo) as database:
+            database.execute(dsn.begin_session.encode())
             database.execute(settle)
 
     async def _check_at_the_end(self, code: int, unsure: int) -> None:

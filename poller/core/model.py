@@ -105,6 +105,7 @@ class Added:
     tasks: int
     duplicates: int
     failed: int = 0  # duplicates whose task has an outcome already, but not `complete`
+    again: int = 0  # of `tasks`: attempts at rows whose latest one failed, which no longer counts
     other_refs: int = 0  # duplicates that were fed with another `ref`: the task keeps its first one
 
 

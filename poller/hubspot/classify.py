@@ -47,6 +47,7 @@ _ERROR_KEYS: Final = frozenset(("message", "category", "correlationId", "errorTy
 
 
 _STATUS_KEYS: Final = frozenset(("taskId", "requestedAt", "startedAt", "completedAt", "links"))  # beside `status`
+_FINAL_KEYS: Final = (*sorted(_STATUS_KEYS), "result", "errors", "numErrors")  # one at least is in a final answer
 
 
 class _StatusBody(msgspec.Struct):
@@ -116,12 +117,13 @@ def _refusal(
         case 488:
             return "wrong_region", _region(problem)
         case _ if 400 <= status <= 499 and status not in MAY_PASS and not is_hubspots(headers, problem):
-            return "unknown_answer", (
-                f"an answer {status} without HubSpot's marks came: check base_url, and the proxy or gateway on the way"
-            )
+            return "unknown_answer", _of_a_stranger(status, body)
     return None
 
 
+_HTTPS_ASKED = re.compile(  # of nginx, Apache, Go
+    rb"HTTP request was sent to HTTPS port|plain HTTP to an SSL-enabled server port|HTTP request to an HTTPS server"
+)
 _WRONG_PATH = "this API path does not exist. Check base_url and status_path, whose version HubSpot may have retired."
 
 
@@ -131,6 +133,12 @@ def is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
         return True
     words = [(problem or {}).get(name) for name in ("correlationId", "category")]
     return any(isinstance(word, str) and word for word in words)
+
+
+def _of_a_stranger(status: int, body: bytes) -> str:
+    if _HTTPS_ASKED.search(body):
+        return "the port speaks TLS, and base_url begins with http://: write https://"
+    return f"an answer {status} without HubSpot's marks came: check base_url, and the proxy or gateway on the way"
 
 
 def _redirect(status: int, headers: Headers) -> str:
@@ -194,6 +202,8 @@ def _running(status: str, document: JsonObject, correlation_id: str | None, *, k
 def _finished(
     status: Literal["COMPLETE", "CANCELED"], document: JsonObject, text: bytes, correlation_id: str | None
 ) -> Outcome:
+    if correlation_id is None and all(document.get(name) is None for name in _FINAL_KEYS):
+        return Unreachable(reason=BadBody.NO_STATUS.value)  # any API's {"status":"complete"}
     may_be_deep = text.count(BRACE) + text.count(BRACKET) > DEEPEST
     if may_be_deep and (_is_deep(document.get("errors")) or _is_deep(document.get("result"))):
         return Unreachable(reason=BadBody.TOO_DEEP.value, correlation_id=correlation_id)

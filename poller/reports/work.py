@@ -31,6 +31,7 @@ class WorkNote(Struct, frozen=True, kw_only=True):
 
     start: WorkStart = WorkStart()
     next_start: WorkStart = WorkStart()  # of the next piece, which begins with its first input line
+    is_input_left: bool = False  # the latest run with input that ends has not read it to there
     failed_duplicates: int = 0  # of this piece, as a version before 2026-11-28 counted them; later ones: in the sources
 
 
@@ -59,13 +60,15 @@ def work_start(sums: Sums) -> WorkStart:
     )
 
 
-def work_note(noted: bytes | None, sums: Sums) -> WorkNote:
-    """Return the note of a run that begins with these sums. `noted` is that of the run before."""
+def work_note(noted: bytes | None, sums: Sums, *, has_input: bool = False) -> WorkNote:
+    """Return the note of a run that begins with these sums. `noted` is that of the run before; `has_input`: this one is
+    given input that ends."""
     note = current(json.decode(noted, type=WorkNote) if noted is not None else WorkNote(), sums)
     dead = {sink.name: min(sink.dead, note.start.dead.get(sink.name, 0)) for sink in sums.sinks}  # some were replayed
     start = replace(note.start, dead=dead)
-    next_start = start if is_work_left(sums) else work_start(sums)
-    return WorkNote(start=start, next_start=next_start, failed_duplicates=note.failed_duplicates)
+    is_input_left = note.is_input_left and note.start == note.next_start  # it had begun
+    next_start = start if is_work_left(sums) or is_input_left else work_start(sums)
+    return replace(note, start=start, next_start=next_start, is_input_left=is_input_left or has_input)
 
 
 def current(note: WorkNote, sums: Sums) -> WorkNote:
@@ -76,7 +79,7 @@ def current(note: WorkNote, sums: Sums) -> WorkNote:
 def begun(note: WorkNote) -> WorkNote:
     """Return the note after the first input line of a run."""
     is_same = note.start == note.next_start
-    return note if is_same else WorkNote(start=note.next_start, next_start=note.next_start)
+    return note if is_same else replace(note, start=note.next_start, failed_duplicates=0)
 
 
 def work_of(sums: Sums, note: WorkNote, unchanged: UnchangedLines = UNREAD, *, is_all_unchanged: bool = False) -> Work:

@@ -376,7 +376,7 @@ async def test_what_was_tried_again_is_not_offered_for_resubmission(
     options = ReportOptions(files=(tmp_path / "finished.jsonl",) if from_files else ())
     await write_report(settings_for(tmp_path), options, clock)
     text = capsys.readouterr().out
-    assert "3 landed · 4 did not, 3 of these at first only: a later attempt landed" in text
+    assert "3 landed · 1 did not · 3 earlier attempts, tried again" in text
     assert "1 of those not complete can be retried" in text
     await write_report(settings_for(tmp_path), replace(options, resubmit=tmp_path / "bodies.jsonl"), clock)
     assert [orjson.loads(line)["url"] for line in (tmp_path / "bodies.jsonl").read_bytes().splitlines()] == [

@@ -169,3 +169,24 @@ async def test_an_id_corrected_while_its_file_is_read_is_read_by_the_next_run(
     os.utime(path)
     await files.run(path)
     assert {one, right, three} <= {record["task_id"] for record in files.simulation.records()}
+
+
+async def test_the_run_after_one_that_left_input_unread_has_the_code_of_both_together(files: TwoFiles) -> None:
+    """All that the first one had read was finished, so that nothing waited."""
+    await files.run(files.failing)
+    pipe = files.simulation.folder / "pipe"
+    os.mkfifo(pipe)
+    writing = os.open(pipe, os.O_RDWR)
+    try:
+        os.write(writing, files.failing.read_bytes())
+        async with asyncio.TaskGroup() as group:
+            stopped = group.create_task(files.simulation.run(pipe))
+            await asyncio.sleep(60)
+            files.simulation.drain()
+    finally:
+        os.close(writing)
+    assert stopped.result() is Exit.WORK_LEFT
+    assert (await files.simulation.sums()).waiting == 0
+    new = files.good_ids[:2], files.good_ids[2:]
+    paths = [files.write(f"new{number}.txt", ids) for number, ids in enumerate(new)]
+    assert await files.run(*paths) == [Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE]

@@ -17,6 +17,8 @@ from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.reports.ledger import imbalances
+from poller.store.postgres.connection import connect
+from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, bury, give, hold_commits, see, take
 from tests.support.store_makers import chunk_of, feed, finished, ids
@@ -181,6 +183,24 @@ async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wire
     wire.cut()
     assert await wired.fleet.beat() is Beat.UNREACHED
     wire.is_cut = False
+    assert await wired.fleet.beat() is Beat.MADE
+
+
+async def test_a_heartbeat_whose_new_connection_freezes_while_it_is_set_up_is_known_in_time(
+    wire: Wire, wired: FleetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def frozen(dsn: Dsn) -> Any:
+        connection = await connect(dsn)
+        wire.flows.clear()
+        return connection
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with monkeypatch.context() as freezing:
+        freezing.setattr("poller.store.postgres.fleet.heart.connect", frozen)
+        assert await wired.fleet.beat() is Beat.UNREACHED
+    assert loop.time() - began < 3.5
+    wire.flows.set()
     assert await wired.fleet.beat() is Beat.MADE
 
 

@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import replace
 
-import psycopg
 import pytest
 
 from poller.core.accounts import AccountState
@@ -15,7 +14,7 @@ from poller.core.model import Added, Chunk, Fed, FedRow, Kind, Position, Rejecti
 from poller.core.protocols import Clock, Store
 from poller.core.sums import ReasonSum, SourceSums
 from poller.store import last_beat, open_store, read_store
-from poller.store.postgres.dsn import parse
+from tests.support.postgres import session_of
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -126,6 +125,17 @@ async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(s
     third = clock()
     await feed(store, "c")
     assert await store.oldest_waiting() == pytest.approx(third, abs=1)
+
+
+async def test_the_task_that_waits_longest_is_found_after_all_others_were_pruned(store: Store, clock: Clock) -> None:
+    await finish(store, "a", "b", "c")
+    assert await store.oldest_waiting() is None
+    assert await store.prune(1000.0, 10) == 3
+    first = clock()
+    await feed(store, "d")
+    await asyncio.sleep(10)
+    await feed(store, "e", "f", "g")
+    assert await store.oldest_waiting() == pytest.approx(first, abs=1), "SQLite gives it the key of the first"
 
 
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
@@ -561,7 +571,7 @@ async def test_a_heartbeat_is_seen_from_outside_with_commits_and_on_request(open
         if is_file:
             os.utime(lock, (1.0, 1.0))
         else:
-            with psycopg.connect(parse(kept_url).conninfo, autocommit=True) as connection:
+            with session_of(kept_url) as connection:
                 connection.execute("UPDATE replica SET seen_at = to_timestamp(1)")
         await beat_somehow()
         pid, at = last_beat(kept_url) or (0, 0.0)

@@ -22,7 +22,7 @@ from poller.core.errors import Exit
 from poller.engine import Service
 from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, parse_durations, serve
-from poller.store.postgres.dsn import parse
+from tests.support.postgres import session_of
 from tests.support.processes import run as run_command
 
 ACCOUNTS = ("a0", "a1", "a2", "a3")
@@ -163,7 +163,7 @@ class FleetAtWork:
     @property
     def database(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A connection that reads the tables or changes them behind the replicas' back."""
-        return psycopg.connect(parse(self.url).conninfo, autocommit=True)
+        return session_of(self.url)
 
     async def overview(self, page: str) -> dict[str, Any]:
         async with aiohttp.ClientSession() as session, session.get(f"{page}v1/overview") as response:

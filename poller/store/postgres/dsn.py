@@ -1,6 +1,7 @@
 """The address of a PostgreSQL state. What is shown of it contains neither user nor password."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -23,12 +24,19 @@ CLIENT_DEFAULTS = {
     "tcp_user_timeout": "25000",
     "client_encoding": "utf8",
 }
+# Of each session, whatever the role or the database has as defaults: a pooler takes no settings with a connection, and
+# our limits for an answer are kept here (see `answered`).
 SERVER_SETTINGS = {
     "synchronous_commit": "on",
     "idle_in_transaction_session_timeout": "15s",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",  # since PostgreSQL 17
+    "default_transaction_isolation": "read committed",  # what waits for a row must see it as it is then
 }
 
 
@@ -40,6 +48,7 @@ class Dsn:
     schema: str
     shown: str  # for people and logs
     secrets: tuple[str, ...]  # what of it must never be shown
+    begin_session: str  # the statement with which each session begins
 
     def __repr__(self) -> str:
         return f"Dsn({self.shown})"
@@ -58,14 +67,22 @@ def parse(url: str) -> Dsn:
         ) from None
     if not _SCHEMA.fullmatch(schema):
         raise ConfigError(f"the schema {schema!r} in the state's URL must be lower-case letters, digits and _.")
-    settings = {"search_path": schema, **SERVER_SETTINGS}
-    options = " ".join([given.pop("options", ""), *(f"-c {name}={value}" for name, value in settings.items())])
     return Dsn(
-        conninfo=conninfo.make_conninfo("", **CLIENT_DEFAULTS | given, options=options.strip()),
+        conninfo=conninfo.make_conninfo("", **CLIENT_DEFAULTS | given),
         schema=schema,
         shown=_shown(given, schema),
         secrets=tuple(given[name] for name in _SECRETS if given.get(name)),
+        begin_session=_begin_session({"search_path": schema, **SERVER_SETTINGS}),
     )
+
+
+def _begin_session(settings: Mapping[str, str]) -> str:
+    """Return one statement that makes these settings, but for those that the server does not know."""
+    made = (
+        f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN set_config('{name}', '{value}', false) END"
+        for name, value in settings.items()
+    )
+    return f"SELECT {', '.join(made)}"
 
 
 def _without_schema(url: str) -> tuple[str, str]:

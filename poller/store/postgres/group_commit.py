@@ -17,7 +17,14 @@ from psycopg import AsyncConnection
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
 from poller.store.intervals import HEAVY_ROWS, RETRY_S
-from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, SILENT_AFTER_S, answered, connect
+from poller.store.postgres.connection import (
+    ANSWER_WITHIN_S,
+    CONNECT_WITHIN_S,
+    SILENT_AFTER_S,
+    answered,
+    backend_of,
+    connect,
+)
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, reason_text, store_error
 from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
@@ -54,10 +61,18 @@ class Writer:
     """Collects operations for `linger_s` and commits them together, in order."""
 
     def __init__(
-        self, connection: AsyncConnection, *, dsn: Dsn, replica: int | None, linger_s: float, clock: Clock
+        self,
+        connection: AsyncConnection,
+        *,
+        dsn: Dsn,
+        replica: int | None,
+        linger_s: float,
+        clock: Clock,
+        backend: int | None = None,
     ) -> None:
+        """`backend`: the server's process that holds the lock for this connection; needed by a single owner."""
         self._connection: AsyncConnection | None = connection
-        self._backend = connection.info.backend_pid
+        self._backend = backend
         self._dsn = dsn
         self._replica = replica
         self._linger_s = linger_s
@@ -258,11 +273,11 @@ class Writer:
         except BaseException:
             await connection.close()
             raise
-        self._backend = connection.info.backend_pid
         return connection
 
     async def _own_again(self, connection: AsyncConnection) -> None:
         await retake_lock(connection, before=self._backend)
+        self._backend = await backend_of(connection)
         self._commits = await commits_of(connection, self._replica, self._dsn)
 
     async def _roll_back(self) -> None:

@@ -47,7 +47,7 @@ async def take_lock(connection: AsyncConnection, dsn: Dsn) -> None:
     )
 
 
-async def retake_lock(connection: AsyncConnection, *, before: int) -> None:
+async def retake_lock(connection: AsyncConnection, *, before: int | None) -> None:
     """Lock the state again after the connection with backend `before` broke. Raises `NotOwner`: retry later."""
     if await _locks(connection):
         return
@@ -118,7 +118,9 @@ def last_beat(url: str, replica: str | None = None, clock: Clock = time.time) ->
             psycopg.connect(dsn.conninfo, autocommit=True, connect_timeout=limit_s) as connection,
             connection.transaction(),
         ):
-            connection.execute(f"SET LOCAL statement_timeout = '{limit_s}s'".encode())
+            connection.execute(
+                f"SET LOCAL search_path = \"{dsn.schema}\"; SET LOCAL statement_timeout = '{limit_s}s'".encode()
+            )
             row = connection.execute(
                 f"SELECT pid, beat_at, {_AGE_S} FROM replica WHERE EXISTS ({HOLDERS})"  # noqa: S608 - constants
                 " AND name IS NOT DISTINCT FROM coalesce(%s, name) ORDER BY id DESC",

@@ -56,10 +56,11 @@ def add(
     tasks = _insert_tasks(connection, chunk, noted, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
     failed, other_refs = _count_known(connection, chunk) if duplicates else (0, 0)
+    again = 0
     if chunk.rows:
-        new, failed_rows = import_rows.add_rows(connection, chunk.rows, noted, now)
+        new, again, failed_rows = import_rows.add_rows(connection, chunk.rows, noted, now)
         tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
-    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, again=again, other_refs=other_refs)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
         [(source, *row) for row in rows.rejection_rows(chunk)],

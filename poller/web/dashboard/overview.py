@@ -115,6 +115,7 @@ class Overview:
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
             landed={kind: metrics.landed[kind] for kind in Kind},
+            tried_again=metrics.tried_again,
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[metrics.sink(loop.sink.name) for loop in self._service.delivery_loops]
             + [sink for status in others.values() for sink in status.delivered],

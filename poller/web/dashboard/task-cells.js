@@ -21,8 +21,13 @@ export function fillOutcome(node, task) {
 
 export const makeFile = () => element("span");
 
-// Long URLs and names of hosts break at the ends of their pieces.
-export const fillFile = (node, task) => fillPieces(node, task.url ?? refText(task.ref), /(?<=[/?&])(?![/?&])/);
+// Where the file is on its host, which has a column of its own. Long paths and names of hosts break at the ends of their
+// pieces.
+export function fillFile(node, task) {
+  const path = task.host ? task.url.trim().replace(/^[a-z]+:\/\/[^/?#]*/i, "") : "";
+  node.title = task.url ?? "";
+  fillPieces(node, path || (task.url ?? refText(task.ref)), /(?<=[/?&])(?![/?&])/);
+}
 
 export const fillHost = (node, host) => fillPieces(node, host ?? "", /(?<=\.)/);
 
