@@ -119,16 +119,13 @@ def plan_account(
     rules = account.polling_rules()
     learned = _learned(account, known.timing)
     courses, based_on = _courses(learned, durations)
-    if durations is None and (explanation := explanation_of(known.timing)) is not None:
-        is_used = learned.hazard.finished >= ENOUGH_FINISHED
-        based_on += f" ({explanation})" if is_used else f". The few that finished so far show: {explanation}"
+    based_on += "" if durations is not None else _explained(known.timing, learned)
     per_second, limit_from = _limit(account, known.limit)
     planner, to_start = learned if rules.policy == "learned" else None, tasks - underway if starts else 0
-    first_settle_s = settle_s(planner)  # before the simulation teaches it
+    first_wait_s = settle_s(planner)  # before the simulation teaches it
     simulated = _simulate(account, to_start or tasks, courses, per_second, planner, starts if to_start else None)
-    posts = to_start
+    posts, waits_s = 0, (first_wait_s, settle_s(planner))
     if to_start:
-        waits_s = (first_settle_s, settle_s(planner))
         posts, simulated = _with_others(simulated, to_start, underway, per_second, known.lost_share, waits_s)
     line = line_of(known.timing) if durations is None and rules.policy == "learned" and starts is None else None
     if line is not None:
@@ -157,6 +154,14 @@ def plan_account(
         fits=fits,
         tasks_that_fit=None if quota is None else min(tasks, int(quota * tasks / requests)),
     )
+
+
+def _explained(timing: bytes | None, learned: PollPlanner) -> str:
+    """Return what else was learned of the account; empty where that is nothing."""
+    if (explanation := explanation_of(timing)) is None:
+        return ""
+    is_used = learned.hazard.finished >= ENOUGH_FINISHED
+    return f" ({explanation})" if is_used else f". The few that finished so far show: {explanation}"
 
 
 def lost_share(starts: StartSums | None) -> float:
