@@ -29,6 +29,35 @@ HTTP_ERRORS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
 )
 
 
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")  # OpenSSL's
+
+
+class NoHttpError(http_exceptions.HttpProcessingError):
+    """What came is no HTTP/1.1. `protocol` is what it is, as far as its first bytes show that."""
+
+    def __init__(self, beginning: bytes) -> None:
+        super().__init__()
+        self.protocol = _protocol_of(beginning)
+
+
+def _protocol_of(beginning: bytes) -> str | None:
+    if beginning[:1] in (b"\x14", b"\x15", b"\x16") and beginning[1:2] == b"\x03":
+        return "TLS"
+    is_whole_frame = len(beginning) >= 9 and beginning[0] == 0 and beginning[5:9] == bytes(4)
+    if is_whole_frame and beginning[3] in (4, 7):  # SETTINGS, GOAWAY: what such a server begins with
+        return "HTTP/2"
+    return "SSH" if beginning.startswith(b"SSH-") else None
+
+
+def protocol_spoken(error: BaseException) -> str | None:
+    """Return what a server speaks in place of HTTP/1.1, or "no TLS" where TLS was asked for; None where an exception
+    does not show it."""
+    if isinstance(error, NoHttpError):
+        return error.protocol
+    reason = getattr(getattr(error, "os_error", error), "reason", None)
+    return "no TLS" if reason in _NO_TLS else None
+
+
 def http_error(error: BaseException) -> str | None:
     """Return the reason word of an exception; None where it is none of an HTTP client."""
     return next((word for known, word in HTTP_ERRORS if isinstance(error, known)), None)

@@ -116,12 +116,13 @@ def _refusal(
         case 488:
             return "wrong_region", _region(problem)
         case _ if 400 <= status <= 499 and status not in MAY_PASS and not is_hubspots(headers, problem):
-            return "unknown_answer", (
-                f"an answer {status} without HubSpot's marks came: check base_url, and the proxy or gateway on the way"
-            )
+            return "unknown_answer", _of_a_stranger(status, body)
     return None
 
 
+_HTTPS_ASKED = re.compile(  # of nginx, Apache, Go
+    rb"HTTP request was sent to HTTPS port|plain HTTP to an SSL-enabled server port|HTTP request to an HTTPS server"
+)
 _WRONG_PATH = "this API path does not exist. Check base_url and status_path, whose version HubSpot may have retired."
 
 
@@ -131,6 +132,12 @@ def is_hubspots(headers: Headers, problem: JsonObject | None) -> bool:
         return True
     words = [(problem or {}).get(name) for name in ("correlationId", "category")]
     return any(isinstance(word, str) and word for word in words)
+
+
+def _of_a_stranger(status: int, body: bytes) -> str:
+    if _HTTPS_ASKED.search(body):
+        return "the port speaks TLS, and base_url begins with http://: write https://"
+    return f"an answer {status} without HubSpot's marks came: check base_url, and the proxy or gateway on the way"
 
 
 def _redirect(status: int, headers: Headers) -> str:

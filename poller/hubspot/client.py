@@ -18,7 +18,7 @@ from yarl import URL
 from poller import __version__
 from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
-from poller.core.http_errors import http_error
+from poller.core.http_errors import http_error, protocol_spoken
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.task_id import in_path
@@ -195,6 +195,8 @@ class HubSpotClient:
                 self._timeouts.time_out(task.key, sent_at=began_at)
             if trouble is Trouble.CERTIFICATE:
                 return Answer(outcome=untrusted(error, self._sample.host))
+            if (refused := of_another_protocol(error, self._sample)) is not None:
+                return Answer(outcome=refused)
             return _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
@@ -268,6 +270,21 @@ def untrusted(error: Exception, host: str | None) -> Refused:
         remedy = "check this machine's clock, and base_url"
     detail = f"the certificate of {host} was refused ({why}): {remedy}"
     return Refused(reason="untrusted_certificate", detail=detail)
+
+
+_PROTOCOL_REMEDIES: Mapping[str, str] = {
+    "no TLS": "https:// needs it: correct scheme and port of base_url, and check the proxy on the way",
+    "TLS": "base_url begins with http://: write https://",
+    "HTTP/2": "the poller speaks HTTP/1.1: correct base_url, or let the gateway accept HTTP/1.1",
+}
+
+
+def of_another_protocol(error: Exception, url: URL) -> Refused | None:
+    """Return that a person must act, where an exception shows that the port speaks another protocol than the URL."""
+    if (spoken := protocol_spoken(error)) is None:
+        return None
+    remedy = _PROTOCOL_REMEDIES.get(spoken, "that is no HTTP: correct base_url")
+    return Refused(reason="unknown_answer", detail=f"port {url.port} of {url.host} speaks {spoken}, and {remedy}")
 
 
 def answers_name_task(status_path: str) -> bool:

@@ -14,11 +14,12 @@ import aiohttp
 from aiohttp.client_middlewares import ClientHandlerType
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
+
+from poller.core.http_errors import NoHttpError
 
 LONGEST_HEADER = 131_072  # one header; aiohttp's own 8 kB would turn an odd answer into a broken connection
 MOST_HEADERS = 1024
@@ -79,9 +80,9 @@ class AnswerProtocol(asyncio.Protocol):
         arriving = self._arriving(data) if self._asked is None else None
         try:
             messages, is_upgraded, _ = self._parser.feed_data(data)
-        except Exception as error:  # noqa: BLE001 - whatever the parser met, this is no HTTP
+        except Exception:  # noqa: BLE001 - whatever the parser met, this is no HTTP
             self._transport.close()
-            self._fail(error if isinstance(error, HttpProcessingError) else HttpProcessingError())
+            self._fail(NoHttpError(data))
             return
         for message, content in messages:
             asked, self._asked = self._asked, None

@@ -20,6 +20,7 @@ from poller.hubspot.client import (
     USER_AGENT,
     Connections,
     Trouble,
+    of_another_protocol,
     right_to_send,
     trouble_of,
     untrusted,
@@ -78,6 +79,8 @@ class HubSpotStarts:
             if trouble is Trouble.CERTIFICATE:
                 refused = untrusted(error, self._url.host)
                 return StartAnswer(outcome=refused, shows=refused)
+            if (other := of_another_protocol(error, self._url)) is not None:
+                return StartAnswer(outcome=other, shows=other)
             return not_sent(trouble.value)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)

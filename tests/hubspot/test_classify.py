@@ -379,6 +379,19 @@ def test_other_4xx_of_a_stranger_need_a_person(status: int, body: bytes) -> None
     assert refused(status, body, {"Content-Type": "text/html"}).reason == "unknown_answer"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><center>The plain HTTP request was sent to HTTPS port</center></html>",
+        b"<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+        b"Client sent an HTTP request to an HTTPS server.\n",
+    ],
+)
+def test_a_port_that_expects_tls_is_named_as_what_it_is(body: bytes) -> None:
+    assert refused(400, body, {}).reason == "unknown_answer"
+    assert "base_url begins with http://: write https://" in refused(400, body, {}).detail
+
+
 def test_a_network_that_asks_for_a_login_needs_a_person() -> None:
     outcome = refused(511, b"<html>Network Authentication Required</html>")
     assert (outcome.reason, "log in" in outcome.detail) == ("unknown_answer", True)

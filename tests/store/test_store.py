@@ -127,6 +127,17 @@ async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(s
     assert await store.oldest_waiting() == pytest.approx(third, abs=1)
 
 
+async def test_the_task_that_waits_longest_is_found_after_all_others_were_pruned(store: Store, clock: Clock) -> None:
+    await finish(store, "a", "b", "c")
+    assert await store.oldest_waiting() is None
+    assert await store.prune(1000.0, 10) == 3
+    first = clock()
+    await feed(store, "d")
+    await asyncio.sleep(10)
+    await feed(store, "e", "f", "g")
+    assert await store.oldest_waiting() == pytest.approx(first, abs=1), "SQLite gives it the key of the first"
+
+
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
     await feed(store, "a", "b", "c", "d")
     a, b = await store.claim("main", 2)

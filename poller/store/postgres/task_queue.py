@@ -16,7 +16,6 @@ from poller.core.model import Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
-from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all, fetch_first
 
 # --- polling ---------------------------------------------------------------------------------------------------------
@@ -235,6 +234,15 @@ MOVE_BACK = (
     " WHERE kind IS NULL"
     " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)"
 )
+# The same of rows that have no task.
+MOVE_ROWS_BACK = (
+    "UPDATE import_row SET"
+    " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
+    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+    " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
+    " ELSE first_sent_at END"
+    " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)"
+)
 
 
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:
@@ -251,7 +259,7 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
         "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",
         "UPDATE dead SET at = least(at - %(ahead_s)s, %(now)s) WHERE at > %(now)s",
-        import_rows.MOVE_BACK,
+        MOVE_ROWS_BACK,
     ):
         await connection.execute(statement.encode(), values)
     return float(latest - now)

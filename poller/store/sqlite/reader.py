@@ -28,7 +28,7 @@ Values = TypeVarTuple("Values")
 class SqliteReader(StateReader):
     """The reading half of an SQLite state."""
 
-    _finished_before = 0  # every task with a smaller key is finished: keys grow in feeding order
+    _finished_before = 0, 0.0  # a task's key and when it was fed: all with smaller keys, in feeding order, are finished
 
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
@@ -180,14 +180,14 @@ class SqliteReader(StateReader):
 
     async def oldest_waiting(self) -> float | None:
         found = self._fetch(
-            "SELECT key, fed_at FROM task NOT INDEXED WHERE key >= ? AND kind IS NULL ORDER BY key LIMIT 1",
-            self._finished_before,
+            "SELECT key, fed_at FROM task NOT INDEXED WHERE kind IS NULL"
+            " AND key >= coalesce((SELECT key FROM task WHERE key = ? AND fed_at = ?), 0)"  # keys of pruned ones return
+            " ORDER BY key LIMIT 1",
+            *self._finished_before,
         )
-        if not found:
-            ((self._finished_before,),) = self._fetch("SELECT coalesce(max(key), 0) FROM task")
-            return None
-        ((self._finished_before, fed_at),) = found
-        return float(fed_at)
+        latest = found or self._fetch("SELECT key, fed_at FROM task ORDER BY key DESC LIMIT 1")
+        self._finished_before = latest[0] if latest else (0, 0.0)
+        return float(found[0][1]) if found else None
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         found = self._fetch(
