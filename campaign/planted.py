@@ -1010,8 +1010,8 @@ BUGS = (
     Bug(
         name="failed-duplicates-under-code-0",
         file="poller/store/sqlite/task_queue.py",
-        old="duplicates=duplicates, failed=failed, other_refs",
-        new="duplicates=duplicates, failed=0, other_refs",
+        old="duplicates=duplicates, failed=failed, again",
+        new="duplicates=duplicates, failed=0, again",
         tests=("store/test_outbox", "service/test_service"),
     ),
     Bug(

@@ -110,6 +110,14 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLines:
+    """How many of a chunk's usable lines a run would not begin with."""
+
+    ended: int = 0  # duplicates of tasks with an outcome; of a row, where it landed or its task is `complete`
+    underway: int = 0  # their task waits for its outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """How many of a chunk's usable lines have a task that failed, or none."""
 

@@ -10,7 +10,7 @@ from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery, PruneWalk, Retry, Selection, Written
 from poller.core.details import TaskDetails
 from poller.core.fleet import FleetView, Membership, Published
-from poller.core.model import Added, Chunk, Failed, Position, Record, Rejection, Settled, Task
+from poller.core.model import Added, Chunk, Failed, KnownLines, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.core.sums import SourceSums, Sums
@@ -186,6 +186,9 @@ class StateReader(Protocol):
 
     async def sources(self) -> Sequence[SourceSums]:
         """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+
+    async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
+        """Return by account how many usable lines of `chunk` have a task already, in a state that holds them."""
 
     async def account(self, name: str) -> AccountState:
         """Return what is remembered of the account."""

@@ -34,6 +34,7 @@ POLLS = 5  # of them
 IMPORT_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
 IMPORT_ROW_OF_I = ", ".join(f"i.{name.strip()}" for name in IMPORT_ROW.split(","))
 MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
+IS_OVER, IS_OVER_FOR_ROW = "t.kind IS NOT NULL", f"t.kind = '{Kind.COMPLETE}' OR t.landed"  # of the task `t`
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
 _SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank", "failed")
