@@ -203,18 +203,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="            if self._is_held(task):\n                self._held",
-        new="            if task.lease != RECORDING:\n                self._held",
+        old="if task.lease != RECORDING and of_account.get(task.key) == task.lease:",
+        new="if task.lease != RECORDING:",
         tests=STORE,
     ),
     Bug(
         name="postponed-poll-recorded-without-its-lease",
         file="poller/store/leases.py",
-        old="            if self._is_held(task):\n                self._held[task.account][task.key] = RECORDING\n"
-        "                recorded",
-        new="            if each.again is not None or self._is_held(task):\n"
-        "                self._held[task.account][task.key] = RECORDING\n"
-        "                recorded",
+        old="if task.lease != RECORDING and of_account.get(task.key) == task.lease:",
+        new="if each.again is not None or self._is_held(task):",
         tests=STORE,
     ),
     Bug(
