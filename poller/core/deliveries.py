@@ -9,7 +9,7 @@ LARGEST_PAGE = 8 << 20  # bytes of records that are read at once, but for the la
 BEFORE_ALL = (float("-inf"), 0)  # a place in a walk through the records
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """A record to deliver to one sink. `number` grows in the order in which tasks finished."""
 
     number: int
