@@ -317,7 +317,7 @@ async def test_a_source_whose_row_a_failover_lost_is_opened_again_under_its_name
     await store.fleet.leave()
     await member.join()
     assert (await source_feed.add(source, chunk_of("b", "c", account="one"))).tasks == 2
-    (sums,) = await store.sources()
+    (sums,) = await store.sources(100)
     assert (sums.name, sums.tasks) == ("r1:http", 2)
     assert imbalances(await store.sums()) == []
 
