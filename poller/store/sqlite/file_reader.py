@@ -24,26 +24,26 @@ class FileReader(SqliteReader):
     def __init__(self, path: Path) -> None:
         """Raises `StoreUnusable` (there is none, or it cannot be read)."""
         self._file = path
-        self._seen = _look(path)
+        self._seen = _state_of(path)
         super().__init__(_connect_reading(path, at_rest=self._seen.log is None), str(path))
 
     def _read(self, read: Callable[[sqlite3.Connection, *Values], T], *values: *Values) -> T:
         while True:
-            if (now := _look(self._file)) != self._seen:
+            if (now := _state_of(self._file)) != self._seen:
                 connection = _connect_reading(self._file, at_rest=now.log is None)
                 self._connection.close()
                 self._connection, self._seen = connection, now
             try:
                 found = super()._read(read, *values)
             except StoreError:
-                if _look(self._file) == self._seen:
+                if _state_of(self._file) == self._seen:
                     raise
                 continue
-            if _look(self._file) == self._seen:
+            if _state_of(self._file) == self._seen:
                 return found
 
 
-class _Look(NamedTuple):
+class _FileState(NamedTuple):
     """What shows that a state is another one, or that its owner started or ended."""
 
     state: int  # inode
@@ -51,15 +51,15 @@ class _Look(NamedTuple):
     changed: tuple[int, int] | None  # … and only then the size and instant of the last change
 
 
-def _look(path: Path) -> _Look:
+def _state_of(path: Path) -> _FileState:
     try:
         state = path.stat()
     except OSError:
-        return _Look(0, None, None)
+        return _FileState(0, None, None)
     try:
-        return _Look(state.st_ino, path.with_name(path.name + "-wal").stat().st_ino, None)
+        return _FileState(state.st_ino, path.with_name(path.name + "-wal").stat().st_ino, None)
     except OSError:
-        return _Look(state.st_ino, None, (state.st_size, state.st_mtime_ns))
+        return _FileState(state.st_ino, None, (state.st_size, state.st_mtime_ns))
 
 
 def _connect_reading(path: Path, *, at_rest: bool) -> sqlite3.Connection:
