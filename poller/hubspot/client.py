@@ -283,7 +283,13 @@ def of_another_protocol(error: Exception, url: URL) -> Refused | None:
     """Return that a person must act, where an exception shows that the port speaks another protocol than the URL."""
     if (spoken := protocol_spoken(error)) is None:
         return None
-    remedy = _PROTOCOL_REMEDIES.get(spoken, "that is no HTTP: correct base_url")
+    is_http = spoken.startswith("HTTP compressed")
+    other = (
+        "gzip was asked for: correct the proxy or gateway on the way"
+        if is_http
+        else "that is no HTTP: correct base_url"
+    )
+    remedy = _PROTOCOL_REMEDIES.get(spoken, other)
     return Refused(reason="unknown_answer", detail=f"port {url.port} of {url.host} speaks {spoken}, and {remedy}")
 
 

@@ -505,6 +505,10 @@ async def test_a_refused_connection_is_unreachable() -> None:
     ("data", "words"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "speaks SSH, and that is no HTTP: correct base_url"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: BR\r\nContent-Length: 4\r\n\r\n\x8b\0\x80\3",
+            "speaks HTTP compressed by br, and gzip was asked for: correct the proxy",
+        ),
         (b"\x15\x03\x01\x00\x02\x02\x46", "speaks TLS, and base_url begins with http://: write https://"),
         (b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64\0\4\0\x10\0\0", "speaks HTTP/2, and the poller speaks HTTP/1.1"),
         (b"\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\1", "speaks HTTP/2, and the poller speaks HTTP/1.1"),

@@ -66,8 +66,10 @@ async def feed(
             digest.push(block)
             for chunk in parser.push(block):
                 await commit(chunk)
+            digest.fold(parser)
             if not file.has_more_now and (unstored := parser.flush()):
                 await commit(unstored)
+            await asyncio.sleep(0)  # a file without line breaks gives no chunk
         for chunk in parser.end():
             await commit(chunk)
         counts.log_end()
