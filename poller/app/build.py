@@ -30,6 +30,7 @@ from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.start_client import HubSpotStarts
+from poller.hubspot.tokens import OAuthToken
 from poller.reports.finished_task import read_record
 from poller.reports.retryable import retry_advice
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
@@ -65,6 +66,7 @@ class Builder:
     consumer: Sink | None = None  # takes finished tasks within this process, beside the sinks of the settings
     is_trusted: Callable[[], bool] | None = None  # whether this member of a fleet may send requests; None: it is alone
     _credentials: dict[str, bytes] = field(default_factory=dict)  # a hash of each account's
+    _oauth: dict[bytes, OAuthToken] = field(default_factory=dict)  # by a hash of all that each is made of
 
     # --- sinks
 
@@ -267,7 +269,7 @@ class Builder:
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
         return await account_tokens(
-            account, self.environment.environ, post=self.connections.post, clock=self.environment.clock
+            account, self.environment.environ, self.connections, clock=self.environment.clock, kept=self._oauth
         )
 
 
