@@ -206,6 +206,7 @@ class Builder:
             lane.apply_rules(settings.imports.rules())
             if lane.retries is not None:
                 lane.retries.apply(settings.imports.retries, _may_pass(settings))
+        is_same_token = True
         if tokens is not None:
             lane.keep_knowledge()
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
@@ -217,7 +218,8 @@ class Builder:
             if isinstance(lane, ImportLane):
                 lane.apply_starter(self._starter(settings.account_settings()[name], tokens))
         has_new_token = None if tokens is None else tokens.has_changed
-        self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
+        limits = _gate_limits(settings.account_settings()[name])
+        self.gates[name].apply(limits, has_new_token=has_new_token, is_same_token=is_same_token)
 
     async def _lane_settings(
         self, name: str, settings: Settings, tokens: TokenSource, service: Service
