@@ -10,7 +10,7 @@ class Exit(IntEnum):
     """Exit codes of `poller` (values from 64 on follow BSD sysexits)."""
 
     ALL_COMPLETE = 0
-    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`, or lines were rejected
+    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`, or lines or files were rejected
     USAGE = 2
     NO_INPUT = 65  # nothing usable in the input
     UNREACHABLE = 69  # a sink or the API out of reach for longer than `give_up_s`

@@ -17,12 +17,13 @@ from pathlib import Path
 import structlog
 
 from poller.core.errors import InputError
-from poller.core.protocols import Clock, FeedStore
+from poller.core.protocols import Clock
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.rotated_files import COMPRESSED
+from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger("poller")
@@ -47,9 +48,11 @@ class _SeenFile:
 class DropFolder:
     """Reads and moves what is in one drop folder."""
 
-    def __init__(self, folder: str, store: FeedStore, options: ReadOptions, *, settle_s: float, clock: Clock) -> None:
+    def __init__(
+        self, folder: str, writer: ChunkWriter, options: ReadOptions, *, settle_s: float, clock: Clock
+    ) -> None:
         self._folder = Path(folder)
-        self._store = store
+        self._writer = writer
         self._options = options
         self._settle_s = settle_s
         self._clock = clock
@@ -127,6 +130,7 @@ class DropFolder:
             if stat_of(str(path), follow_symlinks=False) is None:
                 return True
             log.warning("source.file_failed", source=source_name(str(path)), reason=str(fault))
+            await self._writer.on_refused()
             seen.move_to = FAILED
         else:
             seen.move_to, seen.rejected = DONE, rejected
@@ -145,14 +149,14 @@ class DropFolder:
         self._started.add(inode)
         if path.name.endswith(COMPRESSED):
             raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
-        counts = await feed(str(path), self._store, self._options, whole=is_new, links=False)
-        known = await self._store.open_source(name)
+        counts = await feed(str(path), self._writer, self._options, whole=is_new, links=False)
+        known = await self._writer.open_source(name)
         with open_file(str(path), links=False) as file:
             if known is None or file.size != known[1].offset or not file.holds(known[1]):
                 return None
         usable, rejected = counts.usable, counts.rejected
         if usable + counts.rejected < known[1].line:  # an earlier run read a part of it, or there are blank lines
-            sums = next(sums for sums in reversed(await self._store.sources()) if sums.name == name)
+            sums = next(sums for sums in reversed(await self._writer.sources()) if sums.name == name)
             usable, rejected = sums.tasks + sums.duplicates, sums.rejected
         if rejected and not usable:
             first = f", {counts.first_reason}" if counts.first_reason else ""
