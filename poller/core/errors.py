@@ -39,6 +39,10 @@ class InputError(PollerError):
     exit_code = Exit.NO_INPUT
 
 
+class UnreadableInput(InputError):
+    """The system could not open or read an input file. It may pass: a disk, permissions, too many open files."""
+
+
 class StoreError(PollerError):
     """The state cannot be trusted or used any more: a failed fsync, corruption, a lost lock."""
 
