@@ -113,7 +113,8 @@ def exit_code(sums: Sums, work: Work) -> Exit:
     if is_work_left(sums) or work.is_input_left or work.unwritable:
         return Exit.WORK_LEFT
     failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates or work.refused
-    earlier = work.unchanged.failed or work.unchanged.rejected or work.unchanged.dead
+    unchanged = work.unchanged
+    earlier = unchanged.failed or unchanged.rejected or unchanged.dead or unchanged.otherwise
     return Exit.NOT_ALL_COMPLETE if failed or earlier else Exit.ALL_COMPLETE
 
 
@@ -153,6 +154,14 @@ def _unchanged_rows(unchanged: UnchangedLines, state_flag: str) -> Iterator[tupl
         yield unchanged.rejected, f"of these lines rejected: poller status --rejected{state_flag}"
     if unchanged.dead:
         yield unchanged.dead, f"of these lines with a record that a sink refused: poller status --dead{state_flag}"
+    if unchanged.otherwise:
+        yield (
+            unchanged.otherwise,
+            (
+                "of these lines imported with other --set, --key or --column, so that nothing was started: to import "
+                "them a second time with these, give a copy of the file"
+            ),
+        )
 
 
 def _lines(sums: Sums) -> int:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from poller.core.accounts import AccountState
-from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, Position, Settled
+from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, KnownLines, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
 from poller.core.search import TaskFilter
@@ -440,5 +440,13 @@ async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kep
         rows = tuple(fed(name) for name in ("a", "b", "c", "d"))
         chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position())
         assert await store.count_failed(chunk) == Failed(failed=1)
+        assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=0)}, (
+            "b; a would be sent again"
+        )
+        assert await begun(store, await claimed(store), "C", clock())
+        ids = tuple(Fed(account="default", task_id=name, ref=None) for name in "ABCD")
+        of_ids = Chunk(fed=ids, rows=(), rejected=(), blank=0, position=Position())
+        assert await store.known_lines(of_ids) == {"default": KnownLines(ended=2, underway=1)}
+        assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=1)}
         await feed(store, fed("a"))
         assert await store.count_failed(chunk) == Failed()

@@ -52,7 +52,7 @@ async def find_due(
 ) -> list[rows.Row]:
     """Return the rows of up to `limit` due tasks that are not leased, longest due first from `start` (due_at, key) on;
     with `fed_until`, only those that were fed up to then. After them those of up to `again` others that were polled
-    before."""
+    before, but no more than there are first polls among the former."""
     query = _in_order(
         rows.TASK,
         "due_at <= %(now)s AND (due_at, key) >= (%(due_at)s, %(key)s) AND fed_at <= %(fed_until)s"
@@ -72,8 +72,9 @@ async def find_due(
     }
     # Not prepared: a plan for an unknown limit would sort all due tasks.
     found = await (await connection.execute(query.encode(), values, prepare=False)).fetchall()
+    due = found[:limit]
     polled_before = (row for row in found[limit:] if row[rows.POLLS])
-    return [*found[:limit], *islice(polled_before, again)]
+    return [*due, *islice(polled_before, min(again, rows.first_polls(due)))]
 
 
 async def find_any_due(

@@ -9,14 +9,14 @@ from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
 from poller.core.fleet import Published
-from poller.core.model import Kind, Rejection
+from poller.core.model import Chunk, Kind, KnownLines, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
-from poller.store.sqlite import import_rows
+from poller.store.sqlite import failed, import_rows
 from poller.store.sqlite.errors import translated
 from poller.store.sqlite.search import Search, follow
 
@@ -81,6 +81,9 @@ class SqliteReader(StateReader):
 
     async def sources(self) -> Sequence[SourceSums]:
         return self._read(_sources)
+
+    async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
+        return self._read(failed.known_lines, chunk)
 
     async def account(self, name: str) -> AccountState:
         return self._read(self._account, name)
