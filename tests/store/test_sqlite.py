@@ -377,6 +377,27 @@ async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
     assert last_beat(file_url) is None
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_state_behind_a_link_is_that_of_the_file(tmp_path: Path, clock: Clock, is_there: bool) -> None:
+    """SQLite keeps its log beside the file; the lock has to be there, too, or two processes write one state."""
+    (tmp_path / "volume").mkdir()
+    link, file = (f"sqlite:///{tmp_path}/{name}" for name in ("poller.db", "volume/state.db"))
+    (tmp_path / "poller.db").symlink_to("volume/state.db")
+    if is_there:
+        await (await open_store(file, clock=clock)).close()
+    store = await open_store(link, clock=clock)
+    await feed(store, "A1")
+    beats = last_beat(link), last_beat(file)
+    with pytest.raises(StoreLocked, match="in use by another poller"):
+        await open_store(file, clock=clock)
+    await store.close()
+    assert beats[0] is not None
+    assert beats[0] == beats[1]
+    reader = await read_store(link)
+    assert (await reader.sums()).waiting == 1
+    await reader.close()
+
+
 async def test_damage_is_reported_with_a_remedy_before_a_run_and_by_a_reader(
     open_file: OpenFile, file_url: str, tmp_path: Path
 ) -> None:
