@@ -75,8 +75,8 @@ BUGS = (
     Bug(
         name="a-member-looks-its-sources-up-under-names-of-no-row",
         file="poller/engine/fleet/feed.py",
-        old="name=sums.name[len(prefix) :]) for",
-        new="name=sums.name) for",
+        old="await self._store.source(self._own(name))",
+        new="await self._store.source(name)",
         tests=("engine/fleet/test_feed",),
     ),
     Bug(
@@ -117,7 +117,7 @@ BUGS = (
     Bug(
         name="frequent-429s-taken-for-sporadic",
         file="poller/hubspot/limits/sporadic.py",
-        old="        if sum(self._latest) > MOST_OF_100:",
+        old="        if self._are_frequent:",
         new="        if False:",
         tests=GATE,
     ),
@@ -203,18 +203,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="            if self._is_held(task):\n                self._held",
-        new="            if task.lease != RECORDING:\n                self._held",
+        old="if task.lease != RECORDING and of_account.get(task.key) == task.lease:",
+        new="if task.lease != RECORDING:",
         tests=STORE,
     ),
     Bug(
         name="postponed-poll-recorded-without-its-lease",
         file="poller/store/leases.py",
-        old="            if self._is_held(task):\n                self._held[task.account][task.key] = RECORDING\n"
-        "                recorded",
-        new="            if each.again is not None or self._is_held(task):\n"
-        "                self._held[task.account][task.key] = RECORDING\n"
-        "                recorded",
+        old="if task.lease != RECORDING and of_account.get(task.key) == task.lease:",
+        new="if each.again is not None or self._is_held(task):",
         tests=STORE,
     ),
     Bug(
@@ -940,9 +937,9 @@ BUGS = (
     ),
     Bug(
         name="untrusted-certificate-is-an-outage",
-        file="poller/hubspot/client.py",
-        old="            if trouble is Trouble.CERTIFICATE:\n",
-        new="            if False:\n",
+        file="poller/hubspot/unanswered.py",
+        old='    if http_error(error) == "tls_certificate":\n',
+        new="    if False:\n",
         tests=CLIENT,
     ),
     Bug(
@@ -999,7 +996,7 @@ BUGS = (
     Bug(
         name="exit-code-of-all-earlier-work",
         file="poller/reports/work.py",
-        old="    next_start = start if is_work_left(sums) else work_start(sums)",
+        old="    next_start = start if is_work_left(sums) or is_input_left else work_start(sums)",
         new="    next_start = start",
         tests=("reports/test_work", "service/test_service"),
     ),
@@ -1013,8 +1010,8 @@ BUGS = (
     Bug(
         name="failed-duplicates-under-code-0",
         file="poller/store/sqlite/task_queue.py",
-        old="duplicates=duplicates, failed=failed, other_refs",
-        new="duplicates=duplicates, failed=0, other_refs",
+        old="duplicates=duplicates, failed=failed, again",
+        new="duplicates=duplicates, failed=0, again",
         tests=("store/test_outbox", "service/test_service"),
     ),
     Bug(
@@ -1361,8 +1358,8 @@ BUGS = (
     Bug(
         name="the-oldest-waiting-task-is-any-task",
         file="poller/store/sqlite/reader.py",
-        old="NOT INDEXED WHERE key >= ? AND kind IS NULL ORDER BY key",
-        new="NOT INDEXED WHERE key >= ? ORDER BY key",
+        old='"SELECT key, fed_at FROM task NOT INDEXED WHERE kind IS NULL"',
+        new='"SELECT key, fed_at FROM task NOT INDEXED WHERE true"',
         tests=("store/test_store",),
     ),
 )

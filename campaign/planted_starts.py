@@ -3,7 +3,8 @@
 from campaign.planted import Bug
 
 INTEND = "                sent = await self._starts.intend(row, sent_at=sent_at, due_at=sent_at + self._settle_s())\n"
-START = "                answer = await self._starter.start(body_to_send(row))\n"
+SEND = "await self._starter.start(body_to_send(row))\n"
+START = f"                answer = HELD_UP if self._was_held_up(sent_at) else {SEND}"
 LANE, DUE = "poller/engine/import_lane.py", "poller/engine/due_work.py"
 SERVICE = ("service/test_imports",)
 
@@ -14,6 +15,20 @@ START_BUGS = (
         old=INTEND + START,
         new=START + INTEND,
         tests=SERVICE,
+    ),
+    Bug(
+        name="a-start-that-was-held-up-is-sent",
+        file=LANE,
+        old=START,
+        new=f"                answer = {SEND}",
+        tests=("engine/test_import_lane",),
+    ),
+    Bug(
+        name="a-first-refusal-is-the-rows",
+        file=LANE,
+        old="self._refused_after.get(row.key, 0)",
+        new="self._refused_after.get(row.key, -1)",
+        tests=("engine/test_import_lane",),
     ),
     Bug(
         name="a-start-is-stored-before-it-has-its-slot",

@@ -203,9 +203,11 @@ class ImportTrial:
             return
         import psycopg
 
-        from poller.store.postgres.dsn import parse
+        from poller.store.postgres.dsn import begin_session, parse
 
-        with psycopg.connect(parse(self.state).conninfo) as database:
+        dsn = parse(self.state)
+        with psycopg.connect(dsn.conninfo) as database:
+            database.execute(begin_session(dsn).encode())
             database.execute(settle)
 
     async def _check_at_the_end(self, code: int, unsure: int) -> None:

@@ -21,6 +21,7 @@ from poller.core.text import counted, pause_text
 from poller.engine import Service
 from poller.engine.left_out import left_out
 from poller.engine.metrics import Metrics
+from poller.reports.ledger import landed_line
 from poller.schedule.forecast import LaneOutlook, Step, forecast, import_paces, time_left
 from poller.schedule.slowest import SlowestTask
 from poller.sinks.stdout import StdoutTable
@@ -114,7 +115,8 @@ class Progress:
 
     def _landed(self) -> Text:
         landed = self.metrics.landed.total()
-        return Text(f"{landed:,} landed · {self.metrics.finished - landed:,} did not", style="bold")
+        line = landed_line({Kind.COMPLETE: landed}, self.metrics.finished, 0, self.metrics.tried_again)
+        return Text(line, style="bold")
 
     def _kinds(self) -> Text:
         counts = [(kind, self.metrics.kinds[kind]) for kind in Kind if self.metrics.kinds[kind]]
@@ -144,7 +146,7 @@ class Progress:
     def _left(self) -> str:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
-        if self.ending():
+        if self.ending() or self.unwritable():
             return ""
         now, metrics, (unstarted, _) = self.clock(), self.metrics, self._unstarted()
         on_trial = {name for name, each in self.imports().items() if each.trial}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -37,7 +38,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     check_sources(sources)
     async with open_run(settings, sources, environment) as parts:
         store, metrics, service = parts.store, parts.metrics, parts.service
-        given = await _GivenWork.begin(store)
+        given = await _GivenWork.begin(store, has_input=bool(sources) and not service.endless)
+        service.ingest.on_refused = partial(given.add_refused, store)
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         for note in notes_at_start(settings):
             write(f"poller: {note}", environment.terminal)
@@ -45,19 +47,26 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
             log.warning("proxy.not_used", variables=variables)
         environment.on_start(service)
         async with open_site(settings, parts) as site:
-            if site.url is not None and environment.terminal is not None:
+            if site.url is not None and (environment.terminal is not None or hides_page(settings)):
                 write(f"poller: live page at {site.url}", environment.terminal)
             reload = Reload(
                 settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
             )
             error = await run_service(service, _watchers(settings, parts, reload))
+            given.end(store, is_input_read=service.fed)
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     if error is None and service.fed and not service.endless:
-        error = nothing_fed(sums, metrics, sources, settings)
+        refused = 0 if service.ingest.unchanged.lines else service.ingest.refused
+        error = nothing_fed(sums, metrics, sources, settings, refused)
     again = environment.again.text(is_fed=service.fed)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
+
+
+def hides_page(settings: Settings) -> bool:
+    """Whether a log for people leaves out `web.started`."""
+    return settings.log.format == "console" and settings.log.level in ("warning", "error")
 
 
 class _GivenWork:
@@ -65,18 +74,31 @@ class _GivenWork:
 
     NOTED_AS = "work"
 
-    def __init__(self, note: WorkNote, *, is_work_left: bool) -> None:
+    def __init__(self, note: WorkNote, *, is_work_left: bool, has_input: bool) -> None:
         self._note = note
         self._is_work_left = is_work_left
+        self._has_input = has_input
 
     @classmethod
-    async def begin(cls, store: Store) -> "_GivenWork":
-        """Note the work before its first line is stored."""
-        sums = await store.sums()
-        note = work_note(await store.knowledge(cls.NOTED_AS), sums)
+    async def begin(cls, store: Store, *, has_input: bool) -> "_GivenWork":
+        """Note the work before its first line is stored. `has_input`: it is given input that ends."""
+        sums, noted = await store.sums(), await store.knowledge(cls.NOTED_AS)
+        note = work_note(noted, sums, has_input=has_input)
         store.save_knowledge(cls.NOTED_AS, encode(note))
         await store.flush()
-        return cls(note, is_work_left=is_work_left(sums))
+        is_left = is_work_left(sums) or note.start == note.next_start
+        return cls(note, is_work_left=is_left, has_input=has_input)
+
+    async def add_refused(self, store: Store) -> None:
+        """Note an input that was refused as a whole, before its file is moved to where no run finds it."""
+        self._note = replace(self._note, refused=self._note.refused + 1)
+        store.save_knowledge(self.NOTED_AS, encode(self._note))
+        await store.flush()
+
+    def end(self, store: Store, *, is_input_read: bool) -> None:
+        """Note whether the next run reads on."""
+        if self._has_input and is_input_read:
+            store.save_knowledge(self.NOTED_AS, encode(replace(self._note, is_input_left=False)))
 
     def work(self, sums: Sums, service: Service, metrics: Metrics, store: Store) -> Work:
         """Return what became of it, once the store is closed: until then it may still write."""

@@ -65,7 +65,11 @@ Since = Annotated[
     typer.Option(metavar="WHEN", help="Finished since then: yesterday, 2h, 09:30, 2026-11-27 (this machine's zone)."),
 ]
 Landed = Annotated[
-    bool | None, typer.Option("--landed/--not-landed", help="Whether a file is there; only finished tasks.")
+    bool | None,
+    typer.Option(
+        "--landed/--not-landed",
+        help="Whether a file is there; only finished tasks. Rows count by their latest attempt.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from poller.app.live_block import LiveBlock
-from poller.app.progress import STYLES
+from poller.app.progress import STYLES, trial_text
 from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
 from poller.core.model import Kind
+from poller.core.starts import ImportsReading
 from poller.core.sums import Sums
 from poller.core.text import counted, duration, pause_text, without_controls
 from poller.core.timestamps import iso
@@ -33,6 +34,7 @@ class LiveView:
 
     block: LiveBlock
     _slowest: Slowest | None = None
+    _trials: Mapping[str, ImportsReading] = field(default_factory=dict)
     _seen: deque[tuple[float, Sums]] = field(default_factory=deque)
 
     @classmethod
@@ -47,9 +49,11 @@ class LiveView:
         now: float,
         slowest: Slowest | None = None,
         fleet: FleetSnapshot | None = None,
+        trials: Mapping[str, ImportsReading] | None = None,
     ) -> None:
-        """Draw the state as of now. `heartbeat` is of the process that works on it; `fleet`, of those that share it."""
-        self._slowest = slowest
+        """Draw the state as of now. `heartbeat` is of the process that works on it; `fleet`, of those that share it;
+        `trials` has by account the rows of an import on trial."""
+        self._slowest, self._trials = slowest, trials or {}
         self._seen.append((now, sums))
         while now - self._seen[0][0] > PACE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
@@ -73,6 +77,9 @@ class LiveView:
         if (starts := sums.starts) is not None and sums.waiting:
             unsure = f", {starts.unsure:,} unsure" if starts.unsure else ""
             yield Text(f"{counted(starts.unstarted, 'row')} to start{unsure}, {starts.underway:,} under way")
+        for name, imports in self._trials.items() if is_running else ():
+            if imports.trial is not None:
+                yield Text(f"{without_controls(name)}: {trial_text(imports.trial)}", style="yellow")
         yield Text(self._rate(sums, limits), style="dim")
         for sink in sums.sinks:
             if sink.attached and (sink.undelivered or sink.dead):
@@ -110,6 +117,8 @@ class LiveView:
         step = self._grown()
         if step.seconds <= 0 or not sums.waiting:
             return ""
+        if self._trials:
+            return "a trial runs: no forecast yet"
         paces = import_paces(
             [step], waiting=sums.waiting - sums.blocked, unstarted=sums.unstarted, polls=sums.polls, starts=sums.started
         )

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+LARGEST_PAGE = 8 << 20  # bytes of records that are read at once, but for the last of them, which a poll bounds
 BEFORE_ALL = (float("-inf"), 0)  # a place in a walk through the records
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """A record to deliver to one sink. `number` grows in the order in which tasks finished."""
 
     number: int
@@ -50,7 +51,7 @@ class DeadLetter:
     sink: str
     reason: str
     refused_at: float
-    delivery: Delivery
+    delivery: Delivery  # its body is empty where bodies were not asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ class TaskFilter(Struct, frozen=True, kw_only=True):
 
     state: State | None = None
     kinds: frozenset[str] = frozenset()  # empty: any
-    landed: bool | None = None
+    landed: bool | None = None  # False: of a row that was tried again, only the latest attempt
     reason: str | None = None  # a piece of the reason, in any case
     account: str | None = None
     host: str | None = None  # of the row's URL, whole, in any case

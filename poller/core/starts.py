@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from poller.core.model import NO_LIMITS, Kind, Outcome, RateLimits, Refused, Throttled
+from poller.core.model import NO_LIMITS, Kind, Outcome, RateLimits, Refused, Throttled, Unreachable
 
 NO_TASK = "start:"  # begins what a row has for a task id while, or because, it has none; its identity follows
 
@@ -115,9 +115,13 @@ class StartAnswer(Struct, frozen=True, kw_only=True):
     limits: RateLimits = NO_LIMITS
 
     @property
-    def right_was_lost(self) -> bool:
-        """Whether this member of a fleet may not send requests: that shows nothing of HubSpot."""
-        return isinstance(self.outcome, NotSent) and self.outcome.reason == RIGHT_LOST
+    def shows_hubspot(self) -> bool:
+        """Whether it shows anything of HubSpot: not where this process held the request back."""
+        return self is not HELD_UP and not (isinstance(self.outcome, NotSent) and self.outcome.reason == RIGHT_LOST)
+
+
+# It took so long to store the start that it was not sent.
+HELD_UP = StartAnswer(outcome=NotSent(reason="held_up", left=False), shows=Unreachable(reason="held_up"))
 
 
 class Begin(Struct, frozen=True, kw_only=True):

@@ -53,6 +53,7 @@ class StartSums:
     refused: int = 0  # certainly not accepted
     lost: int = 0  # answers that are not known
     repeated: int = 0  # POSTs of rows whose earlier answer was lost
+    tried_again: int = 0  # attempts that ended without a file and have a later one: the latest counts for the row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,11 @@ class Sums:
     def unstarted(self) -> int:
         """The rows that still cost a start, without those of blocked accounts; unsure ones count."""
         return 0 if self.starts is None else self.starts.unstarted + self.starts.unsure - self.blocked_rows
+
+    @property
+    def tried_again(self) -> int:
+        """Finished tasks that are attempts at a row with a later one."""
+        return 0 if self.starts is None else self.starts.tried_again
 
     @property
     def started(self) -> int:

@@ -15,6 +15,7 @@ from poller.core.record import render_row
 from poller.core.request_protocols import GateClosed, RightLost, Slot, StartClient
 from poller.core.starts import (
     BACKLOG_COUNTED,
+    HELD_UP,
     AwaitStart,
     Begin,
     EndRow,
@@ -26,6 +27,7 @@ from poller.core.starts import (
     Started,
     Unsure,
 )
+from poller.core.trial_note import TrialNote
 from poller.engine.due_work import DueWork, Probe
 from poller.engine.lane import Lane
 from poller.engine.recorder import Polled
@@ -44,6 +46,7 @@ from poller.schedule.trial import LANDED_ENOUGH, Trial
 
 log = structlog.get_logger("poller")
 
+LONGEST_INTENT_S = 5.0  # that storing a start may take: its row's settle time runs meanwhile
 UNKNOWN_ID = "AAAAAAAAAAA"  # well-formed: HubSpot answers that it does not know it, which shows that it answers
 
 
@@ -70,11 +73,12 @@ class ImportLane(Lane):
         self._on_trial_failed = on_trial_failed
         self._retries = retries
         self._trial = Trial(start_rules.trial)
+        self._trial_note = TrialNote(account, self._store)
         self._underway = 0
         self._unstarted = 0  # counted in the state now and then, and down with each start
         self._in_hand = 0  # rows at a worker
         self._accepted = 0
-        self._refused_after: dict[int, int] = {}  # row → how many were accepted when it was refused
+        self._refused_after: dict[int, int] = {}  # row → how many this process had accepted when it was refused
         self._log_lost = Folded(log.warning, clock=self._clock)
         self._due_work = DueWork(
             account,
@@ -112,6 +116,10 @@ class ImportLane(Lane):
         self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
         if (begun := self._trial.reading) is not None:
             log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
+
+    def save(self) -> None:
+        super().save()
+        self._trial_note.keep(self.imports)
 
     @property
     def imports(self) -> ImportsReading:
@@ -179,8 +187,8 @@ class ImportLane(Lane):
                     return True
                 sent_at = self._clock()
                 sent = await self._starts.intend(row, sent_at=sent_at, due_at=sent_at + self._settle_s())
-                answer = await self._starter.start(body_to_send(row))
-                if not answer.right_was_lost:
+                answer = HELD_UP if self._was_held_up(sent_at) else await self._starter.start(body_to_send(row))
+                if answer.shows_hubspot:
                     slot.answered(Answer(outcome=answer.shows, limits=answer.limits))
         except GateClosed:
             self._give_back(row)
@@ -190,9 +198,13 @@ class ImportLane(Lane):
         self._recorder.count_start(answer.outcome, request_s=self._clock() - sent_at, gate_s=sent_at - waiting_since)
         self._start_workers(workers)
         await self._settle_start(row, sent, answer)
-        if not answer.right_was_lost:
+        if answer.shows_hubspot:
             self._give_up.check(answer.shows, self._clock())
         return True
+
+    def _was_held_up(self, since: float) -> bool:
+        """Return whether storing a start took so long that its row would be due too early, or a person paused."""
+        return self._clock() - since > LONGEST_INTENT_S or self.gate.pause is Pause.PAUSED_BY_PERSON
 
     def _settle_s(self) -> float:
         """Return how long after its departure a start whose answer was lost may be repeated."""
@@ -209,7 +221,7 @@ class ImportLane(Lane):
             row,
             answer.outcome,
             now=self._clock(),
-            others_accepted=self._accepted > self._refused_after.get(row.key, -1),
+            others_accepted=self._accepted > self._refused_after.get(row.key, 0),
             rules=self._rules,
             rng=self._rng,
         )

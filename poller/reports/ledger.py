@@ -117,7 +117,7 @@ def summary(sums: Sums) -> str:
     """Return the summary of a run: what landed, the ledger, kinds, polls per task, pauses, most frequent reasons."""
     counts = [(kind, sums.kinds.get(kind, 0), sums.landed.get(kind, 0)) for kind in Kind]
     kinds = [(_with_landed(kind, count, landed), count) for kind, count, landed in counts if count]
-    headline = landed_line(sums.landed, sums.finished, sums.waiting)
+    headline = landed_line(sums.landed, sums.finished, sums.waiting, sums.tried_again)
     parts = [headline, ledger(sums), _table("outcomes", kinds), _polls(sums)]
     parts += [
         f"account {name} is paused: {without_controls(_pause(state.pause, state.pause_detail))}"
@@ -129,16 +129,21 @@ def summary(sums: Sums) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def landed_line(landed: Mapping[str, int], finished: int, waiting: int, landed_later: int = 0) -> str:
+def landed_line(landed: Mapping[str, int], finished: int, waiting: int, tried_again: int = 0) -> str:
     """Return how many files landed, such as `5,701 landed (281 with errors) · 1,298 did not · 1 waiting`: the headline
-    of summary, status, report and page. `landed` is by kind; `landed_later`, of those that did not, is where a later
-    attempt at the row did."""
+    of summary, status, report and page. `landed` is by kind. `tried_again` are finished attempts at rows that have a
+    later one: each row is counted by its latest attempt, so that they are neither of those three."""
     there = sum(landed.values())
     not_plainly = there - landed.get(Kind.COMPLETE, 0)
     with_errors = f" ({not_plainly:,} with errors)" if not_plainly else ""
-    later = f", {landed_later:,} of these at first only: a later attempt landed" if landed_later else ""
-    parts = [f"{there:,} landed{with_errors}", f"{finished - there:,} did not{later}"]
-    return " · ".join([*parts, f"{waiting:,} waiting"] if waiting else parts)
+    parts = [f"{there:,} landed{with_errors}", f"{finished - there - tried_again:,} did not"]
+    parts += [f"{waiting:,} waiting"] if waiting else []
+    return " · ".join([*parts, tried_again_text(tried_again)] if tried_again else parts)
+
+
+def tried_again_text(count: int) -> str:
+    """Return what became of attempts that are not the latest ones, for people."""
+    return f"{counted(count, 'earlier attempt')}, tried again"
 
 
 def _with_landed(name: str, count: int, landed: int) -> str:

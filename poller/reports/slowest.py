@@ -1,4 +1,4 @@
-"""What a forecast needs of a state without its run: until when the slowest task may take, and each account's limit."""
+"""What a forecast needs of a state without its run: until when the slowest task may take, limits and trials."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit, decode_limit, limit_key
 from poller.core.protocols import StateReader
+from poller.core.starts import ImportsReading
 from poller.core.sums import Sums
+from poller.core.trial_note import decode_trial, trial_key
 from poller.schedule.forecast import LaneOutlook
 from poller.schedule.slowest import SlowestTask, stored
 
@@ -38,6 +40,14 @@ async def limits_in(store: StateReader, accounts: Iterable[str]) -> dict[str, Le
     """Return the rate limits that HubSpot's answers showed, by account, as far as they are known."""
     found = {name: decode_limit(await store.knowledge(limit_key(name))) for name in accounts}
     return {name: limit for name, limit in found.items() if limit is not None}
+
+
+async def trials_in(store: StateReader, sums: Sums) -> dict[str, ImportsReading]:
+    """Return the rows of the accounts whose import is on trial, as the run at work noted them some seconds ago."""
+    if sums.starts is None or not sums.waiting:
+        return {}
+    found = {name: decode_trial(await store.knowledge(trial_key(name))) for name in sums.accounts}
+    return {name: imports for name, imports in found.items() if imports is not None}
 
 
 def outlooks(accounts: Mapping[str, AccountState], limits: Mapping[str, LearnedLimit]) -> list[LaneOutlook]:

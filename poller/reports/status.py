@@ -26,6 +26,7 @@ class LedgerCounts(Struct, frozen=True, kw_only=True):
     complete: int
     kinds: dict[Kind, int]
     landed: dict[Kind, int]  # by kind: how many of these have a file
+    tried_again: int = 0  # of `finished`: attempts at rows that have a later one, which counts in their place
     sources: Sequence[SourceSums]
     sinks: Sequence[SinkSums]
 
@@ -93,6 +94,7 @@ def ledger_view(
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
         landed={kind: sums.landed.get(kind, 0) for kind in Kind},
+        tried_again=sums.tried_again,
         pruned=sums.pruned,
         polls=sums.polls,
         polls_per_task=round(sums.polls / tasks, 3) if tasks else None,

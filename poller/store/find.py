@@ -13,7 +13,7 @@ from poller.core.model import Kind
 from poller.core.search import FoundTask, RowMatcher, TaskFilter, TaskPage
 from poller.store.find_rows import ROWS_FROM, Row, Steps, find_rows
 from poller.store.grams import may_contain, needed_bits
-from poller.store.row_text import POSTGRES, SQLITE, RowText, may_match
+from poller.store.row_text import POSTGRES, SQLITE, RowText, is_latest_attempt, may_match
 
 FEW = 2000  # matches of an index that are read at once
 FEW_IN_INDEX = 5_000  # entries that are read for each page
@@ -93,6 +93,8 @@ def _find_tasks(
             return TaskPage(tasks=[])
     matcher = RowMatcher(wanted) if wanted.is_of_row else None
     condition, values = _conditions(wanted, reasons)
+    if wanted.landed is False:
+        condition += is_latest_attempt(text)
     if matcher is not None:
         sql, texts = may_match(matcher.needed, text, ref="coalesce(t.ref, '')", row_id="t.task_id")
         condition, values = condition + sql, [*values, *texts]

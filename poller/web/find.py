@@ -42,7 +42,13 @@ class FilterQuery(Struct, frozen=True):
         ),
     ] = UNSET
     kind: Annotated[list[Kind], Meta(description="Of this kind; repeatable.")] = field(default_factory=list)
-    landed: Annotated[bool | UnsetType, Meta(description="Whether a file is there; only finished tasks.")] = UNSET
+    landed: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="Whether a file is there; only finished tasks. Of rows tried again, `false` finds the latest"
+            " attempt."
+        ),
+    ] = UNSET
     reason: Annotated[str | UnsetType, Meta(description="A piece of the reason, in any case.")] = UNSET
     account: Annotated[str | UnsetType, Meta(description="Of this account.")] = UNSET
     host: Annotated[str | UnsetType, Meta(description="The host of the URL in the row.")] = UNSET

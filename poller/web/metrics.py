@@ -42,6 +42,11 @@ METRICS: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], tuple
     "tasks": (GAUGE, ("state",), "Tasks in the state: waiting for their outcome, or finished."),
     "tasks_finished": (COUNTER, ("kind",), "Tasks that have their outcome; earlier runs on this state count."),
     "tasks_landed": (COUNTER, ("kind",), "Finished tasks whose file landed; earlier runs on this state count."),
+    "tasks_tried_again": (
+        COUNTER,
+        (),
+        "Finished attempts at rows that have a later one; those finished and neither landed nor tried again did not.",
+    ),
     "tasks_by_reason": (
         GAUGE,
         ("reason",),
@@ -146,6 +151,7 @@ class RunCollector(Collector):
         yield "tasks", _labelled({"waiting": metrics.waiting, "finished": metrics.finished})
         yield "tasks_finished", _labelled({kind.value: metrics.kinds[kind.value] for kind in Kind})
         yield "tasks_landed", _labelled({kind.value: metrics.landed[kind.value] for kind in Kind})
+        yield "tasks_tried_again", [((), metrics.tried_again)]
         reasons = sorted(self._run.service.history.reasons.items(), key=lambda item: (-item[1].count, item[0]))
         yield "tasks_by_reason", _labelled({name: reason.count for name, reason in reasons[:REASONS]})
         since = self._waiting_since

@@ -249,7 +249,11 @@ async def test_a_run_that_drains_shows_what_it_waits_for(tmp_path: Path, clock: 
 
 
 def test_it_shows_that_the_state_cannot_be_written(screen: Screen) -> None:
+    screen.metrics.waiting = 1000
+    screen.work(30, finished_per_s=10)
+    assert "left" in screen.shown()
     screen.unwritable = "database or disk is full"
+    assert "left" not in screen.shown(), "what is awaited is in the line below"
     assert "the state cannot be written (database or disk is full)" in screen.shown()
     screen.unwritable = ""
     assert "cannot be written" not in screen.shown()

@@ -16,7 +16,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from poller import __version__
+from poller.app.run import hides_page
 from poller.cli.app import app
+from poller.cli.commands.demo import _settings
+from poller.config.settings import LogTable
 from poller.core.errors import Exit, StoreLocked
 from poller.store import open_store
 from tests.support.processes import TOKEN, environ, run, running
@@ -193,6 +196,12 @@ def test_the_demo_deletes_nothing_in_a_folder_that_is_not_its_own(here: Path) ->
     assert refused.exit_code == Exit.CONFIG
     assert "thesis.txt" in refused.stderr
     assert (here / "poller-demo" / "thesis.txt").read_text() == "dear"
+
+
+def test_the_demo_prints_the_address_of_its_page_without_a_terminal_too(here: Path) -> None:
+    shown = _settings("http://127.0.0.1:1", here)
+    logged = shown.model_copy(update={"log": LogTable(level="info", format="console")})
+    assert [hides_page(each) for each in (shown, logged)] == [True, False]
 
 
 async def test_the_demo_leaves_the_state_of_a_running_one_alone(here: Path) -> None:

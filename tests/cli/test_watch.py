@@ -1,5 +1,6 @@
 """`poller status --watch` on a terminal: what a person sees of a run of another process."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -13,6 +14,7 @@ from poller.cli.watch import LiveView
 from poller.core.accounts import AccountState
 from poller.core.learned_limit import LearnedLimit
 from poller.core.protocols import Clock
+from poller.core.starts import ImportsReading, TrialReading
 from poller.core.sums import SinkSums, StartSums, Sums
 from poller.reports.fleet import FleetSnapshot, MemberView
 from poller.reports.status import status_line
@@ -41,12 +43,13 @@ def shown(
     columns: int = 100,
     heartbeat: tuple[int, float] | None = (7, NOW - 2),
     fleet: FleetSnapshot | None = None,
+    trials: Mapping[str, ImportsReading] | None = None,
 ) -> list[str]:
     """Return the screen after these pictures, ten seconds apart."""
     terminal = Terminal(columns, 24)
     view = LiveView(LiveBlock(Console(file=cast("TextIO", terminal), force_terminal=True, width=columns, height=24)))
     for number, sums in enumerate(pictures):
-        view.show(sums, LIMITS, heartbeat, NOW + 10 * number, fleet=fleet)
+        view.show(sums, LIMITS, heartbeat, NOW + 10 * number, fleet=fleet, trials=trials)
     view.leave()
     return terminal.shown()
 
@@ -58,6 +61,17 @@ def test_while_rows_are_started_it_counts_them_and_the_time_left_goes_by_their_p
     assert "50 of 200 done (25.0%)  about 20 s left" in rows[0]
     assert rows[3] == "50 rows to start, 1 unsure, 99 under way"
     assert rows[4].startswith("120 starts, 130 polls, 10.9 requests a second, limit 19 a second")
+
+
+def test_while_a_trial_runs_there_is_no_forecast_and_the_reason_is_shown() -> None:
+    first = replace(SUMS, starts=StartSums(unstarted=130, underway=20, starts=20, accepted=20))
+    later = replace(first, polls=130, finished=55, waiting=145)
+    trial = TrialReading(rows=20, started=20, landed=5, needed=10)
+    trials = {"main": ImportsReading(unstarted=130, underway=20, trial=trial)}
+    rows = shown(first, later, trials=trials)
+    assert "55 of 200 done (27.5%)  a trial runs: no forecast yet" in rows[0]
+    assert "main: trial of 20 rows, 5 landed; the others start once 10 have" in rows
+    assert "a trial" not in " ".join(shown(first, later, trials=trials, heartbeat=None)), "no process is at work"
 
 
 def test_it_shows_what_is_done_the_rate_against_the_limit_and_the_time_left_once() -> None:
@@ -119,7 +133,7 @@ def test_a_state_that_does_not_balance_is_shown_as_such() -> None:
 async def test_the_limit_is_that_of_the_answers(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("fixed:1"), requests=70, window_s=5.0))
     await simulation.run(simulation.write_ids(5))
-    sums, _, limits, _ = await _watched(settings_for(tmp_path), clock())
+    sums, _, limits, *_ = await _watched(settings_for(tmp_path), clock())
     assert sums.finished == 5
     assert limits == {"default": LearnedLimit(requests=70, window_s=5.0)}
 

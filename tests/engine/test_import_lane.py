@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 
 from poller.core.accounts import AccountState, Pause
-from poller.core.model import Answer, Chunk, FedRow, Position, Running, Task, Unreachable
-from poller.core.protocols import Clock, Store
+from poller.core.model import Answer, Chunk, FedRow, Position, Refused, Running, Task, Unreachable
+from poller.core.protocols import Clock, StartStore, Store
 from poller.core.request_protocols import RightLost
-from poller.core.starts import RIGHT_LOST, NotSent, StartAnswer, Started
+from poller.core.starts import RIGHT_LOST, NotSent, Row, StartAnswer, Started, Unsure
 from poller.engine import GiveUpRules, Recorder
 from poller.engine.import_lane import ImportLane
 from poller.engine.metrics import Metrics
@@ -44,26 +44,33 @@ class Down:
         return Answer(outcome=Running(status="PENDING"))
 
 
-async def store_of_rows(clock: Clock) -> Store:
+async def store_of_rows(clock: Clock, count: int = 40) -> Store:
     store = await open_store("sqlite:///:memory:", clock=clock)
-    rows = tuple(FedRow(account="a", row=f"{n}", body=b"{}", ref=orjson.dumps({"n": n})) for n in range(40))
+    rows = tuple(FedRow(account="a", row=f"{n}", body=b"{}", ref=orjson.dumps({"n": n})) for n in range(count))
     source = await store.new_source("rows")
-    await store.add(source, Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(line=40)))
+    await store.add(source, Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(line=count)))
     return store
 
 
-def lane_of(store: Store, hubspot: Down, clock: Clock) -> ImportLane:
+def lane_of(
+    store: Store,
+    hubspot: Down,
+    clock: Clock,
+    *,
+    state: AccountState | None = None,
+    starts: StartStore | None = None,
+) -> ImportLane:
     gate = AccountGate(
         "a",
         GateLimits(workers=4),
-        state=AccountState(),
+        state=state or AccountState(),
         clock=clock,
         monotonic=asyncio.get_running_loop().time,
         rng=Random(1),
     )
     return ImportLane(
         "a",
-        starts=store.starts,
+        starts=starts or store.starts,
         starter=hubspot,
         start_rules=StartRules(trial=0),
         on_trial_failed=None,
@@ -144,4 +151,102 @@ async def test_rows_to_start_and_those_under_way_are_of_one_age(clock: Clock) ->
                 seen.add(reading)
         lane.stop()
     assert len(seen) > 10
+    await store.close()
+
+
+class Full(Down):
+    """An account whose storage is full: each start is refused; polls are answered."""
+
+    starts = 0
+
+    async def start(self, _body: bytes) -> StartAnswer:
+        self.starts += 1
+        refused = Refused(reason="import_refused", detail="storage is full")
+        return StartAnswer(outcome=refused, shows=refused)
+
+    async def poll(self, _task: Task) -> Answer:
+        return Answer(outcome=Running(status="PENDING"))
+
+
+async def test_an_account_that_stays_full_ends_no_row_however_often_the_run_begins(clock: Clock) -> None:
+    store = await store_of_rows(clock, 3)
+    for _ in range(4):
+        hubspot = Full()
+        lane = lane_of(store, hubspot, clock, state=await store.account("a"))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lane.run())
+            await asyncio.sleep(60)
+            lane.stop()
+        assert hubspot.starts > 0
+    sums = await store.sums()
+    assert sums.starts is not None
+    assert (dict(sums.kinds), sums.starts.unstarted) == ({}, 3)
+    await store.close()
+
+
+class Losing(Down):
+    """Takes starts, whose answers are lost."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.started_at: list[float] = []
+
+    async def start(self, _body: bytes) -> StartAnswer:
+        self.started_at.append(self._clock())
+        await asyncio.sleep(1)
+        return StartAnswer(outcome=Unsure(reason="timeout"), shows=Running(status="PENDING"))
+
+    async def poll(self, _task: Task) -> Answer:
+        return Answer(outcome=Running(status="PENDING"))
+
+
+class Stuck:
+    """The rows of a state whose disk is full until `has_room` is set: no start can be stored."""
+
+    def __init__(self, starts: StartStore) -> None:
+        self._starts = starts
+        self.has_room = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._starts, name)
+
+    async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
+        await self.has_room.wait()
+        return await self._starts.intend(row, sent_at=sent_at, due_at=due_at)
+
+
+async def test_a_start_that_a_full_disk_held_up_is_repeated_no_earlier_than_any_other(clock: Clock) -> None:
+    store, hubspot = await store_of_rows(clock, 1), Losing(clock)
+    stuck = Stuck(store.starts)
+    lane = lane_of(store, hubspot, clock, starts=stuck)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(1800)
+        stuck.has_room.set()
+        await asyncio.sleep(1800)
+        lane.stop()
+    first, second = hubspot.started_at
+    assert second - first >= 1230
+    sums = await store.sums()
+    assert sums.starts is not None
+    assert (sums.starts.starts, sums.starts.lost, sums.starts.unsure) == (2, 2, 1), "the one not sent counts nowhere"
+    await store.close()
+
+
+async def test_a_start_that_was_held_up_until_a_person_paused_the_account_is_not_sent(clock: Clock) -> None:
+    store, hubspot = await store_of_rows(clock, 1), Losing(clock)
+    stuck = Stuck(store.starts)
+    lane = lane_of(store, hubspot, clock, starts=stuck)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(1)
+        await lane.hold()
+        stuck.has_room.set()
+        await asyncio.sleep(60)
+        assert hubspot.started_at == []
+        await lane.release()
+        await asyncio.sleep(60)
+        assert len(hubspot.started_at) == 1
+        lane.stop()
     await store.close()

@@ -242,8 +242,25 @@ def test_of_repeated_keys_the_last_counts_for_every_field() -> None:
 
 
 def test_null_counts_as_absent() -> None:
-    outcome = finished(b'{"status":"CANCELED","errors":null,"result": null ,"taskId":null,"numErrors":null}')
-    assert outcome == Finished(status="CANCELED", num_errors=0)
+    nulls = b'{"status":"CANCELED","errors":null,"result": null ,"taskId":null,"numErrors":null%s}'
+    assert finished(nulls % b',"completedAt":"x"') == Finished(status="CANCELED", num_errors=0, completed_at="x")
+    assert unreachable(200, nulls % b"").reason == "no_status"
+
+
+@pytest.mark.parametrize("word", ["COMPLETE", "complete", "Canceled"])
+@pytest.mark.parametrize("others", [{}, {"version": 3, "jobId": "A1"}, {"taskId": None, "errors": None}])
+def test_a_final_word_alone_may_be_any_apis_and_decides_nothing(word: str, others: dict[str, object]) -> None:
+    """HubSpot's own final answers have at least their instants, by all four descriptions."""
+    document = {"status": word} | others
+    assert classify(200, JSON, orjson.dumps(document)) == Unreachable(reason="no_status")
+    assert isinstance(classify(200, {"X-HubSpot-Correlation-Id": "8d7a"}, orjson.dumps(document)), Finished)
+
+
+@pytest.mark.parametrize(
+    "field", [{"completedAt": ""}, {"taskId": "A1"}, {"result": {}}, {"errors": []}, {"numErrors": 0}, {"links": {}}]
+)
+def test_each_other_field_of_hubspots_makes_a_final_word_count(field: dict[str, object]) -> None:
+    assert finished(orjson.dumps({"status": "COMPLETE"} | field)).status == "COMPLETE"
 
 
 @pytest.mark.parametrize(
@@ -362,6 +379,19 @@ def test_other_4xx_of_a_stranger_need_a_person(status: int, body: bytes) -> None
     assert refused(status, body, {"Content-Type": "text/html"}).reason == "unknown_answer"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><center>The plain HTTP request was sent to HTTPS port</center></html>",
+        b"<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+        b"Client sent an HTTP request to an HTTPS server.\n",
+    ],
+)
+def test_a_port_that_expects_tls_is_named_as_what_it_is(body: bytes) -> None:
+    assert refused(400, body, {}).reason == "unknown_answer"
+    assert "base_url begins with http://: write https://" in refused(400, body, {}).detail
+
+
 def test_a_network_that_asks_for_a_login_needs_a_person() -> None:
     outcome = refused(511, b"<html>Network Authentication Required</html>")
     assert (outcome.reason, "log in" in outcome.detail) == ("unknown_answer", True)
@@ -425,6 +455,19 @@ def test_a_refused_token_pauses_the_account(status: int, body: bytes) -> None:
     assert outcome.reason == "token_refused"
     assert ("EXPIRED_AUTHENTICATION" in outcome.detail) == (b"EXPIRED" in body)
     assert "pat-na1" not in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"error":"unauthorized"}', b'{"message":"No API key found in request"}']
+)
+def test_a_401_without_hubspots_marks_is_about_the_token_but_not_surely_hubspots(body: bytes) -> None:
+    outcome = classify(401, JSON, body)
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, "HubSpot refused" in outcome.detail, "gateway" in outcome.detail) == (
+        "token_refused",
+        False,
+        True,
+    )
 
 
 def test_a_web_page_with_401_is_a_proxy_that_asks_for_a_login_and_no_word_about_the_token() -> None:

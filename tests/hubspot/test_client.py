@@ -36,10 +36,10 @@ from poller.hubspot.client import (
     answers_name_task,
     status_url,
     trouble_of,
-    untrusted,
 )
 from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
+from poller.hubspot.unanswered import untrusted
 from tests.support.makers import make_task
 from tests.support.virtual import MemoryConnector, SimulatedNetwork
 
@@ -285,7 +285,7 @@ BAD_GZIP = http(b"\x1f\x8b\x08nonsense", "200 OK", "Content-Encoding: gzip")
         (Reply(b"", close=True), "connection_lost"),
         (Reply(b"", reset=True), "connection_lost"),
         (Reply(b"HTTP/1.1 200 OK\r\nContent-Le", close=True), "connection_lost"),
-        (Reply(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "bad_http"),
+        (Reply(b"220 mail.example ESMTP\r\n\r\n"), "bad_http"),
         (Reply(b"HTTP/1.1 999999 OK\r\n\r\n"), "bad_http"),
         (Reply(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n"), "bad_http"),
         (Reply(b"HTTP/1.1 200 OK\r\nA: " + b"x" * 300_000 + b"\r\n\r\n"), "bad_http"),
@@ -501,7 +501,27 @@ async def test_a_refused_connection_is_unreachable() -> None:
         assert (await client.poll(make_task())).outcome == Unreachable(reason="connection_refused")
 
 
-async def test_a_server_without_tls_is_unreachable() -> None:
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "speaks SSH, and that is no HTTP: correct base_url"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: BR\r\nContent-Length: 4\r\n\r\n\x8b\0\x80\3",
+            "speaks HTTP compressed by br, and gzip was asked for: correct the proxy",
+        ),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "speaks TLS, and base_url begins with http://: write https://"),
+        (b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64\0\4\0\x10\0\0", "speaks HTTP/2, and the poller speaks HTTP/1.1"),
+        (b"\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\1", "speaks HTTP/2, and the poller speaks HTTP/1.1"),
+    ],
+)
+async def test_another_protocol_is_named_as_what_it_is(data: bytes, words: str) -> None:
+    outcome = await outcome_of(Reply(data))
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "unknown_answer"
+    assert f"of 127.0.0.1 {words}" in outcome.detail
+
+
+async def test_a_server_without_tls_is_named_as_what_it_is() -> None:
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http(b"", "400 Bad Request"))
         await writer.drain()
@@ -510,7 +530,12 @@ async def test_a_server_without_tls_is_unreachable() -> None:
     server = await asyncio.start_server(plain, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server, client_of(f"https://127.0.0.1:{port}") as client:
-        assert (await client.poll(make_task())).outcome == Unreachable(reason="tls")
+        outcome = (await client.poll(make_task())).outcome
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "unknown_answer"
+    assert outcome.detail.startswith(
+        f"port {port} of 127.0.0.1 speaks no TLS, and https:// needs it: correct scheme and"
+    )
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
@@ -556,9 +581,31 @@ async def test_a_certificate_out_of_date_may_be_due_to_this_machines_clock(words
     assert ("clock" in refused.detail) == (words != "self-signed certificate")
 
 
-async def test_a_broken_proxy_is_unreachable() -> None:
-    async with answering(http(b"", "407 Proxy Authentication Required")) as proxy:
+@pytest.mark.parametrize(
+    ("status", "detail"),
+    [
+        (
+            "407 Proxy Authentication Required",
+            "the proxy refuses its user and password (407): write them into proxy",
+        ),
+        ("403 Forbidden", "the proxy lets no request to api.example pass (403): allow it there, or correct proxy and"),
+        ("404 Not Found", "the proxy lets no request to api.example pass (404)"),
+    ],
+)
+async def test_a_proxy_that_refuses_needs_a_person(status: str, detail: str) -> None:
+    async with answering(http(b"", status)) as proxy:
         through = Connections(proxy=f"http://user:{TOKEN}@127.0.0.1:{proxy.port}")
+        async with client_of("https://api.example", connections=through) as client:
+            outcome = (await client.poll(make_task())).outcome
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "unknown_answer"
+    assert outcome.detail.startswith(detail)
+    assert TOKEN not in outcome.detail
+
+
+async def test_a_broken_proxy_is_unreachable() -> None:
+    async with answering(http(b"", "503 Service Unavailable")) as proxy:
+        through = Connections(proxy=f"http://127.0.0.1:{proxy.port}")
         async with client_of("https://api.example", connections=through) as client:
             assert (await client.poll(make_task())).outcome == Unreachable(reason="proxy")
     gone = Connections(proxy=f"http://127.0.0.1:{proxy.port}")

@@ -141,6 +141,38 @@ def test_the_text_counts_this_run_and_completes_its_commands() -> None:
     ]
 
 
+def test_a_run_that_reads_on_what_a_stopped_one_had_not_read_speaks_of_both() -> None:
+    """Though nothing waits: what was read of the file had all ended before the stop."""
+    stopped = encode(work_note(None, NOTHING, has_input=True))
+    ended, following = with_next(CANCELED), work_note(stopped, CANCELED, has_input=True)
+    assert exit_code(ended, work_of(ended, following)) is Exit.NOT_ALL_COMPLETE
+    for between in ({"has_input": True}, {}):  # a run that was stopped before it read a line, and one without input
+        note = work_note(encode(work_note(stopped, CANCELED, **between)), CANCELED)
+        assert exit_code(ended, work_of(ended, note)) is Exit.NOT_ALL_COMPLETE
+    last = with_next(ended)
+    note = work_note(encode(msgspec_replace(following, is_input_left=False)), ended)
+    assert exit_code(last, work_of(last, note)) is Exit.ALL_COMPLETE
+
+
+def test_a_run_that_was_stopped_before_its_first_line_leaves_nothing_of_the_work_before() -> None:
+    stopped = encode(work_note(encode(work_note(None, NOTHING)), CANCELED, has_input=True))
+    ended = with_next(CANCELED)
+    assert exit_code(ended, work_of(ended, work_note(stopped, CANCELED))) is Exit.ALL_COMPLETE
+
+
+def test_an_input_refused_as_a_whole_is_not_all_complete_until_the_work_has_ended() -> None:
+    """Also after a kill: the file is in `failed`, and the next run does not see it."""
+    stopped = msgspec_replace(work_note(None, NOTHING, has_input=True), refused=2)
+    for sums, note in ((SUMS, stopped), (SUMS, work_note(encode(stopped), SUMS)), (SUMS, work_note(None, NOTHING))):
+        assert exit_code(sums, work_of(sums, note)) is Exit(min(note.refused, 1))
+    assert work_text(work_of(SUMS, stopped)).splitlines()[2:] == [
+        "          2  inputs refused as a whole: source.file_failed and source.failed in the log have the reasons"
+    ]
+    ended = encode(msgspec_replace(stopped, is_input_left=False))
+    assert work_note(ended, WAITING).refused == 2
+    assert work_note(ended, SUMS).refused == 0
+
+
 @pytest.mark.parametrize("left", [{"is_input_left": True}, {"unwritable": "database or disk is full"}])
 def test_input_that_was_not_read_or_stored_is_work_left(left: dict[str, Any]) -> None:
     work = msgspec_replace(work_of(SUMS, work_note(None, NOTHING)), **left)

@@ -4,12 +4,9 @@
 
 import asyncio
 import os
-import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import closing
 from itertools import count
@@ -28,6 +25,7 @@ from poller.sinks import make_sink
 from poller.sinks.sql.postgres import PostgresDatabase
 from poller.store import open_store
 from tests.support.makers import sink_environment
+from tests.support.pooler import pool
 
 Events = list[MutableMapping[str, Any]]
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -177,46 +175,14 @@ async def test_every_record_can_be_cast_to_jsonb_and_a_nul_is_named_where_it_can
 @pytest.fixture
 def pooled_url(postgres_server: str) -> Iterator[str]:
     """Return the URL of a PgBouncer in transaction mode in front of the server, with two connections to it."""
-    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
-    server = psycopg.conninfo.conninfo_to_dict(postgres_server)
-    keys = " ".join(f"{key}={value}" for key, value in server.items() if key in ("host", "port", "user", "password"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        settings = Path(folder) / "pgbouncer.ini"
-        settings.write_text(
-            f"[databases]\npooled = {keys} dbname={server['dbname']}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
-            "default_pool_size = 2\nserver_idle_timeout = 1\n"
-        )
-        host = Path(str(server.get("host", "/")))
-        as_owner = ["-u", host.owner()] if os.getuid() == 0 and host.is_dir() else []  # it refuses to run as root
-        command = [program, "-q", *as_owner, str(settings)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as pooler:  # noqa: S603 - our own
-            try:
-                yield f"postgresql://{server.get('user', 'postgres')}@127.0.0.1:{port}/pooled"
-            finally:
-                pooler.terminate()
-
-
-async def until_up(sink: Sink) -> None:
-    for _ in range(100):
-        if isinstance(await sink.write(records(1)), Written):
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("the pooler does not answer")
+    with pool(postgres_server, mode="transaction") as (url, _):
+        yield url
 
 
 @pytest.mark.real_time
 async def test_through_a_pooler_in_transaction_mode_every_row_arrives(pooled_url: str, postgres_server: str) -> None:
     table = f"pooled_{os.getpid()}"
     sinks = [make_sink({"kind": "sql", "url": pooled_url, "table": table}, sink_environment()) for _ in range(2)]
-    for sink in sinks:
-        await until_up(sink)
     for at in range(20):  # psycopg would prepare a statement at its fifth use
         batch = [record(number) for number in range(at * 10, at * 10 + 10)]
         assert await asyncio.gather(*(sink.write(batch) for sink in sinks)) == [Written(), Written()]

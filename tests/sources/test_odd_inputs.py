@@ -121,6 +121,35 @@ ODD = (
     ),
     Odd(name="a heading, and the column's number", data=b"nr;tasks\n1;A1\n", ids=("A1",), id_column="2"),
     Odd(
+        name="a heading that could be an id, and the column's number",
+        data=b"File;Vorgang\nx.png;AAAAEZ6whGI\ny.png;AAAAEvtCjQc\n",
+        ids=("AAAAEZ6whGI", "AAAAEvtCjQc"),
+        id_column="2",
+    ),
+    Odd(
+        name="words in every column of the first line, but no digit in the next id, and the column's number",
+        data=b"photo;abc\nphoto;abd\n",
+        ids=("abc", "abd"),
+        id_column="2",
+    ),
+    Odd(
+        name="a line break in a column's name",
+        data=b'"Task\nID",url\nA1,x\n"Task\nID",url\n"A2","y\nz"\n',
+        ids=("A1", "A2"),
+        rejected=("a second header line", "'\"'"),
+    ),
+    Odd(
+        name="line breaks in names of other columns",
+        data=b'task_id;"File\r\nname";"URL\r\n\r\n(old; ""x"")"\r\nA1;x;y\r\nA2;z;"u\r\nv"\r\n',
+        ids=("A1", "A2"),
+    ),
+    Odd(
+        name="a first line with a quote that is not closed",
+        data=b'"title\nA1\nA2\n',
+        ids=("A1", "A2"),
+        rejected=("'\"'",),
+    ),
+    Odd(
         name="two columns that may have the id",
         data=b"task_id,Task ID\nA1,A1\n",
         refused="the columns 'task_id' and 'Task ID' may both hold the task ids",
@@ -155,6 +184,11 @@ ODD = (
     ),
     Odd(name="another spelling of the key", data=b'{"TaskId":"A1"}\n{"TASK_ID":"A2","n":1}\n', ids=("A1", "A2")),
     Odd(name="another key", data=b'{"job":"A1","u":1}\n', rejected=("Keys found: 'job', 'u'",)),
+    Odd(
+        name="ids one level deeper in JSON, as in a page of an API's answer",
+        data=b'{"results":[{"id":"A1"},{"id":"A2"}],"paging":{}}\n{"data":{"taskId":"A3"}}\n',
+        rejected=("inside the key 'results': feed what jq -c '.results[]' prints", "what jq -c '.data' prints"),
+    ),
     Odd(
         name="two exports joined, each with its header",
         data=ROWS.encode() + ROWS.replace("A", "B").encode(),
@@ -277,6 +311,31 @@ def test_a_column_in_another_encoding_loses_only_its_own_letters() -> None:
     parser = Parser(ReadOptions(accounts=frozenset({"main"}), default_account="main"), "ids.txt")
     chunks = [*parser.push("id,n,u\nA1,Müller,x\n".encode("cp1252")), *parser.end()]
     assert [fed.ref for chunk in chunks for fed in chunk.fed] == ['{"n":"M\ufffdller","u":"x"}'.encode()]
+
+
+def test_a_line_is_read_at_once_unless_the_next_one_decides_what_it_is() -> None:
+    options = ReadOptions(accounts=frozenset({"main"}), default_account="main", id_column="2")
+
+    def read(*parts: bytes) -> list[list[str]]:
+        parser, read = Parser(options, "-"), []
+        for part in parts:
+            chunks = [*parser.push(part), *filter(None, [parser.flush()])]
+            read.append([fed.task_id for chunk in chunks for fed in chunk.fed])
+        return [*read, [fed.task_id for chunk in parser.end() for fed in chunk.fed]]
+
+    assert read(b"x,A1\n", b"y,A2\n") == [["A1"], ["A2"], []]
+    assert read(b"url,vorgang\n", b"\n", b"y,A2\n") == [[], [], ["A2"], []]
+    assert read(b"url,vorgang\n") == [[], ["vorgang"]]
+    assert read(b'"u\n', b'rl",Vor', b"gang\nx,A1\n") == [[], [], ["A1"], []]
+    assert read(b'"u\n', b'rl",Vorgang\n', b"x,A1\n") == [[], [], ["A1"], []]
+
+
+def test_a_quoted_field_may_be_as_long_as_a_line() -> None:
+    """The `csv` module's own limit is 131,072 characters."""
+    options = ReadOptions(accounts=frozenset({"main"}), default_account="main", max_line_bytes=2**20)
+    parser = Parser(options, "ids.csv")
+    chunks = [*parser.push(b'id,n\nA1,"%s"\n' % (b"x" * 200_000)), *parser.end()]
+    assert [len(fed.ref or b"") for chunk in chunks for fed in chunk.fed] == [200_008]
 
 
 def test_the_page_lists_exactly_these_inputs() -> None:

@@ -1,6 +1,7 @@
 """A known file is read again where its lines are read otherwise than before: an id that is never polled is lost."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -84,7 +85,7 @@ async def test_a_file_is_not_read_again_where_its_lines_are_the_same_tasks(
     path.write_text(text)
     known = await read(store, path, replace(READ, id_column="column one"), chunks=chunks)
     assert await read(store, path, replace(READ, **now)) == 300 - known
-    assert len(await store.sources()) == 1
+    assert len(await store.sources(100)) == 1
 
 
 @pytest.mark.parametrize("grows", [False, True])
@@ -97,7 +98,7 @@ async def test_an_id_corrected_in_what_was_read_is_read(store: Store, tmp_path: 
     lines[100] = lines[100].replace("AAAA", "BBBB")
     path.write_text("\n".join([*lines, *(["A1"] if grows else [])]) + "\n")
     assert await read(store, path, READ) == (1 if chunks == 1000 else 101) + grows
-    assert len(await store.sources()) == 2
+    assert len(await store.sources(100)) == 2
 
 
 async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) -> None:
@@ -110,7 +111,48 @@ async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) 
     assert await read(store, path, READ) == 2
     path.write_text(path.read_text())
     assert await read(store, path, READ) == 0
-    assert len(await store.sources()) == 1
+    assert len(await store.sources(100)) == 1
+
+
+@pytest.mark.parametrize("sign", [b"\0", b"x"])
+async def test_a_file_without_line_breaks_is_not_held_in_memory_and_lets_others_work(
+    store: Store, tmp_path: Path, sign: bytes
+) -> None:
+    """As a log that was truncated while its writer kept its offset: gigabytes of NULs. SIGTERM went unheard."""
+    path = tmp_path / "ids"
+    with path.open("wb") as written:
+        written.write(sign)
+        written.truncate(0) if sign == b"\0" else written.write(sign * 8_000_000)
+        written.seek(8_000_000)
+        written.write(b"\nA1\n")
+    found, had_turns = asyncio.Event(), False
+
+    async def take_turns() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    class Noting(ChunkWriter):
+        async def add(self, number: int, chunk: Chunk) -> Added:
+            nonlocal had_turns
+            had_turns |= others.done()
+            return await super().add(number, chunk)
+
+    def note(_chunk: Chunk, added: Added) -> None:
+        if added.tasks:
+            found.set()
+
+    tracemalloc.start()
+    try:
+        task = asyncio.create_task(feed(str(path), Noting(store, note), READ))
+        others = asyncio.create_task(take_turns())
+        await found.wait()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    task.cancel()
+    await asyncio.wait([task])
+    assert had_turns
+    assert peak < 4_000_000
 
 
 async def follow_for(store: Store, path: Path, options: ReadOptions) -> int:
@@ -138,4 +180,4 @@ async def test_a_followed_file_is_read_again_under_another_column(store: Store, 
     assert await follow_for(store, path, two) == 1
     assert await read(store, path, two) == 0
     assert await read(store, path, one) == 1
-    assert len(await store.sources()) == 3
+    assert len(await store.sources(100)) == 3

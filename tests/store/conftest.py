@@ -9,9 +9,9 @@ import pytest
 
 from poller.core.protocols import Clock
 from poller.store import open_store
-from poller.store.postgres.dsn import parse
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open
+from tests.support.postgres import session_of
 from tests.support.wire import Wire, wire_to
 
 
@@ -36,7 +36,7 @@ async def open_member(postgres_url: str, clock: Clock) -> AsyncIterator[Open]:
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
     """Return a connection that reads the tables or changes them behind the stores' back."""
-    with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as connection:
+    with session_of(postgres_url) as connection:
         yield connection
 
 

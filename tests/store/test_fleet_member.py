@@ -14,10 +14,10 @@ from poller.core.fleet import Beat, Fenced
 from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
-from poller.store.postgres.dsn import parse
 from poller.store.postgres.fleet import members
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, take
+from tests.support.postgres import session_of
 from tests.support.store_makers import feed
 
 
@@ -36,7 +36,9 @@ def _member(store: FleetStore) -> FleetMember:
 
 def _lose_commits(database: psycopg.Connection[Any], store: FleetStore) -> None:
     database.execute("UPDATE progress SET commits = commits - 1")
-    database.execute("SELECT pg_terminate_backend(%s)", (store._writer._backend,))
+    connection = store._writer._connection
+    assert connection is not None
+    database.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
 
 
 def _bury(database: psycopg.Connection[Any], _: FleetStore) -> None:
@@ -107,7 +109,7 @@ async def test_a_heartbeat_that_another_programs_lock_holds_up_does_not_wait_on_
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'WITH beat%'"
         " AND datname = current_database()"
     )
-    with psycopg.connect(parse(postgres_url).conninfo) as locker:
+    with session_of(postgres_url, autocommit=False) as locker:
         locker.execute("SET idle_in_transaction_session_timeout = 0")
         locker.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
         for _ in range(3):

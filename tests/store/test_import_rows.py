@@ -10,12 +10,12 @@ import orjson
 import pytest
 
 from poller.core.accounts import AccountState
-from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, Position, Settled
+from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, KnownLines, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
 from poller.core.search import TaskFilter
 from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
-from poller.reports.ledger import imbalances
+from poller.reports.ledger import imbalances, landed_line
 from poller.store import find_rows, open_store
 from poller.store.postgres.start_store import PostgresStarts
 
@@ -130,6 +130,10 @@ async def test_a_repeat_that_is_refused_stays_unsure(kept_url: str, clock: Clock
         row = await claimed(store)
         await store.starts.intend(row, sent_at=clock(), due_at=clock())
         store.starts.release([row])
+        row = await claimed(store)
+        assert (row.starts, row.lost) == (1, 1)
+        unsent = await store.starts.intend(row, sent_at=clock(), due_at=clock() + 600)
+        await store.starts.settle(unsent, StartAgain(at=clock(), refusals=0, left=False))
         row = await claimed(store)
         assert (row.starts, row.lost) == (1, 1)
         sent = await store.starts.intend(row, sent_at=clock(), due_at=clock() + 600)
@@ -258,6 +262,54 @@ async def test_pruned_rows_stay_in_the_sums_and_a_row_under_way_is_not_forgotten
         assert await feed(store, fed("a")) == (1, 0, 0), "a pruned row is a new one"
 
 
+async def attempted(
+    store: Store, name: str, *task_ids: str, now: float, last: Kind = Kind.COMPLETE_WITH_ERRORS
+) -> None:
+    """Feed a row and end attempts at it: only the last may land."""
+    for task_id in task_ids:
+        assert await feed(store, fed(name)) == (1, 0, 0)
+        await begun(store, await claimed(store), task_id, now)
+        lands = task_id == task_ids[-1] and last is Kind.COMPLETE
+        await finish(store, now, LANDED if lands else FAILED, Kind.COMPLETE if lands else Kind.COMPLETE_WITH_ERRORS)
+
+
+@pytest.mark.parametrize("last", [Kind.COMPLETE, Kind.COMPLETE_WITH_ERRORS])
+async def test_a_row_whose_attempts_are_all_pruned_is_a_new_one(kept_url: str, clock: Clock, last: Kind) -> None:
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "a", "T1", "T2", "T3", now=clock(), last=last)
+        before = (await store.sums()).starts
+        assert await store.prune(clock() + 10, 10) == 3
+        assert (await store.sums()).starts == before, "what is gone stays counted"
+        assert imbalances(await store.sums()) == []
+        await attempted(store, "a", "N1", now=clock())
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        assert (await claimed(store)).earlier == ("N1",)
+
+
+async def test_a_row_whose_attempts_are_not_all_pruned_stays(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "a", "T1", "T2", now=clock())
+        assert await store.prune(clock() + 10, 1) == 1
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        assert (await claimed(store)).earlier == ("T1", "T2"), "its third attempt"
+
+
+async def test_a_pruned_attempt_is_not_taken_for_a_later_task(kept_url: str, clock: Clock) -> None:
+    """SQLite gives the key of a deleted task to the next one."""
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "a", "T1", now=clock())
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        second = await claimed(store)
+        assert await store.prune(clock() + 10, 10) == 1
+        await attempted(store, "b", "X1", now=clock())
+        assert (second.row, second.earlier) == ("a~2", ("T1",))
+        await begun(store, second, "T2", clock())
+        await finish(store, clock(), LANDED, Kind.COMPLETE)
+        assert await store.prune(clock() + 10, 10) == 2
+        assert await feed(store, fed("a"), fed("b")) == (2, 0, 0), "neither is taken for a failed attempt"
+        assert [row.earlier for row in await store.starts.claim("default", 5)] == [(), ()]
+
+
 async def test_claims_that_read_beside_commits_hand_out_no_row_twice(kept_url: str, clock: Clock) -> None:
     """What a claim reads of a row may be older than the commit that gave the row its task."""
     started: list[str] = []
@@ -346,6 +398,43 @@ async def test_the_sums_balance_after_any_sequence_and_any_crash(kept_url: str, 
             assert sums.waiting + sums.finished == 4 * (run + 1)
 
 
+async def test_what_did_not_land_is_counted_and_found_by_the_latest_attempt_at_each_row(
+    kept_url: str, clock: Clock
+) -> None:
+    async with opened(kept_url, clock) as store:
+        await feed(store, *map(fed, "abc"))
+        for name in ("A1", "B1", "C1"):
+            assert await begun(store, await claimed(store), name, clock())
+            await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+        again = [await feed_again(store, "a", "b"), await feed_again(store, "c")]
+        assert again == [2, 1]
+        assert (await store.sums()).tried_again == 3
+        assert await found_by(store, landed=False) == [], "each row waits again"
+        for name in ("A2", "B2", "C2"):
+            assert await begun(store, await claimed(store), name, clock())
+            is_there = name == "A2"
+            outcome = LANDED if is_there else FAILED
+            await finish(store, clock(), outcome, Kind.COMPLETE if is_there else Kind.COMPLETE_WITH_ERRORS)
+        assert await feed_again(store, *"abc") == 2
+        assert await begun(store, await claimed(store), "B3", clock())
+        await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+        sums = await store.sums()
+        assert (sums.tried_again, sums.finished, sums.waiting) == (5, 7, 1)
+        line = landed_line(sums.landed, sums.finished, sums.waiting, sums.tried_again)
+        assert line == "1 landed · 1 did not · 1 waiting · 5 earlier attempts, tried again"
+        assert await found_by(store, landed=False) == ["B3"]
+        assert await found_by(store, landed=True) == ["A2"]
+        assert await found_by(store, landed=False, text="b", limit=1) == ["B3"]
+        assert imbalances(sums) == []
+
+
+async def feed_again(store: Store, *names: str) -> int:
+    """Return how many of the rows are attempts at rows that failed before."""
+    rows = tuple(map(fed, names))
+    chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position(offset=1, line=len(rows)))
+    return (await store.add(await store.new_source("rows"), chunk)).again
+
+
 async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kept_url: str, clock: Clock) -> None:
     async with opened(kept_url, clock) as store:
         await feed(store, fed("a"), fed("b"), fed("c"))
@@ -355,5 +444,13 @@ async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kep
         rows = tuple(fed(name) for name in ("a", "b", "c", "d"))
         chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position())
         assert await store.count_failed(chunk) == Failed(failed=1)
+        assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=0)}, (
+            "b; a would be sent again"
+        )
+        assert await begun(store, await claimed(store), "C", clock())
+        ids = tuple(Fed(account="default", task_id=name, ref=None) for name in "ABCD")
+        of_ids = Chunk(fed=ids, rows=(), rejected=(), blank=0, position=Position())
+        assert await store.known_lines(of_ids) == {"default": KnownLines(ended=2, underway=1)}
+        assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=1)}
         await feed(store, fed("a"))
         assert await store.count_failed(chunk) == Failed()

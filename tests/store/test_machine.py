@@ -17,7 +17,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import psycopg
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -37,9 +36,8 @@ from poller.core.protocols import Store
 from poller.core.sums import SinkSums, SourceSums
 from poller.reports.ledger import imbalances
 from poller.store import open_store
-from poller.store.postgres.dsn import parse
 from poller.store.rows import storable
-from tests.support.postgres import fresh_schema
+from tests.support.postgres import fresh_schema, session_of
 from tests.support.store_makers import kill
 from tests.support.virtual import VirtualLoop
 
@@ -438,8 +436,7 @@ class PostgresMachine(StoreMachine):
     def __init__(self) -> None:
         super().__init__()
         self.state = self.clean.enter_context(fresh_schema(self.server))
-        dsn = parse(self.state).conninfo
-        self.database = self.clean.enter_context(psycopg.connect(dsn, autocommit=True, application_name="test"))
+        self.database = self.clean.enter_context(session_of(self.state))
 
     def url(self) -> str:
         return self.state

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
-import psycopg
 import pytest
 
 from poller.core.accounts import AccountState
@@ -15,7 +14,7 @@ from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store, read_store
 from poller.store.postgres import PostgresStore
 from poller.store.postgres.connection import ANSWER_WITHIN_S
-from poller.store.postgres.dsn import parse
+from tests.support.postgres import session_of
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
 from tests.support.store_makers import chunk_of, feed, finished, ids
 from tests.support.wire import Wire, wire_to
@@ -117,7 +116,7 @@ async def test_a_frozen_server_is_an_outage_within_seconds_and_work_continues_by
     (a,) = await wired.claim("main", 1)
     wire.flows.clear()
     async with asyncio.TaskGroup() as group:
-        waiting = [group.create_task(wired.record([finished(a)])), group.create_task(wired.sources())]
+        waiting = [group.create_task(wired.record([finished(a)])), group.create_task(wired.sources(100))]
         await asyncio.sleep(5)
         states = [wired.writable]
         await asyncio.sleep(25)
@@ -169,7 +168,7 @@ async def test_a_frozen_server_cannot_be_opened(wire: Wire, postgres_url: str, c
 
 async def test_a_killed_server_connection_is_replaced(store: PostgresStore, postgres_url: str, events: Events) -> None:
     await feed(store, "a")
-    with psycopg.connect(parse(postgres_url).conninfo, autocommit=True) as database:
+    with session_of(postgres_url) as database:
         database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'poller' AND pid <> pg_backend_pid()"

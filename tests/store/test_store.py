@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import replace
 
-import psycopg
 import pytest
 
 from poller.core.accounts import AccountState
@@ -15,7 +14,7 @@ from poller.core.model import Added, Chunk, Fed, FedRow, Kind, Position, Rejecti
 from poller.core.protocols import Clock, Store
 from poller.core.sums import ReasonSum, SourceSums
 from poller.store import last_beat, open_store, read_store
-from poller.store.postgres.dsn import parse
+from tests.support.postgres import session_of
 from tests.support.store_makers import Open, chunk_of, feed, finish, finished, ids, kill, running
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -85,6 +84,17 @@ async def test_sources_whose_names_are_not_unicode_stay_distinct(store: Store) -
     assert [source.name for source in (await store.sums()).sources] == ["/in/\\udcff.txt", "/in/\\udcfe.txt"]
 
 
+async def test_the_latest_sources_are_read_without_the_others(store: Store) -> None:
+    for name in ("a", "b" * 4000, "c", "a"):
+        await store.add(await store.new_source(name), chunk_of(name[:9], "same"))
+    assert [sums.name for sums in await store.sources(2)] == ["c", "a"]
+    latest, long, unknown = [await store.source(name) for name in ("a", "b" * 4000, "d")]
+    assert latest is not None
+    assert long is not None
+    assert unknown is None
+    assert ((latest.tasks, latest.duplicates), long.tasks) == ((0, 2), 1)
+
+
 async def test_a_thousand_accounts_in_one_chunk_are_kept_apart(store: Store) -> None:
     source = await store.new_source("many")
     fed = tuple(Fed(account=f"account{n}", task_id="same") for n in range(1000))
@@ -126,6 +136,17 @@ async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(s
     third = clock()
     await feed(store, "c")
     assert await store.oldest_waiting() == pytest.approx(third, abs=1)
+
+
+async def test_the_task_that_waits_longest_is_found_after_all_others_were_pruned(store: Store, clock: Clock) -> None:
+    await finish(store, "a", "b", "c")
+    assert await store.oldest_waiting() is None
+    assert await store.prune(1000.0, 10) == 3
+    first = clock()
+    await feed(store, "d")
+    await asyncio.sleep(10)
+    await feed(store, "e", "f", "g")
+    assert await store.oldest_waiting() == pytest.approx(first, abs=1), "SQLite gives it the key of the first"
 
 
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
@@ -320,12 +341,26 @@ async def test_a_claim_has_polled_tasks_beside_the_first_polls_that_are_longer_d
 
 
 async def test_polled_tasks_that_are_longest_due_are_claimed_once(store: Store, clock: Clock) -> None:
+    """And alone: only in place of a first poll may another task have its turn."""
     await feed(store, "a", "b")
     due_at = clock()
     await store.record([running(task, due_at) for task in await store.claim("main", 2)])
     await feed(store, "new")
-    assert ids(await store.claim("main", 1, again=1)) == ["a", "b"]
+    assert ids(await store.claim("main", 1, again=1)) == ["a"]
+    assert ids(await store.claim("main", 1, again=1)) == ["b"]
     assert ids(await store.claim("main", 1, again=1)) == ["new"]
+
+
+async def test_a_claim_has_no_more_polled_tasks_than_first_polls_that_they_may_precede(
+    store: Store, clock: Clock
+) -> None:
+    await feed(store, "a", "b", "c", "d")
+    due_at = clock()
+    tasks = await store.claim("main", 4)
+    await store.record([running(tasks[0], due_at - 1), *(running(task, due_at + 1) for task in tasks[2:])])
+    store.release([tasks[1]])
+    await asyncio.sleep(2)
+    assert ids(await store.claim("main", 2, again=2)) == ["a", "b", "c"]
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------
@@ -547,7 +582,7 @@ async def test_a_heartbeat_is_seen_from_outside_with_commits_and_on_request(open
         if is_file:
             os.utime(lock, (1.0, 1.0))
         else:
-            with psycopg.connect(parse(kept_url).conninfo, autocommit=True) as connection:
+            with session_of(kept_url) as connection:
                 connection.execute("UPDATE replica SET seen_at = to_timestamp(1)")
         await beat_somehow()
         pid, at = last_beat(kept_url) or (0, 0.0)

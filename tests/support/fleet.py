@@ -70,6 +70,7 @@ class MemoryMembership:
         self.name = name
         self.server = server
         self.is_cut = False
+        self.unheard_reason = "cut off"
         self.on_fenced: Callable[[Fenced], None] = lambda _fenced: None
         self.beats = 0
         self._id: int | None = None
@@ -79,6 +80,9 @@ class MemoryMembership:
     @property
     def id(self) -> int | None:
         return self._id
+
+    async def server_ahead_s(self) -> float:
+        return 0.0
 
     async def _reach(self) -> None:
         while self.is_cut or not self.server.is_up:  # noqa: ASYNC110 - as the store's retries do

@@ -22,7 +22,7 @@ from poller.core.errors import Exit
 from poller.engine import Service
 from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, parse_durations, serve
-from poller.store.postgres.dsn import parse
+from tests.support.postgres import session_of
 from tests.support.processes import run as run_command
 
 ACCOUNTS = ("a0", "a1", "a2", "a3")
@@ -37,12 +37,14 @@ class Replica:
         self.name = name
         self.settings = settings
         self.service: Service | None = None
+        self.ahead_s = 0.0  # its clock, of all others
         self.reread: Callable[[], Settings] = lambda: self.settings
         self._environ = environ
         self._task: asyncio.Task[Exit] | None = None
 
     def start(self, group: asyncio.TaskGroup) -> None:
         environment = Environment(
+            clock=lambda: time.time() + self.ahead_s,
             environ=self._environ,
             rng=Random(1),
             connections=lambda _settings: Connections(),
@@ -163,7 +165,7 @@ class FleetAtWork:
     @property
     def database(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         """A connection that reads the tables or changes them behind the replicas' back."""
-        return psycopg.connect(parse(self.url).conninfo, autocommit=True)
+        return session_of(self.url)
 
     async def overview(self, page: str) -> dict[str, Any]:
         async with aiohttp.ClientSession() as session, session.get(f"{page}v1/overview") as response:
@@ -202,15 +204,18 @@ async def at_work(
     url: str,
     events: list[MutableMapping[str, Any]],
     own: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    ahead_s: Mapping[str, float] = MappingProxyType({}),
     **scenario_of: Any,
 ) -> AsyncIterator[FleetAtWork]:
-    """Yield two replicas that have settled, each with two accounts."""
+    """Yield two replicas that have settled, each with two accounts. `ahead_s`: of their clocks."""
     usual: dict[str, Any] = {"fates": {}, "durations": parse_durations("fixed:0.2"), "requests": 50, "window_s": 0.5}
     scenario = Scenario(**(usual | {"window_per_token": True} | scenario_of))
     api = SandboxApi(scenario, time.time)
     async with serve(api) as base_url, asyncio.TaskGroup() as group:
         fleet = FleetAtWork(tmp_path, url, api, base_url, events, own)
         for number, replica in enumerate(fleet.replicas.values(), 1):
+            replica.ahead_s = ahead_s.get(replica.name, 0.0)
             replica.start(group)
             await fleet.until(partial(fleet.has_pages, number), "the server")
         await fleet.until(lambda: all(len(each.lanes) == 2 for each in fleet.replicas.values()), "an even share")

@@ -4,10 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import psycopg
 
 from campaign.postgres_wheel import wheel_server
+from poller.store.postgres.dsn import begin_session, parse
 
 _numbers = count(1)
 
@@ -20,6 +22,15 @@ def running_server() -> Iterator[str]:
         return
     with wheel_server(prefix="poller-postgres-") as (server, _):
         yield str(server.get_uri())
+
+
+def session_of(state_url: str, *, autocommit: bool = True, name: str = "test") -> psycopg.Connection[Any]:
+    """Connect to the state's server with its schema's tables in reach, as the store does."""
+    dsn = parse(state_url)
+    connection = psycopg.connect(dsn.conninfo, autocommit=True, application_name=name)
+    connection.execute(begin_session(dsn).encode())
+    connection.autocommit = autocommit
+    return connection
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def _settings(base_url: str, directory: Path) -> Settings:
         "token_env": "POLLER_DEMO_TOKEN",
         "state": f"sqlite:///{directory / FILES[2]}",
         "sinks": [f"jsonl:{directory / FILES[1]}"],
-        "log": {"level": "warning"},
+        "log": {"level": "warning", "format": "console"},
         "input": {"feeds": "imports"},
         "imports": {"options": OPTIONS},
     }

@@ -112,7 +112,10 @@ class ReportOptions:
         """Whether the report goes to files: then it is printed as JSON only, where that is wanted."""
         return any(path is not None for path in (self.html, self.csv, self.resubmit))
 
-    def selects(self, task: "FinishedTask") -> bool:
+    def selects(self, task: "FinishedTask", *, is_tried_again: bool) -> bool:
+        """Whether the report is on this task. Of a row that was tried again, the latest attempt shows what landed."""
+        if self.landed is False and is_tried_again:
+            return False
         is_in_time = self.since is None or (task.seen_at is not None and task.seen_at >= self.since)
         return is_in_time and self.account in (None, task.account) and self.landed in (None, task.landed)
 
@@ -140,11 +143,11 @@ async def write_report(settings: Settings, options: ReportOptions, clock: Clock 
         async with aclosing(records):
             async for body, origin, sent, is_tried_again in records:
                 task = _read(body, origin, options.columns)
-                if options.selects(task):
+                if options.selects(task, is_tried_again=is_tried_again):
                     advice = retry_advice(task) if task.reason is not None else None
                     if advice is not None and advice.retryable and is_tried_again:
                         advice = TRIED_AGAIN
-                    failures.add(task, advice)
+                    failures.add(task, advice, is_tried_again=is_tried_again)
                     if advice is not None:
                         failed_tasks.add(task, advice, body, sent)
         if options.html is not None:

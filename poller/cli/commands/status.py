@@ -19,6 +19,7 @@ from poller.reports.ledger import imbalances, summary
 
 if TYPE_CHECKING:
     from poller.core.protocols import StateReader
+    from poller.core.starts import ImportsReading
     from poller.reports.slowest import Slowest
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
@@ -77,10 +78,10 @@ async def watch_status(
     try:
         while True:
             started_at = clock()
-            sums, fleet, limits, slowest = await _watched(settings, clock())
+            sums, fleet, limits, slowest, trials = await _watched(settings, clock())
             beat = last_beat(settings.state, settings.own_replica)
             if view is not None:
-                view.show(sums, limits, beat, clock(), slowest, fleet)
+                view.show(sums, limits, beat, clock(), slowest, fleet, trials)
             elif as_json:
                 typer.echo(_json(settings, sums, clock(), fleet))
             else:
@@ -108,7 +109,7 @@ async def print_refused(settings: Settings, *, dead: bool) -> Exit:
             rows = [
                 {"sink": each.sink, "reason": each.reason, "refused_at": iso(each.refused_at)}
                 | {"record": orjson.Fragment(each.delivery.body)}
-                for each in await store.dead_letters()
+                for each in await store.dead_letters(with_bodies=True)
             ]
         else:
             rows = [
@@ -139,18 +140,20 @@ class Watched(NamedTuple):
     fleet: FleetSnapshot | None  # None: one process owns the state, or none
     limits: Mapping[str, LearnedLimit]  # by account: what HubSpot's answers showed
     slowest: "Slowest | None"  # until when the slowest task may take
+    trials: "Mapping[str, ImportsReading]"  # by account: the rows of an import on trial
 
 
 async def _watched(settings: Settings, now: float) -> Watched:
     from poller.cli.records import open_state
-    from poller.reports.slowest import limits_in, slowest_in
+    from poller.reports.slowest import limits_in, slowest_in, trials_in
 
     async with open_state(settings) as store:
         sums, fleet = await store.sums(), await _fleet(store)
         limits = await limits_in(store, sums.accounts)
         deadline_s, timings = settings.longest_deadline_s, settings.timing_keys
         slowest = await slowest_in(store, sums, timings=timings, deadline_s=deadline_s, now=now)
-    return Watched(sums, fleet, limits, slowest)
+        trials = await trials_in(store, sums)
+    return Watched(sums, fleet, limits, slowest, trials)
 
 
 def _json(settings: Settings, sums: Sums, now: float, fleet: FleetSnapshot | None = None) -> str:

@@ -5,6 +5,7 @@ accepted. 429s at any count, far below one accepted moments before or after, hav
 """
 
 from collections import deque
+from itertools import pairwise
 
 from poller.hubspot.limits.window import Window
 
@@ -13,7 +14,9 @@ COMPARED_REFUSALS = 5  # the latest 429s
 FAR_BELOW = 0.85  # of the accepted count; between them the order of arrival may differ
 ENOUGH, WITHIN_WINDOWS = 3, 60  # such 429s in so many windows: others who begin or pause cause one or two, …
 ENOUGH_SOON, SOON_WINDOWS = 2, 8  # … and one in a short time
-MOST_OF_100 = 10  # 429s of the latest 100 answers; more are no accident
+MOST_OF_100 = 10  # 429s of the latest 100 answers; more are no accident where most of them follow each other, …
+MOST_APART, MOST_OF_400 = 20, 40  # … as those of a window that is used up do; apart, so many, and of the latest 400
+FOLLOWING = 0.4  # share of 429s right after another one; of sporadic ones it is their share of all answers
 ISOLATED, ISOLATED_AMONG = 2, 20  # at most so many 429s of the latest answers are no reason for a pause
 
 
@@ -25,7 +28,7 @@ class SporadicRefusals:
         self._accepted: deque[tuple[float, int]] = deque()  # (until, count), counts falling
         self._refused: deque[tuple[float, int]] = deque(maxlen=COMPARED_REFUSALS)  # (until, count)
         self._far_below: deque[float] = deque()  # when a 429 and an accepted request were far apart
-        self._latest: deque[bool] = deque(maxlen=100)
+        self._latest: deque[bool] = deque(maxlen=400)
 
     def accept(self, count: int, window: Window, now: float) -> bool:
         """A request was accepted; `count` of ours were in the window by then. Return whether it shows, as the first,
@@ -45,7 +48,7 @@ class SporadicRefusals:
     def refuse(self, count: int, window: Window, now: float) -> bool:
         """A request got a 429; `count` of ours were in the window by then. Return as `accept` does."""
         self._latest.append(True)
-        if sum(self._latest) > MOST_OF_100:
+        if self._are_frequent:
             self.forget()
             return False
         is_shown = False
@@ -74,6 +77,16 @@ class SporadicRefusals:
         self._accepted.appendleft((until, count))
 
     @property
+    def _are_frequent(self) -> bool:
+        """Whether the latest 429s are too many for sporadic ones."""
+        latest = list(self._latest)[-100:]
+        refused = sum(latest)
+        if refused <= MOST_OF_100:
+            return False
+        following = sum(before and after for before, after in pairwise(latest))
+        return refused > MOST_APART or following > FOLLOWING * refused or sum(self._latest) > MOST_OF_400
+
+    @property
     def is_single(self) -> bool:
         """Whether there was at most one 429 lately."""
         return self._lately <= 1
@@ -90,7 +103,7 @@ class SporadicRefusals:
     @property
     def caution_steps(self) -> int:
         """How much more caution a 429 is a reason for: with a second one soon after, others take more than a little."""
-        return min(2, sum(self._latest)) if self.is_isolated else 1
+        return min(2, sum(list(self._latest)[-100:])) if self.is_isolated else 1
 
     @property
     def are_suspected(self) -> bool:

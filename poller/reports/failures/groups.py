@@ -10,7 +10,7 @@ from poller.core.model import Kind
 from poller.core.reason import Reason
 from poller.core.text import kind_label, redacted_url
 from poller.reports.failures.counters import BoundedCounter, Timeline
-from poller.reports.finished_task import DIFFERS, FinishedTask, attempt_of
+from poller.reports.finished_task import DIFFERS, FinishedTask
 from poller.reports.retryable import RetryAdvice
 
 MOST_GROUPS = 400  # at a time
@@ -83,16 +83,16 @@ class FailureReport:
         self.durations = Histogram(IMPORT_BOUNDS_S, bisect_right)  # equal to a bound: not below it
         self._kinds: Counter[str] = Counter()
         self._landed: Counter[str] = Counter()  # by kind
-        self._landed_later = 0  # attempts before those that landed
+        self.tried_again = 0  # attempts whose row has a later one, which may be under way
         self._groups: dict[Reason, ReasonGroup] = {}
         self._hosts, self._failed_hosts = BoundedCounter(MOST_NAMES), BoundedCounter(MOST_NAMES)
         self._extensions, self._failed_extensions = BoundedCounter(MOST_NAMES), BoundedCounter(MOST_NAMES)
 
-    def add(self, task: FinishedTask, advice: RetryAdvice | None) -> None:
-        """Add one task; `advice` is given exactly where it failed."""
+    def add(self, task: FinishedTask, advice: RetryAdvice | None, *, is_tried_again: bool = False) -> None:
+        """Add one task; `advice` is given exactly where it failed. `is_tried_again`: its row has a later attempt."""
         self._kinds[task.kind] += 1
         self._landed[task.kind] += task.landed
-        self._landed_later += attempt_of(task.row)[1] - 1 if task.landed and task.row else 0
+        self.tried_again += is_tried_again
         self.compared.update(task.compared)
         self._hosts.add(task.host or NO_URL)
         self._extensions.add(task.extension)
@@ -128,11 +128,6 @@ class FailureReport:
     def landed(self) -> Mapping[str, int]:
         """How many tasks of each kind have a file."""
         return self._landed
-
-    @property
-    def landed_later(self) -> int:
-        """How many of the tasks that did not land are attempts at a row that landed at a later one."""
-        return min(self._landed_later, self.finished - self._landed.total())
 
     @property
     def failed(self) -> int:

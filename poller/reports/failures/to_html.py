@@ -42,14 +42,15 @@ def _head(report: FailureReport, *, waiting: int, pruned: int, made_at: float, t
     good = report.finished - report.failed
     landed = sum(report.landed.values())
     not_plainly = landed - report.landed.get(Kind.COMPLETE, 0)
+    rows = report.finished - report.tried_again  # each by its latest attempt
     tiles = [
         ("good", f"landed ({not_plainly:,} with errors)" if not_plainly else "landed", landed),
-        ("bad", f"did not land ({percent(report.finished - landed, report.finished)})", report.finished - landed),
+        ("bad", f"did not land ({percent(rows - landed, rows)})", rows - landed),
         ("", "finished", report.finished),
         ("", "complete", good),
         ("", f"not complete ({percent(report.failed, report.finished)})", report.failed),
     ]
-    tiles += [("", "did not at first, but at a later attempt", report.landed_later)] if report.landed_later else []
+    tiles += [("", "earlier attempts, tried again", report.tried_again)] if report.tried_again else []
     tiles += [("", "can be retried", report.retryable)] if report.failed else []
     tiles += [("", "without an outcome yet", waiting)] if waiting else []
     tiles += [("", "past retention", pruned)] if pruned else []

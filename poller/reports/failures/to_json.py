@@ -15,6 +15,7 @@ def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
         "finished": report.finished,
         "complete": report.kinds.get(Kind.COMPLETE, 0),
         "landed": sum(report.landed.values()),
+        "tried_again": report.tried_again,
         "failed": report.failed,
         "retryable": report.retryable,
         "waiting": waiting,

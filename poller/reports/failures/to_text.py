@@ -37,7 +37,7 @@ def _head(report: FailureReport, *, waiting: int, pruned: int) -> str:
         )
     good = report.finished - report.failed
     lines = [
-        landed_line(report.landed, report.finished, waiting, report.landed_later),
+        landed_line(report.landed, report.finished, waiting, report.tried_again),
         f"{counted(report.finished, 'finished task')}: {good:,} complete, {report.failed:,} not{_percent(report)}",
     ]
     if pruned:

@@ -12,7 +12,7 @@ from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
 from poller.sources.files.open_file import OpenFile, open_file
-from poller.sources.files.read_as import ReadDigest, manner_before, manner_of
+from poller.sources.files.read_as import OF_ROWS, ReadDigest, has_other_options, manner_before, manner_of
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
@@ -47,10 +47,7 @@ async def feed(
             return counts
         parser, start = resumed_parser(file, start, options, file.name)
         log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
-        if file.seekable:
-            os.lseek(file.fd, start.offset, os.SEEK_SET)
-            if digest.offset != start.offset:
-                digest = await ReadDigest.of(file, start.offset)
+        digest = await _seek(file, start.offset, digest)
 
         async def commit(chunk: Chunk) -> None:
             offset = chunk.position.offset
@@ -66,12 +63,22 @@ async def feed(
             digest.push(block)
             for chunk in parser.push(block):
                 await commit(chunk)
+            digest.fold(parser)
             if not file.has_more_now and (unstored := parser.flush()):
                 await commit(unstored)
+            await asyncio.sleep(0)  # a file without line breaks gives no chunk
         for chunk in parser.end():
             await commit(chunk)
         counts.log_end()
         return counts
+
+
+async def _seek(file: OpenFile, offset: int, digest: ReadDigest) -> ReadDigest:
+    """Let a file be read from `offset` on; return the digest of what is before it. A stream is at its start."""
+    if not file.seekable:
+        return digest
+    os.lseek(file.fd, offset, os.SEEK_SET)
+    return digest if digest.offset == offset else await ReadDigest.of(file, offset)
 
 
 def check_beginning(path: str, options: ReadOptions) -> None:
@@ -99,6 +106,8 @@ async def _find_start(
         if digest is None:
             log.warning("source.found_changed", source=file.name, line=position.line)
         elif await is_read_so(file, position, store, options, file.name):
+            if position.offset and has_other_options(position.digest, options):
+                log.warning("source.options_changed", source=file.name, line=position.line)
             return number, position, digest
         else:
             log.warning("source.found_misread", source=file.name, line=position.line)
@@ -119,7 +128,8 @@ async def _digest_of_all(file: OpenFile, position: Position) -> ReadDigest | Non
 async def is_read_so(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions, name: str) -> bool:
     """Whether the lines before `position` would now be read as they were: from the same column, for the same account.
     Where the state does not know how they were, whether each has a task. `name` is the source's in the store."""
-    noted, now = position.digest.split(" ")[1:], manner_before(file, position.offset, options).split(" ")
+    noted = position.digest.split(" ")[1:OF_ROWS]
+    now = manner_before(file, position.offset, options).split(" ")[: OF_ROWS - 1]
     if not noted:
         return not position.ended or (await _count(file, position, store, options)).unknown == 0
     if noted[0] != now[0]:
@@ -129,7 +139,8 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
 
 async def _rejected(name: str, store: FeedStore) -> int:
     """Return how many lines of a known file were rejected."""
-    return next((sums.rejected for sums in reversed(await store.sources()) if sums.name == name), 0)
+    sums = await store.source(name)
+    return 0 if sums is None else sums.rejected
 
 
 async def _count_unchanged(
@@ -138,7 +149,10 @@ async def _count_unchanged(
     """Return what became of the lines of a file that was read up to `position`, its end."""
     rejected = await _rejected(file.name, store)
     found = await _count(file, position, store, options) if await store.has_failed() else Failed()
-    return UnchangedLines(lines=position.line, rejected=rejected, failed=found.failed, dead=found.dead)
+    otherwise = position.line if has_other_options(position.digest, options) else 0
+    return UnchangedLines(
+        lines=position.line, rejected=rejected, failed=found.failed, dead=found.dead, otherwise=otherwise
+    )
 
 
 async def _count(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions) -> Failed:

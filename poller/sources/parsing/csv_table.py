@@ -14,7 +14,11 @@ from poller.sources.parsing.id_name import AmbiguousId, find_id, is_heading
 from poller.sources.parsing.line import ACCOUNT_NAME, ParsedLines, account_from, find_name, id_from, text_of
 from poller.sources.parsing.lines import Line
 
+csv.field_size_limit(2**31 - 1)  # lines are bounded by `max_line_bytes`, whatever their fields have
+
 AMBIGUOUS_NAME = "id"  # may be a value of another column, too
+HEADER_LINES = 20  # that one header takes at most
+_WORDS = re.compile(r"[^\W\d_]+(?:[ _.-]+[^\W\d_]+)*")
 _DELIMITERS = (",", ";", "\t", "|")
 _SHOWN_DELIMITERS = (",", ";", "\t")  # without a header, `|` is more often part of a title
 
@@ -70,6 +74,8 @@ class CsvReader:
             raise ValueError("a quoted value is not closed")
         if record.taken > 1 and len(fields) != len(self.names):
             raise ValueError(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
+        if record.taken > 1 and self._is_header(names := [re.sub(r"\r?\n", " ", field) for field in fields]):
+            raise self._second_header(names)
         return record.taken, self._fed(fields)
 
     def _fed(self, fields: list[str]) -> Fed:
@@ -183,16 +189,36 @@ class _RecordLines:
         return text + line_break
 
 
-def find_table(line: str, options: ReadOptions, delimiter: str | None = None) -> CsvReader | None:
+def whole_header(lines: Sequence[Line], at: int, options: ReadOptions, delimiter: str | None) -> tuple[str, int]:
+    """Return the line at `at` with those that a quoted name of it runs over, as one line, and how many these are; 0
+    where they end within a quote and may go on."""
+    line = text_of(lines[at])
+    if '"' not in line or options.format not in ("auto", "csv"):
+        return line, 1
+    for each in (delimiter,) if delimiter else _DELIMITERS:
+        text, taken = line, 1
+        while columns_or_none(text, each) is None and taken < HEADER_LINES and len(text) <= options.max_line_bytes:
+            if at + taken >= len(lines):
+                return line, 0
+            text, taken = f"{text} {text_of(lines[at + taken])}", taken + 1
+        if taken > 1 and len(columns_or_none(text, each) or ()) > 1:
+            return text, taken
+    return line, 1
+
+
+def find_table(
+    line: str, options: ReadOptions, delimiter: str | None = None, following: str | None = None
+) -> CsvReader | None:
     """Return the reader of the records that `line` begins, None if it is no CSV with an id column.
 
-    `line` is the header; the first record where the id column is given by number and `line` has an id there. Raises
-    `AmbiguousId` where several columns may be the id's.
+    `line` is the header; the first record where the id column is given by number and `line` has an id there, unless it
+    is words above an id with a digit in the `following` line. Raises `AmbiguousId` where several columns may be the
+    id's.
     """
     tables, doubt = [], None
     for each in (delimiter,) if delimiter else _DELIMITERS:
         try:
-            table = _table(line, each, options)
+            table = _table(line, each, options, following)
         except AmbiguousId as error:
             doubt = error
         else:
@@ -216,19 +242,21 @@ def columns_of(line: str, delimiter: str | None = None) -> list[str]:
     )
 
 
-def _table(line: str, delimiter: str, options: ReadOptions) -> CsvReader | None:
+def _table(line: str, delimiter: str, options: ReadOptions, following: str | None) -> CsvReader | None:
     number = options.id_number if line.lstrip()[:1] not in ("{", "[") else None
-    return _table_of(columns_or_none(line, delimiter) or [], delimiter, options, number)
+    below = columns_or_none(following or "", delimiter) or []
+    return _table_of(columns_or_none(line, delimiter) or [], delimiter, options, number, below)
 
 
 def _table_of(
-    columns: Sequence[str], delimiter: str, options: ReadOptions, number: int | None = None
+    columns: Sequence[str], delimiter: str, options: ReadOptions, number: int | None = None, below: Sequence[str] = ()
 ) -> CsvReader | None:
-    """Return the reader below these columns, None where none is the id's. `number`: that of the id's column. Raises
-    `AmbiguousId`."""
+    """Return the reader below these columns, None where none is the id's. `number`: that of the id's column; `below`:
+    the fields of the next line. Raises `AmbiguousId`."""
     id_at, has_header = find_id(columns, options.id_column, "column"), True
     if id_at is None and number is not None and number <= len(columns):
-        id_at, has_header = number - 1, not _is_id(columns[number - 1]) or is_heading(columns[number - 1])
+        id_at, name = number - 1, columns[number - 1]
+        has_header = not _is_id(name) or is_heading(name) or _are_words_above(columns, id_at, below)
     if id_at is None:
         return None
     account_at = find_name(columns, (ACCOUNT_NAME,)) if has_header else None
@@ -240,6 +268,19 @@ def _table_of(
         id_at=id_at,
         account_at=account_at if account_at != id_at else None,
         header_words=frozenset(options.id_names) - {AMBIGUOUS_NAME} if has_header else frozenset(),
+    )
+
+
+def _are_words_above(columns: Sequence[str], id_at: int, below: Sequence[str]) -> bool:
+    """Return whether these are words of a header, as far as the line below shows it: an id in one case and without a
+    digit would be another's chance of one in thousands."""
+    name, value = columns[id_at], without_mark(below[id_at]) if id_at < len(below) else ""
+    return (
+        len(columns) > 1
+        and all(_WORDS.fullmatch(column) for column in columns)
+        and name in (name.lower(), name.upper(), name.capitalize())
+        and re.search("[0-9]", value) is not None
+        and _is_id(value)
     )
 
 

@@ -157,7 +157,7 @@ def find_name(names: Sequence[str], wanted: Sequence[str]) -> int | None:
 def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:
     """Return, for people, that no key or column is named as the id's, which there are, and the remedy."""
     found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in names[:_FOUND_SHOWN]) or "none"
-    has_urls = Columns().names(tuple(names), "url")
+    has_urls = Columns().names(tuple(names), "url") or any("url" in letters_of(name) for name in names)
     urls = ". A file of URLs is for `poller import`, and for `poller plan --imports`" if has_urls else ""
     where = ": its name, or its number where the file has no header" if noun == "column" else ""
     return (
@@ -213,8 +213,25 @@ def _id_key(value: dict[str, Any], options: ReadOptions) -> str:
             names = " and ".join(f"'{printable(keys[at][:_NAME_SHOWN])}'" for at in error.places)
             raise ValueError(f"the keys {names} hold different ids: name one with --id-column") from None
     if id_at is None:
-        raise ValueError(f"no id: {missing_name('key', keys, options)}")
+        raise ValueError(f"no id: {_ids_inside(value, options) or missing_name('key', keys, options)}")
     return keys[id_at]
+
+
+def _ids_inside(value: dict[str, Any], options: ReadOptions) -> str | None:
+    """Return, for people, that the ids are one level deeper, as in a page of an API's answer; None where not."""
+    for name, inner in value.items():
+        is_list = isinstance(inner, list)
+        first = next(iter(inner), None) if is_list else inner
+        if isinstance(first, dict) and _has_id(first, options) and re.fullmatch(r"[A-Za-z_]\w{0,39}", name, re.ASCII):
+            return f"ids are inside the key {name!r}: feed what jq -c '.{name}{'[]' if is_list else ''}' prints"
+    return None
+
+
+def _has_id(value: dict[str, Any], options: ReadOptions) -> bool:
+    try:
+        return find_id(list(value), options.id_column, "key") is not None
+    except AmbiguousId:
+        return True
 
 
 def _json_id(value: object, raw: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, Self, cast
 
@@ -12,7 +13,7 @@ from poller.core.text import printable
 from poller.sources.imports.lines import row_reader_for
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import BEGINNING_BYTES, Content, recognize
-from poller.sources.parsing.csv_table import CsvReader, columns_of, find_table
+from poller.sources.parsing.csv_table import HEADER_LINES, CsvReader, columns_of, find_table, whole_header
 from poller.sources.parsing.id_name import AmbiguousId
 from poller.sources.parsing.line import (
     ParsedLines,
@@ -39,8 +40,10 @@ class LineReader(Protocol):
         many lines that took. Fewer than `count`: it needs more lines, unless `final`."""
 
 
-def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | None) -> LineReader:
-    """Return the reader for input whose first usable line is `line`.
+def reader_for(
+    line: str, options: ReadOptions, source: str, delimiter: str | None, following: str | None = None
+) -> LineReader:
+    """Return the reader for input whose first usable line is `line`; `following` is the line after it.
 
     Raises `InputError` for CSV without an id column, naming what was found, and `ValueError` for a line that shows no
     format, such as a title.
@@ -49,7 +52,7 @@ def reader_for(line: str, options: ReadOptions, source: str, delimiter: str | No
         return row_reader_for(line, options, source, delimiter)
     if options.format in ("auto", "csv"):
         try:
-            table = find_table(line, options, delimiter)
+            table = find_table(line, options, delimiter, following)
         except AmbiguousId as error:
             raise InputError(f"{source}: {error}, with --id-column. The first line: {_shown(line)}") from None
         if table is not None:
@@ -145,6 +148,11 @@ class Parser:
         """Whether the last line has no line break yet."""
         return bool(self._beginning) or self._splitter.is_within_line
 
+    @property
+    def holds_lines(self) -> bool:
+        """Whether it has lines that are no part of a chunk yet, beside an unfinished last one."""
+        return bool(self._beginning or self._pending)
+
     def push(self, block: bytes) -> Iterator[Chunk]:
         """Yield the full chunks that `block` completes. Raises `InputError` for what is no text, and for CSV without
         an id column."""
@@ -237,7 +245,7 @@ class Parser:
 
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
-        taken = 0 if self.reader else self._detect(count, into)
+        taken = 0 if self.reader else self._detect(count, into, final=final)
         self.first_reader = self.first_reader or self.reader
         while self.reader and taken < count:
             taken += self.reader.read(
@@ -262,10 +270,10 @@ class Parser:
             position=self._position,
         )
 
-    def _detect(self, count: int, into: ParsedLines) -> int:
+    def _detect(self, count: int, into: ParsedLines, *, final: bool) -> int:
         """Read lines up to the first that shows the format, a CSV header included; return how many.
 
-        A title before it is a rejected line.
+        A title before it is a rejected line. Stops before a line whose meaning depends on lines not there yet.
         """
         for at, line in enumerate(self._pending[:count]):
             try:
@@ -273,15 +281,44 @@ class Parser:
                 if not text.strip() or is_comment(text) or self._names_delimiter(text):
                     into.blank += 1
                     continue
-                self.reader = reader_for(text, self._options, self._source, self._delimiter)
+                header_lines = self._find_reader(at, final=final)
             except ValueError as reason:
                 into.reject(self._position.line + at + 1, line, reason)
                 continue
-            if not (isinstance(self.reader, CsvReader) and self.reader.has_header):
-                return at
-            into.blank += 1
-            return at + 1
+            into.blank += header_lines
+            return at + header_lines
         return count
+
+    def _find_reader(self, at: int, *, final: bool) -> int:
+        """Choose the reader by the line at `at`; return how many lines its header takes. Without a reader it needs
+        more lines. Raises `ValueError` for a line that shows no format."""
+        text, taken = whole_header(self._pending, at, self._options, self._delimiter)
+        following = self._following(at + taken)
+        if (taken == 0 or (taken > 1 and following is None)) and not final:
+            return 0
+        if taken > 1:
+            with suppress(ValueError, InputError):
+                reader = reader_for(text, self._options, self._source, self._delimiter, following)
+                if isinstance(reader, CsvReader) and reader.has_header:
+                    self.reader = reader
+                    return taken
+        text = text_of(self._pending[at])
+        following = self._following(at + 1)
+        if following is None and not final and re.search("[0-9/]", text) is None:
+            return 0
+        self.reader = reader_for(text, self._options, self._source, self._delimiter, following)
+        return int(isinstance(self.reader, CsvReader) and self.reader.has_header)
+
+    def _following(self, at: int) -> str | None:
+        """Return the first line from `at` on which has text, None where there is none yet."""
+        if self._options.id_number is None:
+            return ""  # the line itself is enough
+        for line in self._pending[at : at + HEADER_LINES]:
+            if not isinstance(line, bytes):
+                return ""
+            if line.strip():
+                return line.decode("utf-8", "replace").removesuffix("\r")
+        return "" if len(self._pending) > at + HEADER_LINES else None
 
     def _names_delimiter(self, text: str) -> bool:
         if self._options.format not in ("auto", "csv") or (found := _SEPARATOR.fullmatch(text)) is None:

@@ -1,7 +1,9 @@
 """The address of a PostgreSQL state. What is shown of it contains neither user nor password."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import psycopg
 from psycopg import conninfo
@@ -23,13 +25,25 @@ CLIENT_DEFAULTS = {
     "tcp_user_timeout": "25000",
     "client_encoding": "utf8",
 }
+# Of each session, whatever the role or the database has as defaults: a pooler takes no settings with a connection, and
+# our limits for an answer are kept here (see `answered`).
 SERVER_SETTINGS = {
     "synchronous_commit": "on",
     "idle_in_transaction_session_timeout": "15s",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_isolation": "read committed",  # what waits for a row must see it as it is then
 }
+# A session whose client is gone ends within 2 s, also where it waits for a lock: those of our own tries would pile up
+# behind another program's, until the server has no connection left. A server on another system refuses that.
+NOT_EVERYWHERE = [
+    ("client_connection_check_interval", "2s", "version() LIKE '%linux%'"),
+    ("transaction_timeout", "0", "current_setting('transaction_timeout', true) IS NOT NULL"),  # since PostgreSQL 17
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +72,25 @@ def parse(url: str) -> Dsn:
         ) from None
     if not _SCHEMA.fullmatch(schema):
         raise ConfigError(f"the schema {schema!r} in the state's URL must be lower-case letters, digits and _.")
-    settings = {"search_path": schema, **SERVER_SETTINGS}
-    options = " ".join([given.pop("options", ""), *(f"-c {name}={value}" for name, value in settings.items())])
     return Dsn(
-        conninfo=conninfo.make_conninfo("", **CLIENT_DEFAULTS | given, options=options.strip()),
+        conninfo=conninfo.make_conninfo("", **CLIENT_DEFAULTS | given),
         schema=schema,
         shown=_shown(given, schema),
         secrets=tuple(given[name] for name in _SECRETS if given.get(name)),
     )
+
+
+def begin_session(dsn: Dsn, changed: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the statement with which each session begins; `changed` are settings that differ in this one."""
+    made = [
+        *(f"set_config('{name}', '{value}', false)" for name, value in {**SERVER_SETTINGS, **changed}.items()),
+        f"set_config('search_path', '{dsn.schema}', false)",
+        *(
+            f"CASE WHEN {condition} THEN set_config('{name}', '{value}', false) END"
+            for name, value, condition in NOT_EVERYWHERE
+        ),
+    ]
+    return f"SELECT {', '.join(made)}"
 
 
 def _without_schema(url: str) -> tuple[str, str]:

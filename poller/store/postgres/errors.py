@@ -25,7 +25,6 @@ _REMEDIES = {
     "target_session_attrs=read-write",
     "53100": "Make room on the server's disk",
     "53300": "Raise max_connections, or run fewer replicas: each needs 4 connections",
-    "57014": "A time limit ended the statement: give this user statement_timeout = 0",
     "28P01": "Put the right password into the URL or the file that it is read from",
 }
 _REFUSED = {"too many clients already": "53300", "remaining connection slots": "53300", "password auth": "28P01"}

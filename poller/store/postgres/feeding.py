@@ -73,12 +73,13 @@ async def add(
         tasks = await _insert_tasks(connection, insert, chunk, paused_s, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
     failed, other_refs = await _count_known(connection, chunk) if duplicates else (0, 0)
+    again = 0
     if chunk.rows:
         accounts = await accounts_of(connection, {row.account for row in chunk.rows})
         numbers = {name: number for name, (number, _) in accounts.items()}
-        new, failed_rows = await import_rows.add_rows(connection, chunk.rows, numbers, now)
+        new, again, failed_rows = await import_rows.add_rows(connection, chunk.rows, numbers, now)
         tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
-    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, again=again, other_refs=other_refs)
     if chunk.rejected:
         await connection.execute(
             "INSERT INTO rejection (source, line, reason, excerpt) SELECT %s, x.line, x.reason, x.excerpt"

@@ -17,10 +17,17 @@ from psycopg import AsyncConnection
 from poller.core.errors import StoreError
 from poller.core.protocols import Clock
 from poller.store.intervals import HEAVY_ROWS, RETRY_S
-from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, SILENT_AFTER_S, answered, connect
+from poller.store.postgres.connection import (
+    ANSWER_WITHIN_S,
+    CONNECT_WITHIN_S,
+    SILENT_AFTER_S,
+    answered,
+    backend_of,
+    connect,
+)
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, reason_text, store_error
-from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
+from poller.store.postgres.lock import NotOwner, ask_for_lock, commits_of, retake_lock, taken_over
 
 log = structlog.get_logger("poller")
 
@@ -54,10 +61,18 @@ class Writer:
     """Collects operations for `linger_s` and commits them together, in order."""
 
     def __init__(
-        self, connection: AsyncConnection, *, dsn: Dsn, replica: int | None, linger_s: float, clock: Clock
+        self,
+        connection: AsyncConnection,
+        *,
+        dsn: Dsn,
+        replica: int | None,
+        linger_s: float,
+        clock: Clock,
+        backend: int | None = None,
     ) -> None:
+        """`backend`: the server's process that holds the lock for this connection; needed by a single owner."""
         self._connection: AsyncConnection | None = connection
-        self._backend = connection.info.backend_pid
+        self._backend = backend
         self._dsn = dsn
         self._replica = replica
         self._linger_s = linger_s
@@ -218,8 +233,12 @@ class Writer:
             log.info("store.writable", path=self._dsn.shown, after_s=after_s)
         return results
 
-    def _note_silence(self) -> None:
+    async def _note_silence(self) -> None:
         self.note_outage(f"no answer for {SILENT_AFTER_S:g} s")
+        reason = await ask_for_lock(self._dsn)
+        if reason is not None and reason != self._unwritable_reason:
+            self._unwritable_reason = reason
+            log.warning("store.locked", path=self._dsn.shown, reason=reason)
 
     async def _transact(self, connection: AsyncConnection, batch: Sequence[_Write]) -> list[Any]:
         if (doubtful := self._in_doubt) is not None:
@@ -258,11 +277,11 @@ class Writer:
         except BaseException:
             await connection.close()
             raise
-        self._backend = connection.info.backend_pid
         return connection
 
     async def _own_again(self, connection: AsyncConnection) -> None:
         await retake_lock(connection, before=self._backend)
+        self._backend = await backend_of(connection)
         self._commits = await commits_of(connection, self._replica, self._dsn)
 
     async def _roll_back(self) -> None:

@@ -34,10 +34,10 @@ _INSERT_ROWS = (
 
 async def add_rows(
     connection: AsyncConnection, fed: Sequence[FedRow], accounts: Mapping[str, int], now: float
-) -> tuple[int, int]:
-    """Store the rows that are new, or whose latest attempt failed; return how many, and how many duplicates have a
-    task that ended but is not complete. `accounts`: the numbers of the rows' accounts."""
-    added = failed = 0
+) -> tuple[int, int, int]:
+    """Store the rows that are new, or whose latest attempt failed; return how many, how many of them are such attempts,
+    and how many duplicates have a task that ended but is not complete. `accounts`: the numbers of their accounts."""
+    added = repeated = failed = 0
     for name, account in sorted(accounts.items()):
         of_account = [row for row in fed if row.account == name]
         await connection.execute("INSERT INTO import_sum (account) VALUES (%s) ON CONFLICT DO NOTHING", (account,))
@@ -55,9 +55,9 @@ async def add_rows(
         new = inserted.rowcount
         if new < len(of_account):
             again, ended = await _add_attempts(connection, account, of_account, now)
-            new, failed = new + again, failed + ended
+            new, repeated, failed = new + again, repeated + again, failed + ended
         added += new
-    return added, failed
+    return added, repeated, failed
 
 
 async def _add_attempts(
@@ -172,8 +172,9 @@ async def start_again(connection: AsyncConnection, key: int, decision: StartAgai
     await connection.execute(
         "WITH ended AS (UPDATE import_row SET lost = lost - 1, starts = starts - %(unsent)s, refusals = %(refusals)s,"
         " due_at = %(at)s, first_sent_at = CASE lost WHEN 1 THEN NULL ELSE first_sent_at END WHERE key = %(key)s"
-        " RETURNING account)"
-        " UPDATE import_sum s SET refused = s.refused + %(refused)s FROM ended WHERE s.account = ended.account",
+        " RETURNING account, (lost > 0)::integer * %(unsent)s AS unrepeated)"
+        " UPDATE import_sum s SET refused = s.refused + %(refused)s, repeated = s.repeated - unrepeated FROM ended"
+        " WHERE s.account = ended.account",
         {
             "key": key,
             "unsent": int(not decision.left),
@@ -295,15 +296,17 @@ async def _number(connection: AsyncConnection, query: str, values: Sequence[obje
 
 async def count(connection: AsyncConnection) -> StartSums | None:
     """Return where all starts went; None where there never was a row."""
-    ((unstarted, unsure, starts, lost),) = await fetch_all(
+    ((unstarted, unsure, starts, lost, tried_again),) = await fetch_all(
         connection,
         "SELECT count(*) FILTER (WHERE task IS NULL AND lost = 0), count(*) FILTER (WHERE task IS NULL AND lost > 0),"
-        " coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint FROM import_row",
+        " coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint, coalesce(sum(attempts - 1), 0)::bigint"
+        " FROM import_row",
     )
-    ((accepted, refused, repeated, starts_gone, lost_gone),) = await fetch_all(
+    ((accepted, refused, repeated, starts_gone, lost_gone, tried_again_gone),) = await fetch_all(
         connection,
         "SELECT coalesce(sum(accepted), 0)::bigint, coalesce(sum(refused), 0)::bigint,"
-        " coalesce(sum(repeated), 0)::bigint, coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint"
+        " coalesce(sum(repeated), 0)::bigint, coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint,"
+        " coalesce(sum(tried_again), 0)::bigint"
         " FROM import_sum",
     )
     if not (unstarted or unsure or starts or starts_gone):
@@ -318,31 +321,31 @@ async def count(connection: AsyncConnection) -> StartSums | None:
         refused=refused,
         lost=lost + lost_gone,
         repeated=repeated,
+        tried_again=tried_again + tried_again_gone,
     )
 
 
 # --- pruning ---------------------------------------------------------------------------------------------------------
 
 
-async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
-    """Delete the rows of tasks that are pruned. A row with several attempts stays: a later one may be under way, and
-    must be found when the row is fed again."""
-    await connection.execute(
-        "WITH gone AS (DELETE FROM import_row WHERE task = ANY (%s::bigint[]) AND attempts = 1"
-        " AND position('~' IN row) = 0 RETURNING account, starts, lost),"
-        " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost FROM gone GROUP BY account)"
-        " UPDATE import_sum s SET starts = s.starts + x.starts, lost = s.lost + x.lost"
-        " FROM x WHERE s.account = x.account",
-        (list(tasks),),
-    )
-
-
-# As `task_queue.MOVE_BACK`, of rows that have no task.
-MOVE_BACK = (
-    "UPDATE import_row SET"
-    " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
-    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-    " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
-    " ELSE first_sent_at END"
-    " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)"
+_ROWS_OF_TASKS = "SELECT DISTINCT account, split_part(row, '~', 1) FROM import_row WHERE task = ANY (%s::bigint[])"
+_ATTEMPT_OF_F = "i.account = f.account AND (i.row = f.row OR i.row > f.row || '~' AND i.row < f.row || '~:')"
+_FORGET = (
+    f"WITH whole AS (SELECT account, row FROM import_row f WHERE (account, row) IN ({_ROWS_OF_TASKS})"  # noqa: S608 - our own text
+    f" AND attempts = (SELECT count(*) FROM import_row i WHERE {_ATTEMPT_OF_F} AND i.task IS NOT NULL"
+    " AND NOT EXISTS (SELECT FROM task WHERE key = i.task))),"
+    f" gone AS (DELETE FROM import_row i USING whole f WHERE {_ATTEMPT_OF_F}"
+    " RETURNING i.account, i.starts, i.lost, i.attempts - 1 AS tried_again),"
+    " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost, sum(tried_again) AS tried_again FROM gone"
+    " GROUP BY account)"
+    " UPDATE import_sum s SET starts = s.starts + x.starts, lost = s.lost + x.lost,"
+    " tried_again = s.tried_again + x.tried_again FROM x WHERE s.account = x.account"
 )
+_LOCK_ROWS = f"SELECT FROM import_row WHERE (account, row) IN ({_ROWS_OF_TASKS}) ORDER BY key FOR UPDATE"
+
+
+async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
+    """Delete the rows of tasks that were pruned. A row with several attempts goes with the last of their tasks: one may
+    be under way, and must be found when the row is fed again."""
+    await connection.execute(_LOCK_ROWS.encode(), (list(tasks),))  # what feeding adds before is seen by what follows
+    await connection.execute(_FORGET.encode(), (list(tasks),))

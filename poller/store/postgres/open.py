@@ -1,6 +1,7 @@
 """How a PostgreSQL state is opened: by its one owner, or for reading beside it."""
 
 import logging
+from functools import partial
 
 import psycopg
 import structlog
@@ -8,7 +9,14 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from poller.core.protocols import Clock
-from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect
+from poller.store.postgres.connection import (
+    ANSWER_WITHIN_S,
+    CONNECT_WITHIN_S,
+    answered,
+    backend_of,
+    connect_first,
+    make_settings,
+)
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.group_commit import Writer
@@ -31,16 +39,17 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
     """
     dsn = parse(url)
     try:
-        connection = await connect(dsn)
+        connection = await connect_first(dsn)
         try:
             replica = await answered(_own(connection, dsn, now=clock()), connection, within_s=ANSWER_WITHIN_S)
+            backend = await answered(backend_of(connection), connection, within_s=CONNECT_WITHIN_S)
             pool = await open_pool(dsn, READERS)
         except BaseException:
             await connection.close()
             raise
     except psycopg.Error as error:
         raise unusable(error, dsn) from None
-    writer = Writer(connection, dsn=dsn, replica=replica, linger_s=linger_s, clock=clock)
+    writer = Writer(connection, dsn=dsn, replica=replica, linger_s=linger_s, clock=clock, backend=backend)
     return PostgresStore(writer, pool, dsn=dsn, clock=clock)
 
 
@@ -61,6 +70,7 @@ async def open_pool(dsn: Dsn, connections: int) -> AsyncConnectionPool[AsyncConn
     pool = AsyncConnectionPool(
         dsn.conninfo,
         kwargs={"autocommit": True},
+        configure=partial(make_settings, dsn=dsn),
         min_size=1,
         max_size=connections,
         timeout=CONNECT_WITHIN_S,
@@ -83,7 +93,7 @@ async def read_postgres(url: str) -> PostgresReader:
     """
     dsn = parse(url)
     try:
-        connection = await connect(dsn)
+        connection = await connect_first(dsn)
         try:
             version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
             refuse_older(version, VERSION, dsn.shown)

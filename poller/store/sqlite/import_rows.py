@@ -28,16 +28,19 @@ from poller.store.sqlite.accounts import account_base
 
 Connection = sqlite3.Connection
 
+PRUNED = 0  # the task of an attempt whose task is pruned: SQLite may give its key to another
+_ATTEMPT_OF_F = "i.account = f.account AND (i.row = f.row OR i.row > f.row || '~' AND i.row < f.row || '~:')"
+
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
 
 
 def add_rows(
     connection: Connection, rows: Sequence[FedRow], noted: Mapping[str, AccountState], now: float
-) -> tuple[int, int]:
-    """Store the rows that are new, or whose latest attempt failed; return how many, and how many duplicates have a
-    task that ended but is not complete."""
-    added = failed = 0
+) -> tuple[int, int, int]:
+    """Store the rows that are new, or whose latest attempt failed; return how many, how many of them are such attempts,
+    and how many duplicates have a task that ended but is not complete."""
+    added = repeated = failed = 0
     for name in sorted({row.account for row in rows}):
         account, _ = account_base(connection, name, noted)
         of_account = [row for row in rows if row.account == name]
@@ -50,9 +53,9 @@ def add_rows(
         new = connection.total_changes - before
         if new < len(of_account):
             again, ended = _add_attempts(connection, account, of_account, now)
-            new, failed = new + again, failed + ended
+            new, repeated, failed = new + again, repeated + again, failed + ended
         added += new
-    return added, failed
+    return added, repeated, failed
 
 
 def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], now: float) -> tuple[int, int]:
@@ -143,6 +146,10 @@ def begin(connection: Connection, row: Row, task_id: str, base: tuple[int, float
 
 def start_again(connection: Connection, key: int, decision: StartAgain) -> None:
     """Take back a start that began no import."""
+    if not decision.left:
+        connection.execute(
+            "UPDATE import_sum SET repeated = repeated - (SELECT lost > 1 FROM import_row WHERE key = ?)", (key,)
+        )
     connection.execute(
         "UPDATE import_row SET lost = lost - 1, starts = starts - ?, refusals = ?, due_at = ?,"
         " first_sent_at = CASE lost WHEN 1 THEN NULL ELSE first_sent_at END WHERE key = ?",
@@ -226,11 +233,13 @@ def landed(connection: Connection, account: str, limit: int) -> int:
 
 def count(connection: Connection) -> StartSums | None:
     """Return where all starts went; None where there never was a row."""
-    unstarted, unsure, starts, lost = connection.execute(
+    unstarted, unsure, starts, lost, tried_again = connection.execute(
         "SELECT count(*) FILTER (WHERE task IS NULL AND lost = 0), count(*) FILTER (WHERE task IS NULL AND lost > 0),"
-        " coalesce(sum(starts), 0), coalesce(sum(lost), 0) FROM import_row"
+        " coalesce(sum(starts), 0), coalesce(sum(lost), 0), coalesce(sum(attempts - 1), 0) FROM import_row"
     ).fetchone()
-    accepted, refused, repeated, starts_gone, lost_gone = connection.execute("SELECT * FROM import_sum").fetchone()
+    accepted, refused, repeated, starts_gone, lost_gone, tried_again_gone = connection.execute(
+        "SELECT accepted, refused, repeated, starts, lost, tried_again FROM import_sum"
+    ).fetchone()
     if not (unstarted or unsure or starts or starts_gone):
         return None
     (is_underway,) = connection.execute(
@@ -245,6 +254,7 @@ def count(connection: Connection) -> StartSums | None:
         refused=refused,
         lost=lost + lost_gone,
         repeated=repeated,
+        tried_again=tried_again + tried_again_gone,
     )
 
 
@@ -252,16 +262,29 @@ def count(connection: Connection) -> StartSums | None:
 
 
 def forget(connection: Connection, tasks: Sequence[tuple[int]]) -> None:
-    """Delete the rows of tasks that are pruned. A row with several attempts stays: a later one may be under way, and
-    must be found when the row is fed again."""
+    """Delete the rows of tasks that are pruned. A row with several attempts goes with the last of their tasks: one may
+    be under way, and must be found when the row is fed again. Until then `PRUNED` is the task of the others."""
     keys = orjson.dumps([task for (task,) in tasks]).decode()
-    gone = "task IN (SELECT value FROM json_each(?)) AND task IS NOT NULL AND attempts = 1 AND instr(row, '~') = 0"
-    connection.execute(
-        "UPDATE import_sum SET (starts, lost) = (SELECT import_sum.starts + coalesce(sum(i.starts), 0),"  # noqa: S608 - our own text
-        f" import_sum.lost + coalesce(sum(i.lost), 0) FROM import_row i WHERE {gone})",
-        (keys,),
+    attempts = connection.execute(
+        "UPDATE import_row SET task = ? WHERE task IN (SELECT value FROM json_each(?)) AND task IS NOT NULL"
+        " RETURNING account, substr(row, 1, instr(row || '~', '~') - 1)",
+        (PRUNED, keys),
     )
-    connection.execute(f"DELETE FROM import_row WHERE {gone}", (keys,))  # noqa: S608 - our own text
+    rows = orjson.dumps(sorted(set(attempts))).decode()
+    gone = (
+        "key IN (SELECT i.key FROM json_each(?) pruned"  # noqa: S608 - our own text
+        " CROSS JOIN import_row f ON f.account = json_extract(pruned.value, '$[0]')"
+        " AND f.row = json_extract(pruned.value, '$[1]')"
+        f" CROSS JOIN import_row i ON {_ATTEMPT_OF_F} WHERE f.attempts = (SELECT count(*) FROM import_row i"
+        f" WHERE {_ATTEMPT_OF_F} AND i.task = {PRUNED}))"
+    )
+    connection.execute(
+        "UPDATE import_sum SET (starts, lost, tried_again) = (SELECT import_sum.starts + coalesce(sum(i.starts), 0),"  # noqa: S608 - our own text
+        " import_sum.lost + coalesce(sum(i.lost), 0), import_sum.tried_again + coalesce(sum(i.attempts - 1), 0)"
+        f" FROM import_row i WHERE {gone})",
+        (rows,),
+    )
+    connection.execute(f"DELETE FROM import_row WHERE {gone}", (rows,))  # noqa: S608 - our own text
 
 
 def rebase(connection: Connection, values: Mapping[str, float]) -> None:

@@ -56,10 +56,11 @@ def add(
     tasks = _insert_tasks(connection, chunk, noted, first_poll_s, now)
     duplicates = len(chunk.fed) - tasks
     failed, other_refs = _count_known(connection, chunk) if duplicates else (0, 0)
+    again = 0
     if chunk.rows:
-        new, failed_rows = import_rows.add_rows(connection, chunk.rows, noted, now)
+        new, again, failed_rows = import_rows.add_rows(connection, chunk.rows, noted, now)
         tasks, duplicates, failed = tasks + new, duplicates + len(chunk.rows) - new, failed + failed_rows
-    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, other_refs=other_refs)
+    added = Added(tasks=tasks, duplicates=duplicates, failed=failed, again=again, other_refs=other_refs)
     connection.executemany(
         "INSERT INTO rejection (source, line, reason, excerpt) VALUES (?, ?, ?, ?)",
         [(source, *row) for row in rows.rejection_rows(chunk)],
@@ -135,20 +136,21 @@ def find_due(
     fed_until: float | None = None,
 ) -> list[rows.Row]:
     """Return the rows of up to `limit` due tasks that are not leased, longest due first; after them those of up to
-    `again` others that were polled before."""
+    `again` others that were polled before, but no more than there are first polls among the former."""
     if fed_until is None:
         found = _in_order(connection, account, "due_at <= ?", now)
     else:
         found = _in_order(connection, account, "due_at <= ? AND fed_at <= ?", now, fed_until)
     keys = _first_free(found, limit, leased)
-    if again and len(keys) == limit:
+    due = _rows(connection, keys)
+    if again and len(due) == limit and (again := min(again, rows.first_polls(due))):
         others = connection.execute(
             f"SELECT key, due_at FROM task INDEXED BY task_due WHERE {_WAITING} AND min(polls, 1) = 1"  # noqa: S608
             " AND (due_at, key) > (SELECT due_at, key FROM task WHERE key = ?) AND due_at <= ? ORDER BY due_at, key",
             (account, keys[-1], now),
         )
-        keys += _first_free(others, again, leased)
-    return _rows(connection, keys)
+        due += _rows(connection, _first_free(others, again, leased))
+    return due
 
 
 def _in_order(
@@ -186,6 +188,8 @@ def _first(found: sqlite3.Cursor) -> tuple[int, float] | None:
 
 
 def _rows(connection: Connection, keys: Sequence[int]) -> list[rows.Row]:
+    if not keys:
+        return []
     found = connection.execute(
         f"SELECT {rows.TASK} FROM task WHERE key IN ({', '.join('?' * len(keys))})",  # noqa: S608 - placeholders
         keys,

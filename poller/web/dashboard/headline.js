@@ -40,17 +40,18 @@ export function showDone({ ledger, is_fed: isFed, starts, lanes }) {
 }
 
 // The one figure that a migration is about: is the file there?
-function showLanded({ landed, finished, waiting }) {
+function showLanded({ landed, finished, waiting, tried_again: triedAgain }) {
   const there = Object.values(landed).reduce((sum, n) => sum + n, 0);
   const withErrors = there - (landed.complete ?? 0);
   const parts = [
     { key: "landed", count: there, text: `landed${withErrors ? ` (${count(withErrors)} with errors)` : ""}`, where: { landed: true } },
-    { key: "not", count: finished - there, text: "did not", where: { landed: false } },
+    { key: "not", count: finished - there - triedAgain, text: "did not", where: { landed: false } },
     { key: "waiting", count: waiting, text: "waiting", where: { state: "waiting" } },
+    { key: "again", count: triedAgain, text: `earlier attempt${triedAgain === 1 ? "" : "s"}, tried again` },
   ];
-  update($("landed"), finished ? parts.filter((part) => part.count || part.key !== "waiting") : [], {
+  update($("landed"), finished ? parts.filter((part) => part.count || ["landed", "not"].includes(part.key)) : [], {
     key: (part) => part.key,
-    make: (part) => element("li", {}, element("a", { href: tasksWhere(part.where) }, element("strong"), " ", element("span"))),
+    make: (part) => element("li", {}, element(part.where ? "a" : "span", part.where ? { href: tasksWhere(part.where) } : {}, element("strong"), " ", element("span"))),
     fill: (node, part) => {
       setText(node.firstChild.children[0], count(part.count));
       setText(node.firstChild.children[1], part.text);
@@ -68,12 +69,13 @@ function waitingText({ starts, lanes }) {
   return shown.length ? ` · ${shown.join(" · ")}` : "";
 }
 
-function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt, state: runState }) {
+function whenItEnds({ forecast, now, ledger, is_fed: isFed, lanes, started_at: startedAt, state: runState, store }) {
   const { state } = forecast;
   const midnights = forecast.quota_days > 1 ? `${count(forecast.quota_days)} of the account's midnights` : "the account's midnight";
   const quota = forecast.quota_days ? ` Today's quota is not enough: the run waits for ${midnights}.` : "";
   if (!ledger.tasks) return ["–", "a forecast comes with the first tasks"];
   if (runState === "stopped") return ["stopped", `no process works on this state, and ${plural(ledger.waiting, "task")} ${ledger.waiting === 1 ? "waits" : "wait"}: run poller again to continue`];
+  if (store && !store.ready && state !== "done") return ["no forecast", "the state cannot be written: all waits until it can"];
   if (state === "done") return ["done", startedAt ? `every task has its outcome, ${duration(now - startedAt)} after the start` : "every task has its outcome"];
   if (state === "open") return ["nothing to do", "every task so far has its outcome; more may be fed"];
   if (state === "blocked") return ["no forecast", "an account is paused or has no requests left, and the end of that is not known"];

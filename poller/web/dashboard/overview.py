@@ -115,6 +115,7 @@ class Overview:
             complete=metrics.kinds[Kind.COMPLETE],
             kinds={kind: metrics.kinds[kind] for kind in Kind},
             landed={kind: metrics.landed[kind] for kind in Kind},
+            tried_again=metrics.tried_again,
             sources=[source for source, _ in merged(reversed(self._sources))[:MAX_SOURCES]],
             sinks=[metrics.sink(loop.sink.name) for loop in self._service.delivery_loops]
             + [sink for status in others.values() for sink in status.delivered],
@@ -135,7 +136,7 @@ class Overview:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(READ_S):
                     self._due = {name: await self._store.next_due_at(name) for name in self._service.lanes}
-                    self._sources = await self._store.sources()
+                    self._sources = await self._store.sources(MAX_SOURCES)
                     self._oldest = await self._oldest_waiting.read()
                     self._fed_at = await self._store.last_fed_at()
 

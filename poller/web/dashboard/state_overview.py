@@ -7,12 +7,13 @@ from poller import __version__
 from poller.core.learned_limit import LearnedLimit
 from poller.core.model import Kind
 from poller.core.record import decode
+from poller.core.starts import ImportsReading
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.core.timestamps import epoch, iso
 from poller.engine.history import History
 from poller.reports.failures.counters import Timeline
 from poller.reports.ledger import merged
-from poller.reports.slowest import Slowest, limits_in, outlooks, slowest_in
+from poller.reports.slowest import Slowest, limits_in, outlooks, slowest_in, trials_in
 from poller.reports.status import LedgerCounts, RunningProcess
 from poller.schedule.forecast import Forecast, Step, forecast, recent_paces
 from poller.web.context import StateContext, store_limit
@@ -51,6 +52,7 @@ class StateOverview:
         self._state = state
         self._slowest: Slowest | None = None
         self._limits: dict[str, LearnedLimit] = {}  # by account
+        self._trials: dict[str, ImportsReading] = {}  # by account, those on trial
         self._reading = asyncio.Lock()
 
     async def snapshot(self) -> RunSnapshot:
@@ -68,8 +70,12 @@ class StateOverview:
                     now=self._clock(),
                 )
                 self._limits = await limits_in(self._store, sums.accounts)
+                self._trials = {} if self._run() is None else await trials_in(self._store, sums)
         now, at_work = self._clock(), self._run()
-        lanes = [lane_view(name, each, due_at=None, reading=None) for name, each in sums.accounts.items()]
+        lanes = [
+            lane_view(name, each, due_at=None, reading=None, imports=self._trials.get(name))
+            for name, each in sums.accounts.items()
+        ]
         is_fed = all(source.ended for source in sums.sources)
         return RunSnapshot(
             is_read_only=True,
@@ -115,8 +121,8 @@ class StateOverview:
         for sink in sinks:
             if sink.dead != self._dead.get(sink.name, (0, ""))[0]:
                 async with store_limit():
-                    dead = await self._store.dead_letters(sink.name)
-                self._dead[sink.name] = (sink.dead, dead[-1].reason if dead else "")
+                    latest = await self._store.dead_letters(sink.name, limit=1, newest_first=True)
+                self._dead[sink.name] = (sink.dead, latest[0].reason if latest else "")
 
     async def _follow(self) -> None:
         """Read the outcomes since the last time, as many as the time allows."""
@@ -131,7 +137,7 @@ class StateOverview:
                 fields = decode(record.body)
                 if (seen_at := epoch(fields.seen_at)) is not None:
                     self._timeline.add(seen_at, good=fields.kind == Kind.COMPLETE)
-            if len(page) < PAGE:
+            if not page:
                 return
             await asyncio.sleep(0)
 
@@ -160,7 +166,7 @@ class StateOverview:
             now=now,
             waiting=sums.waiting,
             is_open=not is_fed,
-            paces=recent_paces(steps),
+            paces=() if self._trials else recent_paces(steps),
             lanes=lanes,
             times_out_at=slowest.times_out_at if slowest else None,
             finished=sums.finished,
@@ -185,6 +191,7 @@ def _ledger(sums: Sums) -> LedgerCounts:
         complete=sums.kinds.get(Kind.COMPLETE, 0),
         kinds={kind: sums.kinds.get(kind, 0) for kind in Kind},
         landed={kind: sums.landed.get(kind, 0) for kind in Kind},
+        tried_again=sums.tried_again,
         sources=sources,
         sinks=[sink for sink in sums.sinks if sink.attached],
     )

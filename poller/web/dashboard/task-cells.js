@@ -4,6 +4,8 @@ import { element, setText } from "./dom.js";
 import { withTask } from "./route.js";
 import { at, KINDS, refText, WAITING } from "./text.js";
 
+const WHOLE_HOST = 26; // characters of a name that stays in one piece
+
 export const taskLink = () => element("a", { class: "id" });
 
 export function fillTaskLink(node, task) {
@@ -21,10 +23,18 @@ export function fillOutcome(node, task) {
 
 export const makeFile = () => element("span");
 
-// Long URLs and names of hosts break at the ends of their pieces.
-export const fillFile = (node, task) => fillPieces(node, task.url ?? refText(task.ref), /(?<=[/?&])(?![/?&])/);
+// Where the file is on its host, which has a column of its own. Long paths and names of hosts break at the ends of their
+// pieces.
+export function fillFile(node, task) {
+  const path = task.host ? task.url.trim().replace(/^[a-z]+:\/\/[^/?#]*/i, "") : "";
+  node.title = task.url ?? "";
+  fillPieces(node, path || (task.url ?? refText(task.ref)), /(?<=[/?&])(?![/?&])/);
+}
 
-export const fillHost = (node, host) => fillPieces(node, host ?? "", /(?<=\.)/);
+export function fillHost(node, host) {
+  const text = host ?? "";
+  fillPieces(node, text, text.length > WHOLE_HOST ? /(?<=\.)/ : "\n"); // no name of a host has a line break
+}
 
 function fillPieces(node, text, end) {
   if (node.textContent === text) return;

@@ -8,9 +8,9 @@ from poller.engine.metrics import Metrics
 
 def test_what_a_member_finished_itself_is_counted_by_the_state_alone() -> None:
     metrics = Metrics()
-    metrics.count_all({"": KindCount(5, 0, 7), "complete": KindCount(10, 10, 12)})
+    metrics.count_all({"": KindCount(5, 2, 7), "complete": KindCount(10, 10, 12)})
     metrics.finish(Kind.COMPLETE, landed=True)  # may be among the ten already
-    assert (metrics.waiting, metrics.finished, metrics.landed["complete"]) == (5, 10, 10)
+    assert (metrics.waiting, metrics.finished, metrics.landed["complete"], metrics.tried_again) == (5, 10, 10, 2)
     metrics.count_all({"": KindCount(4, 0, 7), "complete": KindCount(11, 11, 13)})
     assert (metrics.waiting, metrics.finished, metrics.polls_of_fleet) == (4, 11, 20)
 

@@ -255,6 +255,18 @@ async def test_sporadic_429s_without_any_headers_cost_little_from_the_start(
     assert server.refused <= 1.5 * sporadic * len(server.ours)
 
 
+@pytest.mark.parametrize(("sporadic", "seed", "least"), [(0.05, 1, 0.7), (0.05, 8, 0.7), (0.08, 3, 0.6)])
+async def test_unlucky_runs_with_more_sporadic_429s_keep_most_of_the_pace(
+    clock: Clock, sporadic: float, seed: int, least: float
+) -> None:
+    """More than ten of a hundred answers came by chance, and all that was known of them was forgotten."""
+    server = SimulatedServer(limit=100, window_s=2.0, reports=False, sporadic=sporadic, chance=Random(seed))
+    gate = make_gate(clock, requests=100, window_s=2.0, workers=64)
+    await keep_busy(gate, server, for_s=90, workers=64)
+    assert len(server.ours) - server.refused >= least * BARE
+    assert worst_window(server.ours, 2.0) <= 100
+
+
 async def test_when_a_third_of_the_answers_are_429_without_headers_the_lane_backs_off(clock: Clock) -> None:
     server = SimulatedServer(limit=100, window_s=2.0, reports=False, sporadic=0.3)
     gate = make_gate(clock, requests=100, window_s=2.0, workers=64)

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from poller.cli.commands.status import _watched
 from poller.core.protocols import Clock
 from poller.hubspot.tokens import EnvToken
 from poller.sandbox import Scenario, parse_durations
@@ -65,6 +66,31 @@ async def test_a_state_in_postgresql_is_shown_too(tmp_path: Path, clock: Clock, 
             assert len((await json_of(response))["tasks"]) == 50
     assert (overview["ledger"]["finished"], overview["ledger"]["waiting"]) == (50, 0)
     assert sum(overview["pace"]["finished"]) == 50
+
+
+async def test_the_trial_of_a_run_at_work_is_shown_and_not_that_of_a_run_that_is_gone(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(fates={}, durations=parse_durations("fixed:60"), requests=1000))
+    rows = "".join(f"https://cdn.example.com/{number}.png\n" for number in range(30))
+    imports = {"options": {"access": "PRIVATE", "folderPath": "/p"}, "trial": 20}
+    async with visited(simulation, flags={"input": {"feeds": "imports"}, "imports": imports}) as session:
+        async with session.post("/v1/imports", data="url\n" + rows, headers={"Content-Type": "text/csv"}) as response:
+            assert response.status == 200
+        await asyncio.sleep(20)
+        async with shown(simulation, run=(7, clock())) as page:
+            at_work = await overview_of(page)
+        watched = await _watched(settings_for(tmp_path), clock())
+        async with shown(simulation) as page:
+            gone = await overview_of(page)
+        await asyncio.sleep(180)
+        async with shown(simulation, run=(7, clock())) as page:
+            over = await overview_of(page)
+    trial = {"rows": 20, "started": 20, "landed": 0, "needed": 10}
+    assert at_work["lanes"][0]["imports"] == {"unstarted": 10, "underway": 20, "trial": trial}
+    assert at_work["forecast"]["state"] == "too_early"
+    assert watched.trials["default"].trial is not None
+    assert [each["lanes"][0]["imports"] for each in (gone, over)] == [None, None]
 
 
 async def test_the_slowest_task_is_forecast_as_by_the_run_itself(tmp_path: Path, clock: Clock) -> None:

@@ -1,5 +1,5 @@
 """Sums of a fleet's tasks by kind, kept by the transactions that change them: no member counts rows, or remembers what
-others did. "" is the kind of tasks that wait.
+others did. "" is the kind of tasks that wait: for it, `landed` is how many finished attempts at rows have a later one.
 """
 
 from collections import defaultdict
@@ -21,7 +21,8 @@ _COUNT_AGAIN = (
     " SELECT '', kind, sum(tasks), sum(landed), sum(polls) FROM"
     " (SELECT coalesce(kind, '') AS kind, count(*) AS tasks, count(*) FILTER (WHERE landed) AS landed,"
     " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
-    " UNION ALL SELECT '', count(*), 0, 0 FROM import_row WHERE task IS NULL HAVING count(*) > 0) x GROUP BY kind"
+    " UNION ALL SELECT '', count(*) FILTER (WHERE task IS NULL), sum(attempts - 1), 0 FROM import_row"
+    " HAVING count(*) > 0 UNION ALL SELECT '', 0, tried_again, 0 FROM import_sum WHERE tried_again > 0) x GROUP BY kind"
 )
 _COUNTS = "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind"
 

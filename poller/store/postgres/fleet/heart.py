@@ -9,10 +9,11 @@ from psycopg import AsyncConnection, Notify
 
 from poller.core.fleet import Beat, Hints
 from poller.core.protocols import Clock
-from poller.store.postgres.connection import answered, connect, fetch_first
+from poller.store.postgres.connection import CONNECT_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import may_pass, store_error
+from poller.store.postgres.errors import may_pass, reason_text, store_error
 from poller.store.postgres.fleet import members
+from poller.store.postgres.lock import lock_text
 
 log = structlog.get_logger("poller")
 
@@ -22,7 +23,7 @@ MISSED = "missed"  # sent by no one: the connection is new, and hints from befor
 LOCK_SHARE = 0.67  # of the time that an answer may take, after which the server gives up a wait for a lock
 LONGEST_NOTE = 7000  # characters; the server takes fewer than 8000 bytes
 
-_CHANNEL = "SELECT 'poller_' || to_regnamespace(current_schema())::oid"
+_CHANNEL = "SELECT 'poller_' || to_regnamespace(current_schema())::oid, pg_backend_pid()"
 
 
 class Heart:
@@ -33,10 +34,11 @@ class Heart:
         self._clock = clock
         self._within_s = within_s
         self._connection: AsyncConnection | None = None
-        self._channel = ""
+        self._channel, self._backend = "", 0
         self._alone = asyncio.Lock()  # for the connection
         self._to_send: set[str] = set()  # numbers of accounts that got tasks, `RELOAD`, `REPLAYED`
         self._heard: set[str] = set()
+        self.failure = ""  # why the latest heartbeat was not made
         self.seen: members.Rows | None = None  # by the latest heartbeat that was made
 
     async def beat(self, member: int, status: bytes = b"") -> Beat:
@@ -73,8 +75,11 @@ class Heart:
                 connection = await self._connected()
                 return await answered(self._send(connection, update), connection, within_s=self._within_s)
         except OSError:  # a time-out, or a socket that the operating system has closed
+            self.failure = f"no answer within {self._within_s:g} s"
             await self.close()
         except psycopg.Error as error:
+            if not isinstance(error, psycopg.errors.LockNotAvailable):
+                self.failure = reason_text(error, self._dsn)
             await self.close()
             if not may_pass(error):
                 raise store_error(error, self._dsn) from None
@@ -82,7 +87,11 @@ class Heart:
 
     async def _send(self, connection: AsyncConnection, update: Callable[[AsyncConnection], Awaitable[bool]]) -> Beat:
         """`update` returns whether the member's row is there."""
-        is_member = await update(connection)
+        try:
+            is_member = await update(connection)
+        except psycopg.errors.LockNotAvailable as error:
+            self.failure = await lock_text(connection) or reason_text(error, self._dsn)
+            raise
         notes, self._to_send = self._to_send, set()
         try:
             for note in _packed(notes):
@@ -94,20 +103,22 @@ class Heart:
 
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
-            connection = self._connection = await connect(self._dsn)
-            connection.add_notify_handler(self._note)
-            await connection.execute("SET synchronous_commit = off")  # no promise rests on a heartbeat after a crash
-            # Cutting the connection ends our wait, not the server's for another program's lock.
-            await connection.execute(f"SET lock_timeout = {round(LOCK_SHARE * self._within_s * 1000)}".encode())
-            self._heard.add(MISSED)
-            row = await fetch_first(connection, _CHANNEL)
-            self._channel = str(row[0]) if row is not None else ""
-            await connection.execute(f"LISTEN {self._channel}".encode())
+            # No promise rests on a heartbeat after a crash. Cutting the connection ends our wait, not the server's for
+            # another program's lock.
+            own = {"synchronous_commit": "off", "lock_timeout": str(round(LOCK_SHARE * self._within_s * 1000))}
+            connection = self._connection = await connect(self._dsn, own)
+            await answered(self._listen(connection), connection, within_s=CONNECT_WITHIN_S)
         return self._connection
+
+    async def _listen(self, connection: AsyncConnection) -> None:
+        connection.add_notify_handler(self._note)
+        self._heard.add(MISSED)
+        ((self._channel, self._backend),) = await fetch_all(connection, _CHANNEL)
+        await connection.execute(f"LISTEN {self._channel}".encode())
 
     def _note(self, notify: Notify) -> None:
         notes = set(notify.payload.split(","))
-        if self._connection is not None and notify.pid == self._connection.info.backend_pid:
+        if notify.pid == self._backend:
             notes &= {RELOAD, REPLAYED}
         self._heard |= notes
 

@@ -8,7 +8,7 @@ from poller.core.deliveries import Selection
 from poller.core.errors import StoreLocked
 from poller.core.protocols import Clock
 from poller.store.postgres import outbox
-from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect
+from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect_first
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.fleet import heart, sinks
@@ -33,7 +33,7 @@ async def open_member(url: str, *, clock: Clock, linger_s: float, replica: str) 
     """
     dsn, name = parse(url), storable_name(replica)
     try:
-        connection = await connect(dsn)
+        connection = await connect_first(dsn)
         try:
             await answered(_prepare(connection, dsn, name), connection, within_s=ANSWER_WITHIN_S)
             pool = await open_pool(dsn, READERS)
@@ -59,7 +59,7 @@ async def ask_to_reload(url: str) -> None:
     """
     dsn = parse(url)
     try:
-        async with await connect(dsn) as connection:
+        async with await connect_first(dsn) as connection:
             version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
             refuse_older(version, VERSION, dsn.shown)
             await answered(heart.notify(connection, heart.RELOAD), connection, within_s=CONNECT_WITHIN_S)
@@ -76,7 +76,7 @@ async def replay(url: str, sink: str, selection: Selection) -> int:
     """
     dsn = parse(url)
     try:
-        async with await connect(dsn) as connection:
+        async with await connect_first(dsn) as connection:
             version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
             refuse_older(version, VERSION, dsn.shown)
             await share_lock_again(connection)
@@ -102,7 +102,7 @@ async def move_sink(url: str, name: str, home: str) -> str:
     """
     dsn = parse(url)
     try:
-        async with await connect(dsn) as connection:
+        async with await connect_first(dsn) as connection:
             version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
             refuse_older(version, VERSION, dsn.shown)
             return await answered(sinks.move(connection, name, home), connection, within_s=ANSWER_WITHIN_S)

@@ -141,7 +141,7 @@ class FleetStore(PostgresStore):
         for (source, chunk, paused_s, now), tasks in zip(feedings, brought, strict=True):
             values = (source, chunk, paused_s, first_poll_s, now)
             added = await feeding.add(connection, *values, is_alone=False, tasks=tasks)
-            self._writer.last.counts.append((WAITING, added.tasks, 0, 0))
+            self._writer.last.counts.append((WAITING, added.tasks, added.again, 0))
             fed = _accounts_in(chunk) if added.tasks else set()
             results.append((added, [number for name, number in others.items() if name in fed]))
         return results
