@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 from collections import Counter
@@ -20,8 +21,8 @@ from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
 from poller.sources import ChunkWriter, ReadOptions, Source, check_sources, feed
-from poller.sources.files.drop_folder import move_into
 from poller.sources.files.glob_files import is_rotated
+from poller.sources.files.moved_files import move_into
 from poller.store import open_store
 from tests.support.simulation import Simulation, named, settings_for
 
@@ -170,6 +171,41 @@ async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_i
             await asyncio.sleep(SOON_S)
             assert await fed_ids(store) == ["A1", "A2"]
     assert [event["reason"] for event in named(events, "source.waited_for")] == ["open.txt is still open for writing"]
+
+
+@pytest.fixture
+def others_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are another user's: their leases are refused."""
+    ask = fcntl.fcntl
+
+    def refuse(fd: int, command: int, *args: int) -> int:
+        if command == fcntl.F_SETLEASE:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return ask(fd, command, *args)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+
+
+@pytest.mark.usefixtures("others_file")
+async def test_a_file_of_another_user_rests_longer_and_is_moved_back_where_it_grows_afterwards(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    (tmp_path / "other.txt").write_text("B1\n")
+    with (tmp_path / "slow.txt").open("w", buffering=1) as file:
+        async with reading(store, clock, folder(tmp_path, follow=True)):
+            for number in range(3):
+                file.write(f"A{number}\nA")
+                await asyncio.sleep(25)
+                assert not any(task_id.startswith("A") for task_id in await fed_ids(store))
+            await asyncio.sleep(10)
+            assert names(tmp_path / "done") == {"slow.txt", "other.txt"}
+            (tmp_path / "slow.txt").write_text("C1\n")
+            file.write("3\nA4\n")
+            await asyncio.sleep(120)
+            assert (await fed_ids(store))[-3:] == ["C1", "A3", "A4"]
+    assert {path.read_text() for path in (tmp_path / "done").glob("slow*")} == {"A0\nAA1\nAA2\nA3\nA4\n", "C1\n"}
+    assert len(named(events, "source.file_moved_back")) == 1
+    assert ["unchanged for 30 s" in event["reason"] for event in named(events, "source.waited_for")] == [True]
 
 
 async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clock: Clock, tmp_path: Path) -> None:
