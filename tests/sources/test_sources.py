@@ -4,6 +4,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import resource
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
@@ -17,12 +18,14 @@ import pytest
 from poller.config import load
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Added, Chunk
+from poller.core.open_files import raise_limit
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
 from poller.sources import ChunkWriter, ReadOptions, Source, check_sources, feed
 from poller.sources.files.glob_files import is_rotated
 from poller.sources.files.moved_files import move_into
+from poller.sources.intake import SharedLock
 from poller.store import open_store
 from tests.support.simulation import Simulation, named, settings_for
 
@@ -604,6 +607,70 @@ async def test_files_that_were_rotated_before_the_first_run_belong_to_the_patter
 )
 def test_rotated_names_are_those_of_another_match_with_a_mark(name: str, rotated: bool) -> None:
     assert is_rotated(f"in/{name}", {"in/ids.txt", f"in/{name}"}) is rotated
+
+
+async def test_the_files_of_a_followed_pattern_are_stored_in_common_commits(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(200):
+        (tmp_path / f"batch-x{number}.txt").write_text(f"A{number}\n")
+    async with reading(store, clock, pattern(tmp_path / "*.txt", follow=True)):
+        assert len(await fed_ids(store)) == 200
+
+
+async def test_who_holds_a_shared_lock_alone_waits_for_the_others_and_they_for_it() -> None:
+    lock, order, begun = SharedLock(), list[str](), asyncio.Event()
+
+    async def share(name: str, for_s: float) -> None:
+        async with lock.shared():
+            order.append(name)
+            await asyncio.sleep(for_s)
+            order.append(f"{name} ends")
+
+    async def hold_alone() -> None:
+        begun.set()
+        async with lock:
+            order.append("alone")
+            await asyncio.sleep(1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(share("a", 2))
+        group.create_task(share("b", 1))
+        await asyncio.sleep(0.1)
+        group.create_task(hold_alone())
+        cut_off = group.create_task(hold_alone())
+        await begun.wait()
+        group.create_task(share("c", 1))
+        cut_off.cancel()
+    assert order == ["a", "b", "b ends", "a ends", "alone", "c", "c ends"]
+
+
+async def test_more_files_than_may_be_open_wait_for_a_place(
+    store: Store, clock: Clock, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+    paths = [tmp_path / f"batch-x{number:02}.txt" for number in range(30)]
+    for path in paths:
+        path.write_text(f"{path.stem}\n")
+    async with reading(store, clock, pattern(tmp_path / "*.txt", follow=True)):
+        assert len(await fed_ids(store)) == 20
+        for path in paths[:12]:
+            path.unlink()
+        await asyncio.sleep(200)
+        assert len(await fed_ids(store)) == 30
+    [waited] = named(events, "source.waited_for")
+    assert "20 files are followed, as many as a limit of 40 open files leaves room for" in waited["reason"]
+
+
+def test_the_limit_of_open_files_is_raised_to_what_the_system_permits() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        raise_limit()
+        most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_match_that_was_deleted_is_not_followed_any_more(store: Store, clock: Clock, tmp_path: Path) -> None:
