@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from poller.app.inputs import missing_sources
 from poller.config import load
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Added, Chunk
@@ -22,7 +23,7 @@ from poller.core.open_files import raise_limit
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import ChunkWriter, ReadOptions, Source, check_sources, feed
+from poller.sources import ChunkWriter, ReadOptions, Source, check_beginnings, check_sources, feed
 from poller.sources.files.glob_files import is_rotated
 from poller.sources.files.moved_files import move_into
 from poller.sources.intake import SharedLock
@@ -470,6 +471,44 @@ async def test_a_missing_folder_is_an_error_or_is_waited_for(store: Store, clock
         (tmp_path / "none" / "a.txt").write_text("A1\n")
         await asyncio.sleep(2 * SOON_S)
     assert await fed_ids(store) == ["A1"]
+
+
+NO_PATHS = ["a" * 300, "loop/x"]
+
+
+@pytest.mark.parametrize("name", NO_PATHS, ids=["long", "loop"])
+async def test_a_path_that_cannot_be_looked_up_is_an_error_or_is_waited_for(
+    store: Store, clock: Clock, tmp_path: Path, events: Events, name: str
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "ids.txt").write_text("A1\n")
+    for kind in (file, folder):
+        source = kind(tmp_path / name)
+        assert source.is_rereadable
+        with pytest.raises(InputError, match="cannot read the input"):
+            check_sources([source])
+        check_beginnings([source])
+        with pytest.raises(ExceptionGroup) as raised:
+            await feed_all(store, clock, source)
+        assert raised.group_contains(InputError)
+    await feed_all(store, clock, pattern(tmp_path / name))
+    settings = load(None, {"sources": [{"path": str(tmp_path / name)}]}, {}, secrets_dir=tmp_path / "none")
+    assert ["does not exist" in message for message in missing_sources(settings)] == [True]
+    every = [kind(tmp_path / name / kind.__name__, follow=True) for kind in (file, folder, pattern)]
+    async with reading(store, clock, *every, file(tmp_path / "ids.txt", follow=True)):
+        await asyncio.sleep(100)
+    assert await fed_ids(store) == ["A1"]
+    assert len(named(events, "source.waited_for")) == 2
+
+
+async def test_a_link_that_leads_nowhere_holds_up_no_other_file_of_a_drop_folder(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    (tmp_path / "a.txt").write_text("A1\n")
+    await feed_all(store, clock, folder(tmp_path))
+    assert await fed_ids(store) == ["A1"]
+    assert names(tmp_path / "failed") == {"loop.txt"}
 
 
 def test_a_move_that_was_cut_off_is_finished_by_the_next(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class DropFolder:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError):
-                        is_link = entry.is_symlink() and not entry.is_dir()
+                        is_link = entry.is_symlink() and not os.path.isdir(entry)  # noqa: PTH112 - never raises
                         if (is_link or entry.is_file(follow_symlinks=False)) and not _TEMPORARY.fullmatch(entry.name):
                             found.append((entry.name, entry.stat(follow_symlinks=False)))
         except OSError as error:

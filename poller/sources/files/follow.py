@@ -3,7 +3,6 @@
 import asyncio
 import os
 import stat
-from pathlib import Path
 
 import structlog
 
@@ -109,7 +108,7 @@ class _Follower:
 
 
 def _has_name(pipe: str) -> bool:
-    return Path(pipe).resolve().exists()
+    return os.path.exists(os.path.realpath(pipe))  # noqa: PTH110 - never raises
 
 
 def _signature(facts: os.stat_result | None) -> tuple[int, ...] | None:

@@ -86,7 +86,7 @@ def _open_file(path: Path, stack: ExitStack, links: bool) -> OpenFile:
 def _folders(spec: str, current: OpenFile | None, stack: ExitStack) -> list["_Folder"]:
     """Return where rotated files may be: beside the path, and where it is a link beside the file it leads to."""
     path = Path(spec)
-    paths = (path, Path(os.path.realpath(path))) if path.is_symlink() else (path,)
+    paths = (path, Path(os.path.realpath(path))) if os.path.islink(path) else (path,)  # noqa: PTH114 - never raises
     return [_Folder(each, current, stack) for each in paths]
 
 
