@@ -166,6 +166,36 @@ async def test_a_sink_whose_options_change_continues_where_it_was(tmp_path: Path
     assert simulation.delivered("finished*.jsonl") == Counter(ids)
 
 
+async def test_a_run_that_only_waits_for_a_sink_takes_another_one_and_leaves_all_else_to_a_restart(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Reloaded(tmp_path, clock, follow=False)
+    simulation.flags["sinks"] = [f"jsonl:{tmp_path}/finished.jsonl", "webhook:http://127.0.0.1:9/"]
+    ids = simulation.append(20)
+    async with asyncio.timeout(3600), asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(tmp_path / "ids.txt", simulation.flags, environ=simulation.environ))
+        await asyncio.sleep(600)
+        assert simulation.service is not None
+        assert simulation.service.is_ending
+        instead = f"jsonl:{tmp_path}/two.jsonl"
+        answer = await simulation.reload(sinks=[f"jsonl:{tmp_path}/finished.jsonl", instead], requests=7)
+    assert (answer["changed"], answer["needs_restart"]) == (["sinks"], ["requests"])
+    assert running.result() is Exit.ALL_COMPLETE
+    assert simulation.delivered("two.jsonl") == simulation.delivered("finished.jsonl") == Counter(ids)
+
+
+async def test_a_run_that_is_stopping_refuses_a_reload_by_name(tmp_path: Path, clock: Clock) -> None:
+    simulation = Reloaded(tmp_path, clock, follow=False)
+    simulation.flags["sinks"] = ["webhook:http://127.0.0.1:9/"]
+    simulation.append(5)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(simulation.run(tmp_path / "ids.txt", simulation.flags, environ=simulation.environ))
+        await asyncio.sleep(8)
+        simulation.drain()
+        answer = await simulation.reload(sinks=[])
+    assert "the run is stopping" in answer["refused"]
+
+
 async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_was(
     tmp_path: Path, clock: Clock, events: Events
 ) -> None:
