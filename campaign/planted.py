@@ -203,18 +203,15 @@ BUGS = (
     Bug(
         name="no-lease-check-in-record",
         file="poller/store/leases.py",
-        old="            if self._is_held(task):\n                self._held",
-        new="            if task.lease != RECORDING:\n                self._held",
+        old="if task.lease != RECORDING and of_account.get(task.key) == task.lease:",
+        new="if task.lease != RECORDING:",
         tests=STORE,
     ),
     Bug(
         name="postponed-poll-recorded-without-its-lease",
         file="poller/store/leases.py",
-        old="            if self._is_held(task):\n                self._held[task.account][task.key] = RECORDING\n"
-        "                recorded",
-        new="            if each.again is not None or self._is_held(task):\n"
-        "                self._held[task.account][task.key] = RECORDING\n"
-        "                recorded",
+        old="if task.lease != RECORDING and of_account.get(task.key) == task.lease:",
+        new="if each.again is not None or self._is_held(task):",
         tests=STORE,
     ),
     Bug(
@@ -999,7 +996,7 @@ BUGS = (
     Bug(
         name="exit-code-of-all-earlier-work",
         file="poller/reports/work.py",
-        old="    next_start = start if is_work_left(sums) else work_start(sums)",
+        old="    next_start = start if is_work_left(sums) or is_input_left else work_start(sums)",
         new="    next_start = start",
         tests=("reports/test_work", "service/test_service"),
     ),
@@ -1013,8 +1010,8 @@ BUGS = (
     Bug(
         name="failed-duplicates-under-code-0",
         file="poller/store/sqlite/task_queue.py",
-        old="duplicates=duplicates, failed=failed, other_refs",
-        new="duplicates=duplicates, failed=0, other_refs",
+        old="duplicates=duplicates, failed=failed, again",
+        new="duplicates=duplicates, failed=0, again",
         tests=("store/test_outbox", "service/test_service"),
     ),
     Bug(

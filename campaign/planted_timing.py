@@ -138,8 +138,15 @@ TIMING_BUGS = (
     Bug(
         name="a-claim-has-no-polled-tasks-beside-first-polls",
         file="poller/store/sqlite/task_queue.py",
-        old="if again and len(keys) == limit:",
+        old="if again and len(due) == limit and (again := min(again, rows.first_polls(due))):",
         new="if False:",
+        tests=("store/test_store",),
+    ),
+    Bug(
+        name="a-claim-has-polled-tasks-that-have-no-turn",
+        file="poller/store/sqlite/task_queue.py",
+        old="(again := min(again, rows.first_polls(due)))",
+        new="again",
         tests=("store/test_store",),
     ),
     # --- put-offs: polled when due by what is known now, and never lost

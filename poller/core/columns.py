@@ -28,15 +28,26 @@ class Columns:
 
     def value(self, ref: Mapping[str, Any], meaning: str) -> Any:
         """Return the value of the column with this meaning; None where there is none."""
-        return next(
-            (value for name in self.names(tuple(ref), meaning) if (value := ref.get(name)) not in (None, "")), None
-        )
+        return first_value(ref, self.names(tuple(ref), meaning))
 
     def names(self, columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
         """Return which of `columns` have this meaning, the likeliest name first; the first with a value counts."""
         if (name := self.named.get(meaning)) is not None:
             return (name,)
         return _names(columns, meaning)
+
+
+def is_blank(value: object) -> bool:
+    """Whether a row has no value there: none at all, or white space alone, which people see as an empty cell."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def first_value(ref: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """Return the row's value in the first of the columns that has one; None where none has."""
+    for name in names:
+        if not is_blank(value := ref.get(name)):
+            return value
+    return None
 
 
 @lru_cache(maxsize=1024)  # every row has the same columns

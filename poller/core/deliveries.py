@@ -8,7 +8,7 @@ from msgspec import Struct
 BEFORE_ALL = (float("-inf"), 0)  # a place in a walk through the records
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """A record to deliver to one sink. `number` grows in the order in which tasks finished."""
 
     number: int

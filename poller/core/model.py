@@ -1,7 +1,8 @@
 """The words of polling as frozen data: tasks, outcomes, decisions, records. No behaviour, no I/O.
 
 Instants (`…_at`) are seconds since the epoch, UTC. Durations (`…_s`) are seconds. JSON from HubSpot or from the
-person is kept as the received bytes, so that it comes out as it went in.
+person is kept as the received bytes, so that it comes out as it went in. None of it can be part of a reference cycle:
+the garbage collector need not follow it (`gc=False`).
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Kind(StrEnum):
     START_UNKNOWN = "start_unknown"  # of a row: the answers to its starts were lost; a file may be there
 
 
-class Task(Struct, frozen=True, kw_only=True):
+class Task(Struct, frozen=True, kw_only=True, gc=False):
     """One import task as the store hands it to a worker: its identity, and what was learned so far."""
 
     key: int  # the store's own number, in feeding order
@@ -48,7 +49,7 @@ class Task(Struct, frozen=True, kw_only=True):
 # --- feeding ---------------------------------------------------------------------------------------------------------
 
 
-class Fed(Struct, frozen=True, kw_only=True):
+class Fed(Struct, frozen=True, kw_only=True, gc=False):
     """One usable input line."""
 
     account: str
@@ -56,7 +57,7 @@ class Fed(Struct, frozen=True, kw_only=True):
     ref: bytes | None = None
 
 
-class FedRow(Struct, frozen=True, kw_only=True):
+class FedRow(Struct, frozen=True, kw_only=True, gc=False):
     """One usable line of an import: what the start call gets, and who the row is."""
 
     account: str
@@ -109,6 +110,14 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLines:
+    """How many of a chunk's usable lines a run would not begin with."""
+
+    ended: int = 0  # duplicates of tasks with an outcome; of a row, where it landed or its task is `complete`
+    underway: int = 0  # their task waits for its outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """How many of a chunk's usable lines have a task that failed, or none."""
 
@@ -125,7 +134,7 @@ class Failed:
 # --- polling ---------------------------------------------------------------------------------------------------------
 
 
-class Running(Struct, frozen=True, kw_only=True):
+class Running(Struct, frozen=True, kw_only=True, gc=False):
     """The task is not finished. `status` is None where HubSpot sent an empty or `null` body."""
 
     status: str | None
@@ -136,7 +145,7 @@ class Running(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class Finished(Struct, frozen=True, kw_only=True):
+class Finished(Struct, frozen=True, kw_only=True, gc=False):
     """COMPLETE or CANCELED. `errors` and `result` are HubSpot's bytes (None: absent or null)."""
 
     status: Literal["COMPLETE", "CANCELED"]
@@ -151,7 +160,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class Missing(Struct, frozen=True, kw_only=True):
+class Missing(Struct, frozen=True, kw_only=True, gc=False):
     """400 or 404 with HubSpot's own JSON: HubSpot does not know this id (any more)."""
 
     code: int
@@ -159,7 +168,7 @@ class Missing(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class Throttled(Struct, frozen=True, kw_only=True):
+class Throttled(Struct, frozen=True, kw_only=True, gc=False):
     """The account must wait; the task is not the cause."""
 
     policy: Literal["window", "daily", "migrating"]  # 429 ten-secondly or unnamed, 429 DAILY, 477
@@ -185,7 +194,7 @@ RefusalReason = Literal[
 ]  # each is a `Pause` that needs a person
 
 
-class Refused(Struct, frozen=True, kw_only=True):
+class Refused(Struct, frozen=True, kw_only=True, gc=False):
     """Not HubSpot's word on this task: a person must change something, such as token, host, path or proxy. Where other
     tasks are answered meanwhile, the task is the cause; otherwise the account is."""
 
@@ -194,7 +203,7 @@ class Refused(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class Unreachable(Struct, frozen=True, kw_only=True):
+class Unreachable(Struct, frozen=True, kw_only=True, gc=False):
     """No usable answer: nothing was learned about the task."""
 
     reason: str  # closed vocabulary, snake_case: "http_503", "timeout", "reset", "unreadable_body", …
@@ -209,7 +218,7 @@ REPORTING: Final = (Running, Finished)  # HubSpot's status of this task
 ANSWERING: Final = (Running, Finished, Missing)  # HubSpot's word on this task
 
 
-class RateLimits(Struct, frozen=True, kw_only=True):
+class RateLimits(Struct, frozen=True, kw_only=True, gc=False):
     """The X-HubSpot-RateLimit-* headers of an answer; None where missing or nonsense."""
 
     max: int | None = None
@@ -222,7 +231,7 @@ class RateLimits(Struct, frozen=True, kw_only=True):
 NO_LIMITS = RateLimits()
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """All that one poll returned: about the task, and about the account."""
 
     outcome: Outcome
@@ -232,7 +241,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 # --- deciding --------------------------------------------------------------------------------------------------------
 
 
-class PollAgain(Struct, frozen=True, kw_only=True):
+class PollAgain(Struct, frozen=True, kw_only=True, gc=False):
     """The task goes back to the queue with these counts."""
 
     at: float
@@ -244,7 +253,7 @@ class PollAgain(Struct, frozen=True, kw_only=True):
     started_at: float | None = None  # None: the known one stays
 
 
-class Finish(Struct, frozen=True, kw_only=True):
+class Finish(Struct, frozen=True, kw_only=True, gc=False):
     """The task has its outcome."""
 
     kind: Kind
@@ -253,7 +262,7 @@ class Finish(Struct, frozen=True, kw_only=True):
 Decision = PollAgain | Finish
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Struct, frozen=True, kw_only=True, gc=False):
     """A finished task as every sink gets it: `body` is one JSON object without a line break.
 
     Beside it are the fields that the run itself uses, so that a body is not decoded right after it was encoded.
@@ -272,7 +281,7 @@ class Record(Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
 
 
-class Settled(Struct, frozen=True, kw_only=True):
+class Settled(Struct, frozen=True, kw_only=True, gc=False):
     """A poll made and decided, ready to be recorded: with `again`, or with `record` where the task is finished."""
 
     task: Task  # as claimed

@@ -10,7 +10,7 @@ from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery, PruneWalk, Retry, Selection, Written
 from poller.core.details import TaskDetails
 from poller.core.fleet import FleetView, Membership, Published
-from poller.core.model import Added, Chunk, Failed, Position, Record, Rejection, Settled, Task
+from poller.core.model import Added, Chunk, Failed, KnownLines, Position, Record, Rejection, Settled, Task
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.core.sums import SourceSums, Sums
@@ -81,8 +81,9 @@ class PollStore(Protocol):
 
     async def claim(self, account: str, limit: int, *, again: int = 0, fed_until: float | None = None) -> list[Task]:
         """Lease up to `limit` due tasks, longest due first; with `fed_until`, only those that were fed up to then.
-        Where more are due, lease up to `again` others that were polled before, too; they come last. A lease ends with
-        `record`, `release` or the process."""
+        Where more are due, lease up to `again` others that were polled before, too, but no more than there are first
+        polls among the former: they come last, and only before a first poll may they have their turn. A lease ends
+        with `record`, `release` or the process."""
 
     async def claim_any(self, account: str, share: float) -> list[Task]:
         """Lease one due task, wherever it is in the queue; none where no task is due. `share` (0 to 1) of the time over
@@ -185,6 +186,9 @@ class StateReader(Protocol):
 
     async def sources(self) -> Sequence[SourceSums]:
         """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+
+    async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
+        """Return by account how many usable lines of `chunk` have a task already, in a state that holds them."""
 
     async def account(self, name: str) -> AccountState:
         """Return what is remembered of the account."""

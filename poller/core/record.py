@@ -26,7 +26,7 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     fields: dict[str, object] = {
         "task_id": task.task_id,
         "account": task.account,
-        "kind": kind.value,
+        "kind": str(kind),
         "landed": landed,
         "status": status or task.status,
         "num_errors": final.num_errors if final else None,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from poller.core.columns import DUPLICATE_OPTIONS
+from poller.core.columns import DUPLICATE_OPTIONS, is_blank
 from poller.core.model import JsonObject
 
 FOLDERS = ("folderId", "folderPath")  # HubSpot requires one of them, and accepts one of them
@@ -25,13 +25,13 @@ def options_from(
     body: JsonObject = {}
     for name in OPTIONS if names is None else names:
         value = value_of(name)
-        if value is None or value == "":
+        if is_blank(value):
             value = default_of(name) if name not in FOLDERS else None
-        if value is not None and value != "":
+        if not is_blank(value):
             body[name] = _OPTIONS[name](name, value)
     if "folderId" not in body and "folderPath" not in body:
         for name in FOLDERS:
-            if (value := default_of(name)) not in (None, ""):
+            if not is_blank(value := default_of(name)):
                 body[name] = _text(name, value)
     return body
 

@@ -58,9 +58,13 @@ class DueTasks:
 
     def at_hand(self) -> Task | None:
         """Return a due task that is claimed already; None where `next` must be awaited."""
-        if not self._claimed or self._stopping or (self._is_short() and not self._claiming.locked()):
+        claimed, timing = self._claimed, self.timing  # once a poll: the questions of `next` are spelled out
+        if not claimed or self._stopping:
             return None
-        return None if self._begins_to_stand() else self._claimed.popleft()
+        if self._more_are_due and len(claimed) < self._gate.workers and not self._claiming.locked():
+            return None
+        may_stand = timing is not None and timing.standstill.may_last
+        return None if may_stand and self._begins_to_stand() else claimed.popleft()
 
     async def next(self) -> Task | None:
         """Wait for a due task; None once stopped. Workers take turns to claim, and the others go on meanwhile."""

@@ -149,5 +149,6 @@ class Metrics:
         if self.polls_of_fleet is not None:
             return  # `count_all` has it, with what the others finished: a number must never go back
         self.waiting -= 1
-        self.kinds[kind.value] += 1
-        self.landed[kind.value] += landed
+        word = str(kind)  # at a fifth of the cost of `value`
+        self.kinds[word] += 1
+        self.landed[word] += landed

@@ -18,7 +18,7 @@ from poller.engine.metrics import Metrics
 log = structlog.get_logger("poller")
 
 
-class Polled(Struct, frozen=True, kw_only=True):
+class Polled(Struct, frozen=True, kw_only=True, gc=False):
     """A poll made and decided, not recorded yet."""
 
     outcome: Outcome
@@ -131,7 +131,7 @@ class Recorder:
             "task.finished",
             account=self._account,
             task_id=record.task_id,
-            kind=record.kind.value,
+            kind=str(record.kind),
             landed=record.landed,
             polls=polls,
             waited_s=round(waited_s, 3),

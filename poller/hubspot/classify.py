@@ -29,6 +29,7 @@ from poller.hubspot.headers import LONGEST_WORD, Headers, correlation_id_of, hea
 DEEPEST = 100  # levels inside `errors` or `result`: serde_json, the strictest common reader, stops at 128
 LOCKED_WAIT_S = 2.0  # HubSpot's least wait after a 423
 MAY_PASS = (408, 423, 425, 429, 477)  # 4xx that need no person
+BACKSLASH, BRACE, BRACKET = b"\\{["  # as numbers: bytes are searched for one in a tenth of the time of a text's
 LONGEST_MESSAGE = 500  # characters of HubSpot's words that a record keeps
 
 
@@ -159,7 +160,7 @@ def _region(problem: JsonObject | None) -> str:
 def _classify_success(headers: Headers, body: bytes) -> Outcome:
     correlation_id = correlation_id_of(headers, None)
     text = body
-    if not body.startswith(b"{") or b"\\" in body or not body.endswith(b"}"):  # seldom
+    if body[:1] != b"{" or body[-1:] != b"}" or BACKSLASH in body:  # seldom
         text = _without_lone_surrogates(body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"))
     if text in (b"", b"null"):
         return Running(status=None, correlation_id=correlation_id)
@@ -203,7 +204,7 @@ def _finished(
 ) -> Outcome:
     if correlation_id is None and all(document.get(name) is None for name in _FINAL_KEYS):
         return Unreachable(reason=BadBody.NO_STATUS.value)  # any API's {"status":"complete"}
-    may_be_deep = text.count(b"{") + text.count(b"[") > DEEPEST
+    may_be_deep = text.count(BRACE) + text.count(BRACKET) > DEEPEST
     if may_be_deep and (_is_deep(document.get("errors")) or _is_deep(document.get("result"))):
         return Unreachable(reason=BadBody.TOO_DEEP.value, correlation_id=correlation_id)
     try:
@@ -246,7 +247,7 @@ def _without_lone_surrogates(text: bytes) -> bytes:
 
     A server that cuts long texts leaves them in file names and messages; unreplaced, the task would never finish.
     """
-    if b"\\" not in text or (b"\\ud" not in text and b"\\uD" not in text):
+    if BACKSLASH not in text or (b"\\ud" not in text and b"\\uD" not in text):
         return text
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], text)
 

@@ -22,7 +22,7 @@ from poller.core.http_errors import http_error, protocol_spoken
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.task_id import in_path
-from poller.hubspot.body import BodyTooLarge, body_at_hand, read_body
+from poller.hubspot.body import BodyTooLarge, read_body
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
@@ -213,7 +213,7 @@ class HubSpotClient:
         try:
             is_success = 200 <= reply.status <= 299
             limit, trouble = self._max_body_bytes if is_success else LARGEST_PROBLEM, None
-            if (body := body_at_hand(reply.content, limit)) is None:
+            if (body := reply.body_at_hand(limit)) is None:
                 body, trouble = await read_body(reply.content, limit)
             answer = self._checked(_answer_of(reply, body, trouble), task, fresh=fresh)
             is_named = isinstance(answer.outcome, REPORTING) and answer.outcome.task_id is not None

@@ -53,7 +53,7 @@ class AnswerProtocol(asyncio.Protocol):
             max_headers=MOST_HEADERS,
         )
         self._asked: asyncio.Future[Message] | None = None  # the request whose answer has not begun
-        self._content: StreamReader | None = None  # of the latest answer
+        self._content: StreamReader | None = None  # of the latest answer, until it has arrived
         self._missing: int | None = None  # bytes of its body that have not arrived; None: its chunks show the end …
         self._ends_chunks = False  # … and the latest piece of them may be it
         self._is_spent = False  # it cannot serve another request
@@ -63,9 +63,8 @@ class AnswerProtocol(asyncio.Protocol):
     @property
     def is_clean(self) -> bool:
         """Whether it is open and has received nothing beyond the answers to its requests."""
-        if self._is_spent or self._asked is not None or self._transport.is_closing():
-            return False
-        return self._content is None or self._content.is_eof()
+        is_done = self._asked is None and (self._content is None or self._content.is_eof())
+        return is_done and not self._is_spent and not self._transport.is_closing()
 
     def ask(self, request: bytes) -> "asyncio.Future[Message]":
         """Send a request; return what its answer will be, whose content may still be on its way then."""
@@ -91,9 +90,12 @@ class AnswerProtocol(asyncio.Protocol):
             elif 100 <= message.code <= 199 and message.code != 101:  # informational: the answer follows
                 self._asked = asked
             else:
-                self._content = content
-                self._is_spent |= message.should_close or is_upgraded or _is_followed(data, message, content)
-                if not content.is_eof():
+                if content.is_eof():  # as mostly
+                    self._content = None
+                    self._is_spent |= message.should_close or is_upgraded or _is_followed(data, message, content)
+                else:
+                    self._content = content
+                    self._is_spent |= message.should_close or is_upgraded
                     self._missing = _missing(data, len(messages), message, content)
                 if not asked.done():
                     asked.set_result((message, content))
@@ -160,8 +162,6 @@ class AnswerProtocol(asyncio.Protocol):
 def _is_followed(data: bytes, message: RawResponseMessage, content: StreamReader) -> bool:
     """Return whether a piece that holds an answer to its end holds more: the parser keeps the beginning of a stray
     answer to itself, and would take its rest for the next answer."""
-    if not content.is_eof():
-        return False
     if message.chunked:
         return not data.endswith(b"\r\n\r\n")
     size = content.total_bytes if message.compression is None else int(message.headers.get("Content-Length", 0))
@@ -209,6 +209,17 @@ class Reply:
         self.content = content
         self._pool = pool
         self._connection = connection
+
+    def body_at_hand(self, limit: int) -> bytes | None:
+        """Return a body that has arrived whole, as most do; None where it must be waited for or refused. From the
+        content's buffer: its methods take eight calls for it. To be called once."""
+        content = self.content
+        if not content.is_eof() or content.exception() is not None or content.total_bytes > limit:
+            return None
+        if not content.total_bytes:
+            return b""  # aiohttp's content of an answer without a body has no buffer
+        pieces = content._buffer  # noqa: SLF001 - as test_connection.py has it
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def release(self, *, keep: bool) -> None:
         """Return the connection to the pool, or close it: where `keep` is false or it cannot be reused."""

@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -12,6 +12,7 @@ from poller.core.accounts import AccountState
 from poller.core.errors import ConfigError
 from poller.core.learned_limit import LearnedLimit
 from poller.core.model import JsonObject
+from poller.core.sums import StartSums
 from poller.core.text import counted, duration
 from poller.hubspot.limits.quota import DailyQuota
 from poller.hubspot.limits.window import CLOCK_DRIFT
@@ -30,11 +31,12 @@ from poller.schedule.durations import DEFAULT_DURATIONS, parse_durations
 from poller.schedule.forecast import LaneOutlook, forecast
 from poller.schedule.simulate import simulate_run
 from poller.schedule.simulate_imports import ImportTiming, simulate_imports
-from poller.schedule.starts import StartRules, backlog_tradeoff
+from poller.schedule.starts import StartRules, backlog_tradeoff, settle_s
 
 DEFAULT_REQUESTS, DEFAULT_WINDOW_S = 100, 10.0  # until HubSpot's answers contain the limits
 ANSWER_S = 0.1  # a slot is held until the answer, and a window more
 ENOUGH_FINISHED = 100  # imports, from which on what was learned is better than an assumption
+ENOUGH_STARTS = 100  # to know the share of lost answers
 SEED = 1
 
 
@@ -45,6 +47,7 @@ class KnownAccount:
     timing: bytes | None = None  # how long its imports took
     state: AccountState = AccountState()  # noqa: RUF009 - frozen
     limit: LearnedLimit | None = None  # that HubSpot's answers showed
+    lost_share: float = 0.0  # of the starts until now, those whose answer was lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ class AccountPlan:
     account: str
     tasks: int
     starts: int  # requests that start imports
+    underway: int  # rows among the tasks that are started already; they are only polled
     polls: int
     polls_per_task: float
     lasts_s: float
@@ -76,6 +80,7 @@ class RunPlan:
     lines: int
     duplicates: int
     rejected: int
+    ended: int = 0  # lines whose task has its outcome in the state: they cost nothing
     accounts: tuple[AccountPlan, ...]
 
     @property
@@ -88,13 +93,15 @@ class RunPlan:
         return all(each.fits for each in self.accounts)
 
     def to_json(self) -> JsonObject:
-        counts = {name: getattr(self, name) for name in ("lines", "tasks", "duplicates", "rejected", "fits")}
+        counts = {name: getattr(self, name) for name in ("lines", "ended", "tasks", "duplicates", "rejected", "fits")}
         return counts | {"accounts": [asdict(each) for each in self.accounts]}
 
     def to_text(self) -> str:
-        counts = ((self.tasks, "task"), (self.duplicates, "duplicate"), (self.rejected, "rejected line"))
+        counts = ((self.tasks + self.ended, "task"), (self.duplicates, "duplicate"), (self.rejected, "rejected line"))
         head = f"input      {', '.join(counted(count, noun) for count, noun in counts)}"
-        return "\n".join([head, *(line for each in self.accounts for line in _lines(each))])
+        left = f"{counted(self.tasks, 'is left', 'are left')}" if self.tasks else "nothing is left to do"
+        known = [f"state      {counted(self.ended, 'has its', 'have their')} outcome: {left}"] if self.ended else []
+        return "\n".join([head, *known, *(line for each in self.accounts for line in _lines(each))])
 
 
 def plan_account(
@@ -105,21 +112,25 @@ def plan_account(
     durations: str | None,
     now: float,
     starts: StartRules | None = None,
+    underway: int = 0,
 ) -> AccountPlan:
-    """Simulate the account's part of the run, at its limits; with `starts`, its tasks are rows to import. Raises
-    `ConfigError` for durations that cannot be read."""
+    """Simulate the account's part of the run, at its limits; with `starts`, its tasks are rows to import, of which
+    `underway` are started already. Raises `ConfigError` for durations that cannot be read."""
     rules = account.polling_rules()
     learned = _learned(account, known.timing)
     courses, based_on = _courses(learned, durations)
-    if durations is None and (explanation := explanation_of(known.timing)) is not None:
-        is_used = learned.hazard.finished >= ENOUGH_FINISHED
-        based_on += f" ({explanation})" if is_used else f". The few that finished so far show: {explanation}"
+    based_on += "" if durations is not None else _explained(known.timing, learned)
     per_second, limit_from = _limit(account, known.limit)
-    simulated = _simulate(account, tasks, courses, per_second, learned if rules.policy == "learned" else None, starts)
+    planner, to_start = learned if rules.policy == "learned" else None, tasks - underway if starts else 0
+    first_wait_s = settle_s(planner)  # before the simulation teaches it
+    simulated = _simulate(account, to_start or tasks, courses, per_second, planner, starts if to_start else None)
+    posts, waits_s = 0, (first_wait_s, settle_s(planner))
+    if to_start:
+        posts, simulated = _with_others(simulated, to_start, underway, per_second, known.lost_share, waits_s)
     line = line_of(known.timing) if durations is None and rules.policy == "learned" and starts is None else None
     if line is not None:
         simulated = _in_line(tasks, line, per_second)
-    requests = simulated.polls + (tasks if starts else 0)
+    requests = simulated.polls + posts
     outlook, pace = _outlook(account, known.state, now), tasks / max(simulated.lasts_s, 1e-9)
     done = forecast(now=now, waiting=tasks, paces=[pace], lanes=[outlook], polls_per_task=requests / tasks)
     quota = _quota(outlook, simulated, now)
@@ -127,7 +138,8 @@ def plan_account(
     return AccountPlan(
         account=name,
         tasks=tasks,
-        starts=tasks if starts else 0,
+        starts=posts,
+        underway=underway if starts else 0,
         polls=simulated.polls,
         polls_per_task=round(simulated.polls / tasks, 2),
         lasts_s=round(simulated.lasts_s, 1),
@@ -142,6 +154,33 @@ def plan_account(
         fits=fits,
         tasks_that_fit=None if quota is None else min(tasks, int(quota * tasks / requests)),
     )
+
+
+def _explained(timing: bytes | None, learned: PollPlanner) -> str:
+    """Return what else was learned of the account; empty where that is nothing."""
+    if (explanation := explanation_of(timing)) is None:
+        return ""
+    is_used = learned.hazard.finished >= ENOUGH_FINISHED
+    return f" ({explanation})" if is_used else f". The few that finished so far show: {explanation}"
+
+
+def lost_share(starts: StartSums | None) -> float:
+    """Return the share of a state's starts whose answer was lost; 0 where they are too few to show it."""
+    if starts is None or starts.starts < ENOUGH_STARTS:
+        return 0.0
+    return min(1.0, max(starts.lost, starts.repeated) / starts.starts)
+
+
+def _with_others(
+    simulated: SimulatedRun, started: int, underway: int, per_second: float, lost: float, waits_s: Sequence[float]
+) -> tuple[int, SimulatedRun]:
+    """Return all starts of a run, and the run with what its simulation leaves out: imports that are under way already,
+    and starts that are repeated since their answer was lost: the first time after `waits_s[0]`, then after the next."""
+    repeats = round(started * (lost + lost * lost))
+    waited_s = sum(wait_s for number, wait_s in enumerate(waits_s, 1) if started * lost**number >= 1)
+    polls = round(simulated.polls * (1 + underway / started))
+    lasts_s = simulated.lasts_s + (repeats + polls - simulated.polls) / per_second + waited_s
+    return started + repeats, replace(simulated, polls=polls, lasts_s=lasts_s)
 
 
 def _simulate(
@@ -276,7 +315,10 @@ def _requests(plan: AccountPlan) -> list[str]:
     if not plan.starts:
         return [polls]
     a_file = (plan.starts + plan.polls) / plan.tasks
-    return [f"starts     {plan.starts:,}, one a row", polls, f"requests   {a_file:.3g} a file"]
+    to_start, repeated = plan.tasks - plan.underway, plan.starts - plan.tasks + plan.underway
+    again = f", and {repeated:,} again: answers are lost, as in this state until now" if repeated else ""
+    polled = f"; {plan.underway:,} are under way and only polled" if plan.underway else ""
+    return [f"starts     {to_start:,}, one a row{again}{polled}", polls, f"requests   {a_file:.3g} a file"]
 
 
 def _lines(plan: AccountPlan) -> list[str]:

@@ -10,6 +10,7 @@ import orjson
 
 from poller.core.model import REPORTING, Finished, Outcome, Running, Task
 from poller.core.text import duration
+from poller.schedule.hazard import OLDEST_S
 from poller.schedule.knowledge import Known, KnownLine, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import LinePlanner
@@ -294,6 +295,8 @@ class AccountTiming:
         if self.planner.hazard.finished < ENOUGH_FINISHED:
             return f"how long imports take is being learned, from {self.planner.hazard.finished:,} finished ones so far"
         half_s = SurvivalCurve(self.planner.hazard.rates()[0]).quantile_s(0.5)
+        if math.isinf(half_s):  # most have hung for very long, and newer ones finish
+            return f"more than half of the imports have not finished after {duration(OLDEST_S)}"
         return f"half of the imports finish within {duration(half_s)} of their request"
 
     def _paces(self) -> list[float]:

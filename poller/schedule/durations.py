@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 DEFAULT_DURATIONS = "lognormal:30,1.2"
+LARGEST_EXPONENT = 100.0  # of a factor on the median: beyond all deadlines, and what a float can be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Durations:
         if part.shape == "uniform":
             return part.first + draw * (part.second - part.first)
         if part.shape == "lognormal":
-            return part.first * math.exp(part.second * NormalDist().inv_cdf(max(draw, 1e-12)))
+            exponent = part.second * NormalDist().inv_cdf(max(draw, 1e-12))
+            return part.first * math.exp(min(exponent, LARGEST_EXPONENT))
         return part.first
 
 

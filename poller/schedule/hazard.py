@@ -96,7 +96,10 @@ class Hazard:
             crossing[last] -= weight
         if finished:
             self._events[last] += weight
-            self._fade()
+            self.finished += 1  # as `_fade` does
+            self._weight = weight = weight * (1 + 1 / MEMORY)
+            if weight > LARGEST_WEIGHT:
+                self._rescale()
         until, rates = by.until, by.rates
         stays = until[first] + rates[first] * (from_s - edges[first])
         stays -= until[last] + rates[last] * (to_s - edges[last])
@@ -121,9 +124,12 @@ class Hazard:
         self.finished += 1
         self._weight *= 1 + 1 / MEMORY
         if self._weight > LARGEST_WEIGHT:
-            for counts in (self._events, self._partly_s, self._crossing):
-                counts[:] = [count / self._weight for count in counts]
-            self._weight = 1.0
+            self._rescale()
+
+    def _rescale(self) -> None:
+        for counts in (self._events, self._partly_s, self._crossing):
+            counts[:] = [count / self._weight for count in counts]
+        self._weight = 1.0
 
     def events(self) -> list[float]:
         """Return the faded number of finished imports by band."""

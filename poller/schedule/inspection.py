@@ -8,6 +8,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from msgspec import Struct
 
 LEAST_RATE = 1e-9  # a second; keeps the arithmetic finite
 LONGEST_STRETCH = 60.0  # upper bound of hazard times gap
@@ -60,20 +63,34 @@ def even_gap_s(rate: float, poll_cost_s: float) -> float:
     return x / rate
 
 
+class _Bands(Struct, frozen=True):
+    """Bands of ages, and what of each is the same for every poll planned before it. By band but for the edges."""
+
+    edges: Sequence[float]
+    rates: Sequence[float]
+    through: Sequence[float]  # the chance to get through it unfinished
+    through_at_least: Sequence[float]  # the same, with a bound below
+
+
+def _bands(edges: Sequence[float], rates: Sequence[float]) -> _Bands:
+    rates = [max(rate, LEAST_RATE) for rate in rates]
+    hazards = [rate * (high - low) for rate, (low, high) in zip(rates, pairwise(edges), strict=True)]
+    through = [math.exp(-hazard) for hazard in hazards]
+    return _Bands(edges, rates, through, [math.exp(-min(hazard, LONGEST_STRETCH)) for hazard in hazards])
+
+
 def plan_inspection(
     edges: Sequence[float], rates: Sequence[float], limits_s: Sequence[float], poll_cost_s: float
 ) -> InspectionPlan:
     """Plan backwards from the oldest age. `rates` are the hazard by band, `limits_s` the longest gap at each edge."""
-    last = len(edges) - 1
+    last, bands = len(edges) - 1, _bands(edges, rates)
     gaps_s, costs_s = [0.0] * (last + 1), [0.0] * (last + 1)
-    gaps_s[last], costs_s[last] = _beyond_last_edge(max(rates[-1], LEAST_RATE), poll_cost_s, limits_s[last])
+    gaps_s[last], costs_s[last] = _beyond_last_edge(bands.rates[-1], poll_cost_s, limits_s[last])
     for band in range(last - 1, -1, -1):
-        rate = max(rates[band], LEAST_RATE)
+        rate = bands.rates[band]
         even_s = even_gap_s(rate, poll_cost_s)
         best = _evenly(rate, edges[band + 1] - edges[band], poll_cost_s, limits_s[band], costs_s[band + 1], even_s)
-        costs_s[band], gaps_s[band] = min(
-            best, _one_poll(band, edges, rates, limits_s[band], poll_cost_s, costs_s, even_s)
-        )
+        costs_s[band], gaps_s[band] = min(best, _one_poll(band, bands, limits_s[band], poll_cost_s, costs_s, even_s))
     return InspectionPlan(edges=edges, rates=rates, gaps_s=gaps_s, costs_s=costs_s)
 
 
@@ -94,33 +111,33 @@ def _evenly(
 
 
 def _one_poll(
-    band: int,
-    edges: Sequence[float],
-    rates: Sequence[float],
-    limit_s: float,
-    poll_cost_s: float,
-    costs_s: Sequence[float],
-    even_s: float,
+    first: int, bands: _Bands, limit_s: float, poll_cost_s: float, costs_s: Sequence[float], even_s: float
 ) -> tuple[float, float]:
     """Return cost and gap of the best single poll: at an edge, at the longest gap, or by the square-root law."""
-    start = edges[band]
-    best = (math.inf, limit_s)
+    edges, rates, through, through_at_least = bands.edges, bands.rates, bands.through, bands.through_at_least
+    start = low = edges[first]
+    best_s, best_gap_s = math.inf, limit_s
     lasting, unfinished_s = 1.0, 0.0  # chance to be unfinished at the band's beginning, its integral up to there
-    own = start + even_s
-    end = start + limit_s
-    for at in range(band, len(rates)):
-        low, high, rate = edges[at], edges[at + 1], max(rates[at], LEAST_RATE)
-        for target in (high,) if at == band else (high, own, end):
-            if low < target <= high and target <= end:
+    own, end = start + even_s, start + limit_s
+    for band in range(first, len(rates)):
+        rate, high = rates[band], edges[band + 1]
+        if high <= end:
+            left = through[band]
+            area_s = unfinished_s + lasting * (1 - left) / rate
+            cost_s = poll_cost_s + high - start - area_s + lasting * left * costs_s[band + 1]
+            if cost_s < best_s or (cost_s == best_s and high - start < best_gap_s):
+                best_s, best_gap_s = cost_s, high - start
+        for target in () if band == first else (own, end):
+            if low < target < high and target <= end:
                 left = math.exp(-rate * (target - low))
                 area_s = unfinished_s + lasting * (1 - left) / rate
-                after_s = costs_s[at + 1]
-                if target < high:
-                    after_s = _cost_inside(rate, low, high, target, (costs_s[at], after_s))
-                best = min(best, (poll_cost_s + target - start - area_s + lasting * left * after_s, target - start))
+                after_s = _cost_inside(rate, low, high, target, (costs_s[band], costs_s[band + 1]))
+                found = poll_cost_s + target - start - area_s + lasting * left * after_s, target - start
+                best_s, best_gap_s = min((best_s, best_gap_s), found)
         if high >= end:
             break
-        left = math.exp(-min(rate * (high - low), LONGEST_STRETCH))
+        left = through_at_least[band]
         unfinished_s += lasting * (1 - left) / rate
         lasting *= left
-    return best
+        low = high
+    return best_s, best_gap_s

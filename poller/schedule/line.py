@@ -60,7 +60,7 @@ class Line:
         self._in_vain = 0  # of the votes
         self._voted: dict[float, int] = {}  # votes by place since the latest completion
         self._unfitted = self._unanchored = 0
-        self._empty_before: list[tuple[float, float]] = []  # place and request of those that show that it ran empty
+        self.empty_before: list[tuple[float, float]] = []  # place and request of those that show that it ran empty
         self._shift_s = 0.0
         self._far = math.inf
         self.is_fitted = False
@@ -101,17 +101,17 @@ class Line:
         for none of them: the line ran empty and begins with it. A single one may be wrong."""
         predicted_at = self.predicted_at(place) - min(self._shift_s, 0.0)
         if at - predicted_at < max(IDLE_S, IDLE_PLACES * self.pace_s):
-            if self._empty_before and place > self._empty_before[0][0]:
-                self._empty_before.clear()
+            if self.empty_before and place > self.empty_before[0][0]:
+                self.empty_before.clear()
             return
-        if all(place != seen for seen, _ in self._empty_before):  # polled twice, it is one
-            self._empty_before.append((place, at))
-        if len(self._empty_before) < IDLE_SEEN:
+        if all(place != seen for seen, _ in self.empty_before):  # polled twice, it is one
+            self.empty_before.append((place, at))
+        if len(self.empty_before) < IDLE_SEEN:
             return
-        self._place, self._at = min(self._empty_before)
+        self._place, self._at = min(self.empty_before)
         self._at += self.pace_s
         self._shift_s, self._in_vain, self._far = 0.0, 0, -math.inf
-        for seen in (self._done, self._votes, self._empty_before):
+        for seen in (self._done, self._votes, self.empty_before):
             seen.clear()
         self._voted.clear()
 

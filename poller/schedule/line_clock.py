@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from poller.core.model import Task
-from poller.schedule.line import AHEAD_S, LinePlanner
+from poller.schedule.line import AHEAD_S, IDLE_S, LinePlanner
 from poller.schedule.seen import Seen
 
 
@@ -19,8 +19,10 @@ class LineClock:
         planner, is_done, until_at = self.planner, seen.is_done, seen.until_at
         line, likelihood = planner.lines.get(value) or planner.line(value), None
         if line.is_fitted:
-            line.requested(place, seen.requested_at)
             done_at = line.predicted_at(place)
+            if line.empty_before or seen.requested_at - done_at >= IDLE_S:  # seldom
+                line.requested(place, seen.requested_at)
+                done_at = line.predicted_at(place)
             from_s, to_s = seen.before_at - done_at, until_at - done_at
             likelihood = planner.hazard.learn(from_s, to_s, finished=is_done, by=planner.curve)
             if seen.now - done_at < -AHEAD_S:
@@ -32,7 +34,7 @@ class LineClock:
         return likelihood
 
 
-class Spot(Struct, frozen=True):
+class Spot(Struct, frozen=True, gc=False):
     """A task's place in a line that decides, and when the import there is completed by what is known now."""
 
     planner: LinePlanner

@@ -9,7 +9,7 @@ from poller.schedule.hazard import OLDEST_S
 AHEAD_S = 900.0  # an instant in the future is another clock's up to this; beyond it, nonsense
 
 
-class Seen(Struct, frozen=True):
+class Seen(Struct, frozen=True, gc=False):
     """What a poll showed, by our clock."""
 
     requested_at: float  # a guess, where HubSpot does not name it (`is_named`)

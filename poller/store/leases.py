@@ -43,11 +43,12 @@ class Leases:
 
     def begin_recording(self, settled: Sequence[Settled]) -> list[Settled]:
         """Return those whose lease is held. Until `end_recording` they can be neither recorded nor released."""
-        recorded = []
+        recorded, held = [], self._held  # `_is_held` is spelled out: one call less a poll
         for each in settled:
             task = each.task
-            if self._is_held(task):
-                self._held[task.account][task.key] = RECORDING
+            of_account = held[task.account]
+            if task.lease != RECORDING and of_account.get(task.key) == task.lease:
+                of_account[task.key] = RECORDING
                 recorded.append(each)
         return recorded
 
@@ -71,8 +72,12 @@ class Leases:
 
     def end_recording(self, settled: Sequence[Settled]) -> None:
         """Let go of leases whose polls are committed."""
+        held, claims = self._held, self._claims
         for each in settled:
-            self._end(each.task)
+            task = each.task
+            del held[task.account][task.key]
+            for ended in claims[task.account]:
+                ended.add(task.key)
 
     def release(self, tasks: Sequence[Task]) -> None:
         """Let go of those of these leases that are held and not being recorded."""

@@ -1,8 +1,9 @@
 """Rows to model and model to rows, for every kind of store. Each driver uses these columns in this order."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ POLLS = 5  # of them
 IMPORT_ROW = "key, row, body, ref, fed_at, due_at, starts, lost, refusals, first_sent_at, may_have_landed, earlier"
 IMPORT_ROW_OF_I = ", ".join(f"i.{name.strip()}" for name in IMPORT_ROW.split(","))
 MAY_HAVE_LANDED = (Kind.NOT_FOUND, Kind.COMPLETE_WITHOUT_RESULT, Kind.TIMED_OUT, Kind.START_UNKNOWN)
+IS_OVER, IS_OVER_FOR_ROW = "t.kind IS NOT NULL", f"t.kind = '{Kind.COMPLETE}' OR t.landed"  # of the task `t`
 _TASK_DETAILS = ("account", "task_id", "ref", "fed_at", "requested_at", "due_at", "polls", "errors", "status")
 _ACCOUNT = ("paused_s", "day", "pause", "pause_detail", "resume_at")
 _SOURCE_SUMS = ("name", "lines", "tasks", "duplicates", "rejected", "blank", "failed")
@@ -47,6 +49,9 @@ def storable(text: str) -> str:
     return text[:LONGEST_TEXT].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
+_storable_status = lru_cache(maxsize=64)(storable)  # HubSpot has few
+
+
 def storable_name(name: str) -> str:
     """Return `name` as every database can hold it, a different one for each: paths need not be UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
@@ -59,6 +64,11 @@ def refuse_unknown_sink(sink: str, known: Collection[str]) -> None:
             f"the state knows no sink {sink!r} (known: {', '.join(known) or 'none yet'}). Name one of these, or start "
             f"a run with --sink {sink}."
         )
+
+
+def first_polls(due: Iterable[Row]) -> int:
+    """Return how many of these rows, in the columns of `TASK`, were never polled."""
+    return sum(not row[POLLS] for row in due)
 
 
 # --- rows to model ---------------------------------------------------------------------------------------------------
@@ -258,7 +268,7 @@ def polled_rows(settled: Sequence[Settled]) -> list[Row]:
             again.at,
             again.errors,
             again.missing_at,
-            again.status and storable(again.status),
+            again.status and _storable_status(again.status),
             again.requested_at,
             again.seen_at,
             again.started_at,

@@ -64,6 +64,49 @@ async def test_the_plan_of_an_import_is_within_a_tenth_of_its_requests_and_its_t
     assert account["lasts_s"] == pytest.approx(loop_time(), rel=0.1)
 
 
+async def test_of_a_file_that_was_worked_on_before_the_plan_counts_what_is_left(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("uniform:5,60"), fates={}))
+    ids = simulation.write_ids(150)
+    await simulation.run_for(30, ids)
+    left = (await simulation.sums()).waiting
+    assert 0 < left < 150
+    _, plan = await planned(tmp_path, ids, capsys)
+    assert (plan["lines"], plan["ended"], plan["tasks"]) == (151, 150 - left, left)
+    await print_plan(settings_for(tmp_path, {}), [str(ids)], durations=None, as_json=False, now=DAY)
+    text = capsys.readouterr().out.splitlines()
+    assert text[:2] == [
+        "input      150 tasks, 0 duplicates, 0 rejected lines",
+        f"state      {150 - left:,} have their outcome: {left:,} are left",
+    ]
+    await simulation.run(ids)
+    code, plan = await planned(tmp_path, ids, capsys)
+    assert (code, plan["tasks"], plan["ended"], plan["accounts"]) == (Exit.ALL_COMPLETE, 0, 150, [])
+
+
+@pytest.mark.parametrize("key", [None, "sku"])
+async def test_of_rows_that_were_imported_in_part_those_that_are_under_way_are_only_polled(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], key: str | None
+) -> None:
+    scenario = Scenario(durations=parse_durations("uniform:5,60"), fates={}, faults={"start_lost": 0.2})
+    simulation = Simulation(tmp_path, clock, scenario)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("url,sku\n" + "".join(f"https://cdn.example.com/{n}.png,{n}\n" for n in range(300)))
+    imports = {"options": {"access": "PRIVATE", "folderPath": "/p"}, "trial": 0, "key": key}
+    flags: dict[str, Any] = {"input": {"feeds": "imports"}, "imports": imports}
+    await simulation.run_for(20, rows, flags)
+    before = await simulation.sums()
+    assert before.starts is not None
+    _, plan = await planned(tmp_path, rows, capsys, "uniform:5,60", **flags)
+    (account,) = plan["accounts"]
+    assert (plan["ended"], plan["tasks"]) == (before.finished, before.waiting)
+    assert min(before.finished, before.starts.underway, before.starts.unstarted) > 0
+    to_start = before.starts.unstarted + before.starts.unsure
+    assert to_start < account["starts"] < to_start * 1.4, "some answers are lost, and their starts repeated"
+    assert account["lasts_s"] > 1500, "those whose answer was lost wait twenty minutes, and some of them again"
+
+
 async def test_a_plan_is_based_on_what_the_state_has_learned_of_the_account(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,8 +167,8 @@ async def test_a_plan_after_a_run_uses_the_limit_that_the_answers_showed(
 ) -> None:
     scenario = Scenario(durations=parse_durations("fixed:1"), requests=100, window_s=2.0)
     simulation = Simulation(tmp_path, clock, scenario)
+    await simulation.run(simulation.write_ids(30))
     ids = simulation.write_ids(30)
-    await simulation.run(ids)
     _, plan = await planned(tmp_path, ids, capsys)
     (account,) = plan["accounts"]
     assert account["limit_from"] == "100 requests per 2 s, as HubSpot's answers showed in an earlier run"

@@ -153,8 +153,11 @@ async def test_the_parser_is_made_fed_and_ended_as_before() -> None:
             messages, is_upgraded, _ = parser.feed_data(rest)
             assert (list(messages), is_upgraded) == ([], False)
         assert content.is_eof()
+        assert (b"".join(content._buffer), content.total_bytes) == (b"0123456789" * 3, 30)
         assert content.read_nowait() == b"0123456789" * 3
         assert "resume_reading" in protocol.calls
+        [(_, empty)], _, _ = parser.feed_data(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert (empty.is_eof(), empty.exception(), empty.total_bytes) == (True, None, 0)
         parser.feed_data(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab")
         with pytest.raises(http_exceptions.ContentLengthError):
             parser.feed_eof()

@@ -5,10 +5,10 @@ import pytest
 from bench.timing_lane import SimulatedLane
 from bench.timing_workloads import Import
 from poller.config.settings import AccountSettings
-from poller.reports.plan import AccountPlan, KnownAccount, plan_account
+from poller.reports.plan import AccountPlan, KnownAccount, RunPlan, plan_account
 from poller.schedule import AccountTiming, line_of
 from poller.schedule.policy import Polling
-from tests.schedule.test_line import in_order
+from tests.schedule.test_line import in_order, mostly_hung
 
 RULES = Polling()
 NOW = 1_800_000_000.0
@@ -47,3 +47,10 @@ def test_what_a_line_costs_is_kept_through_a_restart_until_another_clock_decides
     assert line_of(AccountTiming("a", RULES.tradeoff, known).knowledge(NOW)) == line_of(known)
     assert line_of(AccountTiming("a", RULES.tradeoff).knowledge(NOW)) is None
     assert line_of(b"damaged") is None
+
+
+def test_a_plan_of_imports_that_mostly_hang_has_their_time_outs() -> None:
+    plan = planned(mostly_hung(NOW), 50)
+    assert 25 <= plan.timed_out < 50
+    assert "more than half of the imports have not finished" in plan.based_on
+    assert "timed out  about" in RunPlan(lines=50, duplicates=0, rejected=0, accounts=(plan,)).to_text()

@@ -90,6 +90,12 @@ def test_the_first_number_of_a_lognormal_is_its_median() -> None:
     assert parse_durations("lognormal:30,1.2").draw_s(0.0, 0.5) == pytest.approx(30)
 
 
+@pytest.mark.parametrize("spec", ["lognormal:30,200", "lognormal:30,1e300", "lognormal:0,1e300"])
+@pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 1e-12])
+def test_a_lognormal_as_wide_as_can_be_written_is_drawn_without_an_error(spec: str, draw: float) -> None:
+    assert parse_durations(spec).draw_s(0.0, draw) >= 0  # infinity: it never finishes
+
+
 @pytest.mark.parametrize(
     ("parse", "spec", "hint"),
     [

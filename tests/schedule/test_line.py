@@ -249,6 +249,26 @@ def test_the_durations_of_independent_imports_are_explained_too() -> None:
     assert timing.explanation(NOW + 5000).startswith("half of the imports finish within ")
 
 
+def mostly_hung(now: float) -> AccountTiming:
+    """Return the timing of an account most of whose imports have hung for a month, while new ones finish."""
+    timing, rng = AccountTiming("a", Tradeoff()), Random(1)
+    for number in range(600):
+        seen_at = now - 60 + number / 10
+        outcome: Running | Finished = Running(status="PROCESSING", requested_at=seen_at - 30 * 86_400)
+        if rng.random() > 0.8:
+            ends_at = iso(seen_at - rng.uniform(1, 290))
+            outcome = Finished(status="COMPLETE", num_errors=0, requested_at=iso(seen_at - 300), completed_at=ends_at)
+        timing.learn(make_task(key=number + 1, fed_at=seen_at), outcome, asked_at=seen_at, now=seen_at)
+    return timing
+
+
+def test_a_median_beyond_all_ages_that_are_learned_is_explained_too() -> None:
+    timing = mostly_hung(NOW)
+    assert timing.planner.hazard.finished > 100
+    assert timing.explanation(NOW) == "more than half of the imports have not finished after 40 d"
+    assert explanation_of(timing.knowledge(NOW)) == timing.explanation(NOW)
+
+
 def test_imports_finished_before_their_turn_do_not_make_the_line_seem_early_once_others_are_not() -> None:
     """Only a finished one can be found before its turn, so five in a row are no proof."""
     line = moving(range(100))

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from poller.core.accounts import AccountState
-from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, Position, Settled
+from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, KnownLines, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
 from poller.core.search import TaskFilter
@@ -258,6 +258,54 @@ async def test_pruned_rows_stay_in_the_sums_and_a_row_under_way_is_not_forgotten
         assert await feed(store, fed("a")) == (1, 0, 0), "a pruned row is a new one"
 
 
+async def attempted(
+    store: Store, name: str, *task_ids: str, now: float, last: Kind = Kind.COMPLETE_WITH_ERRORS
+) -> None:
+    """Feed a row and end attempts at it: only the last may land."""
+    for task_id in task_ids:
+        assert await feed(store, fed(name)) == (1, 0, 0)
+        await begun(store, await claimed(store), task_id, now)
+        lands = task_id == task_ids[-1] and last is Kind.COMPLETE
+        await finish(store, now, LANDED if lands else FAILED, Kind.COMPLETE if lands else Kind.COMPLETE_WITH_ERRORS)
+
+
+@pytest.mark.parametrize("last", [Kind.COMPLETE, Kind.COMPLETE_WITH_ERRORS])
+async def test_a_row_whose_attempts_are_all_pruned_is_a_new_one(kept_url: str, clock: Clock, last: Kind) -> None:
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "a", "T1", "T2", "T3", now=clock(), last=last)
+        before = (await store.sums()).starts
+        assert await store.prune(clock() + 10, 10) == 3
+        assert (await store.sums()).starts == before, "what is gone stays counted"
+        assert imbalances(await store.sums()) == []
+        await attempted(store, "a", "N1", now=clock())
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        assert (await claimed(store)).earlier == ("N1",)
+
+
+async def test_a_row_whose_attempts_are_not_all_pruned_stays(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "a", "T1", "T2", now=clock())
+        assert await store.prune(clock() + 10, 1) == 1
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        assert (await claimed(store)).earlier == ("T1", "T2"), "its third attempt"
+
+
+async def test_a_pruned_attempt_is_not_taken_for_a_later_task(kept_url: str, clock: Clock) -> None:
+    """SQLite gives the key of a deleted task to the next one."""
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "a", "T1", now=clock())
+        assert await feed(store, fed("a")) == (1, 0, 0)
+        second = await claimed(store)
+        assert await store.prune(clock() + 10, 10) == 1
+        await attempted(store, "b", "X1", now=clock())
+        assert (second.row, second.earlier) == ("a~2", ("T1",))
+        await begun(store, second, "T2", clock())
+        await finish(store, clock(), LANDED, Kind.COMPLETE)
+        assert await store.prune(clock() + 10, 10) == 2
+        assert await feed(store, fed("a"), fed("b")) == (2, 0, 0), "neither is taken for a failed attempt"
+        assert [row.earlier for row in await store.starts.claim("default", 5)] == [(), ()]
+
+
 async def test_claims_that_read_beside_commits_hand_out_no_row_twice(kept_url: str, clock: Clock) -> None:
     """What a claim reads of a row may be older than the commit that gave the row its task."""
     started: list[str] = []
@@ -392,5 +440,13 @@ async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kep
         rows = tuple(fed(name) for name in ("a", "b", "c", "d"))
         chunk = Chunk(fed=(), rows=rows, rejected=(), blank=0, position=Position())
         assert await store.count_failed(chunk) == Failed(failed=1)
+        assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=0)}, (
+            "b; a would be sent again"
+        )
+        assert await begun(store, await claimed(store), "C", clock())
+        ids = tuple(Fed(account="default", task_id=name, ref=None) for name in "ABCD")
+        of_ids = Chunk(fed=ids, rows=(), rejected=(), blank=0, position=Position())
+        assert await store.known_lines(of_ids) == {"default": KnownLines(ended=2, underway=1)}
+        assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=1)}
         await feed(store, fed("a"))
         assert await store.count_failed(chunk) == Failed()

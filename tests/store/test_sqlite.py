@@ -362,6 +362,7 @@ def write_damaged(path: Path) -> None:
         (write_text, "not an SQLite database"),
         (write_damaged, "is damaged"),
         (Path.mkdir, "is a folder"),
+        (os.mkfifo, "is a pipe or a device"),
     ],
 )
 async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(

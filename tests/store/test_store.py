@@ -127,6 +127,17 @@ async def test_the_task_that_waits_longest_is_the_first_fed_without_an_outcome(s
     assert await store.oldest_waiting() == pytest.approx(third, abs=1)
 
 
+async def test_the_task_that_waits_longest_is_found_after_all_others_were_pruned(store: Store, clock: Clock) -> None:
+    await finish(store, "a", "b", "c")
+    assert await store.oldest_waiting() is None
+    assert await store.prune(1000.0, 10) == 3
+    first = clock()
+    await feed(store, "d")
+    await asyncio.sleep(10)
+    await feed(store, "e", "f", "g")
+    assert await store.oldest_waiting() == pytest.approx(first, abs=1), "SQLite gives it the key of the first"
+
+
 async def test_tasks_are_claimed_longest_due_first_and_never_twice(store: Store, clock: Clock) -> None:
     await feed(store, "a", "b", "c", "d")
     a, b = await store.claim("main", 2)
@@ -319,12 +330,26 @@ async def test_a_claim_has_polled_tasks_beside_the_first_polls_that_are_longer_d
 
 
 async def test_polled_tasks_that_are_longest_due_are_claimed_once(store: Store, clock: Clock) -> None:
+    """And alone: only in place of a first poll may another task have its turn."""
     await feed(store, "a", "b")
     due_at = clock()
     await store.record([running(task, due_at) for task in await store.claim("main", 2)])
     await feed(store, "new")
-    assert ids(await store.claim("main", 1, again=1)) == ["a", "b"]
+    assert ids(await store.claim("main", 1, again=1)) == ["a"]
+    assert ids(await store.claim("main", 1, again=1)) == ["b"]
     assert ids(await store.claim("main", 1, again=1)) == ["new"]
+
+
+async def test_a_claim_has_no_more_polled_tasks_than_first_polls_that_they_may_precede(
+    store: Store, clock: Clock
+) -> None:
+    await feed(store, "a", "b", "c", "d")
+    due_at = clock()
+    tasks = await store.claim("main", 4)
+    await store.record([running(tasks[0], due_at - 1), *(running(task, due_at + 1) for task in tasks[2:])])
+    store.release([tasks[1]])
+    await asyncio.sleep(2)
+    assert ids(await store.claim("main", 2, again=2)) == ["a", "b", "c"]
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------

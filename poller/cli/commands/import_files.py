@@ -14,6 +14,7 @@ from poller.cli import run_options
 from poller.cli.option_groups import with_options
 from poller.cli.options import AsJson, Settings, named_values, run_async, settings_of
 from poller.cli.run_options import RunOptions
+from poller.cli.start_options import start_options
 from poller.core.columns import COLUMN_NAMES, Columns
 from poller.core.errors import Exit, InputError
 
@@ -86,7 +87,7 @@ class ImportOptions(RunOptions):
             "stop_on_failures": self.stop_on_failures,
             "input": flags["input"] | {"feeds": "imports"},
             "imports": {
-                "options": _start_options(self.set_ or []),
+                "options": start_options(self.set_ or []),
                 "columns": named_values(self.column or [], "--column", tuple(COLUMN_NAMES)),
                 "key": self.key,
                 "trial": self.trial,
@@ -117,16 +118,6 @@ def import_files(
     if check:
         return _check(files or [], import_settings(options.config, flags), as_json=as_json)
     return options.run(files or [], "rows", partial(import_settings, options.config, flags))
-
-
-def _start_options(specs: Sequence[str]) -> dict[str, str]:
-    """Read OPTION=TEXT. One folder alone replaces either folder of the config."""
-    from poller.core.start_options import FOLDERS, OPTIONS
-
-    options = named_values(specs, "--set", OPTIONS)
-    if len([name for name in FOLDERS if name in options]) == 1:
-        options |= {name: "" for name in FOLDERS if name not in options}
-    return options
 
 
 def import_settings(config: Path | None, flags: dict[str, Any]) -> Settings:

@@ -2,7 +2,9 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +22,14 @@ from poller.cli.options import (
     run_async,
     settings_of,
 )
+from poller.cli.start_options import start_options
 from poller.core.columns import COLUMN_NAMES
 from poller.core.errors import Exit, StoreUnusable
 from poller.core.model import Added, Chunk, Failed, Position
 from poller.core.sums import SourceSums
 
 if TYPE_CHECKING:
+    from poller.core.protocols import StateReader
     from poller.reports.plan import KnownAccount
 
 EXAMPLES = "\b\nExample:\n  poller plan ids.txt --requests 100 --window-s 10 --daily 250000"
@@ -51,6 +55,12 @@ def plan(
         list[str] | None, typer.Option(metavar="MEANING=NAME", help="As for `import`: your column for url; repeatable.")
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="COLUMN", help="As for `import`.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="OPTION=TEXT", help="As for `import`: rows imported before are recognised by it."
+        ),
+    ] = None,
     config: Config = None,
     state: State = None,
     account: DefaultAccount = None,
@@ -74,7 +84,7 @@ def plan(
     """Print what a run would take, before it begins.
 
     It prints requests, time, and the share of the day's quota, from what the state has learned of the account, or from
-    --durations. It requests nothing and stores nothing.
+    --durations. Of input that was worked on before it counts what is left. It requests nothing and stores nothing.
 
     Exit code 1 where it does not fit into what is left of the day's quota.
     """
@@ -87,7 +97,11 @@ def plan(
         daily_limit=daily,
         deadline_s=deadline_s,
         input={"format": format, "id_column": id_column, "feeds": "imports" if imports else None},
-        imports={"columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)), "key": key},
+        imports={
+            "options": start_options(set_ or []),
+            "columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)),
+            "key": key,
+        },
     )
     return run_async(print_plan(settings, files, durations=durations, as_json=as_json))
 
@@ -96,10 +110,13 @@ ANYWHERE = {"access": "PRIVATE", "folderPath": "/"}
 
 
 class InputCounter:
-    """An intake that stores nothing: counts what a run would find in its input."""
+    """An intake that stores nothing: counts what a run would find in its input, and what of it a state has."""
 
-    def __init__(self) -> None:
-        self.tasks: dict[str, int] = {}  # by account
+    def __init__(self, store: "StateReader | None") -> None:
+        self._store = store
+        self.tasks: Counter[str] = Counter()  # by account
+        self.ended: Counter[str] = Counter()  # of these, with an outcome in the state
+        self.underway: Counter[str] = Counter()  # … and waiting for one
         self.duplicates = self.rejected = self.lines = 0
         self._seen: set[tuple[str, str]] = set()
 
@@ -122,17 +139,27 @@ class InputCounter:
         return Failed()
 
     async def add(self, _source: int, chunk: Chunk) -> Added:
-        tasks = 0
-        found = [*((fed.account, fed.task_id) for fed in chunk.fed), *((row.account, row.row) for row in chunk.rows)]
-        for key in found:
-            if key not in self._seen:
-                self._seen.add(key)
-                self.tasks[key[0]] = self.tasks.get(key[0], 0) + 1
-                tasks += 1
-        self.duplicates += len(found) - tasks
+        new = replace(
+            chunk,
+            fed=tuple(fed for fed in chunk.fed if self._is_new(fed.account, fed.task_id)),
+            rows=tuple(row for row in chunk.rows if self._is_new(row.account, row.row)),
+        )
+        self.tasks.update(fed.account for fed in new.fed)
+        self.tasks.update(row.account for row in new.rows)
+        for account, known in (await self._store.known_lines(new) if self._store is not None else {}).items():
+            self.ended[account] += known.ended
+            self.underway[account] += known.underway
+        found, tasks = len(chunk.fed) + len(chunk.rows), len(new.fed) + len(new.rows)
+        self.duplicates += found - tasks
         self.rejected += len(chunk.rejected)
-        self.lines += len(found) + len(chunk.rejected) + chunk.blank
-        return Added(tasks=tasks, duplicates=len(found) - tasks)
+        self.lines += found + len(chunk.rejected) + chunk.blank
+        return Added(tasks=tasks, duplicates=found - tasks)
+
+    def _is_new(self, account: str, name: str) -> bool:
+        """Whether the input had no such line before."""
+        known = len(self._seen)
+        self._seen.add((account, name))
+        return len(self._seen) > known
 
 
 async def print_plan(
@@ -148,53 +175,79 @@ async def print_plan(
     from poller.reports.plan import KnownAccount, RunPlan, plan_account
 
     logs.configure(format=settings.log.format, level="warning", clock=time.time)
-    counted, accounts, known = await _count(settings, inputs), settings.account_settings(), await _known(settings)
+    async with _state(settings) as store:
+        counted = await _count(settings, inputs, store)
+        known = {} if store is None else await _known(settings, store)
+    accounts = settings.account_settings()
     at = time.time() if now is None else now
     starts = settings.imports.rules() if settings.input.feeds == "imports" else None
     planned = RunPlan(
         lines=counted.lines,
         duplicates=counted.duplicates,
         rejected=counted.rejected,
+        ended=counted.ended.total(),
         accounts=tuple(
-            plan_account(name, accounts[name], tasks, known.get(name, KnownAccount()), durations, at, starts)
-            for name, tasks in counted.tasks.items()
+            plan_account(
+                name,
+                accounts[name],
+                left,
+                known.get(name, KnownAccount()),
+                durations,
+                at,
+                starts,
+                counted.underway[name],
+            )
+            for name, left in (counted.tasks - counted.ended).items()
         ),
     )
     text = orjson.dumps(planned.to_json(), option=orjson.OPT_INDENT_2).decode() if as_json else planned.to_text()
     sys.stdout.write(f"{text}\n")
     if not planned.tasks:
-        return Exit.NO_INPUT
+        return Exit.ALL_COMPLETE if planned.ended else Exit.NO_INPUT
     return Exit.ALL_COMPLETE if planned.fits else Exit.NOT_ALL_COMPLETE
 
 
-async def _count(settings: Settings, inputs: Sequence[str]) -> InputCounter:
+async def _count(settings: Settings, inputs: Sequence[str], store: "StateReader | None") -> InputCounter:
     from poller.app.inputs import feeding
     from poller.sources import feed
 
-    counted, how = InputCounter(), feeding(settings)
-    if how.rows is not None:  # of access and folder, which the run requires, nothing here depends
+    counted, how = InputCounter(store), feeding(settings)
+    if how.rows is not None:  # which access and folder: only the identities of rows without a key depend on it
         how = replace(how, rows=replace(how.rows, defaults=ANYWHERE | dict(how.rows.defaults)))
     for spec in inputs:
         await feed(spec, counted, how)
     return counted
 
 
-async def _known(settings: Settings) -> Mapping[str, "KnownAccount"]:
-    """Return what the state has of each account; nothing where there is no state."""
-    from poller.cli.records import open_state
-    from poller.core.learned_limit import decode_limit, limit_key
-    from poller.reports.plan import KnownAccount
-    from poller.schedule import knowledge_key
+@asynccontextmanager
+async def _state(settings: Settings) -> AsyncIterator["StateReader | None"]:
+    """Open the state; None where there is none."""
+    from poller.store import read_store
 
     try:
-        async with open_state(settings) as store:
-            return {
-                name: KnownAccount(
-                    timing=await store.knowledge(knowledge_key(name, account.status_path)),
-                    state=await store.account(name),
-                    limit=decode_limit(await store.knowledge(limit_key(name))),
-                )
-                for name, account in settings.account_settings().items()
-            }
+        store = await read_store(settings.state)
     except StoreUnusable:
-        return {}
+        yield None
+        return
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _known(settings: Settings, store: "StateReader") -> Mapping[str, "KnownAccount"]:
+    """Return what the state has of each account."""
+    from poller.core.learned_limit import decode_limit, limit_key
+    from poller.reports.plan import KnownAccount, lost_share
+    from poller.schedule import knowledge_key
+
+    lost = lost_share((await store.sums()).starts) if settings.input.feeds == "imports" else 0.0
+    return {
+        name: KnownAccount(
+            timing=await store.knowledge(knowledge_key(name, account.status_path)),
+            state=await store.account(name),
+            limit=decode_limit(await store.knowledge(limit_key(name))),
+            lost_share=lost,
+        )
+        for name, account in settings.account_settings().items()
+    }

@@ -40,16 +40,19 @@ class AnswerJudge:
 
     def judge(self, slot: HeldSlot, answer: Answer, *, is_good: bool) -> None:
         """Take the answer to a request that left in the present era of the pause."""
-        outcome, is_probe = answer.outcome, self._pause.reason is not None
-        is_failed = isinstance(outcome, Unreachable)
-        self._outage.note(slot.subject, failed=is_failed, succeeded=is_good, is_probe=is_probe, number=slot.number)
-        self._throttles.note(throttled=isinstance(outcome, Throttled))
+        is_probe = self._pause.reason is not None
         if is_good:  # as mostly
+            self._outage.note(slot.subject, failed=False, succeeded=True, is_probe=is_probe, number=slot.number)
+            self._throttles.note(throttled=False)
             self._concurrency.succeed()
             self._refusals.succeed()
             if is_probe:
                 self.resume()
             return
+        outcome = answer.outcome
+        is_failed = isinstance(outcome, Unreachable)
+        self._outage.note(slot.subject, failed=is_failed, is_probe=is_probe, number=slot.number)
+        self._throttles.note(throttled=isinstance(outcome, Throttled))
         match outcome:
             case Running() | Finished() | Missing():
                 pass  # good

@@ -102,9 +102,11 @@ class AccountWindows:
         """Return when a request may leave: 0 is now, infinity means that an answer must come first."""
         if self._full_until > now:
             return self._full_until - now
-        if self.reported is None:
-            return self._shared_free_in_s(self.own, now)
-        wait_s = self._shared_free_in_s(self.reported, now)
+        window = self.reported or self.own
+        capacity = self._others.capacity(window, now)
+        wait_s = self._held.free_in_s(window, capacity, now)
+        if wait_s and capacity != window.limit:
+            wait_s = min(wait_s, self._others.easier_in_s(window, now))
         if self._are_two:
             wait_s = max(wait_s, self._held.free_in_s(self.own, self.own.limit, now))
         return wait_s
@@ -186,11 +188,6 @@ class AccountWindows:
             self._others.refuse(0, window, now, steps=self._sporadic.caution_steps)
         else:
             self._others.refuse(window.limit - self._held.counted_at_most(window, sent_at), window, now)
-
-    def _shared_free_in_s(self, window: Window, now: float) -> float:
-        capacity = self._others.capacity(window, now)
-        wait_s = self._held.free_in_s(window, capacity, now)
-        return wait_s if capacity == window.limit else min(wait_s, self._others.easier_in_s(window, now))
 
 
 def assumed_used_s(state: AccountState, window: Window, now: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from poller.core.columns import COLUMN_NAMES, Columns, normalized
+from poller.core.columns import COLUMN_NAMES, Columns, first_value, is_blank, normalized
 from poller.core.errors import ConfigError
 from poller.core.model import JsonObject
 from poller.core.start_options import ACCESSES, CHOICES, FOLDERS, OPTIONS, option_value, options_from
@@ -85,7 +85,7 @@ class RowReader:
         body = {"url": url, **self._fixed}
         if self._varying:
             body |= options_from(
-                lambda name: self._value(self._names[name], ref),
+                lambda name: first_value(ref, self._names[name]),
                 lambda name: self._default(name, ref, url),
                 self._varying,
             )
@@ -107,15 +107,7 @@ class RowReader:
                 )
             if urls:
                 return next(iter(urls.values()))
-        return self._value(self.url_names, ref)
-
-    @staticmethod
-    def _value(names: tuple[str, ...], ref: Mapping[str, Any]) -> Any:
-        for name in names:
-            value = ref.get(name)
-            if value is not None and value != "":
-                return value
-        return None
+        return first_value(ref, self.url_names)
 
     def _default(self, name: str, ref: Mapping[str, Any], url: str) -> str | bool | None:
         if (template := self._templates.get(name)) is not None:
@@ -126,7 +118,7 @@ class RowReader:
         if self._key is None:
             return _digest(body)
         value = ref.get(self._key)
-        if value in (None, "") or isinstance(value, dict | list):
+        if is_blank(value) or isinstance(value, dict | list):
             raise ValueError(f"the key column {self._key} has no value in the row")
         text = str(value).strip()
         if _REPLACED in text:

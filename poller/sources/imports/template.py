@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from poller.core.columns import normalized
+from poller.core.columns import is_blank, normalized
 from poller.core.errors import ConfigError
 
 URL_PIECES: Mapping[str, str] = {
@@ -34,7 +34,7 @@ class Template:
         for at in range(1, len(parts), 2):
             name = parts[at]
             value = _URL_VALUES[name](url) if name in _URL_VALUES else ref.get(columns[name])
-            if value in (None, "") or isinstance(value, dict | list):
+            if is_blank(value) or isinstance(value, dict | list):
                 raise ValueError(f"{{{name}}} has no value in the row, and --set {self.option}={self.text} needs it")
             parts[at] = str(value).strip()
         return "".join(parts)

@@ -301,10 +301,11 @@ async def count(connection: AsyncConnection) -> StartSums | None:
         " coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint, coalesce(sum(attempts - 1), 0)::bigint"
         " FROM import_row",
     )
-    ((accepted, refused, repeated, starts_gone, lost_gone),) = await fetch_all(
+    ((accepted, refused, repeated, starts_gone, lost_gone, tried_again_gone),) = await fetch_all(
         connection,
         "SELECT coalesce(sum(accepted), 0)::bigint, coalesce(sum(refused), 0)::bigint,"
-        " coalesce(sum(repeated), 0)::bigint, coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint"
+        " coalesce(sum(repeated), 0)::bigint, coalesce(sum(starts), 0)::bigint, coalesce(sum(lost), 0)::bigint,"
+        " coalesce(sum(tried_again), 0)::bigint"
         " FROM import_sum",
     )
     if not (unstarted or unsure or starts or starts_gone):
@@ -319,32 +320,31 @@ async def count(connection: AsyncConnection) -> StartSums | None:
         refused=refused,
         lost=lost + lost_gone,
         repeated=repeated,
-        tried_again=tried_again,
+        tried_again=tried_again + tried_again_gone,
     )
 
 
 # --- pruning ---------------------------------------------------------------------------------------------------------
 
 
-async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
-    """Delete the rows of tasks that are pruned. A row with several attempts stays: a later one may be under way, and
-    must be found when the row is fed again."""
-    await connection.execute(
-        "WITH gone AS (DELETE FROM import_row WHERE task = ANY (%s::bigint[]) AND attempts = 1"
-        " AND position('~' IN row) = 0 RETURNING account, starts, lost),"
-        " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost FROM gone GROUP BY account)"
-        " UPDATE import_sum s SET starts = s.starts + x.starts, lost = s.lost + x.lost"
-        " FROM x WHERE s.account = x.account",
-        (list(tasks),),
-    )
-
-
-# As `task_queue.MOVE_BACK`, of rows that have no task.
-MOVE_BACK = (
-    "UPDATE import_row SET"
-    " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
-    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
-    " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
-    " ELSE first_sent_at END"
-    " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)"
+_ROWS_OF_TASKS = "SELECT DISTINCT account, split_part(row, '~', 1) FROM import_row WHERE task = ANY (%s::bigint[])"
+_ATTEMPT_OF_F = "i.account = f.account AND (i.row = f.row OR i.row > f.row || '~' AND i.row < f.row || '~:')"
+_FORGET = (
+    f"WITH whole AS (SELECT account, row FROM import_row f WHERE (account, row) IN ({_ROWS_OF_TASKS})"  # noqa: S608 - our own text
+    f" AND attempts = (SELECT count(*) FROM import_row i WHERE {_ATTEMPT_OF_F} AND i.task IS NOT NULL"
+    " AND NOT EXISTS (SELECT FROM task WHERE key = i.task))),"
+    f" gone AS (DELETE FROM import_row i USING whole f WHERE {_ATTEMPT_OF_F}"
+    " RETURNING i.account, i.starts, i.lost, i.attempts - 1 AS tried_again),"
+    " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost, sum(tried_again) AS tried_again FROM gone"
+    " GROUP BY account)"
+    " UPDATE import_sum s SET starts = s.starts + x.starts, lost = s.lost + x.lost,"
+    " tried_again = s.tried_again + x.tried_again FROM x WHERE s.account = x.account"
 )
+_LOCK_ROWS = f"SELECT FROM import_row WHERE (account, row) IN ({_ROWS_OF_TASKS}) ORDER BY key FOR UPDATE"
+
+
+async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
+    """Delete the rows of tasks that were pruned. A row with several attempts goes with the last of their tasks: one may
+    be under way, and must be found when the row is fed again."""
+    await connection.execute(_LOCK_ROWS.encode(), (list(tasks),))  # what feeding adds before is seen by what follows
+    await connection.execute(_FORGET.encode(), (list(tasks),))

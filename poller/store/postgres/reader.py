@@ -12,14 +12,14 @@ from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
 from poller.core.fleet import FleetView, Published
-from poller.core.model import Rejection
+from poller.core.model import Chunk, KnownLines, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
-from poller.store.postgres import import_rows
+from poller.store.postgres import failed, import_rows
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
@@ -84,6 +84,9 @@ class PostgresReads(StateReader):
 
     async def sources(self) -> Sequence[SourceSums]:
         return await self._read(_sources)
+
+    async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
+        return await self._read(failed.known_lines, chunk)
 
     async def account(self, name: str) -> AccountState:
         return await self._read(self._account, name)

@@ -16,7 +16,6 @@ from poller.core.model import Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
-from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all, fetch_first
 
 # --- polling ---------------------------------------------------------------------------------------------------------
@@ -53,7 +52,7 @@ async def find_due(
 ) -> list[rows.Row]:
     """Return the rows of up to `limit` due tasks that are not leased, longest due first from `start` (due_at, key) on;
     with `fed_until`, only those that were fed up to then. After them those of up to `again` others that were polled
-    before."""
+    before, but no more than there are first polls among the former."""
     query = _in_order(
         rows.TASK,
         "due_at <= %(now)s AND (due_at, key) >= (%(due_at)s, %(key)s) AND fed_at <= %(fed_until)s"
@@ -73,8 +72,9 @@ async def find_due(
     }
     # Not prepared: a plan for an unknown limit would sort all due tasks.
     found = await (await connection.execute(query.encode(), values, prepare=False)).fetchall()
+    due = found[:limit]
     polled_before = (row for row in found[limit:] if row[rows.POLLS])
-    return [*found[:limit], *islice(polled_before, again)]
+    return [*due, *islice(polled_before, min(again, rows.first_polls(due)))]
 
 
 async def find_any_due(
@@ -235,6 +235,15 @@ MOVE_BACK = (
     " WHERE kind IS NULL"
     " AND (due_at > %(now)s OR fed_at > %(now)s OR missing_at > %(now)s OR seen_at > %(now)s)"
 )
+# The same of rows that have no task.
+MOVE_ROWS_BACK = (
+    "UPDATE import_row SET"
+    " due_at = CASE WHEN due_at > %(now)s THEN greatest(due_at - %(ahead_s)s, %(now)s) ELSE due_at END,"
+    " fed_at = CASE WHEN fed_at > %(now)s THEN least(fed_at - %(ahead_s)s, %(now)s) ELSE fed_at END,"
+    " first_sent_at = CASE WHEN first_sent_at > %(now)s THEN least(first_sent_at - %(ahead_s)s, %(now)s)"
+    " ELSE first_sent_at END"
+    " WHERE task IS NULL AND (due_at > %(now)s OR fed_at > %(now)s OR first_sent_at > %(now)s)"
+)
 
 
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:
@@ -251,7 +260,7 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         "UPDATE account SET resume_at = resume_at - %(ahead_s)s WHERE resume_at > %(now)s",
         "UPDATE record SET seen_at = seen_at - %(ahead_s)s WHERE seen_at > %(now)s",
         "UPDATE dead SET at = least(at - %(ahead_s)s, %(now)s) WHERE at > %(now)s",
-        import_rows.MOVE_BACK,
+        MOVE_ROWS_BACK,
     ):
         await connection.execute(statement.encode(), values)
     return float(latest - now)

@@ -28,6 +28,9 @@ from poller.store.sqlite.accounts import account_base
 
 Connection = sqlite3.Connection
 
+PRUNED = 0  # the task of an attempt whose task is pruned: SQLite may give its key to another
+_ATTEMPT_OF_F = "i.account = f.account AND (i.row = f.row OR i.row > f.row || '~' AND i.row < f.row || '~:')"
+
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
 
@@ -230,7 +233,9 @@ def count(connection: Connection) -> StartSums | None:
         "SELECT count(*) FILTER (WHERE task IS NULL AND lost = 0), count(*) FILTER (WHERE task IS NULL AND lost > 0),"
         " coalesce(sum(starts), 0), coalesce(sum(lost), 0), coalesce(sum(attempts - 1), 0) FROM import_row"
     ).fetchone()
-    accepted, refused, repeated, starts_gone, lost_gone = connection.execute("SELECT * FROM import_sum").fetchone()
+    accepted, refused, repeated, starts_gone, lost_gone, tried_again_gone = connection.execute(
+        "SELECT accepted, refused, repeated, starts, lost, tried_again FROM import_sum"
+    ).fetchone()
     if not (unstarted or unsure or starts or starts_gone):
         return None
     (is_underway,) = connection.execute(
@@ -245,7 +250,7 @@ def count(connection: Connection) -> StartSums | None:
         refused=refused,
         lost=lost + lost_gone,
         repeated=repeated,
-        tried_again=tried_again,
+        tried_again=tried_again + tried_again_gone,
     )
 
 
@@ -253,16 +258,29 @@ def count(connection: Connection) -> StartSums | None:
 
 
 def forget(connection: Connection, tasks: Sequence[tuple[int]]) -> None:
-    """Delete the rows of tasks that are pruned. A row with several attempts stays: a later one may be under way, and
-    must be found when the row is fed again."""
+    """Delete the rows of tasks that are pruned. A row with several attempts goes with the last of their tasks: one may
+    be under way, and must be found when the row is fed again. Until then `PRUNED` is the task of the others."""
     keys = orjson.dumps([task for (task,) in tasks]).decode()
-    gone = "task IN (SELECT value FROM json_each(?)) AND task IS NOT NULL AND attempts = 1 AND instr(row, '~') = 0"
-    connection.execute(
-        "UPDATE import_sum SET (starts, lost) = (SELECT import_sum.starts + coalesce(sum(i.starts), 0),"  # noqa: S608 - our own text
-        f" import_sum.lost + coalesce(sum(i.lost), 0) FROM import_row i WHERE {gone})",
-        (keys,),
+    attempts = connection.execute(
+        "UPDATE import_row SET task = ? WHERE task IN (SELECT value FROM json_each(?)) AND task IS NOT NULL"
+        " RETURNING account, substr(row, 1, instr(row || '~', '~') - 1)",
+        (PRUNED, keys),
     )
-    connection.execute(f"DELETE FROM import_row WHERE {gone}", (keys,))  # noqa: S608 - our own text
+    rows = orjson.dumps(sorted(set(attempts))).decode()
+    gone = (
+        "key IN (SELECT i.key FROM json_each(?) pruned"  # noqa: S608 - our own text
+        " CROSS JOIN import_row f ON f.account = json_extract(pruned.value, '$[0]')"
+        " AND f.row = json_extract(pruned.value, '$[1]')"
+        f" CROSS JOIN import_row i ON {_ATTEMPT_OF_F} WHERE f.attempts = (SELECT count(*) FROM import_row i"
+        f" WHERE {_ATTEMPT_OF_F} AND i.task = {PRUNED}))"
+    )
+    connection.execute(
+        "UPDATE import_sum SET (starts, lost, tried_again) = (SELECT import_sum.starts + coalesce(sum(i.starts), 0),"  # noqa: S608 - our own text
+        " import_sum.lost + coalesce(sum(i.lost), 0), import_sum.tried_again + coalesce(sum(i.attempts - 1), 0)"
+        f" FROM import_row i WHERE {gone})",
+        (rows,),
+    )
+    connection.execute(f"DELETE FROM import_row WHERE {gone}", (rows,))  # noqa: S608 - our own text
 
 
 def rebase(connection: Connection, values: Mapping[str, float]) -> None:

@@ -9,14 +9,14 @@ from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
 from poller.core.fleet import Published
-from poller.core.model import Kind, Rejection
+from poller.core.model import Chunk, Kind, KnownLines, Rejection
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter, TaskPage
 from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
-from poller.store.sqlite import import_rows
+from poller.store.sqlite import failed, import_rows
 from poller.store.sqlite.errors import translated
 from poller.store.sqlite.search import Search, follow
 
@@ -28,7 +28,7 @@ Values = TypeVarTuple("Values")
 class SqliteReader(StateReader):
     """The reading half of an SQLite state."""
 
-    _finished_before = 0  # every task with a smaller key is finished: keys grow in feeding order
+    _finished_before = 0, 0.0  # a task's key and when it was fed: all with smaller keys, in feeding order, are finished
 
     def __init__(self, connection: Connection, path: str) -> None:
         self._connection = connection
@@ -81,6 +81,9 @@ class SqliteReader(StateReader):
 
     async def sources(self) -> Sequence[SourceSums]:
         return self._read(_sources)
+
+    async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
+        return self._read(failed.known_lines, chunk)
 
     async def account(self, name: str) -> AccountState:
         return self._read(self._account, name)
@@ -180,14 +183,14 @@ class SqliteReader(StateReader):
 
     async def oldest_waiting(self) -> float | None:
         found = self._fetch(
-            "SELECT key, fed_at FROM task NOT INDEXED WHERE key >= ? AND kind IS NULL ORDER BY key LIMIT 1",
-            self._finished_before,
+            "SELECT key, fed_at FROM task NOT INDEXED WHERE kind IS NULL"
+            " AND key >= coalesce((SELECT key FROM task WHERE key = ? AND fed_at = ?), 0)"  # keys of pruned ones return
+            " ORDER BY key LIMIT 1",
+            *self._finished_before,
         )
-        if not found:
-            ((self._finished_before,),) = self._fetch("SELECT coalesce(max(key), 0) FROM task")
-            return None
-        ((self._finished_before, fed_at),) = found
-        return float(fed_at)
+        latest = found or self._fetch("SELECT key, fed_at FROM task ORDER BY key DESC LIMIT 1")
+        self._finished_before = latest[0] if latest else (0, 0.0)
+        return float(found[0][1]) if found else None
 
     async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
         found = self._fetch(

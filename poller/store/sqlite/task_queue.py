@@ -136,20 +136,21 @@ def find_due(
     fed_until: float | None = None,
 ) -> list[rows.Row]:
     """Return the rows of up to `limit` due tasks that are not leased, longest due first; after them those of up to
-    `again` others that were polled before."""
+    `again` others that were polled before, but no more than there are first polls among the former."""
     if fed_until is None:
         found = _in_order(connection, account, "due_at <= ?", now)
     else:
         found = _in_order(connection, account, "due_at <= ? AND fed_at <= ?", now, fed_until)
     keys = _first_free(found, limit, leased)
-    if again and len(keys) == limit:
+    due = _rows(connection, keys)
+    if again and len(due) == limit and (again := min(again, rows.first_polls(due))):
         others = connection.execute(
             f"SELECT key, due_at FROM task INDEXED BY task_due WHERE {_WAITING} AND min(polls, 1) = 1"  # noqa: S608
             " AND (due_at, key) > (SELECT due_at, key FROM task WHERE key = ?) AND due_at <= ? ORDER BY due_at, key",
             (account, keys[-1], now),
         )
-        keys += _first_free(others, again, leased)
-    return _rows(connection, keys)
+        due += _rows(connection, _first_free(others, again, leased))
+    return due
 
 
 def _in_order(
@@ -187,6 +188,8 @@ def _first(found: sqlite3.Cursor) -> tuple[int, float] | None:
 
 
 def _rows(connection: Connection, keys: Sequence[int]) -> list[rows.Row]:
+    if not keys:
+        return []
     found = connection.execute(
         f"SELECT {rows.TASK} FROM task WHERE key IN ({', '.join('?' * len(keys))})",  # noqa: S608 - placeholders
         keys,

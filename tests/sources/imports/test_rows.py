@@ -203,6 +203,18 @@ def test_a_row_is_its_body_or_its_key() -> None:
     assert rejected("id,url\n,https://a.example.com/1\n", key="id") == ["the key column id has no value in the row"]
 
 
+@pytest.mark.parametrize("blank", [" ", "\u00a0", '"\t"'])
+def test_a_cell_of_spaces_is_an_empty_one(blank: str) -> None:
+    text = f"id,url,name,filename,folderPath,access\n{blank},https://a.example.com/1,{blank},b.png,{blank},{blank}\n"
+    assert rejected(text, key="id") == ["the key column id has no value in the row"]
+    (row,) = read(text)
+    assert (body(row)["name"], body(row)["folderPath"], body(row)["access"]) == ("b.png", "/p", "PRIVATE")
+    needed = {"access": "PRIVATE", "folderPath": "/by/{id}"}
+    assert rejected(f"id,url\n{blank},https://a.example.com/1\n", defaults=needed) == [
+        "{id} has no value in the row, and --set folderPath=/by/{id} needs it"
+    ]
+
+
 @given(st.integers(1, 400))
 def test_the_rows_do_not_depend_on_the_size_of_the_blocks(size: int) -> None:
     text = 'url,name\nhttps://a.example.com/1,"two\nlines"\nnonsense,x\n\nhttps://a.example.com/2,"a,b"\n'

@@ -12,7 +12,7 @@ from poller.core.model import Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
-from poller.store.postgres import import_rows, task_queue
+from poller.store.postgres import task_queue
 from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
@@ -112,7 +112,7 @@ async def _move_back(connection: AsyncConnection, account: int, now: float, ahea
         f"{task_queue.MOVE_BACK} AND account = %(account)s",
         "UPDATE account SET active_at = least(active_at - %(ahead_s)s, %(now)s), resume_at = resume_at - %(ahead_s)s"
         " WHERE id = %(account)s",
-        f"{import_rows.MOVE_BACK} AND account = %(account)s",
+        f"{task_queue.MOVE_ROWS_BACK} AND account = %(account)s",
     ):
         await connection.execute(statement.encode(), values)
 

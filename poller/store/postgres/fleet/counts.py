@@ -22,7 +22,7 @@ _COUNT_AGAIN = (
     " (SELECT coalesce(kind, '') AS kind, count(*) AS tasks, count(*) FILTER (WHERE landed) AS landed,"
     " sum(polls) AS polls FROM task GROUP BY 1 UNION ALL SELECT kind, tasks, landed, polls FROM pruned"
     " UNION ALL SELECT '', count(*) FILTER (WHERE task IS NULL), sum(attempts - 1), 0 FROM import_row"
-    " HAVING count(*) > 0) x GROUP BY kind"
+    " HAVING count(*) > 0 UNION ALL SELECT '', 0, tried_again, 0 FROM import_sum WHERE tried_again > 0) x GROUP BY kind"
 )
 _COUNTS = "SELECT kind, sum(tasks)::bigint, sum(landed)::bigint, sum(polls)::bigint FROM kind_count GROUP BY kind"
 

@@ -19,7 +19,7 @@ from poller.store.postgres.schema import VERSION, known_version, migrate
 IDLE_S = 3.0  # in a transaction, without a word from its client
 MIGRATION_TRIES = 5
 LOCK_WAIT_S = 2.0  # for a table: while a migration waits, all who use the table wait behind it
-ADDITIVE = frozenset({10, 11, 12, 13})  # versions that a fleet may be brought to while older members run
+ADDITIVE = frozenset({10, 11, 12, 13, 14})  # versions that a fleet may be brought to while older members run
 
 # "Pol" and "m": one member at a time brings the state to its version.
 _MIGRATION = "(1349479533::bigint << 32) | to_regnamespace(current_schema())::oid::bigint"
