@@ -132,7 +132,8 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
 
 async def _rejected(name: str, store: FeedStore) -> int:
     """Return how many lines of a known file were rejected."""
-    return next((sums.rejected for sums in reversed(await store.sources()) if sums.name == name), 0)
+    sums = await store.source(name)
+    return 0 if sums is None else sums.rejected
 
 
 async def _count_unchanged(
