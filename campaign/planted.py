@@ -1045,7 +1045,7 @@ BUGS = (
     Bug(
         name="defect-of-a-sink-ends-the-run",
         file="poller/engine/delivery.py",
-        old="        except Exception as error:\n",
+        old="        except (Exception, asyncio.CancelledError) as error:\n",
         new="        except ArithmeticError as error:\n",
         tests=("engine/test_delivery",),
     ),
