@@ -157,16 +157,16 @@ class Reload:
         replaced = [loop for loop in service.delivery_loops if loop.sink.name in names]
         for loop in replaced:
             await service.end_delivery(loop)
-        positions = await store.positions(names)
         try:
+            positions = await store.positions(names)
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
+            await store.attach_sinks(list(dict.fromkeys([*current, *names])))
         except PollerError:
             for loop in fresh:
                 await loop.close()
             await self._restore(replaced, current)
             raise
-        await store.attach_sinks(list(dict.fromkeys([*current, *names])))
         for loop in fresh:
             service.begin_delivery(loop)
         for loop in [each for each in service.delivery_loops if each not in wanted]:
