@@ -5,11 +5,11 @@ aiohttp's exceptions hold the token, so they end here: callers get a word of `Tr
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import structlog
@@ -86,6 +86,7 @@ class Connections:
         self._make_connector = connector or self._tcp_connector
         self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by `fresh`; empty: not open
         self._pools: dict[tuple[URL, bool], HostPool] = {}  # by origin and `fresh`
+        self._carried_out: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` where the CA file cannot be used."""
@@ -96,10 +97,24 @@ class Connections:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for pool in self._pools.values():
-            pool.close()
-        for session in self._sessions.values():
-            await session.close()
+        try:
+            if self._carried_out:
+                await asyncio.wait(self._carried_out)
+        finally:
+            for pool in self._pools.values():
+                pool.close()
+            for session in self._sessions.values():
+                await session.close()
+
+    def carry_out(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` to its end, whatever becomes of those that wait for it; the connections stay open until then.
+
+        In no group: it outlives the poll that began it, and a run that fails must not cancel it.
+        """
+        self._carried_out = {task for task in self._carried_out if not task.done()}
+        task = asyncio.get_running_loop().create_task(work)
+        self._carried_out.add(task)
+        return task
 
     async def pool(self, host: URL, *, fresh: bool) -> HostPool:
         """Return the pool for the host of a URL. `fresh`: each of its connections serves one answer only."""
