@@ -116,6 +116,22 @@ async def test_a_sink_that_is_opened_while_others_deliver_the_rest_ends_with_the
     await run.store.close()
 
 
+async def test_the_only_sink_is_exchanged_while_the_run_waits_for_it_alone(clock: Clock) -> None:
+    run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
+    await run.deliver_to(DeadSink("x", 0))
+    await run.finish_one()
+    changed = SlowSink("x", 1)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run.service.run())
+        await asyncio.sleep(1)
+        async with run.service.changing():
+            await run.service.end_delivery(run.service.delivery_loops[0])
+            await asyncio.sleep(1)
+            run.service.begin_delivery(await run.opened(changed))
+    assert changed.taken == ["one", "two"]
+    await run.store.close()
+
+
 async def test_a_lane_or_a_source_that_comes_at_the_end_is_left_to_the_next_run(clock: Clock, tmp_path: Path) -> None:
     run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
     await run.deliver_to(SlowSink("x", 5))
