@@ -75,8 +75,8 @@ BUGS = (
     Bug(
         name="a-member-looks-its-sources-up-under-names-of-no-row",
         file="poller/engine/fleet/feed.py",
-        old="name=sums.name[len(prefix) :]) for",
-        new="name=sums.name) for",
+        old="await self._store.source(self._own(name))",
+        new="await self._store.source(name)",
         tests=("engine/fleet/test_feed",),
     ),
     Bug(
@@ -996,7 +996,7 @@ BUGS = (
     Bug(
         name="exit-code-of-all-earlier-work",
         file="poller/reports/work.py",
-        old="    next_start = start if is_work_left(sums) else work_start(sums)",
+        old="    next_start = start if is_work_left(sums) or is_input_left else work_start(sums)",
         new="    next_start = start",
         tests=("reports/test_work", "service/test_service"),
     ),
@@ -1358,8 +1358,8 @@ BUGS = (
     Bug(
         name="the-oldest-waiting-task-is-any-task",
         file="poller/store/sqlite/reader.py",
-        old="NOT INDEXED WHERE key >= ? AND kind IS NULL ORDER BY key",
-        new="NOT INDEXED WHERE key >= ? ORDER BY key",
+        old='"SELECT key, fed_at FROM task NOT INDEXED WHERE kind IS NULL"',
+        new='"SELECT key, fed_at FROM task NOT INDEXED WHERE true"',
         tests=("store/test_store",),
     ),
 )

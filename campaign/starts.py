@@ -203,11 +203,11 @@ class ImportTrial:
             return
         import psycopg
 
-        from poller.store.postgres.dsn import parse
+        from poller.store.postgres.dsn import begin_session, parse
 
         dsn = parse(self.state)
         with psycopg.connect(dsn.conninfo) as database:
-            database.execute(dsn.begin_session.encode())
+            database.execute(begin_session(dsn).encode())
             database.execute(settle)
 
     async def _check_at_the_end(self, code: int, unsure: int) -> None:

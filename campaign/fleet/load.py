@@ -16,7 +16,6 @@ from campaign.fleet.shape import REQUESTS_A_SECOND
 from campaign.fleet.strict import StrictHubspot
 
 FEEDERS, FED_AT_ONCE = 2, 8  # as many ids and rows a second as there may be requests
-ROWS_AT_ONCE = 2  # beside these
 
 
 @dataclass(slots=True)
@@ -28,6 +27,7 @@ class FleetLoad:
     history: History
     replicas: Mapping[str, Replica]
     readers: dict[str, int] = field(default_factory=dict)  # the number that each has read up to
+    rows_at_once: int = 2  # beside the ids
     _rows: Iterator[int] = field(default_factory=count)
 
     async def feed(self, session: aiohttp.ClientSession) -> None:
@@ -59,7 +59,9 @@ class FleetLoad:
 
     async def feed_rows(self, session: aiohttp.ClientSession, account: str) -> None:
         """Feed fresh rows to random replicas, of which one refuses all: its settings name no imports."""
-        urls = [f"https://cdn.example.com/{next(self._rows)}.png" for _ in range(ROWS_AT_ONCE)]
+        urls = [f"https://cdn.example.com/{next(self._rows)}.png" for _ in range(self.rows_at_once)]
+        if not urls:
+            return
         self.history.offered |= {(account, url) for url in urls}
         while not await self._post(session, "imports", account, urls):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.2)

@@ -12,8 +12,9 @@ class Relay:
 
     def __init__(self, *, socket: str | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self._target: tuple[str | None, str, int] = (socket, host, port)
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._outward, self._inward = asyncio.Event(), asyncio.Event()  # to the server, and from it
+        self.thaw()
+        self.loses_answers = False  # a connection breaks once the server has read a commit
         self._connections: set[asyncio.StreamWriter] = set()
         self.delay_s = 0.0  # added to each chunk, either way
         self.port = 0
@@ -30,12 +31,16 @@ class Relay:
             self.thaw()
             self.cut()
 
-    def freeze(self) -> None:
-        """Carry nothing more, in either direction, and close nothing: what was sent waits until `thaw`."""
-        self._flowing.clear()
+    def freeze(self, *, outward: bool = True, inward: bool = True) -> None:
+        """Carry nothing more in these directions, and close nothing: what was sent waits until `thaw`."""
+        if outward:
+            self._outward.clear()
+        if inward:
+            self._inward.clear()
 
     def thaw(self) -> None:
-        self._flowing.set()
+        self._outward.set()
+        self._inward.set()
 
     def cut(self) -> None:
         """Abort every connection."""
@@ -49,7 +54,7 @@ class Relay:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         socket, host, port = self._target
         try:
-            await self._flowing.wait()
+            await self._outward.wait()
             opened = asyncio.open_unix_connection(socket) if socket else asyncio.open_connection(host, port)
             there_reader, there_writer = await opened
         except OSError:
@@ -59,17 +64,19 @@ class Relay:
         self._connections |= both
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, there_writer))
-                pumps.create_task(self._pump(there_reader, writer))
+                pumps.create_task(self._pump(reader, there_writer, self._outward))
+                pumps.create_task(self._pump(there_reader, writer, self._inward))
         finally:
             self._connections -= both
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         """Carry one direction to its end, which is the other's end too."""
         with contextlib.suppress(ConnectionError), contextlib.closing(writer):
             while data := await reader.read(CHUNK):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                await self._flowing.wait()
+                await flows.wait()
                 writer.write(data)
                 await writer.drain()
+                if self.loses_answers and flows is self._outward and b"COMMIT\0" in data:
+                    return

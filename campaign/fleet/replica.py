@@ -23,6 +23,7 @@ class Replica:
     ) -> None:
         self.name = name
         self.relay = relay
+        self.tree = tree  # from the next start on
         self._folder = folder
         self._log = folder / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
@@ -31,8 +32,19 @@ class Replica:
         self._environ = {
             "PATH": os.environ["PATH"],
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": str(tree),
             **{token_variable(account): f"{account}.{name}" for account in accounts},
+        }
+
+    def set_clock(self, offset: str) -> None:
+        """Set the process's wall clock, in the words of `faketime`, also while it runs if it was before."""
+        file = self._folder / f"{self.name}.clock"
+        file.write_text(f"{offset}\n")
+        self._environ |= {
+            "LD_PRELOAD": str(next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
         }
 
     @property
@@ -61,7 +73,7 @@ class Replica:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "poller", "run", "--config", f"{self.name}.toml", "--log-format", "json"),
                 cwd=self._folder,
-                env=self._environ,
+                env=self._environ | {"PYTHONPATH": str(self.tree)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -19,6 +19,9 @@ class Shape:
     kinds: Sequence[str] = ("kill", "freeze", "partition", "cut", "drain", "restart", "stall")
     seed: int = 1
     rest_s: float = 60.0  # in which no less is left, after the blows, before what is not delivered is missing
+    is_pooled: bool = False  # a pooler in session mode is between replicas and server
+    clocks: Sequence[str] = ()  # of the replicas, in the words of `faketime`, such as "+1d" or "+0 x1.1"
+    feeds_rows: bool = True
     window_s: float = 2.0  # of each account; only one longer than a lease shows that a new owner waits for it
 
     @property

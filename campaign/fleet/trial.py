@@ -12,8 +12,10 @@ from typing import Any
 
 import aiohttp
 import orjson
+from psycopg.conninfo import conninfo_to_dict
 
-from campaign.fleet.evidence import ROW_BY_ROW, OrderWatch, late_writes_of, owners_of, slow_down
+from campaign.fleet.blows import OF_SERVER, ServerBlows, strike_replica
+from campaign.fleet.evidence import ROW_BY_ROW, OrderWatch, late_writes_of, owners_of
 from campaign.fleet.history import Fault, History
 from campaign.fleet.load import FEEDERS, FleetLoad
 from campaign.fleet.patience import Patience
@@ -23,6 +25,7 @@ from campaign.fleet.server import PostgresServer
 from campaign.fleet.settings import replica_settings
 from campaign.fleet.shape import Shape
 from campaign.fleet.strict import StrictHubspot
+from campaign.pooler import Pooler
 from campaign.targets import Receiver
 from poller.core.errors import PollerError
 from poller.core.sums import Sums
@@ -75,6 +78,7 @@ class Trial:
     relay: Relay  # of the SQL sink, whose URL is the same for all
     replicas: dict[str, Replica]
     load: FleetLoad
+    blows: ServerBlows
     _struck: set[str] = field(default_factory=set)  # replicas, or the server, that a blow is at
     order: OrderWatch = field(default_factory=OrderWatch)
 
@@ -87,7 +91,7 @@ class Trial:
     def next_blow(self) -> Coroutine[Any, Any, None] | None:
         """Return a blow to a part that no other one is at; None where it is not the moment."""
         kind = self.rng.choice(self.shape.kinds)
-        name = "server" if kind in ("restart", "stall", "failover", "slow") else self.rng.choice(list(self.replicas))
+        name = "server" if kind in OF_SERVER else self.rng.choice(list(self.replicas))
         lasts_s = self.rng.choice(self.shape.lasts_s)
         if name in self._struck or (name == "server" and self._struck):
             return None
@@ -106,29 +110,11 @@ class Trial:
         )
         self.history.faults.append(fault)
         if name == "server":
-            await self._strike_server(kind, lasts_s)
+            await self.blows.strike(kind, lasts_s)
         else:
-            await _strike_replica(replica, kind, lasts_s)
+            await strike_replica(replica, kind, lasts_s, self.rng)
         await replica.start()
         self._struck.discard(name)
-
-    async def _strike_server(self, kind: str, lasts_s: float) -> None:
-        match kind:
-            case "restart":
-                await asyncio.to_thread(self.server.restart)
-            case "stall":
-                self.server.stall()
-                await asyncio.sleep(lasts_s)
-                self.server.resume()
-            case "slow":
-                self.server.execute(slow_down(self.schema, share=0.4, longest_s=2.5))
-                await asyncio.sleep(lasts_s)
-                self.server.execute(slow_down(self.schema, share=0.0, longest_s=0.0))
-            case "failover":
-                self.history.lost_from.append(await asyncio.to_thread(self.server.fail_over, 3.0))
-                for relay in (self.relay, *(each.relay for each in self.replicas.values())):
-                    relay.retarget(self.server.socket)
-                await asyncio.to_thread(self.server.add_standby)
 
     # --- the end
 
@@ -230,6 +216,20 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
         webhook = await stack.enter_async_context(receiver.serving())
         rng, replicas = Random(shape.seed), dict[str, Replica]()  # noqa: S311 - chooses blows
         history = History(window_s=shape.window_s, limit=shape.limit)
+        pooler = None
+        if shape.is_pooled:
+            pooler = Pooler(folder, conninfo_to_dict(server.url), mode="session", size=6 * shape.replicas)
+            stack.callback(pooler.kill)
+            await asyncio.to_thread(pooler.start)
+        relay = await stack.enter_async_context(Relay(socket=server.socket).serving())
+        blows = ServerBlows(
+            server,
+            schema=schema,
+            relays=lambda: [relay, *(each.relay for each in replicas.values())],
+            lost_from=history.lost_from,
+            rng=rng,
+            pooler=pooler,
+        )
         trial = Trial(
             shape=shape,
             folder=folder,
@@ -240,17 +240,20 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
             receiver=receiver,
             history=history,
             replicas=replicas,
-            load=FleetLoad(rng, hubspot, history, replicas),
-            relay=await stack.enter_async_context(Relay(socket=server.socket).serving()),
+            load=FleetLoad(rng, hubspot, history, replicas, rows_at_once=2 if shape.feeds_rows else 0),
+            relay=relay,
+            blows=blows,
         )
         if "failover" in shape.kinds:
             await asyncio.to_thread(server.add_standby)
         for number in range(1, shape.replicas + 1):
-            relay = await stack.enter_async_context(Relay(socket=server.socket).serving())
+            there = Relay(socket=server.socket) if pooler is None else Relay(port=pooler.port)
+            database = f"pooled?schema={schema}" if pooler else f"postgres?schema={schema}{ROW_BY_ROW}"
+            await stack.enter_async_context(there.serving())
             name = f"r{number}"
             settings = replica_settings(
                 name,
-                state=f"postgresql://postgres@127.0.0.1:{relay.port}/postgres?schema={schema}{ROW_BY_ROW}",
+                state=f"postgresql://postgres@127.0.0.1:{there.port}/{database}",
                 hubspot=url,
                 requests=shape.limit,
                 window_s=shape.window_s,
@@ -264,7 +267,10 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
                     webhook=str(webhook).removeprefix("webhook:"),
                 ),
             )
-            trial.replicas[name] = Replica(name, folder, relay=relay, settings=settings, accounts=accounts, tree=tree)
+            replica = Replica(name, folder, relay=there, settings=settings, accounts=accounts, tree=tree)
+            if shape.clocks or "step" in shape.kinds:
+                replica.set_clock(shape.clocks[number % len(shape.clocks)] if shape.clocks else "+0")
+            trial.replicas[name] = replica
         try:
             yield trial
         finally:
@@ -313,27 +319,6 @@ async def _strike(trial: Trial) -> None:
             await asyncio.sleep(trial.shape.every_s * trial.rng.uniform(0.5, 1.5))
             if (blow := trial.next_blow()) is not None:
                 blows.create_task(blow)
-
-
-async def _strike_replica(replica: Replica, kind: str, lasts_s: float) -> None:
-    match kind:
-        case "kill":
-            replica.send(signal.SIGKILL)
-            await replica.ended(5.0)
-            await asyncio.sleep(lasts_s)
-        case "drain":
-            replica.send(signal.SIGTERM)
-            await replica.ended(30.0)
-        case "freeze":
-            replica.send(signal.SIGSTOP)
-            await asyncio.sleep(lasts_s)
-            replica.send(signal.SIGCONT)
-        case "partition":
-            replica.relay.freeze()
-            await asyncio.sleep(lasts_s)
-            replica.relay.thaw()
-        case "cut":
-            replica.relay.cut()
 
 
 async def _until(true: Callable[[], bool], within_s: float) -> None:

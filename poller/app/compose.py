@@ -139,12 +139,9 @@ async def _load_history(service: Service, store: Store, sums: Sums, now: float) 
     service.history.begin(now, sums)
     after = max(0, sums.finished - HISTORY)
     for _ in range(HISTORY // HISTORY_PAGE):
-        page = await store.records(after, HISTORY_PAGE)
-        for delivery in page:
+        for delivery in await store.records(after, HISTORY_PAGE):
             after = delivery.number
             service.history.add_earlier(delivery.body)
-        if len(page) < HISTORY_PAGE:
-            return
 
 
 async def _refuse_orphans(sums: Sums, accounts: Mapping[str, AccountSettings], store: Store) -> None:

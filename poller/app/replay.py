@@ -72,9 +72,10 @@ async def take_again(settings: Settings, selection: Selection, *, clock: Clock) 
             return 0  # no loop has taken any: the first one gets all
         position = (await store.positions([consumer.NAME]))[consumer.NAME]
         if (taken := consumer.taken_before(position)) is not None:  # by a loop that was killed within its batch
-            batch = await store.undelivered(consumer.NAME, taken[1] - taken[0] + 1)
-            batch = [each for each in batch if taken[0] <= each.number <= taken[1]]
-            await store.delivered(consumer.NAME, batch, Written(position=consumer.NOTHING_IN_HAND))
+            owed = await store.undelivered(consumer.NAME, taken[1] - taken[0] + 1)
+            while batch := [each for each in owed if taken[0] <= each.number <= taken[1]]:
+                await store.delivered(consumer.NAME, batch, Written(position=consumer.NOTHING_IN_HAND))
+                owed = await store.undelivered(consumer.NAME, taken[1] - batch[-1].number)
         return await store.replay(consumer.NAME, selection)
     finally:
         await store.close()

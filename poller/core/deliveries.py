@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
+LARGEST_PAGE = 8 << 20  # bytes of records that are read at once, but for the last of them, which a poll bounds
 BEFORE_ALL = (float("-inf"), 0)  # a place in a walk through the records
 
 
@@ -50,7 +51,7 @@ class DeadLetter:
     sink: str
     reason: str
     refused_at: float
-    delivery: Delivery
+    delivery: Delivery  # its body is empty where bodies were not asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

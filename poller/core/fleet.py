@@ -132,6 +132,10 @@ class Membership(Protocol):
     def id(self) -> int | None:
         """The id of this process's row. None before `join`, after `leave`, and while it is fenced."""
 
+    @property
+    def unheard_reason(self) -> str:
+        """Why the latest heartbeat that failed was not made, for people; empty before the first failure."""
+
     # --- who is there
 
     async def join(self, *, serves: Collection[str], settings: Mapping[str, object]) -> int | None:

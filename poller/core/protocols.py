@@ -62,8 +62,8 @@ class FeedStore(Protocol):
         """Store a chunk and the position after it in one transaction. A known (account, task_id) is a duplicate.
         New tasks are due as `delay_first_polls` set it; their deadline's base is their account's noted `paused_s`."""
 
-    async def sources(self) -> Sequence[SourceSums]:
-        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+    async def source(self, name: str) -> SourceSums | None:
+        """Return where the lines of the latest source of this name went."""
 
     async def has_failed(self) -> bool:
         """Return whether any task has an outcome that is not `complete`, or a record that a sink refused. Cheap."""
@@ -159,7 +159,8 @@ class DeliveryStore(Protocol):
         """Return each sink's noted position, None for one without; changes nothing."""
 
     async def undelivered(self, sink: str, limit: int) -> list[Delivery]:
-        """Return the first undelivered records that are safely on disk, in the order in which they finished."""
+        """Return the first undelivered records that are safely on disk, in the order in which they finished: up to
+        `limit`, fewer where those before the last of them have `LARGEST_PAGE` bytes."""
 
     async def delivered(self, sink: str, batch: Sequence[Delivery], written: Written) -> None:
         """Take the batch out of the sink's outbox, note its position if it has one, keep the refused as dead letters.
@@ -184,8 +185,8 @@ class StateReader(Protocol):
     async def sums(self) -> Sums:
         """Count everything from the rows themselves."""
 
-    async def sources(self) -> Sequence[SourceSums]:
-        """Return where each source's lines went, in the order of their beginning. Cheap, unlike `sums`."""
+    async def sources(self, limit: int) -> Sequence[SourceSums]:
+        """Return where the lines of the latest sources went, in the order of their beginning."""
 
     async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
         """Return by account how many usable lines of `chunk` have a task already, in a state that holds them."""
@@ -229,7 +230,8 @@ class StateReader(Protocol):
         """Return every rejected line with its source's name, in input order."""
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
-        """Return kept finished records in the order in which they finished, beginning after number `after`."""
+        """Return kept finished records in the order in which they finished, beginning after number `after`: up to
+        `limit`, fewer where those before the last of them have `LARGEST_PAGE` bytes."""
 
     async def rows_without_task(self, row: str) -> Sequence[Row]:
         """Return the rows without a task that have this identity, one for each account that has it, by account."""
@@ -240,8 +242,18 @@ class StateReader(Protocol):
     async def oldest_waiting(self) -> float | None:
         """Return when the task that waits longest for its outcome was fed; None if none waits."""
 
-    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
-        """Return what the sink, or any sink, refused for good, oldest first."""
+    async def dead_letters(
+        self,
+        sink: str | None = None,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_bodies: bool = False,
+    ) -> Sequence[DeadLetter]:
+        """Return what the sink, or any sink, refused for good, oldest first: the first `limit`, or all."""
+
+    async def count_dead(self, sink: str | None = None) -> int:
+        """Return how many records the sink, or any sink, refused for good."""
 
     async def close(self) -> None:
         """Close the state, after a commit of what is pending. A second call does nothing."""

@@ -9,7 +9,7 @@ from msgspec import Meta, Raw, Struct
 from msgspec.json import encode
 
 from poller.core.columns import source_file
-from poller.core.csv_cells import harmless
+from poller.core.csv_cells import for_people
 from poller.core.model import Kind
 from poller.core.search import FoundTask, row_of
 from poller.core.text import kind_label, printable, redacted_url, without_controls
@@ -94,7 +94,7 @@ def lines_of(tasks: Iterable[FoundTask], written_as: str) -> str:
         return "".join(encode(task_summary(task)).decode() + "\n" for task in tasks)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\r\n")
-    rows.writerows([harmless(_cell(value)) for value in _values(task_summary(task))] for task in tasks)
+    rows.writerows([for_people(_cell(value)) for value in _values(task_summary(task))] for task in tasks)
     return text.getvalue()
 
 

@@ -109,7 +109,8 @@ def exit_code(sums: Sums, work: Work) -> Exit:
     if is_work_left(sums) or work.is_input_left or work.unwritable:
         return Exit.WORK_LEFT
     failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates
-    earlier = work.unchanged.failed or work.unchanged.rejected or work.unchanged.dead
+    unchanged = work.unchanged
+    earlier = unchanged.failed or unchanged.rejected or unchanged.dead or unchanged.otherwise
     return Exit.NOT_ALL_COMPLETE if failed or earlier else Exit.ALL_COMPLETE
 
 
@@ -132,16 +133,27 @@ def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
         yield count, f"{noun(count, 'input line')} rejected: poller status --rejected{state_flag}"
     if count := work.dead:
         yield count, f"{noun(count, 'record')} refused by a sink: poller status --dead{state_flag}"
-    unchanged = work.unchanged
+    yield from _unchanged_rows(work.unchanged, state_flag)
+
+
+def _unchanged_rows(unchanged: UnchangedLines, state_flag: str) -> Iterator[tuple[int, str]]:
     if count := unchanged.lines:
         what = "an unchanged file" if count == 1 else "unchanged files"
-        yield count, f"{noun(count, 'input line')} of {what}, which an earlier run read"
+        yield count, f"input line{'' if count == 1 else 's'} of {what}, which an earlier run read"
     if unchanged.failed:
         yield unchanged.failed, f"of these lines with a task that is not complete: poller report{state_flag}"
     if unchanged.rejected:
         yield unchanged.rejected, f"of these lines rejected: poller status --rejected{state_flag}"
     if unchanged.dead:
         yield unchanged.dead, f"of these lines with a record that a sink refused: poller status --dead{state_flag}"
+    if unchanged.otherwise:
+        yield (
+            unchanged.otherwise,
+            (
+                "of these lines imported with other --set, --key or --column, so that nothing was started: to import "
+                "them a second time with these, give a copy of the file"
+            ),
+        )
 
 
 def _lines(sums: Sums) -> int:

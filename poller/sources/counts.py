@@ -20,6 +20,7 @@ class UnchangedLines:
     rejected: int = 0
     failed: int = 0  # whose task has an outcome, but not `complete`
     dead: int = 0  # whose record was refused by a sink
+    otherwise: int = 0  # whose rows were imported with other options than this run has
 
     def __add__(self, other: "UnchangedLines") -> "UnchangedLines":
         return UnchangedLines(
@@ -27,6 +28,7 @@ class UnchangedLines:
             rejected=self.rejected + other.rejected,
             failed=self.failed + other.failed,
             dead=self.dead + other.dead,
+            otherwise=self.otherwise + other.otherwise,
         )
 
 

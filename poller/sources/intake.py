@@ -23,7 +23,7 @@ class ChunkWriter:
         self.lock = asyncio.Lock()
         self.open_source = store.open_source
         self.was_read = store.was_read
-        self.sources = store.sources
+        self.source = store.source
         self.has_failed = store.has_failed
         self.count_failed = store.count_failed
 

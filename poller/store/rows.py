@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace as replaced
 
 from poller.core.accounts import AccountState
-from poller.core.deliveries import DeadLetter, Delivery
+from poller.core.deliveries import LARGEST_PAGE, DeadLetter, Delivery
 from poller.core.details import TaskDetails
 from poller.core.errors import ConfigError
 from poller.core.model import Added, Chunk, Kind, Position, Rejection, Settled, Task
@@ -141,6 +141,17 @@ def delivery_of(row: Row) -> Delivery:
     """From: number, account, task_id, body."""
     number, account, task_id, body = row
     return Delivery(number=number, account=account, task_id=task_id, body=body)
+
+
+def deliveries_of(found: Iterable[Row]) -> list[Delivery]:
+    """Return the deliveries of rows, up to the one with which they have `LARGEST_PAGE` bytes. Reads no further."""
+    page, size = list[Delivery](), 0
+    for row in found:
+        page.append(delivery_of(row))
+        size += len(page[-1].body)
+        if size >= LARGEST_PAGE:
+            break
+    return page
 
 
 def dead_letter_of(row: Row) -> DeadLetter:

@@ -73,9 +73,10 @@ async def get_dead_letters(request: web.Request) -> web.Response:
     """Answer GET /v1/dead-letters."""
     query = query_of(request, DeadLettersQuery)
     async with store_limit():
-        letters = await request.app[STATE].store.dead_letters(query.sink or None)
-    listed = [dead_letter_view(letter) for letter in letters[:MOST_LISTED]]
-    return json_response(DeadLetters(dead_letters=listed, total=len(letters)))
+        store, sink = request.app[STATE].store, query.sink or None
+        letters, total = await store.dead_letters(sink, limit=MOST_LISTED), await store.count_dead(sink)
+    listed = [dead_letter_view(letter) for letter in letters]
+    return json_response(DeadLetters(dead_letters=listed, total=total))
 
 
 async def retry_dead_letters(request: web.Request) -> web.Response:

@@ -87,7 +87,7 @@ async def _page(run: RunContext, after: int, limit: int) -> list[Delivery]:
             if page and size > MAX_BYTES:
                 return page
             page.append(record)
-        if len(batch) < BATCH:
+        if not batch:
             break
         await asyncio.sleep(0)
     return page

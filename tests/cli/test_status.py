@@ -25,7 +25,7 @@ from tests.support.simulation import Simulation, settings_for
 SLOW = Scenario(durations=parse_durations("uniform:5,60"), fates={}, requests=1000)
 KEYS = {
     "at", "balanced", "differences", "tasks", "waiting", "finished", "complete", "kinds", "landed", "pruned", "polls",
-    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run", "starts", "fleet",
+    "polls_per_task", "sources", "sinks", "accounts", "reasons", "run", "starts", "fleet", "tried_again",
 }  # fmt: skip
 
 

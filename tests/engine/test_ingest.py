@@ -17,7 +17,7 @@ class DeafStore:
         self._store = store
         self.is_deaf = True
         self.new_source, self.was_read = store.new_source, store.was_read
-        self.add, self.sources = store.add, store.sources
+        self.add, self.source = store.add, store.source
         self.has_failed, self.count_failed = store.has_failed, store.count_failed
 
     async def open_source(self, name: str) -> tuple[int, Position] | None:
@@ -58,5 +58,5 @@ async def test_a_source_that_does_not_hear_its_end_at_once_is_left_off_and_read_
         assert (ingest.ended, ended) == (False, [])
         ingest.read_again()
     assert (ingest.ended, ended) == (True, [True])
-    assert [sums.tasks for sums in await store.sources()] == [2]
+    assert [sums.tasks for sums in await store.sources(100)] == [2]
     await store.close()

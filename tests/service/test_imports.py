@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -92,6 +92,21 @@ async def test_rows_that_were_fed_before_are_duplicates_and_failed_ones_are_star
     await assert_the_ledger_balances(simulation)
     sums = await simulation.sums()
     assert [(source.tasks, source.duplicates) for source in sums.sources] == [(2, 0), (1, 1)]
+
+
+async def test_a_file_that_was_imported_with_other_options_starts_nothing_and_its_run_names_that(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], events: list[MutableMapping[str, Any]]
+) -> None:
+    simulation = Simulation(tmp_path, clock, scenario())
+    rows, other = write_rows(tmp_path, 20), flags(options=OPTIONS | {"folderPath": "/other"})
+    assert await simulation.run(rows, flags()) is Exit.ALL_COMPLETE
+    assert await simulation.run(rows, flags()) is Exit.ALL_COMPLETE
+    capsys.readouterr()
+    assert await simulation.run(rows, other) is Exit.NOT_ALL_COMPLETE
+    assert simulation.api.stats().starts_total == 20
+    assert "of these lines imported with other --set, --key or --column, so that nothing" in capsys.readouterr().err
+    assert [event["line"] for event in named(events, "source.options_changed")] == [21]
+    assert await simulation.run(rows, flags()) is Exit.ALL_COMPLETE
 
 
 async def test_a_start_that_is_declined_is_an_outcome_with_hubspots_words(tmp_path: Path, clock: Clock) -> None:

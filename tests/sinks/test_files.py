@@ -542,3 +542,12 @@ async def test_the_lock_ends_with_close(form: LineFormat, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     await (await reopened(form, path, b"0", [])).close()
     assert path.stat().st_size == 0
+
+
+async def test_a_second_sink_of_the_same_file_is_refused_and_no_other_process_is_blamed(
+    form: LineFormat, path: Path
+) -> None:
+    sink = await reopened(form, path, None, [])
+    with pytest.raises(SinkError, match="is the file of another sink of this run, too"):
+        await reopened(form, path, None, [])
+    await sink.close()

@@ -25,7 +25,7 @@ from poller.sinks import make_sink
 from poller.sinks.sql.postgres import PostgresDatabase
 from poller.store import open_store
 from tests.support.makers import sink_environment
-from tests.support.pooler import pooler
+from tests.support.pooler import pool
 
 Events = list[MutableMapping[str, Any]]
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -175,7 +175,7 @@ async def test_every_record_can_be_cast_to_jsonb_and_a_nul_is_named_where_it_can
 @pytest.fixture
 def pooled_url(postgres_server: str) -> Iterator[str]:
     """Return the URL of a PgBouncer in transaction mode in front of the server, with two connections to it."""
-    with pooler(postgres_server, mode="transaction") as url:
+    with pool(postgres_server, mode="transaction") as (url, _):
         yield url
 
 

@@ -185,6 +185,11 @@ ODD = (
     Odd(name="another spelling of the key", data=b'{"TaskId":"A1"}\n{"TASK_ID":"A2","n":1}\n', ids=("A1", "A2")),
     Odd(name="another key", data=b'{"job":"A1","u":1}\n', rejected=("Keys found: 'job', 'u'",)),
     Odd(
+        name="ids one level deeper in JSON, as in a page of an API's answer",
+        data=b'{"results":[{"id":"A1"},{"id":"A2"}],"paging":{}}\n{"data":{"taskId":"A3"}}\n',
+        rejected=("inside the key 'results': feed what jq -c '.results[]' prints", "what jq -c '.data' prints"),
+    ),
+    Odd(
         name="two exports joined, each with its header",
         data=ROWS.encode() + ROWS.replace("A", "B").encode(),
         ids=("A1", "A2", "B1", "B2"),

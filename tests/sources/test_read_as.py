@@ -84,7 +84,7 @@ async def test_a_file_is_not_read_again_where_its_lines_are_the_same_tasks(
     path.write_text(text)
     known = await read(store, path, replace(READ, id_column="column one"), chunks=chunks)
     assert await read(store, path, replace(READ, **now)) == 300 - known
-    assert len(await store.sources()) == 1
+    assert len(await store.sources(100)) == 1
 
 
 @pytest.mark.parametrize("grows", [False, True])
@@ -97,7 +97,7 @@ async def test_an_id_corrected_in_what_was_read_is_read(store: Store, tmp_path: 
     lines[100] = lines[100].replace("AAAA", "BBBB")
     path.write_text("\n".join([*lines, *(["A1"] if grows else [])]) + "\n")
     assert await read(store, path, READ) == (1 if chunks == 1000 else 101) + grows
-    assert len(await store.sources()) == 2
+    assert len(await store.sources(100)) == 2
 
 
 async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) 
     assert await read(store, path, READ) == 2
     path.write_text(path.read_text())
     assert await read(store, path, READ) == 0
-    assert len(await store.sources()) == 1
+    assert len(await store.sources(100)) == 1
 
 
 async def follow_for(store: Store, path: Path, options: ReadOptions) -> int:
@@ -138,4 +138,4 @@ async def test_a_followed_file_is_read_again_under_another_column(store: Store, 
     assert await follow_for(store, path, two) == 1
     assert await read(store, path, two) == 0
     assert await read(store, path, one) == 1
-    assert len(await store.sources()) == 3
+    assert len(await store.sources(100)) == 3

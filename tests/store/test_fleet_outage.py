@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 import psycopg
 import pytest
 
+from poller.core.accounts import AccountState
 from poller.core.fleet import Beat, Fenced
 from poller.core.model import Chunk, FedRow, Position
 from poller.core.protocols import Clock
@@ -18,9 +19,10 @@ from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.reports.ledger import imbalances
 from poller.store.postgres.connection import connect
-from poller.store.postgres.dsn import Dsn
+from poller.store.postgres.dsn import NOT_EVERYWHERE, Dsn
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import ACCOUNTS, Open, bury, give, hold_commits, see, take
+from tests.support.postgres import session_of
 from tests.support.store_makers import chunk_of, feed, finished, ids
 from tests.support.virtual import EPOCH
 from tests.support.wire import Wire
@@ -189,8 +191,8 @@ async def test_a_heartbeat_that_gets_no_answer_is_known_in_time(wire: Wire, wire
 async def test_a_heartbeat_whose_new_connection_freezes_while_it_is_set_up_is_known_in_time(
     wire: Wire, wired: FleetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def frozen(dsn: Dsn) -> Any:
-        connection = await connect(dsn)
+    async def frozen(dsn: Dsn, changed: Mapping[str, str]) -> Any:
+        connection = await connect(dsn, changed)
         wire.flows.clear()
         return connection
 
@@ -315,6 +317,70 @@ async def test_a_source_whose_row_a_failover_lost_is_opened_again_under_its_name
     await store.fleet.leave()
     await member.join()
     assert (await source_feed.add(source, chunk_of("b", "c", account="one"))).tasks == 2
-    (sums,) = await store.sources()
+    (sums,) = await store.sources(100)
     assert (sums.name, sums.tasks) == ("r1:http", 2)
     assert imbalances(await store.sums()) == []
+
+
+@pytest.mark.real_time
+async def test_a_writer_that_another_programs_lock_holds_up_for_long_leaves_no_session_waiting_for_each_try(
+    open_member: Open, database: psycopg.Connection[Any], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions that wait on pile up, until the server has no connection left for anybody."""
+    for limit in ("ANSWER_WITHIN_S", "CONNECT_WITHIN_S"):
+        monkeypatch.setattr(f"poller.store.postgres.group_commit.{limit}", 0.1)
+    monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.05)
+    monkeypatch.setattr("poller.store.postgres.group_commit.RETRY_S", 0.02)
+    (name, _, condition), *others = NOT_EVERYWHERE
+    monkeypatch.setattr("poller.store.postgres.dsn.NOT_EVERYWHERE", [(name, "20ms", condition), *others])
+    store = await open_member("a")
+    await take(store, "one")
+    with session_of(postgres_url, autocommit=False) as locker:
+        locker.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+        store.save_account("one", AccountState(active_at=1.0))
+        flushing = asyncio.ensure_future(store.flush())
+        await blocked_for_tables(database, at_least=1)
+        await asyncio.sleep(0.8)  # seven tries
+        waiting = await blocked_for_tables(database, at_most=2)
+    await flushing
+    assert waiting <= 2
+    assert (await store.account("one")).active_at == 1.0
+
+
+async def blocked_for_tables(database: psycopg.Connection[Any], *, at_least: int = 0, at_most: int = 99) -> int:
+    """Return how many sessions wait for a lock, once there are so many."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        " AND application_name LIKE 'poller a %'"
+    )
+    for _ in range(2000):
+        ((count,),) = database.execute(query.encode()).fetchall()
+        if at_least <= count <= at_most:
+            return int(count)
+        await asyncio.sleep(0.005)
+    raise TimeoutError(f"{count} sessions wait for a lock")
+
+
+@pytest.mark.real_time
+async def test_a_program_that_locks_a_table_is_named_in_the_log_and_to_probes_with_what_ends_it(
+    open_member: Open, postgres_url: str, monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.05)
+    monkeypatch.setattr("poller.store.postgres.fleet.store.BEAT_WITHIN_S", 1.0)
+    store = await open_member("a")
+    await take(store, "one")
+    with session_of(postgres_url, autocommit=False, name="psql") as locker:
+        locker.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+        pid = locker.info.backend_pid
+        store.save_account("one", AccountState(active_at=1.0))
+        flushing = asyncio.ensure_future(store.flush())
+        assert await store.fleet.beat() is Beat.UNREACHED
+        async with asyncio.timeout(10):
+            while not (locked := [each for each in events if each["event"] == "store.locked"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        reason = store.unwritable_reason
+    await flushing
+    words = f"table account is locked by process {pid} of the server (psql). "
+    assert [event["reason"].startswith(words) for event in locked] == [True]
+    assert reason == locked[0]["reason"]
+    assert store.fleet.unheard_reason == reason

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from poller.core.deliveries import DeadLetter, Selection, Written
+from poller.core.deliveries import LARGEST_PAGE, DeadLetter, Selection, Written
 from poller.core.errors import ConfigError
-from poller.core.model import Added, Chunk, Failed, Fed, Kind, Position
+from poller.core.model import Added, Chunk, Failed, Fed, Kind, Position, Settled
 from poller.core.protocols import Clock, Store
+from poller.core.record import restore
 from poller.core.sums import SinkSums, Sums
 from poller.reports.ledger import imbalances
 from tests.support.store_makers import chunk_of, feed, finish, finished, ids, running
@@ -127,13 +128,29 @@ async def test_dead_letters_name_sink_reason_and_record_oldest_first(store: Stor
     await store.delivered("one", [b], Written(refused={b.number: "bad \udc80\0" + "x" * 500}))
     await asyncio.sleep(10)
     await store.delivered("two", [a, b], Written(refused={a.number: "no"}))
-    first, second = await store.dead_letters()
+    first, second = await store.dead_letters(with_bodies=True)
     assert (first.sink, first.delivery) == ("one", b)
     assert first.reason.startswith("bad ??xx")
     assert first.refused_at == pytest.approx(refused_at, abs=1)
     assert second == DeadLetter(sink="two", reason="no", refused_at=second.refused_at, delivery=a)
-    assert await store.dead_letters("two") == [second]
+    assert await store.dead_letters("two", with_bodies=True) == [second]
     assert await store.dead_letters("three") == []
+    (without_body,) = await store.dead_letters(limit=1, newest_first=True)
+    assert (without_body.delivery.task_id, without_body.reason, without_body.delivery.body) == ("a", "no", b"")
+    assert [await store.count_dead(sink) for sink in (None, "one", "three")] == [2, 1, 0]
+
+
+async def test_a_page_of_large_records_ends_before_the_memory_does(store: Store) -> None:
+    await store.attach_sinks(["one"])
+    await feed(store, "a", "b", "c", "d")
+    body = b'{"task_id":"' + b"x" * (LARGEST_PAGE * 2 // 5) + b'"}'
+    tasks = await store.claim("main", 4)
+    record = restore(body, kind=Kind.COMPLETE, reason=None, seen_at=5.0)
+    await store.record([Settled(task=task, record=record) for task in tasks])
+    page = await store.undelivered("one", 500)
+    assert ids(page) == ids(await store.records(0, 500)) == ["a", "b", "c"], "the one that fills it is the last"
+    await store.delivered("one", page, Written())
+    assert ids(await store.undelivered("one", 500)) == ids(await store.records(page[-1].number, 500)) == ["d"]
 
 
 # --- replaying -------------------------------------------------------------------------------------------------------
@@ -227,7 +244,7 @@ async def test_lines_whose_task_ended_without_being_complete_are_counted(store: 
     await feed(store, "waiting")
     added = await store.add(await store.new_source("b"), chunk_of("good", "bad", "bad", "waiting", "new"))
     assert added == Added(tasks=1, duplicates=4, failed=2)
-    assert [sums.failed for sums in await store.sources()][-1] == 2
+    assert [sums.failed for sums in await store.sources(100)][-1] == 2
 
 
 async def test_what_became_of_lines_that_were_fed_before_is_counted(store: Store) -> None:

@@ -11,7 +11,7 @@ from poller.store import open_store
 from poller.store.postgres import PostgresStore
 from poller.store.postgres.lock import last_beat
 from tests.support.fleet_members import ACCOUNTS, Open, take
-from tests.support.pooler import free_port, pooler
+from tests.support.pooler import pool
 from tests.support.postgres import session_of
 from tests.support.store_makers import feed, ids
 
@@ -28,8 +28,8 @@ async def test_through_a_pool_in_session_mode_a_member_works_in_its_schema_and_o
 ) -> None:
     for module in ("store", "group_commit"):
         monkeypatch.setattr(f"poller.store.postgres.{module}.RETRY_S", 0.05)
-    other, port = await open_member("other"), free_port()
-    with pooler(postgres_server, mode="session", port=port, size=8) as url:
+    other = await open_member("other")
+    with pool(postgres_server, mode="session", size=8) as (url, pooler):
         store = await open_member("pooled", url=through(url, postgres_url))
         assert {member.name for member in (await other.fleet.view()).members} == {"other", "pooled"}
         assert set(await take(store, "one")) == {"one"}
@@ -39,8 +39,9 @@ async def test_through_a_pool_in_session_mode_a_member_works_in_its_schema_and_o
         await feed(store, "a", account="two")
         assert [await store.fleet.beat() for _ in range(2)] == [Beat.MADE, Beat.MADE]
         assert store._heart.heard() == set()  # its own hint
-    assert await store.fleet.beat() is Beat.UNREACHED
-    with pooler(postgres_server, mode="session", port=port, size=8):
+        pooler.kill()
+        assert await store.fleet.beat() is Beat.UNREACHED
+        pooler.start()
         await feed(store, "b", account="one")
         assert ids(await store.claim("one", 2)) == ["b"]
         assert await store.fleet.beat() is Beat.MADE
@@ -50,7 +51,7 @@ async def test_a_single_owner_behind_a_pool_knows_the_session_that_has_its_lock(
     postgres_server: str, postgres_url: str
 ) -> None:
     """It ends that where its connection broke and the pooler has not noticed."""
-    with pooler(postgres_server, mode="session", size=8) as url, session_of(postgres_url) as database:
+    with pool(postgres_server, mode="session", size=8) as (url, _), session_of(postgres_url) as database:
         store = await open_store(through(url, postgres_url), clock=time.time)
         ((backend,),) = database.execute(
             "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND database ="
@@ -65,7 +66,7 @@ async def test_a_single_owner_behind_a_pool_knows_the_session_that_has_its_lock(
 async def test_a_pool_in_transaction_mode_is_refused_before_a_setting_reaches_others(
     postgres_server: str, postgres_url: str, replica: str | None
 ) -> None:
-    with pooler(postgres_server, mode="transaction") as url:
+    with pool(postgres_server, mode="transaction") as (url, _):
         with pytest.raises(ConfigError, match="pool_mode = session"):
             await open_store(through(url, postgres_url), clock=time.time, replica=replica)
         for _ in range(3):

@@ -508,7 +508,7 @@ async def test_a_read_that_is_cancelled_while_it_gets_its_connection_ends(store:
     """The pool forgets a cancellation that comes while it hands a connection over. Its caller would go on forever: a
     lane of a fleet's member that is dropped while the server comes back."""
     taken = [await store._pool.getconn() for _ in range(READERS)]
-    reading = asyncio.ensure_future(store.sources())
+    reading = asyncio.ensure_future(store.sources(100))
     await asyncio.sleep(0.1)
     await store._pool.putconn(taken.pop())
     for _ in range(steps):

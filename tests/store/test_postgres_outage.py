@@ -116,7 +116,7 @@ async def test_a_frozen_server_is_an_outage_within_seconds_and_work_continues_by
     (a,) = await wired.claim("main", 1)
     wire.flows.clear()
     async with asyncio.TaskGroup() as group:
-        waiting = [group.create_task(wired.record([finished(a)])), group.create_task(wired.sources())]
+        waiting = [group.create_task(wired.record([finished(a)])), group.create_task(wired.sources(100))]
         await asyncio.sleep(5)
         states = [wired.writable]
         await asyncio.sleep(25)

@@ -362,6 +362,7 @@ def write_damaged(path: Path) -> None:
         (write_text, "not an SQLite database"),
         (write_damaged, "is damaged"),
         (Path.mkdir, "is a folder"),
+        (os.mkfifo, "is a pipe or a device"),
     ],
 )
 async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
@@ -543,7 +544,8 @@ async def test_a_state_of_version_1_is_migrated_with_everything_in_it(
         SinkSums(name="two", delivered=0, undelivered=3, dead=0, attached=False),
     )
     refused = Delivery(number=2, account="main", task_id="refused", body=b'{"task_id":"refused"}')
-    assert await store.dead_letters() == [DeadLetter(sink="one", reason="too big", refused_at=1000.0, delivery=refused)]
+    dead = DeadLetter(sink="one", reason="too big", refused_at=1000.0, delivery=refused)
+    assert await store.dead_letters(with_bodies=True) == [dead]
     assert await store.replay("one", Selection(dead=True)) == 1
     assert await store.attach_sinks(["one"]) == {"one": b"33"}
     assert ids(await store.undelivered("one", 9)) == ["refused", "canceled"]

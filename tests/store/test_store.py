@@ -84,6 +84,17 @@ async def test_sources_whose_names_are_not_unicode_stay_distinct(store: Store) -
     assert [source.name for source in (await store.sums()).sources] == ["/in/\\udcff.txt", "/in/\\udcfe.txt"]
 
 
+async def test_the_latest_sources_are_read_without_the_others(store: Store) -> None:
+    for name in ("a", "b" * 4000, "c", "a"):
+        await store.add(await store.new_source(name), chunk_of(name[:9], "same"))
+    assert [sums.name for sums in await store.sources(2)] == ["c", "a"]
+    latest, long, unknown = [await store.source(name) for name in ("a", "b" * 4000, "d")]
+    assert latest is not None
+    assert long is not None
+    assert unknown is None
+    assert ((latest.tasks, latest.duplicates), long.tasks) == ((0, 2), 1)
+
+
 async def test_a_thousand_accounts_in_one_chunk_are_kept_apart(store: Store) -> None:
     source = await store.new_source("many")
     fed = tuple(Fed(account=f"account{n}", task_id="same") for n in range(1000))

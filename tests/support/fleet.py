@@ -70,6 +70,7 @@ class MemoryMembership:
         self.name = name
         self.server = server
         self.is_cut = False
+        self.unheard_reason = "cut off"
         self.on_fenced: Callable[[Fenced], None] = lambda _fenced: None
         self.beats = 0
         self._id: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from campaign.postgres_wheel import wheel_server
-from poller.store.postgres.dsn import parse
+from poller.store.postgres.dsn import begin_session, parse
 
 _numbers = count(1)
 
@@ -28,7 +28,7 @@ def session_of(state_url: str, *, autocommit: bool = True, name: str = "test") -
     """Connect to the state's server with its schema's tables in reach, as the store does."""
     dsn = parse(state_url)
     connection = psycopg.connect(dsn.conninfo, autocommit=True, application_name=name)
-    connection.execute(dsn.begin_session.encode())
+    connection.execute(begin_session(dsn).encode())
     connection.autocommit = autocommit
     return connection
 

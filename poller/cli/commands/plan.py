@@ -129,8 +129,8 @@ class InputCounter:
     async def was_read(self, _position: Position) -> bool:
         return False
 
-    async def sources(self) -> Sequence[SourceSums]:
-        return ()
+    async def source(self, _name: str) -> SourceSums | None:
+        return None
 
     async def has_failed(self) -> bool:
         return False

@@ -109,7 +109,7 @@ async def print_refused(settings: Settings, *, dead: bool) -> Exit:
             rows = [
                 {"sink": each.sink, "reason": each.reason, "refused_at": iso(each.refused_at)}
                 | {"record": orjson.Fragment(each.delivery.body)}
-                for each in await store.dead_letters()
+                for each in await store.dead_letters(with_bodies=True)
             ]
         else:
             rows = [

@@ -1,6 +1,6 @@
 """What a member's sources store: under names of their own, and again after the member was buried."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -60,10 +60,10 @@ class MemberFeed:
     def _opened(self, name: str, number: int) -> _OpenSource:
         return _OpenSource(name, number, self._member.membership.id)
 
-    async def sources(self) -> Sequence[SourceSums]:
+    async def source(self, name: str) -> SourceSums | None:
         """As of any store, but of this member's own sources, by the names that they have for it."""
-        prefix, found = self._own(""), await self._store.sources()
-        return [replace(sums, name=sums.name[len(prefix) :]) for sums in found if sums.name.startswith(prefix)]
+        sums = await self._store.source(self._own(name))
+        return None if sums is None else replace(sums, name=name)
 
     async def has_failed(self) -> bool:
         return await self._store.has_failed()

@@ -51,6 +51,7 @@ class FleetMember:
         self._is_member = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
         self._begun = self._made = 0  # the latest heartbeat that began, and the latest of those that were made
+        self._unheard_since: float | None = None  # monotonic: trust has ended, as no heartbeat was made
         self._news = asyncio.Event()  # for `next_view`
         self._is_late = asyncio.Event()  # the next heartbeat is asked for at once
 
@@ -153,8 +154,14 @@ class FleetMember:
                 self.trust.renew(sent)
                 self._made = number
                 self.recheck()
+                if self._unheard_since is not None:
+                    after_s, self._unheard_since = round(self._monotonic() - self._unheard_since, 3), None
+                    log.info("member.heard", replica=self.name, after_s=after_s)
             case Beat.FENCED if self.membership.id in (member, None):
                 self.note_fenced()
+            case Beat.UNREACHED if self._unheard_since is None and not self.trust():
+                self._unheard_since = self._monotonic()
+                log.error("member.unheard", replica=self.name, reason=self.membership.unheard_reason)
         if any(hints := self.membership.hints()):
             self.on_hints(hints)
 

@@ -5,7 +5,7 @@ from typing import TextIO
 
 import orjson
 
-from poller.core.csv_cells import harmless
+from poller.core.csv_cells import for_people
 from poller.core.text import redacted_url
 from poller.core.timestamps import iso
 from poller.reports.finished_task import FinishedTask
@@ -45,7 +45,7 @@ class CsvWriter:
             None if task.seen_at is None else iso(task.seen_at),
             orjson.dumps(_without_url(task)).decode() if task.ref else None,
         )
-        self._rows.writerow([harmless(cell) for cell in row])
+        self._rows.writerow([for_people(cell) for cell in row])
 
 
 def _without_url(task: FinishedTask) -> dict[str, object]:

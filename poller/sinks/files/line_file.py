@@ -167,7 +167,10 @@ def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SinkError(f"{path} is being written by {_lock_holder(fd)}; stop it, or choose another path") from None
+        holder = _lock_holder(fd)
+        if holder == f"process {os.getpid()}":
+            raise SinkError(f"{path} is the file of another sink of this run, too; choose another path") from None
+        raise SinkError(f"{path} is being written by {holder}; stop it, or choose another path") from None
 
 
 def _lock_holder(fd: int) -> str:

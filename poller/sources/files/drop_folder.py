@@ -152,8 +152,8 @@ class DropFolder:
                 return None
         usable, rejected = counts.usable, counts.rejected
         if usable + counts.rejected < known[1].line:  # an earlier run read a part of it, or there are blank lines
-            sums = next(sums for sums in reversed(await self._store.sources()) if sums.name == name)
-            usable, rejected = sums.tasks + sums.duplicates, sums.rejected
+            sums = await self._store.source(name)
+            usable, rejected = (0, 0) if sums is None else (sums.tasks + sums.duplicates, sums.rejected)
         if rejected and not usable:
             first = f", {counts.first_reason}" if counts.first_reason else ""
             raise InputError(f"cannot read the input: no line of {path} is usable{first}")

@@ -12,7 +12,7 @@ from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
 from poller.sources.files.open_file import OpenFile, open_file
-from poller.sources.files.read_as import ReadDigest, manner_before, manner_of
+from poller.sources.files.read_as import OF_ROWS, ReadDigest, has_other_options, manner_before, manner_of
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
 from poller.sources.parsing.parser import Parser
@@ -99,6 +99,8 @@ async def _find_start(
         if digest is None:
             log.warning("source.found_changed", source=file.name, line=position.line)
         elif await is_read_so(file, position, store, options, file.name):
+            if position.offset and has_other_options(position.digest, options):
+                log.warning("source.options_changed", source=file.name, line=position.line)
             return number, position, digest
         else:
             log.warning("source.found_misread", source=file.name, line=position.line)
@@ -119,7 +121,8 @@ async def _digest_of_all(file: OpenFile, position: Position) -> ReadDigest | Non
 async def is_read_so(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions, name: str) -> bool:
     """Whether the lines before `position` would now be read as they were: from the same column, for the same account.
     Where the state does not know how they were, whether each has a task. `name` is the source's in the store."""
-    noted, now = position.digest.split(" ")[1:], manner_before(file, position.offset, options).split(" ")
+    noted = position.digest.split(" ")[1:OF_ROWS]
+    now = manner_before(file, position.offset, options).split(" ")[: OF_ROWS - 1]
     if not noted:
         return not position.ended or (await _count(file, position, store, options)).unknown == 0
     if noted[0] != now[0]:
@@ -129,7 +132,8 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
 
 async def _rejected(name: str, store: FeedStore) -> int:
     """Return how many lines of a known file were rejected."""
-    return next((sums.rejected for sums in reversed(await store.sources()) if sums.name == name), 0)
+    sums = await store.source(name)
+    return 0 if sums is None else sums.rejected
 
 
 async def _count_unchanged(
@@ -138,7 +142,10 @@ async def _count_unchanged(
     """Return what became of the lines of a file that was read up to `position`, its end."""
     rejected = await _rejected(file.name, store)
     found = await _count(file, position, store, options) if await store.has_failed() else Failed()
-    return UnchangedLines(lines=position.line, rejected=rejected, failed=found.failed, dead=found.dead)
+    otherwise = position.line if has_other_options(position.digest, options) else 0
+    return UnchangedLines(
+        lines=position.line, rejected=rejected, failed=found.failed, dead=found.dead, otherwise=otherwise
+    )
 
 
 async def _count(file: OpenFile, position: Position, store: FeedStore, options: ReadOptions) -> Failed:

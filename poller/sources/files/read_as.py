@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from poller.sources.parsing.parser import LineReader
 
 
+OF_ROWS = 3  # place of the digest of an import's options in what is noted
+
+
 class ReadDigest:
     """The digest of what was read of a file, taken of the very blocks that were parsed: what is corrected in the file
     a moment later is not in it."""
@@ -47,14 +50,25 @@ class ReadDigest:
 
 
 def manner_of(reader: "LineReader | None", options: ReadOptions) -> str:
-    """Return two short digests: of what decides which tasks the lines of a file are, whose first format `reader` reads,
-    and of what else decides which lines are rejected."""
+    """Return short digests: of what decides which tasks the lines of a file are, whose first format `reader` reads, of
+    what else decides which lines are rejected, and of the options with which rows are imported."""
     named = options.rows.columns.named.get("url") if options.rows is not None else options.id_column
     place: tuple[object, ...] = () if reader is None else (named,)
     if isinstance(reader, CsvReader):
         place = (reader.delimiter, reader.id_at, reader.account_at, reader.has_header)
     tasks = (options.rows is not None, *place, options.default_account)
-    return f"{_short(tasks)} {_short((options.format, named, sorted(options.accounts)))}"
+    return " ".join(map(_short, (tasks, (options.format, named, sorted(options.accounts)), _of_rows(options))))
+
+
+def _of_rows(options: ReadOptions) -> tuple[object, ...]:
+    rows = options.rows
+    return () if rows is None else (sorted(rows.columns.named.items()), sorted(rows.defaults.items()), rows.key)
+
+
+def has_other_options(noted: str, options: ReadOptions) -> bool:
+    """Return whether rows were imported with other options than now, as far as what was noted with them shows it."""
+    digests = noted.split(" ")
+    return len(digests) > OF_ROWS and digests[OF_ROWS] != _short(_of_rows(options))
 
 
 def manner_before(file: OpenFile, offset: int, options: ReadOptions) -> str:

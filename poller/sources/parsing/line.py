@@ -213,8 +213,25 @@ def _id_key(value: dict[str, Any], options: ReadOptions) -> str:
             names = " and ".join(f"'{printable(keys[at][:_NAME_SHOWN])}'" for at in error.places)
             raise ValueError(f"the keys {names} hold different ids: name one with --id-column") from None
     if id_at is None:
-        raise ValueError(f"no id: {missing_name('key', keys, options)}")
+        raise ValueError(f"no id: {_ids_inside(value, options) or missing_name('key', keys, options)}")
     return keys[id_at]
+
+
+def _ids_inside(value: dict[str, Any], options: ReadOptions) -> str | None:
+    """Return, for people, that the ids are one level deeper, as in a page of an API's answer; None where not."""
+    for name, inner in value.items():
+        is_list = isinstance(inner, list)
+        first = next(iter(inner), None) if is_list else inner
+        if isinstance(first, dict) and _has_id(first, options) and re.fullmatch(r"[A-Za-z_]\w{0,39}", name, re.ASCII):
+            return f"ids are inside the key {name!r}: feed what jq -c '.{name}{'[]' if is_list else ''}' prints"
+    return None
+
+
+def _has_id(value: dict[str, Any], options: ReadOptions) -> bool:
+    try:
+        return find_id(list(value), options.id_column, "key") is not None
+    except AmbiguousId:
+        return True
 
 
 def _json_id(value: object, raw: bytes) -> str:

@@ -7,13 +7,14 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 
 from poller.core.errors import ConfigError
-from poller.store.postgres.dsn import Dsn
+from poller.store.postgres.dsn import Dsn, begin_session
 
 T = TypeVar("T")
 
@@ -23,10 +24,11 @@ ANSWER_WITHIN_S = 120.0  # after which the connection is replaced: a long statem
 SESSION_TRIES = 3  # on a busy pool, two sessions may meet the same backends as before
 
 
-async def connect(dsn: Dsn) -> AsyncConnection:
-    """Connect in autocommit mode: all transactions are explicit. Raises `psycopg.Error`."""
+async def connect(dsn: Dsn, changed: Mapping[str, str] = MappingProxyType({})) -> AsyncConnection:
+    """Connect in autocommit mode: all transactions are explicit. `changed`: settings of this session. Raises
+    `psycopg.Error`."""
     connection = await _connect(dsn)
-    return await _or_close(connection, begin_session(connection, dsn))
+    return await _or_close(connection, make_settings(connection, dsn, changed))
 
 
 async def connect_first(dsn: Dsn) -> AsyncConnection:
@@ -34,7 +36,7 @@ async def connect_first(dsn: Dsn) -> AsyncConnection:
     `ConfigError` for a pooler in transaction mode."""
     connection = await _connect(dsn)
     await _or_close(connection, _refuse_shared_session(connection, dsn))
-    return await _or_close(connection, begin_session(connection, dsn))
+    return await _or_close(connection, make_settings(connection, dsn))
 
 
 async def _connect(dsn: Dsn) -> AsyncConnection:
@@ -55,9 +57,11 @@ async def _or_close(connection: AsyncConnection, work: Awaitable[object]) -> Asy
     return connection
 
 
-async def begin_session(connection: AsyncConnection, dsn: Dsn) -> None:
+async def make_settings(
+    connection: AsyncConnection, dsn: Dsn, changed: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Make the settings of a session. A pooler would ignore or refuse them in the connection's own message."""
-    await connection.execute(dsn.begin_session.encode())
+    await connection.execute(begin_session(dsn, changed).encode())
 
 
 async def backend_of(connection: AsyncConnection) -> int:
@@ -91,7 +95,7 @@ async def answered(
     connection: AsyncConnection,
     *,
     within_s: float,
-    on_silence: Callable[[], None] | None = None,
+    on_silence: Callable[[], Awaitable[None]] | None = None,
 ) -> T:
     """Return what `work`, which uses `connection`, returns. Calls `on_silence` where that takes long.
 
@@ -101,7 +105,7 @@ async def answered(
     task = asyncio.ensure_future(work)
     try:
         if on_silence is not None and not (await asyncio.wait([task], timeout=SILENT_AFTER_S))[0]:
-            on_silence()
+            await on_silence()
         await asyncio.wait([task], timeout=within_s)
     finally:
         if is_late := not task.done():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import psycopg
 from psycopg import conninfo
@@ -35,9 +36,14 @@ SERVER_SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
-    "transaction_timeout": "0",  # since PostgreSQL 17
     "default_transaction_isolation": "read committed",  # what waits for a row must see it as it is then
 }
+# A session whose client is gone ends within 2 s, also where it waits for a lock: those of our own tries would pile up
+# behind another program's, until the server has no connection left. A server on another system refuses that.
+NOT_EVERYWHERE = [
+    ("client_connection_check_interval", "2s", "version() LIKE '%linux%'"),
+    ("transaction_timeout", "0", "current_setting('transaction_timeout', true) IS NOT NULL"),  # since PostgreSQL 17
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +54,6 @@ class Dsn:
     schema: str
     shown: str  # for people and logs
     secrets: tuple[str, ...]  # what of it must never be shown
-    begin_session: str  # the statement with which each session begins
 
     def __repr__(self) -> str:
         return f"Dsn({self.shown})"
@@ -72,16 +77,19 @@ def parse(url: str) -> Dsn:
         schema=schema,
         shown=_shown(given, schema),
         secrets=tuple(given[name] for name in _SECRETS if given.get(name)),
-        begin_session=_begin_session({"search_path": schema, **SERVER_SETTINGS}),
     )
 
 
-def _begin_session(settings: Mapping[str, str]) -> str:
-    """Return one statement that makes these settings, but for those that the server does not know."""
-    made = (
-        f"CASE WHEN current_setting('{name}', true) IS NOT NULL THEN set_config('{name}', '{value}', false) END"
-        for name, value in settings.items()
-    )
+def begin_session(dsn: Dsn, changed: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the statement with which each session begins; `changed` are settings that differ in this one."""
+    made = [
+        *(f"set_config('{name}', '{value}', false)" for name, value in {**SERVER_SETTINGS, **changed}.items()),
+        f"set_config('search_path', '{dsn.schema}', false)",
+        *(
+            f"CASE WHEN {condition} THEN set_config('{name}', '{value}', false) END"
+            for name, value, condition in NOT_EVERYWHERE
+        ),
+    ]
     return f"SELECT {', '.join(made)}"
 
 

@@ -27,7 +27,7 @@ from poller.store.postgres.connection import (
 )
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, reason_text, store_error
-from poller.store.postgres.lock import NotOwner, commits_of, retake_lock, taken_over
+from poller.store.postgres.lock import NotOwner, ask_for_lock, commits_of, retake_lock, taken_over
 
 log = structlog.get_logger("poller")
 
@@ -233,8 +233,12 @@ class Writer:
             log.info("store.writable", path=self._dsn.shown, after_s=after_s)
         return results
 
-    def _note_silence(self) -> None:
+    async def _note_silence(self) -> None:
         self.note_outage(f"no answer for {SILENT_AFTER_S:g} s")
+        reason = await ask_for_lock(self._dsn)
+        if reason is not None and reason != self._unwritable_reason:
+            self._unwritable_reason = reason
+            log.warning("store.locked", path=self._dsn.shown, reason=reason)
 
     async def _transact(self, connection: AsyncConnection, batch: Sequence[_Write]) -> list[Any]:
         if (doubtful := self._in_doubt) is not None:

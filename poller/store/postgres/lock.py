@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from contextlib import suppress
 
 import psycopg
 from psycopg import AsyncConnection
@@ -13,7 +14,7 @@ from psycopg import AsyncConnection
 from poller.core.errors import StoreError, StoreLocked
 from poller.core.protocols import Clock
 from poller.core.timestamps import iso
-from poller.store.postgres.connection import CONNECT_WITHIN_S, fetch_all, fetch_first
+from poller.store.postgres.connection import CONNECT_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 
@@ -27,6 +28,15 @@ HOLDERS = (
     " AND objid = to_regnamespace(current_schema())::oid"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+
+# Who locks a table of the state, or waits to lock it, so that all others wait behind. Ours of this kind are short.
+_TABLE_LOCKS = (
+    "SELECT c.relname, a.pid, a.application_name FROM pg_locks l JOIN pg_class c ON c.oid = l.relation"
+    " JOIN pg_stat_activity a ON a.pid = l.pid WHERE c.relnamespace = to_regnamespace(current_schema())"
+    " AND l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')"
+    " ORDER BY l.granted DESC, l.mode LIMIT 1"
+)
+ASKED_WITHIN_S = 1.0
 
 _AGE_S = "extract(epoch FROM clock_timestamp() - seen_at)::float8"
 
@@ -104,6 +114,29 @@ def taken_over(dsn: Dsn) -> StoreError:
     return StoreError(
         f"another poller took over the state {dsn.shown} while this one could not reach it. This one stops; what "
         "it recorded until then is safe."
+    )
+
+
+async def ask_for_lock(dsn: Dsn) -> str | None:
+    """Return which program locks a table, and what to do; None where none does, or no answer comes soon."""
+    with suppress(psycopg.Error, OSError, TimeoutError):
+        async with asyncio.timeout(ASKED_WITHIN_S):
+            connection = await connect(dsn)
+            try:
+                return await answered(lock_text(connection), connection, within_s=ASKED_WITHIN_S)
+            finally:
+                await connection.close()
+    return None
+
+
+async def lock_text(connection: AsyncConnection) -> str | None:
+    """Return which program locks a table of the state, and what to do; None where none does."""
+    if (row := await fetch_first(connection, _TABLE_LOCKS)) is None:
+        return None
+    table, pid, program = row
+    return (
+        f"table {table} is locked by process {pid} of the server ({program or 'no name'}). Work continues when that "
+        f"ends; SELECT pg_terminate_backend({pid}) ends it"
     )
 
 

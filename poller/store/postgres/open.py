@@ -14,8 +14,8 @@ from poller.store.postgres.connection import (
     CONNECT_WITHIN_S,
     answered,
     backend_of,
-    begin_session,
     connect_first,
+    make_settings,
 )
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
@@ -70,7 +70,7 @@ async def open_pool(dsn: Dsn, connections: int) -> AsyncConnectionPool[AsyncConn
     pool = AsyncConnectionPool(
         dsn.conninfo,
         kwargs={"autocommit": True},
-        configure=partial(begin_session, dsn=dsn),
+        configure=partial(make_settings, dsn=dsn),
         min_size=1,
         max_size=connections,
         timeout=CONNECT_WITHIN_S,

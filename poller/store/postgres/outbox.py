@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg import AsyncConnection
 
-from poller.core.deliveries import Delivery, Selection
+from poller.core.deliveries import LARGEST_PAGE, Delivery, Selection
 from poller.store import pruning
 from poller.store.postgres import import_rows
 from poller.store.postgres.connection import fetch_all
@@ -51,15 +51,21 @@ async def attach(connection: AsyncConnection, name: str) -> None:
 
 
 async def undelivered(connection: AsyncConnection, sink: str, limit: int) -> list[Delivery]:
-    rows = await fetch_all(
+    owed = "SELECT number FROM undelivered WHERE sink = (SELECT id FROM sink WHERE name = %s) ORDER BY number LIMIT %s"
+    return await page_of(connection, owed, (sink, max(0, limit)))
+
+
+async def page_of(connection: AsyncConnection, numbers: str, values: Sequence[object]) -> list[Delivery]:
+    """Return the records of the numbers that a query returns in order, up to the one with which they have
+    `LARGEST_PAGE` bytes."""
+    found = await fetch_all(
         connection,
-        "SELECT r.number, a.name, t.task_id, r.body FROM (SELECT number FROM undelivered"
-        " WHERE sink = (SELECT id FROM sink WHERE name = %s) ORDER BY number LIMIT %s) u"
-        " JOIN record r ON r.number = u.number JOIN task t ON t.key = r.task JOIN account a ON a.id = t.account"
-        " ORDER BY r.number",
-        (sink, max(0, limit)),
+        "SELECT r.number, a.name, t.task_id, r.body FROM (SELECT number, task, body, sum(octet_length(body))"  # noqa: S608 - our own text
+        f" OVER (ORDER BY number) - octet_length(body) AS before FROM ({numbers}) n JOIN record USING (number)) r"
+        " JOIN task t ON t.key = r.task JOIN account a ON a.id = t.account WHERE r.before < %s ORDER BY r.number",
+        (*values, LARGEST_PAGE),
     )
-    return [delivery_of(row) for row in rows]
+    return [delivery_of(row) for row in found]
 
 
 async def note_delivered(

@@ -24,10 +24,14 @@ from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_al
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
 from poller.store.postgres.fleet import members, statuses
+from poller.store.postgres.outbox import page_of
 from poller.store.postgres.search import follow
 
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
+
+_SOURCE = "name, lines, tasks, duplicates, rejected, blank, failed, ended"
+_OF_SINK = "(%s::text IS NULL OR d.sink = (SELECT id FROM sink WHERE name = %s))"
 
 
 class PostgresReads(StateReader):
@@ -82,8 +86,14 @@ class PostgresReads(StateReader):
             starts=await import_rows.count(connection),
         )
 
-    async def sources(self) -> Sequence[SourceSums]:
-        return await self._read(_sources)
+    async def source(self, name: str) -> SourceSums | None:
+        latest = f"SELECT {_SOURCE} FROM source WHERE name = %s ORDER BY id DESC LIMIT 1"  # noqa: S608 - our own columns
+        found = await self._fetch(latest, (rows.storable_name(name),))
+        return rows.source_sums_of(found[0]) if found else None
+
+    async def sources(self, limit: int) -> Sequence[SourceSums]:
+        found = await self._fetch(f"SELECT {_SOURCE} FROM source ORDER BY id DESC LIMIT %s", (limit,))  # noqa: S608 - our own columns
+        return [rows.source_sums_of(row) for row in reversed(found)]
 
     async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
         return await self._read(failed.known_lines, chunk)
@@ -173,12 +183,8 @@ class PostgresReads(StateReader):
         return [rows.rejection_of(row) for row in found]
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
-        found = await self._fetch(
-            "SELECT r.number, a.name, t.task_id, r.body FROM record r JOIN task t ON t.key = r.task"
-            " JOIN account a ON a.id = t.account WHERE r.number > %s ORDER BY r.number LIMIT %s",
-            (after, max(0, limit)),
-        )
-        return [rows.delivery_of(row) for row in found]
+        numbers = "SELECT number FROM record WHERE number > %s ORDER BY number LIMIT %s"
+        return await self._read(page_of, numbers, (after, max(0, limit)))
 
     async def rows_without_task(self, row: str) -> Sequence[Row]:
         return await self._read(import_rows.without_task, row)
@@ -197,15 +203,28 @@ class PostgresReads(StateReader):
         ((self._finished_before, fed_at),) = found
         return float(fed_at)
 
-    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+    async def dead_letters(
+        self,
+        sink: str | None = None,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_bodies: bool = False,
+    ) -> Sequence[DeadLetter]:
+        order = "d.at DESC, d.number DESC, d.sink DESC" if newest_first else "d.at, d.number, d.sink"
+        body = "r.body" if with_bodies else "''::bytea"
         found = await self._fetch(
-            "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
-            " JOIN sink s ON s.id = d.sink JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task"
-            " JOIN account a ON a.id = t.account"
-            " WHERE s.name = coalesce(%s, s.name) ORDER BY d.at, d.number, s.id",
-            (sink,),
+            f"SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, {body}"  # noqa: S608 - our own columns
+            f" FROM (SELECT * FROM dead d WHERE {_OF_SINK} ORDER BY {order} LIMIT %s) d JOIN sink s ON s.id = d.sink"
+            " JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task JOIN account a ON a.id = t.account"
+            f" ORDER BY {order}",
+            (sink, sink, limit),
         )
         return [rows.dead_letter_of(row) for row in found]
+
+    async def count_dead(self, sink: str | None = None) -> int:
+        ((dead,),) = await self._fetch(f"SELECT count(*) FROM dead d WHERE {_OF_SINK}", (sink, sink))  # noqa: S608 - our own text
+        return int(dead)
 
     async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._read(fetch_all, query, values)
@@ -230,9 +249,7 @@ class PostgresReader(PostgresReads):
 
 
 async def _sources(connection: AsyncConnection) -> list[SourceSums]:
-    found = await fetch_all(
-        connection, "SELECT name, lines, tasks, duplicates, rejected, blank, failed, ended FROM source ORDER BY id"
-    )
+    found = await fetch_all(connection, f"SELECT {_SOURCE} FROM source ORDER BY id")  # noqa: S608 - our own columns
     return [rows.source_sums_of(row) for row in found]
 
 

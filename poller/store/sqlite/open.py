@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import stat
 from pathlib import Path
 
 import structlog
@@ -91,9 +92,13 @@ async def open_writing(path: Path | None) -> sqlite3.Connection:
 
 def _create_privately(path: Path) -> None:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise unusable_path(path, error) from None
+    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+    os.close(fd)
+    if not is_file:
+        raise StoreUnusable(f"cannot open the state {path}: it is a pipe or a device. Name a regular file: --state.")
 
 
 def _set_up_writing(connection: sqlite3.Connection, path: Path | None) -> None:

@@ -6,12 +6,13 @@ For every sink, finished = delivered + undelivered + dead + missed; each functio
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import orjson
 
 from poller.core.deliveries import Delivery, Selection
 from poller.store import pruning
-from poller.store.rows import delivery_of, storable
+from poller.store.rows import deliveries_of, storable
 from poller.store.sqlite import import_rows
 from poller.store.sqlite.search import forget_runs
 
@@ -49,14 +50,15 @@ def _attach(connection: Connection, name: str) -> None:
 
 
 def undelivered(connection: Connection, sink: str, limit: int) -> list[Delivery]:
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT r.number, a.name, t.task_id, r.body FROM undelivered u"
         " CROSS JOIN record r ON r.number = u.number"
         " CROSS JOIN task t ON t.key = r.task CROSS JOIN account a ON a.id = t.account"
         " WHERE u.sink = (SELECT id FROM sink WHERE name = ?) ORDER BY u.number LIMIT ?",
         (sink, max(0, limit)),
     )
-    return [delivery_of(row) for row in rows]
+    with closing(found):
+        return deliveries_of(found)
 
 
 def note_delivered(

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -23,6 +24,8 @@ from poller.store.sqlite.search import Search, follow
 Connection = sqlite3.Connection
 T = TypeVar("T")
 Values = TypeVarTuple("Values")
+
+_SOURCE = "name, lines, tasks, duplicates, rejected, blank, failed, ended"
 
 
 class SqliteReader(StateReader):
@@ -79,8 +82,14 @@ class SqliteReader(StateReader):
             starts=import_rows.count(connection),
         )
 
-    async def sources(self) -> Sequence[SourceSums]:
-        return self._read(_sources)
+    async def source(self, name: str) -> SourceSums | None:
+        latest = f"SELECT {_SOURCE} FROM source WHERE name = ? ORDER BY id DESC LIMIT 1"  # noqa: S608 - our own columns
+        found = self._fetch(latest, rows.storable_name(name))
+        return rows.source_sums_of(found[0]) if found else None
+
+    async def sources(self, limit: int) -> Sequence[SourceSums]:
+        found = self._fetch(f"SELECT {_SOURCE} FROM source ORDER BY id DESC LIMIT ?", limit)  # noqa: S608 - our own columns
+        return [rows.source_sums_of(row) for row in reversed(found)]
 
     async def known_lines(self, chunk: Chunk) -> Mapping[str, KnownLines]:
         return self._read(failed.known_lines, chunk)
@@ -167,13 +176,7 @@ class SqliteReader(StateReader):
         return [rows.rejection_of(row) for row in found]
 
     async def records(self, after: int, limit: int) -> list[Delivery]:
-        found = self._fetch(
-            "SELECT r.number, a.name, t.task_id, r.body FROM record r CROSS JOIN task t ON t.key = r.task"
-            " CROSS JOIN account a ON a.id = t.account WHERE r.number > ? ORDER BY r.number LIMIT ?",
-            after,
-            max(0, limit),
-        )
-        return [rows.delivery_of(row) for row in found]
+        return self._read(_records, after, limit)
 
     async def rows_without_task(self, row: str) -> Sequence[Row]:
         return self._read(import_rows.without_task, row)
@@ -192,15 +195,32 @@ class SqliteReader(StateReader):
         self._finished_before = latest[0] if latest else (0, 0.0)
         return float(found[0][1]) if found else None
 
-    async def dead_letters(self, sink: str | None = None) -> Sequence[DeadLetter]:
+    async def dead_letters(
+        self,
+        sink: str | None = None,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
+        with_bodies: bool = False,
+    ) -> Sequence[DeadLetter]:
+        order = "d.at DESC, d.number DESC, d.sink DESC" if newest_first else "d.at, d.number, d.sink"
+        body = "r.body" if with_bodies else "X''"
         found = self._fetch(
-            "SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, r.body FROM dead d"
-            " JOIN sink s ON s.id = d.sink JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task"
-            " JOIN account a ON a.id = t.account"
-            " WHERE s.name = coalesce(?, s.name) ORDER BY d.at, d.number, s.id",
+            f"SELECT s.name, d.reason, d.at, r.number, a.name, t.task_id, {body}"  # noqa: S608 - our own columns
+            " FROM (SELECT * FROM dead d WHERE ? IS NULL OR d.sink = (SELECT id FROM sink WHERE name = ?)"
+            f" ORDER BY {order} LIMIT ?) d CROSS JOIN sink s ON s.id = d.sink"
+            " CROSS JOIN record r ON r.number = d.number CROSS JOIN task t ON t.key = r.task"
+            " CROSS JOIN account a ON a.id = t.account"
+            f" ORDER BY {order}",
             sink,
+            sink,
+            -1 if limit is None else limit,
         )
         return [rows.dead_letter_of(row) for row in found]
+
+    async def count_dead(self, sink: str | None = None) -> int:
+        of_sink = "SELECT count(*) FROM dead WHERE ? IS NULL OR sink = (SELECT id FROM sink WHERE name = ?)"
+        return int(self._fetch(of_sink, sink, sink)[0][0])
 
     async def close(self) -> None:
         self._connection.close()
@@ -218,10 +238,18 @@ def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int], dict
     return waiting, polls, dict(zip(names, counts[::2], strict=True)), dict(zip(names, counts[1::2], strict=True))
 
 
-def _sources(connection: Connection) -> list[SourceSums]:
+def _records(connection: Connection, after: int, limit: int) -> list[Delivery]:
     found = connection.execute(
-        "SELECT name, lines, tasks, duplicates, rejected, blank, failed, ended FROM source ORDER BY id"
+        "SELECT r.number, a.name, t.task_id, r.body FROM record r CROSS JOIN task t ON t.key = r.task"
+        " CROSS JOIN account a ON a.id = t.account WHERE r.number > ? ORDER BY r.number LIMIT ?",
+        (after, max(0, limit)),
     )
+    with closing(found):
+        return rows.deliveries_of(found)
+
+
+def _sources(connection: Connection) -> list[SourceSums]:
+    found = connection.execute(f"SELECT {_SOURCE} FROM source ORDER BY id")  # noqa: S608 - our own columns
     return [rows.source_sums_of(row) for row in found]
 
 

@@ -136,7 +136,7 @@ class Overview:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(READ_S):
                     self._due = {name: await self._store.next_due_at(name) for name in self._service.lanes}
-                    self._sources = await self._store.sources()
+                    self._sources = await self._store.sources(MAX_SOURCES)
                     self._oldest = await self._oldest_waiting.read()
                     self._fed_at = await self._store.last_fed_at()
 

@@ -121,8 +121,8 @@ class StateOverview:
         for sink in sinks:
             if sink.dead != self._dead.get(sink.name, (0, ""))[0]:
                 async with store_limit():
-                    dead = await self._store.dead_letters(sink.name)
-                self._dead[sink.name] = (sink.dead, dead[-1].reason if dead else "")
+                    latest = await self._store.dead_letters(sink.name, limit=1, newest_first=True)
+                self._dead[sink.name] = (sink.dead, latest[0].reason if latest else "")
 
     async def _follow(self) -> None:
         """Read the outcomes since the last time, as many as the time allows."""
@@ -137,7 +137,7 @@ class StateOverview:
                 fields = decode(record.body)
                 if (seen_at := epoch(fields.seen_at)) is not None:
                     self._timeline.add(seen_at, good=fields.kind == Kind.COMPLETE)
-            if len(page) < PAGE:
+            if not page:
                 return
             await asyncio.sleep(0)
 

@@ -95,6 +95,8 @@ async def test_a_member_that_is_cut_off_stops_within_5_s_and_joins_again(
         await asyncio.sleep(30)
         assert fleet.hubspot.exceeded() == []
         assert [event["replica"] for event in named(events, "member.joined")] == ["r1", "r2", "r3", "r3"]
+        assert [(event["replica"], event["reason"]) for event in named(events, "member.unheard")] == [("r3", "cut off")]
+        assert [event["replica"] for event in named(events, "member.heard")] == ["r3"]
 
 
 async def test_after_a_silence_each_lane_reads_its_queue_for_hints_may_be_lost(clock: Clock) -> None:

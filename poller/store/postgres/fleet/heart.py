@@ -11,8 +11,9 @@ from poller.core.fleet import Beat, Hints
 from poller.core.protocols import Clock
 from poller.store.postgres.connection import CONNECT_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import may_pass, store_error
+from poller.store.postgres.errors import may_pass, reason_text, store_error
 from poller.store.postgres.fleet import members
+from poller.store.postgres.lock import lock_text
 
 log = structlog.get_logger("poller")
 
@@ -37,6 +38,7 @@ class Heart:
         self._alone = asyncio.Lock()  # for the connection
         self._to_send: set[str] = set()  # numbers of accounts that got tasks, `RELOAD`, `REPLAYED`
         self._heard: set[str] = set()
+        self.failure = ""  # why the latest heartbeat was not made
         self.seen: members.Rows | None = None  # by the latest heartbeat that was made
 
     async def beat(self, member: int, status: bytes = b"") -> Beat:
@@ -73,8 +75,11 @@ class Heart:
                 connection = await self._connected()
                 return await answered(self._send(connection, update), connection, within_s=self._within_s)
         except OSError:  # a time-out, or a socket that the operating system has closed
+            self.failure = f"no answer within {self._within_s:g} s"
             await self.close()
         except psycopg.Error as error:
+            if not isinstance(error, psycopg.errors.LockNotAvailable):
+                self.failure = reason_text(error, self._dsn)
             await self.close()
             if not may_pass(error):
                 raise store_error(error, self._dsn) from None
@@ -82,7 +87,11 @@ class Heart:
 
     async def _send(self, connection: AsyncConnection, update: Callable[[AsyncConnection], Awaitable[bool]]) -> Beat:
         """`update` returns whether the member's row is there."""
-        is_member = await update(connection)
+        try:
+            is_member = await update(connection)
+        except psycopg.errors.LockNotAvailable as error:
+            self.failure = await lock_text(connection) or reason_text(error, self._dsn)
+            raise
         notes, self._to_send = self._to_send, set()
         try:
             for note in _packed(notes):
@@ -94,15 +103,15 @@ class Heart:
 
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
-            connection = self._connection = await connect(self._dsn)
+            # No promise rests on a heartbeat after a crash. Cutting the connection ends our wait, not the server's for
+            # another program's lock.
+            own = {"synchronous_commit": "off", "lock_timeout": str(round(LOCK_SHARE * self._within_s * 1000))}
+            connection = self._connection = await connect(self._dsn, own)
             await answered(self._listen(connection), connection, within_s=CONNECT_WITHIN_S)
         return self._connection
 
     async def _listen(self, connection: AsyncConnection) -> None:
         connection.add_notify_handler(self._note)
-        await connection.execute("SET synchronous_commit = off")  # no promise rests on a heartbeat after a crash
-        # Cutting the connection ends our wait, not the server's for another program's lock.
-        await connection.execute(f"SET lock_timeout = {round(LOCK_SHARE * self._within_s * 1000)}".encode())
         self._heard.add(MISSED)
         ((self._channel, self._backend),) = await fetch_all(connection, _CHANNEL)
         await connection.execute(f"LISTEN {self._channel}".encode())

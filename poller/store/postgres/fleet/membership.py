@@ -76,6 +76,10 @@ class PostgresMembership(Membership):
     async def beat(self, status: bytes = b"") -> Beat:
         return await self._heartbeat(lambda member: self._heart.beat(member, status))
 
+    @property
+    def unheard_reason(self) -> str:
+        return self._heart.failure
+
     async def set_draining(self) -> Beat:
         return await self._heartbeat(self._heart.drain)
 
