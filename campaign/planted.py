@@ -937,9 +937,9 @@ BUGS = (
     ),
     Bug(
         name="untrusted-certificate-is-an-outage",
-        file="poller/hubspot/client.py",
-        old="            if trouble is Trouble.CERTIFICATE:\n",
-        new="            if False:\n",
+        file="poller/hubspot/unanswered.py",
+        old='    if http_error(error) == "tls_certificate":\n',
+        new="    if False:\n",
         tests=CLIENT,
     ),
     Bug(

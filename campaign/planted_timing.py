@@ -25,8 +25,8 @@ TIMING_BUGS = (
     Bug(
         name="a-standstill-without-missing-imports",
         file="poller/schedule/standstill.py",
-        old="return self._expected >= EXPECTED and self._polls >= LEAST_POLLS",
-        new="return self._polls >= LEAST_POLLS",
+        old="if self._expected >= EXPECTED or (self._expected >= EXPECTED_OF_NEW and self._are_new):",
+        new="if self._expected >= 0:",
         tests=STANDSTILL,
     ),
     Bug(

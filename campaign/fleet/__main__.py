@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kinds", nargs="*", default=list(Shape().kinds), help="of blows")
     parser.add_argument("--lasts", nargs="*", type=float, default=list(Shape().lasts_s), help="seconds, one of")
     parser.add_argument("--pooled", action="store_true", help="PgBouncer in session mode is before the server")
-    parser.add_argument("--clocks", nargs="*", default=[], help="of the replicas, such as +1d '+0 x1.1'; feeds no rows")
+    parser.add_argument("--clocks", default="", help="of the replicas, such as '+1d,-1h,+0 x1.1'; feeds no rows")
+    parser.add_argument("--former", type=Path, help="a tree of an earlier version, of which the replicas are at first")
     parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")
     parser.add_argument("--find", nargs="*", metavar="BUG", help="plant these bugs, one after the other, and find each")
     parser.add_argument("--keep", type=Path, help="a folder for configs and logs, which stay")
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace, *, only: str = "") -> list[str]:
             kinds=args.kinds,
             lasts_s=args.lasts,
             is_pooled=args.pooled,
-            clocks=args.clocks,
+            clocks=args.clocks.split(",") if args.clocks else (),
+            former=args.former,
             feeds_rows=not args.clocks and "step" not in args.kinds,
             rest_s=args.rest,
             window_s=args.window,

@@ -3,8 +3,10 @@
 import asyncio
 import random
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 
@@ -14,7 +16,8 @@ from campaign.fleet.replica import Replica
 from campaign.fleet.server import PostgresServer
 from campaign.pooler import Pooler
 
-OF_SERVER = ("restart", "stall", "slow", "failover", "lock", "read-only", "full", "end sessions", "pooler")
+OF_SERVER = ("disk", "restart", "stall", "slow", "failover", "lock", "read-only", "full", "end sessions", "pooler")
+BESIDE_OTHERS = ("slow",)  # of the server, while replicas are struck: what it stretches happens then
 FAILOVER_LAG_S = 3.0
 LOCKED = ("account", "sink", "task", "record", "undelivered", "replica", "progress", "kind_count", "import_row")
 # Sessions of the replicas, as an administrator ends them.
@@ -24,6 +27,17 @@ _END_SESSIONS = (
 
 
 _RELOAD = "SELECT pg_reload_conf()"
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Put a file system of 4 MB there. Needs the rights of root."""
+    command = ("/usr/bin/mount", "-t", "tmpfs", "-o", "size=4m", "poller-campaign", str(folder))
+    subprocess.run(command, check=True)  # noqa: S603 - our own
+    try:
+        yield
+    finally:
+        subprocess.run(("/usr/bin/umount", str(folder)), check=True)  # noqa: S603
 
 
 async def strike_replica(replica: Replica, kind: str, lasts_s: float, rng: random.Random) -> None:
@@ -70,19 +84,34 @@ class ServerBlows:
         lost_from: list[float],
         rng: random.Random,
         pooler: Pooler | None,
+        disk: Path,
     ) -> None:
-        """`lost_from`: from when on each failover lost commits."""
+        """`disk`: the folder of the file that is a sink; `lost_from`: from when on each failover lost commits."""
         self._server = server
         self._schema = schema
         self._relays = relays
         self._lost_from = lost_from
         self._rng = rng
         self._pooler = pooler
+        self._disk = disk
 
     async def strike(self, kind: str, lasts_s: float) -> None:
         match kind:
             case "restart":
                 await asyncio.to_thread(self._server.restart)
+            case "failover":
+                await self._fail_over()
+            case "end sessions":
+                await self._execute(_END_SESSIONS)
+            case "pooler" if self._pooler is not None:
+                await asyncio.to_thread(self._pooler.kill)
+                await asyncio.sleep(min(lasts_s, 3.0))
+                await asyncio.to_thread(self._pooler.start)
+            case _:
+                await self._hinder(kind, lasts_s)
+
+    async def _hinder(self, kind: str, lasts_s: float) -> None:
+        match kind:
             case "stall":
                 self._server.stall()
                 await asyncio.sleep(lasts_s)
@@ -91,8 +120,6 @@ class ServerBlows:
                 await self._execute(slow_down(self._schema, share=0.4, longest_s=2.5))
                 await asyncio.sleep(lasts_s)
                 await self._execute(slow_down(self._schema, share=0.0, longest_s=0.0))
-            case "failover":
-                await self._fail_over()
             case "lock":
                 await self._lock(lasts_s)
             case "read-only":
@@ -101,18 +128,22 @@ class ServerBlows:
                 await self._execute("ALTER SYSTEM RESET default_transaction_read_only", _RELOAD)
             case "full":
                 await self._use_all_connections(lasts_s)
-            case "end sessions":
-                await self._execute(_END_SESSIONS)
-            case "pooler" if self._pooler is not None:
-                await asyncio.to_thread(self._pooler.kill)
-                await asyncio.sleep(min(lasts_s, 3.0))
-                await asyncio.to_thread(self._pooler.start)
+            case "disk":
+                await self._fill_disk(lasts_s)
 
     async def _fail_over(self) -> None:
         self._lost_from.append(await asyncio.to_thread(self._server.fail_over, FAILOVER_LAG_S))
         for relay in self._relays():
             relay.retarget(self._server.socket)
         await asyncio.to_thread(self._server.add_standby)
+
+    async def _fill_disk(self, lasts_s: float) -> None:
+        ballast = self._disk / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1000))
+        await asyncio.sleep(lasts_s)
+        ballast.unlink()
 
     async def _lock(self, lasts_s: float) -> None:
         """Lock one table as VACUUM FULL and ALTER TABLE do."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 REQUESTS_A_SECOND = 6  # of each account: its window is always full
 
@@ -22,6 +23,7 @@ class Shape:
     is_pooled: bool = False  # a pooler in session mode is between replicas and server
     clocks: Sequence[str] = ()  # of the replicas, in the words of `faketime`, such as "+1d" or "+0 x1.1"
     feeds_rows: bool = True
+    former: Path | None = None  # a tree of an earlier version: replicas are of it until their next start
     window_s: float = 2.0  # of each account; only one longer than a lease shows that a new owner waits for it
 
     @property

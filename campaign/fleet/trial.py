@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from psycopg.conninfo import conninfo_to_dict
 
-from campaign.fleet.blows import OF_SERVER, ServerBlows, strike_replica
+from campaign.fleet.blows import BESIDE_OTHERS, OF_SERVER, ServerBlows, small_disk, strike_replica
 from campaign.fleet.evidence import ROW_BY_ROW, OrderWatch, late_writes_of, owners_of
 from campaign.fleet.history import Fault, History
 from campaign.fleet.load import FEEDERS, FleetLoad
@@ -44,7 +44,7 @@ workers = 8
 SINKS = """
 [[sinks]]
 kind = "jsonl"
-path = "finished.jsonl"
+path = "disk/finished.jsonl"
 
 [[sinks]]
 kind = "sql"
@@ -79,6 +79,7 @@ class Trial:
     replicas: dict[str, Replica]
     load: FleetLoad
     blows: ServerBlows
+    tree: Path  # of the program
     _struck: set[str] = field(default_factory=set)  # replicas, or the server, that a blow is at
     order: OrderWatch = field(default_factory=OrderWatch)
 
@@ -93,7 +94,7 @@ class Trial:
         kind = self.rng.choice(self.shape.kinds)
         name = "server" if kind in OF_SERVER else self.rng.choice(list(self.replicas))
         lasts_s = self.rng.choice(self.shape.lasts_s)
-        if name in self._struck or (name == "server" and self._struck):
+        if name in self._struck or (name == "server" and self._struck and kind not in BESIDE_OTHERS):
             return None
         self._struck.add(name)
         return self._blow(kind, name, lasts_s)
@@ -167,7 +168,7 @@ class Trial:
             history.imbalances = {"state": [str(each) for each in imbalances(await reader.sums())]}
         finally:
             await reader.close()
-        history.lines = (self.folder / "finished.jsonl").read_bytes().splitlines()
+        history.lines = (self.folder / "disk/finished.jsonl").read_bytes().splitlines()
         history.table = [
             row.encode()
             for (row,) in self.server.rows(f"SELECT record::text FROM public.{self.table} ORDER BY 1")  # noqa: S608
@@ -216,6 +217,9 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
         webhook = await stack.enter_async_context(receiver.serving())
         rng, replicas = Random(shape.seed), dict[str, Replica]()  # noqa: S311 - chooses blows
         history = History(window_s=shape.window_s, limit=shape.limit)
+        (folder / "disk").mkdir()
+        if "disk" in shape.kinds:
+            stack.enter_context(small_disk(folder / "disk"))
         pooler = None
         if shape.is_pooled:
             pooler = Pooler(folder, conninfo_to_dict(server.url), mode="session", size=6 * shape.replicas)
@@ -229,6 +233,7 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
             lost_from=history.lost_from,
             rng=rng,
             pooler=pooler,
+            disk=folder / "disk",
         )
         trial = Trial(
             shape=shape,
@@ -243,6 +248,7 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
             load=FleetLoad(rng, hubspot, history, replicas, rows_at_once=2 if shape.feeds_rows else 0),
             relay=relay,
             blows=blows,
+            tree=tree,
         )
         if "failover" in shape.kinds:
             await asyncio.to_thread(server.add_standby)
@@ -267,7 +273,9 @@ async def prepared(shape: Shape, folder: Path, server: PostgresServer, schema: s
                     webhook=str(webhook).removeprefix("webhook:"),
                 ),
             )
-            replica = Replica(name, folder, relay=there, settings=settings, accounts=accounts, tree=tree)
+            replica = Replica(
+                name, folder, relay=there, settings=settings, accounts=accounts, tree=shape.former or tree
+            )
             if shape.clocks or "step" in shape.kinds:
                 replica.set_clock(shape.clocks[number % len(shape.clocks)] if shape.clocks else "+0")
             trial.replicas[name] = replica
@@ -292,6 +300,8 @@ async def carry_out(trial: Trial) -> list[str]:
         for replica in others:
             await replica.start()
         await _until(lambda: all(replica.url is not None for replica in others), 60.0)
+        for replica in trial.replicas.values():
+            replica.tree = trial.tree
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(trial.load.feed(session)) for _ in range(FEEDERS)]
             load += [group.create_task(trial.load.read(session, name)) for name in ("reader 1", "reader 2")]

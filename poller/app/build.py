@@ -30,6 +30,7 @@ from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections, HubSpotClient
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.start_client import HubSpotStarts
+from poller.hubspot.tokens import OAuthToken
 from poller.reports.finished_task import read_record
 from poller.reports.retryable import retry_advice
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
@@ -65,6 +66,7 @@ class Builder:
     consumer: Sink | None = None  # takes finished tasks within this process, beside the sinks of the settings
     is_trusted: Callable[[], bool] | None = None  # whether this member of a fleet may send requests; None: it is alone
     _credentials: dict[str, bytes] = field(default_factory=dict)  # a hash of each account's
+    _oauth: dict[bytes, OAuthToken] = field(default_factory=dict)  # by a hash of all that each is made of
 
     # --- sinks
 
@@ -204,6 +206,7 @@ class Builder:
             lane.apply_rules(settings.imports.rules())
             if lane.retries is not None:
                 lane.retries.apply(settings.imports.retries, _may_pass(settings))
+        is_same_token = True
         if tokens is not None:
             lane.keep_knowledge()
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
@@ -215,7 +218,8 @@ class Builder:
             if isinstance(lane, ImportLane):
                 lane.apply_starter(self._starter(settings.account_settings()[name], tokens))
         has_new_token = None if tokens is None else tokens.has_changed
-        self.gates[name].apply(_gate_limits(settings.account_settings()[name]), has_new_token=has_new_token)
+        limits = _gate_limits(settings.account_settings()[name])
+        self.gates[name].apply(limits, has_new_token=has_new_token, is_same_token=is_same_token)
 
     async def _lane_settings(
         self, name: str, settings: Settings, tokens: TokenSource, service: Service
@@ -267,7 +271,7 @@ class Builder:
     async def tokens(self, account: AccountSettings) -> TokenSource:
         """Return where the account's token comes from. Raises `ConfigError` now, not at the first poll."""
         return await account_tokens(
-            account, self.environment.environ, post=self.connections.post, clock=self.environment.clock
+            account, self.environment.environ, self.connections, clock=self.environment.clock, kept=self._oauth
         )
 
 

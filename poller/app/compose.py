@@ -62,7 +62,8 @@ async def open_run(
     """Open the state and build the run on it; a consumer takes finished tasks within this process. Raises `PollerError`
     where the run cannot begin: the state is as before."""
     monotonic, wall = environment.monotonic or asyncio.get_running_loop().time, environment.clock
-    environment = dataclasses.replace(environment, clock=SteadyClock(environment.clock, monotonic))
+    clock = SteadyClock(wall, monotonic)
+    environment = dataclasses.replace(environment, clock=clock)
     metrics = Metrics()
     await check_build(settings, environment)
     if is_new(settings.state):
@@ -70,8 +71,10 @@ async def open_run(
             raise no_input(settings)
         check_beginnings(sources)
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.state, clock=environment.clock, replica=settings.own_replica)
+        store = await open_store(settings.state, clock=clock, replica=settings.own_replica)
         stack.push_async_callback(store.close)
+        if store.fleet is not None:  # members store instants for each other
+            clock.move(await store.fleet.server_ahead_s(), since="the server of the state")
         if (member := await open_member(settings, store, environment, wall=wall)) is not None:
             stack.push_async_callback(member.close)
         if ahead_s := await store.rebase_instants():

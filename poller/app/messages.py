@@ -70,14 +70,20 @@ def no_input(settings: Settings) -> InputError:
     return InputError(NO_INPUT.format(command="import" if settings.input.feeds == "imports" else "run"))
 
 
-def nothing_fed(sums: Sums, metrics: Metrics, sources: Sequence[Source], settings: Settings) -> InputError | None:
-    """Return the error where the input had nothing to do; None where it had."""
+def nothing_fed(
+    sums: Sums, metrics: Metrics, sources: Sequence[Source], settings: Settings, refused: int = 0
+) -> InputError | None:
+    """Return the error where the input had nothing to do; None where it had. `refused`: dropped files in which nothing
+    was usable."""
     noun = "row" if settings.input.feeds == "imports" else "id"
     if metrics.tasks or metrics.duplicates:
         return None
     if metrics.rejected:
         listed = f"`poller status --rejected{state_flag(settings)}` lists each line with its reason"
         return InputError(f"no usable {noun} in the input. {listed}")
+    if refused:
+        moved = f"{counted(refused, 'file is', 'files are')} in `failed`"
+        return InputError(f"no usable {noun} in the input. {moved}: source.file_failed in the log has the reason")
     if sums.waiting or sums.finished:
         return None
     return InputError(f"the input has no {noun}") if sources else no_input(settings)

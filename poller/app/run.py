@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -38,6 +39,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
     async with open_run(settings, sources, environment) as parts:
         store, metrics, service = parts.store, parts.metrics, parts.service
         given = await _GivenWork.begin(store, has_input=bool(sources) and not service.endless)
+        service.ingest.on_refused = partial(given.add_refused, store)
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         for note in notes_at_start(settings):
             write(f"poller: {note}", environment.terminal)
@@ -56,7 +58,8 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
     if error is None and service.fed and not service.endless:
-        error = nothing_fed(sums, metrics, sources, settings)
+        refused = 0 if service.ingest.unchanged.lines else service.ingest.refused
+        error = nothing_fed(sums, metrics, sources, settings, refused)
     again = environment.again.text(is_fed=service.fed)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
 
@@ -85,6 +88,12 @@ class _GivenWork:
         await store.flush()
         is_left = is_work_left(sums) or note.start == note.next_start
         return cls(note, is_work_left=is_left, has_input=has_input)
+
+    async def add_refused(self, store: Store) -> None:
+        """Note an input that was refused as a whole, before its file is moved to where no run finds it."""
+        self._note = replace(self._note, refused=self._note.refused + 1)
+        store.save_knowledge(self.NOTED_AS, encode(self._note))
+        await store.flush()
 
     def end(self, store: Store, *, is_input_read: bool) -> None:
         """Note whether the next run reads on."""

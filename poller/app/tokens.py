@@ -9,28 +9,42 @@ from poller.core import log as logs
 from poller.core.credentials import secret_in_env, secret_in_file
 from poller.core.protocols import Clock
 from poller.core.request_protocols import TokenSource
-from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken, Post
+from poller.hubspot.client import Connections
+from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken
 
 
 async def account_tokens(
-    account: AccountSettings, environ: Mapping[str, str], *, post: Post, clock: Clock
+    account: AccountSettings,
+    environ: Mapping[str, str],
+    connections: Connections,
+    *,
+    clock: Clock,
+    kept: dict[bytes, OAuthToken],
 ) -> TokenSource:
-    """Return where an account's token comes from. Raises `ConfigError` where there is none."""
+    """Return where an account's token comes from. Raises `ConfigError` where there is none.
+
+    An OAuth source is in `kept` from then on, and a reload finds it there: it may be about to renew its token, or have
+    a refresh token that is not on disk yet.
+    """
     if account.oauth is None:
         return await _stored_token(account.token_file, account.token_env, environ)
     oauth = account.oauth
     secret, refresh_token = _oauth_secrets(oauth, environ)
     logs.keep_secret(secret)
-    source = OAuthToken(
-        client_id=oauth.client_id,
-        client_secret=secret,
-        refresh_token=refresh_token,
-        refresh_token_file=oauth.refresh_token_file,
-        token_url=account.base_url + oauth.token_path,
-        post=post,
-        clock=clock,
-    )
-    return _HiddenToken(source)
+    file, token_url = oauth.refresh_token_file, account.base_url + oauth.token_path
+    made_of = blake2b(repr((oauth.client_id, secret, refresh_token, file, token_url)).encode()).digest()
+    if made_of not in kept:
+        kept[made_of] = OAuthToken(
+            client_id=oauth.client_id,
+            client_secret=secret,
+            refresh_token=refresh_token,
+            refresh_token_file=file,
+            token_url=token_url,
+            post=connections.post,
+            carry_out=connections.carry_out,
+            clock=clock,
+        )
+    return _HiddenToken(kept[made_of])
 
 
 async def check_tokens(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -74,10 +74,15 @@ def known_zone(name: str) -> str:
     return name
 
 
+LONGEST_NAME = 63  # of a part of a host's name (RFC 1035)
+
+
 def http_url(url: str) -> str:
     try:
         parts = urlsplit(url)
+        names = (parts.hostname or "").split(".")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and all(len(name) <= LONGEST_NAME for name in names)
     except ValueError:
         usable = False
     if not usable or re.search(r"[^\x21-\x7e]", url):

@@ -10,7 +10,7 @@ class Exit(IntEnum):
     """Exit codes of `poller` (values from 64 on follow BSD sysexits)."""
 
     ALL_COMPLETE = 0
-    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`, or lines were rejected
+    NOT_ALL_COMPLETE = 1  # every task has an outcome, some are not `complete`, or lines or files were rejected
     USAGE = 2
     NO_INPUT = 65  # nothing usable in the input
     UNREACHABLE = 69  # a sink or the API out of reach for longer than `give_up_s`
@@ -37,6 +37,10 @@ class InputError(PollerError):
     """An input file that cannot be read at all (a bad line is not an error but a `Rejection`)."""
 
     exit_code = Exit.NO_INPUT
+
+
+class UnreadableInput(InputError):
+    """The system could not open or read an input file. It may pass: a disk, permissions, too many open files."""
 
 
 class StoreError(PollerError):

@@ -132,6 +132,9 @@ class Membership(Protocol):
     def id(self) -> int | None:
         """The id of this process's row. None before `join`, after `leave`, and while it is fenced."""
 
+    async def server_ahead_s(self) -> float:
+        """Return by how much the server's clock is ahead of this process's. Also before `join`."""
+
     @property
     def unheard_reason(self) -> str:
         """Why the latest heartbeat that failed was not made, for people; empty before the first failure."""

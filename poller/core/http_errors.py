@@ -3,6 +3,7 @@
 The exceptions themselves hold URLs, headers and tokens: only the word may go further.
 """
 
+import re
 import ssl
 from typing import Final
 
@@ -32,8 +33,11 @@ HTTP_ERRORS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")  # OpenSSL's
 
 
+_UNASKED_CODING: Final = re.compile(rb"\r\ncontent-encoding:[ \t]*(br|zstd)[ \t]*\r\n", re.IGNORECASE)
+
+
 class NoHttpError(http_exceptions.HttpProcessingError):
-    """What came is no HTTP/1.1. `protocol` is what it is, as far as its first bytes show that."""
+    """What came cannot be read as HTTP/1.1. `protocol` is what it is, as far as its first bytes show that."""
 
     def __init__(self, beginning: bytes) -> None:
         super().__init__()
@@ -46,6 +50,8 @@ def _protocol_of(beginning: bytes) -> str | None:
     is_whole_frame = len(beginning) >= 9 and beginning[0] == 0 and beginning[5:9] == bytes(4)
     if is_whole_frame and beginning[3] in (4, 7):  # SETTINGS, GOAWAY: what such a server begins with
         return "HTTP/2"
+    if beginning.startswith(b"HTTP/1.") and (coding := _UNASKED_CODING.search(beginning)) is not None:
+        return f"HTTP compressed by {coding[1].decode().lower()}"
     return "SSH" if beginning.startswith(b"SSH-") else None
 
 

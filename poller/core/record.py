@@ -45,7 +45,8 @@ def render(task: Task, outcome: Outcome, kind: Kind, *, seen_at: float) -> Recor
     if kind is Kind.TIMED_OUT:
         fields["note"] = TIMED_OUT_NOTE
     if task.start is not None:
-        fields |= _start_fields(msgspec.json.decode(task.start, type=StartFacts), final.result if final else None)
+        facts = msgspec.json.decode(task.start, type=StartFacts)
+        fields |= _start_fields(facts, existing=final is not None and _is_older(task, facts, final))
     return Record(
         body=_on_one_line(orjson.dumps(fields)),
         kind=kind,
@@ -87,7 +88,7 @@ def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: f
         "correlation_id": correlation_id,
         **({} if message is None else {"message": message}),
         **({"note": START_UNKNOWN_NOTE} if kind is Kind.START_UNKNOWN else {}),
-        **_start_fields(facts, None),
+        **_start_fields(facts, existing=False),
     }
     reason = reason_of(kind, _decoded(errors) or message, source_file(_decoded(row.ref)))
     return Record(
@@ -103,20 +104,22 @@ def render_row(row: Row, outcome: StartOutcome | None, kind: Kind, *, seen_at: f
     )
 
 
-def _start_fields(facts: StartFacts, result: bytes | None) -> dict[str, object]:
-    return {
-        "row": facts.row,
-        "starts": facts.starts,
-        "existing": _is_older(result, facts.first_sent_at),
-        "earlier": list(facts.earlier),
-    }
+def _start_fields(facts: StartFacts, *, existing: bool) -> dict[str, object]:
+    return {"row": facts.row, "starts": facts.starts, "existing": existing, "earlier": list(facts.earlier)}
 
 
-def _is_older(result: bytes | None, sent_at: float) -> bool:
-    """Whether the file was there before the row was first sent: HubSpot's duplicate check returned it."""
-    file = _decoded(result)
+def _is_older(task: Task, facts: StartFacts, final: Finished) -> bool:
+    """Whether the file was there before the row was first sent: HubSpot's duplicate check returned it.
+
+    Judged by HubSpot's clock alone where the answer has the instant of the latest request: ours may be wrong by more
+    than a duplicate is old.
+    """
+    file = _decoded(final.result)
     created_at = epoch(file.get("createdAt")) if isinstance(file, dict) else None
-    return created_at is not None and created_at < sent_at - CLOCKS_DIFFER_S
+    first_sent_at = facts.first_sent_at
+    if (requested_at := epoch(final.requested_at)) is not None:
+        first_sent_at = requested_at - max(0.0, task.fed_at - first_sent_at)
+    return created_at is not None and created_at < first_sent_at - CLOCKS_DIFFER_S
 
 
 def _on_one_line(body: bytes) -> bytes:

@@ -29,6 +29,12 @@ class SteadyClock:
             self._compare(elapsed)
         return elapsed + self._started_ahead_s
 
+    def move(self, by_s: float, *, since: str) -> None:
+        """Go by another clock, which is ahead by this much: before any instant is stored. A jump is logged."""
+        self._started_ahead_s += by_s
+        if abs(by_s) >= JUMP_S:
+            log.warning("clock.jumped", by_s=round(by_s, 3), since=since)
+
     def _compare(self, elapsed: float) -> None:
         self._compare_at = elapsed + COMPARED_EVERY_S
         ahead_s = self._wall() - elapsed

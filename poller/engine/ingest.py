@@ -1,7 +1,7 @@
 """The ingest: reads the sources of a run. Finite ones are read one after the other, followed ones all at once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -31,6 +31,8 @@ class Ingest:
     ) -> None:
         self.sources = tuple(dict.fromkeys(sources))  # in the order given, those that have ended included
         self.unchanged = UnchangedLines()  # of files that an earlier run read
+        self.refused = 0  # sources that could not be read, and files of drop folders without a usable line
+        self.on_refused: Callable[[], Awaitable[None]] | None = None  # called before the file is moved
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
@@ -90,11 +92,16 @@ class Ingest:
 
     def _start(self, source: Source) -> None:
         if self._group is not None:
-            writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged)
+            writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged, self._add_refused)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
 
     def _add_unchanged(self, lines: UnchangedLines) -> None:
         self.unchanged += lines
+
+    async def _add_refused(self) -> None:
+        self.refused += 1
+        if self.on_refused is not None:
+            await self.on_refused()
 
     async def _end(self, source: Source) -> None:
         if source in self._running:
@@ -115,6 +122,7 @@ class Ingest:
             if not self.tolerant:
                 raise
             log.warning("source.failed", source=str(source), reason=str(fault))
+            await self._add_refused()
         finally:
             del self._running[source]
         if self.ended:

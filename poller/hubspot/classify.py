@@ -97,11 +97,8 @@ def _refusal(
     if 300 <= status <= 399:
         return "wrong_host", _redirect(status, headers)
     match status:
-        case 401 if _is_html(headers, body) and not is_hubspots(headers, problem):
-            return "unknown_answer", (
-                "a web page with the status 401 came, which is not HubSpot's: a proxy or gateway on the way asks for a "
-                "login. Correct proxy or base_url"
-            )
+        case 401 if not is_hubspots(headers, problem):
+            return _unmarked_401(is_web_page=_is_html(headers, body))
         case 401 | 530:
             return "token_refused", f"HubSpot refused the token ({status}{_category(problem)}): replace it"
         case 403 if is_hubspots(headers, problem) or _scopes(problem):
@@ -124,6 +121,20 @@ def _refusal(
 _HTTPS_ASKED = re.compile(  # of nginx, Apache, Go
     rb"HTTP request was sent to HTTPS port|plain HTTP to an SSL-enabled server port|HTTP request to an HTTPS server"
 )
+
+
+def _unmarked_401(*, is_web_page: bool) -> tuple[RefusalReason, str]:
+    if is_web_page:
+        return "unknown_answer", (
+            "a web page with the status 401 came, which is not HubSpot's: a proxy or gateway on the way asks for a "
+            "login. Correct proxy or base_url"
+        )
+    return "token_refused", (
+        "an answer 401 without HubSpot's marks came: replace the token; where it is right, check base_url, and the "
+        "proxy or gateway on the way"
+    )
+
+
 _WRONG_PATH = "this API path does not exist. Check base_url and status_path, whose version HubSpot may have retired."
 
 

@@ -5,7 +5,6 @@ time at once.
 """
 
 import msgspec
-import orjson
 
 from poller.core.model import Missing, Outcome, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.starts import Declined, NotSent, StartAnswer, Started, StartOutcome, Unsure
@@ -33,7 +32,7 @@ def classify_start(status: int, headers: Headers, body: bytes) -> StartAnswer:
         words = printable(message).strip() if isinstance(message, str) else None
         declined = Declined(code=status, message=words or None, body=_kept(body), correlation_id=correlation_id)
         return StartAnswer(outcome=declined, shows=Missing(code=status, correlation_id=correlation_id), limits=limits)
-    if status == 403 and is_hubspots(headers, problem) and not _names_scopes(problem):
+    if status == 403 and is_hubspots(headers, problem) and b"requiredScopes" not in body:
         shows = Refused(reason="import_refused", detail=_forbidden(problem), correlation_id=correlation_id)
     return StartAnswer(outcome=_meaning(status, shows), shows=shows, limits=limits)
 
@@ -75,10 +74,6 @@ def _meaning(status: int, shows: Outcome) -> StartOutcome:
             return Unsure(reason=reason)
         case _:
             return Unsure(reason=f"http_{status}")
-
-
-def _names_scopes(problem: dict[str, object] | None) -> bool:
-    return b"requiredScopes" in orjson.dumps(problem)
 
 
 def _forbidden(problem: dict[str, object] | None) -> str:

@@ -5,11 +5,11 @@ aiohttp's exceptions hold the token, so they end here: callers get a word of `Tr
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import structlog
@@ -18,7 +18,7 @@ from yarl import URL
 from poller import __version__
 from poller.core.credentials import trusted_by
 from poller.core.errors import ConfigError
-from poller.core.http_errors import http_error, protocol_spoken
+from poller.core.http_errors import http_error
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
 from poller.core.task_id import in_path
@@ -28,13 +28,13 @@ from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
 from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable
+from poller.hubspot.unanswered import refusal_of
 
 log = structlog.get_logger("poller")
 
 USER_AGENT = f"hubspot-import-poller/{__version__}"
 LARGEST_PROBLEM = 65_536  # bytes of an error answer that are read
 POST_TIMEOUT_S = 10.0
-OUT_OF_DATE = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class Trouble(StrEnum):
@@ -86,6 +86,7 @@ class Connections:
         self._make_connector = connector or self._tcp_connector
         self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by `fresh`; empty: not open
         self._pools: dict[tuple[URL, bool], HostPool] = {}  # by origin and `fresh`
+        self._carried_out: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Raises `ConfigError` where the CA file cannot be used."""
@@ -96,10 +97,24 @@ class Connections:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for pool in self._pools.values():
-            pool.close()
-        for session in self._sessions.values():
-            await session.close()
+        try:
+            if self._carried_out:
+                await asyncio.wait(self._carried_out)
+        finally:
+            for pool in self._pools.values():
+                pool.close()
+            for session in self._sessions.values():
+                await session.close()
+
+    def carry_out(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` to its end, whatever becomes of those that wait for it; the connections stay open until then.
+
+        In no group: it outlives the poll that began it, and a run that fails must not cancel it.
+        """
+        self._carried_out = {task for task in self._carried_out if not task.done()}
+        task = asyncio.get_running_loop().create_task(work)
+        self._carried_out.add(task)
+        return task
 
     async def pool(self, host: URL, *, fresh: bool) -> HostPool:
         """Return the pool for the host of a URL. `fresh`: each of its connections serves one answer only."""
@@ -193,9 +208,7 @@ class HubSpotClient:
             trouble = trouble_of(error)
             if trouble is Trouble.TIMEOUT:
                 self._timeouts.time_out(task.key, sent_at=began_at)
-            if trouble is Trouble.CERTIFICATE:
-                return Answer(outcome=untrusted(error, self._sample.host))
-            if (refused := of_another_protocol(error, self._sample)) is not None:
+            if (refused := refusal_of(error, self._sample)) is not None:
                 return Answer(outcome=refused)
             return _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
@@ -277,31 +290,6 @@ def right_to_send(is_trusted: Callable[[], bool]) -> Callable[[], None]:
             raise RightLost
 
     return check
-
-
-def untrusted(error: Exception, host: str | None) -> Refused:
-    """Return that a person must act: no answer came, because the certificate was refused."""
-    why = getattr(getattr(error, "certificate_error", None), "verify_message", None) or "it cannot be verified"
-    remedy = "check base_url, or set ca_file to the proxy's CA"
-    if getattr(getattr(error, "certificate_error", None), "verify_code", None) in OUT_OF_DATE:
-        remedy = "check this machine's clock, and base_url"
-    detail = f"the certificate of {host} was refused ({why}): {remedy}"
-    return Refused(reason="untrusted_certificate", detail=detail)
-
-
-_PROTOCOL_REMEDIES: Mapping[str, str] = {
-    "no TLS": "https:// needs it: correct scheme and port of base_url, and check the proxy on the way",
-    "TLS": "base_url begins with http://: write https://",
-    "HTTP/2": "the poller speaks HTTP/1.1: correct base_url, or let the gateway accept HTTP/1.1",
-}
-
-
-def of_another_protocol(error: Exception, url: URL) -> Refused | None:
-    """Return that a person must act, where an exception shows that the port speaks another protocol than the URL."""
-    if (spoken := protocol_spoken(error)) is None:
-        return None
-    remedy = _PROTOCOL_REMEDIES.get(spoken, "that is no HTTP: correct base_url")
-    return Refused(reason="unknown_answer", detail=f"port {url.port} of {url.host} speaks {spoken}, and {remedy}")
 
 
 def answers_name_task(status_path: str) -> bool:

@@ -20,14 +20,13 @@ from poller.hubspot.client import (
     USER_AGENT,
     Connections,
     Trouble,
-    of_another_protocol,
     right_to_send,
     trouble_of,
-    untrusted,
 )
 from poller.hubspot.connection import HostPool
 from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
+from poller.hubspot.unanswered import refusal_of
 
 log = structlog.get_logger("poller")
 
@@ -76,11 +75,8 @@ class HubSpotStarts:
             trouble = trouble_of(error)
             if left.began:
                 return unsure(trouble.value)
-            if trouble is Trouble.CERTIFICATE:
-                refused = untrusted(error, self._url.host)
-                return StartAnswer(outcome=refused, shows=refused)
-            if (other := of_another_protocol(error, self._url)) is not None:
-                return StartAnswer(outcome=other, shows=other)
+            if (refusal := refusal_of(error, self._url)) is not None:
+                return StartAnswer(outcome=refusal, shows=refusal)
             return not_sent(trouble.value)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)

@@ -61,6 +61,7 @@ class RequestTimeouts:
     MANY_TIMES = 5
     LATEST, SLOW_OF_LATEST = 100, 5  # the slowest 5 of 100 answers are not usual
     JUDGED_EVERY = 20  # answers
+    REMEMBERED = 10_000  # tasks whose requests timed out: some are never answered
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -105,7 +106,9 @@ class RequestTimeouts:
     def time_out(self, key: int, *, sent_at: float) -> None:
         """Note that a request for task `key`, sent at `sent_at`, timed out."""
         self._in_a_row += sent_at > self._answered_to
-        self._timed_out[key] = self._timed_out.get(key, 0) + 1
+        self._timed_out[key] = self._timed_out.pop(key, 0) + 1  # the latest is the last
+        if len(self._timed_out) > self.REMEMBERED:
+            del self._timed_out[next(iter(self._timed_out))]
 
     def _judge(self) -> None:
         slow = math.ceil(len(self._latest) * self.SLOW_OF_LATEST / self.LATEST)

@@ -5,12 +5,14 @@ Where a person must act to have a token, `token()` raises `ConfigError`; where t
 """
 
 import asyncio
+import math
 import os
 import re
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import structlog
@@ -22,10 +24,12 @@ from poller.core.protocols import Clock
 log = structlog.get_logger("poller")
 
 Post = Callable[[str, Mapping[str, str]], Awaitable[tuple[int, bytes]]]  # url, form → status, body
+CarryOut = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]  # runs it to its end, whoever waits for it
 
 USUAL_LIFE_S = 1800.0  # of HubSpot's access tokens; the default where an answer has no `expires_in`
 SHORTEST_LIFE_S, LONGEST_LIFE_S = 60.0, 86_400.0  # bounds of `expires_in`
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0  # after temporary failures
+SAVE_AGAIN_S = 10.0  # after a new refresh token could not be written
 REFUSED_BACKOFF_S = 5.0  # after a refusal: a person's fix should work within seconds
 
 
@@ -88,8 +92,10 @@ class _Access:
 class OAuthToken:
     """Access tokens of an OAuth app, renewed before they expire, by one request however many callers wait.
 
-    The refresh token is `refresh_token` until `refresh_token_file` exists; a new one that HubSpot returns is written to
-    that file. `post` sends a form to `token_url` and raises `TokenUnavailable` on a network error.
+    A renewal is carried out to its end whatever becomes of those that wait for it: HubSpot may return another refresh
+    token, and the one that was sent is then worth nothing. The refresh token is `refresh_token` until
+    `refresh_token_file` exists; a new one that HubSpot returns is written to that file, and is used from memory until
+    that succeeds. `post` sends a form to `token_url` and raises `TokenUnavailable` on a network error.
     """
 
     def __init__(
@@ -101,26 +107,38 @@ class OAuthToken:
         refresh_token_file: Path | None,
         token_url: str,
         post: Post,
+        carry_out: CarryOut,
         clock: Clock,
     ) -> None:
         self._client_id, self._client_secret = client_id, client_secret
         self._refresh_token, self._file = refresh_token, refresh_token_file
-        self._file_seen: tuple[int, ...] = ()  # the file's identity when it was last read
-        self._token_url, self._post, self._clock = token_url, post, clock
+        self._file_seen: tuple[int, ...] = ()  # the file's identity when it was last read or written …
+        self._file_token: str | None = None  # … and what it had
+        self._save_at = math.inf  # when to write the refresh token to the file, which has an older one; infinity: never
+        self._token_url, self._post, self._carry_out, self._clock = token_url, post, carry_out, clock
         self._access: _Access | None = None
-        self._renewing = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None  # the latest
         self._failure: ConfigError | TokenUnavailable | None = None  # the latest, until a renewal succeeds
         self._failures = 0
         self._retry_at = 0.0
 
     async def token(self) -> str:
         """Return an access token that has not expired. Raises `ConfigError` or `TokenUnavailable` if there is none."""
-        access = self._access
-        usable_until = 0.0 if access is None else access.ends_at if self._renewing.locked() else access.refresh_at
-        if access is not None and self._clock() < usable_until:
+        access, now = self._access, self._clock()
+        if now >= self._save_at:
+            self._save(now)
+        is_renewing = self._renewal is not None and not self._renewal.done()
+        if access is not None and now < (access.ends_at if is_renewing else access.refresh_at):
             return access.token
-        async with self._renewing:
-            return await self._renewed_token()
+        is_backing_off = now < self._retry_at <= now + LONGEST_BACKOFF_S  # beyond that the clock was set back
+        if self._renewal is None or not (is_renewing or (is_backing_off and not self.has_changed())):
+            self._renewal = self._carry_out(self._renew())
+        await asyncio.shield(self._renewal)
+        access = self._access
+        if access is not None and self._clock() < access.ends_at:
+            return access.token  # of a renewal, or the old one: that none succeeded does not matter until it expires
+        failure = self._failure or TokenUnavailable("the access token expired before it could be used")
+        raise type(failure)(str(failure))
 
     def refused(self, token: str) -> None:
         """Renew before the next use."""
@@ -130,20 +148,6 @@ class OAuthToken:
     def has_changed(self) -> bool:
         """Whether a person may have put another refresh token into the file."""
         return self._failure is not None and self._file is not None and _is_changed(self._file, self._file_seen)
-
-    async def _renewed_token(self) -> str:
-        """Renew the token if necessary; a failure does not matter until the old token expires."""
-        now = self._clock()
-        if self._access is not None and now < self._access.refresh_at:
-            return self._access.token  # another caller renewed it meanwhile
-        is_backing_off = now < self._retry_at <= now + LONGEST_BACKOFF_S  # beyond that the clock was set back
-        if not is_backing_off or self.has_changed():
-            await self._renew()
-        access = self._access
-        if access is not None and self._clock() < access.ends_at:
-            return access.token
-        failure = self._failure or TokenUnavailable("the access token expired before it could be used")
-        raise type(failure)(str(failure))
 
     async def _renew(self) -> None:
         try:
@@ -179,10 +183,15 @@ class OAuthToken:
         return access
 
     def _current_refresh_token(self) -> str:
-        """Return the file's token once the file exists: it is the newest, and a person may replace it."""
+        """Return the file's token once the file exists: it is the newest, and a person may replace it. A newer one that
+        could not be written wins over the file as it was."""
+        if self._refresh_token is not None and self._save_at < math.inf and not self._is_replaced():
+            return self._refresh_token
+        self._save_at = math.inf
         if self._file is not None and (self._refresh_token is None or self._file.exists()):
             self._file_seen = _identity(self._file)
-            return secret_in_file(self._file)
+            self._file_token = secret_in_file(self._file)
+            return self._file_token
         if self._refresh_token is None:
             raise ConfigError("oauth: there is no refresh token. Set refresh_token_env or refresh_token_file.")
         return self._refresh_token
@@ -193,20 +202,45 @@ class OAuthToken:
             log.warning(
                 "token.not_kept", reason="no refresh_token_file is set: the new refresh token is lost after this run"
             )
+        else:
+            self._save(self._clock())
+
+    def _is_replaced(self) -> bool:
+        """Whether the file has another refresh token than when it was last read or written: a person's."""
+        if self._file is None or not _is_changed(self._file, self._file_seen):
+            return False
+        try:
+            return secret_in_file(self._file) != self._file_token
+        except ConfigError:
+            return False
+
+    def _save(self, now: float) -> None:
+        """Write the refresh token to its file, unless a person has just written another one there."""
+        was_late, self._save_at = self._save_at < math.inf, math.inf
+        if self._file is None or self._refresh_token is None or self._is_replaced():
             return
         try:
-            _write_secret(self._file, renewed)
-        except OSError as error:
-            self._file = None  # it contains the old token; the new one is in memory
-            log.warning("token.not_kept", reason=f"cannot write refresh_token_file: {error.strerror}")
+            _write_secret(self._file, self._refresh_token)
+            self._file_seen, self._file_token = _stat(self._file), self._refresh_token
+        except OSError as error:  # until it succeeds, the token in memory is used
+            self._save_at = now + SAVE_AGAIN_S
+            if not was_late:
+                log.warning("token.not_kept", reason=f"cannot write refresh_token_file: {error.strerror}")
+        else:
+            if was_late:
+                log.info("token.kept")
 
 
 def _identity(path: Path) -> tuple[int, ...]:
     """Return what changes when a file is written or replaced, also by Kubernetes' swapped symbolic links."""
     try:
-        now = path.stat()
+        return _stat(path)
     except (OSError, ValueError) as error:
         raise unreadable_secret(path, error) from None
+
+
+def _stat(path: Path) -> tuple[int, ...]:
+    now = path.stat()
     return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
 
 

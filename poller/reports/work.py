@@ -32,6 +32,7 @@ class WorkNote(Struct, frozen=True, kw_only=True):
     start: WorkStart = WorkStart()
     next_start: WorkStart = WorkStart()  # of the next piece, which begins with its first input line
     is_input_left: bool = False  # the latest run with input that ends has not read it to there
+    refused: int = 0  # inputs of this piece that were refused as a whole: no source in the state has them
     failed_duplicates: int = 0  # of this piece, as a version before 2026-11-28 counted them; later ones: in the sources
 
 
@@ -43,6 +44,7 @@ class Work(Struct, frozen=True, kw_only=True):
     rejected: int
     dead: int
     failed_duplicates: int  # lines whose task had an outcome before, but not `complete`
+    refused: int = 0  # inputs in which nothing was usable
     unchanged: UnchangedLines = UNREAD
     is_input_left: bool = False  # the run ended before a finite input was read to its end
     unwritable: str = ""  # why the state could not be written at the end; empty where it could
@@ -68,7 +70,8 @@ def work_note(noted: bytes | None, sums: Sums, *, has_input: bool = False) -> Wo
     start = replace(note.start, dead=dead)
     is_input_left = note.is_input_left and note.start == note.next_start  # it had begun
     next_start = start if is_work_left(sums) or is_input_left else work_start(sums)
-    return replace(note, start=start, next_start=next_start, is_input_left=is_input_left or has_input)
+    refused = note.refused if is_work_left(sums) or note.is_input_left else 0
+    return replace(note, start=start, next_start=next_start, is_input_left=is_input_left or has_input, refused=refused)
 
 
 def current(note: WorkNote, sums: Sums) -> WorkNote:
@@ -94,6 +97,7 @@ def work_of(sums: Sums, note: WorkNote, unchanged: UnchangedLines = UNREAD, *, i
         rejected=sum(source.rejected for source in sums.sources) - start.rejected,
         dead=sum(max(0, sink.dead - start.dead.get(sink.name, 0)) for sink in sums.sinks),
         failed_duplicates=earlier + sum(source.failed for source in sums.sources) - start.failed,
+        refused=note.refused,
         unchanged=unchanged,
     )
 
@@ -108,7 +112,7 @@ def exit_code(sums: Sums, work: Work) -> Exit:
     that was not read or stored; else of the work that the run was given."""
     if is_work_left(sums) or work.is_input_left or work.unwritable:
         return Exit.WORK_LEFT
-    failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates
+    failed = work.not_complete or work.rejected or work.dead or work.failed_duplicates or work.refused
     unchanged = work.unchanged
     earlier = unchanged.failed or unchanged.rejected or unchanged.dead or unchanged.otherwise
     return Exit.NOT_ALL_COMPLETE if failed or earlier else Exit.ALL_COMPLETE
@@ -119,27 +123,31 @@ def work_text(work: Work, state_flag: str = "") -> str:
     return "\n".join([WORK, *(f"  {count:>9,}  {text}" for count, text in _rows(work, state_flag))])
 
 
-def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
-    def noun(count: int, one: str) -> str:
-        return one if count == 1 else f"{one}s"
+def _noun(count: int, one: str) -> str:
+    return one if count == 1 else f"{one}s"
 
-    yield work.finished, f"{noun(work.finished, 'task')} finished"
+
+def _rows(work: Work, state_flag: str) -> Iterator[tuple[int, str]]:
+    yield work.finished, f"{_noun(work.finished, 'task')} finished"
     if work.not_complete:
         yield work.not_complete, f"of them not complete: poller report{state_flag}"
     if count := work.failed_duplicates:
         what = "a task that ended earlier and is" if count == 1 else "tasks that ended earlier and are"
-        yield count, f"{noun(count, 'duplicate')} of {what} not complete"
+        yield count, f"{_noun(count, 'duplicate')} of {what} not complete"
     if count := work.rejected:
-        yield count, f"{noun(count, 'input line')} rejected: poller status --rejected{state_flag}"
+        yield count, f"{_noun(count, 'input line')} rejected: poller status --rejected{state_flag}"
+    if count := work.refused:
+        why = "source.file_failed and source.failed in the log have the reasons"
+        yield count, f"{_noun(count, 'input')} refused as a whole: {why}"
     if count := work.dead:
-        yield count, f"{noun(count, 'record')} refused by a sink: poller status --dead{state_flag}"
+        yield count, f"{_noun(count, 'record')} refused by a sink: poller status --dead{state_flag}"
     yield from _unchanged_rows(work.unchanged, state_flag)
 
 
 def _unchanged_rows(unchanged: UnchangedLines, state_flag: str) -> Iterator[tuple[int, str]]:
     if count := unchanged.lines:
         what = "an unchanged file" if count == 1 else "unchanged files"
-        yield count, f"input line{'' if count == 1 else 's'} of {what}, which an earlier run read"
+        yield count, f"{_noun(count, 'input line')} of {what}, which an earlier run read"
     if unchanged.failed:
         yield unchanged.failed, f"of these lines with a task that is not complete: poller report{state_flag}"
     if unchanged.rejected:

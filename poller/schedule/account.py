@@ -44,7 +44,7 @@ class AccountTiming:
         self.by_feeding = LineClock(LinePlanner(tradeoff, known.by_feeding), known.evidence_by_feeding)
         self.by_request = LineClock(LinePlanner(tradeoff, known.by_request), known.evidence_by_request)
         self.by_start = PhaseClock(tradeoff, known.by_start, known.evidence_by_start)
-        self.standstill = Standstill(tradeoff.cap_s)
+        self.standstill = Standstill(tradeoff.cap_s, is_new=not known.ages.finished)
         self._stood_until = -math.inf  # tasks that were due until then waited for the standstill's end
         self.skew = Skew()
         self.deadline_s = tradeoff.deadline_s

@@ -2,6 +2,7 @@
 imported only then.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from poller.core.protocols import Clock, StateReader, Store
 from poller.core.text import redacted_url
 from poller.store.sqlite import lock
 from poller.store.sqlite.connection import MEMORY
-from poller.store.sqlite.open import open_sqlite, read_sqlite
+from poller.store.sqlite.file_reader import FileReader
+from poller.store.sqlite.open import open_sqlite
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
@@ -51,7 +53,7 @@ async def read_store(url: str) -> StateReader:
     path = _database_path(url)
     if path is None:
         raise ConfigError(f"{url} is in the memory of its process: no other process can read it.")
-    return read_sqlite(path)
+    return FileReader(path)
 
 
 def is_new(url: str) -> bool:
@@ -109,7 +111,7 @@ def _driver_required() -> Iterator[None]:
 
 
 def _database_path(url: str) -> Path | None:
-    """Return the file that `url` names, None for a state in memory."""
+    """Return the file that `url` names, behind a link that of SQLite's own log; None for a state in memory."""
     name = url.removeprefix(SQLITE)
     if name == url or not name or "\0" in name:
         raise ConfigError(
@@ -117,4 +119,6 @@ def _database_path(url: str) -> Path | None:
             "folder), sqlite:////var/lib/poller/poller.db (absolute), sqlite:///:memory: (gone at the end) or "
             "postgresql://user@host/database."
         )
-    return None if name == MEMORY else Path(name)
+    if name == MEMORY:
+        return None
+    return Path(os.path.realpath(name) if os.path.islink(name) else name)  # noqa: PTH114 - never raises

@@ -32,6 +32,7 @@ FILES: Mapping[str, str | bytes] = {
     "old.jsonl": "{}\n",
     "empty.txt": "# only a comment\n",
     "urls.csv": "url,sku\nhttps://cdn.example.com/1.png,1\n",
+    "pictures.csv": "Image URL;SKU\nhttps://cdn.example.com/1.png;1\n",
 }
 NO_TOKEN = {"HUBSPOT_TOKEN": ""}
 
@@ -83,6 +84,7 @@ MISTAKES: tuple[tuple[str, Mapping[str, str], Exit, str], ...] = (
     ("import", {}, Exit.NO_INPUT, "no input was given, and the state has no tasks: poller import FILE"),
     ("import urls.csv --trial -1", {}, Exit.USAGE, "--trial: must be greater than or equal to 0"),
     ("run urls.csv", {}, Exit.NO_INPUT, "A file of URLs is for `poller import`"),
+    ("plan pictures.csv", {}, Exit.NO_INPUT, "A file of URLs is for .* `poller plan --imports`"),
     ("run ids.txt -c none.toml", {}, Exit.CONFIG, "none.toml: no such file. Start from config.example.toml"),
     ("run ids.txt -c windows.toml", {}, Exit.CONFIG, "windows.toml: .*write a Windows path in single quotes"),
     ("run ids.txt -c new.toml", {}, Exit.CONFIG, "new.toml: token_file: .*write a Windows path in single quotes"),

@@ -235,6 +235,7 @@ def test_a_result_is_expected_by_the_path_s_family_unless_set() -> None:
         ("status_path = '/tasks'", "status_path: must contain {task_id} exactly once"),
         ("status_path = 'x/{task_id}'", "status_path: must be a plain path that starts with /"),
         ("base_url = 'ftp://x'", 'base_url: must be a URL such as "https://api.hubapi.com"'),
+        (f"base_url = 'https://{'a' * 64}.example'", 'base_url: must be a URL such as "https://api.hubapi.com"'),
         ("base_url = 'http://example.com'", "base_url would send the token unencrypted: use https://"),
         (
             "base_url = 'https://app.hubspot.com'",

@@ -1,10 +1,12 @@
 """A finished task as every sink gets it."""
 
+import msgspec
 import orjson
 import pytest
 
 from poller.core.model import Finished, Kind, Missing, Running
 from poller.core.record import TIMED_OUT_NOTE, decode, landed_in, names_file, render, restore
+from poller.core.starts import StartFacts
 from poller.core.timestamps import iso
 from tests.support.makers import make_task
 
@@ -51,6 +53,36 @@ def test_what_some_readers_take_for_the_end_of_a_line_is_escaped() -> None:
     assert len(body.decode().splitlines()) == 1
     assert orjson.loads(body)["ref"] == {signs: signs}
     assert orjson.loads(body)["errors"] == [signs]
+
+
+def existing(*, ahead_s: float, sent_s_before: float = 1.0, created_s: float, requested: bool = True) -> bool:
+    """Return a record's `existing`: our clock is ahead by `ahead_s`, the row was first sent `sent_s_before` its latest
+    start was accepted, and HubSpot created the file `created_s` after the first request."""
+    first_at = 1_795_847_000.0  # by HubSpot's clock
+    accepted_at = first_at + sent_s_before
+    facts = StartFacts(row="r", starts=1, first_sent_at=first_at + ahead_s)
+    final = Finished(
+        status="COMPLETE",
+        num_errors=0,
+        result=orjson.dumps({"id": "1", "createdAt": iso(first_at + created_s)}),
+        requested_at=iso(accepted_at) if requested else None,
+    )
+    task = make_task(fed_at=accepted_at + ahead_s, start=msgspec.json.encode(facts))
+    found = orjson.loads(render(task, final, Kind.COMPLETE, seen_at=accepted_at + ahead_s + 99).body)["existing"]
+    return bool(found)
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 120.0, -120.0, 86_400.0])
+def test_a_file_that_was_there_before_is_recognised_whatever_our_clock_shows(ahead_s: float) -> None:
+    assert not existing(ahead_s=ahead_s, created_s=20)
+    assert existing(ahead_s=ahead_s, created_s=-90)
+    assert not existing(ahead_s=ahead_s, created_s=20, sent_s_before=1200.0)  # of its first start
+    assert existing(ahead_s=ahead_s, created_s=-90, sent_s_before=1200.0)
+
+
+def test_without_hubspots_instant_of_the_request_ours_decides() -> None:
+    assert not existing(ahead_s=0.0, created_s=20, requested=False)
+    assert existing(ahead_s=0.0, created_s=-90, requested=False)
 
 
 def test_the_poll_that_finishes_a_task_is_counted() -> None:

@@ -457,6 +457,19 @@ def test_a_refused_token_pauses_the_account(status: int, body: bytes) -> None:
     assert "pat-na1" not in outcome.detail
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"error":"unauthorized"}', b'{"message":"No API key found in request"}']
+)
+def test_a_401_without_hubspots_marks_is_about_the_token_but_not_surely_hubspots(body: bytes) -> None:
+    outcome = classify(401, JSON, body)
+    assert isinstance(outcome, Refused)
+    assert (outcome.reason, "HubSpot refused" in outcome.detail, "gateway" in outcome.detail) == (
+        "token_refused",
+        False,
+        True,
+    )
+
+
 def test_a_web_page_with_401_is_a_proxy_that_asks_for_a_login_and_no_word_about_the_token() -> None:
     page, html = b"<html><h1>Sign in to the corporate network", {"Content-Type": "text/html"}
     outcome = classify(401, html, page)

@@ -48,6 +48,13 @@ def test_a_2xx_without_a_usable_id_is_unsure_and_never_a_failure(body: bytes) ->
     assert isinstance(answer.shows, Unreachable)
 
 
+def test_a_403_nested_as_deep_as_can_be_read_has_a_meaning() -> None:
+    deep = b'{"category":"STORAGE","message":"Full.","errors":' + b"[" * 1000 + b"]" * 1000 + b"}"
+    refused = meant(403, deep)
+    assert isinstance(refused, Refused)
+    assert refused.reason == "import_refused"
+
+
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 414, 415, 422])
 def test_hubspots_own_refusal_of_the_request_is_final_and_an_answer_of_the_account(status: int) -> None:
     answer = classify_start(status, JSON, json.dumps(HUBSPOTS).encode())

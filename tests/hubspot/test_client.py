@@ -36,10 +36,10 @@ from poller.hubspot.client import (
     answers_name_task,
     status_url,
     trouble_of,
-    untrusted,
 )
 from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
+from poller.hubspot.unanswered import untrusted
 from tests.support.makers import make_task
 from tests.support.virtual import MemoryConnector, SimulatedNetwork
 
@@ -505,6 +505,10 @@ async def test_a_refused_connection_is_unreachable() -> None:
     ("data", "words"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "speaks SSH, and that is no HTTP: correct base_url"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: BR\r\nContent-Length: 4\r\n\r\n\x8b\0\x80\3",
+            "speaks HTTP compressed by br, and gzip was asked for: correct the proxy",
+        ),
         (b"\x15\x03\x01\x00\x02\x02\x46", "speaks TLS, and base_url begins with http://: write https://"),
         (b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64\0\4\0\x10\0\0", "speaks HTTP/2, and the poller speaks HTTP/1.1"),
         (b"\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\1", "speaks HTTP/2, and the poller speaks HTTP/1.1"),
@@ -577,9 +581,31 @@ async def test_a_certificate_out_of_date_may_be_due_to_this_machines_clock(words
     assert ("clock" in refused.detail) == (words != "self-signed certificate")
 
 
-async def test_a_broken_proxy_is_unreachable() -> None:
-    async with answering(http(b"", "407 Proxy Authentication Required")) as proxy:
+@pytest.mark.parametrize(
+    ("status", "detail"),
+    [
+        (
+            "407 Proxy Authentication Required",
+            "the proxy refuses its user and password (407): write them into proxy",
+        ),
+        ("403 Forbidden", "the proxy lets no request to api.example pass (403): allow it there, or correct proxy and"),
+        ("404 Not Found", "the proxy lets no request to api.example pass (404)"),
+    ],
+)
+async def test_a_proxy_that_refuses_needs_a_person(status: str, detail: str) -> None:
+    async with answering(http(b"", status)) as proxy:
         through = Connections(proxy=f"http://user:{TOKEN}@127.0.0.1:{proxy.port}")
+        async with client_of("https://api.example", connections=through) as client:
+            outcome = (await client.poll(make_task())).outcome
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "unknown_answer"
+    assert outcome.detail.startswith(detail)
+    assert TOKEN not in outcome.detail
+
+
+async def test_a_broken_proxy_is_unreachable() -> None:
+    async with answering(http(b"", "503 Service Unavailable")) as proxy:
+        through = Connections(proxy=f"http://127.0.0.1:{proxy.port}")
         async with client_of("https://api.example", connections=through) as client:
             assert (await client.poll(make_task())).outcome == Unreachable(reason="proxy")
     gone = Connections(proxy=f"http://127.0.0.1:{proxy.port}")

@@ -162,3 +162,13 @@ async def test_a_limit_below_the_usual_is_the_persons() -> None:
     for _ in range(100):
         timeouts.answer(1, sent_at=0.0, took_s=0.1)
     assert await limit_of(timeouts, 1) == 2.0
+
+
+async def test_tasks_that_are_never_answered_are_forgotten_after_thousands_of_others() -> None:
+    timeouts = answered(0.1)
+    for key in range(100, 100 + 3 * RequestTimeouts.REMEMBERED):
+        timeouts.time_out(key, sent_at=-1.0)
+    assert len(timeouts._timed_out) == RequestTimeouts.REMEMBERED
+    timeouts.answer(1, sent_at=0.0, took_s=0.1)
+    assert await limit_of(timeouts, 99 + 3 * RequestTimeouts.REMEMBERED) == 15
+    assert await limit_of(timeouts, 100) == 7.5

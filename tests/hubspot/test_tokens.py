@@ -1,6 +1,7 @@
 """Tokens: re-read when they change, renewed by one request for all callers, and never shown."""
 
 import asyncio
+import errno
 import os
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
@@ -12,7 +13,10 @@ import pytest
 
 from poller.core.errors import ConfigError
 from poller.core.request_protocols import TokenSource
-from poller.hubspot.tokens import EnvToken, FileToken, OAuthToken, TokenUnavailable
+from poller.hubspot import tokens as tokens_module
+from poller.hubspot.client import Connections
+from poller.hubspot.timeouts import SharedTimeout
+from poller.hubspot.tokens import CarryOut, EnvToken, FileToken, OAuthToken, TokenUnavailable
 
 SECRET = "pat-na1-s3cr3t"
 URL = "https://api.hubapi.com/oauth/2026-03/token"
@@ -178,7 +182,11 @@ def endpoint() -> TokenEndpoint:
 
 
 def oauth(
-    endpoint: TokenEndpoint, clock: Clock, initial: str | None = "refresh-0", file: Path | None = None
+    endpoint: TokenEndpoint,
+    clock: Clock,
+    initial: str | None = "refresh-0",
+    file: Path | None = None,
+    carry_out: CarryOut = asyncio.create_task,
 ) -> OAuthToken:
     return OAuthToken(
         client_id="app",
@@ -187,6 +195,7 @@ def oauth(
         refresh_token_file=file,
         token_url=URL,
         post=endpoint.post,
+        carry_out=carry_out,
         clock=clock,
     )
 
@@ -349,6 +358,135 @@ async def test_a_refresh_token_that_cannot_be_kept_is_still_used(
     assert await tokens.token() == "access-2"
     assert [form["refresh_token"] for form in endpoint.forms] == ["refresh-0", "refresh-1"]
     assert [event["event"] for event in events if event["log_level"] == "warning"] == ["token.not_kept"]
+
+
+class RotatingEndpoint(TokenEndpoint):
+    """A token endpoint whose refresh tokens work once."""
+
+    def __init__(self, took_s: float = 0.5) -> None:
+        super().__init__()
+        self.accepts = "refresh-0"
+        self.took_s = took_s
+
+    async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        assert url == URL
+        self.forms.append(dict(form))
+        if form["refresh_token"] != self.accepts:
+            return 400, b'{"message":"BAD_REFRESH_TOKEN"}'
+        self.granted += 1
+        self.accepts = f"refresh-{self.granted}"
+        await asyncio.sleep(self.took_s)
+        granted = {"access_token": f"access-{self.granted}", "expires_in": 1800, "refresh_token": self.accepts}
+        return 200, orjson.dumps(granted)
+
+
+async def test_a_rotated_refresh_token_is_kept_though_all_that_waited_for_it_were_out_of_time(
+    clock: Clock, tmp_path: Path
+) -> None:
+    """HubSpot accepts the token that was sent no more: to drop the answer would mean to install the app again."""
+    file, endpoint = tmp_path / "refresh", RotatingEndpoint(took_s=6)
+    file.write_text("refresh-0")
+    tokens = oauth(endpoint, clock, None, file)
+    timeout = SharedTimeout(5)
+
+    async def poll() -> str:
+        with timeout:
+            return await tokens.token()
+
+    polls = await asyncio.gather(*(poll() for _ in range(4)), return_exceptions=True)
+    assert [type(each) for each in polls] == [TimeoutError] * 4
+    assert await poll() == "access-1"
+    assert file.read_text() == "refresh-1\n"
+    assert len(endpoint.forms) == 1
+
+
+async def test_a_cancelled_run_still_keeps_the_refresh_token_of_a_renewal_under_way(
+    clock: Clock, tmp_path: Path
+) -> None:
+    file, endpoint, connections = tmp_path / "refresh", RotatingEndpoint(took_s=6), Connections()
+    file.write_text("refresh-0")
+    tokens = oauth(endpoint, clock, None, file, carry_out=connections.carry_out)
+
+    async def run() -> None:
+        async with connections:
+            await tokens.token()
+
+    running = asyncio.create_task(run())
+    await asyncio.sleep(1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert file.read_text() == "refresh-1\n"
+
+
+async def test_an_endpoint_that_answers_after_the_time_out_of_polls_is_requested_more_and_more_rarely(
+    endpoint: TokenEndpoint, clock: Clock
+) -> None:
+    endpoint.error = TokenUnavailable("out of reach")
+    tokens = oauth(endpoint, clock)
+    for _ in range(600):
+        with pytest.raises((TimeoutError, TokenUnavailable)):
+            async with asyncio.timeout(0.1):
+                await tokens.token()
+        await asyncio.sleep(1)
+    assert len(endpoint.forms) <= 20
+
+
+async def test_a_refresh_token_that_a_full_disk_did_not_take_is_used_from_memory_and_written_once_there_is_room(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[MutableMapping[str, Any]]
+) -> None:
+    file, endpoint = tmp_path / "refresh", RotatingEndpoint()
+    file.write_text("refresh-0")
+    tokens, write = oauth(endpoint, clock, None, file), tokens_module._write_secret
+
+    def full(_path: Path, _secret: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokens_module, "_write_secret", full)
+    for number in (1, 2, 3):
+        assert await tokens.token() == f"access-{number}"
+        await asyncio.sleep(1700)
+    assert file.read_text() == "refresh-0"
+    monkeypatch.setattr(tokens_module, "_write_secret", write)
+    await tokens.token()
+    assert file.read_text() == f"{endpoint.accepts}\n"
+    assert await oauth(endpoint, clock, None, file).token() == f"access-{endpoint.granted}"
+    kept = [event["event"] for event in events if event["event"] in ("token.not_kept", "token.kept")]
+    assert kept == ["token.not_kept", "token.kept"]
+
+
+async def test_a_refresh_token_that_a_person_writes_wins_over_one_that_could_not_be_written(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, endpoint = tmp_path / "refresh", RotatingEndpoint()
+    file.write_text("refresh-0")
+    tokens = oauth(endpoint, clock, None, file)
+
+    def full(_path: Path, _secret: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens_module, "_write_secret", full)
+        await tokens.token()
+    endpoint.accepts = "of-a-person"  # the app was installed again
+    file.write_text("of-a-person")
+    await asyncio.sleep(100)
+    assert await tokens.token() == "access-1"
+    assert file.read_text() == "of-a-person"
+    await asyncio.sleep(1700)
+    assert await tokens.token() == "access-2"
+    assert endpoint.forms[-1]["refresh_token"] == "of-a-person"
+
+
+async def test_a_touched_file_does_not_count_as_a_person_s(clock: Clock, tmp_path: Path) -> None:
+    file, endpoint = tmp_path / "refresh", RotatingEndpoint(took_s=6)
+    file.write_text("refresh-0")
+    tokens = oauth(endpoint, clock, None, file)
+    renewing = asyncio.create_task(tokens.token())
+    await asyncio.sleep(1)
+    file.chmod(0o640)
+    await renewing
+    assert file.read_text() == "refresh-1\n"
 
 
 async def test_without_any_refresh_token_the_settings_are_named(endpoint: TokenEndpoint, clock: Clock) -> None:

@@ -160,6 +160,19 @@ def test_a_run_that_was_stopped_before_its_first_line_leaves_nothing_of_the_work
     assert exit_code(ended, work_of(ended, work_note(stopped, CANCELED))) is Exit.ALL_COMPLETE
 
 
+def test_an_input_refused_as_a_whole_is_not_all_complete_until_the_work_has_ended() -> None:
+    """Also after a kill: the file is in `failed`, and the next run does not see it."""
+    stopped = msgspec_replace(work_note(None, NOTHING, has_input=True), refused=2)
+    for sums, note in ((SUMS, stopped), (SUMS, work_note(encode(stopped), SUMS)), (SUMS, work_note(None, NOTHING))):
+        assert exit_code(sums, work_of(sums, note)) is Exit(min(note.refused, 1))
+    assert work_text(work_of(SUMS, stopped)).splitlines()[2:] == [
+        "          2  inputs refused as a whole: source.file_failed and source.failed in the log have the reasons"
+    ]
+    ended = encode(msgspec_replace(stopped, is_input_left=False))
+    assert work_note(ended, WAITING).refused == 2
+    assert work_note(ended, SUMS).refused == 0
+
+
 @pytest.mark.parametrize("left", [{"is_input_left": True}, {"unwritable": "database or disk is full"}])
 def test_input_that_was_not_read_or_stored_is_work_left(left: dict[str, Any]) -> None:
     work = msgspec_replace(work_of(SUMS, work_note(None, NOTHING)), **left)

@@ -26,10 +26,13 @@ from tests.support.fleet_services import ACCOUNTS, FleetAtWork, at_work
 pytestmark = pytest.mark.real_time
 
 
-async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows_the_fleet(
+async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows_the_fleet_whatever_their_clocks_show(
     tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
 ) -> None:
-    async with at_work(tmp_path, postgres_url, events) as fleet:
+    ahead_s = {"r1": -7200.0, "r2": 86_400.0}
+    async with at_work(tmp_path, postgres_url, events, ahead_s=ahead_s) as fleet:
+        moved = [each["by_s"] for each in fleet.logged("clock.jumped")]
+        assert moved == [pytest.approx(7200, abs=5), pytest.approx(-86_400, abs=5)]
         ids = await fleet.feed(fleet.pages()[1], 80)
         await fleet.until(lambda: len(fleet.delivered()) == 80, "all outcomes")
         assert fleet.delivered() == Counter(ids)

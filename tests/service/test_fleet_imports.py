@@ -79,7 +79,7 @@ async def test_a_hand_over_with_rows_underway_starts_none_twice_and_loses_none(
 async def test_the_start_of_a_buried_owner_is_repeated_by_the_next_only_after_its_settle_time(
     tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
 ) -> None:
-    hangs = {"faults": {"start_hang": 1.0}, "hang_s": 300.0}
+    hangs: dict[str, Any] = {"faults": {"start_hang": 1.0}, "hang_s": 300.0}
     async with at_work(tmp_path, postgres_url, events, BOTH, **hangs) as fleet:
         urls = await fleet.feed_rows(fleet.pages()[0], 0, 4)
         await fleet.until(lambda: len(fleet.starts()) == 4, "the first starts")

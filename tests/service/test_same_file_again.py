@@ -190,3 +190,36 @@ async def test_the_run_after_one_that_left_input_unread_has_the_code_of_both_tog
     new = files.good_ids[:2], files.good_ids[2:]
     paths = [files.write(f"new{number}.txt", ids) for number, ids in enumerate(new)]
     assert await files.run(*paths) == [Exit.NOT_ALL_COMPLETE, Exit.ALL_COMPLETE]
+
+
+async def test_a_file_of_a_drop_folder_that_is_refused_as_a_whole_decides_the_code(
+    files: TwoFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = files.simulation.folder / "in"
+    folder.mkdir()
+    flags = {"sources": [{"folder": str(folder)}]}
+
+    async def run_with(**dropped: str) -> tuple[Exit, str]:
+        for name, text in dropped.items():
+            (folder / f"{name}.csv").write_text(text)
+        return await files.simulation.run(None, flags), capsys.readouterr().err
+
+    no_id = "name,url\na,https://e.com/a.png\n"
+    code, message = await run_with(good=f"task_id\n{files.good_ids[0]}\n", no_id=no_id)
+    assert code is Exit.NOT_ALL_COMPLETE
+    assert "1  input refused as a whole" in message
+    code, message = await run_with(one=no_id, two=no_id)
+    assert code is Exit.NO_INPUT
+    assert "no usable id in the input. 2 files are in `failed`" in message
+    assert (await run_with(good=f"task_id\n{files.good_ids[1]}\n"))[0] is Exit.ALL_COMPLETE
+    assert {path.name for path in (folder / "failed").iterdir()} == {"no_id.csv", "one.csv", "two.csv"}
+
+
+async def test_a_source_that_a_service_cannot_read_decides_the_code(files: TwoFiles) -> None:
+    odd = files.write("odd.csv", ["name,url", "a,https://e.com/a.png"])
+    ends = {"sources": [{"glob": f"{odd}*", "follow": False}]}
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(files.simulation.run(files.good, ends | {"follow": True}))
+        await asyncio.sleep(60)
+        files.simulation.drain()
+    assert running.result() is Exit.NOT_ALL_COMPLETE

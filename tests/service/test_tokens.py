@@ -18,7 +18,7 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import summary
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
-from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
+from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, settings_for
 
 SECRET, REFRESH = "client-secret-hush", "refresh-first-hush"
 SLOW = Scenario(
@@ -77,6 +77,24 @@ async def test_oauth_tokens_are_renewed_ahead_of_their_end_and_a_rotated_refresh
     assert b'"event":"token.renewed"' in out
     for secret in (SECRET, REFRESH, kept, "sandbox-access-1", "sandbox-access-5"):
         assert secret.encode() not in out
+
+
+async def test_a_reload_spends_no_refresh_token_and_forgets_none_that_is_not_on_disk(
+    tmp_path: Path, clock: Clock
+) -> None:
+    (tmp_path / "refresh").write_text(REFRESH)
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(20)
+    simulation.reread = lambda: settings_for(tmp_path, oauth(tmp_path) | {"daily_limit": 10_000})
+    async with asyncio.TaskGroup() as group:
+        group.create_task(simulation.run(ids, oauth(tmp_path)))
+        await asyncio.sleep(20)
+        assert simulation.service is not None
+        simulation.service.reload_asked.set()
+        await asyncio.sleep(20)
+        assert (await simulation.sums()).polls > 20
+        assert simulation.api.stats().token_requests_total == 1
+        simulation.drain()
 
 
 @pytest.mark.parametrize("source", ["env", "file"])

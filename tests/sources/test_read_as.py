@@ -1,6 +1,7 @@
 """A known file is read again where its lines are read otherwise than before: an id that is never polled is lost."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -111,6 +112,47 @@ async def test_a_resumed_file_is_known_as_a_whole(store: Store, tmp_path: Path) 
     path.write_text(path.read_text())
     assert await read(store, path, READ) == 0
     assert len(await store.sources(100)) == 1
+
+
+@pytest.mark.parametrize("sign", [b"\0", b"x"])
+async def test_a_file_without_line_breaks_is_not_held_in_memory_and_lets_others_work(
+    store: Store, tmp_path: Path, sign: bytes
+) -> None:
+    """As a log that was truncated while its writer kept its offset: gigabytes of NULs. SIGTERM went unheard."""
+    path = tmp_path / "ids"
+    with path.open("wb") as written:
+        written.write(sign)
+        written.truncate(0) if sign == b"\0" else written.write(sign * 8_000_000)
+        written.seek(8_000_000)
+        written.write(b"\nA1\n")
+    found, had_turns = asyncio.Event(), False
+
+    async def take_turns() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    class Noting(ChunkWriter):
+        async def add(self, number: int, chunk: Chunk) -> Added:
+            nonlocal had_turns
+            had_turns |= others.done()
+            return await super().add(number, chunk)
+
+    def note(_chunk: Chunk, added: Added) -> None:
+        if added.tasks:
+            found.set()
+
+    tracemalloc.start()
+    try:
+        task = asyncio.create_task(feed(str(path), Noting(store, note), READ))
+        others = asyncio.create_task(take_turns())
+        await found.wait()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    task.cancel()
+    await asyncio.wait([task])
+    assert had_turns
+    assert peak < 4_000_000
 
 
 async def follow_for(store: Store, path: Path, options: ReadOptions) -> int:

@@ -1,6 +1,7 @@
 """The promises of `[[sources]]`: files, patterns, drop folders and standard input, each line of each once."""
 
 import asyncio
+import errno
 import os
 import shutil
 from collections import Counter
@@ -271,6 +272,94 @@ async def test_a_dropped_file_that_grows_while_it_is_read_is_read_to_its_new_end
         Fed(store, clock, [folder(tmp_path)], on_chunk=grow).ingest.start(group)
     assert await fed_ids(store) == ["A1", "A2", "A3"]
     assert (tmp_path / "done/a.txt").read_text() == "A1\nA2\nA3\n"
+
+
+class FailingReads:
+    """Reads of files fail while `error` is set, those from `offset` on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.error: OSError | None = None
+        self.offset = 0
+        self._read, self._pread, self._open = os.read, os.pread, os.open
+        for name in ("read", "pread", "open"):
+            patch.setattr(os, name, getattr(self, name))
+
+    def read(self, fd: int, length: int) -> bytes:
+        if self.error is not None and self.error.errno == errno.EIO and os.lseek(fd, 0, os.SEEK_CUR) >= self.offset:
+            raise self.error
+        return self._read(fd, length)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        return self._pread(fd, length, offset)
+
+    def open(self, path: str, *args: Any, **options: Any) -> int:
+        if self.error is not None and self.error.errno in (errno.EMFILE, errno.EACCES) and str(path).endswith(".txt"):
+            raise self.error
+        return self._open(path, *args, **options)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> FailingReads:
+    return FailingReads(monkeypatch)
+
+
+PASSING = [OSError(code, os.strerror(code)) for code in (errno.EIO, errno.EMFILE, errno.EACCES)]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=str)
+@pytest.mark.parametrize("follow", [True, False])
+async def test_a_read_error_that_passes_is_waited_for_and_decides_nothing_about_a_dropped_file(
+    store: Store, clock: Clock, tmp_path: Path, events: Events, failing: FailingReads, error: OSError, follow: bool
+) -> None:
+    """The file is read on where it was left."""
+    ids = [f"A{number:06}" for number in range(350)]
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("".join(f"{name[0]}{task_id}\n" for task_id in ids))
+    failing.error, failing.offset = error, 20
+    async with asyncio.TaskGroup() as group:
+        fed = Fed(store, clock, [folder(tmp_path, follow=follow)])
+        fed.ingest.start(group)
+        await asyncio.sleep(20)
+        (tmp_path / "c.jsonl").write_text('{"id": "C1"}\n')
+        await asyncio.sleep(20)
+        assert names(tmp_path) >= {"a.txt", "b.txt"}
+        assert not (tmp_path / "failed").exists()
+        failing.error = None
+        await asyncio.sleep(20)
+        fed.ingest.stop()
+    assert len(await fed_ids(store)) == 701
+    assert names(tmp_path / "done") == {"a.txt", "b.txt", "c.jsonl"}
+    assert sorted(row[1:] for row in await lines(store) if row[0]) == [(1, 0, 0), (350, 0, 0), (350, 0, 0)]
+    waited = named(events, "source.waited_for")
+    assert len(waited) == 2
+    assert all(error.strerror in event["reason"] for event in waited)
+
+
+async def test_a_run_with_an_end_gives_up_a_dropped_file_that_cannot_be_read_for_long_and_leaves_it_there(
+    store: Store, clock: Clock, tmp_path: Path, failing: FailingReads
+) -> None:
+    (tmp_path / "a.txt").write_text("A1\n")
+    (tmp_path / "b.jsonl").write_text('{"id": "B1"}\n')
+    failing.error = PASSING[2]
+    with pytest.raises(ExceptionGroup) as raised:
+        await feed_all(store, clock, folder(tmp_path))
+    assert raised.group_contains(InputError, match=r"a\.txt: Permission denied")
+    assert await fed_ids(store) == ["B1"]
+    assert names(tmp_path) == {"a.txt", "done"}
+
+
+async def test_a_rotated_file_of_a_pattern_is_read_once_an_error_has_passed(
+    store: Store, clock: Clock, tmp_path: Path, failing: FailingReads
+) -> None:
+    (tmp_path / "ids.txt").write_text("A1\n")
+    (tmp_path / "ids-1.txt").write_text("A0\n")
+    async with reading(store, clock, pattern(tmp_path / "ids*.txt", follow=True)):
+        failing.error = PASSING[0]
+        await asyncio.sleep(60)
+        assert await fed_ids(store) == ["A1"]
+        failing.error = None
+        await asyncio.sleep(60)
+    assert await fed_ids(store) == ["A1", "A0"]
 
 
 @pytest.mark.parametrize(("content", "where"), [("a b\n", "failed/a.txt"), ("A1\na b\n", "done/a.1-rejected.txt")])

@@ -377,6 +377,27 @@ async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
     assert last_beat(file_url) is None
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_state_behind_a_link_is_that_of_the_file(tmp_path: Path, clock: Clock, is_there: bool) -> None:
+    """SQLite keeps its log beside the file; the lock has to be there, too, or two processes write one state."""
+    (tmp_path / "volume").mkdir()
+    link, file = (f"sqlite:///{tmp_path}/{name}" for name in ("poller.db", "volume/state.db"))
+    (tmp_path / "poller.db").symlink_to("volume/state.db")
+    if is_there:
+        await (await open_store(file, clock=clock)).close()
+    store = await open_store(link, clock=clock)
+    await feed(store, "A1")
+    beats = last_beat(link), last_beat(file)
+    with pytest.raises(StoreLocked, match="in use by another poller"):
+        await open_store(file, clock=clock)
+    await store.close()
+    assert beats[0] is not None
+    assert beats[0] == beats[1]
+    reader = await read_store(link)
+    assert (await reader.sums()).waiting == 1
+    await reader.close()
+
+
 async def test_damage_is_reported_with_a_remedy_before_a_run_and_by_a_reader(
     open_file: OpenFile, file_url: str, tmp_path: Path
 ) -> None:
@@ -443,6 +464,26 @@ async def test_reading_after_a_crash_shows_the_last_commit_and_changes_nothing(
     assert (await reader.sums()).finished == 1
     await reader.close()
     assert [(copied / f"poller.db{suffix}").read_bytes() for suffix in ("", "-wal")] == before
+
+
+async def test_a_reader_sees_runs_that_begin_and_end_after_it_was_opened(open_file: OpenFile, file_url: str) -> None:
+    store = await open_file()
+    await finish(store, "a")
+    await store.close()
+    reader = await read_store(file_url)
+    assert (await reader.sums()).finished == 1
+    for names in (("b", "c"), ("d",)):
+        store = await open_file()
+        await finish(store, *names)
+        assert (await reader.sums()).finished == (await store.sums()).finished
+        finished = (await store.sums()).finished
+        await store.close()
+        assert (await reader.sums()).finished == finished
+        store = await open_file()
+        await finish(store, f"{names[0]} again")
+        await store.close()
+        assert (await reader.sums()).finished == finished + 1, "a whole run between two reads"
+    await reader.close()
 
 
 async def test_reading_without_a_state_is_refused(tmp_path: Path, file_url: str) -> None:

@@ -81,6 +81,9 @@ class MemoryMembership:
     def id(self) -> int | None:
         return self._id
 
+    async def server_ahead_s(self) -> float:
+        return 0.0
+
     async def _reach(self) -> None:
         while self.is_cut or not self.server.is_up:  # noqa: ASYNC110 - as the store's retries do
             await asyncio.sleep(0.5)

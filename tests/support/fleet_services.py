@@ -37,12 +37,14 @@ class Replica:
         self.name = name
         self.settings = settings
         self.service: Service | None = None
+        self.ahead_s = 0.0  # its clock, of all others
         self.reread: Callable[[], Settings] = lambda: self.settings
         self._environ = environ
         self._task: asyncio.Task[Exit] | None = None
 
     def start(self, group: asyncio.TaskGroup) -> None:
         environment = Environment(
+            clock=lambda: time.time() + self.ahead_s,
             environ=self._environ,
             rng=Random(1),
             connections=lambda _settings: Connections(),
@@ -202,15 +204,18 @@ async def at_work(
     url: str,
     events: list[MutableMapping[str, Any]],
     own: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    ahead_s: Mapping[str, float] = MappingProxyType({}),
     **scenario_of: Any,
 ) -> AsyncIterator[FleetAtWork]:
-    """Yield two replicas that have settled, each with two accounts."""
+    """Yield two replicas that have settled, each with two accounts. `ahead_s`: of their clocks."""
     usual: dict[str, Any] = {"fates": {}, "durations": parse_durations("fixed:0.2"), "requests": 50, "window_s": 0.5}
     scenario = Scenario(**(usual | {"window_per_token": True} | scenario_of))
     api = SandboxApi(scenario, time.time)
     async with serve(api) as base_url, asyncio.TaskGroup() as group:
         fleet = FleetAtWork(tmp_path, url, api, base_url, events, own)
         for number, replica in enumerate(fleet.replicas.values(), 1):
+            replica.ahead_s = ahead_s.get(replica.name, 0.0)
             replica.start(group)
             await fleet.until(partial(fleet.has_pages, number), "the server")
         await fleet.until(lambda: all(len(each.lanes) == 2 for each in fleet.replicas.values()), "an even share")

@@ -49,8 +49,8 @@ def run(
 
     \b
     Exit codes:
-       0  every task is complete, and no line of the input was rejected
-       1  every task has its outcome, some are not complete, or lines were rejected
+       0  every task is complete, and no line or file of the input was rejected
+       1  every task has its outcome, some are not complete, or lines or files were rejected
        2  the command line is wrong
       65  the input has no usable id
       69  an outage or refusal, or a failing sink, lasted longer than --give-up-s

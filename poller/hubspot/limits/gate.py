@@ -112,7 +112,7 @@ class AccountGate:
         )
 
     def _last_active_at(self) -> float | None:
-        if self._windows.in_flight:
+        if self._windows.in_flight or self._pause.is_by_person:  # from then on, the pause is counted at the next start
             return self._clock()
         return self._active_at if self._ended_at is None else self._clock() - (self._monotonic() - self._ended_at)
 
@@ -158,9 +158,13 @@ class AccountGate:
             self._judge.begin_again()
         self._admission.wake()
 
-    def apply(self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None) -> None:
-        """Use other limits from now on; all that was learned and counted stays. A pause for which a person had to act
-        is probed at once."""
+    def apply(
+        self, limits: GateLimits, *, has_new_token: Callable[[], bool] | None = None, is_same_token: bool = True
+    ) -> None:
+        """Use other limits from now on; all that was learned and counted stays, except for the quota that the answers
+        to another token reported. A pause for which a person had to act is probed at once."""
+        if not is_same_token:
+            self._quota.forget_reported()
         self._windows.apply(limits.requests, limits.window_s, self._monotonic())
         self._concurrency.configured = limits.workers
         self._concurrency.fit(self._windows.tighter)

@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 from poller.core.model import RateLimits
 from poller.core.protocols import Clock
 
+DAY_S = 86_400.0
+
 
 class DailyQuota:
     """Counts an account's requests by its local day and how many may still leave before the reset."""
@@ -18,11 +20,7 @@ class DailyQuota:
         self._clock = clock
         self._day = day
         self._day_requests = day_requests
-        self._remaining: int | None = None  # as the headers report, all our answered requests counted
-        self._daily = 0  # the limit that the headers report
-        self._noted_at = -math.inf
-        self._valid_from = -math.inf  # requests sent before it saw the quota before its reset
-        self._uncounted: deque[float] = deque()  # ends of requests without a reported quota: counted in it or not
+        self.forget_reported()
         self.apply(limit=limit, reserve=reserve, time_zone=time_zone)
 
     def apply(self, *, limit: int | None, reserve: float, time_zone: str) -> None:
@@ -31,6 +29,15 @@ class DailyQuota:
         self._reserve = reserve  # a share below 1, or a number of requests
         self._zone = UTC if time_zone == "UTC" else ZoneInfo(time_zone)  # UTC needs no time zone files
         self._from_at = self._until_at = -math.inf  # bounds of the local day, wall clock
+        self._update_day()
+
+    def forget_reported(self) -> None:
+        """Forget what headers reported: the next report is the first."""
+        self._remaining: int | None = None  # as the headers report, all our answered requests counted
+        self._daily = 0  # the limit that the headers report
+        self._noted_at = -math.inf
+        self._valid_from = -math.inf  # requests sent before it saw the quota before its reset
+        self._uncounted: deque[float] = deque()  # ends of requests without a reported quota: counted in it or not
 
     @property
     def day(self) -> str:
@@ -72,6 +79,8 @@ class DailyQuota:
         if remaining is None:
             if self._remaining is not None:
                 self._uncounted.append(now)
+                if now - self._noted_at >= DAY_S:  # it was reset since, at whichever midnight
+                    self.forget_reported()
             return
         self._daily = limits.daily or max(self._daily, remaining)
         while self._uncounted and self._uncounted[0] <= sent_at:
@@ -123,3 +132,7 @@ class DailyQuota:
         if today.isoformat() > self._day:  # a clock that was set back must not give the day's quota a second time
             self._day = today.isoformat()
             self._day_requests = 0
+            if self._uncounted:  # reports stopped, as far as can be seen: what they showed was of the day before
+                self.forget_reported()
+        elif self._day > (today + timedelta(days=1)).isoformat():  # noted by a clock that was far ahead
+            self._day = today.isoformat()

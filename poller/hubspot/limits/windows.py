@@ -11,7 +11,6 @@ from poller.hubspot.limits.window import KEPT_S, HeldSlots, Others, Window
 DEFAULT_REQUESTS = 100  # the lowest limit that HubSpot gives to any app
 DEFAULT_WINDOW_S = 10.0
 LONGEST_WINDOW_S = 3600.0  # a longer interval in a header is nonsense
-STALE_S = 120.0  # the state left by a run that was killed may be this old: a request's time-out and the gap of saves
 
 
 class AccountWindows:
@@ -191,10 +190,13 @@ class AccountWindows:
 
 
 def assumed_used_s(state: AccountState, window: Window, now: float) -> float:
-    """Return for how long after a restart the window counts as full. `now` is the wall clock's."""
+    """Return for how long after a restart the window counts as full. `now` is the wall clock's.
+
+    After a run that did not end in order that is the whole window, however long ago it seems: its clock may have been
+    behind.
+    """
     if state.active_at is None:
         return 0.0
-    idle_s = now - state.active_at
-    if state.clean:
-        return min(max(0.0, window.hold_s - idle_s), window.hold_s)
-    return window.hold_s if idle_s <= window.hold_s + STALE_S else 0.0
+    if not state.clean:
+        return window.hold_s
+    return min(max(0.0, window.hold_s - (now - state.active_at)), window.hold_s)

@@ -16,19 +16,22 @@ from pathlib import Path
 
 import structlog
 
-from poller.core.errors import InputError
-from poller.core.protocols import Clock, FeedStore
+from poller.core.errors import InputError, UnreadableInput
+from poller.core.protocols import Clock
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.rotated_files import COMPRESSED
+from poller.sources.intake import ChunkWriter
 from poller.sources.options import ReadOptions
 
 log = structlog.get_logger("poller")
 
 DONE, FAILED = "done", "failed"
 RETRY_MOVE_S = 60.0  # after a move that failed
+RETRY_READ_S = 10.0  # after an error of the system, which may pass
+PATIENCE_S = 60.0  # with a file that cannot be read, in a run that has an end
 
 _TEMPORARY = re.compile(r"\..*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL)
 
@@ -42,46 +45,75 @@ class _SeenFile:
     move_to: str | None = None  # it is only to be moved: every line is stored, or it cannot be read
     rejected: int = 0  # lines, of a file to be moved to `done`
     retry_move_at: float = 0.0  # after a move that failed
+    retry_read_at: float = 0.0  # after an error that may pass
+    unreadable_since: float | None = None
+    given_up: UnreadableInput | None = None  # it could not be read for `PATIENCE_S`
+    reported: str = ""  # why it is waited for
 
 
 class DropFolder:
     """Reads and moves what is in one drop folder."""
 
-    def __init__(self, folder: str, store: FeedStore, options: ReadOptions, *, settle_s: float, clock: Clock) -> None:
+    def __init__(
+        self, folder: str, writer: ChunkWriter, options: ReadOptions, *, settle_s: float, clock: Clock
+    ) -> None:
         self._folder = Path(folder)
-        self._store = store
+        self._writer = writer
         self._options = options
         self._settle_s = settle_s
         self._clock = clock
         self._seen: dict[str, _SeenFile] = {}
         self._started: set[int] = set()  # inodes of files that this run began to read
-        self._faults = FaultLog(source_name(folder))
+        self._name = source_name(folder)
+        self._faults = FaultLog(self._name)
 
     async def run(self, *, follow: bool) -> None:
-        """Read and move every file; `follow`: then wait for more. Raises `InputError` for a folder that cannot be read
-        and is not waited for."""
+        """Read and move every file; `follow`: then wait for more. Without, raises `InputError` for a folder that cannot
+        be read, and for a file that could not be for `PATIENCE_S`: all others are read by then."""
         while True:
             try:
-                has_more = await self._read_rested()
+                unread = await self._read_rested()
+                given_up = [seen.given_up for seen in unread if seen.given_up is not None]
+                if not follow and len(given_up) == len(unread):
+                    for fault in given_up:
+                        raise fault
+                    return
             except InputError as fault:
                 if not follow:
                     raise
                 self._faults.warn(str(fault))
-                has_more = True
-            if not has_more and not follow:
-                return
             await asyncio.sleep(POLL_S)
 
-    async def _read_rested(self) -> bool:
-        """Read and move every file that is at rest, oldest first; return whether there are others."""
-        has_more = False
+    async def _read_rested(self) -> list[_SeenFile]:
+        """Read and move every file that is at rest, oldest first; return the others."""
+        unread = []
         for name, facts in sorted(self._files(), key=lambda file: (file[1].st_mtime_ns, file[0])):
             seen = self._observe(name, facts)
             if seen.move_to is not None:
                 self._move(name, seen.move_to, seen)
-            elif not self._is_at_rest(name, facts, seen) or not await self._read_and_move(name, seen):
-                has_more = True
-        return has_more
+                continue
+            try:
+                is_read = self._is_at_rest(name, facts, seen) and await self._read_and_move(name, seen)
+            except UnreadableInput as fault:
+                is_read = False
+                self._wait_with(seen, fault)
+            unread += [] if is_read else [seen]
+        return unread
+
+    def _wait_with(self, seen: _SeenFile, fault: UnreadableInput) -> None:
+        """Try a file again later, and note where it could not be read for long."""
+        now = asyncio.get_running_loop().time()
+        seen.retry_read_at = now + RETRY_READ_S
+        if seen.unreadable_since is None:
+            seen.unreadable_since = now
+        self._report(seen, str(fault))
+        seen.given_up = fault if now - seen.unreadable_since >= PATIENCE_S else None
+
+    def _report(self, seen: _SeenFile, reason: str) -> None:
+        """Log why a file is waited for, each reason once."""
+        if reason != seen.reported:
+            log.warning("source.waited_for", source=self._name, reason=reason)
+            seen.reported = reason
 
     def _files(self) -> list[tuple[str, os.stat_result]]:
         found = []
@@ -109,15 +141,17 @@ class DropFolder:
         """Whether the file is whole: unchanged for `settle_s` (also when it was renamed into the folder at that age),
         and not open for writing as far as can be known."""
         rested_s = asyncio.get_running_loop().time() - seen.since
+        if asyncio.get_running_loop().time() < seen.retry_read_at:
+            return False
         if rested_s < self._settle_s and not (rested_s > 0 and self._clock() - facts.st_mtime >= self._settle_s):
             return False
         if _is_being_written(self._folder / name):
-            self._faults.warn(f"{name} is still open for writing")
+            self._report(seen, f"{name} is still open for writing")
             return False
         return True
 
     async def _read_and_move(self, name: str, seen: _SeenFile) -> bool:
-        """Read the file and move it; False where it was still growing."""
+        """Read the file and move it; False where it was still growing. Raises `UnreadableInput`."""
         path = self._folder / name
         try:
             rejected = await self._read(path, seen)
@@ -126,7 +160,10 @@ class DropFolder:
         except InputError as fault:
             if stat_of(str(path), follow_symlinks=False) is None:
                 return True
+            if isinstance(fault, UnreadableInput):
+                raise
             log.warning("source.file_failed", source=source_name(str(path)), reason=str(fault))
+            await self._writer.on_refused()
             seen.move_to = FAILED
         else:
             seen.move_to, seen.rejected = DONE, rejected
@@ -145,14 +182,14 @@ class DropFolder:
         self._started.add(inode)
         if path.name.endswith(COMPRESSED):
             raise InputError(f"cannot read the input: {path} is compressed: unpack it first")
-        counts = await feed(str(path), self._store, self._options, whole=is_new, links=False)
-        known = await self._store.open_source(name)
+        counts = await feed(str(path), self._writer, self._options, whole=is_new, links=False)
+        known = await self._writer.open_source(name)
         with open_file(str(path), links=False) as file:
             if known is None or file.size != known[1].offset or not file.holds(known[1]):
                 return None
         usable, rejected = counts.usable, counts.rejected
         if usable + counts.rejected < known[1].line:  # an earlier run read a part of it, or there are blank lines
-            sums = await self._store.source(name)
+            sums = await self._writer.source(name)
             usable, rejected = (0, 0) if sums is None else (sums.tasks + sums.duplicates, sums.rejected)
         if rejected and not usable:
             first = f", {counts.first_reason}" if counts.first_reason else ""

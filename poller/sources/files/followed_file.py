@@ -85,6 +85,7 @@ class FollowedFile:
         while block := tail.block():
             grew = True
             await self._commit(parser.push(block))
+            await asyncio.sleep(0)  # a file without line breaks gives no chunk
         if chunk := parser.flush():
             await self._commit([chunk])
         return grew

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnreadableInput
 from poller.core.model import Position
 from poller.sources.files.follow import follow
 from poller.sources.files.followed_file import POLL_S, QUIET_POLLS
@@ -33,6 +33,7 @@ class _RotatedFile:
     facts: os.stat_result
     polls: int = 0  # since it last changed
     settled: bool = False  # nothing is to be done until it changes
+    reported: str = ""  # why it could not be read
 
 
 class GlobReader:
@@ -109,7 +110,11 @@ class GlobReader:
             if not await self._was_read_elsewhere(path):
                 await feed(path, self._writer, self._options, links=False)
         except InputError as fault:
-            log.warning("source.waited_for", source=source_name(path), reason=str(fault))
+            if rotated.reported != str(fault):
+                rotated.reported = str(fault)
+                log.warning("source.waited_for", source=source_name(path), reason=str(fault))
+            if isinstance(fault, UnreadableInput):  # it may pass
+                rotated.settled, rotated.polls = False, 0
 
     async def _forget_missing(self, matches: set[str]) -> None:
         self._rotated = {path: rotated for path, rotated in self._rotated.items() if path in matches}

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnreadableInput
 from poller.core.model import Position
 from poller.sources.files.missing import missing_file
 from poller.sources.parsing.content import BEGINNING_BYTES, refuse_other_content
@@ -159,7 +159,7 @@ class OpenFile:
 
 @contextmanager
 def open_file(spec: str, stdin: int = 0, *, links: bool = True) -> Iterator[OpenFile]:
-    """Open a file or stream, and close it unless it is standard input. Raises `InputError` where that fails.
+    """Open a file or stream, and close it unless it is standard input. Raises `UnreadableInput` where that fails.
 
     Without `links` it must be a regular file: who may put a file into a folder could lead a link to a secret.
     """
@@ -189,7 +189,7 @@ def _os_errors_translated(name: str) -> Iterator[None]:
         raise
     except OSError as error:
         where = "standard input" if name == STDIN else name
-        raise InputError(f"cannot read the input: {where}: {_why(error)}") from error
+        raise UnreadableInput(f"cannot read the input: {where}: {_why(error)}") from error
 
 
 async def _readable(fd: int) -> None:

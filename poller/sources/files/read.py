@@ -47,10 +47,7 @@ async def feed(
             return counts
         parser, start = resumed_parser(file, start, options, file.name)
         log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
-        if file.seekable:
-            os.lseek(file.fd, start.offset, os.SEEK_SET)
-            if digest.offset != start.offset:
-                digest = await ReadDigest.of(file, start.offset)
+        digest = await _seek(file, start.offset, digest)
 
         async def commit(chunk: Chunk) -> None:
             offset = chunk.position.offset
@@ -66,12 +63,22 @@ async def feed(
             digest.push(block)
             for chunk in parser.push(block):
                 await commit(chunk)
+            digest.fold(parser)
             if not file.has_more_now and (unstored := parser.flush()):
                 await commit(unstored)
+            await asyncio.sleep(0)  # a file without line breaks gives no chunk
         for chunk in parser.end():
             await commit(chunk)
         counts.log_end()
         return counts
+
+
+async def _seek(file: OpenFile, offset: int, digest: ReadDigest) -> ReadDigest:
+    """Let a file be read from `offset` on; return the digest of what is before it. A stream is at its start."""
+    if not file.seekable:
+        return digest
+    os.lseek(file.fd, offset, os.SEEK_SET)
+    return digest if digest.offset == offset else await ReadDigest.of(file, offset)
 
 
 def check_beginning(path: str, options: ReadOptions) -> None:

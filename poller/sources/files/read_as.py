@@ -40,6 +40,15 @@ class ReadDigest:
         """Take what was read next."""
         self._following += block
 
+    def fold(self, parser: Parser) -> None:
+        """Keep no more of what was read so far than its digest where the parser has no line of it: `up_to` will not be
+        asked for less, and a line, or NULs before the first one, may be as long as the file."""
+        if parser.holds_lines:
+            return
+        self._found.update(bytes(self._following))
+        self.offset += len(self._following)
+        self._following.clear()
+
     def up_to(self, offset: int) -> str:
         """Return the digest up to `offset`, which was read and is not before that of the last call."""
         length = offset - self.offset

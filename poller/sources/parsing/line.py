@@ -157,7 +157,7 @@ def find_name(names: Sequence[str], wanted: Sequence[str]) -> int | None:
 def missing_name(noun: str, names: Sequence[str], options: ReadOptions) -> str:
     """Return, for people, that no key or column is named as the id's, which there are, and the remedy."""
     found = ", ".join(ascii(name[:_NAME_SHOWN]) for name in names[:_FOUND_SHOWN]) or "none"
-    has_urls = Columns().names(tuple(names), "url")
+    has_urls = Columns().names(tuple(names), "url") or any("url" in letters_of(name) for name in names)
     urls = ". A file of URLs is for `poller import`, and for `poller plan --imports`" if has_urls else ""
     where = ": its name, or its number where the file has no header" if noun == "column" else ""
     return (

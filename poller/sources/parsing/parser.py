@@ -148,6 +148,11 @@ class Parser:
         """Whether the last line has no line break yet."""
         return bool(self._beginning) or self._splitter.is_within_line
 
+    @property
+    def holds_lines(self) -> bool:
+        """Whether it has lines that are no part of a chunk yet, beside an unfinished last one."""
+        return bool(self._beginning or self._pending)
+
     def push(self, block: bytes) -> Iterator[Chunk]:
         """Yield the full chunks that `block` completes. Raises `InputError` for what is no text, and for CSV without
         an id column."""

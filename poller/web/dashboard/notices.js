@@ -77,7 +77,8 @@ const withTimes = (text, now) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/g
 
 function sentence(text) {
   if (!text) return "";
-  const begun = /^[a-z]+[ ,]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text; // a name stays as it is
+  const words = text.replace(/\bhttp_(\d{3})\b/g, "HTTP $1"); // a reason as the log has it
+  const begun = /^[a-z]+[ ,]/.test(words) ? words[0].toUpperCase() + words.slice(1) : words; // a name stays as it is
   return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
 }
 

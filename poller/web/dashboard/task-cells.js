@@ -4,6 +4,8 @@ import { element, setText } from "./dom.js";
 import { withTask } from "./route.js";
 import { at, KINDS, refText, WAITING } from "./text.js";
 
+const WHOLE_HOST = 26; // characters of a name that stays in one piece
+
 export const taskLink = () => element("a", { class: "id" });
 
 export function fillTaskLink(node, task) {
@@ -29,7 +31,10 @@ export function fillFile(node, task) {
   fillPieces(node, path || (task.url ?? refText(task.ref)), /(?<=[/?&])(?![/?&])/);
 }
 
-export const fillHost = (node, host) => fillPieces(node, host ?? "", /(?<=\.)/);
+export function fillHost(node, host) {
+  const text = host ?? "";
+  fillPieces(node, text, text.length > WHOLE_HOST ? /(?<=\.)/ : "\n"); // no name of a host has a line break
+}
 
 function fillPieces(node, text, end) {
   if (node.textContent === text) return;

@@ -653,7 +653,7 @@ NEVER, JUST_NOW, LONG_AGO, LATER = None, 1000.0, 500.0, 2000.0
         (JUST_NOW - 4, False, 10.02),
         (JUST_NOW - 100, True, 0),
         (JUST_NOW - 100, False, 10.02),
-        (LONG_AGO, False, 0),
+        (LONG_AGO, False, 10.02),  # the clock may have been set forward since
         (LATER, True, 10.02),
         (LATER, False, 10.02),
     ],
@@ -711,6 +711,47 @@ def test_a_clock_set_back_gives_no_second_quota() -> None:
     assert quota.configured_left() == 0
     wall.at = EPOCH + 10
     assert quota.configured_left() == 0
+
+
+def test_a_day_that_a_wrong_clock_noted_years_ahead_ends_at_the_next_midnight_with_its_count() -> None:
+    wall = Wall(EPOCH)
+    quota = make_quota(wall, limit=1000, day="2030-01-01", day_requests=850)
+    assert (quota.day, quota.day_requests, quota.configured_left()) == ("2026-01-05", 850, 150)
+    wall.at += 86_400
+    assert (quota.day, quota.day_requests) == ("2026-01-06", 0)
+
+
+def test_a_reported_quota_is_forgotten_at_midnight_where_reports_stopped_and_stays_where_they_come() -> None:
+    for answers, left in ((RateLimits(), float("inf")), (reported(0), 0)):
+        wall = Wall(EPOCH + 86_000)
+        quota = make_quota(wall)
+        quota.learn(reported(3), sent_at=1, now=2)
+        for second in range(3, 6):
+            quota.learn(answers, sent_at=second, now=second + 0.5)
+        assert quota.left() == 0
+        wall.at = EPOCH + 86_400
+        quota.send()
+        assert quota.left() == left
+
+
+def test_a_reported_quota_is_forgotten_a_day_after_its_latest_report() -> None:
+    """Where the account's midnight is not the one that was set."""
+    quota = make_quota(Wall(EPOCH))
+    quota.learn(reported(0), sent_at=1, now=2)
+    quota.learn(RateLimits(), sent_at=86_400, now=86_401)
+    assert quota.left() == -1
+    quota.learn(RateLimits(), sent_at=86_401, now=86_402)
+    assert quota.left() == float("inf")
+
+
+async def test_another_token_has_its_own_quota(clock: Clock) -> None:
+    """Such as an OAuth app's after a private app's: its answers report none."""
+    gate = make_gate(clock)
+    await poll(gate, limits=reported(900))
+    gate.apply(GateLimits(), has_new_token=lambda: False)
+    assert gate.reading().daily_left == 800
+    gate.apply(GateLimits(), has_new_token=lambda: False, is_same_token=False)
+    assert gate.reading().daily_left is None
 
 
 @pytest.mark.parametrize(("reserve", "left"), [(0, 100), (0.1, 0), (0.0005, 99), (30, 70), (1, 99), (500, -400)])
@@ -839,6 +880,19 @@ async def test_a_persons_pause_survives_a_restart_and_the_time_between_does_not_
     assert again.paused_s == pytest.approx(9050, abs=1)
     again.release()
     await poll(again)
+
+
+async def test_a_persons_pause_counts_once_over_any_number_of_clean_restarts(clock: Clock) -> None:
+    gate = make_gate(clock)
+    await poll(gate)
+    await asyncio.sleep(3600)
+    gate.hold()
+    for _ in range(3):
+        await asyncio.sleep(86_000)
+        state = replace(gate.state(), clean=True)
+        await asyncio.sleep(400)
+        gate = make_gate(clock, state)
+    assert gate.paused_s == pytest.approx(3 * 86_400, abs=1)
 
 
 async def test_a_reload_does_not_end_a_persons_pause(clock: Clock) -> None:

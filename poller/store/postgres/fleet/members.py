@@ -9,6 +9,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from poller.core.fleet import FleetView, KindCount, Member, SinkPlace
+from poller.core.protocols import Clock
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet import counts, statuses
 from poller.store.postgres.fleet.accounts import know_accounts
@@ -78,6 +79,13 @@ class SeenFleet(NamedTuple):
 
 
 Rows = dict[str, list[tuple[Any, ...]]]  # by what they are
+
+
+async def ahead_of(connection: AsyncConnection, clock: Clock) -> float:
+    """Return by how much the server's clock is ahead of this one."""
+    asked_at = clock()
+    ((server_at,),) = await fetch_all(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
+    return float(server_at) - (asked_at + clock()) / 2
 
 
 async def insert_member(

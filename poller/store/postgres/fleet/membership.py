@@ -76,6 +76,10 @@ class PostgresMembership(Membership):
     async def beat(self, status: bytes = b"") -> Beat:
         return await self._heartbeat(lambda member: self._heart.beat(member, status))
 
+    async def server_ahead_s(self) -> float:
+        ahead_s: float = await self._read(members.ahead_of, self._clock)
+        return ahead_s
+
     @property
     def unheard_reason(self) -> str:
         return self._heart.failure
