@@ -1,5 +1,6 @@
 """Reads a PostgreSQL state: sums, accounts, tasks, records. Works beside a writer."""
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from psycopg import AsyncConnection
 from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
+from poller.core.errors import StoreUnusable
 from poller.core.fleet import FleetView, Published
 from poller.core.model import Chunk, KnownLines, Rejection
 from poller.core.protocols import StateReader
@@ -20,10 +22,11 @@ from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
 from poller.store.postgres import failed, import_rows
-from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
 from poller.store.postgres.fleet import members, statuses
+from poller.store.postgres.lock import ask_for_lock
 from poller.store.postgres.outbox import page_of
 from poller.store.postgres.search import follow
 
@@ -231,18 +234,30 @@ class PostgresReads(StateReader):
 
 
 class PostgresReader(PostgresReads):
-    """Reads on a connection of its own; an error ends it."""
+    """Reads on a connection of its own. An error ends the read alone: a page outlives a restart of the server."""
 
     def __init__(self, connection: AsyncConnection, dsn: Dsn) -> None:
         self._connection = connection
+        self._connecting = asyncio.Lock()
         self._dsn = dsn
         self._noted_accounts, self._noted_knowledge = {}, {}
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         try:
-            return await answered(read(self._connection, *values), self._connection, within_s=ANSWER_WITHIN_S)
+            async with self._connecting:
+                if self._connection.closed:
+                    self._connection = await connect(self._dsn)
+            work = read(self._connection, *values)
+            return await answered(
+                work, self._connection, within_s=ANSWER_WITHIN_S, on_silence=self._refuse_to_wait_for_lock
+            )
         except psycopg.Error as error:
             raise store_error(error, self._dsn) from None
+
+    async def _refuse_to_wait_for_lock(self) -> None:
+        """Raise `StoreUnusable` where another program locks what is read: a person waits for the answer."""
+        if (reason := await ask_for_lock(self._dsn, self._connection.info.backend_pid)) is not None:
+            raise StoreUnusable(f"the state {self._dsn.shown} gives no answer: {reason}.")
 
     async def close(self) -> None:
         await self._connection.close()
