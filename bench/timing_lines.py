@@ -223,6 +223,35 @@ def batches(_rng: Random) -> list[Import]:
     return _without_starts(_in_order(imports, lambda _at: 4.0))
 
 
+def two_priorities(rng: Random) -> list[Import]:
+    """A line that is worked off slower than it is fed, and three of ten go before all others."""
+    imports = _fed(6000, 4.0)
+    first = {number for number in range(len(imports)) if rng.random() < 0.3}
+    waiting: tuple[list[int], list[int]] = ([], [])
+    done: dict[int, Import] = {}
+    at, fed = 0.0, 0
+    while len(done) < len(imports):
+        while fed < len(imports) and imports[fed].requested_at <= at:
+            waiting[fed not in first].append(fed)
+            fed += 1
+        if any(waiting):
+            at += 1 / 3
+            number = (waiting[0] or waiting[1]).pop(0)
+            done[number] = _done(imports[number], at)
+        else:
+            at = imports[fed].requested_at
+    return [done[number] for number in range(len(imports))]
+
+
+def stuck_in_line(rng: Random) -> list[Import]:
+    """A line in which one of ten never finishes."""
+    imports = _fed(6000, 4.0)
+    stuck = {number for number in range(len(imports)) if rng.random() < 0.1}
+    others = (one for number, one in enumerate(imports) if number not in stuck)
+    done = iter(_in_order(others, _wave(2.0, 5.0, 3000)))
+    return [one if number in stuck else replace(next(done), started_at=None) for number, one in enumerate(imports)]
+
+
 LINES: Mapping[str, Callable[[Random], list[Import]]] = {
     "1 in order, pace drifting": fifo,
     "2 burst of 20,000": burst,
@@ -250,5 +279,7 @@ LINES: Mapping[str, Callable[[Random], list[Import]]] = {
     "19 four hundred workers": workers(400, 100.0),
     "20 20,000 at once": at_once,
     "21 batches each quarter of an hour": batches,
+    "22 two priorities": two_priorities,
+    "23 in order, a tenth never finishes": stuck_in_line,
     "B burst in order": ordered_burst,
 }

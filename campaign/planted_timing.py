@@ -25,8 +25,8 @@ TIMING_BUGS = (
     Bug(
         name="a-standstill-without-missing-imports",
         file="poller/schedule/standstill.py",
-        old="return self._expected >= EXPECTED and self._polls >= LEAST_POLLS",
-        new="return self._polls >= LEAST_POLLS",
+        old="if self._expected >= EXPECTED or (self._expected >= EXPECTED_OF_NEW and self._are_new):",
+        new="if self._expected >= 0:",
         tests=STANDSTILL,
     ),
     Bug(
@@ -238,15 +238,15 @@ TIMING_BUGS = (
     Bug(
         name="evidence-grows-without-end",
         file="poller/schedule/account.py",
-        old="            elif clock.evidence > MOST_LEAD:",
+        old="            if evidence > MOST_LEAD:",
         new="            if False:",
         tests=LINES,
     ),
     Bug(
         name="a-line-that-is-not-followed-loses-no-evidence",
         file="poller/schedule/account.py",
-        old="            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed",
-        new="                self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed",
+        old="            self._weigh(self.by_request, likelihood, by_age, is_done)  # not followed",
+        new="                self._weigh(self.by_request, likelihood, by_age, is_done)  # not followed",
         tests=LINES,
     ),
     Bug(

@@ -116,9 +116,12 @@ class History:
     def finish(self, record: Record) -> None:
         """A task has its outcome."""
         self._measure(record.requested_at, record.completed_at, seen_at=record.seen_at)
-        with suppress(ValueError):  # a row that is nested deeper than orjson reads
-            ref = None if record.ref is None else orjson.loads(record.ref)
-            self.hosts.add(ref, landed=record.landed, is_again=_is_later_attempt(record.body))
+        if record.ref is None:
+            self.hosts.add(None, landed=record.landed)
+        else:
+            with suppress(ValueError):  # a row that is nested deeper than orjson reads
+                is_again = _is_later_attempt(record.body)
+                self.hosts.add(orjson.loads(record.ref), landed=record.landed, is_again=is_again)
         if record.reason is not None:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
             reason = self.reasons.setdefault(name, RecentReason())

@@ -21,6 +21,8 @@ KNOWN_AT_FIRST = 30.0  # imports known, before first polls are delayed
 FEEDING_AGES = 64  # the latest ages at feeding are remembered
 WEIGHED_AGES = 8  # sample of them that is weighed
 PRESSURE_TARGET = 2.0  # gaps aim at this multiple of the wait behind the limit
+UNLIKELY = 0.05  # chance to be finished within a gap: until then it may be longer while polls wait behind the limit
+STRETCHED_SHARE = 0.25  # … at most this share of the age
 RECENT = 0.7  # of waits and gaps, the share that still counts at the next plan
 
 
@@ -40,6 +42,10 @@ class Tradeoff:
         if self.cap_s != math.inf:
             return self.longest_gap_s
         return max(self.longest_gap_s, min(age_s * OLD_SHARE, LONGEST_OF_OLD_S))
+
+    def stretched_s(self, longest_s: float, pressure: float) -> float:
+        """Return the longest gap while polls wait behind the limit, which raises the cost of a poll by `pressure`."""
+        return longest_s if self.cap_s != math.inf else longest_s * math.sqrt(pressure)
 
 
 class Pressure:
@@ -95,13 +101,15 @@ class PollPlanner:
 
     def gap_s(self, age_s: float) -> float:
         """Return the wait after a poll that found the import unfinished at this age."""
-        gap_s = self._bounded(self._plan.gap_s(age_s), age_s)
-        is_pressed = self._plan is not self._base_plan
-        self.pressure.planned(self._bounded(self._base_plan.gap_s(age_s), age_s) if is_pressed else gap_s)
-        return gap_s
+        longest_s = self._tradeoff.longest_at_s(age_s)
+        unpressed_s = self._bounded(self._base_plan.gap_s(age_s), longest_s)
+        self.pressure.planned(unpressed_s)
+        if self._plan is self._base_plan:
+            return unpressed_s
+        return self._bounded(self._plan.gap_s(age_s), self._tradeoff.stretched_s(longest_s, self.pressure.factor))
 
-    def _bounded(self, gap_s: float, age_s: float) -> float:
-        return max(min(gap_s, self._tradeoff.longest_at_s(age_s)), self._tradeoff.shortest_gap_s)
+    def _bounded(self, gap_s: float, longest_s: float) -> float:
+        return max(min(gap_s, longest_s), self._tradeoff.shortest_gap_s)
 
     @property
     def usual_feeding_age_s(self) -> float:
@@ -117,11 +125,11 @@ class PollPlanner:
         self.feeding_ages_s.append(age_s)
         self._usual_feeding_age_s = None
 
-    def learn(self, from_s: float, to_s: float, *, finished: bool, by: HazardCurve | None = None) -> float:
+    def learn(self, from_s: float, to_s: float, finished: bool, by: HazardCurve | None = None) -> float:
         """A poll showed that an import was unfinished between these ages, and whether it finished then. Return how
         likely that was by a curve of its age: by what was known at the latest plan, if none is given."""
         self._events += finished
-        return self.hazard.learn(from_s, to_s, finished=finished, by=by or self.curve)
+        return self.hazard.learn(from_s, to_s, finished, by or self.curve)
 
     # --- planning
 
@@ -160,6 +168,8 @@ class PollPlanner:
         poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:
+            bands = zip(limits_s, EDGES, (*rates, rates[-1]), strict=True)
+            limits_s = [self._stretched_s(longest_s, age_s, rate) for longest_s, age_s, rate in bands]
             self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure.factor)
         self.first_poll_s = 0.0
         if at_risk[0] >= KNOWN_AT_FIRST and self.feeding_ages_s:
@@ -169,6 +179,11 @@ class PollPlanner:
         """Return the longest gap at an age: shorter where few imports are known."""
         longest_s = self._tradeoff.longest_at_s(age_s)
         return longest_s if known >= KNOWN else min(longest_s, max(GUARD_S, age_s * GUARD_SHARE))
+
+    def _stretched_s(self, longest_s: float, age_s: float, rate: float) -> float:
+        """Return the longest gap while polls wait behind the limit: longer for what is old and hardly ever finishes."""
+        stretched_s = self._tradeoff.stretched_s(longest_s, self.pressure.factor)
+        return max(longest_s, min(stretched_s, UNLIKELY / rate, STRETCHED_SHARE * age_s))
 
     def _best_first_poll_s(self, inspection: InspectionPlan, curve: SurvivalCurve) -> float:
         """Return the delay of the first poll that costs least at the ages at which imports were recently fed."""

@@ -230,4 +230,12 @@ class LinePlanner:
         poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:
+            limits_s = [
+                self._stretched_s(longest_s, edge) for longest_s, edge in zip(limits_s, AXIS.edges, strict=True)
+            ]
             self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s * self.pressure.factor)
+
+    def _stretched_s(self, longest_s: float, after_s: float) -> float:
+        """Return the longest gap while polls wait behind the limit: longer after the predicted completion, so that
+        imports that are out of order, or stuck, do not fill the limit."""
+        return longest_s if after_s < 0 else self._tradeoff.stretched_s(longest_s, self.pressure.factor)

@@ -110,7 +110,7 @@ def _play(
 ) -> tuple[int, float, list[float]]:
     """Return the number of polls, the instant of the last one, and how late each finished task was seen."""
     queue = _Queue(len(courses), 0.0 if learned is None else learned.first_poll_s)
-    standstill = Standstill()
+    standstill = Standstill(is_new=learned is not None and not learned.hazard.finished)
     polls, now, stood_until, late_s = 0, -spacing_s, -math.inf, []
 
     def chance(each: _Due) -> float:

@@ -10,7 +10,10 @@ EXPECTED = 12.0  # finished imports that the polls since the last one should hav
 LEAST_POLLS = 30
 LEAST_S = 60.0  # since the first of these polls, pauses excluded …
 POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
-LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished
+LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished …
+NEW, EXPECTED_OF_NEW = 40, 6.0  # … or where of so many tasks none was ever found finished, and so many should have been
+MANY, MANY_EACH = 150, 2.0  # … or, of so many tasks that were polled so often, and after `LEAST_S`, …
+EXPECTED_OF_MANY = 3.0  # … so many missing ones: what is left hardly ever finishes
 HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
 HALTED = 6.0  # finished imports that were missing by then: the last ones of a run are slow, which is no halt
 FADING = 0.9995  # of the longest halt, with each finished import: many may be completed at once
@@ -29,9 +32,11 @@ DEADLINES_EVERY_S = 10.0  # how often passed deadlines are searched for, once th
 class Standstill:
     """Follows the polls of one account since a poll last found an import finished."""
 
-    def __init__(self, longest_gap_s: float = math.inf) -> None:
-        """`longest_gap_s`: the most time between two single polls that the person wants."""
+    def __init__(self, longest_gap_s: float = math.inf, *, is_new: bool = False) -> None:
+        """`longest_gap_s`: the most time between two single polls that the person wants. `is_new`: no import of the
+        account was ever found finished."""
         self._longest_gap_s = min(LONGEST_GAP_S, longest_gap_s)
+        self._is_new = is_new
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
         self._polls = self._singles = 0  # all, and single ones
@@ -47,6 +52,7 @@ class Standstill:
 
     def finished(self, now: float) -> None:
         """A poll found an import finished."""
+        self._is_new = False
         self._halt_s *= FADING
         if self._expected >= HALTED:
             self._halt_s = max(self._halt_s, self.length_s(now))
@@ -77,18 +83,31 @@ class Standstill:
     @property
     def may_last(self) -> bool:
         """Whether so much is missing that only time must show it."""
-        return self._expected >= EXPECTED and self._polls >= LEAST_POLLS
+        if self._polls < LEAST_POLLS:
+            return False
+        if self._expected >= EXPECTED or (self._expected >= EXPECTED_OF_NEW and self._are_new):
+            return True
+        tasks = len(self._keys)
+        return tasks >= MANY and self._expected >= EXPECTED_OF_MANY and self._polls >= MANY_EACH * tasks
 
     def lasts(self, now: float) -> bool:
         """Return whether nothing finishes."""
         if not self.may_last:
             return False
         length_s, tasks = self.length_s(now), len(self._keys)
-        if tasks >= FEW or self._polls < POLLS_EACH * tasks:
+        are_new = self._are_new
+        is_enough = are_new or self._expected >= EXPECTED
+        if tasks >= FEW or self._polls < POLLS_EACH * tasks or not is_enough:
             return length_s >= LEAST_S
         if self._is_in_line:
             return length_s >= min(max(LEAST_S_OF_FEW, HALTS * self._halt_s), LEAST_S)
-        return length_s >= (LEAST_S_OF_MOST if self._expected >= MOST * tasks else LEAST_S_OF_FEW)
+        is_most = are_new or self._expected >= MOST * tasks
+        return length_s >= (LEAST_S_OF_MOST if is_most else LEAST_S_OF_FEW)
+
+    @property
+    def _are_new(self) -> bool:
+        """Whether none was ever found finished of that many tasks: no busy account is mistaken then."""
+        return self._is_new and len(self._keys) >= NEW
 
     def length_s(self, now: float) -> float:
         """Return for how long nothing has finished, pauses excluded."""

@@ -13,7 +13,8 @@ from poller.core.protocols import Clock, StateReader, Store
 from poller.core.text import redacted_url
 from poller.store.sqlite import lock
 from poller.store.sqlite.connection import MEMORY
-from poller.store.sqlite.open import open_sqlite, read_sqlite
+from poller.store.sqlite.file_reader import FileReader
+from poller.store.sqlite.open import open_sqlite
 
 SQLITE = "sqlite:///"
 POSTGRES = ("postgresql://", "postgres://")
@@ -52,7 +53,7 @@ async def read_store(url: str) -> StateReader:
     path = _database_path(url)
     if path is None:
         raise ConfigError(f"{url} is in the memory of its process: no other process can read it.")
-    return read_sqlite(path)
+    return FileReader(path)
 
 
 def is_new(url: str) -> bool:

@@ -187,6 +187,27 @@ def test_polls_cost_more_while_they_wait_behind_the_limit_and_the_usual_after() 
     assert planner.gap_s(100.0) == pytest.approx(usual_s)
 
 
+def pressed(cap_s: float = math.inf) -> PollPlanner:
+    """Return a planner of quick imports of which a tenth never finishes, while polls wait a minute for the limit."""
+    planner = PollPlanner(Tradeoff(cap_s=cap_s))
+    quick_s, rng = lognormal_s(30, 0.8, 1), Random(1)
+    for _ in range(500):
+        is_stuck = rng.random() < 0.1
+        planner.learn(0.0, 3600.0 if is_stuck else next(quick_s), finished=not is_stuck)
+    for _ in range(50):
+        planner.gap_s(100.0)
+        planner.pressure.waited(60.0)
+    planner.refresh(1e6)
+    return planner
+
+
+def test_imports_that_hardly_finish_leave_the_limit_to_the_others() -> None:
+    """Polled each minute, a few hundred of them would fill a limit of ten requests a second."""
+    assert pressed().gap_s(1200.0) > 120.0
+    assert pressed().gap_s(20.0) <= 60.0
+    assert pressed(cap_s=60.0).gap_s(1200.0) <= 60.0  # what the person set holds
+
+
 def test_a_change_is_relearned_within_500_finished_tasks() -> None:
     changed, fresh = trained(lognormal_s(30, 0.8), 3000), trained(lognormal_s(240, 0.5, 2), 3000)
     train(changed, lognormal_s(240, 0.5, 3), 500)

@@ -12,7 +12,7 @@ from poller.core.model import Finished, Running
 from poller.core.timestamps import iso
 from poller.schedule import AccountTiming, Tradeoff, explanation_of
 from poller.schedule.account import CONVINCED_OF_REQUESTS, MOST_LEAD
-from poller.schedule.line import AHEAD, FEWEST, MOSTLY_AHEAD, SAMPLE, SCOUT_S, SCOUTS, Line, LinePlanner
+from poller.schedule.line import AHEAD, FEWEST, MOST_PRESSURE, MOSTLY_AHEAD, SAMPLE, SCOUT_S, SCOUTS, Line, LinePlanner
 from poller.schedule.policy import Polling
 from tests.support.makers import make_task
 
@@ -349,3 +349,17 @@ def test_what_is_overdue_after_a_standstill_did_not_wait_for_the_limit() -> None
         )
         timing.refresh(NOW + 4020)
     assert timing.planner.pressure.factor == timing.by_feeding.planner.pressure.factor == 1.0
+
+
+def test_out_of_order_and_stuck_imports_do_not_fill_the_limit() -> None:
+    """A poll of each of them a minute made the others of a burst two minutes late."""
+    gaps_s = []
+    for cap_s in (math.inf, 60.0):  # nothing set, and what the person set
+        planner = LinePlanner(Tradeoff(cap_s=cap_s))
+        for number in range(300):
+            planner.hazard.watch(-10.0, 6000.0 if number % 10 == 0 else 0.5, finished=number % 10 != 0)
+        planner.pressure.factor = MOST_PRESSURE
+        planner.replan()
+        gaps_s.append(planner.gap_s(400.0, 1))
+    assert gaps_s[0] > 120.0
+    assert gaps_s[1] <= 60.0

@@ -10,6 +10,8 @@ from bench.timing_workloads import Import
 from poller.schedule import AccountTiming, Tradeoff
 from poller.schedule.standstill import (
     EXPECTED,
+    EXPECTED_OF_MANY,
+    EXPECTED_OF_NEW,
     HALTS,
     LEAST_LEFT,
     LEAST_POLLS,
@@ -18,6 +20,8 @@ from poller.schedule.standstill import (
     LEAST_S_OF_MOST,
     LONGEST_GAP_OF_MANY_S,
     LONGEST_GAP_S,
+    MANY,
+    MANY_EACH,
     MOST,
     MOST_SHARE,
     POLLS_AN_HOUR,
@@ -108,7 +112,7 @@ def test_where_too_many_polls_were_made_before_some_are_left_for_the_hour() -> N
     assert len(gaps) < LEAST_LEFT * 150
 
 
-@pytest.mark.parametrize("tasks", [150])
+@pytest.mark.parametrize("tasks", [50, 100, 150])
 def test_an_account_that_knows_nothing_spends_two_polls_of_each_task_in_such_an_hour(tasks: int) -> None:
     """From the feeding on, by all of the account's timing."""
     imports = [Import(requested_at=-0.5, fed_at=0.0, took_s=3600.5) for _ in range(tasks)]
@@ -157,6 +161,29 @@ def test_quick_imports_of_which_half_should_be_finished_are_through_sooner() -> 
     assert standing(0.5, polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_MOST)
     assert not standing(0.5, polls=50, over_s=4.0, tasks=40).lasts(LEAST_S_OF_MOST - 0.5)
     assert not standing(0.5, polls=49, over_s=4.0, tasks=40).lasts(LEAST_S_OF_FEW)
+
+
+def test_an_account_that_knows_nothing_needs_fewer_missing_imports_until_the_first_one() -> None:
+    def noticed(*, finds: int) -> bool:
+        standstill = Standstill(is_new=True)
+        for _ in range(finds):
+            standstill.finished(0.0)
+        for number in range(50):
+            standstill.unfinished(number % 40, EXPECTED_OF_NEW / 50, now=number / 12, deadline_at=86_400.0)
+        return standstill.lasts(LEAST_S_OF_MOST + 1)
+
+    assert noticed(finds=0)
+    assert not noticed(finds=1)
+
+
+def test_a_rest_that_never_finishes_is_polled_like_a_standstill() -> None:
+    """Hundreds of stuck imports, of which by what was learned one in a thousand polls should find a finished one."""
+    chance = 1.1 * EXPECTED_OF_MANY / MANY_EACH / MANY
+    assert standing(chance, polls=2 * MANY, tasks=MANY).lasts(100.0)
+    assert not standing(chance, polls=2 * MANY, tasks=MANY).lasts(LEAST_S - 1)
+    assert not standing(chance, polls=2 * MANY - 1, tasks=MANY).lasts(100.0)
+    assert not standing(chance, polls=2 * MANY, tasks=MANY - 1).lasts(100.0)  # a few slow ones may just be slow
+    assert not standing(0.8 * chance, polls=2 * MANY, tasks=MANY).lasts(100.0)
 
 
 def in_vain(standstill: Standstill, from_s: float) -> None:

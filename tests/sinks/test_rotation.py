@@ -124,6 +124,22 @@ async def test_rotation_can_begin_on_a_file_that_grew_without(form: LineFormat, 
     assert contents(form, path) == lines(form, batch)
 
 
+@pytest.mark.parametrize(("before", "after"), [(4096, None), (None, 4096), (2048, 4096), (4096, 2048)])
+async def test_what_was_written_but_not_noted_under_another_rotation_is_once_in_the_files(
+    form: LineFormat, tmp_path: Path, before: int | None, after: int | None
+) -> None:
+    path = tmp_path / "finished.jsonl"
+    start = await deliver(FileSink(path, form, rotate_bytes=before), None, [record(0, size=900)])
+    batch = [record(number, size=900) for number in range(1, 12)]
+    await deliver(FileSink(path, form, rotate_bytes=before), start, batch)  # killed before its position is noted
+    copy = tmp_path / "finished.99.jsonl"  # a person's: it has nothing that is written now
+    copy.write_bytes(form.header + form.line(record(0, size=900)))
+    await deliver(FileSink(path, form, rotate_bytes=after), start, batch)
+    assert copy.read_bytes() == form.header + form.line(record(0, size=900))
+    copy.unlink()
+    assert contents(form, path) == b"".join(map(form.line, [record(0, size=900), *batch]))
+
+
 async def test_only_files_of_the_name_s_pattern_are_listed(tmp_path: Path) -> None:
     for name in ("a-20260105.jsonl", "a-20260105.2.jsonl", "a-20260105.10.jsonl", "a-20260104.jsonl"):
         (tmp_path / name).touch()

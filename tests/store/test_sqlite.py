@@ -466,6 +466,26 @@ async def test_reading_after_a_crash_shows_the_last_commit_and_changes_nothing(
     assert [(copied / f"poller.db{suffix}").read_bytes() for suffix in ("", "-wal")] == before
 
 
+async def test_a_reader_sees_runs_that_begin_and_end_after_it_was_opened(open_file: OpenFile, file_url: str) -> None:
+    store = await open_file()
+    await finish(store, "a")
+    await store.close()
+    reader = await read_store(file_url)
+    assert (await reader.sums()).finished == 1
+    for names in (("b", "c"), ("d",)):
+        store = await open_file()
+        await finish(store, *names)
+        assert (await reader.sums()).finished == (await store.sums()).finished
+        finished = (await store.sums()).finished
+        await store.close()
+        assert (await reader.sums()).finished == finished
+        store = await open_file()
+        await finish(store, f"{names[0]} again")
+        await store.close()
+        assert (await reader.sums()).finished == finished + 1, "a whole run between two reads"
+    await reader.close()
+
+
 async def test_reading_without_a_state_is_refused(tmp_path: Path, file_url: str) -> None:
     with pytest.raises(StoreUnusable, match="there is no state at"):
         await read_store(file_url)

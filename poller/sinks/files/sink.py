@@ -86,6 +86,7 @@ class FileSink:
                 self._position = decode_position(position)
                 self._recognize_format()
             parts = self._parts(following)
+            self._set_aside_unnoted(parts, following)
             for part in reversed(parts):  # the first one stays open
                 if part is parts[0] or self._rotation.file_at(part.start).exists():
                     self._settle(self._switch_to(part.start), part.start.offset, part.lines)
@@ -183,6 +184,21 @@ class FileSink:
             log.warning(
                 "sink.foreign_tail", sink=self.name, position=end, size=aside.stat().st_size, kept_in=str(aside)
             )
+
+    def _set_aside_unnoted(self, parts: Sequence[FilePart], following: Sequence[Delivery]) -> None:
+        """Set aside what was written after the position by a process that rotated otherwise: it is written again."""
+        files = written_files(self._rotation.path)
+        current = self._rotation.file_at(self._position) if self._has_file(self._position) else None
+        later = files[files.index(current) + 1 :] if current in files else files
+        for path in set(later) - {self._rotation.file_at(part.start) for part in parts}:
+            form = self._rotation.format
+            heads = tuple({form.header + form.line(delivery) for delivery in following})
+            with path.open("rb") as file:
+                begin = file.read(max(map(len, heads), default=0))
+            if begin.startswith(heads):
+                opened = LineFile.open(path, written=0, header=form.header, spec=self.spec)
+                self._settle(opened, 0, b"")
+                opened.close()
 
     def _find_file_gone(self) -> str | None:
         """Return why the next lines go to a new file: the present one was moved, deleted or emptied. None if not.

@@ -172,8 +172,9 @@ async def start_again(connection: AsyncConnection, key: int, decision: StartAgai
     await connection.execute(
         "WITH ended AS (UPDATE import_row SET lost = lost - 1, starts = starts - %(unsent)s, refusals = %(refusals)s,"
         " due_at = %(at)s, first_sent_at = CASE lost WHEN 1 THEN NULL ELSE first_sent_at END WHERE key = %(key)s"
-        " RETURNING account)"
-        " UPDATE import_sum s SET refused = s.refused + %(refused)s FROM ended WHERE s.account = ended.account",
+        " RETURNING account, (lost > 0)::integer * %(unsent)s AS unrepeated)"
+        " UPDATE import_sum s SET refused = s.refused + %(refused)s, repeated = s.repeated - unrepeated FROM ended"
+        " WHERE s.account = ended.account",
         {
             "key": key,
             "unsent": int(not decision.left),

@@ -146,6 +146,10 @@ def begin(connection: Connection, row: Row, task_id: str, base: tuple[int, float
 
 def start_again(connection: Connection, key: int, decision: StartAgain) -> None:
     """Take back a start that began no import."""
+    if not decision.left:
+        connection.execute(
+            "UPDATE import_sum SET repeated = repeated - (SELECT lost > 1 FROM import_row WHERE key = ?)", (key,)
+        )
     connection.execute(
         "UPDATE import_row SET lost = lost - 1, starts = starts - ?, refusals = ?, due_at = ?,"
         " first_sent_at = CASE lost WHEN 1 THEN NULL ELSE first_sent_at END WHERE key = ?",

@@ -1,6 +1,5 @@
-"""How an SQLite state is opened: by its one writer, or for reading beside it."""
+"""How an SQLite state is opened by its one writer."""
 
-import errno
 import os
 import shutil
 import sqlite3
@@ -14,10 +13,8 @@ from poller.core.protocols import Clock
 from poller.store.sqlite.connection import MEMORY, WRITING_MS, connect
 from poller.store.sqlite.errors import damaged, opening_error, translated, unusable_path
 from poller.store.sqlite.lock import take_lock
-from poller.store.sqlite.reader import SqliteReader
 from poller.store.sqlite.schema import VERSION, known_version, migrate
 from poller.store.sqlite.store import SqliteStore
-from poller.store.versions import refuse_older
 
 log = structlog.get_logger("poller")
 
@@ -43,26 +40,6 @@ async def open_sqlite(path: Path | None, *, clock: Clock, linger_s: float) -> Sq
         lock.release()
         raise
     return SqliteStore(connection, path=str(path), lock=lock, clock=clock, linger_s=linger_s)
-
-
-def read_sqlite(path: Path) -> SqliteReader:
-    """Open the state at `path` for reading only, also while its owner runs. Changes and creates nothing.
-
-    Raises `StoreUnusable` (there is none, or it cannot be read).
-    """
-    if not path.is_file():
-        raise StoreUnusable(f"there is no state at {path}. Start a run first, or name the state of one: --state.")
-    if not os.access(path, os.R_OK):
-        raise unusable_path(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-    # Without a write-ahead log no process writes; `immutable` then keeps SQLite from creating one.
-    connection = connect(path, "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1")
-    try:
-        with translated(str(path), opening_error):
-            refuse_older(known_version(connection, str(path)), VERSION, str(path))
-    except BaseException:
-        connection.close()
-        raise
-    return SqliteReader(connection, str(path))
 
 
 async def open_writing(path: Path | None) -> sqlite3.Connection:
