@@ -1045,9 +1045,37 @@ BUGS = (
     Bug(
         name="defect-of-a-sink-ends-the-run",
         file="poller/engine/delivery.py",
-        old="        except Exception as error:\n",
+        old="        except (Exception, asyncio.CancelledError) as error:\n",
         new="        except ArithmeticError as error:\n",
         tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="a-stray-cancellation-ends-a-delivery",
+        file="poller/engine/delivery.py",
+        old="            if isinstance(error, asyncio.CancelledError) and _is_cancelled():\n",
+        new="            if isinstance(error, asyncio.CancelledError):\n",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="a-run-that-only-delivers-is-silent",
+        file="poller/engine/service.py",
+        old="            await self._deliver_rest()\n",
+        new="            [task.cancel() for task in periodic_tasks]\n            await self._deliver_rest()\n",
+        tests=("engine/test_service",),
+    ),
+    Bug(
+        name="a-sink-that-is-opened-at-the-end-never-ends",
+        file="poller/engine/service.py",
+        old="        if self._is_finishing:\n            loop.end()\n",
+        new="",
+        tests=("engine/test_service",),
+    ),
+    Bug(
+        name="a-sink-that-is-exchanged-is-no-work",
+        file="poller/engine/service.py",
+        old="            async with self._changing:  # a sink",
+        new="            async with asyncio.Lock():  # a sink",
+        tests=("engine/test_service",),
     ),
     Bug(
         name="defect-ends-with-code-1",

@@ -238,15 +238,15 @@ TIMING_BUGS = (
     Bug(
         name="evidence-grows-without-end",
         file="poller/schedule/account.py",
-        old="            elif clock.evidence > MOST_LEAD:",
+        old="            if evidence > MOST_LEAD:",
         new="            if False:",
         tests=LINES,
     ),
     Bug(
         name="a-line-that-is-not-followed-loses-no-evidence",
         file="poller/schedule/account.py",
-        old="            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed",
-        new="                self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed",
+        old="            self._weigh(self.by_request, likelihood, by_age, is_done)  # not followed",
+        new="                self._weigh(self.by_request, likelihood, by_age, is_done)  # not followed",
         tests=LINES,
     ),
     Bug(

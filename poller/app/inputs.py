@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, assert_never
 
 from poller.config import Settings, SourceTable
 from poller.core.columns import Columns
-from poller.sources import STDIN, ReadOptions, Source
+from poller.sources import STDIN, ReadOptions, Source, stat_of
 from poller.sources.imports import RowOptions
 
 Feeds = Literal["ids", "imports"]
@@ -54,7 +53,7 @@ def is_endless(settings: Settings, named: Sequence[Source]) -> bool:
 def missing_sources(settings: Settings) -> list[str]:
     """Return a message for each source of the settings that does not exist now."""
     named = [source for source in sources(settings, []) if source.kind in ("file", "folder")]
-    absent = [source for source in named if not Path(source.location).exists()]
+    absent = [source for source in named if stat_of(source.location) is None]
     return [f"{source} does not exist{' yet; a run waits for it' if source.follow else ''}" for source in absent]
 
 

@@ -18,6 +18,7 @@ from poller.app.run import run
 from poller.app.signals import Signals
 from poller.config import Settings
 from poller.core import log as logs
+from poller.core import open_files
 from poller.core.errors import Exit
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
@@ -35,6 +36,7 @@ async def run_process(
     """Run as this process: logs, progress and summary on stderr; the first SIGTERM or SIGINT drains, the second stops
     at once. SIGHUP reloads, but drains where the terminal was closed. Raises `PollerError`."""
     signals = Signals()
+    open_files.raise_limit()
     signals.handle()  # before the settings are read: a SIGHUP after that must reload them
     try:
         return await _run_with_logs(read_settings, input_specs, environ, signals, again)

@@ -23,6 +23,9 @@ from poller.sources import check_sources
 
 log = structlog.get_logger("poller")
 
+# What a run that only delivers does no more: it reads no input, and makes no request.
+OF_WORK = frozenset({"account", "accounts", "input", "imports", "sources", *AccountSettings.model_fields})
+
 
 @dataclass(slots=True)
 class Reload:
@@ -41,7 +44,7 @@ class Reload:
         while True:
             await self.service.reload_asked.wait()
             self.service.reload_asked.clear()
-            if not self.service.is_ending:
+            async with self.service.changing():
                 await self._reload()
 
     async def _reload(self) -> None:
@@ -71,7 +74,10 @@ class Reload:
     async def _apply(self, wanted: Settings) -> dict[str, Any]:
         """Apply what can be; first what may be refused, then the rest."""
         old, service = self.settings, self.service
-        new = wanted.model_copy(update={name: getattr(old, name) for name in Settings.fixed()})
+        if service.draining:
+            raise ConfigError("the run is stopping. The next one reads the settings as they are then")
+        fixed = Settings.fixed() | OF_WORK if service.is_ending else Settings.fixed()
+        new = wanted.model_copy(update={name: getattr(old, name) for name in fixed})
         if self.fleet is not None:
             new = new.model_copy(update={"sinks": old.sinks})
         new = new.model_copy(update={"input": new.input.model_copy(update={"feeds": old.input.feeds})})
@@ -151,16 +157,16 @@ class Reload:
         replaced = [loop for loop in service.delivery_loops if loop.sink.name in names]
         for loop in replaced:
             await service.end_delivery(loop)
-        positions = await store.positions(names)
         try:
+            positions = await store.positions(names)
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
+            await store.attach_sinks(list(dict.fromkeys([*current, *names])))
         except PollerError:
             for loop in fresh:
                 await loop.close()
             await self._restore(replaced, current)
             raise
-        await store.attach_sinks(list(dict.fromkeys([*current, *names])))
         for loop in fresh:
             service.begin_delivery(loop)
         for loop in [each for each in service.delivery_loops if each not in wanted]:

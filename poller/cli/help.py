@@ -1,9 +1,11 @@
 """The help of a command: its options in groups where it has many, without the names of Python's types."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 _PYTHON_TYPE = re.compile(r" <\w+(\[\w+\])?>")
@@ -19,6 +21,14 @@ def command_class(module: Any) -> type[TyperCommand]:
     variables: Mapping[str, str] = {"state": "POLLER_STATE"} | getattr(module, "VARIABLES", {})
 
     class CommandWithGroups(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            left = super().parse_args(ctx, args)
+            for parameter in self.get_params(ctx):
+                is_path = parameter.metavar == "FILE" or parameter.name == "state"  # which may be any bytes
+                if not (is_path or ctx.resilient_parsing):
+                    _refuse_bytes(ctx.params.get(parameter.name), ctx, parameter)
+            return left
+
         def collect_usage_pieces(self, ctx: Any) -> list[str]:
             return [_REQUIRED.sub(r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
@@ -28,6 +38,14 @@ def command_class(module: Any) -> type[TyperCommand]:
                     formatter.write_dl(records, col_max=26)
 
     return CommandWithGroups
+
+
+def _refuse_bytes(value: object, ctx: Any, parameter: Any) -> None:
+    """Refuse text that is not UTF-8: no state has it."""
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and text.encode(errors="replace").decode() != text:
+            given = str(os.fsencode(text))[1:]
+            raise typer.BadParameter(f"{given} is not UTF-8: use a terminal in UTF-8", ctx, parameter)
 
 
 def _sections(

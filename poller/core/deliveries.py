@@ -1,7 +1,8 @@
 """Records on their way to the sinks: a delivery, what a sink answers, dead letters, and which to take again. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from msgspec import Struct
 
@@ -34,6 +35,40 @@ class Retry:
     reason: str
     wait_s: float
     position: bytes | None = None  # the sink's position, where it changed all the same
+
+
+def check_answer(answer: object, batch: Sequence[Delivery]) -> None:
+    """Raise `TypeError` where what a sink's `write` returned is not of its contract: a sink may be other people's."""
+    match answer:
+        case Retry(reason=str(), wait_s=float() | int() as wait_s) if 0 <= wait_s < inf:
+            checked_position(answer.position)
+        case Retry(reason=str()):
+            raise TypeError(f"it returned Retry with wait_s={answer.wait_s!r}, not seconds")
+        case Retry():
+            raise TypeError(f"it returned Retry with reason={answer.reason!r}, not text")
+        case Written(count=int() | None as count) if count is None or count >= 0:
+            checked_position(answer.position)
+            _check_refused(answer.refused, batch[:count])
+        case Written():
+            raise TypeError(f"it returned Written with count={answer.count!r}, not a number of records")
+        case _:
+            raise TypeError(f"it returned {type(answer).__name__}, not Written or Retry")
+
+
+def _check_refused(refused: Mapping[int, str], taken: Sequence[Delivery]) -> None:
+    if not refused:
+        return
+    if not all(isinstance(reason, str) for reason in refused.values()):
+        raise TypeError("it returned Written with a reason in refused that is not text")
+    if not refused.keys() <= {delivery.number for delivery in taken}:
+        raise TypeError("it returned Written with a number in refused that is none of the records it took")
+
+
+def checked_position(position: object) -> bytes | None:
+    """Return a sink's position. Raises `TypeError` where it is none."""
+    if position is None or isinstance(position, bytes):
+        return position
+    raise TypeError(f"it returned the position {position!r}, not bytes or None")
 
 
 class PruneWalk:

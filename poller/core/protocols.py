@@ -35,9 +35,10 @@ class Sink(Protocol):
         """Write the batch, in order. Called by one caller at a time.
 
         Returns `Written` only when the records are as safe as the sink can make them; those it refuses for good are
-        named there and become dead letters, and `count` leaves the rest to the next call. Returns `Retry` for what may
-        pass (a full disk, a receiver that is down): the same batch comes again. After a crash between this return and
-        the store's commit the same records, with the same bytes and in the same order, may come again in other batches.
+        named there and become dead letters, and `count` leaves the rest to the next call (0 counts as a failure).
+        Returns `Retry` for what may pass (a full disk, a receiver that is down): the same batch comes again. After a
+        crash between this return and the store's commit the same records, with the same bytes and in the same order,
+        may come again in other batches.
         Raises `SinkError` where a person must act, `OutputClosed` where the reader is gone for good. Cancellation may
         leave the batch partly written.
         """

@@ -8,13 +8,15 @@ from typing import assert_never
 
 import structlog
 
-from poller.core.deliveries import Delivery, Retry, Written
+from poller.core.deliveries import Delivery, Retry, Written, check_answer, checked_position
 from poller.core.errors import GaveUp, PollerError, SinkError
 from poller.core.log import error_message
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
 
 log = structlog.get_logger("poller")
+
+NONE_TAKEN_S = 1.0  # until the next try, where a sink took no record and gave no reason
 
 
 class DeliveryLoop:
@@ -62,7 +64,7 @@ class DeliveryLoop:
         """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
-            self._opened_at = await self.sink.open(position, following)
+            self._opened_at = checked_position(await self.sink.open(position, following))
         self._is_opened = True
 
     async def run(self) -> None:
@@ -91,7 +93,9 @@ class DeliveryLoop:
             yield
         except PollerError:
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             log.exception("sink.crashed", sink=self.sink.name, call=call)
             raise SinkError(
                 f"sink {self.sink.name}: its code failed in {call}: {error_message(error)}. Fix the sink and "
@@ -114,14 +118,16 @@ class DeliveryLoop:
     async def _deliver(self, batch: Sequence[Delivery]) -> None:
         with self._defects_as_sink_errors("write"):
             result = await self.sink.write(batch)
-            if not isinstance(result, Written | Retry):
-                raise TypeError(f"it returned {type(result).__name__}, not Written or Retry")
+            check_answer(result, batch)
         match result:
             case Retry(reason=reason, wait_s=wait_s, position=position):
                 if position is not None:
                     await self._store.note_position(self.sink.name, position)
                 self._note_failure(reason)
-                await self._wait(wait_s)
+                await self._wait(max(wait_s, self.LINGER_S))
+            case Written(count=0) if not self._stopping.is_set():
+                self._note_failure("it took none of the records")
+                await self._wait(NONE_TAKEN_S)
             case Written() as written:
                 self._note_success()
                 batch = batch[: written.count]
@@ -200,3 +206,9 @@ class DeliveryLoop:
         """Return from `run` as soon as everything is delivered."""
         self._ending = True
         self.wake()
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody cancels this task; otherwise a library of the sink cancelled something of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

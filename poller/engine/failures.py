@@ -1,4 +1,4 @@
-"""Notice early that one reason ends many tasks, or that too many fail. Pure: outcomes in, a warning out.
+"""Notice early that one reason ends many tasks, or that too many fail: outcomes in, a warning out.
 
 A reason dominates once it is as good as certain (one error in two thousand polls, by Wilson's score interval) that it
 ends at least a fifth of all tasks. That takes 50 outcomes where nearly every one has the reason, and 200 where three
@@ -12,7 +12,11 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from math import sqrt
 
+import structlog
+
 from poller.core.model import Kind, Record
+
+log = structlog.get_logger("poller")
 
 LATEST = 300  # outcomes that count
 FEWEST = 50  # outcomes before the first warning, unless a trial is smaller
@@ -107,6 +111,18 @@ class FailureWatch:
         top = self._counts.most_common(1)
         most = f"; most frequent of the latest: {top[0][0]}" if top else ""
         return f"{self.failed:,} of this run's {self.finished:,} outcomes are not complete{most}"
+
+
+def log_dominated(found: DominantReason) -> None:
+    """Warn of a reason."""
+    log.warning(
+        "failures.dominated",
+        reason=found.reason,
+        count=found.count,
+        outcomes=found.outcomes,
+        share=found.share,
+        samples=list(found.samples),
+    )
 
 
 def at_least(count: int, outcomes: int) -> float:

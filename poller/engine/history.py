@@ -113,8 +113,11 @@ class History:
     def finish(self, record: Record) -> None:
         """A task has its outcome."""
         self._measure(record.requested_at, record.completed_at, seen_at=record.seen_at)
-        with suppress(ValueError):  # a row that is nested deeper than orjson reads
-            self.hosts.add(None if record.ref is None else orjson.loads(record.ref), landed=record.landed)
+        if record.ref is None:
+            self.hosts.add(None, landed=record.landed)
+        else:
+            with suppress(ValueError):  # a row that is nested deeper than orjson reads
+                self.hosts.add(orjson.loads(record.ref), landed=record.landed)
         if record.reason is not None:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
             reason = self.reasons.setdefault(name, RecentReason())

@@ -8,11 +8,10 @@ import structlog
 from poller.core.errors import InputError
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
+from poller.engine.cancelling import cancel
 from poller.sources import ChunkWriter, FileRegistry, Reader, Source, UnchangedLines
 
 log = structlog.get_logger("poller")
-
-CANCEL_AGAIN_S = 1.0
 
 
 class Ingest:
@@ -41,7 +40,7 @@ class Ingest:
         self._turn = asyncio.Lock()
         self._running: dict[Source, tuple[ChunkWriter, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._was_cut = False
+        self._is_stopped = self._was_cut = False
         self._is_left_off = False  # until `read_again`
 
     @property
@@ -59,7 +58,7 @@ class Ingest:
 
     def stop(self) -> None:
         """End all at once: the run ends. A chunk that is being stored still is."""
-        self._was_cut = bool(self._running)
+        self._is_stopped, self._was_cut = True, bool(self._running)
         for _, task in self._running.values():
             task.cancel()
 
@@ -68,9 +67,7 @@ class Ingest:
         self._is_left_off = True
         for source, (_, task) in list(self._running.items()):
             if source.is_rereadable:
-                while not task.done():
-                    task.cancel()
-                    await asyncio.wait([task], timeout=CANCEL_AGAIN_S)  # a read of the state may swallow it
+                await cancel(task)
                 self._reader.registry.release(source)
 
     def read_again(self) -> None:
@@ -89,9 +86,13 @@ class Ingest:
         for source in wanted:
             if source not in known and not self._is_left_off:
                 self._start(source)
+        if self.ended:
+            self._on_ended()
 
     def _start(self, source: Source) -> None:
-        if self._group is not None:
+        if self._is_stopped:
+            self._was_cut = True  # a source that comes at the end is left to the next run
+        elif self._group is not None:
             writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged, self._add_refused)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
 
@@ -107,8 +108,7 @@ class Ingest:
         if source in self._running:
             writer, task = self._running[source]
             async with writer.lock:
-                task.cancel()
-            await asyncio.wait([task])
+                await cancel(task)
         self._reader.registry.release(source)
 
     async def _run(self, source: Source, writer: ChunkWriter) -> None:

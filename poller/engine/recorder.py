@@ -84,8 +84,10 @@ class Recorder:
             polled, self._unrecorded = self._unrecorded, []
             self._has_room.set()
             save()
-            stored = {id(each) for each in await self._store.record([each.settled for each in polled])}
-            polled = [each for each in polled if id(each.settled) in stored]  # the others' leases were lost
+            recorded = await self._store.record([each.settled for each in polled])
+            if len(recorded) < len(polled):  # the others' leases were lost
+                stored = {id(each) for each in recorded}
+                polled = [each for each in polled if id(each.settled) in stored]
             with gathered():
                 self._note(polled)
             on_commit(polled)

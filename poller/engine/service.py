@@ -1,8 +1,8 @@
 """The service: a whole run, from the first input line to the last delivery."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
@@ -11,8 +11,9 @@ from poller.core.errors import TooManyFailures
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, FeedStore, Store
+from poller.engine.cancelling import cancel
 from poller.engine.delivery import DeliveryLoop
-from poller.engine.failures import FailureWatch
+from poller.engine.failures import FailureWatch, log_dominated
 from poller.engine.history import History
 from poller.engine.ingest import Ingest
 from poller.engine.lane import Lane
@@ -22,7 +23,6 @@ from poller.sources import Source
 
 log = structlog.get_logger("poller")
 
-CANCEL_AGAIN_S = 1.0
 SINK_END_S = 10.0  # how long a sink that was removed from the settings may go on delivering
 
 
@@ -59,7 +59,7 @@ class Service:
         self.endless = endless  # the run waits for more work
         self._shutdown_s = shutdown_s
         self._upkeep = Upkeep(store, metrics, clock, lanes=self.lanes, history=self.history, retention_s=retention_s)
-        self._feeds = 0  # HTTP requests that feed tasks now
+        self._feeds, self._changing = 0, asyncio.Lock()  # HTTP requests that feed tasks now; held by a reload
         self.reload_asked = asyncio.Event()  # settings may have changed
         self.ending = asyncio.Event()  # nothing more is claimed: the work is done, or the run drains
         self.is_member = is_member  # of a fleet: others may need what this process does not
@@ -67,6 +67,7 @@ class Service:
         self.on_fenced: Callable[[Fenced], None] = lambda _error: None  # this member of a fleet was buried
         self._polling: asyncio.TaskGroup | None = None
         self._delivering: asyncio.TaskGroup | None = None
+        self._is_finishing = False  # nothing more finishes: loops end once they have delivered everything
         self._at_work: dict[Lane | DeliveryLoop, asyncio.Task[None]] = {}
         self._limit: asyncio.Timeout | None = None
         self.ingest = Ingest(
@@ -110,26 +111,49 @@ class Service:
                 self._start_delivery(loop)
             periodic_tasks = [delivering.create_task(each) for each in self._upkeep.loops()]
             await self._poll_until_done()
+            await self._deliver_rest()
             for task in periodic_tasks:
                 task.cancel()
-            for loop in self.delivery_loops:
-                loop.end()
 
     async def _poll_until_done(self) -> None:
         async with asyncio.TaskGroup() as polling:
             self._polling = polling
             for lane in self.lanes.values():
-                self.begin_lane(lane)
+                self._at_work[lane] = polling.create_task(self._run_lane(lane))
             self.ingest.start(polling)
             await self.ending.wait()
             self.ingest.stop()
             for lane in self.lanes.values():
                 lane.stop()
 
+    async def _deliver_rest(self) -> None:
+        """Return once each sink has everything, those that a reload opens meanwhile included."""
+        self._is_finishing = True
+        for loop in self.delivery_loops:
+            loop.end()
+        while True:
+            async with self._changing:  # a sink that is being exchanged is not at work
+                works = self._at_work.items()
+                left = [task for work, task in works if isinstance(work, DeliveryLoop) and not task.done()]
+                if not left:
+                    self._delivering = None
+                    return
+            await asyncio.wait(left)
+
     # --- changes while it runs
 
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """Keep the run from coming to its end while its settings change; a drain does not wait."""
+        async with self._changing:
+            yield
+        self._end_if_idle()
+        self._end_if_no_sink_is_left()
+
     def begin_lane(self, lane: Lane) -> None:
-        """Start an account's lane."""
+        """Start an account's lane; does nothing in a run that is ending."""
+        if self.is_ending:
+            return
         self.lanes[lane.account] = lane
         if self._polling is not None:
             self._at_work[lane] = self._polling.create_task(self._run_lane(lane))
@@ -169,12 +193,9 @@ class Service:
         await loop.close()
 
     async def _cancel(self, work: Lane | DeliveryLoop) -> None:
-        """Cancel the work until it has ended: a library may swallow a cancellation that comes with its own answer."""
         work.stop()
         if (task := self._at_work.pop(work, None)) is not None:
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
+            await cancel(task)
 
     def _note_fenced(self, errors: BaseExceptionGroup[Fenced]) -> None:
         for error in errors.exceptions:
@@ -194,8 +215,13 @@ class Service:
 
     def _start_delivery(self, loop: DeliveryLoop) -> None:
         loop.on_stopped = self._end_if_no_sink_is_left
-        if self._delivering is not None and loop.stopped_by is None:
-            self._at_work[loop] = self._delivering.create_task(self._run_delivery(loop))
+        if self._delivering is None or loop.stopped_by is not None:
+            return
+        if self._is_finishing:
+            loop.end()
+        if (left_s := self.drain_left_s) is not None:
+            loop.drain(asyncio.get_running_loop().time() + left_s)
+        self._at_work[loop] = self._delivering.create_task(self._run_delivery(loop))
 
     async def _run_delivery(self, loop: DeliveryLoop) -> None:
         try:
@@ -211,8 +237,7 @@ class Service:
                 await asyncio.wait([task], timeout=SINK_END_S)
             loop.stop()
             await asyncio.wait([task], timeout=SINK_END_S)
-            task.cancel()
-            await asyncio.wait([task])
+            await cancel(task)
         await loop.close()
 
     async def retry_dead_letters(self, sink: str, task_ids: frozenset[str] | None = None) -> int:
@@ -264,14 +289,7 @@ class Service:
     def _watch_failures(self, record: Record) -> None:
         """Warn as soon as one reason dominates; drain where too many tasks fail."""
         if (found := self.failures.add(record)) is not None:
-            log.warning(
-                "failures.dominated",
-                reason=found.reason,
-                count=found.count,
-                outcomes=found.outcomes,
-                share=found.share,
-                samples=list(found.samples),
-            )
+            log_dominated(found)
         if self.failures.is_too_much:
             self.stop_for(f"stopped by --stop-on-failures: {self.failures.message()}")
 
@@ -285,7 +303,8 @@ class Service:
             self.drain()
 
     def _end_if_idle(self) -> None:
-        if self.fed and not self.endless and not self._feeds and self._metrics.waiting == 0:
+        is_held = self._feeds > 0 or self._changing.locked()
+        if self.fed and not self.endless and not is_held and self._metrics.waiting == 0:
             self.ending.set()
 
     @property
@@ -311,7 +330,9 @@ class Service:
 
     def _end_if_no_sink_is_left(self) -> None:
         """End the run when every sink has stopped: further polls would have no receiver."""
-        if not self.is_member and all(loop.stopped_by is not None for loop in self.delivery_loops):
+        if self.is_member or not self.delivery_loops or self._changing.locked():
+            return
+        if all(loop.stopped_by is not None for loop in self.delivery_loops):
             self.ending.set()
 
     def drain(self) -> None:

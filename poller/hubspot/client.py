@@ -181,7 +181,7 @@ class HubSpotClient:
         self._tokens = tokens
         self._timeouts = RequestTimeouts(request_timeout_s)
         self._max_body_bytes = max_body_bytes
-        self._headers = f"Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\nUser-Agent: {USER_AGENT}\r\n"
+        self._headers = _Headers()
         self._pools: dict[bool, HostPool] = {}  # by `fresh`
         self._expects_task_ids = answers_name_task(status_path)
         self._warned: set[Trouble] = set()
@@ -221,7 +221,7 @@ class HubSpotClient:
         if pool is None:
             pool = self._pools[fresh] = await self._connections.pool(host, fresh=fresh)
         target = f"{self._before_id}{id_in_path}{self._after_id}"
-        reply = await pool.get(target, f"Authorization: Bearer {token}\r\n{self._headers}", self._on_send)
+        reply = await pool.get(target, self._headers.of(token), self._on_send)
         is_named = False
         try:
             is_success = 200 <= reply.status <= 299
@@ -255,6 +255,23 @@ class HubSpotClient:
         self._warned.add(trouble)
         write("answer.distrusted", task_id=task.task_id, reason=trouble.value)
         return _unreachable(trouble)
+
+
+class _Headers:
+    """The headers of each request, kept with the latest token. No repr shows it."""
+
+    __slots__ = ("_text", "_token")
+
+    def __init__(self) -> None:
+        self._token = self._text = ""
+
+    def of(self, token: str) -> str:
+        """Return the headers with this token: the same object while it is the same."""
+        if token != self._token:
+            accepted = "Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"
+            self._text = f"Authorization: Bearer {token}\r\n{accepted}User-Agent: {USER_AGENT}\r\n"
+            self._token = token
+        return self._text
 
 
 def _answer_of(reply: Reply, body: bytes, trouble: Exception | None) -> Answer:

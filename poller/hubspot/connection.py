@@ -238,7 +238,8 @@ class HostPool:
         self._now = asyncio.get_running_loop().time
         proxied = template.proxy is not None and not template.is_ssl()
         self._origin = str(template.url.origin()) if proxied else ""
-        self._get = f"GET {self._origin}"
+        self._get = f"GET {self._origin}".encode()
+        self._headers, self._after_get = "", b""  # the latest headers, and all that follows a target with them
         self._after_target = f" HTTP/1.1\r\nHost: {template.headers['Host']}\r\n{self._for_proxy()}"
 
     async def get(self, target: str, headers: str, on_send: Callable[[], None] | None = None) -> Reply:
@@ -251,7 +252,9 @@ class HostPool:
             except BaseException:
                 self.take_back(connection, keep=True)
                 raise
-        request = f"{self._get}{target}{self._after_target}{headers}\r\n".encode()
+        if headers is not self._headers:  # seldom: each account keeps its own
+            self._headers, self._after_get = headers, f"{self._after_target}{headers}\r\n".encode()
+        request = self._get + target.encode() + self._after_get
         try:  # spelled out: `_exchange` would be one more coroutine a poll
             message, content = await connection.protocol.ask(request)
         except BaseException:

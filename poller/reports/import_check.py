@@ -178,11 +178,11 @@ def _expires_at(url: str) -> float | None:
     fields = {name.lower(): values[0] for name, values in parse_qs(query).items()}
     for prefix in ("x-amz-", "x-goog-"):
         signed_at, lasts_s = fields.get(f"{prefix}date"), fields.get(f"{prefix}expires")
-        if signed_at is not None and lasts_s is not None and lasts_s.isdigit() and len(lasts_s) < 10:
+        if signed_at is not None and lasts_s is not None and re.fullmatch("[0-9]{1,9}", lasts_s):
             try:
                 return datetime.strptime(signed_at, _AMZ_DATE).replace(tzinfo=UTC).timestamp() + int(lasts_s)
             except ValueError:
                 return None
-    if (at := fields.get("expires", "")).isdigit() and 9 <= len(at) <= 11:
+    if re.fullmatch("[0-9]{9,11}", at := fields.get("expires", "")):
         return float(at)
     return epoch(fields["se"]) if "sig" in fields and "se" in fields else None

@@ -30,6 +30,7 @@ CONVINCED = 6.0  # lead in evidence from which on a line decides, until it has n
 CONVINCED_OF_REQUESTS = 30.0  # lead of the order of requests over that of feeding, from which on it decides
 FOLLOWED = 4  # one import of this many keeps the order of requests known while that of feeding decides
 PROBABLE = 0.63  # chance to be finished from which on a task is polled whatever the plan
+LONGEST_ANSWER_S = 5.0  # a poll shows what was so when HubSpot answered it
 SHORTEST_PUT_OFF_S, LONGEST_PUT_OFF_S = 2.0, 60.0
 
 
@@ -162,7 +163,9 @@ class AccountTiming:
             before_at = now
         until_at, is_done = now, isinstance(outcome, Finished)
         if is_done:
-            until_at = (before_at + now) / 2 if completed_at is None else min(completed_at - skew_s, now)
+            until_at = now if completed_at is None else min(completed_at - skew_s, now)
+            if completed_at is None or until_at < before_at - LONGEST_ANSWER_S:  # impossible: it is rounded
+                until_at = (before_at + now) / 2
         if started_at is not None:
             started_at = min(started_at - skew_s, now)
         return Seen(requested_at, named_at is not None, started_at, before_at, until_at, is_done, now)
@@ -194,17 +197,17 @@ class AccountTiming:
         if not 0 <= from_s <= to_s:
             from_s = max(0.0, from_s)
             to_s = max(from_s, to_s)
-        by_age = self.planner.learn(from_s, to_s, finished=is_done, by=curve)
+        by_age = self.planner.learn(from_s, to_s, is_done, curve)
         by_line: float | None = None  # by the one that decides
         likelihood = self.by_feeding.learn(value, task.key, seen)
         if likelihood is not None:
             by_line = likelihood if decides is self.by_feeding else None
-        self._weigh(self.by_feeding, likelihood, by_age, is_done=is_done)
+        self._weigh(self.by_feeding, likelihood, by_age, is_done)
         if seen.is_named:
             if self._decides is not self.by_feeding or task.key % FOLLOWED == 1:
                 likelihood = self.by_request.learn(value, seen.requested_at, seen)
                 by_line = likelihood if decides is self.by_request else by_line
-            self._weigh(self.by_request, likelihood, by_age, is_done=is_done)  # not followed: explained as well
+            self._weigh(self.by_request, likelihood, by_age, is_done)  # not followed: explained as well
         if is_done:
             self.standstill.finished(seen.now)
         else:
@@ -214,20 +217,19 @@ class AccountTiming:
             self.standstill.unfinished(task.key, chance, now=seen.now, deadline_at=deadline_at, is_in_line=is_in_line)
         if seen.started_at is not None:
             was_seen = task.started_at is not None
-            likelihood = self.by_start.learn(
-                seen.started_at, seen.before_at, seen.until_at, finished=is_done, seen=was_seen
-            )
-            self._weigh(self.by_start, likelihood, by_age, is_done=is_done)
+            likelihood = self.by_start.learn(seen.started_at, seen.before_at, seen.until_at, is_done, was_seen)
+            self._weigh(self.by_start, likelihood, by_age, is_done)
         self._choose()
 
-    def _weigh(self, clock: LineClock | PhaseClock, likelihood: float | None, by_age: float, *, is_done: bool) -> None:
+    def _weigh(self, clock: LineClock | PhaseClock, likelihood: float | None, by_age: float, is_done: bool) -> None:
         if likelihood is not None:
             gain = likelihood - by_age
-            clock.evidence += gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
-            if clock.evidence <= -MOST_LEAD:
-                clock.evidence = -MOST_LEAD
-            elif clock.evidence > MOST_LEAD:
+            gain = gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
+            clock.evidence = evidence = clock.evidence + gain
+            if evidence > MOST_LEAD:
                 self._bound_lead(clock)
+            elif evidence <= -MOST_LEAD:
+                clock.evidence = -MOST_LEAD
         if is_done:
             clock.evidence *= FADING
 

@@ -125,11 +125,11 @@ class PollPlanner:
         self.feeding_ages_s.append(age_s)
         self._usual_feeding_age_s = None
 
-    def learn(self, from_s: float, to_s: float, *, finished: bool, by: HazardCurve | None = None) -> float:
+    def learn(self, from_s: float, to_s: float, finished: bool, by: HazardCurve | None = None) -> float:
         """A poll showed that an import was unfinished between these ages, and whether it finished then. Return how
         likely that was by a curve of its age: by what was known at the latest plan, if none is given."""
         self._events += finished
-        return self.hazard.learn(from_s, to_s, finished=finished, by=by or self.curve)
+        return self.hazard.learn(from_s, to_s, finished, by or self.curve)
 
     # --- planning
 

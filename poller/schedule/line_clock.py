@@ -24,7 +24,7 @@ class LineClock:
                 line.requested(place, seen.requested_at)
                 done_at = line.predicted_at(place)
             from_s, to_s = seen.before_at - done_at, until_at - done_at
-            likelihood = planner.hazard.learn(from_s, to_s, finished=is_done, by=planner.curve)
+            likelihood = planner.hazard.learn(from_s, to_s, is_done, planner.curve)
             if seen.now - done_at < -AHEAD_S:
                 planner.polled_ahead(place, finished=is_done)
         if is_done:

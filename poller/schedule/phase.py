@@ -19,12 +19,12 @@ class PhaseClock:
         self._longest_s = tradeoff.longest_gap_s
         self._took_s: deque[float] = deque(maxlen=REMEMBERED)
 
-    def learn(self, started_at: float, before_at: float, to_at: float, *, finished: bool, seen: bool) -> float | None:
+    def learn(self, started_at: float, before_at: float, to_at: float, finished: bool, seen: bool) -> float | None:
         """Learn from a poll that shows the start; return how likely its outcome was by that, where the poll before had
         shown it too (`seen`)."""
         from_s = max(0.0, before_at - started_at)
         to_s = max(from_s, to_at - started_at)
-        likelihood = self.planner.learn(from_s, to_s, finished=finished)
+        likelihood = self.planner.learn(from_s, to_s, finished)
         if finished:
             self._took_s.append(to_s)
         return likelihood if seen else None

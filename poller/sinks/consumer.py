@@ -69,14 +69,16 @@ class ConsumerSink(Generic[T]):
         refused: dict[int, str] = {}
         self._first = batch[0].number
         for delivery in batch:
-            if self._was_taken(delivery.number):
-                self.settled += 1
-                continue
             try:
-                self._waiting.append((delivery.number, self._decode(delivery.body)))
-            except ValueError as error:
+                record = self._decode(delivery.body)
+            except ValueError as error:  # before a kill it was not handed over either, though others around it were
                 refused[delivery.number] = f"cannot be read as JSON in Python: {error}"
                 self.settled += 1
+                continue
+            if self._was_taken(delivery.number):
+                self.settled += 1
+            else:
+                self._waiting.append((delivery.number, record))
         return refused
 
     def _was_taken(self, number: int) -> bool:

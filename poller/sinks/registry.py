@@ -104,6 +104,8 @@ def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:
     """Return name, kind, target and options."""
     if isinstance(spec, str):
         kind, _, target = spec.partition(":")
+        if target.encode(errors="replace").decode() != target:
+            raise ConfigError(f"sink {kind}: {target!a} is not UTF-8, and the state knows a sink by it. Rename it")
         return None, kind, target, {}
     options = dict(spec)
     name, kind, target = options.pop("name", None), str(options.pop("kind", "")), options.pop("target", "")

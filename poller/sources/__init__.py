@@ -5,7 +5,7 @@ into lines and lines into tasks, without I/O; `options` is how a person wants th
 """
 
 from poller.sources.counts import UnchangedLines
-from poller.sources.files.open_file import STDIN
+from poller.sources.files.open_file import STDIN, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
@@ -31,4 +31,5 @@ __all__ = [
     "excerpt",
     "feed",
     "read_json",
+    "stat_of",
 ]

@@ -1,7 +1,8 @@
 """Writes a source's chunks to the store; a source is cancelled between two chunks, never within one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from poller.core.model import Added, Chunk
 from poller.core.protocols import FeedStore
@@ -16,9 +17,44 @@ async def _ignore() -> None:
     pass
 
 
+class SharedLock:
+    """A lock that many hold at once by `shared()`, or one alone by `async with`: that one waits for all others, and who
+    comes after it waits for it."""
+
+    def __init__(self) -> None:
+        self._alone = asyncio.Lock()
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._holders = 0
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Hold it beside others."""
+        async with self._alone:
+            self._holders += 1
+            self._unused.clear()
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if self._holders == 0:
+                self._unused.set()
+
+    async def __aenter__(self) -> None:
+        await self._alone.acquire()
+        try:
+            await self._unused.wait()
+        except BaseException:
+            self._alone.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._alone.release()
+
+
 class ChunkWriter:
     """One source's way into the store. Hold `lock` to cancel the source: no write is then under way, and the source
-    knows whether each chunk was stored."""
+    knows whether each chunk was stored. The files of a followed pattern write side by side, into one commit."""
 
     def __init__(
         self,
@@ -32,7 +68,7 @@ class ChunkWriter:
         self._on_chunk = on_chunk
         self.on_unchanged = on_unchanged
         self.on_refused = on_refused
-        self.lock = asyncio.Lock()
+        self.lock = SharedLock()
         self.open_source = store.open_source
         self.was_read = store.was_read
         self.source = store.source
@@ -40,11 +76,11 @@ class ChunkWriter:
         self.count_failed = store.count_failed
 
     async def new_source(self, name: str, fingerprint: str = "") -> int:
-        async with self.lock:
+        async with self.lock.shared():
             return await self._store.new_source(name, fingerprint)
 
     async def add(self, source: int, chunk: Chunk) -> Added:
-        async with self.lock:
+        async with self.lock.shared():
             added = await self._store.add(source, chunk)
         self._on_chunk(chunk, added)
         return added

@@ -22,6 +22,7 @@ class ReadOptions:
     rows: "RowOptions | None" = field(default=None, hash=False)  # lines are rows to import; None: they are ids
     max_line_bytes: int = 65_536
     chunk_lines: int = 30_000  # one transaction: 45 ms, 130 ms for ids in random order; polls wait no longer
+    chunk_bytes: int = 4 * 2**20  # of lines, after which a chunk ends, too: long rows would fill the memory
 
     @property
     def id_names(self) -> tuple[str, ...]:

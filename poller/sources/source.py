@@ -1,8 +1,8 @@
 """The kinds of source, and how each is read into the store."""
 
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, assert_never
 
 import structlog
@@ -12,7 +12,7 @@ from poller.core.protocols import Clock
 from poller.sources.files.drop_folder import DropFolder
 from poller.sources.files.follow import follow
 from poller.sources.files.glob_files import GlobReader
-from poller.sources.files.open_file import STDIN, check_readable, source_name
+from poller.sources.files.open_file import STDIN, check_readable, source_name, stat_of
 from poller.sources.files.read import check_beginning, feed
 from poller.sources.files.registry import FileRegistry
 from poller.sources.intake import ChunkWriter
@@ -34,7 +34,8 @@ class Source:
     @property
     def is_rereadable(self) -> bool:
         """Whether it can be read again from an earlier position: no stream, which has each line once."""
-        return self.kind in ("glob", "folder") or (self.kind == "file" and not Path(self.location).is_fifo())
+        facts = stat_of(self.location) if self.kind == "file" else None
+        return self.kind != "stdin" and (facts is None or not stat.S_ISFIFO(facts.st_mode))
 
     def __str__(self) -> str:
         """For people."""
@@ -87,5 +88,6 @@ def check_sources(sources: Iterable[Source]) -> None:
     finite = [source for source in sources if not source.follow]
     check_readable([source.location for source in finite if source.kind == "file"])
     for source in finite:
-        if source.kind == "folder" and not Path(source.location).is_dir():
-            raise InputError(f"cannot read the input: there is no folder {source.location}")
+        facts = stat_of(source.location) if source.kind == "folder" else None
+        if source.kind == "folder" and (facts is None or not stat.S_ISDIR(facts.st_mode)):
+            raise InputError(f"cannot read the input: there is no folder {source.location}, or it cannot be looked up")

@@ -22,7 +22,7 @@ from yarl import URL
 from poller.app.reload import differences, result_name
 from poller.config import PollingTable, Settings
 from poller.config.settings import ImportsTable, InputTable, LogTable
-from poller.core.errors import Exit
+from poller.core.errors import Exit, StoreError
 from poller.core.protocols import Clock
 from poller.core.request_protocols import TokenSource
 from poller.engine.history import History
@@ -164,6 +164,56 @@ async def test_a_sink_whose_options_change_continues_where_it_was(tmp_path: Path
         await asyncio.sleep(30)
     assert len(written(tmp_path, "finished*.jsonl")) > 2
     assert simulation.delivered("finished*.jsonl") == Counter(ids)
+
+
+async def test_a_state_that_fails_while_sinks_are_exchanged_refuses_the_reload_and_all_is_as_it_was(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_names: Sequence[str]) -> Mapping[str, bytes | None]:
+        monkeypatch.undo()
+        raise StoreError("the state cannot be written.")
+
+    simulation = Reloaded(tmp_path, clock)
+    ids = simulation.append(20)
+    table = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl", "name": f"jsonl:{tmp_path}/finished.jsonl"}
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service is not None
+        monkeypatch.setattr(simulation.service.feed_store, "attach_sinks", fail)
+        answer = await simulation.reload(sinks=[{**table, "rotate_bytes": 5000}])
+        assert "cannot be written" in answer["refused"]
+        ids += simulation.append(20)
+        await asyncio.sleep(30)
+        assert simulation.delivered("finished.jsonl") == Counter(ids)
+
+
+async def test_a_run_that_only_waits_for_a_sink_takes_another_one_and_leaves_all_else_to_a_restart(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Reloaded(tmp_path, clock, follow=False)
+    simulation.flags["sinks"] = [f"jsonl:{tmp_path}/finished.jsonl", "webhook:http://127.0.0.1:9/"]
+    ids = simulation.append(20)
+    async with asyncio.timeout(3600), asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(tmp_path / "ids.txt", simulation.flags, environ=simulation.environ))
+        await asyncio.sleep(600)
+        assert simulation.service is not None
+        assert simulation.service.is_ending
+        instead = f"jsonl:{tmp_path}/two.jsonl"
+        answer = await simulation.reload(sinks=[f"jsonl:{tmp_path}/finished.jsonl", instead], requests=7)
+    assert (answer["changed"], answer["needs_restart"]) == (["sinks"], ["requests"])
+    assert running.result() is Exit.ALL_COMPLETE
+    assert simulation.delivered("two.jsonl") == simulation.delivered("finished.jsonl") == Counter(ids)
+
+
+async def test_a_run_that_is_stopping_refuses_a_reload_by_name(tmp_path: Path, clock: Clock) -> None:
+    simulation = Reloaded(tmp_path, clock, follow=False)
+    simulation.flags["sinks"] = ["webhook:http://127.0.0.1:9/"]
+    simulation.append(5)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(simulation.run(tmp_path / "ids.txt", simulation.flags, environ=simulation.environ))
+        await asyncio.sleep(8)
+        simulation.drain()
+        answer = await simulation.reload(sinks=[])
+    assert "the run is stopping" in answer["refused"]
 
 
 async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_was(

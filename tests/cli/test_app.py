@@ -134,6 +134,26 @@ def test_several_problems_are_reported_together(here: Path) -> None:
     assert [line.split(":")[0].strip(" -") for line in refused.stderr.splitlines()] == ["poller", "workers"]
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "named"),
+    [
+        (["why"], [], "'TASK'"),
+        (["list"], [], "'TEXT'"),
+        (["list"], ["--account"], "'--account'"),
+        (["run"], ["--sink"], "'--sink'"),
+        (["replay"], ["--sink"], "'--sink'"),
+    ],
+)
+def test_a_value_that_is_not_utf_8_is_a_wrong_command_line(
+    here: Path, command: list[str], flag: list[str], named: str
+) -> None:
+    refused = poller(*command, *flag, "jsonl:caf\udce9")
+    assert refused.exit_code == Exit.USAGE
+    assert f"Invalid value for {named}" in refused.output
+    assert r"'jsonl:caf\xe9' is not UTF-8" in refused.output
+    assert list(here.iterdir()) == []
+
+
 def test_the_message_on_an_unknown_kind_of_sink_has_the_known_ones(here: Path) -> None:
     refused = poller("run", "--sink", "nonsense:x")
     assert refused.exit_code == Exit.CONFIG

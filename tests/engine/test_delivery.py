@@ -195,6 +195,10 @@ class DefectiveSink(Receiver):
             return None  # type: ignore[return-value]
         if self._broken_call == "write":
             raise KeyError("their bug")
+        if self._broken_call == "cancel":
+            library = asyncio.get_running_loop().create_future()
+            library.cancel()
+            await library
         return await super().write(batch)
 
     async def close(self) -> None:
@@ -202,7 +206,10 @@ class DefectiveSink(Receiver):
             raise KeyError("their bug")
 
 
-@pytest.mark.parametrize(("broken_call", "named"), [("write", "KeyError: 'their bug'"), ("return", "NoneType")])
+@pytest.mark.parametrize(
+    ("broken_call", "named"),
+    [("write", "KeyError: 'their bug'"), ("return", "NoneType"), ("cancel", "failed in write: CancelledError")],
+)
 async def test_a_sink_whose_code_fails_stops_alone_and_loses_nothing(
     tmp_path: Path, clock: Clock, events: Events, broken_call: str, named: str
 ) -> None:
@@ -217,6 +224,47 @@ async def test_a_sink_whose_code_fails_stops_alone_and_loses_nothing(
     assert named in str(theirs.stopped_by)
     assert [len(await store.undelivered(name, 10)) for name in ("theirs", "fine")] == [5, 0]
     assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (Retry(reason="down", wait_s=None), "wait_s=None"),  # type: ignore[arg-type]
+        (Retry(reason="down", wait_s=float("nan")), "wait_s=nan"),
+        (Retry(reason=None, wait_s=1.0), "reason=None"),  # type: ignore[arg-type]
+        (Written(count="1"), "count='1'"),  # type: ignore[arg-type]
+        (Written(count=-1), "count=-1"),
+        (Written(position="7"), "position '7'"),  # type: ignore[arg-type]
+        (Written(refused={1: None}), "a reason in refused"),  # type: ignore[dict-item]
+        (Written(refused={99: "bad"}), "a number in refused"),
+    ],
+)
+async def test_a_sink_whose_answer_is_not_of_its_contract_stops_alone_and_loses_nothing(
+    tmp_path: Path, clock: Clock, answer: Retry | Written, named: str
+) -> None:
+    store = await store_with(clock, tmp_path, 5, "theirs")
+    theirs = delivery_loop_of(Receiver("theirs", answer), store, clock)
+    await theirs.open(None)
+    await theirs.run()
+    assert named in str(theirs.stopped_by)
+    assert len(await store.undelivered("theirs", 10)) == 5
+    await store.close()
+
+
+async def test_a_sink_that_takes_nothing_is_named_and_asked_again_after_a_second(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    store = await store_with(clock, tmp_path, 5, "theirs")
+    receiver = Receiver("theirs", *[Written(count=0)] * 5, *[Retry(reason="busy", wait_s=0)] * 5)
+    theirs = delivery_loop_of(receiver, store, clock)
+    theirs.end()
+    began_at = asyncio.get_running_loop().time()
+    await theirs.run()
+    assert asyncio.get_running_loop().time() - began_at == pytest.approx(5.5, abs=0.3)
+    assert receiver.taken == EVERYTHING
+    failed = [event["reason"] for event in events if event["event"] == "sink.failed"]
+    assert failed == ["it took none of the records", "busy"]
     await store.close()
 
 

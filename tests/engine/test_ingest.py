@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from poller.core.model import Position
-from poller.core.protocols import Clock
+from poller.core.protocols import Clock, FeedStore
 from poller.engine.ingest import Ingest
 from poller.sources import ReadOptions, Source
 from poller.store import SqliteStore, open_store
@@ -30,6 +30,37 @@ class DeafStore:
         return await self._store.open_source(name)
 
 
+def ingest_of(store: FeedStore, source: Source, clock: Clock, ended: list[bool]) -> Ingest:
+    return Ingest(
+        store,
+        [source],
+        clock=clock,
+        stdin=0,
+        tolerant=True,
+        on_chunk=lambda _chunk, _added: None,
+        on_ended=lambda: ended.append(True),
+    )
+
+
+async def test_the_removal_of_the_last_source_ends_the_input_also_where_it_does_not_hear_its_end(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store = await open_store("sqlite:///:memory:", clock=clock)
+    assert isinstance(store, SqliteStore)
+    (tmp_path / "ids.txt").write_text("AAAA1\nAAAA2\n")
+    options = ReadOptions(accounts=frozenset({"main"}), default_account="main")
+    source = Source(kind="file", location=str(tmp_path / "ids.txt"), options=options)
+    ended: list[bool] = []
+    ingest = ingest_of(DeafStore(store), source, clock, ended)
+    async with asyncio.TaskGroup() as group:
+        ingest.start(group)
+        await asyncio.sleep(1)
+        async with asyncio.timeout(10):
+            await ingest.change([])
+        assert (ingest.ended, ended) == (True, [True])
+    await store.close()
+
+
 async def test_a_source_that_does_not_hear_its_end_at_once_is_left_off_and_read_again(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -41,15 +72,7 @@ async def test_a_source_that_does_not_hear_its_end_at_once_is_left_off_and_read_
     source = Source(kind="file", location=str(file), options=options)
     deaf = DeafStore(store)
     ended: list[bool] = []
-    ingest = Ingest(
-        deaf,
-        [source],
-        clock=clock,
-        stdin=0,
-        tolerant=True,
-        on_chunk=lambda _chunk, _added: None,
-        on_ended=lambda: ended.append(True),
-    )
+    ingest = ingest_of(deaf, source, clock, ended)
     async with asyncio.TaskGroup() as group:
         ingest.start(group)
         await asyncio.sleep(1)

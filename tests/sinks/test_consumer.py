@@ -100,6 +100,28 @@ async def test_a_record_that_python_cannot_read_is_a_dead_letter_and_the_others_
     assert sink.settled == 3
 
 
+async def test_a_record_that_python_cannot_read_is_a_dead_letter_also_after_a_kill_between_two_others() -> None:
+    state = State(1, 2, 3, 4)
+    batch = [*batch_of(1), Delivery(number=2, account="main", task_id="t2", body=b"1e999"), *batch_of(3, 4)]
+    sink = ConsumerSink(int, state.mark, on_batch=lambda: None)
+    await sink.open(None, [])
+    killed = asyncio.create_task(sink.write(batch))
+    for _ in range(2):
+        await asyncio.sleep(1)
+        sink.next()
+        await sink.take()
+    killed.cancel()
+    again = ConsumerSink(int, state.mark, on_batch=lambda: None)
+    await again.open(state.position, batch)
+    writing = asyncio.create_task(again.write(batch))
+    await asyncio.sleep(1)
+    assert again.next() == 4
+    await again.take()
+    written = await writing
+    assert isinstance(written, Written)
+    assert (written.count, list(written.refused), again.settled) == (4, [2], 4)
+
+
 async def test_records_of_a_replay_are_handed_over_though_their_numbers_are_older(tmp_path: Path) -> None:
     state = State(1, 2, 3, 4)
     assert await consume(state, 2, in_hand=False, batch=4, dies=True) == [1, 2]

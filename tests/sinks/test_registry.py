@@ -205,6 +205,11 @@ def test_checking_needs_no_secret_and_opens_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_path_that_is_not_utf_8_is_refused_for_the_state_knows_a_sink_by_it() -> None:
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        make_sink("jsonl:caf\udce9.jsonl", ENVIRONMENT)
+
+
 def test_two_sinks_of_one_name_are_refused_with_the_remedy() -> None:
     same = [{"kind": "webhook", "url": f"https://x.example/in?key={key}"} for key in ("a", "b")]
     with pytest.raises(ConfigError, match=r"two have the name webhook:https://x.example/in. Give one another"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,10 @@ def overwrite(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def open_files() -> int:
+    return max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+
+
 def move(path: Path, name: str) -> Path:
     return path.rename(path.with_name(name))
 
@@ -118,6 +123,17 @@ async def test_a_csv_record_over_lines_that_is_half_written_is_not_taken(store: 
         append(ids, b'two"\nA2,\n')
         await asyncio.sleep(2)
     assert [task.ref for task in await store.claim("main", 9)] == [b'{"note":"one\\ntwo"}', b'{"note":""}']
+
+
+async def test_rows_held_back_by_a_quote_that_is_not_closed_are_logged(store: Store, ids: Path, events: Events) -> None:
+    append(ids, b'task_id,name,note\nA1,x,ok\nA2,"broken,ok\nA3,y\n')
+    async with following(ids, store):
+        await asyncio.sleep(300)
+        assert await fed_ids(store) == ["A1"]
+        append(ids, b"A4,y,ok\n")
+        await asyncio.sleep(2)
+    assert await fed_ids(store) == ["A1", "A3", "A4"]
+    assert [event["line"] for event in named(events, "source.line_unfinished")] == [3]
 
 
 async def test_a_stopped_follower_resumes_where_it_stopped(store: Store, ids: Path) -> None:
@@ -373,6 +389,25 @@ async def test_the_nuls_that_a_truncation_leaves_before_the_first_line_cost_no_l
         await asyncio.sleep(LONG_S)
     assert (await fed_ids(store))[100:] == ["B1", "B2", "B3"]
     assert [rejected for *_, rejected, _ in await sums(store)] == [0, 0]
+
+
+async def test_the_copies_beside_a_truncated_file_are_not_all_open_at_once(store: Store, ids: Path) -> None:
+    append(ids, b"A1\nA2\n")
+    async with following(ids, store):
+        pass
+    for number in range(60):
+        append(ids.with_name(f"ids.txt-2026{number:04}"), b"OLD%d\n" % number)
+    append(ids, b"A3\n")
+    shutil.copy2(ids, ids.with_name("ids.txt-20270101"))
+    overwrite(ids, b"B1\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 40, hard))
+        async with following(ids, store):
+            await asyncio.sleep(LONG_S)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await fed_ids(store) == ["A1", "A2", "A3", "B1"]
 
 
 async def test_an_older_file_that_begins_alike_is_not_taken_for_a_copy(store: Store, ids: Path) -> None:

@@ -19,6 +19,7 @@ from poller.core.protocols import Clock, Store
 from poller.core.task_id import is_task_id, task_id_of
 from poller.sources import ChunkWriter, Parser, ReadOptions, excerpt, feed
 from poller.sources.files.open_file import check_readable
+from poller.sources.imports import RowOptions
 from poller.sources.options import Format
 from poller.sources.parsing.content import Content, recognize
 from poller.store import open_store
@@ -431,9 +432,11 @@ def test_without_quotes_lines_are_fed_rejected_or_blank(data: bytes) -> None:
         assert read.position.line == data.count(b"\n") + (not data.endswith(b"\n") and data not in (b"", BOM))
 
 
-@given(data=ANY_BYTES, chunk_lines=st.integers(1, 5))
-def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(data: bytes, chunk_lines: int) -> None:
-    rules = options(chunk_lines=chunk_lines)
+@given(data=ANY_BYTES, chunk_lines=st.integers(1, 5), chunk_bytes=st.sampled_from([1, 40, 4000]))
+def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(
+    data: bytes, chunk_lines: int, chunk_bytes: int
+) -> None:
+    rules = options(chunk_lines=chunk_lines, chunk_bytes=chunk_bytes)
     assume(refusal(data) is None)
     chunks = list(chunks_of([data], rules))
     for at, chunk in enumerate(chunks[:-1]):
@@ -442,6 +445,22 @@ def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(da
         second = Parser.resumed(rules, "ids", chunk.position, content, iter([data[:offset]]))
         again = [*second.push(data[offset:]), *second.end()]
         assert everything(again) == everything(chunks[at + 1 :])
+
+
+@pytest.mark.parametrize("block", [1 << 18, 1 << 12, 1 << 20])
+@pytest.mark.parametrize("rows", [RowOptions(defaults={"access": "PRIVATE", "folderPath": "/p"}), None])
+def test_a_chunk_of_long_lines_ends_by_its_bytes_at_the_same_line_whatever_the_blocks(
+    block: int, rows: RowOptions | None
+) -> None:
+    """So that it fits into memory, and is the same after a restart."""
+    line = b'{"task_id":"A%05d","url":"https://e.example.com/a.png","note":"' + b"x" * 8_000 + b'"}\n'
+    data = b"".join(line % number for number in range(600))
+    chunks = list(chunks_of((data[at : at + block] for at in range(0, len(data), block)), options(rows=rows)))
+    ends = [chunk.position.line for chunk in chunks]
+    assert ends == [520, 600]
+    assert sum(len(chunk.rows or chunk.fed) for chunk in chunks) == 600
+    assert chunks[0].position.offset == 520 * len(line % 0)
+    assert 520 * len(line % 0) >= 4 * 2**20 > 519 * len(line % 0)
 
 
 def everything(chunks: Iterable[Chunk]) -> tuple[list[Fed], list[Rejection], int]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import fcntl
 import os
+import resource
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
@@ -13,15 +15,18 @@ from typing import Any
 
 import pytest
 
+from poller.app.inputs import missing_sources
 from poller.config import load
 from poller.core.errors import ConfigError, Exit, InputError
 from poller.core.model import Added, Chunk
+from poller.core.open_files import raise_limit
 from poller.core.protocols import Clock, Store
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
-from poller.sources import ChunkWriter, ReadOptions, Source, check_sources, feed
-from poller.sources.files.drop_folder import move_into
+from poller.sources import ChunkWriter, ReadOptions, Source, check_beginnings, check_sources, feed
 from poller.sources.files.glob_files import is_rotated
+from poller.sources.files.moved_files import move_into
+from poller.sources.intake import SharedLock
 from poller.store import open_store
 from tests.support.simulation import Simulation, named, settings_for
 
@@ -170,6 +175,41 @@ async def test_a_file_that_its_writer_keeps_open_is_waited_for_however_long_it_i
             await asyncio.sleep(SOON_S)
             assert await fed_ids(store) == ["A1", "A2"]
     assert [event["reason"] for event in named(events, "source.waited_for")] == ["open.txt is still open for writing"]
+
+
+@pytest.fixture
+def others_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are another user's: their leases are refused."""
+    ask = fcntl.fcntl
+
+    def refuse(fd: int, command: int, *args: int) -> int:
+        if command == fcntl.F_SETLEASE:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return ask(fd, command, *args)
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+
+
+@pytest.mark.usefixtures("others_file")
+async def test_a_file_of_another_user_rests_longer_and_is_moved_back_where_it_grows_afterwards(
+    store: Store, clock: Clock, tmp_path: Path, events: Events
+) -> None:
+    (tmp_path / "other.txt").write_text("B1\n")
+    with (tmp_path / "slow.txt").open("w", buffering=1) as file:
+        async with reading(store, clock, folder(tmp_path, follow=True)):
+            for number in range(3):
+                file.write(f"A{number}\nA")
+                await asyncio.sleep(25)
+                assert not any(task_id.startswith("A") for task_id in await fed_ids(store))
+            await asyncio.sleep(10)
+            assert names(tmp_path / "done") == {"slow.txt", "other.txt"}
+            (tmp_path / "slow.txt").write_text("C1\n")
+            file.write("3\nA4\n")
+            await asyncio.sleep(120)
+            assert (await fed_ids(store))[-3:] == ["C1", "A3", "A4"]
+    assert {path.read_text() for path in (tmp_path / "done").glob("slow*")} == {"A0\nAA1\nAA2\nA3\nA4\n", "C1\n"}
+    assert len(named(events, "source.file_moved_back")) == 1
+    assert ["unchanged for 30 s" in event["reason"] for event in named(events, "source.waited_for")] == [True]
 
 
 async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clock: Clock, tmp_path: Path) -> None:
@@ -433,6 +473,44 @@ async def test_a_missing_folder_is_an_error_or_is_waited_for(store: Store, clock
     assert await fed_ids(store) == ["A1"]
 
 
+NO_PATHS = ["a" * 300, "loop/x"]
+
+
+@pytest.mark.parametrize("name", NO_PATHS, ids=["long", "loop"])
+async def test_a_path_that_cannot_be_looked_up_is_an_error_or_is_waited_for(
+    store: Store, clock: Clock, tmp_path: Path, events: Events, name: str
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "ids.txt").write_text("A1\n")
+    for kind in (file, folder):
+        source = kind(tmp_path / name)
+        assert source.is_rereadable
+        with pytest.raises(InputError, match="cannot read the input"):
+            check_sources([source])
+        check_beginnings([source])
+        with pytest.raises(ExceptionGroup) as raised:
+            await feed_all(store, clock, source)
+        assert raised.group_contains(InputError)
+    await feed_all(store, clock, pattern(tmp_path / name))
+    settings = load(None, {"sources": [{"path": str(tmp_path / name)}]}, {}, secrets_dir=tmp_path / "none")
+    assert ["does not exist" in message for message in missing_sources(settings)] == [True]
+    every = [kind(tmp_path / name / kind.__name__, follow=True) for kind in (file, folder, pattern)]
+    async with reading(store, clock, *every, file(tmp_path / "ids.txt", follow=True)):
+        await asyncio.sleep(100)
+    assert await fed_ids(store) == ["A1"]
+    assert len(named(events, "source.waited_for")) == 2
+
+
+async def test_a_link_that_leads_nowhere_holds_up_no_other_file_of_a_drop_folder(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    (tmp_path / "a.txt").write_text("A1\n")
+    await feed_all(store, clock, folder(tmp_path))
+    assert await fed_ids(store) == ["A1"]
+    assert names(tmp_path / "failed") == {"loop.txt"}
+
+
 def test_a_move_that_was_cut_off_is_finished_by_the_next(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("A1\n")
@@ -568,6 +646,70 @@ async def test_files_that_were_rotated_before_the_first_run_belong_to_the_patter
 )
 def test_rotated_names_are_those_of_another_match_with_a_mark(name: str, rotated: bool) -> None:
     assert is_rotated(f"in/{name}", {"in/ids.txt", f"in/{name}"}) is rotated
+
+
+async def test_the_files_of_a_followed_pattern_are_stored_in_common_commits(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    for number in range(200):
+        (tmp_path / f"batch-x{number}.txt").write_text(f"A{number}\n")
+    async with reading(store, clock, pattern(tmp_path / "*.txt", follow=True)):
+        assert len(await fed_ids(store)) == 200
+
+
+async def test_who_holds_a_shared_lock_alone_waits_for_the_others_and_they_for_it() -> None:
+    lock, order, begun = SharedLock(), list[str](), asyncio.Event()
+
+    async def share(name: str, for_s: float) -> None:
+        async with lock.shared():
+            order.append(name)
+            await asyncio.sleep(for_s)
+            order.append(f"{name} ends")
+
+    async def hold_alone() -> None:
+        begun.set()
+        async with lock:
+            order.append("alone")
+            await asyncio.sleep(1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(share("a", 2))
+        group.create_task(share("b", 1))
+        await asyncio.sleep(0.1)
+        group.create_task(hold_alone())
+        cut_off = group.create_task(hold_alone())
+        await begun.wait()
+        group.create_task(share("c", 1))
+        cut_off.cancel()
+    assert order == ["a", "b", "b ends", "a ends", "alone", "c", "c ends"]
+
+
+async def test_more_files_than_may_be_open_wait_for_a_place(
+    store: Store, clock: Clock, tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
+    paths = [tmp_path / f"batch-x{number:02}.txt" for number in range(30)]
+    for path in paths:
+        path.write_text(f"{path.stem}\n")
+    async with reading(store, clock, pattern(tmp_path / "*.txt", follow=True)):
+        assert len(await fed_ids(store)) == 20
+        for path in paths[:12]:
+            path.unlink()
+        await asyncio.sleep(200)
+        assert len(await fed_ids(store)) == 30
+    [waited] = named(events, "source.waited_for")
+    assert "20 files are followed, as many as a limit of 40 open files leaves room for" in waited["reason"]
+
+
+def test_the_limit_of_open_files_is_raised_to_what_the_system_permits() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        raise_limit()
+        most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_match_that_was_deleted_is_not_followed_any_more(store: Store, clock: Clock, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store, read_store
 from poller.store.postgres import PostgresStore
 from poller.store.postgres.connection import ANSWER_WITHIN_S
+from poller.store.postgres.reader import PostgresReader
 from tests.support.postgres import session_of
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
 from tests.support.store_makers import chunk_of, feed, finished, ids
@@ -303,4 +304,22 @@ async def test_a_killed_service_continues_where_it_was(
     assert_each_has_its_right_outcome_once(simulation, fed)
     reader = await read_store(postgres_url)
     assert (await reader.sums()).polls <= simulation.api.stats().requests_total
+    await reader.close()
+
+
+@pytest.mark.real_time
+async def test_a_command_that_reads_names_the_program_that_locks_a_table_and_waits_for_what_is_only_slow(
+    store: PostgresStore, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await feed(store, "a")
+    monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.02)
+    reader = await read_store(postgres_url)
+    assert isinstance(reader, PostgresReader)
+    with session_of(postgres_url, autocommit=False, name="psql") as locker:
+        locker.execute("LOCK TABLE task IN SHARE MODE")  # as CREATE INDEX does: reading goes on
+        await reader._read(lambda connection: connection.execute("SELECT pg_sleep(0.1)"))
+        locker.execute("LOCK TABLE task IN ACCESS EXCLUSIVE MODE")
+        words = rf"table task is locked by process {locker.info.backend_pid} of the server \(psql\)"
+        with pytest.raises(StoreUnusable, match=words):
+            await reader.sums()
     await reader.close()

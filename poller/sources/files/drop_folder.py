@@ -1,5 +1,6 @@
 """A drop folder: each file put into it is read whole once it is at rest, and then moved beside it: to `done`, or where
-no line of it was usable to `failed`. Where some lines were rejected, its new name contains how many.
+no line of it was usable to `failed`. Where some lines were rejected, its new name contains how many. Where the system
+does not show whether a file is open for writing, it must rest for longer, and is moved back where it grows afterwards.
 
 After a crash between storing and moving, the next run recognizes the file and only moves it.
 """
@@ -20,6 +21,7 @@ from poller.core.errors import InputError, UnreadableInput
 from poller.core.protocols import Clock
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
+from poller.sources.files.moved_files import MovedFiles, move_back, move_into
 from poller.sources.files.open_file import open_file, source_name, stat_of
 from poller.sources.files.read import feed
 from poller.sources.files.rotated_files import COMPRESSED
@@ -31,6 +33,8 @@ log = structlog.get_logger("poller")
 DONE, FAILED = "done", "failed"
 RETRY_MOVE_S = 60.0  # after a move that failed
 RETRY_READ_S = 10.0  # after an error of the system, which may pass
+LONGER_RESTS, LONGEST_REST_S = 15, 60.0  # times `settle_s`, where it is unknown whether a file is open for writing
+WATCH_EVERY_S = 10.0  # files that were moved nevertheless
 PATIENCE_S = 60.0  # with a file that cannot be read, in a run that has an end
 
 _TEMPORARY = re.compile(r"\..*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL)
@@ -42,6 +46,7 @@ class _SeenFile:
 
     signature: tuple[int, int, int]  # inode, size, time of change
     since: float  # loop time at which it was first seen so
+    may_be_open: bool = False  # it is unknown whether it is open for writing
     move_to: str | None = None  # it is only to be moved: every line is stored, or it cannot be read
     rejected: int = 0  # lines, of a file to be moved to `done`
     retry_move_at: float = 0.0  # after a move that failed
@@ -66,12 +71,17 @@ class DropFolder:
         self._started: set[int] = set()  # inodes of files that this run began to read
         self._name = source_name(folder)
         self._faults = FaultLog(self._name)
+        self._longer_s = max(settle_s, min(LONGER_RESTS * settle_s, LONGEST_REST_S))
+        self._has_reported_longer = False
+        self._moved = MovedFiles()
+        self._watch_at = 0.0
 
     async def run(self, *, follow: bool) -> None:
         """Read and move every file; `follow`: then wait for more. Without, raises `InputError` for a folder that cannot
         be read, and for a file that could not be for `PATIENCE_S`: all others are read by then."""
         while True:
             try:
+                self._move_grown_back()
                 unread = await self._read_rested()
                 given_up = [seen.given_up for seen in unread if seen.given_up is not None]
                 if not follow and len(given_up) == len(unread):
@@ -121,7 +131,7 @@ class DropFolder:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError):
-                        is_link = entry.is_symlink() and not entry.is_dir()
+                        is_link = entry.is_symlink() and not os.path.isdir(entry)  # noqa: PTH112 - never raises
                         if (is_link or entry.is_file(follow_symlinks=False)) and not _TEMPORARY.fullmatch(entry.name):
                             found.append((entry.name, entry.stat(follow_symlinks=False)))
         except OSError as error:
@@ -140,15 +150,46 @@ class DropFolder:
     def _is_at_rest(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
         """Whether the file is whole: unchanged for `settle_s` (also when it was renamed into the folder at that age),
         and not open for writing as far as can be known."""
-        rested_s = asyncio.get_running_loop().time() - seen.since
-        if asyncio.get_running_loop().time() < seen.retry_read_at:
+        if asyncio.get_running_loop().time() < seen.retry_read_at or not self._has_rested(facts, seen, self._settle_s):
             return False
-        if rested_s < self._settle_s and not (rested_s > 0 and self._clock() - facts.st_mtime >= self._settle_s):
-            return False
-        if _is_being_written(self._folder / name):
+        is_being_written = _is_being_written(self._folder / name)
+        if is_being_written is None:
+            return self._has_rested_longer(name, facts, seen)
+        if is_being_written:
             self._report(seen, f"{name} is still open for writing")
-            return False
-        return True
+        return not is_being_written
+
+    def _has_rested(self, facts: os.stat_result, seen: _SeenFile, for_s: float) -> bool:
+        rested_s = asyncio.get_running_loop().time() - seen.since
+        return rested_s >= for_s or (rested_s > 0 and self._clock() - facts.st_mtime >= for_s)
+
+    def _has_rested_longer(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
+        if not self._has_reported_longer:
+            self._has_reported_longer = True
+            reason = (
+                f"it is unknown whether {name} is open for writing, for that is shown to its owner only: such files "
+                f"must be unchanged for {self._longer_s:g} s. Write them under a name such as .part, and rename them"
+            )
+            log.warning("source.waited_for", source=self._name, reason=reason)
+        seen.may_be_open = True
+        return self._has_rested(facts, seen, self._longer_s)
+
+    def _move_grown_back(self) -> None:
+        """Move files that were written to after they had been moved back into the folder, to read them on."""
+        now = asyncio.get_running_loop().time()
+        if now < self._watch_at:
+            return
+        self._watch_at = now + WATCH_EVERY_S
+        for file in self._moved.grown():
+            try:
+                is_back = move_back(file.path, self._folder / file.name)
+            except OSError as error:
+                self._faults.warn(f"{file.path} has grown after it was moved: {error.strerror}")
+            else:
+                if is_back:
+                    log.warning("source.file_moved_back", source=source_name(str(file.path)), to=file.name)
+                    self._started.add(file.inode)
+                    self._moved.forget(file)
 
     async def _read_and_move(self, name: str, seen: _SeenFile) -> bool:
         """Read the file and move it; False where it was still growing. Raises `UnreadableInput`."""
@@ -208,6 +249,8 @@ class DropFolder:
             seen.retry_move_at = now + RETRY_MOVE_S
             log.warning("source.file_not_moved", source=source_name(str(path)), to=into, reason=error.strerror)
         else:
+            if seen.may_be_open:
+                self._moved.watch(name, moved, seen.signature[0], seen.signature[1])
             report = log.warning if seen.rejected else log.info
             report(
                 "source.file_moved",
@@ -217,36 +260,14 @@ class DropFolder:
             )
 
 
-def move_into(path: Path, folder: Path, *, mark: str = "") -> Path:
-    """Move a file into a folder beside it, under a name with `mark` that is free there; return where it is now.
-
-    Links, then unlinks: nothing is ever overwritten, and after a crash in between the next call finishes the move.
-    """
-    folder.mkdir(exist_ok=True)
-    number = 0
-    while True:
-        target = folder / f"{path.stem}{mark}{f'.{number}' if number else ''}{path.suffix}"
-        try:
-            os.link(path, target, follow_symlinks=False)
-        except FileExistsError:
-            if not os.path.samestat(path.lstat(), target.lstat()):
-                number += 1
-                continue
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EMLINK):
-                raise
-            return path.rename(target)  # links are not allowed here; the name was free a moment ago
-        path.unlink()
-        return target
-
-
-def _is_being_written(path: Path) -> bool:
-    """Whether some process has the file open for writing. Linux refuses a read lease then; elsewhere this is unknown.
+def _is_being_written(path: Path) -> bool | None:
+    """Whether some process has the file open for writing. Linux refuses a read lease then; None where there are no
+    leases, and for a file of another user unless the process has `CAP_LEASE`.
 
     A process that opens the file during the lease makes the kernel send SIGURG, which is ignored by default.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
-        return False
+        return None
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -256,7 +277,7 @@ def _is_being_written(path: Path) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
-        return error.errno == errno.EAGAIN
+        return True if error.errno == errno.EAGAIN else None
     finally:
         os.close(fd)
     return False

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import stat
-from pathlib import Path
 
 import structlog
 
@@ -14,7 +13,7 @@ from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S, FollowedFile
 from poller.sources.files.open_file import OpenFile, source_name, stat_of
 from poller.sources.files.read import feed, is_read_so
-from poller.sources.files.registry import FileRegistry
+from poller.sources.files.registry import FileRegistry, NoPlace
 from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
 from poller.sources.options import ReadOptions
@@ -60,6 +59,8 @@ class _Follower:
                     await self._read_one_file()
                 elif not await self._read_one_writer():
                     return
+            except NoPlace:
+                await asyncio.sleep(RETRY_POLLS * POLL_S)
             except InputError as fault:
                 self._faults.warn(str(fault))
                 await self._wait_for_change(before)
@@ -73,7 +74,8 @@ class _Follower:
 
     async def _read_one_file(self) -> None:
         known = await self._store.open_source(self._name)
-        with next_file(self._path, None if known is None else known[1], links=self._links) as (file, start):
+        position = None if known is None else known[1]
+        with self._registry.place(self._name), next_file(self._path, position, links=self._links) as (file, start):
             if known is not None and start is not None:
                 if await is_read_so(file, start, self._store, self._options, self._name):
                     await self._read(file, known[0], start)
@@ -106,7 +108,7 @@ class _Follower:
 
 
 def _has_name(pipe: str) -> bool:
-    return Path(pipe).resolve().exists()
+    return os.path.exists(os.path.realpath(pipe))  # noqa: PTH110 - never raises
 
 
 def _signature(facts: os.stat_result | None) -> tuple[int, ...] | None:

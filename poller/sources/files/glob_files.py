@@ -64,9 +64,10 @@ class GlobReader:
         async with asyncio.TaskGroup() as group:
             while True:
                 paths = self._matches()
+                matches = set(paths)
                 for path in paths:
-                    await self._visit(path, set(paths), group)
-                await self._forget_missing(set(paths))
+                    await self._visit(path, matches, group)
+                await self._forget_missing(matches)
                 await asyncio.sleep(POLL_S)
 
     def _matches(self) -> list[str]:
@@ -118,12 +119,12 @@ class GlobReader:
 
     async def _forget_missing(self, matches: set[str]) -> None:
         self._rotated = {path: rotated for path, rotated in self._rotated.items() if path in matches}
-        for path in list(self._followed):
-            self._missing[path] = 0 if path in matches else self._missing.get(path, 0) + 1
-            if self._missing[path] > GONE_POLLS:
-                async with self._writer.lock:
+        self._missing = {path: self._missing.get(path, 0) + 1 for path in self._followed if path not in matches}
+        gone = [path for path, polls in self._missing.items() if polls > GONE_POLLS]
+        if gone:
+            async with self._writer.lock:
+                for path in gone:
                     self._followed.pop(path).cancel()
-                del self._missing[path]
 
     async def _was_read_elsewhere(self, path: str) -> bool:
         """Whether the file was read to its present end under another name only."""

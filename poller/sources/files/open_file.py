@@ -86,7 +86,7 @@ class OpenFile:
         while True:
             if not self.seekable:
                 await _readable(self.fd)
-            with _os_errors_translated(self.name), suppress(BlockingIOError):  # another reader was faster
+            with os_errors_translated(self.name), suppress(BlockingIOError):  # another reader was faster
                 return os.read(self.fd, BLOCK)
 
     @property
@@ -103,12 +103,12 @@ class OpenFile:
 
     def facts(self) -> os.stat_result:
         """Return the open file's `stat`."""
-        with _os_errors_translated(self.name):
+        with os_errors_translated(self.name):
             return os.fstat(self.fd)
 
     def at(self, offset: int, length: int = BLOCK) -> bytes:
         """Return up to `length` of the file's bytes from `offset` on."""
-        with _os_errors_translated(self.name):
+        with os_errors_translated(self.name):
             return os.pread(self.fd, length, offset)
 
     def fingerprint(self, offset: int) -> str:
@@ -164,9 +164,9 @@ def open_file(spec: str, stdin: int = 0, *, links: bool = True) -> Iterator[Open
     Without `links` it must be a regular file: who may put a file into a folder could lead a link to a secret.
     """
     name, fd = source_name(spec), stdin
-    if not links and Path(spec).is_symlink():
+    if not links and os.path.islink(spec):  # noqa: PTH114 - never raises
         raise InputError(f"cannot read the input: {name} is a link; only regular files are read here")
-    with _os_errors_translated(name):
+    with os_errors_translated(name):
         if spec != STDIN:  # a pipe without a writer must not block
             fd = os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
         mode = os.fstat(fd).st_mode
@@ -182,7 +182,8 @@ def open_file(spec: str, stdin: int = 0, *, links: bool = True) -> Iterator[Open
 
 
 @contextmanager
-def _os_errors_translated(name: str) -> Iterator[None]:
+def os_errors_translated(name: str) -> Iterator[None]:
+    """Raise `UnreadableInput` for an error of the system."""
     try:
         yield
     except BlockingIOError:

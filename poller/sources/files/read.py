@@ -2,16 +2,16 @@
 
 import asyncio
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
 
 from poller.core.model import Chunk, Failed, Position
 from poller.core.protocols import FeedStore
 from poller.sources.counts import SourceCounts, UnchangedLines
-from poller.sources.files.open_file import OpenFile, open_file
+from poller.sources.files.open_file import OpenFile, open_file, stat_of
 from poller.sources.files.read_as import OF_ROWS, ReadDigest, has_other_options, manner_before, manner_of
 from poller.sources.options import ReadOptions
 from poller.sources.parsing.content import Content, recognize
@@ -84,7 +84,8 @@ async def _seek(file: OpenFile, offset: int, digest: ReadDigest) -> ReadDigest:
 def check_beginning(path: str, options: ReadOptions) -> None:
     """Raise `InputError` where the first lines of a file refuse it, as `feed` would. Regular files only: a pipe could
     not be read twice."""
-    if not Path(path).is_file():
+    facts = stat_of(path)
+    if facts is None or not stat.S_ISREG(facts.st_mode):
         return
     with open_file(path, 0) as file:
         block = file.at(0)

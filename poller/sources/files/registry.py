@@ -5,7 +5,17 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+
+from poller.core import open_files
+from poller.core.errors import UnreadableInput
 from poller.sources.files.open_file import OpenFile
+
+log = structlog.get_logger("poller")
+
+
+class NoPlace(UnreadableInput):
+    """As many files are followed as this process may keep open."""
 
 
 class FileRegistry:
@@ -14,6 +24,8 @@ class FileRegistry:
     def __init__(self) -> None:
         self._claims: dict[str, object] = {}  # the source that reads it, by real path
         self._followed: Counter[tuple[int, int]] = Counter()  # device and inode
+        self._places = 0  # taken
+        self._has_reported_full = False
 
     def claim(self, path: str, source: object) -> bool:
         """Claim the file at `path`; False where another source has it."""
@@ -22,6 +34,25 @@ class FileRegistry:
     def release(self, source: object) -> None:
         """Release all that `source` claimed."""
         self._claims = {path: claimant for path, claimant in self._claims.items() if claimant != source}
+
+    @contextmanager
+    def place(self, source: str) -> Iterator[None]:
+        """Take one of the places for files that are kept open. Raises `NoPlace`, which is logged once."""
+        room = open_files.room_for_inputs()
+        if self._places >= room:
+            reason = (
+                f"{room} files are followed, as many as a limit of {open_files.limit()} open files leaves room for. "
+                "This one and others wait until one is gone: raise the limit (ulimit -n, LimitNOFILE)"
+            )
+            if not self._has_reported_full:
+                self._has_reported_full = True
+                log.warning("source.waited_for", source=source, reason=reason)
+            raise NoPlace(reason)
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
 
     @contextmanager
     def following(self, file: OpenFile) -> Iterator[None]:

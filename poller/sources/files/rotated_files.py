@@ -1,22 +1,24 @@
 """Find the input file to read next in a folder where files are rotated: the one read last, under any name, until
 nothing of it is left; then those that came after it and were rotated away unread; then the one at the path."""
 
+import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnreadableInput
 from poller.core.model import Position
-from poller.sources.files.open_file import OpenFile, open_file, source_name
+from poller.sources.files.open_file import OpenFile, open_file, os_errors_translated, source_name
 
 log = structlog.get_logger("poller")
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".Z", ".zip")
+_NONE_OPENS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # whatever the file
 _SLACK_NS = 60_000_000_000  # a file may be written to for this long after it was renamed
 
 _NextFile = tuple[OpenFile, Position | None]  # where to resume it; None: it was never read
@@ -29,7 +31,8 @@ def next_file(spec: str, known: Position | None, *, links: bool = True) -> Itera
     with ExitStack() as kept:
         with ExitStack() as stack:
             file, start = _choose(spec, known, stack, links)
-            fd = os.dup(file.fd)  # all others are closed
+            with os_errors_translated(file.name):
+                fd = os.dup(file.fd)  # all others are closed
             kept.callback(os.close, fd)
         yield replace(file, fd=fd), start
 
@@ -83,7 +86,7 @@ def _open_file(path: Path, stack: ExitStack, links: bool) -> OpenFile:
 def _folders(spec: str, current: OpenFile | None, stack: ExitStack) -> list["_Folder"]:
     """Return where rotated files may be: beside the path, and where it is a link beside the file it leads to."""
     path = Path(spec)
-    paths = (path, Path(os.path.realpath(path))) if path.is_symlink() else (path,)
+    paths = (path, Path(os.path.realpath(path))) if os.path.islink(path) else (path,)  # noqa: PTH114 - never raises
     return [_Folder(each, current, stack) for each in paths]
 
 
@@ -114,8 +117,7 @@ class _Folder:
         inode, changed_ns = _inode_and_change(known)
         if inode is None:
             return None
-        files = (file for path in self._others(inode) if (file := self._open(path)) is not None)
-        return next((file for file in files if file.facts().st_mtime_ns >= changed_ns), None)
+        return self._first(self._others(inode), lambda file: file.facts().st_mtime_ns >= changed_ns)
 
     def oldest_since(self, last_read: OpenFile) -> OpenFile | None:
         """Return the oldest file that took the path after `last_read` did, and was rotated away itself since."""
@@ -125,12 +127,11 @@ class _Folder:
             return None
         since_ns = last_read.facts().st_mtime_ns - _SLACK_NS
         ranked = [(found, entry.name) for entry in self._entries() if (found := order.rank(entry.name)) is not None]
-        for found, name in sorted(ranked):
-            if found[0] == rank[0] and found > rank:
-                file = self._open(self._path.parent / name)
-                if file is not None and file.facts().st_mtime_ns >= since_ns and not self._is_current(file):
-                    return file
-        return None
+        later = (name for found, name in sorted(ranked) if found[0] == rank[0] and found > rank)
+        return self._first(
+            (self._path.parent / name for name in later),
+            lambda file: file.facts().st_mtime_ns >= since_ns and not self._is_current(file),
+        )
 
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
@@ -147,15 +148,39 @@ class _Folder:
 
     def _longest_holding(self, paths: Iterator[Path], known: Position, changed_ns: int) -> OpenFile | None:
         """Return the longest file that holds what was read and was not last changed before that."""
-        files = [file for path in paths if (file := self._open(path)) is not None]
-        holding = [file for file in files if file.holds(known) and file.facts().st_mtime_ns >= changed_ns]
-        return max(holding, key=lambda file: file.size, default=None)
+        longest: OpenFile | None = None
+        kept = ExitStack()
+        for path in paths:  # there may be thousands: only the longest stays open
+            with ExitStack() as candidate:
+                file = self._open(path, candidate)
+                if file is None or not file.holds(known) or file.facts().st_mtime_ns < changed_ns:
+                    continue
+                if longest is None or file.size > longest.size:
+                    kept.close()
+                    longest, kept = file, candidate.pop_all()
+        self._stack.enter_context(kept)
+        return longest
 
-    def _open(self, path: Path) -> OpenFile | None:
+    def _first(self, paths: Iterable[Path], fits: Callable[[OpenFile], bool]) -> OpenFile | None:
+        """Return the first file that fits; no other stays open."""
+        for path in paths:
+            with ExitStack() as candidate:
+                file = self._open(path, candidate)
+                if file is not None and fits(file):
+                    self._stack.enter_context(candidate.pop_all())
+                    return file
+        return None
+
+    def _open(self, path: Path, stack: ExitStack) -> OpenFile | None:
+        """Return the open file, None where it cannot be read. Raises `UnreadableInput` where no file can be now."""
         if path.name.endswith(COMPRESSED):
             return None
         try:
-            return _open_file(path, self._stack, links=False)
+            return _open_file(path, stack, links=False)
+        except UnreadableInput as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NONE_OPENS:
+                raise
+            return None
         except InputError:
             return None
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from typing import Protocol, Self, cast
 
 from poller.core.errors import InputError
@@ -145,8 +146,8 @@ class Parser:
 
     @property
     def is_within_line(self) -> bool:
-        """Whether the last line has no line break yet."""
-        return bool(self._beginning) or self._splitter.is_within_line
+        """Whether the last line has no line break yet, or a record goes over lines that are not there yet."""
+        return bool(self._beginning or self._pending) or self._splitter.is_within_line
 
     @property
     def holds_lines(self) -> bool:
@@ -160,11 +161,21 @@ class Parser:
             self._pending += self._splitter.push(block)
         elif not self._collect(block):
             return
-        while len(self._pending) >= self._options.chunk_lines:
-            chunk = self._take(self._options.chunk_lines, final=False)
+        while count := self._full_chunk():
+            chunk = self._take(count, final=False)
             if chunk is None:
                 return
             yield chunk
+
+    def _full_chunk(self) -> int:
+        """Return how many of the lines at hand make a full chunk; 0 where they make none yet."""
+        lines, most_bytes = self._options.chunk_lines, self._options.chunk_bytes
+        sizes = self._splitter.sizes[:lines]
+        full = lines if len(sizes) >= lines else 0
+        if sum(sizes) < most_bytes:
+            return full
+        held = accumulate(min(size, self._options.max_line_bytes) for size in sizes)  # no more of a line is in memory
+        return next((count for count, total in enumerate(held, 1) if total >= most_bytes), full)
 
     def flush(self) -> Chunk | None:
         """Return a chunk of the lines at hand, None where there are none that can be read yet."""
@@ -178,8 +189,8 @@ class Parser:
         last = self._splitter.rest()
         if last is not None:
             self._pending.append(last)
-        while len(self._pending) > self._options.chunk_lines:
-            chunk = self._take(self._options.chunk_lines, final=True)
+        while 0 < (count := self._full_chunk()) < len(self._pending):
+            chunk = self._take(count, final=True)
             if chunk is not None:
                 yield chunk
         chunk = self._take(len(self._pending), final=True)

@@ -34,6 +34,7 @@ _TABLE_LOCKS = (
     "SELECT c.relname, a.pid, a.application_name FROM pg_locks l JOIN pg_class c ON c.oid = l.relation"
     " JOIN pg_stat_activity a ON a.pid = l.pid WHERE c.relnamespace = to_regnamespace(current_schema())"
     " AND l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')"
+    " AND (%(waiting)s::integer IS NULL OR l.pid = ANY (pg_blocking_pids(%(waiting)s::integer)))"
     " ORDER BY l.granted DESC, l.mode LIMIT 1"
 )
 ASKED_WITHIN_S = 1.0
@@ -117,21 +118,22 @@ def taken_over(dsn: Dsn) -> StoreError:
     )
 
 
-async def ask_for_lock(dsn: Dsn) -> str | None:
-    """Return which program locks a table, and what to do; None where none does, or no answer comes soon."""
+async def ask_for_lock(dsn: Dsn, waiting: int | None = None) -> str | None:
+    """Return which program locks a table, and what to do; None where none does, or no answer comes soon. `waiting`:
+    only where this process of the server waits for it."""
     with suppress(psycopg.Error, OSError, TimeoutError):
         async with asyncio.timeout(ASKED_WITHIN_S):
             connection = await connect(dsn)
             try:
-                return await answered(lock_text(connection), connection, within_s=ASKED_WITHIN_S)
+                return await answered(lock_text(connection, waiting), connection, within_s=ASKED_WITHIN_S)
             finally:
                 await connection.close()
     return None
 
 
-async def lock_text(connection: AsyncConnection) -> str | None:
+async def lock_text(connection: AsyncConnection, waiting: int | None = None) -> str | None:
     """Return which program locks a table of the state, and what to do; None where none does."""
-    if (row := await fetch_first(connection, _TABLE_LOCKS)) is None:
+    if (row := await fetch_first(connection, _TABLE_LOCKS, {"waiting": waiting})) is None:
         return None
     table, pid, program = row
     return (

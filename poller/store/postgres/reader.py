@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 from poller.core.accounts import AccountState
 from poller.core.deliveries import DeadLetter, Delivery
 from poller.core.details import TaskDetails
+from poller.core.errors import StoreUnusable
 from poller.core.fleet import FleetView, Published
 from poller.core.model import Chunk, KnownLines, Rejection
 from poller.core.protocols import StateReader
@@ -24,6 +25,7 @@ from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_al
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
 from poller.store.postgres.fleet import members, statuses
+from poller.store.postgres.lock import ask_for_lock
 from poller.store.postgres.outbox import page_of
 from poller.store.postgres.search import follow
 
@@ -239,10 +241,18 @@ class PostgresReader(PostgresReads):
         self._noted_accounts, self._noted_knowledge = {}, {}
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
+        work = read(self._connection, *values)
         try:
-            return await answered(read(self._connection, *values), self._connection, within_s=ANSWER_WITHIN_S)
+            return await answered(
+                work, self._connection, within_s=ANSWER_WITHIN_S, on_silence=self._refuse_to_wait_for_lock
+            )
         except psycopg.Error as error:
             raise store_error(error, self._dsn) from None
+
+    async def _refuse_to_wait_for_lock(self) -> None:
+        """Raise `StoreUnusable` where another program locks what is read: a person waits for the answer."""
+        if (reason := await ask_for_lock(self._dsn, self._connection.info.backend_pid)) is not None:
+            raise StoreUnusable(f"the state {self._dsn.shown} gives no answer: {reason}.")
 
     async def close(self) -> None:
         await self._connection.close()
