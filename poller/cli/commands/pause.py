@@ -10,6 +10,7 @@ import typer
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.core.text import redacted_url
 
 EXAMPLES = "\b\nExample:\n  poller pause default --state sqlite:///poller.db"
 
@@ -26,7 +27,7 @@ def pause(
     """
     settings = settings_of(config, state=state)
     run_async(change_pause(settings, account, is_paused=True))
-    flag = f" --state {settings.state}" if state is not None else ""
+    flag = f" --state {redacted_url(settings.state)}" if state is not None else ""
     typer.echo(f"account {account} is paused: poller resume {account}{flag}")
     return Exit.ALL_COMPLETE
 
