@@ -797,15 +797,15 @@ BUGS = (
     Bug(
         name="window-forgotten-by-a-restart",
         file="poller/hubspot/limits/windows.py",
-        old="    return window.hold_s if idle_s <= window.hold_s + STALE_S else 0.0",
-        new="    return 0.0",
+        old="        return window.hold_s\n    return min(",
+        new="        return 0.0\n    return min(",
         tests=GATE,
     ),
     Bug(
         name="clean-end-forgets-the-window",
         file="poller/hubspot/limits/windows.py",
-        old="        return min(max(0.0, window.hold_s - idle_s), window.hold_s)",
-        new="        return 0.0",
+        old="    return min(max(0.0, window.hold_s - (now - state.active_at)), window.hold_s)",
+        new="    return 0.0",
         tests=GATE,
     ),
     Bug(

@@ -175,16 +175,10 @@ class Builder:
 
     def _starter(self, account: AccountSettings, tokens: TokenSource) -> StartClient:
         """Raises `ConfigError` where the status path is not that of imports."""
-        start_path, _, rest = account.status_path.partition("/tasks/")
-        if rest != "{task_id}/status" or not start_path.endswith("/import-from-url/async"):
-            raise ConfigError(
-                "imports cannot be started: status_path is not that of import-from-url tasks. Use "
-                "/files/v3/files/import-from-url/async/tasks/{task_id}/status, or another version of it"
-            )
         return HubSpotStarts(
             self.connections,
             base_url=account.base_url,
-            start_path=start_path,
+            start_path=start_path_of(account),
             tokens=tokens,
             request_timeout_s=account.request_timeout_s,
             is_trusted=self.is_trusted,
@@ -273,6 +267,17 @@ class Builder:
         return await account_tokens(
             account, self.environment.environ, self.connections, clock=self.environment.clock, kept=self._oauth
         )
+
+
+def start_path_of(account: AccountSettings) -> str:
+    """Return the path of the start call. Raises `ConfigError` where the status path is not that of imports."""
+    start_path, _, rest = account.status_path.partition("/tasks/")
+    if rest != "{task_id}/status" or not start_path.endswith("/import-from-url/async"):
+        raise ConfigError(
+            "imports cannot be started: status_path is not that of import-from-url tasks. Use "
+            "/files/v3/files/import-from-url/async/tasks/{task_id}/status, or another version of it"
+        )
+    return start_path
 
 
 def _may_pass(settings: Settings) -> Callable[[bytes], bool]:

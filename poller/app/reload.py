@@ -12,12 +12,13 @@ import orjson
 import structlog
 
 from poller.app import inputs
-from poller.app.build import Builder
+from poller.app.build import Builder, start_path_of
 from poller.app.fleet import FleetRun
 from poller.config import AccountSettings, Settings
 from poller.core.errors import ConfigError, PollerError, SinkError
 from poller.core.request_protocols import TokenSource
 from poller.engine import DeliveryLoop, Lane, Service
+from poller.engine.import_lane import ImportLane
 from poller.sinks import SinkSpec
 from poller.sources import check_sources
 
@@ -114,8 +115,11 @@ class Reload:
 
     async def _prepare_accounts(self, new: Settings) -> tuple[dict[str, TokenSource | None], list[Lane]]:
         """Return the accounts that stay, with their tokens where they changed, and the lanes of new accounts. Raises
-        `ConfigError` for one that has no token."""
+        `ConfigError` for one that has no token, or that starts imports and has another API's status path."""
         old, wanted = self.settings.account_settings(), new.account_settings()
+        for name, account in wanted.items():
+            if new.feeds_imports or isinstance(self.service.lanes.get(name), ImportLane):
+                start_path_of(account)
         same_patience = new.give_up_s == self.settings.give_up_s
         tokens = {
             name: None if account == old.get(name) and same_patience else await self.builder.tokens(account)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
+import structlog
+
 from poller.config import Settings
 from poller.core.deliveries import Delivery, Retry, Selection, Written
 from poller.core.errors import ConfigError, SinkError
@@ -21,6 +23,8 @@ from poller.engine.metrics import Metrics
 from poller.sinks import SinkEnvironment, consumer, make_sink, make_sinks
 from poller.sinks.files.sink import FileSink
 from poller.store import open_store
+
+log = structlog.get_logger("poller")
 
 PAGE = 1000  # records read at a time
 
@@ -133,13 +137,16 @@ async def _deliver(store: Store, loop: DeliveryLoop, selection: Selection, outbo
 async def export(store: Store | StateReader, sink: Sink, selection: Selection) -> tuple[int, int]:
     """Write once to a sink that stays unknown to the state; return how many records it took and refused."""
     await sink.open(None, [])
-    delivered, refused, after = 0, 0, 0
+    delivered, refused, after, failed = 0, 0, 0, ""
     while page := await store.records(after, PAGE):
         after = page[-1].number
         batch = [record for record in page if _is_selected(record, selection)]
         while batch:
             written = await sink.write(batch)
             if isinstance(written, Retry):
+                if written.reason != failed:
+                    failed = written.reason
+                    log.warning("sink.failed", sink=sink.name, reason=failed)
                 await asyncio.sleep(written.wait_s)
                 continue
             delivered, refused = delivered + len(batch) - len(written.refused), refused + len(written.refused)

@@ -178,7 +178,8 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         value = [_without_secrets(each) if isinstance(each, dict) else each for each in value]
     text = "unset" if value is None else json.dumps(value, ensure_ascii=False)
-    return re.sub(r'\?[^"\s]*', "?***", re.sub(r"//[^\s\"]*@", "//***@", text))
+    text = re.sub(r'//(?:[^"\\]|\\.)*@', "//***@", text)  # a password may have spaces
+    return re.sub(r'\?[^"\s]*', "?***", re.sub(r'(postgres[^"?]*)\?(?:[^"\\]|\\.)*', r"\1?***", text))
 
 
 def _without_secrets(table: Mapping[str, Any]) -> dict[str, Any]:

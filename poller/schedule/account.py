@@ -30,6 +30,7 @@ CONVINCED = 6.0  # lead in evidence from which on a line decides, until it has n
 CONVINCED_OF_REQUESTS = 30.0  # lead of the order of requests over that of feeding, from which on it decides
 FOLLOWED = 4  # one import of this many keeps the order of requests known while that of feeding decides
 PROBABLE = 0.63  # chance to be finished from which on a task is polled whatever the plan
+LONGEST_ANSWER_S = 5.0  # a poll shows what was so when HubSpot answered it
 SHORTEST_PUT_OFF_S, LONGEST_PUT_OFF_S = 2.0, 60.0
 
 
@@ -162,7 +163,9 @@ class AccountTiming:
             before_at = now
         until_at, is_done = now, isinstance(outcome, Finished)
         if is_done:
-            until_at = (before_at + now) / 2 if completed_at is None else min(completed_at - skew_s, now)
+            until_at = now if completed_at is None else min(completed_at - skew_s, now)
+            if completed_at is None or until_at < before_at - LONGEST_ANSWER_S:  # impossible: it is rounded
+                until_at = (before_at + now) / 2
         if started_at is not None:
             started_at = min(started_at - skew_s, now)
         return Seen(requested_at, named_at is not None, started_at, before_at, until_at, is_done, now)

@@ -407,6 +407,26 @@ def test_differences_have_the_names_that_people_write() -> None:
 # --- the server ------------------------------------------------------------------------------------------------------
 
 
+async def test_a_status_path_that_a_run_of_imports_cannot_have_changes_nothing(tmp_path: Path, clock: Clock) -> None:
+    imports = {"options": {"access": "PRIVATE", "folderPath": "/p"}}
+    simulation = Reloaded(tmp_path, clock, input={"feeds": "imports"}, imports=imports)
+    rows = tmp_path / "rows.txt"
+    rows.write_text("https://example.com/a.png\n")
+    async with simulation.at_work(rows):
+        await asyncio.sleep(30)
+        both = [f"jsonl:{tmp_path}/{name}.jsonl" for name in ("finished", "two")]
+        answer = await simulation.reload(sinks=both, status_path="/crm/v3/exports/async/tasks/{task_id}/status")
+        assert "imports cannot be started" in answer["refused"]
+        assert simulation.service is not None
+        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both[:1]
+        with rows.open("a") as file:
+            file.write("https://example.com/b.png\n")
+        await asyncio.sleep(120)
+        simulation.flags = {name: value for name, value in simulation.flags.items() if name != "status_path"}
+    sums = await simulation.sums()
+    assert (sums.finished, sums.landed["complete"]) == (2, 2), "polls and starts go where they went"
+
+
 async def test_lines_over_http_and_the_deadline_on_the_page_follow_the_settings(tmp_path: Path, clock: Clock) -> None:
     slow = Scenario(fates={}, durations=parse_durations("fixed:5000"))
     accounts = {"eu": {"workers": 4}, "us": {"workers": 4}}

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from poller.cli.commands import replay as replay_command
 from poller.cli.commands.replay import replay_to
-from poller.core.deliveries import Delivery, Selection, Written
+from poller.core.deliveries import Delivery, Retry, Selection, Written
 from poller.core.errors import ConfigError, Exit, PollerError, SinkError, StoreLocked
 from poller.core.model import Chunk, Fed, Finished, Kind, Position, Settled
 from poller.core.protocols import Clock
@@ -30,6 +30,7 @@ from poller.engine.metrics import Metrics
 from poller.reports.ledger import imbalances
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.sinks import SinkEnvironment, make_sink
+from poller.sinks.files.sink import FileSink
 from poller.store import open_store
 from tests.support.simulation import Simulation, settings_for
 from tests.support.virtual import VirtualLoop
@@ -123,6 +124,21 @@ async def test_records_that_the_sink_refuses_are_not_code_0(
     monkeypatch.setattr("poller.sinks.files.sink.FileSink.write", refuse)
     assert await replay(tmp_path, clock, "jsonl:canceled.jsonl", CANCELED) is Exit.NOT_ALL_COMPLETE
     assert await replay(tmp_path, clock, "jsonl:second.jsonl") is Exit.NOT_ALL_COMPLETE
+
+
+async def test_why_a_new_sink_does_not_take_a_selection_yet_is_logged(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, tries = FileSink.write, count()
+
+    async def be_full(sink: FileSink, batch: Sequence[Delivery]) -> Written | Retry:
+        return Retry(reason="no room", wait_s=60.0) if next(tries) < 3 else await write(sink, batch)
+
+    simulation = await finished_run(tmp_path, clock)
+    monkeypatch.setattr(FileSink, "write", be_full)
+    assert await replay(tmp_path, clock, "jsonl:canceled.jsonl", CANCELED) is Exit.ALL_COMPLETE
+    assert capsys.readouterr().err.count('"reason":"no room"') == 1
+    assert len(simulation.records("canceled.jsonl")) > 0
 
 
 async def test_a_selection_is_not_taken_for_the_whole_of_a_deleted_file(tmp_path: Path, clock: Clock) -> None:

@@ -118,6 +118,10 @@ def test_secrets_in_a_sink_s_table_are_not_described(toml: Any) -> None:
     assert SECRET not in described
     assert "SHOWN" in described
     assert "shown_too" in described
+    for dsn in (f"postgresql://me:my {SECRET}@host/db", f'postgresql://me:a"{SECRET}@host/db?password=a {SECRET}'):
+        described = describe(toml("", environ={"POLLER_STATE": dsn}))
+        assert SECRET not in described
+        assert "@host/db" in described
 
 
 def test_the_variables_that_hold_hubspot_s_secrets_are_known(toml: Any) -> None:

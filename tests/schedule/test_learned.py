@@ -230,6 +230,14 @@ def test_an_imports_duration_comes_from_hubspots_instants() -> None:
     assert timing.planner.hazard.events()[band_of(42)] > 0.9
 
 
+def test_a_completion_before_a_poll_that_found_it_unfinished_is_rounded() -> None:
+    """Completed in the middle between that poll and the one that found it completed, as where no instant is named."""
+    timing = AccountTiming("a", TRADEOFF)
+    outcome = finished("2026-01-05T00:00:00Z", "2026-01-05T00:01:00Z")
+    timing.learn(make_task(fed_at=NOW, polls=1, seen_at=NOW + 90), outcome, asked_at=NOW + 110, now=NOW + 110)
+    assert timing.planner.hazard.events()[band_of(100)] > 0.9
+
+
 @pytest.mark.parametrize("requested_at", [None, "nonsense", "1970-01-01T00:00:00Z", "2099-01-01T00:00:00Z"])
 def test_without_sensible_instants_the_time_since_feeding_serves(requested_at: str | None) -> None:
     timing = AccountTiming("a", TRADEOFF)

@@ -323,3 +323,19 @@ async def test_a_command_that_reads_names_the_program_that_locks_a_table_and_wai
         with pytest.raises(StoreUnusable, match=words):
             await reader.sums()
     await reader.close()
+
+
+@pytest.mark.real_time
+async def test_a_page_of_a_state_reads_again_after_its_connection_was_ended(
+    store: PostgresStore, postgres_url: str
+) -> None:
+    await feed(store, "a")
+    reader = await read_store(postgres_url)
+    assert isinstance(reader, PostgresReader)
+    with session_of(postgres_url) as database:
+        database.execute("SELECT pg_terminate_backend(%s)", (reader._connection.info.backend_pid,))
+    with pytest.raises(StoreError):
+        await reader.sums()
+    found = await asyncio.gather(reader.sums(), reader.sums())
+    assert [sums.waiting for sums in found] == [1, 1]
+    await reader.close()

@@ -3,12 +3,15 @@
 import asyncio
 import os
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import typer
 
 from poller.app import show
 from poller.app.page_note import Health, Page, note_page, noted_page
+from poller.cli.commands import pause as pause_command
+from poller.cli.commands import resume as resume_command
 from poller.cli.commands.pause import change_pause
 from poller.cli.running import NotAnswered, ask_run
 from poller.config import Address
@@ -98,6 +101,18 @@ async def test_a_command_on_a_stopped_state_prints_its_answer_and_no_log_event(s
     assert (resumed.stdout.count("\n"), resumed.stderr) == (1, "")
     not_paused = await asyncio.to_thread(run, "resume", "default", folder=simulation.folder)
     assert not_paused.stdout.startswith("account default was not paused by a person")
+
+
+@pytest.mark.parametrize("command", [pause_command, resume_command])
+def test_the_commands_name_a_state_without_its_password(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dsn = "postgresql://poller:pw-1@db/poller"
+    monkeypatch.setattr(command, "settings_of", lambda *_, **__: SimpleNamespace(state=dsn))
+    monkeypatch.setattr(command, "run_async", lambda change: change.close() or True)
+    getattr(command, command.__name__.rpartition(".")[2])("default", None, dsn)
+    assert "pw-1" not in (said := capsys.readouterr().out)
+    assert "@db/poller" in said or "//db/poller" in said
 
 
 async def test_an_unknown_account_and_a_missing_state_change_nothing(simulation: Simulation) -> None:

@@ -140,7 +140,10 @@ async def _store_as_they_come(rows: AsyncIterable[Row], store: Store) -> Excepti
             if batch[-1] is _END:
                 batch.pop()
                 has_more = False
-            error = await store(batch) if batch else None
+            try:
+                error = await store(batch) if batch else None
+            except Exception as raised:  # noqa: BLE001 - the caller gets it, not in a group
+                error = raised
         if has_more:
             reading.cancel()
     return error if has_more else error or reading.result()

@@ -10,6 +10,7 @@ import typer
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
+from poller.core.text import redacted_url
 
 EXAMPLES = "\b\nExample:\n  poller pause default --state sqlite:///poller.db"
 
@@ -26,7 +27,7 @@ def pause(
     """
     settings = settings_of(config, state=state)
     run_async(change_pause(settings, account, is_paused=True))
-    flag = f" --state {settings.state}" if state is not None else ""
+    flag = f" --state {redacted_url(settings.state)}" if state is not None else ""
     typer.echo(f"account {account} is paused: poller resume {account}{flag}")
     return Exit.ALL_COMPLETE
 
@@ -71,6 +72,7 @@ async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, 
     logs.configure(format=settings.log.format, level="warning", clock=clock)
     store = await open_store(settings.state, clock=clock)
     try:
+        await store.rebase_instants()  # of a run whose clock was wrong: the pause begins now
         before, now = await store.account(account), clock()
         if (before.pause == Pause.PAUSED_BY_PERSON) is not is_paused:
             after = replace(

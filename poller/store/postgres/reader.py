@@ -1,5 +1,6 @@
 """Reads a PostgreSQL state: sums, accounts, tasks, records. Works beside a writer."""
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
 from poller.store.postgres import failed, import_rows
-from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, fetch_all, fetch_first
+from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import store_error
 from poller.store.postgres.fleet import members, statuses
@@ -233,16 +234,20 @@ class PostgresReads(StateReader):
 
 
 class PostgresReader(PostgresReads):
-    """Reads on a connection of its own; an error ends it."""
+    """Reads on a connection of its own. An error ends the read alone: a page outlives a restart of the server."""
 
     def __init__(self, connection: AsyncConnection, dsn: Dsn) -> None:
         self._connection = connection
+        self._connecting = asyncio.Lock()
         self._dsn = dsn
         self._noted_accounts, self._noted_knowledge = {}, {}
 
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
-        work = read(self._connection, *values)
         try:
+            async with self._connecting:
+                if self._connection.closed:
+                    self._connection = await connect(self._dsn)
+            work = read(self._connection, *values)
             return await answered(
                 work, self._connection, within_s=ANSWER_WITHIN_S, on_silence=self._refuse_to_wait_for_lock
             )

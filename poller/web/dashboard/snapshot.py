@@ -3,6 +3,7 @@
 docs/answers.md describes it; keys are only added.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
@@ -131,12 +132,14 @@ class Snapshots:
         self._take, self._clock = take, clock
         self._encoded = b""
         self._encoded_at = float("-inf")
+        self._taking = asyncio.Lock()
 
     async def json(self, *, fresh: bool = False) -> bytes:
         """Return the snapshot as JSON; unless `fresh`, it may be up to a second old."""
-        if fresh or not 0 <= self._clock() - self._encoded_at < FRESH_S:
-            self._encoded, self._encoded_at = encode(await self._take()), self._clock()
-        return self._encoded
+        async with self._taking:
+            if fresh or not 0 <= self._clock() - self._encoded_at < FRESH_S:
+                self._encoded, self._encoded_at = encode(await self._take()), self._clock()
+            return self._encoded
 
 
 def lane_view(

@@ -1,6 +1,7 @@
 """The Python API starts imports: each row once, with its file and its own keys."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,11 @@ IMPORTS = {"options": {"access": "PRIVATE", "folderPath": "/p/{brand}"}, "trial"
 
 def picture(number: int, **more: object) -> dict[str, object]:
     return {"url": f"https://cdn.example.com/{number}.png", "brand": "acorn"} | more
+
+
+async def streamed(*rows: dict[str, object]) -> AsyncIterator[dict[str, object]]:
+    for row in rows:
+        yield row
 
 
 async def test_rows_are_imported_once_each_and_come_with_their_file_and_their_own_keys(simulation: Simulation) -> None:
@@ -52,8 +58,9 @@ async def test_ids_are_fed_beside_rows(simulation: Simulation) -> None:
 
 async def test_rows_without_access_or_folder_are_a_wrong_option_and_nothing_is_stored(simulation: Simulation) -> None:
     async with SimulatedPoller(simulation, imports={}) as poller:
-        with pytest.raises(ConfigError, match="gives the access"):
-            await poller.import_files([picture(1)])
+        for rows in ([picture(1)], streamed(picture(1))):
+            with pytest.raises(ConfigError, match="gives the access"):
+                await poller.import_files(rows)
         assert poller.waiting == 0
     async with SimulatedPoller(simulation) as poller:
         with pytest.raises(RuntimeError, match=r"Poller\(imports=\{\}\)"):

@@ -19,7 +19,7 @@ from poller.core.sums import Sums
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
 from poller.sinks.stdout import StdoutSink
 from poller.web.dashboard import FILES
-from poller.web.dashboard.snapshot import FRESH_S
+from poller.web.dashboard.snapshot import FRESH_S, Snapshots
 from tests.support.simulation import TOKEN, Simulation
 from tests.support.site import SITE_TOKEN, WITH_TOKEN, json_of, visited
 
@@ -60,6 +60,21 @@ def assert_equal(overview: Any, sums: Sums) -> None:
     assert sum(each["landed"] for each in hosts["hosts"]) == sum(sums.landed.values())
     assert counts["sinks"] == [asdict(sink) for sink in sums.sinks if sink.attached]
     assert counts["sources"] == [asdict(source) for source in sums.sources]
+
+
+async def test_all_viewers_of_a_second_share_one_snapshot(clock: Clock) -> None:
+    taken = list[str]()
+
+    async def take() -> Any:
+        taken.append("a snapshot")
+        await asyncio.sleep(FRESH_S / 3)
+        return taken[-1]
+
+    snapshots = Snapshots(take, clock=clock)
+    assert set(await asyncio.gather(*(snapshots.json() for _ in range(64)))) == {b'"a snapshot"'}
+    assert len(taken) == 1
+    await snapshots.json(fresh=True)
+    assert len(taken) == 2
 
 
 async def test_at_any_time_the_overview_equals_the_store(tmp_path: Path, clock: Clock) -> None:
