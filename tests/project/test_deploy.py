@@ -36,6 +36,7 @@ DEPLOY = HOUSE / "deploy"
 DOCKERFILE = (HOUSE / "Dockerfile").read_text("utf-8")
 USER = re.findall(r"(?m)^USER (\d+):(\d+)", DOCKERFILE)[-1]
 COMMAND = ["run", "-c", "/etc/poller/config.toml"]
+MIGRATION_S = 3600  # that a large state may take before the first health check
 GRACE_S = 5  # between the end of a drain and the kill
 
 
@@ -217,6 +218,8 @@ def test_the_pod_is_asked_for_its_health_where_it_listens(tmp_path: Path) -> Non
         "liveness": "/healthz",
         "readiness": "/readyz",
     }
+    startup = CONTAINER["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= MIGRATION_S
     (served,) = manifest("Service")["spec"]["ports"]
     assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
 
