@@ -224,6 +224,10 @@ def test_the_pod_is_asked_for_its_health_where_it_listens(tmp_path: Path) -> Non
     assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
 
 
+def test_a_pod_that_never_gets_ready_is_replaced_by_its_repair() -> None:
+    assert SET["podManagementPolicy"] == "Parallel"
+
+
 def test_the_labels_find_the_pod() -> None:
     labels = SET["template"]["metadata"]["labels"]
     assert SET["selector"]["matchLabels"] == manifest("Service")["spec"]["selector"] == labels
@@ -282,6 +286,10 @@ def test_the_unit_runs_the_service_in_its_own_folder_with_the_token_as_a_credent
 def test_the_unit_waits_longer_than_a_drain_takes_and_reloads_on_sighup(tmp_path: Path) -> None:
     assert int(unit("TimeoutStopSec")[0]) >= config(CONFIG, {}, tmp_path).shutdown_s + GRACE_S
     assert unit("ExecReload")[0].endswith("-HUP $MAINPID")
+
+
+def test_the_unit_hides_no_file_that_metrics_of_the_process_come_from() -> None:
+    assert not unit("ProcSubset")
 
 
 # --- Prometheus and Grafana ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ BY_KIND: dict[str, dict[str, Any]] = {each["kind"]: each for each in MANIFESTS}
 POD: dict[str, Any] = BY_KIND["StatefulSet"]["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 MIGRATION_S = 3600  # that a large state may take before the first health check
-GRACE_S = 5  # between the end of a drain and the kill
+GRACE_S = 16  # after a drain: a lease to leave the fleet, and `CLOSE_WITHIN_S` to commit
 
 
 def settings_of(environ: dict[str, str], folder: Path) -> Settings:
