@@ -57,7 +57,7 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
 async def limit_s(connection: AsyncConnection, dsn: Dsn) -> float | None:
     """Return how long it may take to open the state: None, without a limit, where its tables must be migrated first. A
     migration that is cut is rolled back, and each start would begin it again."""
-    version = await answered(known_version(connection, dsn), connection, within_s=CONNECT_WITHIN_S)
+    version = await answered(known_version(connection, dsn), connection, within_s=ANSWER_WITHIN_S)
     return None if must_migrate(version) else ANSWER_WITHIN_S
 
 
