@@ -21,10 +21,11 @@ from poller.app.messages import no_input
 from poller.app.page_note import forget_page, note_page
 from poller.app.tokens import site_token
 from poller.config import AccountSettings, Address, Settings, address_of
+from poller.core.clock_note import CLOCK_NOTE, note_of
 from poller.core.defect import defect
 from poller.core.errors import ConfigError, PollerError
 from poller.core.protocols import Sink, Store
-from poller.core.steady_clock import SteadyClock
+from poller.core.steady_clock import JUMP_S, SteadyClock
 from poller.core.sums import Sums
 from poller.engine import Service
 from poller.engine.fleet.feed import MemberFeed
@@ -77,8 +78,7 @@ async def open_run(
             clock.move(await store.fleet.server_ahead_s(), since="the server of the state")
         if (member := await open_member(settings, store, environment, wall=wall)) is not None:
             stack.push_async_callback(member.close)
-        if ahead_s := await store.rebase_instants():
-            log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
+        await _agree_on_time(clock, store)
         connections = await stack.enter_async_context(environment.connections(settings))
         consumer = None if make_consumer is None else make_consumer(store)
         builder = Builder(
@@ -101,6 +101,22 @@ async def open_run(
             await _open_sinks_and_lanes(settings, service, builder)
         await _load_history(service, store, sums, environment.clock())
         yield RunParts(store=store, metrics=metrics, service=service, builder=builder, fleet=fleet)
+
+
+async def _agree_on_time(clock: SteadyClock, store: Store) -> None:
+    """Move what an earlier run stored by a wrong clock. Note in the state by how much the machine's is set from now on;
+    members of a fleet go by the server's."""
+    if ahead_s := await store.rebase_instants():
+        log.warning("clock.jumped", by_s=-round(ahead_s, 3), since="an earlier run")
+    if store.fleet is not None:
+        return
+
+    def note() -> None:
+        store.save_knowledge(CLOCK_NOTE, note_of(clock))
+
+    clock.on_jump = note
+    if abs(clock.behind_s) >= JUMP_S:  # it was set while the state was opened
+        note()
 
 
 def _make_service(

@@ -288,8 +288,9 @@ class Store(FeedStore, PollStore, DeliveryStore, StateReader, Protocol):
         """Note the owner's heartbeat, which `poller healthcheck` sees from outside; every commit does so too."""
 
     async def rebase_instants(self) -> float:
-        """Move back what an earlier run stored while its clock was ahead of ours; return by how many seconds, 0.0 for
-        nothing. Called before the run uses the state: the age and the waits of its tasks stay what they were."""
+        """Move what an earlier run stored by a clock that was set while it ran, as it noted, or that was ahead of ours;
+        return by how many seconds that one was ahead, 0.0 where nothing moved. Called before the run uses the state:
+        the age and the waits of its tasks stay what they were."""
 
     async def index_rows(self, limit: int) -> int:
         """Index the ids and rows of up to `limit` tasks for `find_tasks`, the oldest that are not indexed; return the

@@ -118,7 +118,8 @@ def _is_older(task: Task, facts: StartFacts, final: Finished) -> bool:
     created_at = epoch(file.get("createdAt")) if isinstance(file, dict) else None
     first_sent_at = facts.first_sent_at
     if (requested_at := epoch(final.requested_at)) is not None:
-        first_sent_at = requested_at - max(0.0, task.fed_at - first_sent_at)
+        accepted_at = task.fed_at if facts.accepted_at is None else facts.accepted_at
+        first_sent_at = requested_at - max(0.0, accepted_at - first_sent_at)
     return created_at is not None and created_at < first_sent_at - CLOCKS_DIFFER_S
 
 

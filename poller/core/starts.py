@@ -68,6 +68,7 @@ class StartFacts(Struct, frozen=True, kw_only=True):
     row: str
     starts: int
     first_sent_at: float
+    accepted_at: float | None = None  # when the answer of the accepted start came, by the same clock; None: not known
     earlier: tuple[str, ...] = ()
 
 

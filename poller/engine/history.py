@@ -5,6 +5,7 @@ It receives finished records only; the pace is sampled from the counters, so tha
 
 import asyncio
 import math
+import re
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,7 @@ SAMPLES = 5  # of each reason, the latest
 REASONS = 200  # counted one by one; rarer ones that come later count together
 LONGEST_REF = 1000  # bytes of a `ref` that a sample shows
 OTHER = "other reasons"
+_LATER = re.compile(rb'"row":"[^"]{1,120}~')  # of an import, or in what was fed with an id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,8 @@ class History:
         except ValueError:  # not a record, or nested deeper than orjson reads
             return
         self._measure(fields.requested_at, fields.completed_at, seen_at=None)
-        self.hosts.add(ref, landed=names_file(fields.result) if fields.landed is None else fields.landed)
+        landed = names_file(fields.result) if fields.landed is None else fields.landed
+        self.hosts.add(ref, landed=landed, is_again=_is_later_attempt(body))
         found = reason_of(fields.kind, errors or fields.message, source_file(ref), fields.http_status)
         name = found.text if found is not None else fields.kind
         if fields.kind == Kind.NOT_FOUND:  # a record of an older version does not contain the HTTP status
@@ -117,7 +120,8 @@ class History:
             self.hosts.add(None, landed=record.landed)
         else:
             with suppress(ValueError):  # a row that is nested deeper than orjson reads
-                self.hosts.add(orjson.loads(record.ref), landed=record.landed)
+                is_again = _is_later_attempt(record.body)
+                self.hosts.add(orjson.loads(record.ref), landed=record.landed, is_again=is_again)
         if record.reason is not None:
             name = record.reason if record.reason in self.reasons or len(self.reasons) < REASONS else OTHER
             reason = self.reasons.setdefault(name, RecentReason())
@@ -164,6 +168,11 @@ def _until_next_step_s(now: float) -> float:
     """Return the time to the end of a step: a round time, at least half a step away."""
     left_s = STEP_S - math.fmod(now, STEP_S)
     return left_s if left_s >= STEP_S / 2 else left_s + STEP_S
+
+
+def _is_later_attempt(body: bytes) -> bool:
+    """Whether a record is of a row that was tried before. Most records are not parsed."""
+    return _LATER.search(body) is not None and "~" in str(orjson.loads(body).get("row") or "")
 
 
 def _sample(task: Record | RecordFields) -> Sample:

@@ -15,7 +15,7 @@ _origin = re.compile(r"\s*https?://[^/?#]+", re.IGNORECASE).match
 
 @dataclass(slots=True)
 class HostCount:
-    """The finished tasks of one host."""
+    """The finished tasks of one host; of a row that was tried again, the latest that finished."""
 
     landed: int = 0
     not_landed: int = 0
@@ -34,14 +34,17 @@ class HostCounts:
         """The counts of each host."""
         return self._hosts
 
-    def add(self, ref: object, *, landed: bool) -> None:
-        """Count a task whose row is `ref`."""
+    def add(self, ref: object, *, landed: bool, is_again: bool = False) -> None:
+        """Count a task whose row is `ref`. `is_again`: the row was tried before, and counts by this attempt only."""
         self.seen += 1
         if (host := _host(ref)) is None:
             return
         found = self._hosts.get(host)
         if found is None:
             found = self.others if len(self._hosts) >= HOSTS else self._hosts.setdefault(host, HostCount())
+        if is_again and found.not_landed:  # the attempt before may be older than what is counted
+            found.not_landed -= 1
+            self.seen -= 1
         if landed:
             found.landed += 1
         else:

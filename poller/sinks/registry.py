@@ -72,6 +72,8 @@ def make_sink(spec: SinkSpec, environment: SinkEnvironment) -> Sink:
         sink = _settings(found, target, options).make(environment)
     if name is not None:
         sink.name = name
+    if not (isinstance(sink.name, str) and _is_utf8(sink.name)):
+        raise ConfigError(f"sink {kind}: its name {sink.name!a} is not UTF-8 text, and the state knows it by that")
     return sink
 
 
@@ -104,7 +106,7 @@ def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:
     """Return name, kind, target and options."""
     if isinstance(spec, str):
         kind, _, target = spec.partition(":")
-        if target.encode(errors="replace").decode() != target:
+        if not _is_utf8(target):
             raise ConfigError(f"sink {kind}: {target!a} is not UTF-8, and the state knows a sink by it. Rename it")
         return None, kind, target, {}
     options = dict(spec)
@@ -114,6 +116,10 @@ def _read(spec: SinkSpec) -> tuple[str | None, str, str, dict[str, Any]]:
     if not isinstance(target, str):
         raise ConfigError(f"sink {kind}: target must be text, in quotes")
     return name, kind, target, options
+
+
+def _is_utf8(text: str) -> bool:
+    return text.encode(errors="replace").decode() == text
 
 
 def _find(spec: SinkSpec, kind: str) -> type[SinkTable] | EntryPoint:

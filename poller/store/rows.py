@@ -234,7 +234,9 @@ def intended(row: ImportRow, *, sent_at: float, due_at: float) -> ImportRow:
 def start_facts(row: ImportRow, now: float) -> bytes:
     """Return what the task of a row keeps of its starts."""
     first_sent_at = row.first_sent_at or now
-    facts = StartFacts(row=row.row, starts=row.starts, first_sent_at=first_sent_at, earlier=row.earlier)
+    facts = StartFacts(
+        row=row.row, starts=row.starts, first_sent_at=first_sent_at, accepted_at=now, earlier=row.earlier
+    )
     return msgspec.json.encode(facts)
 
 

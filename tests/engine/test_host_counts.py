@@ -24,6 +24,19 @@ def test_each_task_with_a_url_counts_for_its_host_and_the_worst_come_first() -> 
     assert (counts.counted(), counts.seen) == (21, 26)
 
 
+def test_a_row_that_was_tried_again_counts_by_its_latest_attempt() -> None:
+    counts = HostCounts()
+    counts.add({"url": "https://a.example/1.png"}, landed=False)
+    counts.add({"url": "https://a.example/2.png"}, landed=False)
+    counts.add({"url": "https://a.example/1.png"}, landed=True, is_again=True)
+    counts.add({"url": "https://b.example/1.png"}, landed=True, is_again=True)  # tried before the run's memory begins
+    assert counts.worst(2) == [
+        ("a.example", HostCount(landed=1, not_landed=1)),
+        ("b.example", HostCount(landed=1)),
+    ]
+    assert counts.counted() == counts.seen == 3
+
+
 @pytest.mark.parametrize(
     "url",
     [

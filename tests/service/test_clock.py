@@ -62,7 +62,10 @@ async def test_a_jump_ends_no_task_early_misses_no_poll_and_is_logged_once(
         if len(times) == 2:  # unknown: asked twice
             assert times[1] - times[0] >= 30
     account = (await simulation.sums()).accounts["default"]
-    assert (account.day, account.day_requests) == ("2026-01-05", sum(map(len, polled.values())))
+    sent = [at for times in polled.values() for at in times]
+    day = {-2 * DAY: "2026-01-03", 2 * DAY: "2026-01-07"}.get(jump_s, "2026-01-05")  # the quota's is the machine's
+    counted = sum(at >= 40 for at in sent) if jump_s == 2 * DAY else len(sent)  # set back, it is given no second time
+    assert (account.day, account.day_requests) == (day, counted)
     assert simulation.api.stats().throttled_total == 0
     assert simulation.api.stats().max_in_window <= 100
 
@@ -98,6 +101,41 @@ async def test_a_state_from_the_future_and_a_jump_of_the_run_that_reads_it_move_
     assert max(after - before for before, after in pairwise(asked)) < 30
 
 
+@pytest.mark.parametrize("ended", ["killed", "drained"])
+async def test_a_clock_that_was_set_right_during_the_run_before_makes_no_task_older_and_no_window_empty(
+    tmp_path: Path, clock: Clock, events: Events, ended: str
+) -> None:
+    """Such as that of a machine that keeps no time while it is off: the first run stores instants of its wrong one."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    simulation = Simulation(folder, clock, replace(SHORT, fates={Fate.NEVER: 0.5}))
+    ids = simulation.write_ids(60)
+    simulation.clock = wall = JumpingClock(clock)
+    wall.set_by_s = -2 * DAY
+    flags = {"deadline_s": 400, "daily_limit": 10_000, "polling": {"policy": "fixed", "longest_gap_s": 20}}
+    asked: list[float] = []
+
+    def note(_ask: SandboxRequest, reply: SandboxReply) -> SandboxReply:
+        asked.append(asyncio.get_running_loop().time())
+        return reply
+
+    asyncio.get_running_loop().call_later(25, setattr, wall, "set_by_s", 0.0)
+    async with simulation.serving():
+        if ended == "killed":
+            await simulation.run_for(50, ids, flags)
+        else:
+            asyncio.get_running_loop().call_later(50, simulation.drain)
+            assert await simulation.run(ids, flags) is Exit.WORK_LEFT
+        simulation.api.stage = note
+        assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    jumps = [event["by_s"] for event in named(events, "clock.jumped")]
+    assert jumps == [pytest.approx(2 * DAY, abs=1), pytest.approx(2 * DAY, abs=1)]
+    assert 390 <= asked[-1] <= 430
+    assert max(after - before for before, after in pairwise(asked)) < 30
+    assert {record["seen_at"][:10] for record in simulation.records()} == {"2026-01-05"}
+
+
 @pytest.mark.parametrize("jump_s", [-2 * DAY, 2 * DAY])
 async def test_a_jump_does_not_make_a_failing_sink_give_up_early_or_late(
     tmp_path: Path, clock: Clock, events: Events, jump_s: float
@@ -112,6 +150,19 @@ async def test_a_jump_does_not_make_a_failing_sink_give_up_early_or_late(
     failed_at = 60  # the first outcome
     assert failed_at + 600 <= asyncio.get_running_loop().time() <= failed_at + 630
     assert len(named(events, "clock.jumped")) == 1
+
+
+def test_a_steady_clock_keeps_by_how_much_the_machine_s_was_set_in_all() -> None:
+    at, noted = {"wall": 1000.0, "elapsed": 50.0}, list[float]()
+    steady = SteadyClock(lambda: at["wall"], lambda: at["elapsed"])
+    steady.on_jump = lambda: noted.append(steady.behind_s)
+    for by_s in (3600.0, -600.0):
+        at["wall"] += by_s
+        at["elapsed"] += 1.0
+        at["wall"] += 1.0
+        steady()
+    assert noted == [3600.0, 3000.0]
+    assert (steady.began_at, steady(), steady.day_clock()) == (1000.0, 1002.0, 4002.0)
 
 
 def test_small_corrections_are_no_jump_and_move_nothing(events: Events) -> None:

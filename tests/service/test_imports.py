@@ -339,6 +339,10 @@ async def test_a_failure_that_may_pass_is_tried_again_later_as_often_as_asked(tm
         assert 120 <= second - first <= 200
         assert 1200 <= third - second <= 1600
     assert Counter(record["row"].partition("~")[2] for record in simulation.records()) == {"": 6, "2": 6, "3": 6}
+    assert simulation.service is not None
+    hosts = simulation.service.history.hosts
+    assert [(each.landed, each.not_landed) for each in hosts.hosts.values()] == [(0, 6)], "rows, not attempts"
+    assert (await simulation.sums()).tried_again == 12
     await assert_the_ledger_balances(simulation)
 
 

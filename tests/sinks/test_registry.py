@@ -205,9 +205,10 @@ def test_checking_needs_no_secret_and_opens_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_is_not_utf_8_is_refused_for_the_state_knows_a_sink_by_it() -> None:
+@pytest.mark.parametrize("spec", ["jsonl:caf\udce9.jsonl", {"kind": "jsonl", "path": "caf\udce9.jsonl"}])
+def test_a_path_that_is_not_utf_8_is_refused_for_the_state_knows_a_sink_by_it(spec: Any) -> None:
     with pytest.raises(ConfigError, match="is not UTF-8"):
-        make_sink("jsonl:caf\udce9.jsonl", ENVIRONMENT)
+        make_sink(spec, ENVIRONMENT)
 
 
 def test_two_sinks_of_one_name_are_refused_with_the_remedy() -> None:

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
 from poller.core.accounts import AccountState
+from poller.core.clock_note import CLOCK_NOTE, ClockNote
 from poller.core.model import Chunk, Failed, Fed, FedRow, Finished, Kind, KnownLines, Position, Settled
 from poller.core.protocols import Store
 from poller.core.record import render, render_row
@@ -364,6 +366,19 @@ async def test_an_earlier_run_whose_clock_was_ahead_holds_no_row_up(kept_url: st
         await store.flush()
     async with opened(kept_url, clock) as store:
         assert await store.rebase_instants() == pytest.approx(9_000, abs=5)
+        assert await store.starts.next_due_at("default") == pytest.approx(clock() + 600, abs=5)
+
+
+async def test_rows_of_a_run_whose_clock_was_set_are_moved_by_so_much(kept_url: str, clock: Clock) -> None:
+    async with opened(kept_url, lambda: clock() - 9_000) as store:
+        await feed(store, fed("a"))
+        row = await claimed(store)
+        await store.starts.intend(row, sent_at=clock() - 9_000, due_at=clock() - 8_400)
+        note = msgspec.json.encode(ClockNote(behind_s=9_000, since=clock() - 9_000))
+        store.save_knowledge(CLOCK_NOTE, note)
+        await store.flush()
+    async with opened(kept_url, clock) as store:
+        assert await store.rebase_instants() == pytest.approx(-9_000, abs=5)
         assert await store.starts.next_due_at("default") == pytest.approx(clock() + 600, abs=5)
 
 

@@ -5,9 +5,11 @@ import os
 import time
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from poller.core.accounts import AccountState
+from poller.core.clock_note import CLOCK_NOTE, ClockNote
 from poller.core.deliveries import Written
 from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusable
 from poller.core.model import Added, Chunk, Fed, FedRow, Kind, Position, Rejection
@@ -499,6 +501,46 @@ async def test_a_state_of_a_clock_that_was_ahead_is_moved_back_with_its_ages_and
     assert (tasks["soon"].due_at - tasks["missing"].due_at) == pytest.approx(10, abs=1)
     await store.delivered("one", await store.undelivered("one", 9), Written())
     assert await store.prune(now + 1, 9) == 1
+    await store.close()
+
+
+@pytest.mark.parametrize("behind_s", [YEAR_S, -YEAR_S])
+async def test_instants_of_a_run_whose_clock_was_set_are_moved_by_so_much_and_only_once(
+    kept_url: str, clock: Clock, behind_s: float
+) -> None:
+    """The run's own clock is not set with the machine's: it noted how far apart they are."""
+    store = await open_store(kept_url, clock=clock)
+    await store.attach_sinks(["one"])
+    await finish(store, "earlier", at=clock() - 2 * YEAR_S)
+    await store.close()
+
+    def set_later() -> float:
+        return clock() - behind_s
+
+    store, began_at = await open_store(kept_url, clock=set_later), set_later()
+    await finish(store, "finished", at=began_at + 1)
+    await feed(store, "missing", "soon")
+    missing, soon = await store.claim("main", 2)
+    await store.record([running(soon, began_at + 30), running(missing, began_at + 20, missing_at=began_at - 5)])
+    store.save_account("main", AccountState(active_at=began_at, resume_at=began_at + 60, pause="daily"))
+    store.save_knowledge(CLOCK_NOTE, msgspec.json.encode(ClockNote(behind_s=behind_s, since=began_at)))
+    await store.close()
+
+    store, now = await open_store(kept_url, clock=clock), clock()
+    assert await store.rebase_instants() == pytest.approx(-behind_s, abs=1)
+    assert await store.rebase_instants() == 0.0
+    assert await store.knowledge(CLOCK_NOTE) is None
+    account = await store.account("main")
+    assert account.active_at == pytest.approx(now, abs=1)
+    assert account.resume_at == pytest.approx(now + 60, abs=1)
+    await asyncio.sleep(31)
+    tasks = {task.task_id: task for task in await store.claim("main", 9)}
+    assert tasks["missing"].missing_at == pytest.approx(now - 5, abs=1)
+    assert tasks["soon"].fed_at == pytest.approx(now, abs=1)
+    assert (tasks["soon"].due_at - tasks["missing"].due_at) == pytest.approx(10, abs=1)
+    await store.delivered("one", await store.undelivered("one", 9), Written())
+    assert await store.prune(now - 10, 9) == 1  # the earlier run's
+    assert await store.prune(now + 10, 9) == 1
     await store.close()
 
 

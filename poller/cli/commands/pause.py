@@ -72,6 +72,7 @@ async def _change_stopped(settings: Settings, account: str, *, is_paused: bool, 
     logs.configure(format=settings.log.format, level="warning", clock=clock)
     store = await open_store(settings.state, clock=clock)
     try:
+        await store.rebase_instants()  # of a run whose clock was wrong: the pause begins now
         before, now = await store.account(account), clock()
         if (before.pause == Pause.PAUSED_BY_PERSON) is not is_paused:
             after = replace(

@@ -212,7 +212,7 @@ class AccountGate:
         if self._pause.is_by_person:
             return math.inf
         if reason is Pause.DAILY_QUOTA and probes.due_at <= now and self._quota.configured_left() <= 0:
-            probes.wait(probes.quarter_in_s(self._clock()))
+            probes.wait(probes.quarter_in_s(self._quota.day_clock()))
         wait_s = probes.due_at - now
         if probes.number or reason not in (Pause.TOKEN_REFUSED, Pause.SCOPE_MISSING, Pause.WRONG_ACCOUNT):
             return wait_s

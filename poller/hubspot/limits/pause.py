@@ -100,7 +100,7 @@ class LanePause:
 
     def use_up_day(self, quota: DailyQuota, detail: str | None = None) -> None:
         """The day's quota is used up, as `detail` or the quota's own count shows."""
-        wait_s = self.probes.quarter_in_s(self._clock())
+        wait_s = self.probes.quarter_in_s(quota.day_clock())
         self._begin(Pause.DAILY_QUOTA, detail or quota.why_none_is_left(), wait_s, quota.resets_at)
 
     def migrate(self, outcome: Throttled) -> None:

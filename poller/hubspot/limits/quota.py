@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from poller.core.model import RateLimits
 from poller.core.protocols import Clock
+from poller.core.steady_clock import day_clock_of
 
 DAY_S = 86_400.0
 
@@ -18,6 +19,7 @@ class DailyQuota:
         self, *, limit: int | None, reserve: float, time_zone: str, clock: Clock, day: str, day_requests: int
     ) -> None:
         self._clock = clock
+        self.day_clock = day_clock_of(clock)  # also where the machine was suspended, or its clock was set
         self._day = day
         self._day_requests = day_requests
         self.forget_reported()
@@ -53,9 +55,9 @@ class DailyQuota:
 
     @property
     def resets_at(self) -> float:
-        """The next local midnight, wall clock."""
+        """The next local midnight, by `clock`."""
         self._update_day()
-        return self._until_at
+        return self._clock() + (self._until_at - self.day_clock())
 
     @property
     def usable(self) -> float:
@@ -65,7 +67,7 @@ class DailyQuota:
 
     def send(self) -> None:
         """Count a request that leaves."""
-        if not self._from_at <= self._clock() < self._until_at:  # as seldom
+        if not self._from_at <= self.day_clock() < self._until_at:  # as seldom
             self._update_day()
         self._day_requests += 1
 
@@ -123,7 +125,7 @@ class DailyQuota:
         return math.ceil(self._reserve * daily - 1e-6) if self._reserve < 1 else int(self._reserve)
 
     def _update_day(self) -> None:
-        now = self._clock()
+        now = self.day_clock()
         if self._from_at <= now < self._until_at:
             return
         today = datetime.fromtimestamp(now, UTC).astimezone(self._zone).date()

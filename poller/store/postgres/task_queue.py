@@ -12,6 +12,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from poller.core.accounts import AccountState
+from poller.core.clock_note import CLOCK_NOTE, decode_note
 from poller.core.model import Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
@@ -247,12 +248,14 @@ MOVE_ROWS_BACK = (
 
 
 async def rebase_instants(connection: AsyncConnection, now: float) -> float:
-    """Where the latest instant of a run is after now, move all that are by so much."""
+    """Where an earlier run noted that its clock was set, move all its instants by so much. Where the latest one is
+    after now even so, move all that are by so much."""
+    moved_s = await _follow_clock(connection)
     ((latest,),) = await fetch_all(
         connection, "SELECT greatest((SELECT max(active_at) FROM account), (SELECT max(seen_at) FROM record))"
     )
     if latest is None or latest - now <= CLOCK_TOLERANCE_S:
-        return 0.0
+        return -moved_s
     values = {"now": now, "ahead_s": latest - now}
     for statement in (
         MOVE_BACK,
@@ -263,4 +266,25 @@ async def rebase_instants(connection: AsyncConnection, now: float) -> float:
         MOVE_ROWS_BACK,
     ):
         await connection.execute(statement.encode(), values)
-    return float(latest - now)
+    return float(latest - now) - moved_s
+
+
+async def _follow_clock(connection: AsyncConnection) -> float:
+    """Return by how many seconds the instants were moved."""
+    found = await fetch_all(connection, "SELECT body FROM knowledge WHERE name = %s", (CLOCK_NOTE,))
+    note = decode_note(bytes(found[0][0])) if found else None
+    if note is None:
+        return 0.0
+    values = {"by_s": note.behind_s, "since": note.since, "name": CLOCK_NOTE}
+    for statement in (
+        "UPDATE task SET due_at = due_at + %(by_s)s, fed_at = fed_at + %(by_s)s, missing_at = missing_at + %(by_s)s,"
+        " seen_at = seen_at + %(by_s)s WHERE kind IS NULL",
+        "UPDATE import_row SET due_at = due_at + %(by_s)s, fed_at = fed_at + %(by_s)s,"
+        " first_sent_at = first_sent_at + %(by_s)s WHERE task IS NULL",
+        "UPDATE account SET active_at = active_at + %(by_s)s, resume_at = resume_at + %(by_s)s",
+        "UPDATE record SET seen_at = seen_at + %(by_s)s WHERE seen_at >= %(since)s",
+        "UPDATE dead SET at = at + %(by_s)s WHERE at >= %(since)s",
+        "DELETE FROM knowledge WHERE name = %(name)s",
+    ):
+        await connection.execute(statement.encode(), values)
+    return note.behind_s

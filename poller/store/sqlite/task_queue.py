@@ -9,6 +9,7 @@ from contextlib import closing
 import orjson
 
 from poller.core.accounts import AccountState
+from poller.core.clock_note import CLOCK_NOTE, decode_note
 from poller.core.model import Added, Chunk, Kind, Position, Settled, Task
 from poller.core.poll_log import LONGEST
 from poller.store import rows
@@ -272,12 +273,14 @@ def save(connection: Connection, accounts: Mapping[str, AccountState], learned: 
 
 
 def rebase_instants(connection: Connection, now: float) -> float:
-    """Where the latest instant of a run is after now, move all that are by so much."""
+    """Where an earlier run noted that its clock was set, move all its instants by so much. Where the latest one is
+    after now even so, move all that are by so much."""
+    moved_s = _follow_clock(connection)
     (latest,) = connection.execute(
         "SELECT max(at) FROM (SELECT max(active_at) AS at FROM account UNION ALL SELECT max(seen_at) FROM record)"
     ).fetchone()
     if latest is None or latest - now <= CLOCK_TOLERANCE_S:
-        return 0.0
+        return -moved_s
     values = {"now": now, "ahead_s": latest - now}
     for statement in (
         "UPDATE task SET due_at = CASE WHEN due_at > :now THEN max(due_at - :ahead_s, :now) ELSE due_at END,"
@@ -292,4 +295,25 @@ def rebase_instants(connection: Connection, now: float) -> float:
     ):
         connection.execute(statement, values)
     import_rows.rebase(connection, values)
-    return float(latest - now)
+    return float(latest - now) - moved_s
+
+
+def _follow_clock(connection: Connection) -> float:
+    """Return by how many seconds the instants were moved."""
+    found = connection.execute("SELECT body FROM knowledge WHERE name = ?", (CLOCK_NOTE,)).fetchone()
+    note = None if found is None else decode_note(found[0])
+    if note is None:
+        return 0.0
+    values = {"by_s": note.behind_s, "since": note.since, "name": CLOCK_NOTE}
+    for statement in (
+        "UPDATE task SET due_at = due_at + :by_s, fed_at = fed_at + :by_s, missing_at = missing_at + :by_s,"
+        " seen_at = seen_at + :by_s WHERE kind IS NULL",
+        "UPDATE import_row SET due_at = due_at + :by_s, fed_at = fed_at + :by_s,"
+        " first_sent_at = first_sent_at + :by_s WHERE task IS NULL",
+        "UPDATE account SET active_at = active_at + :by_s, resume_at = resume_at + :by_s",
+        "UPDATE record SET seen_at = seen_at + :by_s WHERE seen_at >= :since",
+        "UPDATE dead SET at = at + :by_s WHERE at >= :since",
+        "DELETE FROM knowledge WHERE name = :name",
+    ):
+        connection.execute(statement, values)
+    return note.behind_s

@@ -13,6 +13,7 @@ from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Finished, Missing, Outcome, RateLimits, Refused, Running, Throttled, Unreachable
 from poller.core.protocols import Clock
 from poller.core.request_protocols import Gate, GateClosed
+from poller.core.steady_clock import SteadyClock
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.hubspot.limits.concurrency import Concurrency
 from poller.hubspot.limits.outage import REFUSED_IN_A_ROW, WITNESS, OutageDetector
@@ -701,6 +702,19 @@ def test_the_day_ends_at_midnight_in_the_accounts_time_zone() -> None:
     assert quota.resets_at == EPOCH + 18.25 * 3600
     wall.at = quota.resets_at
     assert (quota.day, quota.day_requests) == ("2026-01-06", 0)
+
+
+def test_the_day_is_the_machine_s_after_it_was_suspended_or_its_clock_was_set_right() -> None:
+    wall, elapsed = Wall(EPOCH + 10 * 3600), Wall(0.0)
+    steady = SteadyClock(wall, elapsed)
+    quota = DailyQuota(limit=5, reserve=0, time_zone="UTC", clock=steady, day="", day_requests=0)
+    quota.send()
+    assert quota.resets_at == steady() + 14 * 3600
+    wall.at += 8 * 3600  # no time elapsed by the clock of the process
+    assert quota.resets_at == steady() + 6 * 3600
+    wall.at += 6 * 3600
+    quota.send()
+    assert (quota.day, quota.day_requests) == ("2026-01-06", 1)
 
 
 def test_a_clock_set_back_gives_no_second_quota() -> None:
