@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from poller.app.tokens import site_token
 from poller.config import AccountSettings, Address, Settings, address_of
 from poller.core.clock_note import CLOCK_NOTE, note_of
 from poller.core.defect import defect
-from poller.core.errors import ConfigError, PollerError
+from poller.core.errors import ConfigError, PollerError, StoreError
 from poller.core.protocols import Sink, Store
 from poller.core.steady_clock import JUMP_S, SteadyClock
 from poller.core.sums import Sums
@@ -112,7 +112,8 @@ async def _agree_on_time(clock: SteadyClock, store: Store) -> None:
         return
 
     def note() -> None:
-        store.save_knowledge(CLOCK_NOTE, note_of(clock))
+        with suppress(StoreError):  # any reading of the clock may notice the jump, also once the state is closed
+            store.save_knowledge(CLOCK_NOTE, note_of(clock))
 
     clock.on_jump = note
     if abs(clock.behind_s) >= JUMP_S:  # it was set while the state was opened

@@ -57,7 +57,7 @@ def find(
     is_postgres: bool = False,
 ) -> Steps[TaskPage]:
     """Find up to `limit` tasks, then rows without a task, with keys beyond `after`. Stops early once `is_late`."""
-    if limit <= 0:
+    if limit <= 0 or _is_stored_nowhere(wanted):
         return TaskPage(tasks=[])
     text, page = POSTGRES if is_postgres else SQLITE, TaskPage(tasks=[])
     if after < ROWS_FROM and wanted.may_be_task:
@@ -74,6 +74,13 @@ def find(
         text=text,
     )
     return TaskPage(tasks=page.tasks + rows.tasks, after=rows.after)
+
+
+def _is_stored_nowhere(wanted: TaskFilter) -> bool:
+    """Return whether the filter has text that no database holds or takes: lone surrogates, a NUL in a name."""
+    texts = (wanted.account, wanted.host, wanted.reason, wanted.text)
+    given = "".join(each for each in texts if each is not None)
+    return "\0" in (wanted.account or "") or given.encode("utf-8", "replace") != given.encode("utf-8", "surrogatepass")
 
 
 def _find_tasks(

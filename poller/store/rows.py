@@ -53,8 +53,9 @@ _storable_status = lru_cache(maxsize=64)(storable)  # HubSpot has few
 
 
 def storable_name(name: str) -> str:
-    """Return `name` as every database can hold it, a different one for each: paths need not be UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Return `name` as every database can hold it, a different one for each: paths need not be UTF-8, and a query over
+    HTTP may hold a NUL."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def refuse_unknown_sink(sink: str, known: Collection[str]) -> None:

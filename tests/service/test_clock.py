@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from poller.app.compose import _agree_on_time
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.core.steady_clock import SteadyClock
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
+from poller.store import open_store
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, named
 
 Events = list[MutableMapping[str, Any]]
@@ -150,6 +152,20 @@ async def test_a_jump_does_not_make_a_failing_sink_give_up_early_or_late(
     failed_at = 60  # the first outcome
     assert failed_at + 600 <= asyncio.get_running_loop().time() <= failed_at + 630
     assert len(named(events, "clock.jumped")) == 1
+
+
+async def test_a_jump_that_is_noticed_once_the_state_is_closed_raises_nothing(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    wall = JumpingClock(clock)
+    steady = SteadyClock(wall, asyncio.get_running_loop().time)
+    store = await open_store(f"sqlite:///{tmp_path}/poller.db", clock=steady)
+    await _agree_on_time(steady, store)
+    await store.close()
+    wall.set_by_s = DAY
+    await asyncio.sleep(1)
+    steady()
+    assert [event["by_s"] for event in named(events, "clock.jumped")] == [pytest.approx(DAY, abs=1)]
 
 
 def test_a_steady_clock_keeps_by_how_much_the_machine_s_was_set_in_all() -> None:

@@ -159,6 +159,18 @@ async def test_a_search_has_the_records_where_they_are_asked_for(store: Store) -
     assert (await store.find_tasks(TaskFilter(), limit=5)).tasks[0].body is None
 
 
+async def test_text_that_no_database_holds_finds_nothing_and_leaves_the_store_at_work(store: Store) -> None:
+    """`?account=%00` ended a poller whose state is in PostgreSQL."""
+    await finish(store, "a")
+    await feed(store, "b")
+    for odd in ("\0", "main\0", "\ud800"):
+        for wanted in (TaskFilter(account=odd), TaskFilter(host=odd), TaskFilter(reason=odd), TaskFilter(text=odd)):
+            assert (await store.find_tasks(wanted, limit=5)).tasks == []
+        assert await store.dead_letters(odd) == []
+        assert await store.count_dead(odd) == 0
+    assert len(await store.claim("main", 1)) == 1
+
+
 async def test_another_process_finds_the_same(open_kept: Open, kept_url: str) -> None:
     store = await open_kept()
     await fill(store, RUN)

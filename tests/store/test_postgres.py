@@ -427,6 +427,16 @@ async def test_settings_of_the_person_reach_the_server(postgres_url: str, clock:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_read_whose_value_the_server_refuses_fails_alone(store: PostgresStore, postgres_url: str) -> None:
+    reader = await read_store(postgres_url)
+    for each in (store, reader):
+        with pytest.raises(StoreError, match=r"cannot be asked for such a value: .*NUL"):
+            await each.account("main\0")
+        assert (await each.sums()).waiting == 0
+    await reader.close()
+    await feed(store, "a")
+
+
 async def test_what_the_server_refuses_for_good_stops_everything(
     store: PostgresStore, database: psycopg.Connection, events: Events
 ) -> None:

@@ -70,6 +70,13 @@ def store_error(error: psycopg.Error, dsn: Dsn) -> StoreError:
     )
 
 
+def read_error(error: psycopg.Error, dsn: Dsn) -> StoreError:
+    """Return why a read failed for good: where its own values are refused, nothing else is hindered."""
+    if isinstance(error, psycopg.DataError):
+        return StoreError(f"{dsn.shown} cannot be asked for such a value: {error_text(error, dsn)}.")
+    return store_error(error, dsn)
+
+
 def unusable(error: psycopg.Error, dsn: Dsn) -> StoreError:
     """Return why the state cannot be opened, and the remedy."""
     if error.sqlstate == "42501":

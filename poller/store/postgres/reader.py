@@ -24,7 +24,7 @@ from poller.store.find import find
 from poller.store.postgres import failed, import_rows
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import store_error
+from poller.store.postgres.errors import read_error
 from poller.store.postgres.fleet import members, statuses
 from poller.store.postgres.lock import ask_for_lock
 from poller.store.postgres.outbox import page_of
@@ -221,12 +221,12 @@ class PostgresReads(StateReader):
             f" FROM (SELECT * FROM dead d WHERE {_OF_SINK} ORDER BY {order} LIMIT %s) d JOIN sink s ON s.id = d.sink"
             " JOIN record r ON r.number = d.number JOIN task t ON t.key = r.task JOIN account a ON a.id = t.account"
             f" ORDER BY {order}",
-            (sink, sink, limit),
+            (*_twice(sink), limit),
         )
         return [rows.dead_letter_of(row) for row in found]
 
     async def count_dead(self, sink: str | None = None) -> int:
-        ((dead,),) = await self._fetch(f"SELECT count(*) FROM dead d WHERE {_OF_SINK}", (sink, sink))  # noqa: S608 - our own text
+        ((dead,),) = await self._fetch(f"SELECT count(*) FROM dead d WHERE {_OF_SINK}", _twice(sink))  # noqa: S608 - our own text
         return int(dead)
 
     async def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -252,7 +252,7 @@ class PostgresReader(PostgresReads):
                 work, self._connection, within_s=ANSWER_WITHIN_S, on_silence=self._refuse_to_wait_for_lock
             )
         except psycopg.Error as error:
-            raise store_error(error, self._dsn) from None
+            raise read_error(error, self._dsn) from None
 
     async def _refuse_to_wait_for_lock(self) -> None:
         """Raise `StoreUnusable` where another program locks what is read: a person waits for the answer."""
@@ -261,6 +261,11 @@ class PostgresReader(PostgresReads):
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+def _twice(sink: str | None) -> tuple[str | None, str | None]:
+    name = sink and rows.storable_name(sink)
+    return name, name
 
 
 async def _sources(connection: AsyncConnection) -> list[SourceSums]:

@@ -21,7 +21,7 @@ from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHI
 from poller.store.postgres import failed, feeding, outbox, task_queue
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import may_pass, reason_text
+from poller.store.postgres.errors import may_pass, read_error, reason_text
 from poller.store.postgres.group_commit import OneByOne, Writer
 from poller.store.postgres.reader import PostgresReads
 from poller.store.postgres.search import index_rows
@@ -231,6 +231,8 @@ class PostgresStore(PostgresReads, NotingStore):
             try:
                 async with self._connection() as connection:
                     found = await answered(read(connection, *values), connection, within_s=ANSWER_WITHIN_S * 2**tries)
+            except psycopg.DataError as error:  # of this read's values: it must not end the others
+                raise read_error(error, self._dsn) from None
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None

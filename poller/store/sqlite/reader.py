@@ -212,18 +212,22 @@ class SqliteReader(StateReader):
             " CROSS JOIN record r ON r.number = d.number CROSS JOIN task t ON t.key = r.task"
             " CROSS JOIN account a ON a.id = t.account"
             f" ORDER BY {order}",
-            sink,
-            sink,
+            *_twice(sink),
             -1 if limit is None else limit,
         )
         return [rows.dead_letter_of(row) for row in found]
 
     async def count_dead(self, sink: str | None = None) -> int:
         of_sink = "SELECT count(*) FROM dead WHERE ? IS NULL OR sink = (SELECT id FROM sink WHERE name = ?)"
-        return int(self._fetch(of_sink, sink, sink)[0][0])
+        return int(self._fetch(of_sink, *_twice(sink))[0][0])
 
     async def close(self) -> None:
         self._connection.close()
+
+
+def _twice(sink: str | None) -> tuple[str | None, str | None]:
+    name = sink and rows.storable_name(sink)
+    return name, name
 
 
 def _count_tasks(connection: Connection) -> tuple[int, int, dict[str, int], dict[str, int]]:
