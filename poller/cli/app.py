@@ -9,7 +9,6 @@ import io
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -45,7 +44,8 @@ class Commands(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
-        if command is None and not ctx.resilient_parsing and (cmd_name == "-" or Path(cmd_name).is_file()):
+        is_input = cmd_name == "-" or os.path.isfile(cmd_name)  # noqa: PTH113 - never raises
+        if command is None and not ctx.resilient_parsing and is_input:
             ctx.fail(f"{cmd_name} is input, not a command: poller run {cmd_name}")
         return command
 

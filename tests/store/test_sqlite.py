@@ -23,7 +23,7 @@ from poller.core.errors import ConfigError, StoreError, StoreLocked, StoreUnusab
 from poller.core.protocols import Clock
 from poller.core.sums import ReasonSum, SinkSums
 from poller.reports.ledger import imbalances
-from poller.store import SqliteStore, last_beat, open_store, read_store, versions
+from poller.store import SqliteStore, is_new, last_beat, open_store, read_store, versions
 from poller.store.sqlite import schema
 from poller.store.sqlite.errors import may_pass
 from poller.store.sqlite.group_commit import GroupCommit
@@ -494,6 +494,15 @@ async def test_reading_without_a_state_is_refused(tmp_path: Path, file_url: str)
         await read_store(file_url)
     with pytest.raises(ConfigError, match="memory"):
         await read_store("sqlite:///:memory:")
+
+
+async def test_a_name_that_no_file_can_have_is_refused_as_one_that_has_none(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/{'x' * 300}.db"
+    assert is_new(url)
+    with pytest.raises(StoreUnusable, match="there is no state at"):
+        await read_store(url)
+    with pytest.raises(StoreUnusable, match="File name too long"):
+        await open_store(url, clock=lambda: 0.0)
 
 
 async def test_a_closed_state_is_one_file(open_file: OpenFile, tmp_path: Path) -> None:

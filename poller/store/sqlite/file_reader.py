@@ -65,7 +65,7 @@ def _state_of(path: Path) -> _FileState:
 def _connect_reading(path: Path, *, at_rest: bool) -> sqlite3.Connection:
     """Connect for reading. Without a write-ahead log no process writes; `immutable` then keeps SQLite from creating
     one, but such a connection sees no change."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - never raises
         raise StoreUnusable(f"there is no state at {path}. Start a run first, or name the state of one: --state.")
     if not os.access(path, os.R_OK):
         raise unusable_path(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
