@@ -35,7 +35,7 @@ from poller.reports.finished_task import read_record
 from poller.reports.retryable import retry_advice
 from poller.schedule import AccountTiming, KnowledgeUnreadable, knowledge_key
 from poller.schedule.policy import Polling
-from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_same_names
+from poller.sinks import SinkEnvironment, SinkSpec, check_sinks, make_sink, refuse_alike
 from poller.store import is_new
 
 log = structlog.get_logger("poller")
@@ -81,7 +81,7 @@ class Builder:
         loops = [kept.get(repr(spec)) or self.delivery_loop(spec, settings) for spec in specs]
         if self.consumer is not None:
             loops.append(self._loop_of(self.consumer, settings))
-        refuse_same_names([loop.sink for loop in loops])
+        refuse_alike([loop.sink for loop in loops])
         return loops
 
     def delivery_loop(self, spec: SinkSpec, settings: Settings) -> DeliveryLoop:
@@ -194,8 +194,9 @@ class Builder:
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
         """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have
-        changed."""
-        lane = service.lanes[name]
+        changed. An account that a fleet's turn gave away meanwhile is left out: its next lane has all settings."""
+        if (lane := service.lanes.get(name)) is None:
+            return
         if isinstance(lane, ImportLane):
             lane.apply_rules(settings.imports.rules())
             if lane.retries is not None:

@@ -173,10 +173,19 @@ class Reload:
             raise
         for loop in fresh:
             service.begin_delivery(loop)
-        for loop in [each for each in service.delivery_loops if each not in wanted]:
+        removed = [loop for loop in service.delivery_loops if loop not in wanted]
+        for loop in removed:
             await service.end_delivery(loop, is_to_deliver=True)
+        try:
+            await store.attach_sinks([loop.sink.name for loop in wanted])
+        except PollerError:
+            for loop in fresh:
+                await service.end_delivery(loop)
+            await self._restore([*replaced, *removed], current)
+            by_name = {loop.sink.name: loop for loop in service.delivery_loops}
+            service.delivery_loops = [by_name[name] for name in current]
+            raise
         service.delivery_loops = wanted
-        await store.attach_sinks([loop.sink.name for loop in wanted])
 
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
         """Open sinks again as they were. One that had stopped before, and cannot be opened, stays stopped."""

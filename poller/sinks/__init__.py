@@ -8,7 +8,7 @@ from poller.sinks.registry import (
     is_shared,
     make_sink,
     make_sinks,
-    refuse_same_names,
+    refuse_alike,
 )
 from poller.sinks.table import SinkEnvironment
 
@@ -20,6 +20,6 @@ __all__ = [
     "is_shared",
     "make_sink",
     "make_sinks",
-    "refuse_same_names",
+    "refuse_alike",
     "written_files",
 ]

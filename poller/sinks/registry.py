@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from itertools import permutations
 from typing import Any
 
 from poller.core.errors import ConfigError, PollerError
@@ -10,6 +11,8 @@ from poller.core.protocols import Sink
 from poller.sinks.command.sink import CommandTable
 from poller.sinks.files.csv_lines import CsvTable
 from poller.sinks.files.jsonl import JsonlTable
+from poller.sinks.files.rotation import may_write
+from poller.sinks.files.sink import FileSink
 from poller.sinks.plugin import SinkFactory
 from poller.sinks.sql.sink import SqlTable
 from poller.sinks.stdout import StdoutTable
@@ -46,7 +49,7 @@ OTHER_NAMES = {
 def make_sinks(specs: Sequence[SinkSpec], environment: SinkEnvironment) -> list[Sink]:
     """Return the sinks of `specs`, each with a name of its own. Raises `ConfigError`."""
     sinks = [make_sink(spec, environment) for spec in specs]
-    refuse_same_names(sinks)
+    refuse_alike(sinks)
     return sinks
 
 
@@ -55,9 +58,16 @@ def is_shared(sink: Sink) -> bool:
     return getattr(sink, "shared", False) is True
 
 
-def refuse_same_names(sinks: Sequence[Sink]) -> None:
-    """Raise `ConfigError` where two sinks have one name: the state knows them by it."""
+def refuse_alike(sinks: Sequence[Sink]) -> None:
+    """Raise `ConfigError` where two sinks have one name, for the state knows them by it, or where a file of one has a
+    name that another gives its own: it would take the lines for its own."""
     names = [sink.name for sink in sinks]
+    paths = [sink.path.absolute() for sink in sinks if isinstance(sink, FileSink)]
+    for path, file in permutations(paths, 2):
+        if path != file and may_write(path, file):
+            raise ConfigError(
+                f"sinks: {file} is a name that the sink of {path} gives its own files. Name one of them otherwise"
+            )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
 

@@ -10,7 +10,7 @@ from datetime import tzinfo
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import orjson
@@ -20,10 +20,11 @@ from pydantic import BaseModel
 from yarl import URL
 
 from poller.app.reload import differences, result_name
-from poller.config import PollingTable, Settings
+from poller.app.tokens import credentials_hash
+from poller.config import AccountSettings, PollingTable, Settings
 from poller.config.settings import ImportsTable, InputTable, LogTable
 from poller.core.errors import Exit, StoreError
-from poller.core.protocols import Clock
+from poller.core.protocols import Clock, Store
 from poller.core.request_protocols import TokenSource
 from poller.engine.history import History
 from poller.engine.metrics import Metrics
@@ -186,6 +187,33 @@ async def test_a_state_that_fails_while_sinks_are_exchanged_refuses_the_reload_a
         assert simulation.delivered("finished.jsonl") == Counter(ids)
 
 
+async def test_a_state_that_fails_at_the_end_of_an_exchange_leaves_the_removed_sink_at_work(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    both = [f"jsonl:{tmp_path}/finished.jsonl", f"jsonl:{tmp_path}/two.jsonl"]
+    simulation.flags["sinks"] = both
+    ids = simulation.append(20)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service is not None
+        store = cast("Store", simulation.service.feed_store)
+        attach = store.attach_sinks
+
+        async def fail_without_two(names: Sequence[str]) -> Mapping[str, bytes | None]:
+            if len(names) == 2:
+                return await attach(names)
+            monkeypatch.undo()
+            raise StoreError("the state cannot be written.")
+
+        monkeypatch.setattr(store, "attach_sinks", fail_without_two)
+        assert "cannot be written" in (await simulation.reload(sinks=both[:1], requests=500))["refused"]
+        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both
+        ids += simulation.append(20)
+        await asyncio.sleep(30)
+        assert simulation.delivered("two.jsonl") == Counter(ids)
+        assert "sinks" in (await simulation.reload(sinks=both[:1]))["changed"]
+
+
 async def test_a_run_that_only_waits_for_a_sink_takes_another_one_and_leaves_all_else_to_a_restart(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -299,6 +327,24 @@ async def test_an_account_that_is_added_works_and_one_that_is_removed_leaves_its
         await simulation.reload(accounts=accounts)
         await asyncio.sleep(60)
     assert simulation.delivered("finished.jsonl") == Counter([*ids, fresh])
+
+
+async def test_an_account_that_is_given_away_during_a_reload_is_left_out(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a turn of a fleet's member does."""
+    accounts = {"main": {"workers": 4}, "eu": {"workers": 4}}
+    simulation = Reloaded(tmp_path, clock, QUICK, accounts=accounts, account="main")
+
+    async def give_the_other(account: AccountSettings, tokens: TokenSource) -> bytes:
+        if simulation.service is not None and "eu" in simulation.service.lanes:
+            await simulation.service.end_lane("eu")
+        return await credentials_hash(account, tokens)
+
+    async with simulation.at_work(simulation.write_ids(3)):
+        monkeypatch.setattr("poller.app.build.credentials_hash", give_the_other)
+        answer = await simulation.reload(accounts={name: {"workers": 5} for name in accounts})
+        assert answer["changed"] == ["accounts.eu.workers", "accounts.main.workers"]
 
 
 async def test_another_token_file_is_read_and_tried_at_once(tmp_path: Path, clock: Clock) -> None:

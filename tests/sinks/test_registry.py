@@ -244,3 +244,10 @@ def test_the_example_of_settings_holds_every_setting_of_every_sink_with_its_defa
         read = model.read({key: value for key, value in table.items() if key != "kind"})
         changed = {key for key in read.model_fields_set if getattr(read, key) != model.model_fields[key].default}
         assert changed <= {"path", "url", "command", "rotate_bytes"}
+
+
+def test_a_file_that_another_sink_may_give_its_own_is_refused() -> None:
+    for one, other in (("a.jsonl", "a.2.jsonl"), ("a-%Y%m%d.jsonl", "a-20260105.jsonl")):
+        with pytest.raises(ConfigError, match=f"{other} is a name that the sink of .*{one} gives its own files"):
+            make_sinks([f"jsonl:{other}", f"jsonl:{one}"], ENVIRONMENT)
+    assert len(make_sinks(["jsonl:a.jsonl", "jsonl:b/a.2.jsonl", "jsonl:a.2x.jsonl", "csv:a.csv"], ENVIRONMENT)) == 4

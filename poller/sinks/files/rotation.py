@@ -124,10 +124,19 @@ class Rotation:
 
 def written_files(path: Path) -> list[Path]:
     """Return every existing file that a sink of this path wrote, in the order of writing."""
-    stem, suffix = (_pattern_of(part) for part in _cut_suffix(path.name))
-    pattern = re.compile(rf"{stem}(?:\.(?P<number>[1-9][0-9]*))?{suffix}")
+    pattern = _files_of(path)
     found = [(match, file) for file in path.parent.glob("*") if (match := pattern.fullmatch(file.name))]
     return [file for _, file in sorted(found, key=lambda pair: _order(pair[0]))]
+
+
+def may_write(path: Path, file: Path) -> bool:
+    """Return whether a file has a name that a sink of `path` could give one of its own."""
+    return path.parent == file.parent and _files_of(path).fullmatch(file.name) is not None
+
+
+def _files_of(path: Path) -> re.Pattern[str]:
+    stem, suffix = (_pattern_of(part) for part in _cut_suffix(path.name))
+    return re.compile(rf"{stem}(?:\.(?P<number>[1-9][0-9]*))?{suffix}")
 
 
 def pattern_error(name: str) -> str | None:
