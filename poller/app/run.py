@@ -40,6 +40,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         store, metrics, service = parts.store, parts.metrics, parts.service
         given = await _GivenWork.begin(store, has_input=bool(sources) and not service.endless)
         service.ingest.on_refused = partial(given.add_refused, store)
+        service.ingest.on_input_left = partial(given.note_input_left, store)
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         for note in notes_at_start(settings):
             write(f"poller: {note}", environment.terminal)
@@ -53,7 +54,6 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
                 settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
             )
             error = await run_service(service, _watchers(settings, parts, reload))
-            given.end(store, is_input_read=not service.ingest.is_input_left)
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
@@ -95,10 +95,11 @@ class _GivenWork:
         store.save_knowledge(self.NOTED_AS, encode(self._note))
         await store.flush()
 
-    def end(self, store: Store, *, is_input_read: bool) -> None:
-        """Note whether the next run reads on."""
-        if self._has_input and is_input_read:
-            store.save_knowledge(self.NOTED_AS, encode(replace(self._note, is_input_left=False)))
+    def note_input_left(self, store: Store, is_left: bool) -> None:
+        """Note whether the next run reads on, also after a crash: from then on the tasks show whether work is left."""
+        if self._has_input and is_left != self._note.is_input_left:
+            self._note = replace(self._note, is_input_left=is_left)
+            store.save_knowledge(self.NOTED_AS, encode(self._note))
 
     def work(self, sums: Sums, service: Service, metrics: Metrics, store: Store) -> Work:
         """Return what became of it, once the store is closed: until then it may still write."""

@@ -32,6 +32,7 @@ class Ingest:
         self.unchanged = UnchangedLines()  # of files that an earlier run read
         self.refused = 0  # sources that could not be read, and files of drop folders without a usable line
         self.on_refused: Callable[[], Awaitable[None]] | None = None  # called before the file is moved
+        self.on_input_left: Callable[[bool], None] = lambda _is_left: None  # called at each start and the end
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
@@ -64,8 +65,7 @@ class Ingest:
         self._group = group
         for source in self.sources:
             self._start(source)
-        if self.ended:
-            self._on_ended()
+        self._note_end()
 
     def stop(self) -> None:
         """End all at once: the run ends. A chunk that is being stored still is."""
@@ -98,16 +98,21 @@ class Ingest:
         for source in wanted:
             if source not in known and not self._is_left_off:
                 self._start(source)
-        if self.ended:
-            self._on_ended()
+        self._note_end()
 
     def _start(self, source: Source) -> None:
         if self._is_stopped:
             self._was_cut = True  # a source that comes at the end is left to the next run
         elif self._group is not None:
             self._unread.pop(source, None)
+            self.on_input_left(True)
             writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged, self._add_refused)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
+
+    def _note_end(self) -> None:
+        if self.ended:
+            self.on_input_left(self.is_input_left)
+            self._on_ended()
 
     def _add_unchanged(self, lines: UnchangedLines) -> None:
         self.unchanged += lines
@@ -141,5 +146,4 @@ class Ingest:
                 self._unread[source] = fault
         finally:
             del self._running[source]
-        if self.ended:
-            self._on_ended()
+        self._note_end()

@@ -10,7 +10,7 @@ import pytest
 
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.sandbox import Scenario, parse_durations
+from poller.sandbox import Fate, Scenario, parse_durations
 from tests.support.simulation import Simulation
 
 LONG = Scenario(durations=parse_durations("fixed:120"), fates={})  # longer than a file is tried
@@ -65,3 +65,16 @@ async def test_a_file_that_cannot_be_read_any_more_ends_no_run_before_all_others
     simulation.on_start = lambda _service: refuse("")
     assert await simulation.run(None, flags) is Exit.ALL_COMPLETE
     assert (await simulation.sums()).finished == 15
+
+
+async def test_a_run_that_was_killed_after_it_had_read_its_input_leaves_its_failures_to_no_later_file(
+    tmp_path: Path, clock: Clock
+) -> None:
+    (folder := tmp_path / "run").mkdir()
+    all_fail = Scenario(durations=parse_durations("fixed:60"), fates={Fate.CANCELED: 1.0})
+    simulation = Simulation(folder, clock, all_fail)
+    await simulation.run_for(30, simulation.write_ids(10))  # its tasks wait
+    assert await simulation.run(None) is Exit.NOT_ALL_COMPLETE
+    simulation = Simulation(folder, clock, LONG)
+    simulation.write_ids(10)
+    assert await simulation.run(simulation.write_ids(10).rename(folder / "b.csv")) is Exit.ALL_COMPLETE
