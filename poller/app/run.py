@@ -53,14 +53,14 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
                 settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
             )
             error = await run_service(service, _watchers(settings, parts, reload))
-            given.end(store, is_input_read=service.fed)
+            given.end(store, is_input_read=not service.ingest.is_input_left)
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
-    if error is None and service.fed and not service.endless:
+    if error is None and not (service.ingest.is_input_left or service.endless):
         refused = 0 if service.ingest.unchanged.lines else service.ingest.refused
         error = nothing_fed(sums, metrics, sources, settings, refused)
-    again = environment.again.text(is_fed=service.fed)
+    again = environment.again.text(is_fed=not service.ingest.is_input_left)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
 
 
@@ -105,8 +105,9 @@ class _GivenWork:
         unchanged = service.ingest.unchanged
         has_more = self._is_work_left or metrics.lines or not unchanged.lines
         work = work_of(sums, self._note, unchanged, is_all_unchanged=not has_more)
-        is_input_left = not service.fed and not service.endless
-        return replace(work, is_input_left=is_input_left, unwritable=store.unwritable_reason)
+        ingest, unwritable = service.ingest, store.unwritable_reason
+        is_left = ingest.is_input_left and not service.endless
+        return replace(work, is_input_left=is_left, unread_reason=ingest.unread_reason, unwritable=unwritable)
 
 
 async def _closing_sums(store: Store, state: str) -> Sums:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnreadableInput
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
 from poller.engine.cancelling import cancel
@@ -39,6 +39,7 @@ class Ingest:
         self._on_ended = on_ended
         self._turn = asyncio.Lock()
         self._running: dict[Source, tuple[ChunkWriter, asyncio.Task[None]]] = {}
+        self._unread: dict[Source, UnreadableInput] = {}  # of a finite run: sources that are left to the next run
         self._group: asyncio.TaskGroup | None = None
         self._is_stopped = self._was_cut = False
         self._is_left_off = False  # until `read_again`
@@ -47,6 +48,16 @@ class Ingest:
     def ended(self) -> bool:
         """Whether everything that can be read was read."""
         return self._group is not None and not (self._running or self._was_cut or self._is_left_off)
+
+    @property
+    def is_input_left(self) -> bool:
+        """Whether another run has to read on: this one was stopped, or something could not be read."""
+        return bool(self._unread) or not self.ended
+
+    @property
+    def unread_reason(self) -> str:
+        """Why something could not be read that another try may; empty where all could."""
+        return "; ".join(str(fault) for fault in self._unread.values())
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Start all sources in `group`."""
@@ -83,6 +94,7 @@ class Ingest:
         known, self.sources = self.sources, wanted
         for source in set(known) - set(wanted):
             await self._end(source)
+            self._unread.pop(source, None)
         for source in wanted:
             if source not in known and not self._is_left_off:
                 self._start(source)
@@ -93,6 +105,7 @@ class Ingest:
         if self._is_stopped:
             self._was_cut = True  # a source that comes at the end is left to the next run
         elif self._group is not None:
+            self._unread.pop(source, None)
             writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged, self._add_refused)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
 
@@ -119,10 +132,13 @@ class Ingest:
                 async with self._turn:
                     await self._reader.read(source, writer)
         except InputError as fault:
-            if not self.tolerant:
+            if not (self.tolerant or isinstance(fault, UnreadableInput)):
                 raise
             log.warning("source.failed", source=str(source), reason=str(fault))
-            await self._add_refused()
+            if self.tolerant:
+                await self._add_refused()
+            elif isinstance(fault, UnreadableInput):
+                self._unread[source] = fault
         finally:
             del self._running[source]
         if self.ended:
