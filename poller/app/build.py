@@ -194,8 +194,9 @@ class Builder:
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
         """Apply settings to an account at work. Without `tokens`, only its limits and how rows are started may have
-        changed."""
-        lane = service.lanes[name]
+        changed. An account that a fleet's turn gave away meanwhile is left out: its next lane has all settings."""
+        if (lane := service.lanes.get(name)) is None:
+            return
         if isinstance(lane, ImportLane):
             lane.apply_rules(settings.imports.rules())
             if lane.retries is not None:

@@ -20,7 +20,8 @@ from pydantic import BaseModel
 from yarl import URL
 
 from poller.app.reload import differences, result_name
-from poller.config import PollingTable, Settings
+from poller.app.tokens import credentials_hash
+from poller.config import AccountSettings, PollingTable, Settings
 from poller.config.settings import ImportsTable, InputTable, LogTable
 from poller.core.errors import Exit, StoreError
 from poller.core.protocols import Clock, Store
@@ -326,6 +327,24 @@ async def test_an_account_that_is_added_works_and_one_that_is_removed_leaves_its
         await simulation.reload(accounts=accounts)
         await asyncio.sleep(60)
     assert simulation.delivered("finished.jsonl") == Counter([*ids, fresh])
+
+
+async def test_an_account_that_is_given_away_during_a_reload_is_left_out(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a turn of a fleet's member does."""
+    accounts = {"main": {"workers": 4}, "eu": {"workers": 4}}
+    simulation = Reloaded(tmp_path, clock, QUICK, accounts=accounts, account="main")
+
+    async def give_the_other(account: AccountSettings, tokens: TokenSource) -> bytes:
+        if simulation.service is not None and "eu" in simulation.service.lanes:
+            await simulation.service.end_lane("eu")
+        return await credentials_hash(account, tokens)
+
+    async with simulation.at_work(simulation.write_ids(3)):
+        monkeypatch.setattr("poller.app.build.credentials_hash", give_the_other)
+        answer = await simulation.reload(accounts={name: {"workers": 5} for name in accounts})
+        assert answer["changed"] == ["accounts.eu.workers", "accounts.main.workers"]
 
 
 async def test_another_token_file_is_read_and_tried_at_once(tmp_path: Path, clock: Clock) -> None:

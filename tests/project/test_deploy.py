@@ -36,6 +36,7 @@ DEPLOY = HOUSE / "deploy"
 DOCKERFILE = (HOUSE / "Dockerfile").read_text("utf-8")
 USER = re.findall(r"(?m)^USER (\d+):(\d+)", DOCKERFILE)[-1]
 COMMAND = ["run", "-c", "/etc/poller/config.toml"]
+MIGRATION_S = 3600  # that a large state may take before the first health check
 GRACE_S = 5  # between the end of a drain and the kill
 
 
@@ -217,8 +218,14 @@ def test_the_pod_is_asked_for_its_health_where_it_listens(tmp_path: Path) -> Non
         "liveness": "/healthz",
         "readiness": "/readyz",
     }
+    startup = CONTAINER["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= MIGRATION_S
     (served,) = manifest("Service")["spec"]["ports"]
     assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
+
+
+def test_a_pod_that_never_gets_ready_is_replaced_by_its_repair() -> None:
+    assert SET["podManagementPolicy"] == "Parallel"
 
 
 def test_the_labels_find_the_pod() -> None:
@@ -279,6 +286,10 @@ def test_the_unit_runs_the_service_in_its_own_folder_with_the_token_as_a_credent
 def test_the_unit_waits_longer_than_a_drain_takes_and_reloads_on_sighup(tmp_path: Path) -> None:
     assert int(unit("TimeoutStopSec")[0]) >= config(CONFIG, {}, tmp_path).shutdown_s + GRACE_S
     assert unit("ExecReload")[0].endswith("-HUP $MAINPID")
+
+
+def test_the_unit_hides_no_file_that_metrics_of_the_process_come_from() -> None:
+    assert not unit("ProcSubset")
 
 
 # --- Prometheus and Grafana ------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ MANIFESTS: list[dict[str, Any]] = list(yaml.safe_load_all((DEPLOY / "fleet-kuber
 BY_KIND: dict[str, dict[str, Any]] = {each["kind"]: each for each in MANIFESTS}
 POD: dict[str, Any] = BY_KIND["StatefulSet"]["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
-GRACE_S = 5  # between the end of a drain and the kill
+MIGRATION_S = 3600  # that a large state may take before the first health check
+GRACE_S = 16  # after a drain: a lease to leave the fleet, and `CLOSE_WITHIN_S` to commit
 
 
 def settings_of(environ: dict[str, str], folder: Path) -> Settings:
@@ -83,6 +84,8 @@ def test_pods_are_replaced_one_by_one_and_a_drained_node_takes_one_at_a_time() -
     spec, budget = BY_KIND["StatefulSet"]["spec"], BY_KIND["PodDisruptionBudget"]["spec"]
     assert spec["replicas"] == 3
     assert spec["updateStrategy"] == {"type": "RollingUpdate"}
+    startup = CONTAINER["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= MIGRATION_S
     assert budget["maxUnavailable"] == 1
     labels = spec["template"]["metadata"]["labels"]
     assert budget["selector"]["matchLabels"] == spec["selector"]["matchLabels"] == labels

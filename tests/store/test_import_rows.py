@@ -481,7 +481,7 @@ def _count(counted: Iterator[int]) -> int:
 
 
 async def test_pruning_a_row_costs_the_same_among_many(clock: Clock) -> None:
-    """Counted in steps of SQLite: nobody analyzes a state, so the planner knows no table's size."""
+    """Counted in steps of SQLite, whose planner knows no size of a table: no state is ever analyzed."""
     steps = dict[int, int]()
     for size in (50, 2_000):
         async with opened("sqlite:///:memory:", clock) as store:

@@ -19,13 +19,13 @@ from poller.core.protocols import Clock
 from poller.reports.ledger import imbalances
 from poller.store import last_beat, open_store, read_store
 from poller.store.postgres import PostgresStore, task_queue
-from poller.store.postgres.connection import CONNECT_WITHIN_S, connect
+from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, connect
 from poller.store.postgres.dsn import parse
 from poller.store.postgres.errors import may_pass, reason_text, store_error, unusable
 from poller.store.postgres.lock import NotOwner, retake_lock, take_lock
 from poller.store.postgres.open import READERS
 from poller.store.postgres.reader import PostgresReader
-from poller.store.postgres.schema import MIGRATIONS, make_schema, refuse_old_server
+from poller.store.postgres.schema import MIGRATIONS, VERSION, make_schema, refuse_old_server
 from tests.support.postgres import session_of
 from tests.support.store_makers import feed, finished, ids, kill, running
 from tests.support.virtual import EPOCH
@@ -381,6 +381,25 @@ async def test_a_state_of_version_2_is_migrated_with_its_polls_and_what_was_prun
     await migrated.record([finished(task) for task in await migrated.claim("main", 9)])
     assert (await migrated.sums()).polls == 13
     await migrated.close()
+
+
+async def test_a_migration_may_take_longer_than_any_answer(
+    store: PostgresStore, database: psycopg.Connection, postgres_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off, it would be rolled back, and each start would begin it again."""
+    await store.close()
+    database.execute("UPDATE state_version SET version = version - 1")
+
+    async def migrate_slowly(*_: object) -> int:
+        await asyncio.sleep(3 * ANSWER_WITHIN_S)
+        return VERSION - 1
+
+    for module, replica in (("poller.store.postgres.open", None), ("poller.store.postgres.fleet.state_lock", "r1")):
+        monkeypatch.setattr(f"{module}.migrate", migrate_slowly)
+        before = clock()
+        opened = await open_store(postgres_url, clock=clock, replica=replica)
+        assert clock() - before >= 3 * ANSWER_WITHIN_S
+        await opened.close()
 
 
 @pytest.mark.parametrize(

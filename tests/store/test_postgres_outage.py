@@ -1,11 +1,13 @@
 """A PostgreSQL state whose server goes away: all callers wait, and a commit whose answer was lost counts once."""
 
 import asyncio
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 import pytest
+from psycopg import AsyncConnection
 
 from poller.core.accounts import AccountState
 from poller.core.errors import Exit, StoreError, StoreUnusable
@@ -13,7 +15,8 @@ from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
 from poller.store import open_store, read_store
 from poller.store.postgres import PostgresStore
-from poller.store.postgres.connection import ANSWER_WITHIN_S
+from poller.store.postgres.connection import ANSWER_WITHIN_S, NoAnswer, answered
+from poller.store.postgres.feeding import insert_source
 from poller.store.postgres.reader import PostgresReader
 from tests.support.postgres import session_of
 from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
@@ -145,6 +148,44 @@ async def test_a_connection_that_never_answers_is_replaced_and_what_it_committed
         await asyncio.sleep(ANSWER_WITHIN_S + 20)
     stuck.set()
     assert ((await wired.sums()).finished, ids(await wired.undelivered("one", 9))) == (1, ["a"])
+
+
+@pytest.mark.parametrize("module", ["store", "group_commit"])
+async def test_only_a_late_answer_is_waited_for_longer_and_never_without_bound(
+    store: PostgresStore, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit doubled its limit each second while the server refused connections, a read until it overflowed."""
+    errors = [psycopg.OperationalError("refused"), NoAnswer("late"), NoAnswer("late"), *[NoAnswer("late")] * 6]
+    limits: list[float] = []
+
+    async def fails(work: Any, connection: Any, *, within_s: float, **how: Any) -> Any:
+        if within_s < ANSWER_WITHIN_S:  # a rollback, or a new connection
+            return await answered(work, connection, within_s=within_s)
+        limits.append(within_s)
+        if errors:
+            work.close()
+            raise errors.pop(0)
+        return await answered(work, connection, within_s=within_s)
+
+    monkeypatch.setattr(f"poller.store.postgres.{module}.answered", fails)
+    monkeypatch.setattr(f"poller.store.postgres.{module}.RETRY_S", 0.0)
+    await (store.last_fed_at() if module == "store" else store.flush())
+    assert limits == [ANSWER_WITHIN_S * share for share in (1, 1, 2, 4, 8, 16, 32, 32, 32, 32)]
+
+
+async def test_what_a_broken_socket_left_in_a_transaction_is_not_stored_twice(store: PostgresStore) -> None:
+    tries = 0
+
+    async def insert(connection: AsyncConnection, names: Sequence[str]) -> list[int]:
+        nonlocal tries
+        tries += 1
+        numbers = [await insert_source(connection, name, "") for name in names]
+        if tries == 1:
+            raise OSError("bad file descriptor")
+        return numbers
+
+    await store._writer.run(insert, "ids.txt")
+    assert [each.name for each in await store.sources(9)] == ["ids.txt"]
 
 
 async def test_a_caller_that_is_cancelled_does_not_wait_for_a_frozen_server(wire: Wire, wired: PostgresStore) -> None:
@@ -313,6 +354,8 @@ async def test_a_command_that_reads_names_the_program_that_locks_a_table_and_wai
 ) -> None:
     await feed(store, "a")
     monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.02)
+    for limit in ("lock.ASKED_WITHIN_S", "connection.CONNECT_WITHIN_S"):  # of which a busy machine may need much
+        monkeypatch.setattr(f"poller.store.postgres.{limit}", 30.0)
     reader = await read_store(postgres_url)
     assert isinstance(reader, PostgresReader)
     with session_of(postgres_url, autocommit=False, name="psql") as locker:

@@ -206,7 +206,9 @@ class Turns:
     async def _reconcile(self, view: FleetView) -> None:
         """Compare what the state shows with what we did: after a failover of the server they may differ."""
         for account in self._epochs.keys() - view.mine.keys() - self._giving:
-            log.error("account.lost", account=account, epoch=self._epochs.pop(account))
+            if (epoch := self._epochs.pop(account, None)) is None:
+                continue  # given meanwhile
+            log.error("account.lost", account=account, epoch=epoch)
             await self._service.drop_lane(account)
         for account in view.mine.keys() - self._epochs.keys() - self._giving - self._given:
             log.error("account.found", account=account, epoch=view.mine[account])
@@ -241,8 +243,11 @@ class Turns:
         now, lanes = self._monotonic(), self._service.lanes
         stuck = {account for account, lane in lanes.items() if _is_stuck(lane.gate.pause)}
         self._stuck_since = {account: self._stuck_since.get(account, now) for account in stuck}
-        for account, since in self._stuck_since.items():
-            if now - since >= STUCK_S and others[account] and account not in self._giving:
+        tried_for = {account: now - since for account, since in self._stuck_since.items()}
+        for account, stuck_s in tried_for.items():
+            if stuck_s < STUCK_S or not others[account] or account in self._giving:
+                continue
+            if account in self._stuck_since and account in lanes:  # `_decline` waits: a reload may have come
                 log.warning("account.declined", account=account, reason=str(lanes[account].gate.pause))
                 await self._decline(account)
                 self._begin_to_give(account)

@@ -77,8 +77,8 @@ class DropFolder:
         self._watch_at = 0.0
 
     async def run(self, *, follow: bool) -> None:
-        """Read and move every file; `follow`: then wait for more. Without, raises `InputError` for a folder that cannot
-        be read, and for a file that could not be for `PATIENCE_S`: all others are read by then."""
+        """Read and move every file; `follow`: then wait for more. Without, raises `UnreadableInput` for a folder that
+        cannot be read, and for a file that could not be for `PATIENCE_S`: all others are read by then."""
         while True:
             try:
                 self._move_grown_back()
@@ -135,7 +135,7 @@ class DropFolder:
                         if (is_link or entry.is_file(follow_symlinks=False)) and not _TEMPORARY.fullmatch(entry.name):
                             found.append((entry.name, entry.stat(follow_symlinks=False)))
         except OSError as error:
-            raise InputError(f"cannot read the folder {self._folder}: {error.strerror}") from None
+            raise UnreadableInput(f"cannot read the folder {self._folder}: {error.strerror}") from None
         names = {name for name, _ in found}
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         return found

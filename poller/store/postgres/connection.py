@@ -21,7 +21,12 @@ T = TypeVar("T")
 CONNECT_WITHIN_S = 5.0  # also for what is short on every server
 SILENT_AFTER_S = 4.0  # without an answer, after which the server counts as out of reach; `/readyz` shows it in 10 s
 ANSWER_WITHIN_S = 120.0  # after which the connection is replaced: a long statement is not cut off
+LONGEST_ANSWER_S = 32 * ANSWER_WITHIN_S  # an hour: to what that grows where a statement needs longer
 SESSION_TRIES = 3  # on a busy pool, two sessions may meet the same backends as before
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server gave no answer in time; the connection is cut."""
 
 
 async def connect(dsn: Dsn, changed: Mapping[str, str] = MappingProxyType({})) -> AsyncConnection:
@@ -94,13 +99,13 @@ async def answered(
     work: Awaitable[T],
     connection: AsyncConnection,
     *,
-    within_s: float,
+    within_s: float | None,
     on_silence: Callable[[], Awaitable[None]] | None = None,
 ) -> T:
     """Return what `work`, which uses `connection`, returns. Calls `on_silence` where that takes long.
 
     After `within_s`, or when the caller is cancelled, the connection is cut and `work` ends at once; psycopg itself
-    would wait for the server. Raises `psycopg.OperationalError` when it is late.
+    would wait for the server. Raises `NoAnswer` when it is late; None is no limit.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -113,8 +118,13 @@ async def answered(
             await asyncio.wait([task])
             task.exception()  # what the cut raised
     if is_late:
-        raise psycopg.OperationalError(f"no answer within {within_s:g} s")
+        raise NoAnswer(f"no answer within {within_s:g} s")
     return task.result()
+
+
+def longer(within_s: float) -> float:
+    """Return the limit for an answer after one that was late: the statement may need that long."""
+    return min(2 * within_s, LONGEST_ANSWER_S)
 
 
 def cut(connection: AsyncConnection) -> None:

@@ -21,9 +21,11 @@ from poller.store.postgres.connection import (
     ANSWER_WITHIN_S,
     CONNECT_WITHIN_S,
     SILENT_AFTER_S,
+    NoAnswer,
     answered,
     backend_of,
     connect,
+    longer,
 )
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, reason_text, store_error
@@ -82,6 +84,7 @@ class Writer:
         self._rows = 0  # of what is pending
         self._due_at: float | None = None
         self._woken = asyncio.Event()
+        self._within_s = ANSWER_WITHIN_S  # for the batch under way, which doubles it each time that it is late
         self._commits = 0  # transactions of ours that count
         self._in_doubt: tuple[int, list[Any]] | None = None  # a commit that was sent: its number; results if it counts
         self._unwritable_since: float | None = None
@@ -186,9 +189,8 @@ class Writer:
     async def _store(self, batch: Sequence[_Write]) -> None:
         """Commit the batch, however long it takes, and let its callers return."""
         try:
-            within_s = ANSWER_WITHIN_S
-            while (results := await self._try_to_commit(batch, within_s)) is None:
-                within_s *= 2  # one of the statements may need that long
+            self._within_s = ANSWER_WITHIN_S
+            while (results := await self._try_to_commit(batch)) is None:
                 if self._closing:
                     self._refuse_unwritten(batch)
                 with suppress(TimeoutError):
@@ -209,20 +211,23 @@ class Writer:
             self._woken.clear()
             await self._woken.wait()
 
-    async def _try_to_commit(self, batch: Sequence[_Write], within_s: float) -> list[Any] | None:
+    async def _try_to_commit(self, batch: Sequence[_Write]) -> list[Any] | None:
         """Return the results of the committed batch; None where it must be retried."""
         try:
             if self._connection is None:
                 self._connection = await self._reconnect()
             work = self._transact(self._connection, batch)
-            results = await answered(work, self._connection, within_s=within_s, on_silence=self._note_silence)
+            results = await answered(work, self._connection, within_s=self._within_s, on_silence=self._note_silence)
         except (NotOwner, OSError) as error:
             self.note_outage(reason_text(error, self._dsn))
+            await self._disconnect()  # it may be amid a transaction
             return None
         except psycopg.Error as error:
             if not may_pass(error):
                 raise
             self.note_outage(reason_text(error, self._dsn))
+            if isinstance(error, NoAnswer) and self._connection is not None:
+                self._within_s = longer(self._within_s)
             await self._roll_back()
             if error.sqlstate == READ_ONLY:  # a primary that became a standby: its connections may outlive that
                 await self._disconnect()

@@ -22,7 +22,7 @@ from poller.store.postgres.errors import unusable
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.lock import register, take_lock
 from poller.store.postgres.reader import PostgresReader
-from poller.store.postgres.schema import VERSION, known_version, make_schema, migrate
+from poller.store.postgres.schema import VERSION, known_version, make_schema, migrate, must_migrate
 from poller.store.postgres.store import PostgresStore
 from poller.store.versions import refuse_older
 
@@ -41,7 +41,8 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
     try:
         connection = await connect_first(dsn)
         try:
-            replica = await answered(_own(connection, dsn, now=clock()), connection, within_s=ANSWER_WITHIN_S)
+            within_s = await limit_s(connection, dsn)
+            replica = await answered(_own(connection, dsn, now=clock()), connection, within_s=within_s)
             backend = await answered(backend_of(connection), connection, within_s=CONNECT_WITHIN_S)
             pool = await open_pool(dsn, READERS)
         except BaseException:
@@ -51,6 +52,13 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
         raise unusable(error, dsn) from None
     writer = Writer(connection, dsn=dsn, replica=replica, linger_s=linger_s, clock=clock, backend=backend)
     return PostgresStore(writer, pool, dsn=dsn, clock=clock)
+
+
+async def limit_s(connection: AsyncConnection, dsn: Dsn) -> float | None:
+    """Return how long it may take to open the state: None, without a limit, where its tables must be migrated first. A
+    migration that is cut is rolled back, and each start would begin it again."""
+    version = await answered(known_version(connection, dsn), connection, within_s=ANSWER_WITHIN_S)
+    return None if must_migrate(version) else ANSWER_WITHIN_S
 
 
 async def _own(connection: AsyncConnection, dsn: Dsn, *, now: float) -> int:

@@ -81,6 +81,11 @@ async def _derive_landed(connection: AsyncConnection, state: str) -> None:
         progress.add(len(found))
 
 
+def must_migrate(version: int) -> bool:
+    """Return whether tables of this version must be rewritten, which takes as long as they are large: no time limit."""
+    return 0 < version < VERSION
+
+
 async def known_version(connection: AsyncConnection, dsn: Dsn) -> int:
     """Return the version of the tables, 0 where there are none. Raises `StoreUnusable` for newer and foreign ones."""
     query = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind IN ('r', 'p')"

@@ -19,7 +19,7 @@ from poller.core.protocols import Clock
 from poller.store import pruning
 from poller.store.intervals import BEAT_EVERY_S, HEAVY_ROWS, RETRY_S, SAVE_WITHIN_S
 from poller.store.postgres import failed, feeding, outbox, task_queue
-from poller.store.postgres.connection import ANSWER_WITHIN_S, answered
+from poller.store.postgres.connection import ANSWER_WITHIN_S, NoAnswer, answered, longer
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import may_pass, read_error, reason_text
 from poller.store.postgres.group_commit import OneByOne, Writer
@@ -225,18 +225,19 @@ class PostgresStore(PostgresReads, NotingStore):
     async def _read(self, read: Callable[[AsyncConnection, *Values], Awaitable[T]], *values: *Values) -> T:
         """Return what `read` returns of what is committed, however long the server is out of reach. The writer logs
         that; what hinders reading alone is logged here."""
-        tries = 0  # while the writer reaches the server
+        tries, within_s = 0, ANSWER_WITHIN_S  # tries: while the writer reaches the server
         while True:
             self._writer.check()
             try:
                 async with self._connection() as connection:
-                    found = await answered(read(connection, *values), connection, within_s=ANSWER_WITHIN_S * 2**tries)
+                    found = await answered(read(connection, *values), connection, within_s=within_s)
             except psycopg.DataError as error:  # of this read's values: it must not end the others
                 raise read_error(error, self._dsn) from None
             except psycopg.Error as error:
                 if not may_pass(error):
                     raise self._writer.fail(error) from None
                 tries = tries + 1 if self.writable else 0
+                within_s = longer(within_s) if isinstance(error, NoAnswer) else within_s
                 if tries >= LOG_AFTER_TRIES:
                     self._note_unreadable(error)
             else:

@@ -250,6 +250,25 @@ async def test_a_stuck_account_is_tried_by_another_member_once(
         assert fleet.unowned() == set()
 
 
+async def test_a_reload_while_a_member_announces_what_it_declines_ends_no_turn(clock: Clock) -> None:
+    async with fleet_of(clock, "r1", "r2", accounts=2) as fleet:
+        fleet.hubspot.outcome = lambda *_: Refused(reason="token_refused", detail="")
+        r1, reloads = fleet.processes["r1"], 0
+        announce = r1.membership.announce
+
+        async def reload_and_announce(**values: Any) -> None:
+            nonlocal reloads
+            r1.membership.announce = announce  # type: ignore[method-assign]
+            await r1.turns.change(fleet.accounts, {})
+            reloads += 1
+            await announce(**values)
+
+        r1.membership.announce = reload_and_announce  # type: ignore[method-assign]
+        await asyncio.sleep(2 * STUCK_S)
+        assert reloads == 1
+        assert fleet.unowned() == set()
+
+
 async def test_an_account_is_served_where_the_settings_name_it(
     clock: Clock, events: list[MutableMapping[str, Any]]
 ) -> None:

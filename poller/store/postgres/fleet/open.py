@@ -15,7 +15,7 @@ from poller.store.postgres.fleet import heart, sinks
 from poller.store.postgres.fleet.state_lock import name_session, prepare, share_lock_again
 from poller.store.postgres.fleet.store import FleetStore
 from poller.store.postgres.lock import NotOwner
-from poller.store.postgres.open import open_pool
+from poller.store.postgres.open import limit_s, open_pool
 from poller.store.postgres.schema import VERSION, known_version, make_schema
 from poller.store.rows import storable_name
 from poller.store.versions import refuse_older
@@ -35,7 +35,8 @@ async def open_member(url: str, *, clock: Clock, linger_s: float, replica: str) 
     try:
         connection = await connect_first(dsn)
         try:
-            await answered(_prepare(connection, dsn, name), connection, within_s=ANSWER_WITHIN_S)
+            within_s = await limit_s(connection, dsn)
+            await answered(_prepare(connection, dsn, name), connection, within_s=within_s)
             pool = await open_pool(dsn, READERS)
         except BaseException:
             await connection.close()
