@@ -47,6 +47,7 @@ class Work(Struct, frozen=True, kw_only=True):
     refused: int = 0  # inputs in which nothing was usable
     unchanged: UnchangedLines = UNREAD
     is_input_left: bool = False  # the run ended before a finite input was read to its end
+    unread_reason: str = ""  # why something could not be read; empty where all could
     unwritable: str = ""  # why the state could not be written at the end; empty where it could
 
 
