@@ -25,6 +25,7 @@ class SteadyClock:
         self._monotonic = monotonic
         self._wall_ahead_s = self.began_at - monotonic()
         self._started_ahead_s = self._wall_ahead_s
+        self._moved_s = 0.0
         self._compare_at = -math.inf
 
     def __call__(self) -> float:
@@ -36,9 +37,14 @@ class SteadyClock:
     def move(self, by_s: float, *, since: str) -> None:
         """Go by another clock, which is ahead by this much: before any instant is stored. A jump is logged."""
         self._started_ahead_s += by_s
+        self._moved_s += by_s
         self.day_clock = self
         if abs(by_s) >= JUMP_S:
             log.warning("clock.jumped", by_s=round(by_s, 3), since=since)
+
+    def machine(self) -> float:
+        """Return what the machine's clock shows, or would without its jumps since the start, whichever is earlier."""
+        return min(self.wall(), self() - self._moved_s)
 
     @property
     def behind_s(self) -> float:
@@ -62,3 +68,8 @@ def day_clock_of(clock: Clock) -> Clock:
 def machine_clock_of(clock: Clock) -> Clock:
     """Return the machine's clock as it is, which is what others compare theirs with."""
     return clock.wall if isinstance(clock, SteadyClock) else clock
+
+
+def file_clock_of(clock: Clock) -> Clock:
+    """Return the clock by which a file's time of change makes it no older than it is: the machine's, as the file's."""
+    return clock.machine if isinstance(clock, SteadyClock) else clock

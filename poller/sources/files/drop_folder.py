@@ -19,6 +19,7 @@ import structlog
 
 from poller.core.errors import InputError, UnreadableInput
 from poller.core.protocols import Clock
+from poller.core.steady_clock import file_clock_of
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.moved_files import MovedFiles, move_back, move_into
@@ -66,7 +67,7 @@ class DropFolder:
         self._writer = writer
         self._options = options
         self._settle_s = settle_s
-        self._clock = clock
+        self._file_clock = file_clock_of(clock)
         self._seen: dict[str, _SeenFile] = {}
         self._started: set[int] = set()  # inodes of files that this run began to read
         self._name = source_name(folder)
@@ -161,7 +162,7 @@ class DropFolder:
 
     def _has_rested(self, facts: os.stat_result, seen: _SeenFile, for_s: float) -> bool:
         rested_s = asyncio.get_running_loop().time() - seen.since
-        return rested_s >= for_s or (rested_s > 0 and self._clock() - facts.st_mtime >= for_s)
+        return rested_s >= for_s or (rested_s > 0 and self._file_clock() - facts.st_mtime >= for_s)
 
     def _has_rested_longer(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
         if not self._has_reported_longer:
