@@ -165,7 +165,10 @@ def _unchanged_rows(unchanged: UnchangedLines, state_flag: str) -> Iterator[tupl
         what = "an unchanged file" if count == 1 else "unchanged files"
         yield count, f"{_noun(count, 'input line')} of {what}, which an earlier run read"
     if unchanged.failed:
-        yield unchanged.failed, f"of these lines with a task that is not complete: poller report{state_flag}"
+        yield (
+            unchanged.failed,
+            f"of these lines with a task that ended earlier and is not complete: poller report{state_flag}",
+        )
     if unchanged.rejected:
         yield unchanged.rejected, f"of these lines rejected: poller status --rejected{state_flag}"
     if unchanged.dead:
