@@ -309,8 +309,8 @@ BUGS = (
     Bug(
         name="silent-server-waited-for",
         file="poller/store/postgres/group_commit.py",
-        old="within_s=within_s, on_silence=self._note_silence)",
-        new="within_s=within_s)",
+        old="within_s=self._within_s, on_silence=self._note_silence)",
+        new="within_s=self._within_s)",
         tests=("store/test_postgres_outage",),
     ),
     Bug(
@@ -1200,7 +1200,7 @@ BUGS = (
     Bug(
         name="refused-file-not-counted",
         file="poller/sources/files/drop_folder.py",
-        old="            await self._writer.on_refused()\n",
+        old='            await self._writer.on_refused(f"{self._name} {seen.signature}")\n',
         new="",
         tests=("service/test_same_file_again",),
     ),

@@ -115,7 +115,8 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
         undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
         parts = [(sums.waiting, "task", "waiting"), (undelivered, "record", "not delivered")]
         left = [f"{counted(count, noun)} {state}" for count, noun, state in parts if count]
-        left += ["input not read to its end"] if work.is_input_left else []
+        unread = f" ({work.unread_reason})" if work.unread_reason else ""
+        left += [f"input not read to its end{unread}"] if work.is_input_left else []
         why = f"the state cannot be written ({work.unwritable})" if work.unwritable else ""
         message = f"stopped with work left: {'; '.join(filter(None, (', '.join(left), why)))}. {again}"
     if message is not None:

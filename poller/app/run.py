@@ -23,7 +23,7 @@ from poller.core.sums import Sums
 from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.reports.work import Work, WorkNote, is_work_left, work_note, work_of
+from poller.reports.work import Work, WorkNote, is_work_left, with_refused, work_note, work_of
 from poller.sources import check_sources
 
 log = structlog.get_logger("poller")
@@ -40,6 +40,7 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
         store, metrics, service = parts.store, parts.metrics, parts.service
         given = await _GivenWork.begin(store, has_input=bool(sources) and not service.endless)
         service.ingest.on_refused = partial(given.add_refused, store)
+        service.ingest.on_input_left = partial(given.note_input_left, store)
         log.info("run.started", version=__version__, state=redacted_url(settings.state), accounts=len(service.lanes))
         for note in notes_at_start(settings):
             write(f"poller: {note}", environment.terminal)
@@ -53,14 +54,13 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
                 settings, input_specs, service, parts.builder, [site.apply, environment.apply_to_log], parts.fleet
             )
             error = await run_service(service, _watchers(settings, parts, reload))
-            given.end(store, is_input_read=service.fed)
             sums = await _closing_sums(store, settings.state)
         if error is None and (sums.waiting or not service.fed):
             error = service.stopped_by
-    if error is None and service.fed and not service.endless:
+    if error is None and not (service.ingest.is_input_left or service.endless):
         refused = 0 if service.ingest.unchanged.lines else service.ingest.refused
         error = nothing_fed(sums, metrics, sources, settings, refused)
-    again = environment.again.text(is_fed=service.fed)
+    again = environment.again.text(is_fed=not service.ingest.is_input_left)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
 
 
@@ -89,24 +89,26 @@ class _GivenWork:
         is_left = is_work_left(sums) or note.start == note.next_start
         return cls(note, is_work_left=is_left, has_input=has_input)
 
-    async def add_refused(self, store: Store) -> None:
+    async def add_refused(self, store: Store, what: str) -> None:
         """Note an input that was refused as a whole, before its file is moved to where no run finds it."""
-        self._note = replace(self._note, refused=self._note.refused + 1)
+        self._note = with_refused(self._note, what)
         store.save_knowledge(self.NOTED_AS, encode(self._note))
         await store.flush()
 
-    def end(self, store: Store, *, is_input_read: bool) -> None:
-        """Note whether the next run reads on."""
-        if self._has_input and is_input_read:
-            store.save_knowledge(self.NOTED_AS, encode(replace(self._note, is_input_left=False)))
+    def note_input_left(self, store: Store, is_left: bool) -> None:
+        """Note whether the next run reads on, also after a crash: from then on the tasks show whether work is left."""
+        if self._has_input and is_left != self._note.is_input_left:
+            self._note = replace(self._note, is_input_left=is_left)
+            store.save_knowledge(self.NOTED_AS, encode(self._note))
 
     def work(self, sums: Sums, service: Service, metrics: Metrics, store: Store) -> Work:
         """Return what became of it, once the store is closed: until then it may still write."""
         unchanged = service.ingest.unchanged
         has_more = self._is_work_left or metrics.lines or not unchanged.lines
         work = work_of(sums, self._note, unchanged, is_all_unchanged=not has_more)
-        is_input_left = not service.fed and not service.endless
-        return replace(work, is_input_left=is_input_left, unwritable=store.unwritable_reason)
+        ingest, unwritable = service.ingest, store.unwritable_reason
+        is_left = ingest.is_input_left and not service.endless
+        return replace(work, is_input_left=is_left, unread_reason=ingest.unread_reason, unwritable=unwritable)
 
 
 async def _closing_sums(store: Store, state: str) -> Sums:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -22,7 +23,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The person's column for each meaning: `named` ones by their exact name in `ref`, others by `COLUMN_NAMES`."""
+    """The person's column for each meaning: `named` ones by their name in `ref`, others by `COLUMN_NAMES`."""
 
     named: Mapping[str, str] = field(default_factory=dict)
 
@@ -33,8 +34,23 @@ class Columns:
     def names(self, columns: tuple[str, ...], meaning: str) -> tuple[str, ...]:
         """Return which of `columns` have this meaning, the likeliest name first; the first with a value counts."""
         if (name := self.named.get(meaning)) is not None:
-            return (name,)
+            return (matching(columns, name) or name,)
         return _names(columns, meaning)
+
+
+@lru_cache(maxsize=1024)  # every row has the same columns
+def matching(columns: tuple[str, ...], name: str) -> str | None:
+    """Return the column that a person named; an exact match wins over one in another case or with other separators."""
+    if name in columns:
+        return name
+    return next((column for column in columns if normalized(column) == normalized(name)), None)
+
+
+def did_you_mean(name: str | None, columns: Sequence[str]) -> str:
+    """Return, for people, the column that is nearly the one named; empty where none is."""
+    by_word = {normalized(column): column for column in columns if column}
+    close = get_close_matches(normalized(name), by_word, n=1) if name else []
+    return f" (Did you mean {by_word[close[0]]!r}?)" if close else ""
 
 
 def is_blank(value: object) -> bool:

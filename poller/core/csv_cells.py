@@ -1,9 +1,15 @@
-"""Cells of CSV files that no spreadsheet program takes for formulas. Pure."""
+"""Cells of CSV files: those that no spreadsheet takes for formulas, and those that one damaged. Pure."""
+
+import re
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
 
 
 _CONTROL = {code: "\ufffd" for code in (*range(1, 32), *range(127, 160)) if chr(code) not in "\t\n\r\x85"} | {0: None}
+_ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NULL!|NUM!)")
+_ROUNDED = re.compile(
+    r"[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}|[0-9][.,][0-9]+E-[0-9]{2,3}"
+)  # `2E-10` may be a part's number
 LONGEST_CELL = 32_767  # characters; Excel reads what is beyond them as further rows
 
 
@@ -28,6 +34,21 @@ def for_people(cell: str | None) -> str:
 def without_mark(cell: str) -> str:
     """Return what `harmless` made a cell of: without the quote in front of what begins like a formula."""
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def is_error(text: str) -> bool:
+    """Return whether a cell is an error of a spreadsheet, such as `#REF!`."""
+    return text.startswith("#") and _ERROR.fullmatch(text) is not None
+
+
+def damage(cell: str) -> str | None:
+    """Return how a spreadsheet damaged a cell, with the remedy; None where it shows nothing."""
+    text = cell.strip()
+    if is_error(text):
+        return f"is {text}, an error of a spreadsheet: correct the cell"
+    if "E" in text and _ROUNDED.fullmatch(text) is not None:
+        return f"is {text}, a number that a spreadsheet rounded: export the column as text"
+    return None
 
 
 def _is_formula(text: str) -> bool:

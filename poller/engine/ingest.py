@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnreadableInput
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
 from poller.engine.cancelling import cancel
@@ -31,7 +31,8 @@ class Ingest:
         self.sources = tuple(dict.fromkeys(sources))  # in the order given, those that have ended included
         self.unchanged = UnchangedLines()  # of files that an earlier run read
         self.refused = 0  # sources that could not be read, and files of drop folders without a usable line
-        self.on_refused: Callable[[], Awaitable[None]] | None = None  # called before the file is moved
+        self.on_refused: Callable[[str], Awaitable[None]] | None = None  # called before the file is moved
+        self.on_input_left: Callable[[bool], None] = lambda _is_left: None  # called at each start and the end
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
@@ -39,6 +40,7 @@ class Ingest:
         self._on_ended = on_ended
         self._turn = asyncio.Lock()
         self._running: dict[Source, tuple[ChunkWriter, asyncio.Task[None]]] = {}
+        self._unread: dict[Source, UnreadableInput] = {}  # of a finite run: sources that are left to the next run
         self._group: asyncio.TaskGroup | None = None
         self._is_stopped = self._was_cut = False
         self._is_left_off = False  # until `read_again`
@@ -48,13 +50,22 @@ class Ingest:
         """Whether everything that can be read was read."""
         return self._group is not None and not (self._running or self._was_cut or self._is_left_off)
 
+    @property
+    def is_input_left(self) -> bool:
+        """Whether another run has to read on: this one was stopped, or something could not be read."""
+        return bool(self._unread) or not self.ended
+
+    @property
+    def unread_reason(self) -> str:
+        """Why something could not be read that another try may; empty where all could."""
+        return "; ".join(str(fault) for fault in self._unread.values())
+
     def start(self, group: asyncio.TaskGroup) -> None:
         """Start all sources in `group`."""
         self._group = group
         for source in self.sources:
             self._start(source)
-        if self.ended:
-            self._on_ended()
+        self._note_end()
 
     def stop(self) -> None:
         """End all at once: the run ends. A chunk that is being stored still is."""
@@ -83,26 +94,33 @@ class Ingest:
         known, self.sources = self.sources, wanted
         for source in set(known) - set(wanted):
             await self._end(source)
+            self._unread.pop(source, None)
         for source in wanted:
             if source not in known and not self._is_left_off:
                 self._start(source)
-        if self.ended:
-            self._on_ended()
+        self._note_end()
 
     def _start(self, source: Source) -> None:
         if self._is_stopped:
             self._was_cut = True  # a source that comes at the end is left to the next run
         elif self._group is not None:
+            self._unread.pop(source, None)
+            self.on_input_left(True)
             writer = ChunkWriter(self._store, self._on_chunk, self._add_unchanged, self._add_refused)
             self._running[source] = writer, self._group.create_task(self._run(source, writer))
+
+    def _note_end(self) -> None:
+        if self.ended:
+            self.on_input_left(self.is_input_left)
+            self._on_ended()
 
     def _add_unchanged(self, lines: UnchangedLines) -> None:
         self.unchanged += lines
 
-    async def _add_refused(self) -> None:
+    async def _add_refused(self, what: str) -> None:
         self.refused += 1
         if self.on_refused is not None:
-            await self.on_refused()
+            await self.on_refused(what)
 
     async def _end(self, source: Source) -> None:
         if source in self._running:
@@ -119,11 +137,13 @@ class Ingest:
                 async with self._turn:
                     await self._reader.read(source, writer)
         except InputError as fault:
-            if not self.tolerant:
+            if not (self.tolerant or isinstance(fault, UnreadableInput)):
                 raise
             log.warning("source.failed", source=str(source), reason=str(fault))
-            await self._add_refused()
+            if self.tolerant:
+                await self._add_refused(str(source))
+            elif isinstance(fault, UnreadableInput):
+                self._unread[source] = fault
         finally:
             del self._running[source]
-        if self.ended:
-            self._on_ended()
+        self._note_end()

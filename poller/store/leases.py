@@ -75,7 +75,7 @@ class Leases:
         held, claims = self._held, self._claims
         for each in settled:
             task = each.task
-            del held[task.account][task.key]
+            held[task.account].pop(task.key, None)
             for ended in claims[task.account]:
                 ended.add(task.key)
 
@@ -85,7 +85,14 @@ class Leases:
             if self._is_held(task):
                 self._end(task)
 
+    def forget(self, account: str) -> None:
+        """End all leases of the account: what held them was dropped."""
+        held = self._held[account]
+        for ended in self._claims[account]:
+            ended |= held.keys()
+        held.clear()
+
     def _end(self, task: Task) -> None:
-        del self._held[task.account][task.key]
+        self._held[task.account].pop(task.key, None)
         for ended in self._claims[task.account]:
             ended.add(task.key)

@@ -71,6 +71,17 @@ ODD = (
         ids=("A1", "A2"),
         rejected=("the id holds ' '",),
     ),
+    Odd(
+        name="rows of delimiters alone, as Excel writes empty rows",
+        data=b',,\r\ntask_id,n,m\r\nA1,1,2\r\n,,\r\n"","",""\r\n , ,\r\n',
+        ids=("A1",),
+    ),
+    Odd(
+        name="a title with empty columns, above the header",
+        data=b"Imports of November,,\ntask_id,n,m\nA1,1,2\n",
+        ids=("A1",),
+        rejected=("the id holds ' '",),
+    ),
     Odd(name="a CSV with pipes between its columns", data=b"url|task_id\nx|A1\ny|A2\n", ids=("A1", "A2")),
     Odd(
         name="a Markdown table",

@@ -9,7 +9,7 @@ import pytest
 
 from poller.core.accounts import AccountState
 from poller.core.fleet import Beat, Fenced
-from poller.core.model import Chunk, FedRow, Kind, Position, Record
+from poller.core.model import Chunk, Fed, FedRow, Kind, Position, Record
 from poller.core.protocols import Clock
 from poller.core.starts import Begin, EndRow
 from poller.reports.ledger import imbalances
@@ -326,6 +326,24 @@ async def test_a_start_of_an_account_that_is_no_longer_owned_is_fenced_before_it
     with pytest.raises(Fenced):
         await a.starts.intend(x, sent_at=EPOCH, due_at=EPOCH + 60)
     assert database.execute("SELECT starts, lost FROM import_row").fetchall() == [(0, 0)]
+
+
+async def test_what_a_dropped_lane_had_in_hand_is_claimed_again_once_its_account_is_taken_again(
+    open_member: Open, database: psycopg.Connection[Any]
+) -> None:
+    a = await open_member("a")
+    await take(a, "one")
+    row = FedRow(account="one", row="x", body=b"{}", ref=b"{}")
+    fed = Fed(account="one", task_id="1", ref=None)
+    chunk = Chunk(fed=(fed,), rows=(row,), rejected=(), blank=0, position=Position())
+    await a.add(await a.new_source("rows.csv"), chunk)
+    tasks, rows = await a.claim("one", 9), await a.starts.claim("one", 9)
+    assert (len(tasks), len(rows)) == (1, 1)
+    database.execute("UPDATE account SET owner = NULL WHERE name = 'one'")  # a failover lost the taking
+    await take(a, "one")
+    assert ids(await a.claim("one", 9)) == ["1"]
+    assert [each.row for each in await a.starts.claim("one", 9)] == ["x"]
+    assert await a.record([finished(task) for task in tasks]) == []  # of a lease that has ended
 
 
 @pytest.mark.parametrize("statement", [RECORD_POLLED, RECORD_FINISHED, PUT_OFF])

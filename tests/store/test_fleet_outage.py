@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, MutableMapping
+from itertools import count
 from typing import Any, Literal
 
 import psycopg
@@ -327,20 +328,28 @@ async def test_a_writer_that_another_programs_lock_holds_up_for_long_leaves_no_s
     open_member: Open, database: psycopg.Connection[Any], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sessions that wait on pile up, until the server has no connection left for anybody."""
-    for limit in ("ANSWER_WITHIN_S", "CONNECT_WITHIN_S"):
-        monkeypatch.setattr(f"poller.store.postgres.group_commit.{limit}", 0.1)
-    monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.05)
-    monkeypatch.setattr("poller.store.postgres.group_commit.RETRY_S", 0.02)
+    connections, many = count(1), asyncio.Event()
+
+    async def connect_and_count(dsn: Dsn) -> Any:
+        if next(connections) == 3:  # each for a try after one that got no answer
+            many.set()
+        return await connect(dsn)
+
     (name, _, condition), *others = NOT_EVERYWHERE
     monkeypatch.setattr("poller.store.postgres.dsn.NOT_EVERYWHERE", [(name, "20ms", condition), *others])
     store = await open_member("a")
     await take(store, "one")
+    monkeypatch.setattr("poller.store.postgres.group_commit.connect", connect_and_count)
+    monkeypatch.setattr("poller.store.postgres.group_commit.ANSWER_WITHIN_S", 0.05)  # doubled with each try
+    monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.05)
+    monkeypatch.setattr("poller.store.postgres.group_commit.RETRY_S", 0.02)
     with session_of(postgres_url, autocommit=False) as locker:
         locker.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
         store.save_account("one", AccountState(active_at=1.0))
         flushing = asyncio.ensure_future(store.flush())
         await blocked_for_tables(database, at_least=1)
-        await asyncio.sleep(0.8)  # seven tries
+        async with asyncio.timeout(60):
+            await many.wait()
         waiting = await blocked_for_tables(database, at_most=2)
     await flushing
     assert waiting <= 2
@@ -353,12 +362,12 @@ async def blocked_for_tables(database: psycopg.Connection[Any], *, at_least: int
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         " AND application_name LIKE 'poller a %'"
     )
-    for _ in range(2000):
-        ((count,),) = database.execute(query.encode()).fetchall()
-        if at_least <= count <= at_most:
-            return int(count)
+    for _ in range(6000):
+        ((waiting,),) = database.execute(query.encode()).fetchall()
+        if at_least <= waiting <= at_most:
+            return int(waiting)
         await asyncio.sleep(0.005)
-    raise TimeoutError(f"{count} sessions wait for a lock")
+    raise TimeoutError(f"{waiting} sessions wait for a lock")
 
 
 @pytest.mark.real_time
@@ -366,7 +375,9 @@ async def test_a_program_that_locks_a_table_is_named_in_the_log_and_to_probes_wi
     open_member: Open, postgres_url: str, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
     monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.05)
-    monkeypatch.setattr("poller.store.postgres.fleet.store.BEAT_WITHIN_S", 1.0)
+    monkeypatch.setattr("poller.store.postgres.lock.ASKED_WITHIN_S", 30.0)  # asked only once in a try
+    monkeypatch.setattr("poller.store.postgres.fleet.store.BEAT_WITHIN_S", 30.0)
+    monkeypatch.setattr("poller.store.postgres.fleet.heart.LOCK_SHARE", 0.02)  # 0.6 s: all the rest is for the answer
     store = await open_member("a")
     await take(store, "one")
     with session_of(postgres_url, autocommit=False, name="psql") as locker:
@@ -375,7 +386,7 @@ async def test_a_program_that_locks_a_table_is_named_in_the_log_and_to_probes_wi
         store.save_account("one", AccountState(active_at=1.0))
         flushing = asyncio.ensure_future(store.flush())
         assert await store.fleet.beat() is Beat.UNREACHED
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (locked := [each for each in events if each["event"] == "store.locked"]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         reason = store.unwritable_reason

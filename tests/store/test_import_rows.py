@@ -1,8 +1,11 @@
 """Rows to import in the state: durable intent, attempts, and sums that balance at every instant."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -18,8 +21,9 @@ from poller.core.record import render, render_row
 from poller.core.search import TaskFilter
 from poller.core.starts import Begin, EndRow, Row, StartAgain, Unsure
 from poller.reports.ledger import imbalances, landed_line
-from poller.store import find_rows, open_store
+from poller.store import SqliteStore, find_rows, open_store
 from poller.store.postgres.start_store import PostgresStarts
+from tests.support.postgres import session_of
 
 Clock = Callable[[], float]
 
@@ -469,3 +473,64 @@ async def test_rows_that_were_fed_before_are_counted_by_their_latest_attempt(kep
         assert await store.known_lines(chunk) == {"default": KnownLines(ended=1, underway=1)}
         await feed(store, fed("a"))
         assert await store.count_failed(chunk) == Failed()
+
+
+def _count(counted: Iterator[int]) -> int:
+    next(counted)
+    return 0  # any other number would end the statement
+
+
+async def test_pruning_a_row_costs_the_same_among_many(clock: Clock) -> None:
+    """Counted in steps of SQLite, whose planner knows no size of a table: no state is ever analyzed."""
+    steps = dict[int, int]()
+    for size in (50, 2_000):
+        async with opened("sqlite:///:memory:", clock) as store:
+            assert isinstance(store, SqliteStore)
+            await feed(store, *(fed(f"{number}") for number in range(size)))
+            for number in range(20):
+                await begun(store, await claimed(store), f"T{number}", clock())
+                await finish(store, clock(), FAILED, Kind.COMPLETE_WITH_ERRORS)
+            counted = count()
+            store._connection.set_progress_handler(partial(_count, counted), 100)
+            assert await store.prune(clock() + 10, 100) == 20
+            steps[size] = next(counted)
+    assert steps[2_000] <= 2 * steps[50]
+
+
+async def test_rows_whose_attempts_an_older_version_pruned_are_new_ones(kept_url: str, clock: Clock) -> None:
+    """It left them, and in SQLite another row's task may have the key of theirs by now."""
+    async with opened(kept_url, clock) as store:
+        await attempted(store, "b", "B1", now=clock())
+        await attempted(store, "c", "C1", now=clock())
+        assert await feed(store, fed("c")) == (1, 0, 0)
+    script = (
+        "UPDATE import_row SET attempts = 2, row = 'a' WHERE row = 'b';"
+        " INSERT INTO import_row (account, row, body, fed_at, due_at, starts, lost, task)"
+        " SELECT account, 'a~2', body, 0, 0, 1, 0, {task} FROM import_row WHERE row = 'a';"
+        " INSERT INTO import_row (account, row, body, fed_at, due_at, starts, lost, task)"
+        " SELECT account, 'b', body, 0, 0, 1, 0, {shared} FROM import_row WHERE row = 'a';"
+        " UPDATE import_row SET task = {gone} WHERE row = 'a'; UPDATE import_sum SET accepted = accepted + 2;"
+        " ALTER TABLE import_sum DROP COLUMN tried_again; DROP INDEX source_name; DROP INDEX source_fingerprint;"
+    )
+    key = "(SELECT task FROM import_row WHERE row = 'a')"
+    if kept_url.startswith("sqlite"):
+        script = script.format(task=999, shared=key, gone=key) + "PRAGMA user_version = 11"
+        with closing(sqlite3.connect(kept_url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript(script)
+    else:
+        with session_of(kept_url) as session:
+            session.execute(script.format(task=999, shared=key, gone=998).encode())
+            session.execute("UPDATE state_version SET version = 13")
+    async with opened(kept_url, clock) as store:
+        sums = await store.sums()
+        assert imbalances(sums) == []
+        assert sums.starts is not None
+        assert (sums.starts.starts, sums.starts.accepted, sums.starts.unstarted, sums.starts.tried_again) == (
+            4,
+            4,
+            1,
+            2,
+        )
+        assert await feed(store, fed("a"), fed("b"), fed("c")) == (2, 1, 0), "b failed, c has its second attempt"
+        found = {row.row: row.earlier for row in await store.starts.claim("default", 5)}
+        assert found == {"a": (), "b~2": ("B1",), "c~2": ("C1",)}

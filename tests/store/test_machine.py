@@ -303,7 +303,8 @@ class StoreMachine(RuleBasedStateMachine):
     def prune(self, age_s: float, limit: int) -> None:
         attached = [sink for sink in self.sinks.values() if sink.attached]
         before = self.now - age_s
-        old = [task for task in self.finished if task.seen_at < before]
+        expired = [task for task in self.finished if task.seen_at < before]
+        old = sorted(expired, key=lambda task: (task.seen_at, task.key))  # not as they were recorded
         going = [task for task in old if all(task in sink.delivered for sink in attached)][:limit]
         assert self.run(self.store.prune(before, limit)) == len(going)
         for task in going:

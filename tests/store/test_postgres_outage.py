@@ -354,6 +354,8 @@ async def test_a_command_that_reads_names_the_program_that_locks_a_table_and_wai
 ) -> None:
     await feed(store, "a")
     monkeypatch.setattr("poller.store.postgres.connection.SILENT_AFTER_S", 0.02)
+    for limit in ("lock.ASKED_WITHIN_S", "connection.CONNECT_WITHIN_S"):  # of which a busy machine may need much
+        monkeypatch.setattr(f"poller.store.postgres.{limit}", 30.0)
     reader = await read_store(postgres_url)
     assert isinstance(reader, PostgresReader)
     with session_of(postgres_url, autocommit=False, name="psql") as locker:

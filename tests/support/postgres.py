@@ -25,10 +25,12 @@ def running_server() -> Iterator[str]:
 
 
 def session_of(state_url: str, *, autocommit: bool = True, name: str = "test") -> psycopg.Connection[Any]:
-    """Connect to the state's server with its schema's tables in reach, as the store does."""
+    """Connect to the state's server with its schema's tables in reach, as the store does. It keeps a lock for as long
+    as a busy machine needs."""
     dsn = parse(state_url)
     connection = psycopg.connect(dsn.conninfo, autocommit=True, application_name=name)
     connection.execute(begin_session(dsn).encode())
+    connection.execute("SET idle_in_transaction_session_timeout = 0")
     connection.autocommit = autocommit
     return connection
 

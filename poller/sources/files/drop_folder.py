@@ -19,6 +19,7 @@ import structlog
 
 from poller.core.errors import InputError, UnreadableInput
 from poller.core.protocols import Clock
+from poller.core.steady_clock import file_clock_of
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S
 from poller.sources.files.moved_files import MovedFiles, move_back, move_into
@@ -66,7 +67,7 @@ class DropFolder:
         self._writer = writer
         self._options = options
         self._settle_s = settle_s
-        self._clock = clock
+        self._file_clock = file_clock_of(clock)
         self._seen: dict[str, _SeenFile] = {}
         self._started: set[int] = set()  # inodes of files that this run began to read
         self._name = source_name(folder)
@@ -77,8 +78,8 @@ class DropFolder:
         self._watch_at = 0.0
 
     async def run(self, *, follow: bool) -> None:
-        """Read and move every file; `follow`: then wait for more. Without, raises `InputError` for a folder that cannot
-        be read, and for a file that could not be for `PATIENCE_S`: all others are read by then."""
+        """Read and move every file; `follow`: then wait for more. Without, raises `UnreadableInput` for a folder that
+        cannot be read, and for a file that could not be for `PATIENCE_S`: all others are read by then."""
         while True:
             try:
                 self._move_grown_back()
@@ -135,7 +136,7 @@ class DropFolder:
                         if (is_link or entry.is_file(follow_symlinks=False)) and not _TEMPORARY.fullmatch(entry.name):
                             found.append((entry.name, entry.stat(follow_symlinks=False)))
         except OSError as error:
-            raise InputError(f"cannot read the folder {self._folder}: {error.strerror}") from None
+            raise UnreadableInput(f"cannot read the folder {self._folder}: {error.strerror}") from None
         names = {name for name, _ in found}
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         return found
@@ -161,7 +162,7 @@ class DropFolder:
 
     def _has_rested(self, facts: os.stat_result, seen: _SeenFile, for_s: float) -> bool:
         rested_s = asyncio.get_running_loop().time() - seen.since
-        return rested_s >= for_s or (rested_s > 0 and self._clock() - facts.st_mtime >= for_s)
+        return rested_s >= for_s or (rested_s > 0 and self._file_clock() - facts.st_mtime >= for_s)
 
     def _has_rested_longer(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
         if not self._has_reported_longer:
@@ -204,7 +205,7 @@ class DropFolder:
             if isinstance(fault, UnreadableInput):
                 raise
             log.warning("source.file_failed", source=source_name(str(path)), reason=str(fault))
-            await self._writer.on_refused()
+            await self._writer.on_refused(f"{self._name} {seen.signature}")
             seen.move_to = FAILED
         else:
             seen.move_to, seen.rejected = DONE, rejected

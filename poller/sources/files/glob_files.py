@@ -53,11 +53,18 @@ class GlobReader:
         self._rotated: dict[str, _RotatedFile] = {}
 
     async def read(self) -> None:
-        """Read each match to its end, one after the other. Raises `InputError`."""
+        """Read each match to its end, one after the other. Raises `InputError`; an `UnreadableInput` after the last."""
+        unreadable: UnreadableInput | None = None
         for path in self._matches():
             if self._registry.claim(path, self._source) and not await self._was_read_elsewhere(path):
-                counts = await feed(path, self._writer, self._options, links=False)
-                self._writer.on_unchanged(counts.unchanged)
+                try:
+                    counts = await feed(path, self._writer, self._options, links=False)
+                except UnreadableInput as fault:
+                    unreadable = unreadable or fault
+                else:
+                    self._writer.on_unchanged(counts.unchanged)
+        if unreadable is not None:
+            raise unreadable
 
     async def follow(self) -> None:
         """Follow every match for as long as it exists."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from poller.core.columns import did_you_mean
 from poller.core.csv_cells import without_mark
 from poller.core.errors import InputError
 from poller.core.model import FedRow
@@ -118,12 +119,14 @@ def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str 
         if (table := _table(line, options, delimiter)) is not None:
             return table
         columns = columns_of(line, delimiter)
-        if options.format == "csv" or len(columns) > 1:
+        is_title = len(columns) > 1 and sum(map(bool, columns)) == 1
+        if not is_title and (options.format == "csv" or len(columns) > 1):
             found = ", ".join(ascii(name[:40]) for name in columns[:20])
             begins = printable(line.strip()[:_LINE_SHOWN])
             raise InputError(
                 f"{source}: there is no URL column ({', '.join(readers.url_names)}). Columns found: {found}. "
-                f"Name yours with --column url=NAME. The first line: {begins}"
+                f"Name yours with --column url=NAME{did_you_mean(options.rows.columns.named.get('url'), columns)}, or "
+                f"delete the lines above the header. The first line: {begins}"
             )
         raise ValueError("neither a URL, a JSON object nor the header of a table with a URL column")
     if options.format == "csv" or is_json(line, [line]) or is_url(line):

@@ -10,7 +10,8 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from poller.core.columns import COLUMN_NAMES, Columns, first_value, is_blank, normalized
+from poller.core.columns import COLUMN_NAMES, Columns, did_you_mean, first_value, is_blank, matching, normalized
+from poller.core.csv_cells import damage
 from poller.core.errors import ConfigError
 from poller.core.model import JsonObject
 from poller.core.start_options import ACCESSES, CHOICES, FOLDERS, OPTIONS, option_value, options_from
@@ -48,13 +49,10 @@ class RowReader:
     def __init__(self, options: RowOptions, names: tuple[str, ...]) -> None:
         columns = options.columns
         for meaning, name in columns.named.items():
-            if name not in names:
-                raise ConfigError(f"--column {meaning}={name}: there is no such column. Known: {', '.join(names[:20])}")
-        if options.key is not None and options.key not in names:
-            raise ConfigError(f"--key {options.key}: there is no such column. Known: {', '.join(names[:20])}")
+            _column(names, name, f"--column {meaning}=")
         self.url_names = columns.names(names, "url")
         self._names = {option: columns.names(names, option) for option in OPTIONS}
-        self._key = options.key
+        self._key = None if options.key is None else _column(names, options.key, "--key ")
         self._defaults, self._templates = read_defaults(options.defaults)
         self._fields = {name: columns_for(template, names) for name, template in self._templates.items()}
         self._misspelt = _misspelt(names)
@@ -81,11 +79,11 @@ class RowReader:
             raise ValueError(
                 f"the column {name!r} is nearly the option {option}, which HubSpot would ignore: rename it"
             )
-        url = checked_url(self._url(ref))
+        url = checked_url(_undamaged(self._url(ref), "url"))
         body = {"url": url, **self._fixed}
         if self._varying:
             body |= options_from(
-                lambda name: first_value(ref, self._names[name]),
+                lambda name: _undamaged(first_value(ref, self._names[name]), name),
                 lambda name: self._default(name, ref, url),
                 self._varying,
             )
@@ -120,10 +118,25 @@ class RowReader:
         value = ref.get(self._key)
         if is_blank(value) or isinstance(value, dict | list):
             raise ValueError(f"the key column {self._key} has no value in the row")
-        text = str(value).strip()
+        text = str(_undamaged(value, self._key)).strip()
         if _REPLACED in text:
             raise ValueError(NOT_UTF_8)
         return text if _SAFE_KEY.fullmatch(text) else _digest(text.encode(errors="surrogatepass"))
+
+
+def _column(names: tuple[str, ...], name: str, option: str) -> str:
+    """Return the column that a person named. Raises `ConfigError`."""
+    if (column := matching(names, name)) is None:
+        known = ", ".join(names[:20])
+        raise ConfigError(f"{option}{name}: there is no such column{did_you_mean(name, names)}. Known: {known}")
+    return column
+
+
+def _undamaged(value: Any, name: str) -> Any:
+    """Return the value. Raises `ValueError` for what a spreadsheet made of another one."""
+    if isinstance(value, str) and (found := damage(value)) is not None:
+        raise ValueError(f"{name} {found}")
+    return value
 
 
 def _is_url(value: object) -> TypeGuard[str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from poller.core.columns import is_blank, normalized
+from poller.core.columns import is_blank, matching
+from poller.core.csv_cells import damage
 from poller.core.errors import ConfigError
 
 URL_PIECES: Mapping[str, str] = {
@@ -36,7 +37,9 @@ class Template:
             value = _URL_VALUES[name](url) if name in _URL_VALUES else ref.get(columns[name])
             if is_blank(value) or isinstance(value, dict | list):
                 raise ValueError(f"{{{name}}} has no value in the row, and --set {self.option}={self.text} needs it")
-            parts[at] = str(value).strip()
+            parts[at] = text = str(value).strip()
+            if name not in _URL_VALUES and (found := damage(text)) is not None:
+                raise ValueError(f"{columns[name]} {found}")
         return "".join(parts)
 
 
@@ -55,9 +58,7 @@ def columns_for(template: Template, names: Sequence[str]) -> dict[str, str]:
     for field in template.fields:
         if field in _URL_VALUES:
             continue
-        column = (
-            field if field in names else next((name for name in names if normalized(name) == normalized(field)), None)
-        )
+        column = matching(tuple(names), field)
         if column is None:
             known = ", ".join([*names[:20], *_URL_VALUES])
             raise ConfigError(f"--set {template.option}={template.text}: there is no column {field!r}. Known: {known}")

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_NEXT_URL = re.compile(r"(?i)[\s,;|]\s*https?://")  # behind a separator
 _USUAL = re.compile(r"https?://([A-Za-z0-9.-]+)(?::[0-9]{1,4})?/[!-~]*")  # what needs no parser: 1 µs instead of 8
 _LOCAL = (".local", ".localhost", ".internal", ".lan", ".home.arpa")
 
@@ -18,10 +19,8 @@ def checked_url(text: object) -> str:
         if (fault := _host_fault(usual[1])) is not None:
             raise ValueError(fault)
         return url
-    if not re.match(r"(?i)https?://", url):
-        raise ValueError("the URL does not begin with http:// or https://")
-    if _CONTROL.search(url):
-        raise ValueError("the URL has a space or a control character: write it as %20")
+    if (fault := _text_fault(url)) is not None:
+        raise ValueError(fault)
     try:
         parts = urlsplit(url)
         host, has_user = parts.hostname or "", parts.username is not None or parts.password is not None
@@ -33,6 +32,19 @@ def checked_url(text: object) -> str:
     if (fault := _host_fault(host)) is not None:
         raise ValueError(fault)
     return url
+
+
+def _text_fault(text: str) -> str | None:
+    """Return why a text is no URL; None where it may be one."""
+    if text.startswith("="):
+        return "the URL is a formula: copy the column and paste it as values"
+    if not re.match(r"(?i)https?://", text):
+        return "the URL does not begin with http:// or https://"
+    if _NEXT_URL.search(text) and _CONTROL.search(text):
+        return "there is more than one URL in the cell: write a row for each"
+    if _CONTROL.search(text):
+        return "the URL has a space or a control character: write it as %20"
+    return None
 
 
 @lru_cache(maxsize=4096)

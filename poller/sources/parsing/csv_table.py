@@ -65,7 +65,7 @@ class CsvReader:
         if not text.strip():
             return 1, None
         if '"' not in text:
-            return 1, self._fed(text.split(self.delimiter))
+            return 1, self._task(text.split(self.delimiter))
         record = _RecordLines(self, lines, at)
         fields = _fields(record, self.delimiter)
         if record.lacks_lines and not final:
@@ -76,7 +76,11 @@ class CsvReader:
             raise ValueError(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
         if record.taken > 1 and self._is_header(names := [re.sub(r"\r?\n", " ", field) for field in fields]):
             raise self._second_header(names)
-        return record.taken, self._fed(fields)
+        return record.taken, self._task(fields)
+
+    def _task(self, fields: list[str]) -> Fed | None:
+        """Return the record's task, None for a blank one: Excel writes empty rows as delimiters alone."""
+        return self._fed(fields) if any(map(str.strip, fields)) else None
 
     def _fed(self, fields: list[str]) -> Fed:
         if self._is_header(fields):

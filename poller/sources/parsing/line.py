@@ -9,6 +9,7 @@ import msgspec
 import orjson
 
 from poller.core.columns import Columns
+from poller.core.csv_cells import is_error
 from poller.core.model import Fed, Rejection
 from poller.core.task_id import NEVER_ID_PATTERN, TASK_ID_PATTERN, task_id_of
 from poller.core.text import printable
@@ -27,7 +28,6 @@ _PLAIN_IDS = re.compile(  # no dot in front: `..` is no id
 )
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _STATUS_URL = re.compile(r"https?://[^/?#\s]+/(?:[^?#]*/)?tasks/([^/?#]*)/status/?(?:[?#].*)?", re.IGNORECASE)
-_CELL_ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NULL!|NUM!)")
 _JSON_STARTS = (b"{", b"[", b'"')
 _DEEPEST_REF = 254  # levels: the most that orjson writes; readers accept far more
 
@@ -101,7 +101,7 @@ def _plain_ids(lines: Sequence[Line]) -> list[str]:
 def is_comment(text: str) -> bool:
     """Whether a line of text is a comment; a spreadsheet's `#N/A` or `#REF!` is none."""
     stripped = text.strip()
-    return stripped.startswith("#") and _CELL_ERROR.fullmatch(stripped) is None
+    return stripped.startswith("#") and not is_error(stripped)
 
 
 def text_of(line: Line) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
+from string import whitespace
 from typing import Protocol, Self, cast
 
 from poller.core.errors import InputError
@@ -30,6 +31,7 @@ from poller.sources.parsing.lines import JsonSplitter, Line, LineSplitter, excer
 
 _SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?\s*", re.IGNORECASE)  # a first line that Excel reads and writes
 _LIKE_AN_ID = re.compile(r"(?=.*[0-9A-Z])[A-Za-z0-9_-]{6,}")
+_BLANK = f"{whitespace},;"  # what an empty row of a table has
 _LINE_SHOWN = 80  # characters
 
 
@@ -289,7 +291,7 @@ class Parser:
         for at, line in enumerate(self._pending[:count]):
             try:
                 text = text_of(line)
-                if not text.strip() or is_comment(text) or self._names_delimiter(text):
+                if self._is_blank(text) or is_comment(text) or self._names_delimiter(text):
                     into.blank += 1
                     continue
                 header_lines = self._find_reader(at, final=final)
@@ -330,6 +332,10 @@ class Parser:
             if line.strip():
                 return line.decode("utf-8", "replace").removesuffix("\r")
         return "" if len(self._pending) > at + HEADER_LINES else None
+
+    def _is_blank(self, text: str) -> bool:
+        """Whether a line above the first record has no value: white space, or delimiters of an empty row."""
+        return not text.strip(_BLANK if self._options.format in ("auto", "csv") else None)
 
     def _names_delimiter(self, text: str) -> bool:
         if self._options.format not in ("auto", "csv") or (found := _SEPARATOR.fullmatch(text)) is None:

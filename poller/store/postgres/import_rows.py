@@ -328,24 +328,29 @@ async def count(connection: AsyncConnection) -> StartSums | None:
 # --- pruning ---------------------------------------------------------------------------------------------------------
 
 
-_ROWS_OF_TASKS = "SELECT DISTINCT account, split_part(row, '~', 1) FROM import_row WHERE task = ANY (%s::bigint[])"
-_ATTEMPT_OF_F = "i.account = f.account AND (i.row = f.row OR i.row > f.row || '~' AND i.row < f.row || '~:')"
 _FORGET = (
-    f"WITH whole AS (SELECT account, row FROM import_row f WHERE (account, row) IN ({_ROWS_OF_TASKS})"  # noqa: S608 - our own text
-    f" AND attempts = (SELECT count(*) FROM import_row i WHERE {_ATTEMPT_OF_F} AND i.task IS NOT NULL"
-    " AND NOT EXISTS (SELECT FROM task WHERE key = i.task))),"
-    f" gone AS (DELETE FROM import_row i USING whole f WHERE {_ATTEMPT_OF_F}"
-    " RETURNING i.account, i.starts, i.lost, i.attempts - 1 AS tried_again),"
-    " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost, sum(tried_again) AS tried_again FROM gone"
+    "WITH gone AS (DELETE FROM import_row WHERE {which} RETURNING account, starts, lost, attempts),"
+    " x AS (SELECT account, sum(starts) AS starts, sum(lost) AS lost, sum(attempts - 1) AS tried_again FROM gone"
     " GROUP BY account)"
     " UPDATE import_sum s SET starts = s.starts + x.starts, lost = s.lost + x.lost,"
     " tried_again = s.tried_again + x.tried_again FROM x WHERE s.account = x.account"
 )
-_LOCK_ROWS = f"SELECT FROM import_row WHERE (account, row) IN ({_ROWS_OF_TASKS}) ORDER BY key FOR UPDATE"
+_SINGLE = "task = ANY (%s::bigint[]) AND attempts = 1 AND position('~' IN row) = 0"
+_SEVERAL = "SELECT DISTINCT account, split_part(row, '~', 1) FROM import_row WHERE task = ANY (%s::bigint[])"
+_ATTEMPTS = "SELECT attempts FROM import_row WHERE account = %s AND row = %s FOR UPDATE"
+_IF_GONE = (
+    "account = %(account)s AND row = ANY (%(names)s) AND NOT EXISTS (SELECT FROM import_row i"
+    " WHERE i.account = %(account)s AND i.row = ANY (%(names)s)"
+    " AND (i.task IS NULL OR EXISTS (SELECT FROM task WHERE key = i.task)))"
+)
 
 
 async def forget(connection: AsyncConnection, tasks: Sequence[int]) -> None:
     """Delete the rows of tasks that were pruned. A row with several attempts goes with the last of their tasks: one may
     be under way, and must be found when the row is fed again."""
-    await connection.execute(_LOCK_ROWS.encode(), (list(tasks),))  # what feeding adds before is seen by what follows
-    await connection.execute(_FORGET.encode(), (list(tasks),))
+    await connection.execute(_FORGET.format(which=_SINGLE).encode(), (list(tasks),))
+    for account, first in await fetch_all(connection, _SEVERAL, (list(tasks),)):
+        # The lock: an attempt that is fed meanwhile is made before, and found, or after.
+        ((attempts,),) = await fetch_all(connection, _ATTEMPTS, (account, first))
+        names = [first, *(f"{first}~{number}" for number in range(2, attempts + 1))]
+        await connection.execute(_FORGET.format(which=_IF_GONE).encode(), {"account": account, "names": names})

@@ -1,6 +1,6 @@
 """The `StartStore` of a PostgreSQL state: the leases of rows in memory, the rest in `import_rows`."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from psycopg import AsyncConnection
@@ -52,7 +52,7 @@ class PostgresStarts(StartStore):
         self._clock = clock
         self._noted = noted
         self._first_poll_s = first_poll_s
-        self._leased: set[int] = set()
+        self._leased: dict[int, str] = {}  # a row's key → its account
         self._claims: list[set[int]] = []  # for each claim under way, the rows whose leases have ended since it began
 
     async def claim(self, account: str, limit: int) -> list[Row]:
@@ -65,7 +65,7 @@ class PostgresStarts(StartStore):
         finally:
             self._claims = [each for each in self._claims if each is not ended]
         rows = [row for row in due if row.key not in ended and row.key not in self._leased]
-        self._leased.update(row.key for row in rows)
+        self._leased.update((row.key, row.account) for row in rows)
         return rows
 
     async def next_due_at(self, account: str) -> float | None:
@@ -119,8 +119,11 @@ class PostgresStarts(StartStore):
         return None if noted is None else noted.paused_s
 
     def release(self, rows: Sequence[Row]) -> None:
-        keys = {row.key for row in rows}
-        self._leased -= keys
+        self._end_leases({row.key for row in rows})
+
+    def _end_leases(self, keys: Set[int]) -> None:
+        for key in keys:
+            self._leased.pop(key, None)
         for ended in self._claims:
             ended |= keys
 

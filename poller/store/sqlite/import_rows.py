@@ -29,7 +29,6 @@ from poller.store.sqlite.accounts import account_base
 Connection = sqlite3.Connection
 
 PRUNED = 0  # the task of an attempt whose task is pruned: SQLite may give its key to another
-_ATTEMPT_OF_F = "i.account = f.account AND (i.row = f.row OR i.row > f.row || '~' AND i.row < f.row || '~:')"
 
 
 # --- feeding ---------------------------------------------------------------------------------------------------------
@@ -265,26 +264,33 @@ def forget(connection: Connection, tasks: Sequence[tuple[int]]) -> None:
     """Delete the rows of tasks that are pruned. A row with several attempts goes with the last of their tasks: one may
     be under way, and must be found when the row is fed again. Until then `PRUNED` is the task of the others."""
     keys = orjson.dumps([task for (task,) in tasks]).decode()
-    attempts = connection.execute(
-        "UPDATE import_row SET task = ? WHERE task IN (SELECT value FROM json_each(?)) AND task IS NOT NULL"
-        " RETURNING account, substr(row, 1, instr(row || '~', '~') - 1)",
-        (PRUNED, keys),
+    found = connection.execute(
+        "SELECT i.key, i.account, i.row, i.attempts FROM json_each(?) pruned"
+        " CROSS JOIN import_row i ON i.task = pruned.value AND i.task IS NOT NULL",
+        (keys,),
+    ).fetchall()
+    gone = [(key,) for key, _, row, attempts in found if attempts == 1 and "~" not in row]
+    of_several = [(key, account, row) for key, account, row, attempts in found if attempts > 1 or "~" in row]
+    connection.executemany("UPDATE import_row SET task = ? WHERE key = ?", [(PRUNED, key) for key, *_ in of_several])
+    for account, first in sorted({(account, row.partition("~")[0]) for _, account, row in of_several}):
+        gone += _attempts_if_gone(connection, account, first)
+    connection.executemany(
+        "UPDATE import_sum SET (starts, lost, tried_again) = (SELECT import_sum.starts + i.starts,"
+        " import_sum.lost + i.lost, import_sum.tried_again + i.attempts - 1 FROM import_row i WHERE i.key = ?)",
+        gone,
     )
-    rows = orjson.dumps(sorted(set(attempts))).decode()
-    gone = (
-        "key IN (SELECT i.key FROM json_each(?) pruned"  # noqa: S608 - our own text
-        " CROSS JOIN import_row f ON f.account = json_extract(pruned.value, '$[0]')"
-        " AND f.row = json_extract(pruned.value, '$[1]')"
-        f" CROSS JOIN import_row i ON {_ATTEMPT_OF_F} WHERE f.attempts = (SELECT count(*) FROM import_row i"
-        f" WHERE {_ATTEMPT_OF_F} AND i.task = {PRUNED}))"
-    )
-    connection.execute(
-        "UPDATE import_sum SET (starts, lost, tried_again) = (SELECT import_sum.starts + coalesce(sum(i.starts), 0),"  # noqa: S608 - our own text
-        " import_sum.lost + coalesce(sum(i.lost), 0), import_sum.tried_again + coalesce(sum(i.attempts - 1), 0)"
-        f" FROM import_row i WHERE {gone})",
-        (rows,),
-    )
-    connection.execute(f"DELETE FROM import_row WHERE {gone}", (rows,))  # noqa: S608 - our own text
+    connection.executemany("DELETE FROM import_row WHERE key = ?", gone)
+
+
+def _attempts_if_gone(connection: Connection, account: int, first: str) -> list[tuple[int]]:
+    """Return the keys of all attempts at a row, where the task of each is pruned; else none."""
+    by_name = "SELECT key, task FROM import_row WHERE account = ? AND row = ?"
+    (latest,) = connection.execute(
+        "SELECT attempts FROM import_row WHERE account = ? AND row = ?", (account, first)
+    ).fetchone()
+    names = [first, *(f"{first}~{number}" for number in range(2, latest + 1))]
+    found = [connection.execute(by_name, (account, name)).fetchone() for name in names]
+    return [(key,) for key, _ in found] if all(task == PRUNED for _, task in found) else []
 
 
 def rebase(connection: Connection, values: Mapping[str, float]) -> None:

@@ -308,3 +308,79 @@ def test_where_two_columns_have_different_urls_none_is_imported_until_a_person_n
 def test_an_option_s_own_name_wins_over_another_word_for_it() -> None:
     (row,) = read("url,filename,name\nhttps://x.example/1.png,f.png,g.png\n")
     assert body(row)["name"] == "g.png"
+
+
+def test_rows_of_delimiters_alone_are_blank() -> None:
+    text = ',,\nurl,sku,n\nhttps://a.example.com/1,7,\n,,\n"","",""\n , ,\n'
+    assert (len(read(text)), rejected(text)) == (1, [])
+    assert sum(chunk.blank for chunk in chunks(text)) == 5
+    assert rejected("url,sku\n,7\n") == ["there is no URL in the row"]
+
+
+def test_a_title_above_the_header_is_rejected_and_the_rest_read() -> None:
+    text = "Spring campaign 2026,,\n,,\nurl,sku,n\nhttps://a.example.com/1,7,\n"
+    assert len(read(text)) == 1
+    assert rejected(text) == ["neither a URL, a JSON object nor the header of a table with a URL column"]
+    with pytest.raises(InputError, match="delete the lines above the header"):
+        read("Spring campaign,2026,\nurl,sku,n\nhttps://a.example.com/1,7,\n")
+
+
+@pytest.mark.parametrize("cell", ["#REF!", "#N/A", "#NAME?", " #VALUE! ", "#DIV/0!", "#NULL!", "#NUM!"])
+def test_an_error_of_a_spreadsheet_rejects_its_row_where_it_would_be_sent(cell: str) -> None:
+    """Not as `/p/#REF!`, a folder that stays; `#N/A` would even be two."""
+    templates = {"access": "PRIVATE", "folderPath": "/p/{brand}"}
+    text = f"url,brand\nhttps://a.example.com/1,{cell}\nhttps://a.example.com/2,Acme\n"
+    assert rejected(text, defaults=templates) == [
+        f"brand is {cell.strip()}, an error of a spreadsheet: correct the cell"
+    ]
+    assert len(read(text, defaults=templates)) == 1
+    assert len(read(text)) == 2
+    for column in ("url", "name", "folderPath"):
+        values = {"url": "https://a.example.com/1", column: cell}
+        assert f"{column} is {cell.strip()}, an error" in rejected(json.dumps(values))[0]
+    assert f"brand is {cell.strip()}, an error" in rejected(text, key="brand")[0]
+
+
+@pytest.mark.parametrize("cell", ["1.23457E+12", "1,23457E+12", "4E+12", "1.5E-07"])
+def test_a_number_that_a_spreadsheet_rounded_rejects_its_row_where_it_would_be_sent(cell: str) -> None:
+    """Its digits are lost, and many numbers become this one: they would be one file's name, or one row."""
+    text = f'url,sku\nhttps://a.example.com/1,"{cell}"\n'
+    reason = f"sku is {cell}, a number that a spreadsheet rounded: export the column as text"
+    assert rejected(text, defaults={**SET, "name": "{sku}.png"}) == [reason]
+    assert rejected(text, key="sku") == [reason]
+    assert rejected(text) == []
+    assert "rounded" in rejected(json.dumps({"url": "https://a.example.com/1", "name": cell}))[0]
+
+
+@pytest.mark.parametrize("cell", ["1.5", "2E-10", "12E+05", "1e5", "#1", "#N/A 7", "E+12"])
+def test_what_only_resembles_what_a_spreadsheet_writes_is_a_value(cell: str) -> None:
+    (row,) = read(json.dumps({"url": "https://a.example.com/1", "sku": cell}), defaults={**SET, "folderPath": "/{sku}"})
+    assert body(row)["folderPath"] == f"/{cell}"
+
+
+def test_a_named_column_is_found_in_another_spelling_and_a_near_one_is_named() -> None:
+    for header in ("Image URL", "image  url", "IMAGE_URL"):
+        (row,) = read(f"sku,{header}\n7,https://a.example.com/1\n", columns=Columns(named={"url": "image url"}))
+        assert body(row)["url"] == "https://a.example.com/1"
+        assert read(
+            f"{header},SKU\nhttps://a.example.com/1,7\n", columns=Columns(named={"url": "image url"}), key="sku"
+        )
+    (row,) = read("Pic,pic\nx,https://a.example.com/1\n", columns=Columns(named={"url": "pic"}))
+    assert body(row)["url"] == "https://a.example.com/1"
+    with pytest.raises(InputError, match="Did you mean 'Image URL'"):
+        read("sku,Image URL\n7,https://a.example.com/1\n", columns=Columns(named={"url": "image ulr"}))
+    with pytest.raises(ConfigError, match="Did you mean 'title'"):
+        read("url,title\nhttps://a.example.com/1,7\n", columns=Columns(named={"name": "titel"}))
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("https://a.example.com/a.png, https://a.example.com/b.png", "more than one URL"),
+        ("https://a.example.com/a.png\nhttps://a.example.com/b.png", "more than one URL"),
+        ('=HYPERLINK("https://a.example.com/a.png")', "a formula"),
+        ("https://a.example.com/a b.png", "%20"),
+    ],
+)
+def test_the_reason_names_what_is_wrong_with_a_url(cell: str, reason: str) -> None:
+    assert reason in rejected(json.dumps({"url": cell}))[0]

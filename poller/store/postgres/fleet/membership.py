@@ -38,6 +38,7 @@ class PostgresMembership(Membership):
         """`restore` stores again what a failover may have lost, while the state still shows this process as owner."""
         self.name = holdings.name
         self.on_fenced: Callable[[Fenced], None] = lambda _fenced: None
+        self.on_taken: Callable[[str], None] = lambda _account: None
         self._holdings = holdings
         self._writer = writer
         self._read = read
@@ -127,7 +128,9 @@ class PostgresMembership(Membership):
         return [taken for taken, _ in found]
 
     def _begin_owning(self, found: Sequence[tuple[Taken, OwnedAccount]]) -> None:
-        self._holdings.accounts.update({taken.account: owned for taken, owned in found})
+        for taken, owned in found:
+            self.on_taken(taken.account)
+            self._holdings.accounts[taken.account] = owned
 
     async def give(self, account: str, epoch: int, *, slot_ages_s: Sequence[float], is_clean: bool) -> bool:
         try:

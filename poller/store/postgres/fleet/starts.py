@@ -70,9 +70,11 @@ class FleetStarts(PostgresStarts):
 
     def forget(self) -> None:
         """End all leases: the membership that they rested on has ended."""
-        for ended in self._claims:
-            ended |= self._leased
-        self._leased.clear()
+        self._end_leases(set(self._leased))
+
+    def forget_account(self, account: str) -> None:
+        """End the leases of its rows: what held them was dropped."""
+        self._end_leases({key for key, name in self._leased.items() if name == account})
 
     async def _write_of(
         self,

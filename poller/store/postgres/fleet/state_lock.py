@@ -102,7 +102,7 @@ async def _migrate_beside(connection: AsyncConnection, dsn: Dsn) -> int:
             "then start this one: it brings the state to its own version."
         )
     for _ in range(MIGRATION_TRIES):
-        with suppress(errors.LockNotAvailable):
+        with suppress(errors.LockNotAvailable, errors.DeadlockDetected):
             async with connection.transaction():
                 await connection.execute(f"SET LOCAL lock_timeout = {int(LOCK_WAIT_S * 1000)}".encode())
                 await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION})".encode())

@@ -74,6 +74,7 @@ class FleetStore(PostgresStore):
         self._fleet = PostgresMembership(
             self._holdings, writer, self._read, self._heart, clock, self.flush, self._starts.restore
         )
+        self._fleet.on_taken = self._forget_leases
 
     @property
     def fleet(self) -> PostgresMembership:
@@ -91,6 +92,11 @@ class FleetStore(PostgresStore):
         self._stored.clear()
         self._noted_knowledge.clear()
         self._fleet.on_fenced(fenced)
+
+    def _forget_leases(self, account: str) -> None:
+        """End what is left of an account's leases when it is taken: a lane that was dropped releases nothing."""
+        self._leases.forget(account)
+        self._starts.forget_account(account)
 
     @property
     def _member(self) -> int:
