@@ -166,11 +166,17 @@ def _described(
     for key, value in flat.items():
         origin = origins.get((*path, key))
         if origin or not only_set:
-            yield f"{key} = {_shown(value)}" + (f"  # {origin}" if origin else "")
+            shown = f'"{_NONE[key]}"' if value is None and key in _NONE else _shown(value)
+            yield f"{key} = {shown}" + (f"  # {origin}" if origin else "")
     for key in values.keys() - flat.keys():
         lines = list(_described(values[key], (*path, key), origins, only_set=only_set))
         if lines:
             yield from ("", f"[{dotted((*path, key))}]", *lines)
+
+
+_NONE = dict.fromkeys(("give_up_s", "stop_on_failures", "retention_s"), "never") | dict.fromkeys(
+    ("expect_result", "requests", "window_s", "daily_limit", "workers", "poll_cost_s", "longest_gap_s"), "auto"
+)  # what a person writes for None
 
 
 def _shown(value: object) -> str:

@@ -465,3 +465,10 @@ def test_the_example_s_samples_work_too(tmp_path: Path) -> None:
     settings = load(file, {}, {}, tmp_path / "none")
     assert settings.accounts["us"].polling.longest_gap_s == 120
     assert settings.oauth is not None
+
+
+def test_a_default_is_described_by_the_word_that_sets_it() -> None:
+    example = (Path(__file__).parents[2] / "config.example.toml").read_text("utf-8")
+    words = re.findall(r'^# (\w+ = "(?:auto|never)")$', example, re.MULTILINE)
+    assert len(words) > 9
+    assert set(words) <= set(describe(load(None, {}, {}, Path("/nonexistent"))).splitlines())
