@@ -30,6 +30,8 @@ def read_trace(path: Path) -> list[Import]:
         if line.strip():
             try:
                 found.append(_import(orjson.loads(line)))
+            except orjson.JSONDecodeError:
+                raise SystemExit(f"{path}, line {number}: it is no JSON. Write it as {EXAMPLE}") from None
             except (ValueError, TypeError, AttributeError, KeyError) as error:
                 reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
                 raise SystemExit(f"{path}, line {number}: {reason}. Write it as {EXAMPLE}") from None

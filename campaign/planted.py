@@ -1200,7 +1200,7 @@ BUGS = (
     Bug(
         name="refused-file-not-counted",
         file="poller/sources/files/drop_folder.py",
-        old="            await self._writer.on_refused()\n",
+        old='            await self._writer.on_refused(f"{self._name} {seen.signature}")\n',
         new="",
         tests=("service/test_same_file_again",),
     ),

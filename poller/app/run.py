@@ -23,7 +23,7 @@ from poller.core.sums import Sums
 from poller.core.text import redacted_url
 from poller.engine import Service
 from poller.engine.metrics import Metrics
-from poller.reports.work import Work, WorkNote, is_work_left, work_note, work_of
+from poller.reports.work import Work, WorkNote, is_work_left, with_refused, work_note, work_of
 from poller.sources import check_sources
 
 log = structlog.get_logger("poller")
@@ -89,9 +89,9 @@ class _GivenWork:
         is_left = is_work_left(sums) or note.start == note.next_start
         return cls(note, is_work_left=is_left, has_input=has_input)
 
-    async def add_refused(self, store: Store) -> None:
+    async def add_refused(self, store: Store, what: str) -> None:
         """Note an input that was refused as a whole, before its file is moved to where no run finds it."""
-        self._note = replace(self._note, refused=self._note.refused + 1)
+        self._note = with_refused(self._note, what)
         store.save_knowledge(self.NOTED_AS, encode(self._note))
         await store.flush()
 

@@ -256,8 +256,9 @@ class Settings(AccountSettings):
     @model_validator(mode="after")
     def _account_is_one_of_accounts(self) -> Self:
         if self.accounts and self.account not in self.accounts:
+            given = f", not {self.account}" if "account" in self.model_fields_set else ""
             raise ValueError(
-                f"account must name the account of ids that come without one: {', '.join(sorted(self.accounts))}"
+                f"account must name the account of ids that come without one: {', '.join(sorted(self.accounts))}{given}"
             )
         return self
 

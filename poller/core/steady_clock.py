@@ -20,8 +20,8 @@ class SteadyClock:
     def __init__(self, wall: Clock, monotonic: Clock) -> None:
         self.on_jump: Callable[[], None] = lambda: None
         self.began_at = wall()
+        self.wall = wall  # the machine's own
         self.day_clock: Clock = wall  # shows which day it is
-        self._wall = wall
         self._monotonic = monotonic
         self._wall_ahead_s = self.began_at - monotonic()
         self._started_ahead_s = self._wall_ahead_s
@@ -44,7 +44,7 @@ class SteadyClock:
 
     def machine(self) -> float:
         """Return what the machine's clock shows, or would without its jumps since the start, whichever is earlier."""
-        return min(self._wall(), self() - self._moved_s)
+        return min(self.wall(), self() - self._moved_s)
 
     @property
     def behind_s(self) -> float:
@@ -53,7 +53,7 @@ class SteadyClock:
 
     def _compare(self, elapsed: float) -> None:
         self._compare_at = elapsed + COMPARED_EVERY_S
-        ahead_s = self._wall() - elapsed
+        ahead_s = self.wall() - elapsed
         jump_s, self._wall_ahead_s = ahead_s - self._wall_ahead_s, ahead_s
         if abs(jump_s) >= JUMP_S:
             log.warning("clock.jumped", by_s=round(jump_s, 3), since="the latest reading")
@@ -63,6 +63,11 @@ class SteadyClock:
 def day_clock_of(clock: Clock) -> Clock:
     """Return the clock that shows which day it is: the machine's where `clock` is steady and goes by it."""
     return clock.day_clock if isinstance(clock, SteadyClock) else clock
+
+
+def machine_clock_of(clock: Clock) -> Clock:
+    """Return the machine's clock as it is, which is what others compare theirs with."""
+    return clock.wall if isinstance(clock, SteadyClock) else clock
 
 
 def file_clock_of(clock: Clock) -> Clock:

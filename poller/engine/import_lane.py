@@ -79,7 +79,7 @@ class ImportLane(Lane):
         self._in_hand = 0  # rows at a worker
         self._accepted = 0
         self._refused_after: dict[int, int] = {}  # row → how many this process had accepted when it was refused
-        self._log_lost = Folded(log.warning, clock=self._clock)
+        self._warn = Folded(log.warning, clock=self._clock)
         self._due_work = DueWork(
             account,
             store=self._store,
@@ -203,8 +203,12 @@ class ImportLane(Lane):
         return True
 
     def _was_held_up(self, since: float) -> bool:
-        """Return whether storing a start took so long that its row would be due too early, or a person paused."""
-        return self._clock() - since > LONGEST_INTENT_S or self.gate.pause is Pause.PAUSED_BY_PERSON
+        """Return whether storing a start took so long that its row would be due too early, which is logged, or a person
+        paused."""
+        if (took_s := self._clock() - since) > LONGEST_INTENT_S:
+            self._warn("start.held_up", account=self.account, took_s=round(took_s, 3))
+            return True
+        return self.gate.pause is Pause.PAUSED_BY_PERSON
 
     def _settle_s(self) -> float:
         """Return how long after its departure a start whose answer was lost may be repeated."""
@@ -283,7 +287,7 @@ class ImportLane(Lane):
             starts=row.starts + 1,
         )
         if isinstance(outcome, Unsure) and not isinstance(decision, Begin):
-            self._log_lost("start.lost", by=(outcome.reason,), account=self.account, row=row.row, reason=outcome.reason)
+            self._warn("start.lost", by=(outcome.reason,), account=self.account, row=row.row, reason=outcome.reason)
 
     # --- the trial
 

@@ -31,7 +31,7 @@ class Ingest:
         self.sources = tuple(dict.fromkeys(sources))  # in the order given, those that have ended included
         self.unchanged = UnchangedLines()  # of files that an earlier run read
         self.refused = 0  # sources that could not be read, and files of drop folders without a usable line
-        self.on_refused: Callable[[], Awaitable[None]] | None = None  # called before the file is moved
+        self.on_refused: Callable[[str], Awaitable[None]] | None = None  # called before the file is moved
         self.on_input_left: Callable[[bool], None] = lambda _is_left: None  # called at each start and the end
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
@@ -117,10 +117,10 @@ class Ingest:
     def _add_unchanged(self, lines: UnchangedLines) -> None:
         self.unchanged += lines
 
-    async def _add_refused(self) -> None:
+    async def _add_refused(self, what: str) -> None:
         self.refused += 1
         if self.on_refused is not None:
-            await self.on_refused()
+            await self.on_refused(what)
 
     async def _end(self, source: Source) -> None:
         if source in self._running:
@@ -141,7 +141,7 @@ class Ingest:
                 raise
             log.warning("source.failed", source=str(source), reason=str(fault))
             if self.tolerant:
-                await self._add_refused()
+                await self._add_refused(str(source))
             elif isinstance(fault, UnreadableInput):
                 self._unread[source] = fault
         finally:

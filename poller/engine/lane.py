@@ -146,7 +146,7 @@ class Lane:
         learned_gap_s = None
         if self._timing is not None:
             self._timing.standstill.paused_s = paused_s
-            learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now)
+            learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now, gate_s=gate_s)
         is_failed = not isinstance(outcome, ANSWERING)
         decision = decide(
             task,

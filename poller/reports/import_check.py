@@ -19,6 +19,7 @@ from poller.core.timestamps import epoch
 STARTS_A_S = 4.5  # of 10 requests a second, with 2.2 requests a file
 FREE_BYTES, PAID_BYTES = 20 * 2**20, 2 * 2**30  # HubSpot's limits of a file
 BODIES_SHOWN, SAMPLES, TOP = 3, 3, 8
+LISTED = 10_000  # rejected lines that are kept, some 2 MB; the others are only counted
 _SHARE_PAGES = re.compile(
     r"(?i)https?://(?:drive\.google\.com/(?:file/d|open)|docs\.google\.com/|(?:www\.)?dropbox\.com/(?!.*[?&](?:dl|raw)=1)"
     r"|[\w-]+\.sharepoint\.com/:|1drv\.ms/|onedrive\.live\.com/|(?:app\.)?box\.com/s/|we\.tl/|(?:www\.)?icloud\.com/)"
@@ -45,6 +46,8 @@ class ImportCheck:
         self.lines = self.rows = self.duplicates = self.blank = 0
         self.rejected: Counter[str] = Counter()  # by reason
         self._rejected_at: dict[str, str] = {}  # the first line of each reason
+        self._listed: dict[str, list[dict[str, str | int]]] = {}  # by reason, at most `LISTED` lines
+        self._unlisted = LISTED  # lines that may still be kept
         self._columns = columns
         self._now = now
         self._seen: set[int] = set()
@@ -69,6 +72,10 @@ class ImportCheck:
         for rejection in chunk.rejected:
             self.rejected[rejection.reason] += 1
             self._rejected_at.setdefault(rejection.reason, f"{source}, line {rejection.line}")
+            if self._unlisted:
+                self._unlisted -= 1
+                line: dict[str, str | int] = {"source": source, "line": rejection.line, "excerpt": rejection.excerpt}
+                self._listed.setdefault(rejection.reason, []).append(line)
         for row in chunk.rows:
             identity = hash((row.account, row.row))
             if identity in self._seen:
@@ -129,7 +136,8 @@ class ImportCheck:
                 more = f" and {len(counts) - TOP:,} more" if len(counts) > TOP else ""
                 yield f"{title:<11} {shown}{more}"
         for reason, count in self.rejected.most_common(TOP):
-            yield f"rejected    {count:,} × {reason} (first: {self._rejected_at[reason]})"
+            others = f"; --json lists all {count:,}" if 1 < count == len(self._listed.get(reason, ())) else ""
+            yield f"rejected    {count:,} × {reason} (first: {self._rejected_at[reason]}{others})"
         for warning in self._warnings.values():
             if warning.count:
                 yield f"warning     {warning.count:,} × {warning.text}: {', '.join(warning.samples)}"
@@ -145,7 +153,12 @@ class ImportCheck:
             "duplicates": self.duplicates,
             "blank": self.blank,
             "rejected": [
-                {"reason": reason, "count": count, "first": self._rejected_at[reason]}
+                {
+                    "reason": reason,
+                    "count": count,
+                    "first": self._rejected_at[reason],
+                    "lines": self._listed.get(reason, []),
+                }
                 for reason, count in self.rejected.most_common()
             ],
             "warnings": [

@@ -1,9 +1,11 @@
 """A row to import that has no task yet, for people and for programs. Pure."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Raw, Struct
 
+from poller.core.search import FoundTask
 from poller.core.starts import Row
 from poller.core.text import duration, printable, without_controls
 from poller.core.timestamps import iso
@@ -57,3 +59,16 @@ def row_text(row: Row, now: float) -> str:
         lines.append(f"earlier      {', '.join(row.earlier)}")
     lines.append(f"start call   {without_controls(row.body.decode('utf-8', 'replace'))}")
     return "\n".join(lines)
+
+
+def unsure_text(rows: Sequence[FoundTask], now: float, *, is_repeated: bool = True) -> str:
+    """Return, for people, until when rows wait whose start got no answer; `rows` are at least one. `is_repeated`:
+    whether they are sent again then, or end as `start_unknown`."""
+    due_at = min(row.due_at for row in rows)
+    when = f"at {iso(due_at)[:19]}Z, in {duration(due_at - now)}" if due_at > now else "due now"
+    then = (
+        "wait until HubSpot's duplicate check can find their file. The next repeat is"
+        if is_repeated
+        else 'are not sent again (unsure = "hold"). The next one ends as start_unknown'
+    )
+    return f"unsure rows {then} {when}: poller list --unsure, poller why URL"

@@ -1,5 +1,6 @@
 """What a run was given: its input and what an interrupted run left. Outcomes of earlier work do not count. Pure."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, field, json
@@ -11,6 +12,8 @@ from poller.core.sums import Sums
 from poller.sources import UnchangedLines
 
 UNREAD = UnchangedLines()  # none
+
+REFUSED_KEPT = 200  # of the latest: few are refused and not yet moved at a crash
 
 WORK = "latest input, with what a stopped run had left"  # a run may continue it: these are not the counts of one run
 
@@ -33,6 +36,7 @@ class WorkNote(Struct, frozen=True, kw_only=True):
     next_start: WorkStart = WorkStart()  # of the next piece, which begins with its first input line
     is_input_left: bool = False  # the latest run with input that ends has not read it to there
     refused: int = 0  # inputs of this piece that were refused as a whole: no source in the state has them
+    refused_inputs: tuple[str, ...] = ()  # digests of the latest of them
     failed_duplicates: int = 0  # of this piece, as a version before 2026-11-28 counted them; later ones: in the sources
 
 
@@ -72,7 +76,18 @@ def work_note(noted: bytes | None, sums: Sums, *, has_input: bool = False) -> Wo
     is_input_left = note.is_input_left and note.start == note.next_start  # it had begun
     next_start = start if is_work_left(sums) or is_input_left else work_start(sums)
     refused = note.refused if is_work_left(sums) or note.is_input_left else 0
-    return replace(note, start=start, next_start=next_start, is_input_left=is_input_left or has_input, refused=refused)
+    note = replace(note, start=start, next_start=next_start, is_input_left=is_input_left or has_input)
+    return replace(note, refused=refused, refused_inputs=note.refused_inputs if refused else ())
+
+
+def with_refused(note: WorkNote, what: str) -> WorkNote:
+    """Return the note after an input was refused as a whole. `what` identifies it: after a crash that came before its
+    file was moved, the next run refuses it once more."""
+    digest = hashlib.blake2b(what.encode(errors="backslashreplace"), digest_size=8).hexdigest()
+    if digest in note.refused_inputs:
+        return note
+    kept = (*note.refused_inputs, digest)[-REFUSED_KEPT:]
+    return replace(note, refused=note.refused + 1, refused_inputs=kept)
 
 
 def current(note: WorkNote, sums: Sums) -> WorkNote:
@@ -150,7 +165,10 @@ def _unchanged_rows(unchanged: UnchangedLines, state_flag: str) -> Iterator[tupl
         what = "an unchanged file" if count == 1 else "unchanged files"
         yield count, f"{_noun(count, 'input line')} of {what}, which an earlier run read"
     if unchanged.failed:
-        yield unchanged.failed, f"of these lines with a task that is not complete: poller report{state_flag}"
+        yield (
+            unchanged.failed,
+            f"of these lines with a task that ended earlier and is not complete: poller report{state_flag}",
+        )
     if unchanged.rejected:
         yield unchanged.rejected, f"of these lines rejected: poller status --rejected{state_flag}"
     if unchanged.dead:

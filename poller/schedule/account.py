@@ -20,6 +20,7 @@ from poller.schedule.seen import Seen, instants
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
 from poller.schedule.survival import SurvivalCurve
+from poller.schedule.waits import Waits
 
 SAVE_EVERY_S = 10.0
 ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sentence
@@ -48,6 +49,7 @@ class AccountTiming:
         self.standstill = Standstill(tradeoff.cap_s, is_new=not known.ages.finished)
         self._stood_until = -math.inf  # tasks that were due until then waited for the standstill's end
         self.skew = Skew()
+        self._waits = Waits()
         self.deadline_s = tradeoff.deadline_s
         self._line_by = tradeoff.line_by
         self._decides: LineClock | PhaseClock | None = None  # None: the ages
@@ -123,8 +125,9 @@ class AccountTiming:
 
     # --- learning
 
-    def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float) -> float | None:
-        """Learn from a poll; return the wait for the next one where the task is still running."""
+    def learn(self, task: Task, outcome: Outcome, *, asked_at: float, now: float, gate_s: float = 0) -> float | None:
+        """Learn from a poll, which waited `gate_s` at the limit's gate; return the wait for the next one where the task
+        is still running."""
         if not isinstance(outcome, REPORTING):
             self.standstill.unanswered(now)
             return None
@@ -132,9 +135,10 @@ class AccountTiming:
         self._decide_from(task, seen)
         spot = self._spot(task, seen.requested_at if seen.is_named else None)
         pressure = self.planner.pressure if spot is None else spot.planner.pressure
+        due_at = max(self._stood_until, task.due_at)
+        wait_s = self._waits.for_limit_s(due_at, asked_at, gate_s, self.standstill.paused_s)
         if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
-            due_at = max(self._stood_until, task.due_at)
-            pressure.waited(asked_at - due_at if asked_at > due_at else 0.0)
+            pressure.waited(wait_s)
         if seen.is_done:
             if spot is not None:
                 self._line_costs(task.polls + 1, now - max(seen.until_at, task.fed_at))

@@ -173,7 +173,16 @@ class PollPlanner:
             self._plan = plan_inspection(EDGES, rates, limits_s, poll_cost_s * self.pressure.factor)
         self.first_poll_s = 0.0
         if at_risk[0] >= KNOWN_AT_FIRST and self.feeding_ages_s:
-            self.first_poll_s = self._best_first_poll_s(self._plan, SurvivalCurve(rates))
+            curve = SurvivalCurve(rates)
+            self.first_poll_s = self._best_first_poll_s(self._plan, curve)
+            if self._plan is not self._base_plan and self.first_poll_s > (longest_s := self._longest_first_s(at_risk)):
+                unpressed_s = self._best_first_poll_s(self._base_plan, curve)
+                self.first_poll_s = min(self.first_poll_s, max(unpressed_s, longest_s))
+
+    def _longest_first_s(self, at_risk: Sequence[float]) -> float:
+        """Return how long a first poll may wait for the limit's sake: a gap after the ages of which enough is known."""
+        known_s = next((edge for edge, known in zip(EDGES, at_risk, strict=False) if known < KNOWN), EDGES[-1])
+        return known_s + max(GUARD_S, known_s * GUARD_SHARE)
 
     def _longest_s(self, age_s: float, known: float) -> float:
         """Return the longest gap at an age: shorter where few imports are known."""

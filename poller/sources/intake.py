@@ -10,10 +10,10 @@ from poller.sources.counts import UnchangedLines
 
 OnUnchanged = Callable[[UnchangedLines], None]
 OnChunk = Callable[[Chunk, Added], None]  # called after each commit
-OnRefused = Callable[[], Awaitable[None]]  # called for each input that was refused as a whole
+OnRefused = Callable[[str], Awaitable[None]]  # called with the identity of each input that was refused as a whole
 
 
-async def _ignore() -> None:
+async def _ignore(_what: str) -> None:
     pass
 
 

@@ -82,9 +82,9 @@ class FleetReader:
 
     @property
     def accounts(self) -> frozenset[str]:
-        """The accounts that any member's settings name."""
+        """The accounts that any member's settings name: before the first turn, those of our own."""
         view = self._view()
-        return frozenset() if view is None else frozenset().union(*(member.serves for member in view.members))
+        return self._member.serves.union(*(() if view is None else (member.serves for member in view.members)))
 
     async def read(self) -> FleetReading | None:
         """Return the fleet as of now, or up to a second ago; None before this member's first turn."""

@@ -8,7 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from poller.cli.app import app
+from poller.core.columns import Columns
 from poller.core.errors import Exit
+from poller.core.model import Chunk, Position, Rejection
+from poller.reports.import_check import LISTED, ImportCheck
 
 SET = ["--set", "access=PRIVATE", "--set", "folderPath=/p"]
 
@@ -39,6 +42,26 @@ def test_each_line_is_counted_in_one_place(tmp_path: Path) -> None:
     assert code == Exit.NOT_ALL_COMPLETE
     assert "6 lines = 2 rows + 1 duplicate + 1 rejected + 2 header or blank" in out
     assert "(first: urls.csv, line 5)" in out
+
+
+def test_every_rejected_row_can_be_found_before_a_run(tmp_path: Path) -> None:
+    bad = [f"http://localhost/{number}.png" for number in range(3)]
+    text = "url\nhttps://a.example.com/1\n" + "\n".join(bad) + "\n"
+    assert "(first: urls.csv, line 3; --json lists all 3)" in check(tmp_path, text)[1]
+    (rejected,) = found(tmp_path, text)["rejected"]
+    assert rejected["count"] == 3
+    assert rejected["lines"] == [
+        {"source": "urls.csv", "line": line, "excerpt": url} for line, url in enumerate(bad, start=3)
+    ]
+
+
+def test_of_very_many_rejected_rows_the_first_are_kept() -> None:
+    rejected = tuple(Rejection(line=line, reason=str(line), excerpt="x") for line in range(LISTED + 5))
+    check = ImportCheck(Columns(), now=0.0)
+    check.add(Chunk(fed=(), rejected=rejected, blank=0, position=Position()), "urls.csv")
+    assert check.rejected.total() == LISTED + 5
+    listed: Any = check.to_json()["rejected"]
+    assert sum(len(each["lines"]) for each in listed) == LISTED
 
 
 @pytest.mark.parametrize(

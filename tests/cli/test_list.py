@@ -99,6 +99,11 @@ async def test_rows_that_are_not_started_are_listed_behind_the_tasks(
     outcomes = [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]]
     assert outcomes[: starts.underway] == ["waiting"] * starts.underway
     assert Counter(outcomes) == {"waiting": starts.underway, "unsure": starts.unsure, "unstarted": starts.unstarted}
+    await print_tasks(settings_for(tmp_path), TaskFilter(state="unsure"), ListFormat.IDS)
+    printed = capsys.readouterr()
+    which = f"{starts.unsure} of them are rows" if starts.unsure > 1 else "1 of them is a row"
+    assert printed.out == ""
+    assert printed.err.endswith(f"; {which} without an id yet, which --format jsonl lists\n")
 
 
 def test_two_states_at_once_are_refused() -> None:

@@ -1,6 +1,7 @@
 """`poller why`: everything that the state holds of one task, in any form of its id, also during a run."""
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import orjson
 import pytest
 import typer
 
+from poller.cli.commands.status import print_status
 from poller.cli.commands.why import print_task
 from poller.core.accounts import AccountState
 from poller.core.details import Poll, TaskDetails
@@ -228,6 +230,9 @@ async def test_a_row_that_has_no_task_yet_is_shown_by_its_url(
     code, text, _ = await answer(simulation, "https://cdn.example.com/3.png", capsys)
     assert code is Exit.ALL_COMPLETE
     assert "unsure       1 of 1 answers lost" in text
+    await print_status(settings_for(tmp_path), as_json=False, clock=clock)
+    printed = capsys.readouterr().out
+    assert re.search(r"^unsure rows wait .*The next repeat is at \S+Z, in (19|20) min", printed, re.MULTILINE), printed
     assert '"folderPath":"/p"' in text
     code, text, _ = await answer(simulation, "cdn.example.com/29.png", capsys, as_json=True)
     assert (orjson.loads(text)["state"], orjson.loads(text)["starts"]) == ("unstarted", 0)

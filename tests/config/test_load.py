@@ -179,6 +179,9 @@ def test_the_only_account_is_that_of_ids_without_one_and_of_several_one_must_be_
     assert problems(toml, "[accounts.eu]\n[accounts.us]") == [
         "account must name the account of ids that come without one: eu, us"
     ]
+    assert problems(toml, "account = 'main'\n[accounts.eu]") == [
+        "account must name the account of ids that come without one: eu, not main"
+    ]
 
 
 def test_a_wrong_setting_that_accounts_inherit_is_reported_once_and_where_it_was_set(toml: Any) -> None:

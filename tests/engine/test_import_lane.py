@@ -234,6 +234,32 @@ async def test_a_start_that_a_full_disk_held_up_is_repeated_no_earlier_than_any_
     await store.close()
 
 
+class Slow(Stuck):
+    """The rows of a state that takes 6 s to store each start."""
+
+    async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
+        await asyncio.sleep(6)
+        return await self._starts.intend(row, sent_at=sent_at, due_at=due_at)
+
+
+async def test_a_state_that_is_too_slow_for_starts_is_named_once_a_minute(
+    clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Each start is stored, not sent, and taken back: else it would show nowhere why none begins."""
+    store, hubspot = await store_of_rows(clock, 1), Losing(clock)
+    lane = lane_of(store, hubspot, clock, starts=Slow(store.starts))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(200)
+        lane.stop()
+    assert hubspot.started_at == []
+    held_up = [each for each in events if each["event"] == "start.held_up"]
+    assert 2 <= len(held_up) <= 4
+    assert held_up[0]["account"] == "a"
+    assert 6 <= held_up[0]["took_s"] < 7
+    await store.close()
+
+
 async def test_a_start_that_was_held_up_until_a_person_paused_the_account_is_not_sent(clock: Clock) -> None:
     store, hubspot = await store_of_rows(clock, 1), Losing(clock)
     stuck = Stuck(store.starts)

@@ -312,7 +312,7 @@ def test_the_http_lines_of_the_readme_feed_and_answer(tmp_path: Path) -> None:
 @pytest.mark.real_time
 def test_the_sandbox_of_the_readme_serves_what_the_next_line_asks(tmp_path: Path) -> None:
     serve, poll = lines_of("sandbox")
-    flags = serve.replace("--port 8080", "--port 0").replace("5000", "5").split()[1:]
+    flags = serve.replace("--port 8080", "--port 0").replace("--tasks 500", "--tasks 5").split()[1:]
     with running(*flags, folder=tmp_path) as sandbox:
         wait_until(lambda: "use it" in sandbox.log(), "the sandbox")
         offered = re.sub(r":\d+$", ":8080", sandbox.log().splitlines()[1].removeprefix("use it: "))

@@ -9,7 +9,7 @@ from msgspec.structs import replace as msgspec_replace
 
 from poller.core.errors import Exit
 from poller.core.sums import SinkSums, SourceSums, Sums
-from poller.reports.work import exit_code, work_note, work_of, work_text
+from poller.reports.work import exit_code, with_refused, work_note, work_of, work_text
 from poller.sources import UnchangedLines
 
 SOURCE = SourceSums(name="ids.txt", lines=10, tasks=8, duplicates=1, rejected=0, blank=1, ended=True)
@@ -171,6 +171,20 @@ def test_an_input_refused_as_a_whole_is_not_all_complete_until_the_work_has_ende
     ended = encode(msgspec_replace(stopped, is_input_left=False))
     assert work_note(ended, WAITING).refused == 2
     assert work_note(ended, SUMS).refused == 0
+
+
+def test_an_input_that_is_refused_twice_in_one_piece_of_work_counts_once() -> None:
+    note = work_note(None, NOTHING, has_input=True)
+    for what in ("one", "one", "two", "\udcff", "one"):
+        note = with_refused(note, what)
+    assert note.refused == 3
+    assert with_refused(work_note(encode(note), WAITING), "two").refused == 3
+    following = work_note(encode(msgspec_replace(note, is_input_left=False)), SUMS)
+    assert with_refused(following, "two").refused == 1
+    for number in range(300):
+        note = with_refused(note, str(number))
+    assert note.refused == 303
+    assert len(encode(note)) < 5000
 
 
 @pytest.mark.parametrize("left", [{"is_input_left": True}, {"unwritable": "database or disk is full"}])

@@ -30,6 +30,7 @@ def test_a_trace_is_read_by_feeding_time_from_zero_on(tmp_path: Path) -> None:
         ("", "has no import"),
         ("[]\n", "line 1: it is no JSON object"),
         ("3\n", "line 1"),
+        ("fed,requested,completed\n2.0,1.5,31.0\n", r"line 1: it is no JSON\. Write"),
         ("{}\n", "'fed' is missing"),
         ('{"fed": "x", "requested": 1, "completed": 2}\n', "fed is 'x', not a number"),
         ('{"fed": 1, "requested": 3, "completed": 2}\n', "must follow one another"),

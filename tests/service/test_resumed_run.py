@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
-from tests.support.simulation import Simulation
+from tests.support.simulation import Simulation, fill_disk, named
 
 SLOW = Scenario(seed=3, durations=parse_durations("fixed:20"))
 
@@ -74,3 +74,26 @@ async def test_a_state_from_the_future_is_polled_now_and_no_task_ends_early(
     assert clock() - before < 60
     jumps = [event for event in events if event["event"] == "clock.jumped"]
     assert [round(event["by_s"], -2) for event in jumps] == [-365 * 86_400.0]
+
+
+async def test_after_a_full_disk_and_a_restart_first_polls_come_as_soon_as_ever(
+    tmp_path: Path, clock: Clock, events: Sequence[MutableMapping[str, Any]]
+) -> None:
+    """What was polled late while nothing could be stored or no run was there did not wait behind the limit."""
+    simulation = Simulation(tmp_path, clock, Scenario(durations=parse_durations("uniform:1,4"), fates={}, window_s=2.0))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(["url", *(f"https://cdn.example.com/{number}.png" for number in range(120))]))
+    flags = {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PRIVATE", "folderPath": "/p"}}}
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(rows, flags))
+        await asyncio.sleep(8)
+        assert simulation.service is not None
+        fill_disk(simulation.service)
+        await asyncio.sleep(10)
+        simulation.drain()
+    assert running.result() is Exit.WORK_LEFT
+    assert (await simulation.sums()).finished < 40
+    assert await simulation.run(rows, flags) is Exit.ALL_COMPLETE
+    plans = named(events, "timing.planned")
+    assert max(plan["pressure"] for plan in plans) < 1.5
+    assert 0 < max(plan["first_poll_s"] for plan in plans) <= 5

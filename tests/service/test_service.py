@@ -13,10 +13,8 @@ import pytest
 from poller.app.messages import awaited
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.engine import Service
 from poller.sandbox import Fate, Outage, Scenario, parse_durations
-from poller.store.sqlite.store import SqliteStore
-from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once
+from tests.support.simulation import Simulation, assert_each_has_its_right_outcome_once, fill_disk
 
 Events = list[MutableMapping[str, Any]]
 
@@ -223,14 +221,6 @@ async def test_an_exception_that_no_code_expects_is_exit_code_70_with_a_message(
 
 
 # --- a run that ends before its input was read ----------------------------------------------------------------------
-
-
-def fill_disk(service: Service) -> None:
-    """Let the state not grow any more."""
-    store = service.feed_store
-    assert isinstance(store, SqliteStore)
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 async def test_a_disk_too_full_to_read_the_input_is_exit_code_75_with_the_reason(

@@ -11,6 +11,7 @@ import pytest
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
 from poller.sandbox import Fate, Scenario, parse_durations
+from poller.sources.files import drop_folder
 from tests.support.simulation import Simulation
 
 LONG = Scenario(durations=parse_durations("fixed:120"), fates={})  # longer than a file is tried
@@ -78,3 +79,24 @@ async def test_a_run_that_was_killed_after_it_had_read_its_input_leaves_its_fail
     simulation = Simulation(folder, clock, LONG)
     simulation.write_ids(10)
     assert await simulation.run(simulation.write_ids(10).rename(folder / "b.csv")) is Exit.ALL_COMPLETE
+
+
+async def test_a_file_that_was_refused_right_before_a_kill_counts_once(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was noted and not yet moved, so that the next run refuses it, too."""
+    (folder := tmp_path / "run").mkdir()
+    (box := tmp_path / "box").mkdir()
+    (box / "bad.csv").write_text("name,url\na,https://e.com/a.png\n")
+    simulation, flags = Simulation(folder, clock, LONG), {"sources": [{"folder": str(box)}]}
+
+    def refuse_move(*_args: Any, **_options: Any) -> Path:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as until_killed:
+        until_killed.setattr(drop_folder, "move_into", refuse_move)
+        await simulation.run_for(30, ids := simulation.write_ids(5), flags)
+    capsys.readouterr()
+    assert await simulation.run(ids, flags) is Exit.NOT_ALL_COMPLETE
+    assert "1  input refused as a whole" in capsys.readouterr().err
+    assert (box / "failed" / "bad.csv").exists()

@@ -26,6 +26,7 @@ from standardwebhooks.webhooks import Webhook
 from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.errors import ConfigError, SinkError
 from poller.core.protocols import Clock
+from poller.core.steady_clock import SteadyClock
 from poller.sinks import make_sink
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers
 from poller.sinks.webhook.sink import SCHEDULE_S, WebhookSink, WebhookTable
@@ -183,6 +184,20 @@ def test_the_id_is_the_record_s_own() -> None:
     ids = [message_id(each) for each in ([same], [other_body], [same, same], [same, other_body])]
     assert len(set(ids)) == len(ids)
     assert message_id([same]) == message_id([delivery(7, b"{}")]) == "msg_" + message_id([same])[4:44]
+
+
+async def test_the_timestamp_is_of_the_machine_s_clock_as_it_is(receiver: Receiver, clock: Clock) -> None:
+    """A receiver refuses one that is more than 5 minutes off. The run's clock is the server's, in a fleet,
+    and stays where the machine's is set right."""
+    wrong_by_s = [0.0]
+    steady = SteadyClock(lambda: clock() + wrong_by_s[0], asyncio.get_running_loop().time)
+    steady.move(7200, since="the server of the state")
+    async with receiver.sink(steady, key=key_of(SECRET)) as sink:
+        await sink.write(deliveries(1))
+        wrong_by_s[0] = -3600.0
+        await sink.write(deliveries(1))
+    stamps = [int(stamp) for stamp in receiver.header("webhook-timestamp")]
+    assert stamps == [int(EPOCH + at + by_s) for (at, _, _), by_s in zip(receiver.requests, (0, -3600), strict=True)]
 
 
 async def test_a_repeated_record_has_the_same_id_and_a_new_timestamp(receiver: Receiver, clock: Clock) -> None:

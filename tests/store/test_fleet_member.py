@@ -11,11 +11,13 @@ import pytest
 
 from poller.core.accounts import AccountState
 from poller.core.fleet import Beat, Fenced
+from poller.core.protocols import Clock
 from poller.engine.fleet.member import FleetMember
 from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.store.postgres.fleet import members
 from poller.store.postgres.fleet.store import FleetStore
+from poller.web.fleet import FleetReader
 from tests.support.fleet_members import ACCOUNTS, Open, take
 from tests.support.postgres import session_of
 from tests.support.store_makers import feed
@@ -80,6 +82,14 @@ async def test_a_member_learns_from_a_note_that_no_caller_waits_for_that_it_is_o
     await member.join()
     assert await member.next_view(after=-math.inf, unless=lambda: False) is not None
     await member.close()
+
+
+async def test_before_its_first_turn_a_member_takes_tasks_of_every_account_that_its_settings_name(
+    open_member: Open, clock: Clock
+) -> None:
+    """Its page is there by then: tasks of those that another polls were refused as of an unknown account."""
+    member = _member(await open_member("a", joins=False))
+    assert FleetReader(member, view=lambda: None, clock=clock).accounts == set(ACCOUNTS)
 
 
 async def test_a_heartbeat_does_not_read_the_backlog_of_a_sink(

@@ -25,6 +25,7 @@ from poller.hubspot.client import Connections
 from poller.sandbox import SandboxApi, Scenario, make_app
 from poller.sandbox.reply import SandboxReply, SandboxRequest
 from poller.store import read_store
+from poller.store.sqlite.store import SqliteStore
 from tests.support.virtual import MemoryConnector, Server, SimulatedNetwork, serving
 
 TOKEN = "pat-na1-0123456789abcdef"
@@ -183,3 +184,11 @@ def assert_each_has_its_right_outcome_once(simulation: Simulation, ids: Path) ->
 def named(events: Sequence[Mapping[str, Any]], event: str) -> list[Mapping[str, Any]]:
     """Return the log events of one name."""
     return [logged for logged in events if logged["event"] == event]
+
+
+def fill_disk(service: Service) -> None:
+    """Let the state not grow any more."""
+    store = service.feed_store
+    assert isinstance(store, SqliteStore)
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")

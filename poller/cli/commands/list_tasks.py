@@ -101,13 +101,14 @@ async def print_tasks(
     from poller.reports.task_list import head_of, lines_of, table
 
     in_table: list[FoundTask] = []
-    listed, after = 0, 0
+    listed, without_id, after = 0, 0, 0
     if written_as is not ListFormat.TABLE:
         sys.stdout.write(head_of(written_as.value))
     async with open_state(settings) as store:
         while True:
             page = await store.find_tasks(wanted, after=after, limit=min(PAGE, (limit or PAGE + listed) - listed))
             listed += len(page.tasks)
+            without_id += sum(task.start is not None for task in page.tasks)
             if written_as is ListFormat.TABLE:
                 in_table += page.tasks
             else:
@@ -117,5 +118,11 @@ async def print_tasks(
             after = page.after
     sys.stdout.write(table(in_table) if in_table else "")
     more = "" if page.after is None else "; there may be more, --limit N lists them"
-    sys.stderr.write(f"{counted(listed, 'task')}{more}\n")
+    lacking = _without_id(without_id) if written_as is ListFormat.IDS and without_id else ""
+    sys.stderr.write(f"{counted(listed, 'task')}{lacking}{more}\n")
     return Exit.ALL_COMPLETE
+
+
+def _without_id(count: int) -> str:
+    rows = "1 of them is a row" if count == 1 else f"{count:,} of them are rows"
+    return f"; {rows} without an id yet, which --format jsonl lists"

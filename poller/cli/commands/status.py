@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -16,14 +16,17 @@ from poller.core.protocols import Clock
 from poller.core.sums import Sums
 from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
 from poller.reports.ledger import imbalances, summary
+from poller.reports.row import unsure_text
 
 if TYPE_CHECKING:
     from poller.core.protocols import StateReader
+    from poller.core.search import FoundTask
     from poller.core.starts import ImportsReading
     from poller.reports.slowest import Slowest
 
 EXAMPLES = "\b\nExamples:\n  poller status --state sqlite:///poller.db --rejected\n  poller status --json | jq .waiting"
 EVERY_S = 2.0
+UNSURE_READ = 500  # rows, in the order in which they were fed: the first are the next ones
 IDLE_RATIO = 4  # --watch waits at least this many times as long as the state took to count
 
 
@@ -55,11 +58,15 @@ def status(
 
 async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
-    sums, fleet = await _sums_and_fleet(settings)
+    sums, fleet, unsure = await _counted(settings)
     if as_json:
         typer.echo(_json(settings, sums, clock(), fleet))
     else:
-        typer.echo(summary(sums) + ("" if fleet is None else f"\n{fleet_text(fleet)}"))
+        parts = [
+            summary(sums),
+            *([unsure_text(unsure, clock(), is_repeated=settings.imports.unsure == "repeat")] if unsure else []),
+        ]
+        typer.echo("\n".join(parts if fleet is None else [*parts, fleet_text(fleet)]))
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
 
 
@@ -120,12 +127,16 @@ async def print_refused(settings: Settings, *, dead: bool) -> Exit:
     return Exit.ALL_COMPLETE
 
 
-async def _sums_and_fleet(settings: Settings) -> tuple[Sums, FleetSnapshot | None]:
-    """Return the sums, and the members of the fleet where there is one."""
+async def _counted(settings: Settings) -> tuple[Sums, FleetSnapshot | None, "Sequence[FoundTask]"]:
+    """Return the sums, the members of the fleet where there is one, and the first rows whose start got no answer."""
     from poller.cli.records import open_state
+    from poller.core.search import TaskFilter
 
     async with open_state(settings) as store:
-        return await store.sums(), await _fleet(store)
+        sums = await store.sums()
+        has_unsure = sums.starts is not None and sums.starts.unsure > 0
+        page = await store.find_tasks(TaskFilter(state="unsure"), after=0, limit=UNSURE_READ) if has_unsure else None
+        return sums, await _fleet(store), page.tasks if page is not None else ()
 
 
 async def _fleet(store: "StateReader") -> FleetSnapshot | None:

@@ -10,6 +10,7 @@ from poller.core.protocols import Clock
 from poller.core.steady_clock import day_clock_of
 
 DAY_S = 86_400.0
+STOPPED_AFTER_S = 60.0  # without a report: a 502 has none either, and the next answer may have one again
 
 
 class DailyQuota:
@@ -38,6 +39,7 @@ class DailyQuota:
         self._remaining: int | None = None  # as the headers report, all our answered requests counted
         self._daily = 0  # the limit that the headers report
         self._noted_at = -math.inf
+        self._noted_on = -math.inf  # the same instant, by `day_clock`
         self._valid_from = -math.inf  # requests sent before it saw the quota before its reset
         self._uncounted: deque[float] = deque()  # ends of requests without a reported quota: counted in it or not
 
@@ -94,7 +96,7 @@ class DailyQuota:
                 return
             self._valid_from = sent_at
         self._remaining = remaining
-        self._noted_at = now
+        self._noted_at, self._noted_on = now, self.day_clock()
 
     def left(self, in_flight: int = 0) -> float:
         """Return how many requests may still leave today; `in_flight` ones may not be in the server's count yet."""
@@ -134,7 +136,7 @@ class DailyQuota:
         if today.isoformat() > self._day:  # a clock that was set back must not give the day's quota a second time
             self._day = today.isoformat()
             self._day_requests = 0
-            if self._uncounted:  # reports stopped, as far as can be seen: what they showed was of the day before
+            if self._uncounted and self._from_at - self._noted_on >= STOPPED_AFTER_S:  # they showed the day before
                 self.forget_reported()
         elif self._day > (today + timedelta(days=1)).isoformat():  # noted by a clock that was far ahead
             self._day = today.isoformat()

@@ -24,6 +24,7 @@ from poller.core.http_errors import http_error
 from poller.core.log import keep_secret
 from poller.core.protocols import Clock
 from poller.core.retry_after import http_date, parse_retry_after
+from poller.core.steady_clock import machine_clock_of
 from poller.sinks.backoff import jittered_s
 from poller.sinks.batches import Batch, BatchRefused, BatchSender
 from poller.sinks.table import SinkEnvironment, UrlTable
@@ -119,6 +120,7 @@ class WebhookSink:
         self._url = URL(url, encoded=True)
         self._key = key
         self._clock = clock
+        self._signed_at = machine_clock_of(clock)  # a receiver refuses what is minutes off its own
         self._rng = rng
         self._make_connector = connector or self._tcp_connector
         self._session: aiohttp.ClientSession | None = None
@@ -164,7 +166,7 @@ class WebhookSink:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"hubspot-import-poller/{__version__}",
-            **signed_headers(self._key, message, self._clock(), body),
+            **signed_headers(self._key, message, self._signed_at(), body),
         }
         try:
             async with (

@@ -205,7 +205,7 @@ class DropFolder:
             if isinstance(fault, UnreadableInput):
                 raise
             log.warning("source.file_failed", source=source_name(str(path)), reason=str(fault))
-            await self._writer.on_refused()
+            await self._writer.on_refused(f"{self._name} {seen.signature}")
             seen.move_to = FAILED
         else:
             seen.move_to, seen.rejected = DONE, rejected

@@ -748,6 +748,19 @@ def test_a_reported_quota_is_forgotten_at_midnight_where_reports_stopped_and_sta
         assert quota.left() == left
 
 
+@pytest.mark.parametrize(("age_s", "left"), [(59, 999), (61, float("inf"))])
+def test_a_reported_quota_is_not_forgotten_at_midnight_for_an_answer_without_one(age_s: float, left: float) -> None:
+    """A 502 has no headers. Where the account's midnight is another, the reserve of others stays kept."""
+    wall = Wall(EPOCH + 86_400 - age_s)
+    quota = make_quota(wall)
+    quota.learn(reported(1000), sent_at=1, now=2)
+    wall.at = EPOCH + 86_399
+    quota.learn(RateLimits(), sent_at=3, now=4)
+    wall.at = EPOCH + 90_000  # the first look after it
+    quota.send()
+    assert quota.left() == left
+
+
 def test_a_reported_quota_is_forgotten_a_day_after_its_latest_report() -> None:
     """Where the account's midnight is not the one that was set."""
     quota = make_quota(Wall(EPOCH))
