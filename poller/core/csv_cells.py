@@ -6,7 +6,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 
 
 _CONTROL = {code: "\ufffd" for code in (*range(1, 32), *range(127, 160)) if chr(code) not in "\t\n\r\x85"} | {0: None}
-_ERROR = re.compile(r"#(?:N/A|REF!|NAME\?|VALUE!|DIV/0!|NULL!|NUM!)")
+# Of Excel in English, German, French, Spanish, Italian, Portuguese and Dutch; `####` is what a narrow column shows.
+_ERROR = re.compile(
+    r"#(?:N/A|NV|N/D|N/B|¡?REF!|BEZUG!|RIF!|VERW!|NAME\?|NOM\?|¿NOMBRE\?|NOME\?|NAAM\?|VALUE!|WERT!|VALEUR!|¡?VALOR!|VALORE!"
+    r"|WAARDE!|¡?DIV/0!|DEEL/0!|NULL!|NUL!|¡?NULO!|NULLO!|LEEG!|¡?NUM!|NÚM!|ZAHL!|NOMBRE!|GETAL!|SPILL!|CALC!|#{3,})"
+)
 _ROUNDED = re.compile(
     r"[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}|[0-9][.,][0-9]+E-[0-9]{2,3}"
 )  # `2E-10` may be a part's number

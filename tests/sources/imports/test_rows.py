@@ -325,7 +325,10 @@ def test_a_title_above_the_header_is_rejected_and_the_rest_read() -> None:
         read("Spring campaign,2026,\nurl,sku,n\nhttps://a.example.com/1,7,\n")
 
 
-@pytest.mark.parametrize("cell", ["#REF!", "#N/A", "#NAME?", " #VALUE! ", "#DIV/0!", "#NULL!", "#NUM!"])
+@pytest.mark.parametrize(
+    "cell",
+    ["#REF!", "#N/A", "#NAME?", " #VALUE! ", "#DIV/0!", "#NULL!", "#NUM!", "#BEZUG!", "#NV", "#¿NOMBRE?", "#########"],
+)
 def test_an_error_of_a_spreadsheet_rejects_its_row_where_it_would_be_sent(cell: str) -> None:
     """Not as `/p/#REF!`, a folder that stays; `#N/A` would even be two."""
     templates = {"access": "PRIVATE", "folderPath": "/p/{brand}"}
@@ -352,7 +355,7 @@ def test_a_number_that_a_spreadsheet_rounded_rejects_its_row_where_it_would_be_s
     assert "rounded" in rejected(json.dumps({"url": "https://a.example.com/1", "name": cell}))[0]
 
 
-@pytest.mark.parametrize("cell", ["1.5", "2E-10", "12E+05", "1e5", "#1", "#N/A 7", "E+12"])
+@pytest.mark.parametrize("cell", ["1.5", "2E-10", "12E+05", "1e5", "#1", "#N/A 7", "#SALE!", "###", "E+12"])
 def test_what_only_resembles_what_a_spreadsheet_writes_is_a_value(cell: str) -> None:
     (row,) = read(json.dumps({"url": "https://a.example.com/1", "sku": cell}), defaults={**SET, "folderPath": "/{sku}"})
     assert body(row)["folderPath"] == f"/{cell}"
