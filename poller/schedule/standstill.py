@@ -12,6 +12,7 @@ LEAST_S = 60.0  # since the first of these polls, pauses excluded …
 POLLS_EACH, LEAST_S_OF_FEW = 1.25, 10.0  # … or so many polls of each task, and this long: a few tasks are soon through
 LEAST_S_OF_MOST, MOST = 3.0, 0.5  # … or this long, where so many of the tasks should have been found finished …
 NEW, EXPECTED_OF_NEW = 40, 6.0  # … or where of so many tasks none was ever found finished, and so many should have been
+FED_OF_NEW = 0.3  # … once so many polls of each came after the last new one: while tasks are fed, first polls show most
 MANY, MANY_EACH = 150, 2.0  # … or, of so many tasks that were polled so often, and after `LEAST_S`, …
 EXPECTED_OF_MANY = 3.0  # … so many missing ones: what is left hardly ever finishes
 HALTS = 2.0  # … in a line: so many times as long as it halted lately, `LEAST_S_OF_FEW` to `LEAST_S`
@@ -40,6 +41,7 @@ class Standstill:
         self.since = math.inf  # the first poll after the last finished import; infinity: none was made
         self._expected = 0.0
         self._polls = self._singles = 0  # all, and single ones
+        self._polls_when_fed = 0  # when a task was polled for the first time last
         self._keys: set[int] = set()  # tasks polled since the last finished one, `FEW` at most
         self._is_turn = False  # the next poll is a single one
         self._turns = self._new = 0.0  # the latest single polls, and those of them whose task was not polled before
@@ -59,6 +61,7 @@ class Standstill:
         self.since = self.deadline_at = math.inf
         self._expected, self._polls, self._singles = 0.0, 0, 0
         self._keys.clear()
+        self._polls_when_fed = 0
         self._turns = self._new = 0.0
         self._is_turn = False
 
@@ -77,8 +80,9 @@ class Standstill:
         self._expected += chance
         self._polls += 1
         self._is_in_line = is_in_line
-        if len(self._keys) < FEW:
+        if len(self._keys) < FEW and key not in self._keys:
             self._keys.add(key)
+            self._polls_when_fed = self._polls
 
     @property
     def may_last(self) -> bool:
@@ -107,7 +111,8 @@ class Standstill:
     @property
     def _are_new(self) -> bool:
         """Whether none was ever found finished of that many tasks: no busy account is mistaken then."""
-        return self._is_new and len(self._keys) >= NEW
+        since_fed = self._polls - self._polls_when_fed
+        return self._is_new and len(self._keys) >= NEW and since_fed >= FED_OF_NEW * len(self._keys)
 
     def length_s(self, now: float) -> float:
         """Return for how long nothing has finished, pauses excluded."""

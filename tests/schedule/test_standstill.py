@@ -164,16 +164,17 @@ def test_quick_imports_of_which_half_should_be_finished_are_through_sooner() -> 
 
 
 def test_an_account_that_knows_nothing_needs_fewer_missing_imports_until_the_first_one() -> None:
-    def noticed(*, finds: int) -> bool:
+    def noticed(*, finds: int = 0, tasks: int = 40) -> bool:
         standstill = Standstill(is_new=True)
         for _ in range(finds):
             standstill.finished(0.0)
-        for number in range(50):
-            standstill.unfinished(number % 40, EXPECTED_OF_NEW / 50, now=number / 12, deadline_at=86_400.0)
+        for number in range(52):
+            standstill.unfinished(number % tasks, EXPECTED_OF_NEW / 50, now=number / 13, deadline_at=86_400.0)
         return standstill.lasts(LEAST_S_OF_MOST + 1)
 
-    assert noticed(finds=0)
+    assert noticed()
     assert not noticed(finds=1)
+    assert not noticed(tasks=41), "one of them came eleven polls ago: more may come, whose first polls show most"
 
 
 def test_a_rest_that_never_finishes_is_polled_like_a_standstill() -> None:
