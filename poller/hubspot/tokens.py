@@ -24,7 +24,7 @@ from poller.core.protocols import Clock
 log = structlog.get_logger("poller")
 
 Post = Callable[[str, Mapping[str, str]], Awaitable[tuple[int, bytes]]]  # url, form → status, body
-CarryOut = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]  # runs it to its end, whoever waits for it
+CarryOut = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]  # to its end, also if its caller is cancelled
 
 USUAL_LIFE_S = 1800.0  # of HubSpot's access tokens; the default where an answer has no `expires_in`
 SHORTEST_LIFE_S, LONGEST_LIFE_S = 60.0, 86_400.0  # bounds of `expires_in`

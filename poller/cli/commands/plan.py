@@ -5,11 +5,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from poller.cli.option_groups import with_options
 from poller.cli.options import (
     AsJson,
     Config,
@@ -46,30 +47,61 @@ VARIABLES = {
 }
 
 
-def plan(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Ids as for `run`, rows as for `import`; - for stdin.")
-    ],
-    imports: Annotated[bool, typer.Option("--imports", help="The files are rows to import: starts count too.")] = False,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a plan goes by, as flags of the run to come."""
+
+    imports: Annotated[bool, typer.Option("--imports", help="The files are rows to import: starts count too.")] = False
     column: Annotated[
         list[str] | None, typer.Option(metavar="MEANING=NAME", help="As for `import`: your column for url; repeatable.")
-    ] = None,
-    key: Annotated[str | None, typer.Option(metavar="COLUMN", help="As for `import`.")] = None,
+    ] = None
+    key: Annotated[str | None, typer.Option(metavar="COLUMN", help="As for `import`.")] = None
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="OPTION=TEXT", help="As for `import`: rows imported before are recognised by it."
         ),
-    ] = None,
-    config: Config = None,
-    state: State = None,
-    account: DefaultAccount = None,
-    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N per window. [learned, or 100]")] = None,
-    window_s: Annotated[
-        float | None, typer.Option(metavar="S", help="The window, in seconds. [learned, or 10]")
-    ] = None,
-    daily: Annotated[int | None, typer.Option(metavar="N", help="The account's requests per day.")] = None,
-    deadline_s: Annotated[float | None, typer.Option(metavar="S", help="As for `run`. [86400]")] = None,
+    ] = None
+    config: Config = None
+    state: State = None
+    account: DefaultAccount = None
+    requests: Annotated[int | None, typer.Option(metavar="N", help="At most N per window. [learned, or 100]")] = None
+    window_s: Annotated[float | None, typer.Option(metavar="S", help="The window, in seconds. [learned, or 10]")] = None
+    daily: Annotated[int | None, typer.Option(metavar="N", help="The account's requests per day.")] = None
+    deadline_s: Annotated[float | None, typer.Option(metavar="S", help="As for `run`. [86400]")] = None
+    format: Format = None
+    id_column: IdColumn = None
+
+    def settings(self) -> Settings:
+        """Return the settings of that run. Raises `ConfigError` and `typer.BadParameter`."""
+        return settings_of(
+            self.config,
+            state=self.state,
+            account=self.account,
+            requests=self.requests,
+            window_s=self.window_s,
+            daily_limit=self.daily,
+            deadline_s=self.deadline_s,
+            input={
+                "format": self.format,
+                "id_column": self.id_column,
+                "feeds": "imports" if self.imports else None,
+            },
+            imports={
+                "options": start_options(self.set_ or []),
+                "columns": named_values(self.column or [], "--column", tuple(COLUMN_NAMES)),
+                "key": self.key,
+            },
+        )
+
+
+@with_options(PlanOptions)
+def plan(
+    options: PlanOptions,
+    *,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Ids as for `run`, rows as for `import`; - for stdin.")
+    ],
     durations: Annotated[
         str | None,
         typer.Option(
@@ -77,8 +109,6 @@ def plan(
             help="How long imports take: fixed:S, uniform:LOW,HIGH, lognormal:MEDIAN,SIGMA, mix:SHARE@…,…",
         ),
     ] = None,
-    format: Format = None,  # noqa: A002 - the flag's name
-    id_column: IdColumn = None,
     as_json: AsJson = False,
 ) -> Exit:
     """Print what a run would take, before it begins.
@@ -88,22 +118,7 @@ def plan(
 
     Exit code 1 where it does not fit into what is left of the day's quota.
     """
-    settings = settings_of(
-        config,
-        state=state,
-        account=account,
-        requests=requests,
-        window_s=window_s,
-        daily_limit=daily,
-        deadline_s=deadline_s,
-        input={"format": format, "id_column": id_column, "feeds": "imports" if imports else None},
-        imports={
-            "options": start_options(set_ or []),
-            "columns": named_values(column or [], "--column", tuple(COLUMN_NAMES)),
-            "key": key,
-        },
-    )
-    return run_async(print_plan(settings, files, durations=durations, as_json=as_json))
+    return run_async(print_plan(options.settings(), files, durations=durations, as_json=as_json))
 
 
 ANYWHERE = {"access": "PRIVATE", "folderPath": "/"}
