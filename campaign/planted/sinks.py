@@ -140,7 +140,7 @@ SINKS_BUGS = (
     ),
     Bug(
         name="sql-insert-instead-of-upsert",
-        file="poller/sinks/sql/sink.py",
+        file="poller/sinks/sql/statements.py",
         old="ON CONFLICT (account, task_id) DO UPDATE SET {changes}",
         new="",
         tests=("sinks/test_sql",),

@@ -40,7 +40,7 @@ WEB_BUGS = (
     ),
     Bug(
         name="a-read-waits-for-the-store-without-a-limit",
-        file="poller/web/context.py",
+        file="poller/web/store_limit.py",
         old="        async with asyncio.timeout(STORE_S):\n",
         new="        async with asyncio.timeout(None):\n",
         tests=("web/test_store_limit",),
