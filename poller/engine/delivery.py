@@ -62,7 +62,8 @@ class DeliveryLoop:
         return self._metrics.undelivered(self.sink.name)
 
     async def open(self, position: bytes | None) -> None:
-        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
+        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act, `ConfigError` where what
+        its settings name cannot be used."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
             self._opened_at = checked_position(await self.sink.open(position, following))
@@ -75,12 +76,16 @@ class DeliveryLoop:
         try:
             await self._deliver_all()
         except SinkError as error:
-            self.stopped_by, self.backlog_reason = error, str(error)
-            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)  # noqa: TRY400 - a message
+            self.fail(error)
             self.on_stopped()
         except (GaveUp, OutputClosed) as error:
             self.stopped_by, self.backlog_reason = error, str(error)
             self.on_given_up(error)
+
+    def fail(self, error: PollerError) -> None:
+        """Note that nothing can be delivered until a person acts. Called in place of `run` where `open` raised it."""
+        self.stopped_by, self.backlog_reason = error, str(error)
+        log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
 
     async def close(self) -> None:
         """Close the sink. A defect of it is logged: the others are closed all the same."""
