@@ -79,7 +79,6 @@ class Service:
             on_chunk=self._on_chunk,
             on_ended=self._end_if_idle,
         )
-        self.ingest.on_failed = self.end_with
 
     @property
     def unwritable_reason(self) -> str:
@@ -121,6 +120,7 @@ class Service:
             self._polling = polling
             for lane in self.lanes.values():
                 self._at_work[lane] = polling.create_task(self._run_lane(lane))
+            self.ingest.on_failed = self.end_with
             self.ingest.start(polling)
             await self.ending.wait()
             self.ingest.stop()
