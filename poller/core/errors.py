@@ -65,6 +65,10 @@ class StoreUnusable(StoreError):
     exit_code = Exit.CANNOT_CREATE
 
 
+class NoState(StoreUnusable):
+    """There is no state yet: no run has created it."""
+
+
 class SinkError(PollerError):
     """A sink that cannot be used as configured, or whose target was changed by another program."""
 
