@@ -188,14 +188,15 @@ class Reload:
         service.delivery_loops = wanted
 
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
-        """Open sinks again as they were. One that had stopped before, and cannot be opened, stays stopped."""
+        """Open sinks again as they were. One that cannot be made or opened any more stops by itself."""
         positions = await self.builder.store.positions(list(current))
         for before in replaced:
-            loop = self.builder.delivery_loop(current[before.sink.name], self.settings)
+            loop = before
             try:
+                loop = self.builder.delivery_loop(current[before.sink.name], self.settings)
                 await loop.open(positions[loop.sink.name])
-            except SinkError as error:
-                loop.stopped_by, loop.backlog_reason = error, str(error)
+            except (ConfigError, SinkError) as error:
+                loop.fail(error)
             self.service.begin_delivery(loop)
 
 

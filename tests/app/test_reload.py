@@ -39,6 +39,21 @@ from tests.support.virtual import MemoryConnector
 
 Events = list[MutableMapping[str, Any]]
 
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBbTCCAROgAwIBAgIUWiV5WwCY9bQmnQ+pWMyi4fFWzrowCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBeDAeFw0yNjExMjgxMTEwMTlaFw0zNjExMjUxMTEwMTlaMAwx
+CjAIBgNVBAMMAXgwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATaT6VWxA7IzHBQ
+fDKCoFHULnQtleeKr22Pk7+Yx/SclrT9lPU7tcfqv1F1TEGQvmY08mivFONVafO1
+DW4B3NWVo1MwUTAdBgNVHQ4EFgQU2/Ibfr/u5VRIL9V+DLWEcLLJVMIwHwYDVR0j
+BBgwFoAU2/Ibfr/u5VRIL9V+DLWEcLLJVMIwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNIADBFAiEAr4JsVVxozOaAN3cb8tXDvluWNXk2WmwMbhoT/MrQWxIC
+IF5jYx/iSszMNJjv/Vg9XhrVIpYdmq04g6UgYXesmCXY
+-----END CERTIFICATE-----
+"""
+
+WORKED = {Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.WORK_LEFT}
+
 QUICK = Scenario(fates={}, durations=parse_durations("fixed:5"), requests=1000)
 
 
@@ -52,13 +67,13 @@ class Reloaded(Simulation):
         self.environ = {"HUBSPOT_TOKEN": TOKEN}
 
     @asynccontextmanager
-    async def at_work(self, ids: Path | None = None) -> AsyncIterator[None]:
+    async def at_work(self, ids: Path | None = None, *, ends: Set[Exit] = WORKED) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(self.run(ids, self.flags, environ=self.environ))
             await asyncio.sleep(3)
             yield
             self.drain()
-        assert running.result() in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.WORK_LEFT)
+        assert running.result() in ends
 
     async def reload(self, **changes: Any) -> dict[str, Any]:
         """Reload with these settings; return the result."""
@@ -264,6 +279,35 @@ async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_
     assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
     assert len(named(events, "config.refused")) == 1
+
+
+@pytest.mark.parametrize("gone", ["ca_file", "secret_file"])
+async def test_a_sink_whose_file_is_gone_stops_by_name_and_the_others_of_a_refused_reload_go_on(
+    tmp_path: Path, clock: Clock, events: Events, gone: str
+) -> None:
+    """What was closed to be exchanged could not be opened again: neither could the sinks after it, and none was shown
+    as stopped."""
+    one = f"jsonl:{tmp_path}/finished.jsonl"
+    (tmp_path / "foreign.jsonl").write_text("a stranger's line\n")
+    (tmp_path / "ca_file").write_text(CERTIFICATE)
+    (tmp_path / "secret_file").write_text(f"whsec_{'x' * 32}")
+    hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", gone: str(tmp_path / gone), "name": "hook"}
+    simulation = Reloaded(tmp_path, clock)
+    simulation.flags["sinks"] = [hook, one]
+    ids = simulation.append(20)
+    async with simulation.at_work(tmp_path / "ids.txt", ends={Exit.CONFIG}):
+        (tmp_path / gone).unlink()
+        hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "name": "hook"}
+        rotated = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl", "name": one, "rotate_bytes": 5000}
+        answer = await simulation.reload(sinks=[hook, rotated, f"jsonl:{tmp_path}/foreign.jsonl"])
+        assert "foreign.jsonl" in answer["refused"]
+        ids += simulation.append(20)
+        await asyncio.sleep(30)
+        assert simulation.service is not None
+        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.delivery_loops}
+        assert stopped == {"hook": True, one: False}
+        assert simulation.delivered("finished.jsonl") == Counter(ids)
+    assert [(event["sink"], gone in event["reason"]) for event in named(events, "sink.stopped")] == [("hook", True)]
 
 
 async def test_a_stopped_sink_is_opened_again(tmp_path: Path, clock: Clock, events: Events) -> None:

@@ -14,7 +14,7 @@ from poller.app.environment import Environment
 from poller.app.fleet_replay import LeftToFleet, deliver_beside, has_fleet
 from poller.app.replay import Replayed
 from poller.app.run import run
-from poller.cli.fleet_reload import reload_fleet
+from poller.cli.commands.reload import reload_fleet
 from poller.config import Settings, load
 from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError, Exit
