@@ -3,7 +3,7 @@
 import asyncio
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -21,6 +21,12 @@ log = structlog.get_logger("poller")
 
 COUNTED_AT_ONCE = 5_000  # lines of an unchanged file: some 20 ms
 
+LatestOptions = Callable[[], ReadOptions | None]
+
+
+def no_others() -> None:
+    """Return no options but those that a source began with."""
+
 
 async def feed(
     spec: str,
@@ -30,6 +36,7 @@ async def feed(
     stdin: int = 0,
     whole: bool = False,
     links: bool = True,
+    latest: LatestOptions = no_others,
 ) -> SourceCounts:
     """Read a source (a path, or "-" for `stdin`) to its end into the store; return where its lines went in this run.
 
@@ -37,6 +44,7 @@ async def feed(
     always new. Of one that is unchanged nothing is read, and `unchanged` counts what became of its lines. `whole`:
     nothing writes to the file any more; one that begins like a file read to its end is a new one. Raises `InputError`
     for what cannot be read, and for a CSV header without an id column; without `links`, also for all but regular files.
+    `latest` returns options that came since, whose accounts the next lines are for.
     """
     with open_file(spec, stdin, links=links) as file:
         counts = SourceCounts(file.name)
@@ -60,6 +68,8 @@ async def feed(
             await asyncio.sleep(0)
 
         while block := await file.block():
+            if (now := latest()) is not None:
+                parser.use_accounts_of(now)
             digest.push(block)
             for chunk in parser.push(block):
                 await commit(chunk)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from string import whitespace
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from poller.core.errors import InputError, UnfitInput
 from poller.core.model import Chunk, FedRow, Position, Rejection
@@ -37,6 +37,10 @@ _LINE_SHOWN = 80  # characters
 
 class LineReader(Protocol):
     """Parses lines of one format. A record is one line, or several."""
+
+    @property
+    def options(self) -> ReadOptions:
+        """How a person wants them read."""
 
     def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines, /) -> int:
         """Read what begins within the first `count` lines (the first has the number `first`) into `into`; return how
@@ -145,6 +149,12 @@ class Parser:
             lines, separator, tail_of_block = (tail + block).rpartition(b"\n")
             table, tail = table.latest(lines), tail_of_block if separator else tail + block
         return table.latest(tail)
+
+    def use_accounts_of(self, options: ReadOptions) -> None:
+        """Read what comes from now on for the accounts of these options."""
+        self._options = self._options.with_accounts_of(options)
+        if self.reader is not None:
+            self.reader = replace(cast("Any", self.reader), options=self.reader.options.with_accounts_of(options))
 
     @property
     def is_within_line(self) -> bool:
