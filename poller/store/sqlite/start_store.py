@@ -17,7 +17,7 @@ T = TypeVar("T")
 Values = TypeVarTuple("Values")
 
 
-class Read(Protocol):
+class ReadCommitted(Protocol):
     """Returns what `read` returns of what is committed. Raises `StoreError`."""
 
     def __call__(self, read: Callable[[sqlite3.Connection, *Values], T], *values: *Values) -> T: ...
@@ -29,7 +29,7 @@ class SqliteStarts(StartStore):
     def __init__(
         self,
         connection: sqlite3.Connection,
-        read: Read,
+        read: ReadCommitted,
         commits: GroupCommit,
         *,
         clock: Clock,
