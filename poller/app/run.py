@@ -17,7 +17,7 @@ from poller.app.messages import conclude, notes_at_start, nothing_fed, state_fla
 from poller.app.progress import progress_of
 from poller.app.reload import Reload
 from poller.config import Settings, unused_proxies
-from poller.core.errors import Exit, StoreError
+from poller.core.errors import Exit, PollerError, StoreError, TooManyFailures
 from poller.core.protocols import Store
 from poller.core.sums import Sums
 from poller.core.text import redacted_url
@@ -55,13 +55,18 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
             )
             error = await run_service(service, _watchers(settings, parts, reload))
             sums = await _closing_sums(store, settings.state)
-        if error is None and (sums.waiting or not service.fed):
-            error = service.stopped_by
+        error = error or _what_ended(service, sums)
     if error is None and not (service.ingest.is_input_left or service.endless):
         refused = 0 if service.ingest.unchanged.lines else service.ingest.refused
         error = nothing_fed(sums, metrics, sources, settings, refused)
     again = environment.again.text(is_fed=not service.ingest.is_input_left)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
+
+
+def _what_ended(service: Service, sums: Sums) -> PollerError | None:
+    """Return why the run drained by itself; a limit on failures ends nothing where all is done."""
+    is_done = service.fed and not sums.waiting
+    return None if is_done and isinstance(service.stopped_by, TooManyFailures) else service.stopped_by
 
 
 def hides_page(settings: Settings) -> bool:

@@ -9,7 +9,7 @@ from typing import assert_never
 import structlog
 
 from poller.core.deliveries import Delivery, Retry, Written, check_answer, checked_position
-from poller.core.errors import GaveUp, PollerError, SinkError
+from poller.core.errors import GaveUp, OutputClosed, PollerError, SinkError, raise_error
 from poller.core.log import error_message
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
@@ -41,6 +41,7 @@ class DeliveryLoop:
         self.stopped_by: PollerError | None = None  # why it stopped until a person acts
         self.refusal: str | None = None  # why the sink refused the latest dead letter of this run
         self.on_stopped: Callable[[], None] = lambda: None
+        self.on_given_up: Callable[[PollerError], None] = raise_error  # called for what ends the run, after its loop
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -77,6 +78,9 @@ class DeliveryLoop:
         except SinkError as error:
             self.fail(error)
             self.on_stopped()
+        except (GaveUp, OutputClosed) as error:
+            self.stopped_by, self.backlog_reason = error, str(error)
+            self.on_given_up(error)
 
     def fail(self, error: PollerError) -> None:
         """Note that nothing can be delivered until a person acts. Called in place of `run` where `open` raised it."""

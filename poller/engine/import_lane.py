@@ -199,7 +199,7 @@ class ImportLane(Lane):
         self._start_workers(workers)
         await self._settle_start(row, sent, answer)
         if answer.shows_hubspot:
-            self._give_up.check(answer.shows, self._clock())
+            self._check_patience(answer.shows, self._clock())
         return True
 
     def _was_held_up(self, since: float) -> bool:
@@ -337,7 +337,7 @@ class ImportLane(Lane):
         outcome, now = answer.outcome, self._clock()
         self._recorder.count(outcome, request_s=now - asked_at, gate_s=0.0)
         self._log_probe(witness, outcome)
-        self._give_up.check(outcome, now)
+        self._check_patience(outcome, now)
         self.wake()
 
     # --- what a lane does with polls, with rows beside them

@@ -1,13 +1,14 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import assert_never
 
 import structlog
 
+from poller.core.errors import PollerError, raise_error
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import ANSWERING, Finish, Missing, Outcome, PollAgain, Settled, Task
 from poller.core.person_pause import person_pause_detail
@@ -66,6 +67,9 @@ class Lane:
         self._kept_limit: LearnedLimit | None = None
         self._witness = Witness()
         self._first_answers = FirstAnswers()
+        self.on_given_up: Callable[[PollerError], None] = (
+            raise_error  # called for each outcome by which the run should end
+        )
 
     def know(self, task: Task) -> None:
         """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered."""
@@ -134,7 +138,13 @@ class Lane:
         self.wake()
         self._witness.note(probe, outcome)
         self._log_probe(probe, outcome)
-        self._give_up.check(outcome, self._clock())
+        self._check_patience(outcome, self._clock())
+
+    def _check_patience(self, outcome: Outcome, at: float) -> None:
+        try:
+            self._give_up.check(outcome, at)
+        except PollerError as error:
+            self.on_given_up(error)
 
     def _log_probe(self, probe: Task, outcome: Outcome) -> None:
         name, detail = outcome_name(outcome), outcome_detail(outcome)
@@ -203,7 +213,7 @@ class Lane:
         if len(due_at) < len(polled):
             self._due_tasks.end_standstill()
         for each in polled:
-            self._give_up.check(each.outcome, each.at)
+            self._check_patience(each.outcome, each.at)
 
     def save(self) -> None:
         """Save the account's state: while the lane runs, it may send a request at any instant."""

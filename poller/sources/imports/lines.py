@@ -91,7 +91,7 @@ class ImportLines:
         return FedRow(account=self.options.default_account, row=row, body=body, ref=encode({"url": text}))
 
     def read_json(self, line: bytes) -> FedRow:
-        """Read a JSON object as a row. Raises `ValueError`, and `ConfigError` where no row of its kind can be read."""
+        """Read a JSON object as a row. Raises `ValueError`, and `UnfitInput` where no row of its kind can be read."""
         try:
             value: dict[str, Any] = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -108,7 +108,7 @@ class ImportLines:
 def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str | None) -> ImportTable | ImportLines:
     """Return the reader for rows whose first usable line is `line`.
 
-    Raises `InputError` for CSV without a URL column or without column names, `ConfigError` where `--set` cannot fit the
+    Raises `InputError` for CSV without a URL column or without column names, `UnfitInput` where `--set` cannot fit the
     columns, and `ValueError` for a line that shows no format, such as a title.
     """
     if options.rows is None:
