@@ -136,8 +136,8 @@ class ImportCheck:
             others = f"; --json lists all {count:,}" if 1 < count == len(self._listed.get(reason, ())) else ""
             yield f"rejected    {count:,} × {reason} (first: {self._rejected_at[reason]}{others})"
         if rarer := self.rejected.most_common()[TOP:]:
-            others = sum(count for _, count in rarer)
-            yield f"rejected    {others:,} × for {counted(len(rarer), 'rarer reason')}: --json lists them"
+            rest = sum(count for _, count in rarer)
+            yield f"rejected    {rest:,} × for {counted(len(rarer), 'rarer reason')}: --json lists them"
         for warning in self._warnings.values():
             if warning.count:
                 more = ", …" if warning.count > len(warning.samples) else ""
