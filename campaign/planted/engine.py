@@ -55,9 +55,16 @@ ENGINE_BUGS = (
     ),
     Bug(
         name="first-unknown-ids-are-written",
-        file="poller/engine/first_answers.py",
-        old="        if len(self._unknown) < ALL_UNKNOWN:",
-        new="        if True:",
+        file="poller/engine/known_ids.py",
+        old="        if len(self._unknown) >= ALL_UNKNOWN:",
+        new="        if False:",
+        tests=("service/test_who_answered",),
+    ),
+    Bug(
+        name="an-answer-of-an-earlier-run-vouches-for-any-token",
+        file="poller/engine/known_ids.py",
+        old="        is_shown = self._shown_at >= (now if task.missing_at is None else task.missing_at)",
+        new="        is_shown = True",
         tests=("service/test_who_answered",),
     ),
     Bug(
