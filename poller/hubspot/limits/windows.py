@@ -113,8 +113,8 @@ class AccountWindows:
         return wait_s
 
     def learn(self, limits: RateLimits) -> Window | None:
-        """Use the limit that an answer's headers report; return the window if it is new. Without a length it has the one
-        reported before, or HubSpot's usual one. A length alone is no limit."""
+        """Use the limit that an answer's headers report; return the window if it is new. Without a length, that of the
+        one reported before counts, or HubSpot's usual one. A length alone is no limit."""
         reported, limit, interval_s = self.reported, limits.max, limits.interval_s
         if reported is not None and limit == reported.limit and interval_s == reported.window_s:
             return None
