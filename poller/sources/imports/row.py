@@ -29,6 +29,7 @@ _TTL_DAYS = (365, 30, 7, 1)
 NOT_UTF_8 = "the row is not UTF-8 text: save the file as CSV UTF-8"
 _REPLACED = "\ufffd"  # what reading puts in place of bytes that are not UTF-8
 _REPLACED_BYTES = _REPLACED.encode()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SAFE_KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _KNOWN_COLUMNS = frozenset(name for names in COLUMN_NAMES.values() for name in names)
 _LONG_OPTIONS = [name.lower() for name in OPTIONS if len(name) > 4]
@@ -166,6 +167,9 @@ def _checked(body: JsonObject, *, whole: bool = True) -> JsonObject:
     for name, choices in CHOICES.items():
         if name in body and body[name] not in choices:
             raise ValueError(f"unknown {name} {str(body[name])[:40]!r}; known: {', '.join(choices[:3])}")
+    for name in ("name", "folderPath"):
+        if _CONTROL.search(str(body.get(name, ""))):
+            raise ValueError(f"the {name} has a line break or another control character: correct the cell")
     if "/" in str(body.get("name", "")):
         raise ValueError("the name has a /: folders go into folderPath")
     if "ttl" in body and not SHORTEST_TTL_DAYS <= _ttl_days(body["ttl"]) <= LONGEST_TTL_DAYS:
