@@ -113,7 +113,8 @@ class ImportLane(Lane):
         await super().release()
 
     async def _begin_trial(self) -> None:
-        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+        landed = await self._starts.landed(self.account, LANDED_ENOUGH)
+        self._trial = Trial(self._rules.trial, landed=landed, underway=self._underway + self._in_hand)
         if (begun := self._trial.reading) is not None:
             log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
 
@@ -232,7 +233,7 @@ class ImportLane(Lane):
         if isinstance(decision, Begin) and not await self._starts.settle(sent, decision):
             answer = StartAnswer(outcome=Unsure(reason="foreign_answer"), shows=answer.shows)
             decision = AwaitStart()
-        self._log_start(row, answer, decision)
+        self._log_start(row, answer, decision, due_at=sent.due_at)
         match decision:
             case Begin():
                 self._underway += 1
@@ -276,7 +277,8 @@ class ImportLane(Lane):
         self._recorder.finish_row(row, record)
         self._end_of_import(record)
 
-    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision) -> None:
+    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision, *, due_at: float) -> None:
+        """`due_at`: when the row is next due, where nothing certain is known of the start."""
         outcome = answer.outcome
         log.debug(
             "row.started",
@@ -287,7 +289,15 @@ class ImportLane(Lane):
             starts=row.starts + 1,
         )
         if isinstance(outcome, Unsure) and not isinstance(decision, Begin):
-            self._warn("start.lost", by=(outcome.reason,), account=self.account, row=row.row, reason=outcome.reason)
+            due_in_s = round(due_at - self._clock(), 3)
+            self._warn(
+                "start.lost",
+                by=(outcome.reason,),
+                account=self.account,
+                row=row.row,
+                reason=outcome.reason,
+                due_in_s=due_in_s,
+            )
 
     # --- the trial
 

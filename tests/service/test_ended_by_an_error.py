@@ -11,6 +11,7 @@ from poller.core.deliveries import Retry
 from poller.core.errors import Exit, OutputClosed
 from poller.core.protocols import Clock
 from poller.core.sums import StartSums
+from poller.reports.ledger import summary
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
 from poller.sinks.files.sink import FileSink
@@ -86,6 +87,17 @@ async def test_a_token_that_is_refused_leaves_no_start_unsure(tmp_path: Path, cl
     assert await simulation.run(None, imports(rows)) is Exit.TOKEN_REFUSED
     starts = await starts_of(simulation)
     assert (starts.lost, starts.unsure, starts.accepted, starts.starts) == (0, 0, 0, starts.refused)
+
+
+async def test_after_a_run_whose_token_was_refused_the_state_shows_that_until_another_one_is_answered(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario(**SLOW, tokens=frozenset({"right"})))
+    ids = simulation.write_ids(3)
+    assert await simulation.run(ids) is Exit.TOKEN_REFUSED
+    assert "account default is paused: token_refused (HubSpot refused the token" in summary(await simulation.sums())
+    assert await simulation.run(ids, environ={"HUBSPOT_TOKEN": "right"}) is Exit.ALL_COMPLETE
+    assert "is paused" not in summary(await simulation.sums())
 
 
 @pytest.mark.parametrize(
