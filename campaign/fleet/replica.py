@@ -27,8 +27,8 @@ class Replica:
         self._folder = folder
         self._log = folder / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
-        self._must_end = False  # it was killed, or asked to stop
-        self.wrong_ends: list[str] = []  # what it did that nobody asked for: it ended, or did not
+        self._must_end = False  # it got a signal to end
+        self.wrong_ends: list[str] = []  # it ended by itself, or did not where it had to
         self._read = 0  # bytes of the log before the latest start
         (folder / f"{name}.toml").write_text(settings)
         self._environ = {
@@ -92,7 +92,7 @@ class Replica:
             os.kill(self._process.pid, number)
 
     def _note_end(self) -> None:
-        """A replica ends only where it is told to: whatever happens to its server, it goes on or joins again."""
+        """A replica ends only on a signal: whatever happens to its server, it continues or joins again."""
         if self._process is not None and self._process.returncode is not None and not self._must_end:
             self._must_end = True  # noted once
             self.wrong_ends.append(f"{self.name} ended by itself with {self._process.returncode}")
