@@ -9,6 +9,7 @@ import structlog
 from poller.app.build import Builder, sink_environment
 from poller.app.environment import Environment
 from poller.config import Settings
+from poller.core.errors import ConfigError
 from poller.core.fleet import FleetView
 from poller.core.handover import Handover
 from poller.core.protocols import Clock, Store
@@ -68,6 +69,7 @@ class FleetRun:
     settings: Settings  # in force; a reload replaces them
     url: str | None = None  # of this member's server
     view: FleetView | None = None  # as of the latest turn
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a lane is opened, or settings change
     turns: Turns = field(init=False)
     reader: FleetReader = field(init=False)
     _beats: int = 0
@@ -93,13 +95,16 @@ class FleetRun:
         self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
         self._polls_at = environment.clock()
 
-    async def apply(self, settings: Settings) -> None:
-        """Use other settings from now on."""
-        self.settings = settings
+    async def announce(self) -> None:
+        """Show the others the settings that are in force, and take and give accounts by them."""
+        settings = self.settings
         await self.turns.change(settings.account_settings(), shown_settings(settings))
 
     async def _open_lane(self, account: str, handover: Handover) -> Lane:
-        lane = await self.builder.lane(account, self.settings, self.service, handover)
+        async with self.opening:
+            if account not in self.settings.account_settings():
+                raise ConfigError(f"a reload has removed account {account}")
+            lane = await self.builder.lane(account, self.settings, self.service, handover)
         self.metrics.accounts_taken[handover.is_clean] += 1
         return lane
 

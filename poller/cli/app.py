@@ -59,7 +59,7 @@ class Commands(typer.core.TyperGroup):
             typer.echo("poller: interrupted", err=True)
             code = Exit.WORK_LEFT
         except Exception as error:
-            if _is_handled_elsewhere(error):
+            if error is _why_unwritten() or _is_of_command_line(error):
                 _drop_library_words(error)
                 raise
             from poller.core.defect import defect
@@ -101,13 +101,8 @@ for module in (
 app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES, cls=command_class(list_tasks))(list_tasks.list_tasks)
 
 
-def _is_handled_elsewhere(error: Exception) -> bool:
-    """Whether typer or `_flush` handles it: a wrong command line, an exit, a closed or full standard output."""
-    if isinstance(error, OSError):
-        try:
-            sys.stdout.flush()
-        except OSError:
-            return True
+def _is_of_command_line(error: Exception) -> bool:
+    """Whether typer handles it: a wrong command line, an exit."""
     return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
 
 
@@ -134,13 +129,16 @@ def main() -> None:
     """Run the command line; the entry point of the distribution."""
     _replace_closed_streams()
     codecs.register_error("json_escapes", _json_escapes)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="json_escapes")
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):  # it was not closed
+        sys.stdout = _noting(sys.stdout)
     try:
         app()
+    except OSError as error:
+        if error is not _why_unwritten():
+            raise
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            _flush(stream)
+        _flush(sys.stderr)
+        _end_stdout()
 
 
 def _replace_closed_streams() -> None:
@@ -163,12 +161,49 @@ def _json_escapes(error: UnicodeError) -> tuple[str, int]:
     return re.sub("(....)", r"\\u\1", units), error.end
 
 
+class _Output(io.FileIO):
+    """Standard output. Keeps why it could not be written to: what is not on it by then may be in no buffer any more."""
+
+    unwritten: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]  # None: it is full, and does not block
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.unwritten = error
+            raise
+
+
+def _noting(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return standard output as a stream that notes why it cannot be written to, and escapes what it cannot encode."""
+    raw = _Output(stdout.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stdout.encoding,
+        errors="json_escapes",
+        line_buffering=stdout.line_buffering,
+        write_through=stdout.write_through,
+    )
+
+
+def _why_unwritten() -> OSError | None:
+    """Return why standard output could not be written to; None where it could."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.unwritten if isinstance(raw, _Output) else None
+
+
+def _end_stdout() -> None:
+    """Flush it. A reader that left early is no error; output that could not be written for another reason is one."""
+    _flush(sys.stdout)
+    error = _why_unwritten()
+    if error is not None and error.errno != errno.EPIPE:
+        typer.echo(f"poller: standard output cannot be written to: {error.strerror}", err=True)
+        raise SystemExit(Exit.CANNOT_CREATE) from None
+
+
 def _flush(stream: TextIO) -> None:
-    """Flush. On a closed pipe, redirect to /dev/null so that Python does not exit with 120."""
+    """Flush. Where that fails, redirect to /dev/null so that Python does not exit with 120."""
     try:
         stream.flush()
-    except OSError as error:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if stream is sys.stdout and error.errno != errno.EPIPE:
-            typer.echo(f"poller: standard output cannot be written to: {error.strerror}", err=True)
-            raise SystemExit(Exit.CANNOT_CREATE) from None

@@ -43,6 +43,12 @@ class UnreadableInput(InputError):
     """The system could not open or read an input file. It may pass: a disk, permissions, too many open files."""
 
 
+class UnfitInput(InputError, ConfigError):
+    """An input whose columns the options of imports do not fit. Another input may fit them."""
+
+    exit_code = Exit.CONFIG
+
+
 class StoreError(PollerError):
     """The state cannot be trusted or used any more: a failed fsync, corruption, a lost lock."""
 
@@ -57,6 +63,10 @@ class StoreUnusable(StoreError):
     """The state cannot be opened: read-only, not a database, corrupted, or of a newer version."""
 
     exit_code = Exit.CANNOT_CREATE
+
+
+class NoState(StoreUnusable):
+    """There is no state yet: no run has created it."""
 
 
 class SinkError(PollerError):
@@ -89,3 +99,8 @@ class GaveUp(PollerError):
     """The API or a sink was out of reach for longer than `give_up_s`."""
 
     exit_code = Exit.UNREACHABLE
+
+
+def raise_error(error: PollerError) -> None:
+    """Raise it: what becomes of an error where a run has not defined it."""
+    raise error

@@ -9,7 +9,7 @@ from typing import assert_never
 import structlog
 
 from poller.core.deliveries import Delivery, Retry, Written, check_answer, checked_position
-from poller.core.errors import GaveUp, PollerError, SinkError
+from poller.core.errors import GaveUp, OutputClosed, PollerError, SinkError, raise_error
 from poller.core.log import error_message
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
@@ -38,9 +38,10 @@ class DeliveryLoop:
         """`idle_s`: how often an empty outbox is read again, for what other processes finish; None: only when woken."""
         self.sink = sink
         self.backlog_reason: str | None = None  # why writes fail now
-        self.stopped_by: SinkError | None = None  # why it stopped until a person acts
+        self.stopped_by: PollerError | None = None  # why it stopped until a person acts
         self.refusal: str | None = None  # why the sink refused the latest dead letter of this run
         self.on_stopped: Callable[[], None] = lambda: None
+        self.on_given_up: Callable[[PollerError], None] = raise_error  # called for what ends the run, after its loop
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -61,7 +62,8 @@ class DeliveryLoop:
         return self._metrics.undelivered(self.sink.name)
 
     async def open(self, position: bytes | None) -> None:
-        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
+        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act, `ConfigError` where what
+        its settings name cannot be used."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
             self._opened_at = checked_position(await self.sink.open(position, following))
@@ -74,9 +76,16 @@ class DeliveryLoop:
         try:
             await self._deliver_all()
         except SinkError as error:
-            self.stopped_by, self.backlog_reason = error, str(error)
-            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)  # noqa: TRY400 - a message
+            self.fail(error)
             self.on_stopped()
+        except (GaveUp, OutputClosed) as error:
+            self.stopped_by, self.backlog_reason = error, str(error)
+            self.on_given_up(error)
+
+    def fail(self, error: PollerError) -> None:
+        """Note that nothing can be delivered until a person acts. Called in place of `run` where `open` raised it."""
+        self.stopped_by, self.backlog_reason = error, str(error)
+        log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
 
     async def close(self) -> None:
         """Close the sink. A defect of it is logged: the others are closed all the same."""

@@ -114,7 +114,8 @@ class ImportLane(Lane):
         await super().release()
 
     async def _begin_trial(self) -> None:
-        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+        landed = await self._starts.landed(self.account, LANDED_ENOUGH)
+        self._trial = Trial(self._rules.trial, landed=landed, underway=self._underway + self._in_hand)
         if (begun := self._trial.reading) is not None:
             log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
 
@@ -200,7 +201,7 @@ class ImportLane(Lane):
         self._start_workers(workers)
         await self._settle_start(row, sent, answer)
         if answer.shows_hubspot:
-            self._give_up.check(answer.shows, self._clock())
+            self._check_patience(answer.shows, self._clock())
         return True
 
     def _was_held_up(self, since: float) -> bool:
@@ -233,7 +234,7 @@ class ImportLane(Lane):
         if isinstance(decision, Begin) and not await self._starts.settle(sent, decision):
             answer = StartAnswer(outcome=Unsure(reason="foreign_answer"), shows=answer.shows)
             decision = AwaitStart()
-        self._log_start(row, answer, decision)
+        self._log_start(row, answer, decision, due_at=sent.due_at)
         match decision:
             case Begin():
                 self._underway += 1
@@ -277,7 +278,8 @@ class ImportLane(Lane):
         self._recorder.finish_row(row, record)
         self._end_of_import(record)
 
-    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision) -> None:
+    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision, *, due_at: float) -> None:
+        """`due_at`: when the row is next due, where nothing certain is known of the start."""
         outcome = answer.outcome
         log.debug(
             "row.started",
@@ -288,7 +290,15 @@ class ImportLane(Lane):
             starts=row.starts + 1,
         )
         if isinstance(outcome, Unsure) and not isinstance(decision, Begin):
-            self._warn("start.lost", by=(outcome.reason,), account=self.account, row=row.row, reason=outcome.reason)
+            due_in_s = round(due_at - self._clock(), 3)
+            self._warn(
+                "start.lost",
+                by=(outcome.reason,),
+                account=self.account,
+                row=row.row,
+                reason=outcome.reason,
+                due_in_s=due_in_s,
+            )
 
     # --- the trial
 
@@ -338,7 +348,7 @@ class ImportLane(Lane):
         outcome, now = answer.outcome, self._clock()
         self._recorder.count(outcome, request_s=now - asked_at, gate_s=0.0)
         self._log_probe(witness, outcome)
-        self._give_up.check(outcome, now)
+        self._check_patience(outcome, now)
         self.wake()
 
     # --- what a lane does with polls, with rows beside them

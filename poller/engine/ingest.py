@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from poller.core.errors import InputError, UnreadableInput
+from poller.core.errors import InputError, UnreadableInput, raise_error
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
 from poller.engine.cancelling import cancel
@@ -33,6 +33,7 @@ class Ingest:
         self.refused = 0  # sources that could not be read, and files of drop folders without a usable line
         self.on_refused: Callable[[str], Awaitable[None]] | None = None  # called before the file is moved
         self.on_input_left: Callable[[bool], None] = lambda _is_left: None  # called at each start and the end
+        self.on_failed: Callable[[InputError], None] = raise_error  # called for input by which the run should end
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
@@ -69,7 +70,7 @@ class Ingest:
 
     def stop(self) -> None:
         """End all at once: the run ends. A chunk that is being stored still is."""
-        self._is_stopped, self._was_cut = True, bool(self._running)
+        self._is_stopped, self._was_cut = True, self._was_cut or bool(self._running)
         for _, task in self._running.values():
             task.cancel()
 
@@ -137,13 +138,14 @@ class Ingest:
                 async with self._turn:
                     await self._reader.read(source, writer)
         except InputError as fault:
-            if not (self.tolerant or isinstance(fault, UnreadableInput)):
-                raise
             log.warning("source.failed", source=str(source), reason=str(fault))
             if self.tolerant:
                 await self._add_refused(str(source))
             elif isinstance(fault, UnreadableInput):
                 self._unread[source] = fault
+            else:
+                self._was_cut = True
+                self.on_failed(fault)
         finally:
             del self._running[source]
         self._note_end()

@@ -1,7 +1,7 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import assert_never
@@ -9,6 +9,7 @@ from typing import assert_never
 import structlog
 from msgspec import Struct
 
+from poller.core.errors import PollerError, raise_error
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
 from poller.core.model import ANSWERING, REPORTING, Finish, Missing, Outcome, PollAgain, Record, Settled, Task
 from poller.core.person_pause import person_pause_detail
@@ -18,8 +19,8 @@ from poller.core.record import render
 from poller.core.request_protocols import Gate, GateClosed, RightLost, StatusClient
 from poller.core.starts import ImportsReading
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
-from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
+from poller.engine.known_ids import KnownIds
 from poller.engine.recorder import Polled, Recorder
 from poller.engine.witness import Witness
 from poller.schedule import AccountTiming
@@ -85,12 +86,16 @@ class Lane:
         self._workers = 0
         self._kept_limit: LearnedLimit | None = None
         self._witness = Witness()
-        self._first_answers = FirstAnswers()
+        self._known_ids = KnownIds()
+        self.on_given_up: Callable[[PollerError], None] = (
+            raise_error  # called for each outcome by which the run should end
+        )
 
-    def know(self, task: Task) -> None:
-        """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered."""
+    def know(self, task: Task, known_at: float) -> None:
+        """Take a task whose status HubSpot reported in an earlier run, at `known_at`: it shows whether the account is
+        answered, and whether the token is the account's."""
         self._witness.task = task
-        self._first_answers.is_known = True
+        self._known_ids = KnownIds(known_at)
 
     async def run(self) -> None:
         """Work until stopped; then save the account's state as ended in order."""
@@ -125,12 +130,13 @@ class Lane:
         waiting_since = self._clock()
         try:
             async with self.gate.slot(self._witness.subject(task)) as slot:
-                asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
+                is_doubted = not self._polling.trust_unknown and self._known_ids.doubts(task)
+                asked, asked_at = self._witness.instead_of(task, self.gate.pause, is_doubted), self._clock()
                 answer = await self._client.poll(asked)
-                now = self._clock()
-                if not (self._first_answers.is_known or self._polling.trust_unknown):
-                    answer = self._first_answers.check(asked, answer, now)
-                slot.answered(answer, of_witness=asked is not task)
+                now, of_witness = self._clock(), asked is not task
+                if not self._polling.trust_unknown:
+                    answer = self._known_ids.check(asked, answer, now, of_witness=of_witness)
+                slot.answered(answer, of_witness=of_witness)
         except GateClosed:
             self._store.release([task])
             return False
@@ -165,7 +171,13 @@ class Lane:
         self.wake()
         self._witness.note(probe, outcome)
         self._log_probe(probe, outcome)
-        self._give_up.check(outcome, self._clock())
+        self._check_patience(outcome, self._clock())
+
+    def _check_patience(self, outcome: Outcome, at: float) -> None:
+        try:
+            self._give_up.check(outcome, at)
+        except PollerError as error:
+            self.on_given_up(error)
 
     def _log_probe(self, probe: Task, outcome: Outcome) -> None:
         name, detail = outcome_name(outcome), outcome_detail(outcome)
@@ -200,7 +212,7 @@ class Lane:
             paused_s=paused_s,
             is_paused=is_failed and self.gate.pause is not None,
             others_answered=is_failed and self._witness.others_answered(task),
-            holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(now),
+            holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(task, now),
             failed_share=self._witness.failed_share,
             polling=self._polling,
             rng=self._rng,
@@ -216,8 +228,9 @@ class Lane:
             case _:
                 assert_never(decision)
 
-    def _holds_unknown(self, now: float) -> bool:
-        return not self._polling.trust_unknown and self._first_answers.holds(now, self._polling.missing_again_s)
+    def _holds_unknown(self, task: Task, now: float) -> bool:
+        polling = self._polling
+        return not polling.trust_unknown and self._known_ids.holds(task, now, polling.missing_again_s)
 
     def _plan_polls(self, now: float) -> None:
         if self._timing is None:
@@ -242,7 +255,7 @@ class Lane:
         if len(due_at) < len(polled):
             self._due_tasks.end_standstill()
         for each in polled:
-            self._give_up.check(each.outcome, each.at)
+            self._check_patience(each.outcome, each.at)
 
     def _prepare_commit(self) -> None:
         self._settle()
@@ -318,7 +331,7 @@ class Lane:
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
         if not is_same_token:
-            self._first_answers = FirstAnswers()
+            self._known_ids = KnownIds()
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

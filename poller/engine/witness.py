@@ -53,11 +53,12 @@ class Witness:
         is_broken = task.key in self._failing and self._answered > self._failing[task.key][0]
         return BROKEN if is_broken and task.errors >= BROKEN_AFTER else task.key
 
-    def instead_of(self, task: Task, pause: Pause | None) -> Task:
-        """Return the task to poll: while it is open whether the account is answered, every other time the witness."""
+    def instead_of(self, task: Task, pause: Pause | None, is_doubted: bool = False) -> Task:
+        """Return the task to poll: while it is open whether the account is answered, every other time the witness.
+        `is_doubted`: it is open whether HubSpot knows any id of the account."""
         is_open = pause is not None and pause not in (Pause.THROTTLED, Pause.DAILY_QUOTA)
         is_suspect = self.is_in_doubt and task.errors > 0 and not self.others_answered(task)
-        if self.task is None or not (is_open or is_suspect):
+        if self.task is None or not (is_open or is_suspect or (is_doubted and self.task.key != task.key)):
             return task
         self._is_turn = not self._is_turn
         return self.task if self._is_turn else task

@@ -188,7 +188,7 @@ class OAuthToken:
         if self._refresh_token is not None and self._save_at < math.inf and not self._is_replaced():
             return self._refresh_token
         self._save_at = math.inf
-        if self._file is not None and (self._refresh_token is None or self._file.exists()):
+        if self._file is not None and (self._refresh_token is None or _is_there(self._file)):
             self._file_seen = _identity(self._file)
             self._file_token = secret_in_file(self._file)
             return self._file_token
@@ -237,6 +237,17 @@ def _identity(path: Path) -> tuple[int, ...]:
         return _stat(path)
     except (OSError, ValueError) as error:
         raise unreadable_secret(path, error) from None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a file exists. Raises `ConfigError` where that cannot be seen, as in a folder of another user."""
+    try:
+        _stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise unreadable_secret(path, error) from None
+    return True
 
 
 def _stat(path: Path) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ class Screen:
         self.unwritable = ""
         self.imports: dict[str, ImportsReading] = {}
         self.left_out: set[str] = set()
+        self.idle_until: float | None = None
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
@@ -47,6 +48,7 @@ class Screen:
             unwritable=lambda: self.unwritable,
             imports=lambda: self.imports,
             left_out=lambda: self.left_out,
+            idle_until=lambda _now: self.idle_until,
         )
 
     def shown(self, width: int = 100) -> str:
@@ -137,6 +139,13 @@ def test_rows_and_the_trial_of_an_account_that_is_left_out_are_not_in_the_foreca
     assert "a: trial of 20 rows, 4 landed" in shown
     screen.metrics.blocked = screen.metrics.waiting
     assert "a trial runs: no forecast yet" in screen.shown(), "the other has no task"
+
+
+def test_a_run_that_only_waits_shows_until_when(screen: Screen) -> None:
+    screen.idle_until = screen.now + 300
+    assert "the next request is due in 5 min, at 1970-01-01T00:05:00Z" in screen.shown()
+    screen.idle_until = None
+    assert "the next request" not in screen.shown()
 
 
 def test_while_rows_wait_starts_are_counted_and_the_requests_are_the_pace(screen: Screen) -> None:

@@ -29,6 +29,7 @@ from poller.core.request_protocols import TokenSource
 from poller.engine.history import History
 from poller.engine.metrics import Metrics
 from poller.sandbox import Scenario, parse_durations
+from poller.sandbox.reply import unknown_id
 from poller.store import read_store
 from poller.web import RunContext, make_site
 from tests.support.processes import environ, hubspot, run, running, wait_until, whole_lines
@@ -37,6 +38,21 @@ from tests.support.site import BASE
 from tests.support.virtual import MemoryConnector
 
 Events = list[MutableMapping[str, Any]]
+
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBbTCCAROgAwIBAgIUWiV5WwCY9bQmnQ+pWMyi4fFWzrowCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBeDAeFw0yNjExMjgxMTEwMTlaFw0zNjExMjUxMTEwMTlaMAwx
+CjAIBgNVBAMMAXgwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATaT6VWxA7IzHBQ
+fDKCoFHULnQtleeKr22Pk7+Yx/SclrT9lPU7tcfqv1F1TEGQvmY08mivFONVafO1
+DW4B3NWVo1MwUTAdBgNVHQ4EFgQU2/Ibfr/u5VRIL9V+DLWEcLLJVMIwHwYDVR0j
+BBgwFoAU2/Ibfr/u5VRIL9V+DLWEcLLJVMIwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNIADBFAiEAr4JsVVxozOaAN3cb8tXDvluWNXk2WmwMbhoT/MrQWxIC
+IF5jYx/iSszMNJjv/Vg9XhrVIpYdmq04g6UgYXesmCXY
+-----END CERTIFICATE-----
+"""
+
+WORKED = {Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.WORK_LEFT}
 
 QUICK = Scenario(fates={}, durations=parse_durations("fixed:5"), requests=1000)
 
@@ -51,13 +67,13 @@ class Reloaded(Simulation):
         self.environ = {"HUBSPOT_TOKEN": TOKEN}
 
     @asynccontextmanager
-    async def at_work(self, ids: Path | None = None) -> AsyncIterator[None]:
+    async def at_work(self, ids: Path | None = None, *, ends: Set[Exit] = WORKED) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(self.run(ids, self.flags, environ=self.environ))
             await asyncio.sleep(3)
             yield
             self.drain()
-        assert running.result() in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE, Exit.WORK_LEFT)
+        assert running.result() in ends
 
     async def reload(self, **changes: Any) -> dict[str, Any]:
         """Reload with these settings; return the result."""
@@ -98,10 +114,11 @@ def written(folder: Path, pattern: str) -> list[str]:
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-async def test_ids_are_held_as_of_a_wrong_account_only_after_a_reload_with_another_token(
+async def test_unknown_ids_are_held_after_a_reload_with_another_accounts_token_only(
     tmp_path: Path, clock: Clock, events: Events, is_replaced: bool
 ) -> None:
     simulation = Reloaded(tmp_path, clock)
+    simulation.api.stage = lambda ask, answer: unknown_id("x", "c") if ask.token == "pat-na1-second" else answer
     (tmp_path / "token").write_text("pat-na1-first\n")
     simulation.flags["token_file"] = str(tmp_path / "token")
     simulation.append(5)
@@ -115,7 +132,7 @@ async def test_ids_are_held_as_of_a_wrong_account_only_after_a_reload_with_anoth
         await asyncio.sleep(120)
         finished = (await simulation.sums()).finished
     pauses = [event["pause"] for event in named(events, "lane.paused")]
-    assert (finished, pauses) == (65, ["wrong_account"] if is_replaced else [])  # until a known task is answered
+    assert (finished, pauses) == ((5, ["wrong_account"]) if is_replaced else (65, []))
 
 
 async def test_accounts_that_share_a_token_are_named_at_the_start_and_when_a_reload_makes_them_share_one(
@@ -262,6 +279,35 @@ async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_
     assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
     assert len(named(events, "config.refused")) == 1
+
+
+@pytest.mark.parametrize("gone", ["ca_file", "secret_file"])
+async def test_a_sink_whose_file_is_gone_stops_by_name_and_the_others_of_a_refused_reload_go_on(
+    tmp_path: Path, clock: Clock, events: Events, gone: str
+) -> None:
+    """What was closed to be exchanged could not be opened again: neither could the sinks after it, and none was shown
+    as stopped."""
+    one = f"jsonl:{tmp_path}/finished.jsonl"
+    (tmp_path / "foreign.jsonl").write_text("a stranger's line\n")
+    (tmp_path / "ca_file").write_text(CERTIFICATE)
+    (tmp_path / "secret_file").write_text(f"whsec_{'x' * 32}")
+    hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", gone: str(tmp_path / gone), "name": "hook"}
+    simulation = Reloaded(tmp_path, clock)
+    simulation.flags["sinks"] = [hook, one]
+    ids = simulation.append(20)
+    async with simulation.at_work(tmp_path / "ids.txt", ends={Exit.CONFIG}):
+        (tmp_path / gone).unlink()
+        hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "name": "hook"}
+        rotated = {"kind": "jsonl", "path": f"{tmp_path}/finished.jsonl", "name": one, "rotate_bytes": 5000}
+        answer = await simulation.reload(sinks=[hook, rotated, f"jsonl:{tmp_path}/foreign.jsonl"])
+        assert "foreign.jsonl" in answer["refused"]
+        ids += simulation.append(20)
+        await asyncio.sleep(30)
+        assert simulation.service is not None
+        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.delivery_loops}
+        assert stopped == {"hook": True, one: False}
+        assert simulation.delivered("finished.jsonl") == Counter(ids)
+    assert [(event["sink"], gone in event["reason"]) for event in named(events, "sink.stopped")] == [("hook", True)]
 
 
 async def test_a_stopped_sink_is_opened_again(tmp_path: Path, clock: Clock, events: Events) -> None:

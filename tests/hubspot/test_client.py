@@ -23,6 +23,7 @@ import orjson
 import pytest
 import structlog
 from aiohttp import client_exceptions, http_exceptions
+from aiohttp.client_proto import ResponseHandler
 
 from poller.core.errors import ConfigError
 from poller.core.http_errors import HTTP_ERRORS
@@ -41,7 +42,7 @@ from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import untrusted
 from tests.support.makers import make_task
-from tests.support.virtual import MemoryConnector, SimulatedNetwork
+from tests.support.virtual import MemoryConnector, MemoryTransport, SimulatedNetwork
 
 TOKEN = "pat-na1-s3cr3t"
 PATH = "/files/v3/files/import-from-url/async/tasks/{task_id}/status"
@@ -519,6 +520,26 @@ async def test_another_protocol_is_named_as_what_it_is(data: bytes, words: str) 
     assert isinstance(outcome, Refused)
     assert outcome.reason == "unknown_answer"
     assert f"of 127.0.0.1 {words}" in outcome.detail
+
+
+async def test_a_server_that_speaks_before_it_is_asked_is_not_connected_to_again_and_again() -> None:
+    class Hasty(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, MemoryTransport)
+            transport.write(b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64\0\4\0\x10\0\0")
+
+    class LateConnector(MemoryConnector):
+        async def _create_connection(self, *how: Any) -> ResponseHandler:
+            made = await super()._create_connection(*how)
+            await asyncio.sleep(0.1)  # a handshake: the server's first bytes are there before it ends
+            return made
+
+    connector = LateConnector(Hasty)
+    async with client_of("http://api.example", connections=Connections(connector=lambda _fresh: connector)) as client:
+        outcome = (await client.poll(make_task())).outcome
+    assert isinstance(outcome, Refused)
+    assert "speaks HTTP/2" in outcome.detail
+    assert connector.connections_total <= 2
 
 
 async def test_a_server_without_tls_is_named_as_what_it_is() -> None:

@@ -489,6 +489,15 @@ async def test_a_touched_file_does_not_count_as_a_person_s(clock: Clock, tmp_pat
     assert file.read_text() == "refresh-1\n"
 
 
+async def test_a_refresh_token_file_that_cannot_be_seen_is_named_and_nothing_is_requested(
+    endpoint: TokenEndpoint, clock: Clock, tmp_path: Path
+) -> None:
+    unseen = tmp_path / ("x" * 300)  # as in a folder that only another user may enter
+    with pytest.raises(ConfigError, match="cannot read the secret"):
+        await oauth(endpoint, clock, "refresh-0", unseen).token()
+    assert endpoint.forms == []
+
+
 async def test_without_any_refresh_token_the_settings_are_named(endpoint: TokenEndpoint, clock: Clock) -> None:
     with pytest.raises(ConfigError, match="refresh_token_env"):
         await oauth(endpoint, clock, initial=None).token()

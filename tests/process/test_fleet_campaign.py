@@ -17,7 +17,7 @@ from campaign.fleet.relay import Relay
 from campaign.fleet.server import own_server
 from campaign.fleet.shape import Shape
 from campaign.fleet.trial import carry_out, prepared
-from campaign.planted_fleet import FLEET_BUGS, FOUND_BY
+from campaign.planted.fleet import FLEET_BUGS, FOUND_BY
 
 
 def arrival(at: float, replica: str, account: str = "a") -> Arrival:

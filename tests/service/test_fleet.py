@@ -14,14 +14,16 @@ from poller.app.environment import Environment
 from poller.app.fleet_replay import LeftToFleet, deliver_beside, has_fleet
 from poller.app.replay import Replayed
 from poller.app.run import run
-from poller.cli.fleet_reload import reload_fleet
-from poller.config import Settings, load
+from poller.app.tokens import credentials_hash
+from poller.cli.commands.reload import reload_fleet
+from poller.config import AccountSettings, Settings, load
 from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError, Exit
+from poller.core.request_protocols import TokenSource
 from poller.hubspot.client import Connections
 from poller.sandbox import parse_durations
 from poller.store import read_store
-from tests.support.fleet_services import ACCOUNTS, FleetAtWork, at_work
+from tests.support.fleet_services import ACCOUNTS, BEAT_S, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
 
@@ -217,3 +219,32 @@ async def test_a_fleet_on_sqlite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a fleet needs a state in PostgreSQL"):
         await run(settings, [], environment)
     assert not (tmp_path / "p.db").exists()
+
+
+async def test_an_account_that_is_taken_in_the_middle_of_a_reload_has_the_settings_of_the_reload(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the reload removes is left to the others."""
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        r1, r2 = fleet.replicas.values()
+        await fleet.until(lambda: len(r1.lanes) == len(r2.lanes) == 2, "an even share")
+        lost = min(r2.lanes)
+        left = {name: account for name, account in r1.settings.accounts.items() if name != lost}
+        r1.reread = lambda: r1.settings.model_copy(update={"give_up_s": 500.0, "accounts": left, "account": min(left)})
+        held: list[str] = []
+
+        async def hold(account: AccountSettings, tokens: TokenSource) -> bytes:
+            if not held:  # in the middle of the reload of r1
+                held.append("r1")
+                await r2.drain()
+                await asyncio.sleep(4 * BEAT_S)
+            return await credentials_hash(account, tokens)
+
+        monkeypatch.setattr("poller.app.build.credentials_hash", hold)
+        assert r1.service is not None
+        r1.service.reload_asked.set()
+        await fleet.until(lambda: bool(fleet.logged("config.reloaded")), "the reload")
+        await fleet.until(lambda: r1.lanes == set(left), "all accounts that are left")
+        patience = {name: lane._give_up.rules.give_up_s for name, lane in r1.service.lanes.items()}
+        assert patience == dict.fromkeys(left, 500.0)
+        assert fleet.logged("run.failed") == []

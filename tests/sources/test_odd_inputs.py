@@ -147,7 +147,7 @@ ODD = (
         name="a line break in a column's name",
         data=b'"Task\nID",url\nA1,x\n"Task\nID",url\n"A2","y\nz"\n',
         ids=("A1", "A2"),
-        rejected=("a second header line", "'\"'"),
+        rejected=("a second header line",),
     ),
     Odd(
         name="line breaks in names of other columns",

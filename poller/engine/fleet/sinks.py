@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from poller.core.errors import ConfigError, SinkError
-from poller.core.fleet import FleetView, SinkPlace
+from poller.core.fleet import FleetView, SinkPlace, TakenSink
 from poller.core.protocols import Clock
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.fleet.member import FleetMember
@@ -96,17 +96,12 @@ class MemberSinks:
             await self._take_over([sink.name for sink in taken])
         for sink in taken:
             try:
-                loop = self._make_loop(sink.name)
-            except ConfigError as error:  # a file with its secret is gone since the start
+                loop = await self._open(sink)
+            except ConfigError as error:  # a file that it needs is gone since the start
                 log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
                 self._unusable_until[sink.name] = self._monotonic() + UNUSABLE_S
                 await self._membership.give_sink(sink.name, sink.epoch)
                 continue
-            try:
-                await loop.open(sink.position)
-            except SinkError as error:
-                loop.stopped_by, loop.backlog_reason = error, str(error)
-                log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
             if self._service.is_ending:  # since this turn began
                 await loop.close()
                 await self._membership.give_sink(sink.name, sink.epoch)
@@ -114,6 +109,18 @@ class MemberSinks:
             self._epochs[sink.name] = sink.epoch
             self._service.begin_delivery(loop)
             log.info("sink.taken", sink=sink.name, epoch=sink.epoch)
+
+    async def _open(self, sink: TakenSink) -> DeliveryLoop:
+        """Return the delivery to a sink, which has stopped where a person must act. Raises `ConfigError`."""
+        loop = self._make_loop(sink.name)
+        try:
+            await loop.open(sink.position)
+        except SinkError as error:
+            loop.fail(error)
+        except ConfigError:
+            await loop.close()
+            raise
+        return loop
 
     async def _end(self, place: SinkPlace) -> None:
         """End a delivery that is another member's from now on."""

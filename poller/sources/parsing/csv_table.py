@@ -44,39 +44,42 @@ class CsvReader:
         at = 0
         while at < count:
             try:
-                taken, fed = self._record(lines, at, final)
-            except OtherHeader as header:
-                into.reject(first + at, lines[at], header)
-                into.successor = header.table
-                return at + 1
+                taken, fields = self._record(lines, at, final)
             except ValueError as reason:
                 into.reject(first + at, lines[at], reason)
                 at += 1
                 continue
             if taken == 0:
                 break
-            into.take(fed)
+            try:
+                into.take(self._task(fields))
+            except OtherHeader as header:
+                into.reject(first + at, lines[at], header)
+                into.successor = header.table
+                return at + taken
+            except ValueError as reason:
+                into.reject(first + at, lines[at], reason)
             at += taken
         return at
 
-    def _record(self, lines: Sequence[Line], at: int, final: bool) -> tuple[int, Fed | None]:
-        """Return how many lines the record at `at` takes (0: not known yet), and its task."""
+    def _record(self, lines: Sequence[Line], at: int, final: bool) -> tuple[int, list[str]]:
+        """Return how many lines the record at `at` takes (0: not known yet), and its fields. Raises `ValueError` where
+        it is not known which lines are the record's; a record that is whole is rejected whole: a line within its values
+        is never a record."""
         text = text_of(lines[at])
-        if not text.strip():
-            return 1, None
         if '"' not in text:
-            return 1, self._task(text.split(self.delimiter))
+            return 1, text.split(self.delimiter)
         record = _RecordLines(self, lines, at)
         fields = _fields(record, self.delimiter)
         if record.lacks_lines and not final:
-            return 0, None
+            return 0, []
         if record.unclosed:
             raise ValueError("a quoted value is not closed")
         if record.taken > 1 and len(fields) != len(self.names):
             raise ValueError(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
         if record.taken > 1 and self._is_header(names := [re.sub(r"\r?\n", " ", field) for field in fields]):
-            raise self._second_header(names)
-        return record.taken, self._task(fields)
+            return record.taken, names
+        return record.taken, fields
 
     def _task(self, fields: list[str]) -> Fed | None:
         """Return the record's task, None for a blank one: Excel writes empty rows as delimiters alone."""

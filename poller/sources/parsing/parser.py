@@ -8,7 +8,7 @@ from itertools import accumulate
 from string import whitespace
 from typing import Protocol, Self, cast
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnfitInput
 from poller.core.model import Chunk, FedRow, Position, Rejection
 from poller.core.task_id import is_rounded
 from poller.core.text import printable
@@ -258,6 +258,24 @@ class Parser:
 
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
+        try:
+            taken = self._read(count, into, final=final)
+        except UnfitInput as error:
+            raise UnfitInput(f"{self._source}: {error}") from None
+        if taken == 0:
+            return None
+        self._advance(taken)
+        usable = tuple(into.fed)
+        return Chunk(
+            fed=() if self._options.rows else usable,
+            rows=cast("tuple[FedRow, ...]", usable) if self._options.rows else (),
+            rejected=tuple(into.rejected),
+            blank=into.blank,
+            position=self._position,
+        )
+
+    def _read(self, count: int, into: ParsedLines, *, final: bool) -> int:
+        """Read lines at hand; return how many that took."""
         taken = 0 if self.reader else self._detect(count, into, final=final)
         self.first_reader = self.first_reader or self.reader
         while self.reader and taken < count:
@@ -271,17 +289,7 @@ class Parser:
             if into.successor is None:
                 break
             self.reader, into.successor = into.successor, None
-        if taken == 0:
-            return None
-        self._advance(taken)
-        usable = tuple(into.fed)
-        return Chunk(
-            fed=() if self._options.rows else usable,
-            rows=cast("tuple[FedRow, ...]", usable) if self._options.rows else (),
-            rejected=tuple(into.rejected),
-            blank=into.blank,
-            position=self._position,
-        )
+        return taken
 
     def _detect(self, count: int, into: ParsedLines, *, final: bool) -> int:
         """Read lines up to the first that shows the format, a CSV header included; return how many.

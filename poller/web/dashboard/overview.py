@@ -35,7 +35,7 @@ from poller.web.dashboard.snapshot import (
     waiting_state,
 )
 from poller.web.fleet import FleetReading, MemberStatus, lanes_of_others
-from poller.web.health import sink_readiness, store_readiness
+from poller.web.readiness import sink_readiness, store_readiness
 
 READ_S = 4.0  # for the store to answer
 MAX_SOURCES = 200  # the latest ones

@@ -1,6 +1,6 @@
 """Bugs to plant in when polls are made: lines, put-offs, standstills and the clocks that differ."""
 
-from campaign.planted import Bug
+from campaign.planted.bug import Bug
 
 STANDSTILL = ("schedule/test_standstill",)
 LINES = ("schedule/test_line",)
