@@ -113,7 +113,8 @@ class ImportLane(Lane):
         await super().release()
 
     async def _begin_trial(self) -> None:
-        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
+        landed = await self._starts.landed(self.account, LANDED_ENOUGH)
+        self._trial = Trial(self._rules.trial, landed=landed, underway=self._underway + self._in_hand)
         if (begun := self._trial.reading) is not None:
             log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
 

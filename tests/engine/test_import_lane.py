@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import orjson
+import pytest
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Chunk, FedRow, Position, Refused, Running, Task, Unreachable
@@ -59,6 +60,7 @@ def lane_of(
     *,
     state: AccountState | None = None,
     starts: StartStore | None = None,
+    trial: int = 0,
 ) -> ImportLane:
     gate = AccountGate(
         "a",
@@ -72,7 +74,7 @@ def lane_of(
         "a",
         starts=starts or store.starts,
         starter=hubspot,
-        start_rules=StartRules(trial=0),
+        start_rules=StartRules(trial=trial),
         on_trial_failed=None,
         store=store,
         gate=gate,
@@ -151,6 +153,30 @@ async def test_rows_to_start_and_those_under_way_are_of_one_age(clock: Clock) ->
                 seen.add(reading)
         lane.stop()
     assert len(seen) > 10
+    await store.close()
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+async def test_rows_of_a_trial_that_are_under_way_count_after_a_restart_and_after_a_persons_pause(
+    clock: Clock, is_restarted: bool
+) -> None:
+    """Each restart, and each hand-over in a fleet, started as many rows more before one had landed."""
+    store, hubspot = await store_of_rows(clock, 100), Accepting()
+    lane = lane_of(store, hubspot, clock, trial=20)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(lane.run())
+            await asyncio.sleep(60)
+            assert hubspot.accepted == 20
+            assert lane.imports.trial is not None
+            if not is_restarted:
+                await lane.hold()
+                await lane.release()
+                await asyncio.sleep(60)
+            lane.stop()
+            await asyncio.sleep(1)
+            lane = lane_of(store, hubspot, clock, trial=20)
+    assert hubspot.accepted == 20
     await store.close()
 
 
