@@ -325,8 +325,8 @@ class Lane:
         timing: AccountTiming | None,
         limits: GiveUpRules,
     ) -> None:
-        """Use other settings from the next poll on. What was known of the account's ids was by the ones before, which may
-        be of another account, or of another status path."""
+        """Use other settings from the next poll on. What those before showed of the account's ids may be of another
+        account, or of another status path."""
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
         self._known_ids = KnownIds()
