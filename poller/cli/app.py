@@ -64,8 +64,9 @@ class Commands(typer.core.TyperGroup):
                 raise
             from poller.core.defect import defect
 
-            _print_error(defect(error))
-            code = Exit.INTERNAL
+            found = defect(error)
+            _print_error(found)
+            code = found.exit_code
         raise typer.Exit(code or 0) from None
 
 

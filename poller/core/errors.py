@@ -75,6 +75,12 @@ class SinkError(PollerError):
     exit_code = Exit.CANNOT_CREATE
 
 
+class FolderGone(PollerError):
+    """The working folder was deleted."""
+
+    exit_code = Exit.CANNOT_CREATE
+
+
 class Defect(PollerError):
     """An exception that the code does not expect."""
 

@@ -294,9 +294,10 @@ def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[s
 
 @pytest.mark.real_time
 def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
-    with running("sandbox", "--port", "0", folder=tmp_path) as sandbox:
+    with running("sandbox", "--port", "0", "--token", "its own", folder=tmp_path) as sandbox:
         while "use it" not in sandbox.log():
             assert sandbox.process.poll() is None
+        assert "use it: HUBSPOT_TOKEN='its own' poller" in sandbox.log()
         sandbox.signal(signal.SIGINT)
         assert sandbox.ended() == 0
         assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()
@@ -306,3 +307,18 @@ def test_the_message_on_a_file_in_place_of_a_command_has_the_right_command(here:
     (here / "ids.txt").write_text("AAAAEZ6whGI\n")
     refused = poller("ids.txt")
     assert (refused.exit_code, "poller run ids.txt" in refused.output) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "../ids.txt"], ["import", "../ids.txt"], ["run", "../ids.txt", "--state", "{}"]]
+)
+def test_a_working_folder_that_was_deleted_is_named_and_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "ids.txt").write_text("AAAAEKbjQ_I\n")
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = poller(*(word.format(f"sqlite:///{tmp_path}/poller.db") for word in words))
+    assert (result.exit_code, "defect" in result.output) == (Exit.CANNOT_CREATE, False)
+    assert "the working folder was deleted. Change to one that exists" in result.output

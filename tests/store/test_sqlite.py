@@ -391,6 +391,23 @@ async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
     assert last_beat(file_url) is None
 
 
+async def test_a_state_with_two_names_is_refused_under_either_one(tmp_path: Path, clock: Clock) -> None:
+    """The lock and SQLite's log are found by name: two runs would not notice each other."""
+    one, two = (f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two"))
+    store = await open_store(one, clock=clock)
+    (tmp_path / "two.db").hardlink_to(tmp_path / "one.db")
+    with pytest.raises(StoreUnusable, match=r"two.db has another name .a hard link.*cp -p .*two.db .*two.db.new && mv"):
+        await open_store(two, clock=clock)
+    await feed(store, "AAAA1", "AAAA2", "AAAA3", "AAAA4", "AAAA5")
+    await store.close()
+    with pytest.raises(StoreUnusable, match=r"one.db has another name"):
+        await open_store(one, clock=clock)
+    (tmp_path / "two.db").unlink()
+    store = await open_store(one, clock=clock)
+    assert (await store.sums()).waiting == 5
+    await store.close()
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 async def test_a_state_behind_a_link_is_that_of_the_file(tmp_path: Path, clock: Clock, is_there: bool) -> None:
     """SQLite keeps its log beside the file; the lock has to be there, too, or two processes write one state."""
