@@ -682,6 +682,8 @@ def flags_of(name: str) -> dict[str, Any]:
 
 def start_of(name: str) -> dict[str, Any]:
     """Return the flags of a run in which the setting matters."""
+    if name == "window_s":  # alone it raises nothing
+        return {"requests": 50}
     if not name.startswith("imports."):
         return {}
     return {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PUBLIC_INDEXABLE", "folderPath": "/p"}}}
