@@ -30,6 +30,7 @@ _LEVELS = frozenset({"debug", "info", "warning", "error"})
 _SPECIAL = frozenset({"exc_info", "level", "timestamp"})  # keys that the processors change or must not lose
 _secrets: set[str] = set()
 _written_to: "QuietStream | None" = None
+_is_json = False
 OURS = "poller"  # our modules get their logger by this name; it is also the standard library's
 
 
@@ -58,9 +59,9 @@ def configure(
         *([_printable] if console else []),
     ]
     renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False) if console else _render_json
-    global _written_to
+    global _written_to, _is_json
     quiet, merge = QuietStream(stream), structlog.contextvars.merge_contextvars
-    _written_to = quiet
+    _written_to, _is_json = quiet, not console
     structlog.configure(
         processors=[merge, *shared, renderer] if console else [merge, _plain_first(clock, [*shared, renderer])],
         wrapper_class=structlog.make_filtering_bound_logger(least),
@@ -115,6 +116,11 @@ _WITHOUT_DEBUG = [structlog.make_filtering_bound_logger(level) for level in (20,
 def is_debug() -> bool:
     """Return whether debug events are written; asking costs a tenth of a dropped event."""
     return structlog.get_config()["wrapper_class"] not in _WITHOUT_DEBUG
+
+
+def is_json() -> bool:
+    """Return whether events are written as JSON, for programs: a message for a person is no event."""
+    return _is_json
 
 
 class TextStream(Protocol):

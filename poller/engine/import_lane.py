@@ -85,6 +85,7 @@ class ImportLane(Lane):
             store=self._store,
             gate=self.gate,
             timing=self._timing,
+            settle=self._settle,
             clock=self._clock,
             rng=self._rng,
             starts=starts,

@@ -294,9 +294,10 @@ def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[s
 
 @pytest.mark.real_time
 def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
-    with running("sandbox", "--port", "0", folder=tmp_path) as sandbox:
+    with running("sandbox", "--port", "0", "--token", "its own", folder=tmp_path) as sandbox:
         while "use it" not in sandbox.log():
             assert sandbox.process.poll() is None
+        assert "use it: HUBSPOT_TOKEN='its own' poller" in sandbox.log()
         sandbox.signal(signal.SIGINT)
         assert sandbox.ended() == 0
         assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()
