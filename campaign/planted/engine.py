@@ -76,10 +76,10 @@ ENGINE_BUGS = (
         tests=("engine/test_give_up", "service/test_who_answered"),
     ),
     Bug(
-        name="reload-restarts-the-check-of-first-answers",
+        name="a-reload-keeps-what-another-path-showed",
         file="poller/engine/lane.py",
-        old="        if not is_same_token:\n",
-        new="        if True:\n",
+        old="        self._known_ids = KnownIds()\n        self._store.delay_first_polls",
+        new="        self._store.delay_first_polls",
         tests=("app/test_reload",),
     ),
     Bug(

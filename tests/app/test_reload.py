@@ -135,6 +135,22 @@ async def test_unknown_ids_are_held_after_a_reload_with_another_accounts_token_o
     assert (finished, pauses) == ((5, ["wrong_account"]) if is_replaced else (65, []))
 
 
+async def test_an_unknown_id_is_not_found_after_a_reload_with_another_status_path_that_knows_no_earlier_task(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    simulation.api.stage = lambda ask, answer: unknown_id("x", "c") if "/folders/" in ask.path else answer
+    simulation.append(5)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await asyncio.sleep(30)
+        await simulation.reload(status_path="/files/v3/folders/update/async/tasks/{task_id}/status")
+        with (tmp_path / "ids.txt").open("a") as file:
+            file.write("AAAAunknown1\n")
+        await asyncio.sleep(120)
+        finished = (await simulation.sums()).finished
+    assert (finished, named(events, "lane.paused")) == (6, [])
+
+
 async def test_accounts_that_share_a_token_are_named_at_the_start_and_when_a_reload_makes_them_share_one(
     tmp_path: Path, clock: Clock, events: Events
 ) -> None:
