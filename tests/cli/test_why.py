@@ -247,7 +247,7 @@ async def test_that_no_process_polls_is_shown_only_where_none_does(
     """`next poll due 2 days ago` does not explain itself."""
     simulation = Simulation(tmp_path, clock, SLOW)
     ids = simulation.write_ids(20)
-    task_id = ids.read_text().split()[0]
+    task_id = ids.read_text().splitlines()[1].partition(",")[0]
     async with asyncio.TaskGroup() as group:
         work = group.create_task(simulation.run(ids))
         await asyncio.sleep(2)

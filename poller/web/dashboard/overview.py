@@ -172,8 +172,8 @@ class Overview:
         )
 
     def _polls_per_task(self) -> float | None:
-        """Return how many polls an outcome has cost since the run began, of a fleet those of all its members; None before
-        the first outcome."""
+        """Return how many polls an outcome has cost since the run began, in a fleet with those of all its members; None
+        before the first outcome."""
         counts, before = counts_of(self._metrics), self._history.before
         finished = counts.finished - (before.finished if before else 0)
         polls = counts.polls - (before.polls if before and self._metrics.polls_of_fleet is not None else 0)
