@@ -132,6 +132,15 @@ class PostgresMembership(Membership):
             self.on_taken(taken.account)
             self._holdings.accounts[taken.account] = owned
 
+    async def adopt(self, account: str, epoch: int) -> bool:
+        def begin(number: int | None) -> None:
+            if number is not None:
+                self.on_taken(account)
+                self._holdings.accounts[account] = OwnedAccount(number, epoch)
+
+        write = (owning.number_of, account, epoch, self._member())
+        return await self._write(*write, on_commit=begin) is not None
+
     async def give(self, account: str, epoch: int, *, slot_ages_s: Sequence[float], is_clean: bool) -> bool:
         try:
             await self._flush()  # what was noted is stored while the account is still owned
