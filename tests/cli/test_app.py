@@ -283,6 +283,20 @@ def test_what_the_terminal_cannot_encode_is_escaped_and_json_stays_the_same(tmp_
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("reader", ["full", "gone"])
+def test_a_message_that_cannot_be_shown_leaves_the_exit_code_as_it_is(tmp_path: Path, reader: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for command, code in ((("status",), Exit.CANNOT_CREATE), (("list", "--since", "then"), Exit.USAGE)):
+        stderr = full if reader == "full" else theirs
+        shown = run(*command, folder=tmp_path, stdout=subprocess.PIPE, stderr=stderr, capture_output=False)
+        assert shown.returncode == code
+    os.close(theirs)
+    os.close(full)
+
+
+@pytest.mark.real_time
 @pytest.mark.parametrize("command", [("check-config",), LONG, ("run", "--help")])
 def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[str, ...]) -> None:
     write_many_reasons(tmp_path)

@@ -39,6 +39,7 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
         await fleet.until(lambda: len(fleet.delivered()) == 80, "all outcomes")
         assert fleet.delivered() == Counter(ids)
         assert fleet.api.stats().throttled_total == 0
+        costs = set()
         for page in fleet.pages():
             shown = await fleet.overview_with(page, finished=80, delivered=80)
             assert [each["replica"] for each in shown["fleet"]["members"]] == ["r1", "r2"]
@@ -46,6 +47,9 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
             assert sorted(lane["account"] for lane in shown["lanes"]) == list(ACCOUNTS)
             assert shown["ledger"]["waiting"] == 0
             assert shown["ledger"]["sinks"][0]["undelivered"] == 0
+            costs.add(shown["polls_per_task"])
+        assert len(costs) == 1
+        assert costs.pop() >= 1
         text, code = await asyncio.to_thread(fleet.command, "status")
         assert (code, "r1: at work, 2 accounts" in text, "r2: at work, 2 accounts" in text) == (0, True, True), text
         text, code = await asyncio.to_thread(fleet.command, "healthcheck")
