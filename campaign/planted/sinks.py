@@ -71,8 +71,8 @@ SINKS_BUGS = (
     Bug(
         name="jsonl-full-disk-acknowledged",
         file="poller/sinks/files/sink.py",
-        old="                return self._make_retry(error)",
-        new="                self._make_retry(error)",
+        old="                return self._backoff.retry(",
+        new="                self._backoff.retry(",
         tests=JSONL,
     ),
     Bug(

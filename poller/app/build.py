@@ -1,7 +1,6 @@
 """From settings to the live parts of a run: accounts and sinks, at the start and on a reload."""
 
 import asyncio
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from poller.core.model import Record, Task
 from poller.core.protocols import Sink, StartStore, Store
 from poller.core.record import decode
 from poller.core.request_protocols import StartClient, StatusClient, TokenSource
-from poller.core.timestamps import epoch
 from poller.engine import DeliveryLoop, GiveUpRules, Lane, Recorder, Service
 from poller.engine.due_tasks import LONGEST_SLEEP_S
 from poller.engine.import_lane import ImportLane
@@ -146,7 +144,7 @@ class Builder:
                 **parts | {"recorder": self._recorder(name, service, retries)},
             )
         if (known := await self._known_task(name)) is not None:
-            lane.know(*known)
+            lane.know(known)
         return lane
 
     def _recorder(self, name: str, service: Service, retries: Retries | None = None) -> Recorder:
@@ -186,13 +184,12 @@ class Builder:
             is_trusted=self.is_trusted,
         )
 
-    async def _known_task(self, account: str) -> tuple[Task, float] | None:
-        """Return a task of the account whose outcome HubSpot reported, and when, if one is among the first that are
-        kept."""
+    async def _known_task(self, account: str) -> Task | None:
+        """Return a task of the account whose outcome HubSpot reported, if one is among the first that are kept."""
         for delivery in await self.store.records(0, KNOWN_AMONG):
             fields = decode(delivery.body)
             if delivery.account == account and fields.status in ("COMPLETE", "CANCELED"):
-                return known_task(account, delivery.task_id), epoch(fields.seen_at) or -math.inf
+                return known_task(account, delivery.task_id)
         return None
 
     async def apply(self, name: str, settings: Settings, tokens: TokenSource | None, service: Service) -> None:
@@ -210,7 +207,7 @@ class Builder:
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
             is_same_token = credentials == self._credentials[name]
             self._credentials[name] = credentials
-            lane.apply(**await self._lane_settings(name, settings, tokens, service), is_same_token=is_same_token)
+            lane.apply(**await self._lane_settings(name, settings, tokens, service))
             if not is_same_token:
                 self._warn_of_shared_token(name, settings)
             if isinstance(lane, ImportLane):

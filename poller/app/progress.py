@@ -47,6 +47,7 @@ class Progress:
     slowest_at: Callable[[float], float | None] = lambda _now: None  # how long the slowest may take
     times_out_at: Callable[[], float | None] = lambda: None  # the youngest task
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
+    is_ending: Callable[[], bool] = lambda: False  # nothing more is claimed: there is no forecast
     unwritable: Callable[[], str] = lambda: ""  # why the state cannot be written; empty where it can
     imports: Callable[[], Mapping[str, ImportsReading]] = dict  # by account, of those that start imports
     left_out: Callable[[], Collection[str]] = frozenset  # the accounts that have no forecast
@@ -152,7 +153,7 @@ class Progress:
     def _left(self) -> str:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
-        if self.ending() or self.unwritable():
+        if self.is_ending() or self.unwritable():
             return ""
         now, metrics, (unstarted, _) = self.clock(), self.metrics, self._unstarted()
         on_trial = {name for name, each in self.imports().items() if each.trial}
@@ -224,6 +225,7 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         times_out_at=lambda: slowest.times_out_at,
         ended=lambda: service.fed,
         ending=ending,
+        is_ending=lambda: service.is_ending,
         unwritable=lambda: service.unwritable_reason,
         imports=imports,
         left_out=lambda: left_out(service.lanes),

@@ -96,7 +96,7 @@ class Reload:
             async with self.fleet.opening:  # a lane that a turn takes has the old settings by now, or will have the new
                 await self._apply_to_accounts(new, sources)
                 self.fleet.settings = new
-        await service.ingest.change(sources)
+        streams = await service.ingest.change(sources)
         left_waiting: list[str] = []
         if self.fleet is not None:
             await self.fleet.announce()
@@ -107,6 +107,7 @@ class Reload:
             apply(new)
         self.settings = new
         changed = [name for name in differences(_by_name(old), _by_name(wanted)) if name not in needs_restart]
+        needs_restart += [f"how {stream} is read" for stream in streams]
         return {"changed": changed, "needs_restart": needs_restart, "left_waiting": left_waiting}
 
     # --- accounts

@@ -9,7 +9,7 @@ from typing import assert_never
 import structlog
 
 from poller.core.deliveries import Delivery, Retry, Written, check_answer, checked_position
-from poller.core.errors import GaveUp, OutputClosed, PollerError, SinkError, raise_error
+from poller.core.errors import ConfigError, GaveUp, OutputClosed, PollerError, SinkError, raise_error
 from poller.core.log import error_message
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
@@ -75,7 +75,7 @@ class DeliveryLoop:
             await self._store.note_position(self.sink.name, self._opened_at)
         try:
             await self._deliver_all()
-        except SinkError as error:
+        except (SinkError, ConfigError) as error:
             self.fail(error)
             self.on_stopped()
         except (GaveUp, OutputClosed) as error:
@@ -92,7 +92,7 @@ class DeliveryLoop:
         try:
             with self._defects_as_sink_errors("close"):
                 await self.sink.close()
-        except SinkError as error:
+        except PollerError as error:
             log.error("sink.stopped", sink=self.sink.name, reason=str(error))  # noqa: TRY400 - a message
 
     @contextmanager
@@ -100,7 +100,7 @@ class DeliveryLoop:
         """A sink may be other people's code: what it raises against its contract stops this sink alone."""
         try:
             yield
-        except PollerError:
+        except (SinkError, ConfigError, OutputClosed):
             raise
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():

@@ -89,10 +89,18 @@ class Ingest:
             if source.is_rereadable and source not in self._running:
                 self._start(source)
 
-    async def change(self, sources: Sequence[Source]) -> None:
-        """End the sources that `sources` leaves out, between two chunks; start new ones at their stored position."""
-        wanted = tuple(dict.fromkeys(sources))
-        known, self.sources = self.sources, wanted
+    async def change(self, sources: Sequence[Source]) -> list[Source]:
+        """End the sources that `sources` leaves out, between two chunks; start new ones at their stored position.
+
+        A stream is read on, for the accounts that there are now: what was read of it, such as a header or the half of a
+        line, is nowhere else. Return those for which more than the accounts is another now.
+        """
+        known = self.sources
+        streams = {new: old for new in sources if new not in known for old in known if old.is_same_stream(new)}
+        for new, old in streams.items():
+            if old in self._running:
+                self._running[old][0].latest_options = new.options
+        self.sources = wanted = tuple(dict.fromkeys(streams.get(source, source) for source in sources))
         for source in set(known) - set(wanted):
             await self._end(source)
             self._unread.pop(source, None)
@@ -100,6 +108,7 @@ class Ingest:
             if source not in known and not self._is_left_off:
                 self._start(source)
         self._note_end()
+        return [old for new, old in streams.items() if old.options.with_accounts_of(new.options) != new.options]
 
     def _start(self, source: Source) -> None:
         if self._is_stopped:

@@ -27,10 +27,8 @@ class KnownIds:
     The witness is a task whose status it reported before: in doubt the lane polls that one.
     """
 
-    def __init__(self, known_at: float = -math.inf) -> None:
-        """`known_at`: when HubSpot reported the witness's status."""
-        self._known_at = known_at
-        self._shown_at = -math.inf  # the same, of this run and its present token
+    def __init__(self) -> None:
+        self._shown_at = -math.inf  # when the latest poll left to which HubSpot reported a status, by these settings
         self._unknown: set[int] = set()  # ids that were unknown since
         self._latest_new_at = -math.inf
         self._is_witness_unknown = False
@@ -44,10 +42,10 @@ class KnownIds:
             return True
         return len(self._unknown) >= DOUBTFUL
 
-    def check(self, task: Task, answer: Answer, now: float, *, of_witness: bool = False) -> Answer:
-        """Return `answer`, or a refusal of the account in its place."""
+    def check(self, task: Task, answer: Answer, *, asked_at: float, now: float, of_witness: bool = False) -> Answer:
+        """Return `answer` to a poll that left at `asked_at`, or a refusal of the account in its place."""
         if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
-            self._known_at = self._shown_at = now
+            self._shown_at = max(self._shown_at, asked_at)  # by the token of then
             if self._unknown:
                 self._unknown.clear()
                 self._is_witness_unknown, self._detail = False, None
@@ -59,7 +57,7 @@ class KnownIds:
             self._latest_new_at = now
         if of_witness:
             self._is_witness_unknown = True
-            if now - self._known_at < FORGOTTEN_AFTER_S:
+            if now - self._shown_at < FORGOTTEN_AFTER_S:
                 self._detail = DETAIL_OF_WITNESS
         if len(self._unknown) >= ALL_UNKNOWN:
             self._detail = self._detail or DETAIL

@@ -91,11 +91,10 @@ class Lane:
             raise_error  # called for each outcome by which the run should end
         )
 
-    def know(self, task: Task, known_at: float) -> None:
-        """Take a task whose status HubSpot reported in an earlier run, at `known_at`: it shows whether the account is
-        answered, and whether the token is the account's."""
+    def know(self, task: Task) -> None:
+        """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered, and
+        whether the token is the account's."""
         self._witness.task = task
-        self._known_ids = KnownIds(known_at)
 
     async def run(self) -> None:
         """Work until stopped; then save the account's state as ended in order."""
@@ -135,7 +134,7 @@ class Lane:
                 answer = await self._client.poll(asked)
                 now, of_witness = self._clock(), asked is not task
                 if not self._polling.trust_unknown:
-                    answer = self._known_ids.check(asked, answer, now, of_witness=of_witness)
+                    answer = self._known_ids.check(asked, answer, asked_at=asked_at, now=now, of_witness=of_witness)
                 slot.answered(answer, of_witness=of_witness)
         except GateClosed:
             self._store.release([task])
@@ -325,13 +324,12 @@ class Lane:
         polling: Polling,
         timing: AccountTiming | None,
         limits: GiveUpRules,
-        is_same_token: bool,
     ) -> None:
-        """Use other settings from the next poll on."""
+        """Use other settings from the next poll on. What those before showed of the account's ids may be of another
+        account, or of another status path."""
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
-        if not is_same_token:
-            self._known_ids = KnownIds()
+        self._known_ids = KnownIds()
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

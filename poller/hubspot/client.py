@@ -135,10 +135,12 @@ class Connections:
                 body, trouble = await read_body(response.content, LARGEST_PROBLEM)
                 if trouble is None:
                     return response.status, body
-            word = trouble_of(trouble)
+            failure: Exception = trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
-            word = trouble_of(error)
-        raise TokenUnavailable(f"the token endpoint did not answer: {word}")
+            failure = error
+        word = trouble_of(failure)
+        shows = refusal_of(failure, URL(url)) or Unreachable(reason=word.value)
+        raise TokenUnavailable(f"the token endpoint did not answer: {word}", shows)
 
     def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -200,8 +202,8 @@ class HubSpotClient:
             self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
-        except TokenUnavailable:
-            return _unreachable(Trouble.NO_TOKEN)
+        except TokenUnavailable as error:
+            return _unreachable(Trouble.NO_TOKEN) if error.shows is None else Answer(outcome=error.shows)
         except RightLost:
             raise
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`

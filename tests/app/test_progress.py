@@ -34,6 +34,7 @@ class Screen:
         self.lanes = [LaneOutlook()]
         self.ended = True
         self.ending = ""
+        self.is_ending = False
         self.unwritable = ""
         self.imports: dict[str, ImportsReading] = {}
         self.left_out: set[str] = set()
@@ -45,6 +46,7 @@ class Screen:
             lanes=lambda: self.lanes,
             ended=lambda: self.ended,
             ending=lambda: self.ending,
+            is_ending=lambda: self.is_ending,
             unwritable=lambda: self.unwritable,
             imports=lambda: self.imports,
             left_out=lambda: self.left_out,
@@ -200,6 +202,15 @@ def test_a_failing_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> 
     assert "jsonl:finished.jsonl: no space left" in shown
     assert "1,234 input lines rejected" in shown
     assert "stopping: waiting for 3 polls in flight" in shown
+
+
+def test_a_run_that_has_stopped_leaves_no_forecast_of_the_tasks_that_wait(screen: Screen) -> None:
+    """The last display stays on the terminal, also after a trial that failed."""
+    screen.metrics.waiting = 1000
+    screen.work(30, finished_per_s=10)
+    assert " left" in screen.shown()
+    screen.is_ending = True
+    assert " left" not in screen.shown()
 
 
 def terminal_and_block(columns: int = 100) -> tuple[Terminal, LiveBlock]:

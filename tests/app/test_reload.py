@@ -2,6 +2,7 @@
 settings change nothing."""
 
 import asyncio
+import os
 import signal
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence, Set
@@ -133,6 +134,22 @@ async def test_unknown_ids_are_held_after_a_reload_with_another_accounts_token_o
         finished = (await simulation.sums()).finished
     pauses = [event["pause"] for event in named(events, "lane.paused")]
     assert (finished, pauses) == ((5, ["wrong_account"]) if is_replaced else (65, []))
+
+
+async def test_an_unknown_id_is_not_found_after_a_reload_with_another_status_path_that_knows_no_earlier_task(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    simulation = Reloaded(tmp_path, clock)
+    simulation.api.stage = lambda ask, answer: unknown_id("x", "c") if "/folders/" in ask.path else answer
+    simulation.append(5)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        await asyncio.sleep(30)
+        await simulation.reload(status_path="/files/v3/folders/update/async/tasks/{task_id}/status")
+        with (tmp_path / "ids.txt").open("a") as file:
+            file.write("AAAAunknown1\n")
+        await asyncio.sleep(120)
+        finished = (await simulation.sums()).finished
+    assert (finished, named(events, "lane.paused")) == (6, [])
 
 
 async def test_accounts_that_share_a_token_are_named_at_the_start_and_when_a_reload_makes_them_share_one(
@@ -461,6 +478,34 @@ async def test_sources_come_and_go_and_each_line_counts_once(tmp_path: Path, clo
     assert sum(source.lines for source in (await simulation.sums()).sources) == 15
 
 
+@pytest.mark.parametrize("follow", [True, False])
+async def test_a_stream_is_read_on_for_the_accounts_that_there_are_now(
+    tmp_path: Path, clock: Clock, follow: bool
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    simulation = Reloaded(tmp_path, clock, accounts={"main": {"workers": 4}}, account="main")
+    simulation.flags["sources"] = [{"path": str(pipe), "follow": follow}]
+    first, cut, other = simulation.api.preload(3)
+    writing = os.open(pipe, os.O_RDWR)
+    try:
+        async with simulation.at_work():
+            os.write(writing, f"task_id,account\n{first},\n{cut[:5]}".encode())
+            await asyncio.sleep(10)
+            answer = await simulation.reload(accounts={"main": {"workers": 4}, "eu": {"workers": 4}})
+            assert (answer["changed"], answer["needs_restart"]) == (["accounts.eu"], [])
+            os.write(writing, f"{cut[5:]},\n{other},eu\n".encode())
+            await asyncio.sleep(30)
+            answer = await simulation.reload(input={"id_column": "account"})
+            assert answer["needs_restart"] == [f"how file {pipe} is read"]
+            answer = await simulation.reload(input=None)
+            assert answer["needs_restart"] == []
+        assert simulation.delivered("finished.jsonl") == Counter([first, cut, other])
+        assert [source.lines for source in (await simulation.sums()).sources] == [4]
+    finally:
+        os.close(writing)
+
+
 # --- what is reported -------------------------------------------------------------------------------------------------
 
 
@@ -637,6 +682,8 @@ def flags_of(name: str) -> dict[str, Any]:
 
 def start_of(name: str) -> dict[str, Any]:
     """Return the flags of a run in which the setting matters."""
+    if name == "window_s":  # alone it raises nothing
+        return {"requests": 50}
     if not name.startswith("imports."):
         return {}
     return {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PUBLIC_INDEXABLE", "folderPath": "/p"}}}

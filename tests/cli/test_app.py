@@ -283,6 +283,20 @@ def test_what_the_terminal_cannot_encode_is_escaped_and_json_stays_the_same(tmp_
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("reader", ["full", "gone"])
+def test_a_message_that_cannot_be_shown_leaves_the_exit_code_as_it_is(tmp_path: Path, reader: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for command, code in ((("status",), Exit.CANNOT_CREATE), (("list", "--since", "then"), Exit.USAGE)):
+        stderr = full if reader == "full" else theirs
+        shown = run(*command, folder=tmp_path, stdout=subprocess.PIPE, stderr=stderr, capture_output=False)
+        assert shown.returncode == code
+    os.close(theirs)
+    os.close(full)
+
+
+@pytest.mark.real_time
 @pytest.mark.parametrize("command", [("check-config",), LONG, ("run", "--help")])
 def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[str, ...]) -> None:
     write_many_reasons(tmp_path)
@@ -294,9 +308,10 @@ def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[s
 
 @pytest.mark.real_time
 def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
-    with running("sandbox", "--port", "0", folder=tmp_path) as sandbox:
+    with running("sandbox", "--port", "0", "--token", "its own", folder=tmp_path) as sandbox:
         while "use it" not in sandbox.log():
             assert sandbox.process.poll() is None
+        assert "use it: HUBSPOT_TOKEN='its own' poller" in sandbox.log()
         sandbox.signal(signal.SIGINT)
         assert sandbox.ended() == 0
         assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()

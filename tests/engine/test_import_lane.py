@@ -130,13 +130,14 @@ async def test_starts_that_this_member_may_not_send_are_no_outage_of_hubspot(
 class Accepting(Down):
     """Every start is accepted."""
 
-    accepted = 0
+    accepted = polls = 0
 
     async def start(self, _body: bytes) -> StartAnswer:
         self.accepted += 1
         return StartAnswer(outcome=Started(task_id=f"TASK{self.accepted:07}"), shows=Running(status="PENDING"))
 
     async def poll(self, _task: Task) -> Answer:
+        self.polls += 1
         return Answer(outcome=Running(status="PENDING"))
 
 
@@ -240,6 +241,34 @@ class Stuck:
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
         await self.has_room.wait()
         return await self._starts.intend(row, sent_at=sent_at, due_at=due_at)
+
+
+class Counted(Stuck):
+    """Counts how often rows are asked for."""
+
+    claims = 0
+
+    async def claim(self, account: str, limit: int) -> list[Row]:
+        self.claims += 1
+        return await self._starts.claim(account, limit)
+
+
+async def test_where_no_row_is_left_a_poll_asks_for_one_at_most_once(clock: Clock) -> None:
+    """On PostgreSQL each asking is a round trip, for which all workers wait."""
+    store, hubspot = await store_of_rows(clock, 40), Accepting()
+    counted = Counted(store.starts)
+    counted.has_room.set()
+    lane = lane_of(store, hubspot, clock, starts=counted)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(60)
+        polls, claims = hubspot.polls, counted.claims
+        await asyncio.sleep(300)
+        lane.stop()
+    assert hubspot.accepted == 40
+    assert hubspot.polls - polls > 300
+    assert counted.claims - claims < 1.2 * (hubspot.polls - polls)
+    await store.close()
 
 
 async def test_a_start_that_a_full_disk_held_up_is_repeated_no_earlier_than_any_other(clock: Clock) -> None:

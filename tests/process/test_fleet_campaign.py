@@ -101,6 +101,12 @@ def test_each_invariant_finds_its_violation(invariant: str, spoil: Callable[[His
     assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
 
 
+def test_a_trial_without_evidence_shows_nothing() -> None:
+    found = invariants.violations(History(window_s=1.0, limit=2))
+    assert len(found) == 5
+    assert all(words.startswith("the_trial_shows_something: no ") for words in found)
+
+
 def test_an_account_of_a_dead_member_sends_nothing_for_a_window_whichever_member_has_it() -> None:
     """The third one took it in order, but the second had given it away in the middle of its wait."""
     history = sound()
@@ -147,6 +153,10 @@ def of_rows() -> History:
         lines=[row_record(2)],
         posts=[("m1", row_record(2))],
         table=[row_record(2)],
+        arrivals=[arrival(10.0, "r1")],
+        owners=[owned(9.0, "r1", 1)],
+        read={"reader": [row_record(2)]},
+        imbalances={"r1": ()},
         recorded_requests=3,
         workers=1,
     )

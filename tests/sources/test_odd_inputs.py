@@ -155,6 +155,12 @@ ODD = (
         ids=("A1", "A2"),
     ),
     Odd(
+        name="quotes that are not closed, in lines one after another",
+        data=b'task_id,name\nA1,"24 inch\nA2,"27 inch\nA3,x\n',
+        ids=("A3",),
+        rejected=("not closed", "not closed"),
+    ),
+    Odd(
         name="a first line with a quote that is not closed",
         data=b'"title\nA1\nA2\n',
         ids=("A1", "A2"),

@@ -375,6 +375,21 @@ def test_a_broken_quote_does_not_swallow_good_lines_up_to_the_next_quote() -> No
     assert [rejection.line for rejection in read.rejected] == [2]
 
 
+@pytest.mark.parametrize("cell", ['"n', '"n"n', '"n, m'])
+def test_two_lines_that_each_begin_a_quote_are_not_one_record(cell: str) -> None:
+    """The second's id would be a piece of the first's note, and never be polled."""
+    rows = "".join(f"A{number},{cell}\n" for number in range(6))
+    read = Read(f"id,note\n{rows}".encode())
+    assert len(read.ids) + len(read.rejected) == 6
+    assert all("A" not in ref["note"] for ref in read.refs if ref)
+
+
+def test_a_value_over_lines_may_have_spaces_behind_its_quote_and_quotes_within_other_values() -> None:
+    read = Read(b'id,note,u\nA,"one\ntwo" ,24"\nB,"x\ny", "z\n')
+    assert read.ids == ["A", "B"]
+    assert [ref and ref["u"] for ref in read.refs] == ['24"', ' "z']
+
+
 def test_a_joined_record_that_does_not_fit_the_header_costs_only_its_first_line() -> None:
     read = Read(b'id,note\nX,"a\nb",c,d\nA,1\n')
     assert read.ids == ["A"]

@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import orjson
 
@@ -77,6 +78,8 @@ class CsvReader:
             raise ValueError("a quoted value is not closed")
         if record.taken > 1 and len(fields) != len(self.names):
             raise ValueError(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
+        if record.taken > 1 and not _whole_record(self.delimiter).fullmatch("".join(record.text)):
+            raise ValueError("a quoted value is not closed before the next quote, which begins another one")
         if record.taken > 1 and self._is_header(names := [re.sub(r"\r?\n", " ", field) for field in fields]):
             return record.taken, names
         return record.taken, fields
@@ -162,7 +165,7 @@ class _RecordLines:
         self._lines = lines
         self._at = at
         self._bytes = 0
-        self.taken = 0
+        self.text: list[str] = []  # the lines taken
         self.unclosed = False  # `csv.reader` wanted another line, and got none
         self.lacks_lines = False  # because there are no more yet
 
@@ -176,8 +179,13 @@ class _RecordLines:
         if line is None:
             self.unclosed = True
             raise StopIteration
-        self.taken += 1
+        self.text.append(line)
         return line
+
+    @property
+    def taken(self) -> int:
+        """How many lines."""
+        return len(self.text)
 
     def _next_line(self, line: Line) -> str | None:
         """Return the line if it may belong to the record, None if it is a record of its own."""
@@ -194,6 +202,14 @@ class _RecordLines:
         if self._table.is_record(text):
             return None
         return text + line_break
+
+
+@cache
+def _whole_record(delimiter: str) -> re.Pattern[str]:
+    """Return what a record is whose quotes are all at the ends of values, or doubled within. `csv` reads others: it
+    makes one of two lines that each begin a value with a quote, and the second's id a piece of a text."""
+    value = rf'"[^"]*(?:""[^"]*)*"[ \t]*|(?!")[^\r\n{re.escape(delimiter)}]*'
+    return re.compile(rf"(?:{value})(?:{re.escape(delimiter)}(?:{value}))*\r?\n")
 
 
 def whole_header(lines: Sequence[Line], at: int, options: ReadOptions, delimiter: str | None) -> tuple[str, int]:

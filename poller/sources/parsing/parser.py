@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from string import whitespace
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from poller.core.errors import InputError, UnfitInput
 from poller.core.model import Chunk, FedRow, Position, Rejection
@@ -37,6 +37,10 @@ _LINE_SHOWN = 80  # characters
 
 class LineReader(Protocol):
     """Parses lines of one format. A record is one line, or several."""
+
+    @property
+    def options(self) -> ReadOptions:
+        """How a person wants them read."""
 
     def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines, /) -> int:
         """Read what begins within the first `count` lines (the first has the number `first`) into `into`; return how
@@ -105,6 +109,23 @@ class Parser:
         self._delimiter: str | None = None  # named by a first line `sep=;`
 
     @classmethod
+    def of_beginning(
+        cls, options: ReadOptions, source: str, content: Content | None, before: Iterator[bytes]
+    ) -> tuple[Self, bytes]:
+        """Return a parser that has read as much of `before` as shows the format, and what is after its last line."""
+        parser, tail = cls(options, source, content), b""
+        for block in before:
+            for _chunk in parser.push(block):
+                pass
+            parser.flush()
+            tail = block[block.rfind(b"\n") + 1 :]
+            if parser.reader is not None:
+                return parser, tail
+        for _chunk in parser.end():
+            pass
+        return parser, tail
+
+    @classmethod
     def resumed(
         cls, options: ReadOptions, source: str, start: Position, content: Content, before: Iterator[bytes]
     ) -> Self:
@@ -113,20 +134,11 @@ class Parser:
         if start.offset == 0:
             return parser
         parser._begin(content)
-        known, tail = cls(options, source, content), b""
-        for block in before:
-            for _chunk in known.push(block):
-                pass
-            known.flush()
-            tail = block[block.rfind(b"\n") + 1 :]
-            if known.reader is not None:
-                break
-        for _chunk in known.end() if known.reader is None else ():
-            pass
-        parser.reader, parser._delimiter = known.reader, known._delimiter
+        known, tail = cls.of_beginning(options, source, content, before)
+        parser.reader, parser._delimiter = known.reader, known._delimiter  # noqa: SLF001 - of this class
         parser.first_reader = known.first_reader
         if isinstance(known.reader, CsvReader) and known.reader.header_words:
-            parser.reader = known._latest_table(known.reader, tail, before, content)
+            parser.reader = known._latest_table(known.reader, tail, before, content)  # noqa: SLF001 - as above
         parser._position = replace(start, fingerprint="", ended=False, digest="")
         return parser
 
@@ -145,6 +157,14 @@ class Parser:
             lines, separator, tail_of_block = (tail + block).rpartition(b"\n")
             table, tail = table.latest(lines), tail_of_block if separator else tail + block
         return table.latest(tail)
+
+    def use_accounts_of(self, options: ReadOptions | None) -> None:
+        """Read what comes from now on for the accounts of these options; None: go on as before."""
+        if options is None:
+            return
+        self._options = self._options.with_accounts_of(options)
+        if self.reader is not None:
+            self.reader = replace(cast("Any", self.reader), options=self.reader.options.with_accounts_of(options))
 
     @property
     def is_within_line(self) -> bool:

@@ -84,6 +84,7 @@ def test_a_finished_state_has_its_page_with_values_under_the_pointer(browser: Br
         assert number(page.locator("#kinds li[data-key=canceled] .n").text_content()) == sums.kinds["canceled"]
         assert rows(page, "sinks-table") == [["jsonl:finished.jsonl", "120", "0", "0"]]
         expect(page.locator("#foot")).to_contain_text("for reading only")
+        expect(page.locator("#pace-now")).to_have_text("outcomes per second, by when they were seen: all of this state")
         spread = page.locator("#took-chart svg")
         box = spread.bounding_box()
         assert box is not None
