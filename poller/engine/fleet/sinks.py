@@ -105,7 +105,7 @@ class MemberSinks:
         for sink in taken:
             try:
                 loop = await self._open(sink)
-            except ConfigError as error:  # a file that it needs is gone since the start
+            except (ConfigError, SinkError) as error:  # such as a file that it needs and that is gone since the start
                 log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
                 self._unusable_until[sink.name] = self._monotonic() + UNUSABLE_S
                 await self._membership.give_sink(sink.name, sink.epoch)
