@@ -1,4 +1,4 @@
-"""Plants each bug of `planted.py` in a copy of the tree and runs the tests that should fail.
+"""Plants each bug of `planted/` in a copy of the tree and runs the tests that should fail.
 
 `python -m campaign.bugs [NAME…]`; exit 1 where a bug was missed.
 """
@@ -15,13 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from campaign.planted import BUGS as PLANTED
-from campaign.planted import Bug
-from campaign.planted_fleet import FLEET_BUGS
-from campaign.planted_starts import START_BUGS
-from campaign.planted_timing import TIMING_BUGS
-
-BUGS = (*PLANTED, *START_BUGS, *TIMING_BUGS, *FLEET_BUGS)
+from campaign.planted import BUGS
+from campaign.planted.bug import Bug
 
 HOUSE = Path(__file__).parent.parent
 COPIED = ("poller", "tests", "campaign", "docs", "pyproject.toml", "README.md", "config.example.toml")

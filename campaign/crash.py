@@ -100,7 +100,9 @@ async def attempt(trial: Trial, counts: Counts) -> None:
         async with rigged(own_folder(base), trial.shape) as rig:
             counts.trials += 1
             for blow in trial.blows:
-                ended = await _strike(rig, blow, Path(base) / "log")
+                log = Path(base) / "log"
+                ended = await _strike(rig, blow, log)
+                counts.blows += ended.code < 0 if blow.fault == KILL else trace.was_injected(log)
                 counts.note(_check(ended, blow, counts), trial)
             counts.note(await (rig.violations(ended) if ended.settled else rig.finish()), trial)
 
@@ -114,11 +116,8 @@ async def _strike(rig: Rig, blow: Blow, log: Path) -> Ended:
 def _check(ended: Ended, blow: Blow, counts: Counts) -> list[str]:
     """Count how a run under a blow ended; return what it must not do."""
     if blow.fault == KILL:
-        if ended.code < 0:
-            counts.blows += 1
-            counts.killed_at[blow.point.call] += 1
+        counts.killed_at.update([blow.point.call] if ended.code < 0 else [])
         return [] if ended.code < 0 or ended.settled else [f"exit code {ended.code}: {ended.stderr[-400:]}"]
-    counts.blows += 1
     counts.codes[f"{blow.fault.removeprefix('error=')} → {ended.code}"] += 1
     if ended.code < 0:
         return [f"the run hung: {ended.stderr[-400:]}"]
@@ -203,7 +202,7 @@ async def campaign(options: argparse.Namespace, show: Callable[[str], None]) -> 
         show(f"{name}: {len(trials):,} trials")
         await carry_out(trials, counts, until, show)
         show(f"{name}: {counts}\n  {time.monotonic() - began:.0f} s, seed {options.seed}")
-        held &= not counts.violations
+        held &= not counts.violations and (counts.blows > 0 or not trials)  # what hit nothing has shown nothing
     if options.random_kills:
         counts, began = Counts(), time.monotonic()
         big = replace(shape, tasks=options.big_tasks, requests=BIG_PACE, workers=16)
@@ -211,7 +210,7 @@ async def campaign(options: argparse.Namespace, show: Callable[[str], None]) -> 
         show(
             f"random kills over {big.tasks:,} tasks: {counts}\n  {time.monotonic() - began:.0f} s, seed {options.seed}"
         )
-        held &= not counts.violations
+        held &= not counts.violations and counts.blows > 0
     return held
 
 

@@ -34,7 +34,7 @@ async def record(shape: Shape, folder: Path, kill_before: Point | None) -> list[
                 watching += ["-e", f"inject={kill_before.call}:{KILL}:when={kill_before.number}"]
             ended = await rig.run(before=watching)
             done += steps(log, folder)
-            if ended.settled:
+            if ended.settled and done:
                 return done
     raise SystemExit(f"the recorded run failed with {ended.code}: {ended.stderr[-2000:]}")
 

@@ -286,7 +286,7 @@ def main() -> None:
     print(f"{counts.kills} kills: {counts.unsure} rows unsure, {counts.repeated} repeated")  # noqa: T201 - a command
     for violation in counts.violations:
         print(violation)  # noqa: T201
-    sys.exit(bool(counts.violations))
+    sys.exit(bool(counts.violations) or not counts.kills)  # what killed nothing has shown nothing
 
 
 if __name__ == "__main__":

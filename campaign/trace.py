@@ -56,6 +56,11 @@ def injecting(log: Path, paths: Sequence[str], point: Point, fault: str, *, time
     return [*watching(log, paths), "-e", f"inject={point.call}:{fault}:when={when}"]
 
 
+def was_injected(log: Path) -> bool:
+    """Return whether a command that `injecting` ran reached its point: a call of its log failed for that reason."""
+    return b"(INJECTED)" in log.read_bytes()
+
+
 def points(log: Path) -> list[Point]:
     """Return the calls of a log in their order."""
     counts: Counter[str] = Counter()

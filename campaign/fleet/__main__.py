@@ -16,7 +16,7 @@ from campaign.fleet.invariants import violations
 from campaign.fleet.server import own_server
 from campaign.fleet.shape import Shape
 from campaign.fleet.trial import carry_out, prepared
-from campaign.planted_fleet import FLEET_BUGS, FOUND_BY
+from campaign.planted.fleet import FLEET_BUGS, FOUND_BY
 
 
 async def campaign(
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pooled", action="store_true", help="PgBouncer in session mode is before the server")
     parser.add_argument("--clocks", default="", help="of the replicas, such as '+1d,-1h,+0 x1.1'; feeds no rows")
     parser.add_argument("--former", type=Path, help="a tree of an earlier version, of which the replicas are at first")
-    parser.add_argument("--plant", metavar="BUG", help="a bug of `planted_fleet.py` that the replicas are to have")
+    parser.add_argument("--plant", metavar="BUG", help="a bug of `planted/fleet.py` that the replicas are to have")
     parser.add_argument("--find", nargs="*", metavar="BUG", help="plant these bugs, one after the other, and find each")
     parser.add_argument("--keep", type=Path, help="a folder for configs and logs, which stay")
     return parser

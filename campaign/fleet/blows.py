@@ -19,6 +19,7 @@ from campaign.pooler import Pooler
 OF_SERVER = ("disk", "restart", "stall", "slow", "failover", "lock", "read-only", "full", "end sessions", "pooler")
 BESIDE_OTHERS = ("slow",)  # of the server, while replicas are struck: what it stretches happens then
 FAILOVER_LAG_S = 3.0
+DRAINED_WITHIN_S = 50.0  # as in deploy/: `shutdown_s`, then up to 16 s to leave the fleet and to commit
 LOCKED = ("account", "sink", "task", "record", "undelivered", "replica", "progress", "kind_count", "import_row")
 # Sessions of the replicas, as an administrator ends them.
 _END_SESSIONS = (
@@ -48,7 +49,7 @@ async def strike_replica(replica: Replica, kind: str, lasts_s: float, rng: rando
             await asyncio.sleep(lasts_s)
         case "drain":
             replica.send(signal.SIGTERM)
-            await replica.ended(30.0)
+            await replica.ended(DRAINED_WITHIN_S)
         case "freeze":
             replica.send(signal.SIGSTOP)
             await asyncio.sleep(lasts_s)

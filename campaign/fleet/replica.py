@@ -27,6 +27,8 @@ class Replica:
         self._folder = folder
         self._log = folder / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
+        self._must_end = False  # it got a signal to end
+        self.wrong_ends: list[str] = []  # it ended by itself, or did not where it had to
         self._read = 0  # bytes of the log before the latest start
         (folder / f"{name}.toml").write_text(settings)
         self._environ = {
@@ -68,6 +70,8 @@ class Replica:
         """Start the process; does nothing while it runs."""
         if self.is_running:
             return
+        self._note_end()
+        self._must_end = False
         self._read = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -82,8 +86,16 @@ class Replica:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process, where it runs."""
+        self._note_end()
+        self._must_end |= number in (signal.SIGKILL, signal.SIGTERM)
         if self._process is not None and self._process.returncode is None:
             os.kill(self._process.pid, number)
+
+    def _note_end(self) -> None:
+        """A replica ends only on a signal: whatever happens to its server, it continues or joins again."""
+        if self._process is not None and self._process.returncode is not None and not self._must_end:
+            self._must_end = True  # noted once
+            self.wrong_ends.append(f"{self.name} ended by itself with {self._process.returncode}")
 
     async def ended(self, within_s: float) -> int | None:
         """Return its exit code; kill it where it does not end in time, and return None."""
@@ -92,6 +104,7 @@ class Replica:
         try:
             return await asyncio.wait_for(self._process.wait(), within_s)
         except TimeoutError:
+            self.wrong_ends.append(f"{self.name} did not end within {within_s:.0f} s")
             self.send(signal.SIGCONT)
             self.send(signal.SIGKILL)
             await self._process.wait()

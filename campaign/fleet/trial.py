@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from psycopg.conninfo import conninfo_to_dict
 
-from campaign.fleet.blows import BESIDE_OTHERS, OF_SERVER, ServerBlows, small_disk, strike_replica
+from campaign.fleet.blows import BESIDE_OTHERS, DRAINED_WITHIN_S, OF_SERVER, ServerBlows, small_disk, strike_replica
 from campaign.fleet.evidence import ROW_BY_ROW, OrderWatch, late_writes_of, owners_of
 from campaign.fleet.history import Fault, History
 from campaign.fleet.load import FEEDERS, FleetLoad
@@ -315,8 +315,9 @@ async def carry_out(trial: Trial) -> list[str]:
         for replica in trial.replicas.values():
             replica.send(signal.SIGTERM)
         for replica in trial.replicas.values():
-            if (code := await replica.ended(40.0)) not in (0, 1, 75):
+            if (code := await replica.ended(DRAINED_WITHIN_S)) not in (0, 1, 75):
                 wrong.append(f"{replica.name} ended with {code}")
+            wrong += replica.wrong_ends
     await trial.collect()
     return wrong
 

@@ -207,7 +207,7 @@ class Builder:
             credentials = await credentials_hash(settings.account_settings()[name], tokens)
             is_same_token = credentials == self._credentials[name]
             self._credentials[name] = credentials
-            lane.apply(**await self._lane_settings(name, settings, tokens, service), is_same_token=is_same_token)
+            lane.apply(**await self._lane_settings(name, settings, tokens, service))
             if not is_same_token:
                 self._warn_of_shared_token(name, settings)
             if isinstance(lane, ImportLane):

@@ -1,7 +1,7 @@
 """Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -9,6 +9,7 @@ import structlog
 from poller.app.build import Builder, sink_environment
 from poller.app.environment import Environment
 from poller.config import Settings
+from poller.core.errors import ConfigError
 from poller.core.fleet import FleetView
 from poller.core.handover import Handover
 from poller.core.protocols import Clock, Store
@@ -19,7 +20,7 @@ from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.engine.fleet.turns import Turns
 from poller.engine.metrics import Metrics
-from poller.sinks import is_shared, make_sinks
+from poller.sinks import SinkSpec, is_shared, make_sinks
 from poller.web.fleet import FleetReader, member_status
 
 log = structlog.get_logger("poller")
@@ -68,8 +69,11 @@ class FleetRun:
     settings: Settings  # in force; a reload replaces them
     url: str | None = None  # of this member's server
     view: FleetView | None = None  # as of the latest turn
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a lane is opened, or settings change
     turns: Turns = field(init=False)
     reader: FleetReader = field(init=False)
+    _sinks: dict[str, SinkSpec] = field(init=False)  # by name
+    _mine: MemberSinks = field(init=False)
     _beats: int = 0
     _polls: int = 0
     _polls_at: float = 0.0
@@ -77,8 +81,10 @@ class FleetRun:
     def __post_init__(self) -> None:
         environment = self.builder.environment
         monotonic = environment.monotonic or asyncio.get_running_loop().time
-        sinks = make_sinks(self.settings.sink_specs, sink_environment(self.settings, environment))
-        mine = MemberSinks(
+        specs = self.settings.sink_specs
+        sinks = make_sinks(specs, sink_environment(self.settings, environment))
+        self._sinks = {sink.name: spec for sink, spec in zip(sinks, specs, strict=True)}
+        self._mine = MemberSinks(
             self.member,
             self.service,
             named={sink.name: is_shared(sink) for sink in sinks},
@@ -87,25 +93,32 @@ class FleetRun:
             monotonic=monotonic,
         )
         self.turns = Turns(
-            self.member, self.service, mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
+            self.member, self.service, self._mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
         )
         self.member.status = self._status
         self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
         self._polls_at = environment.clock()
 
-    async def apply(self, settings: Settings) -> None:
-        """Use other settings from now on."""
-        self.settings = settings
+    async def announce(self) -> None:
+        """Show the others the settings that are in force, and take and give accounts by them."""
+        settings = self.settings
         await self.turns.change(settings.account_settings(), shown_settings(settings))
 
+    def reopen_sinks(self, must_reopen: Callable[[DeliveryLoop, SinkSpec], bool]) -> None:
+        """Have the sinks opened again that stopped, or read a file that may have changed."""
+        loops = self.service.delivery_loops
+        self._mine.reopen([loop.sink.name for loop in loops if must_reopen(loop, self._sinks[loop.sink.name])])
+
     async def _open_lane(self, account: str, handover: Handover) -> Lane:
-        lane = await self.builder.lane(account, self.settings, self.service, handover)
+        async with self.opening:
+            if account not in self.settings.account_settings():
+                raise ConfigError(f"a reload has removed account {account}")
+            lane = await self.builder.lane(account, self.settings, self.service, handover)
         self.metrics.accounts_taken[handover.is_clean] += 1
         return lane
 
     def _make_loop(self, name: str) -> DeliveryLoop:
-        loops = [self.builder.delivery_loop(spec, self.settings) for spec in self.settings.sink_specs]
-        return next(loop for loop in loops if loop.sink.name == name)
+        return self.builder.delivery_loop(self._sinks[name], self.settings)
 
     async def _take_over(self, names: Sequence[str]) -> None:
         """Count what the sinks have already: their owner before counted it."""

@@ -88,9 +88,10 @@ class LiveBlock:
     # --- the screen
 
     def size(self) -> tuple[int, int]:
-        """Return the terminal's columns and rows, as of now."""
+        """Return the terminal's columns and rows, as of now. One without a window has 0, such as `docker run -dt`."""
         with suppress(OSError, ValueError, AttributeError):  # not every stream has a descriptor
-            return os.get_terminal_size(self._console.file.fileno())
+            columns, rows = os.get_terminal_size(self._console.file.fileno())
+            return columns or self._console.width, rows or self._console.height
         return self._console.width, self._console.height
 
     def _erased(self) -> str:

@@ -121,7 +121,14 @@ def conclude(sums: Sums, work: Work, metrics: Metrics, error: PollerError | None
         message = f"stopped with work left: {'; '.join(filter(None, (', '.join(left), why)))}. {again}"
     if message is not None:
         write(f"poller: {message}")
-    log.info("run.ended", exit_code=int(code), finished=sums.finished, waiting=sums.waiting, polls=metrics.polls)
+    log.info(
+        "run.ended",
+        exit_code=int(code),
+        finished=sums.finished,
+        waiting=sums.waiting,
+        polls=metrics.polls,
+        reason=message,
+    )
     return code
 
 

@@ -86,6 +86,25 @@ def request_health(url: str) -> Health:
     return Health(f"process {pid} answered at {url} within {time.monotonic() - began:.3f} s", pid, run)
 
 
+class Asked(NamedTuple):
+    """An address at which a poller was asked for, and how that answered."""
+
+    address: Address
+    health: Health
+
+
+def find_page(pid: int, page: Page | None, listen: Address | None = None) -> tuple[Address | None, list[Asked]]:
+    """Return where process `pid` answers: where its page is noted, or else at `listen`; None where at neither. Also all
+    that were asked. Blocks for up to `TIMEOUT_S` each."""
+    asked: list[Asked] = []
+    places = (None if page is None else page.address, listen)
+    for near in dict.fromkeys(place.near() for place in places if place is not None and place.port):
+        asked.append(Asked(near, request_health(f"http://{near}")))
+        if asked[-1].health.is_of(pid, page):
+            return near, asked
+    return None, asked
+
+
 def _get(url: str) -> tuple[int, bytes]:
     import http.client
 

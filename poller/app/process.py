@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import structlog
 from rich.console import Console
 
 from poller import __version__
@@ -19,12 +20,16 @@ from poller.app.signals import Signals
 from poller.config import Settings
 from poller.core import log as logs
 from poller.core import open_files
-from poller.core.errors import Exit
+from poller.core.errors import Exit, PollerError
+from poller.core.text import without_controls
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
+
+
+log = structlog.get_logger("poller")
 
 
 async def run_process(
@@ -77,7 +82,12 @@ async def _run_with_logs(
             read_settings=read_settings,
             apply_to_log=apply_to_log,
         )
-        return await run(settings, input_specs, environment)
+        try:
+            return await run(settings, input_specs, environment)
+        except PollerError as error:
+            if logs.is_json():  # a person reads the message of the command
+                log.error("run.refused", reason="; ".join(map(without_controls, str(error).splitlines())))  # noqa: TRY400 - an expected end, no traceback
+            raise
 
 
 def since_boot() -> float:

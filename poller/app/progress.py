@@ -17,8 +17,10 @@ from poller.app.messages import awaited
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.starts import ImportsReading, TrialReading, starts_left
-from poller.core.text import counted, pause_text
+from poller.core.text import counted, duration, pause_text
+from poller.core.timestamps import iso
 from poller.engine import Service
+from poller.engine.idle import idle_until
 from poller.engine.left_out import left_out
 from poller.engine.metrics import Metrics
 from poller.reports.ledger import landed_line
@@ -45,9 +47,11 @@ class Progress:
     slowest_at: Callable[[float], float | None] = lambda _now: None  # how long the slowest may take
     times_out_at: Callable[[], float | None] = lambda: None  # the youngest task
     ending: Callable[[], str] = lambda: ""  # what the end of the run waits for; empty: it is not ending
+    is_ending: Callable[[], bool] = lambda: False  # nothing more is claimed: there is no forecast
     unwritable: Callable[[], str] = lambda: ""  # why the state cannot be written; empty where it can
     imports: Callable[[], Mapping[str, ImportsReading]] = dict  # by account, of those that start imports
     left_out: Callable[[], Collection[str]] = frozenset  # the accounts that have no forecast
+    idle_until: Callable[[float], float | None] = lambda _now: None  # when the next request is due, where none is soon
     is_shared: Callable[[], bool] = lambda: False  # others write to the terminal now, or a person types there
     _samples: deque[tuple[float, int, int, int]] = field(default_factory=deque)  # instant, polls, finished, starts
 
@@ -107,6 +111,9 @@ class Progress:
         if unstarted := sum(self._unstarted()):
             underway = sum(each.underway for each in imports.values())
             yield Text(f"{counted(unstarted, 'row')} to start, {underway:,} under way")
+        if (until := self.idle_until(self.clock())) is not None:
+            in_s = duration(round(until - self.clock()))
+            yield Text(f"the next request is due in {in_s}, at {iso(until)[:19]}Z", style="dim")
         for name, reading in imports.items():
             if reading.trial is not None:
                 yield Text(f"{name}: {trial_text(reading.trial)}", style="yellow")
@@ -146,7 +153,7 @@ class Progress:
     def _left(self) -> str:
         if not self.metrics.waiting:
             return "" if self.ended() else "waiting for input"
-        if self.ending() or self.unwritable():
+        if self.is_ending() or self.unwritable():
             return ""
         now, metrics, (unstarted, _) = self.clock(), self.metrics, self._unstarted()
         on_trial = {name for name, each in self.imports().items() if each.trial}
@@ -218,9 +225,11 @@ def progress_of(service: Service, metrics: Metrics, environment: Environment, de
         times_out_at=lambda: slowest.times_out_at,
         ended=lambda: service.fed,
         ending=ending,
+        is_ending=lambda: service.is_ending,
         unwritable=lambda: service.unwritable_reason,
         imports=imports,
         left_out=lambda: left_out(service.lanes),
+        idle_until=lambda now: idle_until(service.lanes.values(), now),
         is_shared=is_shared,
     )
 

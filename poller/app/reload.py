@@ -20,7 +20,7 @@ from poller.core.request_protocols import TokenSource
 from poller.engine import DeliveryLoop, Lane, Service
 from poller.engine.import_lane import ImportLane
 from poller.sinks import SinkSpec
-from poller.sources import check_sources
+from poller.sources import Source, check_sources
 
 log = structlog.get_logger("poller")
 
@@ -90,18 +90,17 @@ class Reload:
         needs_restart = differences(_by_name(new), _by_name(wanted))
         sources = inputs.sources(new, self.input_specs)
         check_sources(source for source in sources if source not in service.ingest.sources)
-        tokens, lanes = await self._prepare_accounts(new)
         if self.fleet is None:
-            await self._apply_to_sinks(new)
-        service.endless |= inputs.is_endless(new, sources)
-        for name, source in tokens.items():
-            await self.builder.apply(name, new, source, service)
-        for lane in lanes:
-            service.begin_lane(lane)
-        await service.ingest.change(sources)
+            await self._apply_to_accounts(new, sources)
+        else:
+            async with self.fleet.opening:  # a lane that a turn takes has the old settings by now, or will have the new
+                await self._apply_to_accounts(new, sources)
+                self.fleet.settings = new
+        streams = await service.ingest.change(sources)
         left_waiting: list[str] = []
         if self.fleet is not None:
-            await self.fleet.apply(new)
+            await self.fleet.announce()
+            self.fleet.reopen_sinks(_must_reopen)
         else:
             left_waiting = [name for name in sorted(removed) if await self._end_account(name)]
         service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s, trial=new.trial)
@@ -109,9 +108,21 @@ class Reload:
             apply(new)
         self.settings = new
         changed = [name for name in differences(_by_name(old), _by_name(wanted)) if name not in needs_restart]
+        needs_restart += [f"how {stream} is read" for stream in streams]
         return {"changed": changed, "needs_restart": needs_restart, "left_waiting": left_waiting}
 
     # --- accounts
+
+    async def _apply_to_accounts(self, new: Settings, sources: Sequence[Source]) -> None:
+        """Apply to sinks and accounts what may be refused, then the rest."""
+        tokens, lanes = await self._prepare_accounts(new)
+        if self.fleet is None:
+            await self._apply_to_sinks(new)
+        self.service.endless |= inputs.is_endless(new, sources)
+        for name, source in tokens.items():
+            await self.builder.apply(name, new, source, self.service)
+        for lane in lanes:
+            self.service.begin_lane(lane)
 
     async def _prepare_accounts(self, new: Settings) -> tuple[dict[str, TokenSource | None], list[Lane]]:
         """Return the accounts that stay, with their tokens where they changed, and the lanes of new accounts. Raises
@@ -188,14 +199,15 @@ class Reload:
         service.delivery_loops = wanted
 
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
-        """Open sinks again as they were. One that had stopped before, and cannot be opened, stays stopped."""
+        """Open sinks again as they were. One that cannot be made or opened any more stops by itself."""
         positions = await self.builder.store.positions(list(current))
         for before in replaced:
-            loop = self.builder.delivery_loop(current[before.sink.name], self.settings)
+            loop = before
             try:
+                loop = self.builder.delivery_loop(current[before.sink.name], self.settings)
                 await loop.open(positions[loop.sink.name])
-            except SinkError as error:
-                loop.stopped_by, loop.backlog_reason = error, str(error)
+            except (ConfigError, SinkError) as error:
+                loop.fail(error)
             self.service.begin_delivery(loop)
 
 

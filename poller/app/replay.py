@@ -5,7 +5,7 @@ A file never gets a record twice, and what is refused changes nothing.
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,7 +54,8 @@ async def deliver_again(
         sink = sink_of(settings, spec, environ, clock)
         loop = DeliveryLoop(sink, store=store, metrics=metrics, clock=clock, give_up_s=None)
         stack.push_async_callback(loop.close)
-        known = next((sums for sums in (await store.sums()).sinks if sums.name == sink.name), None)
+        sinks = (await store.sums()).sinks
+        known = next((sums for sums in sinks if sums.name == sink.name), None)
         if known is None and selection.dead:
             raise ConfigError(f"the state has no dead letters of {sink.name}: it does not know that sink")
         if known is None and selection != Selection():
@@ -62,7 +63,7 @@ async def deliver_again(
         else:
             is_stopped_replay = selection == Selection() and known is not None and known.undelivered > 0
             what = _Outbox.AS_IT_IS if known is None else _outbox_for(sink, selection, is_stopped_replay)
-            await _deliver(store, loop, selection, what)
+            await _deliver(store, loop, selection, what, [sums.name for sums in sinks if sums.attached])
             delivered, refused = metrics.delivered[sink.name], metrics.dead[sink.name]
     return Replayed(sink=sink.name, delivered=delivered, refused=refused)
 
@@ -121,11 +122,14 @@ def _outbox_for(sink: Sink, selection: Selection, is_stopped_replay: bool) -> _O
     return _Outbox.FROM_START
 
 
-async def _deliver(store: Store, loop: DeliveryLoop, selection: Selection, outbox: _Outbox) -> None:
-    """Deliver what is in the sink's outbox. What may be refused comes before the first change of the state."""
+async def _deliver(
+    store: Store, loop: DeliveryLoop, selection: Selection, outbox: _Outbox, attached: Sequence[str]
+) -> None:
+    """Deliver what is in the sink's outbox. What may be refused comes before the first change of the state. The sinks
+    of the latest run stay attached: the ledger has what they still lack."""
     name, from_start = loop.sink.name, outbox is _Outbox.FROM_START
     await loop.open(None if from_start else (await store.positions([name]))[name])
-    await store.attach_sinks([name])
+    await store.attach_sinks([*attached, name])
     if outbox is not _Outbox.AS_IT_IS:
         await store.replay(name, selection, from_start=from_start)
     loop.end()

@@ -17,11 +17,12 @@ from poller.app.messages import conclude, notes_at_start, nothing_fed, state_fla
 from poller.app.progress import progress_of
 from poller.app.reload import Reload
 from poller.config import Settings, unused_proxies
-from poller.core.errors import Exit, StoreError
-from poller.core.protocols import Store
+from poller.core.errors import Exit, PollerError, StoreError, TooManyFailures
+from poller.core.protocols import Clock, Store
 from poller.core.sums import Sums
 from poller.core.text import redacted_url
 from poller.engine import Service
+from poller.engine.idle import idle_until
 from poller.engine.metrics import Metrics
 from poller.reports.work import Work, WorkNote, is_work_left, with_refused, work_note, work_of
 from poller.sources import check_sources
@@ -55,13 +56,18 @@ async def run(settings: Settings, input_specs: Sequence[str], environment: Envir
             )
             error = await run_service(service, _watchers(settings, parts, reload))
             sums = await _closing_sums(store, settings.state)
-        if error is None and (sums.waiting or not service.fed):
-            error = service.stopped_by
+        error = error or _what_ended(service, sums)
     if error is None and not (service.ingest.is_input_left or service.endless):
         refused = 0 if service.ingest.unchanged.lines else service.ingest.refused
         error = nothing_fed(sums, metrics, sources, settings, refused)
     again = environment.again.text(is_fed=not service.ingest.is_input_left)
     return conclude(sums, given.work(sums, service, metrics, store), metrics, error, state_flag(settings), again)
+
+
+def _what_ended(service: Service, sums: Sums) -> PollerError | None:
+    """Return why the run drained by itself; a limit on failures ends nothing where all is done."""
+    is_done = service.fed and not sums.waiting
+    return None if is_done and isinstance(service.stopped_by, TooManyFailures) else service.stopped_by
 
 
 def hides_page(settings: Settings) -> bool:
@@ -129,7 +135,7 @@ async def _closing_sums(store: Store, state: str) -> Sums:
 def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Coroutine[Any, Any, None]]:
     """Return what works beside the service: summary lines, reloads, the display."""
     service, metrics, environment = parts.service, parts.metrics, parts.builder.environment
-    watchers = [_log_summaries(service, metrics, settings.summary_every_s), reload.run()]
+    watchers = [_log_summaries(service, metrics, environment.clock, settings.summary_every_s), reload.run()]
     if parts.fleet is not None:
         watchers.append(parts.fleet.turns.run())
     if environment.terminal is not None:
@@ -138,9 +144,11 @@ def _watchers(settings: Settings, parts: RunParts, reload: Reload) -> list[Corou
     return watchers
 
 
-async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> None:
+async def _log_summaries(service: Service, metrics: Metrics, clock: Clock, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
+        now = clock()
+        until = idle_until(service.lanes.values(), now)
         log.info(
             "run.summarized",
             finished=metrics.finished,
@@ -152,4 +160,5 @@ async def _log_summaries(service: Service, metrics: Metrics, every_s: float) -> 
             failed_polls=dict(metrics.failed_polls),
             delivered=dict(metrics.delivered),
             paused=dict(service.pauses()),
+            due_in_s=None if until is None else round(until - now, 3),
         )

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from poller.app.messages import write
-from poller.app.page_note import noted_page, request_health
+from poller.app.page_note import find_page, noted_page
 from poller.app.tokens import site_token
 from poller.config import Address, Settings, address_of
 from poller.core import log as logs
@@ -55,11 +55,8 @@ async def show_state(settings: Settings, environ: Mapping[str, str], *, is_addre
 async def page_at_work(store: StateReader, pid: int) -> Address | None:
     """Return where process `pid` serves its page on this machine; None where it does not answer there: a person would
     give its token to a stranger's page."""
-    page = await noted_page(store, pid)
-    if page is None or page.address is None:
-        return None
-    health = await asyncio.to_thread(request_health, f"http://{page.address}")
-    return page.address if health.is_of(pid, page) else None
+    near, _ = await asyncio.to_thread(find_page, pid, await noted_page(store, pid))
+    return near
 
 
 async def _signal() -> None:

@@ -18,6 +18,7 @@ class Signals:
     def __init__(self) -> None:
         self._task = asyncio.current_task()
         self._service: Service | None = None
+        self._was_asked = False  # to stop
         self._had_terminal = sys.stderr.isatty()
         self._is_reload_asked = False  # before the service began
         self.write: Callable[[str], None] = write  # to the person
@@ -39,8 +40,9 @@ class Signals:
         tune_garbage_collector()
 
     def _stop(self) -> None:
-        if self._service is not None and not self._service.draining:
-            self._service.drain()
+        if self._service is not None and not self._was_asked:
+            self._was_asked = True
+            self._service.drain()  # which it may do already, for an error
             waiting_for = awaited(self._service)
             self.write(
                 f"poller: stopping{f': waiting for {waiting_for}' if waiting_for else ''}. Nothing is lost; "

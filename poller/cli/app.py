@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -59,13 +59,14 @@ class Commands(typer.core.TyperGroup):
             typer.echo("poller: interrupted", err=True)
             code = Exit.WORK_LEFT
         except Exception as error:
-            if _is_handled_elsewhere(error):
+            if error is _why_unwritten() or _is_of_command_line(error):
                 _drop_library_words(error)
                 raise
             from poller.core.defect import defect
 
-            _print_error(defect(error))
-            code = Exit.INTERNAL
+            found = defect(error)
+            _print_error(found)
+            code = found.exit_code
         raise typer.Exit(code or 0) from None
 
 
@@ -101,13 +102,8 @@ for module in (
 app.command(list_tasks.NAME, epilog=list_tasks.EXAMPLES, cls=command_class(list_tasks))(list_tasks.list_tasks)
 
 
-def _is_handled_elsewhere(error: Exception) -> bool:
-    """Whether typer or `_flush` handles it: a wrong command line, an exit, a closed or full standard output."""
-    if isinstance(error, OSError):
-        try:
-            sys.stdout.flush()
-        except OSError:
-            return True
+def _is_of_command_line(error: Exception) -> bool:
+    """Whether typer handles it: a wrong command line, an exit."""
     return isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message")
 
 
@@ -134,13 +130,17 @@ def main() -> None:
     """Run the command line; the entry point of the distribution."""
     _replace_closed_streams()
     codecs.register_error("json_escapes", _json_escapes)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="json_escapes")
+    for name, output in (("stdout", _Output), ("stderr", _Errors)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # it was not closed
+            setattr(sys, name, _like(stream, output))
     try:
         app()
+    except OSError as error:
+        if error is not _why_unwritten():
+            raise
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            _flush(stream)
+        _end_stdout()
 
 
 def _replace_closed_streams() -> None:
@@ -163,12 +163,53 @@ def _json_escapes(error: UnicodeError) -> tuple[str, int]:
     return re.sub("(....)", r"\\u\1", units), error.end
 
 
-def _flush(stream: TextIO) -> None:
-    """Flush. On a closed pipe, redirect to /dev/null so that Python does not exit with 120."""
+class _Output(io.FileIO):
+    """Standard output. Keeps why it could not be written to: what is not on it by then may be in no buffer any more."""
+
+    unwritten: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]  # None: it is full, and does not block
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.unwritten = error
+            raise
+
+
+class _Errors(io.FileIO):
+    """Standard error. What it does not take is dropped: a message that is not seen must not change the exit code."""
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]  # None: it is full, and does not block
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _like(stream: io.TextIOWrapper, output: type[_Output] | type[_Errors]) -> io.TextIOWrapper:
+    """Return a standard stream whose bytes go through `output`. One for data escapes what it cannot encode as JSON."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(output(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="json_escapes" if output is _Output else stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def _why_unwritten() -> OSError | None:
+    """Return why standard output could not be written to; None where it could."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.unwritten if isinstance(raw, _Output) else None
+
+
+def _end_stdout() -> None:
+    """Flush it. A reader that left early is no error; output that could not be written for another reason is one."""
     try:
-        stream.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if stream is sys.stdout and error.errno != errno.EPIPE:
-            typer.echo(f"poller: standard output cannot be written to: {error.strerror}", err=True)
-            raise SystemExit(Exit.CANNOT_CREATE) from None
+        sys.stdout.flush()
+    except OSError:  # redirect to /dev/null, so that Python does not exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    error = _why_unwritten()
+    if error is not None and error.errno != errno.EPIPE:
+        typer.echo(f"poller: standard output cannot be written to: {error.strerror}", err=True)
+        raise SystemExit(Exit.CANNOT_CREATE) from None

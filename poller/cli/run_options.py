@@ -71,7 +71,8 @@ class RunOptions:
         float | None, typer.Option(metavar="S", help="Age at which an unfinished task is timed_out. [86400]")
     ] = None
     give_up_s: Annotated[
-        float | None, typer.Option(metavar="S", help="End with code 69 after S seconds of outage. [never]")
+        float | None,
+        typer.Option(metavar="S", help="End with code 69 after S s of outage, or of 429s alone. [never]"),
     ] = None
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep running; read files on as they grow or are rotated, like tail -F.")

@@ -49,20 +49,17 @@ async def ask_run(settings: Settings, pid: int, path: str, body: object = None) 
 async def _address(settings: Settings, pid: int) -> tuple[str, int]:
     """Return where the server of the process is: as the run noted in its state, or as the settings have it. Raises
     `NotAnswered` where it has none, or another answers there."""
-    from poller.app.page_note import request_health
+    from poller.app.page_note import find_page
     from poller.config import address_of
 
     where = f"process {pid}, which runs on {redacted_url(settings.state)}"
-    page = await page_of(settings, pid)
-    addresses = [None if page is None else page.address, address_of(settings.listen)]
-    found = [address.near() for address in addresses if address is not None and address.port]
-    problems = []
-    for near in dict.fromkeys(found):
-        health = request_health(f"http://{near}")
-        if health.is_of(pid, page):
-            return near.host, near.port
-        problems.append(f"is not at {near}: {health.message}")
-    problem = "; ".join(problems) or f"has no address that is known (listen = {settings.listen!r})"
+    near, asked = find_page(pid, await page_of(settings, pid), address_of(settings.listen))
+    if near is not None:
+        return near.host, near.port
+    problem = (
+        "; ".join(f"is not at {each.address}: {each.health.message}" for each in asked)
+        or f"has no address that is known (listen = {settings.listen!r})"
+    )
     raise NotAnswered(
         f"{where}, can only be asked over its server, which {problem}. Give its address with POLLER_LISTEN=HOST:PORT "
         "or its settings with -c FILE, or stop it and repeat the command."

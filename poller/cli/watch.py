@@ -22,6 +22,7 @@ from poller.core.text import counted, duration, pause_text, without_controls
 from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot, fleet_lines
 from poller.reports.ledger import imbalances
+from poller.reports.row import until_text
 from poller.reports.slowest import Slowest, outlooks
 from poller.schedule.forecast import Step, forecast, import_paces, time_left
 
@@ -35,6 +36,7 @@ class LiveView:
     block: LiveBlock
     _slowest: Slowest | None = None
     _trials: Mapping[str, ImportsReading] = field(default_factory=dict)
+    _unsure_until: float | None = None
     _seen: deque[tuple[float, Sums]] = field(default_factory=deque)
 
     @classmethod
@@ -50,10 +52,11 @@ class LiveView:
         slowest: Slowest | None = None,
         fleet: FleetSnapshot | None = None,
         trials: Mapping[str, ImportsReading] | None = None,
+        unsure_until: float | None = None,
     ) -> None:
         """Draw the state as of now. `heartbeat` is of the process that works on it; `fleet`, of those that share it;
-        `trials` has by account the rows of an import on trial."""
-        self._slowest, self._trials = slowest, trials or {}
+        `trials` has by account the rows of an import on trial; `unsure_until` is when the first unsure row is due."""
+        self._slowest, self._trials, self._unsure_until = slowest, trials or {}, unsure_until
         self._seen.append((now, sums))
         while now - self._seen[0][0] > PACE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
@@ -75,7 +78,7 @@ class LiveView:
             counts = [(kind, sums.kinds[kind]) for kind in Kind if sums.kinds.get(kind)]
             yield Text("  ").join(Text(f"{kind} {count:,}", style=STYLES.get(kind, "yellow")) for kind, count in counts)
         if (starts := sums.starts) is not None and sums.waiting:
-            unsure = f", {starts.unsure:,} unsure" if starts.unsure else ""
+            unsure = f", {starts.unsure:,} unsure{until_text(self._unsure_until, now)}" if starts.unsure else ""
             yield Text(f"{counted(starts.unstarted, 'row')} to start{unsure}, {starts.underway:,} under way")
         for name, imports in self._trials.items() if is_running else ():
             if imports.trial is not None:

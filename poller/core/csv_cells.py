@@ -14,6 +14,8 @@ _ERROR = re.compile(
 _ROUNDED = re.compile(
     r"[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}|[0-9][.,][0-9]+E-[0-9]{2,3}"
 )  # `2E-10` may be a part's number
+_FORMULA_AS_TEXT = re.compile(r'="((?:[^"]|"")*)"')
+_FORMULA_CELL = re.compile(r"=\s*(?:[^\W\d][\w.]*\(|\$?[A-Za-z]{1,3}\$?[0-9]|[\w']+!).*", re.DOTALL)
 LONGEST_CELL = 32_767  # characters; Excel reads what is beyond them as further rows
 
 
@@ -40,6 +42,12 @@ def without_mark(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
 
 
+def without_formula(cell: str) -> str:
+    """Return the text in `="00123"`, which is how programs keep a spreadsheet from changing it; else the cell."""
+    found = _FORMULA_AS_TEXT.fullmatch(cell.strip()) if '="' in cell else None
+    return cell if found is None else found[1].replace('""', '"')
+
+
 def is_error(text: str) -> bool:
     """Return whether a cell is an error of a spreadsheet, such as `#REF!`."""
     return text.startswith("#") and _ERROR.fullmatch(text) is not None
@@ -50,6 +58,8 @@ def damage(cell: str) -> str | None:
     text = cell.strip()
     if is_error(text):
         return f"is {text}, an error of a spreadsheet: correct the cell"
+    if text.startswith("=") and _FORMULA_CELL.fullmatch(text) is not None:
+        return "is a formula: copy the column and paste it as values"
     if "E" in text and _ROUNDED.fullmatch(text) is not None:
         return f"is {text}, a number that a spreadsheet rounded: export the column as text"
     return None

@@ -43,6 +43,12 @@ class UnreadableInput(InputError):
     """The system could not open or read an input file. It may pass: a disk, permissions, too many open files."""
 
 
+class UnfitInput(InputError, ConfigError):
+    """An input whose columns the options of imports do not fit. Another input may fit them."""
+
+    exit_code = Exit.CONFIG
+
+
 class StoreError(PollerError):
     """The state cannot be trusted or used any more: a failed fsync, corruption, a lost lock."""
 
@@ -59,8 +65,18 @@ class StoreUnusable(StoreError):
     exit_code = Exit.CANNOT_CREATE
 
 
+class NoState(StoreUnusable):
+    """There is no state yet: no run has created it."""
+
+
 class SinkError(PollerError):
     """A sink that cannot be used as configured, or whose target was changed by another program."""
+
+    exit_code = Exit.CANNOT_CREATE
+
+
+class FolderGone(PollerError):
+    """The working folder was deleted."""
 
     exit_code = Exit.CANNOT_CREATE
 
@@ -89,3 +105,8 @@ class GaveUp(PollerError):
     """The API or a sink was out of reach for longer than `give_up_s`."""
 
     exit_code = Exit.UNREACHABLE
+
+
+def raise_error(error: PollerError) -> None:
+    """Raise it: what becomes of an error where a run has not defined it."""
+    raise error

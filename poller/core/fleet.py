@@ -133,7 +133,8 @@ class Membership(Protocol):
         """The id of this process's row. None before `join`, after `leave`, and while it is fenced."""
 
     async def server_ahead_s(self) -> float:
-        """Return by how much the server's clock is ahead of this process's. Also before `join`."""
+        """Return by how much the clock of the members at work, or where there is none the server's, is ahead of this
+        process's. Also before `join`."""
 
     @property
     def unheard_reason(self) -> str:
@@ -175,6 +176,10 @@ class Membership(Protocol):
 
     async def take(self, accounts: Sequence[str], limit: int) -> list[Taken]:
         """Own up to `limit` of these accounts, of those that have no owner, in any order. Raises `Fenced`."""
+
+    async def adopt(self, account: str, epoch: int) -> bool:
+        """Work on an account that the state shows as this member's without its doing, as on one that it took: leases of
+        its tasks end. Returns False where the state does not show that any more. Raises `Fenced`."""
 
     async def give(self, account: str, epoch: int, *, slot_ages_s: Sequence[float], is_clean: bool) -> bool:
         """Give an account back, after its lane has ended and its polls are recorded; what was noted of it is stored

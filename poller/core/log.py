@@ -30,6 +30,7 @@ _LEVELS = frozenset({"debug", "info", "warning", "error"})
 _SPECIAL = frozenset({"exc_info", "level", "timestamp"})  # keys that the processors change or must not lose
 _secrets: set[str] = set()
 _written_to: "QuietStream | None" = None
+_is_json = False
 OURS = "poller"  # our modules get their logger by this name; it is also the standard library's
 
 
@@ -37,6 +38,11 @@ def keep_secret(token: str) -> None:
     """Hide `token` in everything that this process logs from now on."""
     if len(token) >= _LEAST_SECRET:
         _secrets.add(token)
+
+
+def without_tokens(text: str) -> str:
+    """Return text without what looks like a token."""
+    return _TOKEN_LIKE.sub(_HIDDEN, text)
 
 
 def configure(
@@ -58,9 +64,9 @@ def configure(
         *([_printable] if console else []),
     ]
     renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False) if console else _render_json
-    global _written_to
+    global _written_to, _is_json
     quiet, merge = QuietStream(stream), structlog.contextvars.merge_contextvars
-    _written_to = quiet
+    _written_to, _is_json = quiet, not console
     structlog.configure(
         processors=[merge, *shared, renderer] if console else [merge, _plain_first(clock, [*shared, renderer])],
         wrapper_class=structlog.make_filtering_bound_logger(least),
@@ -115,6 +121,11 @@ _WITHOUT_DEBUG = [structlog.make_filtering_bound_logger(level) for level in (20,
 def is_debug() -> bool:
     """Return whether debug events are written; asking costs a tenth of a dropped event."""
     return structlog.get_config()["wrapper_class"] not in _WITHOUT_DEBUG
+
+
+def is_json() -> bool:
+    """Return whether events are written as JSON, for programs: a message for a person is no event."""
+    return _is_json
 
 
 class TextStream(Protocol):
@@ -225,7 +236,7 @@ def _without_secrets(value: object, depth: int = 0) -> object:
         case str():
             for secret in _secrets:
                 value = value.replace(secret, _HIDDEN)
-            return _TOKEN_LIKE.sub(_HIDDEN, value).encode("utf-8", "replace").decode()
+            return without_tokens(value).encode("utf-8", "replace").decode()
         case bool() | float() | None:
             return value
         case int():

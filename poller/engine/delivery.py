@@ -9,7 +9,7 @@ from typing import assert_never
 import structlog
 
 from poller.core.deliveries import Delivery, Retry, Written, check_answer, checked_position
-from poller.core.errors import GaveUp, PollerError, SinkError
+from poller.core.errors import ConfigError, GaveUp, OutputClosed, PollerError, SinkError, raise_error
 from poller.core.log import error_message
 from poller.core.protocols import Clock, DeliveryStore, Sink
 from poller.engine.metrics import Metrics
@@ -38,9 +38,10 @@ class DeliveryLoop:
         """`idle_s`: how often an empty outbox is read again, for what other processes finish; None: only when woken."""
         self.sink = sink
         self.backlog_reason: str | None = None  # why writes fail now
-        self.stopped_by: SinkError | None = None  # why it stopped until a person acts
+        self.stopped_by: PollerError | None = None  # why it stopped until a person acts
         self.refusal: str | None = None  # why the sink refused the latest dead letter of this run
         self.on_stopped: Callable[[], None] = lambda: None
+        self.on_given_up: Callable[[PollerError], None] = raise_error  # called for what ends the run, after its loop
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -61,7 +62,8 @@ class DeliveryLoop:
         return self._metrics.undelivered(self.sink.name)
 
     async def open(self, position: bytes | None) -> None:
-        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act."""
+        """Open the sink; the state stays as it is. Raises `SinkError` where a person must act, `ConfigError` where what
+        its settings name cannot be used."""
         following = await self._store.undelivered(self.sink.name, self.BATCH)
         with self._defects_as_sink_errors("open"):
             self._opened_at = checked_position(await self.sink.open(position, following))
@@ -73,17 +75,24 @@ class DeliveryLoop:
             await self._store.note_position(self.sink.name, self._opened_at)
         try:
             await self._deliver_all()
-        except SinkError as error:
-            self.stopped_by, self.backlog_reason = error, str(error)
-            log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)  # noqa: TRY400 - a message
+        except (SinkError, ConfigError) as error:
+            self.fail(error)
             self.on_stopped()
+        except (GaveUp, OutputClosed) as error:
+            self.stopped_by, self.backlog_reason = error, str(error)
+            self.on_given_up(error)
+
+    def fail(self, error: PollerError) -> None:
+        """Note that nothing can be delivered until a person acts. Called in place of `run` where `open` raised it."""
+        self.stopped_by, self.backlog_reason = error, str(error)
+        log.error("sink.stopped", sink=self.sink.name, reason=self.backlog_reason)
 
     async def close(self) -> None:
         """Close the sink. A defect of it is logged: the others are closed all the same."""
         try:
             with self._defects_as_sink_errors("close"):
                 await self.sink.close()
-        except SinkError as error:
+        except PollerError as error:
             log.error("sink.stopped", sink=self.sink.name, reason=str(error))  # noqa: TRY400 - a message
 
     @contextmanager
@@ -91,7 +100,7 @@ class DeliveryLoop:
         """A sink may be other people's code: what it raises against its contract stops this sink alone."""
         try:
             yield
-        except PollerError:
+        except (SinkError, ConfigError, OutputClosed):
             raise
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
@@ -31,16 +32,19 @@ class DueTasks:
         store: PollStore,
         gate: Gate,
         timing: AccountTiming | None,
+        settle: Callable[[], None],
         clock: Clock,
         rng: Random,
         longest_sleep_s: float = LONGEST_SLEEP_S,
     ) -> None:
-        """`longest_sleep_s`: how long tasks that another process fed may stay unseen."""
+        """`settle` is called before a claim: it learns from all answers so far. `longest_sleep_s`: how long tasks that
+        another process fed may stay unseen."""
         self.timing = timing
         self.longest_sleep_s = longest_sleep_s
         self._account = account
         self._store = store
         self._gate = gate
+        self._settle = settle
         self._clock = clock
         self._rng = rng
         self.due_at: float | None = None  # of the earliest waiting task, as last read
@@ -99,6 +103,7 @@ class DueTasks:
         return self._more_are_due and len(self._claimed) < self._gate.workers
 
     async def _claim(self, now: float, limit: int) -> list[Task]:
+        self._settle()
         self._note_standstill(now)
         if self.timing is None or self._standstill is None:
             return self._divide(await self._store.claim(self._account, limit, again=(limit + 1) // 2), limit, now)

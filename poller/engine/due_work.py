@@ -58,10 +58,11 @@ class DueWork(DueTasks):
         if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not self._rows_may_go):
             self._polls_in_row += 1
             return self._claimed.popleft()
-        if self._rows_may_go and (rows := await self._starts.claim(self._account, 1)):
-            self._polls_in_row = 0
-            self._on_row_claimed(rows[0])
-            return rows[0]
+        if self._rows_may_go:
+            self._polls_in_row = 0  # also where no row is due: the next polls do not ask for one
+            if rows := await self._starts.claim(self._account, 1):
+                self._on_row_claimed(rows[0])
+                return rows[0]
         if self._claimed:
             return self._claimed.popleft()
         if self._gate.pause is Pause.OUTAGE and self._probe is None:

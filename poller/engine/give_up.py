@@ -6,6 +6,7 @@ from typing import assert_never
 from poller.core.errors import ConfigError, GaveUp, TokenRefused
 from poller.core.model import Finished, Missing, Outcome, Refused, Running, Throttled, Unreachable
 
+LIMITED_IN_A_ROW = 5  # 429s; fewer may be a window that is used up, however short `give_up_s` is
 REFUSALS_AT_START = 2  # for one reason in a row; one may be a token that was just being replaced
 NO_HOST_S = 20.0  # at the start: a name that cannot be resolved, or a host that answers otherwise, this long is wrong
 NOT_HUBSPOTS = ("unreadable_body", "not_an_object", "no_status")  # reasons of 2xx answers that HubSpot does not give
@@ -29,28 +30,35 @@ class GiveUpWatch:
         self._failing_since: float | None = None
         self._latest = ""  # reason of the latest failure
         self._in_a_row = 0  # failures for that reason
+        self._limited_since: float | None = None  # nothing but 429 since then
+        self._limited_in_a_row = 0
 
     def check(self, outcome: Outcome, now: float) -> None:
         """Take the next outcome. Raises `TokenRefused`, `ConfigError` or `GaveUp`."""
         match outcome:
             case Running() | Finished() | Missing():
                 self._had_status |= not isinstance(outcome, Missing)
-                self._failing_since = None
-                self._in_a_row = 0
+                self.forget()
             case Refused(reason=reason) | Unreachable(reason=reason):
+                self._limited_since, self._limited_in_a_row = None, 0
                 self._failing_since = now if self._failing_since is None else self._failing_since
                 self._in_a_row = self._in_a_row + 1 if reason == self._latest else 1
                 self._latest = reason
                 self._check_start(outcome, now - self._failing_since)
                 self._check_length(outcome, now - self._failing_since)
-            case Throttled():
+            case Throttled(policy="window"):
+                self._limited_since = now if self._limited_since is None else self._limited_since
+                self._limited_in_a_row += 1
+                self._check_limited(now - self._limited_since)
+            case Throttled():  # it ends by itself, and HubSpot has named until when
                 pass
             case _:
                 assert_never(outcome)
 
     def forget(self) -> None:
-        """Forget the failures so far: a person paused the account meanwhile."""
+        """Forget the failures so far: there was a good answer, or a person paused the account meanwhile."""
         self._failing_since, self._in_a_row = None, 0
+        self._limited_since, self._limited_in_a_row = None, 0
 
     def _check_start(self, outcome: Refused | Unreachable, failing_s: float) -> None:
         if not self.rules.needs_answer or self._had_status or self._in_a_row < REFUSALS_AT_START:
@@ -74,4 +82,12 @@ class GiveUpWatch:
             raise GaveUp(
                 f"account {self._account}: no good answer for {failing_s:.0f} s (latest: {latest}); nothing is lost. "
                 "Run the same command again when the cause is gone"
+            )
+
+    def _check_limited(self, limited_s: float) -> None:
+        is_long = self.rules.give_up_s is not None and limited_s >= self.rules.give_up_s
+        if is_long and self._limited_in_a_row >= LIMITED_IN_A_ROW:
+            raise GaveUp(
+                f"account {self._account}: HubSpot answered with nothing but 429 (rate limit) for {limited_s:.0f} s; "
+                "nothing is lost. Find the program that uses up the account's limit, then run the same command again"
             )

@@ -14,7 +14,6 @@ from poller.core.protocols import StartStore
 from poller.core.record import render_row
 from poller.core.request_protocols import GateClosed, RightLost, Slot, StartClient
 from poller.core.starts import (
-    BACKLOG_COUNTED,
     HELD_UP,
     AwaitStart,
     Begin,
@@ -29,6 +28,7 @@ from poller.core.starts import (
 )
 from poller.core.trial_note import TrialNote
 from poller.engine.due_work import DueWork, Probe
+from poller.engine.import_progress import ImportProgress
 from poller.engine.lane import Lane
 from poller.engine.recorder import Polled
 from poller.engine.retries import Retries
@@ -42,7 +42,6 @@ from poller.schedule.starts import (
     may_be_sent,
     settle_s,
 )
-from poller.schedule.trial import LANDED_ENOUGH, Trial
 
 log = structlog.get_logger("poller")
 
@@ -69,15 +68,10 @@ class ImportLane(Lane):
         super().__init__(account, **lane)
         self._starts = starts
         self._starter = starter
-        self._rules = start_rules
+        self._progress = ImportProgress(account, starts, start_rules)
         self._on_trial_failed = on_trial_failed
         self._retries = retries
-        self._trial = Trial(start_rules.trial)
         self._trial_note = TrialNote(account, self._store)
-        self._underway = 0
-        self._unstarted = 0  # counted in the state now and then, and down with each start
-        self._in_hand = 0  # rows at a worker
-        self._accepted = 0
         self._refused_after: dict[int, int] = {}  # row → how many this process had accepted when it was refused
         self._warn = Folded(log.warning, clock=self._clock)
         self._due_work = DueWork(
@@ -85,19 +79,19 @@ class ImportLane(Lane):
             store=self._store,
             gate=self.gate,
             timing=self._timing,
+            settle=self._settle,
             clock=self._clock,
             rng=self._rng,
             starts=starts,
-            may_start=self._may_start,
-            on_row_claimed=self._on_row_claimed,
+            may_start=self._progress.may_start,
+            on_row_claimed=self._progress.take,
             longest_sleep_s=self._longest_sleep_s,
         )
         self._due_tasks = self._due_work
 
     async def run(self) -> None:
         """Work until stopped, as `Lane.run`."""
-        self._underway = await self._starts.underway(self.account)
-        await self._begin_trial()
+        await self._progress.begin()
         async with asyncio.TaskGroup() as group:
             pricing = group.create_task(self._reprice_polls())
             if self._retries is not None:
@@ -109,13 +103,8 @@ class ImportLane(Lane):
 
     async def release(self) -> None:
         """Resume the account on a person's word; a trial that failed begins again."""
-        await self._begin_trial()
+        await self._progress.begin_trial()
         await super().release()
-
-    async def _begin_trial(self) -> None:
-        self._trial = Trial(self._rules.trial, landed=await self._starts.landed(self.account, LANDED_ENOUGH))
-        if (begun := self._trial.reading) is not None:
-            log.info("import.trial_began", account=self.account, rows=begun.rows, needed=begun.needed)
 
     def save(self) -> None:
         super().save()
@@ -123,8 +112,7 @@ class ImportLane(Lane):
 
     @property
     def imports(self) -> ImportsReading:
-        trial = self._trial.reading if self._unstarted else None
-        return ImportsReading(unstarted=self._unstarted, underway=self._underway, trial=trial)
+        return self._progress.reading
 
     def apply_starter(self, starter: StartClient) -> None:
         """Use another client from the next start on."""
@@ -132,28 +120,18 @@ class ImportLane(Lane):
 
     def apply_rules(self, rules: StartRules) -> None:
         """Use other rules from the next start on."""
-        self._rules = rules
-        self._trial.resize(rules.trial)
+        self._progress.apply(rules)
         self.wake()
 
     @property
     def rules(self) -> StartRules:
         """The rules of starts that are in force."""
-        return self._rules
+        return self._progress.rules
 
     @property
     def retries(self) -> Retries | None:
         """What starts failed rows again, where that is wanted."""
         return self._retries
-
-    def _may_start(self) -> bool:
-        return self._underway + self._in_hand < self._rules.underway and not self._trial.holds
-
-    def _on_row_claimed(self, row: Row) -> None:
-        """Count a row before another one is claimed."""
-        self._in_hand += 1
-        if row.lost == 0:
-            self._trial.count(1)
 
     async def _work(self, workers: asyncio.TaskGroup) -> None:
         goes_on = True
@@ -165,7 +143,7 @@ class ImportLane(Lane):
                     try:
                         goes_on = await self._start(work, workers)
                     finally:
-                        self._in_hand -= 1
+                        self._progress.let_go()
                 case Probe():
                     goes_on = await self._probe(work)
                 case _:
@@ -175,7 +153,7 @@ class ImportLane(Lane):
 
     async def _start(self, row: Row, workers: asyncio.TaskGroup) -> bool:
         """Start a row; return False where the run drains."""
-        if not may_be_sent(row, self._rules):
+        if not may_be_sent(row, self.rules):
             await self._end_unsent(row)
             return True
         waiting_since = self._clock()
@@ -199,7 +177,7 @@ class ImportLane(Lane):
         self._start_workers(workers)
         await self._settle_start(row, sent, answer)
         if answer.shows_hubspot:
-            self._give_up.check(answer.shows, self._clock())
+            self._check_patience(answer.shows, self._clock())
         return True
 
     def _was_held_up(self, since: float) -> bool:
@@ -225,25 +203,23 @@ class ImportLane(Lane):
             row,
             answer.outcome,
             now=self._clock(),
-            others_accepted=self._accepted > self._refused_after.get(row.key, 0),
-            rules=self._rules,
+            others_accepted=self._progress.accepted > self._refused_after.get(row.key, 0),
+            rules=self.rules,
             rng=self._rng,
         )
         if isinstance(decision, Begin) and not await self._starts.settle(sent, decision):
             answer = StartAnswer(outcome=Unsure(reason="foreign_answer"), shows=answer.shows)
             decision = AwaitStart()
-        self._log_start(row, answer, decision)
+        self._log_start(row, answer, decision, due_at=sent.due_at)
         match decision:
             case Begin():
-                self._underway += 1
-                self._count_off()
-                self._accepted += 1
+                self._progress.accept()
                 self._refused_after.pop(row.key, None)
                 self.wake()
             case StartAgain():
                 self._uncount(row)
                 if decision.refusals > row.refusals:
-                    self._refused_after[row.key] = self._accepted
+                    self._refused_after[row.key] = self._progress.accepted
                 await self._starts.settle(sent, decision)
                 self._due_work.wake_for(decision.at)
             case AwaitStart():
@@ -265,18 +241,14 @@ class ImportLane(Lane):
         await self._starts.end_unsent(row, record)
         self._finish_row(row, record)
 
-    def _count_off(self) -> None:
-        """A row needs no start any more: the count is as old as that of what is under way."""
-        if 0 < self._unstarted < BACKLOG_COUNTED:
-            self._unstarted -= 1
-
     def _finish_row(self, row: Row, record: Record) -> None:
-        self._count_off()
+        self._progress.count_off()
         self._refused_after.pop(row.key, None)
         self._recorder.finish_row(row, record)
-        self._end_of_import(record)
+        self._note_end(self._progress.end(record))
 
-    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision) -> None:
+    def _log_start(self, row: Row, answer: StartAnswer, decision: StartDecision, *, due_at: float) -> None:
+        """`due_at`: when the row is next due, where nothing certain is known of the start."""
         outcome = answer.outcome
         log.debug(
             "row.started",
@@ -287,32 +259,32 @@ class ImportLane(Lane):
             starts=row.starts + 1,
         )
         if isinstance(outcome, Unsure) and not isinstance(decision, Begin):
-            self._warn("start.lost", by=(outcome.reason,), account=self.account, row=row.row, reason=outcome.reason)
-
-    # --- the trial
+            due_in_s = round(due_at - self._clock(), 3)
+            self._warn(
+                "start.lost",
+                by=(outcome.reason,),
+                account=self.account,
+                row=row.row,
+                reason=outcome.reason,
+                due_in_s=due_in_s,
+            )
 
     def _uncount(self, row: Row) -> None:
-        """The row was handed out and not accepted. An unsure one still counts for its earlier start."""
-        if row.lost == 0:
-            self._trial.count(-1)
+        self._progress.return_unaccepted(row)
         self.wake()
 
-    def _end_of_import(self, record: Record) -> None:
-        was_over = self._trial.is_over
-        self._trial.end(None if record.landed else record.reason or record.kind.value)
-        if (reason := self._trial.failed_for) is not None and not was_over:
-            log.warning("import.trial_failed", account=self.account, reason=reason, rows=self._rules.trial)
-            self._stop_for(reason)
-        elif self._trial.is_over and not was_over:
-            log.info("import.trial_passed", account=self.account)
+    def _note_end(self, failed_for: str | None) -> None:
+        """A row has its outcome: others may follow, or the trial has failed for one reason."""
+        if failed_for is not None:
+            self._stop_for(failed_for)
         self.wake()
 
     def _stop_for(self, reason: str) -> None:
         if self._on_trial_failed is not None:
-            self._on_trial_failed(self._rules.trial, reason)
+            self._on_trial_failed(self.rules.trial, reason)
             return
         since = person_pause_detail(self._clock())
-        self.gate.hold(f"{since}: each of the {self._rules.trial} rows of the trial failed, for one reason: {reason}")
+        self.gate.hold(f"{since}: each of the {self.rules.trial} rows of the trial failed, for one reason: {reason}")
         self.save()
 
     # --- probes of an outage
@@ -337,7 +309,7 @@ class ImportLane(Lane):
         outcome, now = answer.outcome, self._clock()
         self._recorder.count(outcome, request_s=now - asked_at, gate_s=0.0)
         self._log_probe(witness, outcome)
-        self._give_up.check(outcome, now)
+        self._check_patience(outcome, now)
         self.wake()
 
     # --- what a lane does with polls, with rows beside them
@@ -346,16 +318,15 @@ class ImportLane(Lane):
         super()._on_commit(polled)
         for each in polled:
             if each.settled.record is not None and each.settled.task.start is not None:
-                self._underway -= 1
-                self._end_of_import(each.settled.record)
+                self._note_end(self._progress.land(each.settled.record))
 
     async def _reprice_polls(self) -> None:
         """While rows could be started, let a poll cost what it delays."""
         while True:
-            self._unstarted = await self._starts.backlog(self.account, BACKLOG_COUNTED)
+            await self._progress.count_unstarted()
             if self._timing is not None:
                 reading = self.gate.reading()
-                waiting = self._unstarted if self._may_start() else 0
+                waiting = self._progress.unstarted if self._progress.may_start() else 0
                 pace = reading.window_limit / reading.window_s
                 self._timing.planner.reprice(backlog_tradeoff(self._polling, waiting, pace))
             await asyncio.sleep(REPRICE_EVERY_S)

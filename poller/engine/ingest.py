@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from poller.core.errors import InputError, UnreadableInput
+from poller.core.errors import InputError, UnreadableInput, raise_error
 from poller.core.model import Added, Chunk
 from poller.core.protocols import Clock, FeedStore
 from poller.engine.cancelling import cancel
@@ -33,6 +33,7 @@ class Ingest:
         self.refused = 0  # sources that could not be read, and files of drop folders without a usable line
         self.on_refused: Callable[[str], Awaitable[None]] | None = None  # called before the file is moved
         self.on_input_left: Callable[[bool], None] = lambda _is_left: None  # called at each start and the end
+        self.on_failed: Callable[[InputError], None] = raise_error  # called for input by which the run should end
         self.tolerant = tolerant  # a source that cannot be read ends alone, not the run
         self._store = store
         self._reader = Reader(registry=FileRegistry(), clock=clock, stdin=stdin)
@@ -69,7 +70,7 @@ class Ingest:
 
     def stop(self) -> None:
         """End all at once: the run ends. A chunk that is being stored still is."""
-        self._is_stopped, self._was_cut = True, bool(self._running)
+        self._is_stopped, self._was_cut = True, self._was_cut or bool(self._running)
         for _, task in self._running.values():
             task.cancel()
 
@@ -88,10 +89,18 @@ class Ingest:
             if source.is_rereadable and source not in self._running:
                 self._start(source)
 
-    async def change(self, sources: Sequence[Source]) -> None:
-        """End the sources that `sources` leaves out, between two chunks; start new ones at their stored position."""
-        wanted = tuple(dict.fromkeys(sources))
-        known, self.sources = self.sources, wanted
+    async def change(self, sources: Sequence[Source]) -> list[Source]:
+        """End the sources that `sources` leaves out, between two chunks; start new ones at their stored position.
+
+        A stream is read on, for the accounts that there are now: what was read of it, such as a header or the half of a
+        line, is nowhere else. Return those for which more than the accounts is another now.
+        """
+        known = self.sources
+        streams = {new: old for new in sources if new not in known for old in known if old.is_same_stream(new)}
+        for new, old in streams.items():
+            if old in self._running:
+                self._running[old][0].latest_options = new.options
+        self.sources = wanted = tuple(dict.fromkeys(streams.get(source, source) for source in sources))
         for source in set(known) - set(wanted):
             await self._end(source)
             self._unread.pop(source, None)
@@ -99,6 +108,7 @@ class Ingest:
             if source not in known and not self._is_left_off:
                 self._start(source)
         self._note_end()
+        return [old for new, old in streams.items() if old.options.with_accounts_of(new.options) != new.options]
 
     def _start(self, source: Source) -> None:
         if self._is_stopped:
@@ -137,13 +147,14 @@ class Ingest:
                 async with self._turn:
                     await self._reader.read(source, writer)
         except InputError as fault:
-            if not (self.tolerant or isinstance(fault, UnreadableInput)):
-                raise
             log.warning("source.failed", source=str(source), reason=str(fault))
             if self.tolerant:
                 await self._add_refused(str(source))
             elif isinstance(fault, UnreadableInput):
                 self._unread[source] = fault
+            else:
+                self._was_cut = True
+                self.on_failed(fault)
         finally:
             del self._running[source]
         self._note_end()

@@ -1,15 +1,17 @@
 """A lane: one account at work. Its work loop is the product: claim, pass the gate, poll, decide, record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import assert_never
 
 import structlog
+from msgspec import Struct
 
+from poller.core.errors import PollerError, raise_error
 from poller.core.learned_limit import LearnedLimit, encode_limit, limit_key
-from poller.core.model import ANSWERING, Finish, Missing, Outcome, PollAgain, Settled, Task
+from poller.core.model import ANSWERING, REPORTING, Finish, Missing, Outcome, PollAgain, Record, Settled, Task
 from poller.core.person_pause import person_pause_detail
 from poller.core.poll_log import outcome_detail, outcome_name, poll_line
 from poller.core.protocols import Clock, PollStore
@@ -17,8 +19,8 @@ from poller.core.record import render
 from poller.core.request_protocols import Gate, GateClosed, RightLost, StatusClient
 from poller.core.starts import ImportsReading
 from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
-from poller.engine.first_answers import FirstAnswers
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
+from poller.engine.known_ids import KnownIds
 from poller.engine.recorder import Polled, Recorder
 from poller.engine.witness import Witness
 from poller.schedule import AccountTiming
@@ -28,6 +30,17 @@ from poller.schedule.slowest import KnownDurations, learned
 log = structlog.get_logger("poller")
 
 UNRECORDED_A_WORKER = 10  # polls that may wait for the disk; at that number polling waits, too
+
+
+class Answered(Struct, frozen=True, gc=False):
+    """An answered poll, not settled yet."""
+
+    task: Task
+    outcome: Outcome
+    asked_at: float
+    gate_s: float
+    at: float  # of the answer
+    paused_s: float  # the account's paused time by then
 
 
 class Lane:
@@ -60,17 +73,28 @@ class Lane:
         self._rng = rng
         self._give_up = GiveUpWatch(account, limits)
         self._due_tasks = DueTasks(
-            account, store=store, gate=gate, timing=timing, clock=clock, rng=rng, longest_sleep_s=longest_sleep_s
+            account,
+            store=store,
+            gate=gate,
+            timing=timing,
+            settle=self._settle,
+            clock=clock,
+            rng=rng,
+            longest_sleep_s=longest_sleep_s,
         )
+        self._answered: list[Answered] = []
         self._workers = 0
         self._kept_limit: LearnedLimit | None = None
         self._witness = Witness()
-        self._first_answers = FirstAnswers()
+        self._known_ids = KnownIds()
+        self.on_given_up: Callable[[PollerError], None] = (
+            raise_error  # called for each outcome by which the run should end
+        )
 
     def know(self, task: Task) -> None:
-        """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered."""
+        """Take a task whose status HubSpot reported in an earlier run: it shows whether the account is answered, and
+        whether the token is the account's."""
         self._witness.task = task
-        self._first_answers.is_known = True
 
     async def run(self) -> None:
         """Work until stopped; then save the account's state as ended in order."""
@@ -79,9 +103,10 @@ class Lane:
             self._store.delay_first_polls(self.account, self._timing.planner.first_poll_s)
         await self._store.flush()  # before the first request: a crash from here on must not forget the window
         async with asyncio.TaskGroup() as recording:
-            recording.create_task(self._recorder.run(save=self.save, on_commit=self._on_commit))
+            recording.create_task(self._recorder.run(prepare=self._prepare_commit, on_commit=self._on_commit))
             async with asyncio.TaskGroup() as workers:
                 self._start_workers(workers)
+            self._settle()
             self._recorder.end()
         self._due_tasks.release()
         self.keep_knowledge()
@@ -104,29 +129,40 @@ class Lane:
         waiting_since = self._clock()
         try:
             async with self.gate.slot(self._witness.subject(task)) as slot:
-                asked, asked_at = self._witness.instead_of(task, self.gate.pause), self._clock()
+                is_doubted = not self._polling.trust_unknown and self._known_ids.doubts(task)
+                asked, asked_at = self._witness.instead_of(task, self.gate.pause, is_doubted), self._clock()
                 answer = await self._client.poll(asked)
-                now = self._clock()
-                if not (self._first_answers.is_known or self._polling.trust_unknown):
-                    answer = self._first_answers.check(asked, answer, now)
-                slot.answered(answer, of_witness=asked is not task)
+                now, of_witness = self._clock(), asked is not task
+                if not self._polling.trust_unknown:
+                    answer = self._known_ids.check(asked, answer, asked_at=asked_at, now=now, of_witness=of_witness)
+                slot.answered(answer, of_witness=of_witness)
         except GateClosed:
             self._store.release([task])
             return False
         except RightLost:
             self._store.release([task])
             return True
-        gate_s = asked_at - waiting_since
-        self._recorder.count(answer.outcome, request_s=now - asked_at, gate_s=gate_s)
         if self._workers < (enough := self.gate.workers):
             self._start_workers(workers)
-        if asked is task:
-            self._settle(task, answer.outcome, asked_at=asked_at, gate_s=gate_s, now=now)
-            if self._recorder.unrecorded >= (most := UNRECORDED_A_WORKER * enough):
-                await self._recorder.wait_for_room(most)
-        else:
+        if asked is not task:
+            self._recorder.count(answer.outcome, request_s=now - asked_at, gate_s=asked_at - waiting_since)
             self._return_unpolled(task, asked, answer.outcome)
+            return True
+        gate_s = asked_at - waiting_since
+        self._take(Answered(task, answer.outcome, asked_at, gate_s, now, self.gate.paused_s))
+        if len(self._answered) + self._recorder.unrecorded >= (most := UNRECORDED_A_WORKER * enough):
+            self._settle()
+            await self._recorder.wait_for_room(most)
         return True
+
+    def _take(self, answered: Answered) -> None:
+        """Take a poll, to be settled with others at the commit: that takes two thirds of the time, for the processor
+        has code and data at hand. A failed poll, and the one after it, depend on the account's state: at once."""
+        if not self._answered:
+            self._recorder.wake()
+        self._answered.append(answered)
+        if self._witness.is_in_doubt or not isinstance(answered.outcome, REPORTING):
+            self._settle()
 
     def _return_unpolled(self, task: Task, probe: Task, outcome: Outcome) -> None:
         """Give `task` back to the queue: its request was spent on `probe`."""
@@ -134,19 +170,39 @@ class Lane:
         self.wake()
         self._witness.note(probe, outcome)
         self._log_probe(probe, outcome)
-        self._give_up.check(outcome, self._clock())
+        self._check_patience(outcome, self._clock())
+
+    def _check_patience(self, outcome: Outcome, at: float) -> None:
+        try:
+            self._give_up.check(outcome, at)
+        except PollerError as error:
+            self.on_given_up(error)
 
     def _log_probe(self, probe: Task, outcome: Outcome) -> None:
         name, detail = outcome_name(outcome), outcome_detail(outcome)
         log.debug("outage.probed", account=self.account, task_id=probe.task_id, outcome=name, detail=detail)
 
-    def _settle(self, task: Task, outcome: Outcome, *, asked_at: float, gate_s: float, now: float) -> None:
-        """Decide what the poll means for its task, and hand both to the recorder."""
-        paused_s = self.gate.paused_s
+    def _settle(self) -> None:
+        """Decide what the answers so far mean, in their order, and hand it to the recorder."""
+        answered, self._answered = self._answered, []
+        for each in answered:
+            outcome, asked_at, now = each.outcome, each.asked_at, each.at
+            self._recorder.count(outcome, request_s=now - asked_at, gate_s=each.gate_s)
+            again, record = self._decide(each)
+            again_in_s = None if again is None else again.at - now
+            line = poll_line(outcome, at=asked_at, gate_s=each.gate_s, took_s=now - asked_at, again_in_s=again_in_s)
+            settled = Settled(task=each.task, again=again, record=record, poll_line=line)
+            self._recorder.add(Polled(outcome=outcome, settled=settled, at=now))
+        if answered:
+            self._plan_polls(answered[-1].at)
+
+    def _decide(self, answered: Answered) -> tuple[PollAgain | None, Record | None]:
+        """Learn from an answer; return when its task is polled again, or the record with which it is finished."""
+        task, outcome, now, paused_s = answered.task, answered.outcome, answered.at, answered.paused_s
         learned_gap_s = None
-        if self._timing is not None:
-            self._timing.standstill.paused_s = paused_s
-            learned_gap_s = self._timing.learn(task, outcome, asked_at=asked_at, now=now, gate_s=gate_s)
+        if (timing := self._timing) is not None:
+            timing.standstill.paused_s = paused_s
+            learned_gap_s = timing.learn(task, outcome, asked_at=answered.asked_at, now=now, gate_s=answered.gate_s)
         is_failed = not isinstance(outcome, ANSWERING)
         decision = decide(
             task,
@@ -155,30 +211,25 @@ class Lane:
             paused_s=paused_s,
             is_paused=is_failed and self.gate.pause is not None,
             others_answered=is_failed and self._witness.others_answered(task),
-            holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(now),
+            holds_unknown=isinstance(outcome, Missing) and self._holds_unknown(task, now),
             failed_share=self._witness.failed_share,
             polling=self._polling,
             rng=self._rng,
             learned_gap_s=learned_gap_s,
         )
         self._witness.note(task, outcome)
-        self._plan_polls(now)
-        again, record = None, None
         match decision:
             case PollAgain():
-                again = decision
+                return decision, None
             case Finish(kind=kind):
                 self._witness.forget(task)
-                record = render(task, outcome, kind, seen_at=now)
+                return None, render(task, outcome, kind, seen_at=now)
             case _:
                 assert_never(decision)
-        again_in_s = None if again is None else again.at - now
-        line = poll_line(outcome, at=asked_at, gate_s=gate_s, took_s=now - asked_at, again_in_s=again_in_s)
-        settled = Settled(task=task, again=again, record=record, poll_line=line)
-        self._recorder.add(Polled(outcome=outcome, settled=settled, at=now))
 
-    def _holds_unknown(self, now: float) -> bool:
-        return not self._polling.trust_unknown and self._first_answers.holds(now, self._polling.missing_again_s)
+    def _holds_unknown(self, task: Task, now: float) -> bool:
+        polling = self._polling
+        return not polling.trust_unknown and self._known_ids.holds(task, now, polling.missing_again_s)
 
     def _plan_polls(self, now: float) -> None:
         if self._timing is None:
@@ -203,7 +254,11 @@ class Lane:
         if len(due_at) < len(polled):
             self._due_tasks.end_standstill()
         for each in polled:
-            self._give_up.check(each.outcome, each.at)
+            self._check_patience(each.outcome, each.at)
+
+    def _prepare_commit(self) -> None:
+        self._settle()
+        self.save()
 
     def save(self) -> None:
         """Save the account's state: while the lane runs, it may send a request at any instant."""
@@ -269,13 +324,12 @@ class Lane:
         polling: Polling,
         timing: AccountTiming | None,
         limits: GiveUpRules,
-        is_same_token: bool,
     ) -> None:
-        """Use other settings from the next poll on."""
+        """Use other settings from the next poll on. What those before showed of the account's ids may be of another
+        account, or of another status path."""
         self._client, self._polling, self._give_up.rules = client, polling, limits
         self._timing = self._due_tasks.timing = timing
-        if not is_same_token:
-            self._first_answers = FirstAnswers()
+        self._known_ids = KnownIds()
         self._store.delay_first_polls(self.account, 0.0 if timing is None else timing.planner.first_poll_s)
 
     def wake(self) -> None:

@@ -76,14 +76,19 @@ class Recorder:
         self.ended = True
         self._has_unrecorded.set()
 
-    async def run(self, *, save: Callable[[], None], on_commit: Callable[[Sequence[Polled]], None]) -> None:
-        """Record until `end`. `save` is called before each commit, `on_commit` after it with the recorded polls."""
+    def wake(self) -> None:
+        """Commit soon: `prepare` has polls to add."""
+        self._has_unrecorded.set()
+
+    async def run(self, *, prepare: Callable[[], None], on_commit: Callable[[Sequence[Polled]], None]) -> None:
+        """Record until `end`. `prepare` is called before each commit, and may add to it, `on_commit` after it with the
+        recorded polls."""
         while self._unrecorded or not self.ended:
             await self._has_unrecorded.wait()
             self._has_unrecorded.clear()
+            prepare()
             polled, self._unrecorded = self._unrecorded, []
             self._has_room.set()
-            save()
             recorded = await self._store.record([each.settled for each in polled])
             if len(recorded) < len(polled):  # the others' leases were lost
                 stored = {id(each) for each in recorded}

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from poller.core.deliveries import Selection
-from poller.core.errors import TooManyFailures
+from poller.core.errors import PollerError, TooManyFailures
 from poller.core.fleet import Fenced
 from poller.core.model import Added, Chunk, Record
 from poller.core.protocols import Clock, FeedStore, Store
@@ -50,7 +50,7 @@ class Service:
         self.delivery_loops: list[DeliveryLoop] = []
         self.history = History()
         self.draining = False
-        self.stopped_by: TooManyFailures | None = None  # why it drains, unless for a signal
+        self.stopped_by: PollerError | None = None  # why it drains, unless for a signal
         self.failures = FailureWatch(stop_on_failures, trial=trial)
         self._store = store
         self.feed_store: FeedStore = feed_store or store
@@ -120,6 +120,7 @@ class Service:
             self._polling = polling
             for lane in self.lanes.values():
                 self._at_work[lane] = polling.create_task(self._run_lane(lane))
+            self.ingest.on_failed = self.end_with
             self.ingest.start(polling)
             await self.ending.wait()
             self.ingest.stop()
@@ -159,6 +160,7 @@ class Service:
             self._at_work[lane] = self._polling.create_task(self._run_lane(lane))
 
     async def _run_lane(self, lane: Lane) -> None:
+        lane.on_given_up = self.end_with
         try:
             await lane.run()
             await self.on_lane_ended(lane)
@@ -214,7 +216,7 @@ class Service:
         self._start_delivery(loop)
 
     def _start_delivery(self, loop: DeliveryLoop) -> None:
-        loop.on_stopped = self._end_if_no_sink_is_left
+        loop.on_stopped, loop.on_given_up = self._end_if_no_sink_is_left, self.end_with
         if self._delivering is None or loop.stopped_by is not None:
             return
         if self._is_finishing:
@@ -296,11 +298,18 @@ class Service:
     def stop_for(self, message: str) -> None:
         """Drain because too many tasks fail; `message` says which."""
         if not self.is_ending:
-            self.stopped_by = TooManyFailures(
-                f"{message}\n`poller report` shows the reasons. Once they are gone, run the same command again: it "
-                "continues where it stopped"
+            self.end_with(
+                TooManyFailures(
+                    f"{message}\n`poller report` shows the reasons. Once they are gone, run the same command again: it "
+                    "continues where it stopped"
+                )
             )
-            self.drain()
+
+    def end_with(self, error: PollerError) -> None:
+        """Drain, and end the run with this error: what is in flight is finished, for a start whose answer is not read
+        would make its row unsure. Of several errors the first counts."""
+        self.stopped_by = self.stopped_by or error
+        self.drain()
 
     def _end_if_idle(self) -> None:
         is_held = self._feeds > 0 or self._changing.locked()

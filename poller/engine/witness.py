@@ -17,7 +17,7 @@ class Witness:
         self.failed_share = 0.0  # of the latest polls, those of tasks that are broken by themselves left out
         self._answered = 0  # good answers so far
         self._failing: dict[int, tuple[int, int]] = {}  # by task: good answers at its first and its latest failed poll
-        self._is_in_doubt = False  # the latest poll failed
+        self.is_in_doubt = False  # the latest poll failed
         self._is_turn = False
 
     def note(self, task: Task, outcome: Outcome) -> None:
@@ -25,7 +25,7 @@ class Witness:
         match outcome:
             case Running() | Finished() | Missing():
                 self._answered += 1
-                self._is_in_doubt = False
+                self.is_in_doubt = False
                 if self._failing:
                     self._failing.pop(task.key, None)
                 self.failed_share -= self.failed_share / REMEMBERED
@@ -34,7 +34,7 @@ class Witness:
             case Refused() | Unreachable() | Throttled(policy="migrating"):
                 if self.subject(task) is not BROKEN:
                     self.failed_share += (1.0 - self.failed_share) / REMEMBERED
-                self._is_in_doubt = True
+                self.is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
 
@@ -53,11 +53,12 @@ class Witness:
         is_broken = task.key in self._failing and self._answered > self._failing[task.key][0]
         return BROKEN if is_broken and task.errors >= BROKEN_AFTER else task.key
 
-    def instead_of(self, task: Task, pause: Pause | None) -> Task:
-        """Return the task to poll: while it is open whether the account is answered, every other time the witness."""
+    def instead_of(self, task: Task, pause: Pause | None, is_doubted: bool = False) -> Task:
+        """Return the task to poll: while it is open whether the account is answered, every other time the witness.
+        `is_doubted`: it is open whether HubSpot knows any id of the account."""
         is_open = pause is not None and pause not in (Pause.THROTTLED, Pause.DAILY_QUOTA)
-        is_suspect = self._is_in_doubt and task.errors > 0 and not self.others_answered(task)
-        if self.task is None or not (is_open or is_suspect):
+        is_suspect = self.is_in_doubt and task.errors > 0 and not self.others_answered(task)
+        if self.task is None or not (is_open or is_suspect or (is_doubted and self.task.key != task.key)):
             return task
         self._is_turn = not self._is_turn
         return self.task if self._is_turn else task

@@ -26,7 +26,7 @@ from poller.hubspot.body import BodyTooLarge, read_body
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
-from poller.hubspot.timeouts import RequestTimeouts
+from poller.hubspot.timeouts import RequestTimeouts, SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import refusal_of
 
@@ -92,6 +92,7 @@ class Connections:
         """Raises `ConfigError` where the CA file cannot be used."""
         for fresh in (False, True):
             self._sessions[fresh] = self._session(self._make_connector(fresh))
+        self._post_timeout = SharedTimeout(POST_TIMEOUT_S)
         return self
 
     async def __aexit__(
@@ -126,19 +127,19 @@ class Connections:
     async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
         """POST a form to the OAuth endpoint; return status and body. Raises `TokenUnavailable` without an answer."""
         try:
-            async with (
-                asyncio.timeout(POST_TIMEOUT_S),
-                self._sessions[True].post(
+            with self._post_timeout:
+                async with self._sessions[True].post(
                     URL(url), data=dict(form), headers={"User-Agent": USER_AGENT}, allow_redirects=False
-                ) as response,
-            ):
-                body, trouble = await read_body(response.content, LARGEST_PROBLEM)
-                if trouble is None:
-                    return response.status, body
-            word = trouble_of(trouble)
+                ) as response:
+                    body, trouble = await read_body(response.content, LARGEST_PROBLEM)
+                    if trouble is None:
+                        return response.status, body
+            failure: Exception = trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
-            word = trouble_of(error)
-        raise TokenUnavailable(f"the token endpoint did not answer: {word}")
+            failure = error
+        word = trouble_of(failure)
+        shows = refusal_of(failure, URL(url)) or Unreachable(reason=word.value)
+        raise TokenUnavailable(f"the token endpoint did not answer: {word}", shows)
 
     def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -200,8 +201,8 @@ class HubSpotClient:
             self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
             return Answer(outcome=Refused(reason="token_refused", detail=str(error)))
-        except TokenUnavailable:
-            return _unreachable(Trouble.NO_TOKEN)
+        except TokenUnavailable as error:
+            return _unreachable(Trouble.NO_TOKEN) if error.shows is None else Answer(outcome=error.shows)
         except RightLost:
             raise
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`

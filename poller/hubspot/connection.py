@@ -24,6 +24,7 @@ from poller.core.http_errors import NoHttpError
 LONGEST_HEADER = 131_072  # one header; aiohttp's own 8 kB would turn an odd answer into a broken connection
 MOST_HEADERS = 1024
 READ_AT_ONCE = 65_536
+CONNECTS = 2  # tries of a request, where a new connection is closed, or has received something, before it is used
 KEEPALIVE_S = 15.0  # shorter than the idle time-outs of usual servers, so that they seldom close first
 
 _NO_TIMEOUT = aiohttp.ClientTimeout()  # the caller limits the time of the whole poll
@@ -305,12 +306,16 @@ class HostPool:
         connector = self._session.connector
         if connector is None:
             raise RuntimeError("the session is closed")
-        while True:
+        early = b""
+        for _ in range(CONNECTS):
             connection = await connector.connect(self._template, [], _NO_TIMEOUT)
             protocol, transport = connection.protocol, connection.transport
             if protocol is not None and transport is not None and not protocol.should_close:
                 return _PooledConnection(connection, AnswerProtocol(protocol, transport))
+            if protocol is not None:
+                early = protocol._tail  # noqa: SLF001 - as test_connection.py has it
             connection.close()
+        raise NoHttpError(early)
 
     def _for_proxy(self) -> str:
         if not self._origin or "Proxy-Authorization" not in self._template.headers:

@@ -67,8 +67,10 @@ class HubSpotStarts:
         except ConfigError as error:
             refused = Refused(reason="token_refused", detail=str(error))
             return StartAnswer(outcome=refused, shows=refused)
-        except TokenUnavailable:
-            return not_sent(Trouble.NO_TOKEN.value)
+        except TokenUnavailable as error:
+            if isinstance(error.shows, Refused):
+                return StartAnswer(outcome=error.shows, shows=error.shows)
+            return not_sent(Trouble.NO_TOKEN.value if error.shows is None else error.shows.reason)
         except RightLost:
             return not_sent(RIGHT_LOST)
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`

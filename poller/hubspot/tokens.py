@@ -19,6 +19,7 @@ import structlog
 
 from poller.core.credentials import checked_token, secret_in_env, secret_in_file, unreadable_secret
 from poller.core.errors import ConfigError
+from poller.core.model import Refused, Unreachable
 from poller.core.protocols import Clock
 
 log = structlog.get_logger("poller")
@@ -35,6 +36,15 @@ REFUSED_BACKOFF_S = 5.0  # after a refusal: a person's fix should work within se
 
 class TokenUnavailable(Exception):
     """There is no token now, but may be later: the token endpoint is down, throttled or unreachable."""
+
+    def __init__(self, message: str, shows: Refused | Unreachable | None = None) -> None:
+        """`shows`: what that is of the host, which is also that of polls; None: nothing but that there is no token."""
+        super().__init__(message)
+        self.shows = shows
+
+    def again(self) -> "TokenUnavailable":
+        """Return the same without a traceback, for another caller."""
+        return TokenUnavailable(str(self), self.shows)
 
 
 class EnvToken:
@@ -138,7 +148,7 @@ class OAuthToken:
         if access is not None and self._clock() < access.ends_at:
             return access.token  # of a renewal, or the old one: that none succeeded does not matter until it expires
         failure = self._failure or TokenUnavailable("the access token expired before it could be used")
-        raise type(failure)(str(failure))
+        raise failure.again() if isinstance(failure, TokenUnavailable) else ConfigError(str(failure))
 
     def refused(self, token: str) -> None:
         """Renew before the next use."""
@@ -188,7 +198,7 @@ class OAuthToken:
         if self._refresh_token is not None and self._save_at < math.inf and not self._is_replaced():
             return self._refresh_token
         self._save_at = math.inf
-        if self._file is not None and (self._refresh_token is None or self._file.exists()):
+        if self._file is not None and (self._refresh_token is None or _is_there(self._file)):
             self._file_seen = _identity(self._file)
             self._file_token = secret_in_file(self._file)
             return self._file_token
@@ -239,6 +249,17 @@ def _identity(path: Path) -> tuple[int, ...]:
         raise unreadable_secret(path, error) from None
 
 
+def _is_there(path: Path) -> bool:
+    """Return whether a file exists. Raises `ConfigError` where that cannot be seen, as in a folder of another user."""
+    try:
+        _stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise unreadable_secret(path, error) from None
+    return True
+
+
 def _stat(path: Path) -> tuple[int, ...]:
     now = path.stat()
     return (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
@@ -253,8 +274,13 @@ def _is_changed(path: Path, seen: tuple[int, ...]) -> bool:
 
 def _granted(status: int, body: bytes, began_at: float) -> tuple[_Access, str | None]:
     """Return the access token in the token endpoint's answer, and the refresh token that comes with it."""
-    if status in (408, 423, 425, 429, 477) or not (200 <= status <= 299 or 400 <= status <= 499):
+    if status in (408, 423, 425, 429, 477) or not 200 <= status <= 499:
         raise TokenUnavailable(f"the token endpoint answered {status}")
+    if 300 <= status <= 399 or (status >= 400 and body.lstrip()[:1] == b"<"):
+        raise ConfigError(
+            f"oauth: the token endpoint's answer {status} is not HubSpot's. Check base_url and token_path, and the "
+            "proxy or gateway on the way."
+        )
     if status == 404:
         raise ConfigError("oauth: the token endpoint answered 404. Check token_path and base_url.")
     if status >= 400:

@@ -15,15 +15,12 @@ from poller.core.model import Chunk, FedRow
 from poller.core.start_options import HIDDEN_ACCESSES
 from poller.core.text import counted, printable, redacted_url
 from poller.core.timestamps import epoch
+from poller.sources.imports.url import is_share_page
 
 STARTS_A_S = 4.5  # of 10 requests a second, with 2.2 requests a file
 FREE_BYTES, PAID_BYTES = 20 * 2**20, 2 * 2**30  # HubSpot's limits of a file
 BODIES_SHOWN, SAMPLES, TOP = 3, 3, 8
 LISTED = 10_000  # rejected lines that are kept, some 2 MB; the others are only counted
-_SHARE_PAGES = re.compile(
-    r"(?i)https?://(?:drive\.google\.com/(?:file/d|open)|docs\.google\.com/|(?:www\.)?dropbox\.com/(?!.*[?&](?:dl|raw)=1)"
-    r"|[\w-]+\.sharepoint\.com/:|1drv\.ms/|onedrive\.live\.com/|(?:app\.)?box\.com/s/|we\.tl/|(?:www\.)?icloud\.com/)"
-)
 _AMZ_DATE = "%Y%m%dT%H%M%SZ"
 
 
@@ -111,7 +108,7 @@ class ImportCheck:
         self._targets.add(hash(target))
         if (expires_at := _expires_at(url)) is not None and expires_at < self._now + self.rows / STARTS_A_S:
             warnings["expiry"].add(redacted_url(url))
-        if _SHARE_PAGES.match(url):
+        if is_share_page(url):
             warnings["page"].add(redacted_url(url))
         if body["access"] in HIDDEN_ACCESSES:
             warnings["hidden"].add(str(body["access"]))
@@ -138,9 +135,13 @@ class ImportCheck:
         for reason, count in self.rejected.most_common(TOP):
             others = f"; --json lists all {count:,}" if 1 < count == len(self._listed.get(reason, ())) else ""
             yield f"rejected    {count:,} × {reason} (first: {self._rejected_at[reason]}{others})"
+        if rarer := self.rejected.most_common()[TOP:]:
+            rest = sum(count for _, count in rarer)
+            yield f"rejected    {rest:,} × for {counted(len(rarer), 'rarer reason')}: --json lists them"
         for warning in self._warnings.values():
             if warning.count:
-                yield f"warning     {warning.count:,} × {warning.text}: {', '.join(warning.samples)}"
+                more = ", …" if warning.count > len(warning.samples) else ""
+                yield f"warning     {warning.count:,} × {warning.text}: {', '.join(warning.samples)}{more}"
         if self._bodies:
             yield "the first start calls:"
         yield from (f"  {body.decode()}" for body in self._bodies)

@@ -61,6 +61,11 @@ def row_text(row: Row, now: float) -> str:
     return "\n".join(lines)
 
 
+def until_text(due_at: float | None, now: float) -> str:
+    """Return, in parentheses, in how long the first unsure row is due; empty where that is not known or over."""
+    return f" (the next is due in {duration(due_at - now)})" if due_at is not None and due_at > now else ""
+
+
 def unsure_text(rows: Sequence[FoundTask], now: float, *, is_repeated: bool = True) -> str:
     """Return, for people, until when rows wait whose start got no answer; `rows` are at least one. `is_repeated`:
     whether they are sent again then, or end as `start_unknown`."""

@@ -13,6 +13,7 @@ from poller.core.sums import SinkSums, SourceSums, StartSums, Sums
 from poller.core.text import counted, printable
 from poller.core.timestamps import iso
 from poller.reports.fleet import FleetSnapshot, fleet_words
+from poller.reports.row import until_text
 from poller.reports.task import Instant, instant
 from poller.schedule.forecast import LaneOutlook, Step, forecast, recent_paces, time_left
 
@@ -127,8 +128,10 @@ def status_line(
     before: tuple[float, int] | None,
     is_running: bool = True,
     fleet: FleetSnapshot | None = None,
+    unsure_until: float | None = None,
 ) -> str:
-    """Return the ledger in one line; `before` is an earlier instant with the number of finished tasks then."""
+    """Return the ledger in one line; `before` is an earlier instant with the number of finished tasks then.
+    `unsure_until`: when the first row whose start got no answer is due."""
     tasks = sums.waiting + sums.finished
     share = f" ({sums.finished / tasks:.1%})" if tasks else ""
     parts = [
@@ -138,7 +141,8 @@ def status_line(
     ]
     parts += _pace(sums, now, before) if is_running else []
     if (starts := sums.starts) is not None and sums.waiting:
-        parts += [f"{starts.unstarted:,} unstarted", *([f"{starts.unsure:,} unsure"] if starts.unsure else [])]
+        parts += [f"{starts.unstarted:,} unstarted"]
+        parts += [f"{starts.unsure:,} unsure{until_text(unsure_until, now)}"] if starts.unsure else []
     undelivered = sum(sink.undelivered for sink in sums.sinks if sink.attached)
     parts += [f"{undelivered:,} undelivered"] if undelivered else []
     parts += [

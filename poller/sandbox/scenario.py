@@ -3,6 +3,7 @@
 Every parser raises `ValueError`; the message contains the text and the right form.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -199,8 +200,8 @@ class Scenario:
             _check_name(outage.fault, "fault in an outage", FAULTS)
         if self.duplicates_by not in ("content", "name", "never"):
             raise ValueError(f"duplicates_by {self.duplicates_by!r}: write content, name or never")
-        if self.requests < 1 or self.window_s <= 0:
-            raise ValueError("requests and window_s must be above 0")
+        if self.requests < 1 or not 0 < self.window_s < math.inf:
+            raise ValueError("requests and window_s must be above 0, and finite")
         if not all(low <= high for low, high in pairwise((0.0, *self.latency_s))):
             raise ValueError(f"latency_s must rise from 0 or more, not {self.latency_s}")
         try:

@@ -1,6 +1,5 @@
 """What an account's timing has learned, as it is kept in the state. Pure."""
 
-import math
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from poller.schedule.line import AXIS
 
 VERSION = 2
 AGES_ONLY = 1  # the version that knew ages alone
+LARGEST = 1e15  # a number beyond it is damage, and not seconds of any number of imports
 _BANDS = [AGES.edges[1], round(AGES.edges[2] / AGES.edges[1], 6), AGES.bands]
 
 
@@ -138,7 +138,8 @@ def _hazard(stored: dict[str, Any], axis: Axis) -> Hazard:
     events, exposure_s = _numbers(stored["events"]), _numbers(stored["exposure_s"])
     if not len(events) == len(exposure_s) == axis.bands:
         raise ValueError("unexpected numbers")
-    return Hazard(int(stored["finished"]), events, exposure_s, axis=axis)
+    [finished] = _numbers([stored["finished"]])
+    return Hazard(int(finished), events, exposure_s, axis=axis)
 
 
 def _numbers(values: Any) -> list[float]:
@@ -150,6 +151,6 @@ def _numbers(values: Any) -> list[float]:
 
 def _number(value: Any) -> float:
     number = float(value)
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         raise ValueError("unexpected numbers")
     return number

@@ -8,14 +8,14 @@ LANDED_ENOUGH = 10  # of the trial; then the others follow
 
 
 class Trial:
-    """Counts the first rows of a run until they have shown that imports land."""
+    """Counts the first rows of an import until they have shown that imports land."""
 
-    def __init__(self, size: int, *, landed: int = 0) -> None:
-        """`landed`: imports of the account that landed in earlier runs."""
+    def __init__(self, size: int, *, landed: int = 0, underway: int = 0) -> None:
+        """Imports of the account that an earlier run, or another replica, started: `landed`, or still `underway`."""
         self._size = size
         self._enough = min(LANDED_ENOUGH, size)
         self._landed = landed
-        self._started = 0
+        self._started = underway
         self._ended = 0
         self._reasons: Counter[str] = Counter()
 
@@ -36,7 +36,9 @@ class Trial:
         """The trial for people; None where it is over, or has failed."""
         if self.is_over or self.failed_for is not None:
             return None
-        return TrialReading(rows=self._size, started=self._started, landed=self._landed, needed=self._enough)
+        return TrialReading(
+            rows=self._size, started=min(self._started, self._size), landed=self._landed, needed=self._enough
+        )
 
     @property
     def failed_for(self) -> str | None:

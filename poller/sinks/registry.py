@@ -15,7 +15,7 @@ from poller.sinks.files.rotation import may_write
 from poller.sinks.files.sink import FileSink
 from poller.sinks.plugin import SinkFactory
 from poller.sinks.sql.sink import SqlTable
-from poller.sinks.stdout import StdoutTable
+from poller.sinks.stdout import StdoutSink, StdoutTable
 from poller.sinks.table import SinkEnvironment, SinkTable
 from poller.sinks.webhook.sink import WebhookTable
 
@@ -59,8 +59,8 @@ def is_shared(sink: Sink) -> bool:
 
 
 def refuse_alike(sinks: Sequence[Sink]) -> None:
-    """Raise `ConfigError` where two sinks have one name, for the state knows them by it, or where a file of one has a
-    name that another gives its own: it would take the lines for its own."""
+    """Raise `ConfigError` where two sinks have one name, for the state knows them by it, where a file of one has a name
+    that another gives its own, as it would take the lines for its own, or where two write to standard output."""
     names = [sink.name for sink in sinks]
     paths = [sink.path.absolute() for sink in sinks if isinstance(sink, FileSink)]
     for path, file in permutations(paths, 2):
@@ -68,6 +68,8 @@ def refuse_alike(sinks: Sequence[Sink]) -> None:
             raise ConfigError(
                 f"sinks: {file} is a name that the sink of {path} gives its own files. Name one of them otherwise"
             )
+    if sum(isinstance(sink, StdoutSink) for sink in sinks) > 1:
+        raise ConfigError("sinks: two are stdout, whose lines would mix. Keep one")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"sinks: two have the name {twice[0]}. Give one another in its [[sinks]] table: name = …")
 

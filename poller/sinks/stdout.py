@@ -15,9 +15,9 @@ from typing import ClassVar
 from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.disk import FULL
 from poller.core.errors import OutputClosed, SinkError
+from poller.sinks.backoff import Backoff
 from poller.sinks.table import SinkEnvironment, SinkTable
 
-RETRY_S = 5.0  # full disk behind a redirection
 GONE = {errno.EPIPE, errno.ECONNRESET, errno.EIO}  # EIO: the terminal was closed
 
 
@@ -37,6 +37,7 @@ class StdoutSink:
     def __init__(self, fd: int = 1) -> None:
         self.name = "stdout"
         self._fd = fd
+        self._backoff = Backoff()  # for a full disk behind a redirection
         self._is_pollable = True  # false for files and devices, which are always ready
         self._sent: dict[int, int] = {}  # bytes written of each record of a batch that was interrupted
 
@@ -66,13 +67,14 @@ class StdoutSink:
                 await self._send(delivery)
         except OSError as error:
             if error.errno in FULL:
-                return Retry(reason=f"standard output: {error.strerror}", wait_s=RETRY_S)
+                return self._backoff.retry(f"standard output: {error.strerror}")
             if self._is_pollable and error.errno in GONE:
                 raise OutputClosed(
                     "the reader of standard output went away; undelivered records stay in the state: run again"
                 ) from None
             raise SinkError(f"standard output cannot be written to: {error.strerror}") from None
         self._sent.clear()
+        self._backoff.reset()
         return Written()
 
     async def _send(self, delivery: Delivery) -> None:

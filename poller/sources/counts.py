@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+import orjson
 import structlog
 
 from poller.core.model import Added, Chunk
+from poller.core.text import redacted_url
+from poller.sources.imports.url import is_share_page
 
 log = structlog.get_logger("poller")
 
 _LOGGED_SINGLY = 20  # rejected lines of a source, each an event
+_SAMPLES = 3
 _FOLD_SIZE = 1000  # rejected lines after that, folded into one event
 
 
@@ -42,6 +46,8 @@ class SourceCounts:
         self.first_reason = ""  # of a rejected line
         self._tasks = self._duplicates = self._blank = 0
         self._other_refs = 0  # not logged yet
+        self._share_pages = 0  # not logged yet
+        self._pages_shown: list[str] = []  # some of them
         self._folded: list[int] = []  # line numbers not logged yet
 
     @property
@@ -55,6 +61,11 @@ class SourceCounts:
         self._duplicates += added.duplicates
         self._other_refs += added.other_refs
         self._blank += chunk.blank
+        for row in chunk.rows:
+            if is_share_page(url := orjson.loads(row.body)["url"]):
+                self._share_pages += 1
+                if len(self._pages_shown) < _SAMPLES:
+                    self._pages_shown.append(redacted_url(url))
         for rejection in chunk.rejected:
             self.rejected += 1
             self.first_reason = self.first_reason or f"line {rejection.line}: {rejection.reason}"
@@ -66,7 +77,12 @@ class SourceCounts:
                 self.log_folded()
 
     def log_folded(self) -> None:
-        """Log the rejected lines and other references that were held back."""
+        """Log the rejected lines, share pages and other references that were held back."""
+        if self._share_pages:
+            log.warning(
+                "source.share_pages_found", source=self._source, count=self._share_pages, samples=self._pages_shown
+            )
+            self._share_pages, self._pages_shown = 0, []
         if self._other_refs:
             log.warning("source.refs_differed", source=self._source, count=self._other_refs)
             self._other_refs = 0

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from poller.core.model import Added, Chunk
 from poller.core.protocols import FeedStore
 from poller.sources.counts import UnchangedLines
+from poller.sources.options import ReadOptions
 
 OnUnchanged = Callable[[UnchangedLines], None]
 OnChunk = Callable[[Chunk, Added], None]  # called after each commit
@@ -68,6 +69,7 @@ class ChunkWriter:
         self._on_chunk = on_chunk
         self.on_unchanged = on_unchanged
         self.on_refused = on_refused
+        self.latest_options: ReadOptions | None = None  # of a stream that is read on after a reload
         self.lock = SharedLock()
         self.open_source = store.open_source
         self.was_read = store.was_read

@@ -1,6 +1,6 @@
 """How a person wants lines read: the format, where the id is, which accounts there are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ class ReadOptions:
     max_line_bytes: int = 65_536
     chunk_lines: int = 30_000  # one transaction: 45 ms, 130 ms for ids in random order; polls wait no longer
     chunk_bytes: int = 4 * 2**20  # of lines, after which a chunk ends, too: long rows would fill the memory
+
+    def with_accounts_of(self, other: "ReadOptions") -> "ReadOptions":
+        """Return these options for the accounts of others: all that can change within a stream."""
+        return replace(self, accounts=other.accounts, default_account=other.default_account)
 
     @property
     def id_names(self) -> tuple[str, ...]:

@@ -37,6 +37,11 @@ class Source:
         facts = stat_of(self.location) if self.kind == "file" else None
         return self.kind != "stdin" and (facts is None or not stat.S_ISFIFO(facts.st_mode))
 
+    def is_same_stream(self, other: "Source") -> bool:
+        """Whether both read the one stream, which cannot be read again with other options."""
+        is_same = (self.kind, self.location, self.follow) == (other.kind, other.location, other.follow)
+        return is_same and not self.is_rereadable
+
     def __str__(self) -> str:
         """For people."""
         return "standard input" if self.kind == "stdin" else f"{self.kind} {self.location}"
@@ -60,11 +65,15 @@ class Reader:
         if source.kind != "glob" and not self.registry.claim(path, source):
             log.warning("source.named_twice", source=source_name(location))
             return
+
+        def latest() -> ReadOptions | None:
+            return writer.latest_options
+
         match source.kind:
             case "file" if source.follow:
-                await follow(location, writer, options, registry=self.registry)
+                await follow(location, writer, options, registry=self.registry, latest=latest)
             case "file" | "stdin":
-                counts = await feed(location, writer, options, stdin=self.stdin)
+                counts = await feed(location, writer, options, stdin=self.stdin, latest=latest)
                 writer.on_unchanged(counts.unchanged)
             case "glob":
                 glob = GlobReader(location, writer, options, source, self.registry)

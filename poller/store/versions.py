@@ -2,7 +2,7 @@
 
 import structlog
 
-from poller.core.errors import StoreUnusable
+from poller.core.errors import NoState, StoreUnusable
 
 log = structlog.get_logger("poller")
 
@@ -19,10 +19,11 @@ def refuse_newer(version: int, known: int, state: str) -> None:
 
 
 def refuse_older(version: int, known: int, state: str) -> None:
-    """Raise `StoreUnusable` for a state that only its writer can create or migrate."""
+    """Raise `NoState` or `StoreUnusable` for a state that only its writer can create or migrate."""
     if version < known:
-        reason = f"is of the older version {version}" if version else "holds nothing yet"
-        raise StoreUnusable(f"the state {state} {reason}. Start a run with it first.")
+        if not version:
+            raise NoState(f"the state {state} holds nothing yet. Start a run with it first.")
+        raise StoreUnusable(f"the state {state} is of the older version {version}. Start a run with it first.")
 
 
 class MigrationProgress:

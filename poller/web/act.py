@@ -14,8 +14,9 @@ from poller.core.timestamps import iso
 from poller.engine import Lane
 from poller.reports.status import account_view
 from poller.reports.task import Instant
-from poller.web.context import RUN, STATE, store_limit
+from poller.web.context import RUN, STATE
 from poller.web.responses import RequestRefused, body_of, json_response, query_of
+from poller.web.store_limit import store_limit
 
 MOST_LISTED = 1000
 

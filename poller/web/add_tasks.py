@@ -18,9 +18,10 @@ from poller.core.errors import PollerError
 from poller.core.model import Added, Chunk, Rejection
 from poller.engine.live_feed import LiveFeed
 from poller.sources import ReadOptions
-from poller.web.context import NO_ANSWER, STORE_S, RunContext
+from poller.web.context import RunContext
 from poller.web.request_body import HeldBytes, chunks_of, format_of
 from poller.web.responses import RequestRefused, json_response, query_of
+from poller.web.store_limit import NO_ANSWER, STORE_S
 
 log = structlog.get_logger("poller")
 

@@ -3,11 +3,8 @@
 A server that only shows a state has no run: its handlers use `STATE` alone.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -16,10 +13,8 @@ from poller.core.protocols import Clock, StateReader, Store
 from poller.engine import Service
 from poller.engine.metrics import Metrics
 from poller.sources import ReadOptions
-from poller.web.responses import RequestRefused
-
-if TYPE_CHECKING:
-    from poller.web.fleet import FleetReader
+from poller.web.fleet import FleetReader
+from poller.web.store_limit import store_limit
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +42,7 @@ class RunContext(StateContext):
     metrics: Metrics
     feeding: ReadOptions  # how lines that arrive over HTTP are read; not for which accounts; a reload replaces it
     importing: ReadOptions | None  # the same for rows to import; None: the run starts none
-    fleet: "FleetReader | None" = None  # the other members; None: the run owns the state alone
+    fleet: FleetReader | None = None  # the other members; None: the run owns the state alone
 
     @property
     def accounts(self) -> frozenset[str]:
@@ -63,17 +58,3 @@ class RunContext(StateContext):
 
 STATE: web.AppKey[StateContext] = web.AppKey("state", StateContext)
 RUN: web.AppKey[RunContext] = web.AppKey("run", RunContext)
-STORE_S = 8.0  # for the store to answer a request: a server that stops must not hold clients
-NO_ANSWER = "The state cannot be used now: it does not answer, or its disk is full"
-
-
-@asynccontextmanager
-async def store_limit() -> AsyncIterator[None]:
-    """Bound what a request waits for the store. Raises `RequestRefused` when the time is over."""
-    try:
-        async with asyncio.timeout(STORE_S):
-            yield
-    except TimeoutError:
-        raise RequestRefused(
-            503, "unavailable", f"{NO_ANSWER}. The poller's log names the reason; retry later"
-        ) from None

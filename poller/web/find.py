@@ -1,7 +1,6 @@
 """GET /v1/tasks: tasks by filter, page by page or as a file. GET /v1/resubmit: start call bodies for them."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC
 from typing import Annotated, Literal
@@ -19,13 +18,13 @@ from poller.reports.finished_task import read_record
 from poller.reports.resubmit import kept_starts, start_body
 from poller.reports.retryable import retry_advice
 from poller.reports.task_list import TaskList, head_of, lines_of, task_summary
-from poller.web.context import STATE, store_limit
+from poller.web.context import STATE
 from poller.web.responses import RequestRefused, json_response, query_of, send_file
+from poller.web.store_limit import SEARCH_S, late_after, store_limit
 
 DAY = "20[0-9]{2}-0[1-9]-(0[1-9]|1[0-9]|2[0-8])"  # what the description promises; others are read, too
 SINCE = f"^([1-9][0-9]{{0,2}}[hd]|yesterday|{DAY}(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)?)$"
 SET = "^(access=(PRIVATE|PUBLIC_INDEXABLE|PUBLIC_NOT_INDEXABLE)|(name|folderPath)=/?[A-Za-z0-9_-]{1,100})$"
-SEARCH_S = 0.15  # after which a page is sent as it is, with its cursor
 AT_ONCE = 500  # tasks of a file that are read before other coroutines run
 BODIES_AT_ONCE = 50  # a record may have a megabyte
 TYPES = {"csv": ("csv", "text/csv"), "jsonl": ("jsonl", "application/x-ndjson"), "ids": ("txt", "text/plain")}
@@ -176,10 +175,3 @@ async def _pages(
             )
         yield page
         after = page.after
-
-
-def late_after(seconds: float) -> Callable[[], bool]:
-    """Return a test of whether so much time has passed from now on."""
-    now = asyncio.get_running_loop().time
-    ends_at = now() + seconds
-    return lambda: now() >= ends_at

@@ -19,7 +19,7 @@ from poller.engine.fleet.member import FleetMember
 from poller.engine.metrics import Metrics
 from poller.reports.fleet import STALE_S, FleetSnapshot, fleet_snapshot
 from poller.web.dashboard.snapshot import LaneView, lane_view
-from poller.web.health import SinkReadiness, sink_readiness
+from poller.web.readiness import SinkReadiness, sink_readiness
 
 FRESH_S = 1.0  # the age up to which a reading is reused
 

@@ -4,18 +4,15 @@ import os
 from typing import Annotated, Literal
 
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct
 
 from poller import __version__
 from poller.core.accounts import Pause
-from poller.core.protocols import Store
-from poller.engine import DeliveryLoop
 from poller.reports.task import Instant, instant
 from poller.web.auth import SEES_DETAILS
 from poller.web.context import RUN, RunContext
+from poller.web.readiness import Detail, SinkReadiness, StoreReadiness, sink_readiness, store_readiness
 from poller.web.responses import json_response
-
-Detail = Annotated[str | UnsetType | None, Meta(description="for people; only with the token, where one is set")]
 
 
 class Alive(Struct, frozen=True, kw_only=True):
@@ -35,21 +32,6 @@ class AccountReadiness(Struct, frozen=True, kw_only=True):
     pause: Pause | None
     resume_at: Instant | None
     detail: Detail = UNSET
-
-
-class SinkReadiness(Struct, frozen=True, kw_only=True):
-    """Whether a sink accepts records."""
-
-    ready: bool
-    state: Literal["delivering", "failing", "stopped"]
-    detail: Detail = UNSET
-
-
-class StoreReadiness(Struct, frozen=True, kw_only=True):
-    """Whether the state can be written."""
-
-    ready: bool
-    state: Literal["writable", "unwritable"]
 
 
 class Readiness(Struct, frozen=True, kw_only=True):
@@ -95,11 +77,6 @@ def readiness(run: RunContext, *, detailed: bool) -> Readiness:
     )
 
 
-def store_readiness(store: Store) -> StoreReadiness:
-    """Return whether the state can be written."""
-    return StoreReadiness(ready=store.writable, state="writable" if store.writable else "unwritable")
-
-
 def _account(run: RunContext, name: str, *, detailed: bool) -> AccountReadiness:
     """A pause that ends by itself does not make the run unready."""
     state = run.service.lanes[name].gate.state()
@@ -108,14 +85,4 @@ def _account(run: RunContext, name: str, *, detailed: bool) -> AccountReadiness:
         pause=Pause(state.pause) if state.pause else None,
         resume_at=instant(state.resume_at),
         detail=state.pause_detail if detailed else UNSET,
-    )
-
-
-def sink_readiness(loop: DeliveryLoop, *, detailed: bool = True) -> SinkReadiness:
-    """Return whether the loop's sink accepts records."""
-    failing = loop.backlog_reason is not None
-    return SinkReadiness(
-        ready=not failing,
-        state="stopped" if loop.stopped_by is not None else "failing" if failing else "delivering",
-        detail=loop.backlog_reason if detailed else UNSET,
     )

@@ -26,9 +26,10 @@ from poller.core.record import decode
 from poller.core.starts import ImportsReading, StartOutcome
 from poller.core.timestamps import epoch
 from poller.reports.fleet import MEMBER_STATES, member_state
-from poller.web.context import RunContext, store_limit
+from poller.web.context import RunContext
 from poller.web.loop_lag import LoopLag
 from poller.web.responses import RequestRefused
+from poller.web.store_limit import store_limit
 
 Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the number
 

@@ -46,11 +46,17 @@ async def listen(app: web.Application, address: Address) -> AsyncIterator[Addres
 async def _bind(factory: "_ConnectionLimiter", address: Address) -> asyncio.Server:
     try:
         return await asyncio.get_running_loop().create_server(factory, address.host, address.port, backlog=256)
-    except OSError as error:
-        why = "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # a host's name such as `a..b` is none
+        why = _why_not(error)
         raise ConfigError(
             f"listen: cannot listen on {address}: {why}. Choose another HOST:PORT (port 0 takes a free one), or off."
         ) from None
+
+
+def _why_not(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "it is no name of a host"
+    return "another process listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
 
 
 class _ConnectionLimiter:

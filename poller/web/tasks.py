@@ -10,8 +10,9 @@ from poller.core.deliveries import Delivery
 from poller.core.starts import NO_TASK
 from poller.core.task_id import is_task_id
 from poller.reports.task import TaskView, task_view, unstarted_view
-from poller.web.context import RUN, STATE, RunContext, StateContext, store_limit
+from poller.web.context import RUN, STATE, RunContext, StateContext
 from poller.web.responses import MAX_SEND_S, ErrorBody, error_response, json_response, query_of
+from poller.web.store_limit import store_limit
 
 MAX_BYTES = 8 * 2**20  # a page; at least one record all the same
 BATCH = 100  # records read from the store before other coroutines run

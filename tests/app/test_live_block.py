@@ -1,6 +1,9 @@
 """The lines at the bottom of a terminal: what is written meanwhile is above them, whole, once and in order."""
 
 import logging
+import os
+import pty
+import termios
 from random import Random
 from typing import TextIO, cast
 
@@ -24,6 +27,17 @@ def block_on(terminal: Terminal) -> tuple[LiveBlock, Console]:
 def rows_of(line: str, columns: int) -> list[str]:
     """Return the rows that a line takes on the screen."""
     return [line[at : at + columns].rstrip() for at in range(0, max(1, len(line)), columns)]
+
+
+def test_on_a_terminal_that_says_it_has_no_size_the_block_is_as_on_the_usual_one() -> None:
+    """Such as that of `docker run -dt`."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (0, 0))
+    with os.fdopen(theirs, "w") as stream:
+        LiveBlock(Console(file=stream, force_terminal=True)).draw(Text("three words here"))
+        shown = os.read(ours, 1000)
+    os.close(ours)
+    assert b"three words here" in shown
 
 
 class Schedule:

@@ -34,9 +34,11 @@ class Screen:
         self.lanes = [LaneOutlook()]
         self.ended = True
         self.ending = ""
+        self.is_ending = False
         self.unwritable = ""
         self.imports: dict[str, ImportsReading] = {}
         self.left_out: set[str] = set()
+        self.idle_until: float | None = None
         self.progress = Progress(
             metrics=self.metrics,
             clock=lambda: self.now,
@@ -44,9 +46,11 @@ class Screen:
             lanes=lambda: self.lanes,
             ended=lambda: self.ended,
             ending=lambda: self.ending,
+            is_ending=lambda: self.is_ending,
             unwritable=lambda: self.unwritable,
             imports=lambda: self.imports,
             left_out=lambda: self.left_out,
+            idle_until=lambda _now: self.idle_until,
         )
 
     def shown(self, width: int = 100) -> str:
@@ -139,6 +143,13 @@ def test_rows_and_the_trial_of_an_account_that_is_left_out_are_not_in_the_foreca
     assert "a trial runs: no forecast yet" in screen.shown(), "the other has no task"
 
 
+def test_a_run_that_only_waits_shows_until_when(screen: Screen) -> None:
+    screen.idle_until = screen.now + 300
+    assert "the next request is due in 5 min, at 1970-01-01T00:05:00Z" in screen.shown()
+    screen.idle_until = None
+    assert "the next request" not in screen.shown()
+
+
 def test_while_rows_wait_starts_are_counted_and_the_requests_are_the_pace(screen: Screen) -> None:
     screen.metrics.waiting = 2000
     screen.imports = {"default": ImportsReading(unstarted=1000, underway=1000)}
@@ -191,6 +202,15 @@ def test_a_failing_sink_rejected_lines_and_a_drain_are_shown(screen: Screen) -> 
     assert "jsonl:finished.jsonl: no space left" in shown
     assert "1,234 input lines rejected" in shown
     assert "stopping: waiting for 3 polls in flight" in shown
+
+
+def test_a_run_that_has_stopped_leaves_no_forecast_of_the_tasks_that_wait(screen: Screen) -> None:
+    """The last display stays on the terminal, also after a trial that failed."""
+    screen.metrics.waiting = 1000
+    screen.work(30, finished_per_s=10)
+    assert " left" in screen.shown()
+    screen.is_ending = True
+    assert " left" not in screen.shown()
 
 
 def terminal_and_block(columns: int = 100) -> tuple[Terminal, LiveBlock]:

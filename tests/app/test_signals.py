@@ -5,7 +5,7 @@ from pathlib import Path
 
 from poller.app.messages import Again
 from poller.app.signals import Signals
-from poller.core.errors import Exit
+from poller.core.errors import Exit, GaveUp
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation
@@ -56,3 +56,25 @@ def test_the_command_to_continue_has_no_secret_and_no_input_that_was_read() -> N
         assert text("ids.txt", secret) == "Run the same command again to continue"
     assert text(*["x" * 200] * 3) == "Run the same command again to continue"
     assert Again().text() == "Run the same command again to continue"
+
+
+async def test_the_first_signal_after_an_error_has_begun_to_end_the_run_does_not_stop_it_at_once(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """The person may not have seen the error yet: a start in flight must not become unsure for that."""
+    scenario = Scenario(durations=parse_durations("fixed:100"), latency_s=(12, 12))
+    simulation = Simulation(tmp_path, clock, scenario)
+    written: list[str] = []
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(simulation.run(simulation.write_ids(5)))
+        await asyncio.sleep(5)
+        assert simulation.api.stats().requests_total == 1
+        signals = Signals()
+        signals._service, signals.write = simulation.service, written.append
+        assert simulation.service is not None
+        simulation.service.end_with(GaveUp("the sink is down"))
+        signals._task = running
+        signals._stop()
+        assert "waiting for 1 poll in flight" in written[0]
+    assert running.result() is Exit.UNREACHABLE
+    assert (await simulation.sums()).polls == 1

@@ -246,10 +246,24 @@ def test_a_sandbox_that_would_lose_the_ids_it_starts_is_refused(here: Path) -> N
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
+def write_many_reasons(folder: Path) -> None:
+    """Write a file whose report is longer than any buffer of a stream."""
+    records = [
+        {"task_id": f"t{n}", "account": "a", "kind": "canceled", "errors": [{"category": f"C_{'X' * n}"}], "polls": 1}
+        for n in range(60)
+    ]
+    (folder / "finished.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in records))
+
+
+LONG = ("report", "finished.jsonl", "--json")
+
+
 @pytest.mark.real_time
-def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("check-config",), LONG, ("run", "--help"), ("--version",)])
+def test_output_that_cannot_be_written_is_an_error(tmp_path: Path, command: tuple[str, ...]) -> None:
+    write_many_reasons(tmp_path)
     with Path("/dev/full").open("w") as full:
-        checked = run("check-config", folder=tmp_path, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+        checked = run(*command, folder=tmp_path, stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert checked.returncode == Exit.CANNOT_CREATE
     assert checked.stderr.splitlines() == ["poller: standard output cannot be written to: No space left on device"]
 
@@ -269,18 +283,35 @@ def test_what_the_terminal_cannot_encode_is_escaped_and_json_stays_the_same(tmp_
 
 
 @pytest.mark.real_time
-def test_a_reader_of_the_settings_may_leave_early(tmp_path: Path) -> None:
-    with running("check-config", folder=tmp_path, stdout=subprocess.PIPE) as checked:
+@pytest.mark.parametrize("reader", ["full", "gone"])
+def test_a_message_that_cannot_be_shown_leaves_the_exit_code_as_it_is(tmp_path: Path, reader: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for command, code in ((("status",), Exit.CANNOT_CREATE), (("list", "--since", "then"), Exit.USAGE)):
+        stderr = full if reader == "full" else theirs
+        shown = run(*command, folder=tmp_path, stdout=subprocess.PIPE, stderr=stderr, capture_output=False)
+        assert shown.returncode == code
+    os.close(theirs)
+    os.close(full)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("command", [("check-config",), LONG, ("run", "--help")])
+def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[str, ...]) -> None:
+    write_many_reasons(tmp_path)
+    with running(*command, folder=tmp_path, stdout=subprocess.PIPE) as checked:
         checked.stdout.close()
-        checked.ended()
+        assert checked.ended() in (0, 1)
         assert checked.log() == ""
 
 
 @pytest.mark.real_time
 def test_the_sandbox_ends_with_what_it_counted(tmp_path: Path) -> None:
-    with running("sandbox", "--port", "0", folder=tmp_path) as sandbox:
+    with running("sandbox", "--port", "0", "--token", "its own", folder=tmp_path) as sandbox:
         while "use it" not in sandbox.log():
             assert sandbox.process.poll() is None
+        assert "use it: HUBSPOT_TOKEN='its own' poller" in sandbox.log()
         sandbox.signal(signal.SIGINT)
         assert sandbox.ended() == 0
         assert "0 requests, at most 0 in any 10 s (100 allowed)" in sandbox.log()
@@ -290,3 +321,51 @@ def test_the_message_on_a_file_in_place_of_a_command_has_the_right_command(here:
     (here / "ids.txt").write_text("AAAAEZ6whGI\n")
     refused = poller("ids.txt")
     assert (refused.exit_code, "poller run ids.txt" in refused.output) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "../ids.txt"], ["import", "../ids.txt"], ["run", "../ids.txt", "--state", "{}"]]
+)
+def test_a_working_folder_that_was_deleted_is_named_and_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "ids.txt").write_text("AAAAEKbjQ_I\n")
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = poller(*(word.format(f"sqlite:///{tmp_path}/poller.db") for word in words))
+    assert (result.exit_code, "defect" in result.output) == (Exit.CANNOT_CREATE, False)
+    assert "the working folder was deleted. Change to one that exists" in result.output
+
+
+SIGNALLED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "poller.cli.app":
+            os.kill(os.getpid(), int(sys.argv.pop()))
+sys.meta_path.insert(0, Finder())
+from poller.__main__ import main
+main()
+"""
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        ("run --help", signal.SIGHUP, 0),
+        ("import --help", signal.SIGHUP, 0),
+        ("status --help", signal.SIGHUP, -signal.SIGHUP),
+        ("run --help", signal.SIGINT, -signal.SIGINT),
+        ("run --help", signal.SIGTERM, -signal.SIGTERM),
+    ],
+)
+def test_a_signal_while_the_command_is_imported_ends_no_run_that_it_asks_to_reload_and_shows_no_traceback(
+    words: str, number: signal.Signals, code: int
+) -> None:
+    """`systemctl reload` right after a start: systemd takes an end by SIGHUP for a clean one, and starts nothing."""
+    line = [sys.executable, "-c", SIGNALLED, *words.split(), str(int(number))]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own program
+    assert (done.returncode, done.stderr) == (code, "")
+    assert ("Usage: " in done.stdout) is (code == 0)

@@ -55,6 +55,13 @@ def test_every_rejected_row_can_be_found_before_a_run(tmp_path: Path) -> None:
     ]
 
 
+def test_rare_reasons_are_counted_where_there_are_many(tmp_path: Path) -> None:
+    text = "url\nhttps://a.example.com/1\n" + "".join(f"http://host{number}/1.png\n" for number in range(12))
+    lines = [line for line in check(tmp_path, text)[1].splitlines() if line.startswith("rejected")]
+    assert sum(int(line.split()[1]) for line in lines) == 12
+    assert lines[-1].endswith("4 × for 4 rarer reasons: --json lists them")
+
+
 def test_of_very_many_rejected_rows_the_first_are_kept() -> None:
     rejected = tuple(Rejection(line=line, reason=str(line), excerpt="x") for line in range(LISTED + 5))
     check = ImportCheck(Columns(), now=0.0)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from poller.cli.commands.plan import print_plan
-from poller.core.errors import ConfigError, Exit
+from poller.core.errors import ConfigError, Exit, StoreUnusable
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
@@ -182,6 +182,19 @@ async def test_durations_that_cannot_be_read_are_a_wrong_setting(tmp_path: Path)
     ids.write_text("AAAA1\n")
     with pytest.raises(ConfigError, match="--durations"):
         await print_plan(settings_for(tmp_path), [str(ids)], durations="often", as_json=False, now=DAY)
+
+
+async def test_a_state_that_cannot_be_read_is_an_error_and_one_that_is_not_there_is_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("AAAA1\n")
+    with pytest.raises(StoreUnusable, match="is not a poller state"):
+        await planned(tmp_path, ids, capsys, state=f"sqlite:///{ids}")
+    with pytest.raises(StoreUnusable, match="Check that the server runs"):
+        await planned(tmp_path, ids, capsys, state="postgresql://127.0.0.1:1/poller")
+    code, plan = await planned(tmp_path, ids, capsys, state=f"sqlite:///{tmp_path}/none.db")
+    assert (code, plan["tasks"]) == (Exit.ALL_COMPLETE, 1)
 
 
 async def test_more_tasks_than_are_simulated_take_their_share_of_the_limit(

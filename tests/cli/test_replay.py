@@ -75,6 +75,17 @@ async def test_a_replay_to_a_file_that_has_the_records_is_refused_and_changes_no
     assert "finished-2." in str(refused.value)
 
 
+async def test_after_a_replay_to_a_new_sink_the_ledger_still_has_the_sinks_of_the_run(
+    tmp_path: Path, clock: Clock
+) -> None:
+    simulation = await finished_run(tmp_path, clock)
+    assert await replay(tmp_path, clock, "csv:more.csv") is Exit.ALL_COMPLETE
+    assert await replay(tmp_path, clock, "jsonl:more.jsonl") is Exit.ALL_COMPLETE
+    attached = [sums for sums in (await simulation.sums()).sinks if sums.attached]
+    assert len(attached) == 3
+    assert {(sums.delivered, sums.undelivered) for sums in attached} == {(40, 0)}
+
+
 @pytest.mark.parametrize("sink", ["jsonl:finished.jsonl", "csv:finished.csv"])
 async def test_a_file_that_was_deleted_is_written_again_as_a_whole(tmp_path: Path, clock: Clock, sink: str) -> None:
     simulation = await finished_run(tmp_path, clock, sink)

@@ -26,6 +26,7 @@ from poller.core.errors import ConfigError, Exit, InputError, SinkError
 from poller.core.protocols import Clock
 from poller.sandbox import Scenario, parse_durations
 from poller.sandbox.reply import SandboxReply, SandboxRequest
+from poller.sandbox.scenario import Fate
 from tests.support.browser import chromium, opened
 from tests.support.simulation import Simulation, settings_for
 
@@ -267,6 +268,21 @@ async def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: py
         await reported(capsys, files=(file,), csv=tmp_path)
     with pytest.raises(ConfigError, match="cannot go to one file"):
         await reported(capsys, files=(file,), resubmit=tmp_path / "x", rest=tmp_path / "x")
+
+
+async def test_what_a_run_wrote_is_not_replaced_and_an_earlier_report_is(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, replace(QUICK, fates={Fate.CANCELED: 1.0}))
+    sinks = {"sinks": [f"jsonl:{tmp_path}/done.jsonl", f"csv:{tmp_path}/done.csv"]}
+    assert await simulation.run(simulation.write_ids(3), sinks) is Exit.NOT_ALL_COMPLETE
+    written = {tmp_path / name: (tmp_path / name).read_bytes() for name in ("poller.db", "done.jsonl", "done.csv")}
+    outputs: dict[str, Any] = {name: tmp_path / f"report.{name}" for name in ("html", "csv", "resubmit", "rest")}
+    for path in written:
+        for name in outputs:
+            with pytest.raises(SinkError, match=f"cannot write {path}: it is a .*, which would be lost"):
+                await report(settings_for(tmp_path), ReportOptions(**outputs | {name: path}), clock)
+    assert {path: path.read_bytes() for path in written} == written
+    for _ in range(2):
+        assert await report(settings_for(tmp_path), ReportOptions(**outputs), clock) is Exit.ALL_COMPLETE
 
 
 async def test_named_columns_win_over_found_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

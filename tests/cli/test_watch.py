@@ -44,12 +44,13 @@ def shown(
     heartbeat: tuple[int, float] | None = (7, NOW - 2),
     fleet: FleetSnapshot | None = None,
     trials: Mapping[str, ImportsReading] | None = None,
+    unsure_until: float | None = None,
 ) -> list[str]:
     """Return the screen after these pictures, ten seconds apart."""
     terminal = Terminal(columns, 24)
     view = LiveView(LiveBlock(Console(file=cast("TextIO", terminal), force_terminal=True, width=columns, height=24)))
     for number, sums in enumerate(pictures):
-        view.show(sums, LIMITS, heartbeat, NOW + 10 * number, fleet=fleet, trials=trials)
+        view.show(sums, LIMITS, heartbeat, NOW + 10 * number, fleet=fleet, trials=trials, unsure_until=unsure_until)
     view.leave()
     return terminal.shown()
 
@@ -61,6 +62,16 @@ def test_while_rows_are_started_it_counts_them_and_the_time_left_goes_by_their_p
     assert "50 of 200 done (25.0%)  about 20 s left" in rows[0]
     assert rows[3] == "50 rows to start, 1 unsure, 99 under way"
     assert rows[4].startswith("120 starts, 130 polls, 10.9 requests a second, limit 19 a second")
+
+
+def test_it_shows_when_the_next_unsure_row_is_due() -> None:
+    sums = replace(SUMS, starts=StartSums(unstarted=50, unsure=3, underway=97, starts=120, accepted=117))
+    assert (
+        shown(sums, unsure_until=NOW + 300)[3] == "50 rows to start, 3 unsure (the next is due in 5 min), 97 under way"
+    )
+    assert "3 unsure, 97 under way" in " ".join(shown(sums, unsure_until=NOW - 1))
+    line = status_line(sums, now=NOW, before=None, unsure_until=NOW + 300)
+    assert "50 unstarted, 3 unsure (the next is due in 5 min)" in line
 
 
 def test_while_a_trial_runs_there_is_no_forecast_and_the_reason_is_shown() -> None:

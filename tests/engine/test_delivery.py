@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poller.core.deliveries import Delivery, Retry, Written
-from poller.core.errors import GaveUp, SinkError
+from poller.core.errors import ConfigError, GaveUp, SinkError, StoreError
 from poller.core.model import Chunk, Fed, Finished, Kind, Position, Settled
 from poller.core.protocols import Clock, Store
 from poller.core.record import render
@@ -195,6 +195,10 @@ class DefectiveSink(Receiver):
             return None  # type: ignore[return-value]
         if self._broken_call == "write":
             raise KeyError("their bug")
+        if self._broken_call == "config":
+            raise ConfigError("their table does not exist")
+        if self._broken_call == "state":
+            raise StoreError("their cache is broken")
         if self._broken_call == "cancel":
             library = asyncio.get_running_loop().create_future()
             library.cancel()
@@ -204,11 +208,19 @@ class DefectiveSink(Receiver):
     async def close(self) -> None:
         if self._broken_call == "close":
             raise KeyError("their bug")
+        if self._broken_call == "config":
+            raise ConfigError("their table does not exist")
 
 
 @pytest.mark.parametrize(
     ("broken_call", "named"),
-    [("write", "KeyError: 'their bug'"), ("return", "NoneType"), ("cancel", "failed in write: CancelledError")],
+    [
+        ("write", "KeyError: 'their bug'"),
+        ("return", "NoneType"),
+        ("cancel", "failed in write: CancelledError"),
+        ("config", "their table does not exist"),
+        ("state", "failed in write: StoreError"),
+    ],
 )
 async def test_a_sink_whose_code_fails_stops_alone_and_loses_nothing(
     tmp_path: Path, clock: Clock, events: Events, broken_call: str, named: str
@@ -220,10 +232,11 @@ async def test_a_sink_whose_code_fails_stops_alone_and_loses_nothing(
         for delivery_loop in (theirs, fine):
             delivery_loop.end()
             group.create_task(delivery_loop.run())
-    assert isinstance(theirs.stopped_by, SinkError)
+    await theirs.close()
+    assert isinstance(theirs.stopped_by, SinkError | ConfigError)
     assert named in str(theirs.stopped_by)
     assert [len(await store.undelivered(name, 10)) for name in ("theirs", "fine")] == [5, 0]
-    assert [event["sink"] for event in events if event["event"] == "sink.stopped"] == ["theirs"]
+    assert {event["sink"] for event in events if event["event"] == "sink.stopped"} == {"theirs"}
     await store.close()
 
 

@@ -51,6 +51,7 @@ async def store(clock: Clock) -> AsyncIterator[Any]:
 
 def due_tasks(store: Any, clock: Clock, timing: AccountTiming | None = None, **options: Any) -> DueTasks:
     gate: Any = SimpleNamespace(workers=WORKERS, paused_s=0.0)
+    options.setdefault("settle", lambda: None)
     return DueTasks("main", store=store, gate=gate, timing=timing, clock=clock, rng=Random(1), **options)
 
 
@@ -73,6 +74,13 @@ async def test_few_due_tasks_cost_one_claim_not_one_each(store: Any, clock: Cloc
     due = due_tasks(store, clock)
     assert len({task.task_id for _ in range(WORKERS) if (task := await due.next()) is not None}) == WORKERS
     assert store.claims == 1
+
+
+async def test_each_claim_follows_from_all_answers_before_it(store: Any, clock: Clock) -> None:
+    await feed(store, "a")
+    claims = list[int]()
+    assert await due_tasks(store, clock, settle=lambda: claims.append(store.claims)).next() is not None
+    assert (claims, store.claims) == ([0], 1)
 
 
 async def test_second_polls_do_not_wait_for_all_first_polls(store: Any, clock: Clock) -> None:

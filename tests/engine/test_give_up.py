@@ -53,7 +53,18 @@ def test_a_host_without_an_address_ends_a_run_that_needs_an_answer_within_30_s()
         check_all(GiveUpRules(needs_answer=True), (0, no_host), (19, no_host), (25, no_host))
 
 
-@pytest.mark.parametrize("policy", ["window", "daily", "migrating"])
-def test_throttling_never_ends_a_run(policy: Literal["window", "daily", "migrating"]) -> None:
+def test_nothing_but_rate_limits_for_give_up_s_ends_a_run() -> None:
+    """A window passes by itself, so that some in a row are no sign; hours of them are an outage to who waits."""
+    rules, busy = GiveUpRules(give_up_s=60), Throttled(policy="window")
+    check_all(GiveUpRules(give_up_s=1), *((at * 10, busy) for at in range(4)))
+    check_all(rules, *((at, busy) for at in range(59)))
+    check_all(rules, *((at * 10, busy) for at in range(6)), (55, GOOD), *((60 + at * 10, busy) for at in range(6)))
+    check_all(GiveUpRules(), *((at * 10, busy) for at in range(1000)))
+    with pytest.raises(GaveUp, match=r"account eu: HubSpot answered with nothing but 429 \(rate limit\) for 60 s"):
+        check_all(rules, *((at * 10, busy) for at in range(7)))
+
+
+@pytest.mark.parametrize("policy", ["daily", "migrating"])
+def test_a_quota_of_the_day_and_a_move_never_end_a_run(policy: Literal["daily", "migrating"]) -> None:
     throttled = Throttled(policy=policy)
     check_all(GiveUpRules(give_up_s=1, needs_answer=True), *((at, throttled) for at in range(100)))

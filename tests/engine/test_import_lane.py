@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import orjson
+import pytest
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Chunk, FedRow, Position, Refused, Running, Task, Unreachable
@@ -59,6 +60,7 @@ def lane_of(
     *,
     state: AccountState | None = None,
     starts: StartStore | None = None,
+    trial: int = 0,
 ) -> ImportLane:
     gate = AccountGate(
         "a",
@@ -72,7 +74,7 @@ def lane_of(
         "a",
         starts=starts or store.starts,
         starter=hubspot,
-        start_rules=StartRules(trial=0),
+        start_rules=StartRules(trial=trial),
         on_trial_failed=None,
         store=store,
         gate=gate,
@@ -128,13 +130,14 @@ async def test_starts_that_this_member_may_not_send_are_no_outage_of_hubspot(
 class Accepting(Down):
     """Every start is accepted."""
 
-    accepted = 0
+    accepted = polls = 0
 
     async def start(self, _body: bytes) -> StartAnswer:
         self.accepted += 1
         return StartAnswer(outcome=Started(task_id=f"TASK{self.accepted:07}"), shows=Running(status="PENDING"))
 
     async def poll(self, _task: Task) -> Answer:
+        self.polls += 1
         return Answer(outcome=Running(status="PENDING"))
 
 
@@ -151,6 +154,30 @@ async def test_rows_to_start_and_those_under_way_are_of_one_age(clock: Clock) ->
                 seen.add(reading)
         lane.stop()
     assert len(seen) > 10
+    await store.close()
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+async def test_rows_of_a_trial_that_are_under_way_count_after_a_restart_and_after_a_persons_pause(
+    clock: Clock, is_restarted: bool
+) -> None:
+    """Each restart, and each hand-over in a fleet, started as many rows more before one had landed."""
+    store, hubspot = await store_of_rows(clock, 100), Accepting()
+    lane = lane_of(store, hubspot, clock, trial=20)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(lane.run())
+            await asyncio.sleep(60)
+            assert hubspot.accepted == 20
+            assert lane.imports.trial is not None
+            if not is_restarted:
+                await lane.hold()
+                await lane.release()
+                await asyncio.sleep(60)
+            lane.stop()
+            await asyncio.sleep(1)
+            lane = lane_of(store, hubspot, clock, trial=20)
+    assert hubspot.accepted == 20
     await store.close()
 
 
@@ -214,6 +241,34 @@ class Stuck:
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
         await self.has_room.wait()
         return await self._starts.intend(row, sent_at=sent_at, due_at=due_at)
+
+
+class Counted(Stuck):
+    """Counts how often rows are asked for."""
+
+    claims = 0
+
+    async def claim(self, account: str, limit: int) -> list[Row]:
+        self.claims += 1
+        return await self._starts.claim(account, limit)
+
+
+async def test_where_no_row_is_left_a_poll_asks_for_one_at_most_once(clock: Clock) -> None:
+    """On PostgreSQL each asking is a round trip, for which all workers wait."""
+    store, hubspot = await store_of_rows(clock, 40), Accepting()
+    counted = Counted(store.starts)
+    counted.has_room.set()
+    lane = lane_of(store, hubspot, clock, starts=counted)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(60)
+        polls, claims = hubspot.polls, counted.claims
+        await asyncio.sleep(300)
+        lane.stop()
+    assert hubspot.accepted == 40
+    assert hubspot.polls - polls > 300
+    assert counted.claims - claims < 1.2 * (hubspot.polls - polls)
+    await store.close()
 
 
 async def test_a_start_that_a_full_disk_held_up_is_repeated_no_earlier_than_any_other(clock: Clock) -> None:

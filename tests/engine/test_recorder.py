@@ -25,7 +25,7 @@ async def test_a_poll_whose_lease_was_lost_is_neither_counted_nor_logged(
         recorder.add(Polled(outcome=outcome, settled=finished(task), at=0.0))
     recorder.end()
     await recorder.run(
-        save=lambda: None, on_commit=lambda polled: committed.extend(each.settled.task.task_id for each in polled)
+        prepare=lambda: None, on_commit=lambda polled: committed.extend(each.settled.task.task_id for each in polled)
     )
     assert [event["task_id"] for event in events if event["event"] == "task.finished"] == ["kept"]
     assert (committed, len(recorded), metrics.kinds[Kind.COMPLETE]) == (["kept"], 1, 1)
@@ -44,6 +44,6 @@ async def test_tasks_that_one_commit_finished_are_passed_on_together(clock: Cloc
         outcome = Finished(status="COMPLETE", num_errors=0)
         recorder.add(Polled(outcome=outcome, settled=finished(task), at=0.0))
     recorder.end()
-    await recorder.run(save=lambda: None, on_commit=lambda _: None)
+    await recorder.run(prepare=lambda: None, on_commit=lambda _: None)
     assert together == [3]
     await store.close()

@@ -23,6 +23,7 @@ import orjson
 import pytest
 import structlog
 from aiohttp import client_exceptions, http_exceptions
+from aiohttp.client_proto import ResponseHandler
 
 from poller.core.errors import ConfigError
 from poller.core.http_errors import HTTP_ERRORS
@@ -41,7 +42,7 @@ from poller.hubspot.connection import KEEPALIVE_S
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import untrusted
 from tests.support.makers import make_task
-from tests.support.virtual import MemoryConnector, SimulatedNetwork
+from tests.support.virtual import MemoryConnector, MemoryTransport, SimulatedNetwork
 
 TOKEN = "pat-na1-s3cr3t"
 PATH = "/files/v3/files/import-from-url/async/tasks/{task_id}/status"
@@ -521,15 +522,41 @@ async def test_another_protocol_is_named_as_what_it_is(data: bytes, words: str) 
     assert f"of 127.0.0.1 {words}" in outcome.detail
 
 
-async def test_a_server_without_tls_is_named_as_what_it_is() -> None:
+async def test_a_server_that_speaks_before_it_is_asked_is_not_connected_to_again_and_again() -> None:
+    class Hasty(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, MemoryTransport)
+            transport.write(b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64\0\4\0\x10\0\0")
+
+    class LateConnector(MemoryConnector):
+        async def _create_connection(self, *how: Any) -> ResponseHandler:
+            made = await super()._create_connection(*how)
+            await asyncio.sleep(0.1)  # a handshake: the server's first bytes are there before it ends
+            return made
+
+    connector = LateConnector(Hasty)
+    async with client_of("http://api.example", connections=Connections(connector=lambda _fresh: connector)) as client:
+        outcome = (await client.poll(make_task())).outcome
+    assert isinstance(outcome, Refused)
+    assert "speaks HTTP/2" in outcome.detail
+    assert connector.connections_total <= 2
+
+
+@asynccontextmanager
+async def speaking_plain_http() -> AsyncIterator[int]:
+    """Answer without TLS; yields the port."""
+
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http(b"", "400 Bad Request"))
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(plain, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, client_of(f"https://127.0.0.1:{port}") as client:
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_a_server_without_tls_is_named_as_what_it_is() -> None:
+    async with speaking_plain_http() as port, client_of(f"https://127.0.0.1:{port}") as client:
         outcome = (await client.poll(make_task())).outcome
     assert isinstance(outcome, Refused)
     assert outcome.reason == "unknown_answer"
@@ -695,6 +722,11 @@ async def test_a_missing_scope_does_not_refuse_the_token() -> None:
     [
         (ConfigError("T is not set"), Refused(reason="token_refused", detail="T is not set")),
         (TokenUnavailable("later"), Unreachable(reason="token_unavailable")),
+        (TokenUnavailable("later", Unreachable(reason="dns")), Unreachable(reason="dns")),
+        (
+            TokenUnavailable("never", Refused(reason="untrusted_certificate", detail="set ca_file")),
+            Refused(reason="untrusted_certificate", detail="set ca_file"),
+        ),
         (ValueError(TOKEN), Unreachable(reason="client_error")),
     ],
 )
@@ -752,6 +784,21 @@ async def test_a_form_is_posted_and_a_broken_endpoint_raises_an_error_without_it
                     await connections.post(server.url, {"client_secret": TOKEN})
                 assert len(server.requests) == 1
             assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_form_that_finds_no_tls_shows_what_a_person_must_do() -> None:
+    async with speaking_plain_http() as port, Connections() as connections:
+        with pytest.raises(TokenUnavailable) as caught:
+            await connections.post(f"https://127.0.0.1:{port}/oauth", {})
+    assert isinstance(caught.value.shows, Refused)
+    assert "speaks no TLS, and https:// needs it" in caught.value.shows.detail
+
+
+async def test_a_form_that_finds_no_host_shows_that() -> None:
+    async with Connections(connector=lambda _fresh: MemoryConnector({})) as connections:
+        with pytest.raises(TokenUnavailable) as caught:
+            await connections.post("http://api.example/oauth", {})
+    assert caught.value.shows == Unreachable(reason="connection_refused")
 
 
 async def test_a_redirect_never_carries_the_secrets_of_a_form_elsewhere() -> None:

@@ -114,6 +114,13 @@ async def test_a_request_has_the_attributes_that_connections_are_made_from() -> 
     assert request.headers["Host"] == "api.example", how_to_go_on("ClientRequest.headers has no Host")
 
 
+async def test_what_arrives_before_a_request_is_kept_and_closes_the_connection() -> None:
+    handler: Any = client_proto.ResponseHandler(asyncio.get_running_loop())
+    handler.data_received(b"SSH-2.0")
+    assert getattr(handler, "_tail", None) == b"SSH-2.0", how_to_go_on("ResponseHandler._tail is gone, or another one")
+    assert handler.should_close, how_to_go_on("ResponseHandler.should_close does not see what came unasked")
+
+
 class ParsersProtocol(asyncio.Protocol):
     """All that the parser and its contents ask of a protocol, as `AnswerProtocol` has it."""
 

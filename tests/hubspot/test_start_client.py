@@ -137,6 +137,9 @@ async def test_without_a_token_nothing_is_sent() -> None:
 
     async with client_for(handle, Token(TokenUnavailable("down"))) as client:
         assert (await client.start(b"{}")).outcome == NotSent(reason="token_unavailable", left=False)
+    distrusted = Refused(reason="untrusted_certificate", detail="set ca_file")
+    async with client_for(handle, Token(TokenUnavailable("never", distrusted))) as client:
+        assert (await client.start(b"{}")).outcome == distrusted
     async with client_for(handle, Token(ConfigError("no HUBSPOT_TOKEN"))) as client:
         outcome = (await client.start(b"{}")).outcome
     assert outcome == Refused(reason="token_refused", detail="no HUBSPOT_TOKEN")

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from poller.core.errors import ConfigError
+from poller.core.model import Refused
 from poller.core.request_protocols import TokenSource
 from poller.hubspot import tokens as tokens_module
 from poller.hubspot.client import Connections
@@ -246,7 +247,7 @@ async def test_a_refused_token_is_renewed_once(endpoint: TokenEndpoint, clock: C
     assert await tokens.token() == "access-2"
 
 
-@pytest.mark.parametrize("answer", [(429, b""), (503, b""), (302, b""), (200, b"<html>"), (200, b"[]"), (200, b"{}")])
+@pytest.mark.parametrize("answer", [(429, b""), (503, b""), (200, b"<html>"), (200, b"[]"), (200, b"{}")])
 async def test_a_failing_endpoint_is_requested_more_and_more_rarely(
     endpoint: TokenEndpoint, clock: Clock, answer: tuple[int, bytes]
 ) -> None:
@@ -307,6 +308,25 @@ async def test_a_refused_refresh_token_raises_a_config_error(
     endpoint.answer = None
     await asyncio.sleep(5)
     assert await tokens.token() == "access-1"
+
+
+@pytest.mark.parametrize(("status", "body"), [(302, b""), (403, b"<html>Access denied</html>")])
+async def test_a_stranger_s_answer_is_not_taken_for_a_refused_refresh_token(
+    endpoint: TokenEndpoint, clock: Clock, status: int, body: bytes
+) -> None:
+    endpoint.answer = (status, body)
+    with pytest.raises(ConfigError, match=r"is not HubSpot's\. Check base_url and token_path, and the proxy"):
+        await oauth(endpoint, clock).token()
+
+
+async def test_every_caller_learns_what_a_host_without_an_answer_shows(endpoint: TokenEndpoint, clock: Clock) -> None:
+    endpoint.error = TokenUnavailable("never", Refused(reason="untrusted_certificate", detail="set ca_file"))
+    tokens = oauth(endpoint, clock)
+    for _ in range(3):
+        with pytest.raises(TokenUnavailable) as caught:
+            await tokens.token()
+        assert caught.value.shows == endpoint.error.shows
+    assert len(endpoint.forms) == 1
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -487,6 +507,15 @@ async def test_a_touched_file_does_not_count_as_a_person_s(clock: Clock, tmp_pat
     file.chmod(0o640)
     await renewing
     assert file.read_text() == "refresh-1\n"
+
+
+async def test_a_refresh_token_file_that_cannot_be_seen_is_named_and_nothing_is_requested(
+    endpoint: TokenEndpoint, clock: Clock, tmp_path: Path
+) -> None:
+    unseen = tmp_path / ("x" * 300)  # as in a folder that only another user may enter
+    with pytest.raises(ConfigError, match="cannot read the secret"):
+        await oauth(endpoint, clock, "refresh-0", unseen).token()
+    assert endpoint.forms == []
 
 
 async def test_without_any_refresh_token_the_settings_are_named(endpoint: TokenEndpoint, clock: Clock) -> None:

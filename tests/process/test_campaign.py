@@ -56,7 +56,16 @@ async def test_a_failing_disk_is_never_taken_for_a_good_one() -> None:
     ]
     counts = await counts_of([Trial(shape=ALL, blows=(blow,)) for blow in blows])
     assert counts.violations == []
-    assert sum(counts.codes.values()) == 2
+    assert (counts.blows, sum(counts.codes.values())) == (2, 2)
+
+
+@traced
+@pytest.mark.real_time
+async def test_a_failing_call_that_is_never_made_is_no_blow() -> None:
+    counts = await counts_of(
+        [Trial(shape=ALL, blows=(Blow(point=Point(call="fdatasync", number=9999), fault=BAD_DISK),))]
+    )
+    assert (counts.violations, counts.blows) == ([], 0)
 
 
 @traced

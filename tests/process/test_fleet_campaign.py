@@ -1,6 +1,7 @@
 """The fleet campaign judges rightly: each invariant finds its violation, and the relay carries nothing while frozen."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from campaign.fleet.evidence import Holder, idle_in_both
 from campaign.fleet.history import Arrival, Fault, History, LateWrite, Ownership
 from campaign.fleet.patience import Patience
 from campaign.fleet.relay import Relay
+from campaign.fleet.replica import Replica
 from campaign.fleet.server import own_server
 from campaign.fleet.shape import Shape
 from campaign.fleet.trial import carry_out, prepared
-from campaign.planted_fleet import FLEET_BUGS, FOUND_BY
+from campaign.planted.fleet import FLEET_BUGS, FOUND_BY
 
 
 def arrival(at: float, replica: str, account: str = "a") -> Arrival:
@@ -101,6 +103,12 @@ def test_each_invariant_finds_its_violation(invariant: str, spoil: Callable[[His
     assert [words.split(":")[0] for words in invariants.violations(history)] == [invariant]
 
 
+def test_a_trial_without_evidence_shows_nothing() -> None:
+    found = invariants.violations(History(window_s=1.0, limit=2))
+    assert len(found) == 5
+    assert all(words.startswith("the_trial_shows_something: no ") for words in found)
+
+
 def test_an_account_of_a_dead_member_sends_nothing_for_a_window_whichever_member_has_it() -> None:
     """The third one took it in order, but the second had given it away in the middle of its wait."""
     history = sound()
@@ -147,6 +155,10 @@ def of_rows() -> History:
         lines=[row_record(2)],
         posts=[("m1", row_record(2))],
         table=[row_record(2)],
+        arrivals=[arrival(10.0, "r1")],
+        owners=[owned(9.0, "r1", 1)],
+        read={"reader": [row_record(2)]},
+        imbalances={"r1": ()},
         recorded_requests=3,
         workers=1,
     )
@@ -223,6 +235,22 @@ async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(t
     assert any(change.epoch > 1 for change in trial.history.owners)
     assert trial.history.records
     assert trial.history.rows
+
+
+@pytest.mark.real_time
+async def test_a_replica_that_ends_by_itself_is_noted_and_one_that_is_killed_is_not(tmp_path: Path) -> None:
+    relay = Relay(port=9)
+    wrong = Replica("r1", tmp_path, relay=relay, settings="wrokers = 3\n", accounts=[], tree=HOUSE)
+    await wrong.start()
+    await wrong.ended(60.0)
+    wrong.send(signal.SIGTERM)
+    await wrong.start()  # it is noted once
+    wrong.send(signal.SIGKILL)
+    await wrong.ended(60.0)
+    await wrong.start()
+    wrong.send(signal.SIGKILL)
+    await wrong.ended(60.0)
+    assert wrong.wrong_ends == ["r1 ended by itself with 78"]
 
 
 @pytest.mark.real_time

@@ -96,4 +96,23 @@ def test_a_run_whose_state_is_deleted_ends_with_73_within_seconds(tmp_path: Path
             for file in tmp_path.glob("poller.db*"):
                 file.unlink()
             assert run.ended_within(10) == 73
-        assert "was moved or deleted while it was in use" in run.log()
+        assert "was moved or deleted while it was in use" in run.events()[-1]["reason"]
+
+
+def test_why_a_run_could_not_begin_or_has_work_left_is_an_event_too(tmp_path: Path) -> None:
+    """A restart loop must be explained by the events alone: a log shipper has no use for other lines."""
+    (tmp_path / "finished.jsonl").write_text("{}\n")
+    with hubspot(tmp_path / "api", "--durations", "fixed:600", imports=5) as api:
+        ids, env = api.ids_file(tmp_path, 5), environ(POLLER_BASE_URL=api.url, POLLER_SHUTDOWN_S="5")
+        with running("run", str(ids), folder=tmp_path, env=env) as refused:
+            assert refused.ended() == 73
+        last = refused.events()[-1]
+        assert (last["event"], last["level"]) == ("run.refused", "error")
+        assert "already contains 3 bytes that this state did not write" in last["reason"]
+        (tmp_path / "finished.jsonl").unlink()
+        with running("run", str(ids), folder=tmp_path, env=env) as stopped:
+            wait_until(stopped.logged("run.started"), "the start")
+            stopped.signal(signal.SIGTERM)
+            assert stopped.ended() == 75
+        assert (stopped.events()[-1]["event"], stopped.events()[-1]["exit_code"]) == ("run.ended", 75)
+        assert "stopped with work left" in stopped.events()[-1]["reason"]

@@ -110,6 +110,7 @@ def test_compose_runs_the_image_s_command_as_its_user_without_privileges_on_a_re
     assert SERVICE["user"] == ":".join(USER)
     assert SERVICE["read_only"] is True
     assert SERVICE["cap_drop"] == ["ALL"]
+    assert SERVICE["init"] is True  # the poller is not process 1, which must reap orphans
     assert "no-new-privileges:true" in SERVICE["security_opt"]
 
 
@@ -188,6 +189,7 @@ def test_the_pod_has_no_privilege_and_a_read_only_root() -> None:
     assert container["allowPrivilegeEscalation"] is False
     assert container["capabilities"] == {"drop": ["ALL"]}
     assert POD["automountServiceAccountToken"] is False
+    assert POD["shareProcessNamespace"] is True  # as `init` in Compose
 
 
 def test_the_pod_is_given_longer_than_a_drain_takes(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_three_replicas_of_compose_have_names_and_ports_of_their_own(tmp_path: P
     for each in REPLICAS.values():
         assert each["command"] == COMMAND
         assert int(each["stop_grace_period"].rstrip("s")) >= all_of_them[0].shutdown_s + GRACE_S
-        assert (each["read_only"], each["cap_drop"]) == (True, ["ALL"])
+        assert (each["read_only"], each["cap_drop"], each["init"]) == (True, ["ALL"], True)
 
 
 def test_a_pod_has_its_own_name_as_replica_and_the_state_from_the_secret(tmp_path: Path) -> None:
@@ -78,6 +78,7 @@ def test_a_pod_has_its_own_name_as_replica_and_the_state_from_the_secret(tmp_pat
     assert settings.fleet
     assert CONTAINER["args"] == COMMAND
     assert POD["terminationGracePeriodSeconds"] >= settings.shutdown_s + GRACE_S
+    assert POD["shareProcessNamespace"] is True
 
 
 def test_pods_are_replaced_one_by_one_and_a_drained_node_takes_one_at_a_time() -> None:

@@ -128,7 +128,14 @@ def test_right_specs_are_read() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"faults": {"503": 0.7, "reset": 0.7}}, {"daily_zone": "Mars/Base"}, {"requests": 0}, {"latency_s": (2.0, 1.0)}],
+    [
+        {"faults": {"503": 0.7, "reset": 0.7}},
+        {"daily_zone": "Mars/Base"},
+        {"requests": 0},
+        {"window_s": float("nan")},
+        {"window_s": float("inf")},
+        {"latency_s": (2.0, 1.0)},
+    ],
 )
 def test_a_scenario_that_cannot_be_kept_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):

@@ -271,7 +271,17 @@ def test_knowledge_that_cannot_be_used_raises(damaged: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("events", [1.0]), ("events", ["x"]), ("exposure_s", None), ("finished", "?")]
+    ("key", "value"),
+    [
+        ("events", [1.0]),
+        ("events", ["x"]),
+        ("exposure_s", None),
+        ("finished", "?"),
+        ("finished", 1e308),
+        ("finished", -1),
+        ("events", [1e300] * BANDS),  # finite, but sums and products of it are not
+        ("evidence", [0.0, 0.0, -1e300]),
+    ],
 )
 def test_one_damaged_part_makes_all_unreadable(key: str, value: object) -> None:
     stored = orjson.loads(AccountTiming("a", TRADEOFF).knowledge(NOW))

@@ -14,14 +14,16 @@ from poller.app.environment import Environment
 from poller.app.fleet_replay import LeftToFleet, deliver_beside, has_fleet
 from poller.app.replay import Replayed
 from poller.app.run import run
-from poller.cli.fleet_reload import reload_fleet
-from poller.config import Settings, load
+from poller.app.tokens import credentials_hash
+from poller.cli.commands.reload import reload_fleet
+from poller.config import AccountSettings, Settings, load
 from poller.core.deliveries import Selection
 from poller.core.errors import ConfigError, Exit
+from poller.core.request_protocols import TokenSource
 from poller.hubspot.client import Connections
 from poller.sandbox import parse_durations
-from poller.store import read_store
-from tests.support.fleet_services import ACCOUNTS, FleetAtWork, at_work
+from poller.store import ask_to_reload, read_store, replay_beside
+from tests.support.fleet_services import ACCOUNTS, BEAT_S, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
 
@@ -37,6 +39,7 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
         await fleet.until(lambda: len(fleet.delivered()) == 80, "all outcomes")
         assert fleet.delivered() == Counter(ids)
         assert fleet.api.stats().throttled_total == 0
+        costs = set()
         for page in fleet.pages():
             shown = await fleet.overview_with(page, finished=80, delivered=80)
             assert [each["replica"] for each in shown["fleet"]["members"]] == ["r1", "r2"]
@@ -44,6 +47,9 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
             assert sorted(lane["account"] for lane in shown["lanes"]) == list(ACCOUNTS)
             assert shown["ledger"]["waiting"] == 0
             assert shown["ledger"]["sinks"][0]["undelivered"] == 0
+            costs.add(shown["polls_per_task"])
+        assert len(costs) == 1
+        assert costs.pop() >= 1
         text, code = await asyncio.to_thread(fleet.command, "status")
         assert (code, "r1: at work, 2 accounts" in text, "r2: at work, 2 accounts" in text) == (0, True, True), text
         text, code = await asyncio.to_thread(fleet.command, "healthcheck")
@@ -180,6 +186,46 @@ async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_th
     assert not await has_fleet(settings)
 
 
+async def test_a_sink_whose_secret_is_gone_keeps_no_other_one_from_being_taken(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """The file has one home: no other replica could deliver it meanwhile."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"whsec_{'x' * 32}")
+    hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "secret_file": str(secret), "name": "hook"}
+    sinks = {"sinks": [f"jsonl:{tmp_path}/finished.jsonl", hook]}
+    async with at_work(tmp_path, postgres_url, events, {"r1": sinks, "r2": sinks}) as fleet:
+        await fleet.until(lambda: len(fleet.logged("sink.taken")) >= 2, "both sinks")
+        secret.unlink()
+        await replay_beside(postgres_url, "hook", Selection(dead=True))  # all sinks are given back, and taken again
+        await fleet.until(lambda: len(fleet.logged("sink.given")) >= 2, "the hint")
+        await fleet.feed(fleet.pages()[0], 12)
+        await fleet.until(lambda: len(fleet.delivered()) == 12, "the outcomes in the file")
+        assert {event["sink"] for event in fleet.logged("sink.stopped")} == {"hook"}
+        secret.write_text(f"whsec_{'y' * 32}")
+        taken = fleet.logged("sink.taken")
+        await ask_to_reload(postgres_url)
+        await fleet.until(lambda: [each["sink"] for each in fleet.logged("sink.taken")[len(taken) :]] == ["hook"], "it")
+
+
+async def test_a_reload_of_a_replica_opens_a_sink_again_that_had_stopped(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Only a restart did."""
+    file = tmp_path / "finished.jsonl"
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        await fleet.feed(fleet.pages()[0], 4)
+        await fleet.until(lambda: len(fleet.delivered()) == 4, "the outcomes")
+        lines = file.read_bytes()
+        file.write_bytes(b"another program's\n")
+        await fleet.feed(fleet.pages()[0], 4)
+        await fleet.until(lambda: len(fleet.logged("sink.stopped")) == 1, "the stop")
+        file.write_bytes(lines)
+        await ask_to_reload(postgres_url)
+        await fleet.until(lambda: len(fleet.delivered()) == 8, "all outcomes")
+        assert set(fleet.delivered().values()) == {1}
+
+
 def undelivered(fleet: FleetAtWork) -> int:
     """Return how many deliveries the state has not noted yet: the note comes after the row."""
     with fleet.database as database:
@@ -217,3 +263,32 @@ async def test_a_fleet_on_sqlite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a fleet needs a state in PostgreSQL"):
         await run(settings, [], environment)
     assert not (tmp_path / "p.db").exists()
+
+
+async def test_an_account_that_is_taken_in_the_middle_of_a_reload_has_the_settings_of_the_reload(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the reload removes is left to the others."""
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        r1, r2 = fleet.replicas.values()
+        await fleet.until(lambda: len(r1.lanes) == len(r2.lanes) == 2, "an even share")
+        lost = min(r2.lanes)
+        left = {name: account for name, account in r1.settings.accounts.items() if name != lost}
+        r1.reread = lambda: r1.settings.model_copy(update={"give_up_s": 500.0, "accounts": left, "account": min(left)})
+        held: list[str] = []
+
+        async def hold(account: AccountSettings, tokens: TokenSource) -> bytes:
+            if not held:  # in the middle of the reload of r1
+                held.append("r1")
+                await r2.drain()
+                await asyncio.sleep(4 * BEAT_S)
+            return await credentials_hash(account, tokens)
+
+        monkeypatch.setattr("poller.app.build.credentials_hash", hold)
+        assert r1.service is not None
+        r1.service.reload_asked.set()
+        await fleet.until(lambda: bool(fleet.logged("config.reloaded")), "the reload")
+        await fleet.until(lambda: r1.lanes == set(left), "all accounts that are left")
+        patience = {name: lane._give_up.rules.give_up_s for name, lane in r1.service.lanes.items()}
+        assert patience == dict.fromkeys(left, 500.0)
+        assert fleet.logged("run.failed") == []

@@ -144,6 +144,18 @@ async def test_a_lost_start_is_repeated_once_it_has_had_time_to_land_and_makes_n
     assert (sums.lost, sums.repeated, sums.accepted, sums.unsure) == (lost, lost, 80, 0)
 
 
+async def test_a_run_that_waits_for_unsure_rows_logs_until_when(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]]
+) -> None:
+    simulation = Simulation(tmp_path, clock, scenario(faults={"start_no_id": 1.0}))
+    assert await simulation.run(write_rows(tmp_path, 1), flags()) is Exit.NOT_ALL_COMPLETE
+    first, second, *_ = (at for at, _ in simulation.api.starts.posts)
+    assert named(events, "start.lost")[0]["due_in_s"] == pytest.approx(second - first, abs=5)
+    silences = [each["due_in_s"] for each in named(events, "run.summarized") if each["due_in_s"] is not None]
+    assert len(silences) > 20
+    assert second - first - 60 < max(silences) < second - first
+
+
 async def test_a_start_that_did_not_reach_hubspot_is_unsure_too_and_lands_once(tmp_path: Path, clock: Clock) -> None:
     simulation = Simulation(tmp_path, clock, scenario(faults={"start_before": 0.2, "start_500_undone": 0.1}))
     assert await simulation.run(write_rows(tmp_path, 40), flags()) is Exit.ALL_COMPLETE

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -120,6 +121,14 @@ async def test_an_outage_longer_than_give_up_s_ends_with_69(tmp_path: Path, cloc
     simulation = Simulation(tmp_path, clock, Scenario(outages=(Outage(from_s=0, to_s=9999, fault="503"),)))
     assert await simulation.run(simulation.write_ids(5), {"give_up_s": 120}) is Exit.UNREACHABLE
     assert 120 <= asyncio.get_running_loop().time() <= 240
+
+
+async def test_rate_limits_alone_for_longer_than_give_up_s_end_with_69(tmp_path: Path, clock: Clock) -> None:
+    simulation = Simulation(tmp_path, clock, Scenario())
+    body = b'{"status":"error","message":"limit","errorType":"RATE_LIMIT","correlationId":"c"}'
+    simulation.api.stage = lambda _ask, reply: replace(reply, code=429, body=body)
+    assert await simulation.run(simulation.write_ids(5), {"give_up_s": 600}) is Exit.UNREACHABLE
+    assert 600 <= asyncio.get_running_loop().time() <= 900
 
 
 async def test_input_without_a_usable_id_is_exit_code_65(tmp_path: Path, clock: Clock) -> None:

@@ -1,7 +1,8 @@
 """Only HubSpot's own answer about a task decides about it: strangers' answers, wrong addresses, wrong accounts."""
 
 import asyncio
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,25 +148,90 @@ async def test_another_apis_status_word_makes_no_outcome_and_ends_the_start_of_a
     assert (await simulation.sums()).finished == 0
 
 
+OTHERS_TOKEN = "pat-na1-another-account"
+
+
+def knows_no_id_by(token: str) -> Callable[[SandboxRequest, SandboxReply], SandboxReply]:
+    """Return a stage on which another account answers to this token: it knows none of the ids."""
+
+    def stage(ask: SandboxRequest, answer: SandboxReply) -> SandboxReply:
+        return replace(unknown_id("x", "c"), wait_s=0.1) if ask.token == token else answer
+
+    return stage
+
+
 async def test_another_accounts_token_is_noticed_before_anything_is_written_and_the_right_one_heals_it(
     tmp_path: Path, clock: Clock, events: Events, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulation = Simulation(tmp_path, clock, SHORT)
     ids, secret = simulation.write_ids(200), tmp_path / "token"
-    secret.write_text("pat-na1-another-account\n")
-
-    def stage(ask: SandboxRequest, answer: SandboxReply) -> SandboxReply:
-        return replace(unknown_id("x", "c"), wait_s=0.1) if ask.token == "pat-na1-another-account" else answer
-
-    simulation.api.stage = stage
+    secret.write_text(f"{OTHERS_TOKEN}\n")
+    simulation.api.stage = knows_no_id_by(OTHERS_TOKEN)
     assert await simulation.run(ids, {"token_file": str(secret)}) is Exit.CONFIG
-    assert "none of the first 50 ids" in capsys.readouterr().err
+    assert "none of the latest 50 ids" in capsys.readouterr().err
     assert asyncio.get_running_loop().time() < 30
     assert [event["pause"] for event in named(events, "lane.paused")] == [Pause.WRONG_ACCOUNT]
     assert (await simulation.sums()).finished == 0
     secret.write_text("pat-na1-0123456789abcdef\n")
     assert await simulation.run(ids, {"token_file": str(secret)}) is Exit.ALL_COMPLETE
     assert_each_has_its_right_outcome_once(simulation, ids)
+
+
+@pytest.mark.parametrize("requests", [100, 10])  # in 10 s: with few, the first ids are polled again before the last
+async def test_another_accounts_token_is_noticed_too_where_an_earlier_run_was_answered(
+    tmp_path: Path, clock: Clock, events: Events, requests: int
+) -> None:
+    simulation, secret = Simulation(tmp_path, clock, SHORT), tmp_path / "token"
+    flags = {"token_file": str(secret), "requests": requests}
+    secret.write_text("pat-na1-0123456789abcdef\n")
+    assert await simulation.run(simulation.write_ids(20), flags) is Exit.ALL_COMPLETE
+    ids = simulation.write_ids(60)
+    simulation.api.stage = knows_no_id_by(OTHERS_TOKEN)
+    secret.write_text(f"{OTHERS_TOKEN}\n")
+    assert await simulation.run(ids, flags) is Exit.CONFIG
+    assert [event["pause"] for event in named(events, "lane.paused")] == [Pause.WRONG_ACCOUNT]
+    assert (await simulation.sums()).finished == 20
+    secret.write_text("pat-na1-0123456789abcdef\n")
+    assert await simulation.run(ids, flags) is Exit.ALL_COMPLETE
+    assert (await simulation.sums()).finished == 80
+
+
+@pytest.mark.parametrize("count", [200, 20])
+async def test_a_token_file_that_becomes_another_accounts_ends_no_task_and_the_right_one_heals_it(
+    tmp_path: Path, clock: Clock, events: Events, count: int
+) -> None:
+    simulation = Simulation(tmp_path, clock, replace(SHORT, durations=parse_durations("uniform:5,400")))
+    ids, secret = simulation.write_ids(count), tmp_path / "token"
+    secret.write_text("pat-na1-0123456789abcdef\n")
+    simulation.api.stage = knows_no_id_by(OTHERS_TOKEN)
+
+    async def rotate() -> None:
+        await asyncio.sleep(60)
+        secret.write_text(f"{OTHERS_TOKEN}\n")
+        await asyncio.sleep(900)
+        assert simulation.service is not None
+        assert simulation.service.lanes["default"].gate.pause is Pause.WRONG_ACCOUNT
+        secret.write_text("pat-na1-0123456789abcdef\n")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(rotate())
+        assert await simulation.run(ids, {"token_file": str(secret)}) is Exit.ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+    assert {event["pause"] for event in named(events, "lane.paused")} == {Pause.WRONG_ACCOUNT}
+
+
+async def test_many_unknown_ids_in_a_row_are_not_found_where_a_task_of_an_earlier_run_is_still_known(
+    tmp_path: Path, clock: Clock, events: Events
+) -> None:
+    simulation = Simulation(tmp_path, clock, SHORT)
+    await simulation.run(simulation.write_ids(20))
+    known = simulation.api.stats().requests_total
+    unknown = tmp_path / "unknown.txt"
+    unknown.write_text("".join(f"AAAAEZ{number:05}\n" for number in range(200)))
+    assert await simulation.run(unknown) is Exit.NOT_ALL_COMPLETE
+    assert Counter(record["kind"] for record in simulation.records()) == {"complete": 20, "not_found": 200}
+    assert named(events, "lane.paused") == []
+    assert simulation.api.stats().requests_total - known <= 2 * 200 + 25  # and a few of the known task
 
 
 @pytest.mark.parametrize(("count", "trusts"), [(3, False), (30, False), (120, True)])

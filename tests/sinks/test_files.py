@@ -407,7 +407,7 @@ async def test_a_full_disk_asks_for_a_retry_and_shows_readers_no_half_line(
             assert path.read_bytes() == content(form, deliveries(2))
     await written(sink, deliveries(4)[2:])
     await sink.close()
-    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert path.read_bytes() == content(form, deliveries(4))
 
 

@@ -219,6 +219,12 @@ def test_two_sinks_of_one_name_are_refused_with_the_remedy() -> None:
     assert names == ["webhook:https://x.example/in", "b", "stdout"]
 
 
+def test_two_sinks_for_standard_output_are_refused() -> None:
+    """One of them waited forever for its turn, and their lines mixed."""
+    with pytest.raises(ConfigError, match="two are stdout"):
+        make_sinks(["stdout", {"kind": "stdout", "name": "again"}], sink_environment())
+
+
 async def test_the_files_of_a_sink_that_does_not_rotate_are_its_one_file(tmp_path: Path) -> None:
     path = tmp_path / "finished.jsonl"
     assert written_files(path) == []

@@ -147,12 +147,18 @@ ODD = (
         name="a line break in a column's name",
         data=b'"Task\nID",url\nA1,x\n"Task\nID",url\n"A2","y\nz"\n',
         ids=("A1", "A2"),
-        rejected=("a second header line", "'\"'"),
+        rejected=("a second header line",),
     ),
     Odd(
         name="line breaks in names of other columns",
         data=b'task_id;"File\r\nname";"URL\r\n\r\n(old; ""x"")"\r\nA1;x;y\r\nA2;z;"u\r\nv"\r\n',
         ids=("A1", "A2"),
+    ),
+    Odd(
+        name="quotes that are not closed, in lines one after another",
+        data=b'task_id,name\nA1,"24 inch\nA2,"27 inch\nA3,x\n',
+        ids=("A3",),
+        rejected=("not closed", "not closed"),
     ),
     Odd(
         name="a first line with a quote that is not closed",

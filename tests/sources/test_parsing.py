@@ -355,6 +355,13 @@ def test_a_quoted_value_may_run_over_lines_and_counts_as_one() -> None:
     assert [rejection.line for rejection in read.rejected] == [6]
 
 
+def test_a_rejected_record_that_runs_over_lines_is_one_line_and_none_within_it_is_an_id() -> None:
+    """A note may begin a line with a word, which would be an id and end as `not_found`."""
+    read = Read(b'id,note\nno id,"first\nsecond\nthird"\nA,"x\ny"\n')
+    assert read.ids == ["A"]
+    assert [rejection.line for rejection in read.rejected] == [2]
+
+
 def test_a_quote_never_closed_costs_only_its_own_line() -> None:
     rows = b"".join(b"A%d,n\n" % number for number in range(50))
     read = Read(b'id,note\nX,"broken\n' + rows + b'Y,"torn')
@@ -366,6 +373,21 @@ def test_a_broken_quote_does_not_swallow_good_lines_up_to_the_next_quote() -> No
     read = Read(b'id,note\nX,"broken\nA,1\nY,broken"\nB,"2"\n')
     assert read.ids == ["A", "Y", "B"]
     assert [rejection.line for rejection in read.rejected] == [2]
+
+
+@pytest.mark.parametrize("cell", ['"n', '"n"n', '"n, m'])
+def test_two_lines_that_each_begin_a_quote_are_not_one_record(cell: str) -> None:
+    """The second's id would be a piece of the first's note, and never be polled."""
+    rows = "".join(f"A{number},{cell}\n" for number in range(6))
+    read = Read(f"id,note\n{rows}".encode())
+    assert len(read.ids) + len(read.rejected) == 6
+    assert all("A" not in ref["note"] for ref in read.refs if ref)
+
+
+def test_a_value_over_lines_may_have_spaces_behind_its_quote_and_quotes_within_other_values() -> None:
+    read = Read(b'id,note,u\nA,"one\ntwo" ,24"\nB,"x\ny", "z\n')
+    assert read.ids == ["A", "B"]
+    assert [ref and ref["u"] for ref in read.refs] == ['24"', ' "z']
 
 
 def test_a_joined_record_that_does_not_fit_the_header_costs_only_its_first_line() -> None:
@@ -695,3 +717,17 @@ async def test_another_ref_under_a_known_id_is_counted_in_one_warning(
     assert await feed_all(ids, store, chunk_lines=4) == Added(tasks=2, duplicates=3)
     assert [event["count"] for event in events if event["event"] == "source.refs_differed"] == [2]
     assert [task.ref for task in await store.claim("main", 9)] == [b'{"url":"one"}', b'{"url":"two"}']
+
+
+async def test_share_pages_among_rows_to_import_are_warned_of_without_their_query(
+    store: Store, tmp_path: Path, events: list[MutableMapping[str, Any]]
+) -> None:
+    """HubSpot would store the page, and the row would count as landed."""
+    write(
+        tmp_path / "urls.txt",
+        b"https://a.example.com/1.png\n" + b"https://www.dropbox.com/s/abc/1.png?rlkey=hidden&dl=0\n" * 5,
+    )
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/p"})
+    await feed_all(tmp_path / "urls.txt", store, rows=rows)
+    (warned,) = [event for event in events if event["event"] == "source.share_pages_found"]
+    assert (warned["count"], warned["samples"]) == (5, ["https://www.dropbox.com/s/abc/1.png"] * 3)

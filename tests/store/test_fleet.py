@@ -15,7 +15,7 @@ from poller.core.fleet import Beat, Fenced
 from poller.core.protocols import Clock
 from poller.store import last_beat, open_store
 from tests.support.fleet_members import ACCOUNTS, Open, blocked, bury, give, held, hold, see, take
-from tests.support.store_makers import feed, finished, kill, running
+from tests.support.store_makers import feed, finished, ids, kill, running
 from tests.support.virtual import EPOCH
 
 Events = list[MutableMapping[str, Any]]
@@ -299,3 +299,34 @@ async def test_nothing_is_indexed_before_anything_is_fed(open_member: Open, data
     assert await a.fleet.beat() is Beat.MADE
     assert await a.index_rows(256) == 256
     assert await a.index_rows(256) == 0  # only full runs are indexed
+
+
+async def test_an_account_that_the_state_shows_as_ours_after_all_is_worked_on_as_one_that_is_taken(
+    open_member: Open,
+) -> None:
+    """After a failover that lost its giving: what this process had in hand then must not wait for its next start."""
+    a = await open_member("a")
+    taken = await take(a, "one")
+    await feed(a, "x", "y", account="one")
+    assert len(await a.claim("one", 1)) == 1
+    a._holdings.end_owning("one", taken["one"].epoch)  # given, and the server lost that
+    assert await a.claim("one", 9) == []
+    assert not await a.fleet.adopt("one", taken["one"].epoch + 1)
+    assert await a.fleet.adopt("one", taken["one"].epoch)
+    tasks = await a.claim("one", 9)
+    assert sorted(ids(tasks)) == ["x", "y"]
+    assert len(await a.record([finished(task) for task in tasks])) == 2
+
+
+async def test_a_member_that_joins_goes_by_the_clock_of_those_at_work_however_the_servers_was_set(
+    open_member: Open, clock: Clock, events: Events
+) -> None:
+    """They store instants for each other: with another time, tasks would be polled late and starts repeated early."""
+    a = await open_member("a", clock=lambda: time.time() - 7200)  # the server's was set by two hours since
+    assert await a.fleet.beat() is Beat.MADE
+    b = await open_member("b", joins=False, clock=time.time)
+    assert await b.fleet.server_ahead_s() == pytest.approx(-7200, abs=5)
+    (differs,) = (event for event in events if event["event"] == "clock.differs")
+    assert differs["by_s"] == pytest.approx(7200, abs=5)
+    await a.fleet.leave()
+    assert await b.fleet.server_ahead_s() == pytest.approx(0, abs=5)

@@ -1,7 +1,8 @@
 """A rolling update: a member of a newer version brings the state to its own beside members of the version before."""
 
 import asyncio
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,11 +10,12 @@ import psycopg
 import pytest
 
 from poller.core.errors import StoreUnusable
-from poller.store.postgres import schema
+from poller.store.postgres import lock_watch, schema
 from poller.store.postgres.fleet import open as fleet_open
 from poller.store.postgres.fleet import state_lock
 from poller.store.postgres.fleet.store import FleetStore
 from tests.support.fleet_members import Open, take
+from tests.support.simulation import named
 from tests.support.store_makers import feed, finished, ids
 
 FIRST_OF_A_FLEET = 10
@@ -109,6 +111,32 @@ async def test_a_migration_that_finds_the_table_locked_each_time_is_refused(
         database.execute("SELECT FROM account")
         with pytest.raises(StoreUnusable, match="locked by a long transaction"):
             await open_member("new")
+
+
+@pytest.mark.real_time
+async def test_while_a_migration_waits_for_another_program_the_log_names_it_and_for_how_long(
+    open_member: Open,
+    database: psycopg.Connection[Any],
+    events: list[MutableMapping[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await (await open_member("old")).close()
+    database.execute("SET application_name = 'nightly report'")
+    for name, seconds in (("ASKED_EVERY_S", 0.05), ("LOGGED_EVERY_S", 0.2), ("ASKED_WITHIN_S", 30.0)):
+        monkeypatch.setattr(lock_watch, name, seconds)
+    with newer():
+        with database.transaction():
+            database.execute("SELECT FROM account")  # a reader alone: it holds off the change of the table
+            opening = asyncio.ensure_future(open_member("new"))
+            async with asyncio.timeout(60):
+                while len(locked := named(events, "store.locked")) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert (await opening).fleet.id is not None
+    assert re.match(
+        r"the migration has waited up to \S+ s for process \d+ of the server \(nightly report, in a transaction of"
+        r" \S+ s\), which uses table account\. It continues when that ends; SELECT pg_terminate_backend\(\d+\) ends it",
+        locked[0]["reason"],
+    ), locked
 
 
 async def test_another_migration_is_refused_while_older_members_are_at_work(

@@ -242,6 +242,20 @@ async def test_a_failed_fsync_or_damage_is_never_retried_and_stops_everything(
     assert [event["event"] for event in events].count("store.failed") == 1
 
 
+@pytest.mark.parametrize("read", ["claim", "next_due_at", "backlog", "underway", "landed"])
+async def test_damage_that_a_read_of_rows_to_import_meets_is_the_states_and_stops_everything(
+    open_file: OpenFile, tmp_path: Path, read: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """It was called a defect of the poller."""
+    store = await open_file()
+    with closing(sqlite3.connect(tmp_path / "poller.db")) as other:
+        other.executescript("DROP TABLE import_row; DROP INDEX task_underway")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="cannot be used any more"):
+            await getattr(store.starts, read)("main", *([] if read in ("next_due_at", "underway") else [1]))
+    assert [event["event"] for event in events].count("store.failed") == 1
+
+
 async def test_a_commit_that_failed_halfway_is_rolled_back_before_its_retry(tmp_path: Path, clock: Clock) -> None:
     failures = [sqlite3_error(sqlite3.SQLITE_FULL), sqlite3_error(sqlite3.SQLITE_FULL)]
     with closing(await open_writing(tmp_path / "poller.db")) as connection:
@@ -375,6 +389,23 @@ async def test_a_file_that_is_no_usable_state_is_refused_untouched_and_by_name(
         await open_store(file_url, clock=clock)
     assert content == (path.read_bytes() if path.is_file() else b"")
     assert last_beat(file_url) is None
+
+
+async def test_a_state_with_two_names_is_refused_under_either_one(tmp_path: Path, clock: Clock) -> None:
+    """The lock and SQLite's log are found by name: two runs would not notice each other."""
+    one, two = (f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two"))
+    store = await open_store(one, clock=clock)
+    (tmp_path / "two.db").hardlink_to(tmp_path / "one.db")
+    with pytest.raises(StoreUnusable, match=r"two.db has another name .a hard link.*cp -p .*two.db .*two.db.new && mv"):
+        await open_store(two, clock=clock)
+    await feed(store, "AAAA1", "AAAA2", "AAAA3", "AAAA4", "AAAA5")
+    await store.close()
+    with pytest.raises(StoreUnusable, match=r"one.db has another name"):
+        await open_store(one, clock=clock)
+    (tmp_path / "two.db").unlink()
+    store = await open_store(one, clock=clock)
+    assert (await store.sums()).waiting == 5
+    await store.close()
 
 
 @pytest.mark.parametrize("is_there", [False, True])

@@ -200,6 +200,11 @@ class MemoryMembership:
             row.is_clean, row.ages_s = False, ()
         return taken
 
+    async def adopt(self, account: str, epoch: int) -> bool:
+        await self._reach()
+        row = self.server.accounts[account]
+        return self._id is not None and row.owner == self._id and row.epoch == epoch
+
     async def give(self, account: str, epoch: int, *, slot_ages_s: Sequence[float], is_clean: bool) -> bool:
         await self._reach()
         row = self.server.accounts[account]

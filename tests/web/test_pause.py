@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import typer
 
-from poller.app import show
+from poller.app import page_note, show
 from poller.app.page_note import Health, Page, note_page, noted_page
 from poller.cli.commands import pause as pause_command
 from poller.cli.commands import resume as resume_command
@@ -160,7 +160,7 @@ async def test_a_page_is_named_only_where_the_run_itself_answers(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, run: str | None, is_named: bool
 ) -> None:
     """Another container's run may have the same process id, and another machine's run the same address."""
-    monkeypatch.setattr(show, "request_health", lambda _url: Health("", 7, run))
+    monkeypatch.setattr(page_note, "request_health", lambda _url: Health("", 7, run))
     store = await open_store("sqlite:///:memory:", clock=clock)
     note_page(store, 7, "word", Address(host="127.0.0.1", port=8322))
     assert (await show.page_at_work(store, 7) is not None) is is_named

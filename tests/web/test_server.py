@@ -366,6 +366,12 @@ async def test_idle_connections_make_room_where_none_is_silent(monkeypatch: pyte
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
+async def test_a_host_s_name_that_cannot_be_one_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen on a\.\.b:80: it is no name of a host\. Choose another"):
+        async with listen(web.Application(), Address(host="a..b", port=80)):
+            pass
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:8321", "[::]:8321", "192.168.1.5:80", "poller.example:1", "[fe80::1]:80"])
 def test_listening_beyond_this_machine_needs_a_token(tmp_path: Path, listen: str) -> None:
     with pytest.raises(ConfigError, match="listen_token_file"):

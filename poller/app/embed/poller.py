@@ -127,6 +127,7 @@ class Poller:
         that a sink refuses are not counted: they are dead letters. Raises `ConfigError`, `SinkError` and, while
         another poller runs on the state, `StoreLocked`; the state is then as it was.
         """
+        logs.use_stdlib_unless_configured()
         selection = _selection(since, kinds, dead=dead)
         if self._run is not None:
             if selection != Selection(dead=True):

@@ -43,7 +43,7 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     """
     import asyncio
 
-    from poller.app.page_note import request_health
+    from poller.app.page_note import find_page, request_health
     from poller.config import address_of
     from poller.store import last_beat
 
@@ -54,12 +54,9 @@ def check_health(settings: Settings, max_age_s: float, url: str | None = None) -
     if beat is None:
         return f"no poller is running on {redacted_url(settings.state)}", False
     pid, at = beat
-    page = asyncio.run(_page_of(settings, pid))
-    for address in dict.fromkeys((None if page is None else page.address, address_of(settings.listen))):
-        if address is not None and address.port:
-            health = request_health(f"http://{address.near()}")
-            if health.is_of(pid, page):
-                return health.message, True
+    near, asked = find_page(pid, asyncio.run(_page_of(settings, pid)), address_of(settings.listen))
+    if near is not None:
+        return asked[-1].health.message, True
     age_s = time.time() - at
     return f"process {pid}: last heartbeat {age_s:.0f} s ago", age_s <= max_age_s
 

@@ -142,7 +142,7 @@ def _check(files: Sequence[str], settings: Settings, *, as_json: bool) -> Exit:
     else:
         sys.stdout.write(found.to_text() + "\n")
     if not found.rows:
-        raise InputError("no usable row in the input")
+        raise InputError("no usable row in the input" + ("" if found.lines else ": it is empty"))
     return Exit.ALL_COMPLETE if found.is_clean else Exit.NOT_ALL_COMPLETE
 
 

@@ -25,7 +25,7 @@ from poller.cli.options import (
 )
 from poller.cli.start_options import start_options
 from poller.core.columns import COLUMN_NAMES
-from poller.core.errors import Exit, StoreUnusable
+from poller.core.errors import Exit, NoState
 from poller.core.model import Added, Chunk, Failed, Position
 from poller.core.sums import SourceSums
 
@@ -236,12 +236,13 @@ async def _count(settings: Settings, inputs: Sequence[str], store: "StateReader 
 
 @asynccontextmanager
 async def _state(settings: Settings) -> AsyncIterator["StateReader | None"]:
-    """Open the state; None where there is none."""
+    """Open the state; None where there is none yet. Raises `StoreUnusable` for one that cannot be read: without it what
+    is done would be planned again."""
     from poller.store import read_store
 
     try:
         store = await read_store(settings.state)
-    except StoreUnusable:
+    except NoState:
         yield None
         return
     try:

@@ -1,5 +1,6 @@
 """`poller sandbox`: serves a simulated HubSpot until a signal ends it."""
 
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ def sandbox(
     api = SandboxApi(scenario, time.time)
     if ids_file is not None:
         _write_ids(ids_file, api.preload(tasks))
-    run_async(_serve(api, port, ids_file))
+    run_async(_serve(api, port, ids_file, token=min(scenario.tokens or ["any"])))
 
 
 def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
@@ -112,7 +113,7 @@ def _write_ids(ids_file: Path, ids: Sequence[str]) -> None:
         raise ConfigError(f"sandbox: cannot write {ids_file}: {error.strerror}") from None
 
 
-async def _serve(api: "SandboxApi", port: int, ids_file: Path | None) -> None:
+async def _serve(api: "SandboxApi", port: int, ids_file: Path | None, *, token: str) -> None:
     """Serve until SIGINT or SIGTERM."""
     import asyncio
 
@@ -127,7 +128,7 @@ async def _serve(api: "SandboxApi", port: int, ids_file: Path | None) -> None:
         )
         typer.echo(
             f"simulated HubSpot at {base_url} (Ctrl-C ends it)\n"
-            f"use it: HUBSPOT_TOKEN=any poller {use} --base-url {base_url}",
+            f"use it: HUBSPOT_TOKEN={shlex.quote(token)} poller {use} --base-url {base_url}",
             err=True,
         )
         await ended.wait()

@@ -14,6 +14,7 @@ from poller.core.errors import Exit
 from poller.core.learned_limit import LearnedLimit
 from poller.core.protocols import Clock
 from poller.core.sums import Sums
+from poller.core.text import NO_RUN
 from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
 from poller.reports.ledger import imbalances, summary
 from poller.reports.row import unsure_text
@@ -58,15 +59,19 @@ def status(
 
 async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
-    sums, fleet, unsure = await _counted(settings)
+    from poller.cli.records import is_worked_on, open_state
+
+    async with open_state(settings) as store:
+        sums = await store.sums()
+        fleet, unsure = await _fleet(store), await _unsure(store, sums)
     if as_json:
         typer.echo(_json(settings, sums, clock(), fleet))
     else:
-        parts = [
-            summary(sums),
-            *([unsure_text(unsure, clock(), is_repeated=settings.imports.unsure == "repeat")] if unsure else []),
-        ]
-        typer.echo("\n".join(parts if fleet is None else [*parts, fleet_text(fleet)]))
+        parts = [summary(sums)]
+        parts += [unsure_text(unsure, clock(), is_repeated=settings.imports.unsure == "repeat")] if unsure else []
+        parts += [] if fleet is None else [fleet_text(fleet)]
+        parts += [NO_RUN] if sums.waiting and not is_worked_on(settings) else []
+        typer.echo("\n".join(parts))
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
 
 
@@ -85,15 +90,18 @@ async def watch_status(
     try:
         while True:
             started_at = clock()
-            sums, fleet, limits, slowest, trials = await _watched(settings, clock())
+            sums, fleet, limits, slowest, trials, unsure = await _watched(settings, clock())
             beat = last_beat(settings.state, settings.own_replica)
             if view is not None:
-                view.show(sums, limits, beat, clock(), slowest, fleet, trials)
+                view.show(sums, limits, beat, clock(), slowest, fleet, trials, unsure)
             elif as_json:
                 typer.echo(_json(settings, sums, clock(), fleet))
             else:
                 is_running = beat is not None or bool(fleet and fleet.members)
-                typer.echo(status_line(sums, now=clock(), before=began, is_running=is_running, fleet=fleet))
+                line = status_line(
+                    sums, now=clock(), before=began, is_running=is_running, fleet=fleet, unsure_until=unsure
+                )
+                typer.echo(line)
             began = began or (clock(), sums.finished)
             await asyncio.sleep(max(every_s, IDLE_RATIO * (clock() - started_at)))
     except BrokenPipeError:
@@ -127,16 +135,13 @@ async def print_refused(settings: Settings, *, dead: bool) -> Exit:
     return Exit.ALL_COMPLETE
 
 
-async def _counted(settings: Settings) -> tuple[Sums, FleetSnapshot | None, "Sequence[FoundTask]"]:
-    """Return the sums, the members of the fleet where there is one, and the first rows whose start got no answer."""
-    from poller.cli.records import open_state
+async def _unsure(store: "StateReader", sums: Sums) -> "Sequence[FoundTask]":
+    """Return the first rows whose start got no answer."""
     from poller.core.search import TaskFilter
 
-    async with open_state(settings) as store:
-        sums = await store.sums()
-        has_unsure = sums.starts is not None and sums.starts.unsure > 0
-        page = await store.find_tasks(TaskFilter(state="unsure"), after=0, limit=UNSURE_READ) if has_unsure else None
-        return sums, await _fleet(store), page.tasks if page is not None else ()
+    if sums.starts is None or sums.starts.unsure == 0:
+        return ()
+    return (await store.find_tasks(TaskFilter(state="unsure"), after=0, limit=UNSURE_READ)).tasks
 
 
 async def _fleet(store: "StateReader") -> FleetSnapshot | None:
@@ -152,6 +157,7 @@ class Watched(NamedTuple):
     limits: Mapping[str, LearnedLimit]  # by account: what HubSpot's answers showed
     slowest: "Slowest | None"  # until when the slowest task may take
     trials: "Mapping[str, ImportsReading]"  # by account: the rows of an import on trial
+    unsure_until: float | None  # when the first row whose start got no answer is due
 
 
 async def _watched(settings: Settings, now: float) -> Watched:
@@ -163,8 +169,9 @@ async def _watched(settings: Settings, now: float) -> Watched:
         limits = await limits_in(store, sums.accounts)
         deadline_s, timings = settings.longest_deadline_s, settings.timing_keys
         slowest = await slowest_in(store, sums, timings=timings, deadline_s=deadline_s, now=now)
-        trials = await trials_in(store, sums)
-    return Watched(sums, fleet, limits, slowest, trials)
+        trials, unsure = await trials_in(store, sums), await _unsure(store, sums)
+    unsure_until = min((row.due_at for row in unsure), default=None)
+    return Watched(sums, fleet, limits, slowest, trials, unsure_until)
 
 
 def _json(settings: Settings, sums: Sums, now: float, fleet: FleetSnapshot | None = None) -> str:

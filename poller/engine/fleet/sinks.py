@@ -4,13 +4,13 @@ A sink of one machine (a file, a command) has a home, the name of the only repli
 one owner in the whole fleet.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import structlog
 
 from poller.core.errors import ConfigError, SinkError
-from poller.core.fleet import FleetView, SinkPlace
+from poller.core.fleet import FleetView, SinkPlace, TakenSink
 from poller.core.protocols import Clock
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.fleet.member import FleetMember
@@ -52,6 +52,7 @@ class MemberSinks:
         self._epochs: dict[str, int] = {}  # sinks that this member delivers
         self._unwanted_since: dict[str, float] = {}
         self._is_replayed = False  # since the latest turn
+        self._to_reopen: set[str] = set()  # since the latest turn
         self._unusable_until: dict[str, float] = {}
         self._announced_as: int | None = None  # the member id for which the store knows the names
 
@@ -62,9 +63,10 @@ class MemberSinks:
             await self._membership.want_sinks(list(self._named), shared=shared)
             self._announced_as = view.me
             return  # the next view has them
-        is_replayed, self._is_replayed = self._is_replayed, False
+        to_give = set(self._epochs) if self._is_replayed else self._to_reopen
+        self._is_replayed, self._to_reopen = False, set()
         for place in view.sinks:
-            if place.name in self._epochs and (is_replayed or not self._may_deliver(place, view.me)):
+            if place.name in self._epochs and (place.name in to_give or not self._may_deliver(place, view.me)):
                 await self._end(place)
         waiting = {place.name for place in view.sinks if place.has_waiting}
         for loop in self._service.delivery_loops:
@@ -87,6 +89,12 @@ class MemberSinks:
         counts what they have."""
         self._is_replayed = True
 
+    def reopen(self, names: Collection[str]) -> None:
+        """Give these sinks back in the next turn, and try those again that could not be made: settings were reloaded.
+        Who takes them opens them."""
+        self._to_reopen |= set(names)
+        self._unusable_until.clear()
+
     def _may_deliver(self, place: SinkPlace, me: int | None) -> bool:
         return place.owner == me and place.home in (None, self._member.name)
 
@@ -96,17 +104,12 @@ class MemberSinks:
             await self._take_over([sink.name for sink in taken])
         for sink in taken:
             try:
-                loop = self._make_loop(sink.name)
-            except ConfigError as error:  # a file with its secret is gone since the start
+                loop = await self._open(sink)
+            except (ConfigError, SinkError) as error:  # such as a file that it needs and that is gone since the start
                 log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
                 self._unusable_until[sink.name] = self._monotonic() + UNUSABLE_S
                 await self._membership.give_sink(sink.name, sink.epoch)
                 continue
-            try:
-                await loop.open(sink.position)
-            except SinkError as error:
-                loop.stopped_by, loop.backlog_reason = error, str(error)
-                log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
             if self._service.is_ending:  # since this turn began
                 await loop.close()
                 await self._membership.give_sink(sink.name, sink.epoch)
@@ -114,6 +117,18 @@ class MemberSinks:
             self._epochs[sink.name] = sink.epoch
             self._service.begin_delivery(loop)
             log.info("sink.taken", sink=sink.name, epoch=sink.epoch)
+
+    async def _open(self, sink: TakenSink) -> DeliveryLoop:
+        """Return the delivery to a sink, which has stopped where a person must act. Raises `ConfigError`."""
+        loop = self._make_loop(sink.name)
+        try:
+            await loop.open(sink.position)
+        except SinkError as error:
+            loop.fail(error)
+        except ConfigError:
+            await loop.close()
+            raise
+        return loop
 
     async def _end(self, place: SinkPlace) -> None:
         """End a delivery that is another member's from now on."""

@@ -213,7 +213,8 @@ class Turns:
         for account in view.mine.keys() - self._epochs.keys() - self._giving - self._given:
             log.error("account.found", account=account, epoch=view.mine[account])
             handover = Handover(is_clean=False, settle_s=self._member.times.trust_s)
-            await self._begin(account, view.mine[account], handover)
+            if await self._membership.adopt(account, view.mine[account]):
+                await self._begin(account, view.mine[account], handover)
 
     # --- accounts that need another lane
 

@@ -32,8 +32,10 @@ class AccountWindows:
         self._set(requests, window_s)
 
     def _set(self, requests: int | None, window_s: float | None) -> None:
-        self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._own_remains = requests is not None
+        if requests is None:  # a shorter time alone is no limit: 100 in one second would be ten times HubSpot's
+            window_s = max(window_s or 0.0, DEFAULT_WINDOW_S)
+        self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._derive()
 
     def apply(self, requests: int | None, window_s: float | None, now: float) -> None:
@@ -111,17 +113,19 @@ class AccountWindows:
         return wait_s
 
     def learn(self, limits: RateLimits) -> Window | None:
-        """Use the limits that an answer's headers report; return the window if it is new."""
+        """Use the limit that an answer's headers report; return the window if it is new. Without a length, that of the
+        one reported before counts, or HubSpot's usual one. A length alone is no limit."""
         reported, limit, interval_s = self.reported, limits.max, limits.interval_s
         if reported is not None and limit == reported.limit and interval_s == reported.window_s:
             return None
         limit = limit if limit is not None and limit > 0 else None
         if interval_s is not None and not 0 < interval_s <= LONGEST_WINDOW_S:
             interval_s = None
-        if limit is None and interval_s is None:
+        if limit is None:
             return None
         known = self.reported or self.own
-        window = Window(limit=limit or known.limit, window_s=interval_s or known.window_s)
+        usual_s = DEFAULT_WINDOW_S if self.reported is None else self.reported.window_s
+        window = Window(limit=limit, window_s=interval_s or usual_s)
         if window == self.reported:
             return None
         self.reported = self._known = window

@@ -18,6 +18,7 @@ from poller.config.value_types import no_bool
 from poller.core.deliveries import Delivery, Retry, Written
 from poller.core.disk import FULL
 from poller.core.errors import ConfigError, SinkError
+from poller.sinks.backoff import Backoff
 from poller.sinks.files.line_file import LineFile
 from poller.sinks.files.rotation import (
     FilePart,
@@ -32,8 +33,6 @@ from poller.sinks.files.rotation import (
 from poller.sinks.table import SinkEnvironment, SinkTable
 
 log = structlog.get_logger("poller")
-
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 
 
 def _usable_pattern(path: Path) -> Path:
@@ -76,7 +75,7 @@ class FileSink:
         self._position = FilePosition()
         self._file: LineFile | None = None
         self._kept: dict[Path, int] = {}  # by file, the offset before which its bytes are the next lines' or older
-        self._failures = 0  # consecutive writes without room
+        self._backoff = Backoff()
 
     async def open(self, position: bytes | None, following: Sequence[Delivery]) -> bytes | None:
         with self._readable_errors():
@@ -103,8 +102,8 @@ class FileSink:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                return self._make_retry(error)
-        self._failures = 0
+                return self._backoff.retry(f"{self._path}: {error.strerror}")
+        self._backoff.reset()
         for part in parts[:-1]:
             del self._kept[self._rotation.file_at(part.start)]
         self._position = parts[-1].end if parts else self._position
@@ -151,11 +150,6 @@ class FileSink:
             raise
         file.sync()
         self._kept[file.path] = max(kept, part.end.offset)
-
-    def _make_retry(self, error: OSError) -> Retry:
-        wait_s = min(FIRST_WAIT_S * 2.0 ** min(self._failures, 16), LONGEST_WAIT_S)
-        self._failures += 1
-        return Retry(reason=f"{self._path}: {error.strerror}", wait_s=wait_s)
 
     # --- the files as they are found
 

@@ -10,7 +10,7 @@ import psycopg
 
 from poller.core.errors import SinkError
 from poller.sinks.batches import BatchRefused
-from poller.sinks.sql.sink import Row, create_table, quoted, upsert_row
+from poller.sinks.sql.statements import Row, create_table, quoted, upsert_row
 
 PASSING = ("26000", "42P05")  # a prepared statement that a pooler in front of the server lost or kept
 OF_THE_RECORD = ("22", "23", "54")  # SQLSTATE classes: data exception, constraint violation, limit exceeded

@@ -10,7 +10,7 @@ import structlog
 from poller.core.disk import FULL, PASSING_IO, is_at_path
 from poller.core.errors import SinkError
 from poller.sinks.batches import BatchRefused
-from poller.sinks.sql.sink import Row, create_table, upsert_row
+from poller.sinks.sql.statements import Row, create_table, upsert_row
 
 log = structlog.get_logger("poller")
 

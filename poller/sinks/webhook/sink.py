@@ -25,7 +25,7 @@ from poller.core.log import keep_secret
 from poller.core.protocols import Clock
 from poller.core.retry_after import http_date, parse_retry_after
 from poller.core.steady_clock import machine_clock_of
-from poller.sinks.backoff import jittered_s
+from poller.sinks.backoff import backoff_s
 from poller.sinks.batches import Batch, BatchRefused, BatchSender
 from poller.sinks.table import SinkEnvironment, UrlTable
 from poller.sinks.webhook.signature import key_of, message_id, signed_headers
@@ -219,7 +219,7 @@ class WebhookSink:
     def _retry(self, message: str, reason: str, *, requested_s: float | None = None) -> Retry:
         failures = self._failures[message] = self._failures.get(message, 0) + 1
         self._failing_since.setdefault(message, self._clock())
-        wait_s = jittered_s(self._table.retries_s, failures, self._rng)
+        wait_s = backoff_s(self._table.retries_s, failures, self._rng)
         if requested_s is not None:
             wait_s = requested_s * self._rng.uniform(1.0, 1.1)
         return Retry(reason=reason, wait_s=wait_s)

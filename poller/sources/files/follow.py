@@ -12,7 +12,7 @@ from poller.core.protocols import FeedStore
 from poller.sources.counts import FaultLog
 from poller.sources.files.followed_file import POLL_S, FollowedFile
 from poller.sources.files.open_file import OpenFile, source_name, stat_of
-from poller.sources.files.read import feed, is_read_so
+from poller.sources.files.read import LatestOptions, feed, is_read_so, no_others
 from poller.sources.files.registry import FileRegistry, NoPlace
 from poller.sources.files.rotated_files import has_copy, next_file
 from poller.sources.files.tail import Truncated
@@ -32,23 +32,33 @@ async def follow(
     *,
     registry: FileRegistry | None = None,
     links: bool = True,
+    latest: LatestOptions = no_others,
 ) -> None:
-    """Feed the file at the path `spec` for as long as the run lasts.
+    """Feed the file at the path `spec` for as long as the run lasts. `latest`: as of `feed`, for a named pipe.
 
     A line counts once its line break is there. What cannot be read is logged once, and waited for. A named pipe is
     reopened for each writer; a pipe without a name, which a shell's `<(…)` makes, ends with its writer.
     """
-    await _Follower(spec, store, options, registry or FileRegistry(), links).run()
+    await _Follower(spec, store, options, registry or FileRegistry(), links, latest).run()
 
 
 class _Follower:
-    def __init__(self, spec: str, store: FeedStore, options: ReadOptions, registry: FileRegistry, links: bool) -> None:
+    def __init__(
+        self,
+        spec: str,
+        store: FeedStore,
+        options: ReadOptions,
+        registry: FileRegistry,
+        links: bool,
+        latest: LatestOptions,
+    ) -> None:
         self._path = spec
         self._name = source_name(spec)
         self._store = store
         self._options = options
         self._registry = registry
         self._links = links
+        self._latest = latest
         self._faults = FaultLog(self._name)
 
     async def run(self) -> None:
@@ -67,7 +77,7 @@ class _Follower:
 
     async def _read_one_writer(self) -> bool:
         """Read a pipe until its writer is gone; return whether there can be another."""
-        await feed(self._path, self._store, self._options)
+        await feed(self._path, self._store, self._options, latest=self._latest)
         self._faults.clear()
         await asyncio.sleep(POLL_S)
         return _has_name(self._path)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
@@ -21,6 +21,12 @@ log = structlog.get_logger("poller")
 
 COUNTED_AT_ONCE = 5_000  # lines of an unchanged file: some 20 ms
 
+LatestOptions = Callable[[], ReadOptions | None]
+
+
+def no_others() -> None:
+    """Return no options but those that a source began with."""
+
 
 async def feed(
     spec: str,
@@ -30,13 +36,15 @@ async def feed(
     stdin: int = 0,
     whole: bool = False,
     links: bool = True,
+    latest: LatestOptions = no_others,
 ) -> SourceCounts:
     """Read a source (a path, or "-" for `stdin`) to its end into the store; return where its lines went in this run.
 
     A file known to the store is resumed where it was left, one that changed is read from the start, a stream is
     always new. Of one that is unchanged nothing is read, and `unchanged` counts what became of its lines. `whole`:
-    nothing writes to the file any more; one that begins like a file read to its end is a new one. Raises `InputError`
-    for what cannot be read, and for a CSV header without an id column; without `links`, also for all but regular files.
+    nothing writes to the file any more; one that begins like a file read to its end is a new one. `latest` returns
+    options that came since: the next lines are for their accounts. Raises `InputError` for what cannot be read, and
+    for a CSV header without an id column; without `links`, also for all but regular files.
     """
     with open_file(spec, stdin, links=links) as file:
         counts = SourceCounts(file.name)
@@ -46,8 +54,7 @@ async def feed(
             counts.unchanged = await _count_unchanged(file, start, store, options)
             return counts
         parser, start = resumed_parser(file, start, options, file.name)
-        log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
-        digest = await _seek(file, start.offset, digest)
+        digest = await _seek(file, start, digest)
 
         async def commit(chunk: Chunk) -> None:
             offset = chunk.position.offset
@@ -55,11 +62,11 @@ async def feed(
             if file.seekable:
                 position = replace(chunk.position, fingerprint=file.fingerprint(offset), digest=noted)
                 chunk = replace(chunk, position=position)
-            added = await store.add(number, chunk)
-            counts.add(chunk, added)
+            counts.add(chunk, await store.add(number, chunk))
             await asyncio.sleep(0)
 
         while block := await file.block():
+            parser.use_accounts_of(latest())
             digest.push(block)
             for chunk in parser.push(block):
                 await commit(chunk)
@@ -73,12 +80,13 @@ async def feed(
         return counts
 
 
-async def _seek(file: OpenFile, offset: int, digest: ReadDigest) -> ReadDigest:
-    """Let a file be read from `offset` on; return the digest of what is before it. A stream is at its start."""
+async def _seek(file: OpenFile, start: Position, digest: ReadDigest) -> ReadDigest:
+    """Let a file be read from `start` on; return the digest of what is before it. A stream is at its start."""
+    log.info("source.opened", source=file.name, offset=start.offset, line=start.line)
     if not file.seekable:
         return digest
-    os.lseek(file.fd, offset, os.SEEK_SET)
-    return digest if digest.offset == offset else await ReadDigest.of(file, offset)
+    os.lseek(file.fd, start.offset, os.SEEK_SET)
+    return digest if digest.offset == start.offset else await ReadDigest.of(file, start.offset)
 
 
 def check_beginning(path: str, options: ReadOptions) -> None:

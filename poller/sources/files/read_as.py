@@ -82,16 +82,8 @@ def has_other_options(noted: str, options: ReadOptions) -> bool:
 
 def manner_before(file: OpenFile, offset: int, options: ReadOptions) -> str:
     """Return how the first `offset` bytes of a file would be read now. Raises `InputError` as reading them would."""
-    parser = Parser(options, file.name, recognize(file.beginning(), options.format, file.name) if offset else None)
-    for block in file.blocks_before(offset):
-        for _chunk in parser.push(block):
-            pass
-        parser.flush()
-        if parser.first_reader is not None:
-            break
-    else:
-        for _chunk in parser.end():
-            pass
+    content = recognize(file.beginning(), options.format, file.name) if offset else None
+    parser, _ = Parser.of_beginning(options, file.name, content, file.blocks_before(offset))
     return manner_of(parser.first_reader, options)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from poller.core.columns import did_you_mean
-from poller.core.csv_cells import without_mark
+from poller.core.csv_cells import without_formula, without_mark
 from poller.core.errors import InputError
 from poller.core.model import FedRow
 from poller.core.text import printable
@@ -47,7 +47,7 @@ class ImportTable(CsvReader):
             raise ValueError(
                 f"{len(fields)} fields under a header of {len(self.names)}: quote values that hold {self.delimiter!r}"
             )
-        ref = {name: without_mark(value) for name, value in zip(self.names, fields, strict=False)}
+        ref = {name: without_formula(without_mark(value)) for name, value in zip(self.names, fields, strict=False)}
         if ref.get(self.names[self.id_at]) in self.names:
             raise ValueError("a second header line, not a record: feed files with other columns by themselves")
         account = self.options.default_account
@@ -91,7 +91,7 @@ class ImportLines:
         return FedRow(account=self.options.default_account, row=row, body=body, ref=encode({"url": text}))
 
     def read_json(self, line: bytes) -> FedRow:
-        """Read a JSON object as a row. Raises `ValueError`, and `ConfigError` where no row of its kind can be read."""
+        """Read a JSON object as a row. Raises `ValueError`, and `UnfitInput` where no row of its kind can be read."""
         try:
             value: dict[str, Any] = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -108,7 +108,7 @@ class ImportLines:
 def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str | None) -> ImportTable | ImportLines:
     """Return the reader for rows whose first usable line is `line`.
 
-    Raises `InputError` for CSV without a URL column or without column names, `ConfigError` where `--set` cannot fit the
+    Raises `InputError` for CSV without a URL column or without column names, `UnfitInput` where `--set` cannot fit the
     columns, and `ValueError` for a line that shows no format, such as a title.
     """
     if options.rows is None:
@@ -128,6 +128,8 @@ def row_reader_for(line: str, options: ReadOptions, source: str, delimiter: str 
                 f"Name yours with --column url=NAME{did_you_mean(options.rows.columns.named.get('url'), columns)}, or "
                 f"delete the lines above the header. The first line: {begins}"
             )
+        if len(columns) == 1 and line.lstrip().startswith('"') and any(each in columns[0] for each in _DELIMITERS):
+            raise ValueError("the whole line is one quoted value: split the file into columns, and save it again")
         raise ValueError("neither a URL, a JSON object nor the header of a table with a URL column")
     if options.format == "csv" or is_json(line, [line]) or is_url(line):
         return ImportLines(options=options, readers=readers)

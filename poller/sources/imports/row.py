@@ -12,7 +12,7 @@ import orjson
 
 from poller.core.columns import COLUMN_NAMES, Columns, did_you_mean, first_value, is_blank, matching, normalized
 from poller.core.csv_cells import damage
-from poller.core.errors import ConfigError
+from poller.core.errors import ConfigError, UnfitInput
 from poller.core.model import JsonObject
 from poller.core.start_options import ACCESSES, CHOICES, FOLDERS, OPTIONS, option_value, options_from
 from poller.core.text import printable
@@ -29,6 +29,7 @@ _TTL_DAYS = (365, 30, 7, 1)
 NOT_UTF_8 = "the row is not UTF-8 text: save the file as CSV UTF-8"
 _REPLACED = "\ufffd"  # what reading puts in place of bytes that are not UTF-8
 _REPLACED_BYTES = _REPLACED.encode()
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SAFE_KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _KNOWN_COLUMNS = frozenset(name for names in COLUMN_NAMES.values() for name in names)
 _LONG_OPTIONS = [name.lower() for name in OPTIONS if len(name) > 4]
@@ -44,7 +45,7 @@ class RowOptions:
 
 
 class RowReader:
-    """Reads rows with the same columns. Raises `ConfigError` where the options cannot fit any of them."""
+    """Reads rows with the same columns. Raises `UnfitInput` where the options cannot fit any of them."""
 
     def __init__(self, options: RowOptions, names: tuple[str, ...]) -> None:
         columns = options.columns
@@ -68,9 +69,9 @@ class RowReader:
         given = self._defaults.keys() | self._templates.keys() | {name for name, found in self._names.items() if found}
         if "access" not in given:
             choices = ", ".join(f"--set access={access}" for access in ACCESSES)
-            raise ConfigError(f"no column and no --set gives the access. Add one of {choices}")
+            raise UnfitInput(f"no column and no --set gives the access. Add one of {choices}")
         if not given & set(FOLDERS):
-            raise ConfigError("no column and no --set gives the folder. Add one such as --set folderPath=/imports")
+            raise UnfitInput("no column and no --set gives the folder. Add one such as --set folderPath=/imports")
 
     def read(self, ref: Mapping[str, Any]) -> tuple[str, bytes]:
         """Return the row's identity and the body of its start call. Raises `ValueError` with what is wrong."""
@@ -125,10 +126,10 @@ class RowReader:
 
 
 def _column(names: tuple[str, ...], name: str, option: str) -> str:
-    """Return the column that a person named. Raises `ConfigError`."""
+    """Return the column that a person named. Raises `UnfitInput`."""
     if (column := matching(names, name)) is None:
         known = ", ".join(names[:20])
-        raise ConfigError(f"{option}{name}: there is no such column{did_you_mean(name, names)}. Known: {known}")
+        raise UnfitInput(f"{option}{name}: there is no such column{did_you_mean(name, names)}. Known: {known}")
     return column
 
 
@@ -166,6 +167,9 @@ def _checked(body: JsonObject, *, whole: bool = True) -> JsonObject:
     for name, choices in CHOICES.items():
         if name in body and body[name] not in choices:
             raise ValueError(f"unknown {name} {str(body[name])[:40]!r}; known: {', '.join(choices[:3])}")
+    for name in ("name", "folderPath"):
+        if _CONTROL.search(str(body.get(name, ""))):
+            raise ValueError(f"the {name} has a line break or another control character: correct the cell")
     if "/" in str(body.get("name", "")):
         raise ValueError("the name has a /: folders go into folderPath")
     if "ttl" in body and not SHORTEST_TTL_DAYS <= _ttl_days(body["ttl"]) <= LONGEST_TTL_DAYS:
@@ -212,7 +216,7 @@ class RowReaders:
         self._readers: dict[tuple[str, ...], RowReader] = {}
 
     def read(self, ref: Mapping[str, Any]) -> tuple[str, bytes]:
-        """Read a row of any columns. Raises `ValueError`, and `ConfigError` where the first cannot be read at all."""
+        """Read a row of any columns. Raises `ValueError`, and `UnfitInput` where the first cannot be read at all."""
         names = tuple(ref)
         reader = self._readers.get(names)
         if reader is None:
@@ -222,7 +226,7 @@ class RowReaders:
     def _new_reader(self, names: tuple[str, ...]) -> RowReader:
         try:
             reader = RowReader(self._options, names)
-        except ConfigError as error:
+        except UnfitInput as error:
             if not self._readers:
                 raise
             raise ValueError(str(error)) from None

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from poller.core.columns import is_blank, matching
 from poller.core.csv_cells import damage
-from poller.core.errors import ConfigError
+from poller.core.errors import ConfigError, UnfitInput
 
 URL_PIECES: Mapping[str, str] = {
     "url.file": "the file's name in the URL's path",
@@ -53,7 +53,7 @@ def read_template(option: str, text: str) -> Template | None:
 
 
 def columns_for(template: Template, names: Sequence[str]) -> dict[str, str]:
-    """Return the column of `names` for each field. Raises `ConfigError` for a field that is none of them."""
+    """Return the column of `names` for each field. Raises `UnfitInput` for a field that is none of them."""
     found = {}
     for field in template.fields:
         if field in _URL_VALUES:
@@ -61,7 +61,7 @@ def columns_for(template: Template, names: Sequence[str]) -> dict[str, str]:
         column = matching(tuple(names), field)
         if column is None:
             known = ", ".join([*names[:20], *_URL_VALUES])
-            raise ConfigError(f"--set {template.option}={template.text}: there is no column {field!r}. Known: {known}")
+            raise UnfitInput(f"--set {template.option}={template.text}: there is no column {field!r}. Known: {known}")
         found[field] = column
     return found
 

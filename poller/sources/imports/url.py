@@ -8,6 +8,12 @@ from urllib.parse import urlsplit
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _NEXT_URL = re.compile(r"(?i)[\s,;|]\s*https?://")  # behind a separator
 _USUAL = re.compile(r"https?://([A-Za-z0-9.-]+)(?::[0-9]{1,4})?/[!-~]*")  # what needs no parser: 1 µs instead of 8
+_SHARE_PAGE = re.compile(
+    r"(?i)https?://(?:drive\.google\.com/(?:file/d|open|drive/)|photos\.google\.com/|photos\.app\.goo\.gl/"
+    r"|docs\.google\.com/(?!.*(?:/export\?|/gviz/|[?&]output=))|(?:www\.)?dropbox\.com/(?!.*[?&](?:dl|raw)=1)"
+    r"|(?:[\w-]+\.sharepoint\.com/:|1drv\.ms/|onedrive\.live\.com/(?!download\?))(?!.*[?&]download=1)"
+    r"|(?:[\w.-]+\.)?box\.com/s/|we\.tl/|(?:[\w-]+\.)?wetransfer\.com/downloads/|(?:www\.)?icloud\.com/)"
+)
 _LOCAL = (".local", ".localhost", ".internal", ".lan", ".home.arpa")
 
 
@@ -32,6 +38,11 @@ def checked_url(text: object) -> str:
     if (fault := _host_fault(host)) is not None:
         raise ValueError(fault)
     return url
+
+
+def is_share_page(url: str) -> bool:
+    """Return whether a URL is that of a page on which a person can download the file, not of the file."""
+    return _SHARE_PAGE.match(url) is not None
 
 
 def _text_fault(text: str) -> str | None:

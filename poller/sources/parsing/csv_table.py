@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import orjson
 
@@ -44,39 +45,44 @@ class CsvReader:
         at = 0
         while at < count:
             try:
-                taken, fed = self._record(lines, at, final)
-            except OtherHeader as header:
-                into.reject(first + at, lines[at], header)
-                into.successor = header.table
-                return at + 1
+                taken, fields = self._record(lines, at, final)
             except ValueError as reason:
                 into.reject(first + at, lines[at], reason)
                 at += 1
                 continue
             if taken == 0:
                 break
-            into.take(fed)
+            try:
+                into.take(self._task(fields))
+            except OtherHeader as header:
+                into.reject(first + at, lines[at], header)
+                into.successor = header.table
+                return at + taken
+            except ValueError as reason:
+                into.reject(first + at, lines[at], reason)
             at += taken
         return at
 
-    def _record(self, lines: Sequence[Line], at: int, final: bool) -> tuple[int, Fed | None]:
-        """Return how many lines the record at `at` takes (0: not known yet), and its task."""
+    def _record(self, lines: Sequence[Line], at: int, final: bool) -> tuple[int, list[str]]:
+        """Return how many lines the record at `at` takes (0: not known yet), and its fields. Raises `ValueError` where
+        it is not known which lines are the record's; a record that is whole is rejected whole: a line within its values
+        is never a record."""
         text = text_of(lines[at])
-        if not text.strip():
-            return 1, None
         if '"' not in text:
-            return 1, self._task(text.split(self.delimiter))
+            return 1, text.split(self.delimiter)
         record = _RecordLines(self, lines, at)
         fields = _fields(record, self.delimiter)
         if record.lacks_lines and not final:
-            return 0, None
+            return 0, []
         if record.unclosed:
             raise ValueError("a quoted value is not closed")
         if record.taken > 1 and len(fields) != len(self.names):
             raise ValueError(f"a quoted value runs over {record.taken} lines, and the record does not fit the header")
+        if record.taken > 1 and not _whole_record(self.delimiter).fullmatch("".join(record.text)):
+            raise ValueError("a quoted value is not closed before the next quote, which begins another one")
         if record.taken > 1 and self._is_header(names := [re.sub(r"\r?\n", " ", field) for field in fields]):
-            raise self._second_header(names)
-        return record.taken, self._task(fields)
+            return record.taken, names
+        return record.taken, fields
 
     def _task(self, fields: list[str]) -> Fed | None:
         """Return the record's task, None for a blank one: Excel writes empty rows as delimiters alone."""
@@ -159,7 +165,7 @@ class _RecordLines:
         self._lines = lines
         self._at = at
         self._bytes = 0
-        self.taken = 0
+        self.text: list[str] = []  # the lines taken
         self.unclosed = False  # `csv.reader` wanted another line, and got none
         self.lacks_lines = False  # because there are no more yet
 
@@ -173,8 +179,13 @@ class _RecordLines:
         if line is None:
             self.unclosed = True
             raise StopIteration
-        self.taken += 1
+        self.text.append(line)
         return line
+
+    @property
+    def taken(self) -> int:
+        """How many lines."""
+        return len(self.text)
 
     def _next_line(self, line: Line) -> str | None:
         """Return the line if it may belong to the record, None if it is a record of its own."""
@@ -191,6 +202,14 @@ class _RecordLines:
         if self._table.is_record(text):
             return None
         return text + line_break
+
+
+@cache
+def _whole_record(delimiter: str) -> re.Pattern[str]:
+    """Return what a record is whose quotes are all at the ends of values, or doubled within. `csv` reads others: it
+    makes one of two lines that each begin a value with a quote, and the second's id a piece of a text."""
+    value = rf'"[^"]*(?:""[^"]*)*"[ \t]*|(?!")[^\r\n{re.escape(delimiter)}]*'
+    return re.compile(rf"(?:{value})(?:{re.escape(delimiter)}(?:{value}))*\r?\n")
 
 
 def whole_header(lines: Sequence[Line], at: int, options: ReadOptions, delimiter: str | None) -> tuple[str, int]:

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from string import whitespace
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
-from poller.core.errors import InputError
+from poller.core.errors import InputError, UnfitInput
 from poller.core.model import Chunk, FedRow, Position, Rejection
 from poller.core.task_id import is_rounded
 from poller.core.text import printable
@@ -37,6 +37,10 @@ _LINE_SHOWN = 80  # characters
 
 class LineReader(Protocol):
     """Parses lines of one format. A record is one line, or several."""
+
+    @property
+    def options(self) -> ReadOptions:
+        """How a person wants them read."""
 
     def read(self, lines: Sequence[Line], count: int, first: int, final: bool, into: ParsedLines, /) -> int:
         """Read what begins within the first `count` lines (the first has the number `first`) into `into`; return how
@@ -105,6 +109,23 @@ class Parser:
         self._delimiter: str | None = None  # named by a first line `sep=;`
 
     @classmethod
+    def of_beginning(
+        cls, options: ReadOptions, source: str, content: Content | None, before: Iterator[bytes]
+    ) -> tuple[Self, bytes]:
+        """Return a parser that has read as much of `before` as shows the format, and what is after its last line."""
+        parser, tail = cls(options, source, content), b""
+        for block in before:
+            for _chunk in parser.push(block):
+                pass
+            parser.flush()
+            tail = block[block.rfind(b"\n") + 1 :]
+            if parser.reader is not None:
+                return parser, tail
+        for _chunk in parser.end():
+            pass
+        return parser, tail
+
+    @classmethod
     def resumed(
         cls, options: ReadOptions, source: str, start: Position, content: Content, before: Iterator[bytes]
     ) -> Self:
@@ -113,20 +134,11 @@ class Parser:
         if start.offset == 0:
             return parser
         parser._begin(content)
-        known, tail = cls(options, source, content), b""
-        for block in before:
-            for _chunk in known.push(block):
-                pass
-            known.flush()
-            tail = block[block.rfind(b"\n") + 1 :]
-            if known.reader is not None:
-                break
-        for _chunk in known.end() if known.reader is None else ():
-            pass
-        parser.reader, parser._delimiter = known.reader, known._delimiter
+        known, tail = cls.of_beginning(options, source, content, before)
+        parser.reader, parser._delimiter = known.reader, known._delimiter  # noqa: SLF001 - of this class
         parser.first_reader = known.first_reader
         if isinstance(known.reader, CsvReader) and known.reader.header_words:
-            parser.reader = known._latest_table(known.reader, tail, before, content)
+            parser.reader = known._latest_table(known.reader, tail, before, content)  # noqa: SLF001 - as above
         parser._position = replace(start, fingerprint="", ended=False, digest="")
         return parser
 
@@ -145,6 +157,14 @@ class Parser:
             lines, separator, tail_of_block = (tail + block).rpartition(b"\n")
             table, tail = table.latest(lines), tail_of_block if separator else tail + block
         return table.latest(tail)
+
+    def use_accounts_of(self, options: ReadOptions | None) -> None:
+        """Read what comes from now on for the accounts of these options; None: go on as before."""
+        if options is None:
+            return
+        self._options = self._options.with_accounts_of(options)
+        if self.reader is not None:
+            self.reader = replace(cast("Any", self.reader), options=self.reader.options.with_accounts_of(options))
 
     @property
     def is_within_line(self) -> bool:
@@ -258,6 +278,24 @@ class Parser:
 
     def _take(self, count: int, *, final: bool) -> Chunk | None:
         into = ParsedLines()
+        try:
+            taken = self._read(count, into, final=final)
+        except UnfitInput as error:
+            raise UnfitInput(f"{self._source}: {error}") from None
+        if taken == 0:
+            return None
+        self._advance(taken)
+        usable = tuple(into.fed)
+        return Chunk(
+            fed=() if self._options.rows else usable,
+            rows=cast("tuple[FedRow, ...]", usable) if self._options.rows else (),
+            rejected=tuple(into.rejected),
+            blank=into.blank,
+            position=self._position,
+        )
+
+    def _read(self, count: int, into: ParsedLines, *, final: bool) -> int:
+        """Read lines at hand; return how many that took."""
         taken = 0 if self.reader else self._detect(count, into, final=final)
         self.first_reader = self.first_reader or self.reader
         while self.reader and taken < count:
@@ -271,17 +309,7 @@ class Parser:
             if into.successor is None:
                 break
             self.reader, into.successor = into.successor, None
-        if taken == 0:
-            return None
-        self._advance(taken)
-        usable = tuple(into.fed)
-        return Chunk(
-            fed=() if self._options.rows else usable,
-            rows=cast("tuple[FedRow, ...]", usable) if self._options.rows else (),
-            rejected=tuple(into.rejected),
-            blank=into.blank,
-            position=self._position,
-        )
+        return taken
 
     def _detect(self, count: int, into: ParsedLines, *, final: bool) -> int:
         """Read lines up to the first that shows the format, a CSV header included; return how many.

@@ -21,6 +21,7 @@ from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.group_commit import Writer
 from poller.store.postgres.lock import register, take_lock
+from poller.store.postgres.lock_watch import logging_locks
 from poller.store.postgres.reader import PostgresReader
 from poller.store.postgres.schema import VERSION, known_version, make_schema, migrate, must_migrate
 from poller.store.postgres.store import PostgresStore
@@ -42,8 +43,9 @@ async def open_postgres(url: str, *, clock: Clock, linger_s: float) -> PostgresS
         connection = await connect_first(dsn)
         try:
             within_s = await limit_s(connection, dsn)
-            replica = await answered(_own(connection, dsn, now=clock()), connection, within_s=within_s)
             backend = await answered(backend_of(connection), connection, within_s=CONNECT_WITHIN_S)
+            own = logging_locks(_own(connection, dsn, now=clock()), dsn, backend)
+            replica = await answered(own, connection, within_s=within_s)
             pool = await open_pool(dsn, READERS)
         except BaseException:
             await connection.close()

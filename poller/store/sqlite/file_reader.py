@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
-from poller.core.errors import StoreError, StoreUnusable
+from poller.core.errors import NoState, StoreError
 from poller.store.sqlite.connection import connect
 from poller.store.sqlite.errors import opening_error, translated, unusable_path
 from poller.store.sqlite.reader import SqliteReader
@@ -66,7 +66,7 @@ def _connect_reading(path: Path, *, at_rest: bool) -> sqlite3.Connection:
     """Connect for reading. Without a write-ahead log no process writes; `immutable` then keeps SQLite from creating
     one, but such a connection sees no change."""
     if not os.path.isfile(path):  # noqa: PTH113 - never raises
-        raise StoreUnusable(f"there is no state at {path}. Start a run first, or name the state of one: --state.")
+        raise NoState(f"there is no state at {path}. Start a run first, or name the state of one: --state.")
     if not os.access(path, os.R_OK):
         raise unusable_path(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     connection = connect(path, "ro&immutable=1" if at_rest else "ro")

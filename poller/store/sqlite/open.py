@@ -72,10 +72,15 @@ def _create_privately(path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise unusable_path(path, error) from None
-    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+    facts = os.fstat(fd)
     os.close(fd)
-    if not is_file:
+    if not stat.S_ISREG(facts.st_mode):
         raise StoreUnusable(f"cannot open the state {path}: it is a pipe or a device. Name a regular file: --state.")
+    if facts.st_nlink > 1:  # lock and log are found by name: with a second one, two runs would destroy the state
+        raise StoreUnusable(
+            f"the state {path} has another name (a hard link), under which a second run would not be noticed. "
+            f"Delete that name, or give this one a file of its own: cp -p {path} {path}.new && mv {path}.new {path}"
+        )
 
 
 def _set_up_writing(connection: sqlite3.Connection, path: Path | None) -> None:

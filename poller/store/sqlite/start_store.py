@@ -1,16 +1,26 @@
-"""The `StartStore` of an SQLite state: the leases of rows in memory, the rest in `import_rows`."""
+"""The `StartStore` of an SQLite state: the leases of rows in memory, the rest in `import_rows` and `import_sums`."""
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from poller.core.accounts import AccountState
 from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
 from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.store.rows import intended
-from poller.store.sqlite import import_rows
+from poller.store.sqlite import import_rows, import_sums
 from poller.store.sqlite.accounts import account_base
 from poller.store.sqlite.group_commit import GroupCommit
+
+T = TypeVar("T")
+Values = TypeVarTuple("Values")
+
+
+class ReadCommitted(Protocol):
+    """Returns what `read` returns of what is committed. Raises `StoreError`."""
+
+    def __call__(self, read: Callable[[sqlite3.Connection, *Values], T], *values: *Values) -> T: ...
 
 
 class SqliteStarts(StartStore):
@@ -19,6 +29,7 @@ class SqliteStarts(StartStore):
     def __init__(
         self,
         connection: sqlite3.Connection,
+        read: ReadCommitted,
         commits: GroupCommit,
         *,
         clock: Clock,
@@ -27,6 +38,7 @@ class SqliteStarts(StartStore):
     ) -> None:
         """`noted` returns what is known of accounts and not stored yet."""
         self._connection = connection
+        self._read = read
         self._commits = commits
         self._clock = clock
         self._noted = noted
@@ -34,14 +46,12 @@ class SqliteStarts(StartStore):
         self._leased: set[int] = set()
 
     async def claim(self, account: str, limit: int) -> list[Row]:
-        self._commits.check()
-        rows = import_rows.claim(self._connection, account, limit, self._leased, self._clock())
+        rows = self._read(import_rows.claim, account, limit, self._leased, self._clock())
         self._leased.update(row.key for row in rows)
         return rows
 
     async def next_due_at(self, account: str) -> float | None:
-        self._commits.check()
-        return import_rows.next_due_at(self._connection, account, self._leased)
+        return self._read(import_rows.next_due_at, account, self._leased)
 
     async def intend(self, row: Row, *, sent_at: float, due_at: float) -> Row:
         await self._commits.run(lambda: import_rows.intend(self._connection, row.key, sent_at, due_at))
@@ -77,10 +87,10 @@ class SqliteStarts(StartStore):
         self._leased.difference_update(row.key for row in rows)
 
     async def backlog(self, account: str, limit: int) -> int:
-        return import_rows.backlog(self._connection, account, limit)
+        return self._read(import_sums.backlog, account, limit)
 
     async def underway(self, account: str) -> int:
-        return import_rows.underway(self._connection, account)
+        return self._read(import_sums.underway, account)
 
     async def landed(self, account: str, limit: int) -> int:
-        return import_rows.landed(self._connection, account, limit)
+        return self._read(import_sums.landed, account, limit)

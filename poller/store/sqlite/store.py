@@ -46,6 +46,7 @@ class SqliteStore(SqliteReader, NotingStore):
         NotingStore.__init__(self, self._commits.check)
         self._starts = SqliteStarts(
             connection,
+            self._read,
             self._commits,
             clock=clock,
             noted=lambda: self._noted_accounts,

@@ -10,12 +10,14 @@ import { showReasons } from "./reasons.js";
 import { bands, drawSpread } from "./spread-chart.js";
 import { at, atMost, count, plural, rate, share } from "./text.js";
 
-function showPace({ pace }) {
+function showPace({ pace, ledger }) {
   const drawn = spans(pace);
   const last = drawn.all.slice(-Math.ceil(60 / drawn.seconds));
   const mean = (key) => last.reduce((sum, each) => sum + each[key], 0) / Math.max(1, last.length);
   const latest = `${rate(mean("finished"))} outcomes, ${rate(mean("polls"))} ${drawn.word} per second`;
-  setText($("pace-now"), !last.length ? "" : drawn.hasPolls ? latest : "all outcomes of this state, by when they were seen");
+  const read = pace.finished.reduce((sum, each) => sum + each, 0); // of a state: little by little, without those past retention
+  const which = read < ledger.finished ? `${count(read)} of ${count(ledger.finished)}` : "all of this state";
+  setText($("pace-now"), !last.length ? "" : drawn.hasPolls ? latest : `outcomes per second, by when they were seen: ${which}`);
   $("legend-polls").hidden = !drawn.hasPolls;
   setText($("legend-polls").lastChild, drawn.word);
   $("legend-paused").hidden = !drawn.all.some((each) => each.paused);

@@ -60,10 +60,11 @@ function askForToken() {
 // Wait this long, or until the page becomes visible or the browser is online again.
 function rest(seconds) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, seconds * 1000);
-    const wake = () => { clearTimeout(timer); resolve(); };
-    window.addEventListener("online", wake, { once: true });
-    document.addEventListener("visibilitychange", wake, { once: true });
+    const listening = new AbortController();
+    const wake = () => { clearTimeout(timer); listening.abort(); resolve(); };
+    const timer = setTimeout(wake, seconds * 1000);
+    window.addEventListener("online", wake, listening);
+    document.addEventListener("visibilitychange", wake, listening);
   });
 }
 

@@ -36,9 +36,12 @@ export function update(host, items, { key, make, fill }) {
 }
 
 // A table with a caption for screen readers; the first column names the row, numbers are right-aligned. A cell is the text of
-// `cell`, or the node that `make` builds and `fill` updates.
+// `cell`, or the node that `make` builds and `fill` updates. Other columns than before make another table.
 export function table(host, caption, columns, rows) {
-  if (!host.tHead) {
+  const names = columns.map((column) => column.name).join("\n");
+  if (host.dataset.columns !== names) {
+    host.dataset.columns = names;
+    host.replaceChildren();
     const heads = columns.map((column) => element("th", { scope: "col", role: "columnheader", class: column.text ? "" : "number" }, column.name));
     host.setAttribute("role", "table"); // explicit, because the narrow layout removes the implicit role
     host.append(element("caption", { class: "unseen" }, caption),

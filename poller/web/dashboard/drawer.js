@@ -17,12 +17,17 @@ async function load({ task_id: id, account }) {
     const task = await getJson(path);
     if (asked === nameOf(current().task)) $("task-body").replaceChildren(...parts(task));
   } catch (error) {
-    $("task-body").replaceChildren(element("p", { class: "empty" }, error.message));
+    if (asked === nameOf(current().task)) $("task-body").replaceChildren(element("p", { class: "empty" }, error.message));
   }
 }
 
 const nameOf = (task) => (task ? `${task.account ?? ""} ${task.task_id}` : "");
-const when = (instant) => (instant ? at(Date.parse(instant) / 1000, latest?.now ?? Date.now() / 1000, { seconds: true }) : "");
+
+// An instant of ours, or a text of HubSpot's that may be none.
+function when(instant) {
+  const seconds = Date.parse(instant) / 1000;
+  return Number.isNaN(seconds) ? instant ?? "" : at(seconds, latest?.now ?? Date.now() / 1000, { seconds: true });
+}
 
 function parts(task) {
   const seen = task.row ? [] : [section("Polls", polls(task)), ...deliveries(task)];

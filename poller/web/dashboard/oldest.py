@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from poller.core.protocols import StateReader
 from poller.core.search import TaskFilter
-from poller.web.find import SEARCH_S, late_after
+from poller.web.store_limit import SEARCH_S, late_after
 
 
 class OldestView(Struct, frozen=True, kw_only=True):

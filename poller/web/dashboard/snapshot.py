@@ -23,7 +23,7 @@ from poller.reports.fleet import FleetSnapshot
 from poller.reports.status import LedgerCounts, ReasonCount, RunningProcess
 from poller.schedule.forecast import Forecast
 from poller.web.dashboard.oldest import OldestView
-from poller.web.health import SinkReadiness, StoreReadiness
+from poller.web.readiness import SinkReadiness, StoreReadiness
 
 FRESH_S = 1.0  # the age up to which a snapshot is reused for the next viewer
 TOP_REASONS = 12

@@ -16,7 +16,7 @@ from poller.reports.ledger import merged
 from poller.reports.slowest import Slowest, limits_in, outlooks, slowest_in, trials_in
 from poller.reports.status import LedgerCounts, RunningProcess
 from poller.schedule.forecast import Forecast, Step, forecast, recent_paces
-from poller.web.context import StateContext, store_limit
+from poller.web.context import StateContext
 from poller.web.dashboard.oldest import OldestWaiting
 from poller.web.dashboard.overview import MAX_SOURCES
 from poller.web.dashboard.snapshot import (
@@ -30,6 +30,7 @@ from poller.web.dashboard.snapshot import (
     spread_view,
     waiting_state,
 )
+from poller.web.store_limit import store_limit
 
 RunFinder = Callable[[], tuple[int, float] | None]  # the process that works on the state, and its last heartbeat
 

@@ -44,7 +44,7 @@ async function load({ more = false } = {}) {
     show();
     setText($("tasks-empty"), error.message);
   } finally {
-    if (!signal.aborted) {
+    if (asking.signal === signal) { // no other request has begun; it may have been aborted when another view was shown
       isLoading = false;
       $("tasks-scroll").removeAttribute("aria-busy");
     }

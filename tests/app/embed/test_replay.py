@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import structlog
 
 from poller import Kind, SinkError
 from poller.app.embed.finished_import import FinishedImport
@@ -125,3 +126,15 @@ async def test_what_cannot_be_replayed_is_refused_with_the_remedy(simulation: Si
         with pytest.raises(RuntimeError, match="replay before entering"):
             await poller.replay(kinds=[Kind.CANCELED])
         assert await poller.replay(dead=True) == 0
+
+
+async def test_a_replay_before_the_block_logs_as_the_run_does_and_prints_nothing(
+    simulation: Simulation, kept_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await taken(simulation, kept_url)
+    capsys.readouterr()
+    structlog.reset_defaults()
+    await SimulatedPoller(simulation, state=kept_url).replay(f"jsonl:{tmp_path}/again.jsonl")
+    structlog.reset_defaults()
+    await SimulatedPoller(simulation, state=kept_url).replay()
+    assert capsys.readouterr().out == ""

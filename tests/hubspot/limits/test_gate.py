@@ -602,6 +602,31 @@ async def test_headers_lower_a_limit_and_raise_only_what_the_person_did_not_set(
     assert gate.reading().window_limit == limit
 
 
+@pytest.mark.parametrize(
+    ("own", "headers", "reported"),
+    [
+        ((None, 1.0), [], None),  # a short time alone is no limit, of the person's …
+        ((None, None), [rate_limits(None, 1.0)], None),  # … nor in headers
+        ((None, None), [rate_limits(190, 10.0), rate_limits(None, 1.0)], (190, 10.0)),
+        ((20, 1.0), [rate_limits(190)], (190, 10.0)),  # not in a second
+        ((None, None), [rate_limits(190, 2.0), rate_limits(150)], (150, 2.0)),
+    ],
+)
+def test_half_a_limit_never_raises_what_may_be_sent(
+    own: tuple[int | None, float | None], headers: list[RateLimits], reported: tuple[int, float] | None
+) -> None:
+    windows = AccountWindows(*own)
+    for limits in headers:
+        windows.learn(limits)
+    found = windows.reported
+    assert (None if found is None else (found.limit, found.window_s)) == reported
+    assert windows.own == (TEN_S if own[0] is None else Window(limit=20, window_s=1.0))
+
+
+def test_a_longer_time_alone_slows_the_default_limit_down() -> None:
+    assert AccountWindows(None, 60.0).own == Window(limit=100, window_s=60.0)
+
+
 def test_a_lower_limit_takes_effect_at_once() -> None:
     windows = AccountWindows(100, 10.0)
     for _ in range(30):

@@ -14,7 +14,7 @@ from poller.core.errors import ConfigError, InputError
 from poller.core.model import Chunk, FedRow
 from poller.sources import Parser, ReadOptions
 from poller.sources.imports import RowOptions
-from poller.sources.imports.url import checked_url
+from poller.sources.imports.url import checked_url, is_share_page
 
 SET = {"access": "PRIVATE", "folderPath": "/p"}
 
@@ -217,7 +217,7 @@ def test_a_cell_of_spaces_is_an_empty_one(blank: str) -> None:
 
 @given(st.integers(1, 400))
 def test_the_rows_do_not_depend_on_the_size_of_the_blocks(size: int) -> None:
-    text = 'url,name\nhttps://a.example.com/1,"two\nlines"\nnonsense,x\n\nhttps://a.example.com/2,"a,b"\n'
+    text = 'url,note\nhttps://a.example.com/1,"two\nlines"\nnonsense,x\n\nhttps://a.example.com/2,"a,b"\n'
     whole, cut = chunks(text), chunks(text, size)
     assert [row for chunk in cut for row in chunk.rows] == [row for chunk in whole for row in chunk.rows]
     assert cut[-1].position == whole[-1].position
@@ -387,3 +387,77 @@ def test_a_named_column_is_found_in_another_spelling_and_a_near_one_is_named() -
 )
 def test_the_reason_names_what_is_wrong_with_a_url(cell: str, reason: str) -> None:
     assert reason in rejected(json.dumps({"url": cell}))[0]
+
+
+@pytest.mark.parametrize("cell", ["line\nbreak", "tab\there", "nul\x00", "next\x85line", "del\x7f"])
+def test_a_line_break_in_a_cell_gets_into_no_name_and_no_folder(cell: str) -> None:
+    """Alt+Enter in a spreadsheet's cell: a folder of that name would stay."""
+    for option in ("name", "folderPath"):
+        values = {"url": "https://a.example.com/1", "sku": cell}
+        assert rejected(json.dumps(values), defaults={**SET, option: "x {sku}"}) == [
+            f"the {option} has a line break or another control character: correct the cell"
+        ]
+        assert "control character" in rejected(json.dumps({"url": "https://a.example.com/1", option: f"x{cell}"}))[0]
+    assert rejected(json.dumps(values)) == []
+    assert body(read(json.dumps({"url": "https://a.example.com/1", "name": "end\n"}))[0])["name"] == "end"
+
+
+def test_a_text_that_is_kept_as_a_formula_is_read_as_text() -> None:
+    """`="00123"` is how shop systems keep a spreadsheet from cutting zeros off."""
+    text = 'url,sku,brand\n"=""https://a.example.com/1""","=""00123""",="Müller ""&"" Co"\n'
+    (row,) = read(text, defaults={**SET, "name": "{sku}", "folderPath": "/p/{brand}"})
+    assert (body(row)["url"], body(row)["name"]) == ("https://a.example.com/1", "00123")
+    assert orjson.loads(row.ref)["sku"] == "00123"
+    assert read(text, key="sku")[0].row == "00123"
+
+
+@pytest.mark.parametrize("cell", ["=SUM(A1)", "=A1", '=VERKETTEN(A1;".png")', "=$B$2&C2", "=Tabelle1!A2", "= A1 & B1"])
+def test_a_formula_rejects_its_row_where_it_would_be_sent(cell: str) -> None:
+    values = {"url": "https://a.example.com/1", "sku": cell}
+    reason = "sku is a formula: copy the column and paste it as values"
+    assert rejected(json.dumps(values), defaults={**SET, "name": "{sku}"}) == [reason]
+    assert rejected(json.dumps(values), key="sku") == [reason]
+    assert rejected(json.dumps(values)) == []
+
+
+@pytest.mark.parametrize("cell", ["=", "=sale=", "=)", "== 2026 =="])
+def test_an_equals_sign_makes_no_formula(cell: str) -> None:
+    (row,) = read(json.dumps({"url": "https://a.example.com/1", "sku": cell}), defaults={**SET, "folderPath": "/{sku}"})
+    assert body(row)["folderPath"] == f"/{cell}"
+
+
+def test_a_url_within_a_note_of_a_rejected_row_is_not_imported() -> None:
+    text = 'url;note\nftp://a.example.com/1;"see\nhttps://b.example.com/2.png\nend"\nhttps://a.example.com/3;ok\n'
+    assert [body(row)["url"] for row in read(text)] == ["https://a.example.com/3"]
+    assert len(rejected(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "is_page"),
+    [
+        ("https://drive.google.com/file/d/1AbC/view?usp=sharing", True),
+        ("https://drive.google.com/uc?export=download&id=1AbC", False),
+        ("https://docs.google.com/document/d/1AbC/edit", True),
+        ("https://docs.google.com/document/d/1AbC/export?format=pdf", False),
+        ("https://docs.google.com/spreadsheets/d/1AbC/pub?output=csv", False),
+        ("https://www.dropbox.com/s/abc/a.png?dl=0", True),
+        ("https://www.dropbox.com/scl/fi/abc/a.png?rlkey=x&dl=1", False),
+        ("https://acme.sharepoint.com/:i:/s/x/abc?e=1", True),
+        ("https://acme.sharepoint.com/:i:/s/x/abc?e=1&download=1", False),
+        ("https://onedrive.live.com/?id=1", True),
+        ("https://onedrive.live.com/download?resid=1", False),
+        ("https://acme.app.box.com/s/abc", True),
+        ("https://acme.box.com/shared/static/abc.png", False),
+        ("https://photos.app.goo.gl/abc", True),
+        ("https://wetransfer.com/downloads/abc", True),
+        ("https://cdn.example.com/dropbox.com/a.png", False),
+    ],
+)
+def test_a_share_page_is_known_from_a_file_of_the_same_host(url: str, is_page: bool) -> None:
+    assert is_share_page(url) == is_page
+
+
+def test_a_table_whose_lines_are_each_in_quotes_is_named_as_such() -> None:
+    text = '"url;sku"\n"https://a.example.com/1.png;7"\n'
+    assert rejected(text) == ["the whole line is one quoted value: split the file into columns, and save it again"] * 2
+    assert rejected('"Pictures"\n')[0].startswith("neither a URL")

@@ -23,7 +23,7 @@ from tests.support.page import (
     shown,
     sums_of,
 )
-from tests.support.processes import hubspot, run
+from tests.support.processes import hubspot, run, running, wait_until
 
 pytestmark = pytest.mark.real_time
 NAMES_OF_CLOSE_MARKS = """import('/page/spread-chart.js').then(({drawSpread, bands}) => {
@@ -84,6 +84,7 @@ def test_a_finished_state_has_its_page_with_values_under_the_pointer(browser: Br
         assert number(page.locator("#kinds li[data-key=canceled] .n").text_content()) == sums.kinds["canceled"]
         assert rows(page, "sinks-table") == [["jsonl:finished.jsonl", "120", "0", "0"]]
         expect(page.locator("#foot")).to_contain_text("for reading only")
+        expect(page.locator("#pace-now")).to_have_text("outcomes per second, by when they were seen: all of this state")
         spread = page.locator("#took-chart svg")
         box = spread.bounding_box()
         assert box is not None
@@ -170,6 +171,31 @@ def test_it_shows_a_lost_connection_and_reconnects_by_itself(browser: Browser, t
         context.__exit__(None, None, None)
 
 
+def test_where_a_run_takes_the_place_of_a_state_the_page_shows_it(browser: Browser, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    with hubspot(tmp_path / "hubspot", "--durations", "fixed:0.5", imports=20) as simulated:
+        args = (str(simulated.ids_file(tmp_path, 20)), "--base-url", simulated.url)
+        run("run", *args, folder=tmp_path)
+        with running("ui", "--listen", listen, folder=tmp_path) as ui:
+            wait_until(lambda: "for reading only" in ui.log(), "the state's page")
+            context = opened(browser, f"http://{listen}/")
+            page, seen = context.__enter__()
+            expect(page.locator("#read-only")).to_be_visible(timeout=PATIENCE_MS)
+            expect(page.locator("#pace-table tbody tr")).not_to_have_count(0)
+            ui.process.kill()
+            ui.ended()
+        with listening(*args, "--follow", folder=tmp_path, listen=listen):
+            expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+            expect(page.locator("#read-only")).to_be_hidden()
+            expect(page.locator("#pace-table th[scope=col]")).to_have_text(
+                ["from", "outcomes per s", "polls per s", "pauses"], timeout=PATIENCE_MS
+            )
+            assert {len(row) for row in rows(page, "pace-table")} == {4}
+            assert [text for text in seen.console if "ERR_CONNECTION" not in text and "INCOMPLETE" not in text] == []
+            context.__exit__(None, None, None)
+
+
 def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("")
     (tmp_path / "config.toml").write_text('listen_token_env = "PAGE_TOKEN"\nfollow = true\n')
@@ -180,6 +206,8 @@ def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_pa
     ):
         expect(page.locator("#ask")).to_be_visible(timeout=PATIENCE_MS)
         assert_readable(page)
+        page.get_by_role("textbox", name="Token").fill("der-schlüssel…")  # a browser cannot send it
+        page.keyboard.press("Enter")
         page.get_by_role("textbox", name="Token").fill("a-wrong-one")
         page.keyboard.press("Enter")
         expect(page.locator("#ask-why")).to_contain_text("refused")

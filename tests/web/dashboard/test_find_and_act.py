@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import Seen, opened
 from tests.support.page import LIVE, PATIENCE_MS, assert_readable, listening, number, rows, shown, sums_of
@@ -214,3 +214,38 @@ def test_a_row_cannot_put_code_or_a_link_of_its_own_into_the_page(browser: Brows
         assert set(links) == {"http:"}
         assert page.locator("img").count() == 0
         assert_quiet(seen, url)
+
+
+def test_tasks_are_read_again_after_another_view_was_shown_while_they_were_read(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with hubspot(tmp_path / "hubspot", imports=6) as simulated:
+        ids = simulated.ids_file(tmp_path, 3)
+        args = (str(ids), "--follow", "--base-url", simulated.url)
+        with listening(*args, folder=tmp_path) as (_, url), opened(browser, f"{url}#/tasks") as (page, _):
+            expect(page.locator("#tasks-table tbody tr")).to_have_count(3, timeout=PATIENCE_MS)
+            held: list[Route] = []
+            page.route("**/v1/tasks?*", lambda route: held.append(route))
+            with ids.open("a") as more:
+                more.writelines(f"{task_id}\n" for task_id in simulated.take(3))
+            while not held:
+                page.wait_for_timeout(200)
+            page.get_by_role("link", name="Overview").click()
+            page.unroute("**/v1/tasks?*")
+            page.get_by_role("link", name="Tasks", exact=True).click()
+            expect(page.locator("#tasks-table tbody tr")).to_have_count(6, timeout=PATIENCE_MS)
+
+
+def test_a_task_is_shown_also_where_an_instant_of_hubspot_s_is_none(browser: Browser, tmp_path: Path) -> None:
+    with hubspot(tmp_path / "hubspot", imports=1) as simulated:
+        run("run", str(simulated.ids_file(tmp_path, 1)), "--base-url", simulated.url, folder=tmp_path)
+
+    def without_instant(route: Route) -> None:
+        task = route.fetch().json()
+        task["record"]["completed_at"] = "a moment ago"
+        route.fulfill(json=task)
+
+    with shown(folder=tmp_path) as url, opened(browser, f"{url}#/tasks") as (page, _):
+        page.route("**/v1/tasks/*", without_instant)
+        page.locator("#tasks-table tbody a.id").click(timeout=PATIENCE_MS)
+        expect(page.get_by_role("dialog")).to_contain_text("a moment ago", timeout=PATIENCE_MS)

@@ -13,7 +13,7 @@ from poller.core.poll_log import LONGEST
 from poller.store import rows
 from poller.store.intervals import CLOCK_TOLERANCE_S
 from poller.store.postgres import task_queue
-from poller.store.postgres.connection import fetch_all
+from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet.counts import WAITING
 from poller.store.postgres.fleet.holdings import Holdings, OwnedAccount
 from poller.store.postgres.fleet.writer import LastStatements
@@ -180,6 +180,13 @@ async def save(connection: AsyncConnection, noted: Mapping[str, AccountState], h
     table = [epochs, names, *columns([rows.account_row(noted[name]) for name in names]), member]
     owned = {name for (name,) in await fetch_all(connection, _SAVE, table)}
     await save_days(connection, {name: noted[name] for name in names if name in owned})
+
+
+async def number_of(connection: AsyncConnection, name: str, epoch: int, member: int) -> int | None:
+    """Return the number of an account that this member owns since this epoch; None where it does not."""
+    sql = "SELECT id FROM account WHERE name = %s AND owner = %s AND epoch = %s"
+    row = await fetch_first(connection, sql, (name, member, epoch))
+    return None if row is None else int(row[0])
 
 
 async def delay_first_polls(connection: AsyncConnection, name: str, delay_s: float, member: int) -> None:

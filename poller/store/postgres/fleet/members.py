@@ -6,14 +6,18 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
+import structlog
 from psycopg import AsyncConnection
 
 from poller.core.fleet import FleetView, KindCount, Member, SinkPlace
 from poller.core.protocols import Clock
+from poller.core.steady_clock import JUMP_S
 from poller.store.postgres.connection import fetch_all, fetch_first
 from poller.store.postgres.fleet import counts, statuses
 from poller.store.postgres.fleet.accounts import know_accounts
 from poller.store.postgres.fleet.state_lock import end_sessions
+
+log = structlog.get_logger("poller")
 
 _JOIN = (
     "WITH mine AS (INSERT INTO replica (host, pid, started_at, beat_at, seen_at, name)"
@@ -41,6 +45,13 @@ _BEAT = (
     "WITH beat AS (UPDATE replica SET beats = beats + 1, seen_at = clock_timestamp(), beat_at = %(now)s"  # noqa: S608
     f" WHERE id = %(me)s RETURNING id), published AS ({statuses.PUBLISH})"
     f" SELECT 'beat', id, '', 0, false, 0, 0, '', 0 FROM beat UNION ALL {_SEE}"
+)
+# Members at work go by the server's clock as it was at the start of the first of them, however it was set since.
+_TIME = (
+    "SELECT (SELECT percentile_disc(0.5) WITHIN GROUP"
+    " (ORDER BY beat_at + extract(epoch FROM clock_timestamp() - seen_at)::float8)"
+    " FROM replica WHERE name IS NOT NULL AND seen_at BETWEEN clock_timestamp() - interval '1 minute'"
+    " AND clock_timestamp()), extract(epoch FROM clock_timestamp())::float8"
 )
 _ACCOUNTS = "SELECT name, owner, epoch FROM account ORDER BY name"
 _DETAILS = (
@@ -82,10 +93,15 @@ Rows = dict[str, list[tuple[Any, ...]]]  # by what they are
 
 
 async def ahead_of(connection: AsyncConnection, clock: Clock) -> float:
-    """Return by how much the server's clock is ahead of this one."""
+    """Return by how much the fleet's clock is ahead of this one: that of the members at work, or the server's."""
     asked_at = clock()
-    ((server_at,),) = await fetch_all(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
-    return float(server_at) - (asked_at + clock()) / 2
+    ((fleet_at, server_at),) = await fetch_all(connection, _TIME)
+    now = (asked_at + clock()) / 2
+    if fleet_at is None:
+        return float(server_at) - now
+    if abs(server_at - fleet_at) >= JUMP_S:
+        log.warning("clock.differs", by_s=round(server_at - fleet_at, 3))
+    return float(fleet_at) - now
 
 
 async def insert_member(

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from poller.core.fleet import Beat, Fenced, FleetView, Hints, KindCount, Membership, Published, Taken, TakenSink
 from poller.core.protocols import Clock
-from poller.store.postgres import import_rows
+from poller.store.postgres import import_sums
 from poller.store.postgres.fleet import accounts as owning
 from poller.store.postgres.fleet import members, sinks, statuses
 from poller.store.postgres.fleet.counts import counts
@@ -132,6 +132,15 @@ class PostgresMembership(Membership):
             self.on_taken(taken.account)
             self._holdings.accounts[taken.account] = owned
 
+    async def adopt(self, account: str, epoch: int) -> bool:
+        def begin(number: int | None) -> None:
+            if number is not None:
+                self.on_taken(account)
+                self._holdings.accounts[account] = OwnedAccount(number, epoch)
+
+        write = (owning.number_of, account, epoch, self._member())
+        return await self._write(*write, on_commit=begin) is not None
+
     async def give(self, account: str, epoch: int, *, slot_ages_s: Sequence[float], is_clean: bool) -> bool:
         try:
             await self._flush()  # what was noted is stored while the account is still owned
@@ -141,7 +150,7 @@ class PostgresMembership(Membership):
             return False
 
     async def with_rows(self, accounts: Collection[str]) -> frozenset[str]:
-        return frozenset(await self._read(import_rows.accounts_with_rows, list(accounts))) if accounts else frozenset()
+        return frozenset(await self._read(import_sums.accounts_with_rows, list(accounts))) if accounts else frozenset()
 
     # --- sinks
 

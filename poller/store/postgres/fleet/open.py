@@ -8,13 +8,14 @@ from poller.core.deliveries import Selection
 from poller.core.errors import StoreLocked
 from poller.core.protocols import Clock
 from poller.store.postgres import outbox
-from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, connect_first
+from poller.store.postgres.connection import ANSWER_WITHIN_S, CONNECT_WITHIN_S, answered, backend_of, connect_first
 from poller.store.postgres.dsn import Dsn, parse
 from poller.store.postgres.errors import unusable
 from poller.store.postgres.fleet import heart, sinks
 from poller.store.postgres.fleet.state_lock import name_session, prepare, share_lock_again
 from poller.store.postgres.fleet.store import FleetStore
 from poller.store.postgres.lock import NotOwner
+from poller.store.postgres.lock_watch import logging_locks
 from poller.store.postgres.open import limit_s, open_pool
 from poller.store.postgres.schema import VERSION, known_version, make_schema
 from poller.store.rows import storable_name
@@ -36,7 +37,9 @@ async def open_member(url: str, *, clock: Clock, linger_s: float, replica: str) 
         connection = await connect_first(dsn)
         try:
             within_s = await limit_s(connection, dsn)
-            await answered(_prepare(connection, dsn, name), connection, within_s=within_s)
+            backend = await answered(backend_of(connection), connection, within_s=CONNECT_WITHIN_S)
+            prepare = logging_locks(_prepare(connection, dsn, name), dsn, backend)
+            await answered(prepare, connection, within_s=within_s)
             pool = await open_pool(dsn, READERS)
         except BaseException:
             await connection.close()

@@ -1,6 +1,6 @@
-"""Bugs of `poller import` to plant; see `planted`."""
+"""Bugs of `poller import` to plant."""
 
-from campaign.planted import Bug
+from campaign.planted.bug import Bug
 
 INTEND = "                sent = await self._starts.intend(row, sent_at=sent_at, due_at=sent_at + self._settle_s())\n"
 SEND = "await self._starter.start(body_to_send(row))\n"

@@ -1,10 +1,10 @@
-"""Bugs of a fleet to plant; see `planted`. `python -m campaign.fleet --plant NAME` runs one under fire, too, and
+"""Bugs of a fleet to plant. `python -m campaign.fleet --plant NAME` runs one under fire, too, and
 `--find` runs the trials that find those of `FOUND_BY`.
 """
 
 from collections.abc import Mapping
 
-from campaign.planted import Bug
+from campaign.planted.bug import Bug
 
 ACCOUNTS, WRITER = "poller/store/postgres/fleet/accounts.py", "poller/store/postgres/fleet/writer.py"
 WINDOWS = "poller/hubspot/limits/windows.py"

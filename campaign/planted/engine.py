@@ -1,0 +1,148 @@
+"""Bugs of the work loops, to plant."""
+
+from campaign.planted.bug import Bug
+
+ENGINE_BUGS = (
+    Bug(
+        name="a-member-looks-its-sources-up-under-names-of-no-row",
+        file="poller/engine/fleet/feed.py",
+        old="await self._store.source(self._own(name))",
+        new="await self._store.source(name)",
+        tests=("engine/fleet/test_feed",),
+    ),
+    Bug(
+        name="sleep-past-what-became-due",
+        file="poller/engine/due_tasks.py",
+        old="        self._sleeps_until = math.inf ",
+        new="        pass ",
+        tests=("engine/test_due_tasks",),
+    ),
+    Bug(
+        name="unstored-polls-logged",
+        file="poller/engine/recorder.py",
+        old="if id(each.settled) in stored]",
+        new="if stored is not None]",
+        tests=("engine/test_recorder",),
+    ),
+    Bug(
+        name="pruning-rests-a-second",
+        file="poller/engine/upkeep.py",
+        old="                await asyncio.sleep(loop.time() - began)\n",
+        new="                await asyncio.sleep(1.0)\n",
+        tests=("engine/test_pruning",),
+    ),
+    Bug(
+        name="window-not-on-disk-at-first",
+        file="poller/engine/lane.py",
+        old="        await self._store.flush()  # before the first request",
+        new="        # before the first request",
+        tests=("service/test_resumed_run",),
+    ),
+    Bug(
+        name="delivered-before-written",
+        file="poller/engine/delivery.py",
+        old="            result = await self.sink.write(batch)\n",
+        new="            await self._store.delivered(self.sink.name, batch, Written())\n"
+        "            result = await self.sink.write(batch)\n",
+        tests=("engine/test_delivery", "service/test_service"),
+    ),
+    Bug(
+        name="retry-taken-for-written",
+        file="poller/engine/delivery.py",
+        old="            case Retry(reason=reason, wait_s=wait_s, position=position):",
+        new="            case Retry(reason=reason, wait_s=wait_s, position=position) if False:",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="first-unknown-ids-are-written",
+        file="poller/engine/known_ids.py",
+        old="        if len(self._unknown) >= ALL_UNKNOWN:",
+        new="        if False:",
+        tests=("service/test_who_answered",),
+    ),
+    Bug(
+        name="an-unknown-id-is-believed-whatever-is-known",
+        file="poller/engine/known_ids.py",
+        old="        is_shown = self._shown_at >= (now if task.missing_at is None else task.missing_at)",
+        new="        is_shown = True",
+        tests=("engine/test_known_ids",),
+    ),
+    Bug(
+        name="refusals-do-not-count-for-giving-up",
+        file="poller/engine/give_up.py",
+        old="                self._check_length(outcome, now - self._failing_since)",
+        new="                if isinstance(outcome, Unreachable):\n"
+        "                    self._check_length(outcome, now - self._failing_since)",
+        tests=("engine/test_give_up", "service/test_who_answered"),
+    ),
+    Bug(
+        name="a-reload-keeps-what-another-path-showed",
+        file="poller/engine/lane.py",
+        old="        self._known_ids = KnownIds()\n        self._store.delay_first_polls",
+        new="        self._store.delay_first_polls",
+        tests=("app/test_reload",),
+    ),
+    Bug(
+        name="defect-of-a-sink-ends-the-run",
+        file="poller/engine/delivery.py",
+        old="        except (Exception, asyncio.CancelledError) as error:\n",
+        new="        except ArithmeticError as error:\n",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="a-stray-cancellation-ends-a-delivery",
+        file="poller/engine/delivery.py",
+        old="            if isinstance(error, asyncio.CancelledError) and _is_cancelled():\n",
+        new="            if isinstance(error, asyncio.CancelledError):\n",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="a-run-that-only-delivers-is-silent",
+        file="poller/engine/service.py",
+        old="            await self._deliver_rest()\n",
+        new="            [task.cancel() for task in periodic_tasks]\n            await self._deliver_rest()\n",
+        tests=("engine/test_service",),
+    ),
+    Bug(
+        name="a-sink-that-is-opened-at-the-end-never-ends",
+        file="poller/engine/service.py",
+        old="        if self._is_finishing:\n            loop.end()\n",
+        new="",
+        tests=("engine/test_service",),
+    ),
+    Bug(
+        name="a-sink-that-is-exchanged-is-no-work",
+        file="poller/engine/service.py",
+        old="            async with self._changing:  # a sink",
+        new="            async with asyncio.Lock():  # a sink",
+        tests=("engine/test_service",),
+    ),
+    Bug(
+        name="give-up-counts-at-tries-only",
+        file="poller/engine/delivery.py",
+        old="asyncio.timeout(min(retry_at - now(), patience_s))",
+        new="asyncio.timeout(retry_at - now())",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="drain-waits-for-a-dead-sink",
+        file="poller/engine/delivery.py",
+        old="            if retry_at > self._drained_at:",
+        new="            if False:",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="reload-without-the-sinks-patience",
+        file="poller/engine/service.py",
+        old="            loop.apply(give_up_s=give_up_s)\n",
+        new="            pass\n",
+        tests=("app/test_reload",),
+    ),
+    Bug(
+        name="what-a-sink-leaves-counts-as-delivered",
+        file="poller/engine/delivery.py",
+        old="                batch = batch[: written.count]\n",
+        new="",
+        tests=("engine/test_delivery",),
+    ),
+)

@@ -1,0 +1,100 @@
+"""How far one account's imports are: its rows to start, its imports under way, and the trial. Counts only."""
+
+import structlog
+
+from poller.core.model import Record
+from poller.core.protocols import StartStore
+from poller.core.starts import BACKLOG_COUNTED, ImportsReading, Row
+from poller.schedule.starts import StartRules
+from poller.schedule.trial import LANDED_ENOUGH, Trial
+
+log = structlog.get_logger("poller")
+
+
+class ImportProgress:
+    """Decides whether another row may be started."""
+
+    def __init__(self, account: str, starts: StartStore, rules: StartRules) -> None:
+        self.rules = rules
+        self.unstarted = 0  # counted in the state now and then, and down with each start
+        self.accepted = 0  # by this process
+        self._account = account
+        self._starts = starts
+        self._trial = Trial(rules.trial)
+        self._underway = 0
+        self._in_hand = 0  # rows at a worker
+
+    async def begin(self) -> None:
+        """Begin with what earlier runs left."""
+        self._underway = await self._starts.underway(self._account)
+        await self.begin_trial()
+
+    async def begin_trial(self) -> None:
+        """Begin a trial, unless enough has landed: imports under way are its first rows."""
+        landed = await self._starts.landed(self._account, LANDED_ENOUGH)
+        self._trial = Trial(self.rules.trial, landed=landed, underway=self._underway + self._in_hand)
+        if (begun := self._trial.reading) is not None:
+            log.info("import.trial_began", account=self._account, rows=begun.rows, needed=begun.needed)
+
+    async def count_unstarted(self) -> None:
+        """Count the rows to start."""
+        self.unstarted = await self._starts.backlog(self._account, BACKLOG_COUNTED)
+
+    def apply(self, rules: StartRules) -> None:
+        """Use other rules from the next start on."""
+        self.rules = rules
+        self._trial.resize(rules.trial)
+
+    @property
+    def reading(self) -> ImportsReading:
+        """The counts for people and metrics."""
+        trial = self._trial.reading if self.unstarted else None
+        return ImportsReading(unstarted=self.unstarted, underway=self._underway, trial=trial)
+
+    def may_start(self) -> bool:
+        """Whether the limit of imports under way, and the trial, let another row go."""
+        return self._underway + self._in_hand < self.rules.underway and not self._trial.holds
+
+    # --- a row, from its claim to its outcome
+
+    def take(self, row: Row) -> None:
+        """A worker has the row: counted before another one is claimed."""
+        self._in_hand += 1
+        if row.lost == 0:
+            self._trial.count(1)
+
+    def let_go(self) -> None:
+        """The worker is done with its row."""
+        self._in_hand -= 1
+
+    def return_unaccepted(self, row: Row) -> None:
+        """The row was taken and not accepted. An unsure one still counts for its earlier start."""
+        if row.lost == 0:
+            self._trial.count(-1)
+
+    def accept(self) -> None:
+        """The row's import is under way."""
+        self._underway += 1
+        self.accepted += 1
+        self.count_off()
+
+    def count_off(self) -> None:
+        """A row needs no start any more: the count is as old as that of what is under way."""
+        if 0 < self.unstarted < BACKLOG_COUNTED:
+            self.unstarted -= 1
+
+    def land(self, record: Record) -> str | None:
+        """An import that was under way has its outcome. Returns as `end`."""
+        self._underway -= 1
+        return self.end(record)
+
+    def end(self, record: Record) -> str | None:
+        """A row has its outcome. Returns, once, the one reason for which all rows of the trial failed."""
+        was_over, had_failed = self._trial.is_over, self._trial.failed_for is not None
+        self._trial.end(None if record.landed else record.reason or record.kind.value)
+        if (reason := self._trial.failed_for) is not None and not (was_over or had_failed):
+            log.warning("import.trial_failed", account=self._account, reason=reason, rows=self.rules.trial)
+            return reason
+        if self._trial.is_over and not was_over:
+            log.info("import.trial_passed", account=self._account)
+        return None

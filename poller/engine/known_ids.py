@@ -1,0 +1,77 @@
+"""Notices that HubSpot knows none of an account's ids: then its token may be another account's, from the start on or
+since a person replaced it.
+"""
+
+import math
+
+from msgspec.structs import replace
+
+from poller.core.model import REPORTING, Answer, Missing, Refused, Task
+from poller.core.text import printable
+
+ALL_UNKNOWN = 50  # ids in a row that are all unknown, before this is no accident
+DOUBTFUL = ALL_UNKNOWN // 2  # from which on the witness is polled
+FORGOTTEN_AFTER_S = 3600.0  # no status is forgotten sooner: a task of another account is unknown at once
+DETAIL = (
+    f"HubSpot knows none of the latest {ALL_UNKNOWN} ids: the token is another account's, or these imports are too old "
+    "to be known. Use the token of the account that started them; if they are old, set polling.trust_unknown"
+)
+DETAIL_OF_WITNESS = (
+    "HubSpot does not know a task any more whose status it reported within the last hour: the token is another "
+    "account's. Use the token of the account that started these imports"
+)
+
+
+class KnownIds:
+    """Holds "unknown id" back as an outcome until HubSpot has shown since that it knows an id of the account.
+
+    The witness is a task whose status it reported before: in doubt the lane polls that one.
+    """
+
+    def __init__(self) -> None:
+        self._shown_at = -math.inf  # when the latest poll left to which HubSpot reported a status, by these settings
+        self._unknown: set[int] = set()  # ids that were unknown since
+        self._latest_new_at = -math.inf
+        self._is_witness_unknown = False
+        self._detail: str | None = None  # why the account is a wrong one
+
+    def doubts(self, task: Task) -> bool:
+        """Return whether the witness must show, before `task` is polled, that the account's ids are known."""
+        if self._is_witness_unknown:
+            return False
+        if task.missing_at is not None and self._shown_at < task.missing_at:
+            return True
+        return len(self._unknown) >= DOUBTFUL
+
+    def check(self, task: Task, answer: Answer, *, asked_at: float, now: float, of_witness: bool = False) -> Answer:
+        """Return `answer` to a poll that left at `asked_at`, or a refusal of the account in its place."""
+        if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
+            self._shown_at = max(self._shown_at, asked_at)  # by the token of then
+            if self._unknown:
+                self._unknown.clear()
+                self._is_witness_unknown, self._detail = False, None
+            return answer
+        if not isinstance(answer.outcome, Missing):
+            return answer
+        if task.key not in self._unknown:
+            self._unknown.add(task.key)
+            self._latest_new_at = now
+        if of_witness:
+            self._is_witness_unknown = True
+            if now - self._shown_at < FORGOTTEN_AFTER_S:
+                self._detail = DETAIL_OF_WITNESS
+        if len(self._unknown) >= ALL_UNKNOWN:
+            self._detail = self._detail or DETAIL
+        return answer if self._detail is None else replace(answer, outcome=_refused(self._detail, answer.outcome))
+
+    def holds(self, task: Task, now: float, missing_again_s: float) -> bool:
+        """Return whether the unknown id of `task` is no outcome yet: nothing shows since that HubSpot knows ids of the
+        account, and more of them are being polled for the first time."""
+        is_shown = self._shown_at >= (now if task.missing_at is None else task.missing_at)
+        return not is_shown and now - self._latest_new_at < missing_again_s / 2
+
+
+def _refused(detail: str, unknown: Missing) -> Refused:
+    """Return the refusal with HubSpot's own words: it may be that the account is closed, or the request is wrong."""
+    words = "" if unknown.message is None else f' (HubSpot: "{printable(unknown.message)}")'
+    return Refused(reason="wrong_account", detail=f"{detail}{words}")
