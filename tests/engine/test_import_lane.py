@@ -248,7 +248,7 @@ class Counted(Stuck):
 
     claims = 0
 
-    async def claim(self, account: str, limit: int) -> list[Row]:
+    async def claim(self, account: str, limit: int, *, unsure: bool = False) -> list[Row]:
         self.claims += 1
         return await self._starts.claim(account, limit)
 
