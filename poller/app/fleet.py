@@ -1,7 +1,7 @@
 """Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -20,7 +20,7 @@ from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.engine.fleet.turns import Turns
 from poller.engine.metrics import Metrics
-from poller.sinks import is_shared, make_sinks
+from poller.sinks import SinkSpec, is_shared, make_sinks
 from poller.web.fleet import FleetReader, member_status
 
 log = structlog.get_logger("poller")
@@ -72,6 +72,8 @@ class FleetRun:
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a lane is opened, or settings change
     turns: Turns = field(init=False)
     reader: FleetReader = field(init=False)
+    _sinks: dict[str, SinkSpec] = field(init=False)  # by name
+    _mine: MemberSinks = field(init=False)
     _beats: int = 0
     _polls: int = 0
     _polls_at: float = 0.0
@@ -79,8 +81,10 @@ class FleetRun:
     def __post_init__(self) -> None:
         environment = self.builder.environment
         monotonic = environment.monotonic or asyncio.get_running_loop().time
-        sinks = make_sinks(self.settings.sink_specs, sink_environment(self.settings, environment))
-        mine = MemberSinks(
+        specs = self.settings.sink_specs
+        sinks = make_sinks(specs, sink_environment(self.settings, environment))
+        self._sinks = {sink.name: spec for sink, spec in zip(sinks, specs, strict=True)}
+        self._mine = MemberSinks(
             self.member,
             self.service,
             named={sink.name: is_shared(sink) for sink in sinks},
@@ -89,7 +93,7 @@ class FleetRun:
             monotonic=monotonic,
         )
         self.turns = Turns(
-            self.member, self.service, mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
+            self.member, self.service, self._mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
         )
         self.member.status = self._status
         self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
@@ -100,6 +104,11 @@ class FleetRun:
         settings = self.settings
         await self.turns.change(settings.account_settings(), shown_settings(settings))
 
+    def reopen_sinks(self, must_reopen: Callable[[DeliveryLoop, SinkSpec], bool]) -> None:
+        """Have the sinks opened again that stopped, or read a file that may have changed."""
+        loops = self.service.delivery_loops
+        self._mine.reopen([loop.sink.name for loop in loops if must_reopen(loop, self._sinks[loop.sink.name])])
+
     async def _open_lane(self, account: str, handover: Handover) -> Lane:
         async with self.opening:
             if account not in self.settings.account_settings():
@@ -109,8 +118,7 @@ class FleetRun:
         return lane
 
     def _make_loop(self, name: str) -> DeliveryLoop:
-        loops = [self.builder.delivery_loop(spec, self.settings) for spec in self.settings.sink_specs]
-        return next(loop for loop in loops if loop.sink.name == name)
+        return self.builder.delivery_loop(self._sinks[name], self.settings)
 
     async def _take_over(self, names: Sequence[str]) -> None:
         """Count what the sinks have already: their owner before counted it."""

@@ -7,6 +7,7 @@ import math
 from msgspec.structs import replace
 
 from poller.core.model import REPORTING, Answer, Missing, Refused, Task
+from poller.core.text import printable
 
 ALL_UNKNOWN = 50  # ids in a row that are all unknown, before this is no accident
 DOUBTFUL = ALL_UNKNOWN // 2  # from which on the witness is polled
@@ -28,7 +29,7 @@ class KnownIds:
     """
 
     def __init__(self) -> None:
-        self._shown_at = -math.inf  # when HubSpot last reported a status, in this run and by its present settings
+        self._shown_at = -math.inf  # when the latest poll left to which HubSpot reported a status, by these settings
         self._unknown: set[int] = set()  # ids that were unknown since
         self._latest_new_at = -math.inf
         self._is_witness_unknown = False
@@ -42,10 +43,10 @@ class KnownIds:
             return True
         return len(self._unknown) >= DOUBTFUL
 
-    def check(self, task: Task, answer: Answer, now: float, *, of_witness: bool = False) -> Answer:
-        """Return `answer`, or a refusal of the account in its place."""
+    def check(self, task: Task, answer: Answer, *, asked_at: float, now: float, of_witness: bool = False) -> Answer:
+        """Return `answer` to a poll that left at `asked_at`, or a refusal of the account in its place."""
         if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
-            self._shown_at = now
+            self._shown_at = max(self._shown_at, asked_at)  # by the token of then
             if self._unknown:
                 self._unknown.clear()
                 self._is_witness_unknown, self._detail = False, None
@@ -61,7 +62,7 @@ class KnownIds:
                 self._detail = DETAIL_OF_WITNESS
         if len(self._unknown) >= ALL_UNKNOWN:
             self._detail = self._detail or DETAIL
-        return answer if self._detail is None else replace(answer, outcome=_refused(self._detail))
+        return answer if self._detail is None else replace(answer, outcome=_refused(self._detail, answer.outcome))
 
     def holds(self, task: Task, now: float, missing_again_s: float) -> bool:
         """Return whether the unknown id of `task` is no outcome yet: nothing shows since that HubSpot knows ids of the
@@ -70,5 +71,7 @@ class KnownIds:
         return not is_shown and now - self._latest_new_at < missing_again_s / 2
 
 
-def _refused(detail: str) -> Refused:
-    return Refused(reason="wrong_account", detail=detail)
+def _refused(detail: str, unknown: Missing) -> Refused:
+    """Return the refusal with HubSpot's own words: it may be that the account is closed, or the request is wrong."""
+    words = "" if unknown.message is None else f' (HubSpot: "{printable(unknown.message)}")'
+    return Refused(reason="wrong_account", detail=f"{detail}{words}")

@@ -134,7 +134,7 @@ class Lane:
                 answer = await self._client.poll(asked)
                 now, of_witness = self._clock(), asked is not task
                 if not self._polling.trust_unknown:
-                    answer = self._known_ids.check(asked, answer, now, of_witness=of_witness)
+                    answer = self._known_ids.check(asked, answer, asked_at=asked_at, now=now, of_witness=of_witness)
                 slot.answered(answer, of_witness=of_witness)
         except GateClosed:
             self._store.release([task])

@@ -22,7 +22,7 @@ from poller.core.errors import ConfigError, Exit
 from poller.core.request_protocols import TokenSource
 from poller.hubspot.client import Connections
 from poller.sandbox import parse_durations
-from poller.store import read_store
+from poller.store import ask_to_reload, read_store, replay_beside
 from tests.support.fleet_services import ACCOUNTS, BEAT_S, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
@@ -184,6 +184,46 @@ async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_th
             while await delivered_as_shown(fleet, page) != {(40, 0)}:  # noqa: ASYNC110 - a page may be a second old
                 await asyncio.sleep(0.2)
     assert not await has_fleet(settings)
+
+
+async def test_a_sink_whose_secret_is_gone_keeps_no_other_one_from_being_taken(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """The file has one home: no other replica could deliver it meanwhile."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"whsec_{'x' * 32}")
+    hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "secret_file": str(secret), "name": "hook"}
+    sinks = {"sinks": [f"jsonl:{tmp_path}/finished.jsonl", hook]}
+    async with at_work(tmp_path, postgres_url, events, {"r1": sinks, "r2": sinks}) as fleet:
+        await fleet.until(lambda: len(fleet.logged("sink.taken")) >= 2, "both sinks")
+        secret.unlink()
+        await replay_beside(postgres_url, "hook", Selection(dead=True))  # all sinks are given back, and taken again
+        await fleet.until(lambda: len(fleet.logged("sink.given")) >= 2, "the hint")
+        await fleet.feed(fleet.pages()[0], 12)
+        await fleet.until(lambda: len(fleet.delivered()) == 12, "the outcomes in the file")
+        assert {event["sink"] for event in fleet.logged("sink.stopped")} == {"hook"}
+        secret.write_text(f"whsec_{'y' * 32}")
+        taken = fleet.logged("sink.taken")
+        await ask_to_reload(postgres_url)
+        await fleet.until(lambda: [each["sink"] for each in fleet.logged("sink.taken")[len(taken) :]] == ["hook"], "it")
+
+
+async def test_a_reload_of_a_replica_opens_a_sink_again_that_had_stopped(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Only a restart did."""
+    file = tmp_path / "finished.jsonl"
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        await fleet.feed(fleet.pages()[0], 4)
+        await fleet.until(lambda: len(fleet.delivered()) == 4, "the outcomes")
+        lines = file.read_bytes()
+        file.write_bytes(b"another program's\n")
+        await fleet.feed(fleet.pages()[0], 4)
+        await fleet.until(lambda: len(fleet.logged("sink.stopped")) == 1, "the stop")
+        file.write_bytes(lines)
+        await ask_to_reload(postgres_url)
+        await fleet.until(lambda: len(fleet.delivered()) == 8, "all outcomes")
+        assert set(fleet.delivered().values()) == {1}
 
 
 def undelivered(fleet: FleetAtWork) -> int:
