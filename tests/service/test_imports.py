@@ -440,7 +440,8 @@ async def test_a_trial_whose_starts_get_no_answer_repeats_them_and_ends(
 ) -> None:
     """No other row may go while the trial lasts: where its own unsure rows did not either, the run waited forever."""
     simulation = Simulation(tmp_path, clock, scenario(faults={"start_no_id": share}))
-    code = await simulation.run(write_rows(tmp_path, 60), flags())
+    async with asyncio.timeout(6 * 3600):
+        code = await simulation.run(write_rows(tmp_path, 60), flags())
     records = simulation.records()
     stats = simulation.api.stats()
     assert stats.files_twice == 0
