@@ -1,5 +1,25 @@
-"""`python -m poller` is the `poller` command."""
+"""The `poller` command, also as `python -m poller`: what signals do while its modules are imported, half a second."""
 
-from poller.cli.app import main
+import signal
+import sys
 
-main()
+RUNS = ("run", "import")
+
+
+def main() -> None:
+    """Import and run the command line. Until it handles signals itself, Ctrl-C ends it without a traceback: nothing has
+    begun. A run that is asked to reload is not ended by it: it has not read its settings yet."""
+    is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a background job ignores it
+    if is_interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.argv[1:2] and sys.argv[1] in RUNS:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from poller.cli.app import main as run_command_line
+
+    if is_interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_command_line()
+
+
+if __name__ == "__main__":
+    main()

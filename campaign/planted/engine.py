@@ -61,11 +61,11 @@ ENGINE_BUGS = (
         tests=("service/test_who_answered",),
     ),
     Bug(
-        name="an-answer-of-an-earlier-run-vouches-for-any-token",
+        name="an-unknown-id-is-believed-whatever-is-known",
         file="poller/engine/known_ids.py",
         old="        is_shown = self._shown_at >= (now if task.missing_at is None else task.missing_at)",
         new="        is_shown = True",
-        tests=("service/test_who_answered",),
+        tests=("engine/test_known_ids",),
     ),
     Bug(
         name="refusals-do-not-count-for-giving-up",

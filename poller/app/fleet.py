@@ -20,7 +20,7 @@ from poller.engine.fleet.times import BeatTimes
 from poller.engine.fleet.trust import Trust
 from poller.engine.fleet.turns import Turns
 from poller.engine.metrics import Metrics
-from poller.sinks import is_shared, make_sinks
+from poller.sinks import SinkSpec, is_shared, make_sinks
 from poller.web.fleet import FleetReader, member_status
 
 log = structlog.get_logger("poller")
@@ -72,6 +72,7 @@ class FleetRun:
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a lane is opened, or settings change
     turns: Turns = field(init=False)
     reader: FleetReader = field(init=False)
+    _sinks: dict[str, SinkSpec] = field(init=False)  # by name
     _beats: int = 0
     _polls: int = 0
     _polls_at: float = 0.0
@@ -79,7 +80,9 @@ class FleetRun:
     def __post_init__(self) -> None:
         environment = self.builder.environment
         monotonic = environment.monotonic or asyncio.get_running_loop().time
-        sinks = make_sinks(self.settings.sink_specs, sink_environment(self.settings, environment))
+        specs = self.settings.sink_specs
+        sinks = make_sinks(specs, sink_environment(self.settings, environment))
+        self._sinks = {sink.name: spec for sink, spec in zip(sinks, specs, strict=True)}
         mine = MemberSinks(
             self.member,
             self.service,
@@ -109,8 +112,7 @@ class FleetRun:
         return lane
 
     def _make_loop(self, name: str) -> DeliveryLoop:
-        loops = [self.builder.delivery_loop(spec, self.settings) for spec in self.settings.sink_specs]
-        return next(loop for loop in loops if loop.sink.name == name)
+        return self.builder.delivery_loop(self._sinks[name], self.settings)
 
     async def _take_over(self, names: Sequence[str]) -> None:
         """Count what the sinks have already: their owner before counted it."""

@@ -21,6 +21,7 @@ from poller.config import Settings
 from poller.core import log as logs
 from poller.core import open_files
 from poller.core.errors import Exit, PollerError
+from poller.core.text import without_controls
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
 
@@ -85,7 +86,7 @@ async def _run_with_logs(
             return await run(settings, input_specs, environment)
         except PollerError as error:
             if logs.is_json():  # a person reads the message of the command
-                log.error("run.refused", reason=str(error))  # noqa: TRY400 - an expected end, no traceback
+                log.error("run.refused", reason="; ".join(map(without_controls, str(error).splitlines())))  # noqa: TRY400 - an expected end, no traceback
             raise
 
 

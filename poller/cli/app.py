@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -130,15 +130,16 @@ def main() -> None:
     """Run the command line; the entry point of the distribution."""
     _replace_closed_streams()
     codecs.register_error("json_escapes", _json_escapes)
-    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):  # it was not closed
-        sys.stdout = _noting(sys.stdout)
+    for name, output in (("stdout", _Output), ("stderr", _Errors)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # it was not closed
+            setattr(sys, name, _like(stream, output))
     try:
         app()
     except OSError as error:
         if error is not _why_unwritten():
             raise
     finally:
-        _flush(sys.stderr)
         _end_stdout()
 
 
@@ -175,15 +176,24 @@ class _Output(io.FileIO):
             raise
 
 
-def _noting(stdout: io.TextIOWrapper) -> io.TextIOWrapper:
-    """Return standard output as a stream that notes why it cannot be written to, and escapes what it cannot encode."""
-    raw = _Output(stdout.fileno(), "w", closefd=False)
+class _Errors(io.FileIO):
+    """Standard error. What it does not take is dropped: a message that is not seen must not change the exit code."""
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]  # None: it is full, and does not block
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _like(stream: io.TextIOWrapper, output: type[_Output] | type[_Errors]) -> io.TextIOWrapper:
+    """Return a standard stream whose bytes go through `output`. One for data escapes what it cannot encode as JSON."""
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding=stdout.encoding,
-        errors="json_escapes",
-        line_buffering=stdout.line_buffering,
-        write_through=stdout.write_through,
+        io.BufferedWriter(output(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="json_escapes" if output is _Output else stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
     )
 
 
@@ -195,16 +205,11 @@ def _why_unwritten() -> OSError | None:
 
 def _end_stdout() -> None:
     """Flush it. A reader that left early is no error; output that could not be written for another reason is one."""
-    _flush(sys.stdout)
+    try:
+        sys.stdout.flush()
+    except OSError:  # redirect to /dev/null, so that Python does not exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     error = _why_unwritten()
     if error is not None and error.errno != errno.EPIPE:
         typer.echo(f"poller: standard output cannot be written to: {error.strerror}", err=True)
         raise SystemExit(Exit.CANNOT_CREATE) from None
-
-
-def _flush(stream: TextIO) -> None:
-    """Flush. Where that fails, redirect to /dev/null so that Python does not exit with 120."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -10,7 +10,7 @@ from poller.core.errors import InputError
 from poller.core.protocols import Store
 from poller.sinks import written_files
 from poller.sinks.files.csv_lines import CSV
-from poller.store import StateReader, read_store
+from poller.store import StateReader, last_beat, read_store
 
 PAGE = 1000  # records read at a time
 
@@ -57,3 +57,8 @@ def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
                         yield line.removesuffix(b"\n")
             except OSError as error:
                 raise InputError(f"cannot read {file_path}: {error.strerror}") from None
+
+
+def is_worked_on(settings: Settings) -> bool:
+    """Return whether a process, such as any replica of a fleet, polls the tasks of the state."""
+    return last_beat(settings.state) is not None

@@ -180,12 +180,22 @@ _NONE = dict.fromkeys(("give_up_s", "stop_on_failures", "retention_s"), "never")
 
 
 def _shown(value: object) -> str:
-    """Hide what may be secret: user and query of URLs, and values of a sink's own keys."""
+    """Hide what may be secret: user and query of URLs, what looks like a token, and values of a sink's own keys."""
     if isinstance(value, list):
         value = [_without_secrets(each) if isinstance(each, dict) else each for each in value]
-    text = "unset" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "unset" if value is None else json.dumps(_without_tokens(value), ensure_ascii=False)
     text = re.sub(r'//(?:[^"\\]|\\.)*@', "//***@", text)  # a password may have spaces
     return re.sub(r'\?[^"\s]*', "?***", re.sub(r'(postgres[^"?]*)\?(?:[^"\\]|\\.)*', r"\1?***", text))
+
+
+def _without_tokens(value: Any) -> Any:
+    from poller.core.log import without_tokens  # takes long to import
+
+    if isinstance(value, list):
+        return list(map(_without_tokens, value))
+    if isinstance(value, dict):
+        return {key: _without_tokens(each) for key, each in value.items()}
+    return without_tokens(value) if isinstance(value, str) else value
 
 
 def _without_secrets(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def state_url(text: str) -> str:
     path = text.removeprefix("sqlite:").removeprefix("//")
     if not text.startswith("sqlite:///") and re.fullmatch(rf"{_PATH}\.(db|sqlite3?)", path):
         raise ValueError(f"must be a URL; did you mean sqlite:///{path}?")
-    if not re.match(r"sqlite:///.|postgres(ql)?://", text):
+    is_folder = text.startswith("sqlite:///") and not Path(path.removeprefix("/")).name  # such as sqlite:///.
+    if is_folder or not re.match(r"sqlite:///.|postgres(ql)?://", text):
         raise ValueError('must be a URL such as "sqlite:///poller.db" or "postgresql://user@host/database"')
     return text
 

@@ -40,6 +40,11 @@ def keep_secret(token: str) -> None:
         _secrets.add(token)
 
 
+def without_tokens(text: str) -> str:
+    """Return text without what looks like a token."""
+    return _TOKEN_LIKE.sub(_HIDDEN, text)
+
+
 def configure(
     *,
     format: Literal["auto", "json", "console"],  # noqa: A002 - the setting's name
@@ -231,7 +236,7 @@ def _without_secrets(value: object, depth: int = 0) -> object:
         case str():
             for secret in _secrets:
                 value = value.replace(secret, _HIDDEN)
-            return _TOKEN_LIKE.sub(_HIDDEN, value).encode("utf-8", "replace").decode()
+            return without_tokens(value).encode("utf-8", "replace").decode()
         case bool() | float() | None:
             return value
         case int():

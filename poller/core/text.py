@@ -87,6 +87,9 @@ def printable(text: str) -> str:
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN - 1]}…"
 
 
+NO_RUN = "no poller is at work on this state: its tasks wait until a run continues"
+
+
 def redacted_url(url: str) -> str:
     """Return a URL or DSN without user, password, query and fragment, which may be secrets.
 

@@ -28,9 +28,7 @@ class KnownIds:
     """
 
     def __init__(self) -> None:
-        self._shown_at = (
-            -math.inf
-        )  # when the poll left to which HubSpot last reported a status, by the present settings
+        self._shown_at = -math.inf  # when the latest poll left to which HubSpot reported a status, by these settings
         self._unknown: set[int] = set()  # ids that were unknown since
         self._latest_new_at = -math.inf
         self._is_witness_unknown = False
@@ -47,10 +45,9 @@ class KnownIds:
         return not is_shown and not self._is_witness_unknown
 
     def check(self, task: Task, answer: Answer, *, asked_at: float, now: float, of_witness: bool = False) -> Answer:
-        """Return `answer`, or a refusal of the account in its place. A poll that left before the token changed may be
-        answered after it: only `asked_at` shows which token an answer is for."""
+        """Return `answer` to a poll that left at `asked_at`, or a refusal of the account in its place."""
         if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
-            self._shown_at = max(self._shown_at, asked_at)
+            self._shown_at = max(self._shown_at, asked_at)  # by the token of then
             if self._unknown:
                 self._unknown.clear()
                 self._is_witness_unknown, self._detail = False, None

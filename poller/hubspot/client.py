@@ -26,7 +26,7 @@ from poller.hubspot.body import BodyTooLarge, read_body
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
-from poller.hubspot.timeouts import RequestTimeouts
+from poller.hubspot.timeouts import RequestTimeouts, SharedTimeout
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import refusal_of
 
@@ -92,6 +92,7 @@ class Connections:
         """Raises `ConfigError` where the CA file cannot be used."""
         for fresh in (False, True):
             self._sessions[fresh] = self._session(self._make_connector(fresh))
+        self._post_timeout = SharedTimeout(POST_TIMEOUT_S)
         return self
 
     async def __aexit__(
@@ -126,15 +127,13 @@ class Connections:
     async def post(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
         """POST a form to the OAuth endpoint; return status and body. Raises `TokenUnavailable` without an answer."""
         try:
-            async with (
-                asyncio.timeout(POST_TIMEOUT_S),
-                self._sessions[True].post(
+            with self._post_timeout:
+                async with self._sessions[True].post(
                     URL(url), data=dict(form), headers={"User-Agent": USER_AGENT}, allow_redirects=False
-                ) as response,
-            ):
-                body, trouble = await read_body(response.content, LARGEST_PROBLEM)
-                if trouble is None:
-                    return response.status, body
+                ) as response:
+                    body, trouble = await read_body(response.content, LARGEST_PROBLEM)
+                    if trouble is None:
+                        return response.status, body
             failure: Exception = trouble
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             failure = error

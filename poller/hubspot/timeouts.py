@@ -6,10 +6,12 @@ from collections import deque
 from types import TracebackType
 from typing import Any
 
+STALL_S, GRACE_S = 0.5, 0.05  # a timer that fires so late shows a stall; then so long for what has arrived meanwhile
+
 
 class SharedTimeout:
     """Raises `TimeoutError` after `seconds`. Use with `with`, in any number of tasks, not nested. A cancellation from
-    elsewhere passes through."""
+    elsewhere passes through. Where the whole process stood still, answers that came meanwhile are read first."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -17,6 +19,7 @@ class SharedTimeout:
         self._waits: dict[asyncio.Task[Any], tuple[float, int]] = {}  # the deadline, cancellations before it
         self._timed_out: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_grace = False  # the timer is that after a stall
 
     def __enter__(self) -> None:
         task = asyncio.current_task(self._loop)
@@ -41,6 +44,11 @@ class SharedTimeout:
     def _cancel_late(self) -> None:
         """Cancel all tasks whose time is over, then set the timer for the next one."""
         self._timer = None
+        if self._is_late and not self._is_grace:
+            self._is_grace = True
+            self._timer = self._loop.call_later(GRACE_S, self._cancel_late)
+            return
+        self._is_grace = False
         for task, (ends_at, _) in self._waits.items():
             if task in self._timed_out:
                 continue
@@ -49,6 +57,12 @@ class SharedTimeout:
                 return
             self._timed_out.add(task)
             task.cancel()
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the earliest deadline was missed by so much that the process must have stood still."""
+        ends_at = next((ends_at for task, (ends_at, _) in self._waits.items() if task not in self._timed_out), math.inf)
+        return self._loop.time() - ends_at > STALL_S
 
 
 class RequestTimeouts:

@@ -264,8 +264,8 @@ def _limit(account: AccountSettings, learned: LearnedLimit | None) -> tuple[floa
     """Return how many requests a second leave at most, and the limit behind it: that of the settings or of HubSpot's
     answers, whichever is tighter. A slot is held until the answer and a window more."""
     limits: list[tuple[int, float, str]] = []
-    if account.requests is not None:
-        limits.append((account.requests, account.window_s or DEFAULT_WINDOW_S, "as set"))
+    if account.requests is not None or (account.window_s or 0.0) > DEFAULT_WINDOW_S:
+        limits.append((account.requests or DEFAULT_REQUESTS, account.window_s or DEFAULT_WINDOW_S, "as set"))
     if learned is not None:
         limits.append((learned.requests, learned.window_s, "as HubSpot's answers showed in an earlier run"))
     if not limits:

@@ -283,6 +283,20 @@ def test_what_the_terminal_cannot_encode_is_escaped_and_json_stays_the_same(tmp_
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("reader", ["full", "gone"])
+def test_a_message_that_cannot_be_shown_leaves_the_exit_code_as_it_is(tmp_path: Path, reader: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for command, code in ((("status",), Exit.CANNOT_CREATE), (("list", "--since", "then"), Exit.USAGE)):
+        stderr = full if reader == "full" else theirs
+        shown = run(*command, folder=tmp_path, stdout=subprocess.PIPE, stderr=stderr, capture_output=False)
+        assert shown.returncode == code
+    os.close(theirs)
+    os.close(full)
+
+
+@pytest.mark.real_time
 @pytest.mark.parametrize("command", [("check-config",), LONG, ("run", "--help")])
 def test_a_reader_of_the_output_may_leave_early(tmp_path: Path, command: tuple[str, ...]) -> None:
     write_many_reasons(tmp_path)
@@ -322,3 +336,36 @@ def test_a_working_folder_that_was_deleted_is_named_and_no_defect(
     result = poller(*(word.format(f"sqlite:///{tmp_path}/poller.db") for word in words))
     assert (result.exit_code, "defect" in result.output) == (Exit.CANNOT_CREATE, False)
     assert "the working folder was deleted. Change to one that exists" in result.output
+
+
+SIGNALLED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "poller.cli.app":
+            os.kill(os.getpid(), int(sys.argv.pop()))
+sys.meta_path.insert(0, Finder())
+from poller.__main__ import main
+main()
+"""
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        ("run --help", signal.SIGHUP, 0),
+        ("import --help", signal.SIGHUP, 0),
+        ("status --help", signal.SIGHUP, -signal.SIGHUP),
+        ("run --help", signal.SIGINT, -signal.SIGINT),
+        ("run --help", signal.SIGTERM, -signal.SIGTERM),
+    ],
+)
+def test_a_signal_while_the_command_is_imported_ends_no_run_that_it_asks_to_reload_and_shows_no_traceback(
+    words: str, number: signal.Signals, code: int
+) -> None:
+    """`systemctl reload` right after a start: systemd takes an end by SIGHUP for a clean one, and starts nothing."""
+    line = [sys.executable, "-c", SIGNALLED, *words.split(), str(int(number))]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own program
+    assert (done.returncode, done.stderr) == (code, "")
+    assert ("Usage: " in done.stdout) is (code == 0)

@@ -18,6 +18,7 @@ from poller.core.errors import Exit
 from poller.core.model import Kind
 from poller.core.protocols import Clock
 from poller.core.record import restore
+from poller.core.text import NO_RUN
 from poller.reports.task import task_text
 from poller.sandbox import Scenario, parse_durations
 from tests.support.simulation import Simulation, settings_for
@@ -230,9 +231,34 @@ async def test_a_row_that_has_no_task_yet_is_shown_by_its_url(
     code, text, _ = await answer(simulation, "https://cdn.example.com/3.png", capsys)
     assert code is Exit.ALL_COMPLETE
     assert "unsure       1 of 1 answers lost" in text
+    assert text.endswith(f"{NO_RUN}\n")
     await print_status(settings_for(tmp_path), as_json=False, clock=clock)
     printed = capsys.readouterr().out
     assert re.search(r"^unsure rows wait .*The next repeat is at \S+Z, in (19|20) min", printed, re.MULTILINE), printed
+    assert printed.endswith(f"{NO_RUN}\n")
     assert '"folderPath":"/p"' in text
     code, text, _ = await answer(simulation, "cdn.example.com/29.png", capsys, as_json=True)
     assert (orjson.loads(text)["state"], orjson.loads(text)["starts"]) == ("unstarted", 0)
+
+
+async def test_that_no_process_polls_is_shown_only_where_none_does(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`next poll due 2 days ago` does not explain itself."""
+    simulation = Simulation(tmp_path, clock, SLOW)
+    ids = simulation.write_ids(20)
+    task_id = ids.read_text().splitlines()[1].partition(",")[0]
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(simulation.run(ids))
+        await asyncio.sleep(2)
+        capsys.readouterr()
+        _, during, _ = await answer(simulation, task_id, capsys)
+        await print_status(settings_for(tmp_path), as_json=False, clock=clock)
+        during += capsys.readouterr().out
+        simulation.drain()
+    assert work.result() is Exit.WORK_LEFT
+    capsys.readouterr()
+    _, after, _ = await answer(simulation, task_id, capsys)
+    await print_status(settings_for(tmp_path), as_json=False, clock=clock)
+    after += capsys.readouterr().out
+    assert (during.count("waiting      "), during.count(NO_RUN), after.count(NO_RUN)) == (1, 0, 2)

@@ -105,6 +105,15 @@ def test_sinks_are_specs_tables_or_one_word(toml: Any) -> None:
     assert toml("", environ={"POLLER_SINKS": '["stdout", {"kind": "sql"}]'}).sinks == ["stdout", {"kind": "sql"}]
 
 
+def test_a_token_in_a_command_is_not_described(toml: Any) -> None:
+    command = 'command:curl -H "Authorization: Bearer a-secret-of-theirs" -d @- https://example.com/'
+    described = describe(
+        toml("", environ={"POLLER_SINKS": json.dumps([command, {"kind": "command", "line": command}])})
+    )
+    assert "a-secret-of-theirs" not in described
+    assert described.count('Bearer ***\\" -d @- https://example.com/') == 2
+
+
 def test_secrets_in_a_sink_s_table_are_not_described(toml: Any) -> None:
     table = {
         "kind": "webhook",
@@ -259,6 +268,7 @@ def test_a_result_is_expected_by_the_path_s_family_unless_set() -> None:
         ),
         ("[state]\nurl = 'sqlite:///a'", "state: must be text, in quotes"),
         ("state = 'poller'", 'state: must be a URL such as "sqlite:///poller.db"'),
+        ("state = 'sqlite:///.'", 'state: must be a URL such as "sqlite:///poller.db"'),
         ("state = 'a/poller.db'", "state: must be a URL; did you mean sqlite:///a/poller.db?"),
         ("state = '/a/poller.db'", "state: must be a URL; did you mean sqlite:////a/poller.db?"),
         ("state = 'sqlite://my.sqlite3'", "state: must be a URL; did you mean sqlite:///my.sqlite3?"),

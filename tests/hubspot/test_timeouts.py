@@ -5,7 +5,8 @@ import asyncio
 
 import pytest
 
-from poller.hubspot.timeouts import RequestTimeouts, SharedTimeout
+from poller.hubspot.timeouts import GRACE_S, RequestTimeouts, SharedTimeout
+from tests.support.virtual import VirtualLoop
 
 
 async def waited(shared: SharedTimeout, begin_s: float, wait_s: float) -> tuple[str, float]:
@@ -26,6 +27,32 @@ async def test_each_wait_has_the_whole_time_however_many_run() -> None:
     begun_waits = [(0.0, 5.0), (0.0, 40.0), (10.0, 29.0), (10.0, 31.0), (29.5, 100.0), (200.0, 40.0)]
     found = await asyncio.gather(*(waited(shared, *each) for each in begun_waits))
     assert found == [("done", 5.0), ("over", 30.0), ("done", 29.0), ("over", 30.0), ("over", 30.0), ("over", 30.0)]
+
+
+@pytest.mark.parametrize("has_answer", [True, False])
+async def test_an_answer_that_came_while_the_process_stood_still_counts(has_answer: bool) -> None:
+    loop, shared = asyncio.get_running_loop(), SharedTimeout(5.0)
+    assert isinstance(loop, VirtualLoop)
+    arrived = loop.create_future()
+
+    async def wait() -> str:
+        try:
+            with shared:
+                await arrived
+        except TimeoutError:
+            return "over"
+        return "done"
+
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(wait()) for _ in range(3)]
+        await asyncio.sleep(1)
+        loop.stand_still(60.0)
+        if has_answer:
+            loop.call_soon(arrived.set_result, None)  # as what the kernel has for its socket
+        await asyncio.sleep(GRACE_S + 0.01)
+        assert all(each.done() for each in waits)
+    assert [each.result() for each in waits] == ["done" if has_answer else "over"] * 3
+    assert await waited(shared, 0.0, 100.0) == ("over", 5.0)
 
 
 class Counting(SharedTimeout):

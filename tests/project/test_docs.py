@@ -262,7 +262,7 @@ def test_the_pip_lines_install_what_pyproject_offers_and_start_what_it_installs(
     assert install == ".venv/bin/pip install -e '.[dev]'"
     assert "dev" in project["optional-dependencies"]
     assert demo == ".venv/bin/poller demo"
-    assert project["scripts"]["poller"] == "poller.cli.app:main"
+    assert project["scripts"]["poller"] == "poller.__main__:main"
     assert tests == ".venv/bin/pytest"
 
 

@@ -22,7 +22,7 @@ from poller.core.errors import ConfigError, Exit
 from poller.core.request_protocols import TokenSource
 from poller.hubspot.client import Connections
 from poller.sandbox import parse_durations
-from poller.store import read_store
+from poller.store import read_store, replay_beside
 from tests.support.fleet_services import ACCOUNTS, BEAT_S, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
@@ -39,6 +39,7 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
         await fleet.until(lambda: len(fleet.delivered()) == 80, "all outcomes")
         assert fleet.delivered() == Counter(ids)
         assert fleet.api.stats().throttled_total == 0
+        costs = set()
         for page in fleet.pages():
             shown = await fleet.overview_with(page, finished=80, delivered=80)
             assert [each["replica"] for each in shown["fleet"]["members"]] == ["r1", "r2"]
@@ -46,6 +47,9 @@ async def test_fed_at_one_replica_all_is_polled_by_its_owners_and_any_page_shows
             assert sorted(lane["account"] for lane in shown["lanes"]) == list(ACCOUNTS)
             assert shown["ledger"]["waiting"] == 0
             assert shown["ledger"]["sinks"][0]["undelivered"] == 0
+            costs.add(shown["polls_per_task"])
+        assert len(costs) == 1
+        assert costs.pop() >= 1
         text, code = await asyncio.to_thread(fleet.command, "status")
         assert (code, "r1: at work, 2 accounts" in text, "r2: at work, 2 accounts" in text) == (0, True, True), text
         text, code = await asyncio.to_thread(fleet.command, "healthcheck")
@@ -180,6 +184,24 @@ async def test_a_replay_beside_the_fleet_is_delivered_by_the_replica_that_has_th
             while await delivered_as_shown(fleet, page) != {(40, 0)}:  # noqa: ASYNC110 - a page may be a second old
                 await asyncio.sleep(0.2)
     assert not await has_fleet(settings)
+
+
+async def test_a_sink_whose_secret_is_gone_keeps_no_other_one_from_being_taken(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """The file has one home: no other replica could deliver it meanwhile."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"whsec_{'x' * 32}")
+    hook = {"kind": "webhook", "url": "http://127.0.0.1:9/", "secret_file": str(secret), "name": "hook"}
+    sinks = {"sinks": [f"jsonl:{tmp_path}/finished.jsonl", hook]}
+    async with at_work(tmp_path, postgres_url, events, {"r1": sinks, "r2": sinks}) as fleet:
+        await fleet.until(lambda: len(fleet.logged("sink.taken")) >= 2, "both sinks")
+        secret.unlink()
+        await replay_beside(postgres_url, "hook", Selection(dead=True))  # all sinks are given back, and taken again
+        await fleet.until(lambda: len(fleet.logged("sink.given")) >= 2, "the hint")
+        await fleet.feed(fleet.pages()[0], 12)
+        await fleet.until(lambda: len(fleet.delivered()) == 12, "the outcomes in the file")
+        assert {event["sink"] for event in fleet.logged("sink.stopped")} == {"hook"}
 
 
 def undelivered(fleet: FleetAtWork) -> int:

@@ -177,20 +177,22 @@ async def test_another_accounts_token_is_noticed_before_anything_is_written_and_
     assert_each_has_its_right_outcome_once(simulation, ids)
 
 
+@pytest.mark.parametrize("requests", [100, 10])  # in 10 s: with few, the first ids are polled again before the last
 async def test_another_accounts_token_is_noticed_too_where_an_earlier_run_was_answered(
-    tmp_path: Path, clock: Clock, events: Events
+    tmp_path: Path, clock: Clock, events: Events, requests: int
 ) -> None:
     simulation, secret = Simulation(tmp_path, clock, SHORT), tmp_path / "token"
+    flags = {"token_file": str(secret), "requests": requests}
     secret.write_text("pat-na1-0123456789abcdef\n")
-    assert await simulation.run(simulation.write_ids(20), {"token_file": str(secret)}) is Exit.ALL_COMPLETE
+    assert await simulation.run(simulation.write_ids(20), flags) is Exit.ALL_COMPLETE
     ids = simulation.write_ids(60)
     simulation.api.stage = knows_no_id_by(OTHERS_TOKEN)
     secret.write_text(f"{OTHERS_TOKEN}\n")
-    assert await simulation.run(ids, {"token_file": str(secret)}) is Exit.CONFIG
+    assert await simulation.run(ids, flags) is Exit.CONFIG
     assert [event["pause"] for event in named(events, "lane.paused")] == [Pause.WRONG_ACCOUNT]
     assert (await simulation.sums()).finished == 20
     secret.write_text("pat-na1-0123456789abcdef\n")
-    assert await simulation.run(ids, {"token_file": str(secret)}) is Exit.ALL_COMPLETE
+    assert await simulation.run(ids, flags) is Exit.ALL_COMPLETE
     assert (await simulation.sums()).finished == 80
 
 

@@ -14,6 +14,7 @@ from poller.core.errors import Exit
 from poller.core.learned_limit import LearnedLimit
 from poller.core.protocols import Clock
 from poller.core.sums import Sums
+from poller.core.text import NO_RUN
 from poller.reports.fleet import FleetSnapshot, fleet_snapshot, fleet_text
 from poller.reports.ledger import imbalances, summary
 from poller.reports.row import unsure_text
@@ -58,7 +59,7 @@ def status(
 
 async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time.time) -> Exit:
     """Print the ledger and the pauses, as text or as one JSON object. Exit code 70 where it does not balance."""
-    from poller.cli.records import open_state
+    from poller.cli.records import is_worked_on, open_state
 
     async with open_state(settings) as store:
         sums = await store.sums()
@@ -66,11 +67,11 @@ async def print_status(settings: Settings, *, as_json: bool, clock: Clock = time
     if as_json:
         typer.echo(_json(settings, sums, clock(), fleet))
     else:
-        parts = [
-            summary(sums),
-            *([unsure_text(unsure, clock(), is_repeated=settings.imports.unsure == "repeat")] if unsure else []),
-        ]
-        typer.echo("\n".join(parts if fleet is None else [*parts, fleet_text(fleet)]))
+        parts = [summary(sums)]
+        parts += [unsure_text(unsure, clock(), is_repeated=settings.imports.unsure == "repeat")] if unsure else []
+        parts += [] if fleet is None else [fleet_text(fleet)]
+        parts += [NO_RUN] if sums.waiting and not is_worked_on(settings) else []
+        typer.echo("\n".join(parts))
     return Exit.INTERNAL if imbalances(sums) else Exit.ALL_COMPLETE
 
 

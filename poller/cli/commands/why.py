@@ -11,7 +11,7 @@ from msgspec.json import encode
 from poller.cli.options import Config, Settings, State, run_async, settings_of
 from poller.core.errors import Exit
 from poller.core.protocols import Clock
-from poller.core.text import counted, redacted_url, without_controls
+from poller.core.text import NO_RUN, counted, redacted_url, without_controls
 
 if TYPE_CHECKING:
     from poller.core.search import TaskPage
@@ -51,7 +51,7 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
 
     Exit code 1 where it is not in the state, or where several match, which are then listed; 2 where nothing is named.
     """
-    from poller.cli.records import open_state
+    from poller.cli.records import is_worked_on, open_state
     from poller.core.search import TaskFilter
     from poller.core.starts import NO_TASK
     from poller.reports.task import task_text, task_view
@@ -69,6 +69,7 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
             if found.start is not None:
                 rows = await store.rows_without_task(found.task_id.removeprefix(NO_TASK))
                 sys.stdout.write("".join(_row(row, clock(), as_json=as_json) for row in rows))
+                sys.stdout.write("" if as_json or is_worked_on(settings) else f"{NO_RUN}\n")
                 return Exit.ALL_COMPLETE
             sys.stderr.write(f"{found.task_id} is the only task whose id or row contains it\n")
             tasks = [task for task in await store.task_details(found.task_id) if task.account == found.account]
@@ -78,6 +79,8 @@ async def print_task(settings: Settings, named: str, *, as_json: bool, clock: Cl
     for task, account, timing in zip(tasks, accounts, timings, strict=True):
         text = encode(task_view(task, account)).decode() if as_json else task_text(task, account, now, timing)
         sys.stdout.write(text + "\n")
+    if not as_json and any(task.kind is None for task in tasks) and not is_worked_on(settings):
+        sys.stdout.write(f"{NO_RUN}\n")
     return Exit.ALL_COMPLETE
 
 

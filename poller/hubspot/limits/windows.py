@@ -33,9 +33,9 @@ class AccountWindows:
 
     def _set(self, requests: int | None, window_s: float | None) -> None:
         self._own_remains = requests is not None
-        self.own = Window(limit=DEFAULT_REQUESTS, window_s=DEFAULT_WINDOW_S)
-        if requests is not None:  # a length alone is no limit: 100 in one second would be ten times HubSpot's
-            self.own = Window(limit=requests, window_s=window_s or DEFAULT_WINDOW_S)
+        if requests is None:  # a shorter time alone is no limit: 100 in one second would be ten times HubSpot's
+            window_s = max(window_s or 0.0, DEFAULT_WINDOW_S)
+        self.own = Window(limit=requests or DEFAULT_REQUESTS, window_s=window_s or DEFAULT_WINDOW_S)
         self._derive()
 
     def apply(self, requests: int | None, window_s: float | None, now: float) -> None:

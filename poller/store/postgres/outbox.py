@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from poller.core.deliveries import LARGEST_PAGE, Delivery, Selection
 from poller.store import pruning
-from poller.store.postgres import import_rows
+from poller.store.postgres import import_sums
 from poller.store.postgres.connection import fetch_all
 from poller.store.postgres.search import forget_runs
 from poller.store.rows import delivery_of, storable
@@ -157,7 +157,7 @@ async def prune(
         " polls = pruned.polls + excluded.polls, landed = pruned.landed + excluded.landed",
         (tasks,),
     )
-    await import_rows.forget(connection, tasks)
+    await import_sums.forget(connection, tasks)
     await forget_runs(connection, tasks)
     return len(found), last
 

@@ -21,7 +21,7 @@ from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
-from poller.store.postgres import failed, import_rows
+from poller.store.postgres import failed, import_rows, import_sums
 from poller.store.postgres.connection import ANSWER_WITHIN_S, answered, connect, fetch_all, fetch_first
 from poller.store.postgres.dsn import Dsn
 from poller.store.postgres.errors import read_error
@@ -86,7 +86,7 @@ class PostgresReads(StateReader):
             landed={kind: landed for kind, _, _, landed in tasks if kind is not None},
             reasons=reasons,
             pruned=await fetch_all(connection, "SELECT kind, tasks, polls, landed FROM pruned"),
-            starts=await import_rows.count(connection),
+            starts=await import_sums.count(connection),
         )
 
     async def source(self, name: str) -> SourceSums | None:

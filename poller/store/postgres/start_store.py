@@ -1,4 +1,4 @@
-"""The `StartStore` of a PostgreSQL state: the leases of rows in memory, the rest in `import_rows`."""
+"""The `StartStore` of a PostgreSQL state: the leases of rows in memory, the rest in `import_rows` and `import_sums`."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Protocol, TypeVar, TypeVarTuple
@@ -9,7 +9,7 @@ from poller.core.accounts import AccountState
 from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
 from poller.core.starts import Begin, EndRow, Row, StartAgain
-from poller.store.postgres import import_rows
+from poller.store.postgres import import_rows, import_sums
 from poller.store.rows import intended
 
 T = TypeVar("T")
@@ -128,10 +128,10 @@ class PostgresStarts(StartStore):
             ended |= keys
 
     async def backlog(self, account: str, limit: int) -> int:
-        return await self._read(import_rows.backlog, account, limit)
+        return await self._read(import_sums.backlog, account, limit)
 
     async def underway(self, account: str) -> int:
-        return await self._read(import_rows.underway, account)
+        return await self._read(import_sums.underway, account)
 
     async def landed(self, account: str, limit: int) -> int:
-        return await self._read(import_rows.landed, account, limit)
+        return await self._read(import_sums.landed, account, limit)

@@ -13,7 +13,7 @@ import orjson
 from poller.core.deliveries import Delivery, Selection
 from poller.store import pruning
 from poller.store.rows import deliveries_of, storable
-from poller.store.sqlite import import_rows
+from poller.store.sqlite import import_sums
 from poller.store.sqlite.search import forget_runs
 
 Connection = sqlite3.Connection
@@ -141,7 +141,7 @@ def prune(connection: Connection, before: float, limit: int, after: pruning.Plac
         " landed = landed + excluded.landed",
         tasks,
     )
-    import_rows.forget(connection, tasks)
+    import_sums.forget(connection, tasks)
     connection.executemany("DELETE FROM task WHERE key = ?", tasks)
     forget_runs(connection, tasks)
     return len(found), last

@@ -17,7 +17,7 @@ from poller.core.starts import Row
 from poller.core.sums import SinkSums, SourceSums, Sums
 from poller.store import rows
 from poller.store.find import find
-from poller.store.sqlite import failed, import_rows
+from poller.store.sqlite import failed, import_rows, import_sums
 from poller.store.sqlite.errors import translated
 from poller.store.sqlite.search import Search, follow
 
@@ -79,7 +79,7 @@ class SqliteReader(StateReader):
             landed=landed,
             reasons=reasons.fetchall(),
             pruned=connection.execute("SELECT kind, tasks, polls, landed FROM pruned").fetchall(),
-            starts=import_rows.count(connection),
+            starts=import_sums.count(connection),
         )
 
     async def source(self, name: str) -> SourceSums | None:

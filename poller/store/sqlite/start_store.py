@@ -1,4 +1,4 @@
-"""The `StartStore` of an SQLite state: the leases of rows in memory, the rest in `import_rows`."""
+"""The `StartStore` of an SQLite state: the leases of rows in memory, the rest in `import_rows` and `import_sums`."""
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from poller.core.model import Record
 from poller.core.protocols import Clock, StartStore
 from poller.core.starts import Begin, EndRow, Row, StartAgain
 from poller.store.rows import intended
-from poller.store.sqlite import import_rows
+from poller.store.sqlite import import_rows, import_sums
 from poller.store.sqlite.accounts import account_base
 from poller.store.sqlite.group_commit import GroupCommit
 
@@ -87,10 +87,10 @@ class SqliteStarts(StartStore):
         self._leased.difference_update(row.key for row in rows)
 
     async def backlog(self, account: str, limit: int) -> int:
-        return self._read(import_rows.backlog, account, limit)
+        return self._read(import_sums.backlog, account, limit)
 
     async def underway(self, account: str) -> int:
-        return self._read(import_rows.underway, account)
+        return self._read(import_sums.underway, account)
 
     async def landed(self, account: str, limit: int) -> int:
-        return self._read(import_rows.landed, account, limit)
+        return self._read(import_sums.landed, account, limit)

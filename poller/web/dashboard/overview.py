@@ -172,9 +172,12 @@ class Overview:
         )
 
     def _polls_per_task(self) -> float | None:
-        """Return how many polls an outcome has cost in this run; None before the first outcome."""
-        finished = self._metrics.finished - (self._history.before.finished if self._history.before else 0)
-        return self._metrics.polls / finished if finished > 0 else None
+        """Return how many polls an outcome has cost since the run began, in a fleet with those of all its members; None
+        before the first outcome."""
+        counts, before = counts_of(self._metrics), self._history.before
+        finished = counts.finished - (before.finished if before else 0)
+        polls = counts.polls - (before.polls if before and self._metrics.polls_of_fleet is not None else 0)
+        return polls / finished if finished > 0 else None
 
 
 def _outlook(reading: GateReading, due_at: float | None) -> LaneOutlook:

@@ -605,7 +605,7 @@ async def test_headers_lower_a_limit_and_raise_only_what_the_person_did_not_set(
 @pytest.mark.parametrize(
     ("own", "headers", "reported"),
     [
-        ((None, 1.0), [], None),  # a length alone is no limit, of the person's …
+        ((None, 1.0), [], None),  # a short time alone is no limit, of the person's …
         ((None, None), [rate_limits(None, 1.0)], None),  # … nor in headers
         ((None, None), [rate_limits(190, 10.0), rate_limits(None, 1.0)], (190, 10.0)),
         ((20, 1.0), [rate_limits(190)], (190, 10.0)),  # not in a second
@@ -621,6 +621,10 @@ def test_half_a_limit_never_raises_what_may_be_sent(
     found = windows.reported
     assert (None if found is None else (found.limit, found.window_s)) == reported
     assert windows.own == (TEN_S if own[0] is None else Window(limit=20, window_s=1.0))
+
+
+def test_a_longer_time_alone_slows_the_default_limit_down() -> None:
+    assert AccountWindows(None, 60.0).own == Window(limit=100, window_s=60.0)
 
 
 def test_a_lower_limit_takes_effect_at_once() -> None:

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from poller.core.fleet import Beat, Fenced, FleetView, Hints, KindCount, Membership, Published, Taken, TakenSink
 from poller.core.protocols import Clock
-from poller.store.postgres import import_rows
+from poller.store.postgres import import_sums
 from poller.store.postgres.fleet import accounts as owning
 from poller.store.postgres.fleet import members, sinks, statuses
 from poller.store.postgres.fleet.counts import counts
@@ -150,7 +150,7 @@ class PostgresMembership(Membership):
             return False
 
     async def with_rows(self, accounts: Collection[str]) -> frozenset[str]:
-        return frozenset(await self._read(import_rows.accounts_with_rows, list(accounts))) if accounts else frozenset()
+        return frozenset(await self._read(import_sums.accounts_with_rows, list(accounts))) if accounts else frozenset()
 
     # --- sinks
 
