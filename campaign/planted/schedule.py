@@ -27,8 +27,8 @@ SCHEDULE_BUGS = (
     Bug(
         name="deadline-runs-during-pauses",
         file="poller/schedule/policy.py",
-        old="max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))",
-        new="max(0.0, now - task.fed_at)",
+        old="paused_s = paused_s - task.paused_base_s if paused_s > task.paused_base_s else 0.0",
+        new="paused_s = 0.0",
         tests=("schedule/test_policy",),
     ),
     Bug(

@@ -102,7 +102,7 @@ TIMING_BUGS = (
     Bug(
         name="a-standstill-hides-deadlines",
         file="poller/schedule/standstill.py",
-        old="            self.deadline_at = min(self.deadline_at, deadline_at)",
+        old="            self.deadline_at = deadline_at",
         new="            pass",
         tests=TIMING,
     ),
@@ -160,8 +160,8 @@ TIMING_BUGS = (
     Bug(
         name="a-put-off-passes-the-deadline",
         file="poller/schedule/account.py",
-        old="way_s = min(self._way_s(task, now), task.fed_at + self.deadline_s - now)",
-        new="way_s = self._way_s(task, now)",
+        old="way_s = min(way_s, task.fed_at + self.deadline_s - now)",
+        new="way_s = min(way_s, math.inf)",
         tests=LINES,
     ),
     Bug(
@@ -217,15 +217,15 @@ TIMING_BUGS = (
     Bug(
         name="early-finds-are-not-contradicted",
         file="poller/schedule/line.py",
-        old="if overdue_s > min(self._shift_s, 0.0) and votes < VOTES_EACH:",
-        new="if overdue_s > 0 and votes < VOTES_EACH:",
+        old="and overdue_s > (self._shift_s if self._shift_s < 0 else 0.0):",
+        new="and overdue_s > 0:",
         tests=LINES,
     ),
     Bug(
         name="a-stuck-import-holds-up-the-line",
         file="poller/schedule/line.py",
-        old="and votes < VOTES_EACH:",
-        new="and votes < math.inf:",
+        old="if votes < VOTES_EACH and",
+        new="if votes < math.inf and",
         tests=LINES,
     ),
     Bug(
@@ -259,7 +259,7 @@ TIMING_BUGS = (
     Bug(
         name="what-was-completed-ahead-shows-nothing",
         file="poller/schedule/line.py",
-        old="        return found >= MOSTLY_AHEAD or key % SAMPLE == 0",
+        old="        return key % SAMPLE == 0 or sum(self._ahead) >= MOSTLY_AHEAD",
         new="        return False",
         tests=LINES,
     ),

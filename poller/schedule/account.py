@@ -73,10 +73,11 @@ class AccountTiming:
         """
         if task.errors or task.missing_at is not None:
             return 0.0
-        way_s = min(self._way_s(task, now), task.fed_at + self.deadline_s - now)
+        way_s = self._way_s(task, now)
         if way_s <= 0:
             return 0.0
-        return _part_of(way_s)
+        way_s = min(way_s, task.fed_at + self.deadline_s - now)
+        return _part_of(way_s) if way_s > 0 else 0.0
 
     def _way_s(self, task: Task, now: float) -> float:
         """Return how long it is until the poll, as far as is known now."""
@@ -105,12 +106,13 @@ class AccountTiming:
         """Return where the task is in the line that decides; None where its age decides. A place by the request is not
         known before the first poll."""
         clock = self._decides
-        if clock is None or clock is self.by_start:
+        if clock is self.by_feeding:
+            planner, place = self.by_feeding.planner, float(task.key)
+        elif clock is self.by_request and requested_at is not None:
+            planner, place = self.by_request.planner, requested_at
+        else:
             return None
-        place = requested_at if clock is self.by_request else float(task.key)
-        if not isinstance(clock, LineClock) or place is None:
-            return None
-        planner, value = clock.planner, "" if self._line_by is None else self._value(task)
+        value = "" if self._line_by is None else self._value(task)
         line = planner.lines.get(value) or planner.line(value)
         return Spot(planner, place, line.predicted_at(place)) if line.is_fitted else None
 
@@ -135,13 +137,13 @@ class AccountTiming:
         self._decide_from(task, seen)
         spot = self._spot(task, seen.requested_at if seen.is_named else None)
         pressure = self.planner.pressure if spot is None else spot.planner.pressure
-        due_at = max(self._stood_until, task.due_at)
+        due_at = task.due_at if task.due_at > self._stood_until else self._stood_until
         wait_s = self._waits.for_limit_s(due_at, asked_at, gate_s, self.standstill.paused_s)
         if task.polls or (spot is not None and task.due_at > task.fed_at):  # not by the feeding of many at once
             pressure.waited(wait_s)
         if seen.is_done:
             if spot is not None:
-                self._line_costs(task.polls + 1, now - max(seen.until_at, task.fed_at))
+                self._line_costs(task.polls + 1, now - (seen.until_at if seen.until_at > task.fed_at else task.fed_at))
             return None
         if spot is None:
             gap_s = self._gap_by_age_s(seen)
@@ -161,17 +163,18 @@ class AccountTiming:
         else:
             requested_at = named_at - skew_s
             if seen_at is None:
-                self.planner.fed(max(0.0, task.fed_at - requested_at))
+                self.planner.fed(task.fed_at - requested_at if task.fed_at > requested_at else 0.0)
         before_at = requested_at if seen_at is None or requested_at > seen_at else seen_at
         if before_at > now:
             before_at = now
         until_at, is_done = now, isinstance(outcome, Finished)
         if is_done:
-            until_at = now if completed_at is None else min(completed_at - skew_s, now)
+            if completed_at is not None and completed_at - skew_s < now:
+                until_at = completed_at - skew_s
             if completed_at is None or until_at < before_at - LONGEST_ANSWER_S:  # impossible: it is rounded
                 until_at = (before_at + now) / 2
         if started_at is not None:
-            started_at = min(started_at - skew_s, now)
+            started_at = started_at - skew_s if started_at - skew_s < now else now
         return Seen(requested_at, named_at is not None, started_at, before_at, until_at, is_done, now)
 
     def _line_costs(self, polls: int, late_s: float) -> None:
@@ -231,22 +234,27 @@ class AccountTiming:
             gain = gain if -MOST_EVIDENCE < gain < MOST_EVIDENCE else math.copysign(MOST_EVIDENCE, gain)
             clock.evidence = evidence = clock.evidence + gain
             if evidence > MOST_LEAD:
-                self._bound_lead(clock)
+                self._bound_lead(evidence - MOST_LEAD)
             elif evidence <= -MOST_LEAD:
                 clock.evidence = -MOST_LEAD
         if is_done:
             clock.evidence *= FADING
 
-    def _bound_lead(self, clock: LineClock | PhaseClock) -> None:
-        """Bound the evidence, so that what holds no longer is left soon, but keep the order of the clocks."""
-        excess = max(0.0, clock.evidence - MOST_LEAD)
+    def _bound_lead(self, excess: float) -> None:
+        """Take off what is beyond the bound, so that what holds no longer is left soon, but keep the clocks' order."""
         for each in (self.by_feeding, self.by_request, self.by_start):
-            each.evidence = max(each.evidence - excess, -MOST_LEAD)
+            evidence = each.evidence - excess
+            each.evidence = evidence if evidence > -MOST_LEAD else -MOST_LEAD
 
     def _choose(self) -> None:
         before, feeding, request = self._decides, self.by_feeding.evidence, self.by_request.evidence
         start = self.by_start.evidence
-        if before is self.by_feeding and feeding >= max(0.0, request - CONVINCED_OF_REQUESTS, start - CONVINCED):
+        if (
+            before is self.by_feeding
+            and feeding >= 0.0
+            and feeding >= request - CONVINCED_OF_REQUESTS
+            and feeding >= start - CONVINCED
+        ):
             return  # as mostly
         if before is not None and before.evidence < 0:
             self._decides = None
@@ -347,4 +355,6 @@ class AccountTiming:
 
 def _part_of(way_s: float) -> float:
     """Return after how much of a long way to ask again whether it is still right."""
+    if way_s <= SHORTEST_PUT_OFF_S:
+        return way_s
     return min(way_s, max(way_s / 2, SHORTEST_PUT_OFF_S), LONGEST_PUT_OFF_S)

@@ -65,6 +65,7 @@ class Hazard:
             list(exposure_s) or [0.0] * axis.bands
         )  # of those that entered or left inside the band; restored: all exposure
         self._crossing = [0.0] * (axis.bands + 1)  # change in the number of those that crossed the whole band
+        self._from_band = self._to_band = 0  # of the latest import: mostly of the next one, too
 
     def watch(self, from_s: float, to_s: float, *, finished: bool) -> None:
         """Count an import that was unfinished between these ages and then finished or not."""
@@ -79,31 +80,44 @@ class Hazard:
     def learn(self, from_s: float, to_s: float, finished: bool, by: "HazardCurve") -> float:
         """Count as `watch` does, and return the `likelihood` by a curve of the same axis: in one search of the bands,
         for every clock of every poll (so nothing is passed by keyword, which doubles the cost of a call)."""
-        edges = self._edges
-        first, last = bisect_right(edges, from_s) - 1, bisect_right(edges, to_s) - 1
-        if not (0 <= first <= last < self._bands and from_s <= to_s):
-            likelihood = by.likelihood(from_s, to_s, finished=finished)
-            self.watch(from_s, to_s, finished=finished)
-            return likelihood
-        weight, partly_s = self._weight, self._partly_s  # as `_count` does, which would be one more call a clock
-        if first == last:
-            partly_s[last] += weight * (to_s - from_s)
+        edges, first = self._edges, self._from_band
+        if not edges[first] <= from_s < edges[first + 1]:  # a search costs as much as ten comparisons
+            first = bisect_right(edges, from_s) - 1
+            if not 0 <= first < self._bands:
+                return self._learn_outside(from_s, to_s, finished, by)
+            self._from_band = first
+        last, weight, partly_s = first, self._weight, self._partly_s
+        if from_s <= to_s < edges[first + 1]:  # the rest is as `_count` does, which would be one more call a clock
+            partly_s[first] += weight * (to_s - from_s)
         else:
+            last = self._to_band
+            if not (first < last and edges[last] <= to_s < edges[last + 1]):
+                last = bisect_right(edges, to_s) - 1
+                if not first < last < self._bands:
+                    return self._learn_outside(from_s, to_s, finished, by)
+                self._to_band = last
             partly_s[first] += weight * (edges[first + 1] - from_s)
             partly_s[last] += weight * (to_s - edges[last])
             crossing = self._crossing
             crossing[first + 1] += weight
             crossing[last] -= weight
-        if finished:
-            self._events[last] += weight
-            self.finished += 1  # as `_fade` does
-            self._weight = weight = weight * (1 + 1 / MEMORY)
-            if weight > LARGEST_WEIGHT:
-                self._rescale()
         until, rates = by.until, by.rates
         stays = until[first] + rates[first] * (from_s - edges[first])
         stays -= until[last] + rates[last] * (to_s - edges[last])
-        return stays + by.log_rates[last] if finished else stays
+        if not finished:
+            return stays
+        self._events[last] += weight
+        self.finished += 1  # as `_fade` does
+        self._weight = weight = weight * (1 + 1 / MEMORY)
+        if weight > LARGEST_WEIGHT:
+            self._rescale()
+        return stays + by.log_rates[last]
+
+    def _learn_outside(self, from_s: float, to_s: float, finished: bool, by: "HazardCurve") -> float:
+        """Learn what is not within the axis, or ends before it begins."""
+        likelihood = by.likelihood(from_s, to_s, finished=finished)
+        self.watch(from_s, to_s, finished=finished)
+        return likelihood
 
     def _count(self, first: int, last: int, from_s: float, to_s: float, finished: bool) -> None:
         """Count an import from band `first` to band `last`."""
@@ -174,7 +188,15 @@ class HazardCurve:
 
     def chance(self, from_s: float, to_s: float) -> float:
         """Return the chance that what was unfinished at `from_s` is finished at `to_s`."""
-        return -math.expm1(self.hazard_until(from_s) - self.hazard_until(to_s) if to_s > from_s else 0.0)
+        if not to_s > from_s:
+            return 0.0
+        edges = self._edges
+        first, last = bisect_right(edges, from_s) - 1, bisect_right(edges, to_s) - 1
+        if first < 0 or last >= self._bands:  # seldom
+            return -math.expm1(self.hazard_until(from_s) - self.hazard_until(to_s))
+        until, rates = self.until, self.rates
+        before = until[first] + rates[first] * (from_s - edges[first])
+        return -math.expm1(before - (until[last] + rates[last] * (to_s - edges[last])))
 
     def likelihood(self, from_s: float, to_s: float, *, finished: bool) -> float:
         """Return the logarithm of how likely it was to be unfinished from here to there, and then to finish or not."""

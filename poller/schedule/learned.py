@@ -109,7 +109,8 @@ class PollPlanner:
         return self._bounded(self._plan.gap_s(age_s), self._tradeoff.stretched_s(longest_s, self.pressure.factor))
 
     def _bounded(self, gap_s: float, longest_s: float) -> float:
-        return max(min(gap_s, longest_s), self._tradeoff.shortest_gap_s)
+        gap_s = gap_s if gap_s < longest_s else longest_s
+        return gap_s if gap_s > self._tradeoff.shortest_gap_s else self._tradeoff.shortest_gap_s
 
     @property
     def usual_feeding_age_s(self) -> float:

@@ -92,7 +92,7 @@ class Line:
         if self.is_fitted and place > self._far:
             overdue_s = now - self._at - (place - self._place) * self.pace_s
             votes = self._voted.get(place, 0)
-            if overdue_s > min(self._shift_s, 0.0) and votes < VOTES_EACH:
+            if votes < VOTES_EACH and overdue_s > (self._shift_s if self._shift_s < 0 else 0.0):
                 self._voted[place] = votes + 1
                 self._vote(overdue_s, in_vain=True)
 
@@ -134,7 +134,7 @@ class Line:
     def _fit(self) -> None:
         """The pace from the halves of the line, by place. Medians, because some imports are out of order."""
         self._unfitted, self.is_fitted = 0, True
-        by_place = sorted(self._done)
+        by_place = sorted(sorted(self._done, key=itemgetter(1)), key=itemgetter(0))  # half of the time of pairs
         half = len(by_place) // 2
         earlier, later = by_place[:half], by_place[-half:]
         places = _middle([place for place, _ in later]) - _middle([place for place, _ in earlier])
@@ -191,10 +191,9 @@ class LinePlanner:
     def runs_ahead(self, place: float, after_s: float, key: int) -> bool:
         """Return whether an import may be completed before its turn, because others were, near it or behind it: a
         server that grew, or that completes many at once."""
-        found = sum(self._ahead)
-        if not found or after_s >= -AHEAD_S or place < self._ahead_from - AROUND:
+        if after_s >= -AHEAD_S or True not in self._ahead or place < self._ahead_from - AROUND:
             return False
-        return found >= MOSTLY_AHEAD or key % SAMPLE == 0
+        return key % SAMPLE == 0 or sum(self._ahead) >= MOSTLY_AHEAD
 
     def gap_s(self, after_s: float, key: int, *, is_first: bool = False, notes: float = 0.0) -> float:
         """Return the wait after a poll that found the import unfinished so long after its predicted completion, before
@@ -206,7 +205,7 @@ class LinePlanner:
         if notes:
             is_pressed = self._plan is not self._base_plan
             unpressed_s = self._scouted_s(self._base_plan.gap_s(after_s), after_s, key) if is_pressed else gap_s
-            self.pressure.planned(min(unpressed_s, notes))
+            self.pressure.planned(unpressed_s if unpressed_s < notes else notes)
         return gap_s
 
     def _scouted_s(self, gap_s: float, after_s: float, key: int, is_first: bool = False) -> float:
@@ -214,7 +213,8 @@ class LinePlanner:
         if after_s < 0 and key % SCOUTS == 0:
             share = key // SCOUTS * GOLDEN % 1 if is_first else 1.0  # of the half: not all as late
             gap_s = min(gap_s, max(SCOUT_S, -after_s / 2 * share))
-        return max(min(gap_s, self._tradeoff.cap_s), self._tradeoff.shortest_gap_s)
+        gap_s = gap_s if gap_s < self._tradeoff.cap_s else self._tradeoff.cap_s
+        return gap_s if gap_s > self._tradeoff.shortest_gap_s else self._tradeoff.shortest_gap_s
 
     def refresh(self) -> None:
         """Follow what was learned, without a plan."""

@@ -43,5 +43,7 @@ class Spot(Struct, frozen=True, gc=False):
 
     def chance(self, task: Task, now: float) -> float:
         """Return how likely it is that a poll finds the import finished."""
-        before_s = min(task.fed_at - self.done_at, 0.0) if task.seen_at is None else task.seen_at - self.done_at
+        before_s = (task.fed_at if task.seen_at is None else task.seen_at) - self.done_at
+        if task.seen_at is None and before_s > 0:
+            before_s = 0.0
         return self.planner.curve.chance(before_s, now - self.done_at)

@@ -22,8 +22,8 @@ class PhaseClock:
     def learn(self, started_at: float, before_at: float, to_at: float, finished: bool, seen: bool) -> float | None:
         """Learn from a poll that shows the start; return how likely its outcome was by that, where the poll before had
         shown it too (`seen`)."""
-        from_s = max(0.0, before_at - started_at)
-        to_s = max(from_s, to_at - started_at)
+        from_s = before_at - started_at if before_at > started_at else 0.0
+        to_s = to_at - started_at if to_at - started_at > from_s else from_s
         likelihood = self.planner.learn(from_s, to_s, finished)
         if finished:
             self._took_s.append(to_s)

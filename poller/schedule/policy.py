@@ -91,7 +91,8 @@ def decide(
     `failed_share` of the account's latest polls failed: the more, the less one failed poll says about its task.
     `learned_gap_s` is learned timing's gap for a running task.
     """
-    age_s = max(0.0, now - task.fed_at - max(0.0, paused_s - task.paused_base_s))
+    paused_s = paused_s - task.paused_base_s if paused_s > task.paused_base_s else 0.0
+    age_s = now - task.fed_at - paused_s if now - task.fed_at > paused_s else 0.0
     overdue = age_s >= polling.deadline_s
     match outcome:
         case Finished():

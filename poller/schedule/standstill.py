@@ -75,8 +75,8 @@ class Standstill:
             self._new = RECENT * self._new + (key not in self._keys)
         if self._polls == 0:
             self.since, self._paused_before_s = now, self.paused_s
-        if deadline_at > now:
-            self.deadline_at = min(self.deadline_at, deadline_at)
+        if now < deadline_at < self.deadline_at:
+            self.deadline_at = deadline_at
         self._expected += chance
         self._polls += 1
         self._is_in_line = is_in_line
