@@ -1,7 +1,7 @@
 """Composes a member of a fleet: joins the state's other replicas, and gives the turns what they begin and end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -73,6 +73,7 @@ class FleetRun:
     turns: Turns = field(init=False)
     reader: FleetReader = field(init=False)
     _sinks: dict[str, SinkSpec] = field(init=False)  # by name
+    _mine: MemberSinks = field(init=False)
     _beats: int = 0
     _polls: int = 0
     _polls_at: float = 0.0
@@ -83,7 +84,7 @@ class FleetRun:
         specs = self.settings.sink_specs
         sinks = make_sinks(specs, sink_environment(self.settings, environment))
         self._sinks = {sink.name: spec for sink, spec in zip(sinks, specs, strict=True)}
-        mine = MemberSinks(
+        self._mine = MemberSinks(
             self.member,
             self.service,
             named={sink.name: is_shared(sink) for sink in sinks},
@@ -92,7 +93,7 @@ class FleetRun:
             monotonic=monotonic,
         )
         self.turns = Turns(
-            self.member, self.service, mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
+            self.member, self.service, self._mine, open_lane=self._open_lane, monotonic=monotonic, show=self._show
         )
         self.member.status = self._status
         self.reader = FleetReader(self.member, view=lambda: self.view, clock=environment.clock)
@@ -102,6 +103,11 @@ class FleetRun:
         """Show the others the settings that are in force, and take and give accounts by them."""
         settings = self.settings
         await self.turns.change(settings.account_settings(), shown_settings(settings))
+
+    def reopen_sinks(self, must_reopen: Callable[[DeliveryLoop, SinkSpec], bool]) -> None:
+        """Have the sinks opened again that stopped, or read a file that may have changed."""
+        loops = self.service.delivery_loops
+        self._mine.reopen([loop.sink.name for loop in loops if must_reopen(loop, self._sinks[loop.sink.name])])
 
     async def _open_lane(self, account: str, handover: Handover) -> Lane:
         async with self.opening:

@@ -100,6 +100,7 @@ class Reload:
         left_waiting: list[str] = []
         if self.fleet is not None:
             await self.fleet.announce()
+            self.fleet.reopen_sinks(_must_reopen)
         else:
             left_waiting = [name for name in sorted(removed) if await self._end_account(name)]
         service.apply(retention_s=new.retention_s, shutdown_s=new.shutdown_s, give_up_s=new.give_up_s, trial=new.trial)

@@ -7,6 +7,7 @@ import math
 from msgspec.structs import replace
 
 from poller.core.model import REPORTING, Answer, Missing, Refused, Task
+from poller.core.text import printable
 
 ALL_UNKNOWN = 50  # ids in a row that are all unknown, before this is no accident
 DOUBTFUL = ALL_UNKNOWN // 2  # from which on the witness is polled
@@ -63,7 +64,7 @@ class KnownIds:
                 self._detail = DETAIL_OF_WITNESS
         if len(self._unknown) >= ALL_UNKNOWN:
             self._detail = self._detail or DETAIL
-        return answer if self._detail is None else replace(answer, outcome=_refused(self._detail))
+        return answer if self._detail is None else replace(answer, outcome=_refused(self._detail, answer.outcome))
 
     def holds(self, task: Task, now: float, missing_again_s: float) -> bool:
         """Return whether the unknown id of `task` is no outcome yet: nothing shows since that HubSpot knows ids of the
@@ -72,5 +73,7 @@ class KnownIds:
         return not is_shown and now - self._latest_new_at < missing_again_s / 2
 
 
-def _refused(detail: str) -> Refused:
-    return Refused(reason="wrong_account", detail=detail)
+def _refused(detail: str, unknown: Missing) -> Refused:
+    """Return the refusal with HubSpot's own words: it may be that the account is closed, or the request is wrong."""
+    words = "" if unknown.message is None else f' (HubSpot: "{printable(unknown.message)}")'
+    return Refused(reason="wrong_account", detail=f"{detail}{words}")

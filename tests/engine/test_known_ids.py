@@ -85,3 +85,11 @@ def test_a_witness_that_is_unknown_within_an_hour_of_its_status_is_another_accou
         assert isinstance(checked(ids, task(1), UNKNOWN, since_s).outcome, Refused) is is_refused
         assert checked(ids, task(2), KNOWN, since_s) is KNOWN
         assert checked(ids, task(3), UNKNOWN, since_s) is UNKNOWN
+
+
+def test_the_refusal_has_hubspots_words_for_they_may_name_another_reason() -> None:
+    ids, closed = KnownIds(), Answer(outcome=Missing(code=400, message="This account is being deactivated"))
+    checked(ids, task(0), KNOWN, 0.0)
+    refused = checked(ids, task(0), closed, 1.0, of_witness=True).outcome
+    assert isinstance(refused, Refused)
+    assert refused.detail.endswith('(HubSpot: "This account is being deactivated")')

@@ -1,6 +1,7 @@
 """The fleet campaign judges rightly: each invariant finds its violation, and the relay carries nothing while frozen."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from campaign.fleet.evidence import Holder, idle_in_both
 from campaign.fleet.history import Arrival, Fault, History, LateWrite, Ownership
 from campaign.fleet.patience import Patience
 from campaign.fleet.relay import Relay
+from campaign.fleet.replica import Replica
 from campaign.fleet.server import own_server
 from campaign.fleet.shape import Shape
 from campaign.fleet.trial import carry_out, prepared
@@ -233,6 +235,22 @@ async def test_a_fleet_that_is_killed_frozen_and_cut_off_keeps_every_invariant(t
     assert any(change.epoch > 1 for change in trial.history.owners)
     assert trial.history.records
     assert trial.history.rows
+
+
+@pytest.mark.real_time
+async def test_a_replica_that_ends_by_itself_is_noted_and_one_that_is_killed_is_not(tmp_path: Path) -> None:
+    relay = Relay(port=9)
+    wrong = Replica("r1", tmp_path, relay=relay, settings="wrokers = 3\n", accounts=[], tree=HOUSE)
+    await wrong.start()
+    await wrong.ended(60.0)
+    wrong.send(signal.SIGTERM)
+    await wrong.start()  # it is noted once
+    wrong.send(signal.SIGKILL)
+    await wrong.ended(60.0)
+    await wrong.start()
+    wrong.send(signal.SIGKILL)
+    await wrong.ended(60.0)
+    assert wrong.wrong_ends == ["r1 ended by itself with 78"]
 
 
 @pytest.mark.real_time

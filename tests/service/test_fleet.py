@@ -22,7 +22,7 @@ from poller.core.errors import ConfigError, Exit
 from poller.core.request_protocols import TokenSource
 from poller.hubspot.client import Connections
 from poller.sandbox import parse_durations
-from poller.store import read_store, replay_beside
+from poller.store import ask_to_reload, read_store, replay_beside
 from tests.support.fleet_services import ACCOUNTS, BEAT_S, FleetAtWork, at_work
 
 pytestmark = pytest.mark.real_time
@@ -202,6 +202,28 @@ async def test_a_sink_whose_secret_is_gone_keeps_no_other_one_from_being_taken(
         await fleet.feed(fleet.pages()[0], 12)
         await fleet.until(lambda: len(fleet.delivered()) == 12, "the outcomes in the file")
         assert {event["sink"] for event in fleet.logged("sink.stopped")} == {"hook"}
+        secret.write_text(f"whsec_{'y' * 32}")
+        taken = fleet.logged("sink.taken")
+        await ask_to_reload(postgres_url)
+        await fleet.until(lambda: [each["sink"] for each in fleet.logged("sink.taken")[len(taken) :]] == ["hook"], "it")
+
+
+async def test_a_reload_of_a_replica_opens_a_sink_again_that_had_stopped(
+    tmp_path: Path, postgres_url: str, events: list[MutableMapping[str, Any]]
+) -> None:
+    """Only a restart did."""
+    file = tmp_path / "finished.jsonl"
+    async with at_work(tmp_path, postgres_url, events) as fleet:
+        await fleet.feed(fleet.pages()[0], 4)
+        await fleet.until(lambda: len(fleet.delivered()) == 4, "the outcomes")
+        lines = file.read_bytes()
+        file.write_bytes(b"another program's\n")
+        await fleet.feed(fleet.pages()[0], 4)
+        await fleet.until(lambda: len(fleet.logged("sink.stopped")) == 1, "the stop")
+        file.write_bytes(lines)
+        await ask_to_reload(postgres_url)
+        await fleet.until(lambda: len(fleet.delivered()) == 8, "all outcomes")
+        assert set(fleet.delivered().values()) == {1}
 
 
 def undelivered(fleet: FleetAtWork) -> int:

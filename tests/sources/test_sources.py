@@ -22,6 +22,7 @@ from poller.core.model import Added, Chunk
 from poller.core.open_files import raise_limit
 from poller.core.protocols import Clock, Store
 from poller.core.steady_clock import SteadyClock
+from poller.core.sums import SourceSums
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
 from poller.sources import ChunkWriter, ReadOptions, Source, check_beginnings, check_sources, feed
@@ -325,6 +326,33 @@ async def test_a_dropped_file_with_some_rejected_lines_is_marked_in_its_name_and
     assert names(tmp_path / "done") == {"a.2-rejected.txt", "b.txt"}
     [moved, _] = named(events, "source.file_moved")
     assert (moved["log_level"], moved["rejected"]) == ("warning", 2)
+
+
+@pytest.mark.parametrize("first", ["name,url\na,b\n", "task_id,name\nA1,b\n"])
+async def test_a_file_that_takes_a_dropped_one_s_place_before_it_is_moved_is_read_itself(
+    store: Store, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Such as the corrected one: it was moved in place of the other, unread."""
+    path = tmp_path / "a.csv"
+    path.write_text(first)
+    source_sums = store.source
+
+    async def replace(_what: str) -> None:
+        if "B1" not in path.read_text():
+            (tmp_path / ".next").write_text("task_id,name\nB1,b\nB2,b\n")
+            (tmp_path / ".next").rename(path)
+
+    async def sums_late(name: str) -> SourceSums | None:
+        await replace(name)
+        return await source_sums(name)
+
+    monkeypatch.setattr(store, "source", sums_late)
+    fed = Fed(store, clock, [folder(tmp_path)])
+    fed.ingest.on_refused = replace
+    async with asyncio.TaskGroup() as group:
+        fed.ingest.start(group)
+    assert (await fed_ids(store))[-2:] == ["B1", "B2"]
+    assert names(tmp_path) == {"done"}
 
 
 async def test_a_dropped_file_that_grows_while_it_is_read_is_read_to_its_new_end_before_it_is_moved(

@@ -382,3 +382,31 @@ async def test_a_page_of_a_state_reads_again_after_its_connection_was_ended(
     found = await asyncio.gather(reader.sums(), reader.sums())
     assert [sums.waiting for sums in found] == [1, 1]
     await reader.close()
+
+
+async def test_a_password_that_was_changed_is_named_though_the_outage_began_as_a_broken_connection(
+    postgres_url: str, clock: Clock, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections outlive a new password: only when they end, as in a restart, does the server refuse the old one."""
+    store = await opened_at(postgres_url, clock)
+    words = 'connection failed: FATAL: password authentication failed for user "me"'
+
+    async def refused(*_args: Any) -> AsyncConnection:
+        raise psycopg.OperationalError(words)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("poller.store.postgres.group_commit.connect", refused)
+        with session_of(postgres_url) as database:
+            database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s", (store._writer._backend,)
+            )
+        feeding = asyncio.ensure_future(feed(store, "a"))
+        await asyncio.sleep(30)
+        assert (
+            store.unwritable_reason == f"{words}. Put the right password into the URL or the file that it is read from"
+        )
+        reasons = [event["reason"] for event in events if event["event"] == "store.unwritable"]
+        assert (len(reasons), reasons[-1]) == (2, store.unwritable_reason)
+    await feeding
+    assert names(events) == ["store.unwritable", "store.unwritable", "store.writable"]
+    await store.close()

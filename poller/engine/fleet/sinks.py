@@ -4,7 +4,7 @@ A sink of one machine (a file, a command) has a home, the name of the only repli
 one owner in the whole fleet.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -52,6 +52,7 @@ class MemberSinks:
         self._epochs: dict[str, int] = {}  # sinks that this member delivers
         self._unwanted_since: dict[str, float] = {}
         self._is_replayed = False  # since the latest turn
+        self._to_reopen: set[str] = set()  # since the latest turn
         self._unusable_until: dict[str, float] = {}
         self._announced_as: int | None = None  # the member id for which the store knows the names
 
@@ -62,9 +63,10 @@ class MemberSinks:
             await self._membership.want_sinks(list(self._named), shared=shared)
             self._announced_as = view.me
             return  # the next view has them
-        is_replayed, self._is_replayed = self._is_replayed, False
+        to_give = set(self._epochs) if self._is_replayed else self._to_reopen
+        self._is_replayed, self._to_reopen = False, set()
         for place in view.sinks:
-            if place.name in self._epochs and (is_replayed or not self._may_deliver(place, view.me)):
+            if place.name in self._epochs and (place.name in to_give or not self._may_deliver(place, view.me)):
                 await self._end(place)
         waiting = {place.name for place in view.sinks if place.has_waiting}
         for loop in self._service.delivery_loops:
@@ -87,6 +89,12 @@ class MemberSinks:
         counts what they have."""
         self._is_replayed = True
 
+    def reopen(self, names: Collection[str]) -> None:
+        """Give these sinks back in the next turn, and try those again that could not be made: settings were reloaded.
+        Who takes them opens them."""
+        self._to_reopen |= set(names)
+        self._unusable_until.clear()
+
     def _may_deliver(self, place: SinkPlace, me: int | None) -> bool:
         return place.owner == me and place.home in (None, self._member.name)
 
@@ -97,7 +105,7 @@ class MemberSinks:
         for sink in taken:
             try:
                 loop = await self._open(sink)
-            except ConfigError as error:  # a file that it needs is gone since the start
+            except (ConfigError, SinkError) as error:  # such as a file that it needs and that is gone since the start
                 log.error("sink.stopped", sink=sink.name, reason=str(error))  # noqa: TRY400 - a message
                 self._unusable_until[sink.name] = self._monotonic() + UNUSABLE_S
                 await self._membership.give_sink(sink.name, sink.epoch)

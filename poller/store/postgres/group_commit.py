@@ -28,7 +28,7 @@ from poller.store.postgres.connection import (
     longer,
 )
 from poller.store.postgres.dsn import Dsn
-from poller.store.postgres.errors import may_pass, reason_text, store_error
+from poller.store.postgres.errors import may_pass, reason_text, remedy, store_error
 from poller.store.postgres.lock import NotOwner, ask_for_lock, commits_of, retake_lock, taken_over
 
 log = structlog.get_logger("poller")
@@ -88,7 +88,7 @@ class Writer:
         self._commits = 0  # transactions of ours that count
         self._in_doubt: tuple[int, list[Any]] | None = None  # a commit that was sent: its number; results if it counts
         self._unwritable_since: float | None = None
-        self._unwritable_reason = ""  # the first of those since then
+        self._unwritable_reason = ""  # the first of those since then, or the latest that names its remedy
         self._closing = False
         self._ended: str | None = None  # why nothing can be stored any more
         # The one task outside a group: it outlives any caller. `close` awaits it; its error is raised to all callers.
@@ -142,6 +142,15 @@ class Writer:
         """Log once that the server cannot be used now; the next commit logs that it can."""
         if self._unwritable_since is None:
             self._unwritable_since, self._unwritable_reason = self._clock(), reason
+            log.error("store.unwritable", path=self._dsn.shown, reason=reason, retry_s=RETRY_S)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """As `note_outage`; log again where a later error of the same outage names what a person must do, such as a
+        new password, which is refused only once the connections of before have ended."""
+        reason = reason_text(error, self._dsn)
+        self.note_outage(reason)
+        if reason != self._unwritable_reason and remedy(error) is not None:
+            self._unwritable_reason = reason
             log.error("store.unwritable", path=self._dsn.shown, reason=reason, retry_s=RETRY_S)
 
     async def close(self) -> None:
@@ -219,13 +228,13 @@ class Writer:
             work = self._transact(self._connection, batch)
             results = await answered(work, self._connection, within_s=self._within_s, on_silence=self._note_silence)
         except (NotOwner, OSError) as error:
-            self.note_outage(reason_text(error, self._dsn))
+            self._note_failure(error)
             await self._disconnect()  # it may be amid a transaction
             return None
         except psycopg.Error as error:
             if not may_pass(error):
                 raise
-            self.note_outage(reason_text(error, self._dsn))
+            self._note_failure(error)
             if isinstance(error, NoAnswer) and self._connection is not None:
                 self._within_s = longer(self._within_s)
             await self._roll_back()

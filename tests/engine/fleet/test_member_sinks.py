@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from poller.core.deliveries import Delivery
-from poller.core.errors import ConfigError
+from poller.core.errors import ConfigError, SinkError
 from poller.core.protocols import Clock
 from poller.engine.delivery import DeliveryLoop
 from poller.engine.fleet.sinks import UNUSABLE_S, MemberSinks
@@ -20,7 +20,7 @@ class SinkWithoutItsFile(StdoutSink):
         raise ConfigError("ca_file cannot be used")
 
 
-@pytest.mark.parametrize("fails_in", ["make", "open"])
+@pytest.mark.parametrize("fails_in", ["make", "factory", "open"])
 async def test_a_sink_that_cannot_be_made_is_left_to_others_and_tried_again_later(clock: Clock, fails_in: str) -> None:
     """Such as one whose secret or ca_file is gone since the start: it ended the member, and then the next one."""
     tried_at: list[float] = []
@@ -29,6 +29,8 @@ async def test_a_sink_that_cannot_be_made_is_left_to_others_and_tried_again_late
         tried_at.append(now())
         if fails_in == "make":
             raise ConfigError("the file with the secret cannot be read")
+        if fails_in == "factory":
+            raise SinkError("another package's, against its contract")
         store, metrics = fleet.processes["r1"].store, Metrics()
         return DeliveryLoop(SinkWithoutItsFile(), store=store, metrics=metrics, clock=clock, give_up_s=None)
 
