@@ -35,9 +35,8 @@ class KnownIds:
         self._is_witness_unknown = False
         self._detail: str | None = None  # why the account is a wrong one
 
-    @property
-    def is_doubted(self) -> bool:
-        """Whether so many ids in a row are unknown that the witness should show whether any is known."""
+    def doubts_all(self) -> bool:
+        """Return whether so many ids in a row are unknown that the witness should show whether any is known."""
         return len(self._unknown) >= DOUBTFUL and not self._is_witness_unknown
 
     def needs_proof(self, task: Task) -> bool:

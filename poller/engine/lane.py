@@ -160,7 +160,7 @@ class Lane:
         if self._polling.trust_unknown:
             return self._witness.instead_of(task, pause)
         must_show = known.needs_proof(task)
-        return self._witness.instead_of(task, pause, is_doubted=known.is_doubted, must_show=must_show)
+        return self._witness.instead_of(task, pause, is_doubted=known.doubts_all(), must_show=must_show)
 
     def _take(self, answered: Answered) -> None:
         """Take a poll, to be settled with others at the commit: that takes two thirds of the time, for the processor

@@ -59,13 +59,13 @@ def test_the_witness_is_asked_for_a_second_poll_and_for_many_in_a_row_until_it_i
     assert ids.needs_proof(task(1, missing_at=0.0))
     assert not ids.needs_proof(task(2))
     unknown(ids, range(DOUBTFUL), 1.0)
-    assert ids.is_doubted
+    assert ids.doubts_all()
     checked(ids, task(0), UNKNOWN, 2.0, of_witness=True)
-    assert not ids.is_doubted
+    assert not ids.doubts_all()
     checked(ids, task(0), KNOWN, 3.0)
     assert not ids.needs_proof(task(1, missing_at=0.0))
     unknown(ids, range(DOUBTFUL), 4.0)
-    assert ids.is_doubted
+    assert ids.doubts_all()
 
 
 def test_so_many_unknown_ids_in_a_row_are_the_accounts_until_one_is_known() -> None:
