@@ -355,6 +355,22 @@ async def test_a_file_that_takes_a_dropped_one_s_place_before_it_is_moved_is_rea
     assert names(tmp_path) == {"done"}
 
 
+def test_a_file_that_takes_the_place_of_one_while_it_is_moved_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "a.txt", os.link
+    path.write_text("A1\n")
+
+    def link_and_replace(*args: Any, **options: Any) -> None:
+        link(*args, **options)
+        (tmp_path / ".next").write_text("B1\n")
+        (tmp_path / ".next").rename(path)
+
+    monkeypatch.setattr(os, "link", link_and_replace)
+    assert move_into(path, tmp_path / "done").read_text() == "A1\n"
+    assert path.read_text() == "B1\n"
+
+
 async def test_a_dropped_file_that_grows_while_it_is_read_is_read_to_its_new_end_before_it_is_moved(
     store: Store, clock: Clock, tmp_path: Path
 ) -> None:
