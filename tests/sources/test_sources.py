@@ -254,7 +254,7 @@ async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clo
         assert await fed_ids(store) == ["A1"]
 
 
-@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12"])
+@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12", "~$a.xlsx"])
 async def test_hidden_and_temporary_names_are_left_alone(store: Store, clock: Clock, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("A1\n")
     (tmp_path / "folder.csv").mkdir()
