@@ -17,13 +17,15 @@ from poller.app.live_block import LiveBlock
 from poller.app.messages import Again, write
 from poller.app.run import run
 from poller.app.signals import Signals
-from poller.config import Settings
+from poller.config import Settings, address_of
 from poller.core import log as logs
 from poller.core import open_files
 from poller.core.errors import Exit, PollerError
 from poller.core.text import without_controls
 from poller.hubspot import tracing as traces
 from poller.hubspot.client import Connections
+from poller.store import is_new
+from poller.web import refuse_taken
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -83,6 +85,8 @@ async def _run_with_logs(
             apply_to_log=apply_to_log,
         )
         try:
+            if "listen" in settings.model_fields_set and is_new(settings.state):
+                await refuse_taken(address_of(settings.listen))  # before the run creates any file
             return await run(settings, input_specs, environment)
         except PollerError as error:
             if logs.is_json():  # a person reads the message of the command

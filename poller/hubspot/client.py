@@ -58,6 +58,9 @@ class Trouble(StrEnum):
     CLIENT = "client_error"  # something else inside the HTTP client
 
 
+NO_CONNECTION = (Trouble.REFUSED, Trouble.TIMEOUT, Trouble.TLS, Trouble.CERTIFICATE)  # the host may have moved
+
+
 def trouble_of(error: BaseException) -> Trouble:
     """Return what an exception of the HTTP client means. Logs the class name, and no more, of one that is not known."""
     if isinstance(error, BodyTooLarge):
@@ -138,8 +141,16 @@ class Connections:
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             failure = error
         word = trouble_of(failure)
+        self.note_failure(word)
         shows = refusal_of(failure, URL(url)) or Unreachable(reason=word.value)
         raise TokenUnavailable(f"the token endpoint did not answer: {word}", shows)
+
+    def note_failure(self, trouble: Trouble) -> None:
+        """Look hosts up again where a request found no one who answers at the address that is remembered."""
+        if trouble in NO_CONNECTION:
+            for session in self._sessions.values():
+                if isinstance(session.connector, aiohttp.TCPConnector):
+                    session.connector.clear_dns_cache()
 
     def _session(self, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -207,6 +218,7 @@ class HubSpotClient:
             raise
         except Exception as error:  # noqa: BLE001 - every class has its meaning in `trouble_of`
             trouble = trouble_of(error)
+            self._connections.note_failure(trouble)
             if trouble is Trouble.TIMEOUT:
                 self._timeouts.time_out(task.key, sent_at=began_at)
             if (refused := refusal_of(error, self._sample)) is not None:

@@ -77,6 +77,15 @@ def _reason(record: dict[str, Any], source: SourceFile) -> Reason | None:
     return reason_of(record["kind"], words, source, status if isinstance(status, int) else None)
 
 
+def row_json(ref: Mapping[str, Any]) -> bytes:
+    """Return a row as JSON, to be spliced in: within an object it may nest deeper than orjson writes. Empty where it
+    does by itself, as only a file of another program has it."""
+    try:
+        return orjson.dumps(ref)
+    except TypeError:
+        return b"{}"
+
+
 def extension_of(name: str) -> str:
     """Return a file name's extension in lower case, such as `png`; NO_EXTENSION where it has none."""
     _, dot, end = name.rpartition(".")

@@ -2,6 +2,6 @@
 
 from poller.web.context import RunContext, StateContext
 from poller.web.routes import make_site, make_state_site
-from poller.web.server import listen
+from poller.web.server import listen, refuse_taken
 
-__all__ = ["RunContext", "StateContext", "listen", "make_site", "make_state_site"]
+__all__ = ["RunContext", "StateContext", "listen", "make_site", "make_state_site", "refuse_taken"]

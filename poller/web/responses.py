@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from difflib import get_close_matches
 from typing import TypeVar
 
 import structlog
@@ -12,6 +13,7 @@ from msgspec.json import decode, encode
 from msgspec.structs import fields
 
 from poller.core.errors import PollerError
+from poller.core.text import printable
 
 log = structlog.get_logger("poller")
 
@@ -49,7 +51,13 @@ class RequestRefused(Exception):
 
 
 def query_of(request: web.Request, shape: type[Query]) -> Query:
-    """Return the query parameters. Raises `RequestRefused` for one that cannot be used."""
+    """Return the query parameters. Raises `RequestRefused` for one that cannot be used: a mistyped `account` would feed
+    another one."""
+    known = [each.encode_name for each in fields(shape)]
+    if unknown := next((name for name in request.query if name not in known), None):
+        near = get_close_matches(unknown, known, n=1)
+        hint = f"the nearest is {near[0]}" if near else f"known are {', '.join(known)}"
+        raise RequestRefused(400, "bad_query", f"There is no query parameter {printable(unknown[:40])!r}; {hint}")
     try:
         several = {each.encode_name for each in fields(shape) if each.default_factory is list}
         given = {name: request.query.getall(name) if name in several else request.query[name] for name in request.query}

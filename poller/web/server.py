@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -43,7 +43,13 @@ async def listen(app: web.Application, address: Address) -> AsyncIterator[Addres
         await runner.cleanup()
 
 
-async def _bind(factory: "_ConnectionLimiter", address: Address) -> asyncio.Server:
+async def refuse_taken(address: Address | None) -> None:
+    """Raise `ConfigError` where nothing can listen on an address now."""
+    if address is not None:
+        (await _bind(asyncio.Protocol, address)).close()
+
+
+async def _bind(factory: Callable[[], asyncio.BaseProtocol], address: Address) -> asyncio.Server:
     try:
         return await asyncio.get_running_loop().create_server(factory, address.host, address.port, backlog=256)
     except (OSError, UnicodeError) as error:  # a host's name such as `a..b` is none

@@ -285,6 +285,17 @@ async def test_what_a_run_wrote_is_not_replaced_and_an_earlier_report_is(tmp_pat
         assert await report(settings_for(tmp_path), ReportOptions(**outputs), clock) is Exit.ALL_COMPLETE
 
 
+async def test_a_row_may_nest_as_deep_as_one_may_be_fed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "finished.jsonl"
+    rows = [b'{"a":' * levels + b"1" + b"}" * levels for levels in (1, 254, 900)]
+    file.write_bytes(b"".join(b'{"task_id":"t","account":"a","kind":"canceled","ref":%s}\n' % row for row in rows))
+    outputs = {name: tmp_path / name for name in ("html", "csv", "resubmit")}
+    shown, _ = await reported(capsys, files=(file,), as_json=True, **outputs)
+    found = orjson.loads(shown)
+    assert [orjson.dumps(sample["ref"]) for sample in found["reasons"][0]["samples"]] == [*rows[:2], b"{}"]
+    assert len(list(csv.reader((tmp_path / "csv").read_text().splitlines()))) == 4
+
+
 async def test_named_columns_win_over_found_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, timeout(1, ref={"url": "n/a", "origin": "https://example.com/a", "Title": "A"}))
     columns = Columns(named={"url": "origin", "name": "Title"})

@@ -9,7 +9,9 @@ from typing import Any
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
+from poller.cli.app import app
 from poller.cli.commands.status import print_status, watch_status
 from poller.core.accounts import AccountState
 from poller.core.errors import Exit
@@ -89,6 +91,13 @@ def line_of(account: AccountState) -> str:
         kinds={"complete": 49, "canceled": 1}, landed={"complete": 49}, reasons=(),
     )  # fmt: skip
     return status_line(sums, now=NOW, before=(NOW - 10, 0))
+
+
+@pytest.mark.parametrize("flags", [("--rejected", "--dead"), ("--watch", "--rejected")])
+def test_two_views_at_once_are_a_wrong_command_line(flags: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, ["status", *flags])
+    assert shown.exit_code == Exit.USAGE
+    assert "give one of --watch, --rejected and --dead" in shown.output
 
 
 def test_a_line_has_the_pace_the_time_left_and_what_is_undelivered() -> None:

@@ -7,6 +7,7 @@ import inspect
 import io
 import logging
 import shutil
+import socket
 import ssl
 import subprocess
 import traceback
@@ -23,6 +24,7 @@ import orjson
 import pytest
 import structlog
 from aiohttp import client_exceptions, http_exceptions
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 
 from poller.core.errors import ConfigError
@@ -190,6 +192,38 @@ async def test_a_request_whose_right_ended_on_the_way_never_leaves_and_its_conne
         assert isinstance((await client.poll(make_task())).outcome, Finished)
     assert len(server.requests) == 2
     assert server.connections == 1
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("token_is_there", [True, False])
+async def test_a_host_that_has_moved_is_looked_up_again_as_soon_as_its_old_address_fails(
+    monkeypatch: pytest.MonkeyPatch, token_is_there: bool
+) -> None:
+    """Its address was remembered for a minute, which the growing gaps between the probes of an outage made two."""
+
+    class Resolver(AbstractResolver):
+        addresses = iter(["127.0.0.2"])  # where nothing listens; then the server's
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            address = next(self.addresses, "127.0.0.1")
+            return [ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)]
+
+        async def close(self) -> None:
+            """Nothing to close."""
+
+    monkeypatch.setattr("aiohttp.connector.DefaultResolver", lambda **_: Resolver())
+    async with answering(http(COMPLETE)) as server, Connections() as connections:
+        base_url = f"http://hub.test:{server.port}"
+        if token_is_there:
+            client = HubSpotClient(connections, base_url=base_url, status_path=PATH, tokens=Tokens())
+            assert (await client.poll(make_task())).outcome == Unreachable(reason="connection_refused")
+            assert isinstance((await client.poll(make_task())).outcome, Finished)
+        else:
+            with pytest.raises(TokenUnavailable):
+                await connections.post(f"{base_url}/oauth/v1/token", {})
+            assert (await connections.post(f"{base_url}/oauth/v1/token", {}))[0] == 200
 
 
 # --- the request -----------------------------------------------------------------------------------------------------

@@ -131,6 +131,7 @@ def test_of_two_runs_at_once_the_second_takes_the_next_port_and_can_be_paused(tm
         refused = run("run", "--follow", "--listen", f"127.0.0.1:{port}", folder=tmp_path / "one")
         assert refused.returncode == 78
         assert f"cannot listen on 127.0.0.1:{port}: another process listens there" in refused.stderr
+        assert list((tmp_path / "one").iterdir()) == []
     quiet = environ(POLLER_BASE_URL="http://127.0.0.1:9")
     env = {name: value for name, value in quiet.items() if name != "POLLER_LISTEN"}
     with default_port_taken(), running("run", "--follow", "--log-format", "json", folder=tmp_path, env=env) as second:

@@ -22,6 +22,7 @@ from poller.core.model import Added, Chunk
 from poller.core.open_files import raise_limit
 from poller.core.protocols import Clock, Store
 from poller.core.steady_clock import SteadyClock
+from poller.core.sums import SourceSums
 from poller.engine.ingest import Ingest
 from poller.sandbox import Scenario, parse_durations
 from poller.sources import ChunkWriter, ReadOptions, Source, check_beginnings, check_sources, feed
@@ -253,7 +254,7 @@ async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clo
         assert await fed_ids(store) == ["A1"]
 
 
-@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12"])
+@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12", "~$a.xlsx"])
 async def test_hidden_and_temporary_names_are_left_alone(store: Store, clock: Clock, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("A1\n")
     (tmp_path / "folder.csv").mkdir()
@@ -325,6 +326,49 @@ async def test_a_dropped_file_with_some_rejected_lines_is_marked_in_its_name_and
     assert names(tmp_path / "done") == {"a.2-rejected.txt", "b.txt"}
     [moved, _] = named(events, "source.file_moved")
     assert (moved["log_level"], moved["rejected"]) == ("warning", 2)
+
+
+@pytest.mark.parametrize("first", ["name,url\na,b\n", "task_id,name\nA1,b\n"])
+async def test_a_file_that_takes_a_dropped_one_s_place_before_it_is_moved_is_read_itself(
+    store: Store, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Such as the corrected one: it was moved in place of the other, unread."""
+    path = tmp_path / "a.csv"
+    path.write_text(first)
+    source_sums = store.source
+
+    async def replace(_what: str) -> None:
+        if "B1" not in path.read_text():
+            (tmp_path / ".next").write_text("task_id,name\nB1,b\nB2,b\n")
+            (tmp_path / ".next").rename(path)
+
+    async def sums_late(name: str) -> SourceSums | None:
+        await replace(name)
+        return await source_sums(name)
+
+    monkeypatch.setattr(store, "source", sums_late)
+    fed = Fed(store, clock, [folder(tmp_path)])
+    fed.ingest.on_refused = replace
+    async with asyncio.TaskGroup() as group:
+        fed.ingest.start(group)
+    assert (await fed_ids(store))[-2:] == ["B1", "B2"]
+    assert names(tmp_path) == {"done"}
+
+
+def test_a_file_that_takes_the_place_of_one_while_it_is_moved_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "a.txt", os.link
+    path.write_text("A1\n")
+
+    def link_and_replace(*args: Any, **options: Any) -> None:
+        link(*args, **options)
+        (tmp_path / ".next").write_text("B1\n")
+        (tmp_path / ".next").rename(path)
+
+    monkeypatch.setattr(os, "link", link_and_replace)
+    assert move_into(path, tmp_path / "done").read_text() == "A1\n"
+    assert path.read_text() == "B1\n"
 
 
 async def test_a_dropped_file_that_grows_while_it_is_read_is_read_to_its_new_end_before_it_is_moved(

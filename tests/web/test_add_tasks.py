@@ -51,6 +51,28 @@ async def test_ids_posted_as_text_become_tasks_and_are_finished(simulation: Simu
     assert {record["task_id"] for record in simulation.records()} == set(ids)
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "hint"),
+    [
+        ("/v1/tasks", "acount", "the nearest is account"),
+        ("/v1/imports", "account_id", "the nearest is account"),
+        ("/v1/tasks", "x\x1b", "known are account, id_column"),
+    ],
+)
+async def test_a_mistyped_parameter_feeds_no_other_account(
+    simulation: Simulation, path: str, name: str, hint: str
+) -> None:
+    flags = {"input": {"feeds": "imports"}, "imports": {"options": {"access": "PRIVATE", "folderPath": "/p"}}}
+    async with (
+        visited(simulation, flags=flags) as session,
+        session.post(path, data="AAAA1\n", headers=TEXT, params={name: "eu"}) as response,
+    ):
+        answer = await json_of(response)
+        assert (response.status, answer["error"], answer["accepted"]) == (400, "bad_query", 0)
+        assert hint in answer["message"]
+        assert answer["message"].isprintable()
+
+
 async def test_each_content_type_is_read_in_its_format(simulation: Simulation) -> None:
     one, two, three, four, five, six = simulation.api.preload(6)
     async with visited(simulation) as session:

@@ -47,6 +47,8 @@ def status(
 
     Exit code 70 where the ledger does not balance.
     """
+    if sum((watch, rejected, dead)) > 1:
+        raise typer.BadParameter("give one of --watch, --rejected and --dead")
     settings = settings_of(config, state=state)
     if rejected or dead:
         return run_async(print_refused(settings, dead=not rejected))

@@ -3,12 +3,10 @@
 import csv
 from typing import TextIO
 
-import orjson
-
 from poller.core.csv_cells import for_people
 from poller.core.text import redacted_url
 from poller.core.timestamps import iso
-from poller.reports.finished_task import FinishedTask
+from poller.reports.finished_task import FinishedTask, row_json
 from poller.reports.retryable import RetryAdvice
 
 HEADER = (
@@ -43,7 +41,7 @@ class CsvWriter:
             task.file_id,
             task.correlation_id,
             None if task.seen_at is None else iso(task.seen_at),
-            orjson.dumps(_without_url(task)).decode() if task.ref else None,
+            row_json(_without_url(task)).decode() if task.ref else None,
         )
         self._rows.writerow([for_people(cell) for cell in row])
 

@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 
+import orjson
+
 from poller.core.model import JsonObject, Kind
 from poller.core.timestamps import iso
 from poller.reports.failures.groups import FailureReport, ReasonGroup
+from poller.reports.finished_task import FinishedTask, row_json
 
-SAMPLE = ("task_id", "account", "url", "correlation_id", "file_id", "ref")
+SAMPLE = ("task_id", "account", "url", "correlation_id", "file_id")
 
 
 def to_json(report: FailureReport, *, waiting: int, pruned: int) -> JsonObject:
@@ -51,5 +54,9 @@ def _group(group: ReasonGroup) -> JsonObject:
         "extensions": dict(group.extensions.top()),
         "first_at": None if group.first_at is None else iso(group.first_at),
         "last_at": None if group.last_at is None else iso(group.last_at),
-        "samples": [{name: getattr(sample, name) for name in SAMPLE} for sample in group.samples],
+        "samples": [_sample(sample) for sample in group.samples],
     }
+
+
+def _sample(sample: FinishedTask) -> JsonObject:
+    return {name: getattr(sample, name) for name in SAMPLE} | {"ref": orjson.Fragment(row_json(sample.ref))}

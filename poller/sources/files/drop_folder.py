@@ -38,7 +38,9 @@ LONGER_RESTS, LONGEST_REST_S = 15, 60.0  # times `settle_s`, where it is unknown
 WATCH_EVERY_S = 10.0  # files that were moved nevertheless
 PATIENCE_S = 60.0  # with a file that cannot be read, in a run that has an end
 
-_TEMPORARY = re.compile(r"\..*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL)
+_TEMPORARY = re.compile(  # `~$x`: Excel's, beside an open x
+    r"\..*|~\$.*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(slots=True)
@@ -101,7 +103,7 @@ class DropFolder:
         for name, facts in sorted(self._files(), key=lambda file: (file[1].st_mtime_ns, file[0])):
             seen = self._observe(name, facts)
             if seen.move_to is not None:
-                self._move(name, seen.move_to, seen)
+                unread += [] if self._move(name, seen.move_to, seen) else [seen]
                 continue
             try:
                 is_read = self._is_at_rest(name, facts, seen) and await self._read_and_move(name, seen)
@@ -142,10 +144,9 @@ class DropFolder:
         return found
 
     def _observe(self, name: str, facts: os.stat_result) -> _SeenFile:
-        signature = facts.st_ino, facts.st_size, facts.st_mtime_ns
         seen = self._seen.get(name)
-        if seen is None or seen.signature != signature:
-            seen = self._seen[name] = _SeenFile(signature, asyncio.get_running_loop().time())
+        if seen is None or seen.signature != _signature(facts):
+            seen = self._seen[name] = _SeenFile(_signature(facts), asyncio.get_running_loop().time())
         return seen
 
     def _is_at_rest(self, name: str, facts: os.stat_result, seen: _SeenFile) -> bool:
@@ -209,10 +210,8 @@ class DropFolder:
             seen.move_to = FAILED
         else:
             seen.move_to, seen.rejected = DONE, rejected
-        self._started.discard(seen.signature[0])
-        self._move(name, seen.move_to, seen)
         self._faults.clear()
-        return True
+        return self._move(name, seen.move_to, seen)
 
     async def _read(self, path: Path, seen: _SeenFile) -> int | None:
         """Store every line there is; return how many were rejected, None where the file grew meanwhile.
@@ -238,18 +237,23 @@ class DropFolder:
             raise InputError(f"cannot read the input: no line of {path} is usable{first}")
         return rejected
 
-    def _move(self, name: str, into: str, seen: _SeenFile) -> None:
-        """Move the file. A failure is logged, and the move retried after `RETRY_MOVE_S`."""
+    def _move(self, name: str, into: str, seen: _SeenFile) -> bool:
+        """Move the file; False where another has taken its place, or it has grown: that is still to be read. A failure
+        is logged, and the move retried after `RETRY_MOVE_S`."""
         now = asyncio.get_running_loop().time()
         if now < seen.retry_move_at:
-            return
+            return True
         path = self._folder / name
+        facts = stat_of(str(path), follow_symlinks=False)
+        if facts is not None and _signature(facts) != seen.signature:
+            return False
         try:
             moved = move_into(path, self._folder / into, mark=f".{seen.rejected}-rejected" if seen.rejected else "")
         except OSError as error:
             seen.retry_move_at = now + RETRY_MOVE_S
             log.warning("source.file_not_moved", source=source_name(str(path)), to=into, reason=error.strerror)
         else:
+            self._started.discard(seen.signature[0])
             if seen.may_be_open:
                 self._moved.watch(name, moved, seen.signature[0], seen.signature[1])
             report = log.warning if seen.rejected else log.info
@@ -259,6 +263,12 @@ class DropFolder:
                 to=source_name(str(moved)),
                 rejected=seen.rejected,
             )
+        return True
+
+
+def _signature(facts: os.stat_result) -> tuple[int, int, int]:
+    """Return what shows that a file is the same one, and unchanged."""
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _is_being_written(path: Path) -> bool | None:

@@ -3,9 +3,25 @@
 const TOKEN_KEY = "poller-token";
 const LONGEST_ERROR = 300; // characters
 
-export const token = () => sessionStorage.getItem(TOKEN_KEY);
-export const keepToken = (text) => sessionStorage.setItem(TOKEN_KEY, text);
-export const forgetToken = () => sessionStorage.removeItem(TOKEN_KEY);
+let kept = null; // the token, where the browser lets no page store anything
+
+export function token() {
+  try {
+    return sessionStorage.getItem(TOKEN_KEY) ?? kept;
+  } catch {
+    return kept;
+  }
+}
+
+export function keepToken(text) {
+  kept = text;
+  try {
+    if (text === null) sessionStorage.removeItem(TOKEN_KEY);
+    else sessionStorage.setItem(TOKEN_KEY, text);
+  } catch {
+    // the person enters it again after the page is loaded again
+  }
+}
 
 export function authorization() {
   return token() ? { Authorization: `Bearer ${token()}` } : {};

@@ -1,6 +1,6 @@
 // Keeps one stream of overviews open while the page is visible, and asks for the token where one is needed.
 
-import { authorization, forgetToken, keepToken, token } from "./api.js";
+import { authorization, keepToken, token } from "./api.js";
 import { $, setText } from "./dom.js";
 
 const STREAM = "/v1/overview/stream";
@@ -44,7 +44,7 @@ async function readStream(controller, received) {
 
 function askForToken() {
   const wasRefused = token() !== null;
-  forgetToken();
+  keepToken(null);
   if (wasRefused) setText($("ask-why"), "The server refused that token. Enter another:");
   return new Promise((resolve) => {
     $("ask-form").onsubmit = () => {

@@ -221,6 +221,23 @@ def test_it_asks_for_the_token_and_keeps_it_for_the_tab(browser: Browser, tmp_pa
         assert "the-right-one" not in page.content()
 
 
+def test_a_browser_that_lets_pages_store_nothing_shows_the_page(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("")
+    refusing = (
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError') } })"
+    )
+    args = ("ids.txt", "--follow", "--base-url", "http://127.0.0.1:9", "--listen-token-env", "PAGE_TOKEN")
+    with (
+        listening(*args, folder=tmp_path, PAGE_TOKEN="the-right-one-of-this-page") as (_, url),
+        opened(browser, "about:blank") as (page, _),
+    ):
+        page.add_init_script(refusing)
+        page.goto(url)
+        page.get_by_role("textbox", name="Token").fill("the-right-one-of-this-page", timeout=PATIENCE_MS)
+        page.keyboard.press("Enter")
+        expect(page.locator("#line-text")).to_have_text(LIVE, timeout=PATIENCE_MS)
+
+
 def test_a_hidden_tab_sends_no_request(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("")
     with (
