@@ -33,6 +33,7 @@ class KnownIds:
         self._unknown: set[int] = set()  # ids that were unknown since
         self._latest_new_at = -math.inf
         self._is_witness_unknown = False
+        self.is_witness_silent = False  # its latest poll brought neither a status nor that it is unknown
         self._detail: str | None = None  # why the account is a wrong one
 
     def doubts_all(self) -> bool:
@@ -46,8 +47,11 @@ class KnownIds:
 
     def check(self, task: Task, answer: Answer, *, asked_at: float, now: float, of_witness: bool = False) -> Answer:
         """Return `answer` to a poll that left at `asked_at`, or a refusal of the account in its place."""
+        if of_witness:
+            self.is_witness_silent = not isinstance(answer.outcome, Missing)
         if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
             self._shown_at = max(self._shown_at, asked_at)  # by the token of then
+            self.is_witness_silent = False
             if self._unknown:
                 self._unknown.clear()
                 self._is_witness_unknown, self._detail = False, None

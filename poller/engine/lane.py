@@ -159,8 +159,9 @@ class Lane:
         known, pause = self._known_ids, self.gate.pause
         if self._polling.trust_unknown:
             return self._witness.instead_of(task, pause)
-        must_show = known.needs_proof(task)
-        return self._witness.instead_of(task, pause, is_doubted=known.doubts_all(), must_show=must_show)
+        needs_proof = known.needs_proof(task)
+        is_doubted, must_show = needs_proof or known.doubts_all(), needs_proof and not known.is_witness_silent
+        return self._witness.instead_of(task, pause, is_doubted=is_doubted, must_show=must_show)
 
     def _take(self, answered: Answered) -> None:
         """Take a poll, to be settled with others at the commit: that takes two thirds of the time, for the processor

@@ -52,11 +52,14 @@ class Account:
 
     def __init__(self, *known: str) -> None:
         self.known = frozenset(known)
+        self.silent = frozenset[str]()
         self.asked: list[str] = []
 
     async def poll(self, task: Task) -> Answer:
         self.asked.append(task.task_id)
         await asyncio.sleep(0.1)
+        if task.task_id in self.silent:
+            return Answer(outcome=Running(status=None))
         return Answer(outcome=Running(status="PROCESSING") if task.task_id in self.known else Missing(code=404))
 
 
@@ -122,4 +125,19 @@ async def test_no_unknown_id_is_believed_before_the_witness_shows_that_the_accou
     assert account.asked[:3] == ["unknown", "witness", "unknown"]
     assert [record.task_id for record in records] == ["unknown"]
     assert gate.pause is Pause.WRONG_ACCOUNT
+    await store.close()
+
+
+async def test_a_witness_that_shows_nothing_keeps_no_task_from_being_polled(clock: Clock) -> None:
+    store, records, account = await open_store("sqlite:///:memory:", clock=clock), list[Record](), Account()
+    account.silent = frozenset({"witness"})
+    await feed(store, "unknown")
+    lane, _ = lane_of(store, account, clock, workers=4, records=records, metrics=Metrics())
+    lane.know(known_task("main", "witness"))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lane.run())
+        await asyncio.sleep(120)
+        lane.stop()
+    assert [record.task_id for record in records] == ["unknown"]
+    assert len(account.asked) <= 6
     await store.close()
