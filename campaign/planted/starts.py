@@ -77,8 +77,15 @@ START_BUGS = (
     Bug(
         name="starts-go-before-polls",
         file=DUE,
-        old="        if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not self._rows_may_go):",
-        new="        if self._claimed and not self._rows_may_go:",
+        old="if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not (may_start or may_repeat)):",
+        new="if self._claimed and not (may_start or may_repeat):",
+        tests=SERVICE,
+    ),
+    Bug(
+        name="a-trial-keeps-its-unsure-rows-back",
+        file=DUE,
+        old="        may_start, may_repeat = self._rows_may_go, self._is_repeat_due()",
+        new="        may_start, may_repeat = self._rows_may_go, False",
         tests=SERVICE,
     ),
     Bug(

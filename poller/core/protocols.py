@@ -118,8 +118,8 @@ class PollStore(Protocol):
 class StartStore(Protocol):
     """The rows that have no task yet. A row's lease is in memory: it ends with `settle`, `release` or the process."""
 
-    async def claim(self, account: str, limit: int) -> list[Row]:
-        """Lease up to `limit` due rows, longest due first."""
+    async def claim(self, account: str, limit: int, *, unsure: bool = False) -> list[Row]:
+        """Lease up to `limit` due rows, longest due first; with `unsure`, only of those whose start got no answer."""
 
     async def next_due_at(self, account: str) -> float | None:
         """Return when the earliest row that is not leased is due; None if there is none."""

@@ -37,6 +37,7 @@ class DueWork(DueTasks):
         self._may_start = may_start
         self._on_row_claimed = on_row_claimed
         self._polls_in_row = 0
+        self._unsure_due: list[float] = []  # when rows of this process are sent again, also while no other may start
         self._probe: Probe | None = None
 
     async def next_work(self) -> Task | Row | Probe | None:
@@ -55,20 +56,32 @@ class DueWork(DueTasks):
             self._claimed.clear()
         if not self._claimed:
             self._claimed.extend(await self._claim(self._clock(), self._gate.workers))
-        if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not self._rows_may_go):
+        may_start, may_repeat = self._rows_may_go, self._is_repeat_due()
+        if self._claimed and (self._polls_in_row < POLLS_BEFORE_A_START or not (may_start or may_repeat)):
             self._polls_in_row += 1
             return self._claimed.popleft()
-        if self._rows_may_go:
+        if may_start or may_repeat:
             self._polls_in_row = 0  # also where no row is due: the next polls do not ask for one
-            if rows := await self._starts.claim(self._account, 1):
+            if rows := await self._starts.claim(self._account, 1, unsure=not may_start):
                 self._on_row_claimed(rows[0])
                 return rows[0]
+            self._unsure_due = [at for at in self._unsure_due if at > self._clock()]
         if self._claimed:
             return self._claimed.popleft()
         if self._gate.pause is Pause.OUTAGE and self._probe is None:
             self._probe = Probe()
             return self._probe
         return None
+
+    def repeat_at(self, at: float) -> None:
+        """An unsure row is due then. It is a row of the trial, whose end needs its outcome."""
+        self._unsure_due.append(at)
+        self.wake_for(at)
+
+    def _is_repeat_due(self) -> bool:
+        return (
+            bool(self._unsure_due) and self._gate.pause is not Pause.OUTAGE and min(self._unsure_due) <= self._clock()
+        )
 
     @property
     def _rows_may_go(self) -> bool:
@@ -89,6 +102,8 @@ class DueWork(DueTasks):
             due = [await self._store.next_due_at(self._account)]
         if self._rows_may_go:
             due.append(await self._starts.next_due_at(self._account))
+        elif self._gate.pause is not Pause.OUTAGE:
+            due += self._unsure_due
         self.due_at = min((at for at in due if at is not None), default=None)
         self._sleeps_until = min([self._longest_sleep_ends_at(now), *(at for at in due if at is not None)])
         with suppress(TimeoutError):

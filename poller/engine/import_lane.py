@@ -195,6 +195,8 @@ class ImportLane(Lane):
     def _give_back(self, row: Row) -> None:
         """Give a row back that was not sent."""
         self._starts.release([row])
+        if row.lost:
+            self._wake_for(row, self._clock())
         self._uncount(row)
 
     async def _settle_start(self, row: Row, sent: Row, answer: StartAnswer) -> None:
@@ -221,10 +223,10 @@ class ImportLane(Lane):
                 if decision.refusals > row.refusals:
                     self._refused_after[row.key] = self._progress.accepted
                 await self._starts.settle(sent, decision)
-                self._due_work.wake_for(decision.at)
+                self._wake_for(row, decision.at)
             case AwaitStart():
                 self._starts.release([row])
-                self._due_work.wake_for(sent.due_at)
+                self._wake_for(sent, sent.due_at)
             case EndRow(kind=kind):
                 record = render_row(sent, answer.outcome, kind, seen_at=self._clock())
                 if isinstance(answer.outcome, Unsure):
@@ -234,6 +236,13 @@ class ImportLane(Lane):
                 self._finish_row(row, record)
             case _:
                 assert_never(decision)
+
+    def _wake_for(self, row: Row, due_at: float) -> None:
+        """The row is sent again then: an unsure one also while a trial lets no other row go."""
+        if row.lost and self._progress.is_on_trial:
+            self._due_work.repeat_at(due_at)
+        else:
+            self._due_work.wake_for(due_at)
 
     async def _end_unsent(self, row: Row) -> None:
         """Give an unsure row that is not sent again its outcome."""

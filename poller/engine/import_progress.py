@@ -51,6 +51,11 @@ class ImportProgress:
         trial = self._trial.reading if self.unstarted else None
         return ImportsReading(unstarted=self.unstarted, underway=self._underway, trial=trial)
 
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the trial may still keep rows from being started."""
+        return not self._trial.is_over
+
     def may_start(self) -> bool:
         """Whether the limit of imports under way, and the trial, let another row go."""
         return self._underway + self._in_hand < self.rules.underway and not self._trial.holds

@@ -33,20 +33,25 @@ class KnownIds:
         self._unknown: set[int] = set()  # ids that were unknown since
         self._latest_new_at = -math.inf
         self._is_witness_unknown = False
+        self.is_witness_silent = False  # its latest poll brought neither a status nor that it is unknown
         self._detail: str | None = None  # why the account is a wrong one
 
-    def doubts(self, task: Task) -> bool:
-        """Return whether the witness must show, before `task` is polled, that the account's ids are known."""
-        if self._is_witness_unknown:
-            return False
-        if task.missing_at is not None and self._shown_at < task.missing_at:
-            return True
-        return len(self._unknown) >= DOUBTFUL
+    def doubts_all(self) -> bool:
+        """Return whether so many ids in a row are unknown that the witness should show whether any is known."""
+        return len(self._unknown) >= DOUBTFUL and not self._is_witness_unknown
+
+    def needs_proof(self, task: Task) -> bool:
+        """Return whether the witness must show that ids are known before `task`, once unknown, is polled again."""
+        is_shown = task.missing_at is None or self._shown_at >= task.missing_at
+        return not is_shown and not self._is_witness_unknown
 
     def check(self, task: Task, answer: Answer, *, asked_at: float, now: float, of_witness: bool = False) -> Answer:
         """Return `answer` to a poll that left at `asked_at`, or a refusal of the account in its place."""
+        if of_witness:
+            self.is_witness_silent = not isinstance(answer.outcome, Missing)
         if isinstance(answer.outcome, REPORTING) and answer.outcome.status is not None:
             self._shown_at = max(self._shown_at, asked_at)  # by the token of then
+            self.is_witness_silent = False
             if self._unknown:
                 self._unknown.clear()
                 self._is_witness_unknown, self._detail = False, None

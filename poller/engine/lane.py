@@ -129,8 +129,7 @@ class Lane:
         waiting_since = self._clock()
         try:
             async with self.gate.slot(self._witness.subject(task)) as slot:
-                is_doubted = not self._polling.trust_unknown and self._known_ids.doubts(task)
-                asked, asked_at = self._witness.instead_of(task, self.gate.pause, is_doubted), self._clock()
+                asked, asked_at = self._whom_to_ask(task), self._clock()
                 answer = await self._client.poll(asked)
                 now, of_witness = self._clock(), asked is not task
                 if not self._polling.trust_unknown:
@@ -154,6 +153,15 @@ class Lane:
             self._settle()
             await self._recorder.wait_for_room(most)
         return True
+
+    def _whom_to_ask(self, task: Task) -> Task:
+        """Return the task to poll: in doubt one of which HubSpot has reported a status."""
+        known, pause = self._known_ids, self.gate.pause
+        if self._polling.trust_unknown:
+            return self._witness.instead_of(task, pause)
+        needs_proof = known.needs_proof(task)
+        is_doubted, must_show = needs_proof or known.doubts_all(), needs_proof and not known.is_witness_silent
+        return self._witness.instead_of(task, pause, is_doubted=is_doubted, must_show=must_show)
 
     def _take(self, answered: Answered) -> None:
         """Take a poll, to be settled with others at the commit: that takes two thirds of the time, for the processor

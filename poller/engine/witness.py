@@ -53,12 +53,18 @@ class Witness:
         is_broken = task.key in self._failing and self._answered > self._failing[task.key][0]
         return BROKEN if is_broken and task.errors >= BROKEN_AFTER else task.key
 
-    def instead_of(self, task: Task, pause: Pause | None, is_doubted: bool = False) -> Task:
+    def instead_of(self, task: Task, pause: Pause | None, *, is_doubted: bool = False, must_show: bool = False) -> Task:
         """Return the task to poll: while it is open whether the account is answered, every other time the witness.
-        `is_doubted`: it is open whether HubSpot knows any id of the account."""
+        `is_doubted`: it is open whether HubSpot knows any id of the account. `must_show`: what the task's next answer
+        means depends on that; then it is polled each time."""
+        if self.task is None:
+            return task
+        is_other = self.task.key != task.key
+        if must_show and is_other:
+            return self.task
         is_open = pause is not None and pause not in (Pause.THROTTLED, Pause.DAILY_QUOTA)
         is_suspect = self.is_in_doubt and task.errors > 0 and not self.others_answered(task)
-        if self.task is None or not (is_open or is_suspect or (is_doubted and self.task.key != task.key)):
+        if not (is_open or is_suspect or (is_doubted and is_other)):
             return task
         self._is_turn = not self._is_turn
         return self.task if self._is_turn else task

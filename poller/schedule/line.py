@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from poller.schedule.hazard import Axis, Hazard, HazardCurve
 from poller.schedule.inspection import InspectionPlan, plan_inspection
-from poller.schedule.learned import Pressure, Tradeoff
+from poller.schedule.learned import LONGEST_OF_OLD_S, STRETCHED_SHARE, Pressure, Tradeoff
 
 FEWEST = 16  # finished imports that make a line
 REMEMBERED = 400  # finished imports that the pace follows from …
@@ -34,6 +34,7 @@ MOSTLY_AHEAD = 3  # … and as many of them by all
 AROUND = 64.0  # places
 SAMPLE = 4  # one import of this many, where some are completed ahead
 MOST_PRESSURE = 25.0
+RARE = 0.01  # chance to be found finished in a gap: up to it, a gap past the prediction may be longer than a minute
 MOST_LINES = 64  # by value of the field that tells lines apart
 
 
@@ -225,17 +226,25 @@ class LinePlanner:
         """Compute the plan."""
         rates, _ = self.hazard.rates()
         self.curve = HazardCurve(AXIS.edges, rates)
-        longest_s = self._tradeoff.longest_at_s
-        limits_s = [longest_s(edge) if edge >= 0 else LATEST_S - edge for edge in AXIS.edges]
+        limits_s = [self._longest_s(edge, rate) for edge, rate in zip(AXIS.edges, (*rates, rates[-1]), strict=True)]
         poll_cost_s = self._tradeoff.poll_cost_s
         self._base_plan = self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s)
         if self.pressure.factor > 1.0:
-            limits_s = [
-                self._stretched_s(longest_s, edge) for longest_s, edge in zip(limits_s, AXIS.edges, strict=True)
-            ]
+            limits_s = [self._stretched_s(each, edge) for each, edge in zip(limits_s, AXIS.edges, strict=True)]
             self._plan = plan_inspection(AXIS.edges, rates, limits_s, poll_cost_s * self.pressure.factor)
+
+    def _longest_s(self, after_s: float, rate: float) -> float:
+        """Return the longest gap so long after the predicted completion: longer for what hardly ever finishes then."""
+        if after_s < 0:
+            return LATEST_S - after_s
+        longest_s = self._tradeoff.longest_at_s(after_s)
+        if self._tradeoff.cap_s != math.inf:
+            return longest_s
+        return max(longest_s, min(RARE / rate, STRETCHED_SHARE * after_s, LONGEST_OF_OLD_S))
 
     def _stretched_s(self, longest_s: float, after_s: float) -> float:
         """Return the longest gap while polls wait behind the limit: longer after the predicted completion, so that
         imports that are out of order, or stuck, do not fill the limit."""
-        return longest_s if after_s < 0 else self._tradeoff.stretched_s(longest_s, self.pressure.factor)
+        if after_s < 0:
+            return longest_s
+        return max(longest_s, self._tradeoff.stretched_s(self._tradeoff.longest_at_s(after_s), self.pressure.factor))

@@ -248,9 +248,9 @@ class Counted(Stuck):
 
     claims = 0
 
-    async def claim(self, account: str, limit: int) -> list[Row]:
+    async def claim(self, account: str, limit: int, *, unsure: bool = False) -> list[Row]:
         self.claims += 1
-        return await self._starts.claim(account, limit)
+        return await self._starts.claim(account, limit, unsure=unsure)
 
 
 async def test_where_no_row_is_left_a_poll_asks_for_one_at_most_once(clock: Clock) -> None:

@@ -49,23 +49,23 @@ def test_a_status_of_a_poll_that_left_before_is_no_sign_since() -> None:
     ids = KnownIds()
     ids.check(task(1), UNKNOWN, asked_at=9.9, now=10.0)  # by a token that was just written
     ids.check(task(9), KNOWN, asked_at=9.0, now=12.0)  # by the one before
-    assert ids.doubts(task(1, missing_at=10.0))
+    assert ids.needs_proof(task(1, missing_at=10.0))
     ids.check(task(9), KNOWN, asked_at=10.5, now=12.5)
-    assert not ids.doubts(task(1, missing_at=10.0))
+    assert not ids.needs_proof(task(1, missing_at=10.0))
 
 
 def test_the_witness_is_asked_for_a_second_poll_and_for_many_in_a_row_until_it_is_unknown_too() -> None:
     ids = KnownIds()
-    assert ids.doubts(task(1, missing_at=0.0))
-    assert not ids.doubts(task(2))
+    assert ids.needs_proof(task(1, missing_at=0.0))
+    assert not ids.needs_proof(task(2))
     unknown(ids, range(DOUBTFUL), 1.0)
-    assert ids.doubts(task(99))
+    assert ids.doubts_all()
     checked(ids, task(0), UNKNOWN, 2.0, of_witness=True)
-    assert not ids.doubts(task(99))
+    assert not ids.doubts_all()
     checked(ids, task(0), KNOWN, 3.0)
-    assert not ids.doubts(task(1, missing_at=0.0))
+    assert not ids.needs_proof(task(1, missing_at=0.0))
     unknown(ids, range(DOUBTFUL), 4.0)
-    assert ids.doubts(task(99))
+    assert ids.doubts_all()
 
 
 def test_so_many_unknown_ids_in_a_row_are_the_accounts_until_one_is_known() -> None:

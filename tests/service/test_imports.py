@@ -432,3 +432,27 @@ def _with_server_error(_ask: Any, reply: Any) -> Any:
     """Let the file's server answer 503, which passes, instead of 404."""
     body = reply.body.replace(b"the server answered 404", b"the server answered 503")
     return replace(reply, body=body.replace(b'["404"]', b'["503"]'))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+async def test_a_trial_whose_starts_get_no_answer_repeats_them_and_ends(
+    tmp_path: Path, clock: Clock, events: list[MutableMapping[str, Any]], share: float
+) -> None:
+    """No other row may go while the trial lasts: where its own unsure rows did not either, the run waited forever."""
+    simulation = Simulation(tmp_path, clock, scenario(faults={"start_no_id": share}))
+    async with asyncio.timeout(6 * 3600):
+        code = await simulation.run(write_rows(tmp_path, 60), flags())
+    records = simulation.records()
+    stats = simulation.api.stats()
+    assert stats.files_twice == 0
+    if share == 1.0:
+        assert code is Exit.WORK_LEFT
+        assert Counter(record["kind"] for record in records) == {"start_unknown": 20}
+        assert (stats.starts_total, len(named(events, "import.trial_failed"))) == (60, 1)
+        silences = [each["due_in_s"] for each in named(events, "run.summarized") if each["due_in_s"] is not None]
+        assert max(silences) > 600
+    else:
+        assert code in (Exit.ALL_COMPLETE, Exit.NOT_ALL_COMPLETE)
+        assert len(named(events, "import.trial_passed")) == 1
+        assert len(records) == 60
+    await assert_the_ledger_balances(simulation)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping
 from itertools import pairwise
 from pathlib import Path
@@ -597,6 +598,18 @@ async def test_a_last_line_that_only_got_its_line_break_is_not_read_again(store:
         write(ids, content)
         await feed_all(ids, store)
     assert await source_sums(store) == [(3, 3, 0, 0, 0, True)]
+
+
+def test_a_record_of_a_tab_separated_file_with_a_quote_too_many_is_rejected_at_once() -> None:
+    """Blanks behind a closing quote could be tabs, too: each empty cell doubled the time, and 40 of them took years."""
+    gaps = 24
+    names = "\t".join(["id", *(f"c{number}" for number in range(2 * gaps)), "note"])
+    row = "\t".join(["AAAAE1", *['"a"', ""] * gaps, '"one\ntwo" three "four'])
+    began_at = time.process_time()
+    read = Read(f"{names}\n{row}\nAAAAE2{chr(9) * (2 * gaps + 1)}\n".encode())
+    assert time.process_time() - began_at < 2
+    assert read.ids == ["AAAAE2"]
+    assert read.reasons[0] == "a quoted value is not closed before the next quote, which begins another one"
 
 
 async def test_a_last_line_that_grew_is_read_again_as_a_whole(

@@ -254,7 +254,7 @@ async def test_a_file_renamed_into_the_folder_is_taken_at_once(store: Store, clo
         assert await fed_ids(store) == ["A1"]
 
 
-@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12"])
+@pytest.mark.parametrize("name", [".hidden.csv", "a.csv.tmp", "a.part", "A.PART", "a.csv~", ".a.csv.Xy12", "~$a.xlsx"])
 async def test_hidden_and_temporary_names_are_left_alone(store: Store, clock: Clock, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("A1\n")
     (tmp_path / "folder.csv").mkdir()
@@ -353,6 +353,22 @@ async def test_a_file_that_takes_a_dropped_one_s_place_before_it_is_moved_is_rea
         fed.ingest.start(group)
     assert (await fed_ids(store))[-2:] == ["B1", "B2"]
     assert names(tmp_path) == {"done"}
+
+
+def test_a_file_that_takes_the_place_of_one_while_it_is_moved_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "a.txt", os.link
+    path.write_text("A1\n")
+
+    def link_and_replace(*args: Any, **options: Any) -> None:
+        link(*args, **options)
+        (tmp_path / ".next").write_text("B1\n")
+        (tmp_path / ".next").rename(path)
+
+    monkeypatch.setattr(os, "link", link_and_replace)
+    assert move_into(path, tmp_path / "done").read_text() == "A1\n"
+    assert path.read_text() == "B1\n"
 
 
 async def test_a_dropped_file_that_grows_while_it_is_read_is_read_to_its_new_end_before_it_is_moved(

@@ -38,7 +38,9 @@ LONGER_RESTS, LONGEST_REST_S = 15, 60.0  # times `settle_s`, where it is unknown
 WATCH_EVERY_S = 10.0  # files that were moved nevertheless
 PATIENCE_S = 60.0  # with a file that cannot be read, in a run that has an end
 
-_TEMPORARY = re.compile(r"\..*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL)
+_TEMPORARY = re.compile(  # `~$x`: Excel's, beside an open x
+    r"\..*|~\$.*|.*~|.*\.(?:tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(slots=True)

@@ -33,7 +33,8 @@ def move_into(path: Path, folder: Path, *, mark: str = "") -> Path:
             if error.errno not in _NOT_ALLOWED:
                 raise
             return path.rename(target)  # links are not allowed here; the name was free a moment ago
-        path.unlink()
+        if os.path.samestat(path.lstat(), target.lstat()):  # else another file has taken its place just now
+            path.unlink()
         return target
 
 

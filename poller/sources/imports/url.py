@@ -10,7 +10,8 @@ _NEXT_URL = re.compile(r"(?i)[\s,;|]\s*https?://")  # behind a separator
 _USUAL = re.compile(r"https?://([A-Za-z0-9.-]+)(?::[0-9]{1,4})?/[!-~]*")  # what needs no parser: 1 µs instead of 8
 _SHARE_PAGE = re.compile(
     r"(?i)https?://(?:drive\.google\.com/(?:file/d|open|drive/)|photos\.google\.com/|photos\.app\.goo\.gl/"
-    r"|docs\.google\.com/(?!.*(?:/export\?|/gviz/|[?&]output=))|(?:www\.)?dropbox\.com/(?!.*[?&](?:dl|raw)=1)"
+    r"|docs\.google\.com/(?!.*(?:/export[/?]|/gviz/|[?&](?:output=|export=download)))"
+    r"|(?:www\.)?dropbox\.com/(?!s/dl/|.*[?&](?:dl|raw)=1)"
     r"|(?:[\w-]+\.sharepoint\.com/:|1drv\.ms/|onedrive\.live\.com/(?!download\?))(?!.*[?&]download=1)"
     r"|(?:[\w.-]+\.)?box\.com/s/|we\.tl/|(?:[\w-]+\.)?wetransfer\.com/downloads/|(?:www\.)?icloud\.com/)"
 )

@@ -101,13 +101,13 @@ async def _add_attempts(
 
 
 async def find_due(
-    connection: AsyncConnection, account: str, leased: Collection[int], limit: int, now: float
+    connection: AsyncConnection, account: str, leased: Collection[int], limit: int, now: float, unsure: bool
 ) -> list[Row]:
-    """Return up to `limit` due rows that are not leased, longest due first."""
+    """Return up to `limit` due rows that are not leased, longest due first; `unsure`: only those with a lost start."""
     found = await connection.execute(
         f"SELECT {rows.IMPORT_ROW} FROM import_row WHERE {OF_ACCOUNT} AND task IS NULL AND due_at <= %s"  # noqa: S608 - our own columns
-        " AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
-        (account, now, list(leased), limit),
+        " AND lost >= %s AND key <> ALL (%s::bigint[]) ORDER BY due_at, key LIMIT %s",
+        (account, now, int(unsure), list(leased), limit),
         prepare=False,  # a plan for an unknown limit would sort all due rows
     )
     return [rows.import_row_of(account, row) for row in await found.fetchall()]

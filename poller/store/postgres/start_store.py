@@ -55,13 +55,13 @@ class PostgresStarts(StartStore):
         self._leased: dict[int, str] = {}  # a row's key → its account
         self._claims: list[set[int]] = []  # for each claim under way, the rows whose leases have ended since it began
 
-    async def claim(self, account: str, limit: int) -> list[Row]:
+    async def claim(self, account: str, limit: int, *, unsure: bool = False) -> list[Row]:
         """What a claim read of a row may be older than the commit that ended its lease meanwhile: such a row stays."""
         ended: set[int] = set()
         self._claims.append(ended)
         try:
             leased = tuple(self._leased)
-            due = await self._read(import_rows.find_due, account, leased, limit, self._clock())
+            due = await self._read(import_rows.find_due, account, leased, limit, self._clock(), unsure)
         finally:
             self._claims = [each for each in self._claims if each is not ended]
         rows = [row for row in due if row.key not in ended and row.key not in self._leased]

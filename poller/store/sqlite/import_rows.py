@@ -92,13 +92,15 @@ def _add_attempts(connection: Connection, account: int, rows: Sequence[FedRow], 
 # --- starting --------------------------------------------------------------------------------------------------------
 
 
-def claim(connection: Connection, account: str, limit: int, leased: Collection[int], now: float) -> list[Row]:
-    """Return up to `limit` due rows that are not leased, longest due first."""
+def claim(
+    connection: Connection, account: str, limit: int, leased: Collection[int], now: float, unsure: bool
+) -> list[Row]:
+    """Return up to `limit` due rows that are not leased, longest due first; `unsure`: only those with a lost start."""
     found = connection.execute(
         f"SELECT {IMPORT_ROW} FROM import_row INDEXED BY import_row_due"  # noqa: S608 - our own columns
-        " WHERE account = (SELECT id FROM account WHERE name = ?) AND task IS NULL AND due_at <= ?"
+        " WHERE account = (SELECT id FROM account WHERE name = ?) AND task IS NULL AND due_at <= ? AND lost >= ?"
         " ORDER BY due_at, key LIMIT ?",
-        (account, now, limit + len(leased)),
+        (account, now, int(unsure), limit + len(leased)),
     ).fetchall()
     return [import_row_of(account, row) for row in found if row[0] not in leased][:limit]
 

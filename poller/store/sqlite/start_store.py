@@ -45,8 +45,8 @@ class SqliteStarts(StartStore):
         self._first_poll_s = first_poll_s
         self._leased: set[int] = set()
 
-    async def claim(self, account: str, limit: int) -> list[Row]:
-        rows = self._read(import_rows.claim, account, limit, self._leased, self._clock())
+    async def claim(self, account: str, limit: int, *, unsure: bool = False) -> list[Row]:
+        rows = self._read(import_rows.claim, account, limit, self._leased, self._clock(), unsure)
         self._leased.update(row.key for row in rows)
         return rows
 

@@ -40,10 +40,10 @@ class FleetStarts(PostgresStarts):
     async def next_due_at(self, account: str) -> float | None:
         return await self._next_due.of(account)
 
-    async def claim(self, account: str, limit: int) -> list[Row]:
+    async def claim(self, account: str, limit: int, *, unsure: bool = False) -> list[Row]:
         if (owned := self._holdings.accounts.get(account)) is None:
             return []
-        rows = await super().claim(account, limit)
+        rows = await super().claim(account, limit, unsure=unsure)
         if self._holdings.accounts.get(account) == owned:
             return rows
         self.release(rows)
