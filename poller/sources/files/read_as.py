@@ -11,7 +11,7 @@ from poller.sources.parsing.csv_table import CsvReader
 from poller.sources.parsing.parser import Parser
 
 if TYPE_CHECKING:
-    from poller.sources.parsing.parser import LineReader
+    from poller.sources.parsing.line_reader import LineReader
 
 
 OF_ROWS = 3  # place of the digest of an import's options in what is noted
