@@ -4,14 +4,14 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from poller.core.errors import InputError
@@ -422,11 +422,32 @@ PIECES = st.sampled_from(
         b"\xff",
     ]
 ) | st.sampled_from(
-    [b" ", b"{", b"x" * 40, b'A,"two\nlines"\n', b"https://h/tasks/A/status", "ü".encode(), b"\xef\xbb\xbf"]
+    [
+        b" ",
+        b"{",
+        b'["A1",\n"B2", ',
+        b'[{"id":"A"},',
+        b'"C3",',
+        b'"D"]',
+        b"x" * 40,
+        b'A,"two\nlines"\n',
+        b"https://h/tasks/A/status",
+        "ü".encode(),
+        b"\xef\xbb\xbf",
+    ]
 )
 ANY_BYTES = st.lists(PIECES | st.binary(max_size=6), max_size=40).map(b"".join)
 
 
+def most_lines_rejected_whole(read: Read) -> int:
+    """Return how many lines may be within a rejected record that began at a line above: where its first one leaves a
+    quote open, those up to the next rejected one."""
+    at = [*(rejection.line for rejection in read.rejected), read.position.line + 1]
+    is_open = [rejection.excerpt.count('"') % 2 == 1 for rejection in read.rejected]
+    return sum(end - first - 1 for first, end, goes_on in zip(at, at[1:], is_open, strict=False) if goes_on)
+
+
+@example(data=b'task_id,note\n{A,"two\nlines"\n', cuts=[], form="auto")  # a record that is rejected whole
 @given(data=ANY_BYTES, cuts=st.lists(st.integers(0, 400), max_size=8), form=st.sampled_from(["auto", "text", "jsonl"]))
 def test_any_bytes_cut_anywhere_are_read_alike_and_every_line_is_in_one_place(
     data: bytes, cuts: list[int], form: Format
@@ -441,7 +462,8 @@ def test_any_bytes_cut_anywhere_are_read_alike_and_every_line_is_in_one_place(
     cut = Read(*pieces, **rules)
     joined = sum((fed.ref or b"").count(b"\\n") for fed in whole.fed)
     assert (cut.fed, cut.rejected, cut.blank, cut.position) == (whole.fed, whole.rejected, whole.blank, whole.position)
-    assert len(whole.fed) + len(whole.rejected) + whole.blank + joined >= whole.position.line
+    placed = len(whole.fed) + len(whole.rejected) + whole.blank + joined
+    assert placed + most_lines_rejected_whole(whole) >= whole.position.line
     assert (whole.position.offset, whole.position.ended) == (len(data), True)
     assert all(is_task_id(task_id) for task_id in whole.ids)
 
@@ -465,7 +487,7 @@ def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(
     for at, chunk in enumerate(chunks[:-1]):
         offset = chunk.position.offset
         content = recognize(data.lstrip(b"\0")[:4096], rules.format, "ids")
-        second = Parser.resumed(rules, "ids", chunk.position, content, iter([data[:offset]]))
+        second = Parser.resumed(rules, "ids", chunk.position, content, iter([data[:offset]]), data[:offset][-2:])
         again = [*second.push(data[offset:]), *second.end()]
         assert everything(again) == everything(chunks[at + 1 :])
 
@@ -582,6 +604,24 @@ async def test_a_feed_that_was_killed_resumes_where_it_stopped(store: Store, ids
     assert await source_sums(store) == [(1001, 1000, 0, 0, 1, True)]
     tasks = await store.claim("main", 1000)
     assert [(task.task_id, task.ref) for task in tasks][-1] == ("A999", b'{"u":"999"}')
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("element", [lambda n: f"A{n}", lambda n: 10_000 + n, lambda n: {"task_id": f"A{n}", "n": [n]}])
+async def test_a_feed_of_a_json_array_that_was_killed_resumes_within_it(
+    store: Store, ids: Path, element: Callable[[int], Any], indent: int | None, encoding: str
+) -> None:
+    """All elements behind the kill were one line of broken JSON, or the second of them was."""
+    write(ids, json.dumps([element(n) for n in range(1000)], indent=indent).encode(encoding))
+
+    def die(_chunk: Chunk, _added: Added) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await feed(str(ids), ChunkWriter(store, die), options(chunk_lines=400))
+    assert await feed_all(ids, store, chunk_lines=400) == Added(tasks=600, duplicates=0)
+    assert await source_sums(store) == [(1000, 1000, 0, 0, 0, True)]
 
 
 async def test_a_file_that_grew_is_read_on(store: Store, ids: Path) -> None:

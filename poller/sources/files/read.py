@@ -187,7 +187,9 @@ def resumed_parser(file: OpenFile, start: Position, options: ReadOptions, name: 
     """
     content = recognize(file.beginning(), options.format, name) if start.offset else Content()
     start = _resume_position(file, start, content)
-    return Parser.resumed(options, name, start, content, file.blocks_before(start.offset)), start
+    width = len(content.break_bytes)
+    last = file.at(start.offset - width, width) if start.offset else b""
+    return Parser.resumed(options, name, start, content, file.blocks_before(start.offset), last), start
 
 
 def _resume_position(file: OpenFile, start: Position, content: Content) -> Position:

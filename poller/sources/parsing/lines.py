@@ -111,11 +111,13 @@ class JsonSplitter(LineSplitter):
 
     _TOKENS, _IN_STRING = re.compile(rb'[\[\]{},"]'), re.compile(rb'["\\]')
 
-    def __init__(self, max_line_bytes: int, content: Content) -> None:
+    def __init__(self, max_line_bytes: int, content: Content, before: bytes = b"") -> None:
+        """`before`: the last bytes before those to come. Behind a comma an element of an array follows."""
         super().__init__(max_line_bytes, content)
-        self._depth = self._skip = 0
-        self._in_array = self._in_string = False
-        self._begins_outside = True  # the next line, so that a `[` in front of it is the array's
+        self._in_array = before.endswith(",".encode(content.encoding))
+        self._in_string = False
+        self._depth, self._skip = int(self._in_array), 0
+        self._begins_outside = not self._in_array  # the next line, so that a `[` in front of it is the array's
 
     def push(self, block: bytes) -> list[Line]:
         return [self._element(line) for line in super().push(block)]

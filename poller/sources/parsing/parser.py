@@ -57,13 +57,14 @@ class Parser:
 
     @classmethod
     def resumed(
-        cls, options: ReadOptions, source: str, start: Position, content: Content, before: Iterator[bytes]
+        cls, options: ReadOptions, source: str, start: Position, content: Content, before: Iterator[bytes], last: bytes
     ) -> Self:
-        """Return a parser for what follows `start`, in the format that the input `before` it shows."""
+        """Return a parser for what follows `start`, in the format that the input `before` it shows; `last` are the last
+        bytes of that."""
         parser = cls(options, source)
         if start.offset == 0:
             return parser
-        parser._begin(content)
+        parser._begin(content, last)
         known, tail = cls.of_beginning(options, source, content, before)
         parser.reader, parser._delimiter = known.reader, known._delimiter  # noqa: SLF001 - of this class
         parser.first_reader = known.first_reader
@@ -187,10 +188,10 @@ class Parser:
         self._position = replace(self._position, offset=self._nuls + content.mark_bytes)
         self._pending += self._splitter.push(beginning[content.mark_bytes :])
 
-    def _begin(self, content: Content) -> None:
+    def _begin(self, content: Content, before: bytes = b"") -> None:
         self._begun = True
-        splitter = JsonSplitter if content.is_json else LineSplitter
-        self._splitter = splitter(self._options.max_line_bytes, content)
+        most = self._options.max_line_bytes
+        self._splitter = JsonSplitter(most, content, before) if content.is_json else LineSplitter(most, content)
         if content.is_json and self._options.rows is None:
             self.reader = PlainLines(options=replace(self._options, format="jsonl"))
 
