@@ -150,4 +150,11 @@ SOURCES_BUGS = (
         new="        if False:",
         tests=("sources/test_sources",),
     ),
+    Bug(
+        name="the-rest-of-a-json-array-is-no-array",
+        file="poller/sources/parsing/lines.py",
+        old='        self._in_array = before.endswith(",".encode(content.encoding))\n',
+        new="        self._in_array = False\n",
+        tests=("sources/test_parsing",),
+    ),
 )
