@@ -9,8 +9,7 @@ import math
 import orjson
 
 from poller.core.model import REPORTING, Finished, Outcome, Running, Task
-from poller.core.text import duration
-from poller.schedule.hazard import OLDEST_S
+from poller.schedule.explanation import explain
 from poller.schedule.knowledge import Known, KnownLine, decode, encode
 from poller.schedule.learned import PollPlanner, Tradeoff
 from poller.schedule.line import LinePlanner
@@ -19,11 +18,9 @@ from poller.schedule.phase import PhaseClock
 from poller.schedule.seen import Seen, instants
 from poller.schedule.skew import Skew
 from poller.schedule.standstill import Standstill
-from poller.schedule.survival import SurvivalCurve
 from poller.schedule.waits import Waits
 
 SAVE_EVERY_S = 10.0
-ENOUGH_FINISHED = 30  # imports, from which on their durations are worth a sentence
 MOST_EVIDENCE = 5.0  # that one poll gives
 FADING = 1 - 1 / 200  # of the evidence, with each finished import
 MOST_LEAD = 200.0  # in evidence, so that a line that breaks is left after as much of it
@@ -296,22 +293,7 @@ class AccountTiming:
 
     def explanation(self, now: float) -> str:
         """Return what the polls follow from, for people."""
-        if self.standstill.lasts(now):
-            return (
-                f"nothing finished for {duration(self.standstill.length_s(now))}: one task is polled every "
-                f"{duration(self.standstill.gap_s(now))}, at random"
-            )
-        if moving := self._paces():
-            pace = sum(moving)
-            each = f"{pace:.2g} a second" if pace >= 1 else f"one every {duration(1 / pace)}"
-            sides = f", {len(moving)} lines side by side" if len(moving) > 1 else ""
-            return f"HubSpot works the imports off in order, about {each}{sides}"
-        if self.planner.hazard.finished < ENOUGH_FINISHED:
-            return f"how long imports take is being learned, from {self.planner.hazard.finished:,} finished ones so far"
-        half_s = SurvivalCurve(self.planner.hazard.rates()[0]).quantile_s(0.5)
-        if math.isinf(half_s):  # most have hung for very long, and newer ones finish
-            return f"more than half of the imports have not finished after {duration(OLDEST_S)}"
-        return f"half of the imports finish within {duration(half_s)} of their request"
+        return explain(self.standstill, self._paces(), self.planner.hazard, now)
 
     def _paces(self) -> list[float]:
         """Return the imports that each line completes per second, where lines decide."""
