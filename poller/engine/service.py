@@ -238,8 +238,9 @@ class Service:
                 loop.end()
                 await asyncio.wait([task], timeout=SINK_END_S)
             loop.stop()
-            await asyncio.wait([task], timeout=SINK_END_S)
-            await cancel(task)
+            if (await asyncio.wait([task], timeout=SINK_END_S))[1]:
+                await cancel(task)
+                await self._store.flush()  # its last note is committed all the same: before the sink is opened again
         await loop.close()
 
     async def retry_dead_letters(self, sink: str, task_ids: frozenset[str] | None = None) -> int:
