@@ -213,7 +213,7 @@ async def test_a_sink_that_is_exchanged_while_another_program_locks_the_state_lo
     name = f"jsonl:{tmp_path}/finished.jsonl"
     async with simulation.at_work(tmp_path / "ids.txt"):
         assert simulation.service is not None
-        (loop,), store = simulation.service.delivery_loops, simulation.service.feed_store
+        (loop,), store = simulation.service.deliveries.loops, simulation.service.feed_store
         assert isinstance(store, SqliteStore)
         store._connection.execute("PRAGMA busy_timeout = 0")  # no real waiting
         with closing(sqlite3.connect(tmp_path / "poller.db", isolation_level=None)) as program:
@@ -233,7 +233,7 @@ async def test_a_sink_that_is_exchanged_while_another_program_locks_the_state_lo
             await asyncio.sleep(16)
         ids += simulation.append(20)
         await asyncio.sleep(20)
-        assert simulation.service.delivery_loops[0].undelivered == 0
+        assert simulation.service.deliveries.loops[0].undelivered == 0
     assert simulation.delivered("finished.jsonl") == Counter(ids)
 
 
@@ -247,7 +247,7 @@ async def test_a_sink_that_a_reload_adds_after_tasks_were_pruned_shows_no_backlo
             await simulation.reload(sinks=sinks)
             simulation.append(1)
             await asyncio.sleep(125)
-            shown = {loop.sink.name: loop.undelivered for loop in simulation.service.delivery_loops}
+            shown = {loop.sink.name: loop.undelivered for loop in simulation.service.deliveries.loops}
             assert shown == dict.fromkeys(sinks, 0)
             assert shown == {sink.name: sink.undelivered for sink in (await simulation.sums()).sinks if sink.attached}
 
@@ -292,7 +292,7 @@ async def test_a_state_that_fails_at_the_end_of_an_exchange_leaves_the_removed_s
 
         monkeypatch.setattr(store, "attach_sinks", fail_without_two)
         assert "cannot be written" in (await simulation.reload(sinks=both[:1], requests=500))["refused"]
-        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both
+        assert [loop.sink.name for loop in simulation.service.deliveries.loops] == both
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.delivered("two.jsonl") == Counter(ids)
@@ -343,7 +343,7 @@ async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        assert [delivery_loop.sink.name for delivery_loop in simulation.service.delivery_loops] == [one]
+        assert [delivery_loop.sink.name for delivery_loop in simulation.service.deliveries.loops] == [one]
     assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
     assert len(named(events, "config.refused")) == 1
@@ -372,7 +372,7 @@ async def test_a_sink_whose_file_is_gone_stops_by_name_and_the_others_of_a_refus
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.delivery_loops}
+        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.deliveries.loops}
         assert stopped == {"hook": True, one: False}
         assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert [(event["sink"], gone in event["reason"]) for event in named(events, "sink.stopped")] == [("hook", True)]
@@ -606,7 +606,7 @@ async def test_a_status_path_that_a_run_of_imports_cannot_have_changes_nothing(t
         answer = await simulation.reload(sinks=both, status_path="/crm/v3/exports/async/tasks/{task_id}/status")
         assert "imports cannot be started" in answer["refused"]
         assert simulation.service is not None
-        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both[:1]
+        assert [loop.sink.name for loop in simulation.service.deliveries.loops] == both[:1]
         with rows.open("a") as file:
             file.write("https://example.com/b.png\n")
         await asyncio.sleep(120)
