@@ -68,6 +68,13 @@ ENGINE_BUGS = (
         tests=("engine/test_known_ids",),
     ),
     Bug(
+        name="another-token-ends-unknown-ids",
+        file="poller/engine/known_ids.py",
+        old="        if self._is_decided and self.shown_by and",
+        new="        if False and",
+        tests=("engine/test_known_ids", "service/test_new_token"),
+    ),
+    Bug(
         name="refusals-do-not-count-for-giving-up",
         file="poller/engine/give_up.py",
         old="                self._check_length(outcome, now - self._failing_since)",
@@ -78,7 +85,7 @@ ENGINE_BUGS = (
     Bug(
         name="a-reload-keeps-what-another-path-showed",
         file="poller/engine/lane.py",
-        old="        self._known_ids = KnownIds()\n        self._store.delay_first_polls",
+        old="        self._known_ids = KnownIds(self._known_ids.shown_by)\n        self._store.delay_first_polls",
         new="        self._store.delay_first_polls",
         tests=("app/test_reload",),
     ),
