@@ -56,8 +56,8 @@ class Witness:
         return task.key in self._failing and self._answered > self._failing[task.key][1]
 
     def doubts_unknown(self, task: Task, now: float, missing_again_s: float) -> bool:
-        """Return whether `task`, unknown again, may be known: where some answers are wrong, such as those of one server of
-        many, more polls must agree."""
+        """Return whether `task`, unknown again, may be known: where some answers are wrong, such as those of one server
+        of many, more polls must agree."""
         if task.missing_at is None or self._unknown_share <= MISTAKEN**0.5:  # two agree by accident seldom enough
             return False
         polls = min(math.log(MISTAKEN) / math.log(self._unknown_share), MOST_UNKNOWN_POLLS)
