@@ -75,6 +75,13 @@ ENGINE_BUGS = (
         tests=("engine/test_known_ids",),
     ),
     Bug(
+        name="another-token-ends-unknown-ids",
+        file="poller/engine/known_ids.py",
+        old="        if self._is_decided and self.shown_by and",
+        new="        if False and",
+        tests=("engine/test_known_ids", "service/test_new_token"),
+    ),
+    Bug(
         name="refusals-do-not-count-for-giving-up",
         file="poller/engine/give_up.py",
         old="                self._check_length(outcome, now - self._failing_since)",
@@ -85,7 +92,7 @@ ENGINE_BUGS = (
     Bug(
         name="a-reload-keeps-what-another-path-showed",
         file="poller/engine/lane.py",
-        old="        self._known_ids = KnownIds()\n        self._store.delay_first_polls",
+        old="        self._known_ids = KnownIds(self._known_ids.shown_by)\n        self._store.delay_first_polls",
         new="        self._store.delay_first_polls",
         tests=("app/test_reload",),
     ),
@@ -106,21 +113,21 @@ ENGINE_BUGS = (
     Bug(
         name="a-run-that-only-delivers-is-silent",
         file="poller/engine/service.py",
-        old="            await self._deliver_rest()\n",
-        new="            [task.cancel() for task in periodic_tasks]\n            await self._deliver_rest()\n",
+        old="            await self.deliveries.finish(",
+        new="            [task.cancel() for task in periodic_tasks]\n            await self.deliveries.finish(",
         tests=("engine/test_service",),
     ),
     Bug(
         name="a-sink-that-is-opened-at-the-end-never-ends",
-        file="poller/engine/service.py",
+        file="poller/engine/deliveries.py",
         old="        if self._is_finishing:\n            loop.end()\n",
         new="",
         tests=("engine/test_service",),
     ),
     Bug(
         name="a-sink-that-is-exchanged-is-no-work",
-        file="poller/engine/service.py",
-        old="            async with self._changing:  # a sink",
+        file="poller/engine/deliveries.py",
+        old="            async with changing:  # a sink",
         new="            async with asyncio.Lock():  # a sink",
         tests=("engine/test_service",),
     ),
@@ -140,7 +147,7 @@ ENGINE_BUGS = (
     ),
     Bug(
         name="reload-without-the-sinks-patience",
-        file="poller/engine/service.py",
+        file="poller/engine/deliveries.py",
         old="            loop.apply(give_up_s=give_up_s)\n",
         new="            pass\n",
         tests=("app/test_reload",),

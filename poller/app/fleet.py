@@ -106,7 +106,7 @@ class FleetRun:
 
     def reopen_sinks(self, must_reopen: Callable[[DeliveryLoop, SinkSpec], bool]) -> None:
         """Have the sinks opened again that stopped, or read a file that may have changed."""
-        loops = self.service.delivery_loops
+        loops = self.service.deliveries.loops
         self._mine.reopen([loop.sink.name for loop in loops if must_reopen(loop, self._sinks[loop.sink.name])])
 
     async def _open_lane(self, account: str, handover: Handover) -> Lane:

@@ -145,6 +145,9 @@ class StartStore(Protocol):
     async def underway(self, account: str) -> int:
         """Return how many tasks of rows have no outcome."""
 
+    async def unsure_due(self, account: str, limit: int) -> list[float]:
+        """Return when rows are due whose start got no answer and that are not leased: the earliest `limit`."""
+
     async def landed(self, account: str, limit: int) -> int:
         """Return how many rows became a file; counts no further than `limit`."""
 

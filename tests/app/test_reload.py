@@ -241,7 +241,7 @@ async def test_a_state_that_fails_at_the_end_of_an_exchange_leaves_the_removed_s
 
         monkeypatch.setattr(store, "attach_sinks", fail_without_two)
         assert "cannot be written" in (await simulation.reload(sinks=both[:1], requests=500))["refused"]
-        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both
+        assert [loop.sink.name for loop in simulation.service.deliveries.loops] == both
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.delivered("two.jsonl") == Counter(ids)
@@ -292,7 +292,7 @@ async def test_a_sink_that_cannot_be_opened_refuses_the_reload_and_all_is_as_it_
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        assert [delivery_loop.sink.name for delivery_loop in simulation.service.delivery_loops] == [one]
+        assert [delivery_loop.sink.name for delivery_loop in simulation.service.deliveries.loops] == [one]
     assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert next((sink.name, sink.attached) for sink in (await simulation.sums()).sinks) == (one, True)
     assert len(named(events, "config.refused")) == 1
@@ -321,7 +321,7 @@ async def test_a_sink_whose_file_is_gone_stops_by_name_and_the_others_of_a_refus
         ids += simulation.append(20)
         await asyncio.sleep(30)
         assert simulation.service is not None
-        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.delivery_loops}
+        stopped = {loop.sink.name: loop.stopped_by is not None for loop in simulation.service.deliveries.loops}
         assert stopped == {"hook": True, one: False}
         assert simulation.delivered("finished.jsonl") == Counter(ids)
     assert [(event["sink"], gone in event["reason"]) for event in named(events, "sink.stopped")] == [("hook", True)]
@@ -555,7 +555,7 @@ async def test_a_status_path_that_a_run_of_imports_cannot_have_changes_nothing(t
         answer = await simulation.reload(sinks=both, status_path="/crm/v3/exports/async/tasks/{task_id}/status")
         assert "imports cannot be started" in answer["refused"]
         assert simulation.service is not None
-        assert [loop.sink.name for loop in simulation.service.delivery_loops] == both[:1]
+        assert [loop.sink.name for loop in simulation.service.deliveries.loops] == both[:1]
         with rows.open("a") as file:
             file.write("https://example.com/b.png\n")
         await asyncio.sleep(120)
