@@ -177,6 +177,7 @@ class Reload:
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
             await store.attach_sinks(list(dict.fromkeys([*current, *names])))
+            await self.builder.count_delivered(names)
         except PollerError:
             for loop in fresh:
                 await loop.close()
@@ -201,6 +202,7 @@ class Reload:
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
         """Open sinks again as they were. One that cannot be made or opened any more stops by itself."""
         positions = await self.builder.store.positions(list(current))
+        await self.builder.count_delivered([loop.sink.name for loop in replaced])
         for before in replaced:
             loop = before
             try:

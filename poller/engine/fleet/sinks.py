@@ -25,7 +25,7 @@ UNUSABLE_S = 60.0  # how long a sink that cannot be made is left to others
 class TakeOver(Protocol):
     """Counts what a sink has already, before this member delivers to it."""
 
-    async def __call__(self, names: Sequence[str]) -> None: ...
+    async def __call__(self, names: Sequence[str], /) -> None: ...
 
 
 class MemberSinks:
