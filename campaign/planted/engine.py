@@ -75,6 +75,13 @@ ENGINE_BUGS = (
         tests=("engine/test_delivery",),
     ),
     Bug(
+        name="unknown-twice-is-always-not-found",
+        file="poller/engine/witness.py",
+        old="        return now - task.missing_at < (math.ceil(polls) - 1) * missing_again_s",
+        new="        return now - task.missing_at < min(polls, 1) * missing_again_s",
+        tests=("service/test_who_answered",),
+    ),
+    Bug(
         name="first-unknown-ids-are-written",
         file="poller/engine/known_ids.py",
         old="        if len(self._unknown) >= ALL_UNKNOWN:",
