@@ -41,10 +41,31 @@ ENGINE_BUGS = (
     Bug(
         name="delivered-before-written",
         file="poller/engine/delivery.py",
-        old="            result = await self.sink.write(batch)\n",
+        old="            result = await self.sink.write(list(batch))",
         new="            await self._store.delivered(self.sink.name, batch, Written())\n"
-        "            result = await self.sink.write(batch)\n",
+        "            result = await self.sink.write(list(batch))",
         tests=("engine/test_delivery", "service/test_service"),
+    ),
+    Bug(
+        name="a-sink-that-hangs-as-it-closes-is-waited-for",
+        file="poller/engine/delivery.py",
+        old="                async with asyncio.timeout(CLOSE_WITHIN_S):\n",
+        new="                async with asyncio.timeout(None):\n",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="a-sink-s-batch-is-the-loop-s",
+        file="poller/engine/delivery.py",
+        old="self.sink.write(list(batch))",
+        new="self.sink.write(batch)",
+        tests=("engine/test_delivery",),
+    ),
+    Bug(
+        name="a-sink-s-words-are-shown-as-they-are",
+        file="poller/engine/delivery.py",
+        old='    return without_controls(" ".join(reason.split()))\n',
+        new="    return reason\n",
+        tests=("engine/test_delivery",),
     ),
     Bug(
         name="retry-taken-for-written",

@@ -44,7 +44,7 @@ class Sink(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of files and connections. Called once, also after an error."""
+        """Let go of files and connections, within 10 s. Called once, also after an error."""
 
 
 class FeedStore(Protocol):
