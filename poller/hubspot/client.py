@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 import structlog
+from msgspec.structs import replace
 from yarl import URL
 
 from poller import __version__
@@ -208,6 +209,7 @@ class HubSpotClient:
         try:
             with self._timeouts.of(task.key):
                 token = await self._tokens.token()
+                credentials = self._tokens.credentials
                 answer = await self._request(self._sample, token, task, id_in_path)
             self._timeouts.answer(task.key, sent_at=began_at, took_s=self._timeouts.now() - began_at)
         except ConfigError as error:
@@ -226,7 +228,7 @@ class HubSpotClient:
             return _unreachable(trouble)
         if isinstance(answer.outcome, Refused) and answer.outcome.reason == "token_refused":
             self._tokens.refused(token)
-        return answer
+        return replace(answer, credentials=credentials)
 
     async def _request(self, host: URL, token: str, task: Task, id_in_path: str) -> Answer:
         fresh = task.missing_at is not None or not self._expects_task_ids

@@ -7,10 +7,10 @@ from typing import Any
 
 from poller.core.accounts import AccountState, Pause
 from poller.core.model import Answer, Missing, Record, Running, Settled, Task, Unreachable
+from poller.core.proof import Proof
 from poller.core.protocols import Clock
 from poller.engine import GiveUpRules, Lane, Recorder
 from poller.engine.metrics import Metrics
-from poller.engine.witness import known_task
 from poller.hubspot.limits import AccountGate, GateLimits
 from poller.schedule.policy import Polling
 from poller.store import open_store
@@ -113,7 +113,7 @@ async def test_no_unknown_id_is_believed_before_the_witness_shows_that_the_accou
     store, records, account = await open_store("sqlite:///:memory:", clock=clock), list[Record](), Account("witness")
     await feed(store, "unknown")
     lane, gate = lane_of(store, account, clock, workers=4, records=records, metrics=Metrics())
-    lane.know(known_task("main", "witness"))
+    lane.know(Proof(task_id="witness", credentials=b""))
     async with asyncio.TaskGroup() as group:
         group.create_task(lane.run())
         await asyncio.sleep(60)
@@ -133,7 +133,7 @@ async def test_a_witness_that_shows_nothing_keeps_no_task_from_being_polled(cloc
     account.silent = frozenset({"witness"})
     await feed(store, "unknown")
     lane, _ = lane_of(store, account, clock, workers=4, records=records, metrics=Metrics())
-    lane.know(known_task("main", "witness"))
+    lane.know(Proof(task_id="witness", credentials=b""))
     async with asyncio.TaskGroup() as group:
         group.create_task(lane.run())
         await asyncio.sleep(120)

@@ -66,7 +66,7 @@ class Run:
         )
         await self.finish_one()
         self.metrics.begin(await self.store.sums())
-        self.service.delivery_loops = [await self.opened(sink) for sink in sinks]
+        self.service.deliveries.loops = [await self.opened(sink) for sink in sinks]
 
     async def opened(self, sink: SlowSink) -> DeliveryLoop:
         loop = DeliveryLoop(sink, store=self.store, metrics=self.metrics, clock=self.clock, give_up_s=None)
@@ -78,7 +78,7 @@ class Run:
         outcome = Finished(status="COMPLETE", num_errors=0, result=b"{}")
         record = render(task, outcome, Kind.COMPLETE, seen_at=self.clock())
         await self.store.record([Settled(task=task, record=record)])
-        if self.service.delivery_loops:
+        if self.service.deliveries.loops:
             self.metrics.finish(Kind.COMPLETE, landed=True)
             self.service.on_recorded([record])
 
@@ -91,11 +91,11 @@ async def test_a_sink_is_exchanged_while_the_last_task_finishes_and_the_run_ends
         await asyncio.sleep(1)
         changed = SlowSink("x", 1)
         async with run.service.changing():
-            ending = group.create_task(run.service.end_delivery(run.service.delivery_loops[0]))
+            ending = group.create_task(run.service.deliveries.end(run.service.deliveries.loops[0]))
             await asyncio.sleep(1)
             await run.finish_one()
             await ending
-            run.service.begin_delivery(await run.opened(changed))
+            run.service.deliveries.begin(await run.opened(changed))
     assert changed.taken == ["two"]
     await run.store.close()
 
@@ -109,9 +109,9 @@ async def test_a_sink_that_is_opened_while_others_deliver_the_rest_ends_with_the
         group.create_task(run.service.run())
         await asyncio.sleep(1)
         assert run.service.is_ending
-        await run.service.end_delivery(run.service.delivery_loops[0])
-        run.service.begin_delivery(await run.opened(changed))
-    assert run.service.delivery_loops[0].sink is changed
+        await run.service.deliveries.end(run.service.deliveries.loops[0])
+        run.service.deliveries.begin(await run.opened(changed))
+    assert run.service.deliveries.loops[0].sink is changed
     assert await run.store.undelivered("x", 9) == await run.store.undelivered("y", 9) == []
     await run.store.close()
 
@@ -125,9 +125,9 @@ async def test_the_only_sink_is_exchanged_while_the_run_waits_for_it_alone(clock
         group.create_task(run.service.run())
         await asyncio.sleep(1)
         async with run.service.changing():
-            await run.service.end_delivery(run.service.delivery_loops[0])
+            await run.service.deliveries.end(run.service.deliveries.loops[0])
             await asyncio.sleep(1)
-            run.service.begin_delivery(await run.opened(changed))
+            run.service.deliveries.begin(await run.opened(changed))
     assert changed.taken == ["one", "two"]
     await run.store.close()
 

@@ -25,7 +25,7 @@ UNUSABLE_S = 60.0  # how long a sink that cannot be made is left to others
 class TakeOver(Protocol):
     """Counts what a sink has already, before this member delivers to it."""
 
-    async def __call__(self, names: Sequence[str]) -> None: ...
+    async def __call__(self, names: Sequence[str], /) -> None: ...
 
 
 class MemberSinks:
@@ -69,7 +69,7 @@ class MemberSinks:
             if place.name in self._epochs and (place.name in to_give or not self._may_deliver(place, view.me)):
                 await self._end(place)
         waiting = {place.name for place in view.sinks if place.has_waiting}
-        for loop in self._service.delivery_loops:
+        for loop in self._service.deliveries.loops:
             if loop.sink.name in waiting:
                 loop.wake()
         free = [
@@ -115,7 +115,7 @@ class MemberSinks:
                 await self._membership.give_sink(sink.name, sink.epoch)
                 continue
             self._epochs[sink.name] = sink.epoch
-            self._service.begin_delivery(loop)
+            self._service.deliveries.begin(loop)
             log.info("sink.taken", sink=sink.name, epoch=sink.epoch)
 
     async def _open(self, sink: TakenSink) -> DeliveryLoop:
@@ -133,9 +133,9 @@ class MemberSinks:
     async def _end(self, place: SinkPlace) -> None:
         """End a delivery that is another member's from now on."""
         epoch = self._epochs.pop(place.name)
-        for loop in [each for each in self._service.delivery_loops if each.sink.name == place.name]:
-            await self._service.end_delivery(loop)
-            self._service.delivery_loops.remove(loop)
+        for loop in [each for each in self._service.deliveries.loops if each.sink.name == place.name]:
+            await self._service.deliveries.end(loop)
+            self._service.deliveries.loops.remove(loop)
         await self._membership.give_sink(place.name, epoch)
         log.info("sink.given", sink=place.name, epoch=epoch, home=place.home)
 
@@ -151,5 +151,5 @@ class MemberSinks:
     async def drop(self) -> None:
         """End all deliveries at once: this member was buried."""
         self._epochs.clear()
-        for loop in list(self._service.delivery_loops):
-            await self._service.drop_delivery(loop)
+        for loop in list(self._service.deliveries.loops):
+            await self._service.deliveries.drop(loop)
