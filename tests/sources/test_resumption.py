@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from poller.core.errors import InputError
-from poller.core.model import Added, Chunk, Fed, FedRow, Rejection
+from poller.core.model import Added, Chunk, Fed, Rejection
 from poller.core.protocols import Clock, Store
 from poller.sources import ChunkWriter, Parser, ReadOptions, feed
 from poller.store import open_store
@@ -78,11 +78,11 @@ class Reading:
             raise Killed
 
     @property
-    def fed(self) -> list[Fed | FedRow]:
-        return [fed for chunk in self.chunks for fed in (*chunk.fed, *chunk.rows)]
+    def fed(self) -> list[Fed]:
+        return [fed for chunk in self.chunks for fed in chunk.fed]
 
     @property
-    def everything(self) -> tuple[list[Fed | FedRow], list[Rejection], int]:
+    def everything(self) -> tuple[list[Fed], list[Rejection], int]:
         rejected = [rejection for chunk in self.chunks for rejection in chunk.rejected]
         return self.fed, rejected, sum(chunk.blank for chunk in self.chunks)
 
