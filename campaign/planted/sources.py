@@ -34,9 +34,30 @@ SOURCES_BUGS = (
     Bug(
         name="resumed-under-the-first-header",
         file="poller/sources/parsing/parser.py",
-        old="            parser.reader = known._latest_table(known.reader, tail, before, content)",
-        new="            pass",
-        tests=("sources/test_odd_inputs",),
+        old="        for header in headers.values():",
+        new="        for header in ():",
+        tests=("sources/test_odd_inputs", "sources/test_resumption"),
+    ),
+    Bug(
+        name="a-half-written-file-read-on-within-a-record",
+        file="poller/sources/files/read_as.py",
+        old="    return kind == _kind(parser.content) and not (position.ended and _HALF in others)",
+        new="    return kind == _kind(parser.content)",
+        tests=("sources/test_resumption",),
+    ),
+    Bug(
+        name="a-file-read-on-as-other-content",
+        file="poller/sources/files/read_as.py",
+        old="    return kind == _kind(parser.content) and not (position.ended and _HALF in others)",
+        new="    return not (position.ended and _HALF in others)",
+        tests=("sources/test_resumption",),
+    ),
+    Bug(
+        name="a-last-record-stored-before-the-end",
+        file="poller/sources/parsing/parser.py",
+        old="            if chunk is not None and self._pending:",
+        new="            if chunk is not None:",
+        tests=("sources/test_resumption",),
     ),
     Bug(
         name="bom-not-stripped",

@@ -493,11 +493,15 @@ def test_a_parser_that_begins_after_any_chunk_reads_what_the_first_would_have(
 ) -> None:
     rules = options(chunk_lines=chunk_lines, chunk_bytes=chunk_bytes)
     assume(refusal(data) is None)
-    chunks = list(chunks_of([data], rules))
+    first, chunks, headers = Parser(rules, "ids"), [], []
+    for chunk in (chunk for more in (first.push(data), first.end()) for chunk in more):
+        chunks.append(chunk)
+        headers.append({(at, size): data[at : at + size] for at, size in first.headers})
     for at, chunk in enumerate(chunks[:-1]):
         offset = chunk.position.offset
         content = recognize(data.lstrip(b"\0")[:4096], rules.format, "ids")
-        second = Parser.resumed(rules, "ids", chunk.position, content, iter([data[:offset]]), data[:offset][-2:])
+        before, last = iter([data[:offset]]), data[:offset][-2:]
+        second = Parser.resumed(rules, "ids", chunk.position, content, before, last, headers[at])
         again = [*second.push(data[offset:]), *second.end()]
         assert everything(again) == everything(chunks[at + 1 :])
 
