@@ -23,6 +23,7 @@ from poller.sources.files.open_file import check_readable
 from poller.sources.imports import RowOptions
 from poller.sources.options import Format
 from poller.sources.parsing.content import Content, recognize
+from poller.sources.parsing.parser import CSV_LINES
 from poller.store import open_store
 
 ID = "AAAAEZ6whGI"
