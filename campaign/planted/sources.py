@@ -53,6 +53,13 @@ SOURCES_BUGS = (
         tests=("sources/test_resumption",),
     ),
     Bug(
+        name="a-url-that-is-not-whole-imported",
+        file="poller/sources/imports/url.py",
+        old="    if text.endswith(CUT_OFF):",
+        new="    if False:",
+        tests=("sources/imports/test_rows", "cli/test_report"),
+    ),
+    Bug(
         name="a-last-record-stored-before-the-end",
         file="poller/sources/parsing/parser.py",
         old="            if chunk is not None and self._pending:",
