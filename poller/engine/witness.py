@@ -2,13 +2,16 @@
 
 import math
 
+from msgspec.structs import replace
+
 from poller.core.accounts import Pause
-from poller.core.model import Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
+from poller.core.model import Answer, Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
 
 BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 BROKEN = "tasks that are broken by themselves"
 REMEMBERED = 50  # polls over which the share of failed ones, and that of unknown ids, is averaged
 JUST_FED_S = 3600.0  # HubSpot forgets no status so soon: an id that it reported and that is unknown now is an error
+EMPTY = "empty_body"  # a reason of `Unreachable`
 MISTAKEN = 1e-6  # how likely it may be that HubSpot knows an id that was unknown at each of its polls
 MOST_UNKNOWN_POLLS = 30  # of one id, however often ids are unknown by mistake
 
@@ -85,6 +88,17 @@ class Witness:
             return task
         self._is_turn = not self._is_turn
         return self.task if self._is_turn else task
+
+
+def doubted(answer: Answer, asked: Task, *, is_witness: bool, is_overdue: bool) -> Answer:
+    """Return a failed poll in place of an empty answer that means nothing: HubSpot has named the status of `asked`
+    before, or `asked` would be given up by it. Any host can answer 200 or 204 without a body."""
+    outcome = answer.outcome
+    if not isinstance(outcome, Running) or outcome.status is not None:
+        return answer
+    if not (is_witness or is_overdue or asked.status is not None):
+        return answer
+    return replace(answer, outcome=Unreachable(reason=EMPTY, correlation_id=outcome.correlation_id))
 
 
 def known_task(account: str, task_id: str) -> Task:

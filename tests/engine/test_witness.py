@@ -1,7 +1,9 @@
-"""Whom a poll concerns that brought no status: here, when an unknown id is believed."""
+"""Whom a poll concerns that brought no status: here, when unknown ids and empty answers are believed."""
 
-from poller.core.model import Missing, Running
-from poller.engine.witness import Witness
+import pytest
+
+from poller.core.model import Answer, Missing, Running, Unreachable
+from poller.engine.witness import Witness, doubted
 from tests.support.makers import make_task
 
 UNKNOWN, RUNNING = Missing(code=404), Running(status="PROCESSING")
@@ -37,3 +39,23 @@ def test_after_three_hundred_right_answers_two_are_enough_again() -> None:
     for _ in range(300):
         witness.note(make_task(status="PENDING", fed_at=0.0), RUNNING, now=60.0)
     assert doubted_for_s(witness) == AGAIN_S
+
+
+@pytest.mark.parametrize(
+    ("status", "is_witness", "is_overdue", "is_believed"),
+    [
+        (None, False, False, True),
+        ("PENDING", False, False, False),
+        (None, True, False, False),
+        (None, False, True, False),
+    ],
+)
+def test_an_empty_answer_is_a_failed_poll_where_hubspot_has_named_a_status_or_the_deadline_is_over(
+    status: str | None, is_witness: bool, is_overdue: bool, is_believed: bool
+) -> None:
+    empty, named = (Answer(outcome=Running(status=word)) for word in (None, "PROCESSING"))
+    failed = Answer(outcome=Unreachable(reason="empty_body"))
+    task = make_task(status=status)
+    expected = empty if is_believed else failed
+    assert doubted(empty, task, is_witness=is_witness, is_overdue=is_overdue) == expected
+    assert doubted(named, task, is_witness=is_witness, is_overdue=is_overdue) is named
