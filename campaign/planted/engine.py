@@ -84,8 +84,8 @@ ENGINE_BUGS = (
     Bug(
         name="unknown-twice-is-always-not-found",
         file="poller/engine/witness.py",
-        old="        return now - task.missing_at < (math.ceil(polls) - 1) * missing_again_s",
-        new="        return now - task.missing_at < min(polls, 1) * missing_again_s",
+        old="        return now - task.missing_at < (polls - 1) * missing_again_s",
+        new="        return now - task.missing_at < missing_again_s",
         tests=("service/test_who_answered",),
     ),
     Bug(
