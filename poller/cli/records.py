@@ -10,6 +10,7 @@ from poller.core.errors import InputError
 from poller.core.protocols import Store
 from poller.sinks import written_files
 from poller.sinks.files.csv_lines import CSV
+from poller.sources.parsing.content import BEGINNING_BYTES, refuse_other_content
 from poller.store import StateReader, last_beat, read_store
 
 PAGE = 1000  # records read at a time
@@ -49,6 +50,7 @@ def lines_of(files: Sequence[Path]) -> Iterator[bytes]:
         for file_path in written_files(path) if "%" in path.name else [path]:
             try:
                 with file_path.open("rb") as file:
+                    refuse_other_content(file.peek()[:BEGINNING_BYTES], str(file_path))
                     if file.peek().startswith(tuple(each.header for each in (CSV, *CSV.older))):
                         raise InputError(
                             f"{file_path} is a csv sink's: its rows are not whole records; name a jsonl file"
