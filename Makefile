@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
+unexport PYTHONDONTWRITEBYTECODE  # else each worker of the tests compiles every test, and each process the whole program
 .PHONY: help setup demo demo-fleet test lint check docs bench-timing soak crash fleet-bugs fleet-figures bugs image bench lock dist sbom clean
 
 VENV := .venv

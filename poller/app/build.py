@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypedDict
@@ -95,6 +95,13 @@ class Builder:
             give_up_s=settings.give_up_s,
             idle_s=None if self.is_trusted is None else FLEET_IDLE_S,
         )
+
+    async def count_delivered(self, sinks: Collection[str]) -> None:
+        """Take over what the state has of these sinks, to which nothing is being delivered: what they got, or missed,
+        was counted elsewhere, or while they were not attached."""
+        for sums in (await self.store.sums()).sinks:
+            if sums.name in sinks:
+                self.metrics.take_over(sums)
 
     # --- accounts
 

@@ -31,7 +31,6 @@ def _keep_large_blocks() -> None:
     bytearray(4 * RECEIVE_BUFFER)
 
 
-def tune_garbage_collector() -> None:
-    """Freeze all current objects: they live until exit. Polls leave few cycles, so collect rarely."""
+def freeze_objects() -> None:
+    """Freeze all current objects: they live until exit, so the garbage collector need not look through them."""
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)

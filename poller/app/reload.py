@@ -177,10 +177,12 @@ class Reload:
             for loop in fresh:
                 await loop.open(positions[loop.sink.name])
             await store.attach_sinks(list(dict.fromkeys([*current, *names])))
-        except PollerError:
+            await self.builder.count_delivered(names)
+        except BaseException as error:
             for loop in fresh:
                 await loop.close()
-            await self._restore(replaced, current)
+            if isinstance(error, PollerError):
+                await self._restore(replaced, current)
             raise
         for loop in fresh:
             service.deliveries.begin(loop)
@@ -201,6 +203,7 @@ class Reload:
     async def _restore(self, replaced: Sequence[DeliveryLoop], current: Mapping[str, SinkSpec]) -> None:
         """Open sinks again as they were. One that cannot be made or opened any more stops by itself."""
         positions = await self.builder.store.positions(list(current))
+        await self.builder.count_delivered([loop.sink.name for loop in replaced])
         for before in replaced:
             loop = before
             try:

@@ -94,8 +94,9 @@ class Deliveries:
                 loop.end()
                 await asyncio.wait([task], timeout=SINK_END_S)
             loop.stop()
-            await asyncio.wait([task], timeout=SINK_END_S)
-            await cancel(task)
+            if (await asyncio.wait([task], timeout=SINK_END_S))[1]:
+                await cancel(task)
+                await self._store.flush()  # its last note is committed all the same: before the sink is opened again
         await loop.close()
 
     async def drop(self, loop: DeliveryLoop) -> None:

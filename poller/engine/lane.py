@@ -178,7 +178,7 @@ class Lane:
         """Give `task` back to the queue: its request was spent on `probe`."""
         self._store.release([task])
         self.wake()
-        self._witness.note(probe, outcome)
+        self._witness.note(probe, outcome, now=self._clock())
         self._log_probe(probe, outcome)
         self._check_patience(outcome, self._clock())
 
@@ -227,7 +227,7 @@ class Lane:
             rng=self._rng,
             learned_gap_s=learned_gap_s,
         )
-        self._witness.note(task, outcome)
+        self._witness.note(task, outcome, now=now)
         match decision:
             case PollAgain():
                 return decision, None
@@ -238,8 +238,9 @@ class Lane:
                 assert_never(decision)
 
     def _holds_unknown(self, task: Task, now: float) -> bool:
-        polling = self._polling
-        return not polling.trust_unknown and self._known_ids.holds(task, now, polling.missing_again_s)
+        again_s, trusts = self._polling.missing_again_s, self._polling.trust_unknown
+        is_doubted = self._witness.doubts_unknown(task, now, again_s)
+        return is_doubted or (not trusts and self._known_ids.holds(task, now, again_s))
 
     def _plan_polls(self, now: float) -> None:
         if self._timing is None:
