@@ -178,10 +178,11 @@ class Reload:
                 await loop.open(positions[loop.sink.name])
             await store.attach_sinks(list(dict.fromkeys([*current, *names])))
             await self.builder.count_delivered(names)
-        except PollerError:
+        except BaseException as error:
             for loop in fresh:
                 await loop.close()
-            await self._restore(replaced, current)
+            if isinstance(error, PollerError):
+                await self._restore(replaced, current)
             raise
         for loop in fresh:
             service.deliveries.begin(loop)

@@ -237,6 +237,26 @@ async def test_a_sink_that_is_exchanged_while_another_program_locks_the_state_lo
     assert simulation.delivered("finished.jsonl") == Counter(ids)
 
 
+async def test_a_sink_that_a_reload_opened_is_closed_where_the_run_ends_before_it_is_at_work(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_names: Sequence[str]) -> Mapping[str, bytes | None]:
+        await asyncio.Event().wait()
+        return {}
+
+    simulation = Reloaded(tmp_path, clock, shutdown_s=5)
+    simulation.append(5)
+    two = f"jsonl:{tmp_path}/two.jsonl"
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service is not None
+        monkeypatch.setattr(simulation.service.feed_store, "attach_sinks", hang)
+        simulation.flags["sinks"] = [two]
+        simulation.service.reload_asked.set()
+        await asyncio.sleep(1)
+    async with simulation.at_work(tmp_path / "ids.txt"):
+        assert simulation.service.pauses() == {}, "its file was still locked"
+
+
 async def test_a_sink_that_a_reload_adds_after_tasks_were_pruned_shows_no_backlog(tmp_path: Path, clock: Clock) -> None:
     one, two = f"jsonl:{tmp_path}/finished.jsonl", f"jsonl:{tmp_path}/two.jsonl"
     simulation = Reloaded(tmp_path, clock, retention_s=60)

@@ -110,11 +110,15 @@ async def test_records_that_a_sink_refuses_are_dead_letters_and_the_ledger_still
 ) -> None:
     store = await store_with(clock, tmp_path, 5, "one")
     refused = {delivery.number: "bad" for delivery in (await store.undelivered("one", 2))}
-    delivery_loop = delivery_loop_of(Receiver("one", Written(refused=refused)), store, clock)
+    metrics = Metrics()
+    metrics.begin(await store.sums())
+    receiver = Receiver("one", Written(refused=refused))
+    delivery_loop = DeliveryLoop(receiver, store=store, metrics=metrics, clock=clock, give_up_s=None)
     delivery_loop.end()
     await delivery_loop.run()
     sums = (await store.sums()).sinks[0]
     assert (sums.delivered, sums.undelivered, sums.dead) == (3, 0, 2)
+    assert metrics.sink("one") == sums
     await store.close()
 
 
@@ -339,6 +343,24 @@ async def test_whatever_words_a_sink_uses_probes_and_page_can_show_them(tmp_path
         assert words is not None
         assert words.isprintable()
         assert json.encode(words)
+    await store.close()
+
+
+async def test_where_a_sink_begins_is_noted_before_it_writes(tmp_path: Path, clock: Clock) -> None:
+    """Without it, the lines that it wrote right before a kill would be of unknown origin to the next run."""
+    store = await store_with(clock, tmp_path, 5, "one")
+    seen = list[bytes | None]()
+
+    class Noting(Receiver):
+        async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+            seen.append((await store.positions(["one"]))["one"])
+            return await super().write(batch)
+
+    loop = delivery_loop_of(Noting("one"), store, clock)
+    await loop.open(None)
+    loop.end()
+    await loop.run()
+    assert seen == [b"start"]
     await store.close()
 
 

@@ -3,11 +3,15 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from poller.core.accounts import AccountState
 from poller.core.deliveries import Delivery, Retry, Written
+from poller.core.errors import GaveUp
 from poller.core.model import Answer, Chunk, Fed, Finished, Kind, Position, Running, Settled, Task
 from poller.core.protocols import Clock, Store
 from poller.core.record import render
@@ -145,6 +149,53 @@ async def test_a_lane_or_a_source_that_comes_at_the_end_is_left_to_the_next_run(
         run.service.begin_lane(lane_of(run))
         await run.service.ingest.change([Source(kind="file", location=str(tmp_path / "more.txt"), options=options)])
     assert (run.service.lanes, run.service.fed) == ({}, False), "the exit code shows that input is left"
+    await run.store.close()
+
+
+@pytest.mark.parametrize("holds", ["a reload", "a feed"])
+async def test_no_run_ends_while_its_settings_change_or_it_is_fed(clock: Clock, holds: str) -> None:
+    run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
+    await run.deliver_to(SlowSink("x", 0))
+    ends = run.service.ending.is_set
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run.service.run())
+        await asyncio.sleep(1)
+        async with AsyncExitStack() as held:
+            if holds == "a reload":
+                await held.enter_async_context(run.service.changing())
+            else:
+                held.enter_context(run.service.feeding())
+            await run.finish_one()
+            assert not ends()
+        assert ends()
+    await run.store.close()
+
+
+async def test_of_several_errors_the_first_is_why_a_run_ended(clock: Clock) -> None:
+    run = Run(await open_store("sqlite:///:memory:", clock=clock), clock)
+    first, second = GaveUp("first"), GaveUp("second")
+    run.service.end_with(first)
+    run.service.end_with(second)
+    assert run.service.stopped_by is first
+    await run.store.close()
+
+
+async def test_dead_letters_that_are_tried_again_are_delivered_at_once_and_counted(clock: Clock) -> None:
+    class Refusing(SlowSink):
+        async def write(self, batch: Sequence[Delivery]) -> Written | Retry:
+            await super().write(batch)
+            return Written(refused={each.number: "not today" for each in batch} if len(self.taken) == 1 else {})
+
+    run, sink = Run(await open_store("sqlite:///:memory:", clock=clock), clock), Refusing("x", 0)
+    await run.deliver_to(sink)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(run.service.run())
+        await asyncio.sleep(5)
+        assert run.metrics.sink("x").dead == 1
+        assert await run.service.deliveries.retry_dead_letters("x") == 1
+        await asyncio.sleep(5)
+        assert (sink.taken, run.metrics.sink("x")) == (["one", "one"], (await run.store.sums()).sinks[0])
+        run.service.drain()
     await run.store.close()
 
 
