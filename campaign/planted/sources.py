@@ -41,14 +41,14 @@ SOURCES_BUGS = (
     Bug(
         name="a-half-written-file-read-on-within-a-record",
         file="poller/sources/files/read_as.py",
-        old="    return kind == _kind(parser.content) and not (position.ended and _HALF in others)",
-        new="    return kind == _kind(parser.content)",
+        old='    return kind in ("", now) and not (position.ended and _HALF in others)',
+        new='    return kind in ("", now)',
         tests=("sources/test_resumption",),
     ),
     Bug(
         name="a-file-read-on-as-other-content",
         file="poller/sources/files/read_as.py",
-        old="    return kind == _kind(parser.content) and not (position.ended and _HALF in others)",
+        old='    return kind in ("", now) and not (position.ended and _HALF in others)',
         new="    return not (position.ended and _HALF in others)",
         tests=("sources/test_resumption",),
     ),
