@@ -1,17 +1,14 @@
 """The `poller` command, also as `python -m poller`: what signals do while its modules are imported, half a second."""
 
-import gc
 import signal
 import sys
 
 RUNS = ("run", "import")
-RARELY = (20_000, 20, 50)  # of the garbage collector, which by default takes a tenth of the imports' time
 
 
 def main() -> None:
     """Import and run the command line. Until it handles signals itself, Ctrl-C ends it without a traceback: nothing has
     begun. A run that is asked to reload is not ended by it: it has not read its settings yet."""
-    gc.set_threshold(*RARELY)
     is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a background job ignores it
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

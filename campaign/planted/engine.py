@@ -75,10 +75,17 @@ ENGINE_BUGS = (
         tests=("engine/test_delivery",),
     ),
     Bug(
+        name="an-empty-answer-gives-a-task-up",
+        file="poller/engine/witness.py",
+        old="    if not (is_witness or is_overdue or asked.status is not None):",
+        new="    if not (is_witness or asked.status is not None):",
+        tests=("engine/test_witness", "service/test_who_answered"),
+    ),
+    Bug(
         name="unknown-twice-is-always-not-found",
         file="poller/engine/witness.py",
-        old="        return now - task.missing_at < (math.ceil(polls) - 1) * missing_again_s",
-        new="        return now - task.missing_at < min(polls, 1) * missing_again_s",
+        old="        return now - task.missing_at < (polls - 1) * missing_again_s",
+        new="        return now - task.missing_at < missing_again_s",
         tests=("service/test_who_answered",),
     ),
     Bug(

@@ -41,16 +41,23 @@ SOURCES_BUGS = (
     Bug(
         name="a-half-written-file-read-on-within-a-record",
         file="poller/sources/files/read_as.py",
-        old="    return kind == _kind(parser.content) and not (position.ended and _HALF in others)",
-        new="    return kind == _kind(parser.content)",
+        old='    return kind in ("", now) and not (position.ended and _HALF in others)',
+        new='    return kind in ("", now)',
         tests=("sources/test_resumption",),
     ),
     Bug(
         name="a-file-read-on-as-other-content",
         file="poller/sources/files/read_as.py",
-        old="    return kind == _kind(parser.content) and not (position.ended and _HALF in others)",
+        old='    return kind in ("", now) and not (position.ended and _HALF in others)',
         new="    return not (position.ended and _HALF in others)",
         tests=("sources/test_resumption",),
+    ),
+    Bug(
+        name="a-url-that-is-not-whole-imported",
+        file="poller/sources/imports/url.py",
+        old="    if text.endswith(CUT_OFF):",
+        new="    if False:",
+        tests=("sources/imports/test_rows", "cli/test_report"),
     ),
     Bug(
         name="a-last-record-stored-before-the-end",

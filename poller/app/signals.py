@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from poller.app.event_loop import freeze_objects
+from poller.app.event_loop import tune_garbage_collector
 from poller.app.messages import awaited, write
 from poller.engine import Service
 
@@ -55,7 +55,7 @@ class Signals:
         self._service = service
         if self._is_reload_asked:
             service.reload_asked.set()
-        freeze_objects()
+        tune_garbage_collector()
 
     def _stop(self) -> None:
         if self._service is not None and not self._was_asked:

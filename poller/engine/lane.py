@@ -23,9 +23,9 @@ from poller.engine.due_tasks import LONGEST_SLEEP_S, DueTasks
 from poller.engine.give_up import GiveUpRules, GiveUpWatch
 from poller.engine.known_ids import KnownIds
 from poller.engine.recorder import Polled, Recorder
-from poller.engine.witness import Witness, known_task
+from poller.engine.witness import Witness, doubted, known_task
 from poller.schedule import AccountTiming
-from poller.schedule.policy import Polling, decide
+from poller.schedule.policy import Polling, age_of, decide
 from poller.schedule.slowest import KnownDurations, learned
 
 log = structlog.get_logger("poller")
@@ -134,6 +134,8 @@ class Lane:
                 asked, asked_at = self._whom_to_ask(task), self._clock()
                 answer = await self._client.poll(asked)
                 now, of_witness = self._clock(), asked is not task
+                is_overdue = age_of(asked, now, self.gate.paused_s) >= self._polling.deadline_s
+                answer = doubted(answer, asked, is_witness=of_witness, is_overdue=is_overdue)
                 checked = self._known_ids.check(asked, answer, asked_at=asked_at, now=now, of_witness=of_witness)
                 answer = answer if self._polling.trust_unknown else checked
                 slot.answered(answer, of_witness=of_witness)

@@ -2,15 +2,18 @@
 
 import math
 
+from msgspec.structs import replace
+
 from poller.core.accounts import Pause
-from poller.core.model import Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
+from poller.core.model import Answer, Finished, Missing, Outcome, Refused, Running, Task, Throttled, Unreachable
 
 BROKEN_AFTER = 3  # failed polls in a row, others' succeeding meanwhile, after which a task is no sign of an outage
 BROKEN = "tasks that are broken by themselves"
 REMEMBERED = 50  # polls over which the share of failed ones, and that of unknown ids, is averaged
 JUST_FED_S = 3600.0  # HubSpot forgets no status so soon: an id that it reported and that is unknown now is an error
+EMPTY = "empty_body"  # a reason of `Unreachable`
 MISTAKEN = 1e-6  # how likely it may be that HubSpot knows an id that was unknown at each of its polls
-MOST_UNKNOWN_POLLS = 30  # of one id, however often ids are unknown by mistake
+MOST_MISTAKEN = 0.63  # share of answers; beyond it, too, thirty polls of an unknown id are enough
 
 
 class Witness:
@@ -21,6 +24,7 @@ class Witness:
         self.task: Task | None = None  # the latest with a status from HubSpot
         self.failed_share = 0.0  # of the latest polls, those of tasks that are broken by themselves left out
         self._unknown_share = 0.0  # of the latest polls of ids whose status was known before: those that were unknown
+        self._known_polls = 0  # these polls, up to `REMEMBERED`
         self._answered = 0  # good answers so far
         self._failing: dict[int, tuple[int, int]] = {}  # by task: good answers at its first and its latest failed poll
         self.is_in_doubt = False  # the latest poll failed
@@ -39,7 +43,8 @@ class Witness:
                 if not is_unknown:
                     self.task = task
                 if task.status is not None and task.missing_at is None and now - task.fed_at < JUST_FED_S:
-                    self._unknown_share += (is_unknown - self._unknown_share) / REMEMBERED
+                    self._known_polls = min(self._known_polls + 1, REMEMBERED)
+                    self._unknown_share += (is_unknown - self._unknown_share) / self._known_polls
             case Refused() | Unreachable() | Throttled(policy="migrating"):
                 if self.subject(task) is not BROKEN:
                     self.failed_share += (1.0 - self.failed_share) / REMEMBERED
@@ -60,8 +65,8 @@ class Witness:
         of many, more polls must agree."""
         if task.missing_at is None or self._unknown_share <= MISTAKEN**0.5:  # two agree by accident seldom enough
             return False
-        polls = min(math.log(MISTAKEN) / math.log(self._unknown_share), MOST_UNKNOWN_POLLS)
-        return now - task.missing_at < (math.ceil(polls) - 1) * missing_again_s
+        polls = math.ceil(math.log(MISTAKEN) / math.log(min(self._unknown_share, MOST_MISTAKEN)))
+        return now - task.missing_at < (polls - 1) * missing_again_s
 
     def subject(self, task: Task) -> object:
         """Return whose failure a failed poll of `task` would be: the same one for all that are broken by themselves."""
@@ -85,6 +90,17 @@ class Witness:
             return task
         self._is_turn = not self._is_turn
         return self.task if self._is_turn else task
+
+
+def doubted(answer: Answer, asked: Task, *, is_witness: bool, is_overdue: bool) -> Answer:
+    """Return a failed poll in place of an empty answer that means nothing: HubSpot has named the status of `asked`
+    before, or `asked` would be given up by it. Any host can answer 200 or 204 without a body."""
+    outcome = answer.outcome
+    if not isinstance(outcome, Running) or outcome.status is not None:
+        return answer
+    if not (is_witness or is_overdue or asked.status is not None):
+        return answer
+    return replace(answer, outcome=Unreachable(reason=EMPTY, correlation_id=outcome.correlation_id))
 
 
 def known_task(account: str, task_id: str) -> Task:

@@ -22,12 +22,13 @@ from poller.core.errors import ConfigError
 from poller.core.http_errors import http_error
 from poller.core.model import REPORTING, Answer, Refused, Running, Task, Unreachable
 from poller.core.request_protocols import RightLost, TokenSource
+from poller.core.shared_timeout import SharedTimeout
 from poller.core.task_id import in_path
 from poller.hubspot.body import BodyTooLarge, read_body
 from poller.hubspot.classify import classify
 from poller.hubspot.connection import HostPool, Reply, open_pool
 from poller.hubspot.headers import read_limits
-from poller.hubspot.timeouts import RequestTimeouts, SharedTimeout
+from poller.hubspot.timeouts import RequestTimeouts
 from poller.hubspot.tokens import TokenUnavailable
 from poller.hubspot.unanswered import refusal_of
 

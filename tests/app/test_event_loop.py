@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from poller.__main__ import main
-from poller.app.event_loop import freeze_objects, run_event_loop
+from poller.app.event_loop import run_event_loop, tune_garbage_collector
 from poller.app.signals import Signals
 from poller.core.log import is_debug
 from poller.core.protocols import Clock
@@ -45,17 +44,8 @@ def test_a_run_needs_no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("usual_collector")
 def test_objects_of_the_start_are_not_collected_again() -> None:
-    freeze_objects()
+    tune_garbage_collector()
     assert gc.get_freeze_count() > 0
-
-
-@pytest.mark.usefixtures("usual_collector")
-def test_a_start_is_not_held_up_by_a_search_for_garbage_among_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["poller", "--version"])
-    gc.set_threshold(700, 10, 10)
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    assert gc.get_threshold()[0] >= 20_000
 
 
 @pytest.mark.usefixtures("usual_collector")

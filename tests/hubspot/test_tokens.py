@@ -14,9 +14,9 @@ import pytest
 from poller.core.errors import ConfigError
 from poller.core.model import Refused
 from poller.core.request_protocols import TokenSource
+from poller.core.shared_timeout import SharedTimeout
 from poller.hubspot import tokens as tokens_module
 from poller.hubspot.client import Connections
-from poller.hubspot.timeouts import SharedTimeout
 from poller.hubspot.tokens import CarryOut, EnvToken, FileToken, OAuthToken, TokenUnavailable
 
 SECRET = "pat-na1-s3cr3t"

@@ -267,6 +267,22 @@ async def test_ids_that_are_unknown_to_some_of_hubspots_servers_are_not_found_by
     assert simulation.api.stats().requests_total < 6 * 20
 
 
+@pytest.mark.parametrize(("from_s", "code"), [(0.0, Exit.CONFIG), (20.0, Exit.ALL_COMPLETE)])
+async def test_a_host_that_answers_everything_with_nothing_ends_no_task_at_its_deadline(
+    tmp_path: Path, clock: Clock, events: Events, from_s: float, code: Exit
+) -> None:
+    """An empty answer may mean "not finished yet", so no account was paused, and each task ended as timed out."""
+    simulation = Simulation(tmp_path, clock, SHORT)
+    ids = simulation.write_ids(10)
+    stage_from(simulation, SandboxReply(code=204), from_s, 1500.0)
+    assert await simulation.run(ids, {"deadline_s": 600}) is code
+    assert [event["pause"] for event in named(events, "lane.paused")][:1] == [Pause.OUTAGE]
+    assert simulation.api.stats().requests_total < 10 * 10
+    simulation.api.stage = lambda _, answer: answer
+    assert await simulation.run(ids, {"deadline_s": 600}) is Exit.ALL_COMPLETE
+    assert_each_has_its_right_outcome_once(simulation, ids)
+
+
 @pytest.mark.parametrize("fault", ["503", "reset"])
 @pytest.mark.parametrize("outage_s", [600.0, 7200.0])
 @pytest.mark.parametrize("count", [1, 3, 8])

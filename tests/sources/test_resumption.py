@@ -4,6 +4,7 @@ command then gives the tasks and rejected lines of one reading. `POLLER_RESUMPTI
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from poller.core.errors import InputError
 from poller.core.model import Added, Chunk, Fed, Rejection
 from poller.core.protocols import Clock, Store
 from poller.sources import ChunkWriter, Parser, ReadOptions, feed
+from poller.sources.imports import RowOptions
 from poller.store import open_store
 
 FILES = int(os.environ.get("POLLER_RESUMPTIONS", "15"))
@@ -161,6 +163,19 @@ async def test_a_table_is_resumed_under_the_header_that_was_in_force(
     await reading.run(chunks=chunks)
     await reading.run()
     assert [fed.task_id for fed in reading.fed] == first_read(path.read_bytes(), options)
+
+
+async def test_rows_in_json_that_were_read_half_written_are_read_once_the_file_has_grown(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = RowOptions(defaults={"access": "PRIVATE", "folderPath": "/p"})
+    half, rest = b'{"url":"https://example.com/1","n":', b'1}{"url":"https://example.com/2","n":2}'
+    (path := tmp_path / "rows").write_bytes(half)
+    reading = Reading(store, path, replace(READ, rows=rows))
+    await reading.run()
+    path.write_bytes(half + rest)
+    await reading.run()
+    assert [len(chunk.rows) for chunk in reading.chunks] == [0, 2]
 
 
 @pytest.mark.parametrize(

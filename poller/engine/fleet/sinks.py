@@ -20,6 +20,8 @@ log = structlog.get_logger("poller")
 
 DETACHED_AFTER_S = 60.0  # a sink that no member names
 UNUSABLE_S = 60.0  # how long a sink that cannot be made is left to others
+STOPPED_S = 60.0  # how long a member keeps a shared sink that stopped, so that its page and probes show why
+LEFT_TO_OTHERS_S = 10.0  # how long it is left to others then: several turns of each
 
 
 class TakeOver(Protocol):
@@ -54,6 +56,7 @@ class MemberSinks:
         self._is_replayed = False  # since the latest turn
         self._to_reopen: set[str] = set()  # since the latest turn
         self._unusable_until: dict[str, float] = {}
+        self._stopped_since: dict[str, float] = {}  # shared sinks that need a person, as it seems here
         self._announced_as: int | None = None  # the member id for which the store knows the names
 
     async def turn(self, view: FleetView) -> None:
@@ -65,6 +68,7 @@ class MemberSinks:
             return  # the next view has them
         to_give = set(self._epochs) if self._is_replayed else self._to_reopen
         self._is_replayed, self._to_reopen = False, set()
+        to_give |= self._stopped_for_long(view)
         for place in view.sinks:
             if place.name in self._epochs and (place.name in to_give or not self._may_deliver(place, view.me)):
                 await self._end(place)
@@ -83,6 +87,18 @@ class MemberSinks:
                 [name for name in free if name not in self._epochs and self._unusable_until.get(name, now) <= now]
             )
         await self._detach(view)
+
+    def _stopped_for_long(self, view: FleetView) -> set[str]:
+        """Return the shared sinks that stopped here a while ago, where there are other members: the cause may be this
+        machine's alone, such as its network or a secret."""
+        now, loops = self._monotonic(), self._service.deliveries.loops
+        stopped = {loop.sink.name for loop in loops if loop.stopped_by is not None and self._named.get(loop.sink.name)}
+        self._stopped_since = {name: self._stopped_since.get(name, now) for name in stopped}
+        long = {name for name, since in self._stopped_since.items() if now - since >= STOPPED_S}
+        if len(view.members) < 2:
+            return set()
+        self._unusable_until |= dict.fromkeys(long, now + LEFT_TO_OTHERS_S)
+        return long
 
     def count_again(self) -> None:
         """Another process put records back into an outbox: give all sinks back in the next turn, so that who takes them

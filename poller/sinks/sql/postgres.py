@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from poller.core.errors import SinkError
+from poller.core.shared_timeout import is_done_within
 from poller.sinks.batches import BatchRefused
 from poller.sinks.sql.statements import Row, create_table, quoted, upsert_row
 
@@ -36,8 +37,7 @@ class PostgresDatabase:
     async def upsert(self, rows: Sequence[Row]) -> BatchRefused | str | None:
         storing, is_late = asyncio.ensure_future(self._store(rows)), True
         try:
-            await asyncio.wait([storing], timeout=self._timeout_s)
-            is_late = not storing.done()
+            is_late = not await is_done_within(storing, self._timeout_s)
         finally:
             failure = await self._end(storing)
         if is_late:

@@ -15,9 +15,11 @@ from poller.sources.files.open_file import OpenFile, open_file, stat_of
 from poller.sources.files.read_as import (
     OF_ROWS,
     ReadDigest,
-    can_be_read_on,
     has_other_options,
+    has_rest,
     headers_before,
+    is_rest_its_own,
+    lacks_headers,
     manner_of,
     parser_before,
 )
@@ -146,8 +148,10 @@ async def is_read_so(file: OpenFile, position: Position, store: FeedStore, optio
     """Whether the lines before `position` would now be read as they were: from the same column, for the same account;
     and what follows them is the rest. Where the state does not know how they were, whether each has a task. `name` is
     the source's in the store."""
+    if has_rest(file, position) and not is_rest_its_own(file, position, options):
+        return False
     begun = parser_before(file, position.offset, options)
-    if not can_be_read_on(file, position, begun):
+    if has_rest(file, position) and lacks_headers(position, begun):
         return False
     noted = position.digest.split(" ")[1:OF_ROWS]
     now = manner_of(begun, options).split(" ")[: OF_ROWS - 1]

@@ -83,17 +83,22 @@ def headers_before(file: OpenFile, position: Position) -> dict[tuple[int, int], 
     return {(offset, length): file.at(offset, length) for offset, length in places}
 
 
-def can_be_read_on(file: OpenFile, position: Position, parser: Parser) -> bool:
-    """Whether what follows `position` is the rest of what was read, whose beginning `parser` has read: not of a record
-    that was half written, nor of what is known by now as other content. A table whose headers an earlier version did
-    not note is read from its start."""
-    if position.offset == 0 or (position.ended and file.size == position.offset):
-        return True
-    noted = position.digest.split(" ")[OF_REST:]
-    if not noted:
-        return not isinstance(parser.first_reader, CsvReader)
-    kind, *others = noted[0].split(":")
-    return kind == _kind(parser.content) and not (position.ended and _HALF in others)
+def has_rest(file: OpenFile, position: Position) -> bool:
+    """Whether anything of a file that was read up to `position` may still be read."""
+    return position.offset > 0 and not (position.ended and file.size == position.offset)
+
+
+def is_rest_its_own(file: OpenFile, position: Position, options: ReadOptions) -> bool:
+    """Whether what follows `position` is no part of a record that was half written, and the file is not known by now
+    as other content."""
+    kind, *others = (position.digest.split(" ")[OF_REST:] or [""])[0].split(":")
+    now = _kind(recognize(file.beginning(), options.format, file.name))
+    return kind in ("", now) and not (position.ended and _HALF in others)
+
+
+def lacks_headers(position: Position, parser: Parser) -> bool:
+    """Whether an earlier version did not note the headers of a table, whose beginning `parser` has read."""
+    return isinstance(parser.first_reader, CsvReader) and not position.digest.split(" ")[OF_REST:]
 
 
 def _of_rows(options: ReadOptions) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from poller.sources.parsing.line_reader import LineReader, reader_for
 from poller.sources.parsing.lines import JsonSplitter, Line, LineSplitter, excerpt
 
 _SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?\s*", re.IGNORECASE)  # a first line that Excel reads and writes
+CSV_LINES = 5_000  # a chunk: one whose quote is not closed, or that is rejected, costs ten times a plain one
 _BLANK = f"{whitespace},;"  # what an empty row of a table has
 
 
@@ -117,6 +118,8 @@ class Parser:
     def _full_chunk(self) -> int:
         """Return how many of the lines at hand make a full chunk; 0 where they make none yet."""
         lines, most_bytes = self._options.chunk_lines, self._options.chunk_bytes
+        if self.reader is None or isinstance(self.reader, CsvReader):
+            lines = min(lines, CSV_LINES)
         sizes = self._splitter.sizes[:lines]
         full = lines if len(sizes) >= lines else 0
         if sum(sizes) < most_bytes:
