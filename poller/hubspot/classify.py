@@ -341,5 +341,6 @@ def _scopes(problem: JsonObject | None) -> list[str]:
 
 
 def _policy(problem: JsonObject | None) -> Literal["window", "daily"]:
-    name = (problem or {}).get("policyName")
+    problem = problem or {}
+    name = problem.get("policyName", problem.get("message"))  # "You have reached your daily limit."
     return "daily" if isinstance(name, str) and "DAILY" in name.upper() else "window"

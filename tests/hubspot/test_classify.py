@@ -510,6 +510,8 @@ def test_a_missing_scope_is_named(body: bytes, named: str) -> None:
         (b'{"policyName":"DAILY"}', "daily"),
         (b'{"policyName":"daily_limit"}', "daily"),
         (b'{"policyName":["DAILY"]}', "window"),
+        (b'{"errorType":"RATE_LIMIT","message":"You have reached your daily limit."}', "daily"),
+        (b'{"policyName":"SECONDLY","message":"not the daily one"}', "window"),
         (b"", "window"),
     ],
 )
