@@ -53,7 +53,7 @@ class Witness:
                 self._failing[task.key] = first, self._answered
 
     def renewed(self) -> "Witness":
-        """Return one for other settings, which may be of another status path: it keeps its task, as of an earlier run."""
+        """Return one for other settings, perhaps of another status path: it keeps its task, as of an earlier run."""
         renewed = Witness()
         renewed.task = self.task and known_task(self.task.account, self.task.task_id)
         return renewed
