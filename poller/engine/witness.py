@@ -23,20 +23,24 @@ class Witness:
     def note(self, task: Task, outcome: Outcome) -> None:
         """Note the outcome of a poll of `task`."""
         match outcome:
-            case Running() | Finished() | Missing():
-                self._answered += 1
-                self.is_in_doubt = False
-                if self._failing:
-                    self._failing.pop(task.key, None)
-                self.failed_share -= self.failed_share / REMEMBERED
-                if not isinstance(outcome, Missing):
-                    self.task = task
+            case Running() | Finished():
+                self._succeed(task)
+                self.task = task
+            case Missing():
+                self._succeed(task)
             case Refused() | Unreachable() | Throttled(policy="migrating"):
                 if self.subject(task) is not BROKEN:
                     self.failed_share += (1.0 - self.failed_share) / REMEMBERED
                 self.is_in_doubt = True
                 first, _ = self._failing.get(task.key, (self._answered, 0))
                 self._failing[task.key] = first, self._answered
+
+    def _succeed(self, task: Task) -> None:
+        self._answered += 1
+        self.is_in_doubt = False
+        if self._failing:
+            self._failing.pop(task.key, None)
+        self.failed_share -= self.failed_share / REMEMBERED
 
     def forget(self, task: Task) -> None:
         """Forget a task that is not polled any more."""

@@ -95,8 +95,6 @@ def decide(
     age_s = now - task.fed_at - paused_s if now - task.fed_at > paused_s else 0.0
     overdue = age_s >= polling.deadline_s
     match outcome:
-        case Finished():
-            return Finish(kind=_finished_kind(outcome, polling))
         case Running():
             if overdue:
                 return Finish(kind=Kind.TIMED_OUT)
@@ -106,6 +104,8 @@ def decide(
                 doublings = doublings_each(failed_share) * task.errors
                 return _poll_again_empty(task, now, min(gap_s, _failure_gap_s(doublings, polling, rng, 0.0)))
             return _poll_again_running(outcome, now, gap_s)
+        case Finished():
+            return Finish(kind=_finished_kind(outcome, polling))
         case Missing():
             return _decide_missing(task, now, polling, holds_unknown=holds_unknown)
         case Throttled() if is_paused or outcome.policy != "migrating":
